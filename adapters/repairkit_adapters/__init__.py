@@ -1,0 +1,1 @@
+"""Bridges to frameworks and clusters, found by entry points."""

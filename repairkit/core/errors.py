@@ -1,0 +1,60 @@
+"""Every error that repairkit raises on purpose, and the exit code that each one ends with.
+
+Exit codes stand in brackets:
+
+    RepairkitError (1)            something the user can mend
+    ├── ModelError                the model cannot be read, or is not what a command needs
+    ├── DataError                 images, labels, groups or their files
+    ├── SettingsError             an option, a name or a combination that makes no sense
+    │   └── BudgetError           the budget is too small for the work asked
+    ├── RunFolderError            a run folder or an output that cannot be used or written
+    ├── DeviceError               the runtime or the device asked for is missing
+    ├── VerificationError (3)     a result is not what it claims to be
+    └── TargetNotMetError (4)     no repair met the target; nothing was written
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RepairkitError(Exception):
+    """Base of all errors whose message tells the user what was found, expected and to do."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ModelError(RepairkitError):
+    """The model cannot be read, or is not what the command needs."""
+
+
+class DataError(RepairkitError):
+    """Images, labels or groups are missing, broken or contradict the model."""
+
+
+class SettingsError(RepairkitError):
+    """An option, a name or a combination of options makes no sense."""
+
+
+class BudgetError(SettingsError):
+    """The budget is too small for the work asked."""
+
+
+class RunFolderError(RepairkitError):
+    """A run folder or an output file cannot be used or written."""
+
+
+class DeviceError(RepairkitError):
+    """The runtime or the device asked for is missing."""
+
+
+class VerificationError(RepairkitError):
+    """A result is not what it claims to be."""
+
+    exit_code = 3
+
+
+class TargetNotMetError(RepairkitError):
+    """No repair met the target; nothing was written."""
+
+    exit_code = 4

@@ -1,0 +1,117 @@
+"""Sites, filters and the order in which they become the players of a game."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import SettingsError
+
+FilterMeans = dict[str, NDArray[np.float32]]
+"""What each filter yields when absent: site name to an array of shape (n_channels,)."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor whose channel axis holds filters.
+
+    `name` is the layer's node name, or its first output's name where that is empty or shared.
+    `tensor` is where the filters are read and masked: after a bias `Add` or a
+    `BatchNormalization` that follows the layer alone (and after the activation, if asked).
+    """
+
+    name: str
+    kind: str
+    tensor: str
+    node: str
+    channel_axis: int
+    n_channels: int
+    rank: int
+
+    def filter_ids(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}:{channel}" for channel in range(self.n_channels))
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One channel of one site."""
+
+    site: str
+    channel: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.site}:{self.channel}"
+
+    @classmethod
+    def parse(cls, text: str) -> Filter:
+        """Read `SITE:CHANNEL`, split at the last colon.
+
+        Raises:
+            SettingsError: there is no colon, or no whole number behind it.
+        """
+        site, colon, channel = text.rpartition(":")
+        if not colon or not site or not channel.isdecimal():
+            raise SettingsError(
+                f"{text!r} is not a filter id; expected SITE:CHANNEL such as conv1:7 "
+                "(`repairkit inspect MODEL` lists the sites)"
+            )
+        return cls(site, int(channel))
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The ordered filters of a game; the position of a filter is its player's column."""
+
+    sites: tuple[Site, ...]
+
+    @cached_property
+    def filters(self) -> tuple[Filter, ...]:
+        return tuple(Filter(s.name, c) for s in self.sites for c in range(s.n_channels))
+
+    @cached_property
+    def _columns(self) -> dict[Filter, int]:
+        return {f: column for column, f in enumerate(self.filters)}
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """The columns of each site."""
+        ends = np.cumsum([site.n_channels for site in self.sites]).tolist()
+        return {
+            site.name: slice(end - site.n_channels, end)
+            for site, end in zip(self.sites, ends, strict=True)
+        }
+
+    def __len__(self) -> int:
+        return sum(site.n_channels for site in self.sites)
+
+    def __iter__(self) -> Iterator[Filter]:
+        return iter(self.filters)
+
+    def column(self, wanted: Filter) -> int:
+        """The player of a filter.
+
+        Raises:
+            SettingsError: no site or no channel of that name.
+        """
+        if wanted in self._columns:
+            return self._columns[wanted]
+        known = {site.name: site for site in self.sites}
+        if wanted.site in known:
+            raise SettingsError(
+                f"site {wanted.site!r} has {known[wanted.site].n_channels} filters, numbered from "
+                f"0; there is no filter {wanted.channel}"
+            )
+        raise SettingsError(
+            f"there is no site {wanted.site!r}; the sites are {_some(list(known))} "
+            "(`repairkit inspect MODEL` lists them all)"
+        )
+
+
+def _some(names: Sequence[str], at_most: int = 6) -> str:
+    shown = ", ".join(names[:at_most])
+    return shown + (f" and {len(names) - at_most} more" if len(names) > at_most else "")

@@ -1,0 +1,122 @@
+"""The one narrow door between statistics and speed: rounds in, outcomes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.suite import Indices
+
+Coalitions = NDArray[np.bool_]
+"""Shape (n_coalitions, n_players); true where the filter computes as trained."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class ImagePool:
+    """The images of a game, and how often each is to be drawn into a batch.
+
+    `probabilities` (n_images,) add up to one; images of one `stratum` are drawn in proportion,
+    so that a batch holds its share of every group.
+    """
+
+    probabilities: NDArray[np.float64]
+    strata: NDArray[np.int64]
+
+    @classmethod
+    def uniform(cls, n_images: int) -> ImagePool:
+        return cls(np.full(n_images, 1.0 / n_images), np.zeros(n_images, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def draw(self, rng: np.random.Generator, size: int) -> Indices:
+        """Systematic sampling: image i is drawn size * p_i times on average, strata evenly."""
+        order = np.lexsort((rng.random(len(self)), self.strata))
+        cumulative = np.cumsum(self.probabilities[order])
+        points = (rng.random() + np.arange(size)) / size * cumulative[-1]
+        picks = np.searchsorted(cumulative, points, side="right")
+        drawn: Indices = order[np.minimum(picks, len(self) - 1)]
+        return drawn
+
+
+@dataclass(frozen=True)
+class GameFacts:
+    """All that an estimator may know of a game.
+
+    `score_widths` (n_metrics,) are the widths of the range of one value of each metric;
+    `guard` is the column of the metric on which walks are truncated.
+    """
+
+    n_players: int
+    metrics: tuple[str, ...]
+    score_widths: tuple[float, ...]
+    pool: ImagePool
+    guard: int = 0
+
+    @property
+    def n_metrics(self) -> int:
+        return len(self.metrics)
+
+
+@dataclass(frozen=True)
+class Round:
+    """Coalitions to try, and for each row the images to try it on.
+
+    `images` has shape (n_rows, n_images_per_row), drawn with the pool's probabilities; None asks
+    for every image of the suite, once, in every row.
+    """
+
+    coalitions: Coalitions
+    images: NDArray[np.intp] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.coalitions.ndim == 2
+        assert self.images is None or len(self.images) == len(self.coalitions)
+
+    def __len__(self) -> int:
+        return len(self.coalitions)
+
+    @classmethod
+    def nothing(cls, n_players: int) -> Round:
+        """What a run asks when there is nothing more to learn."""
+        return cls(np.zeros((0, n_players), bool))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """A score per row, image and metric, scaled so that a row's mean over images estimates V.
+
+    The mean *is* V where a row holds every image. A metric that is no mean over images fills a
+    row with the figure of the row's images together.
+    """
+
+    scores: NDArray[np.float64]
+
+    @cached_property
+    def values(self) -> NDArray[np.float64]:
+        """Shape (n_rows, n_metrics)."""
+        values: NDArray[np.float64] = self.scores.mean(axis=1)
+        return values
+
+
+class Game(Protocol):
+    """A deterministic answer to every round."""
+
+    @property
+    def facts(self) -> GameFacts: ...
+
+    def play(self, round: Round) -> Outcomes: ...
+
+
+class Executor(Protocol):
+    """Maps a function over items, maybe in parallel; keeps order, so workers change no result."""
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]: ...

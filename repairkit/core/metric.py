@@ -1,0 +1,38 @@
+"""What a metric is: model outputs and annotations to a figure of which more is better."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.suite import Annotations
+
+
+class Metric(Protocol):
+    """A performance figure V.
+
+    Where `per_image` is true, V = sum_i w_i s_i: s are `score`'s numbers, one per image, and w are
+    `weights` (non-negative, adding up to one). Else `score` gives one number for the images
+    together, and `weights` only say how often each image is best drawn into a batch.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def per_image(self) -> bool: ...
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The least and the greatest number that `score` can give."""
+        ...
+
+    def weights(self, annotations: Annotations) -> NDArray[np.float64]:
+        """Shape (n_images,)."""
+        ...
+
+    def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        """Shape (n_images,) where `per_image` is true, else ()."""
+        ...

@@ -1,0 +1,68 @@
+"""What is decided about a model: which filters to freeze, and at what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from repairkit.core.filters import Filter
+
+
+@dataclass(frozen=True)
+class FrozenFilter:
+    """A filter and the constant that its channel is to hold."""
+
+    filter: Filter
+    constant: float
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Filters and constants; decided, not yet applied. Ordered as they were chosen."""
+
+    frozen: tuple[FrozenFilter, ...]
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        return tuple(f.filter for f in self.frozen)
+
+    def __len__(self) -> int:
+        return len(self.frozen)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its interval."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model's metrics on one suite, overall and per group, with intervals."""
+
+    suite: str
+    n_images: int
+    metrics: dict[str, Figure]
+    groups: dict[str, Figure]
+    group_sizes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class TensorEdit:
+    """One change that baking made to a stored tensor, enough to undo it.
+
+    `kind` is `initializer` or `constant` (edited in place: `old` holds the little-endian bytes
+    that stood at the flat element ranges `runs`), or `added` (a new initializer `tensor`, read by
+    input `slot` of node `node` instead of `replaces`, which is empty where there was none).
+    """
+
+    kind: str
+    tensor: str
+    runs: Sequence[tuple[int, int]] = ()
+    old: bytes = b""
+    node: str = ""
+    slot: int = 0
+    replaces: str = ""

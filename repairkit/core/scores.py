@@ -1,0 +1,80 @@
+"""What an estimator has learnt, and the protocols by which it learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.game import GameFacts, Outcomes, Round
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Values of all players.
+
+    `values`, `std_errors`, `ci_low` and `ci_high` have shape (n_players, n_metrics);
+    `samples` (n_players,) counts the marginal contributions behind each value; `decided`
+    (n_players,) is true where the run's question is answered for the player at `confidence`.
+    `efficient` says whether values add up to V(all) - V(none) but for sampling noise.
+    """
+
+    metrics: tuple[str, ...]
+    values: NDArray[np.float64]
+    std_errors: NDArray[np.float64]
+    ci_low: NDArray[np.float64]
+    ci_high: NDArray[np.float64]
+    samples: NDArray[np.int64]
+    decided: NDArray[np.bool_]
+    confidence: float
+    interval: str
+    efficient: bool
+
+    def ranking(self, metric: int = 0) -> NDArray[np.intp]:
+        """Players from the most positive to the most negative; ties by column."""
+        return np.argsort(-self.values[:, metric], kind="stable")
+
+
+class Run(Protocol):
+    """One estimation under way.
+
+    Its attributes hold only what a checkpoint can store: numbers, strings, arrays, generators,
+    and lists, tuples, dicts and dataclasses of these (see `estimators/checkpoint.py`).
+    """
+
+    def ask(self) -> Round:
+        """The next round; one of no rows where there is nothing more to learn."""
+        ...
+
+    def tell(self, outcomes: Outcomes) -> None: ...
+
+    def read(self) -> Scores: ...
+
+
+class Estimator(Protocol):
+    """The settings of an algorithm."""
+
+    def start(self, facts: GameFacts, rng: np.random.Generator) -> Run: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Where an estimation stops at the latest; None is no limit.
+
+    An evaluation is one coalition tried on one batch of images (or on every image).
+    """
+
+    max_evaluations: int | None = None
+    time_limit_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What an estimation has cost so far."""
+
+    rounds: int = 0
+    evaluations: int = 0
+    image_passes: int = 0
+    seconds: float = 0.0

@@ -1,0 +1,83 @@
+"""Labelled images that are judged together, and what is known of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.intp]
+
+
+class ImageSource(Protocol):
+    """Images that are ready for the model, handed out in batches."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Indices) -> NDArray[Any]:
+        """Images of shape (len(indices), *model input without its batch axis), model's dtype."""
+        ...
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What is known of each image; every array is (n_images,).
+
+    `labels` are class numbers (int64), or targets (float64) for a regressor. `groups` are
+    indices into `group_names`, or None where no group was named. `attributes` holds every further
+    column as it came.
+    """
+
+    labels: NDArray[Any]
+    groups: NDArray[np.int64] | None = None
+    group_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Indices) -> Annotations:
+        return Annotations(
+            self.labels[indices],
+            None if self.groups is None else self.groups[indices],
+            self.group_names,
+            self.class_names,
+            {name: column[indices] for name, column in self.attributes.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Images and annotations of one part of the data (`calibration`, `selection`, `test`).
+
+    `indices` are the positions of the images in `images`, so that parts share one source.
+    """
+
+    name: str
+    images: ImageSource
+    annotations: Annotations
+    indices: Indices
+
+    @classmethod
+    def whole(cls, name: str, images: ImageSource, annotations: Annotations) -> Suite:
+        return cls(name, images, annotations, np.arange(len(annotations)))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, positions: Indices, name: str | None = None) -> Suite:
+        """The images at `positions` of this suite, as a suite of its own."""
+        return Suite(
+            self.name if name is None else name,
+            self.images,
+            self.annotations.take(positions),
+            self.indices[positions],
+        )
+
+    def batch(self, positions: Indices) -> NDArray[Any]:
+        """Images of shape (len(positions), *model input without its batch axis)."""
+        return self.images.batch(self.indices[positions])

@@ -1,0 +1,1 @@
+"""Suites from folders, manifests and arrays."""

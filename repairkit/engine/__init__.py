@@ -1,0 +1,1 @@
+"""Plays the game in ONNX Runtime."""

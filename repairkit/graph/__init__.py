@@ -1,0 +1,1 @@
+"""ONNX surgery: a model in, a new model out."""

@@ -1,0 +1,1 @@
+"""Model outputs and annotations to figures; pure."""

@@ -1,0 +1,1 @@
+"""What to freeze: scores in, patches out; pure."""

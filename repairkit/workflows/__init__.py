@@ -1,0 +1,1 @@
+"""Whole jobs: score, patch, verify, instrument, inspect."""

@@ -1,1 +1,86 @@
 """The command line: parse, call one workflow, print."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+
+import click
+import typer
+
+import repairkit
+from repairkit.cli.demo_command import demo_command
+from repairkit.cli.inspect_command import inspect_command
+from repairkit.cli.instrument_command import instrument_command
+from repairkit.cli.patch_command import patch_command
+from repairkit.cli.score_command import score_command
+from repairkit.cli.verify_command import verify_command
+from repairkit.core.errors import RepairkitError
+
+app = typer.Typer(
+    name="repairkit",
+    help="Find the few filters that make a trained image model fail, and freeze them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.command("inspect")(inspect_command)
+app.command("score")(score_command)
+app.command("patch")(patch_command)
+app.command("verify")(verify_command)
+app.command("instrument")(instrument_command)
+app.command("demo")(demo_command)
+
+_INTERRUPTED = 130
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    if version:
+        typer.echo(repairkit.__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Run the command line; errors become one line and an exit code."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s")
+    sys.path.insert(0, "")  # `module:function` is looked up from the working folder too
+    sys.exit(_run(arguments, debug=debug))
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    try:
+        code = app(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; a run folder keeps what was done, go on with --resume", 130)
+    except RepairkitError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last resort: no user should see a traceback
+        if debug:
+            traceback.print_exc()
+        text = (str(error).splitlines() or [""])[0]
+        return _fail(
+            f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)", 1
+        )
+    return code if isinstance(code, int) else 0
+
+
+def _fail(text: str, code: int) -> int:
+    sys.stderr.write(f"repairkit: {' '.join(text.split())}\n")
+    return code

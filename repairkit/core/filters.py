@@ -31,6 +31,7 @@ class Site:
     channel_axis: int
     n_channels: int
     rank: int
+    dtype: str = "float32"
 
     def filter_ids(self) -> tuple[str, ...]:
         return tuple(f"{self.name}:{channel}" for channel in range(self.n_channels))

@@ -1,0 +1,66 @@
+"""`repairkit inspect`."""
+
+from __future__ import annotations
+
+from repairkit.cli import options, show
+from repairkit.workflows.inspection import Inspection, inspect
+
+
+def inspect_command(
+    model: options.Model = None,
+    output: options.Output = None,
+    sites_at: options.SitesAt = "pre-activation",
+    include: options.Include = None,
+    layout: options.Layout = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """List inputs, outputs, sites and filters, and what is left out and why."""
+    subject, settings = options.settle_job(
+        model,
+        {
+            "sites_at": sites_at,
+            "include": tuple(include or ()),
+            "preprocessing": {"layout": layout} if layout else {},
+        },
+        output=output,
+    )
+    found = inspect(subject, settings)
+    if as_json:
+        show.print_json(found.to_json())
+    elif not quiet:
+        _print(found)
+
+
+def _print(found: Inspection) -> None:
+    spec = found.subject.spec
+    shape = " x ".join("?" if s is None else str(s) for s in spec.shape)
+    show.say(f"model   {found.subject.file.path}")
+    show.say(
+        f"input   {found.subject.input_name}: {shape} {spec.dtype.name}, {spec.layout}, "
+        f"batch {found.batch}"
+    )
+    show.say(f"outputs {', '.join(found.outputs)} (judged: {found.subject.output})")
+    rows = [
+        [
+            s.site.name,
+            s.site.kind,
+            str(s.site.n_channels),
+            "" if s.share is None else f"{100 * s.share:.1f} %",
+        ]
+        for s in found.sites
+    ]
+    n_filters = sum(s.site.n_channels for s in found.sites)
+    show.table(
+        f"{len(rows)} sites with {n_filters} filters",
+        ["site", "kind", "filters", "multiplications"],
+        rows,
+    )
+    if found.left_out:
+        show.table(
+            f"{len(found.left_out)} layers left out",
+            ["layer", "kind", "why"],
+            [[x.name, x.kind, x.reason] for x in found.left_out],
+        )
+    if found.note:
+        show.say(found.note)

@@ -1,0 +1,151 @@
+"""Options that several commands share, and how they become settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from repairkit.core.errors import SettingsError
+from repairkit.data import find_project
+from repairkit.workflows.settings import Settings, settle
+from repairkit.workflows.subject import Subject, read_subject
+
+Model = Annotated[
+    Path | None,
+    typer.Argument(help="The ONNX file; the model of repairkit.toml if left out.", metavar="MODEL"),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of class folders, CSV or Parquet manifest, or .npz."),
+]
+Groups = Annotated[
+    str | None, typer.Option("--group", help="Columns that make the groups, comma-separated.")
+]
+Classes = Annotated[
+    str | None, typer.Option("--classes", help="Class names in the order of the outputs.")
+]
+Sites = Annotated[
+    list[str] | None, typer.Option("--sites", help="Only these sites (patterns; may repeat).")
+]
+SitesAt = Annotated[
+    str, typer.Option("--sites-at", help="Read filters at pre-activation or activation.")
+]
+Include = Annotated[
+    list[str] | None, typer.Option("--include", help="Further kinds of sites: dense.")
+]
+Absent = Annotated[
+    str, typer.Option("--absent", help="What an absent filter yields: mean, zero or bias.")
+]
+Output = Annotated[str | None, typer.Option("--output", help="The output that is judged.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Threads; all cores if left out.")
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images in one batch.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Seed of parts, search and intervals.")
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option("--calibration", help="Images for means: all, a split's name or a share."),
+]
+Selection = Annotated[
+    str | None,
+    typer.Option("--selection", help="Images to score and choose on: all, a name or a share."),
+]
+Test = Annotated[
+    str | None, typer.Option("--test", help="Images for the last figures: all, a name or a share.")
+]
+Resize = Annotated[
+    str | None, typer.Option("--resize", help="Resize to HEIGHT,WIDTH or to a shorter side.")
+]
+Crop = Annotated[str | None, typer.Option("--crop", help="Centre crop to HEIGHT,WIDTH.")]
+Color = Annotated[str | None, typer.Option("--color", help="rgb, bgr or gray.")]
+Scale = Annotated[str | None, typer.Option("--scale", help="Factor for pixels, such as 1/255.")]
+Mean = Annotated[
+    str | None, typer.Option("--mean", help="Subtracted after scaling, one per channel.")
+]
+Std = Annotated[str | None, typer.Option("--std", help="Divides at last, one per channel.")]
+Layout = Annotated[str | None, typer.Option("--layout", help="Input layout: nchw or nhwc.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no table.")]
+
+
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """A comma-separated list; None stays None.
+
+    Raises:
+        SettingsError: an empty name.
+    """
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise SettingsError(f"{text!r} holds an empty name; separate names by single commas")
+    return names
+
+
+def image_options(
+    *,
+    resize: str | None,
+    crop: str | None,
+    color: str | None,
+    scale: str | None,
+    mean: str | None,
+    std: str | None,
+    layout: str | None,
+) -> dict[str, Any]:
+    """Preprocessing as it would stand in `repairkit.toml`; only what was given."""
+    given: dict[str, Any] = {
+        "resize": _sizes(resize, "--resize"),
+        "crop": _sizes(crop, "--crop"),
+        "color": color,
+        "scale": scale,
+        "mean": split_names(mean),
+        "std": split_names(std),
+        "layout": layout,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in options.items()}
+
+
+def _sizes(text: str | None, option: str) -> int | list[int] | None:
+    if text is None:
+        return None
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingsError(f"{option} {text!r} is no size; give HEIGHT,WIDTH in pixels") from None
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def settle_job(
+    model: Path | None, options: Mapping[str, Any], *, output: str | None = None
+) -> tuple[Subject, Settings]:
+    """The model and the settings of a job, from options and `repairkit.toml`.
+
+    Raises:
+        SettingsError: no model was named, or an option makes no sense.
+        RepairkitError: the project file or the model cannot be read.
+    """
+    project = find_project(model, Path.cwd())
+    path = model or (project.model if project is not None else None)
+    if path is None:
+        raise SettingsError(
+            'no model was given; name an ONNX file, or write model = "model.onnx" into a '
+            "repairkit.toml in this folder"
+        )
+    settings = settle({**options, "output": output}, project)
+    subject = read_subject(path, output=settings.output, layout=settings.preprocessing.layout)
+    return subject, settings
+
+
+def part_options(
+    calibration: str | None, selection: str | None, test: str | None
+) -> dict[str, str]:
+    """The parts that were given."""
+    given = {"calibration": calibration, "selection": selection, "test": test}
+    return {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,198 @@
+"""`repairkit score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from repairkit.cli import options, show
+from repairkit.core.scores import Budget
+from repairkit.workflows.run_folder import scores_table
+from repairkit.workflows.score import METHODS, Scored, ScoreSettings, score
+
+_SHOWN = 10
+
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="What filters are worth for; may repeat, the first steers."),
+]
+Method = Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS)}, or module:object.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="How many filters to tell apart.")]
+Side = Annotated[str | None, typer.Option("--side", help="highest, lowest or both.")]
+Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Tolerance of the top set.")]
+Delta = Annotated[float | None, typer.Option("--delta", help="Probability of a wrong top set.")]
+TruncateAt = Annotated[
+    float | None, typer.Option("--truncate-at", help="Accuracy at which a walk is cut (v_T).")
+]
+MaxEvaluations = Annotated[
+    int | None, typer.Option("--max-evaluations", min=1, help="Coalitions tried at the most.")
+]
+TimeLimit = Annotated[
+    float | None, typer.Option("--time-limit", min=0.0, help="Seconds at the most.")
+]
+
+
+def how_to_score(
+    method: str,
+    *,
+    top_k: int | None,
+    side: str | None,
+    epsilon: float | None,
+    delta: float | None,
+    truncate_at: float | None,
+    max_evaluations: int | None,
+    time_limit: float | None,
+) -> ScoreSettings:
+    """Score settings with only those estimator options that were given."""
+    given: dict[str, Any] = {
+        "top_k": top_k,
+        "side": side,
+        "epsilon": epsilon,
+        "delta": delta,
+        "truncate_at": truncate_at,
+    }
+    return ScoreSettings(
+        method,
+        {name: value for name, value in given.items() if value is not None},
+        Budget(max_evaluations, time_limit),
+    )
+
+
+def score_command(
+    model: options.Model = None,
+    data: options.Data = None,
+    metric: Metrics = None,
+    method: Method = "tmab",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL-METRIC-METHOD.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
+    top_k: TopK = None,
+    side: Side = None,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    truncate_at: TruncateAt = None,
+    max_evaluations: MaxEvaluations = None,
+    time_limit: TimeLimit = None,
+    group: options.Groups = None,
+    classes: options.Classes = None,
+    output: options.Output = None,
+    sites: options.Sites = None,
+    sites_at: options.SitesAt = "pre-activation",
+    include: options.Include = None,
+    absent: options.Absent = "mean",
+    batch: options.Batch = 128,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    seed: options.Seed = None,
+    calibration: options.Calibration = None,
+    selection: options.Selection = None,
+    test: options.Test = None,
+    resize: options.Resize = None,
+    crop: options.Crop = None,
+    color: options.Color = None,
+    scale: options.Scale = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    layout: options.Layout = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Estimate the value of every filter, with its uncertainty, into a run folder."""
+    how = how_to_score(
+        method,
+        top_k=top_k,
+        side=side,
+        epsilon=epsilon,
+        delta=delta,
+        truncate_at=truncate_at,
+        max_evaluations=max_evaluations,
+        time_limit=time_limit,
+    )
+    subject, settings = options.settle_job(
+        model,
+        {
+            "data": data,
+            "metrics": tuple(metric or ()),
+            "groups": options.split_names(group),
+            "class_names": options.split_names(classes),
+            "sites": tuple(sites or ()),
+            "sites_at": sites_at,
+            "include": tuple(include or ()),
+            "absent": absent,
+            "batch_size": batch,
+            "device": device,
+            "workers": workers,
+            "seed": seed,
+            "parts": options.part_options(calibration, selection, test),
+            "preprocessing": options.image_options(
+                resize=resize,
+                crop=crop,
+                color=color,
+                scale=scale,
+                mean=mean,
+                std=std,
+                layout=layout,
+            ),
+        },
+        output=output,
+    )
+    folder = out or default_folder(subject.file.path, settings.metrics[0], method)
+    with show.scoring_progress(quiet=quiet) as on_progress:
+        scored = score(subject, settings, how, out=folder, resume=resume, on_progress=on_progress)
+    if as_json:
+        show.print_json(scored.to_json())
+    elif not quiet:
+        _print(scored)
+
+
+def default_folder(model: Path, metric: str, method: str) -> Path:
+    """Where a run goes that was not told where to go."""
+    name = f"{model.stem}-{metric}-{method}"
+    return Path("runs") / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+def _print(scored: Scored) -> None:
+    rows = scores_table(scored.scores, scored.bench.roster)
+    document = scored.document
+    metric = scored.scores.metrics[0]
+    shown = rows if len(rows) <= 2 * _SHOWN else [*rows[:_SHOWN], {}, *rows[-_SHOWN:]]
+    show.table(
+        f"Value of {len(rows)} filters for {metric}, highest and lowest ({document['interval']})",
+        ["filter", "value", "std error", "from", "to", "samples", "decided"],
+        [_row(row) for row in shown],
+    )
+    for name, ends in document["metrics"].items():
+        show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
+    parts = document["parts"]
+    show.say(
+        f"{parts['calibration']} calibration and {parts['selection']} selection images; "
+        f"{document['evaluations']} evaluations in {document['seconds']:.1f} s; "
+        f"{document['reason']}"
+    )
+    for pair in parts["overlaps"]:
+        if "test" not in pair:
+            show.say(f"note: the parts {pair[0]} and {pair[1]} share images")
+    for note in document["notes"]:
+        show.say(f"note: {note}")
+    if document["n_undecided"]:
+        show.say(
+            f"undecided: {document['n_undecided']} filters; raise --max-evaluations to tell more"
+        )
+    show.say(f"written to {scored.folder}")
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    if not row:
+        return ["...", "", "", "", "", "", ""]
+    return [
+        row["filter"],
+        *(f"{row[name]:+.5f}" for name in ("value",)),
+        f"{row['std_error']:.5f}",
+        f"{row['ci_low']:+.5f}",
+        f"{row['ci_high']:+.5f}",
+        str(row["samples"]),
+        "yes" if row["decided"] else "no",
+    ]

@@ -1,0 +1,127 @@
+"""Tables on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from repairkit.core.patch import Evaluation, Figure
+from repairkit.workflows.files import to_json
+from repairkit.workflows.score import Progress as ScoreProgress
+
+
+def printer() -> Console:
+    """Standard output; as wide as it needs where that is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def say(text: str) -> None:
+    """A line for people on standard output."""
+    printer().print(escape(text), soft_wrap=True)
+
+
+def print_json(document: Any) -> None:
+    """The one document of `--json`."""
+    sys.stdout.write(to_json(document))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; columns after the first are numbers unless they start with a letter."""
+    shown = Table(title=escape(title), title_justify="left", title_style="bold")
+    for position, column in enumerate(columns):
+        numbers = position > 0 and all(_is_number(row[position]) for row in rows)
+        shown.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(cell) for cell in row))
+    printer().print(shown)
+
+
+def _is_number(text: str) -> bool:
+    return not text or not text[0].isalpha()
+
+
+@contextmanager
+def scoring_progress(*, quiet: bool) -> Iterator[Callable[[ScoreProgress], None] | None]:
+    """A bar on standard error: undecided filters, evaluations per second, time left."""
+    if quiet:
+        yield None
+        return
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn("scoring"),
+        BarColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("scoring", total=None, facts="starting")
+
+        def show(progress: ScoreProgress) -> None:
+            facts = (
+                f"{progress.n_undecided} of {progress.n_filters} undecided, "
+                f"{progress.spent.evaluations} evaluations, "
+                f"{progress.evaluations_per_second:.0f}/s"
+            )
+            if progress.seconds_left is not None:
+                facts += f", at most {duration(progress.seconds_left)} left"
+            total = (
+                None
+                if progress.evaluations_left is None
+                else progress.spent.evaluations + progress.evaluations_left
+            )
+            bar.update(task, completed=progress.spent.evaluations, total=total, facts=facts)
+
+        yield show
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def figure(value: Figure) -> str:
+    """A share with its 95 % interval, in per cent."""
+    return f"{100 * value.value:.1f} [{100 * value.ci_low:.1f}, {100 * value.ci_high:.1f}]"
+
+
+def change(value: Figure) -> str:
+    """A difference of shares with its 95 % interval, in points."""
+    return f"{100 * value.value:+.1f} [{100 * value.ci_low:+.1f}, {100 * value.ci_high:+.1f}]"
+
+
+def before_after(before: Evaluation, after: Evaluation, moved: dict[str, Figure]) -> None:
+    """Figures per metric and group on the test part, before and after."""
+    rows = [
+        [name, str(before.n_images), figure(f), figure(after.metrics[name]), change(moved[name])]
+        for name, f in before.metrics.items()
+    ]
+    rows += [
+        [
+            f"accuracy of {name}",
+            str(before.group_sizes[name]),
+            figure(f),
+            figure(after.groups[name]),
+            change(moved[f"accuracy:{name}"]),
+        ]
+        for name, f in before.groups.items()
+    ]
+    table(
+        f"On the {before.n_images} images of the {before.suite} part, in per cent, "
+        "with 95 % intervals",
+        ["figure", "images", "before", "after", "change"],
+        rows,
+    )

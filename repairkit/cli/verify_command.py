@@ -1,0 +1,69 @@
+"""`repairkit verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from repairkit.cli import options, show
+from repairkit.graph.files import read_model
+from repairkit.workflows.bench import read_images
+from repairkit.workflows.patch_file import read_patch_file
+from repairkit.workflows.verify import verify
+
+_IMAGES = 64
+
+
+def verify_command(
+    original: Annotated[Path, typer.Argument(help="The model before.", metavar="ORIGINAL")],
+    patched: Annotated[Path, typer.Argument(help="The model after.", metavar="PATCHED")],
+    patch: Annotated[
+        Path | None,
+        typer.Option("--patch", help="The patch file; the claim inside PATCHED if left out."),
+    ] = None,
+    data: options.Data = None,
+    scale: options.Scale = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    layout: options.Layout = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Prove that PATCHED is ORIGINAL with just the claimed filters frozen."""
+    subject, settings = options.settle_job(
+        original,
+        {
+            "data": data,
+            "preprocessing": options.image_options(
+                resize=None, crop=None, color=None, scale=scale, mean=mean, std=std, layout=layout
+            ),
+        },
+    )
+    after = read_model(patched)
+    file = None if patch is None else read_patch_file(patch)
+    images = None
+    if settings.data is not None:
+        suite = read_images(subject, settings)
+        images = suite.batch(np.arange(min(_IMAGES, len(suite))))
+    found = verify(subject, after, file=file, images=images)
+    if as_json:
+        show.print_json(found.to_json())
+    elif not quiet:
+        show.say(f"verified: {patched} is {original} with {len(found.patch)} filters frozen")
+        show.table(
+            "frozen filters",
+            ["filter", "constant"],
+            [[f.filter.id, f"{f.constant:.9g}"] for f in found.patch.frozen],
+        )
+        show.say(
+            f"bytes: only {len(found.edits)} tensors differ, and undoing the patch gives the "
+            "original back"
+        )
+        show.say(
+            f"outputs on {found.proof.n_images} images ({found.images}): equal to the masked "
+            "original bit for bit without graph optimisation, within "
+            f"{found.proof.relative:.1e} with it"
+        )

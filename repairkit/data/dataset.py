@@ -1,0 +1,78 @@
+"""What was read: images, what is known of each, and a digest that names the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.suite import Annotations, ImageSource
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images, annotations and, where the data has one, the split each image belongs to.
+
+    `split` is (n_images,). `digest` is the SHA-256, in hexadecimal, of all that was read, and does
+    not depend on where it lies. `notes` are sentences that a user should see.
+    """
+
+    images: ImageSource
+    annotations: Annotations
+    split: NDArray[np.str_] | None
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedImages:
+    """Images in memory, the digest of what they were read from, and notes on the reading."""
+
+    images: ImageSource
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """What a folder, manifest or archive tells of its images, before any image is decoded.
+
+    `labels`, `split` and `attributes` are (n_images,), as they came. `locate` names an image's
+    place in the source for messages. `class_names` is given where the source itself numbers its
+    classes. `load` reads the images: labels are judged first, for they cost nothing.
+    """
+
+    labels: NDArray[Any]
+    locate: Callable[[int], str]
+    load: Callable[[], LoadedImages]
+    split: NDArray[np.str_] | None = None
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def digest_records(records: Records, images_digest: str) -> str:
+    """SHA-256 in hexadecimal over images, labels, split and attributes."""
+    digest = hashlib.sha256(images_digest.encode())
+    columns = {"label": records.labels, **dict(sorted(records.attributes.items()))}
+    if records.split is not None:
+        columns["/split"] = records.split
+    for name, column in columns.items():
+        digest.update(f"\n{name}\n".encode())
+        digest_array(digest, column)
+    return digest.hexdigest()
+
+
+def digest_array(digest: hashlib._Hash, array: NDArray[Any]) -> None:
+    """Feed an array's type, shape and values; text counts by value, whatever its stored width."""
+    if array.dtype.kind == "U":
+        digest.update(json.dumps(array.tolist()).encode())
+        return
+    digest.update(f"{array.dtype.str} {array.shape}\n".encode())
+    for row in array if array.ndim > 1 else (array,):
+        digest.update(row.tobytes())

@@ -1,0 +1,60 @@
+"""Groups of images: the values of one attribute, or of several crossed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import DataError
+from repairkit.data.names import did_you_mean, listing
+
+CROSS = " × "  # noqa: RUF001 - a cross is what is meant, and an x could stand in a name
+
+
+def cross_groups(
+    attributes: Mapping[str, NDArray[Any]],
+    columns: Sequence[str],
+    locate: Callable[[int], str],
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Group numbers (n_images,), and the sorted names of the groups that occur.
+
+    `columns` holds at least one name.
+
+    Raises:
+        DataError: a column is unknown or has no value for an image.
+    """
+    texts = [_texts(attributes, column, locate) for column in columns]
+    crossed = np.array([CROSS.join(values) for values in zip(*texts, strict=True)])
+    names, groups = np.unique(crossed, return_inverse=True)
+    return groups.astype(np.int64), tuple(names.tolist())
+
+
+def _texts(
+    attributes: Mapping[str, NDArray[Any]], column: str, locate: Callable[[int], str]
+) -> list[str]:
+    if column not in attributes:
+        known = list(attributes)
+        found = f"the data has {listing(known)}" if known else "the data has no attributes"
+        raise DataError(
+            f"unknown group column {column!r}: {found}{did_you_mean(column, known)}; "
+            "groups name attribute columns, for several as race,sex"
+        )
+    texts = [_text(value) for value in attributes[column].tolist()]
+    if "" in texts:
+        raise DataError(
+            f"{locate(texts.index(''))}: no value for {column!r}, by which images are grouped; "
+            "fill it in or remove the image"
+        )
+    return texts
+
+
+def _text(value: Any) -> str:
+    """A value as a group is named; empty where it is missing."""
+    if isinstance(value, float):
+        if value != value:
+            return ""
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(value).strip()

@@ -1,0 +1,74 @@
+"""A CSV or Parquet manifest: one row per image, with its label and whatever else is known of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from repairkit.core.errors import DataError
+from repairkit.data.dataset import Records
+from repairkit.data.decoding import ImageFile
+from repairkit.data.files import load_files
+from repairkit.data.names import did_you_mean, listing
+from repairkit.data.preprocessing import Preprocessing
+from repairkit.data.spec import InputSpec
+from repairkit.data.tables import Table, numeric_if_all_numbers, read_csv, read_parquet
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+CSV_SUFFIXES = (".csv", ".tsv")
+_PATH_COLUMNS = ("path", "file_name")
+
+
+def read_manifest(manifest: Path, spec: InputSpec, preprocessing: Preprocessing) -> Records:
+    """Images named by `path` (or `file_name`), relative to the manifest's folder, and `label`.
+
+    A `split` column is the split; every other column is an attribute, numeric where all its values
+    are numbers.
+
+    Raises:
+        DataError: the file cannot be read, or a column or a path is missing.
+    """
+    is_parquet = manifest.suffix.lower() in PARQUET_SUFFIXES
+    table = read_parquet(manifest) if is_parquet else read_csv(manifest)
+    path_column = _path_column(manifest, table)
+    files = _image_files(manifest, table, path_column)
+    attributes = {
+        name: column if is_parquet else numeric_if_all_numbers(column)
+        for name, column in table.columns.items()
+        if name not in (path_column, "label", "split")
+    }
+    split = table.columns.get("split")
+    return Records(
+        labels=table.columns["label"],
+        locate=lambda index: f"{manifest}, row {table.row_numbers[index]}",
+        load=lambda: load_files(files, spec, preprocessing),
+        split=None if split is None else split.astype(np.str_),
+        attributes=attributes,
+    )
+
+
+def _path_column(manifest: Path, table: Table) -> str:
+    found = list(table.columns)
+    path_column = next((name for name in _PATH_COLUMNS if name in found), None)
+    missing = [] if path_column else ["path (or file_name)"]
+    missing += [] if "label" in found else ["label"]
+    if path_column is None or missing:
+        wanted = "path" if path_column is None else "label"
+        raise DataError(
+            f"{manifest}: has no column {' and no column '.join(missing)}; found "
+            f"{listing(found)}{did_you_mean(wanted, found)}; name the columns in the first row, "
+            "separated by commas"
+        )
+    return path_column
+
+
+def _image_files(manifest: Path, table: Table, path_column: str) -> list[ImageFile]:
+    files = []
+    for name, number in zip(table.columns[path_column], table.row_numbers, strict=True):
+        if not str(name).strip():
+            raise DataError(f"{manifest}, row {number}: {path_column} is empty; name an image")
+        if "\0" in str(name):
+            raise DataError(f"{manifest}, row {number}: {path_column} holds a zero byte; remove it")
+        files.append(ImageFile(manifest.parent / str(name), f"{manifest}, row {number}: {name}"))
+    return files

@@ -1,0 +1,173 @@
+"""How pixels become what the model takes: size, crop, colour order, scale, mean, std, layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import SettingsError
+from repairkit.data.names import check_keys, did_you_mean
+
+COLORS = ("rgb", "bgr", "gray")
+LAYOUTS = ("nchw", "nhwc")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From decoded 8-bit pixels to the model's input: resize, crop, colour, scale, mean, std.
+
+    A value becomes `(pixel * scale - mean) / std`, with pixels in 0..255. `resize` is (height,
+    width), or the length of the shorter side; `crop` is cut from the centre, after the resizing.
+    `mean` and `std` hold one number, or one per channel in the order in which the model takes them.
+    `layout` overrides the layout of the model's input.
+
+    Raises:
+        SettingsError: a value makes no sense.
+    """
+
+    resize: tuple[int, int] | int | None = None
+    crop: tuple[int, int] | None = None
+    color: str | None = None
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_sizes("resize", self.resize)
+        _check_sizes("crop", self.crop)
+        _check_choice("color", self.color, COLORS)
+        _check_choice("layout", self.layout, LAYOUTS)
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise SettingsError(f"scale is {self.scale}; expected a number above 0, like 1/255")
+        if not all(math.isfinite(value) for value in self.mean):
+            raise SettingsError(f"mean is {self.mean}; expected finite numbers")
+        if not all(math.isfinite(value) and value > 0 for value in self.std):
+            raise SettingsError(f"std is {self.std}; expected numbers above 0")
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> Preprocessing:
+        """Read settings as they stand in `repairkit.toml` or in options.
+
+        Numbers may be written as `"1/255"`, several as a list or as `"0.5,0.5,0.5"`, sizes also as
+        `"256"` and `"224x224"`. `where` opens the message of an error.
+
+        Raises:
+            SettingsError: a key is unknown or a value makes no sense.
+        """
+        check_keys(mapping, [field.name for field in fields(cls)], where)
+        try:
+            return cls(**{key: _PARSERS[key](key, value) for key, value in mapping.items()})
+        except SettingsError as error:
+            raise SettingsError(f"{where}: {error}") from error
+
+
+def value_table(
+    preprocessing: Preprocessing, channels: int, dtype: np.dtype[Any]
+) -> NDArray[np.generic]:
+    """What each of the 256 pixel values becomes in each channel: (channels, 256), model's dtype.
+
+    Computed in float64 and rounded once; integer dtypes are rounded and clipped to their range.
+
+    Raises:
+        SettingsError: `mean` or `std` do not fit the channels, or dtype cannot hold the values.
+    """
+    mean = _per_channel("mean", preprocessing.mean or (0.0,), channels)
+    std = _per_channel("std", preprocessing.std or (1.0,), channels)
+    values = (np.arange(256.0) * preprocessing.scale - mean[:, None]) / std[:, None]
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
+    if dtype.kind != "f":
+        raise SettingsError(f"the model's input takes {dtype}, which no image can be turned into")
+    with np.errstate(over="ignore"):
+        table = values.astype(dtype)
+    if not np.isfinite(table).all():
+        raise SettingsError(
+            f"scale {preprocessing.scale} and std {preprocessing.std} give values beyond the range "
+            f"of the model's {dtype} input; check both"
+        )
+    return table
+
+
+def _per_channel(key: str, values: tuple[float, ...], channels: int) -> NDArray[np.float64]:
+    if len(values) not in (1, channels):
+        raise SettingsError(
+            f"{key} has {len(values)} values and the model takes {channels} channel(s); "
+            f"give 1 or {channels}"
+        )
+    return np.broadcast_to(np.array(values, dtype=np.float64), (channels,))
+
+
+def _check_sizes(key: str, sizes: tuple[int, int] | int | None) -> None:
+    if sizes is not None and min(sizes if isinstance(sizes, tuple) else (sizes,)) < 1:
+        raise SettingsError(f"{key} is {sizes}; expected at least 1 pixel")
+
+
+def _check_choice(key: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        hint = did_you_mean(str(value), known)
+        raise SettingsError(f"{key} is {value!r}; expected one of {', '.join(known)}{hint}")
+
+
+def _parse_number(key: str, value: Any) -> float:
+    problem = SettingsError(f"{key} is {value!r}; expected a number, or a fraction like '1/255'")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise problem
+    try:
+        numerator, slash, denominator = str(value).partition("/")
+        return float(numerator) / float(denominator) if slash else float(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise problem from None
+
+
+def _parse_numbers(key: str, value: Any) -> tuple[float, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    parts = parts if isinstance(parts, list | tuple) else [parts]
+    return tuple(_parse_number(key, part) for part in parts)
+
+
+def _parse_sizes(key: str, value: Any) -> tuple[int, ...]:
+    parts = value.lower().replace("x", ",").split(",") if isinstance(value, str) else value
+    parts = parts if isinstance(parts, list | tuple) else [parts]
+    try:
+        sizes = tuple(int(part) for part in parts if isinstance(part, int | str))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != len(parts) or len(sizes) not in (1, 2) or any(p is True for p in parts):
+        raise SettingsError(
+            f"{key} is {value!r}; expected one size, or [height, width], in whole pixels"
+        )
+    return sizes
+
+
+def _parse_resize(key: str, value: Any) -> tuple[int, ...] | int:
+    sizes = _parse_sizes(key, value)
+    return sizes if len(sizes) > 1 else sizes[0]
+
+
+def _parse_crop(key: str, value: Any) -> tuple[int, ...]:
+    sizes = _parse_sizes(key, value)
+    return sizes if len(sizes) > 1 else sizes * 2
+
+
+def _parse_word(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise SettingsError(f"{key} is {value!r}; expected a word in quotes")
+    return value.strip().lower()
+
+
+_PARSERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "resize": _parse_resize,
+    "crop": _parse_crop,
+    "color": _parse_word,
+    "scale": _parse_number,
+    "mean": _parse_numbers,
+    "std": _parse_numbers,
+    "layout": _parse_word,
+}

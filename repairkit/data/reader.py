@@ -1,0 +1,161 @@
+"""Reads the data of a command: a folder of class folders, a manifest, or an archive of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.suite import Annotations
+from repairkit.data.archive import read_archive
+from repairkit.data.arrays import load_array
+from repairkit.data.dataset import Dataset, Records, digest_records
+from repairkit.data.folder import read_folder
+from repairkit.data.groups import cross_groups
+from repairkit.data.labels import Labels, read_classes, read_targets
+from repairkit.data.manifest import CSV_SUFFIXES, PARQUET_SUFFIXES, read_manifest
+from repairkit.data.names import listing
+from repairkit.data.preprocessing import Preprocessing
+from repairkit.data.spec import InputSpec, describe_shape
+
+
+def read_data(
+    path: Path,
+    *,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    groups: Sequence[str] = (),
+    class_names: Sequence[str] = (),
+    n_classes: int | None = None,
+    regression: bool = False,
+) -> Dataset:
+    """Images that are ready for the model, and what is known of each.
+
+    `groups` names the attributes to cross. `class_names` are the classes in the model's order,
+    `n_classes` their number where it is known. With `regression` labels are targets, float64.
+
+    Raises:
+        DataError: the data cannot be read, or contradicts the model or itself.
+        SettingsError: preprocessing or class names do not fit the model.
+    """
+    path = Path(path)
+    class_names = tuple(class_names)
+    _check_class_names(class_names, n_classes)
+    records = _read_records(
+        path, spec.with_layout(preprocessing.layout), preprocessing, class_names
+    )
+    labels = _read_labels(path, records, class_names, n_classes, regression=regression)
+    numbers, names = (
+        cross_groups(records.attributes, groups, records.locate) if groups else (None, ())
+    )
+    loaded = records.load()
+    return Dataset(
+        images=loaded.images,
+        annotations=Annotations(
+            labels.values, numbers, names, labels.class_names, records.attributes
+        ),
+        split=records.split,
+        digest=digest_records(records, loaded.digest),
+        notes=(*records.notes, *labels.notes, *loaded.notes),
+    )
+
+
+def _check_class_names(class_names: tuple[str, ...], n_classes: int | None) -> None:
+    twice = sorted({name for name in class_names if class_names.count(name) > 1})
+    if twice:
+        raise SettingsError(f"classes name {listing(twice)} more than once; name each class once")
+    if class_names and n_classes is not None and len(class_names) != n_classes:
+        raise SettingsError(
+            f"classes holds {len(class_names)} names and the model has {n_classes} classes; "
+            "name every class, in the model's order"
+        )
+
+
+def _read_records(
+    path: Path, spec: InputSpec, preprocessing: Preprocessing, class_names: tuple[str, ...]
+) -> Records:
+    if not path.exists():
+        raise DataError(f"{path}: does not exist; check --data")
+    if path.is_dir():
+        return read_folder(path, spec, preprocessing, class_names)
+    suffix = path.suffix.lower()
+    if suffix in (*CSV_SUFFIXES, *PARQUET_SUFFIXES):
+        return read_manifest(path, spec, preprocessing)
+    if suffix == ".npz":
+        return _archive_records(path, spec, preprocessing)
+    raise DataError(
+        f"{path}: is of no kind that is read as data; expected a folder with one sub-folder per "
+        "class, a .csv or .parquet manifest, or a .npz"
+    )
+
+
+def _read_labels(
+    path: Path,
+    records: Records,
+    class_names: tuple[str, ...],
+    n_classes: int | None,
+    *,
+    regression: bool,
+) -> Labels:
+    if regression:
+        return read_targets(records.labels, records.locate)
+    classes = class_names or records.class_names
+    if n_classes is not None and len(classes) > n_classes:
+        raise DataError(
+            f"{path}: has {len(classes)} class folders ({listing(classes)}) and the model has "
+            f"{n_classes} classes; remove the folders it does not know"
+        )
+    labels = read_classes(records.labels, classes, n_classes, records.locate)
+    found = labels.class_names
+    if n_classes is None or not 0 < len(found) < n_classes:
+        return labels
+    note = (
+        f"the data names {len(found)} classes and the model has {n_classes}: numbers are right "
+        "only if the model's first classes are these; set classes to be sure"
+    )
+    return Labels(labels.values, found, (*labels.notes, note))
+
+
+def _archive_records(path: Path, spec: InputSpec, preprocessing: Preprocessing) -> Records:
+    arrays = read_archive(path)
+    for name in ("x", "y"):
+        if name not in arrays:
+            raise DataError(
+                f"{path}: has no array {name!r}; found {listing(sorted(arrays)) or 'nothing'}; "
+                "expected x (images) and y (labels)"
+            )
+    images = arrays.pop("x")
+    if images.ndim == 0 or not len(images):
+        raise DataError(f"{path}: x holds no image; give at least one")
+    columns = {
+        name: _column(path, name, array, len(images)) for name, array in sorted(arrays.items())
+    }
+    split = columns.pop("split", None)
+    if split is not None and split.dtype.kind != "U":
+        raise DataError(
+            f"{path}: split holds {split.dtype}; expected the part of each image as text"
+        )
+    return Records(
+        labels=columns.pop("y"),
+        locate=lambda index: f"{path}, image {index}",
+        load=lambda: load_array(images, spec, preprocessing, f"{path}: x"),
+        split=split,
+        attributes=columns,
+    )
+
+
+def _column(path: Path, name: str, array: NDArray[Any], n_images: int) -> NDArray[Any]:
+    if array.shape == (n_images, 1):
+        array = array[:, 0]
+    if array.shape != (n_images,):
+        raise DataError(
+            f"{path}: {name} has shape {describe_shape(array.shape)} and x holds {n_images} "
+            f"images; expected one value per image, shape {n_images}"
+        )
+    if array.dtype.kind == "S":
+        return np.char.decode(array, "utf-8", "replace")
+    return array

@@ -1,0 +1,84 @@
+"""Draws parts so that each label and group is found in every part at its share.
+
+Each stratum (a label within a group) is rounded by largest remainder, so no count is off by a whole
+image. What rounding owes to a part is carried along, first within the group and then over all, so
+that many small strata do not add up to one large error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+_MAX_BINS = 10
+_IMAGES_PER_BIN = 10
+_TINY = 1e-9
+
+Counts = NDArray[np.intp]
+Quotas = NDArray[np.float64]
+
+
+def draw_shares(
+    labels: NDArray[Any],
+    groups: NDArray[np.int64] | None,
+    shares: Sequence[float],
+    rng: Generator,
+) -> NDArray[np.intp]:
+    """The drawn share of each image, (n_images,): its position in `shares`; beyond them, unused.
+
+    `shares` add up to at most 1. Float labels are stratified by quantiles.
+    """
+    bins = label_bins(labels)
+    group_of = np.zeros(len(bins), dtype=np.int64) if groups is None else groups
+    quotas = np.array([*shares, max(0.0, 1.0 - sum(shares))])
+    drawn = np.empty(len(bins), dtype=np.intp)
+    owed = np.zeros_like(quotas)
+    for group in np.unique(group_of):
+        members = np.flatnonzero(group_of == group)
+        owed_in_group = np.zeros_like(quotas)
+        for stratum in _shuffled_strata(members, bins[members], rng):
+            counts = round_counts(len(stratum), quotas, owed + owed_in_group)
+            owed_in_group += len(stratum) * quotas - counts
+            drawn[stratum] = np.repeat(np.arange(len(quotas)), counts)
+        owed += owed_in_group
+    return drawn
+
+
+def label_bins(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """The stratum of each label, (n_images,): the label itself, or for targets their quantile."""
+    if labels.dtype.kind != "f":
+        return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    n_bins = min(_MAX_BINS, max(1, len(labels) // _IMAGES_PER_BIN))
+    edges = np.quantile(labels, np.arange(1, n_bins) / n_bins) if len(labels) else []
+    return np.searchsorted(edges, labels, side="right").astype(np.int64)
+
+
+def round_counts(size: int, quotas: Quotas, owed: Quotas) -> Counts:
+    """Whole counts that add up to `size`, each less than 1 from `size * quotas`.
+
+    The last quota is what stays unused. Parts that would go without any image come first, where
+    there are enough images for all; then the largest remainder, counting what a part is `owed`.
+    """
+    exact = size * quotas
+    counts = np.floor(exact + _TINY).astype(np.intp)
+    remainders = exact - counts
+    without = (counts == 0) & (size >= len(quotas) - 1)
+    without[-1] = False
+    order = np.lexsort((-(remainders + owed), ~without, remainders <= _TINY))
+    counts[order[: size - counts.sum()]] += 1
+    return counts
+
+
+def _shuffled_strata(
+    members: NDArray[np.intp], bins: NDArray[np.int64], rng: Generator
+) -> list[NDArray[np.intp]]:
+    order = rng.permutation(len(members))
+    order = order[np.argsort(bins[order], kind="stable")]
+    starts = np.flatnonzero(np.diff(bins[order])) + 1
+    strata = np.split(members[order], starts)
+    # Strata of one image each would else fall into the same parts for every seed.
+    return [strata[index] for index in rng.permutation(len(strata))]

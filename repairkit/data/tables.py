@@ -1,0 +1,139 @@
+"""CSV and Parquet files as named columns; nothing is understood here, only read."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import DataError
+from repairkit.data.names import first_line, listing
+
+_INTEGER = re.compile(r"[+-]?\d+")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|nan", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Columns of equal length, and for each row the number under which a user finds it.
+
+    Columns are text (n_rows,), or for Parquet whatever type the file gives. Rows of a CSV are
+    numbered by line, the header being 1; rows of a Parquet file from 1.
+    """
+
+    columns: Mapping[str, NDArray[Any]]
+    row_numbers: Sequence[int]
+
+
+def read_csv(path: Path) -> Table:
+    """A comma-separated file (tabs in a `.tsv`) with a header, in UTF-8 with or without a mark.
+
+    Raises:
+        DataError: it cannot be read, has no rows, or a row or the header is malformed.
+    """
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=True)
+            for row in reader:
+                if row:
+                    rows.append(row)
+                    numbers.append(reader.line_num)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, row {reader.line_num}: is no valid CSV ({error}); correct it"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check it") from error
+    if not rows:
+        raise DataError(f"{path}: is empty; expected a header with the columns path and label")
+    return _table(path, [name.strip() for name in rows[0]], rows[1:], numbers[1:])
+
+
+def _table(path: Path, header: list[str], rows: list[list[str]], row_numbers: list[int]) -> Table:
+    _check_header(path, [name for name in header if name])
+    if not rows:
+        raise DataError(f"{path}: has a header and no rows; add one row per image")
+    for row, number in zip(rows, row_numbers, strict=True):
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}, row {number}: has {len(row)} values and the header names {len(header)} "
+                "columns; correct the row (quote values that hold a comma)"
+            )
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    # pandas writes its index under an empty name.
+    columns.pop("", None)
+    return Table({name: np.array(values) for name, values in columns.items()}, row_numbers)
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: the header names {listing(twice)} more than once; rename one")
+
+
+def numeric_if_all_numbers(texts: NDArray[Any]) -> NDArray[Any]:
+    """A column of text as int64 or float64 where every value is a number, else as it is."""
+    if all(_INTEGER.fullmatch(text) for text in texts):
+        try:
+            return np.array([int(text) for text in texts], dtype=np.int64)
+        except OverflowError:
+            return np.array([float(text) for text in texts])
+    if all(_NUMBER.fullmatch(text) for text in texts):
+        return np.array([float(text) for text in texts])
+    return texts
+
+
+def read_parquet(path: Path) -> Table:
+    """A Parquet file; nulls become empty text or NaN, and nested columns are left out.
+
+    Raises:
+        DataError: pyarrow is missing, or the file cannot be read or has no rows.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(
+            f"{path}: reading Parquet needs pyarrow, which is not installed; "
+            "run: pip install 'repairkit[parquet]', or give a .csv"
+        ) from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            table = file.read()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(
+            f"{path}: is no Parquet file that can be read ({first_line(error)}); write it anew"
+        ) from error
+    _check_header(path, table.column_names)
+    if not table.num_rows:
+        raise DataError(f"{path}: has no rows; add one row per image")
+    columns = {
+        name: column
+        for name in table.column_names
+        if (column := _plain_column(table.column(name).to_pylist())) is not None
+    }
+    return Table(columns, range(1, table.num_rows + 1))
+
+
+def _plain_column(values: list[Any]) -> NDArray[Any] | None:
+    kinds = {type(value) for value in values if value is not None}
+    missing = any(value is None for value in values)
+    if kinds & {dict, list, bytes}:
+        return None
+    if kinds and kinds <= {bool, int} and not missing:
+        return np.array(values)
+    if kinds and kinds <= {int, float}:
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.array(["" if value is None else str(value) for value in values])

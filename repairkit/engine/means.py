@@ -1,0 +1,73 @@
+"""Measure what each filter yields on average, streaming over images in 64-bit sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+from repairkit.core.filters import FilterMeans, Site
+from repairkit.core.suite import Suite
+from repairkit.engine.runner import Runner
+
+_CHUNK_BYTES = 256 * 2**20
+
+
+def measure_means(
+    model: ModelProto,
+    sites: tuple[Site, ...],
+    suite: Suite,
+    *,
+    input_name: str,
+    step: int | None = None,
+    device: str = "cpu",
+    magnitude: bool = False,
+) -> FilterMeans:
+    """The mean of every filter over the suite's images and all positions.
+
+    Args:
+        model: never modified; takes any batch, or `step` images at a time.
+        sites: of this model.
+        suite: calibration images.
+        input_name: the image input.
+        step: see `Batching`.
+        device: where to run.
+        magnitude: take the mean of absolute values (the activation norm).
+
+    Returns:
+        For every site an array of shape (n_channels,), float32.
+
+    Raises:
+        ModelError: ONNX Runtime fails on the model or the images.
+    """
+    tapped = ModelProto()
+    tapped.CopyFrom(model)
+    # One tensor can be the model's own output already.
+    known = {o.name for o in tapped.graph.output}
+    for site in sites:
+        if site.tensor not in known:
+            known.add(site.tensor)
+            tapped.graph.output.append(helper.make_empty_tensor_value_info(site.tensor))
+    runner = Runner(
+        tapped, input_name, step, outputs=tuple(site.tensor for site in sites), device=device
+    )
+    totals = {site.name: np.zeros(site.n_channels) for site in sites}
+    counts = dict.fromkeys(totals, 0)
+    measure: Callable[[NDArray[Any]], NDArray[Any]] = np.abs if magnitude else np.asarray
+    chunk, start = 1, 0
+    while start < len(suite):
+        positions = np.arange(start, min(start + chunk, len(suite)))
+        answers = runner.run(suite.batch(positions))
+        for site in sites:
+            tensor = answers[site.tensor]
+            axes = tuple(a for a in range(tensor.ndim) if a != site.channel_axis % tensor.ndim)
+            totals[site.name] += measure(tensor).sum(axis=axes, dtype=np.float64)
+            counts[site.name] += tensor.size // site.n_channels
+        if start == 0:
+            held = sum(answers[site.tensor].nbytes for site in sites)
+            chunk = int(np.clip(_CHUNK_BYTES // max(held, 1), 1, 128))
+        start = int(positions[-1]) + 1
+    return {name: (totals[name] / counts[name]).astype(np.float32) for name in totals}

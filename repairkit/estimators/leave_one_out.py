@@ -1,0 +1,89 @@
+"""Leave-one-out: what the full network loses with each filter alone. Not a Shapley value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.scores import Scores
+from repairkit.estimators.intervals import around, student_quantile
+
+CONFIDENCE = 0.95
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """n + 1 evaluations on every image: the full coalition, then all but one player each."""
+
+    def start(self, facts: GameFacts, rng: np.random.Generator) -> LeaveOneOutRun:  # noqa: ARG002 (the protocol's)
+        return LeaveOneOutRun(facts)
+
+
+class LeaveOneOutRun:
+    """`base` holds the scores of the full coalition, (n_images, n_metrics), once known.
+
+    An error is stated over the images, from the differences image by image. A metric that never
+    varies from image to image within a row is one figure of all images together, and no error can
+    be told from one figure: it is infinite.
+    """
+
+    def __init__(self, facts: GameFacts) -> None:
+        self.facts = facts
+        self.base = np.zeros((0, facts.n_metrics))
+        self.values = np.zeros((facts.n_players, facts.n_metrics))
+        self.std_errors = np.full((facts.n_players, facts.n_metrics), np.inf)
+        self.varies = np.zeros(facts.n_metrics, bool)
+        self.n_known = 0
+
+    @property
+    def least_evaluations(self) -> int:
+        return self.facts.n_players + 1
+
+    @property
+    def conclusion(self) -> str:
+        return "every player was left out once"
+
+    def ask(self) -> Round:
+        n, first = self.facts.n_players, self.n_known
+        # The base row travels with the first players.
+        n_base = 0 if len(self.base) else 1
+        players = np.arange(first, min(first + _ROWS - n_base, n))
+        rows = np.ones((n_base + len(players) if len(players) else 0, n), bool)
+        rows[n_base + np.arange(len(players)), players] = False
+        return Round(rows)
+
+    def tell(self, outcomes: Outcomes) -> None:
+        scores = outcomes.scores
+        if not len(self.base):
+            self.base, scores = scores[0].copy(), scores[1:]
+            self.varies = np.ptp(self.base, axis=0) > 0
+        differences = self.base - scores
+        n_images = differences.shape[1]
+        known = slice(self.n_known, self.n_known + len(scores))
+        self.values[known] = differences.mean(axis=1)
+        self.varies |= (np.ptp(scores, axis=1) > 0).any(axis=0)
+        if n_images > 1:
+            self.std_errors[known] = differences.std(axis=1, ddof=1) / math.sqrt(n_images)
+        self.n_known += len(scores)
+
+    def read(self) -> Scores:
+        """Values of the players left out so far; the others are zero with an infinite error."""
+        errors = np.where(self.varies, self.std_errors, np.inf)
+        quantile = student_quantile(CONFIDENCE, max(len(self.base) - 1, 1))
+        low, high = around(self.values, quantile * errors)
+        return Scores(
+            self.facts.metrics,
+            self.values.copy(),
+            errors,
+            low,
+            high,
+            (np.arange(self.facts.n_players) < self.n_known).astype(np.int64),
+            (low[:, 0] > 0) | (high[:, 0] < 0),
+            CONFIDENCE,
+            "Student's t over images; decided where it excludes zero",
+            False,
+        )

@@ -1,0 +1,123 @@
+"""Shapley values by Monte Carlo over permutations (Castro, Gomez & Tejada 2009)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.scores import Scores
+from repairkit.estimators.boundary import Side, astride, check_question, settle_top_k
+from repairkit.estimators.checks import check_real, check_whole
+from repairkit.estimators.intervals import around, student_quantile
+from repairkit.estimators.moments import Moments
+from repairkit.estimators.walks import (
+    Truncation,
+    advance,
+    ask_for,
+    begin_walk,
+    draw_entropy,
+    marginals,
+)
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """Every player in every walk, until the budget ends.
+
+    A walk counts when it is complete: then its shares add up to V(all) - V(none) on its images.
+    The intervals hold at one look, so that nothing is stopped by them.
+
+    Attributes:
+        batch_size: images in a walk.
+        truncate_at: the guard metric's value at which a walk is cut and the players still present
+            get nothing; None walks to the end.
+        truncate_patience: values below `truncate_at` in a row that it takes to cut.
+        chunk: rows in a round.
+        top_k: the question that `decided` answers; a tenth of the players, 1 to 100, if None.
+        side: whether the `highest`, the `lowest` or `both` top k are asked for.
+    """
+
+    batch_size: int = 128
+    truncate_at: float | None = None
+    truncate_patience: int = 6
+    chunk: int = 64
+    top_k: int | None = None
+    side: Side = "highest"
+
+    def __post_init__(self) -> None:
+        check_whole("batch_size", self.batch_size, least=1)
+        check_whole("truncate_patience", self.truncate_patience, least=1)
+        check_whole("chunk", self.chunk, least=1)
+        if self.truncate_at is not None:
+            check_real("truncate_at", self.truncate_at, least=-np.inf)
+        check_question(self.top_k, self.side)
+
+    def start(self, facts: GameFacts, rng: np.random.Generator) -> PermutationRun:
+        """Begin.
+
+        Raises:
+            SettingsError: fewer players than `top_k`.
+        """
+        return PermutationRun(facts, self, rng)
+
+
+class PermutationRun:
+    """`moments` of the walks completed; `walk` is under way."""
+
+    endless = True
+
+    def __init__(self, facts: GameFacts, settings: Permutation, rng: np.random.Generator) -> None:
+        self.facts, self.settings = facts, settings
+        self.top_k = settle_top_k(settings.top_k, facts.n_players)
+        self.moments = Moments.empty(facts.n_players, facts.n_metrics)
+        self.entropy = draw_entropy(rng)
+        self.n_walks = 0
+        self._begin()
+
+    @property
+    def least_evaluations(self) -> int:
+        """A walk; a truncated one may need less, nobody knows how much."""
+        return self.facts.n_players + 1 if self.settings.truncate_at is None else 1
+
+    def ask(self) -> Round:
+        return ask_for([self.walk], self.settings.chunk, self.facts.n_players)
+
+    def tell(self, outcomes: Outcomes) -> None:
+        rule = Truncation(self.settings.truncate_at, self.settings.truncate_patience)
+        chunk, guard = self.settings.chunk, self.facts.guard
+        advance([self.walk], outcomes.values, chunk, guard=guard, rule=rule)
+        if self.walk.done:
+            self.moments.add(self.walk.players, marginals(self.walk))
+            self.n_walks += 1
+            self._begin()
+
+    def _begin(self) -> None:
+        everyone = np.arange(self.facts.n_players)
+        size = self.settings.batch_size
+        self.walk = begin_walk(
+            self.facts, self.entropy, self.n_walks, players=everyone, batch_size=size
+        )
+
+    def read(self) -> Scores:
+        values, errors = self.moments.means.copy(), self.moments.std_errors()
+        quantile = student_quantile(CONFIDENCE, max(self.n_walks - 1, 1))
+        low, high = around(values, quantile * errors)
+        still_open = astride(
+            low[:, 0], high[:, 0], values[:, 0], top_k=self.top_k, side=self.settings.side
+        )
+        return Scores(
+            self.facts.metrics,
+            values,
+            errors,
+            low,
+            high,
+            self.moments.counts.copy(),
+            ~still_open,
+            CONFIDENCE,
+            "Student's t over walks, for one player at one look",
+            self.settings.truncate_at is None,
+        )

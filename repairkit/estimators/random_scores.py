@@ -1,0 +1,49 @@
+"""Random scores: what a ranking is worth that knows nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.scores import Scores
+
+
+@dataclass(frozen=True)
+class RandomScores:
+    """Standard normal values, without any evaluation."""
+
+    def start(self, facts: GameFacts, rng: np.random.Generator) -> RandomRun:
+        return RandomRun(facts, rng)
+
+
+class RandomRun:
+    """Drawn at the start, and done."""
+
+    conclusion = "random scores need no evaluation"
+
+    def __init__(self, facts: GameFacts, rng: np.random.Generator) -> None:
+        self.facts = facts
+        self.values = rng.standard_normal((facts.n_players, facts.n_metrics))
+
+    def ask(self) -> Round:
+        return Round.nothing(self.facts.n_players)
+
+    def tell(self, outcomes: Outcomes) -> None:
+        raise AssertionError("nothing was asked")
+
+    def read(self) -> Scores:
+        n = self.facts.n_players
+        return Scores(
+            self.facts.metrics,
+            self.values,
+            np.zeros_like(self.values),
+            self.values,
+            self.values,
+            np.zeros(n, np.int64),
+            np.ones(n, bool),
+            1.0,
+            "none: a random score is no estimate",
+            False,
+        )

@@ -1,0 +1,230 @@
+"""TMAB-Shapley: truncated walks that look ever closer at the players near the boundary.
+
+Ghorbani & Zou 2020, Algorithm 1, with its gaps mended. Each mending is a setting whose default
+mends; `Tmab.paper` is the letter of the algorithm. The set U of players still open is fixed when a
+walk begins, and a walk counts when it and all before it are complete: whether a player is sampled,
+or a walk is counted, must not hang on what that very walk found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.scores import Scores
+from repairkit.estimators.boundary import (
+    Side,
+    check_question,
+    contested,
+    contested_in_paper,
+    describe,
+    settle_top_k,
+)
+from repairkit.estimators.checks import check_positive, check_real, check_whole, unknown
+from repairkit.estimators.intervals import around, bernstein_radius, log_term
+from repairkit.estimators.moments import Moments
+from repairkit.estimators.walks import (
+    Truncation,
+    Walk,
+    advance,
+    ask_for,
+    begin_walk,
+    draw_entropy,
+    marginals,
+)
+
+Stop = Literal["lucb", "paper"]
+_STOPS: tuple[Stop, ...] = ("lucb", "paper")
+
+
+@dataclass(frozen=True)
+class Tmab:
+    """Which are the top k, with probability at least 1 - delta and but for epsilon.
+
+    Attributes:
+        top_k: k; a tenth of the players, 1 to 100, if None.
+        side: whether the `highest`, the `lowest` or `both` top k are asked for.
+        epsilon: a difference in value that does not matter.
+        delta: the probability of a wrong answer.
+        value_range: R, the width of what one marginal of the first metric can be; twice the width
+            of its values if None.
+        truncate_at: v_T, the guard metric's value at which a walk is cut; None walks to the end.
+        truncate_patience: values below `truncate_at` in a row that it takes to cut, since one
+            value is noisy.
+        batch_size: images in a walk.
+        stop: `lucb` ends when the bounds of the top k and of the rest are apart; `paper` when every
+            interval, drawn in by epsilon, excludes the k-th value.
+        union_bound: whether delta holds for all players and looks together, or for each alone.
+        lanes: walks under way at once.
+        chunk: rows of each walk in a round; those behind a cut are lost.
+    """
+
+    top_k: int | None = None
+    side: Side = "highest"
+    epsilon: float = 1e-3
+    delta: float = 0.1
+    value_range: float | None = None
+    truncate_at: float | None = None
+    truncate_patience: int = 6
+    batch_size: int = 128
+    stop: Stop = "lucb"
+    union_bound: bool = True
+    lanes: int = 2
+    chunk: int = 16
+
+    def __post_init__(self) -> None:
+        check_question(self.top_k, self.side)
+        check_real("epsilon", self.epsilon, least=0.0)
+        check_positive("delta", self.delta, below=1.0)
+        for name in ("truncate_patience", "batch_size", "lanes", "chunk"):
+            check_whole(name, getattr(self, name), least=1)
+        if self.value_range is not None:
+            check_positive("value_range", self.value_range)
+        if self.truncate_at is not None:
+            check_real("truncate_at", self.truncate_at, least=-np.inf)
+        if self.stop not in _STOPS:
+            raise unknown("stop", str(self.stop), _STOPS)
+
+    @classmethod
+    def paper(cls, *, top_k: int = 100, batch_size: int = 128) -> Tmab:
+        """The letter of Algorithm 1 with the figures of the paper, one walk after another."""
+        return cls(
+            top_k=top_k,
+            epsilon=1e-4,
+            value_range=1.0,
+            truncate_at=0.2,
+            truncate_patience=1,
+            batch_size=batch_size,
+            stop="paper",
+            union_bound=False,
+            lanes=1,
+        )
+
+    def start(self, facts: GameFacts, rng: np.random.Generator) -> TmabRun:
+        """Begin.
+
+        Raises:
+            SettingsError: fewer players than `top_k`.
+        """
+        return TmabRun(facts, self, rng)
+
+
+class TmabRun:
+    """`walks` are under way, by number; `moments` are those of the `n_walks` that count.
+
+    `still_open` (n_players,) is U. `n_truncated` of the walks were cut, on average after
+    `mean_cut` players; `mean_value_at_cut` less V(none) is what truncation hides.
+    """
+
+    def __init__(self, facts: GameFacts, settings: Tmab, rng: np.random.Generator) -> None:
+        self.facts, self.settings = facts, settings
+        self.top_k = settle_top_k(settings.top_k, facts.n_players)
+        self.moments = Moments.empty(facts.n_players, facts.n_metrics)
+        self.still_open = np.ones(facts.n_players, bool)
+        self.entropy = draw_entropy(rng)
+        self.n_begun, self.n_walks, self.n_truncated = 0, 0, 0
+        self.sum_of_cuts = 0
+        self.sum_at_cuts = np.zeros(facts.n_metrics)
+        self.walks: list[Walk] = []
+        self._fill_lanes()
+
+    @property
+    def least_evaluations(self) -> int:
+        """The first walk of every lane; truncated ones may need less, nobody knows how much."""
+        walks = self.settings.lanes * (self.facts.n_players + 1)
+        return walks if self.settings.truncate_at is None else 1
+
+    @property
+    def conclusion(self) -> str:
+        return f"{describe(self.top_k, self.settings.side)} are decided"
+
+    @property
+    def mean_cut(self) -> float:
+        """Players gone at the cut, on average over the walks that were cut; NaN without any."""
+        return self.sum_of_cuts / self.n_truncated if self.n_truncated else float("nan")
+
+    @property
+    def mean_value_at_cut(self) -> NDArray[np.float64]:
+        """V at the cut per metric, (n_metrics,), over the walks that were cut; NaN without any."""
+        if not self.n_truncated:
+            return np.full(self.facts.n_metrics, np.nan)
+        mean: NDArray[np.float64] = self.sum_at_cuts / self.n_truncated
+        return mean
+
+    def ask(self) -> Round:
+        if not self.still_open.any():
+            return Round.nothing(self.facts.n_players)
+        return ask_for(self.walks, self.settings.chunk, self.facts.n_players)
+
+    def tell(self, outcomes: Outcomes) -> None:
+        rule = Truncation(self.settings.truncate_at, self.settings.truncate_patience)
+        chunk, guard = self.settings.chunk, self.facts.guard
+        advance(self.walks, outcomes.values, chunk, guard=guard, rule=rule)
+        counted = self.n_walks
+        while self.walks and self.walks[0].done:
+            self._count(self.walks.pop(0))
+        if self.n_walks > counted:
+            self.still_open = self._still_open()
+        if self.still_open.any():
+            self._fill_lanes()
+
+    def _count(self, walk: Walk) -> None:
+        self.moments.add(walk.players, marginals(walk))
+        self.n_walks += 1
+        if walk.truncated:
+            self.n_truncated += 1
+            self.sum_of_cuts += walk.cut
+            self.sum_at_cuts += walk.values[walk.n_known - 1]
+
+    def _fill_lanes(self) -> None:
+        """A walk that is done but waits for an earlier one occupies no lane."""
+        players = np.flatnonzero(self.still_open)
+        size = self.settings.batch_size
+        while sum(not walk.done for walk in self.walks) < self.settings.lanes:
+            self.walks.append(
+                begin_walk(
+                    self.facts, self.entropy, self.n_begun, players=players, batch_size=size
+                )
+            )
+            self.n_begun += 1
+
+    def _radius(self) -> NDArray[np.float64]:
+        settings, counts = self.settings, self.moments.counts
+        ranges = 2 * np.asarray(self.facts.score_widths, np.float64)
+        if settings.value_range is not None:
+            ranges[0] = settings.value_range
+        log_terms = log_term(
+            counts,
+            n_players=len(counts),
+            delta=settings.delta,
+            union_bound=settings.union_bound,
+        )
+        return bernstein_radius(self.moments.variances(), counts, ranges, log_terms)
+
+    def _still_open(self) -> NDArray[np.bool_]:
+        values = self.moments.means[:, 0]
+        low, high = around(values, self._radius()[:, 0])
+        rule = contested if self.settings.stop == "lucb" else contested_in_paper
+        side, epsilon = self.settings.side, self.settings.epsilon
+        return rule(low, high, values, top_k=self.top_k, side=side, epsilon=epsilon)
+
+    def read(self) -> Scores:
+        values = self.moments.means.copy()
+        low, high = around(values, self._radius())
+        scope = "for all players and looks together" if self.settings.union_bound else "for each"
+        return Scores(
+            self.facts.metrics,
+            values,
+            self.moments.std_errors(),
+            low,
+            high,
+            self.moments.counts.copy(),
+            ~self.still_open,
+            1 - self.settings.delta,
+            f"empirical Bernstein (Maurer & Pontil 2009), {scope}",
+            False,
+        )

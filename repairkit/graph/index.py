@@ -1,0 +1,150 @@
+"""Who makes and who reads each tensor of a graph, and which tensors are constant."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+_RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A node that reads a tensor, and at which input."""
+
+    node: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class GraphIndex:
+    """Look-ups over a model's main graph; built once, valid while the graph is not edited."""
+
+    model: ModelProto
+    graph: GraphProto = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "graph", self.model.graph)
+
+    @cached_property
+    def nodes(self) -> list[NodeProto]:
+        return list(self.graph.node)
+
+    @cached_property
+    def initializers(self) -> dict[str, TensorProto]:
+        return {tensor.name: tensor for tensor in self.graph.initializer}
+
+    @cached_property
+    def producers(self) -> dict[str, int]:
+        """Tensor name to the position of the node that makes it."""
+        return {o: i for i, node in enumerate(self.nodes) for o in node.output if o}
+
+    @cached_property
+    def readers(self) -> dict[str, list[Reader]]:
+        """Tensor name to its readers; a reader inside a sub-graph counts as slot -1."""
+        readers: dict[str, list[Reader]] = defaultdict(list)
+        for position, node in enumerate(self.nodes):
+            for slot, name in enumerate(node.input):
+                if name:
+                    readers[name].append(Reader(position, slot))
+            for name in outer_names(node):
+                readers[name].append(Reader(position, -1))
+        return readers
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(output.name for output in self.graph.output)
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that no initializer provides."""
+        return tuple(i.name for i in self.graph.input if i.name not in self.initializers)
+
+    @cached_property
+    def constant(self) -> set[str]:
+        """Tensors whose value follows from the file alone."""
+        known = set(self.initializers)
+        for node in self.nodes:
+            if node.op_type in _RANDOM or subgraphs(node):
+                continue
+            if all(name in known for name in node.input if name):
+                known.update(o for o in node.output if o)
+        return known
+
+    @cached_property
+    def fed(self) -> set[str]:
+        """Tensors that depend on an input of the model."""
+        reached = set(self.inputs)
+        for node in self.nodes:
+            if any(name in reached for name in (*node.input, *outer_names(node))):
+                reached.update(o for o in node.output if o)
+        return reached
+
+    def leading_to(self, targets: tuple[str, ...]) -> set[str]:
+        """Tensors on which any of `targets` depends."""
+        needed = set(targets)
+        for node in reversed(self.nodes):
+            if any(o in needed for o in node.output):
+                needed.update(name for name in (*node.input, *outer_names(node)) if name)
+        return needed
+
+    def sole_reader(self, tensor: str) -> Reader | None:
+        """The only reader of a tensor that is no output of the model, else None."""
+        readers = self.readers.get(tensor, [])
+        alone = len(readers) == 1 and readers[0].slot >= 0 and tensor not in self.outputs
+        return readers[0] if alone else None
+
+    @cached_property
+    def names(self) -> set[str]:
+        """Every tensor and node name in use, sub-graphs included."""
+        used = set(self.initializers) | set(self.outputs)
+        used.update(i.name for i in self.graph.input)
+        for node in all_nodes(self.graph):
+            used.update((node.name, *node.input, *node.output))
+        return used
+
+
+def attribute(node: NodeProto, name: str) -> AttributeProto | None:
+    """The attribute of that name, if the node has it."""
+    return next((a for a in node.attribute if a.name == name), None)
+
+
+def int_attribute(node: NodeProto, name: str, default: int) -> int:
+    """An integer attribute, or what the standard says where it is missing."""
+    found = attribute(node, name)
+    return default if found is None else int(found.i)
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """The bodies of an `If`, `Loop`, `Scan` or the like."""
+    found = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
+    return found + [g for a in node.attribute if a.type == AttributeProto.GRAPHS for g in a.graphs]
+
+
+def all_nodes(graph: GraphProto) -> list[NodeProto]:
+    """The nodes of a graph and of every graph inside it."""
+    found: list[NodeProto] = []
+    waiting = [graph]
+    while waiting:
+        current = waiting.pop()
+        for node in current.node:
+            found.append(node)
+            waiting.extend(subgraphs(node))
+    return found
+
+
+def outer_names(node: NodeProto) -> set[str]:
+    """Names that the bodies inside a node take from outside (or that might be)."""
+    return {
+        name for graph in subgraphs(node) for inner in all_nodes(graph) for name in inner.input
+    } | {output.name for graph in subgraphs(node) for output in graph.output}

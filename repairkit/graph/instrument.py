@@ -1,0 +1,88 @@
+"""Insert mask-and-mean nodes: the definition of an absent filter that all else is proven against.
+
+Behind every site stands `Where(mask, x, means)`. The mask is a run-time input, so one session
+answers any coalition; `Where` rather than arithmetic, so that an absent filter's infinities and
+NaNs vanish.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import ModelProto, version_converter
+
+from repairkit.core.errors import ModelError
+from repairkit.core.filters import FilterMeans, Site
+
+_WHERE_SINCE = 9
+
+
+def mask_name(site: Site) -> str:
+    """The name of a site's mask input."""
+    return f"{site.name}/mask"
+
+
+def mask_shape(site: Site, rows: int) -> tuple[int, ...]:
+    """The shape of a site's mask for that many rows: channels on the channel axis, else 1."""
+    shape = [1] * site.rank
+    shape[0] = rows
+    shape[site.channel_axis] = site.n_channels
+    return tuple(shape)
+
+
+def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -> ModelProto:
+    """A model with one boolean input `SITE/mask` per site; false puts the filter at its mean.
+
+    Args:
+        model: never modified. Below opset 9, which has no `Where`, the result is converted to it.
+        sites: of this model, from `find_sites`.
+        means: shape (n_channels,) for every site.
+
+    Raises:
+        ModelError: the model's opset cannot be converted, or the result would not be valid.
+    """
+    copy = ModelProto()  # graphsurgeon writes into what it imports
+    copy.CopyFrom(with_where(model))
+    graph = gs.import_onnx(copy)
+    positions = {o.name: i for i, node in enumerate(graph.nodes) for o in node.outputs}
+    tensors = graph.tensors()
+    inserted: list[tuple[int, gs.Node]] = []
+    for site in sites:
+        original = tensors[site.tensor]
+        producer = original.inputs[0]
+        raw = gs.Variable(f"{site.name}/unmasked", dtype=np.dtype(site.dtype), shape=original.shape)
+        producer.outputs[[o is original for o in producer.outputs].index(True)] = raw
+        mask_dims: list[int | str] = list(mask_shape(site, 1))
+        mask_dims[0] = "mask_rows"
+        mask = gs.Variable(mask_name(site), dtype=np.bool_, shape=mask_dims)
+        level = means[site.name].reshape(mask_shape(site, 1)).astype(site.dtype)
+        frozen = gs.Constant(f"{site.name}/means", level)
+        node = gs.Node(
+            "Where",
+            name=f"{site.name}/mask_and_mean",
+            inputs=[mask, raw, frozen],
+            outputs=[original],
+        )
+        graph.inputs.append(mask)
+        inserted.append((positions[site.tensor] + 1, node))
+    for position, node in sorted(inserted, key=lambda pair: pair[0], reverse=True):
+        graph.nodes.insert(position, node)
+    result: ModelProto = gs.export_onnx(graph, do_type_check=False)
+    result.ir_version = max(model.ir_version, 4)
+    return result
+
+
+def with_where(model: ModelProto) -> ModelProto:
+    """The model itself, or a copy raised to the first opset that knows `Where`."""
+    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if version >= _WHERE_SINCE:
+        return model
+    try:
+        raised: ModelProto = version_converter.convert_version(model, _WHERE_SINCE)
+    except (RuntimeError, version_converter.ConvertError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"the model has opset {version} and cannot be raised to {_WHERE_SINCE}, which masks "
+            f"need ({str(error).splitlines()[0]}); export it again with a newer opset"
+        ) from error
+    return raised

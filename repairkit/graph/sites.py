@@ -1,0 +1,230 @@
+"""Find the sites of a model: the tensors whose channels are filters that can be frozen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+from onnx import ModelProto, NodeProto
+
+from repairkit.core.errors import ModelError, SettingsError
+from repairkit.core.filters import Roster, Site
+from repairkit.graph.index import GraphIndex, all_nodes, subgraphs
+from repairkit.graph.layers import CONVOLUTIONS, DENSE, Layer, read_layer, with_activation
+from repairkit.graph.storage import Constants
+
+_UNSUPPORTED = {
+    "QLinearConv": "a convolution on integer codes (QLinearConv) cannot be frozen yet",
+    "ConvInteger": "a convolution on integer codes (ConvInteger) cannot be frozen yet",
+    "DeformConv": "a deformable convolution cannot be frozen yet",
+    "FusedConv": "a convolution fused by a runtime; use the model it was made from",
+    "NhwcConv": "a convolution fused by a runtime; use the model it was made from",
+}
+# Operators of two fed inputs behind which each channel still belongs to one layer.
+_JOINS = {"Concat"}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A layer that is no site, and why."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found in a model: its sites, and the layers that are none."""
+
+    index: GraphIndex
+    sites: tuple[Site, ...]
+    left_out: tuple[LeftOut, ...]
+    layers: dict[str, Layer]
+
+    @cached_property
+    def constants(self) -> Constants:
+        return Constants(self.index)
+
+
+def find_sites(model: ModelProto) -> tuple[Site, ...]:
+    """The default sites of a model, in graph order."""
+    return survey(model).sites
+
+
+def survey(
+    model: ModelProto,
+    *,
+    output: str | None = None,
+    at: str = "pre-activation",
+    include: Sequence[str] = (),
+) -> Survey:
+    """Find sites, and say of every other layer why it is none.
+
+    Args:
+        model: never modified.
+        output: the output that is judged; layers that do not lead to it are left out. None takes
+            them all.
+        at: `pre-activation`, or `activation` to read filters behind the activation that follows.
+        include: `dense` adds `Gemm` and `MatMul` layers.
+
+    Raises:
+        SettingsError: an unknown output, level or kind.
+    """
+    index = GraphIndex(model)
+    _check_settings(index, output, at, include)
+    constants = Constants(index)
+    outputs = index.outputs if output is None else (output,)
+    needed, heads = index.leading_to(outputs), _head_layers(index, outputs)
+    names = _site_names(index)
+    sites, left_out, layers = [], _hidden_layers(index), {}
+    for position, node in enumerate(index.nodes):
+        reason = _why_not(node, index, needed, include)
+        if reason is None:
+            continue
+        try:
+            layer: Layer | str = reason or read_layer(position, index, constants)
+        except ModelError as error:
+            layer = str(error)
+        if isinstance(layer, Layer) and position in heads:
+            layer = "it makes the model's output"
+        if isinstance(layer, str):
+            left_out.append(LeftOut(names[position], node.op_type, layer))
+            continue
+        if at == "activation":
+            layer = with_activation(layer, index)
+        site = Site(
+            names[position],
+            layer.kind,
+            layer.tensor(index),
+            node.name,
+            layer.channel_axis,
+            layer.n_channels,
+            layer.rank,
+            layer.dtype,
+        )
+        sites.append(site)
+        layers[site.name] = layer
+    return Survey(index, tuple(sites), tuple(left_out), layers)
+
+
+def _check_settings(index: GraphIndex, output: str | None, at: str, include: Sequence[str]) -> None:
+    if output is not None and output not in index.outputs:
+        raise SettingsError(
+            f"the model has no output {output!r}; its outputs are {', '.join(index.outputs)}"
+        )
+    if at not in ("pre-activation", "activation"):
+        raise SettingsError(f"sites cannot be at {at!r}; choose pre-activation or activation")
+    for kind in include:
+        if kind != "dense":
+            raise SettingsError(f"cannot include {kind!r}; the only further kind is dense")
+
+
+def _why_not(
+    node: NodeProto, index: GraphIndex, needed: set[str], include: Sequence[str]
+) -> str | None:
+    """A reason to leave a layer out, "" where it may be a site, None where it is no layer."""
+    if node.op_type in _UNSUPPORTED:
+        return _UNSUPPORTED[node.op_type]
+    if node.op_type not in CONVOLUTIONS + DENSE:
+        return None
+    if node.domain not in ("", "ai.onnx"):
+        return f"{node.domain}.{node.op_type} is not an operator of the ONNX standard"
+    if not any(o in index.fed for o in node.output):
+        return "it does not depend on the image"
+    if not any(o in needed for o in node.output):
+        return "it does not lead to the output that is judged"
+    if node.op_type in DENSE and "dense" not in include:
+        if all(name in index.fed for name in node.input[:2]):
+            return "a product of two activations has no filters"
+        return "dense units are sites only with --include dense"
+    return ""
+
+
+def _site_names(index: GraphIndex) -> list[str]:
+    """The node's name, or its first output's name where that is empty or not unique."""
+    counts = Counter(node.name for node in index.nodes)
+    return [
+        node.name if node.name and counts[node.name] == 1 else str(node.output[0])
+        for node in index.nodes
+    ]
+
+
+def _hidden_layers(index: GraphIndex) -> list[LeftOut]:
+    """Layers inside `If`, `Loop`, `Scan` and model functions: these stay as they are."""
+    kinds = {*CONVOLUTIONS, *_UNSUPPORTED}
+    found = [
+        LeftOut(inner.name or inner.output[0], inner.op_type, f"it lies inside a {node.op_type}")
+        for node in index.nodes
+        for body in subgraphs(node)
+        for inner in all_nodes(body)
+        if inner.op_type in kinds
+    ]
+    found += [
+        LeftOut(n.name or n.output[0], n.op_type, f"it lies inside the function {function.name}")
+        for function in index.model.functions
+        for n in function.node
+        if n.op_type in kinds
+    ]
+    return found
+
+
+def _head_layers(index: GraphIndex, outputs: tuple[str, ...]) -> set[int]:
+    """Positions of the layers that make the outputs.
+
+    Going back from an output through operators that keep channels apart, the first layer met on
+    each way is its head. Where two ways meet in arithmetic they must lead to the same head (a
+    detector decoding its boxes); where they do not (a residual sum), there is no head behind it.
+    """
+    makers: dict[str, frozenset[int]] = {}
+    for position, node in enumerate(index.nodes):
+        if node.op_type in CONVOLUTIONS + DENSE or node.op_type in _UNSUPPORTED:
+            heads = frozenset({position}) if _is_fed(node, index) else frozenset()
+        else:
+            ways = [makers.get(i, frozenset()) for i in node.input if i in index.fed]
+            same = len(set(ways)) == 1 or node.op_type in _JOINS
+            heads = frozenset().union(*ways) if same else frozenset()
+        for o in node.output:
+            makers[o] = heads
+    return {head for output in outputs for head in makers.get(output, frozenset())}
+
+
+def _is_fed(node: NodeProto, index: GraphIndex) -> bool:
+    return any(name in index.fed for name in node.input)
+
+
+def select_sites(found: Survey, patterns: Sequence[str]) -> tuple[Site, ...]:
+    """The sites whose names match any of the patterns (`*`, `?`, `[...]`), in graph order.
+
+    Raises:
+        ModelError: the model has no site at all.
+        SettingsError: a pattern matches none.
+    """
+    if not found.sites:
+        reasons = "; ".join(sorted({x.reason for x in found.left_out})) or "it has no convolution"
+        raise ModelError(f"the model has no filter that could be frozen: {reasons}")
+    for pattern in patterns:
+        if not any(_matches(site, pattern) for site in found.sites):
+            reason = [x.reason for x in found.left_out if x.name == pattern]
+            raise SettingsError(
+                f"no site matches {pattern!r}"
+                + (f" ({reason[0]})" if reason else "")
+                + f"; the sites are {', '.join(s.name for s in found.sites[:6])}"
+                + (" and others" if len(found.sites) > 6 else "")
+                + " (`repairkit inspect MODEL` lists them all)"
+            )
+    if not patterns:
+        return found.sites
+    return tuple(s for s in found.sites if any(_matches(s, p) for p in patterns))
+
+
+def _matches(site: Site, pattern: str) -> bool:
+    return site.name == pattern or fnmatchcase(site.name, pattern)
+
+
+def roster_of(found: Survey, patterns: Sequence[str] = ()) -> Roster:
+    """The roster of the sites that match."""
+    return Roster(select_sites(found, patterns))

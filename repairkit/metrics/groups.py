@@ -1,0 +1,205 @@
+"""Metrics that compare groups: figures of a set of images, computed from counts alone.
+
+Each figure is a function of a tally: for every group, how many images are of a class, how many are
+predicted to be, and how many are both. Many resamples of a set are therefore judged at once: their
+tallies are stacked, and no image is looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.suite import Annotations, Indices
+from repairkit.metrics import weights
+from repairkit.metrics.outputs import OutputForm
+
+Counts = NDArray[np.int64]
+"""Shape (n_draws, n_groups, n_classes)."""
+Figures = NDArray[np.float64]
+"""Shape (n_draws,)."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Images by group and class: truly of it, predicted to be, and both.
+
+    A prediction of -1 (the model gave NaN) adds to none but the first.
+    """
+
+    labelled: Counts
+    predicted: Counts
+    hits: Counts
+
+    @property
+    def group_sizes(self) -> NDArray[np.int64]:
+        """Shape (n_draws, n_groups)."""
+        sizes: NDArray[np.int64] = self.labelled.sum(axis=-1)
+        return sizes
+
+
+@dataclass(frozen=True)
+class GroupMetric:
+    """A figure of the images together; `score` judges the groups that are present.
+
+    `judge` makes figures of tallies. `n_behind` gives the images of which the figure is the plain
+    share, for metrics that are such a share; an interval may rest on it.
+    """
+
+    name: str
+    form: OutputForm
+    n_classes: int
+    score_range: tuple[float, float]
+    judge: Callable[[Tally], Figures]
+    weigh: Callable[[Annotations], weights.Weights]
+    n_behind: Callable[[Tally], int] | None = None
+    per_image: ClassVar[bool] = False
+
+    def weights(self, annotations: Annotations) -> weights.Weights:
+        """Shape (n_images,); DataError where a group has no image."""
+        return self.weigh(annotations)
+
+    def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        """Shape ()."""
+        return np.asarray(self.judge(self.tally(outputs, annotations))[0])
+
+    def tally(
+        self, outputs: NDArray[Any], annotations: Annotations, draws: Indices | None = None
+    ) -> Tally:
+        """Counts of the images at each row of `draws` (n_draws, n); one draw of all by default."""
+        groups = weights.groups_of(annotations)
+        predictions = self.form.predictions(outputs)
+        rows = np.arange(len(groups))[np.newaxis] if draws is None else draws
+        n_groups, n_classes = len(annotations.group_names), self.n_classes
+        # One bin more than there are cells takes what belongs to none of them.
+        spare = n_groups * n_classes
+        true_cells = groups * n_classes + annotations.labels
+        said_cells = np.where(predictions < 0, spare, groups * n_classes + predictions)
+        hit_cells = np.where(predictions == annotations.labels, true_cells, spare)
+
+        def count(cells: NDArray[np.int64]) -> Counts:
+            counts = count_draws(cells[rows], spare + 1)[:, :spare]
+            return counts.reshape(len(rows), n_groups, n_classes)
+
+        return Tally(count(true_cells), count(said_cells), count(hit_cells))
+
+
+def count_draws(drawn: NDArray[np.int64], n_bins: int) -> NDArray[np.int64]:
+    """How often each number below `n_bins` stands in each row of `drawn`: (n_rows, n_bins)."""
+    offsets = np.arange(len(drawn))[:, np.newaxis] * n_bins
+    counts = np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * n_bins)
+    return counts.reshape(len(drawn), n_bins)
+
+
+def worst_group_accuracy(form: OutputForm, n_classes: int) -> GroupMetric:
+    """The accuracy of the group that fares worst; range [0, 1] (Sagawa et al., 2020)."""
+    return GroupMetric(
+        "worst_group_accuracy",
+        form,
+        n_classes,
+        (0.0, 1.0),
+        _least_accuracy,
+        weights.over_groups,
+        _worst_group_size,
+    )
+
+
+def demographic_parity_difference(form: OutputForm, n_classes: int) -> GroupMetric:
+    """Minus the greatest difference between groups in the share predicted to be of a class.
+
+    Fairlearn's definition; range [-1, 0]. With two classes, class 1 is meant; with more, the class
+    with the greatest difference. Images are best drawn evenly over groups but not over labels:
+    that would change the shares.
+    """
+    return GroupMetric(
+        "demographic_parity_difference",
+        form,
+        n_classes,
+        (-1.0, 0.0),
+        _parity_penalty,
+        weights.over_groups,
+    )
+
+
+def equal_opportunity_difference(form: OutputForm, n_classes: int) -> GroupMetric:
+    """Minus the greatest difference between groups in the share of a class that is found.
+
+    Fairlearn's definition (true positive rates); range [-1, 0]. With two classes, class 1 is meant;
+    with more, the class with the greatest difference. A group without images of a class is left
+    out of its rates.
+    """
+    return GroupMetric(
+        "equal_opportunity_difference",
+        form,
+        n_classes,
+        (-1.0, 0.0),
+        _opportunity_penalty,
+        weights.over_groups_and_labels,
+    )
+
+
+def equalized_odds_difference(form: OutputForm, n_classes: int) -> GroupMetric:
+    """Minus the greater of the differences in true and in false positive rates between groups.
+
+    Fairlearn's definition, worst case; range [-1, 0]. With two classes, class 1 is meant; with
+    more, one against the rest and the class with the greatest difference. A group without images
+    of a class (or of any other) is left out of that rate. Images are best drawn evenly over labels
+    too, but with two classes only: the rest, as one class, must keep its mixture.
+    """
+    weigh = weights.over_groups_and_labels if n_classes == 2 else weights.over_groups
+    return GroupMetric(
+        "equalized_odds_difference", form, n_classes, (-1.0, 0.0), _odds_penalty, weigh
+    )
+
+
+def _least_accuracy(tally: Tally) -> Figures:
+    rates, known = _rates(tally.hits.sum(axis=-1), tally.group_sizes)
+    least: Figures = np.where(known, rates, np.inf).min(axis=-1)
+    return least
+
+
+def _worst_group_size(tally: Tally) -> int:
+    """The size of the worst group of the first draw; of the smallest where several are as bad."""
+    sizes = tally.group_sizes[0]
+    rates, known = _rates(tally.hits[0].sum(axis=-1), sizes)
+    worst = known & (rates == rates[known].min())
+    return int(sizes[worst].min())
+
+
+def _parity_penalty(tally: Tally) -> Figures:
+    return _penalty(tally.predicted, tally.group_sizes[..., np.newaxis])
+
+
+def _opportunity_penalty(tally: Tally) -> Figures:
+    return _penalty(tally.hits, tally.labelled)
+
+
+def _odds_penalty(tally: Tally) -> Figures:
+    others = tally.group_sizes[..., np.newaxis] - tally.labelled
+    false_positives = _penalty(tally.predicted - tally.hits, others)
+    return np.minimum(_opportunity_penalty(tally), false_positives)
+
+
+def _penalty(part: Counts, whole: Counts) -> Figures:
+    """Minus the greatest difference of part / whole between groups; 0 where fewer than two count.
+
+    Of two classes only the second is judged; of more, each against the rest.
+    """
+    rates, known = _rates(part, whole)
+    greatest = np.where(known, rates, -np.inf).max(axis=-2)
+    least = np.where(known, rates, np.inf).min(axis=-2)
+    differences = np.maximum(greatest - least, 0.0)  # -inf where no group counts
+    judged = differences[..., 1:] if differences.shape[-1] == 2 else differences
+    # 0 - x rather than -x: nobody wants to read "-0.0".
+    penalties: Figures = 0.0 - judged.max(axis=-1)
+    return penalties
+
+
+def _rates(part: Counts, whole: Counts) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Part / whole, and where the whole is not empty (elsewhere the rate says nothing)."""
+    known = np.broadcast_to(whole > 0, part.shape)
+    return part / np.maximum(whole, 1), known

@@ -1,0 +1,109 @@
+"""Metrics that are weighted means of one number per image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.suite import Annotations
+from repairkit.metrics import weights
+from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
+
+
+@dataclass(frozen=True)
+class ImageMetric:
+    """V = sum_i w_i s_i, put together from a way to score images and a way to weigh them."""
+
+    name: str
+    score_range: tuple[float, float]
+    score_images: Callable[[NDArray[Any], Annotations], NDArray[np.float64]]
+    weigh: Callable[[Annotations], weights.Weights]
+    per_image: ClassVar[bool] = True
+
+    def weights(self, annotations: Annotations) -> weights.Weights:
+        """Shape (n_images,); DataError where a group or class that it needs has no image."""
+        return self.weigh(annotations)
+
+    def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        """Shape (n_images,)."""
+        return self.score_images(outputs, annotations)
+
+
+def accuracy(form: OutputForm) -> ImageMetric:
+    """The share of images whose likeliest class is the true one; range [0, 1]."""
+    return ImageMetric("accuracy", (0.0, 1.0), partial(_hits, form), weights.uniform)
+
+
+def group_accuracy(form: OutputForm) -> ImageMetric:
+    """The mean over groups of the accuracy in each; range [0, 1].
+
+    What accuracy on a group-balanced benchmark measures (Buolamwini & Gebru, "Gender Shades",
+    2018; Ghorbani & Zou, "Neuron Shapley", 2020).
+    """
+    return ImageMetric("group_accuracy", (0.0, 1.0), partial(_hits, form), weights.over_groups)
+
+
+def recall(name: str, class_number: int, form: OutputForm) -> ImageMetric:
+    """The share of the images of one class that are found; range [0, 1]."""
+    weigh = partial(weights.of_class, class_number)
+    return ImageMetric(name, (0.0, 1.0), partial(_hits, form), weigh)
+
+
+def loss(form: OutputForm) -> ImageMetric:
+    """The mean log-likelihood of the true class (log loss, sign turned); range [LOG_FLOOR, 0]."""
+    return ImageMetric("loss", (LOG_FLOOR, 0.0), partial(_log_likelihoods, form), weights.uniform)
+
+
+def mean_absolute_error(annotations: Annotations) -> ImageMetric:
+    """The mean distance to the target, sign turned; range [-width, 0].
+
+    `width` is the greatest label less the least one, over all of the data. An error beyond it
+    counts as `width`, and so does an answer that is NaN: a bounded score is what the search's
+    intervals rest on. A model that answers within the labels' range never meets the bound.
+
+    Raises:
+        DataError: A label is not finite, or all are the same.
+    """
+    labels = np.asarray(annotations.labels, np.float64)
+    if not len(labels) or not np.isfinite(labels).all():
+        raise DataError("a label is missing or not finite; a regressor needs a number per image")
+    width = float(labels.max() - labels.min())
+    if width == 0.0:
+        raise DataError(
+            f"every label is {labels[0]:g}, so errors have no scale; give images with different "
+            f"targets, or a metric module:function"
+        )
+    score = partial(_closeness, width)
+    return ImageMetric("mean_absolute_error", (-width, 0.0), score, weights.uniform)
+
+
+def _hits(form: OutputForm, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    hits = form.predictions(outputs) == annotations.labels
+    return np.asarray(hits, np.float64)
+
+
+def _log_likelihoods(
+    form: OutputForm, outputs: NDArray[Any], annotations: Annotations
+) -> NDArray[np.float64]:
+    logs = form.log_probabilities(outputs)
+    likelihoods: NDArray[np.float64] = logs[np.arange(len(logs)), annotations.labels]
+    return likelihoods
+
+
+def _closeness(
+    width: float, outputs: NDArray[Any], annotations: Annotations
+) -> NDArray[np.float64]:
+    answers = OutputForm("values").class_scores(outputs)
+    if answers.shape[1] != 1:
+        raise SettingsError(
+            f"the model gives {answers.shape[1]} numbers per image and mean_absolute_error needs "
+            f"one; choose another --output"
+        )
+    errors = np.abs(answers[:, 0] - annotations.labels)
+    return -np.where(np.isnan(errors), width, np.minimum(errors, width))

@@ -1,0 +1,154 @@
+"""Metrics that the user wrote, named `module:function`.
+
+The function is called with the model's raw outputs, the labels and the attributes (name to column,
+all of the same images) and returns one number, or one number per image; more is better. A function
+attribute `score_range = (low, high)` says which numbers it can give; (0, 1) is assumed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import RepairkitError, SettingsError
+from repairkit.core.suite import Annotations
+from repairkit.metrics import weights
+
+# Rounding may carry a sum of scores this share of the range past its ends.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class UserMetric:
+    """A function of the user's, checked at every call; every image counts the same."""
+
+    name: str
+    function: Callable[..., Any]
+    per_image: bool
+    score_range: tuple[float, float]
+
+    def weights(self, annotations: Annotations) -> weights.Weights:
+        """Shape (n_images,)."""
+        return weights.uniform(annotations)
+
+    def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        """Shape (n_images,) where `per_image` is true, else ().
+
+        A number that is not finite counts as the least of the range where the outputs hold such
+        numbers themselves: a search breaks models on purpose.
+
+        Raises:
+            SettingsError: The function failed, or gave another shape, a number that is not
+                finite for outputs that are, or one beyond its range.
+        """
+        scores = call(self.name, self.function, outputs, annotations)
+        expected = (len(annotations),) if self.per_image else ()
+        if scores.shape != expected:
+            raise SettingsError(
+                f"metric {self.name} gave shape {scores.shape} and {expected} was expected, as "
+                f"at its first call; return one number per image always, or one number always"
+            )
+        low, high = self.score_range
+        broken = ~np.isfinite(scores)
+        if broken.any():
+            if np.isfinite(outputs).all():
+                raise SettingsError(
+                    f"metric {self.name} gave {scores[broken].flat[0]} for finite outputs; "
+                    f"return a finite number for every image"
+                )
+            scores = np.where(broken, low, scores)
+        slack = _ROUNDING * (high - low)
+        if scores.size and not (low - slack <= scores.min() and scores.max() <= high + slack):
+            raise SettingsError(
+                f"metric {self.name} gave numbers from {scores.min():g} to {scores.max():g} and "
+                f"its range is {low:g} to {high:g}; set {self.name.partition(':')[2]}.score_range "
+                f"= (low, high) beside the function"
+            )
+        return np.clip(scores, low, high)
+
+
+def user_metric(name: str, annotations: Annotations, sample: NDArray[Any] | None) -> UserMetric:
+    """The metric that `module:function` names.
+
+    `sample` holds the raw outputs for the first images of `annotations`; calling the function on
+    them once tells whether it gives one number or one per image.
+
+    Raises:
+        SettingsError: There is no such function, or what it gives cannot be used.
+    """
+    function = _load(name)
+    score_range = _score_range(name, function)
+    if sample is None or not len(sample):
+        raise SettingsError(
+            f"metric {name} can only be tried out on outputs and none were given; pass `sample`"
+        )
+    # One image twice, so that a row of numbers cannot be taken for a single one.
+    positions = np.arange(len(sample)) if len(sample) > 1 else np.zeros(2, np.intp)
+    outputs, some = sample[positions % len(sample)], annotations.take(positions)
+    shape = call(name, function, outputs, some).shape
+    if shape not in {(), (len(some),)}:
+        raise SettingsError(
+            f"metric {name} gave shape {shape} for {len(some)} images; return one number, or "
+            f"one per image: shape ({len(some)},)"
+        )
+    metric = UserMetric(name, function, shape != (), score_range)
+    metric.score(outputs, some)
+    return metric
+
+
+def call(
+    name: str, function: Callable[..., Any], outputs: NDArray[Any], annotations: Annotations
+) -> NDArray[np.float64]:
+    """What the function returns, as an array; SettingsError where it fails or is no number."""
+    try:
+        result = function(outputs, annotations.labels, dict(annotations.attributes))
+        return np.asarray(result, dtype=np.float64)
+    except RepairkitError:
+        raise
+    except Exception as error:
+        raise SettingsError(
+            f"metric {name} failed on {len(annotations)} images with outputs of shape "
+            f"{np.shape(outputs)}: {type(error).__name__}: {error}; it is called with (outputs, "
+            f"labels, attributes) and returns numbers"
+        ) from error
+
+
+def _load(name: str) -> Callable[..., Any]:
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name or module_name.startswith("."):
+        raise SettingsError(f"metric {name!r} is incomplete; write module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise SettingsError(
+            f"module {module_name!r} of metric {name} cannot be imported ({type(error).__name__}: "
+            f"{error}); run where {module_name.partition('.')[0]}.py lies, or install it"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        found = "has no function" if function is None else "holds, but not as a function,"
+        raise SettingsError(
+            f"module {module_name!r} {found} {function_name!r}; check the name after the colon"
+        )
+    loaded: Callable[..., Any] = function
+    return loaded
+
+
+def _score_range(name: str, function: Callable[..., Any]) -> tuple[float, float]:
+    given = getattr(function, "score_range", (0.0, 1.0))
+    try:
+        low, high = (float(end) for end in given)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise SettingsError(
+            f"score_range of metric {name} is {given!r}; make it two finite numbers, the least "
+            f"and the greatest that the function can give"
+        )
+    return low, high

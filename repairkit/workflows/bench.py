@@ -1,0 +1,245 @@
+"""The workbench: a model, images and metrics made ready to play the game of its filters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.filters import FilterMeans, Roster
+from repairkit.core.metric import Metric
+from repairkit.core.suite import Suite
+from repairkit.data import Dataset, Parts, read_data, split_parts
+from repairkit.engine.executor import default_workers, make_executor
+from repairkit.engine.game import ModelGame
+from repairkit.engine.means import measure_means
+from repairkit.engine.runner import Batching, Runner, settle_batching
+from repairkit.graph.bake import representable
+from repairkit.graph.instrument import instrument
+from repairkit.graph.levels import bias_levels, zero_levels
+from repairkit.graph.sites import Survey, select_sites, survey
+from repairkit.metrics import OutputForm, is_user_metric, make_metric
+from repairkit.workflows.settings import Settings, require_data
+from repairkit.workflows.subject import Subject
+
+_PROOF_IMAGES = 8
+_REGRESSION = {"mean_absolute_error"}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A subject with everything that is needed to evaluate coalitions of its filters.
+
+    `original` surveys the file's model, `found` the working one (`batching.model`); both have the
+    same sites.
+    """
+
+    subject: Subject
+    settings: Settings
+    original: Survey
+    found: Survey
+    roster: Roster
+    batching: Batching
+    dataset: Dataset
+    parts: Parts
+    form: OutputForm | None
+    n_classes: int
+
+    @cached_property
+    def means(self) -> FilterMeans:
+        """What absent filters yield, at levels that baking can reproduce exactly."""
+        sites = self.roster.sites
+        if self.settings.absent == "zero":
+            levels = zero_levels(sites)
+        elif self.settings.absent == "bias":
+            levels = bias_levels(self.found, sites)
+        else:
+            levels = self.measure(magnitude=False)
+        return representable(self.found, levels)
+
+    def measure(self, *, magnitude: bool) -> FilterMeans:
+        """Mean (absolute) yield of every filter over the calibration images."""
+        return measure_means(
+            self.batching.model,
+            self.roster.sites,
+            self.parts.calibration,
+            input_name=self.subject.input_name,
+            step=self.batching.step,
+            device=self.settings.device,
+            magnitude=magnitude,
+        )
+
+    def metrics(self, names: Sequence[str]) -> tuple[Metric, ...]:
+        """Metrics by name, fitted to the model's outputs and the data's classes and groups."""
+        return tuple(
+            make_metric(
+                name,
+                form=self.form,
+                annotations=self.dataset.annotations,
+                n_classes=self.n_classes,
+                sample=self.sample,
+            )
+            for name in names
+        )
+
+    @cached_property
+    def sample(self) -> NDArray[Any]:
+        """The untouched model's outputs for the first images of the data."""
+        return self.run_plain(_first_images(self.dataset, _PROOF_IMAGES))
+
+    def run_plain(self, suite: Suite) -> NDArray[Any]:
+        """The untouched model's outputs for a suite."""
+        runner = Runner(
+            self.batching.model,
+            self.subject.input_name,
+            self.batching.step,
+            outputs=(self.subject.output,),
+            device=self.settings.device,
+        )
+        return run_suite(runner, suite, self.settings.batch_size)
+
+    @cached_property
+    def runner(self) -> Runner:
+        """A runner of the instrumented model."""
+        return Runner(
+            instrument(self.batching.model, self.roster.sites, self.means),
+            self.subject.input_name,
+            self.batching.step,
+            outputs=(self.subject.output,),
+            device=self.settings.device,
+        )
+
+    def game(
+        self, suite: Suite, metrics: Sequence[Metric], *, guard: Metric | None = None
+    ) -> ModelGame:
+        """The game of the roster's filters on a suite."""
+        return ModelGame(
+            self.runner,
+            self.roster,
+            suite,
+            metrics,
+            guard=guard,
+            executor=make_executor(self.settings.workers or default_workers()),
+            batch_size=self.settings.batch_size,
+        )
+
+
+def prepare(subject: Subject, settings: Settings, *, parts: bool = True) -> Bench:
+    """Read images, prove the batching, and settle sites, parts and the form of the output.
+
+    Args:
+        subject: the model.
+        settings: of the job.
+        parts: share the images out as planned; if false, every part holds every image.
+
+    Raises:
+        RepairkitError: anything about model, data or settings that the user can mend.
+    """
+    regression = bool(_REGRESSION & set(settings.metrics))
+    whole = survey(
+        subject.model,
+        output=subject.output,
+        at=settings.sites_at,
+        include=settings.include,
+    )
+    roster = Roster(select_sites(whole, settings.sites))
+    dataset = _read(subject, settings, regression=regression)
+    few = _first_images(dataset, _PROOF_IMAGES)
+    proof = few.batch(np.arange(len(few)))
+    batching = settle_batching(subject.model, subject.input_name, proof, device=settings.device)
+    runner = Runner(
+        batching.model,
+        subject.input_name,
+        batching.step,
+        outputs=(subject.output,),
+        device=settings.device,
+    )
+    sample = runner.run(proof)[subject.output]
+    form, n_classes = _form(sample, settings, regression=regression)
+    _check_labels(dataset, n_classes, regression=regression)
+    plan = (
+        settings.parts
+        if parts
+        else replace(settings.parts, calibration="all", selection="all", test="all")
+    )
+    return Bench(
+        subject,
+        settings,
+        whole,
+        whole
+        if batching.model is subject.model
+        else survey(
+            batching.model,
+            output=subject.output,
+            at=settings.sites_at,
+            include=settings.include,
+        ),
+        roster,
+        batching,
+        dataset,
+        split_parts(dataset, plan, seed=settings.seed),
+        form,
+        n_classes,
+    )
+
+
+def _read(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
+    return read_data(
+        require_data(settings),
+        spec=subject.spec,
+        preprocessing=settings.preprocessing,
+        groups=settings.groups,
+        class_names=settings.class_names,
+        regression=regression,
+    )
+
+
+def _form(
+    sample: NDArray[Any], settings: Settings, *, regression: bool
+) -> tuple[OutputForm | None, int]:
+    """The form of the output, and how many classes it has; None where only users can judge it."""
+    try:
+        form = OutputForm.detect(sample, regression=regression)
+    except SettingsError:
+        if all(is_user_metric(name) for name in settings.metrics):
+            return None, 0
+        raise
+    return form, 0 if regression else form.n_classes(sample)
+
+
+def _check_labels(dataset: Dataset, n_classes: int, *, regression: bool) -> None:
+    labels = dataset.annotations.labels
+    if regression or n_classes == 0 or not len(labels):
+        return
+    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+    if len(wrong):
+        raise DataError(
+            f"image {int(wrong[0]) + 1} has the label {labels[wrong[0]]}, outside the model's "
+            f"{n_classes} classes 0 to {n_classes - 1}; correct the labels, or choose another "
+            "--output"
+        )
+
+
+def _first_images(dataset: Dataset, at_most: int) -> Suite:
+    whole = Suite.whole("sample", dataset.images, dataset.annotations)
+    return whole.take(np.arange(min(at_most, len(whole))))
+
+
+def run_suite(runner: Runner, suite: Suite, batch_size: int) -> NDArray[Any]:
+    """A runner's first output for every image of a suite, in order."""
+    parts = [
+        runner.run(suite.batch(np.arange(i, min(i + batch_size, len(suite)))))[runner.outputs[0]]
+        for i in range(0, len(suite), batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def read_images(subject: Subject, settings: Settings) -> Suite:
+    """Every image that the settings name, for jobs that need no parts."""
+    dataset = _read(subject, settings, regression=False)
+    return Suite.whole("all", dataset.images, dataset.annotations)

@@ -1,0 +1,118 @@
+"""Say what a model holds: inputs, outputs, sites, what is left out, and where its work lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, helper
+
+from repairkit.core.errors import RepairkitError
+from repairkit.core.filters import Site
+from repairkit.engine.runner import Runner
+from repairkit.graph.index import GraphIndex
+from repairkit.graph.rebatch import fixed_batch
+from repairkit.graph.sites import LeftOut, Survey, survey
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import Subject
+from repairkit.workflows.verify import noise_images
+
+
+@dataclass(frozen=True)
+class SiteFacts:
+    """A site and its share of the multiplications of all sites; None where it is not known."""
+
+    site: Site
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `repairkit inspect` shows."""
+
+    subject: Subject
+    sites: tuple[SiteFacts, ...]
+    left_out: tuple[LeftOut, ...]
+    batch: str
+    outputs: tuple[str, ...]
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        spec = self.subject.spec
+        return {
+            "model": {"path": str(self.subject.file.path), "digest": self.subject.file.digest},
+            "opset": {o.domain or "ai.onnx": o.version for o in self.subject.model.opset_import},
+            "input": {
+                "name": self.subject.input_name,
+                "shape": list(spec.shape),
+                "layout": spec.layout,
+                "dtype": spec.dtype.name,
+                "batch": self.batch,
+            },
+            "outputs": list(self.outputs),
+            "judged_output": self.subject.output,
+            "n_sites": len(self.sites),
+            "n_filters": sum(s.site.n_channels for s in self.sites),
+            "sites": [
+                {
+                    "site": s.site.name,
+                    "kind": s.site.kind,
+                    "filters": s.site.n_channels,
+                    "tensor": s.site.tensor,
+                    "share": s.share,
+                }
+                for s in self.sites
+            ],
+            "left_out": [
+                {"layer": x.name, "kind": x.kind, "reason": x.reason} for x in self.left_out
+            ],
+            "note": self.note,
+        }
+
+
+def inspect(subject: Subject, settings: Settings) -> Inspection:
+    """List sites and layers left out; a model without sites is no error here.
+
+    Raises:
+        SettingsError: unknown `sites_at` or `include`.
+    """
+    found = survey(
+        subject.model, output=settings.output, at=settings.sites_at, include=settings.include
+    )
+    shares, note = _shares(subject, found)
+    step = fixed_batch(subject.model, subject.input_name)
+    return Inspection(
+        subject,
+        tuple(SiteFacts(s, shares.get(s.name)) for s in found.sites),
+        found.left_out,
+        "any" if step is None else f"fixed at {step}",
+        GraphIndex(subject.model).outputs,
+        note,
+    )
+
+
+def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
+    """Each site's share of the multiplications, from the shapes that one noise image gives."""
+    tapped = ModelProto()
+    tapped.CopyFrom(subject.model)
+    known = {o.name for o in tapped.graph.output}
+    names = [found.index.nodes[found.layers[s.name].node].output[0] for s in found.sites]
+    for name in dict.fromkeys(names):
+        if name not in known:
+            tapped.graph.output.append(helper.make_empty_tensor_value_info(name))
+    step = fixed_batch(subject.model, subject.input_name)
+    try:
+        runner = Runner(
+            tapped, subject.input_name, step, outputs=tuple(dict.fromkeys(names)), device="cpu"
+        )
+        answers = runner.run(noise_images(subject, 1)) if names else {}
+    except RepairkitError as error:
+        return {}, f"shares of the arithmetic are not known: {error}"
+    work = {}
+    for site, name in zip(found.sites, names, strict=True):
+        kernel = found.constants.array(found.layers[site.name].kernel)
+        per_output = kernel.size / site.n_channels
+        work[site.name] = float(np.prod(answers[name].shape[1:]) * per_output)
+    total = sum(work.values()) or 1.0
+    return {name: amount / total for name, amount in work.items()}, ""

@@ -1,0 +1,39 @@
+"""Write a model with run-time mask inputs, for other tools to drive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from repairkit.core.filters import Site
+from repairkit.graph.bake import representable
+from repairkit.graph.files import write_model
+from repairkit.graph.instrument import instrument
+from repairkit.graph.levels import bias_levels, zero_levels
+from repairkit.graph.sites import select_sites, survey
+from repairkit.workflows.bench import prepare
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import Subject
+
+
+def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple[Site, ...]:
+    """Write the instrumented model; means are measured unless filters are absent otherwise.
+
+    Returns:
+        The sites that got a mask input.
+
+    Raises:
+        SettingsError: means are wanted and there is no data.
+        RepairkitError: anything else that the user can mend.
+    """
+    found = survey(
+        subject.model, output=settings.output, at=settings.sites_at, include=settings.include
+    )
+    sites = select_sites(found, settings.sites)
+    if settings.absent == "mean":
+        bench = prepare(subject, settings)
+        levels = bench.means
+    else:
+        wanted = zero_levels(sites) if settings.absent == "zero" else bias_levels(found, sites)
+        levels = representable(found, wanted)
+    write_model(instrument(subject.model, sites, levels), out)
+    return sites

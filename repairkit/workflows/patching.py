@@ -1,0 +1,320 @@
+"""Choose filters, bake them, prove the result and write it with its patch file and report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from repairkit.core.errors import RunFolderError, SettingsError, TargetNotMetError
+from repairkit.core.filters import Filter
+from repairkit.core.patch import Evaluation, Figure, Patch
+from repairkit.core.suite import Suite
+from repairkit.engine.runner import Runner
+from repairkit.graph.bake import bake
+from repairkit.graph.files import digest_of, write_model
+from repairkit.graph.rebatch import fixed_batch
+from repairkit.graph.revert import read_claims, write_claims
+from repairkit.metrics import difference, evaluate
+from repairkit.repairs import Trial, choose, make_patch, propose_patches
+from repairkit.workflows.bench import Bench, prepare, run_suite
+from repairkit.workflows.files import write_json
+from repairkit.workflows.patch_file import PatchFile, write_patch_file
+from repairkit.workflows.run_folder import RunFolder
+from repairkit.workflows.score import Progress, Scored, ScoreSettings, score_bench, versions
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import Subject
+from repairkit.workflows.verify import Verified, prove_patch, sign_claim
+
+_PROOF_IMAGES = 64
+FAIRNESS_VALUE = "group_accuracy"
+FAIRNESS_OBJECTIVE = "worst_group_accuracy"
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """What to freeze, and under which conditions.
+
+    Attributes:
+        remove: filters to freeze whatever they are worth; nothing is chosen.
+        scores: a run folder whose values rank the candidates.
+        fairness: rank by `group_accuracy`, choose by `worst_group_accuracy`.
+        at_most: filters frozen together at the most.
+        max_drop: overall accuracy that may be lost on the selection images, a share of them.
+        score: how to score where no run is given.
+    """
+
+    remove: tuple[Filter, ...] = ()
+    scores: Path | None = None
+    fairness: bool = False
+    at_most: int = 16
+    max_drop: float = 0.01
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+
+    def __post_init__(self) -> None:
+        if not (self.remove or self.scores or self.fairness):
+            raise SettingsError(
+                "nothing says what to freeze; use --fairness, --scores RUN or --remove ID,..."
+            )
+        if self.remove and (self.scores or self.fairness):
+            raise SettingsError("--remove names the filters itself; leave out the other choice")
+        if self.at_most < 1 or not 0 <= self.max_drop <= 1:
+            raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Patched:
+    """A patch that was made, proven and written."""
+
+    out: Path
+    patch_file: Path
+    report_file: Path
+    patch: Patch
+    verified: Verified
+    trials: tuple[Trial, ...]
+    objective: str
+    before: Evaluation
+    after: Evaluation
+    change: dict[str, Figure]
+    document: dict[str, Any]
+
+
+def patch(
+    subject: Subject,
+    settings: Settings,
+    how: PatchSettings,
+    *,
+    out: Path,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Patched:
+    """Repair a model, or say why not and write nothing.
+
+    Raises:
+        TargetNotMetError: freezing nothing is best on the selection images.
+        VerificationError: the result could not be proven; nothing is written.
+        RepairkitError: anything else that the user can mend.
+    """
+    _check_place(subject, out)
+    if how.fairness:
+        if not settings.groups:
+            raise SettingsError(
+                "--fairness needs groups; name the columns with --group, or in repairkit.toml"
+            )
+        settings = replace(settings, metrics=(FAIRNESS_VALUE,))
+    bench = prepare(subject, settings)
+    objective = FAIRNESS_OBJECTIVE if how.fairness else settings.metrics[0]
+    scored: Scored | None = None
+    trials: tuple[Trial, ...] = ()
+    if how.remove:
+        players = np.array([bench.roster.column(f) for f in how.remove], np.intp)
+        chosen = make_patch(players, bench.roster, bench.means)
+    else:
+        scored, values = _values(bench, how, on_progress)
+        trials = tuple(_try(bench, values, objective, how))
+        chosen = _choose(trials, how, objective, bench)
+    return _finish(bench, chosen, how, trials, objective, scored, out)
+
+
+def _check_place(subject: Subject, out: Path) -> None:
+    if out.exists() and out.resolve() == subject.file.path.resolve():
+        raise SettingsError(f"{out}: is the model itself; choose another place with -o")
+    if out.is_dir():
+        raise RunFolderError(f"{out}: is a folder; give the name of a file with -o")
+
+
+def _values(
+    bench: Bench, how: PatchSettings, on_progress: Callable[[Progress], None] | None
+) -> tuple[Scored | None, NDArray[np.float64]]:
+    if how.scores is not None:
+        folder = RunFolder(how.scores)
+        run = folder.read()
+        if run["model"]["digest"] != bench.subject.file.digest:
+            raise RunFolderError(
+                f"{how.scores}: holds scores of another model ({run['model']['path']})"
+            )
+        if not run["finished"]:
+            raise RunFolderError(f"{how.scores}: is not finished; go on with score --resume")
+        return None, folder.read_values(bench.roster)
+    scored = score_bench(bench, how.score, on_progress=on_progress)
+    return scored, scored.scores.values[:, 0]
+
+
+def _try(
+    bench: Bench, values: NDArray[np.float64], objective: str, how: PatchSettings
+) -> list[Trial]:
+    """The model as it is, then the 1, 2, ... most harmful filters frozen."""
+    suite = bench.parts.selection
+    metrics = bench.metrics((objective, "accuracy"))
+    game = bench.game(suite, metrics)
+    patches = [Patch(()), *propose_patches(values, bench.roster, bench.means, at_most=how.at_most)]
+    trials = []
+    for candidate in patches:
+        coalition = np.ones(len(bench.roster), bool)
+        coalition[[bench.roster.column(f) for f in candidate.filters]] = False
+        outputs = game.outputs(coalition)
+        figures = [_figure(m, outputs, suite) for m in metrics]
+        trials.append(Trial(candidate, figures[0], figures[1]))
+    return trials
+
+
+def _figure(metric: Any, outputs: NDArray[Any], suite: Suite) -> float:
+    scores = metric.score(outputs, suite.annotations)
+    if not metric.per_image:
+        return float(scores)
+    return float(scores @ metric.weights(suite.annotations))
+
+
+def _choose(trials: tuple[Trial, ...], how: PatchSettings, objective: str, bench: Bench) -> Patch:
+    best, plain = choose(trials, max_drop=how.max_drop), trials[0]
+    if not len(best.patch):
+        unbound = max(trials, key=lambda t: t.objective)
+        found = (
+            "no filter has a negative value"
+            if len(trials) == 1
+            else f"the best of {len(trials) - 1} patches gives {unbound.objective:.4f} with "
+            f"{len(unbound.patch)} frozen and accuracy {unbound.accuracy:.4f}"
+        )
+        raise TargetNotMetError(
+            f"no repair: {objective} is {plain.objective:.4f} on the "
+            f"{len(bench.parts.selection)} selection images with accuracy {plain.accuracy:.4f} as "
+            f"the model is; {found}; nothing was written"
+        )
+    return best.patch
+
+
+def _finish(
+    bench: Bench,
+    chosen: Patch,
+    how: PatchSettings,
+    trials: tuple[Trial, ...],
+    objective: str,
+    scored: Scored | None,
+    out: Path,
+) -> Patched:
+    """Bake, prove, judge once on the test part, and write."""
+    subject, settings = bench.subject, bench.settings
+    baked = bake(subject.model, chosen, found=bench.original)
+    claims = read_claims(subject.model)
+    draft = PatchFile(
+        chosen,
+        baked.edits,
+        subject.file.digest,
+        "",
+        settings.sites_at,
+        settings.include,
+        subject.output,
+        {},
+    )
+    write_claims(baked.model, [*claims, sign_claim(draft.claim())])
+    calibration = bench.parts.calibration
+    proof_images = calibration.batch(np.arange(min(_PROOF_IMAGES, len(calibration))))
+    verified = prove_patch(
+        subject, bench.original, chosen, baked.model, baked.edits, images=proof_images
+    )
+    before, after, change = _judge(bench, baked.model, objective)
+    document = _document(bench, how, trials, objective, scored, before, after, change, verified)
+    file = replace(draft, result_digest=digest_of(baked.model), story=document)
+    patch_path = out.with_name(f"{out.stem}.patch.json")
+    report_path = out.with_name(f"{out.stem}.report.json")
+    write_patch_file(patch_path, file)
+    write_json(
+        report_path,
+        {
+            "schema": 1,
+            "kind": "repairkit report",
+            **document,
+            "patch": file.claim(),
+            "patch_digest": file.digest,
+            "source": {"path": str(subject.file.path), "digest": subject.file.digest},
+            "result": {"path": str(out), "digest": file.result_digest},
+        },
+    )
+    write_model(baked.model, out)
+    return Patched(
+        out,
+        patch_path,
+        report_path,
+        chosen,
+        verified,
+        trials,
+        objective,
+        before,
+        after,
+        change,
+        document,
+    )
+
+
+def _judge(
+    bench: Bench, patched: ModelProto, objective: str
+) -> tuple[Evaluation, Evaluation, dict[str, Figure]]:
+    """Figures before and after on the test part, and the paired difference."""
+    suite, settings = bench.parts.test, bench.settings
+    names = ["accuracy"] if bench.n_classes else []
+    names += [objective] if objective not in names else []
+    if settings.groups and bench.n_classes:
+        names += [n for n in (FAIRNESS_OBJECTIVE, FAIRNESS_VALUE) if n not in names]
+    metrics = bench.metrics(names)
+    step = fixed_batch(bench.subject.model, bench.subject.input_name)
+    runner = Runner(
+        patched,
+        bench.subject.input_name,
+        step,
+        outputs=(bench.subject.output,),
+        device=settings.device,
+    )
+    outputs = (bench.run_plain(suite), run_suite(runner, suite, settings.batch_size))
+    common: dict[str, Any] = {"form": bench.form, "seed": settings.seed}
+    before, after = (
+        evaluate(o, suite.annotations, metrics, suite=suite.name, **common) for o in outputs
+    )
+    change = difference(*outputs, suite.annotations, metrics, **common)
+    return before, after, change
+
+
+def _document(
+    bench: Bench,
+    how: PatchSettings,
+    trials: tuple[Trial, ...],
+    objective: str,
+    scored: Scored | None,
+    before: Evaluation,
+    after: Evaluation,
+    change: dict[str, Figure],
+    verified: Verified,
+) -> dict[str, Any]:
+    parts = bench.parts
+    return {
+        "versions": versions(),
+        "objective": objective,
+        "choice": {
+            "how": "named" if how.remove else "fairness" if how.fairness else "scores",
+            "scores": None if how.scores is None else str(how.scores),
+            "at_most": how.at_most,
+            "max_drop": how.max_drop,
+            "absent": bench.settings.absent,
+            "seed": bench.settings.seed,
+        },
+        "data": {"path": str(bench.settings.data), "digest": bench.dataset.digest},
+        "parts": {
+            "how": parts.how,
+            "overlaps": [list(pair) for pair in parts.overlaps],
+            **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
+        },
+        "trials": [
+            {"n_frozen": len(t.patch), objective: t.objective, "accuracy": t.accuracy}
+            for t in trials
+        ],
+        "evaluations": {
+            "before": asdict(before),
+            "after": asdict(after),
+            "difference": {name: asdict(figure) for name, figure in change.items()},
+        },
+        "verification": verified.to_json(),
+        "scoring": None if scored is None else scored.document,
+    }

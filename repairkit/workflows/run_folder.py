@@ -1,0 +1,169 @@
+"""A run folder: `run.json`, `scores.csv` and `checkpoint` of one scoring."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import RunFolderError
+from repairkit.core.filters import Filter, Roster
+from repairkit.core.scores import Scores
+from repairkit.workflows.files import read_json, write_json, write_text
+
+SCHEMA = 1
+_COLUMNS = (
+    "filter",
+    "site",
+    "channel",
+    "value",
+    "std_error",
+    "ci_low",
+    "ci_high",
+    "samples",
+    "decided",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one scoring keeps its files."""
+
+    path: Path
+
+    @property
+    def run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def scores_file(self) -> Path:
+        return self.path / "scores.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    def claim(self, key: str, model_digest: str, *, resume: bool) -> None:
+        """Make sure that the folder is free for this run, or holds it already.
+
+        Raises:
+            RunFolderError: it holds another model's run, an unfinished run that was not asked
+                to be resumed, something else altogether, or nothing to resume.
+        """
+        if not self.run_file.is_file():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise RunFolderError(
+                    f"{self.path}: exists and is no run folder; choose another place with -o"
+                )
+            if resume:
+                raise RunFolderError(
+                    f"{self.path}: holds no run to resume; leave --resume out to start one"
+                )
+            return
+        known = self.read()
+        if known["model"]["digest"] != model_digest:
+            raise RunFolderError(
+                f"{self.path}: holds a run of another model ({known['model']['path']}); choose "
+                "another place with -o"
+            )
+        if resume and known["key"] != key:
+            raise RunFolderError(
+                f"{self.path}: holds a run with other settings or data, which cannot be resumed "
+                "with these; repeat its settings (see run.json), or choose another place with -o"
+            )
+        if not resume and not known["finished"]:
+            raise RunFolderError(
+                f"{self.path}: holds an unfinished run; go on with --resume, or choose another "
+                "place with -o"
+            )
+
+    def read(self) -> dict[str, Any]:
+        """The contents of `run.json`.
+
+        Raises:
+            RunFolderError: it is missing or not what this version writes.
+        """
+        document = read_json(self.run_file, "a run")
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise RunFolderError(
+                f"{self.run_file}: is not a run of this version (schema {SCHEMA} was expected)"
+            )
+        return document
+
+    def write(self, document: Mapping[str, Any]) -> None:
+        write_json(self.run_file, dict(document))
+
+    def write_scores(self, scores: Scores, roster: Roster) -> None:
+        write_text(self.scores_file, scores_csv(scores, roster))
+
+    def read_values(self, roster: Roster) -> NDArray[np.float64]:
+        """The first metric's value of every filter of the roster; NaN where it was not scored.
+
+        Raises:
+            RunFolderError: the file is missing or broken.
+            SettingsError: it names a filter that the model does not have.
+        """
+        values = np.full(len(roster), np.nan)
+        try:
+            with self.scores_file.open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    values[roster.column(Filter.parse(row["filter"]))] = float(row["value"])
+        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+            raise RunFolderError(
+                f"{self.scores_file}: cannot be read as scores ({error}); score the model again"
+            ) from error
+        return values
+
+
+def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
+    """The rows of `scores.csv`, in rank order."""
+    filters = roster.filters
+    rows = []
+    for player in scores.ranking().tolist():
+        row: dict[str, Any] = {
+            "filter": filters[player].id,
+            "site": filters[player].site,
+            "channel": filters[player].channel,
+            "value": float(scores.values[player, 0]),
+            "std_error": float(scores.std_errors[player, 0]),
+            "ci_low": float(scores.ci_low[player, 0]),
+            "ci_high": float(scores.ci_high[player, 0]),
+            "samples": int(scores.samples[player]),
+            "decided": bool(scores.decided[player]),
+        }
+        for column, metric in enumerate(scores.metrics[1:], start=1):
+            row[f"value:{metric}"] = float(scores.values[player, column])
+        rows.append(row)
+    return rows
+
+
+def scores_csv(scores: Scores, roster: Roster) -> str:
+    """The text of `scores.csv`: numbers in their shortest exact form."""
+    text = io.StringIO()
+    extra = [f"value:{metric}" for metric in scores.metrics[1:]]
+    writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n")
+    writer.writeheader()
+    for row in scores_table(scores, roster):
+        writer.writerow({**row, "decided": "true" if row["decided"] else "false"})
+    return text.getvalue()
+
+
+def finite_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows for JSON, which has no infinity: an unbounded interval becomes null."""
+    return [
+        {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
+        for row in rows
+    ]
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """A digest of everything that the result of a run depends on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

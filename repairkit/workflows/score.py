@@ -1,0 +1,338 @@
+"""Score a model's filters into a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import repairkit
+from repairkit.core.game import Round
+from repairkit.core.metric import Metric
+from repairkit.core.scores import Budget, Estimator, Run, Scores, Spent
+from repairkit.engine.game import ModelGame
+from repairkit.engine.runtime import load_runtime, session_device
+from repairkit.estimators import ESTIMATORS, CheckpointStore, Estimation, estimate, make_estimator
+from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.norms import NORMS, score_norms
+from repairkit.workflows.run_folder import SCHEMA, RunFolder, finite_rows, key_of, scores_table
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import Subject
+
+logger = logging.getLogger(__name__)
+
+METHODS = (*ESTIMATORS, *NORMS)
+_EVALUATIONS_PER_FILTER = 50
+_TRUNCATION_SHARE = 0.2
+_PROGRESS_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a scoring is; `seconds_left` and `evaluations_left` are None without a budget."""
+
+    n_filters: int
+    n_undecided: int
+    spent: Spent
+    evaluations_per_second: float
+    evaluations_left: int | None
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How to score.
+
+    Attributes:
+        method: a name of `METHODS`, or `module:object`.
+        options: settings of the estimator that were given explicitly.
+        budget: where to stop at the latest. With neither limit given, 50 evaluations per filter.
+    """
+
+    method: str = "tmab"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished (or interrupted and saved) scoring."""
+
+    scores: Scores
+    bench: Bench
+    document: dict[str, Any]
+    folder: Path | None
+
+    def table(self) -> list[dict[str, Any]]:
+        return scores_table(self.scores, self.bench.roster)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.document, "scores": finite_rows(self.table())}
+
+
+def score(
+    subject: Subject,
+    settings: Settings,
+    how: ScoreSettings,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Scored:
+    """Estimate the value of every filter.
+
+    Args:
+        subject: the model.
+        settings: images, metrics, sites.
+        how: method and budget.
+        out: the run folder; nothing is written if None.
+        resume: go on with the unfinished run in `out`.
+        on_progress: called now and then.
+
+    Raises:
+        RepairkitError: anything that the user can mend.
+        KeyboardInterrupt: after the run was saved.
+    """
+    bench = prepare(subject, settings)
+    return score_bench(bench, how, out=out, resume=resume, on_progress=on_progress)
+
+
+def score_bench(
+    bench: Bench,
+    how: ScoreSettings,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Scored:
+    """See `score`, on a workbench that is ready."""
+    metrics = bench.metrics(bench.settings.metrics)
+    document = _document(bench, how)
+    folder = None if out is None else RunFolder(out)
+    if folder is not None:
+        folder.claim(document["key"], bench.subject.file.digest, resume=resume)
+    if how.method in NORMS:
+        estimation = score_norms(how.method, bench, metrics[0].name)
+        n_metrics = 1
+    else:
+        game = bench.game(bench.parts.selection, metrics, guard=_guard(bench, metrics))
+        ends = _ends(game, len(metrics))
+        document["metrics"] = ends
+        estimator, budget = _estimator(how, game, bench)
+        document["settings"]["estimator"] = _plain(estimator)
+        document["settings"]["budget"] = dataclasses.asdict(budget)
+        document["device"] = session_device(bench.runner.session)
+        store = None
+        if folder is not None:
+            if not resume:
+                folder.checkpoint.unlink(missing_ok=True)
+            folder.write(document)
+            store = CheckpointStore(folder.checkpoint)
+        estimation = estimate(
+            game,
+            estimator,
+            budget=budget,
+            seed=bench.settings.seed,
+            on_round=_reporter(on_progress, budget, len(bench.roster)),
+            checkpoint=store,
+        )
+        n_metrics = len(metrics)
+    scores = _first_metrics(estimation.scores, n_metrics)
+    document |= _outcome(estimation, scores)
+    if folder is not None:
+        folder.write_scores(scores, bench.roster)
+        folder.write(document)
+    return Scored(scores, bench, document, out)
+
+
+def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:
+    """Accuracy, on which walks are truncated, where the model has classes and none is asked for."""
+    if metrics[0].name == "accuracy" or bench.n_classes == 0:
+        return None
+    return bench.metrics(("accuracy",))[0]
+
+
+def _ends(game: ModelGame, n_metrics: int) -> dict[str, dict[str, float]]:
+    """V(all) and V(none) of every metric, on all selection images."""
+    n = game.facts.n_players
+    values = game.play(Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))).values
+    return {
+        name: {"all": float(values[0, i]), "none": float(values[1, i])}
+        for i, name in enumerate(game.facts.metrics[:n_metrics])
+    }
+
+
+def _estimator(how: ScoreSettings, game: ModelGame, bench: Bench) -> tuple[Estimator, Budget]:
+    options = dict(how.options)
+    budget = how.budget
+    if how.method == "tmab":
+        options.setdefault("batch_size", bench.settings.batch_size)
+        if "truncate_at" not in options and bench.n_classes > 1:
+            options["truncate_at"] = default_truncation(game, bench.n_classes)
+    elif how.method == "permutation":
+        options.setdefault("batch_size", bench.settings.batch_size)
+    if budget == Budget() and how.method in ("tmab", "permutation"):
+        walks = 2 * (game.facts.n_players + 1)
+        budget = Budget(max(_EVALUATIONS_PER_FILTER * game.facts.n_players, walks))
+    return make_estimator(how.method, **options), budget
+
+
+def default_truncation(game: ModelGame, n_classes: int) -> float:
+    """v_T: accuracy at which a fifth of what the model has above chance is left."""
+    facts = game.facts
+    rng = np.random.default_rng(0)
+    images = facts.pool.draw(rng, 4096)[None]
+    full = float(
+        game.play(Round(np.ones((1, facts.n_players), bool), images)).values[0, facts.guard]
+    )
+    chance = 1.0 / n_classes
+    return chance + _TRUNCATION_SHARE * max(full - chance, 0.0)
+
+
+def _reporter(
+    on_progress: Callable[[Progress], None] | None, budget: Budget, n_filters: int
+) -> Callable[[Run, Spent], None] | None:
+    """Tells `on_progress` now and then, since reading a run costs time."""
+    if on_progress is None:
+        return None
+    last = [-_PROGRESS_SECONDS]
+    first: list[tuple[float, int]] = []
+
+    def report(run: Run, spent: Spent) -> None:
+        now = time.monotonic()
+        if not first:
+            first.append((now, spent.evaluations))
+        if now - last[0] < _PROGRESS_SECONDS:
+            return
+        last[0] = now
+        rate = (spent.evaluations - first[0][1]) / max(now - first[0][0], 1e-9)
+        left, seconds = None, None
+        if budget.max_evaluations is not None:
+            left = max(budget.max_evaluations - spent.evaluations, 0)
+            seconds = left / rate if rate > 0 else None
+        if budget.time_limit_seconds is not None:
+            remaining = max(budget.time_limit_seconds - spent.seconds, 0.0)
+            seconds = remaining if seconds is None else min(seconds, remaining)
+        undecided = int((~run.read().decided).sum()) if spent.evaluations else n_filters
+        on_progress(Progress(n_filters, undecided, spent, rate, left, seconds))
+
+    return report
+
+
+def _document(bench: Bench, how: ScoreSettings) -> dict[str, Any]:
+    """`run.json` as it stands before anything is estimated."""
+    settings, parts = bench.settings, bench.parts
+    asked = {
+        "method": how.method,
+        "estimator": dict(how.options),
+        "budget": dataclasses.asdict(how.budget),
+        **{
+            name: _plain(getattr(settings, name))
+            for name in (
+                "metrics",
+                "groups",
+                "class_names",
+                "preprocessing",
+                "parts",
+                "output",
+                "sites",
+                "sites_at",
+                "include",
+                "absent",
+                "batch_size",
+                "seed",
+            )
+        },
+    }
+    model = {"path": str(bench.subject.file.path), "digest": bench.subject.file.digest}
+    data = {
+        "path": str(settings.data),
+        "digest": bench.dataset.digest,
+        "n_images": len(bench.dataset.annotations),
+    }
+    key = key_of(
+        {k: v for k, v in asked.items() if k != "budget"}
+        | {"model": model["digest"], "data": data["digest"]}
+    )
+    return {
+        "schema": SCHEMA,
+        "kind": "repairkit run",
+        "versions": versions(),
+        "key": key,
+        "model": model,
+        "data": data,
+        "settings": asked,
+        "parts": {
+            "how": parts.how,
+            "overlaps": [list(pair) for pair in parts.overlaps],
+            **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
+        },
+        "batching": bench.batching.how,
+        "engine": "instrumented",
+        "n_filters": len(bench.roster),
+        "n_sites": len(bench.roster.sites),
+        "notes": list(bench.dataset.notes),
+        "metrics": {},
+        "finished": False,
+    }
+
+
+def _outcome(estimation: Estimation, scores: Scores) -> dict[str, Any]:
+    spent = estimation.spent
+    return {
+        "finished": True,
+        "decided": bool(scores.decided.all()),
+        "n_undecided": int((~scores.decided).sum()),
+        "reason": estimation.reason,
+        "confidence": scores.confidence,
+        "interval": scores.interval,
+        "adds_up": scores.efficient,
+        "sum_of_values": float(scores.values[:, 0].sum()),
+        "evaluations": spent.evaluations,
+        "image_passes": spent.image_passes,
+        "rounds": spent.rounds,
+        "seconds": round(spent.seconds, 3),
+    }
+
+
+def _first_metrics(scores: Scores, n_metrics: int) -> Scores:
+    """Without the guard, which nobody asked for."""
+    return dataclasses.replace(
+        scores,
+        metrics=scores.metrics[:n_metrics],
+        values=scores.values[:, :n_metrics],
+        std_errors=scores.std_errors[:, :n_metrics],
+        ci_low=scores.ci_low[:, :n_metrics],
+        ci_high=scores.ci_high[:, :n_metrics],
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON holds it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    import onnx
+
+    return {
+        "repairkit": repairkit.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": load_runtime().__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,105 @@
+"""Settings of a job: options first, then `repairkit.toml`, then defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repairkit.core.errors import SettingsError
+from repairkit.data import PartPlan, Preprocessing, Project
+
+ABSENT = ("mean", "zero", "bias")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the model that a job on images needs.
+
+    Attributes:
+        data: a folder, a manifest or an `.npz`.
+        metrics: the first steers the search.
+        groups: columns that are crossed into groups.
+        class_names: in the order of the model's outputs.
+        preprocessing: how stored images become the model's input.
+        parts: how images are shared out.
+        output: the output that is judged; the first if None.
+        sites: patterns of site names; all sites if empty.
+        sites_at: `pre-activation` or `activation`.
+        include: further kinds of sites (`dense`).
+        absent: what an absent filter yields: `mean`, `zero` or `bias`.
+        device: `auto`, `cpu` or `cuda`.
+        workers: threads; the number of cores if None. Never changes a result.
+        batch_size: images in one run, and in one drawn batch.
+        seed: of the parts, the search and the intervals.
+    """
+
+    data: Path | None = None
+    metrics: tuple[str, ...] = ("accuracy",)
+    groups: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    parts: PartPlan = field(default_factory=PartPlan)
+    output: str | None = None
+    sites: tuple[str, ...] = ()
+    sites_at: str = "pre-activation"
+    include: tuple[str, ...] = ()
+    absent: str = "mean"
+    device: str = "auto"
+    workers: int | None = None
+    batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.absent not in ABSENT:
+            raise SettingsError(
+                f"an absent filter cannot yield {self.absent!r}; choose {', '.join(ABSENT)}"
+            )
+        if self.batch_size < 1 or (self.workers is not None and self.workers < 1):
+            raise SettingsError("batch size and workers must be at least 1")
+
+
+def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
+    """Settings from options (None where not given) over a project file over defaults.
+
+    Raises:
+        SettingsError: a value that makes no sense.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    image_options = given.pop("preprocessing", {})
+    part_options = given.pop("parts", {})
+    if project is None:
+        preprocessing, parts = dict(image_options), dict(part_options)
+    else:
+        preprocessing = {**project.preprocessing, **image_options}
+        parts = {**project.parts, **part_options}
+        from_file = {
+            "data": project.data,
+            "metrics": project.metrics,
+            "groups": project.groups,
+            "class_names": project.class_names,
+            "output": project.output,
+            "seed": project.seed,
+        }
+        given = {**{n: v for n, v in from_file.items() if v not in (None, ())}, **given}
+    where = "the options" if project is None else f"{project.folder / 'repairkit.toml'} or options"
+    return Settings(
+        **given,
+        preprocessing=Preprocessing.from_mapping(preprocessing, where),
+        parts=PartPlan(**parts),
+    )
+
+
+def require_data(settings: Settings) -> Path:
+    """The data, or one line that says how to name it.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if settings.data is None:
+        raise SettingsError(
+            "no images were given; use --data with a folder of one sub-folder per class, a CSV "
+            "manifest or an .npz, or name them in repairkit.toml"
+        )
+    return settings.data

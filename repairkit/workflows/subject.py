@@ -1,0 +1,91 @@
+"""The model under study: its file, the image input that it is fed and the output that is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, ValueInfoProto
+
+from repairkit.core.errors import ModelError, SettingsError
+from repairkit.data import InputSpec
+from repairkit.graph.files import ModelFile, read_model
+from repairkit.graph.index import GraphIndex
+
+_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model file, the name and shape of its image input, and the output that is judged."""
+
+    file: ModelFile
+    input_name: str
+    spec: InputSpec
+    output: str
+
+    @property
+    def model(self) -> ModelProto:
+        return self.file.model
+
+
+def read_subject(path: Path, *, output: str | None = None, layout: str | None = None) -> Subject:
+    """Open a model and find its image input.
+
+    Raises:
+        ModelError: the file cannot be read, or it is not one image input that the model takes.
+        SettingsError: the model has no such output.
+    """
+    file = read_model(path)
+    index = GraphIndex(file.model)
+    if output is not None and output not in index.outputs:
+        raise SettingsError(
+            f"{path}: there is no output {output!r}; the outputs are {', '.join(index.outputs)}"
+        )
+    value = _image_input(path, index)
+    return Subject(file, value.name, _spec(value, index, layout), output or _first_judged(index))
+
+
+def _first_judged(index: GraphIndex) -> str:
+    return index.outputs[0]
+
+
+def _image_input(path: Path, index: GraphIndex) -> ValueInfoProto:
+    values = [i for i in index.graph.input if i.name in index.inputs]
+    images = [v for v in values if v.type.HasField("tensor_type") and len(_dims(v)) >= 3]
+    chosen = images if len(images) == 1 else values
+    if len(chosen) != 1 or len(values) != 1:
+        names = ", ".join(v.name for v in values) or "none"
+        raise ModelError(
+            f"{path}: repairkit feeds one image input and this model has these inputs: {names}; "
+            "export it with the images as its only input"
+        )
+    return chosen[0]
+
+
+def _dims(value: ValueInfoProto) -> list[int | None]:
+    return [d.dim_value or None for d in value.type.tensor_type.shape.dim]
+
+
+def _spec(value: ValueInfoProto, index: GraphIndex, layout: str | None) -> InputSpec:
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    dims = _dims(value)[1:]
+    if len(dims) != 3:
+        return InputSpec("other", tuple(dims), dtype)
+    return InputSpec(layout or _layout(value.name, dims, index), tuple(dims), dtype)
+
+
+def _layout(name: str, dims: list[int | None], index: GraphIndex) -> str:
+    """Where the channels stand: told by their number, else by a Transpose behind the input."""
+    first, last = dims[0] in _CHANNELS, dims[2] in _CHANNELS
+    if first != last:
+        return "nchw" if first else "nhwc"
+    for reader in index.readers.get(name, []):
+        node = index.nodes[reader.node]
+        if node.op_type == "Transpose":
+            order = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+            if order == [0, 3, 1, 2]:
+                return "nhwc"
+    return "nchw"

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repairkit.core.errors import DataError
+from repairkit.data.groups import CROSS as AND
+from repairkit.data.groups import cross_groups
+
+
+def cross(columns: dict[str, list[Any]], *names: str) -> tuple[list[int], tuple[str, ...]]:
+    attributes = {name: np.array(values) for name, values in columns.items()}
+    groups, group_names = cross_groups(attributes, names, lambda index: f"image {index}")
+    assert groups.dtype == np.int64
+    return groups.tolist(), group_names
+
+
+def test_crossed_values_are_joined_by_a_cross() -> None:
+    assert ascii(AND) == "' \\xd7 '"
+
+
+def test_columns_are_crossed_and_only_what_occurs_is_named() -> None:
+    columns = {"race": ["White", "Black", "Black"], "sex": ["man", "woman", "woman"]}
+    assert cross(columns, "race", "sex") == ([1, 0, 0], (f"Black{AND}woman", f"White{AND}man"))
+    assert cross(columns, "sex") == ([0, 1, 1], ("man", "woman"))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy")), min_size=1))
+def test_every_image_bears_the_name_of_its_values(rows: list[tuple[str, str]]) -> None:
+    groups, names = cross({"one": [r[0] for r in rows], "two": [r[1] for r in rows]}, "one", "two")
+    assert [names[group] for group in groups] == [AND.join(row) for row in rows]
+    assert list(names) == sorted(set(names))
+
+
+def test_numbers_are_named_as_they_are_written() -> None:
+    assert cross({"a": [2.0, 0.5]}, "a") == ([1, 0], ("0.5", "2"))
+    assert cross({"a": [True, False]}, "a")[1] == ("False", "True")
+    assert cross({"a": [np.inf]}, "a")[1] == ("inf",)
+
+
+def test_an_unknown_column_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(DataError, match=r"'rase': the data has race, sex; did you mean 'race'\?"):
+        cross({"race": ["a"], "sex": ["b"]}, "rase")
+    with pytest.raises(DataError, match="the data has no attributes"):
+        cross({}, "race")
+
+
+@pytest.mark.parametrize("values", [["a", ""], ["a", " "], [1.0, np.nan]])
+def test_a_missing_value_is_refused(values: list[Any]) -> None:
+    with pytest.raises(DataError, match="image 1: no value for 'race'"):
+        cross({"race": values}, "race")

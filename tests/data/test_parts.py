@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.suite import Suite
+from repairkit.data import PartPlan, Parts, split_parts
+from tests.data.builders import dataset
+
+LABELS = [0, 1] * 30
+GROUPS = [0, 0, 0, 1] * 15
+SPLIT = ["train"] * 30 + ["val"] * 20 + ["test"] * 10
+
+
+def suites(parts: Parts) -> dict[str, Suite]:
+    return {suite.name: suite for suite in (parts.calibration, parts.selection, parts.test)}
+
+
+def rows(parts: Parts) -> dict[str, list[int]]:
+    return {name: suite.indices.tolist() for name, suite in suites(parts).items()}
+
+
+@given(
+    cells=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), min_size=10, max_size=80),
+    seed=st.integers(0, 2**32),
+)
+def test_drawn_parts_are_disjoint_ascending_and_stratified(
+    cells: list[tuple[int, int]], seed: int
+) -> None:
+    # Enough of each group that every part has one.
+    cells = cells + [(0, 0)] * 5 + [(0, 1)] * 5
+    data = dataset([cell[0] for cell in cells], [cell[1] for cell in cells])
+    parts = split_parts(data, PartPlan(), seed=seed)
+    chosen = rows(parts)
+    assert sorted(chain.from_iterable(chosen.values())) == list(range(len(cells)))
+    assert all(part == sorted(part) for part in chosen.values())
+    assert parts.overlaps == ()
+    for cell, count in Counter(cells).items():
+        for name, share in (("calibration", 0.2), ("selection", 0.4), ("test", 0.4)):
+            assert abs(sum(cells[row] == cell for row in chosen[name]) - share * count) < 1
+
+
+def test_a_part_knows_its_images_and_annotations() -> None:
+    parts = split_parts(dataset(LABELS, GROUPS), PartPlan(), seed=0)
+    for name, suite in suites(parts).items():
+        assert suite is getattr(parts, name)
+        positions = np.arange(len(suite))
+        assert np.array_equal(suite.batch(positions)[:, 0], suite.indices)
+        assert suite.annotations.labels.tolist() == [LABELS[row] for row in suite.indices]
+        assert suite.annotations.group_names == ("g0", "g1")
+
+
+def test_one_seed_gives_one_answer_and_another_seed_another() -> None:
+    data = dataset(LABELS)
+    assert rows(split_parts(data, PartPlan(), seed=1)) == rows(
+        split_parts(data, PartPlan(), seed=1)
+    )
+    assert len({str(rows(split_parts(data, PartPlan(), seed=seed))) for seed in range(5)}) == 5
+    one_of_each = dataset(list(range(20)))
+    assert len({str(rows(split_parts(one_of_each, PartPlan(), seed=s))) for s in range(5)}) == 5
+
+
+def test_targets_are_spread_over_the_parts() -> None:
+    parts = split_parts(dataset(np.linspace(0, 1, 200).tolist()), PartPlan(), seed=0)
+    for suite in suites(parts).values():
+        assert abs(suite.annotations.labels.mean() - 0.5) < 0.03
+
+
+def test_shares_may_leave_images_unused_but_not_exceed_them() -> None:
+    parts = split_parts(dataset(LABELS), PartPlan("0.1", 0.1, "0.5"), seed=0)
+    assert {name: len(part) for name, part in rows(parts).items()} == {
+        "calibration": 6,
+        "selection": 6,
+        "test": 30,
+    }
+    with pytest.raises(SettingsError, match=r"shares of the parts add up to 1\.2; give at most 1"):
+        split_parts(dataset(LABELS), PartPlan(test=0.6), seed=0)
+
+
+def test_splits_that_bear_the_names_of_the_parts_are_taken() -> None:
+    names = ["test", "calibration", "selection", "", "train"] * 2
+    parts = split_parts(dataset([0] * 10, split=names), PartPlan(), seed=0)
+    assert rows(parts) == {"calibration": [1, 6], "selection": [2, 7], "test": [0, 5]}
+    assert parts.how == (
+        "calibration: split 'calibration', selection: split 'selection', test: split 'test'."
+    )
+
+
+def test_splits_of_other_names_must_be_assigned() -> None:
+    with pytest.raises(
+        SettingsError,
+        match=r"no calibration and no selection; it has test, train, val; .*"
+        r"--calibration, --selection all\|NAME\|SHARE",
+    ):
+        split_parts(dataset(LABELS, split=SPLIT), PartPlan(), seed=0)
+
+
+def test_named_splits_may_be_mixed_with_shares_of_the_rest() -> None:
+    parts = split_parts(dataset(LABELS, split=SPLIT), PartPlan(selection="val"), seed=3)
+    chosen = rows(parts)
+    assert chosen["selection"] == list(range(30, 50))
+    assert chosen["test"] == list(range(50, 60))
+    assert len(chosen["calibration"]) == 6
+    assert max(chosen["calibration"]) < 30
+    assert parts.overlaps == ()
+    assert "a share of 0.2" in parts.how
+    assert "shares of the images in no named split drawn by label with seed 3" in parts.how
+
+
+def test_all_a_share_and_a_name_work_together() -> None:
+    parts = split_parts(dataset(LABELS, split=SPLIT), PartPlan("all", "0.5", "val"), seed=0)
+    chosen = rows(parts)
+    assert chosen["calibration"] == list(range(60))
+    assert chosen["test"] == list(range(30, 50))
+    assert len(chosen["selection"]) == 20
+    assert parts.overlaps == (("calibration", "selection"), ("calibration", "test"))
+    assert parts.how.endswith("overlapping: calibration and selection, calibration and test.")
+
+
+def test_parts_of_one_split_overlap() -> None:
+    parts = split_parts(dataset(LABELS, split=SPLIT), PartPlan("val", "val", "test"), seed=0)
+    assert parts.overlaps == (("calibration", "selection"),)
+
+
+def test_a_split_named_like_a_share_is_a_split() -> None:
+    data = dataset([0] * 6, split=["1", "2", "3"] * 2)
+    assert rows(split_parts(data, PartPlan("1", "2", "3"), seed=0))["calibration"] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (
+            PartPlan(test="tset"),
+            r"--test is 'tset'; expected all, a share .* a split \(test, train",
+        ),
+        (PartPlan(test="tset"), "did you mean 'test'"),
+        (PartPlan(test="0"), "--test is '0'; expected a share above 0 and at most 1"),
+        (PartPlan(test=1.5), r"--test is 1\.5"),
+        (PartPlan(test=float("nan")), "--test is nan"),
+        (PartPlan(test=True), "--test is True"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(plan: PartPlan, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        split_parts(dataset(LABELS, split=SPLIT), plan, seed=0)
+
+
+def test_a_name_without_a_split_column_is_refused() -> None:
+    with pytest.raises(SettingsError, match="or the data has no split column"):
+        split_parts(dataset(LABELS), PartPlan(test="val"), seed=0)
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(SettingsError, match="seed is -1"):
+        split_parts(dataset(LABELS), PartPlan(), seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("data", "plan", "message"),
+    [
+        (dataset([0, 0]), PartPlan(), "the calibration part, a share of 0.2, would hold no image"),
+        (
+            dataset([0, 0], split=["a", "b"]),
+            PartPlan("a", "b", 0.5),
+            "the test part, a share of 0.5, would hold no image of 2; change --test",
+        ),
+        (
+            dataset([0] * 20, [0] * 18 + [1] * 2),
+            PartPlan(),
+            "part, a share of .*, holds no image of group 'g1'",
+        ),
+        (
+            dataset([0] * 4, [0, 0, 0, 1], ["a", "b", "c", "a"]),
+            PartPlan("a", "b", "c"),
+            "the selection part, split 'b', holds no image of group 'g1'; change --selection",
+        ),
+    ],
+)
+def test_a_part_without_images_or_without_a_group_is_refused(
+    data: Any, plan: PartPlan, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        split_parts(data, plan, seed=0)

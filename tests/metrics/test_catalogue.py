@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.suite import Annotations
+from repairkit.metrics import METRIC_NAMES, OutputForm, is_user_metric, make_metric
+
+LABELS = np.array([0, 1, 2, 1])
+NAMED = Annotations(
+    LABELS, class_names=("cat", "dog", "fox"), attributes={"race": LABELS, "sex": LABELS}
+)
+GROUPED = Annotations(LABELS, np.array([0, 1, 0, 1]), ("dark", "fair"), NAMED.class_names)
+CLASSES = OutputForm("logits")
+VALUES = OutputForm("values")
+
+
+def make(name: str, form: OutputForm | None = CLASSES, annotations: Annotations = NAMED):
+    return make_metric(name, form=form, annotations=annotations, n_classes=3)
+
+
+@pytest.mark.parametrize("name", [name for name in METRIC_NAMES if ":" not in name])
+def test_every_metric_with_a_fixed_name_can_be_made(name):
+    form = VALUES if name == "mean_absolute_error" else CLASSES
+    metric = make(name, form, GROUPED)
+    assert metric.name == name
+    low, high = metric.score_range
+    assert low < high
+    assert metric.weights(GROUPED).sum() == pytest.approx(1.0)
+
+
+def test_a_user_metric_is_known_by_its_colon():
+    assert is_user_metric("judge:nearest")
+    assert not is_user_metric("recall:cat")
+    assert not is_user_metric("accuracy")
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "message"),
+    [
+        ("acuracy", CLASSES, "no metric 'acuracy'; did you mean accuracy.*module:function"),
+        ("robustness", CLASSES, "no metric 'robustness'"),
+        ("zzz", CLASSES, "no metric 'zzz'; Use one of: accuracy, loss, recall:CLASS"),
+        ("recall", CLASSES, "which class.*recall:CLASS or one of: cat, dog, fox"),
+        ("recall:cats", CLASSES, "no class 'cats'; did you mean recall:cat.*0 to 2.*cat, dog, fox"),
+        ("recall:3", CLASSES, "no class '3'"),
+        ("recall:", CLASSES, "no class ''"),
+        ("group_accuracy", CLASSES, r"with --group \(columns found: race, sex\)"),
+        ("equalized_odds_difference", CLASSES, "none are named; name their column with --group"),
+        ("mean_absolute_error", CLASSES, "for regressors and this model gives logits"),
+        ("accuracy", VALUES, "needs classes and this model is judged as a regressor"),
+        ("group_accuracy", VALUES, "needs classes"),
+        ("accuracy", None, "needs class scores or one number per image"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(name, form, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        make(name, form)
+    assert "\n" not in str(caught.value)
+
+
+def test_many_classes_are_not_all_listed():
+    many = Annotations(LABELS, class_names=tuple(f"class{k}" for k in range(1000)))
+    with pytest.raises(SettingsError, match="class19 and 980 more"):
+        make("recall:zebra", annotations=many)
+
+
+def test_a_single_group_cannot_differ():
+    alone = Annotations(LABELS, np.zeros(4, np.int64), ("dark",))
+    with pytest.raises(SettingsError, match="there is only 'dark'"):
+        make("demographic_parity_difference", annotations=alone)
+    assert make("worst_group_accuracy", annotations=alone).name == "worst_group_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0, 1, 7]), r"1 of 3 labels are beyond the model's 3 classes \(first: 7\)"),
+        (np.array([-1, 1]), "first: -1"),
+        (np.array([0.5, 1.0]), "type float64 and class numbers were expected"),
+    ],
+)
+def test_labels_that_the_model_does_not_know_are_refused(labels, message):
+    with pytest.raises(DataError, match=message):
+        make("accuracy", annotations=Annotations(labels))

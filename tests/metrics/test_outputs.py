@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from repairkit.core.errors import DataError, SettingsError
+from repairkit.metrics import LOG_FLOOR, OutputForm
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(6, 4)).astype(np.float32)
+SOFTMAX = np.exp(log_softmax(LOGITS, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind"),
+    [
+        (SOFTMAX, "probabilities"),
+        (SOFTMAX.astype(np.float16), "probabilities"),
+        (SOFTMAX[:, :, None, None], "probabilities"),
+        (LOGITS, "logits"),
+        (LOGITS[:, None, None, :], "logits"),
+        (np.abs(LOGITS), "logits"),
+        (np.array([[0.2], [0.9]]), "binary-probability"),
+        (np.array([0.2, 0.9]), "binary-probability"),
+        (np.array([[True], [False]]), "binary-probability"),
+        (np.array([[-0.2], [0.9]]), "binary-logit"),
+        (np.array([0.2, 3.0]), "binary-logit"),
+        (np.round(SOFTMAX * 255).astype(np.uint8), "probabilities"),
+        (np.array([[200, 210, 190]], np.uint8), "logits"),
+        (np.array([[-5, 7, 0]], np.int8), "logits"),
+        (np.array([[np.nan, 0.5], [0.5, 0.5]]), "probabilities"),
+    ],
+)
+def test_the_form_is_told_from_real_outputs(outputs, kind):
+    assert OutputForm.detect(outputs).kind == kind
+
+
+def test_a_regressor_gives_values():
+    form = OutputForm.detect(np.array([[3.0], [40.0]]), regression=True)
+    assert form == OutputForm("values")
+    assert form.n_classes(np.zeros((2, 1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("outputs", "regression", "error", "message"),
+    [
+        (np.zeros((2, 4420, 2)), False, SettingsError, r"shape \(2, 4420, 2\).*module:function"),
+        (np.array(["a", "b"]), False, SettingsError, "type <U1.*--output"),
+        (np.float32(3), False, SettingsError, r"shape \(\)"),
+        (np.zeros((2, 3)), True, SettingsError, "3 numbers per image.*--output"),
+        (np.array([3, 7]), False, SettingsError, "whole number per image, up to 7"),
+        (np.full((2, 3), np.nan), False, DataError, "none of the 2 outputs.*preprocessing"),
+        (np.zeros((0, 3)), False, DataError, "no outputs to judge"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_in_one_line(outputs, regression, error, message):
+    with pytest.raises(error, match=message) as caught:
+        OutputForm.detect(outputs, regression=regression)
+    assert "\n" not in str(caught.value)
+
+
+def test_binary_outputs_are_two_classes():
+    probabilities, logits = OutputForm("binary-probability"), OutputForm("binary-logit")
+    assert probabilities.n_classes(np.zeros((3, 1))) == 2
+    np.testing.assert_allclose(probabilities.class_scores(np.array([0.25])), [[0.75, 0.25]])
+    np.testing.assert_allclose(logits.class_scores(np.array([[2.0]])), [[0.0, 2.0]])
+    np.testing.assert_array_equal(probabilities.predictions(np.array([0.49, 0.5])), [0, 1])
+    np.testing.assert_array_equal(logits.predictions(np.array([[-0.1], [0.0]])), [0, 1])
+    np.testing.assert_allclose(np.exp(logits.log_probabilities(np.array([0.7]))).sum(axis=1), [1.0])
+
+
+def test_logits_and_their_softmax_say_the_same():
+    from_logits = OutputForm("logits").log_probabilities(LOGITS)
+    from_softmax = OutputForm("probabilities").log_probabilities(SOFTMAX)
+    np.testing.assert_allclose(from_logits, from_softmax, rtol=1e-5)
+    np.testing.assert_allclose(from_logits, log_softmax(LOGITS, axis=1), rtol=1e-5)
+
+
+def test_a_quantised_softmax_is_divided_by_its_sum():
+    scores = OutputForm("probabilities").class_scores(np.array([[51, 204], [0, 0]], np.uint8))
+    np.testing.assert_allclose(scores, [[0.2, 0.8], [0.0, 0.0]])
+
+
+def test_log_probabilities_have_a_floor_and_a_ceiling():
+    assert pytest.approx(1e-7) == np.exp(LOG_FLOOR)
+    logs = OutputForm("logits").log_probabilities(np.array([[0.0, 500.0]]))
+    np.testing.assert_array_equal(logs, [[LOG_FLOOR, 0.0]])
+    logs = OutputForm("probabilities").log_probabilities(np.array([[-0.1, 1.1]]))
+    np.testing.assert_array_equal(logs, [[LOG_FLOOR, 0.0]])
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "logits"])
+def test_rows_with_a_nan_are_wrong_and_never_raise(kind):
+    outputs = np.array([[0.1, np.nan, 0.9], [0.2, 0.2, 0.6]])
+    form = OutputForm(kind)
+    np.testing.assert_array_equal(form.predictions(outputs), [-1, 2])
+    logs = form.log_probabilities(outputs)
+    np.testing.assert_array_equal(logs[0], np.full(3, LOG_FLOOR))
+    assert (logs[1] > LOG_FLOOR).all()
+
+
+@pytest.mark.parametrize("kind", ["binary-probability", "binary-logit"])
+def test_a_binary_nan_is_wrong_and_never_raises(kind):
+    form = OutputForm(kind)
+    np.testing.assert_array_equal(form.predictions(np.array([np.nan, 0.9])), [-1, 1])
+    logs = form.log_probabilities(np.array([[np.nan]]))
+    np.testing.assert_array_equal(logs, [[LOG_FLOOR, LOG_FLOOR]])
+
+
+def test_infinite_logits_never_raise():
+    outputs = np.array([[np.inf, 0.0], [-np.inf, -np.inf], [-np.inf, 1.0]])
+    form = OutputForm("logits")
+    np.testing.assert_array_equal(form.predictions(outputs), [0, 0, 1])
+    logs = form.log_probabilities(outputs)
+    np.testing.assert_array_equal(logs[:2], np.full((2, 2), LOG_FLOOR))
+    np.testing.assert_array_equal(logs[2], [LOG_FLOOR, 0.0])
+
+
+def test_the_first_of_equal_scores_is_predicted():
+    np.testing.assert_array_equal(OutputForm("logits").predictions(np.ones((1, 3))), [0])

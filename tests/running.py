@@ -1,0 +1,41 @@
+"""Run models in ONNX Runtime, without repairkit's own engine in the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto
+
+from repairkit.core.filters import FilterMeans, Site
+from repairkit.graph.instrument import mask_name, mask_shape
+
+
+def run(model: ModelProto, feeds: dict[str, Any], *, optimise: bool = False) -> list[Any]:
+    """All outputs of a model."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, feeds)
+
+
+def all_present(sites: tuple[Site, ...]) -> dict[str, Any]:
+    """Masks under which every filter computes as trained."""
+    return {mask_name(site): np.ones(mask_shape(site, 1), bool) for site in sites}
+
+
+def random_levels(sites: tuple[Site, ...], seed: int = 0) -> FilterMeans:
+    """Levels to freeze at, of the size of a typical activation."""
+    rng = np.random.default_rng(seed)
+    return {s.name: rng.standard_normal(s.n_channels).astype(np.float32) for s in sites}
+
+
+def input_name(model: ModelProto) -> str:
+    """The image input."""
+    stored = {t.name for t in model.graph.initializer}
+    return next(i.name for i in model.graph.input if i.name not in stored)

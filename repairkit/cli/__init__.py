@@ -6,7 +6,6 @@ import logging
 import sys
 import traceback
 
-import click
 import typer
 
 import repairkit
@@ -34,6 +33,8 @@ app.command("instrument")(instrument_command)
 app.command("demo")(demo_command)
 
 _INTERRUPTED = 130
+# Typer brings its own copy of click from some version on; this is the base of its usage errors.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 @app.callback(invoke_without_command=True)
@@ -53,18 +54,18 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s")
-    sys.path.insert(0, "")  # `module:function` is looked up from the working folder too
-    sys.exit(_run(arguments, debug=debug))
+    sys.path.append("")  # `module:function` is looked up in the working folder too, last
+    sys.exit(run(arguments, debug=debug))
 
 
-def _run(arguments: list[str], *, debug: bool) -> int:
+def run(arguments: list[str], *, debug: bool = False) -> int:
+    """Run one command; its exit code."""
     try:
         code = app(arguments, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; a run folder keeps what was done, go on with --resume", 130)
+    except _UsageError as error:
+        return _fail(f"{error} (repairkit COMMAND --help lists the options)", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        return _interrupted()
     except RepairkitError as error:
         if debug:
             traceback.print_exc()
@@ -78,7 +79,13 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         return _fail(
             f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)", 1
         )
+    if code == _INTERRUPTED:
+        return _interrupted()
     return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; a run folder keeps what was done, go on with --resume", _INTERRUPTED)
 
 
 def _fail(text: str, code: int) -> int:

@@ -2,6 +2,51 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated
 
-def demo_command() -> None:
-    """The whole story on the packaged sample."""
+import typer
+
+from repairkit.cli import options, show
+from repairkit.cli.patch_command import print_patched, to_json
+from repairkit.graph.files import read_model
+from repairkit.workflows.patch_file import read_patch_file
+from repairkit.workflows.patching import PatchSettings, patch
+from repairkit.workflows.verify import verify
+
+_FILES = ("model.onnx", "digits.npz", "repairkit.toml")
+_SAMPLE = "repairkit_samples.digits"
+
+
+def demo_command(
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for the sample and the patched model.")
+    ] = Path("repairkit-demo"),
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Repair the packaged sample: digits that are read worse when dark on light."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in _FILES:
+        with as_file(files(_SAMPLE) / name) as source:
+            shutil.copyfile(source, out / name)
+    subject, settings = options.settle_job(out / "model.onnx", {})
+    if not (as_json or quiet):
+        show.say(f"A network that reads digits, and images in two groups, copied to {out}.")
+        show.say("repairkit patch --fairness: score every filter, freeze the harmful ones, prove.")
+    with show.scoring_progress(quiet=quiet or as_json) as on_progress:
+        done = patch(
+            subject,
+            settings,
+            PatchSettings(fairness=True),
+            out=out / "model.patched.onnx",
+            on_progress=on_progress,
+        )
+    verified = verify(subject, read_model(done.out), file=read_patch_file(done.patch_file))
+    if as_json:
+        show.print_json({**to_json(done), "verified_from_disk": verified.to_json()})
+    elif not quiet:
+        print_patched(done)
+        show.say("verification of the written file passed")

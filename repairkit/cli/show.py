@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from rich.table import Table
 from repairkit.core.patch import Evaluation, Figure
 from repairkit.workflows.files import to_json
 from repairkit.workflows.score import Progress as ScoreProgress
+
+_LINE_SECONDS = 10.0
 
 
 def printer() -> Console:
@@ -50,38 +53,54 @@ def _is_number(text: str) -> bool:
 
 @contextmanager
 def scoring_progress(*, quiet: bool) -> Iterator[Callable[[ScoreProgress], None] | None]:
-    """A bar on standard error: undecided filters, evaluations per second, time left."""
+    """Undecided filters, evaluations per second and time left, on standard error.
+
+    A terminal gets a bar, a log gets a line now and then.
+    """
+    console = Console(stderr=True, highlight=False)
     if quiet:
         yield None
-        return
-    console = Console(stderr=True, highlight=False)
-    bar = Progress(
-        TextColumn("scoring"),
-        BarColumn(),
-        TextColumn("{task.fields[facts]}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
+    elif not console.is_terminal:
+        yield _line_printer()
+    else:
+        bar = Progress(
+            TextColumn("scoring"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        with bar:
+            task = bar.add_task("scoring", total=None, facts="starting")
+
+            def show(progress: ScoreProgress) -> None:
+                done, left = progress.spent.evaluations, progress.evaluations_left
+                total = None if left is None else done + left
+                bar.update(task, completed=done, total=total, facts=_facts(progress))
+
+            yield show
+
+
+def _line_printer() -> Callable[[ScoreProgress], None]:
+    last = [time.monotonic()]
+
+    def show(progress: ScoreProgress) -> None:
+        if time.monotonic() - last[0] >= _LINE_SECONDS:
+            last[0] = time.monotonic()
+            sys.stderr.write(f"scoring: {_facts(progress)}\n")
+
+    return show
+
+
+def _facts(progress: ScoreProgress) -> str:
+    facts = (
+        f"{progress.n_undecided} of {progress.n_filters} undecided, "
+        f"{progress.spent.evaluations} evaluations, {progress.evaluations_per_second:.0f}/s"
     )
-    with bar:
-        task = bar.add_task("scoring", total=None, facts="starting")
-
-        def show(progress: ScoreProgress) -> None:
-            facts = (
-                f"{progress.n_undecided} of {progress.n_filters} undecided, "
-                f"{progress.spent.evaluations} evaluations, "
-                f"{progress.evaluations_per_second:.0f}/s"
-            )
-            if progress.seconds_left is not None:
-                facts += f", at most {duration(progress.seconds_left)} left"
-            total = (
-                None
-                if progress.evaluations_left is None
-                else progress.spent.evaluations + progress.evaluations_left
-            )
-            bar.update(task, completed=progress.spent.evaluations, total=total, facts=facts)
-
-        yield show
+    if progress.seconds_left is not None:
+        facts += f", at most {duration(progress.seconds_left)} left"
+    return facts
 
 
 def duration(seconds: float) -> str:

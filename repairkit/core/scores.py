@@ -45,7 +45,10 @@ class Run(Protocol):
     """
 
     def ask(self) -> Round:
-        """The next round; one of no rows where there is nothing more to learn."""
+        """The next round; one of no rows where there is nothing more to learn.
+
+        Asking changes nothing: a run asked twice asks the same.
+        """
         ...
 
     def tell(self, outcomes: Outcomes) -> None: ...

@@ -65,7 +65,7 @@ def contested(
         if top.all():
             continue
         floor, ceiling = lows[top].min(), highs[~top].max()
-        still_open |= np.where(top, lows < ceiling - epsilon, highs > floor + epsilon)
+        still_open |= np.where(top, lows < ceiling - epsilon, highs - epsilon > floor)
     return still_open
 
 

@@ -61,7 +61,7 @@ def around(
 
 @lru_cache(maxsize=256)
 def student_quantile(confidence: float, degrees: int) -> float:
-    """t with P(|T| < t) = confidence for Student's T of `degrees` >= 1 degrees of freedom.
+    """The t with P(|T| < t) = confidence, for Student's T of `degrees` >= 1 degrees of freedom.
 
     Abramowitz & Stegun 26.7.3-4 by bisection; beyond 200 degrees the expansion 26.7.5.
     """

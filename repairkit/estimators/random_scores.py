@@ -31,7 +31,7 @@ class RandomRun:
         return Round.nothing(self.facts.n_players)
 
     def tell(self, outcomes: Outcomes) -> None:
-        raise AssertionError("nothing was asked")
+        assert not len(outcomes.scores), "nothing was asked"
 
     def read(self) -> Scores:
         n = self.facts.n_players

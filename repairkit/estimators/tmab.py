@@ -186,9 +186,7 @@ class TmabRun:
         size = self.settings.batch_size
         while sum(not walk.done for walk in self.walks) < self.settings.lanes:
             self.walks.append(
-                begin_walk(
-                    self.facts, self.entropy, self.n_begun, players=players, batch_size=size
-                )
+                begin_walk(self.facts, self.entropy, self.n_begun, players=players, batch_size=size)
             )
             self.n_begun += 1
 

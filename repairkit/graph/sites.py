@@ -85,12 +85,12 @@ def survey(
         reason = _why_not(node, index, needed, include)
         if reason is None:
             continue
+        if position in heads:
+            reason = "it makes the model's output"
         try:
             layer: Layer | str = reason or read_layer(position, index, constants)
         except ModelError as error:
             layer = str(error)
-        if isinstance(layer, Layer) and position in heads:
-            layer = "it makes the model's output"
         if isinstance(layer, str):
             left_out.append(LeftOut(names[position], node.op_type, layer))
             continue

@@ -108,6 +108,6 @@ def test_with_optimisation_on_masked_and_plain_agree_closely(path: Path) -> None
     masked = instrument(model, found.sites, random_levels(found.sites))
     ours = run(masked, feeds | all_present(found.sites), optimise=True)
     for a, b in zip(ours, run(model, feeds, optimise=True), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max() + 1e-7)
         if a.ndim == 2:  # class scores; a map of near-zeros has no one answer
             np.testing.assert_array_equal(a.argmax(1), b.argmax(1))

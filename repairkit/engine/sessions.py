@@ -1,0 +1,120 @@
+"""Sessions that run a graph just as it is written, on one thread, out of one shared memory pool.
+
+Many small sessions share the work of one model, so each must be light: no threads of its own that
+spin, no optimisation (which has been done), no pool of memory that only it can use.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from repairkit.core.errors import ModelError
+from repairkit.engine.runtime import load_runtime
+
+# These would melt a constant behind a convolution into its weights, where no switch is found.
+_UNWANTED = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion"]
+_LARGEST_MODEL = 1_900_000_000
+
+
+def optimise(model: ModelProto, *, blocked: bool) -> ModelProto:
+    """The graph that ONNX Runtime makes of a model for the CPU.
+
+    Args:
+        model: never modified.
+        blocked: let convolutions store channels in blocks, as fits the processor.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model, or it is too large to be written down.
+    """
+    runtime = load_runtime()
+    if model.ByteSize() > _LARGEST_MODEL:
+        raise ModelError("the model is too large to be optimised aside")
+    levels = runtime.GraphOptimizationLevel
+    options = _options()
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if blocked else levels.ORT_ENABLE_EXTENDED
+    )
+    with tempfile.TemporaryDirectory(prefix="repairkit-") as folder:
+        path = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(path)
+        _start(model, options, disabled_optimizers=_UNWANTED)
+        return onnx.load(path)
+
+
+def open_slice(model: ModelProto) -> Any:
+    """A session that runs an optimised graph, or part of one, as it is.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the graph.
+    """
+    options = _options()
+    options.graph_optimization_level = load_runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
+    if _shared_pool():
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    return _start(model, options)
+
+
+def as_value(array: NDArray[Any]) -> Any:
+    """A runtime value that shares the memory of a contiguous array."""
+    return load_runtime().OrtValue.ortvalue_from_numpy(array)
+
+
+def call(session: Any, outputs: list[str], feeds: dict[str, Any]) -> list[Any]:
+    """Run on runtime values.
+
+    Raises:
+        ModelError: ONNX Runtime fails.
+    """
+    try:
+        values: list[Any] = session.run_with_ort_values(outputs, feeds)
+    except Exception as error:
+        raise _as_model_error(error) from error
+    return values
+
+
+def _options() -> Any:
+    options = load_runtime().SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _start(model: ModelProto, options: Any, **extra: Any) -> Any:
+    runtime = load_runtime()
+    try:
+        return runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"], **extra
+        )
+    except Exception as error:
+        raise _as_model_error(error) from error
+
+
+def _as_model_error(error: Exception) -> Exception:
+    """The runtime's exceptions have no common base but Exception."""
+    if type(error).__module__.split(".")[0] != "onnxruntime":
+        return error
+    return ModelError(f"ONNX Runtime refuses a graph ({str(error).strip().splitlines()[0]})")
+
+
+@cache
+def _shared_pool() -> bool:
+    """Whether sessions can share a memory pool; set up on the first call."""
+    runtime = load_runtime()
+    try:
+        kind = runtime.OrtMemoryInfo(
+            "Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT
+        )
+        runtime.create_and_register_allocator(kind, None)
+    except Exception as error:  # noqa: BLE001 (whatever it is, sessions then use their own pools)
+        return "already registered" in str(error)
+    return True
+

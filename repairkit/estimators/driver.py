@@ -1,0 +1,196 @@
+"""The only one that spends: plays the rounds that a run asks for, within a budget.
+
+Budgets, checkpoints and interruptions are dealt with here once, for every estimator. A run is
+saved between `tell` and `ask` or while a round is played. Asking must change nothing: asked twice,
+a run asks the same. So the round that was lost is asked for again, and a resumed run ends where
+one never killed would have, bit for bit.
+
+A run may say more of itself than `core.scores.Run` demands, by attributes or properties:
+`least_evaluations` (int), fewer than which give no score at all; `endless` (bool), that it only
+ends by its budget; `conclusion` (str), what it found where it has nothing more to ask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from repairkit.core.errors import BudgetError, SettingsError
+from repairkit.core.game import Game, GameFacts, Outcomes, Round
+from repairkit.core.scores import Budget, Estimator, Run, Scores, Spent
+from repairkit.estimators.checkpoint import CheckpointStore, settings_key
+
+_SAVING_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Estimation:
+    """Scores, their cost, whether the run came to its own end, and why it ended, in words."""
+
+    scores: Scores
+    spent: Spent
+    finished: bool
+    reason: str
+
+
+def estimate(
+    game: Game,
+    estimator: Estimator,
+    *,
+    budget: Budget,
+    seed: int,
+    on_round: Callable[[Run, Spent], None] | None = None,
+    checkpoint: CheckpointStore | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Estimation:
+    """Play until the run has nothing more to ask or the budget ends.
+
+    Args:
+        estimator: whose run asks.
+        game: what is played.
+        budget: a round that would exceed its evaluations is not played; its time is looked at
+            between rounds, from the second on, and counts what was spent before a resumption.
+        seed: the same seed, settings and game give the same scores.
+        on_round: called after every round.
+        checkpoint: where the run is resumed from, if anything is there, and saved.
+        clock: seconds since some moment.
+
+    Raises:
+        BudgetError: the budget ends before any score, or is missing for an endless run.
+        SettingsError: the estimator's settings do not fit the game.
+        RunFolderError: the checkpoint is damaged, another run's, or cannot be written.
+        KeyboardInterrupt: after the run was saved.
+    """
+    run = _start(game.facts, estimator, seed)
+    key = settings_key(estimator, game.facts, seed) if checkpoint is not None else ""
+    job = _Job(game, run, budget, checkpoint, key, clock)
+    job.refuse_hopeless()
+    try:
+        finished, reason = job.play_all(on_round)
+    except KeyboardInterrupt:
+        if job.consistent:
+            job.save()
+        raise
+    job.save()
+    return job.conclude(finished, reason)
+
+
+def _start(facts: GameFacts, estimator: Estimator, seed: int) -> Run:
+    if facts.n_players < 1:
+        raise SettingsError("the game has no players; choose sites that hold filters")
+    return estimator.start(facts, np.random.default_rng(seed))
+
+
+class _Job:
+    """A run on its way through its budget.
+
+    `consistent` is false while a round is being told: what is then stopped cannot be saved.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        run: Run,
+        budget: Budget,
+        store: CheckpointStore | None,
+        key: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self.game, self.facts, self.run = game, game.facts, run
+        self.budget, self.store, self.key, self.clock = budget, store, key, clock
+        self.spent = (store.load(run, key) if store is not None else None) or Spent()
+        self.consistent = True
+        self._epoch = clock() - self.spent.seconds
+        self._save_at = clock() + (store.every_seconds if store is not None else 0.0)
+
+    def refuse_hopeless(self) -> None:
+        """Raise BudgetError where it is plain from the start that no score will come of it."""
+        if self.budget == Budget() and getattr(self.run, "endless", False):
+            raise BudgetError(
+                "this estimator never ends by itself and the budget has no limit; set "
+                "max_evaluations or time_limit_seconds"
+            )
+        self._refuse_below("the first score", getattr(self.run, "least_evaluations", 0))
+
+    def play_all(self, on_round: Callable[[Run, Spent], None] | None) -> tuple[bool, str]:
+        """Play round after round; whether the run came to its own end, and why it ended."""
+        while True:
+            round = self.run.ask()
+            ending = self._ending(round)
+            if ending is not None:
+                return ending
+            outcomes = self.game.play(round)
+            _check_outcomes(outcomes, round, self.facts)
+            self.consistent = False
+            self.run.tell(outcomes)
+            self._charge(round)
+            self.consistent = True
+            if on_round is not None:
+                on_round(self.run, self.spent)
+            if self.store is not None and self.clock() >= self._save_at:
+                self.save()
+
+    def conclude(self, finished: bool, reason: str) -> Estimation:
+        """Read the run; BudgetError where it was stopped before there is anything to read."""
+        scores = self.run.read()
+        if self.spent.evaluations and not finished and not scores.samples.any():
+            raise BudgetError(f"{reason}, and that is too early for any score; raise it")
+        return Estimation(scores, self.spent, finished, reason)
+
+    def save(self) -> None:
+        """Save the run if there is a store; rarely enough to take a twentieth of the time."""
+        if self.store is None:
+            return
+        began = self.clock()
+        self.store.save(self.run, self.spent, self.key)
+        ended = self.clock()
+        pause = max(self.store.every_seconds, (ended - began) / _SAVING_SHARE)
+        self._save_at = ended + pause
+
+    def _ending(self, round: Round) -> tuple[bool, str] | None:
+        if not len(round):
+            conclusion = getattr(self.run, "conclusion", "there is nothing more to learn")
+            return True, conclusion
+        allowed, seconds = self.budget.max_evaluations, self.budget.time_limit_seconds
+        if allowed is not None and self.spent.evaluations + len(round) > allowed:
+            if not self.spent.rounds:
+                self._refuse_below("one round", len(round))
+            return False, f"the budget of {allowed:,} evaluations is spent"
+        if seconds is not None and self.spent.rounds and self.clock() - self._epoch >= seconds:
+            return False, f"the time limit of {seconds:g} s was reached"
+        return None
+
+    def _refuse_below(self, what: str, needed: int) -> None:
+        allowed = self.budget.max_evaluations
+        if allowed is not None and allowed < needed:
+            raise BudgetError(
+                f"{what} needs {needed} evaluations and the budget allows {allowed}; raise it to "
+                f"at least {needed}"
+            )
+
+    def _charge(self, round: Round) -> None:
+        per_row = len(self.facts.pool) if round.images is None else round.images.shape[1]
+        self.spent = Spent(
+            self.spent.rounds + 1,
+            self.spent.evaluations + len(round),
+            self.spent.image_passes + len(round) * per_row,
+            self.clock() - self._epoch,
+        )
+
+
+def _check_outcomes(outcomes: Outcomes, round: Round, facts: GameFacts) -> None:
+    """Refuse values that would spoil every sum.
+
+    Raises:
+        SettingsError: a value is not finite.
+    """
+    assert outcomes.values.shape == (len(round), facts.n_metrics)
+    bad = ~np.isfinite(outcomes.values).all(axis=0)
+    if bad.any():
+        raise SettingsError(
+            f"{facts.metrics[int(np.flatnonzero(bad)[0])]} is not finite for a coalition; use a "
+            "metric that is bounded"
+        )

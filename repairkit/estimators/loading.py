@@ -1,0 +1,91 @@
+"""From a name and settings to an estimator."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from repairkit.core.errors import RepairkitError, SettingsError
+from repairkit.core.scores import Estimator
+from repairkit.estimators.checks import unknown
+
+
+def build(name: str, kind: type, settings: Mapping[str, Any]) -> Estimator:
+    """The estimator `kind`, a dataclass, with these settings.
+
+    Raises:
+        SettingsError: it has no such setting, or a value makes no sense.
+    """
+    known = [f.name for f in dataclasses.fields(kind)]
+    for setting in settings:
+        if not known:
+            raise SettingsError(f"{name} takes no settings and {setting!r} was given; leave it out")
+        if setting not in known:
+            raise unknown(f"setting of {name}", setting, known)
+    estimator: Estimator = kind(**settings)
+    return estimator
+
+
+def load(name: str, settings: Mapping[str, Any]) -> Estimator:
+    """What `module:object` names: an object with `start`, or what gives one when called.
+
+    Raises:
+        SettingsError: there is no such thing, it is of another kind or takes other settings.
+    """
+    module_name, _, path = name.partition(":")
+    found = _import(name, module_name, path)
+    if not hasattr(found, "start") or isinstance(found, type):
+        found = _call(name, found, settings)
+    elif settings:
+        raise SettingsError(
+            f"{name} is ready made and takes no settings; leave out {', '.join(settings)}"
+        )
+    if not callable(getattr(found, "start", None)):
+        raise SettingsError(
+            f"{name} is a {type(found).__name__} without `start(facts, rng)`; name an estimator, "
+            "or a class or function that gives one"
+        )
+    estimator: Estimator = found
+    return estimator
+
+
+def _import(name: str, module_name: str, path: str) -> Any:
+    if not module_name or not path or module_name.startswith("."):
+        raise SettingsError(f"estimator {name!r} is incomplete; write module:object")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise SettingsError(
+            f"module {module_name!r} of estimator {name} cannot be imported "
+            f"({type(error).__name__}: {_first_line(error)}); run where it lies, or install it"
+        ) from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise SettingsError(
+                f"module {module_name!r} has no {path!r}; check the name after the colon"
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _call(name: str, factory: Any, settings: Mapping[str, Any]) -> Any:
+    if not callable(factory):
+        return factory
+    try:
+        inspect.signature(factory).bind(**settings)
+        return factory(**settings)
+    except RepairkitError:
+        raise
+    except Exception as error:
+        given = f"with {', '.join(settings)}" if settings else "without arguments"
+        raise SettingsError(
+            f"{name} cannot be called {given} ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,78 @@
+"""Fixtures that several packages of tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests import models
+from tests.running import run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="renew the golden files")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a tiny model and images of it, in two groups."""
+
+    folder: Path
+    model: Path
+    data: Path
+
+
+def write_project(folder: Path, *, n: int = 120, layer: str = "own_bias") -> Project:
+    """Images that the model classifies mostly as labelled; group `b` is labelled worse."""
+    model = models.LAYERS[layer]()
+    onnx.save(model, folder / "model.onnx")
+    x = models.images(n, seed=3)
+    logits = np.concatenate([run(model, {"image": x[i : i + 1]})[0] for i in range(n)])
+    rng = np.random.default_rng(4)
+    group = np.where(np.arange(n) % 3 == 0, "b", "a")
+    wrong = rng.random(n) < np.where(group == "b", 0.5, 0.1)
+    y = np.where(wrong, rng.integers(0, 3, n), logits.argmax(1))
+    np.savez(folder / "data.npz", x=x, y=y, group=group)
+    (folder / "repairkit.toml").write_text(
+        'model = "model.onnx"\ndata = "data.npz"\ngroups = ["group"]\n', encoding="utf-8"
+    )
+    return Project(folder, folder / "model.onnx", folder / "data.npz")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh project in a folder of its own."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return write_project(folder)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def repairkit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Answer]:
+    """Runs a command in a folder of its own and returns how it ended."""
+    from repairkit.cli import run as run_command
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> Answer:
+        code = run_command([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return call

@@ -1,5 +1,31 @@
 """Find the few filters that make a trained image model fail, and freeze them in the ONNX file."""
 
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from repairkit.api import patch, score, verify
+    from repairkit.workflows.scoring import ScoreSettings
+    from repairkit.workflows.settings import Settings
+
+__all__ = ["ScoreSettings", "Settings", "__version__", "patch", "score", "verify"]
 
 __version__ = version("repairkit")
+
+# Looked up when first used: importing a noun of repairkit.core must not load ONNX.
+_HOMES = {
+    "patch": "repairkit.api",
+    "score": "repairkit.api",
+    "verify": "repairkit.api",
+    "ScoreSettings": "repairkit.workflows.scoring",
+    "Settings": "repairkit.workflows.settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'repairkit' has no attribute {name!r}")

@@ -14,7 +14,7 @@ from repairkit.cli.patch_command import print_patched, to_json
 from repairkit.graph.files import read_model
 from repairkit.workflows.patch_file import read_patch_file
 from repairkit.workflows.patching import PatchSettings, patch
-from repairkit.workflows.verify import verify
+from repairkit.workflows.verifying import verify
 
 _FILES = ("model.onnx", "digits.npz", "repairkit.toml")
 _SAMPLE = "repairkit_samples.digits"

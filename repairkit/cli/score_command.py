@@ -10,7 +10,7 @@ import typer
 from repairkit.cli import options, show
 from repairkit.core.scores import Budget
 from repairkit.workflows.run_folder import scores_table
-from repairkit.workflows.score import METHODS, Scored, ScoreSettings, score
+from repairkit.workflows.scoring import METHODS, Scored, ScoreSettings, score
 
 _SHOWN = 10
 

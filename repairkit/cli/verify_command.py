@@ -5,16 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
+from repairkit.api import verify
 from repairkit.cli import options, show
-from repairkit.graph.files import read_model
-from repairkit.workflows.bench import read_images
-from repairkit.workflows.patch_file import read_patch_file
-from repairkit.workflows.verify import verify
-
-_IMAGES = 64
 
 
 def verify_command(
@@ -33,7 +27,7 @@ def verify_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Prove that PATCHED is ORIGINAL with just the claimed filters frozen."""
-    subject, settings = options.settle_job(
+    _, settings = options.settle_job(
         original,
         {
             "data": data,
@@ -42,13 +36,7 @@ def verify_command(
             ),
         },
     )
-    after = read_model(patched)
-    file = None if patch is None else read_patch_file(patch)
-    images = None
-    if settings.data is not None:
-        suite = read_images(subject, settings)
-        images = suite.batch(np.arange(min(_IMAGES, len(suite))))
-    found = verify(subject, after, file=file, images=images)
+    found = verify(original, patched, patch_file=patch, settings=settings)
     if as_json:
         show.print_json(found.to_json())
     elif not quiet:

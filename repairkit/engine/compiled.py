@@ -100,9 +100,7 @@ class Compiled:
         self.costs = self.anatomy.arithmetic(self.shapes)
         self.overwrites = self._find_overwrites(sample)
 
-    def run(
-        self, piece: Slice, live: Mapping[str, Any], workspace: Workspace
-    ) -> dict[str, Any]:
+    def run(self, piece: Slice, live: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
         """The outputs of a slice under the workspace's coalition, as runtime values.
 
         Args:
@@ -182,4 +180,3 @@ def _describe(switches: tuple[Switch, ...]) -> str:
     kind = "blocked weights" if any(s.block > 1 for s in weights) else "plain weights"
     rest = len(switches) - len(weights)
     return f"{kind}, {rest} of {len(switches)} sites by mask nodes" if rest else kind
-

@@ -81,8 +81,7 @@ class MaskEvaluator:
         if images is None:
             everyone = np.arange(len(self.suite))
             pieces = [
-                everyone[i : i + self.batch_size]
-                for i in range(0, len(everyone), self.batch_size)
+                everyone[i : i + self.batch_size] for i in range(0, len(everyone), self.batch_size)
             ]
             parts = self.executor.map(lambda piece: self._all(coalitions, piece, reduce), pieces)
             return np.concatenate(list(parts), axis=1)
@@ -104,7 +103,9 @@ class MaskEvaluator:
         """Rows on the images drawn for them; several short rows share one run."""
         n_images = images.shape[1]
         if len(coalitions) == 1:
-            pieces = [images[0, i : i + self.batch_size] for i in range(0, n_images, self.batch_size)]
+            pieces = [
+                images[0, i : i + self.batch_size] for i in range(0, n_images, self.batch_size)
+            ]
             parts = [self._all(coalitions, piece, reduce) for piece in pieces]
             return np.concatenate(parts, axis=1)
         masks = self._masks(coalitions.repeat(n_images, axis=0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from repairkit.engine.evaluator import Reduce
 from repairkit.engine.executor import SerialExecutor, default_workers
 from repairkit.engine.overwriting import overwrite, put_back
 from repairkit.engine.planner import Plan, Start, make_plan
-from repairkit.engine.routes import Routes, Row
+from repairkit.engine.routes import NOTHING_HELD, Routes, Row
 from repairkit.engine.sessions import as_value
 from repairkit.engine.states import State, States, quarter_of_free_memory
 from repairkit.engine.workspace import Workspace
@@ -34,15 +35,12 @@ _ENOUGH_JOBS = 16
 
 
 @dataclass(frozen=True)
-class _Job:
-    """Rows, by number, on the same images."""
+class Job:
+    """Rows, by number, on the same images, which begin at `column` of the rows' images."""
 
     rows: NDArray[np.intp]
+    column: int
     positions: Indices
-
-    @property
-    def key(self) -> bytes:
-        return self.positions.tobytes()
 
 
 class FastEvaluator:
@@ -51,7 +49,7 @@ class FastEvaluator:
     Args:
         routes: of the compiled model.
         suite: the images.
-        executor: maps over pieces of a round.
+        executor: maps over the jobs of a round.
         batch_size: images in one run at the most.
         cache_memory: bytes for states; a quarter of the free memory if None.
     """
@@ -65,35 +63,134 @@ class FastEvaluator:
         batch_size: int = 128,
         cache_memory: int | None = None,
     ) -> None:
-        self.routes, self.compiled, self.suite = routes, routes.compiled, suite
+        self.routes, self.suite = routes, suite
         self.executor: Executor = SerialExecutor() if executor is None else executor
-        budget = quarter_of_free_memory() if cache_memory is None else cache_memory
-        self.states = States(budget)
-        self.path = f"{self.compiled.path} and cones"
-        fitting = max(_LEAST_IMAGES, -(-_LEAST_MACS // max(routes.full.cost, 1.0)))
-        self._grain = int(min(batch_size, fitting))
+        self.states = States(quarter_of_free_memory() if cache_memory is None else cache_memory)
+        self.path = f"{routes.compiled.path} and cones"
+        fitting = max(_LEAST_IMAGES, round(_LEAST_MACS / max(routes.full.cost, 1.0)))
+        self.grain = min(batch_size, fitting)
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
     ) -> NDArray[Any]:
         """See `Evaluator`."""
-        rows = np.ascontiguousarray(coalitions)
+        jobs = self._jobs(len(coalitions), images)
+        desk = _Desk(self, np.ascontiguousarray(coalitions), reduce, self._affordable(jobs))
+        parts = list(self.executor.map(desk.work, jobs))
         n_images = len(self.suite) if images is None else images.shape[1]
-        jobs = list(self._jobs(len(rows), images))
-        keep = self._affordable(jobs)
-        plans: dict[tuple[Any, ...], Plan] = {}
-
-        def work(job: _Job) -> NDArray[Any]:
-            return self._work(job, rows[job.rows], keep, reduce, plans)
-
-        answers: NDArray[Any] | None = None
-        starts = self._columns(jobs, images)
-        for job, start, part in zip(jobs, starts, self.executor.map(work, jobs), strict=True):
-            if answers is None:
-                per_image = part.shape[1] // len(job.positions)
-                shape = (len(rows), n_images * per_image, *part.shape[2:])
-                answers = np.empty(shape, part.dtype)
-            first = start * per_image
+        # A detector may put several rows of output to an image.
+        per_image = parts[0].shape[1] // len(jobs[0].positions)
+        shape = (len(coalitions), n_images * per_image, *parts[0].shape[2:])
+        answers = np.empty(shape, parts[0].dtype)
+        for job, part in zip(jobs, parts, strict=True):
+            first = job.column * per_image
             answers[job.rows, first : first + part.shape[1]] = part
-        assert answers is not None
         return answers
+
+    def _jobs(self, n_rows: int, images: NDArray[np.intp] | None) -> list[Job]:
+        """Rows on the same images together, and these images in pieces."""
+        if images is None:
+            everyone = np.arange(len(self.suite))
+            n_pieces = -(-len(everyone) // self.grain)
+            step = n_rows if n_pieces >= _ENOUGH_JOBS else _ROWS_PER_JOB
+            parts = [np.arange(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
+            return [job for rows in parts for job in self._pieces(rows, everyone)]
+        groups: dict[bytes, list[int]] = defaultdict(list)
+        for number, row in enumerate(images):
+            groups[row.tobytes()].append(number)
+        return [
+            job for rows in groups.values() for job in self._pieces(np.array(rows), images[rows[0]])
+        ]
+
+    def _pieces(self, rows: NDArray[np.intp], images: Indices) -> Iterator[Job]:
+        for column in range(0, len(images), self.grain):
+            yield Job(rows, column, images[column : column + self.grain])
+
+    def _affordable(self, jobs: list[Job]) -> Tensors:
+        """What each state may hold, so that those in use, and those of a few walks, fit."""
+        n_states = min(max(len(jobs), 1), 4 * default_workers())
+        n_images = max(len(job.positions) for job in jobs)
+        return self.routes.affordable(self.states.budget_bytes / n_states / n_images)
+
+
+class _Desk:
+    """One round under way."""
+
+    def __init__(
+        self, evaluator: FastEvaluator, rows: Coalitions, reduce: Reduce, keep: Tensors
+    ) -> None:
+        self.evaluator, self.rows, self.reduce, self.keep = evaluator, rows, reduce, keep
+        self.routes, self.states = evaluator.routes, evaluator.states
+        self.plans: dict[tuple[Any, ...], Plan] = {}
+
+    def work(self, job: Job) -> NDArray[Any]:
+        """What is kept of the job's rows: (n_rows, n_images, ...)."""
+        key = job.positions.tobytes()
+        again = self.states.met_before(key)
+        state = self.states.take(key)
+        plan = self._plan(job, state, again=again)
+        answers = []
+        with self.routes.compiled.workspaces.lend() as workspace:
+            walk = Walk(self.routes, workspace, self.evaluator.suite, job.positions, state)
+            if plan.base is not None:
+                walk.step(plan.base, self.keep)
+            for row, follow in zip(self.rows[job.rows], plan.follow, strict=True):
+                outputs = walk.step(row, self.keep if follow else None)
+                answers.append(self.reduce(outputs, job.positions))
+        if walk.state is not None:
+            walk.state.n_bytes = len(job.positions) * self.routes.bytes_of(walk.state.cached)
+            self.states.put(key, walk.state)
+        return np.stack(answers)
+
+    def _plan(self, job: Job, state: State | None, *, again: bool) -> Plan:
+        """Pieces of the same rows in the same state share a plan."""
+        start = None if state is None else Start(state.coalition, state.cached)
+        held = None if start is None else (start.coalition.tobytes(), start.cached)
+        key = (job.rows.tobytes(), held, again)
+        if key not in self.plans:
+            rows = self.rows[job.rows]
+            self.plans[key] = make_plan(self.routes, rows, start, self.keep, again=again)
+        return self.plans[key]
+
+
+class Walk:
+    """A state that goes from coalition to coalition on some images, in one thread."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        workspace: Workspace,
+        suite: Suite,
+        positions: Indices,
+        state: State | None,
+    ) -> None:
+        self.routes, self.workspace, self.state = routes, workspace, state
+        self._suite, self._positions = suite, positions
+
+    @cached_property
+    def _image(self) -> Any:
+        return as_value(np.ascontiguousarray(self._suite.batch(self._positions)))
+
+    def step(self, row: Row, keep: Tensors | None) -> NDArray[Any]:
+        """The outputs under a row; the state follows it, and holds `keep`, where that is given."""
+        routes, state, image = self.routes, self.state, self.routes.anatomy.image
+        held = State(row) if state is None else state
+        difference = NOTHING_HELD if state is None else routes.difference(held.coalition, row)
+        route = routes.route(difference, held.cached, 0 if keep is None else keep)
+        self.workspace.hold(row)
+        undo = overwrite(routes.compiled, route.overwritten, held.live, held.coalition, row)
+        is_fed = any(t == routes.anatomy.number[image] for t in route.piece.fed)
+        live = held.live | {image: self._image} if is_fed else held.live
+        values = routes.compiled.run(route.piece, live, self.workspace)
+        outputs: NDArray[Any] = values[routes.anatomy.output].numpy()
+        if keep is None:
+            put_back(undo)
+            return outputs
+        for name in routes.anatomy.names_of(route.lost):
+            del held.live[name]
+        renewed = routes.anatomy.names_of(route.renewed)
+        held.live.update({name: values[name] for name in renewed})
+        held.cached = held.cached & ~route.lost | route.renewed
+        held.coalition = row.copy()
+        self.state = held
+        return outputs

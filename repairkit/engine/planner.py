@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from repairkit.core.game import Coalitions
-from repairkit.engine.routes import Difference, Routes, Row
+from repairkit.engine.routes import Routes, Row
 from repairkit.graph.cones import Tensors
 
 _GAIN = 0.9  # the state follows where that makes the next row cheaper than this share
-_NOTHING_HELD = Difference(-1, 0)
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,10 @@ def make_plan(
     """
     plans = [_follow(routes, rows, start, keep, None, again=again)]
     if len(rows) > 1:
-        union = rows.any(axis=0)
-        majority = rows.mean(axis=0) > 0.5
+        union: Row = np.logical_or.reduce(rows)
+        majority: Row = 2 * rows.sum(axis=0) > len(rows)
         bases = [union] if np.array_equal(union, majority) else [union, majority]
-        for base in bases:
-            plans.append(_follow(routes, rows, start, keep, base, again=again))
+        plans += [_follow(routes, rows, start, keep, base, again=again) for base in bases]
     return min(plans, key=lambda plan: plan.cost)
 
 
@@ -96,6 +94,4 @@ def _cost(routes: Routes, start: Start | None, row: Row) -> float:
     if start is None:
         return routes.full.cost
     difference = routes.difference(start.coalition, row)
-    if not difference.changed:
-        return 0.0
     return routes.route(difference, start.cached, 0).cost

@@ -31,6 +31,10 @@ class Difference:
     leaving: Sites
 
 
+NOTHING_HELD = Difference(-1, 0)
+"""Where there is no state."""
+
+
 @dataclass(frozen=True)
 class Route:
     """How a state answers a row.
@@ -72,7 +76,7 @@ class Routes:
             self._kept.append(0 if overwrite is None else anatomy.set_of([overwrite.tensor]))
         self._known: dict[tuple[Sites, Sites, Tensors, Tensors], Route] = {}
         self._lock = threading.Lock()
-        self.full = self.route(Difference(-1, 0), 0, 0)
+        self.full = self.route(NOTHING_HELD, 0, 0)
         self.worth_keeping = self._worth_keeping()
 
     def difference(self, held: Row, wanted: Row) -> Difference:
@@ -87,7 +91,7 @@ class Routes:
         """The way from a state to a row.
 
         Args:
-            difference: between them; sites of -1 where there is no state at all.
+            difference: between them.
             cached: what the state holds.
             renew: tensors that are wanted of the new coalition, where they are lost.
         """
@@ -102,7 +106,7 @@ class Routes:
         return found
 
     def _work_out(self, difference: Difference, cached: Tensors, renew: Tensors) -> Route:
-        if difference.changed < 0:
+        if difference == NOTHING_HELD:
             sites, lost = [], self.anatomy.everything & ~self.image
         else:
             sites = [k for k in range(len(self._reach)) if difference.changed >> k & 1]

@@ -117,4 +117,3 @@ def _shared_pool() -> bool:
     except Exception as error:  # noqa: BLE001 (whatever it is, sessions then use their own pools)
         return "already registered" in str(error)
     return True
-

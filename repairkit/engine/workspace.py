@@ -36,11 +36,7 @@ class Workspace:
         starts = [roster.slices[s.site].start for s in switches]
         self._starts = np.array([*starts, len(roster)])
         for switch in switches:
-            site = (
-                _Weights(switch, trained, means[switch.site])
-                if switch.kernel
-                else _Mask(switch)
-            )
+            site = _Weights(switch, trained, means[switch.site]) if switch.kernel else _Mask(switch)
             self._sites.append(site)
             self.values.update({name: as_value(a) for name, a in site.arrays.items()})
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from repairkit.graph.index import GraphIndex, outer_names
 from repairkit.graph.switches import Switch
@@ -216,8 +216,8 @@ class Anatomy:
                 needed |= self.reads[position]
         return found[::-1]
 
-    def _constants_of(self, constant: list[int], kept: list[object]) -> list[object]:
-        known = {getattr(tensor, "name", "") for tensor in kept}
+    def _constants_of(self, constant: list[int], kept: list[TensorProto]) -> list[TensorProto]:
+        known = {tensor.name for tensor in kept}
         names = {name for position in constant for name in self.reads[position]} - known
         return [self.index.initializers[n] for n in sorted(names) if n in self.index.initializers]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.graph.index import GraphIndex, attribute
@@ -166,14 +166,13 @@ def _tidy(model: ModelProto, gone: set[int], output: str) -> None:
     inputs = [i for i in graph.input if i.name not in stored]
     read = needed | {output}
     kept = [tensor for name, tensor in stored.items() if name in read]
-    for field, values in (
-        (graph.node, nodes),
-        (graph.output, outputs),
-        (graph.input, inputs),
-        (graph.initializer, kept),
-    ):
-        copies = [type(value).FromString(value.SerializeToString()) for value in values]
-        del field[:]
-        field.extend(copies)
+    # What is taken out of a graph is gone with it: extend a new one, which copies.
+    tidy = GraphProto(name=graph.name, value_info=graph.value_info)
+    tidy.node.extend(nodes)
+    tidy.output.extend(outputs)
+    tidy.input.extend(inputs)
+    tidy.initializer.extend(kept)
+    tidy.sparse_initializer.extend(graph.sparse_initializer)
+    model.graph.CopyFrom(tidy)
     # An initializer that is no input needs version 4, and only then counts as constant.
     model.ir_version = max(model.ir_version, 4)

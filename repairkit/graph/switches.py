@@ -60,12 +60,12 @@ def with_codes(separated: Separated, roster: Roster) -> ModelProto:
         columns = np.arange(len(roster))[roster.slices[site]]
         if kernel.size >= _LARGEST_CODE or len(roster) >= _LARGEST_CODE:
             raise ModelError(f"site {site!r} has {kernel.size} weights, too many to be told apart")
-        codes[kernel_name(site)] = np.arange(1, kernel.size + 1).reshape(kernel.shape)
-        codes[bias_name(site)] = columns + 1
+        numbers = np.arange(1, kernel.size + 1, dtype=np.float32)
+        codes[kernel_name(site)] = numbers.reshape(kernel.shape)
+        codes[bias_name(site)] = (columns + 1).astype(np.float32)
     for tensor in model.graph.initializer:
         if tensor.name in codes:
-            coded = codes[tensor.name].astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(coded, tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(codes[tensor.name], tensor.name))
     return model
 
 
@@ -86,8 +86,9 @@ def find_switches(optimised: ModelProto, separated: Separated, roster: Roster) -
     for site in roster.sites:
         if site.name not in separated.kernels:
             where = next(
-                n for n in optimised.graph.node if n.op_type == "Where" and
-                n.input[0] == mask_name(site)
+                n
+                for n in optimised.graph.node
+                if n.op_type == "Where" and n.input[0] == mask_name(site)
             )
             switches.append(
                 Switch(site.name, where.output[0], "", mask_name(site), 1, mask_shape(site, 1))
@@ -125,9 +126,7 @@ def _convolutions(model: ModelProto, stored: dict[str, TensorProto]) -> dict[int
     return found
 
 
-def _block(
-    node: NodeProto, codes: NDArray[np.float32], shape: tuple[int, ...], site: str
-) -> int:
+def _block(node: NodeProto, codes: NDArray[np.float32], shape: tuple[int, ...], site: str) -> int:
     """How many channels lie side by side."""
     n_codes = int(np.prod(shape))
     flat = codes.reshape(-1).astype(np.int64)

@@ -18,6 +18,7 @@ from repairkit.data import Dataset, Parts, read_data, split_parts
 from repairkit.engine.executor import default_workers, make_executor
 from repairkit.engine.game import ModelGame
 from repairkit.engine.means import measure_means
+from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.runner import Batching, Runner, settle_batching
 from repairkit.graph.bake import representable
 from repairkit.graph.instrument import instrument
@@ -114,19 +115,30 @@ class Bench:
             device=self.settings.device,
         )
 
+    @cached_property
+    def candidates(self) -> Candidates:
+        """Fast ways to evaluate coalitions, the fastest first."""
+        return Candidates(
+            self.found,
+            self.roster,
+            self.means,
+            image=self.subject.input_name,
+            output=self.subject.output,
+            step=self.batching.step,
+        )
+
     def game(
         self, suite: Suite, metrics: Sequence[Metric], *, guard: Metric | None = None
     ) -> ModelGame:
         """The game of the roster's filters on a suite."""
-        return ModelGame(
+        evaluator = open_evaluator(
+            self.candidates,
             self.runner,
-            self.roster,
             suite,
-            metrics,
-            guard=guard,
             executor=make_executor(self.settings.workers or default_workers()),
             batch_size=self.settings.batch_size,
         )
+        return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
 
 
 def prepare(subject: Subject, settings: Settings, *, parts: bool = True) -> Bench:

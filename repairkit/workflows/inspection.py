@@ -16,7 +16,7 @@ from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.sites import LeftOut, Survey, survey
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
-from repairkit.workflows.verify import noise_images
+from repairkit.workflows.verifying import noise_images
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from repairkit.repairs import Trial, choose, make_patch, propose_patches
 from repairkit.workflows.bench import Bench, prepare, run_suite
 from repairkit.workflows.files import write_json
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
+from repairkit.workflows.patch_story import patch_story
 from repairkit.workflows.run_folder import RunFolder
-from repairkit.workflows.score import Progress, Scored, ScoreSettings, score_bench, versions
+from repairkit.workflows.scoring import Progress, Scored, ScoreSettings, score_bench
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
-from repairkit.workflows.verify import Verified, prove_patch, sign_claim
+from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
 
 _PROOF_IMAGES = 64
 FAIRNESS_VALUE = "group_accuracy"
@@ -197,9 +198,36 @@ def _finish(
     out: Path,
 ) -> Patched:
     """Bake, prove, judge once on the test part, and write."""
+    draft, model = _bake(bench, chosen)
+    calibration = bench.parts.calibration
+    verified = prove_patch(
+        bench.subject,
+        bench.original,
+        chosen,
+        model,
+        draft.edits,
+        images=calibration.batch(np.arange(min(_PROOF_IMAGES, len(calibration)))),
+    )
+    evaluations = _judge(bench, model, objective)
+    choice = {
+        "how": "named" if how.remove else "fairness" if how.fairness else "scores",
+        "scores": None if how.scores is None else str(how.scores),
+        "at_most": how.at_most,
+        "max_drop": how.max_drop,
+    }
+    scoring = None if scored is None else scored.document
+    story = patch_story(bench, choice, trials, objective, scoring, evaluations, verified)
+    file = replace(draft, result_digest=digest_of(model), story=story)
+    patch_path, report_path = _write(bench.subject, file, model, out)
+    return Patched(
+        out, patch_path, report_path, chosen, verified, trials, objective, *evaluations, story
+    )
+
+
+def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
+    """The patch file but for its result and story, and the model with its claim in it."""
     subject, settings = bench.subject, bench.settings
     baked = bake(subject.model, chosen, found=bench.original)
-    claims = read_claims(subject.model)
     draft = PatchFile(
         chosen,
         baked.edits,
@@ -210,44 +238,27 @@ def _finish(
         subject.output,
         {},
     )
-    write_claims(baked.model, [*claims, sign_claim(draft.claim())])
-    calibration = bench.parts.calibration
-    proof_images = calibration.batch(np.arange(min(_PROOF_IMAGES, len(calibration))))
-    verified = prove_patch(
-        subject, bench.original, chosen, baked.model, baked.edits, images=proof_images
-    )
-    before, after, change = _judge(bench, baked.model, objective)
-    document = _document(bench, how, trials, objective, scored, before, after, change, verified)
-    file = replace(draft, result_digest=digest_of(baked.model), story=document)
+    write_claims(baked.model, [*read_claims(subject.model), sign_claim(draft.claim())])
+    return draft, baked.model
+
+
+def _write(subject: Subject, file: PatchFile, model: ModelProto, out: Path) -> tuple[Path, Path]:
+    """The model comes last: where it lies, its patch file and report lie too."""
     patch_path = out.with_name(f"{out.stem}.patch.json")
     report_path = out.with_name(f"{out.stem}.report.json")
     write_patch_file(patch_path, file)
-    write_json(
-        report_path,
-        {
-            "schema": 1,
-            "kind": "repairkit report",
-            **document,
-            "patch": file.claim(),
-            "patch_digest": file.digest,
-            "source": {"path": str(subject.file.path), "digest": subject.file.digest},
-            "result": {"path": str(out), "digest": file.result_digest},
-        },
-    )
-    write_model(baked.model, out)
-    return Patched(
-        out,
-        patch_path,
-        report_path,
-        chosen,
-        verified,
-        trials,
-        objective,
-        before,
-        after,
-        change,
-        document,
-    )
+    report = {
+        "schema": 1,
+        "kind": "repairkit report",
+        **file.story,
+        "patch": file.claim(),
+        "patch_digest": file.digest,
+        "source": {"path": str(subject.file.path), "digest": subject.file.digest},
+        "result": {"path": str(out), "digest": file.result_digest},
+    }
+    write_json(report_path, report)
+    write_model(model, out)
+    return patch_path, report_path
 
 
 def _judge(
@@ -275,46 +286,3 @@ def _judge(
     )
     change = difference(*outputs, suite.annotations, metrics, **common)
     return before, after, change
-
-
-def _document(
-    bench: Bench,
-    how: PatchSettings,
-    trials: tuple[Trial, ...],
-    objective: str,
-    scored: Scored | None,
-    before: Evaluation,
-    after: Evaluation,
-    change: dict[str, Figure],
-    verified: Verified,
-) -> dict[str, Any]:
-    parts = bench.parts
-    return {
-        "versions": versions(),
-        "objective": objective,
-        "choice": {
-            "how": "named" if how.remove else "fairness" if how.fairness else "scores",
-            "scores": None if how.scores is None else str(how.scores),
-            "at_most": how.at_most,
-            "max_drop": how.max_drop,
-            "absent": bench.settings.absent,
-            "seed": bench.settings.seed,
-        },
-        "data": {"path": str(bench.settings.data), "digest": bench.dataset.digest},
-        "parts": {
-            "how": parts.how,
-            "overlaps": [list(pair) for pair in parts.overlaps],
-            **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
-        },
-        "trials": [
-            {"n_frozen": len(t.patch), objective: t.objective, "accuracy": t.accuracy}
-            for t in trials
-        ],
-        "evaluations": {
-            "before": asdict(before),
-            "after": asdict(after),
-            "difference": {name: asdict(figure) for name, figure in change.items()},
-        },
-        "verification": verified.to_json(),
-        "scoring": None if scored is None else scored.document,
-    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-import repairkit
 from repairkit.core.game import Round
 from repairkit.core.metric import Metric
 from repairkit.core.scores import Budget, Estimator, Run, Scores, Spent
 from repairkit.engine.game import ModelGame
-from repairkit.engine.runtime import load_runtime, session_device
-from repairkit.estimators import ESTIMATORS, CheckpointStore, Estimation, estimate, make_estimator
+from repairkit.engine.runtime import session_device
+from repairkit.estimators import ESTIMATORS, CheckpointStore, estimate, make_estimator
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.norms import NORMS, score_norms
-from repairkit.workflows.run_folder import SCHEMA, RunFolder, finite_rows, key_of, scores_table
+from repairkit.workflows.run_document import opening, outcome, plain
+from repairkit.workflows.run_folder import RunFolder, finite_rows, scores_table
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 
@@ -114,7 +113,7 @@ def score_bench(
 ) -> Scored:
     """See `score`, on a workbench that is ready."""
     metrics = bench.metrics(bench.settings.metrics)
-    document = _document(bench, how)
+    document = opening(bench, how.method, how.options, how.budget)
     folder = None if out is None else RunFolder(out)
     if folder is not None:
         folder.claim(document["key"], bench.subject.file.digest, resume=resume)
@@ -126,7 +125,7 @@ def score_bench(
         ends = _ends(game, len(metrics))
         document["metrics"] = ends
         estimator, budget = _estimator(how, game, bench)
-        document["settings"]["estimator"] = _plain(estimator)
+        document["settings"]["estimator"] = plain(estimator)
         document["settings"]["budget"] = dataclasses.asdict(budget)
         document["device"] = session_device(bench.runner.session)
         store = None
@@ -145,7 +144,7 @@ def score_bench(
         )
         n_metrics = len(metrics)
     scores = _first_metrics(estimation.scores, n_metrics)
-    document |= _outcome(estimation, scores)
+    document |= outcome(estimation, scores)
     if folder is not None:
         folder.write_scores(scores, bench.roster)
         folder.write(document)
@@ -226,82 +225,6 @@ def _reporter(
     return report
 
 
-def _document(bench: Bench, how: ScoreSettings) -> dict[str, Any]:
-    """`run.json` as it stands before anything is estimated."""
-    settings, parts = bench.settings, bench.parts
-    asked = {
-        "method": how.method,
-        "estimator": dict(how.options),
-        "budget": dataclasses.asdict(how.budget),
-        **{
-            name: _plain(getattr(settings, name))
-            for name in (
-                "metrics",
-                "groups",
-                "class_names",
-                "preprocessing",
-                "parts",
-                "output",
-                "sites",
-                "sites_at",
-                "include",
-                "absent",
-                "batch_size",
-                "seed",
-            )
-        },
-    }
-    model = {"path": str(bench.subject.file.path), "digest": bench.subject.file.digest}
-    data = {
-        "path": str(settings.data),
-        "digest": bench.dataset.digest,
-        "n_images": len(bench.dataset.annotations),
-    }
-    key = key_of(
-        {k: v for k, v in asked.items() if k != "budget"}
-        | {"model": model["digest"], "data": data["digest"]}
-    )
-    return {
-        "schema": SCHEMA,
-        "kind": "repairkit run",
-        "versions": versions(),
-        "key": key,
-        "model": model,
-        "data": data,
-        "settings": asked,
-        "parts": {
-            "how": parts.how,
-            "overlaps": [list(pair) for pair in parts.overlaps],
-            **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
-        },
-        "batching": bench.batching.how,
-        "engine": "instrumented",
-        "n_filters": len(bench.roster),
-        "n_sites": len(bench.roster.sites),
-        "notes": list(bench.dataset.notes),
-        "metrics": {},
-        "finished": False,
-    }
-
-
-def _outcome(estimation: Estimation, scores: Scores) -> dict[str, Any]:
-    spent = estimation.spent
-    return {
-        "finished": True,
-        "decided": bool(scores.decided.all()),
-        "n_undecided": int((~scores.decided).sum()),
-        "reason": estimation.reason,
-        "confidence": scores.confidence,
-        "interval": scores.interval,
-        "adds_up": scores.efficient,
-        "sum_of_values": float(scores.values[:, 0].sum()),
-        "evaluations": spent.evaluations,
-        "image_passes": spent.image_passes,
-        "rounds": spent.rounds,
-        "seconds": round(spent.seconds, 3),
-    }
-
-
 def _first_metrics(scores: Scores, n_metrics: int) -> Scores:
     """Without the guard, which nobody asked for."""
     return dataclasses.replace(
@@ -312,27 +235,3 @@ def _first_metrics(scores: Scores, n_metrics: int) -> Scores:
         ci_low=scores.ci_low[:, :n_metrics],
         ci_high=scores.ci_high[:, :n_metrics],
     )
-
-
-def _plain(value: Any) -> Any:
-    """A setting as JSON holds it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    import onnx
-
-    return {
-        "repairkit": repairkit.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": load_runtime().__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }

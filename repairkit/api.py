@@ -1,0 +1,139 @@
+"""repairkit from Python: what the commands do, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repairkit.core.filters import Filter
+from repairkit.core.scores import Budget
+from repairkit.graph.files import read_model
+from repairkit.workflows import patching, scoring, verifying
+from repairkit.workflows.bench import read_images
+from repairkit.workflows.patch_file import read_patch_file
+from repairkit.workflows.patching import Patched, PatchSettings
+from repairkit.workflows.scoring import Progress, Scored, ScoreSettings
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import read_subject
+from repairkit.workflows.verifying import Verified
+
+_PROOF_IMAGES = 64
+
+
+def score(
+    model: str | Path,
+    data: str | Path,
+    *,
+    metric: str | Sequence[str] = "accuracy",
+    method: str = "tmab",
+    options: Mapping[str, Any] | None = None,
+    max_evaluations: int | None = None,
+    time_limit: float | None = None,
+    settings: Settings | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Scored:
+    """Estimate the value of every filter, as `repairkit score` does.
+
+    Args:
+        model: an ONNX file.
+        data: a folder of class folders, a manifest or an `.npz`.
+        metric: one or several; the first steers the search.
+        method: an estimator's name, a norm's, or `module:object`.
+        options: settings of the estimator, such as `{"top_k": 20, "side": "lowest"}`.
+        max_evaluations: coalitions tried at the most.
+        time_limit: seconds at the most.
+        settings: everything else: groups, preprocessing, parts, sites, device, seed.
+        out: a run folder; nothing is written if None.
+        resume: go on with the unfinished run in `out`.
+        on_progress: called now and then.
+
+    Raises:
+        RepairkitError: anything that the user can mend.
+    """
+    names = (metric,) if isinstance(metric, str) else tuple(metric)
+    job = replace(settings or Settings(), data=Path(data), metrics=names)
+    subject = read_subject(Path(model), output=job.output, layout=job.preprocessing.layout)
+    how = ScoreSettings(method, dict(options or {}), Budget(max_evaluations, time_limit))
+    place = None if out is None else Path(out)
+    return scoring.score(subject, job, how, out=place, resume=resume, on_progress=on_progress)
+
+
+def patch(
+    model: str | Path,
+    data: str | Path,
+    *,
+    out: str | Path,
+    fairness: bool = False,
+    remove: Sequence[str] = (),
+    scores: str | Path | None = None,
+    at_most: int = 16,
+    max_drop: float = 0.01,
+    score: ScoreSettings | None = None,
+    settings: Settings | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Patched:
+    """Choose filters, freeze them, prove the result and write it, as `repairkit patch` does.
+
+    Args:
+        model: an ONNX file.
+        data: images; see `score`.
+        out: the patched model; its patch file and report are written beside it.
+        fairness: freeze what harms the worst group (needs `settings.groups`).
+        remove: filter ids to freeze whatever they are worth.
+        scores: a run folder whose values rank the candidates.
+        at_most: filters frozen together at the most.
+        max_drop: overall accuracy that may be lost on the selection images, in [0, 1].
+        score: how to score where no run is given.
+        settings: groups, preprocessing, parts, sites, device, seed.
+        on_progress: called now and then while scoring.
+
+    Raises:
+        TargetNotMetError: freezing nothing is best; nothing is written.
+        RepairkitError: anything else that the user can mend.
+    """
+    job = replace(settings or Settings(), data=Path(data))
+    subject = read_subject(Path(model), output=job.output, layout=job.preprocessing.layout)
+    plan = PatchSettings(
+        tuple(Filter.parse(name) for name in remove),
+        None if scores is None else Path(scores),
+        fairness,
+        at_most,
+        max_drop,
+        score or ScoreSettings(),
+    )
+    return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
+
+
+def verify(
+    original: str | Path,
+    patched: str | Path,
+    *,
+    patch_file: str | Path | None = None,
+    settings: Settings | None = None,
+) -> Verified:
+    """Prove that `patched` is `original` with just the claimed filters frozen.
+
+    Args:
+        original: the model before.
+        patched: the model after.
+        patch_file: its patch file; the claim inside `patched` is proven if None.
+        settings: with `data` set, outputs are compared on its first images, else on noise.
+
+    Raises:
+        VerificationError: anything is not as claimed.
+        RepairkitError: a file cannot be read.
+    """
+    job = settings or Settings()
+    subject = read_subject(Path(original), output=job.output, layout=job.preprocessing.layout)
+    images = None
+    if job.data is not None:
+        suite = read_images(subject, job)
+        images = suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
+    file = None if patch_file is None else read_patch_file(Path(patch_file))
+    return verifying.verify(subject, read_model(Path(patched)), file=file, images=images)

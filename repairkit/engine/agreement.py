@@ -1,0 +1,107 @@
+"""Proof on real images that a fast evaluator computes what the instrumented model does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.game import Coalitions
+from repairkit.engine.evaluator import Evaluator, keep_all
+from repairkit.engine.fast import FastEvaluator, Walk
+
+RELATIVE = 1e-5
+_TIE = 1e-6
+_MOST_IMAGES = 16
+_MACS = 2e10  # of one pass of the proof, so that a large model is proven on fewer images
+_SHARES_PRESENT = (0.98, 0.9, 0.5)
+_MOST_STEPS = 12
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the instrumented model answers: `expected` (n_rows, n_images, ...)."""
+
+    coalitions: Coalitions
+    images: NDArray[np.intp]
+    expected: NDArray[Any]
+
+    @classmethod
+    def ask(cls, reference: Evaluator, n_players: int, n_images: int, macs: float) -> Agreement:
+        """Put all filters, none, and some at random to the reference.
+
+        Args:
+            reference: of the instrumented model.
+            n_players: of the game.
+            n_images: of the suite.
+            macs: multiplications of a full pass of one image.
+        """
+        rng = np.random.default_rng(0)
+        rows = [np.ones(n_players, bool), np.zeros(n_players, bool)]
+        rows += [rng.random(n_players) < share for share in _SHARES_PRESENT]
+        coalitions = np.stack(rows)
+        at_most = int(np.clip(_MACS // max(macs, 1.0), 2, _MOST_IMAGES))
+        images = np.tile(np.arange(min(at_most, n_images)), (len(rows), 1))
+        return cls(coalitions, images, reference.answer(coalitions, images, keep_all))
+
+    def fault(self, evaluator: Evaluator) -> str | None:
+        """How an evaluator differs from the instrumented model, None where it agrees."""
+        found = evaluator.answer(self.coalitions, self.images, keep_all)
+        for row, (ours, theirs) in enumerate(zip(found, self.expected, strict=True)):
+            fault = difference(ours, theirs)
+            if fault is not None:
+                n_absent = int((~self.coalitions[row]).sum())
+                return f"with {n_absent} filters absent {fault}"
+        return None
+
+
+def difference(found: NDArray[Any], expected: NDArray[Any]) -> str | None:
+    """How outputs differ beyond rounding, None where they do not."""
+    if found.shape != expected.shape:
+        return f"outputs have shape {found.shape} in place of {expected.shape}"
+    ours, theirs = found.astype(np.float64), expected.astype(np.float64)
+    if not np.array_equal(np.isnan(ours), np.isnan(theirs)):
+        return "other outputs are no numbers"
+    scale = float(np.nanmax(np.abs(theirs), initial=0.0))
+    gap = float(np.nanmax(np.abs(ours - theirs), initial=0.0))
+    if not gap <= RELATIVE * scale:
+        return f"outputs differ by {gap:.2g} where the largest is {scale:.2g}"
+    if ours.ndim == 2:
+        best = theirs.argmax(axis=1)[:, None]
+        short = ours.max(axis=1) - np.take_along_axis(ours, best, axis=1)[:, 0]
+        if (short > _TIE * scale).any():
+            return "another class has the largest score"
+    return None
+
+
+def cones_fault(evaluator: FastEvaluator, images: NDArray[np.intp]) -> str | None:
+    """Whether cones give other bits than full passes: one filter less each, then ever fewer."""
+    n_players = len(evaluator.routes.compiled.roster)
+    rng = np.random.default_rng(1)
+    base = rng.random(n_players) < _SHARES_PRESENT[1]
+    present = np.flatnonzero(base)
+    if not len(present):
+        return None
+    steps = np.unique(np.linspace(0, len(present) - 1, _MOST_STEPS).astype(int))
+    leaving = rng.permutation(present[steps])
+    star = np.repeat(base[None], len(leaving) + 1, axis=0)
+    star[np.arange(1, len(star)), leaving] = False
+    walk = star.copy()
+    for row in range(1, len(walk)):
+        walk[row] &= walk[row - 1]
+    for rows in (star, walk):
+        found = evaluator.answer(rows, np.tile(images, (len(rows), 1)), keep_all)
+        for ours, row in zip(found, rows, strict=True):
+            if not np.array_equal(ours, _full_pass(evaluator, row, images), equal_nan=True):
+                return "a cone gives other bits than a full pass"
+    return None
+
+
+def _full_pass(
+    evaluator: FastEvaluator, row: NDArray[np.bool_], images: NDArray[np.intp]
+) -> NDArray[Any]:
+    with evaluator.routes.compiled.workspaces.lend() as workspace:
+        walk = Walk(evaluator.routes, workspace, evaluator.suite, images, None)
+        return walk.step(row, None)

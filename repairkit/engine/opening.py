@@ -1,0 +1,122 @@
+"""Choose an evaluator: the fastest that is understood, and proven on the images of the game."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import ModelError
+from repairkit.core.filters import FilterMeans, Roster
+from repairkit.core.game import Executor
+from repairkit.core.suite import Suite
+from repairkit.engine.agreement import Agreement, cones_fault
+from repairkit.engine.compiled import Compiled
+from repairkit.engine.evaluator import Evaluator, MaskEvaluator
+from repairkit.engine.fast import FastEvaluator
+from repairkit.engine.routes import Routes
+from repairkit.engine.runner import Runner
+from repairkit.engine.runtime import session_device
+from repairkit.graph.sites import Survey
+
+logger = logging.getLogger(__name__)
+
+WAYS = ("blocked weights", "plain weights", "mask nodes")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Ways to compile a model, each tried once.
+
+    Attributes:
+        found: the survey of the working model.
+        roster: the game's filters.
+        means: the levels of absent filters.
+        image: the name of the image input.
+        output: the output that is judged.
+        step: the number of images that one run must have; None where any goes.
+    """
+
+    found: Survey
+    roster: Roster
+    means: FilterMeans
+    image: str
+    output: str
+    step: int | None = None
+    _compiled: dict[str, Compiled | None] = field(default_factory=dict)
+
+    def compile(self, way: str, sample: NDArray[Any]) -> Compiled | None:
+        """The model compiled in one of `WAYS`, None where that cannot be done.
+
+        `sample` is one image, shape (1, *input).
+        """
+        if way not in self._compiled:
+            try:
+                self._compiled[way] = Compiled(
+                    self.found,
+                    self.roster,
+                    self.means,
+                    image=self.image,
+                    output=self.output,
+                    sample=sample,
+                    blocked=way == "blocked weights",
+                    weight_space=way != "mask nodes",
+                )
+            except ModelError as error:
+                logger.info("%s: %s", way, error)
+                self._compiled[way] = None
+        return self._compiled[way]
+
+
+def open_evaluator(
+    candidates: Candidates,
+    runner: Runner,
+    suite: Suite,
+    *,
+    executor: Executor | None = None,
+    batch_size: int = 128,
+    cache_memory: int | None = None,
+) -> Evaluator:
+    """The fastest evaluator that agrees with the instrumented model on the suite's first images.
+
+    Args:
+        candidates: of the model.
+        runner: of the instrumented model.
+        suite: the images of the game.
+        executor: maps over the parts of a round.
+        batch_size: images in one run at the most.
+        cache_memory: bytes for what is kept between rows and rounds; a quarter of the free memory
+            if None.
+    """
+    roster = candidates.roster
+    reference = MaskEvaluator(runner, roster, suite, executor=executor, batch_size=batch_size)
+    if candidates.step is not None or session_device(runner.session) != "cpu" or not len(suite):
+        return reference
+    agreement: Agreement | None = None
+    for way in WAYS:
+        compiled = candidates.compile(way, suite.batch(np.arange(1)))
+        if compiled is None:
+            continue
+        for overwriting in (True, False):
+            evaluator = FastEvaluator(
+                Routes(compiled, overwriting=overwriting),
+                suite,
+                executor=executor,
+                batch_size=batch_size,
+                cache_memory=cache_memory,
+            )
+            if agreement is None:
+                macs = evaluator.routes.full.cost
+                agreement = Agreement.ask(reference, len(roster), len(suite), macs)
+            fault = agreement.fault(evaluator)
+            if fault is not None:
+                logger.warning("%s are not used: %s", way, fault)
+                break
+            fault = cones_fault(evaluator, agreement.images[0])
+            if fault is None:
+                return evaluator
+            logger.warning("%s, overwriting %s, are not used: %s", way, overwriting, fault)
+    return reference

@@ -1,0 +1,119 @@
+"""`run.json`: all that a result depends on, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import onnx
+
+from repairkit.core.scores import Budget, Scores
+from repairkit.engine.runtime import load_runtime
+from repairkit.estimators import Estimation
+from repairkit.workflows.bench import Bench
+from repairkit.workflows.run_folder import SCHEMA, key_of
+
+
+def opening(
+    bench: Bench, method: str, options: Mapping[str, Any], budget: Budget
+) -> dict[str, Any]:
+    """`run.json` as it stands before anything is estimated."""
+    settings, parts = bench.settings, bench.parts
+    asked = {
+        "method": method,
+        "estimator": dict(options),
+        "budget": dataclasses.asdict(budget),
+        **{
+            name: plain(getattr(settings, name))
+            for name in (
+                "metrics",
+                "groups",
+                "class_names",
+                "preprocessing",
+                "parts",
+                "output",
+                "sites",
+                "sites_at",
+                "include",
+                "absent",
+                "batch_size",
+                "seed",
+            )
+        },
+    }
+    model = {"path": str(bench.subject.file.path), "digest": bench.subject.file.digest}
+    data = {
+        "path": str(settings.data),
+        "digest": bench.dataset.digest,
+        "n_images": len(bench.dataset.annotations),
+    }
+    key = key_of(
+        {k: v for k, v in asked.items() if k != "budget"}
+        | {"model": model["digest"], "data": data["digest"]}
+    )
+    return {
+        "schema": SCHEMA,
+        "kind": "repairkit run",
+        "versions": versions(),
+        "key": key,
+        "model": model,
+        "data": data,
+        "settings": asked,
+        "parts": {
+            "how": parts.how,
+            "overlaps": [list(pair) for pair in parts.overlaps],
+            **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
+        },
+        "batching": bench.batching.how,
+        "engine": "instrumented",
+        "n_filters": len(bench.roster),
+        "n_sites": len(bench.roster.sites),
+        "notes": list(bench.dataset.notes),
+        "metrics": {},
+        "finished": False,
+    }
+
+
+def outcome(estimation: Estimation, scores: Scores) -> dict[str, Any]:
+    """What is added to the opening once the estimation is over."""
+    spent = estimation.spent
+    return {
+        "finished": True,
+        "decided": bool(scores.decided.all()),
+        "n_undecided": int((~scores.decided).sum()),
+        "reason": estimation.reason,
+        "confidence": scores.confidence,
+        "interval": scores.interval,
+        "adds_up": scores.efficient,
+        "sum_of_values": float(scores.values[:, 0].sum()),
+        "evaluations": spent.evaluations,
+        "image_passes": spent.image_passes,
+        "rounds": spent.rounds,
+        "seconds": round(spent.seconds, 3),
+    }
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON holds it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {
+        "repairkit": version("repairkit"),
+        "onnx": onnx.__version__,
+        "onnxruntime": load_runtime().__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

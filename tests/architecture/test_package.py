@@ -1,0 +1,85 @@
+"""What is shipped, what imports what, and what a newcomer finds."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_is_shipped() -> None:
+    on_disk = {
+        ".".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("repairkit/**/__init__.py")
+    }
+    assert on_disk <= set(SETTINGS["tool"]["setuptools"]["packages"])
+
+
+def test_imports_point_downwards() -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports"))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_importing_repairkit_loads_no_framework_and_no_runtime() -> None:
+    heavy = "torch tensorflow keras onnxruntime pyarrow ray sklearn"
+    code = f"import sys, repairkit.cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_sample_and_the_schemas(tmp_path: Path) -> None:
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "--quiet",
+            "-w",
+            str(tmp_path),
+            str(ROOT),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    assert {
+        "repairkit/py.typed",
+        "repairkit/workflows/run.schema.json",
+        "repairkit/workflows/patch.schema.json",
+        "repairkit_adapters/__init__.py",
+        "repairkit_samples/digits/model.onnx",
+        "repairkit_samples/digits/digits.npz",
+        "repairkit_samples/digits/repairkit.toml",
+    } <= names
+    assert not [n for n in names if n.startswith("tests")]
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in sorted(ROOT.glob("repairkit/**/*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        assert importlib.import_module(name).__doc__, name
+
+
+def test_no_file_has_outgrown_its_purpose() -> None:
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in ROOT.glob("repairkit/**/*.py")
+        if (n := len(p.read_text().splitlines())) > 300
+    }
+    assert not long

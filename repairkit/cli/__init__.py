@@ -61,7 +61,7 @@ def main() -> None:
 def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run one command; its exit code."""
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name="repairkit", standalone_mode=False)
     except _UsageError as error:
         return _fail(f"{error} (repairkit COMMAND --help lists the options)", 2)
     except (typer.Abort, KeyboardInterrupt):

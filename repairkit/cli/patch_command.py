@@ -155,6 +155,11 @@ def print_patched(done: Patched) -> None:
             f"{done.objective} {plain.objective:.4f} -> {best.objective:.4f}, "
             f"accuracy {plain.accuracy:.4f} -> {best.accuracy:.4f}"
         )
+    if done.promise is not None:
+        show.say(
+            f"promised there: {done.objective} {show.change(done.promise)} points; what follows "
+            "was not looked at until now"
+        )
     show.before_after(done.before, done.after, done.change)
     for pair in done.document["parts"]["overlaps"]:
         show.say(f"note: the parts {pair[0]} and {pair[1]} share images")

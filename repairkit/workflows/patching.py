@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import RunFolderError, SettingsError, TargetNotMetError
+from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.patch import Evaluation, Figure, Patch
-from repairkit.core.suite import Suite
 from repairkit.engine.runner import Runner
 from repairkit.graph.bake import bake
 from repairkit.graph.files import digest_of, write_model
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.revert import read_claims, write_claims
 from repairkit.metrics import difference, evaluate
-from repairkit.repairs import Trial, choose, make_patch, propose_patches
+from repairkit.repairs import Trial, make_patch
 from repairkit.workflows.bench import Bench, prepare, run_suite
+from repairkit.workflows.choosing import choose_patch, try_patches
 from repairkit.workflows.files import write_json
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
 from repairkit.workflows.patch_story import patch_story
@@ -78,6 +78,7 @@ class Patched:
     patch: Patch
     verified: Verified
     trials: tuple[Trial, ...]
+    promise: Figure | None
     objective: str
     before: Evaluation
     after: Evaluation
@@ -111,14 +112,16 @@ def patch(
     objective = FAIRNESS_OBJECTIVE if how.fairness else settings.metrics[0]
     scored: Scored | None = None
     trials: tuple[Trial, ...] = ()
+    promise: Figure | None = None
     if how.remove:
         players = np.array([bench.roster.column(f) for f in how.remove], np.intp)
         chosen = make_patch(players, bench.roster, bench.means)
     else:
         scored, values = _values(bench, how, on_progress)
-        trials = tuple(_try(bench, values, objective, how))
-        chosen = _choose(trials, how, objective, bench)
-    return _finish(bench, chosen, how, trials, objective, scored, out)
+        game = bench.game(bench.parts.selection, bench.metrics((objective,)))
+        trials = tuple(try_patches(bench, game, values, objective, how.at_most))
+        chosen, promise = choose_patch(bench, game, trials, objective, how.max_drop)
+    return _finish(bench, chosen, how, trials, promise, objective, scored, out)
 
 
 def _check_place(subject: Subject, out: Path) -> None:
@@ -145,54 +148,12 @@ def _values(
     return scored, scored.scores.values[:, 0]
 
 
-def _try(
-    bench: Bench, values: NDArray[np.float64], objective: str, how: PatchSettings
-) -> list[Trial]:
-    """The model as it is, then the 1, 2, ... most harmful filters frozen."""
-    suite = bench.parts.selection
-    metrics = bench.metrics((objective, "accuracy"))
-    game = bench.game(suite, metrics)
-    patches = [Patch(()), *propose_patches(values, bench.roster, bench.means, at_most=how.at_most)]
-    trials = []
-    for candidate in patches:
-        coalition = np.ones(len(bench.roster), bool)
-        coalition[[bench.roster.column(f) for f in candidate.filters]] = False
-        outputs = game.outputs(coalition)
-        figures = [_figure(m, outputs, suite) for m in metrics]
-        trials.append(Trial(candidate, figures[0], figures[1]))
-    return trials
-
-
-def _figure(metric: Any, outputs: NDArray[Any], suite: Suite) -> float:
-    scores = metric.score(outputs, suite.annotations)
-    if not metric.per_image:
-        return float(scores)
-    return float(scores @ metric.weights(suite.annotations))
-
-
-def _choose(trials: tuple[Trial, ...], how: PatchSettings, objective: str, bench: Bench) -> Patch:
-    best, plain = choose(trials, max_drop=how.max_drop), trials[0]
-    if not len(best.patch):
-        unbound = max(trials, key=lambda t: t.objective)
-        found = (
-            "no filter has a negative value"
-            if len(trials) == 1
-            else f"the best of {len(trials) - 1} patches gives {unbound.objective:.4f} with "
-            f"{len(unbound.patch)} frozen and accuracy {unbound.accuracy:.4f}"
-        )
-        raise TargetNotMetError(
-            f"no repair: {objective} is {plain.objective:.4f} on the "
-            f"{len(bench.parts.selection)} selection images with accuracy {plain.accuracy:.4f} as "
-            f"the model is; {found}; nothing was written"
-        )
-    return best.patch
-
-
 def _finish(
     bench: Bench,
     chosen: Patch,
     how: PatchSettings,
     trials: tuple[Trial, ...],
+    promise: Figure | None,
     objective: str,
     scored: Scored | None,
     out: Path,
@@ -214,13 +175,23 @@ def _finish(
         "scores": None if how.scores is None else str(how.scores),
         "at_most": how.at_most,
         "max_drop": how.max_drop,
+        "promised_on_selection": None if promise is None else asdict(promise),
     }
     scoring = None if scored is None else scored.document
     story = patch_story(bench, choice, trials, objective, scoring, evaluations, verified)
     file = replace(draft, result_digest=digest_of(model), story=story)
     patch_path, report_path = _write(bench.subject, file, model, out)
     return Patched(
-        out, patch_path, report_path, chosen, verified, trials, objective, *evaluations, story
+        out,
+        patch_path,
+        report_path,
+        chosen,
+        verified,
+        trials,
+        promise,
+        objective,
+        *evaluations,
+        story,
     )
 
 

@@ -20,6 +20,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -214,7 +215,7 @@ def _build_model(network: DigitReader) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []
 
-    def add(operator: str, name: str, inputs: list[str], **attributes: object) -> str:
+    def add(operator: str, name: str, inputs: list[str], **attributes: Any) -> str:
         output = "logits" if name == "fc" else name
         nodes.append(helper.make_node(operator, inputs, [output], name=name, **attributes))
         return output

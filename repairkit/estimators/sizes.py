@@ -1,0 +1,124 @@
+"""How many players to remove, and whom."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import SettingsError
+from repairkit.core.game import Coalitions
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Law = Literal["falling", "shapley", "even"]
+
+LAWS: tuple[Law, ...] = get_args(Law)
+_MEASURED = 12
+
+
+def probabilities(law: Law, least: int, most: int, n_players: int) -> Floats:
+    """Of removing j = least ... most players.
+
+    `falling` is 1/sqrt(j); `even` the same for all; `shapley` 1/(j (n - j)), the weights of the
+    regression whose solution is Shapley's values (Charnes et al. 1988; Lundberg & Lee 2017).
+    """
+    sizes = np.arange(least, most + 1, dtype=np.float64)
+    if law == "falling":
+        weights = sizes**-0.5
+    elif law == "even":
+        weights = np.ones(len(sizes))
+    else:
+        weights = 1 / (sizes * (n_players - sizes))
+    shares: Floats = weights / weights.sum()
+    return shares
+
+
+def draw_sizes(rng: np.random.Generator, shares: Floats, least: int, n_rows: int) -> Ints:
+    """Sizes in proportion to their probabilities (systematic sampling), in random order."""
+    points = (rng.random() + np.arange(n_rows)) / n_rows * shares.sum()
+    picks = np.searchsorted(np.cumsum(shares), points, side="right")
+    sizes = least + np.minimum(picks, len(shares) - 1)
+    return rng.permutation(sizes).astype(np.int64)
+
+
+def remove_at_random(rng: np.random.Generator, sizes: Ints, n_players: int) -> Coalitions:
+    """Coalitions that lack as many players as `sizes` says, each set of that size as likely.
+
+    Players are dealt from shuffled decks, so that all are removed about equally often; what is left
+    of a deck that does not suffice is laid aside. That depends on sizes alone, so that each
+    coalition by itself is as likely as any of its size.
+    """
+    coalitions = np.ones((len(sizes), n_players), bool)
+    deck, dealt = rng.permutation(n_players), 0
+    for row, size in enumerate(sizes.tolist()):
+        if dealt + size > n_players:
+            deck, dealt = rng.permutation(n_players), 0
+        coalitions[row, deck[dealt : dealt + size]] = False
+        dealt += size
+    return coalitions
+
+
+def pilot_sizes(n_players: int, n_rows: int) -> Ints:
+    """A dozen sizes, evenly apart on a scale of ratios, over all rows in turn."""
+    most = max(n_players - 1, 1)
+    grid = np.unique(np.geomspace(1, most, min(_MEASURED, most)).round().astype(np.int64))
+    return np.resize(grid, n_rows)
+
+
+def find_collapse(
+    sizes: Ints, values: Floats, *, full: float, empty: float, lost: float, n_players: int
+) -> int:
+    """The number of removals at which V has lost the share `lost` of V(all) - V(none).
+
+    Args:
+        sizes: of the pilot's rows, (n_rows,).
+        values: their outcomes, (n_rows,).
+        full: V(all).
+        empty: V(none).
+        lost: in (0, 1].
+        n_players: at least 2.
+
+    Returns:
+        1 to n - 1, read between the pilot's sizes on a scale of ratios; n - 1 where V never falls
+        so low, or does not fall at all.
+    """
+    if full <= empty:
+        return n_players - 1
+    grid = np.unique(sizes)
+    means = np.array([values[sizes == size].mean() for size in grid])
+    curve = np.concatenate([[full], _falling(means, np.array([(sizes == s).sum() for s in grid]))])
+    scale = np.concatenate([[0.0], np.log(grid + 1)])
+    floor = full - lost * (full - empty)
+    below = np.flatnonzero(curve <= floor)
+    if not len(below) or below[0] == 0:
+        return n_players - 1
+    after = int(below[0])
+    step = (curve[after - 1] - floor) / (curve[after - 1] - curve[after])
+    found = np.exp(scale[after - 1] + step * (scale[after] - scale[after - 1])) - 1
+    return int(np.clip(round(float(found)), 1, n_players - 1))
+
+
+def _falling(means: Floats, counts: Ints) -> Floats:
+    """The nearest sequence that never rises (pool adjacent violators)."""
+    blocks: list[tuple[float, int, int]] = []
+    for mean, count in zip(means.tolist(), counts.tolist(), strict=True):
+        block = (mean, count, 1)
+        while blocks and blocks[-1][0] < block[0]:
+            other = blocks.pop()
+            total = other[1] + block[1]
+            pooled = (other[0] * other[1] + block[0] * block[1]) / total
+            block = (pooled, total, other[2] + block[2])
+        blocks.append(block)
+    return np.concatenate([np.full(length, mean) for mean, _, length in blocks])
+
+
+def check_law(law: str) -> None:
+    """Refuse a law of sizes that is not known.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if law not in LAWS:
+        raise SettingsError(f"unknown sizes {law!r}; choose one of {', '.join(LAWS)}")

@@ -1,0 +1,1 @@
+"""The packaged sample: see train.py for how it was made."""

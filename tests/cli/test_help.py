@@ -1,0 +1,29 @@
+"""The help texts that users read; `make golden` renews them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+COMMANDS = ["", "inspect", "score", "patch", "verify", "instrument", "demo"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_as_reviewed(
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    from repairkit.cli import run
+
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERMINAL_WIDTH", "100")
+    assert run([*([command] if command else []), "--help"]) == 0
+    text = capsys.readouterr().out
+    path = GOLDEN / f"help-{command or 'repairkit'}.txt"
+    if request.config.getoption("--golden"):
+        path.write_text(text)
+    assert text == path.read_text()

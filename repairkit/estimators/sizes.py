@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
 from repairkit.core.game import Coalitions
 
 Floats = NDArray[np.float64]
@@ -112,13 +111,3 @@ def _falling(means: Floats, counts: Ints) -> Floats:
             block = (pooled, total, other[2] + block[2])
         blocks.append(block)
     return np.concatenate([np.full(length, mean) for mean, _, length in blocks])
-
-
-def check_law(law: str) -> None:
-    """Refuse a law of sizes that is not known.
-
-    Raises:
-        SettingsError: it is not.
-    """
-    if law not in LAWS:
-        raise SettingsError(f"unknown sizes {law!r}; choose one of {', '.join(LAWS)}")

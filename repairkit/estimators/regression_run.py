@@ -1,0 +1,208 @@
+"""The course of a regression: everyone and no one, a pilot, then rounds of coalitions.
+
+The solver runs only when the run is read: X'X is met through products with packed rows, so that
+memory is n/8 + 4 (n_metrics + 4) bytes per row, and a read takes about a dozen passes over the
+rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.scores import Scores
+from repairkit.estimators import sizes as sizes_of
+from repairkit.estimators.boundary import Side, contested
+from repairkit.estimators.intervals import around
+from repairkit.estimators.ridge import LEAST_ROWS, ErrorsOver, Fit, fit
+from repairkit.estimators.rows import RegressionRows
+from repairkit.estimators.walks import draw_entropy
+
+CONFIDENCE = 0.95
+_GROWTH = 4
+_LEAST_ROUND = 256
+_FOR_TRACES = 2**62
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings of a regression in one game.
+
+    `most` is 0 where the pilot is to find it. Values are `scaled` to sum over all sizes, as
+    Shapley's do; else they are a mean over the sizes drawn.
+    """
+
+    law: sizes_of.Law
+    least: int
+    most: int
+    lost: float
+    images_per_coalition: int
+    errors_over: ErrorsOver
+    round_rows: int
+    pilot_rows: int
+    top_k: int
+    side: Side
+    scaled: bool
+
+
+class RegressionRun:
+    """First everyone and no one on every image, then the pilot, then rows.
+
+    `ends` (2, n_metrics) are V(all) and V(none); `baseline` (n_images, n_metrics) the outcomes of
+    every image with everyone present; `most` the largest size, 0 until known.
+    """
+
+    stored_types = (Fit,)
+
+    def __init__(self, facts: GameFacts, plan: Plan, rng: np.random.Generator) -> None:
+        self.facts, self.plan = facts, plan
+        self.entropy = draw_entropy(rng)
+        self.n_told = 0
+        self.most = plan.most
+        self.ends = np.zeros((0, facts.n_metrics))
+        self.baseline = np.zeros((0, facts.n_metrics))
+        self.rows = RegressionRows(facts.n_players)
+        self.fit: Fit | None = None
+        self.n_fitted = 0
+
+    @property
+    def endless(self) -> bool:
+        return self.facts.n_players > 1
+
+    @property
+    def conclusion(self) -> str:
+        return "the only player has all"
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Of the rows and of the last fit, see `ridge.Fit`."""
+        known = {"rows": float(len(self.rows)), "most_removed": float(self.most)}
+        fitted = self.fit_rows()
+        if fitted is None:
+            return known
+        reliability = _reliability(fitted.shares[:, 0], fitted.errors[:, 0])
+        return known | {
+            "penalty": fitted.penalty,
+            "degrees_of_freedom": fitted.degrees,
+            "cross_validated_r2": fitted.r2,
+            "reliability": reliability,
+        }
+
+    def ask(self) -> Round:
+        n = self.facts.n_players
+        if not len(self.ends):
+            return Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))
+        if n == 1:
+            return Round.nothing(n)
+        rng = np.random.default_rng([*self.entropy, self.n_told])
+        if not self.most:
+            sizes = sizes_of.pilot_sizes(n, self.plan.pilot_rows)
+        else:
+            sizes = self._draw_sizes(rng)
+        coalitions = sizes_of.remove_at_random(rng, sizes, n)
+        per_row = self.plan.images_per_coalition
+        images = self.facts.pool.draw(rng, len(sizes) * per_row)
+        return Round(coalitions, rng.permutation(images).reshape(len(sizes), per_row))
+
+    def _draw_sizes(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Rounds grow with what is known, so that a budget is nearly used whatever it is."""
+        plan = self.plan
+        n_rows = min(plan.round_rows, max(_LEAST_ROUND, len(self.rows) // _GROWTH))
+        shares = sizes_of.probabilities(plan.law, plan.least, self.most, self.facts.n_players)
+        return sizes_of.draw_sizes(rng, shares, plan.least, n_rows)
+
+    def tell(self, outcomes: Outcomes) -> None:
+        if not len(self.ends):
+            self.ends = outcomes.values.copy()
+            pool = self.facts.pool
+            # On a drawn row an image's score is larger the more rarely it is drawn.
+            drawn = np.maximum(pool.probabilities * len(pool), np.finfo(float).tiny)
+            self.baseline = outcomes.scores[0] / drawn[:, None]
+        elif not self.most:
+            self.most = self._read_pilot(outcomes.values)
+        else:
+            self.rows.add(self.ask(), outcomes.values)
+        self.n_told += 1
+
+    def _read_pilot(self, values: NDArray[np.float64]) -> int:
+        guard, n = self.facts.guard, self.facts.n_players
+        return sizes_of.find_collapse(
+            sizes_of.pilot_sizes(n, len(values)),
+            values[:, guard],
+            full=float(self.ends[0, guard]),
+            empty=float(self.ends[1, guard]),
+            lost=self.plan.lost,
+            n_players=n,
+        )
+
+    def fit_rows(self) -> Fit | None:
+        """The fit of all rows so far, solved once for each number of rows; None for too few."""
+        if len(self.rows) < LEAST_ROWS:
+            return None
+        if self.fit is None or self.n_fitted != len(self.rows):
+            rng = np.random.default_rng([*self.entropy, _FOR_TRACES])
+            over = self.plan.errors_over
+            self.fit = fit(self.rows, self.baseline, self.ends[0], errors_over=over, rng=rng)
+            self.n_fitted = len(self.rows)
+        return self.fit
+
+    def estimates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Values and standard errors, (n_players, n_metrics); zeros and infinity if unknown."""
+        n, shape = self.facts.n_players, (self.facts.n_players, self.facts.n_metrics)
+        grand = self.ends[0] - self.ends[1] if len(self.ends) else np.zeros(shape[1])
+        if n == 1 and len(self.ends):
+            return grand[None], np.zeros(shape)
+        fitted = self.fit_rows()
+        if fitted is None:
+            return np.zeros(shape), np.full(shape, np.inf)
+        if self.plan.law == "shapley":
+            return fitted.shares + grand / n, fitted.errors
+        # At a fixed size, someone absent means that one fewer of the others is.
+        scale = self.most / n if self.plan.scaled else 1.0
+        values = scale * (fitted.shares * n / (n - 1) + fitted.drops)
+        return values, scale * np.hypot(fitted.errors * n / (n - 1), fitted.drop_errors)
+
+    def read(self) -> Scores:
+        values, errors = self.estimates()
+        n, plan = self.facts.n_players, self.plan
+        normal = NormalDist()
+        low, high = around(values, normal.inv_cdf(0.5 + CONFIDENCE / 2) * errors)
+        # For all players together (Bonferroni).
+        joint = around(values[:, 0], normal.inv_cdf(1 - (1 - CONFIDENCE) / (2 * n)) * errors[:, 0])
+        still_open = contested(*joint, values[:, 0], top_k=plan.top_k, side=plan.side, epsilon=0.0)
+        known = bool(np.isfinite(errors).any())
+        return Scores(
+            self.facts.metrics,
+            values,
+            errors,
+            low,
+            high,
+            self._samples() if known else np.zeros(n, np.int64),
+            ~still_open,
+            CONFIDENCE,
+            self._describe(),
+            plan.law == "shapley",
+        )
+
+    def _samples(self) -> NDArray[np.int64]:
+        return self.rows.counts() if len(self.rows) else np.ones(self.facts.n_players, np.int64)
+
+    def _describe(self) -> str:
+        plan, n = self.plan, self.facts.n_players
+        errors = "rows" if plan.errors_over == "rows" else "images (clusters)"
+        what = f"sandwich errors over {errors}, normal, for one player at one look"
+        if plan.law == "shapley":
+            return what
+        if plan.scaled:
+            return f"{what}; values cut off behind {self.most} of {n} removals"
+        return f"{what}; a semivalue over {plan.least} to {self.most} of {n} removals"
+
+
+def _reliability(shares: NDArray[np.float64], errors: NDArray[np.float64]) -> float:
+    """The correlation that two runs like this would have: variance less error, over variance."""
+    total = float(shares.var())
+    return max(1 - float((errors**2).mean()) / total, 0.0) if total > 0 else 0.0

@@ -1,0 +1,195 @@
+"""Values of players by ridge regression of outcomes on who was removed.
+
+The outcome of a coalition with j players removed, on an image, is modelled as a cubic in j through
+V(all), a multiple of the image's baseline (its outcome with everyone present) that may change with
+j, and a share per player. Coalitions are uniform given their size, so that the players' columns are
+uncorrelated with everything else: the rest may be fitted first, and however badly it fits, only
+noise is added. For the same reason the shares estimate, for *any* game, a weighted mean over sizes
+of E[V | i in S] - E[V | i not in S]; with Shapley's weights that is Shapley's value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.estimators.krylov import Spectrum, lanczos
+from repairkit.estimators.rows import RegressionRows
+
+Floats = NDArray[np.float64]
+ErrorsOver = Literal["rows", "images"]
+
+LEAST_ROWS = 32
+_PENALTIES = np.geomspace(1e-4, 1e4, 65)
+_GROUP = 8
+_FEW_PLAYERS = 32
+_PROBES = 4
+_MOST_STEPS = 16
+_MOST_WORK = 2e9
+_QUICK_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the rows say.
+
+    `shares` (n_players, n_metrics) add up to zero: the effect of presence at a fixed size, freed of
+    the penalty's shrinkage; `errors` of the same shape are their standard errors. `drops`
+    (n_metrics,) are the mean loss of V by one more removal, `drop_errors` theirs. For the first
+    metric: the penalty in units of a column's sum of squares, the fit's degrees of freedom, and the
+    share of the residual variance that the players explain, by generalised cross-validation.
+    """
+
+    shares: Floats
+    errors: Floats
+    drops: Floats
+    drop_errors: Floats
+    penalty: float
+    degrees: float
+    r2: float
+
+
+def fit(
+    rows: RegressionRows,
+    baseline: Floats,
+    full: Floats,
+    *,
+    errors_over: ErrorsOver,
+    rng: np.random.Generator,
+) -> Fit:
+    """Fit all metrics.
+
+    Args:
+        rows: at least `LEAST_ROWS`.
+        baseline: outcome of every image with everyone present, (n_images, n_metrics).
+        full: V(all), (n_metrics,).
+        errors_over: `rows` states the error as an estimate of V on these images; `images` also as
+            one of V on images like these (a sandwich whose clusters are images).
+        rng: for the traces.
+    """
+    residuals, drops, drop_errors = _partial_out(rows, baseline, full)
+    targets = rows.transposed_times(residuals)
+    spectra, traces = _spectra(rows, targets, rng)
+    shares, scatter = np.zeros_like(targets), np.zeros(targets.shape[1])
+    choices = []
+    for metric in range(targets.shape[1]):
+        spectrum, column = spectra[metric // _GROUP], metric % _GROUP
+        choice = _choose(spectrum, column, traces, residuals[:, metric], rows.spread())
+        solution = spectrum.solve(column, choice.penalty)
+        residuals[:, metric] -= rows.times(solution[:, None])[:, 0]
+        shares[:, metric] = choice.unshrunk * solution
+        scatter[metric] = choice.variance
+        choices.append(choice)
+    errors = _errors(rows, residuals, scatter, errors_over)
+    first = choices[0]
+    penalty = first.penalty / rows.spread()
+    return Fit(shares, errors, drops, drop_errors, penalty, first.degrees, first.r2)
+
+
+def _partial_out(
+    rows: RegressionRows, baseline: Floats, full: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Outcomes less what size and image explain; the mean drop of V per removal and its error."""
+    sizes, outcomes = rows.all_sizes(), rows.all_outcomes()
+    most = int(sizes.max())
+    powers = np.arange(1, min(3, len(np.unique(sizes))) + 1)
+    by_size = (sizes[:, None] / most) ** powers
+    # A player's share is a mean over sizes with weights j (n - j); so must the drop be.
+    weights = (sizes * (rows.n_players - sizes)).astype(np.float64)
+    weights /= max(weights.sum(), 1.0)
+    contrast = weights @ (((sizes[:, None] - 1) / most) ** powers - by_size)
+    ahead = baseline[rows.all_images()].mean(axis=1) - full
+    drops, errors = np.zeros(len(full)), np.zeros(len(full))
+    residuals = outcomes - full
+    for metric in range(len(full)):
+        own = ahead[:, metric, None]
+        design = np.concatenate([by_size, own, own * by_size[:, :1]], axis=1)
+        inverse = np.linalg.pinv(design.T @ design, hermitian=True)
+        solution = inverse @ (design.T @ residuals[:, metric])
+        residuals[:, metric] -= design @ solution
+        drops[metric] = contrast @ solution[: len(powers)]
+        lever = design @ (inverse[:, : len(powers)] @ contrast)
+        errors[metric] = np.sqrt((lever**2) @ (residuals[:, metric] ** 2))
+    return residuals, drops, errors
+
+
+@dataclass(frozen=True)
+class _Traces:
+    """Random signs (or, of a few players, all of them) seen through X'X; `n` is its rank."""
+
+    spectrum: Spectrum
+    columns: slice
+    n: int
+
+    def degrees(self, penalty: float) -> float:
+        return self.n * self.spectrum.mean_of(lambda v: v / (v + penalty), self.columns)
+
+    def variance(self, penalty: float) -> float:
+        """Mean variance of the solution per unit of the residuals', times n."""
+        return self.n * self.spectrum.mean_of(lambda v: v / (v + penalty) ** 2, self.columns)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    penalty: float
+    degrees: float
+    unshrunk: float
+    variance: float
+    r2: float
+
+
+def _spectra(
+    rows: RegressionRows, targets: Floats, rng: np.random.Generator
+) -> tuple[list[Spectrum], _Traces]:
+    """Of the metrics in groups, so that memory stays bounded; the probes go with the first."""
+    n = rows.n_players
+    probes = np.eye(n) if n <= _FEW_PLAYERS else rng.choice([-1.0, 1.0], (n, _PROBES))
+    probes = probes - probes.mean(axis=0)
+    most = _MOST_STEPS if len(rows) * n <= _MOST_WORK else _QUICK_STEPS
+    groups = [targets[:, i : i + _GROUP] for i in range(0, targets.shape[1], _GROUP)]
+    n_first = groups[0].shape[1]
+    groups[0] = np.concatenate([groups[0], probes], axis=1)
+    spectra = [lanczos(rows.gram_times, group, min(n - 1, most)) for group in groups]
+    return spectra, _Traces(spectra[0], slice(n_first, None), n - 1)
+
+
+def _choose(
+    spectrum: Spectrum, column: int, traces: _Traces, residuals: Floats, spread: float
+) -> _Choice:
+    """The penalty of the least generalised cross-validation error (Golub, Heath & Wahba 1979)."""
+    n_rows = len(residuals)
+    penalties = _PENALTIES * spread
+    total = float(residuals @ residuals)
+    squares = np.maximum(total - spectrum.explained(column, penalties), 0.0)
+    degrees = np.array([traces.degrees(penalty) for penalty in penalties])
+    free = n_rows - degrees
+    errors = np.where(free > 0.02 * n_rows, n_rows * squares / np.maximum(free, 1.0) ** 2, np.inf)
+    # Of equal ones the greatest penalty.
+    best = len(errors) - 1 - int(np.argmin(errors[::-1]))
+    penalty, lost = float(penalties[best]), traces.n / degrees[best]
+    noise = squares[best] / free[best]
+    variance = noise * lost**2 * traces.variance(penalty) / traces.n
+    r2 = 1 - errors[best] * n_rows / total if total > 0 else 0.0
+    return _Choice(penalty, float(degrees[best]), float(lost), float(variance), float(max(r2, 0.0)))
+
+
+def _errors(
+    rows: RegressionRows, residuals: Floats, scatter: Floats, errors_over: ErrorsOver
+) -> Floats:
+    """Standard errors of the shares: the mean variance, spread as the sandwich's middle is.
+
+    Columns are nearly orthogonal, so that the sandwich's outer layers are the same for all players
+    but for their columns' sums of squares.
+    """
+    middle = rows.squares(residuals)
+    own = rows.squares(np.ones((len(residuals), 1)))
+    if errors_over == "images":
+        middle = np.maximum(middle, rows.squares_by_image(residuals))
+    flat = np.maximum((residuals**2).mean(axis=0), np.finfo(float).tiny)
+    ratio = middle / np.maximum(own, 1e-12) / flat * (own.mean() / np.maximum(own, 1e-12))
+    errors: Floats = np.sqrt(ratio * scatter)
+    errors[own[:, 0] <= 0] = np.inf
+    return errors

@@ -32,7 +32,7 @@ def demo_command(
     for name in _FILES:
         with as_file(files(_SAMPLE) / name) as source:
             shutil.copyfile(source, out / name)
-    subject, settings = options.settle_job(out / "model.onnx", {})
+    subject, settings = options.settle_job({"model": out / "model.onnx"})
     if not (as_json or quiet):
         show.say(f"A network that reads digits, and images in two groups, copied to {out}.")
         show.say("repairkit patch --fairness: score every filter, freeze the harmful ones, prove.")

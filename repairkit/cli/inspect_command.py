@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import typer
+
 from repairkit.cli import options, show
 from repairkit.workflows.inspection import Inspection, inspect
 
 
 def inspect_command(
+    context: typer.Context,
     model: options.Model = None,
     output: options.Output = None,
     sites_at: options.SitesAt = "pre-activation",
@@ -16,15 +19,7 @@ def inspect_command(
     quiet: options.Quiet = False,
 ) -> None:
     """List inputs, outputs, sites and filters, and what is left out and why."""
-    subject, settings = options.settle_job(
-        model,
-        {
-            "sites_at": sites_at,
-            "include": tuple(include or ()),
-            "preprocessing": {"layout": layout} if layout else {},
-        },
-        output=output,
-    )
+    subject, settings = options.settle_job(context.params)
     found = inspect(subject, settings)
     if as_json:
         show.print_json(found.to_json())

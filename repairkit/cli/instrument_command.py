@@ -13,6 +13,7 @@ from repairkit.workflows.instrumenting import write_instrumented
 
 
 def instrument_command(
+    context: typer.Context,
     model: options.Model = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Result; MODEL.instrumented.onnx.")
@@ -33,22 +34,7 @@ def instrument_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Write the model with a run-time mask input per site."""
-    subject, settings = options.settle_job(
-        model,
-        {
-            "data": data,
-            "sites": tuple(sites or ()),
-            "sites_at": sites_at,
-            "include": tuple(include or ()),
-            "absent": absent,
-            "seed": seed,
-            "parts": options.part_options(calibration, None, None),
-            "preprocessing": options.image_options(
-                resize=None, crop=None, color=None, scale=scale, mean=mean, std=std, layout=layout
-            ),
-        },
-        output=output,
-    )
+    subject, settings = options.settle_job(context.params)
     target = out or Path(f"{subject.file.path.stem}.instrumented.onnx")
     masked = write_instrumented(subject, settings, target)
     if as_json:

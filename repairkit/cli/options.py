@@ -88,28 +88,22 @@ def split_names(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def image_options(
-    *,
-    resize: str | None,
-    crop: str | None,
-    color: str | None,
-    scale: str | None,
-    mean: str | None,
-    std: str | None,
-    layout: str | None,
-) -> dict[str, Any]:
+def _image_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Preprocessing as it would stand in `repairkit.toml`; only what was given."""
-    given: dict[str, Any] = {
-        "resize": _sizes(resize, "--resize"),
-        "crop": _sizes(crop, "--crop"),
-        "color": color,
-        "scale": scale,
-        "mean": split_names(mean),
-        "std": split_names(std),
-        "layout": layout,
+    options: dict[str, Any] = {
+        "resize": _sizes(given.get("resize"), "--resize"),
+        "crop": _sizes(given.get("crop"), "--crop"),
+        "color": given.get("color"),
+        "scale": given.get("scale"),
+        "mean": split_names(given.get("mean")),
+        "std": split_names(given.get("std")),
+        "layout": given.get("layout"),
     }
-    options = {name: value for name, value in given.items() if value is not None}
-    return {n: list(v) if isinstance(v, tuple) else v for n, v in options.items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in options.items()
+        if value is not None
+    }
 
 
 def _sizes(text: str | None, option: str) -> int | list[int] | None:
@@ -122,15 +116,18 @@ def _sizes(text: str | None, option: str) -> int | list[int] | None:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
-def settle_job(
-    model: Path | None, options: Mapping[str, Any], *, output: str | None = None
-) -> tuple[Subject, Settings]:
-    """The model and the settings of a job, from options and `repairkit.toml`.
+def settle_job(given: Mapping[str, Any]) -> tuple[Subject, Settings]:
+    """The model and the settings of a job, from a command's options and `repairkit.toml`.
+
+    Args:
+        given: options by name as typer parsed them (`Context.params`); a command that lacks an
+            option leaves it to the project file and the defaults.
 
     Raises:
         SettingsError: no model was named, or an option makes no sense.
         RepairkitError: the project file or the model cannot be read.
     """
+    model = given.get("model")
     project = find_project(model, Path.cwd())
     path = model or (project.model if project is not None else None)
     if path is None:
@@ -138,14 +135,23 @@ def settle_job(
             'no model was given; name an ONNX file, or write model = "model.onnx" into a '
             "repairkit.toml in this folder"
         )
-    settings = settle({**options, "output": output}, project)
+    settings = settle(_settings_options(given), project)
     subject = read_subject(path, output=settings.output, layout=settings.preprocessing.layout)
     return subject, settings
 
 
-def part_options(
-    calibration: str | None, selection: str | None, test: str | None
-) -> dict[str, str]:
-    """The parts that were given."""
-    given = {"calibration": calibration, "selection": selection, "test": test}
-    return {name: value for name, value in given.items() if value is not None}
+def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under the names that `Settings` has for them; None or empty where not given."""
+    parts = ("calibration", "selection", "test")
+    same = ("data", "output", "sites_at", "absent", "device", "workers", "seed")
+    return {
+        **{name: given.get(name) for name in same},
+        "metrics": tuple(given.get("metric") or ()),
+        "sites": tuple(given.get("sites") or ()),
+        "include": tuple(given.get("include") or ()),
+        "groups": split_names(given.get("group")),
+        "class_names": split_names(given.get("classes")),
+        "batch_size": given.get("batch"),
+        "parts": {name: given[name] for name in parts if given.get(name) is not None},
+        "preprocessing": _image_options(given),
+    }

@@ -23,6 +23,7 @@ from repairkit.workflows.patching import Patched, PatchSettings, patch
 
 
 def patch_command(
+    context: typer.Context,
     model: options.Model = None,
     fairness: Annotated[
         bool, typer.Option("--fairness", help="Freeze what harms the worst group.")
@@ -96,34 +97,7 @@ def patch_command(
             time_limit=time_limit,
         ),
     )
-    subject, settings = options.settle_job(
-        model,
-        {
-            "data": data,
-            "metrics": tuple(metric or ()),
-            "groups": options.split_names(group),
-            "class_names": options.split_names(classes),
-            "sites": tuple(sites or ()),
-            "sites_at": sites_at,
-            "include": tuple(include or ()),
-            "absent": absent,
-            "batch_size": batch,
-            "device": device,
-            "workers": workers,
-            "seed": seed,
-            "parts": options.part_options(calibration, selection, test),
-            "preprocessing": options.image_options(
-                resize=resize,
-                crop=crop,
-                color=color,
-                scale=scale,
-                mean=mean,
-                std=std,
-                layout=layout,
-            ),
-        },
-        output=output,
-    )
+    subject, settings = options.settle_job(context.params)
     target = out or Path(f"{subject.file.path.stem}.patched.onnx")
     with show.scoring_progress(quiet=quiet) as on_progress:
         done = patch(subject, settings, plan, out=target, on_progress=on_progress)

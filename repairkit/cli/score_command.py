@@ -61,6 +61,7 @@ def how_to_score(
 
 
 def score_command(
+    context: typer.Context,
     model: options.Model = None,
     data: options.Data = None,
     metric: Metrics = None,
@@ -111,34 +112,7 @@ def score_command(
         max_evaluations=max_evaluations,
         time_limit=time_limit,
     )
-    subject, settings = options.settle_job(
-        model,
-        {
-            "data": data,
-            "metrics": tuple(metric or ()),
-            "groups": options.split_names(group),
-            "class_names": options.split_names(classes),
-            "sites": tuple(sites or ()),
-            "sites_at": sites_at,
-            "include": tuple(include or ()),
-            "absent": absent,
-            "batch_size": batch,
-            "device": device,
-            "workers": workers,
-            "seed": seed,
-            "parts": options.part_options(calibration, selection, test),
-            "preprocessing": options.image_options(
-                resize=resize,
-                crop=crop,
-                color=color,
-                scale=scale,
-                mean=mean,
-                std=std,
-                layout=layout,
-            ),
-        },
-        output=output,
-    )
+    subject, settings = options.settle_job(context.params)
     folder = out or default_folder(subject.file.path, settings.metrics[0], method)
     with show.scoring_progress(quiet=quiet) as on_progress:
         scored = score(subject, settings, how, out=folder, resume=resume, on_progress=on_progress)

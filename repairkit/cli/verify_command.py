@@ -12,6 +12,7 @@ from repairkit.cli import options, show
 
 
 def verify_command(
+    context: typer.Context,
     original: Annotated[Path, typer.Argument(help="The model before.", metavar="ORIGINAL")],
     patched: Annotated[Path, typer.Argument(help="The model after.", metavar="PATCHED")],
     patch: Annotated[
@@ -27,15 +28,7 @@ def verify_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Prove that PATCHED is ORIGINAL with just the claimed filters frozen."""
-    _, settings = options.settle_job(
-        original,
-        {
-            "data": data,
-            "preprocessing": options.image_options(
-                resize=None, crop=None, color=None, scale=scale, mean=mean, std=std, layout=layout
-            ),
-        },
-    )
+    _, settings = options.settle_job({**context.params, "model": original})
     found = verify(original, patched, patch_file=patch, settings=settings)
     if as_json:
         show.print_json(found.to_json())

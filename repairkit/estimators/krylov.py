@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _TINY = 1e-10
+_ACCURATE = 1e-3
+_FEW_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,38 @@ def lanczos(multiply: Callable[[Floats], Floats], columns: Floats, n_steps: int)
             ahead = ahead - np.einsum("snc,sc->nc", basis[: step + 1], shadows)
         rest = np.linalg.norm(ahead, axis=0)
         rest[rest <= _TINY + 1e-6 * size] = 0.0  # the products are of 32 bits
-        if not rest.any():
+        if not rest.any() or _settled(diagonal[: step + 1], beside[:step]):
             break
         beside[step] = rest
         current = np.where(rest > 0, ahead / np.where(rest > 0, rest, 1.0), 0.0)
-    return _decomposed(lengths, diagonal, beside, basis)
+    n_done = step + 1
+    return _decomposed(lengths, diagonal[:n_done], beside[:n_done], basis[:n_done])
 
 
-def _decomposed(lengths: Floats, diagonal: Floats, beside: Floats, basis: Floats) -> Spectrum:
+def _settled(diagonal: Floats, beside: Floats) -> bool:
+    """Whether the last step adds next to nothing to any solution, even without a penalty."""
+    n_steps = len(diagonal)
+    if n_steps < _FEW_STEPS:
+        return False
+    matrices = _tridiagonal(diagonal, beside)
+    floor = 1e-6 * np.abs(diagonal).max() + np.finfo(float).tiny
+    first = np.zeros((len(matrices), n_steps, 1))
+    first[:, 0] = 1.0
+    solutions = np.linalg.solve(matrices + floor * np.eye(n_steps), first)[:, :, 0]
+    last = np.abs(solutions[:, -1])
+    return bool((last <= _ACCURATE * np.linalg.norm(solutions, axis=1)).all())
+
+
+def _tridiagonal(diagonal: Floats, beside: Floats) -> Floats:
+    """Matrices (n_columns, n_steps, n_steps) with these (n_steps or one less, n_columns)."""
     n_steps, n_columns = diagonal.shape
     matrices = np.zeros((n_columns, n_steps, n_steps))
     steps = np.arange(n_steps)
     matrices[:, steps, steps] = diagonal.T
-    matrices[:, steps[1:], steps[:-1]] = matrices[:, steps[:-1], steps[1:]] = beside[:-1].T
-    values, vectors = np.linalg.eigh(matrices)
+    matrices[:, steps[1:], steps[:-1]] = matrices[:, steps[:-1], steps[1:]] = beside.T
+    return matrices
+
+
+def _decomposed(lengths: Floats, diagonal: Floats, beside: Floats, basis: Floats) -> Spectrum:
+    values, vectors = np.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
     return Spectrum(lengths, np.maximum(values, 0.0), vectors[:, 0] ** 2, vectors, basis)

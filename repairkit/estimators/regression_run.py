@@ -26,6 +26,7 @@ CONFIDENCE = 0.95
 _GROWTH = 4
 _LEAST_ROUND = 256
 _FOR_TRACES = 2**62
+_MOST_BEYOND = 1.3
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class RegressionRun:
         self.most = plan.most
         self.ends = np.zeros((0, facts.n_metrics))
         self.baseline = np.zeros((0, facts.n_metrics))
-        self.rows = RegressionRows(facts.n_players)
+        self.rows = RegressionRows.none(facts.n_players)
         self.fit: Fit | None = None
         self.n_fitted = 0
 
@@ -162,9 +163,18 @@ class RegressionRun:
         if self.plan.law == "shapley":
             return fitted.shares + grand / n, fitted.errors
         # At a fixed size, someone absent means that one fewer of the others is.
-        scale = self.most / n if self.plan.scaled else 1.0
+        scale = self._scale(fitted.drops) if self.plan.scaled else 1.0
         values = scale * (fitted.shares * n / (n - 1) + fitted.drops)
         return values, scale * np.hypot(fitted.errors * n / (n - 1), fitted.drop_errors)
+
+    def _scale(self, drops: NDArray[np.float64]) -> float:
+        """The share of all sizes that matters: the guard's values shall add up to its V(all) less
+        V(none), as Shapley's do, where that is near the share of sizes drawn.
+        """
+        guard, drawn = self.facts.guard, self.most / self.facts.n_players
+        grand, paid = self.ends[0, guard] - self.ends[1, guard], drops[guard] * self.most
+        ratio = grand / paid if grand > 0 and paid > 0 else 1.0
+        return drawn * float(np.clip(ratio, 1.0, _MOST_BEYOND))
 
     def read(self) -> Scores:
         values, errors = self.estimates()
@@ -189,7 +199,7 @@ class RegressionRun:
         )
 
     def _samples(self) -> NDArray[np.int64]:
-        return self.rows.counts() if len(self.rows) else np.ones(self.facts.n_players, np.int64)
+        return self.rows.counts.copy() if len(self.rows) else np.ones(self.facts.n_players, np.int64)
 
     def _describe(self) -> str:
         plan, n = self.plan, self.facts.n_players

@@ -73,16 +73,16 @@ def fit(
     residuals, drops, drop_errors = _partial_out(rows, baseline, full)
     targets = rows.transposed_times(residuals)
     spectra, traces = _spectra(rows, targets, rng)
-    shares, scatter = np.zeros_like(targets), np.zeros(targets.shape[1])
-    choices = []
-    for metric in range(targets.shape[1]):
-        spectrum, column = spectra[metric // _GROUP], metric % _GROUP
-        choice = _choose(spectrum, column, traces, residuals[:, metric], rows.spread())
-        solution = spectrum.solve(column, choice.penalty)
-        residuals[:, metric] -= rows.times(solution[:, None])[:, 0]
-        shares[:, metric] = choice.unshrunk * solution
-        scatter[metric] = choice.variance
-        choices.append(choice)
+    choices = [
+        _choose(spectra[i // _GROUP], i % _GROUP, traces, residuals[:, i], rows.spread())
+        for i in range(targets.shape[1])
+    ]
+    solutions = np.stack(
+        [spectra[i // _GROUP].solve(i % _GROUP, c.penalty) for i, c in enumerate(choices)], axis=1
+    )
+    residuals -= rows.times(solutions)
+    shares = solutions * [choice.unshrunk for choice in choices]
+    scatter = np.array([choice.variance for choice in choices])
     errors = _errors(rows, residuals, scatter, errors_over)
     first = choices[0]
     penalty = first.penalty / rows.spread()
@@ -184,8 +184,8 @@ def _errors(
     Columns are nearly orthogonal, so that the sandwich's outer layers are the same for all players
     but for their columns' sums of squares.
     """
-    middle = rows.squares(residuals)
-    own = rows.squares(np.ones((len(residuals), 1)))
+    squares = rows.squares(np.concatenate([residuals, np.ones((len(residuals), 1))], axis=1))
+    middle, own = squares[:, :-1], squares[:, -1:]
     if errors_over == "images":
         middle = np.maximum(middle, rows.squares_by_image(residuals))
     flat = np.maximum((residuals**2).mean(axis=0), np.finfo(float).tiny)

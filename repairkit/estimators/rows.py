@@ -27,25 +27,35 @@ class RegressionRows:
 
     `bits` are packed removals (n_rows, ceil(n_players / 8)); `sizes` (n_rows,) how many were
     removed; `images` (n_rows, n_images_per_row); `outcomes` (n_rows, n_metrics), 32 bits each.
+    `counts` (n_players,) says in how many rows each player was removed.
 
     The design X has a column per player: present less its mean among coalitions of the row's size,
     that is j/n - removed. So each row adds up to zero, and X is uncorrelated with all that depends
     on size or image alone.
     """
 
-    n_players: int
+    counts: NDArray[np.int64]
     bits: list[NDArray[np.uint8]] = field(default_factory=list)
     sizes: list[NDArray[np.int64]] = field(default_factory=list)
     images: list[NDArray[np.int64]] = field(default_factory=list)
     outcomes: list[NDArray[np.float32]] = field(default_factory=list)
 
+    @classmethod
+    def none(cls, n_players: int) -> RegressionRows:
+        return cls(np.zeros(n_players, np.int64))
+
     def __len__(self) -> int:
         return sum(map(len, self.sizes))
+
+    @property
+    def n_players(self) -> int:
+        return len(self.counts)
 
     def add(self, asked: Round, values: Floats) -> None:
         """Take in a round whose rows have images of their own."""
         assert asked.images is not None
         removed: Coalitions = ~asked.coalitions
+        self.counts += removed.sum(axis=0)
         self.bits.append(np.packbits(removed, axis=1))
         self.sizes.append(removed.sum(axis=1).astype(np.int64))
         self.images.append(asked.images.astype(np.int64))
@@ -90,13 +100,6 @@ class RegressionRows:
         for rows, removed in self._blocks():
             total += turned[:, rows] @ removed
         return total.T
-
-    def counts(self) -> NDArray[np.int64]:
-        """In how many rows each player was removed, (n_players,)."""
-        total = np.zeros(self.n_players, np.int64)
-        for _, removed in self._blocks():
-            total += removed.sum(axis=0).astype(np.int64)
-        return total
 
     def squares(self, residuals: Floats) -> Floats:
         """Sum over rows of (x e)^2 per player and metric, (n_players, n_metrics)."""

@@ -31,21 +31,21 @@ class Recipe:
 
     Attributes:
         spread: sigma of the lognormal losses; large is sparse.
-        harmful: share of the players whose removal helps.
+        harmful: number of players whose removal helps.
         between_layers: strength of the interaction of neighbouring layers.
         roughness: of the term that depends on the whole coalition, in units of a margin's spread.
     """
 
     spread: float
-    harmful: float
+    harmful: int
     between_layers: float
     roughness: float
 
 
 RECIPES = {
-    "sparse": Recipe(1.5, 0.05, 0.1, 0.1),
-    "flat": Recipe(0.5, 0.05, 0.1, 0.1),
-    "interacting": Recipe(1.0, 0.08, 0.8, 0.5),
+    "sparse": Recipe(1.5, 30, 0.1, 0.1),
+    "flat": Recipe(0.5, 30, 0.1, 0.1),
+    "interacting": Recipe(1.0, 30, 0.8, 0.5),
 }
 
 
@@ -62,7 +62,8 @@ class SimulatedGame:
         self.name, self.smooth, self.recipe = f"{name}-{n_players}", smooth, recipe
         self.facts = GameFacts(n_players, ("accuracy",), (1.0,), ImagePool.uniform(N_IMAGES))
         losses = np.exp(recipe.spread * rng.standard_normal(n_players))
-        losses *= np.where(rng.random(n_players) < recipe.harmful, -0.7, 1.0)
+        harmful = rng.choice(n_players, recipe.harmful, replace=False)
+        losses[harmful] = -1.5 * losses.mean() * np.exp(0.7 * rng.standard_normal(recipe.harmful))
         # Removing 15 % of the players takes what an average image has.
         losses *= 1.8 / (0.15 * losses.sum())
         tastes = rng.standard_normal((n_players, _N_TASTES)) * 0.6
@@ -97,13 +98,16 @@ class SimulatedGame:
         """Shape (n_rows, n_images_per_row), from the weights summed over who was removed."""
         n_rows, cut = len(sums), _N_LAYERS * (1 + _N_TASTES)
         by_layer = sums[:, :cut].reshape(n_rows, _N_LAYERS, 1 + _N_TASTES)
+        if images.strides[0] == 0:
+            images = images[:1]  # all rows share them, as in a walk
         losses = self._tastes[images] @ by_layer.transpose(0, 2, 1)
         margins = self._margins[images] - losses.sum(axis=2)
         together = (losses[:, :, 1:] * losses[:, :, :-1]).sum(axis=2)
         margins -= self.recipe.between_layers * np.maximum(together, 0.0)
-        waves = sums[:, None, cut : cut + _N_WAVES] + self._phases[images]
-        rough = np.sin(waves) - np.sin(self._phases[images])
-        margins += self.recipe.roughness * rough.mean(axis=2)
+        waves, phases = sums[:, cut : cut + _N_WAVES, None], self._phases[images]
+        # sin(wave + phase) - sin(phase), over all waves.
+        rough = np.cos(phases) @ np.sin(waves) + np.sin(phases) @ (np.cos(waves) - 1)
+        margins += self.recipe.roughness / _N_WAVES * rough[:, :, 0]
         if self.smooth:
             return np.where(margins > 0, 1.0, CHANCE)
         lucky = (sums[:, -1:] + self._luck[images]) % 1.0 < CHANCE

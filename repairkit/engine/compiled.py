@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.engine.sessions import as_value, call, open_slice, optimise
+from repairkit.engine.sessions import Call, as_value, open_slice, optimise
 from repairkit.engine.workspace import Workspace, Workspaces
 from repairkit.graph.cones import Anatomy, Shape, Slice
 from repairkit.graph.index import attribute
@@ -108,14 +108,14 @@ class Compiled:
             live: runtime values of the tensors that the slice is fed, by name.
             workspace: lent to this thread.
         """
-        session, fed = self._session(piece)
-        feeds = {}
-        for name in fed:
-            value = live.get(name)
-            if value is None:
-                value = workspace.values.get(name)
-            feeds[name] = self._constants[name] if value is None else value
-        return dict(zip(piece.outputs, call(session, list(piece.outputs), feeds), strict=True))
+        call = workspace.calls.get(piece)
+        if call is None:
+            session, fed = self._session(piece)
+            if len(workspace.calls) >= _MOST_SESSIONS:
+                workspace.calls.clear()
+            fixed = {n: v for n, v in (self._constants | workspace.values).items() if n in fed}
+            call = workspace.calls[piece] = Call(session, piece.outputs, fixed)
+        return call({name: live[name] for name in self.anatomy.names_of_all(piece.fed)})
 
     def _session(self, piece: Slice) -> tuple[Any, tuple[str, ...]]:
         with self._lock:
@@ -141,8 +141,8 @@ class Compiled:
             workspace.hold(np.full(len(self.roster), present))
             known = {image: as_value(np.ascontiguousarray(images))}
             values = known | self._constants | workspace.values
-            answers = call(open_slice(model), list(names), {name: values[name] for name in fed})
-        return {name: a.numpy() for name, a in zip(names, answers, strict=True) if a.is_tensor()}
+            answers = Call(open_slice(model), names, {name: values[name] for name in fed})({})
+        return {name: answer.numpy() for name, answer in answers.items() if answer.is_tensor()}
 
     def _find_overwrites(self, sample: NDArray[Any]) -> tuple[Overwrite | None, ...]:
         """For every site how absent filters are overwritten; None where it must be computed."""

@@ -7,10 +7,12 @@ spin, no optimisation (which has been done), no pool of memory that only it can 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
@@ -66,17 +68,51 @@ def as_value(array: NDArray[Any]) -> Any:
     return load_runtime().OrtValue.ortvalue_from_numpy(array)
 
 
-def call(session: Any, outputs: list[str], feeds: dict[str, Any]) -> list[Any]:
-    """Run on runtime values.
+class Call:
+    """A session with most of its inputs bound for good; not for two threads at once.
 
-    Raises:
-        ModelError: ONNX Runtime fails.
+    Args:
+        session: from `open_slice`.
+        outputs: all that it makes.
+        fixed: runtime values by input name, whose memory stays where it is.
     """
-    try:
-        values: list[Any] = session.run_with_ort_values(outputs, feeds)
-    except Exception as error:
-        raise _as_model_error(error) from error
-    return values
+
+    def __init__(self, session: Any, outputs: tuple[str, ...], fixed: Mapping[str, Any]) -> None:
+        self._session, self._outputs = session, outputs
+        self._binding = session.io_binding()
+        for name, value in fixed.items():
+            self._binding.bind_ortvalue_input(name, value)
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs, by name, in memory of their own.
+
+        Raises:
+            ModelError: ONNX Runtime fails.
+        """
+        binding = self._binding
+        try:
+            for name, value in feeds.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in self._outputs:
+                binding.bind_output(name)
+            self._session.run_with_iobinding(binding)
+            values = binding.get_outputs()
+        except Exception as error:
+            raise _as_model_error(error) from error
+        finally:
+            # What was bound would live as long as the binding does.
+            binding.clear_binding_outputs()
+            for name, value in feeds.items():
+                binding.bind_ortvalue_input(name, _nothing(value.data_type()))
+        return dict(zip(self._outputs, values, strict=True))
+
+
+@cache
+def _nothing(kind: str) -> Any:
+    """An empty value of a type such as `tensor(float)`."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(name, name)
+    return as_value(np.zeros(0, dtype))
 
 
 def _options() -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.engine.sessions import as_value
+from repairkit.engine.sessions import Call, as_value
+from repairkit.graph.cones import Slice
 from repairkit.graph.switches import Switch
 
 Channels = NDArray[np.intp]
@@ -20,7 +21,8 @@ Channels = NDArray[np.intp]
 class Workspace:
     """Weights of all sites in memory that the runtime reads; not for two threads at once.
 
-    `values` are the runtime inputs by name. `present` (n_players,) is the coalition they hold.
+    `values` are the runtime inputs by name, `calls` the slices that were bound to them. `present`
+    (n_players,) is the coalition they hold.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Workspace:
     ) -> None:
         self.present = np.ones(len(roster), bool)
         self.values: dict[str, Any] = {}
+        self.calls: dict[Slice, Call] = {}
         self._sites = []
         starts = [roster.slices[s.site].start for s in switches]
         self._starts = np.array([*starts, len(roster)])
@@ -61,28 +64,34 @@ class _Weights:
     ) -> None:
         kernel, bias = trained[switch.kernel], trained[switch.bias]
         self.arrays = {switch.kernel: kernel.copy(), switch.bias: bias.copy()}
-        shape = (kernel.shape[0] // switch.block, -1, switch.block)
-        self._trained_lanes, self._trained_bias = kernel.reshape(shape), bias
-        self._lanes = self.arrays[switch.kernel].reshape(shape)
+        # Lanes are turned off as bits, many positions at a time; infinity times zero is no number.
+        repeats, n_rows = _divisor(kernel.size // kernel.shape[0]), len(kernel) // switch.block
+        shape = (n_rows, -1, repeats * switch.block)
+        self._bits = np.zeros(len(kernel), np.int32)
+        self._mask = np.zeros((n_rows, repeats, switch.block), np.int32)
+        self._mask_rows = self._mask.reshape(n_rows, 1, -1)
+        self._lanes = self.arrays[switch.kernel].view(np.int32).reshape(shape)
+        self._trained, self._trained_bias = kernel.view(np.int32).reshape(shape), bias
         self._bias, self._levels, self._block = self.arrays[switch.bias], levels, switch.block
 
     def turn(self, channels: Channels, present: NDArray[np.bool_]) -> None:
         """Turn `channels` on or off, as `present` (n_channels,) says."""
         on = present[channels]
         self._bias[channels] = np.where(on, self._trained_bias[channels], self._levels[channels])
-        if 4 * len(channels) > len(present):
-            mask = np.zeros(len(self._lanes) * self._block, bool)
-            mask[: len(present)] = present
-            kept = mask.reshape(len(self._lanes), 1, self._block)
-            # Not a product: infinity times zero is no number.
-            np.copyto(self._lanes, np.float32(0))
-            np.copyto(self._lanes, self._trained_lanes, where=kept)
+        self._bits[: len(present)] = present
+        np.negative(self._bits, out=self._bits)  # all bits of a lane that is on
+        if 2 * len(channels) > len(self._lanes):
+            self._mask[...] = self._bits.reshape(-1, 1, self._block)
+            np.bitwise_and(self._trained, self._mask_rows, out=self._lanes)
             return
-        off = channels[~on]
-        self._lanes[off // self._block, :, off % self._block] = 0
-        back = channels[on]
-        rows, lanes = back // self._block, back % self._block
-        self._lanes[rows, :, lanes] = self._trained_lanes[rows, :, lanes]
+        for row in set((channels // self._block).tolist()):
+            self._mask[row] = self._bits[row * self._block : (row + 1) * self._block]
+            np.bitwise_and(self._trained[row], self._mask_rows[row], out=self._lanes[row])
+
+
+def _divisor(n: int, at_most: int = 64) -> int:
+    """The largest divisor of a number that is not too large."""
+    return next(d for d in range(at_most, 0, -1) if n % d == 0)
 
 
 class _Mask:

@@ -10,11 +10,12 @@ from repairkit.core.scores import Estimator
 from repairkit.estimators import loading
 from repairkit.estimators.checkpoint import CheckpointStore
 from repairkit.estimators.checks import unknown
-from repairkit.estimators.driver import Estimation, estimate
+from repairkit.estimators.driver import Estimation, estimate, undecided
 from repairkit.estimators.exact import Exact
 from repairkit.estimators.leave_one_out import LeaveOneOut
 from repairkit.estimators.permutation import Permutation
 from repairkit.estimators.random_scores import RandomScores
+from repairkit.estimators.regression import Regression, RepairRegression
 from repairkit.estimators.tmab import Tmab
 
 __all__ = [
@@ -25,9 +26,12 @@ __all__ = [
     "LeaveOneOut",
     "Permutation",
     "RandomScores",
+    "Regression",
+    "RepairRegression",
     "Tmab",
     "estimate",
     "make_estimator",
+    "undecided",
 ]
 
 ESTIMATORS: Mapping[str, type] = MappingProxyType(
@@ -35,6 +39,8 @@ ESTIMATORS: Mapping[str, type] = MappingProxyType(
         "exact": Exact,
         "permutation": Permutation,
         "tmab": Tmab,
+        "regression": Regression,
+        "repair": RepairRegression,
         "leave-one-out": LeaveOneOut,
         "random": RandomScores,
     }

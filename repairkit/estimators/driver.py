@@ -7,14 +7,16 @@ one never killed would have, bit for bit.
 
 A run may say more of itself than `core.scores.Run` demands, by attributes or properties:
 `least_evaluations` (int), fewer than which give no score at all; `endless` (bool), that it only
-ends by its budget; `conclusion` (str), what it found where it has nothing more to ask.
+ends by its budget; `conclusion` (str), what it found where it has nothing more to ask;
+`statistics` (dict of floats by name), what is worth telling beside the scores; `n_undecided` (int
+or None where unknown), which is cheap to ask at any time, while reading a run may take long.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,12 +30,16 @@ _SAVING_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Estimation:
-    """Scores, their cost, whether the run came to its own end, and why it ended, in words."""
+    """Scores, their cost, whether the run came to its own end, and why it ended, in words.
+
+    `statistics` are what the run tells of itself, finite numbers by name.
+    """
 
     scores: Scores
     spent: Spent
     finished: bool
     reason: str
+    statistics: Mapping[str, float] = field(default_factory=dict)
 
 
 def estimate(
@@ -76,6 +82,22 @@ def estimate(
         raise
     job.save()
     return job.conclude(finished, reason)
+
+
+def undecided(run: Run) -> int | None:
+    """For how many players a run's question is open; None where only reading it would tell.
+
+    For progress: it takes no time, where `Run.read` may take minutes.
+    """
+    if hasattr(run, "n_undecided"):
+        count: int | None = run.n_undecided
+        return count
+    return int((~run.read().decided).sum())
+
+
+def _statistics(run: Run) -> dict[str, float]:
+    told: Mapping[str, float] = getattr(run, "statistics", {})
+    return {name: float(value) for name, value in told.items() if np.isfinite(value)}
 
 
 def _start(facts: GameFacts, estimator: Estimator, seed: int) -> Run:
@@ -138,7 +160,8 @@ class _Job:
         scores = self.run.read()
         if self.spent.evaluations and not finished and not scores.samples.any():
             raise BudgetError(f"{reason}, and that is too early for any score; raise it")
-        return Estimation(scores, self.spent, finished, reason)
+        statistics = _statistics(self.run)
+        return Estimation(scores, self.spent, finished, reason, statistics)
 
     def save(self) -> None:
         """Save the run if there is a store; rarely enough to take a twentieth of the time."""

@@ -59,6 +59,22 @@ def around(
     return values - radius, values + radius
 
 
+def within_range(
+    low: NDArray[np.float64], high: NDArray[np.float64], ranges: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Finite bounds drawn in to [-R/2, R/2], which hold every marginal and so its mean.
+
+    Args:
+        low: lower bounds, (n_players, n_metrics).
+        high: upper bounds.
+        ranges: R, the width of what one sample can be, (n_metrics,).
+    """
+    return (
+        np.where(np.isfinite(low), np.maximum(low, -ranges / 2), low),
+        np.where(np.isfinite(high), np.minimum(high, ranges / 2), high),
+    )
+
+
 @lru_cache(maxsize=256)
 def student_quantile(confidence: float, degrees: int) -> float:
     """The t with P(|T| < t) = confidence, for Student's T of `degrees` >= 1 degrees of freedom.

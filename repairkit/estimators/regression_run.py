@@ -79,6 +79,11 @@ class RegressionRun:
         return "the only player has all"
 
     @property
+    def n_undecided(self) -> int | None:
+        """Unknown until the rows are solved."""
+        return None
+
+    @property
     def statistics(self) -> dict[str, float]:
         """Of the rows and of the last fit, see `ridge.Fit`."""
         known = {"rows": float(len(self.rows)), "most_removed": float(self.most)}
@@ -121,8 +126,9 @@ class RegressionRun:
             self.ends = outcomes.values.copy()
             pool = self.facts.pool
             # On a drawn row an image's score is larger the more rarely it is drawn.
-            drawn = np.maximum(pool.probabilities * len(pool), np.finfo(float).tiny)
-            self.baseline = outcomes.scores[0] / drawn[:, None]
+            drawn = (pool.probabilities * len(pool))[:, None]
+            scores = outcomes.scores[0]
+            self.baseline = np.divide(scores, drawn, out=np.zeros_like(scores), where=drawn > 0)
         elif not self.most:
             self.most = self._read_pilot(outcomes.values)
         else:
@@ -168,8 +174,10 @@ class RegressionRun:
         return values, scale * np.hypot(fitted.errors * n / (n - 1), fitted.drop_errors)
 
     def _scale(self, drops: NDArray[np.float64]) -> float:
-        """The share of all sizes that matters: the guard's values shall add up to its V(all) less
-        V(none), as Shapley's do, where that is near the share of sizes drawn.
+        """The share of all sizes that a value is a sum over.
+
+        It is that of the sizes drawn and what makes up for the others: such that the guard's values
+        add up to its V(all) - V(none), as Shapley's do, within bounds.
         """
         guard, drawn = self.facts.guard, self.most / self.facts.n_players
         grand, paid = self.ends[0, guard] - self.ends[1, guard], drops[guard] * self.most
@@ -199,7 +207,9 @@ class RegressionRun:
         )
 
     def _samples(self) -> NDArray[np.int64]:
-        return self.rows.counts.copy() if len(self.rows) else np.ones(self.facts.n_players, np.int64)
+        return (
+            self.rows.counts.copy() if len(self.rows) else np.ones(self.facts.n_players, np.int64)
+        )
 
     def _describe(self) -> str:
         plan, n = self.plan, self.facts.n_players

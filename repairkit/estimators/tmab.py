@@ -25,7 +25,7 @@ from repairkit.estimators.boundary import (
     settle_top_k,
 )
 from repairkit.estimators.checks import check_positive, check_real, check_whole, unknown
-from repairkit.estimators.intervals import around, bernstein_radius, log_term
+from repairkit.estimators.intervals import around, bernstein_radius, log_term, within_range
 from repairkit.estimators.moments import Moments
 from repairkit.estimators.walks import (
     Truncation,
@@ -155,6 +155,19 @@ class TmabRun:
         mean: NDArray[np.float64] = self.sum_at_cuts / self.n_truncated
         return mean
 
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Of the walks that count; the values at the cut are the first metric's."""
+        known = {"walks": float(self.n_walks), "truncated_walks": float(self.n_truncated)}
+        if not self.n_truncated:
+            return known
+        at_cut = float(self.mean_value_at_cut[0])
+        return known | {"mean_cut": self.mean_cut, "mean_value_at_cut": at_cut}
+
+    @property
+    def n_undecided(self) -> int:
+        return int(self.still_open.sum())
+
     def ask(self) -> Round:
         if not self.still_open.any():
             return Round.nothing(self.facts.n_players)
@@ -190,18 +203,22 @@ class TmabRun:
             )
             self.n_begun += 1
 
+    def _ranges(self) -> NDArray[np.float64]:
+        """R per metric, (n_metrics,)."""
+        ranges = 2 * np.asarray(self.facts.score_widths, np.float64)
+        if self.settings.value_range is not None:
+            ranges[0] = self.settings.value_range
+        return ranges
+
     def _radius(self) -> NDArray[np.float64]:
         settings, counts = self.settings, self.moments.counts
-        ranges = 2 * np.asarray(self.facts.score_widths, np.float64)
-        if settings.value_range is not None:
-            ranges[0] = settings.value_range
         log_terms = log_term(
             counts,
             n_players=len(counts),
             delta=settings.delta,
             union_bound=settings.union_bound,
         )
-        return bernstein_radius(self.moments.variances(), counts, ranges, log_terms)
+        return bernstein_radius(self.moments.variances(), counts, self._ranges(), log_terms)
 
     def _still_open(self) -> NDArray[np.bool_]:
         values = self.moments.means[:, 0]
@@ -212,7 +229,9 @@ class TmabRun:
 
     def read(self) -> Scores:
         values = self.moments.means.copy()
-        low, high = around(values, self._radius())
+        # No sample is needed to exclude what a value cannot be; a range that was given may be wrong.
+        natural = 2 * np.asarray(self.facts.score_widths, np.float64)
+        low, high = within_range(*around(values, self._radius()), natural)
         scope = "for all players and looks together" if self.settings.union_bound else "for each"
         return Scores(
             self.facts.metrics,

@@ -100,6 +100,10 @@ class Anatomy:
         """Names in the order of the graph."""
         return [self.names[t] for t in bits(tensors)]
 
+    def names_of_all(self, numbers: Iterable[int]) -> list[str]:
+        """Names of numbered tensors."""
+        return [self.names[t] for t in numbers]
+
     @cached_property
     def everything(self) -> Tensors:
         return (1 << len(self.names)) - 1

@@ -6,6 +6,7 @@ A layer is a `Conv`, `ConvTranspose`, `Gemm` or `MatMul`, with the bias `Add` an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,8 +68,13 @@ def kernel_mask(node: NodeProto, shape: tuple[int, ...], channel: int) -> NDArra
     return mask
 
 
-def read_layer(position: int, index: GraphIndex, constants: Constants) -> Layer | str:
-    """The layer at a node, or the reason why its filters cannot be frozen."""
+def read_layer(
+    position: int, index: GraphIndex, constants: Constants, ranks: Mapping[str, int]
+) -> Layer | str:
+    """The layer at a node, or the reason why its filters cannot be frozen.
+
+    `ranks` tells the rank of dense layers' outputs, as far as it is known.
+    """
     node = index.nodes[position]
     slot = 1
     if node.op_type == "MatMul" and node.input[0] in index.constant:
@@ -83,7 +89,7 @@ def read_layer(position: int, index: GraphIndex, constants: Constants) -> Layer 
         n_channels = shape[0] if node.op_type == "Conv" else shape[1] * groups
         layer = Layer(position, node.op_type, node.input[slot], n_channels, len(shape), 1, dtype)
     else:
-        layer = _dense(position, node, shape, dtype)
+        layer = _dense(position, node, shape, dtype, ranks.get(node.output[0], 2))
     if isinstance(layer, str):
         return layer
     if len(node.input) > 2 and node.input[2]:
@@ -97,11 +103,13 @@ def read_layer(position: int, index: GraphIndex, constants: Constants) -> Layer 
     return layer
 
 
-def _dense(position: int, node: NodeProto, shape: tuple[int, ...], dtype: str) -> Layer | str:
+def _dense(
+    position: int, node: NodeProto, shape: tuple[int, ...], dtype: str, rank: int
+) -> Layer | str:
     if len(shape) != 2:
         return f"its weight has {len(shape)} axes; 2 were expected"
     if node.op_type == "MatMul":
-        return Layer(position, "MatMul", node.input[1], shape[1], 2, 1, dtype)
+        return Layer(position, "MatMul", node.input[1], shape[1], rank, rank - 1, dtype)
     beta = attribute(node, "beta")
     if beta is not None and beta.f != 1.0:
         return f"its bias is scaled (beta = {beta.f:g})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, shape_inference
 
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import Roster, Site
@@ -80,6 +80,7 @@ def survey(
     outputs = index.outputs if output is None else (output,)
     needed, heads = index.leading_to(outputs), _head_layers(index, outputs)
     names = _site_names(index)
+    ranks = _ranks(model) if "dense" in include else {}
     sites, left_out, layers = [], _hidden_layers(index), {}
     for position, node in enumerate(index.nodes):
         reason = _why_not(node, index, needed, include)
@@ -88,7 +89,7 @@ def survey(
         if position in heads:
             reason = "it makes the model's output"
         try:
-            layer: Layer | str = reason or read_layer(position, index, constants)
+            layer: Layer | str = reason or read_layer(position, index, constants, ranks)
         except ModelError as error:
             layer = str(error)
         if isinstance(layer, str):
@@ -109,6 +110,20 @@ def survey(
         sites.append(site)
         layers[site.name] = layer
     return Survey(index, tuple(sites), tuple(left_out), layers)
+
+
+def _ranks(model: ModelProto) -> dict[str, int]:
+    """The rank of every tensor that shape inference can tell."""
+    try:
+        inferred = shape_inference.infer_shapes(model)
+    except (ValueError, RuntimeError):  # a model over 2 GB, or one that contradicts itself
+        return {}
+    values = (*inferred.graph.value_info, *inferred.graph.output)
+    return {
+        v.name: len(v.type.tensor_type.shape.dim)
+        for v in values
+        if v.type.tensor_type.HasField("shape")
+    }
 
 
 def _check_settings(index: GraphIndex, output: str | None, at: str, include: Sequence[str]) -> None:

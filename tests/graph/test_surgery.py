@@ -143,6 +143,33 @@ def test_dense_units_are_frozen_where_they_are_asked_for() -> None:
     np.testing.assert_array_equal(run(bake(model, patch, found=found).model, feeds)[0], masked[0])
 
 
+def test_dense_units_applied_at_every_position_are_frozen_at_each() -> None:
+    """A MatMul over tokens: its units lie on the last of three axes."""
+    weights = {
+        "tokens": np.array([-1, 6, 12]),
+        "m": models.images(1).reshape(-1)[:60].reshape(12, 5),
+        "b": np.arange(5, dtype=np.float32),
+        "o": np.ones((5, 3), np.float32),
+        "axis": np.array([1]),
+    }
+    make = onnx.helper.make_node
+    nodes = [
+        make("Reshape", ["image", "tokens"], ["t"], "split"),
+        make("MatMul", ["t", "m"], ["x"], "mix"),
+        make("Add", ["x", "b"], ["y"], "add"),
+        make("Tanh", ["y"], ["h"], "tanh"),
+        make("ReduceSum", ["h", "axis"], ["s"], "sum", keepdims=0),
+        make("MatMul", ["s", "o"], ["logits"], "last"),
+    ]
+    model = models.model_of(nodes, weights)
+    found = survey(model, include=["dense"])
+    assert [(s.name, s.rank, s.channel_axis) for s in found.sites] == [("mix", 3, 2)]
+    patch, levels, masks = freeze(found, [1, 4])
+    feeds = {"image": models.images(4)}
+    masked = run(instrument(model, found.sites, levels), feeds | masks)
+    np.testing.assert_array_equal(run(bake(model, patch, found=found).model, feeds)[0], masked[0])
+
+
 def test_an_absent_filter_hides_its_infinities() -> None:
     model = models.own_bias()
     kernel = next(t for t in model.graph.initializer if t.name == "w")

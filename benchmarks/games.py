@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import Coalitions, GameFacts, ImagePool, Outcomes, Round
+from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round
 
 Floats = NDArray[np.float64]
 
@@ -50,16 +50,12 @@ RECIPES = {
 
 
 class SimulatedGame:
-    """One recipe cooked for `n_players`; metric `accuracy`, 0 or 1 per image.
+    """One recipe cooked for `n_players`; metric `accuracy`, 0 or 1 per image."""
 
-    With `smooth`, the chance to be right replaces the luck of it, which changes no mean and makes a
-    long run shorter.
-    """
-
-    def __init__(self, name: str, n_players: int, *, seed: int = 0, smooth: bool = False) -> None:
+    def __init__(self, name: str, n_players: int, *, seed: int = 0) -> None:
         recipe = RECIPES[name]
         rng = np.random.default_rng([seed, n_players, *name.encode()])
-        self.name, self.smooth, self.recipe = f"{name}-{n_players}", smooth, recipe
+        self.name, self.recipe = f"{name}-{n_players}", recipe
         self.facts = GameFacts(n_players, ("accuracy",), (1.0,), ImagePool.uniform(N_IMAGES))
         losses = np.exp(recipe.spread * rng.standard_normal(n_players))
         harmful = rng.choice(n_players, recipe.harmful, replace=False)
@@ -72,7 +68,8 @@ class SimulatedGame:
         by_layer = np.zeros((n_players, _N_LAYERS, 1 + _N_TASTES))
         by_layer[np.arange(n_players), layers] = own
         waves = rng.standard_normal((n_players, _N_WAVES)) * 2.0
-        luck = rng.random((n_players, 1)) * 1e3
+        # One player alone seldom changes what is right by chance.
+        luck = rng.standard_normal((n_players, 1)) * 0.02
         flat = by_layer.reshape(n_players, -1)
         self._weights = np.concatenate([flat, waves, luck], axis=1).astype(np.float32)
         self._margins = 1.6 + rng.standard_normal(N_IMAGES)
@@ -94,8 +91,11 @@ class SimulatedGame:
             parts.append(self.scores(sums.astype(np.float64), images))
         return Outcomes(np.concatenate(parts)[:, :, None])
 
-    def scores(self, sums: Floats, images: NDArray[np.intp]) -> Floats:
-        """Shape (n_rows, n_images_per_row), from the weights summed over who was removed."""
+    def scores(self, sums: Floats, images: NDArray[np.intp], *, smooth: bool = False) -> Floats:
+        """Shape (n_rows, n_images_per_row), from the weights summed over who was removed.
+
+        Where `smooth`, the chance to be right stands for the luck of it; means stay the same.
+        """
         n_rows, cut = len(sums), _N_LAYERS * (1 + _N_TASTES)
         by_layer = sums[:, :cut].reshape(n_rows, _N_LAYERS, 1 + _N_TASTES)
         if images.strides[0] == 0:
@@ -108,7 +108,7 @@ class SimulatedGame:
         # sin(wave + phase) - sin(phase), over all waves.
         rough = np.cos(phases) @ np.sin(waves) + np.sin(phases) @ (np.cos(waves) - 1)
         margins += self.recipe.roughness / _N_WAVES * rough[:, :, 0]
-        if self.smooth:
+        if smooth:
             return np.where(margins > 0, 1.0, CHANCE)
         lucky = (sums[:, -1:] + self._luck[images]) % 1.0 < CHANCE
         return np.where((margins > 0) | lucky, 1.0, 0.0)
@@ -123,7 +123,7 @@ class SimulatedGame:
         np.cumsum(self._weights[leaving], axis=0, out=sums[1:])
         shares = np.zeros(len(order))
         batch = np.broadcast_to(images, (len(sums), len(images)))
-        values = self.scores(sums, batch).mean(axis=1)
+        values = self.scores(sums, batch, smooth=True).mean(axis=1)
         shares[leaving] = values[:-1] - values[1:]
         return shares
 
@@ -134,12 +134,11 @@ def truth(game: SimulatedGame, *, n_walks: int, seed: int = 1) -> tuple[Floats, 
     if path.exists():
         with np.load(path) as stored:
             return stored["values"], stored["errors"]
-    smooth = SimulatedGame(game.name.split("-")[0], game.facts.n_players, smooth=True)
     rng = np.random.default_rng(seed)
     n = game.facts.n_players
     total, squares = np.zeros(n), np.zeros(n)
     for _ in range(n_walks):
-        shares = smooth.walk(rng.permutation(n), rng.choice(N_IMAGES, 32, replace=False))
+        shares = game.walk(rng.permutation(n), rng.choice(N_IMAGES, 32, replace=False))
         total += shares
         squares += shares**2
     values = total / n_walks
@@ -147,8 +146,3 @@ def truth(game: SimulatedGame, *, n_walks: int, seed: int = 1) -> tuple[Floats, 
     CACHE.mkdir(exist_ok=True)
     np.savez(path, values=values, errors=errors)
     return values, errors
-
-
-def removed_curve(game: SimulatedGame, coalitions: Coalitions) -> Floats:
-    """V of coalitions on every image, (n_coalitions,)."""
-    return game.play(Round(coalitions)).values[:, 0]

@@ -99,3 +99,33 @@ def with_twins(n_players: int, first: int, second: int) -> NDArray[np.int64]:
 def additive(shares: list[float]) -> Floats:
     """V is the sum of the shares of who is present, (2^n, 1)."""
     return members(len(shares)) @ np.array(shares)[:, None]
+
+
+class SoftGame:
+    """A game of many players: each removal takes from an image's margin, whose sigmoid is scored.
+
+    A few players matter much, one in ten does harm; what a player takes differs from image to
+    image. With `uneven`, some images are drawn more often than others, and count for less.
+    """
+
+    def __init__(
+        self, n_players: int, *, n_images: int = 64, seed: int = 0, uneven: bool = False
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        losses = np.exp(rng.standard_normal(n_players))
+        losses[rng.random(n_players) < 0.1] *= -1.0
+        losses *= 3.0 / (0.15 * losses.sum())
+        self.losses = losses * (1 + 0.5 * rng.standard_normal((n_images, n_players)))
+        self.margins = 1.5 + rng.standard_normal(n_images)
+        shares = rng.random(n_images) + 0.2 if uneven else np.ones(n_images)
+        pool = ImagePool(shares / shares.sum(), np.zeros(n_images, np.int64))
+        self.ratios = 1 / (n_images * pool.probabilities)
+        self.facts = GameFacts(n_players, ("soft",), (float(self.ratios.max()),), pool)
+
+    def play(self, round: Round) -> Outcomes:
+        margins = self.margins - (~round.coalitions).astype(float) @ self.losses.T
+        scores = 1 / (1 + np.exp(-2 * margins))
+        if round.images is None:
+            return Outcomes(scores[:, :, None])
+        drawn = np.take_along_axis(scores, round.images, axis=1) * self.ratios[round.images]
+        return Outcomes(drawn[:, :, None])

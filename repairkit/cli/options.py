@@ -70,6 +70,10 @@ Mean = Annotated[
 ]
 Std = Annotated[str | None, typer.Option("--std", help="Divides at last, one per channel.")]
 Layout = Annotated[str | None, typer.Option("--layout", help="Input layout: nchw or nhwc.")]
+CacheMemory = Annotated[
+    str | None,
+    typer.Option("--cache-memory", help="For what is kept between coalitions, such as 512M or 2G."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no table.")]
 
@@ -116,6 +120,16 @@ def _sizes(text: str | None, option: str) -> int | list[int] | None:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def _bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    factors = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+    if unit not in factors or not number.isdecimal():
+        raise SettingsError(f"--cache-memory {text!r} is no amount; give one such as 512M or 2G")
+    return int(number) * factors[unit]
+
+
 def settle_job(given: Mapping[str, Any]) -> tuple[Subject, Settings]:
     """The model and the settings of a job, from a command's options and `repairkit.toml`.
 
@@ -152,6 +166,7 @@ def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
         "groups": split_names(given.get("group")),
         "class_names": split_names(given.get("classes")),
         "batch_size": given.get("batch"),
+        "cache_memory": _bytes(given.get("cache_memory")),
         "parts": {name: given[name] for name in parts if given.get(name) is not None},
         "preprocessing": _image_options(given),
     }

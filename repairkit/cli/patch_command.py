@@ -64,6 +64,7 @@ def patch_command(
     batch: options.Batch = 128,
     device: options.Device = "auto",
     workers: options.Workers = None,
+    cache_memory: options.CacheMemory = None,
     seed: options.Seed = None,
     calibration: options.Calibration = None,
     selection: options.Selection = None,

@@ -15,9 +15,9 @@ from repairkit.engine.fast import FastEvaluator, Walk
 RELATIVE = 1e-5
 _TIE = 1e-6
 _MOST_IMAGES = 16
-_MACS = 2e10  # of one pass of the proof, so that a large model is proven on fewer images
+_MACS = 4e9  # of one pass of the proof, so that a large model is proven on fewer images
 _SHARES_PRESENT = (0.98, 0.9, 0.5)
-_MOST_STEPS = 12
+_MOST_STEPS = 8
 
 
 @dataclass(frozen=True)

@@ -126,9 +126,9 @@ class _Desk:
     def work(self, job: Job) -> NDArray[Any]:
         """What is kept of the job's rows: (n_rows, n_images, ...)."""
         key = job.positions.tobytes()
-        again = self.states.met_before(key)
+        last = self.states.last_row(key, self.rows[job.rows[-1]])
         state = self.states.take(key)
-        plan = self._plan(job, state, again=again)
+        plan = self._plan(job, state, last)
         answers = []
         with self.routes.compiled.workspaces.lend() as workspace:
             walk = Walk(self.routes, workspace, self.evaluator.suite, job.positions, state)
@@ -142,14 +142,15 @@ class _Desk:
             self.states.put(key, walk.state)
         return np.stack(answers)
 
-    def _plan(self, job: Job, state: State | None, *, again: bool) -> Plan:
+    def _plan(self, job: Job, state: State | None, last: Row | None) -> Plan:
         """Pieces of the same rows in the same state share a plan."""
         start = None if state is None else Start(state.coalition, state.cached)
         held = None if start is None else (start.coalition.tobytes(), start.cached)
-        key = (job.rows.tobytes(), held, again)
+        if len(job.rows) == 1:
+            return make_plan(self.routes, self.rows[job.rows], start, self.keep, last)
+        key = (job.rows.tobytes(), held)
         if key not in self.plans:
-            rows = self.rows[job.rows]
-            self.plans[key] = make_plan(self.routes, rows, start, self.keep, again=again)
+            self.plans[key] = make_plan(self.routes, self.rows[job.rows], start, self.keep)
         return self.plans[key]
 
 

@@ -111,12 +111,9 @@ def open_evaluator(
             if agreement is None:
                 macs = evaluator.routes.full.cost
                 agreement = Agreement.ask(reference, len(roster), len(suite), macs)
-            fault = agreement.fault(evaluator)
-            if fault is not None:
-                logger.warning("%s are not used: %s", way, fault)
-                break
-            fault = cones_fault(evaluator, agreement.images[0])
+            fault = agreement.fault(evaluator) or cones_fault(evaluator, agreement.images[0])
             if fault is None:
                 return evaluator
-            logger.warning("%s, overwriting %s, are not used: %s", way, overwriting, fault)
+            how = "" if overwriting else ", nothing overwritten,"
+            logger.warning("%s%s are not used: %s", way, how, fault)
     return reference

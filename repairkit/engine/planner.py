@@ -42,7 +42,7 @@ class Plan:
 
 
 def make_plan(
-    routes: Routes, rows: Coalitions, start: Start | None, keep: Tensors, *, again: bool
+    routes: Routes, rows: Coalitions, start: Start | None, keep: Tensors, last: Row | None = None
 ) -> Plan:
     """The cheapest plan among those that come to mind.
 
@@ -51,26 +51,25 @@ def make_plan(
         rows: in the order in which they are answered.
         start: the state that is there, if any.
         keep: what a state that follows a row holds.
-        again: whether these images were met before, so that they may well be met again.
+        last: the row that was answered last on the same images, if any. A single row is followed
+            where it would have helped to have followed that one.
     """
-    plans = [_follow(routes, rows, start, keep, None, again=again)]
-    if len(rows) > 1:
-        union: Row = np.logical_or.reduce(rows)
-        majority: Row = 2 * rows.sum(axis=0) > len(rows)
-        bases = [union] if np.array_equal(union, majority) else [union, majority]
-        plans += [_follow(routes, rows, start, keep, base, again=again) for base in bases]
+    if len(rows) == 1:
+        now = _cost(routes, start, rows[0])
+        before = now if last is None else _cost(routes, Start(last, keep), rows[0])
+        return Plan(None, (min(now, before) < _GAIN * routes.full.cost,), now)
+    plans = [_follow(routes, rows, start, keep, None)]
+    union: Row = np.logical_or.reduce(rows)
+    majority: Row = 2 * rows.sum(axis=0) > len(rows)
+    bases = [union] if np.array_equal(union, majority) else [union, majority]
+    plans += [_follow(routes, rows, start, keep, base) for base in bases]
     return min(plans, key=lambda plan: plan.cost)
 
 
 def _follow(
-    routes: Routes,
-    rows: Coalitions,
-    start: Start | None,
-    keep: Tensors,
-    base: Row | None,
-    *,
-    again: bool,
+    routes: Routes, rows: Coalitions, start: Start | None, keep: Tensors, base: Row | None
 ) -> Plan:
+    """Row by row, following where that makes the next row cheaper."""
     total = 0.0
     if base is not None:
         total += _cost(routes, start, base)
@@ -80,8 +79,7 @@ def _follow(
     for i, row in enumerate(rows):
         total += now
         if i + 1 == len(rows):
-            walking = follow[-1] if follow else start is not None or again
-            follow.append(walking)
+            follow.append(follow[-1])  # a walk goes on in the next round
             break
         there = Start(row, keep)
         stay, go = _cost(routes, start, rows[i + 1]), _cost(routes, there, rows[i + 1])

@@ -7,15 +7,18 @@ until newer states need the room; a state that is gone is computed anew, with th
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from repairkit.engine.routes import Row
 from repairkit.graph.cones import Tensors
 
-_MOST_SEEN = 4096
+_MOST_ROWS = 4096
 
 
 @dataclass
@@ -29,13 +32,16 @@ class State:
 
 
 class States:
-    """States by the images that they are about; the least recently used go first."""
+    """States by the images that they are about; the least recently used go first.
+
+    `n_bytes` are held, `budget_bytes` may be.
+    """
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self._held: OrderedDict[bytes, list[State]] = OrderedDict()
-        self._n_bytes = 0
-        self._seen: deque[bytes] = deque(maxlen=_MOST_SEEN)
+        self.n_bytes = 0
+        self._rows: OrderedDict[bytes, NDArray[np.uint8]] = OrderedDict()
         self._lock = threading.Lock()
 
     def take(self, key: bytes) -> State | None:
@@ -47,7 +53,7 @@ class States:
             state = states.pop()
             if not states:
                 del self._held[key]
-            self._n_bytes -= state.n_bytes
+            self.n_bytes -= state.n_bytes
             return state
 
     def put(self, key: bytes, state: State) -> None:
@@ -55,21 +61,22 @@ class States:
         with self._lock:
             self._held.setdefault(key, []).append(state)
             self._held.move_to_end(key)
-            self._n_bytes += state.n_bytes
-            while self._n_bytes > self.budget_bytes:
+            self.n_bytes += state.n_bytes
+            while self.n_bytes > self.budget_bytes:
                 oldest = next(iter(self._held))
                 gone = self._held[oldest].pop(0)
-                self._n_bytes -= gone.n_bytes
+                self.n_bytes -= gone.n_bytes
                 if not self._held[oldest]:
                     del self._held[oldest]
 
-    def met_before(self, key: bytes) -> bool:
-        """Whether this was asked for the same key not long ago."""
+    def last_row(self, key: bytes, row: Row) -> Row | None:
+        """The row that was last answered on these images, if not long ago; from now on `row`."""
         with self._lock:
-            if key in self._seen:
-                return True
-            self._seen.append(key)
-            return False
+            last = self._rows.pop(key, None)
+            self._rows[key] = np.packbits(row)
+            if len(self._rows) > _MOST_ROWS:
+                self._rows.popitem(last=False)
+        return None if last is None else np.unpackbits(last, count=len(row)).astype(bool)
 
 
 def quarter_of_free_memory() -> int:

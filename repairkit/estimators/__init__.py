@@ -8,11 +8,13 @@ from typing import Any
 
 from repairkit.core.scores import Estimator
 from repairkit.estimators import loading
+from repairkit.estimators.auto import Auto
 from repairkit.estimators.checkpoint import CheckpointStore
 from repairkit.estimators.checks import unknown
 from repairkit.estimators.driver import Estimation, estimate, undecided
 from repairkit.estimators.exact import Exact
 from repairkit.estimators.leave_one_out import LeaveOneOut
+from repairkit.estimators.marginals import Marginals
 from repairkit.estimators.permutation import Permutation
 from repairkit.estimators.random_scores import RandomScores
 from repairkit.estimators.regression import Regression, RepairRegression
@@ -20,10 +22,12 @@ from repairkit.estimators.tmab import Tmab
 
 __all__ = [
     "ESTIMATORS",
+    "Auto",
     "CheckpointStore",
     "Estimation",
     "Exact",
     "LeaveOneOut",
+    "Marginals",
     "Permutation",
     "RandomScores",
     "Regression",
@@ -36,11 +40,13 @@ __all__ = [
 
 ESTIMATORS: Mapping[str, type] = MappingProxyType(
     {
+        "auto": Auto,
         "exact": Exact,
         "permutation": Permutation,
         "tmab": Tmab,
         "regression": Regression,
         "repair": RepairRegression,
+        "marginals": Marginals,
         "leave-one-out": LeaveOneOut,
         "random": RandomScores,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,7 @@ class Plan:
     scaled: bool
 
 
+@dataclass(init=False, eq=False)
 class RegressionRun:
     """First everyone and no one on every image, then the pilot, then rows.
 
@@ -57,7 +59,18 @@ class RegressionRun:
     every image with everyone present; `most` the largest size, 0 until known.
     """
 
-    stored_types = (Fit,)
+    stored_types: ClassVar[tuple[type, ...]] = (Fit,)
+
+    facts: GameFacts
+    plan: Plan
+    entropy: tuple[int, int]
+    n_told: int
+    most: int
+    ends: NDArray[np.float64]
+    baseline: NDArray[np.float64]
+    rows: RegressionRows
+    fit: Fit | None
+    n_fitted: int
 
     def __init__(self, facts: GameFacts, plan: Plan, rng: np.random.Generator) -> None:
         self.facts, self.plan = facts, plan
@@ -67,7 +80,7 @@ class RegressionRun:
         self.ends = np.zeros((0, facts.n_metrics))
         self.baseline = np.zeros((0, facts.n_metrics))
         self.rows = RegressionRows.none(facts.n_players)
-        self.fit: Fit | None = None
+        self.fit = None
         self.n_fitted = 0
 
     @property
@@ -170,8 +183,8 @@ class RegressionRun:
             return fitted.shares + grand / n, fitted.errors
         # At a fixed size, someone absent means that one fewer of the others is.
         scale = self._scale(fitted.drops) if self.plan.scaled else 1.0
-        values = scale * (fitted.shares * n / (n - 1) + fitted.drops)
-        return values, scale * np.hypot(fitted.errors * n / (n - 1), fitted.drop_errors)
+        values = scale * (fitted.shares + fitted.drops)
+        return values, scale * np.hypot(fitted.errors, fitted.drop_errors)
 
     def _scale(self, drops: NDArray[np.float64]) -> float:
         """The share of all sizes that a value is a sum over.

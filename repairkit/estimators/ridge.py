@@ -25,8 +25,9 @@ ErrorsOver = Literal["rows", "images"]
 LEAST_ROWS = 32
 _PENALTIES = np.geomspace(1e-4, 1e4, 65)
 _GROUP = 8
+_LEAST_ROWS_PER_IMAGE = 4
 _FEW_PLAYERS = 32
-_PROBES = 4
+_MANY_PLAYERS = 4096
 _MOST_STEPS = 16
 _MOST_WORK = 2e9
 _QUICK_STEPS = 10
@@ -107,6 +108,9 @@ def _partial_out(
     for metric in range(len(full)):
         own = ahead[:, metric, None]
         design = np.concatenate([by_size, own, own * by_size[:, :1]], axis=1)
+        usual = _usual_residuals(rows, residuals[:, metric], design)
+        if usual is not None:
+            design = np.concatenate([design, usual, usual * by_size], axis=1)
         inverse = np.linalg.pinv(design.T @ design, hermitian=True)
         solution = inverse @ (design.T @ residuals[:, metric])
         residuals[:, metric] -= design @ solution
@@ -114,6 +118,25 @@ def _partial_out(
         lever = design @ (inverse[:, : len(powers)] @ contrast)
         errors[metric] = np.sqrt((lever**2) @ (residuals[:, metric] ** 2))
     return residuals, drops, errors
+
+
+def _usual_residuals(rows: RegressionRows, outcomes: Floats, design: Floats) -> Floats | None:
+    """The mean residual of the row's image over its other rows, (n_rows, 1).
+
+    Some images are harder than their baseline says. Other rows have coalitions of their own, so
+    that this too is uncorrelated with the players' columns. None where images have too few rows, or
+    rows several images.
+    """
+    images = rows.all_images()
+    if images.shape[1] != 1:
+        return None
+    counts = np.bincount(images[:, 0]).astype(np.float64)[images[:, 0]]
+    if counts.mean() < _LEAST_ROWS_PER_IMAGE:
+        return None
+    residuals = outcomes - design @ np.linalg.lstsq(design, outcomes, rcond=None)[0]
+    others = np.bincount(images[:, 0], residuals)[images[:, 0]] - residuals
+    usual: Floats = others / (counts - 1 + _LEAST_ROWS_PER_IMAGE)
+    return usual[:, None]
 
 
 @dataclass(frozen=True)
@@ -146,7 +169,9 @@ def _spectra(
 ) -> tuple[list[Spectrum], _Traces]:
     """Of the metrics in groups, so that memory stays bounded; the probes go with the first."""
     n = rows.n_players
-    probes = np.eye(n) if n <= _FEW_PLAYERS else rng.choice([-1.0, 1.0], (n, _PROBES))
+    # A trace's relative error is sqrt(2 / (n n_probes)).
+    n_probes = 4 if n < _MANY_PLAYERS else 1
+    probes = np.eye(n) if n <= _FEW_PLAYERS else rng.choice([-1.0, 1.0], (n, n_probes))
     probes = probes - probes.mean(axis=0)
     most = _MOST_STEPS if len(rows) * n <= _MOST_WORK else _QUICK_STEPS
     groups = [targets[:, i : i + _GROUP] for i in range(0, targets.shape[1], _GROUP)]

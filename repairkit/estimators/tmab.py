@@ -229,7 +229,7 @@ class TmabRun:
 
     def read(self) -> Scores:
         values = self.moments.means.copy()
-        # No sample is needed to exclude what a value cannot be; a range that was given may be wrong.
+        # No sample is needed to exclude what a value cannot be; a range given may be wrong.
         natural = 2 * np.asarray(self.facts.score_widths, np.float64)
         low, high = within_range(*around(values, self._radius()), natural)
         scope = "for all players and looks together" if self.settings.union_bound else "for each"

@@ -137,6 +137,7 @@ class Bench:
             suite,
             executor=make_executor(self.settings.workers or default_workers()),
             batch_size=self.settings.batch_size,
+            cache_memory=self.settings.cache_memory,
         )
         return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
 

@@ -127,6 +127,7 @@ def score_bench(
         estimator, budget = _estimator(how, game, bench)
         document["settings"]["estimator"] = plain(estimator)
         document["settings"]["budget"] = dataclasses.asdict(budget)
+        document["engine"] = game.path
         document["device"] = session_device(bench.runner.session)
         store = None
         if folder is not None:

@@ -33,6 +33,8 @@ class Settings:
         workers: threads; the number of cores if None. Never changes a result.
         batch_size: images in one run, and in one drawn batch.
         seed: of the parts, the search and the intervals.
+        cache_memory: bytes for what is kept between coalitions; a quarter of the free memory if
+            None. Never changes a result.
     """
 
     data: Path | None = None
@@ -50,6 +52,7 @@ class Settings:
     workers: int | None = None
     batch_size: int = 128
     seed: int = 0
+    cache_memory: int | None = None
 
     def __post_init__(self) -> None:
         if self.absent not in ABSENT:

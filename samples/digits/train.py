@@ -45,12 +45,12 @@ SELECTION_STARTS, TEST_STARTS = 0.25, 0.625  # shares of the held-out digits of 
 
 WIDTHS = (16, 24, 32, 32)
 POOLED = (True, False, True, False)
-FILTER_DROPOUT = 0.2
+FILTER_DROPOUT = 0.15
 N_EPOCHS = 80
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 SHIFTED_SHARE = 0.6
-DATA_SEED, TRAINING_SEED = 0, 0
+DATA_SEED, TRAINING_SEED = 20, 20
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]

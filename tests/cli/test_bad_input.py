@@ -90,6 +90,7 @@ def test_a_model_without_sites(repairkit: Command, project: Project) -> None:
         (("--max-evaluations", "1"), ("1",)),
         (("--calibration", "0.9", "--selection", "0.9"), ("add up to 2.2",)),
         (("--scale", "fast"), ("fast",)),
+        (("--cache-memory", "lots"), ("lots", "512M")),
     ],
 )
 def test_an_option_that_makes_no_sense(

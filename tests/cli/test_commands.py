@@ -111,6 +111,29 @@ def test_scores_are_the_same_bytes_for_any_number_of_workers(
     assert texts[0] == texts[1] == texts[2]
 
 
+def test_scores_are_the_same_bytes_for_any_cache_memory(
+    repairkit: Command, project: Project, tmp_path: Path
+) -> None:
+    texts = []
+    for memory in ("0", "10K", "1G"):
+        answer = repairkit(
+            "score",
+            project.model,
+            "--cache-memory",
+            memory,
+            "-o",
+            memory,
+            "--metric",
+            "loss",
+            "--max-evaluations",
+            "600",
+            "--quiet",
+        )
+        assert answer.code == 0, answer.err
+        texts.append((tmp_path / memory / "scores.csv").read_bytes())
+    assert texts[0] == texts[1] == texts[2]
+
+
 @pytest.mark.parametrize(
     "method", ["tmab", "permutation", "leave-one-out", "weight-norm", "activation-norm", "random"]
 )

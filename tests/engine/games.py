@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.suite import Annotations, Suite
@@ -16,7 +16,8 @@ from repairkit.engine.opening import Candidates
 from repairkit.engine.runner import Batching, Runner, settle_batching
 from repairkit.graph.bake import representable
 from repairkit.graph.instrument import instrument
-from repairkit.graph.sites import survey
+from repairkit.graph.sites import roster_of, survey
+from tests.models import head, model_of
 from tests.running import input_name, random_levels
 
 
@@ -53,16 +54,54 @@ class Setup:
         return MaskEvaluator(self.runner, self.roster, self.suite, **options)
 
 
-def set_up(model: ModelProto, images: NDArray[Any], *, at: str = "pre-activation") -> Setup:
+def set_up(
+    model: ModelProto,
+    images: NDArray[Any],
+    *,
+    at: str = "pre-activation",
+    patterns: tuple[str, ...] = (),
+) -> Setup:
     """Work on a model as a bench does."""
     image = input_name(model)
     output = model.graph.output[0].name
     batching = settle_batching(model, image, images[:8])
     found = survey(batching.model, output=output, at=at)
-    roster = Roster(found.sites)
-    means = representable(found, random_levels(found.sites))
+    roster = roster_of(found, patterns)
+    means = representable(found, random_levels(roster.sites))
     runner = Runner(
         instrument(batching.model, roster.sites, means), image, batching.step, outputs=(output,)
     )
     candidates = Candidates(found, roster, means, image=image, output=output, step=batching.step)
     return Setup(roster, means, batching, runner, candidates, suite_of(images))
+
+
+def deep_model() -> ModelProto:
+    """A stem, a residual block, two branches joined, a depthwise layer and a late one."""
+    rng = np.random.default_rng(2)
+    weights: dict[str, NDArray[Any]] = {}
+    nodes = []
+
+    def conv(name: str, source: str, n_in: int, n_out: int, size: int, groups: int = 1) -> str:
+        shape = (n_out, n_in // groups, size, size)
+        kernel = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        weights[f"{name}_w"] = kernel.astype(np.float32)
+        weights[f"{name}_b"] = (0.3 * rng.standard_normal(n_out)).astype(np.float32)
+        pad = [size // 2] * 4
+        reads = [source, f"{name}_w", f"{name}_b"]
+        nodes.append(helper.make_node("Conv", reads, [f"{name}_y"], name, pads=pad, group=groups))
+        return f"{name}_y"
+
+    def op(kind: str, name: str, *reads: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, list(reads), [name], name, **attributes))
+        return name
+
+    stem = op("Relu", "stem_act", conv("stem", "image", 2, 8, 3))
+    inner = op("Relu", "inner_act", conv("inner", stem, 8, 8, 3))
+    total = op("Relu", "sum_act", op("Add", "sum", conv("outer", inner, 8, 8, 3), stem))
+    left = op("Relu", "left_act", conv("left", total, 8, 8, 1))
+    right = op("Sigmoid", "right_act", conv("right", total, 8, 16, 3))
+    joined = op("Concat", "joined", left, right, axis=1)
+    pooled = op("MaxPool", "shrunk", joined, kernel_shape=[2, 2], strides=[2, 2])
+    apart = op("Relu", "apart_act", conv("apart", pooled, 24, 24, 3, groups=24))
+    features = conv("last", apart, 24, 6, 1)
+    return model_of(nodes + head(features, weights, 6), weights)

@@ -200,3 +200,21 @@ def test_one_player_is_decided_after_two_samples() -> None:
 def test_settings_without_sense_are_refused(setting: str, value: object) -> None:
     with pytest.raises(SettingsError, match=setting):
         Tmab(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_bounds_stay_within_what_a_value_can_be() -> None:
+    scores = noisy(any_values(6, 2), noise=0.2)
+    game = TableGame(scores, widths=(1.0, 0.25))
+    read = estimate(game, Tmab(batch_size=4), budget=Budget(100), seed=0).scores
+    assert read.ci_low.min(axis=0).tolist() == [-1.0, -0.25]
+    assert read.ci_high.max(axis=0).tolist() == [1.0, 0.25]
+
+
+def test_statistics_tell_of_truncation() -> None:
+    scores = quiet(additive([1 / 8] * 8))
+    cut = Tmab(truncate_at=0.45, truncate_patience=2)
+    told = estimate(TableGame(scores), cut, budget=Budget(2_000), seed=0).statistics
+    assert told["truncated_walks"] == told["walks"] > 0
+    assert (told["mean_cut"], told["mean_value_at_cut"]) == (6.0, 0.25)
+    plain = estimate(TableGame(scores), Tmab(), budget=Budget(2_000), seed=0).statistics
+    assert set(plain) == {"walks", "truncated_walks"}

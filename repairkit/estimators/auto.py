@@ -1,0 +1,254 @@
+"""Auto: regression over everyone, then marginals for the players near the boundary.
+
+The regression looks at its rows whenever they have doubled; the players whose bounds stand in the
+way of an answer are the contenders. Both kinds of work are compared by what a unit of precision
+costs for these, and the cheaper one goes on: few contenders and cheap rows favour marginals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.scores import Scores
+from repairkit.estimators.boundary import (
+    Side,
+    check_question,
+    contested,
+    describe,
+    settle_top_k,
+)
+from repairkit.estimators.checks import check_positive, check_real, check_whole
+from repairkit.estimators.combining import combine, pooled_variances
+from repairkit.estimators.intervals import around
+from repairkit.estimators.moments import Moments
+from repairkit.estimators.regression import Regression
+from repairkit.estimators.regression_run import CONFIDENCE
+from repairkit.estimators.ridge import Fit
+from repairkit.estimators.stars import (
+    Sizes,
+    Star,
+    ask_for_star,
+    begin_star,
+    learn_star,
+    star_marginals,
+)
+from repairkit.estimators.walks import draw_entropy
+
+_ROWS_PER_PLAYER = 8
+_LEAST_ROWS = 4096
+_WITHIN = 0.8
+_CHUNK = 1024
+_TRIAL = 0.1
+_KNOWN_AFTER = 4
+_NEAR = 2.0
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Which are the top k, and what everyone is worth.
+
+    Attributes:
+        top_k: k; a tenth of the players, 1 to 100, if None.
+        side: whether the `highest`, the `lowest` or `both` top k are asked for.
+        epsilon: a difference in value that does not matter.
+        marginal_cost: what an image costs in a star (one coalition, and many with one player
+            changed), in plain passes of the model.
+        scattered_cost: what it costs where each image has a coalition of its own.
+        images_per_coalition: of the regression.
+        batch_size: images of a star.
+        most_contenders: players in a star at most; those nearest to the boundary.
+        round_rows: the most coalitions of the regression in a round.
+    """
+
+    top_k: int | None = None
+    side: Side = "both"
+    epsilon: float = 1e-3
+    marginal_cost: float = 0.35
+    scattered_cost: float = 1.3
+    images_per_coalition: int = 1
+    batch_size: int = 16
+    most_contenders: int = 64
+    round_rows: int = 4096
+
+    def __post_init__(self) -> None:
+        check_question(self.top_k, self.side)
+        check_real("epsilon", self.epsilon, least=0.0)
+        check_positive("marginal_cost", self.marginal_cost)
+        check_positive("scattered_cost", self.scattered_cost)
+        for name in ("images_per_coalition", "batch_size", "most_contenders", "round_rows"):
+            check_whole(name, getattr(self, name), least=1)
+
+    def start(self, facts: GameFacts, rng: np.random.Generator) -> AutoRun:
+        """Begin.
+
+        Raises:
+            SettingsError: fewer players than `top_k`.
+        """
+        return AutoRun(facts, self, rng)
+
+
+class AutoRun:
+    """`regression` and `star` are asked in turn; `moments` are those of the stars.
+
+    A unit of precision costs variance times expense; of the regression, `regression_price`.
+
+    `still_open` and `contenders` (n_players,) are those of the last of `n_looks`; the next is at
+    `look_at` rows. `costs` are spent, in plain image passes: on the regression, on stars.
+    """
+
+    stored_types: ClassVar[tuple[type, ...]] = (Fit, Star)
+
+    def __init__(self, facts: GameFacts, settings: Auto, rng: np.random.Generator) -> None:
+        self.facts, self.settings = facts, settings
+        self.top_k = settle_top_k(settings.top_k, facts.n_players)
+        self.regression = Regression(
+            images_per_coalition=settings.images_per_coalition,
+            round_rows=settings.round_rows,
+            top_k=self.top_k,
+            side=settings.side,
+            pilot_rows=min(512, settings.round_rows),
+        ).start(facts, rng)
+        self.entropy = draw_entropy(rng)
+        self.moments = Moments.empty(facts.n_players, facts.n_metrics)
+        self.star: Star | None = None
+        self.n_stars, self.n_looks = 0, 0
+        self.look_at = min(max(_ROWS_PER_PLAYER * facts.n_players, _LEAST_ROWS),
+                           4 * settings.round_rows)  # fmt: skip
+        self.still_open = np.ones(facts.n_players, bool)
+        self.contenders = np.zeros(facts.n_players, bool)
+        self.costs = np.zeros(2)
+        self.regression_price = 0.0
+
+    @property
+    def endless(self) -> bool:
+        return self.regression.endless
+
+    @property
+    def conclusion(self) -> str:
+        return f"{describe(self.top_k, self.settings.side)} are decided"
+
+    @property
+    def n_undecided(self) -> int:
+        return int(self.still_open.sum())
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        return self.regression.statistics | {
+            "stars": float(self.n_stars),
+            "contenders": float(self.contenders.sum()),
+            "plain_passes_regression": float(self.costs[0]),
+            "plain_passes_marginals": float(self.costs[1]),
+        }
+
+    def ask(self) -> Round:
+        if not self.still_open.any():
+            return Round.nothing(self.facts.n_players)
+        return self.regression.ask() if self.star is None else ask_for_star(self.star, _CHUNK)
+
+    def tell(self, outcomes: Outcomes) -> None:
+        n_passes = outcomes.scores.shape[0] * outcomes.scores.shape[1]
+        if self.star is None:
+            whole = not len(self.regression.ends)
+            self.costs[0] += n_passes * (1.0 if whole else self.settings.scattered_cost)
+            self.regression.tell(outcomes)
+        else:
+            self.costs[1] += n_passes * self.settings.marginal_cost
+            learn_star(self.star, outcomes.values)
+            if not self.star.done:
+                return
+            self.moments.add(self.star.players, star_marginals(self.star))
+            self.n_stars += 1
+        if len(self.regression.rows) >= self.look_at or self.facts.n_players == 1:
+            self._look()
+        self.star = self._next_star()
+
+    def _look(self) -> None:
+        """Solve, and see who is still in the way of an answer."""
+        self.n_looks += 1
+        self.look_at = 2 * len(self.regression.rows)
+        values, errors = self._estimates()
+        self.still_open = self._contested(values, errors, self._joint_quantile(self.n_looks))
+        self.contenders = self._contested(values, errors, _NEAR)
+        self._keep_nearest(values[:, 0])
+        own = self.regression.estimates()[1][self.contenders, 0]
+        self.regression_price = float(self.costs[0] * (own**2).mean()) if len(own) else 0.0
+
+    def _contested(
+        self, values: NDArray[np.float64], errors: NDArray[np.float64], quantile: float
+    ) -> NDArray[np.bool_]:
+        """See `boundary.contested`, (n_players,), at this many standard errors."""
+        low, high = around(values[:, 0], quantile * errors[:, 0])
+        side, epsilon = self.settings.side, self.settings.epsilon
+        return contested(low, high, values[:, 0], top_k=self.top_k, side=side, epsilon=epsilon)
+
+    def _keep_nearest(self, values: NDArray[np.float64]) -> None:
+        """Drop the contenders that lie farthest from the boundary, or boundaries."""
+        ranked, k, n = np.sort(values), self.top_k, len(values)
+        places = {"highest": [n - k], "lowest": [k], "both": [n - k, k]}[self.settings.side]
+        edges = ranked[np.clip(places, 0, n - 1)]
+        distances = np.abs(values[:, None] - edges).min(axis=1)
+        distances[~self.contenders] = np.inf
+        kept = np.argsort(distances, kind="stable")[: self.settings.most_contenders]
+        nearest = np.zeros(n, bool)
+        nearest[kept] = True
+        self.contenders &= nearest
+
+    def _joint_quantile(self, look: int) -> float:
+        """For all players and looks together: 6 / (pi look)^2 of the error goes to each look."""
+        share = (1 - CONFIDENCE) * 6 / (np.pi * look) ** 2
+        return NormalDist().inv_cdf(1 - share / (2 * self.facts.n_players))
+
+    def _next_star(self) -> Star | None:
+        """One more star, if stars are worth it and have not had their share yet."""
+        if not self.contenders.any() or self.costs[1] >= self._star_share() * self.costs[0]:
+            return None
+        n, most = self.facts.n_players, self.regression.most
+        return begin_star(
+            self.facts,
+            self.entropy,
+            self.n_stars,
+            players=np.flatnonzero(self.contenders),
+            sizes=Sizes(n, min(most, n - 1), _WITHIN),
+            batch_size=self.settings.batch_size,
+        )
+
+    def _star_share(self) -> float:
+        """What stars may cost per unit of the regression's cost: a trial, then as much if cheap."""
+        known = self.contenders & (self.moments.counts >= _KNOWN_AFTER)
+        if known.sum() < 0.5 * self.contenders.sum():
+            return _TRIAL
+        settings = self.settings
+        rows = 1 + int(self.contenders.sum())
+        per_star = rows * settings.batch_size * settings.marginal_cost
+        stars = per_star * float(pooled_variances(self.moments)[known, 0].mean())
+        return 1.0 if stars < self.regression_price else 0.0
+
+    def _estimates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return combine(*self.regression.estimates(), self.moments)
+
+    def read(self) -> Scores:
+        values, errors = self._estimates()
+        low, high = around(values, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * errors)
+        # What a read finds at any moment counts as one more look.
+        still_open = self._contested(values, errors, self._joint_quantile(self.n_looks + 1))
+        counts = self.regression.rows.counts + self.moments.counts
+        known = bool(np.isfinite(errors).any())
+        return Scores(
+            self.facts.metrics,
+            values,
+            errors,
+            low,
+            high,
+            np.maximum(counts, 1) if known else np.zeros_like(counts),
+            ~(self.still_open & still_open),
+            CONFIDENCE,
+            "normal, for one player at one look: sandwich errors over rows of the regression and a "
+            "tenth of its value for the sizes it leaves out, with marginals where there are any",
+            False,
+        )

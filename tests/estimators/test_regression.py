@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from repairkit.core.errors import SettingsError
+from repairkit.core.game import Outcomes, Round
+from repairkit.core.scores import Budget
+from repairkit.estimators import Exact, Regression, RepairRegression, estimate
+from repairkit.estimators.regression_run import RegressionRun
+from repairkit.estimators.rows import RegressionRows
+from repairkit.estimators.sizes import (
+    LAWS,
+    draw_sizes,
+    find_collapse,
+    pilot_sizes,
+    probabilities,
+    remove_at_random,
+)
+from tests.games import Floats, SoftGame, TableGame, WatchedGame, additive, any_values, noisy, quiet
+
+SHAPLEY = Regression(sizes="shapley", round_rows=256)
+
+
+def truth(scores: Floats) -> Floats:
+    return estimate(TableGame(scores), Exact(), budget=Budget(), seed=0).scores.values
+
+
+def rows_of(n_rows: int, n_players: int, seed: int = 0) -> tuple[RegressionRows, Floats]:
+    """Rows, and the design that they stand for."""
+    rng = np.random.default_rng(seed)
+    rows = RegressionRows.none(n_players)
+    present = []
+    for _ in range(3):
+        sizes = rng.integers(1, n_players, n_rows)
+        coalitions = remove_at_random(rng, sizes, n_players)
+        rows.add(Round(coalitions, rng.integers(0, 7, (n_rows, 1))), rng.random((n_rows, 2)))
+        present.append(coalitions - coalitions.mean(axis=1, keepdims=True))
+    return rows, np.concatenate(present)
+
+
+def test_products_with_packed_rows_are_those_with_the_design() -> None:
+    rows, design = rows_of(50, 21)
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((21, 3))
+    vectors -= vectors.mean(axis=0)
+    columns = rng.standard_normal((150, 2))
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    np.testing.assert_allclose(rows.times(vectors), design @ vectors, **close)
+    np.testing.assert_allclose(rows.transposed_times(columns), design.T @ columns, **close)
+    np.testing.assert_allclose(rows.gram_times(vectors), design.T @ design @ vectors, **close)
+    np.testing.assert_allclose(rows.squares(columns), (design**2).T @ columns**2, **close)
+    assert rows.spread() * 21 == pytest.approx((design**2).sum())
+    assert (rows.counts == (design < 0).sum(axis=0)).all()
+
+
+def test_clusters_are_the_sums_over_the_rows_of_an_image() -> None:
+    rows, design = rows_of(40, 19)
+    residuals = np.random.default_rng(2).standard_normal((120, 2))
+    images = rows.all_images()[:, 0]
+    expected = np.zeros((19, 2))
+    for image in range(7):
+        own = images == image
+        expected += (design[own].T @ residuals[own]) ** 2
+    np.testing.assert_allclose(rows.squares_by_image(residuals), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_sizes_are_drawn_in_proportion(law: str) -> None:
+    shares = probabilities(law, 1, 9, 10)  # type: ignore[arg-type]
+    sizes = draw_sizes(np.random.default_rng(0), shares, 1, 10_000)
+    np.testing.assert_allclose(np.bincount(sizes)[1:] / 10_000, shares, atol=2e-4)
+
+
+def test_coalitions_lack_as_many_as_asked_and_everyone_equally_often() -> None:
+    sizes = np.resize(np.arange(1, 8), 4_000)
+    coalitions = remove_at_random(np.random.default_rng(0), sizes, 12)
+    assert ((~coalitions).sum(axis=1) == sizes).all()
+    np.testing.assert_allclose((~coalitions).mean(axis=0), sizes.mean() / 12, rtol=0.02)
+
+
+def test_the_collapse_is_found_between_the_sizes_of_the_pilot() -> None:
+    sizes = pilot_sizes(1_000, 240)
+    values = np.clip(1 - sizes / 200, 0, 1)
+    found = find_collapse(sizes, values, full=1.0, empty=0.0, lost=0.85, n_players=1_000)
+    assert 120 < found < 240
+
+
+@pytest.mark.parametrize(("full", "values"), [(0.0, 0.0), (1.0, 1.0), (-1.0, 0.0)])
+def test_without_a_collapse_all_sizes_are_drawn(full: float, values: float) -> None:
+    sizes = pilot_sizes(50, 60)
+    told = np.full(60, values)
+    assert find_collapse(sizes, told, full=full, empty=0.0, lost=0.8, n_players=50) == 49
+
+
+@pytest.mark.parametrize("most_rows", [None, 3])
+def test_with_shapleys_sizes_any_game_is_estimated_without_bias(most_rows: int | None) -> None:
+    scores = noisy(any_values(6, seed=4), noise=0.3)
+    true = truth(scores)[:, 0]
+    settings = Regression(sizes="shapley", round_rows=256, images_per_coalition=most_rows or 1)
+    errors = np.array(
+        [
+            estimate(TableGame(scores), settings, budget=Budget(1_200), seed=seed).scores.values[
+                :, 0
+            ]
+            - true
+            for seed in range(30)
+        ]
+    )
+    assert (abs(errors.mean(axis=0)) <= 4 * errors.std(axis=0, ddof=1) / 30**0.5).all()
+
+
+def test_values_add_up_with_shapleys_sizes() -> None:
+    scores = quiet(any_values(5, 2, seed=2), 8)
+    values = estimate(TableGame(scores), SHAPLEY, budget=Budget(500), seed=0).scores.values
+    grand = scores[-1].mean(axis=0) - scores[0].mean(axis=0)
+    np.testing.assert_allclose(values.sum(axis=0), grand, atol=1e-9)
+
+
+def test_an_additive_game_without_noise_is_solved_nearly_exactly() -> None:
+    shares = [0.4, 0.2, 0.0, -0.1, 0.3, 0.05]
+    for settings in (Regression(most_removed=1.0), SHAPLEY, RepairRegression(most_removed=0.9)):
+        game = TableGame(quiet(additive(shares), 4))
+        values = estimate(game, settings, budget=Budget(2_000), seed=0).scores.values[:, 0]
+        np.testing.assert_allclose(values, shares, atol=0.01)
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    scores = noisy(any_values(6, seed=1), noise=0.4)
+    true = truth(scores)[:, 0]
+    held = []
+    for seed in range(40):
+        end = estimate(TableGame(scores), SHAPLEY, budget=Budget(800), seed=seed).scores
+        held.append((end.ci_low[:, 0] <= true) & (true <= end.ci_high[:, 0]))
+    # 240 intervals, of which a run's are not independent: 95 % but for three standard errors.
+    assert np.mean(held) >= 0.90
+
+
+@pytest.mark.slow
+def test_intervals_are_neither_too_narrow_nor_too_wide_where_players_are_many() -> None:
+    game = SoftGame(60, seed=3)
+    held, spread, stated = [], [], []
+    for seed in range(60):
+        end = estimate(game, Regression(most_removed=0.2), budget=Budget(3_000), seed=seed).scores
+        spread.append(end.values[:, 0])
+        stated.append(end.std_errors[:, 0])
+        held.append(end)
+    middle = np.mean(spread, axis=0)
+    covered = np.mean([(e.ci_low[:, 0] <= middle) & (middle <= e.ci_high[:, 0]) for e in held])
+    assert 0.925 <= covered <= 0.985
+    ratio = np.mean(stated) / np.std(spread, axis=0, ddof=1).mean()
+    assert 0.85 <= ratio <= 1.15
+
+
+def test_the_pilot_keeps_coalitions_where_v_lives() -> None:
+    game = WatchedGame(SoftGame(200, seed=0))
+    end = estimate(game, Regression(), budget=Budget(3_000), seed=0)
+    sizes = np.concatenate([(~r.coalitions).sum(axis=1) for r in game.rounds[2:]])
+    assert 5 <= sizes.max() <= 120
+    assert end.statistics["most_removed"] >= sizes.max()
+    assert {"rows", "penalty", "cross_validated_r2", "reliability"} <= end.statistics.keys()
+
+
+def test_repair_removes_one_to_five_in_a_hundred() -> None:
+    game = WatchedGame(SoftGame(200, seed=0))
+    end = estimate(game, RepairRegression(), budget=Budget(2_000), seed=0)
+    sizes = np.concatenate([(~r.coalitions).sum(axis=1) for r in game.rounds[1:]])
+    assert (sizes.min(), sizes.max()) == (2, 10)
+    assert "a semivalue over 2 to 10 of 200 removals" in end.scores.interval
+    assert not end.scores.efficient
+
+
+def test_errors_over_images_are_no_smaller_than_over_rows() -> None:
+    game = SoftGame(40, seed=1)
+    rows, images = (
+        estimate(
+            game, RepairRegression(errors_over=over, most_removed=0.2), budget=Budget(3_000), seed=0
+        ).scores
+        for over in ("rows", "images")
+    )
+    assert (rows.values == images.values).all()
+    assert (images.std_errors >= rows.std_errors * (1 - 1e-9)).all()
+    assert images.std_errors.mean() > 1.02 * rows.std_errors.mean()
+
+
+def test_images_drawn_unevenly_are_compared_with_their_own_baseline() -> None:
+    game = SoftGame(30, seed=2, uneven=True)
+    even = SoftGame(30, seed=2)
+    for each in (game, even):
+        end = estimate(each, Regression(most_removed=0.3), budget=Budget(4_000), seed=0)
+        assert end.statistics["cross_validated_r2"] > 0.05
+
+
+def test_a_metric_without_any_effect_gets_nothing() -> None:
+    scores = np.concatenate([quiet(any_values(5), 4), np.full((32, 4, 1), 0.5)], axis=2)
+    end = estimate(TableGame(scores), SHAPLEY, budget=Budget(600), seed=0).scores
+    np.testing.assert_allclose(end.values[:, 1], 0.0, atol=1e-9)
+    np.testing.assert_allclose(end.std_errors[:, 1], 0.0, atol=1e-9)
+
+
+def test_many_metrics_are_solved_from_one_design() -> None:
+    many = np.repeat(noisy(any_values(5), noise=0.1), 20, axis=2)
+    values = estimate(TableGame(many), SHAPLEY, budget=Budget(800), seed=0).scores.values
+    np.testing.assert_allclose(values, np.repeat(values[:, :1], 20, axis=1), atol=1e-6)
+
+
+def test_the_only_player_has_all() -> None:
+    for settings in (Regression(), RepairRegression()):
+        end = estimate(TableGame(quiet(additive([0.5]), 3)), settings, budget=Budget(), seed=0)
+        assert end.finished
+        assert end.scores.values.tolist() == [[0.5]]
+
+
+def test_reading_twice_solves_once() -> None:
+    game = TableGame(noisy(any_values(5), noise=0.2))
+    run = SHAPLEY.start(game.facts, np.random.default_rng(0))
+    assert isinstance(run, RegressionRun)
+    for _ in range(4):
+        run.tell(game.play(run.ask()))
+    first = run.fit_rows()
+    assert run.fit_rows() is first
+    run.tell(Outcomes(game.play(run.ask()).scores))
+    assert run.fit_rows() is not first
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "match"),
+    [
+        (Regression, {"sizes": "fallin"}, "did you mean 'falling'"),
+        (Regression, {"lost": 0.0}, "lost"),
+        (Regression, {"most_removed": 1.5}, "most_removed"),
+        (Regression, {"images_per_coalition": 0}, "images_per_coalition"),
+        (Regression, {"errors_over": "image"}, "did you mean 'images'"),
+        (Regression, {"errors_over": "images", "images_per_coalition": 2}, "one image per"),
+        (Regression, {"side": "left"}, "side"),
+        (RepairRegression, {"least_removed": 0.2}, "give the smaller share first"),
+        (RepairRegression, {"round_rows": 0}, "round_rows"),
+    ],
+)
+def test_settings_without_sense_are_refused(
+    kind: type, settings: dict[str, object], match: str
+) -> None:
+    with pytest.raises(SettingsError, match=match):
+        kind(**settings)

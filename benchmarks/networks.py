@@ -183,9 +183,9 @@ def inception_v3() -> nn.Module:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "squeezenet1.1": (squeezenet, 64, 128),
-    "resnet18": (resnet18, 64, 128),
-    "mobilenet_v2": (mobilenet_v2, 64, 128),
-    "inception_v3": (inception_v3, 128, 16),
+    "resnet18": (resnet18, 160, 32),
+    "mobilenet_v2": (mobilenet_v2, 128, 64),
+    "inception_v3": (inception_v3, 160, 16),
 }
 """Name to what builds it, the side of its images and how many make a batch."""
 

@@ -11,14 +11,15 @@ import numpy as np
 
 from repairkit.core.filters import Filter
 from repairkit.core.scores import Budget
+from repairkit.data import find_project
 from repairkit.graph.files import read_model
 from repairkit.workflows import patching, scoring, verifying
 from repairkit.workflows.bench import read_images
 from repairkit.workflows.patch_file import read_patch_file
 from repairkit.workflows.patching import Patched, PatchSettings
 from repairkit.workflows.scoring import Progress, Scored, ScoreSettings
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.workflows.settings import Settings, settle
+from repairkit.workflows.subject import Subject, read_subject
 from repairkit.workflows.verifying import Verified
 
 _PROOF_IMAGES = 64
@@ -26,9 +27,9 @@ _PROOF_IMAGES = 64
 
 def score(
     model: str | Path,
-    data: str | Path,
+    data: str | Path | None = None,
     *,
-    metric: str | Sequence[str] = "accuracy",
+    metric: str | Sequence[str] | None = None,
     method: str = "tmab",
     options: Mapping[str, Any] | None = None,
     max_evaluations: int | None = None,
@@ -42,13 +43,14 @@ def score(
 
     Args:
         model: an ONNX file.
-        data: a folder of class folders, a manifest or an `.npz`.
-        metric: one or several; the first steers the search.
+        data: a folder of class folders, a manifest or an `.npz`; that of the settings if None.
+        metric: one or several, the first of which steers; those of the settings if None.
         method: an estimator's name, a norm's, or `module:object`.
         options: settings of the estimator, such as `{"top_k": 20, "side": "lowest"}`.
         max_evaluations: coalitions tried at the most.
         time_limit: seconds at the most.
-        settings: everything else: groups, preprocessing, parts, sites, device, seed.
+        settings: everything else: groups, preprocessing, parts, sites, device, seed. If None, what
+            `repairkit.toml` says, beside the model or in the working folder.
         out: a run folder; nothing is written if None.
         resume: go on with the unfinished run in `out`.
         on_progress: called now and then.
@@ -56,9 +58,9 @@ def score(
     Raises:
         RepairkitError: anything that the user can mend.
     """
-    names = (metric,) if isinstance(metric, str) else tuple(metric)
-    job = replace(settings or Settings(), data=Path(data), metrics=names)
-    subject = read_subject(Path(model), output=job.output, layout=job.preprocessing.layout)
+    names = (metric,) if isinstance(metric, str) else tuple(metric or ())
+    subject, job = _job(model, data, settings)
+    job = replace(job, metrics=names or job.metrics)
     how = ScoreSettings(method, dict(options or {}), Budget(max_evaluations, time_limit))
     place = None if out is None else Path(out)
     return scoring.score(subject, job, how, out=place, resume=resume, on_progress=on_progress)
@@ -66,7 +68,7 @@ def score(
 
 def patch(
     model: str | Path,
-    data: str | Path,
+    data: str | Path | None = None,
     *,
     out: str | Path,
     fairness: bool = False,
@@ -90,15 +92,14 @@ def patch(
         at_most: filters frozen together at the most.
         max_drop: overall accuracy that may be lost on the selection images, in [0, 1].
         score: how to score where no run is given.
-        settings: groups, preprocessing, parts, sites, device, seed.
+        settings: groups, preprocessing, parts, sites, device, seed; see `score`.
         on_progress: called now and then while scoring.
 
     Raises:
         TargetNotMetError: freezing nothing is best; nothing is written.
         RepairkitError: anything else that the user can mend.
     """
-    job = replace(settings or Settings(), data=Path(data))
-    subject = read_subject(Path(model), output=job.output, layout=job.preprocessing.layout)
+    subject, job = _job(model, data, settings)
     plan = PatchSettings(
         tuple(Filter.parse(name) for name in remove),
         None if scores is None else Path(scores),
@@ -123,17 +124,27 @@ def verify(
         original: the model before.
         patched: the model after.
         patch_file: its patch file; the claim inside `patched` is proven if None.
-        settings: with `data` set, outputs are compared on its first images, else on noise.
+        settings: where they name data, outputs are compared on its first images, else on noise;
+            see `score`.
 
     Raises:
         VerificationError: anything is not as claimed.
         RepairkitError: a file cannot be read.
     """
-    job = settings or Settings()
-    subject = read_subject(Path(original), output=job.output, layout=job.preprocessing.layout)
+    subject, job = _job(original, None, settings)
     images = None
     if job.data is not None:
         suite = read_images(subject, job)
         images = suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
     file = None if patch_file is None else read_patch_file(Path(patch_file))
     return verifying.verify(subject, read_model(Path(patched)), file=file, images=images)
+
+
+def _job(
+    model: str | Path, data: str | Path | None, settings: Settings | None
+) -> tuple[Subject, Settings]:
+    path = Path(model)
+    job = settle({}, find_project(path, Path.cwd())) if settings is None else settings
+    if data is not None:
+        job = replace(job, data=Path(data))
+    return read_subject(path, output=job.output, layout=job.preprocessing.layout), job

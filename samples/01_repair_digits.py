@@ -2,9 +2,10 @@
 
     python samples/01_repair_digits.py
 
-The network in samples/digits reads dark-on-light digits much worse than light-on-dark ones. Filters
-are scored for `group_accuracy` on the selection images; those that harm it are frozen, as many as
-the worst group gains from; and the test images, which chose nothing, tell whether it helped.
+The network in samples/digits reads dark-on-light digits much worse than light-on-dark ones; data,
+groups and preprocessing stand in the repairkit.toml beside it. Filters are scored for
+`group_accuracy` on the selection images; those that harm it are frozen, as many as the worst group
+gains from; and the test images, which chose nothing, tell whether it helped.
 """
 
 from __future__ import annotations
@@ -13,29 +14,19 @@ import tempfile
 from pathlib import Path
 
 import repairkit
-from repairkit.data import Preprocessing
 
 SAMPLE = Path(__file__).parent / "digits"
 
 
 def main() -> None:
     """Repair, prove from disk, and print the figures."""
-    settings = repairkit.Settings(
-        data=SAMPLE / "digits.npz",
-        groups=("polarity",),
-        preprocessing=Preprocessing(scale=1 / 16),
-    )
     with tempfile.TemporaryDirectory() as folder:
         done = repairkit.patch(
             SAMPLE / "model.onnx",
-            SAMPLE / "digits.npz",
             out=Path(folder) / "repaired.onnx",
             fairness=True,
-            settings=settings,
         )
-        proven = repairkit.verify(
-            SAMPLE / "model.onnx", done.out, patch_file=done.patch_file, settings=settings
-        )
+        proven = repairkit.verify(SAMPLE / "model.onnx", done.out, patch_file=done.patch_file)
     gain = done.change["worst_group_accuracy"]
     print(f"frozen: {', '.join(f.id for f in done.patch.filters)}")
     for name in done.before.groups:

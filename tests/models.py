@@ -68,6 +68,13 @@ def own_bias() -> ModelProto:
     return model_of(nodes + head("y", w, 4), w)
 
 
+def empty_bias() -> ModelProto:
+    """The bias input is there and empty."""
+    w: Weights = {"w": _normal(4, 2, 3, 3)}
+    nodes = [helper.make_node("Conv", ["image", "w", ""], ["y"], "conv")]
+    return model_of(nodes + head("y", w, 4), w)
+
+
 def bias_add() -> ModelProto:
     w: Weights = {"w": _normal(4, 2, 3, 3), "b": _normal(4, 1, 1)}
     nodes = [
@@ -273,6 +280,7 @@ LAYERS: dict[str, Callable[[], ModelProto]] = {
     for f in (
         no_bias,
         own_bias,
+        empty_bias,
         bias_add,
         both_biases,
         normalised,

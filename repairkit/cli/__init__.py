@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 
@@ -20,7 +21,6 @@ from repairkit.core.errors import RepairkitError
 app = typer.Typer(
     name="repairkit",
     help="Find the few filters that make a trained image model fail, and freeze them.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -63,15 +63,20 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     try:
         code = app(arguments, prog_name="repairkit", standalone_mode=False)
     except _UsageError as error:
-        return _fail(f"{error} (repairkit COMMAND --help lists the options)", 2)
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _fail(f"{text} (repairkit COMMAND --help lists the options)", 2)
     except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
     except RepairkitError as error:
         if debug:
             traceback.print_exc()
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        return 1
+    except (BrokenPipeError, SystemExit):  # typer and rich make the one the other
+        return _reader_left()
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except Exception as error:  # noqa: BLE001 - the last resort: no user should see a traceback
         if debug:
             traceback.print_exc()
@@ -84,8 +89,15 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _reader_left() -> int:
+    """Whoever read the output has seen enough, and the work is done."""
+    # The stream must not be flushed once more at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def _interrupted() -> int:
-    return _fail("interrupted; a run folder keeps what was done, go on with --resume", _INTERRUPTED)
+    return _fail("interrupted; nothing was written", _INTERRUPTED)
 
 
 def _fail(text: str, code: int) -> int:

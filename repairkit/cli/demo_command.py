@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from repairkit.cli import options, show
 from repairkit.cli.patch_command import print_patched, to_json
+from repairkit.core.errors import RunFolderError
 from repairkit.graph.files import read_model
 from repairkit.workflows.patch_file import read_patch_file
 from repairkit.workflows.patching import PatchSettings, patch
@@ -18,6 +18,27 @@ from repairkit.workflows.verifying import verify
 
 _FILES = ("model.onnx", "digits.npz", "repairkit.toml")
 _SAMPLE = "repairkit_samples.digits"
+
+
+def _copy_sample(folder: Path) -> None:
+    """The sample's files, which never replace files of the user's.
+
+    Raises:
+        RunFolderError: the folder holds other files of these names, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder}: cannot be made ({error.strerror}); choose another folder with -o"
+        ) from error
+    for name in _FILES:
+        content, target = (files(_SAMPLE) / name).read_bytes(), folder / name
+        if target.exists() and target.read_bytes() != content:
+            raise RunFolderError(
+                f"{target}: exists and is not the sample's; choose another folder with -o"
+            )
+        target.write_bytes(content)
 
 
 def demo_command(
@@ -28,10 +49,7 @@ def demo_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Repair the packaged sample: digits that are read worse when dark on light."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in _FILES:
-        with as_file(files(_SAMPLE) / name) as source:
-            shutil.copyfile(source, out / name)
+    _copy_sample(out)
     subject, settings = options.settle_job({"model": out / "model.onnx"})
     if not (as_json or quiet):
         show.say(f"A network that reads digits, and images in two groups, copied to {out}.")

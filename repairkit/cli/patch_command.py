@@ -127,15 +127,18 @@ def print_patched(done: Patched) -> None:
         best = next(t for t in done.trials if t.patch == done.patch)
         show.say(
             f"chosen among {len(done.trials) - 1} patches on the selection images: "
-            f"{done.objective} {plain.objective:.4f} -> {best.objective:.4f}, "
-            f"accuracy {plain.accuracy:.4f} -> {best.accuracy:.4f}"
+            f"{done.objective} {plain.objective:.4f} -> {best.objective:.4f}"
+            + (
+                ""
+                if plain.accuracy is None or best.accuracy is None
+                else f", accuracy {plain.accuracy:.4f} -> {best.accuracy:.4f}"
+            )
         )
     if done.promise is not None:
-        show.say(
-            f"promised there: {done.objective} {show.change(done.promise)} points; what follows "
-            "was not looked at until now"
-        )
+        show.say(f"promised there: {done.objective} {show.change(done.objective, done.promise)}")
     show.before_after(done.before, done.after, done.change)
+    for note in done.document["notes"]:
+        show.say(f"note: {note}")
     for pair in done.document["parts"]["overlaps"]:
         show.say(f"note: the parts {pair[0]} and {pair[1]} share images")
     proof = done.verified.proof

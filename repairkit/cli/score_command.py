@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from repairkit.cli import options, show
+from repairkit.core.errors import Interruption
 from repairkit.core.scores import Budget
-from repairkit.workflows.run_folder import scores_table
+from repairkit.workflows.run_folder import RunFolder, scores_table
 from repairkit.workflows.scoring import METHODS, Scored, ScoreSettings, score
 
 _SHOWN = 10
@@ -115,8 +116,18 @@ def score_command(
     )
     subject, settings = options.settle_job(context.params)
     folder = out or default_folder(subject.file.path, settings.metrics[0], method)
-    with show.scoring_progress(quiet=quiet) as on_progress:
-        scored = score(subject, settings, how, out=folder, resume=resume, on_progress=on_progress)
+    try:
+        with show.scoring_progress(quiet=quiet) as on_progress:
+            scored = score(
+                subject, settings, how, out=folder, resume=resume, on_progress=on_progress
+            )
+    except KeyboardInterrupt:
+        kept = RunFolder(folder).run_file.is_file()
+        raise Interruption(
+            f"interrupted; {folder} keeps what was done, go on with --resume"
+            if kept
+            else "interrupted before there was anything to keep"
+        ) from None
     if as_json:
         show.print_json(scored.to_json())
     elif not quiet:

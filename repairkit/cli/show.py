@@ -18,6 +18,13 @@ from repairkit.workflows.files import to_json
 from repairkit.workflows.scoring import Progress as ScoreProgress
 
 _LINE_SECONDS = 10.0
+_SHARES = {
+    "group_accuracy",
+    "worst_group_accuracy",
+    "demographic_parity_difference",
+    "equalized_odds_difference",
+    "equal_opportunity_difference",
+}
 
 
 def printer() -> Console:
@@ -112,35 +119,51 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def figure(value: Figure) -> str:
-    """A share with its 95 % interval, in per cent."""
-    return f"{100 * value.value:.1f} [{100 * value.ci_low:.1f}, {100 * value.ci_high:.1f}]"
+def _is_share(metric: str) -> bool:
+    """Whether a metric is a share of images, or a difference of such shares."""
+    return metric.startswith(("accuracy", "recall:")) or metric in _SHARES
 
 
-def change(value: Figure) -> str:
-    """A difference of shares with its 95 % interval, in points."""
-    return f"{100 * value.value:+.1f} [{100 * value.ci_low:+.1f}, {100 * value.ci_high:+.1f}]"
+def figure(metric: str, found: Figure) -> str:
+    """A figure with its 95 % interval; shares in per cent."""
+    numbers = (found.value, found.ci_low, found.ci_high)
+    if _is_share(metric):
+        return "{:.1f} [{:.1f}, {:.1f}] %".format(*(100 * n for n in numbers))
+    return "{:.4f} [{:.4f}, {:.4f}]".format(*numbers)
+
+
+def change(metric: str, found: Figure) -> str:
+    """A difference with its 95 % interval; of shares in points."""
+    numbers = (found.value, found.ci_low, found.ci_high)
+    if _is_share(metric):
+        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * n for n in numbers))
+    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*numbers)
 
 
 def before_after(before: Evaluation, after: Evaluation, moved: dict[str, Figure]) -> None:
     """Figures per metric and group on the test part, before and after."""
     rows = [
-        [name, str(before.n_images), figure(f), figure(after.metrics[name]), change(moved[name])]
+        [
+            name,
+            str(before.n_images),
+            figure(name, f),
+            figure(name, after.metrics[name]),
+            change(name, moved[name]),
+        ]
         for name, f in before.metrics.items()
     ]
     rows += [
         [
             f"accuracy of {name}",
             str(before.group_sizes[name]),
-            figure(f),
-            figure(after.groups[name]),
-            change(moved[f"accuracy:{name}"]),
+            figure("accuracy", f),
+            figure("accuracy", after.groups[name]),
+            change("accuracy", moved[f"accuracy:{name}"]),
         ]
         for name, f in before.groups.items()
     ]
     table(
-        f"On the {before.n_images} images of the {before.suite} part, in per cent, "
-        "with 95 % intervals",
+        f"On the {before.n_images} images of the {before.suite} part, with 95 % intervals",
         ["figure", "images", "before", "after", "change"],
         rows,
     )

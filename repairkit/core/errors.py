@@ -10,7 +10,8 @@ Exit codes stand in brackets:
     ├── RunFolderError            a run folder or an output that cannot be used or written
     ├── DeviceError               the runtime or the device asked for is missing
     ├── VerificationError (3)     a result is not what it claims to be
-    └── TargetNotMetError (4)     no repair met the target; nothing was written
+    ├── TargetNotMetError (4)     no repair met the target; nothing was written
+    └── Interruption (130)        stopped from outside
 """
 
 from __future__ import annotations
@@ -58,3 +59,9 @@ class TargetNotMetError(RepairkitError):
     """No repair met the target; nothing was written."""
 
     exit_code = 4
+
+
+class Interruption(RepairkitError):  # noqa: N818 - it is no error
+    """The user stopped the command."""
+
+    exit_code = 130

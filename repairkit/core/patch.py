@@ -56,7 +56,7 @@ class TensorEdit:
 
     `kind` is `initializer` or `constant` (edited in place: `old` holds the little-endian bytes
     that stood at the flat element ranges `runs`), or `added` (a new initializer `tensor`, read by
-    input `slot` of node `node` instead of `replaces`, which is empty where there was none).
+    input `slot` of node `node` instead of `replaces`, which is None where it had no such input).
     """
 
     kind: str
@@ -65,4 +65,4 @@ class TensorEdit:
     old: bytes = b""
     node: str = ""
     slot: int = 0
-    replaces: str = ""
+    replaces: str | None = None

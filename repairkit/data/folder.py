@@ -24,11 +24,17 @@ _PART_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "tes
 
 
 def read_folder(
-    folder: Path, spec: InputSpec, preprocessing: Preprocessing, class_names: Sequence[str]
+    folder: Path,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str],
+    n_classes: int | None = None,
 ) -> Records:
     """Images by class folder, in sorted order; nested folders count, hidden ones do not.
 
     Classes are numbered by `class_names`, or by their sorted folder names where none are given.
+    Folders named by numbers, of which there are fewer than the model has classes (`n_classes`), are
+    taken for class numbers.
 
     Raises:
         DataError: there is no class folder or no image, or a folder is none of `class_names`.
@@ -51,13 +57,22 @@ def read_folder(
     if not paths:
         raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}); add some")
     files = [ImageFile(path, str(path)) for path in paths]
+    numbered = not class_names and n_classes is not None and _are_numbers(classes, n_classes)
+    if numbered:
+        labels = np.array([int(name) for name in classes for _ in members[name]])
+    else:
+        labels = np.array([name for name in classes for _ in members[name]])
     return Records(
-        labels=np.array([name for name in classes for _ in members[name]]),
+        labels=labels,
         locate=lambda index: files[index].place,
         load=lambda: load_files(files, spec, preprocessing),
-        class_names=tuple(class_names) or tuple(classes),
+        class_names=() if numbered else tuple(class_names) or tuple(classes),
         notes=tuple(_notes(folder, members, named=bool(class_names))),
     )
+
+
+def _are_numbers(classes: Sequence[str], n_classes: int) -> bool:
+    return len(classes) < n_classes and all(name.isdecimal() for name in classes)
 
 
 def _visible(folder: Path) -> list[Path]:

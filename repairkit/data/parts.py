@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -17,6 +17,7 @@ from repairkit.data.names import did_you_mean, listing
 from repairkit.data.strata import draw_shares
 
 PART_NAMES = ("calibration", "selection", "test")
+DEFAULT_SHARES = {"calibration": 0.2, "selection": 0.4, "test": 0.4}
 
 _Rows = NDArray[np.intp]
 
@@ -26,13 +27,13 @@ class PartPlan:
     """Which images each part gets: `all`, a value of the split column, or a share in (0, 1].
 
     Shares are of the images that no named part holds. Text like `"0.3"` is a share, unless the
-    split column has that value. Where there is a split column, a part left at its default takes the
-    split that bears its name.
+    split column has that value. A part left open (None) takes the split that bears its name where
+    there is a split column, else the share of `DEFAULT_SHARES`.
     """
 
-    calibration: str | float = 0.2
-    selection: str | float = 0.4
-    test: str | float = 0.4
+    calibration: str | float | None = None
+    selection: str | float | None = None
+    test: str | float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ class _Choice:
 
 def _choices(dataset: Dataset, plan: PartPlan) -> Mapping[str, _Choice]:
     splits = [] if dataset.split is None else sorted(set(dataset.split.tolist()) - {""})
-    wishes = {name: getattr(plan, name) for name in PART_NAMES}
-    untouched = [field.name for field in fields(plan) if wishes[field.name] == field.default]
+    given = {name: getattr(plan, name) for name in PART_NAMES}
+    untouched = [name for name in PART_NAMES if given[name] is None]
+    wishes = {name: DEFAULT_SHARES[name] if w is None else w for name, w in given.items()}
     if splits:
         wishes |= {name: name for name in untouched if name in splits}
         missing = [name for name in PART_NAMES if name not in splits]

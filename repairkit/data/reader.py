@@ -46,7 +46,7 @@ def read_data(
     class_names = tuple(class_names)
     _check_class_names(class_names, n_classes)
     records = _read_records(
-        path, spec.with_layout(preprocessing.layout), preprocessing, class_names
+        path, spec.with_layout(preprocessing.layout), preprocessing, class_names, n_classes
     )
     labels = _read_labels(path, records, class_names, n_classes, regression=regression)
     numbers, names = (
@@ -76,12 +76,16 @@ def _check_class_names(class_names: tuple[str, ...], n_classes: int | None) -> N
 
 
 def _read_records(
-    path: Path, spec: InputSpec, preprocessing: Preprocessing, class_names: tuple[str, ...]
+    path: Path,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    class_names: tuple[str, ...],
+    n_classes: int | None,
 ) -> Records:
     if not path.exists():
         raise DataError(f"{path}: does not exist; check --data")
     if path.is_dir():
-        return read_folder(path, spec, preprocessing, class_names)
+        return read_folder(path, spec, preprocessing, class_names, n_classes)
     suffix = path.suffix.lower()
     if suffix in (*CSV_SUFFIXES, *PARQUET_SUFFIXES):
         return read_manifest(path, spec, preprocessing)

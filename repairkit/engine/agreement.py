@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import Coalitions
 from repairkit.engine.evaluator import Evaluator, keep_all
-from repairkit.engine.fast import FastEvaluator, Walk
+from repairkit.engine.fast import FastEvaluator
+from repairkit.engine.planner import Move
+from repairkit.engine.walk import Walk
 
 RELATIVE = 1e-5
 _TIE = 1e-6
@@ -104,4 +106,4 @@ def _full_pass(
 ) -> NDArray[Any]:
     with evaluator.routes.compiled.workspaces.lend() as workspace:
         walk = Walk(evaluator.routes, workspace, evaluator.suite, images, None)
-        return walk.step(row, None)
+        return walk.step(Move(0, row, evaluator.routes.full, follow=False))

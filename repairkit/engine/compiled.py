@@ -158,18 +158,21 @@ class Compiled:
                 new = Overwrite(switch.tensor, switch.block, None, added, kind == "Relu")
                 found.append(new if fine else None)
                 continue
-            tensor = self.anatomy.behind(switch.tensor)[-1]
-            found.append(_constant_lanes(tensor, switch, tensors[tensor]))
+            if switch.mask and switch.mask[1:2] != (np.prod(switch.mask),):
+                found.append(None)  # the channels are not on the second axis
+                continue
+            tensor, block = self.anatomy.behind(switch.tensor, switch.block)
+            found.append(_constant_lanes(tensor, block, tensors[tensor]))
         return tuple(found)
 
 
-def _constant_lanes(tensor: str, switch: Switch, absent: NDArray[Any]) -> Overwrite | None:
+def _constant_lanes(tensor: str, block: int, absent: NDArray[Any]) -> Overwrite | None:
     """An overwrite with what a tensor holds where its site has no filter, if images agree on it."""
     first, other = absent[: len(absent) // 2], absent[len(absent) // 2 :]
     if len(first) != 1 or absent.ndim < 2 or not np.array_equal(first, other):
         return None
-    lanes = first.reshape(first.shape[1] // switch.block, -1, switch.block)
-    return Overwrite(tensor, switch.block, np.ascontiguousarray(lanes))
+    lanes = first.reshape(first.shape[1] // block, -1, block)
+    return Overwrite(tensor, block, np.ascontiguousarray(lanes))
 
 
 def _describe(switches: tuple[Switch, ...]) -> str:

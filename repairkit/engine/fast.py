@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,10 @@ from repairkit.core.game import Coalitions, Executor
 from repairkit.core.suite import Indices, Suite
 from repairkit.engine.evaluator import Reduce
 from repairkit.engine.executor import SerialExecutor, default_workers
-from repairkit.engine.overwriting import overwrite, put_back
 from repairkit.engine.planner import Plan, Start, make_plan
-from repairkit.engine.routes import NOTHING_HELD, Routes, Row
-from repairkit.engine.sessions import as_value
+from repairkit.engine.routes import Routes, Row
 from repairkit.engine.states import State, States, quarter_of_free_memory
-from repairkit.engine.workspace import Workspace
+from repairkit.engine.walk import Walk
 from repairkit.graph.cones import Tensors
 
 _LEAST_IMAGES = 8
@@ -91,8 +88,8 @@ class FastEvaluator:
         """Rows on the same images together, and these images in pieces."""
         if images is None:
             everyone = np.arange(len(self.suite))
-            n_pieces = -(-len(everyone) // self.grain)
-            step = n_rows if n_pieces >= _ENOUGH_JOBS else _ROWS_PER_JOB
+            enough = self._n_pieces(len(everyone)) >= _ENOUGH_JOBS
+            step = n_rows if enough else _ROWS_PER_JOB
             parts = [np.arange(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
             return [job for rows in parts for job in self._pieces(rows, everyone)]
         groups: dict[bytes, list[int]] = defaultdict(list)
@@ -103,8 +100,15 @@ class FastEvaluator:
         ]
 
     def _pieces(self, rows: NDArray[np.intp], images: Indices) -> Iterator[Job]:
-        for column in range(0, len(images), self.grain):
-            yield Job(rows, column, images[column : column + self.grain])
+        column = 0
+        for positions in np.array_split(images, self._n_pieces(len(images))):
+            yield Job(rows, column, positions)
+            column += len(positions)
+
+    def _n_pieces(self, n_images: int) -> int:
+        """An even number, if not one, so that two workers finish together."""
+        n_pieces = -(-n_images // self.grain)
+        return n_pieces if n_pieces == 1 else min(n_pieces + n_pieces % 2, n_images)
 
     def _affordable(self, jobs: list[Job]) -> Tensors:
         """What each state may hold, so that those in use, and those of a few walks, fit."""
@@ -132,11 +136,10 @@ class _Desk:
         answers = []
         with self.routes.compiled.workspaces.lend() as workspace:
             walk = Walk(self.routes, workspace, self.evaluator.suite, job.positions, state)
-            if plan.base is not None:
-                walk.step(plan.base, self.keep)
-            for row, follow in zip(self.rows[job.rows], plan.follow, strict=True):
-                outputs = walk.step(row, self.keep if follow else None)
-                answers.append(self.reduce(outputs, job.positions))
+            for move in plan.moves:
+                outputs = walk.step(move)
+                if move.number is not None:
+                    answers.append(self.reduce(outputs, job.positions))
         if walk.state is not None:
             walk.state.n_bytes = len(job.positions) * self.routes.bytes_of(walk.state.cached)
             self.states.put(key, walk.state)
@@ -152,46 +155,3 @@ class _Desk:
         if key not in self.plans:
             self.plans[key] = make_plan(self.routes, self.rows[job.rows], start, self.keep)
         return self.plans[key]
-
-
-class Walk:
-    """A state that goes from coalition to coalition on some images, in one thread."""
-
-    def __init__(
-        self,
-        routes: Routes,
-        workspace: Workspace,
-        suite: Suite,
-        positions: Indices,
-        state: State | None,
-    ) -> None:
-        self.routes, self.workspace, self.state = routes, workspace, state
-        self._suite, self._positions = suite, positions
-
-    @cached_property
-    def _image(self) -> Any:
-        return as_value(np.ascontiguousarray(self._suite.batch(self._positions)))
-
-    def step(self, row: Row, keep: Tensors | None) -> NDArray[Any]:
-        """The outputs under a row; the state follows it, and holds `keep`, where that is given."""
-        routes, state, image = self.routes, self.state, self.routes.anatomy.image
-        held = State(row) if state is None else state
-        difference = NOTHING_HELD if state is None else routes.difference(held.coalition, row)
-        route = routes.route(difference, held.cached, 0 if keep is None else keep)
-        self.workspace.hold(row)
-        undo = overwrite(routes.compiled, route.overwritten, held.live, held.coalition, row)
-        is_fed = any(t == routes.anatomy.number[image] for t in route.piece.fed)
-        live = held.live | {image: self._image} if is_fed else held.live
-        values = routes.compiled.run(route.piece, live, self.workspace)
-        outputs: NDArray[Any] = values[routes.anatomy.output].numpy()
-        if keep is None:
-            put_back(undo)
-            return outputs
-        for name in routes.anatomy.names_of(route.lost):
-            del held.live[name]
-        renewed = routes.anatomy.names_of(route.renewed)
-        held.live.update({name: values[name] for name in renewed})
-        held.cached = held.cached & ~route.lost | route.renewed
-        held.coalition = row.copy()
-        self.state = held
-        return outputs

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Roster
 from repairkit.core.game import Coalitions, GameFacts, ImagePool, Outcomes, Round
 from repairkit.core.metric import Metric
@@ -17,10 +18,17 @@ from repairkit.engine.evaluator import Evaluator, keep_all
 _BLOCK_BYTES = 128 * 2**20
 
 
-def draw_probabilities(weights: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """How often to draw each image: half for the first metric's sake, half for the others'."""
-    if len(weights) == 1:
-        return weights[0]
+def draw_probabilities(
+    metrics: Sequence[Metric], weights: Sequence[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """How often to draw each image: half for the first metric's sake, half for the others'.
+
+    A metric that judges images together cannot be reweighted: where there is one, its own weights
+    are drawn by.
+    """
+    together = [w for m, w in zip(metrics, weights, strict=True) if not m.per_image]
+    if together or len(weights) == 1:
+        return (together or list(weights))[0]
     others: NDArray[np.float64] = np.mean(weights[1:], axis=0)
     return 0.5 * weights[0] + 0.5 * others
 
@@ -48,7 +56,8 @@ class ModelGame:
     ) -> None:
         self.evaluator, self.roster, self.suite = evaluator, roster, suite
         weights = [metric.weights(suite.annotations) for metric in metrics]
-        drawn = draw_probabilities(weights)
+        drawn = draw_probabilities(metrics, weights)
+        self._clash = _clash(metrics, weights, drawn)
         self._metrics = list(metrics) if guard is None else [*metrics, guard]
         self._weights = weights if guard is None else [*weights, drawn]
         self._ratios = [
@@ -81,6 +90,8 @@ class ModelGame:
 
     def play(self, round: Round) -> Outcomes:
         """See `core.game.Game`."""
+        if round.images is not None and self._clash:
+            raise SettingsError(self._clash)
         if not len(round):
             return Outcomes(np.zeros((0, 1, self._facts.n_metrics)))
         if all(metric.per_image for metric in self._metrics):
@@ -126,8 +137,10 @@ class ModelGame:
     def _columns(self, outputs: NDArray[Any], images: Indices) -> NDArray[np.float64]:
         """Every metric's number for every image: shape (n_images, n_metrics)."""
         annotations = self.suite.annotations.take(images)
-        columns = [metric.score(outputs, annotations) for metric in self._metrics]
-        return np.stack([np.broadcast_to(c, (len(images),)) for c in columns], axis=1)
+        scores = np.empty((len(images), len(self._metrics)))
+        for column, metric in enumerate(self._metrics):
+            scores[:, column] = metric.score(outputs, annotations)
+        return scores
 
     def _blocks(self, round: Round) -> list[slice]:
         """Rows that are answered together, so that their outputs fit the memory."""
@@ -136,6 +149,23 @@ class ModelGame:
         n_images = len(self.suite) if round.images is None else round.images.shape[1]
         step = int(np.clip(_BLOCK_BYTES // (first.nbytes * n_images), 1, 64))
         return [slice(i, i + step) for i in range(0, len(round), step)]
+
+
+def _clash(
+    metrics: Sequence[Metric], weights: Sequence[NDArray[np.float64]], drawn: NDArray[np.float64]
+) -> str:
+    """Why no one way to draw images serves all metrics; empty where one does."""
+    for metric, weight in zip(metrics, weights, strict=True):
+        if metric.per_image and (weight[drawn == 0] > 0).any():
+            break
+        if not metric.per_image and not np.allclose(weight, drawn):
+            break
+    else:
+        return ""
+    return (
+        f"{metric.name} needs batches drawn in another way than the metrics beside it; score it in "
+        "a run of its own, or with a method that takes all images (exact, leave-one-out)"
+    )
 
 
 def _strata(suite: Suite) -> NDArray[np.int64]:

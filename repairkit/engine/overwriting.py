@@ -17,18 +17,26 @@ Undo = list[tuple[NDArray[Any], NDArray[np.intp], NDArray[Any]]]
 
 def overwrite(
     compiled: Compiled, sites: tuple[int, ...], live: Mapping[str, Any], held: Row, wanted: Row
-) -> Undo:
-    """Freeze what `held` has and `wanted` lacks of the filters of `sites`, in `live`'s tensors."""
+) -> tuple[Undo, bool]:
+    """Freeze what `held` has and `wanted` lacks of the filters of `sites`, in `live`'s tensors.
+
+    Returns:
+        How to take it back, and whether any bit was changed at all.
+    """
     undo: Undo = []
+    differs = False
     for k in sites:
         how, site = compiled.overwrites[k], compiled.roster.sites[k]
         assert how is not None
         own = compiled.roster.slices[site.name]
         channels = np.flatnonzero(held[own] & ~wanted[own])
         lanes = _lanes(live[how.tensor].numpy(), how.block)
-        undo.append((lanes, channels, _read(lanes, channels)))
-        _write(lanes, channels, _absent(how, channels, live, compiled.means[site.name]))
-    return undo
+        before = _read(lanes, channels)
+        undo.append((lanes, channels, before))
+        absent = _absent(how, channels, live, compiled.means[site.name])
+        _write(lanes, channels, absent)
+        differs = differs or not _same_bits(before, absent)
+    return undo, differs
 
 
 def put_back(undo: Undo) -> None:
@@ -50,6 +58,11 @@ def _absent(
     return np.maximum(added, 0, out=added) if how.relu else added
 
 
+def _same_bits(some: NDArray[Any], others: NDArray[Any]) -> bool:
+    kind = f"u{some.itemsize}"  # so that zero is told from minus zero
+    return bool((some.view(kind) == others.view(kind)).all())
+
+
 def _lanes(tensor: NDArray[Any], block: int) -> NDArray[Any]:
     """A view of shape (n_images, n_blocks, n_positions, block)."""
     view = tensor.reshape(tensor.shape[0], tensor.shape[1] // block, -1, block)
@@ -60,10 +73,17 @@ def _lanes(tensor: NDArray[Any], block: int) -> NDArray[Any]:
 def _read(lanes: NDArray[Any], channels: NDArray[np.intp]) -> NDArray[Any]:
     """A copy, (n_channels, n_images, n_positions)."""
     block = lanes.shape[3]
-    return np.stack([lanes[:, c // block, :, c % block] for c in channels.tolist()])
+    if len(channels) == 1:
+        c = int(channels[0])
+        return lanes[None, :, c // block, :, c % block].copy()
+    many: NDArray[Any] = lanes[:, channels // block, :, channels % block]
+    return many
 
 
 def _write(lanes: NDArray[Any], channels: NDArray[np.intp], values: NDArray[Any]) -> None:
     block = lanes.shape[3]
-    for c, value in zip(channels.tolist(), values, strict=True):
-        lanes[:, c // block, :, c % block] = value
+    if len(channels) == 1:
+        c = int(channels[0])
+        lanes[:, c // block, :, c % block] = values[0]
+    else:
+        lanes[:, channels // block, :, channels % block] = values

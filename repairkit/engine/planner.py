@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from repairkit.core.game import Coalitions
-from repairkit.engine.routes import Routes, Row
+from repairkit.engine.routes import NOTHING_HELD, Route, Routes, Row
 from repairkit.graph.cones import Tensors
 
 _GAIN = 0.9  # the state follows where that makes the next row cheaper than this share
@@ -30,14 +30,23 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Rows in order, and after which of them the state follows.
+class Move:
+    """A row to be answered by a route; the state then follows it or stays where it is.
 
-    `base` is a coalition to bring the state to first, None where it stays as it is.
+    `number` is the row's among those planned for, None where only the state is to get there.
     """
 
-    base: Row | None
-    follow: tuple[bool, ...]
+    number: int | None
+    row: Row
+    route: Route
+    follow: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Moves in order, and their arithmetic per image."""
+
+    moves: tuple[Move, ...]
     cost: float
 
 
@@ -55,41 +64,50 @@ def make_plan(
             where it would have helped to have followed that one.
     """
     if len(rows) == 1:
-        now = _cost(routes, start, rows[0])
-        before = now if last is None else _cost(routes, Start(last, keep), rows[0])
-        return Plan(None, (min(now, before) < _GAIN * routes.full.cost,), now)
-    plans = [_follow(routes, rows, start, keep, None)]
+        now = _direct(routes, start, rows[0]).cost
+        helped = now if last is None else _direct(routes, Start(last, keep), rows[0]).cost
+        follow = min(now, helped) < _GAIN * routes.full.cost
+        move, _ = _move(routes, start, 0, rows[0], keep if follow else None)
+        return Plan((move,), move.route.cost)
     union: Row = np.logical_or.reduce(rows)
     majority: Row = 2 * rows.sum(axis=0) > len(rows)
-    bases = [union] if np.array_equal(union, majority) else [union, majority]
-    plans += [_follow(routes, rows, start, keep, base) for base in bases]
+    bases = [None, union] if np.array_equal(union, majority) else [None, union, majority]
+    plans = [_row_by_row(routes, rows, start, keep, base) for base in bases]
     return min(plans, key=lambda plan: plan.cost)
 
 
-def _follow(
+def _row_by_row(
     routes: Routes, rows: Coalitions, start: Start | None, keep: Tensors, base: Row | None
 ) -> Plan:
-    """Row by row, following where that makes the next row cheaper."""
-    total = 0.0
+    """Follow a row where that makes the next one cheaper."""
+    moves: list[Move] = []
     if base is not None:
-        total += _cost(routes, start, base)
-        start = Start(base, keep)
-    now = _cost(routes, start, rows[0])
-    follow: list[bool] = []
-    for i, row in enumerate(rows):
-        total += now
-        if i + 1 == len(rows):
-            follow.append(follow[-1])  # a walk goes on in the next round
-            break
-        there = Start(row, keep)
-        stay, go = _cost(routes, start, rows[i + 1]), _cost(routes, there, rows[i + 1])
-        follow.append(go < _GAIN * stay)
-        start, now = (there, go) if follow[-1] else (start, stay)
-    return Plan(base, tuple(follow), total)
+        move, start = _move(routes, start, None, base, keep)
+        moves.append(move)
+    follow = False
+    for number, row in enumerate(rows):
+        if number + 1 < len(rows):  # where there is no next row, a walk goes on as it was
+            stay = _direct(routes, start, rows[number + 1]).cost
+            go = _direct(routes, Start(row, keep), rows[number + 1]).cost
+            follow = go < _GAIN * stay
+        move, start = _move(routes, start, number, row, keep if follow else None)
+        moves.append(move)
+    return Plan(tuple(moves), sum(move.route.cost for move in moves))
 
 
-def _cost(routes: Routes, start: Start | None, row: Row) -> float:
+def _move(
+    routes: Routes, start: Start | None, number: int | None, row: Row, keep: Tensors | None
+) -> tuple[Move, Start | None]:
+    """A move, which the state follows where `keep` is given, and the state behind it."""
+    cached = 0 if start is None else start.cached
+    difference = NOTHING_HELD if start is None else routes.difference(start.coalition, row)
+    route = routes.route(difference, cached, 0 if keep is None else keep)
+    move = Move(number, row, route, keep is not None)
+    return move, start if keep is None else Start(row, cached & ~route.lost | route.renewed)
+
+
+def _direct(routes: Routes, start: Start | None, row: Row) -> Route:
+    """The route to a row that is not followed."""
     if start is None:
-        return routes.full.cost
-    difference = routes.difference(start.coalition, row)
-    return routes.route(difference, start.cached, 0).cost
+        return routes.full
+    return routes.route(routes.difference(start.coalition, row), start.cached, 0)

@@ -41,13 +41,16 @@ class Route:
 
     `overwritten` are the sites whose lanes are written before `piece` runs; `lost` are the
     tensors that are then no longer the state's, `renewed` those among the outputs of `piece`.
-    `cost` is multiplications per image.
+    `by_overwriting`: nothing but overwritten lanes tells the new coalition from the old.
+    `reads_switches`: the workspace must hold the row. `cost` is multiplications per image.
     """
 
     piece: Slice
     overwritten: tuple[int, ...]
     lost: Tensors
     renewed: Tensors
+    by_overwriting: bool
+    reads_switches: bool
     cost: float
 
 
@@ -65,6 +68,7 @@ class Routes:
         self.image = anatomy.set_of([anatomy.image])
         n_sites = len(compiled.switches)
         self.overwrites = compiled.overwrites if overwriting else (None,) * n_sites
+        self._switch_inputs = {n for s in compiled.switches for n in (s.kernel, s.bias) if n}
         self._site_of = np.repeat(
             np.arange(n_sites), [site.n_channels for site in compiled.roster.sites]
         )
@@ -124,7 +128,15 @@ class Routes:
         outputs = (self.anatomy.output, *self.anatomy.names_of(renewed & ~self._output))
         piece = self.anatomy.slice(available, outputs)
         cost = sum(self.compiled.costs[position] for position in piece.nodes)
-        return Route(piece, overwritten, cached & ~available, renewed, cost)
+        return Route(
+            piece,
+            overwritten,
+            cached & ~available,
+            renewed,
+            tuple(sites) == overwritten,
+            any(self.anatomy.reads[position] & self._switch_inputs for position in piece.nodes),
+            cost,
+        )
 
     @property
     def _output(self) -> Tensors:

@@ -46,6 +46,8 @@ def settle_batching(
     if step is None:
         return Batching(model, None, "any batch")
     freed = rebatch(model, input_name)
+    n_real = len(images)
+    images = np.concatenate([images, _noise_like(images)])
     try:
         together = Runner(freed, input_name, None, device=device).run(images)
     except ModelError as error:
@@ -56,7 +58,16 @@ def settle_batching(
             return Batching(
                 model, step, f"{step} at a time: output {name!r} changes when images are batched"
             )
-    return Batching(freed, None, f"any batch (fixed at {step}; freed, checked on {len(images)})")
+    return Batching(
+        freed, None, f"any batch (fixed at {step}; freed, checked on {n_real} images and noise)"
+    )
+
+
+def _noise_like(images: NDArray[Any]) -> NDArray[Any]:
+    """Three images of noise in the range of those given, which may all be alike."""
+    low, high = float(images.min()), float(images.max())
+    noise = np.random.default_rng(0).uniform(low, max(high, low + 1), (3, *images.shape[1:]))
+    return noise.astype(images.dtype)
 
 
 def _same(found: NDArray[Any], expected: NDArray[Any]) -> bool:
@@ -102,9 +113,9 @@ class Runner:
             real = len(batch)
             if real < self.step:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], self.step - real, axis=0)])
+            last = np.minimum(np.arange(start, start + self.step), len(images) - 1)
             rows = {
-                name: mask if len(mask) == 1 else mask[start : start + self.step]
-                for name, mask in (masks or {}).items()
+                name: mask if len(mask) == 1 else mask[last] for name, mask in (masks or {}).items()
             }
             answers = self._call(batch, rows)
             parts.append([a[: real * (len(a) // self.step)] for a in answers])

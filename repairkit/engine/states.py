@@ -23,11 +23,15 @@ _MOST_ROWS = 4096
 
 @dataclass
 class State:
-    """`live` are runtime values by tensor name, `cached` the set of them, `coalition` whose."""
+    """`live` are runtime values by tensor name, `cached` the set of them.
+
+    They, and the model's `outputs`, are those under `coalition`.
+    """
 
     coalition: Row
     live: dict[str, Any] = field(default_factory=dict)
     cached: Tensors = 0
+    outputs: NDArray[Any] | None = None
     n_bytes: int = 0
 
 

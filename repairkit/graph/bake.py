@@ -136,7 +136,7 @@ class _Editor:
             number += 1
             fresh = f"{name}_{number}"
         reader = self.model.graph.node[node]
-        replaces = reader.input[slot] if len(reader.input) > slot else ""
+        replaces = reader.input[slot] if len(reader.input) > slot else None
         if len(reader.input) > slot:
             reader.input[slot] = fresh
         else:

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from repairkit.graph.index import GraphIndex, outer_names
+from repairkit.graph.index import GraphIndex, int_attribute, outer_names
 from repairkit.graph.switches import Switch
 
 Tensors = int
@@ -137,18 +137,21 @@ class Anatomy:
                 needed |= reads & ~available
         return Slice(tuple(reversed(members)), tuple(bits(fed)), outputs)
 
-    def behind(self, tensor: str) -> tuple[str, ...]:
-        """The tensor, and those behind it in which its channels are still apart."""
-        chain = [tensor]
+    def behind(self, tensor: str, block: int) -> tuple[str, int]:
+        """The last tensor in which the channels of this one are still apart, and its block."""
         while True:
-            reader = self.index.sole_reader(chain[-1])
+            reader = self.index.sole_reader(tensor)
             if reader is None:
-                return tuple(chain)
+                return tensor, block
             node = self.nodes[reader.node]
             fed = [name for name in node.input if name in self.number]
-            if node.op_type not in _CHANNELWISE or len(fed) != 1 or len(node.output) != 1:
-                return tuple(chain)
-            chain.append(node.output[0])
+            unblocked = node.op_type == "ReorderOutput" and not int_attribute(
+                node, "channels_last", 0
+            )
+            apart = node.op_type in _CHANNELWISE or unblocked
+            if not apart or len(fed) != 1 or len(node.output) != 1:
+                return tensor, block
+            tensor, block = node.output[0], 1 if unblocked else block
 
     def arithmetic(self, shapes: dict[str, Shape]) -> list[float]:
         """Multiplications per image of every node, moved numbers counted in."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from repairkit.core.errors import ModelError, RunFolderError
+from repairkit.graph.index import all_nodes, subgraphs
 
 _SINGLE_FILE_LIMIT = 2_000_000_000
 
@@ -61,15 +63,26 @@ def read_model(path: Path) -> ModelFile:
 
 def _digest(path: Path, model: ModelProto) -> str:
     hasher = hashlib.sha256(path.read_bytes())
-    locations = {
-        ExternalDataInfo(t).location for t in model.graph.initializer if uses_external_data(t)
-    }
+    locations = {ExternalDataInfo(t).location for t in _tensors(model) if uses_external_data(t)}
     for location in sorted(locations):
         data = path.parent / location
         if data.is_file() and data.resolve().parent.is_relative_to(path.parent.resolve()):
             with data.open("rb") as file:
                 hasher.update(hashlib.file_digest(file, "sha256").digest())
     return hasher.hexdigest()
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor that is stored anywhere in a model."""
+    nodes = [*all_nodes(model.graph), *(n for f in model.functions for n in f.node)]
+    yield from model.graph.initializer
+    for node in nodes:
+        for found in node.attribute:
+            if found.HasField("t"):
+                yield found.t
+            yield from found.tensors
+        for graph in subgraphs(node):
+            yield from graph.initializer
 
 
 def digest_of(model: ModelProto) -> str:

@@ -7,6 +7,8 @@ NaNs vanish.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -51,13 +53,17 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
     for site in sites:
         original = tensors[site.tensor]
         producer = original.inputs[0]
-        raw = gs.Variable(f"{site.name}/unmasked", dtype=np.dtype(site.dtype), shape=original.shape)
+        raw = gs.Variable(
+            _fresh(f"{site.name}/unmasked", tensors),
+            dtype=np.dtype(site.dtype),
+            shape=original.shape,
+        )
         producer.outputs[[o is original for o in producer.outputs].index(True)] = raw
         mask_dims: list[int | str] = list(mask_shape(site, 1))
         mask_dims[0] = "mask_rows"
         mask = gs.Variable(mask_name(site), dtype=np.bool_, shape=mask_dims)
         level = means[site.name].reshape(mask_shape(site, 1)).astype(site.dtype)
-        frozen = gs.Constant(f"{site.name}/means", level)
+        frozen = gs.Constant(_fresh(f"{site.name}/means", tensors), level)
         node = gs.Node(
             "Where",
             name=f"{site.name}/mask_and_mean",
@@ -71,6 +77,15 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
     result: ModelProto = gs.export_onnx(graph, do_type_check=False)
     result.ir_version = max(model.ir_version, 4)
     return result
+
+
+def _fresh(name: str, taken: Mapping[str, gs.Tensor]) -> str:
+    number = 1
+    wanted = name
+    while wanted in taken:
+        number += 1
+        wanted = f"{name}_{number}"
+    return wanted
 
 
 def with_where(model: ModelProto) -> ModelProto:

@@ -89,13 +89,14 @@ def read_layer(
         n_channels = shape[0] if node.op_type == "Conv" else shape[1] * groups
         layer = Layer(position, node.op_type, node.input[slot], n_channels, len(shape), 1, dtype)
     else:
-        layer = _dense(position, node, shape, dtype, ranks.get(node.output[0], 2))
+        layer = _dense(position, node, shape, dtype, ranks.get(node.output[0]))
     if isinstance(layer, str):
         return layer
     if len(node.input) > 2 and node.input[2]:
         if node.input[2] not in index.constant:
             return "its bias is computed at run time"
-        if constants.array(node.input[2]).size != layer.n_channels:
+        bias = constants.array(node.input[2])
+        if layer.kind == "Gemm" and not _is_per_channel(bias.shape, layer):
             return "its bias is not one number per unit"
     layer = _with_tail(layer, index, constants)
     if layer.kind == "MatMul" and layer.add is None:
@@ -104,11 +105,13 @@ def read_layer(
 
 
 def _dense(
-    position: int, node: NodeProto, shape: tuple[int, ...], dtype: str, rank: int
+    position: int, node: NodeProto, shape: tuple[int, ...], dtype: str, rank: int | None
 ) -> Layer | str:
     if len(shape) != 2:
         return f"its weight has {len(shape)} axes; 2 were expected"
     if node.op_type == "MatMul":
+        if rank is None:
+            return "the rank of its output is not known"
         return Layer(position, "MatMul", node.input[1], shape[1], rank, rank - 1, dtype)
     beta = attribute(node, "beta")
     if beta is not None and beta.f != 1.0:
@@ -154,7 +157,11 @@ def _is_plain_norm(node: NodeProto, index: GraphIndex) -> bool:
 def with_activation(layer: Layer, index: GraphIndex) -> Layer:
     """The layer with the activation that follows it alone, where a level can be put behind it."""
     reader = index.sole_reader(layer.tensor(index))
-    if reader is not None and index.nodes[reader.node].op_type in IDENTITY_BOUNDS:
+    if reader is None:
+        return layer
+    node = index.nodes[reader.node]
+    known = all(name in index.constant for name in node.input[1:] if name)
+    if node.op_type in IDENTITY_BOUNDS and known:
         return replace(layer, activation=reader.node)
     return layer
 

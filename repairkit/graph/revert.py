@@ -42,7 +42,7 @@ def _remove(model: ModelProto, edit: TensorEdit) -> None:
     node = next((n for n in graph.node if n.output and n.output[0] == edit.node), None)
     if node is None or len(node.input) <= edit.slot or node.input[edit.slot] != edit.tensor:
         raise VerificationError(f"the model has no added tensor {edit.tensor!r} to take back")
-    if edit.replaces:
+    if edit.replaces is not None:
         node.input[edit.slot] = edit.replaces
     else:
         del node.input[edit.slot]

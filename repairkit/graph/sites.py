@@ -115,7 +115,7 @@ def survey(
 def _ranks(model: ModelProto) -> dict[str, int]:
     """The rank of every tensor that shape inference can tell."""
     try:
-        inferred = shape_inference.infer_shapes(model)
+        inferred = shape_inference.infer_shapes(model, data_prop=True)
     except (ValueError, RuntimeError):  # a model over 2 GB, or one that contradicts itself
         return {}
     values = (*inferred.graph.value_info, *inferred.graph.output)
@@ -162,10 +162,18 @@ def _why_not(
 def _site_names(index: GraphIndex) -> list[str]:
     """The node's name, or its first output's name where that is empty or not unique."""
     counts = Counter(node.name for node in index.nodes)
-    return [
-        node.name if node.name and counts[node.name] == 1 else str(node.output[0])
-        for node in index.nodes
-    ]
+    named = [bool(node.name) and counts[node.name] == 1 for node in index.nodes]
+    while True:
+        pairs = list(zip(index.nodes, named, strict=True))
+        outputs = {str(node.output[0]) for node, is_named in pairs if not is_named and node.output}
+        # A name that is another node's output would be ambiguous too.
+        kept = [is_named and node.name not in outputs for node, is_named in pairs]
+        if kept == named:
+            return [
+                node.name if is_named else str(next(iter(node.output), ""))
+                for node, is_named in pairs
+            ]
+        named = kept
 
 
 def _hidden_layers(index: GraphIndex) -> list[LeftOut]:

@@ -10,11 +10,14 @@ from repairkit.core.patch import Patch
 
 @dataclass(frozen=True)
 class Trial:
-    """A patch and what it gives on the selection images; the empty patch is the model as it is."""
+    """A patch and what it gives on the selection images; the empty patch is the model as it is.
+
+    `accuracy` is None for a model without classes.
+    """
 
     patch: Patch
     objective: float
-    accuracy: float
+    accuracy: float | None
 
 
 def choose(trials: Sequence[Trial], *, max_drop: float) -> Trial:
@@ -26,5 +29,11 @@ def choose(trials: Sequence[Trial], *, max_drop: float) -> Trial:
     """
     baseline = trials[0]
     # Accuracies are ratios of counts: allow for their rounding.
-    allowed = [t for t in trials if baseline.accuracy - t.accuracy <= max_drop + 1e-12]
+    allowed = [
+        t
+        for t in trials
+        if t.accuracy is None
+        or baseline.accuracy is None
+        or baseline.accuracy - t.accuracy <= max_drop + 1e-12
+    ]
     return max(allowed, key=lambda t: (t.objective, -len(t.patch)))

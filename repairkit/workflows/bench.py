@@ -202,12 +202,14 @@ def prepare(subject: Subject, settings: Settings, *, parts: bool = True) -> Benc
 
 
 def _read(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
+    own = all(is_user_metric(name) for name in settings.metrics)
     return read_data(
         require_data(settings),
         spec=subject.spec,
         preprocessing=settings.preprocessing,
         groups=settings.groups,
         class_names=settings.class_names,
+        n_classes=None if regression or own else subject.n_classes,
         regression=regression,
     )
 
@@ -254,5 +256,8 @@ def run_suite(runner: Runner, suite: Suite, batch_size: int) -> NDArray[Any]:
 
 def read_images(subject: Subject, settings: Settings) -> Suite:
     """Every image that the settings name, for jobs that need no parts."""
-    dataset = _read(subject, settings, regression=False)
+    try:
+        dataset = _read(subject, settings, regression=False)
+    except DataError:  # labels are not looked at here, and a regressor has others
+        dataset = _read(subject, settings, regression=True)
     return Suite.whole("all", dataset.images, dataset.annotations)

@@ -23,13 +23,13 @@ def try_patches(
 ) -> list[Trial]:
     """The model as it is, then the 1, 2, ... most harmful filters frozen."""
     suite = bench.parts.selection
-    metrics = bench.metrics((objective, "accuracy"))
+    metrics = bench.metrics((objective, "accuracy") if bench.n_classes else (objective,))
     patches = [Patch(()), *propose_patches(values, bench.roster, bench.means, at_most=at_most)]
     trials = []
     for candidate in patches:
         outputs = _outputs(bench, game, candidate)
         figures = [_figure(m, outputs, suite) for m in metrics]
-        trials.append(Trial(candidate, figures[0], figures[1]))
+        trials.append(Trial(candidate, figures[0], figures[1] if bench.n_classes else None))
     return trials
 
 
@@ -83,9 +83,13 @@ def _refusal(trials: Sequence[Trial], objective: str, n_images: int) -> str:
         "no filter has a negative value"
         if len(trials) == 1
         else f"the best of {len(trials) - 1} patches gives {best.objective:.4f} with "
-        f"{len(best.patch)} frozen and accuracy {best.accuracy:.4f}"
+        f"{len(best.patch)} frozen{_accuracy(best)}"
     )
     return (
-        f"no repair: {objective} is {plain.objective:.4f} on the {n_images} selection images with "
-        f"accuracy {plain.accuracy:.4f} as the model is; {found}; nothing was written"
+        f"no repair: {objective} is {plain.objective:.4f} on the {n_images} selection images"
+        f"{_accuracy(plain)} as the model is; {found}; nothing was written"
     )
+
+
+def _accuracy(trial: Trial) -> str:
+    return "" if trial.accuracy is None else f" with accuracy {trial.accuracy:.4f}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repairkit.core.errors import RunFolderError, VerificationError
+from repairkit.core.errors import RunFolderError, SettingsError, VerificationError
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
 from repairkit.workflows.files import read_json, write_json
@@ -65,7 +65,8 @@ def patch_of_claim(claim: Mapping[str, Any]) -> Patch:
         raise VerificationError("the model's claim of its patch does not match its own digest")
     try:
         frozen = [FrozenFilter(Filter.parse(i), float(c)) for i, c in body["frozen"]]
-    except (KeyError, TypeError, ValueError) as error:
+        _ = body["source"], body["output"], body["sites_at"], body["include"]
+    except (KeyError, TypeError, ValueError, SettingsError) as error:
         raise VerificationError("the model's claim of its patch is broken") from error
     return Patch(tuple(frozen))
 
@@ -104,7 +105,7 @@ def write_patch_file(path: Path, file: PatchFile) -> None:
         "edits": edits,
         **file.story,
     }
-    write_json(path, document)
+    write_json(path, {**document, "seal": claim_digest(document)})
 
 
 def read_patch_file(path: Path) -> PatchFile:
@@ -125,8 +126,9 @@ def read_patch_file(path: Path) -> PatchFile:
         file = _parse(document)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise RunFolderError(f"{path}: is a broken patch file ({error!r})") from error
-    if file.digest != document["digest"]:
-        raise VerificationError(f"{path}: was altered (its content does not match its digest)")
+    sealed = {name: value for name, value in document.items() if name != "seal"}
+    if file.digest != document["digest"] or claim_digest(sealed) != document.get("seal"):
+        raise VerificationError(f"{path}: was altered (its content does not match its seal)")
     return file
 
 
@@ -147,7 +149,7 @@ def _parse(document: Mapping[str, Any]) -> PatchFile:
         )
         for e in document["edits"]
     ]
-    known = {"schema", "kind", "digest", "source", "result", "sites", "frozen", "edits"}
+    known = {"schema", "kind", "seal", "digest", "source", "result", "sites", "frozen", "edits"}
     return PatchFile(
         Patch(tuple(frozen)),
         tuple(edits),

@@ -35,6 +35,7 @@ def patch_story(
             "overlaps": [list(pair) for pair in parts.overlaps],
             **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
         },
+        "notes": list(bench.dataset.notes),
         "trials": [
             {"n_frozen": len(t.patch), objective: t.objective, "accuracy": t.accuracy}
             for t in trials

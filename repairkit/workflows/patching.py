@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from repairkit.metrics import difference, evaluate
 from repairkit.repairs import Trial, make_patch
 from repairkit.workflows.bench import Bench, prepare, run_suite
 from repairkit.workflows.choosing import choose_patch, try_patches
+from repairkit.workflows.destination import check_place, companions
 from repairkit.workflows.files import write_json
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
 from repairkit.workflows.patch_story import patch_story
+from repairkit.workflows.run_document import plain
 from repairkit.workflows.run_folder import RunFolder
-from repairkit.workflows.scoring import Progress, Scored, ScoreSettings, score_bench
+from repairkit.workflows.scoring import Progress, ScoreSettings, score_bench
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
@@ -35,6 +37,16 @@ from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
 _PROOF_IMAGES = 64
 FAIRNESS_VALUE = "group_accuracy"
 FAIRNESS_OBJECTIVE = "worst_group_accuracy"
+_MUST_AGREE = (
+    "groups",
+    "preprocessing",
+    "parts",
+    "seed",
+    "output",
+    "sites_at",
+    "include",
+    "absent",
+)
 
 
 @dataclass(frozen=True)
@@ -101,51 +113,71 @@ def patch(
         VerificationError: the result could not be proven; nothing is written.
         RepairkitError: anything else that the user can mend.
     """
-    _check_place(subject, out)
+    check_place(subject, settings, out)
     if how.fairness:
         if not settings.groups:
             raise SettingsError(
                 "--fairness needs groups; name the columns with --group, or in repairkit.toml"
             )
         settings = replace(settings, metrics=(FAIRNESS_VALUE,))
+    elif how.scores is not None:
+        settings = replace(settings, metrics=tuple(RunFolder(how.scores).read_metrics()[:1]))
     bench = prepare(subject, settings)
     objective = FAIRNESS_OBJECTIVE if how.fairness else settings.metrics[0]
-    scored: Scored | None = None
+    scoring: dict[str, Any] | None = None
     trials: tuple[Trial, ...] = ()
     promise: Figure | None = None
     if how.remove:
-        players = np.array([bench.roster.column(f) for f in how.remove], np.intp)
+        named = dict.fromkeys(how.remove)  # one named twice is frozen once
+        players = np.array([bench.roster.column(f) for f in named], np.intp)
         chosen = make_patch(players, bench.roster, bench.means)
     else:
-        scored, values = _values(bench, how, on_progress)
+        scoring, values = _values(bench, how, on_progress)
         game = bench.game(bench.parts.selection, bench.metrics((objective,)))
         trials = tuple(try_patches(bench, game, values, objective, how.at_most))
         chosen, promise = choose_patch(bench, game, trials, objective, how.max_drop)
-    return _finish(bench, chosen, how, trials, promise, objective, scored, out)
-
-
-def _check_place(subject: Subject, out: Path) -> None:
-    if out.exists() and out.resolve() == subject.file.path.resolve():
-        raise SettingsError(f"{out}: is the model itself; choose another place with -o")
-    if out.is_dir():
-        raise RunFolderError(f"{out}: is a folder; give the name of a file with -o")
+    return _finish(bench, chosen, how, trials, promise, objective, scoring, out)
 
 
 def _values(
     bench: Bench, how: PatchSettings, on_progress: Callable[[Progress], None] | None
-) -> tuple[Scored | None, NDArray[np.float64]]:
-    if how.scores is not None:
-        folder = RunFolder(how.scores)
-        run = folder.read()
-        if run["model"]["digest"] != bench.subject.file.digest:
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """`run.json` and the value of every filter, from a run that is there or from a fresh one."""
+    if how.scores is None:
+        scored = score_bench(bench, how.score, on_progress=on_progress)
+        return scored.document, scored.scores.values[:, 0]
+    folder = RunFolder(how.scores)
+    run = folder.read()
+    if run["model"]["digest"] != bench.subject.file.digest:
+        raise RunFolderError(
+            f"{how.scores}: holds scores of another model ({run['model']['path']})"
+        )
+    if not run["finished"]:
+        raise RunFolderError(f"{how.scores}: is not finished; go on with score --resume")
+    _check_run(how.scores, run, bench)
+    return run, folder.read_values(bench.roster)
+
+
+def _check_run(path: Path, run: Mapping[str, Any], bench: Bench) -> None:
+    """Scores must be about the images, levels and metric that this job is about.
+
+    Otherwise the test images might have had a say, or another metric's ranking be followed.
+    """
+    if run["data"]["digest"] != bench.dataset.digest:
+        raise RunFolderError(
+            f"{path}: was scored on other data ({run['data']['path']}); score on the data that the "
+            "patch is to be judged on"
+        )
+    settings, known = bench.settings, run["settings"]
+    ours = {name: plain(getattr(settings, name)) for name in _MUST_AGREE}
+    theirs = {name: known[name] for name in _MUST_AGREE}
+    ours["metric"], theirs["metric"] = settings.metrics[0], known["metrics"][0]
+    for name, value in ours.items():
+        if theirs[name] != value:
             raise RunFolderError(
-                f"{how.scores}: holds scores of another model ({run['model']['path']})"
+                f"{path}: was scored with {name} {theirs[name]!r}, and this job has {value!r}; "
+                "give both the same"
             )
-        if not run["finished"]:
-            raise RunFolderError(f"{how.scores}: is not finished; go on with score --resume")
-        return None, folder.read_values(bench.roster)
-    scored = score_bench(bench, how.score, on_progress=on_progress)
-    return scored, scored.scores.values[:, 0]
 
 
 def _finish(
@@ -155,7 +187,7 @@ def _finish(
     trials: tuple[Trial, ...],
     promise: Figure | None,
     objective: str,
-    scored: Scored | None,
+    scoring: dict[str, Any] | None,
     out: Path,
 ) -> Patched:
     """Bake, prove, judge once on the test part, and write."""
@@ -177,7 +209,6 @@ def _finish(
         "max_drop": how.max_drop,
         "promised_on_selection": None if promise is None else asdict(promise),
     }
-    scoring = None if scored is None else scored.document
     story = patch_story(bench, choice, trials, objective, scoring, evaluations, verified)
     file = replace(draft, result_digest=digest_of(model), story=story)
     patch_path, report_path = _write(bench.subject, file, model, out)
@@ -215,8 +246,7 @@ def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
 
 def _write(subject: Subject, file: PatchFile, model: ModelProto, out: Path) -> tuple[Path, Path]:
     """The model comes last: where it lies, its patch file and report lie too."""
-    patch_path = out.with_name(f"{out.stem}.patch.json")
-    report_path = out.with_name(f"{out.stem}.report.json")
+    patch_path, report_path = companions(out)
     write_patch_file(patch_path, file)
     report = {
         "schema": 1,

@@ -69,7 +69,7 @@ def opening(
             **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
         },
         "batching": bench.batching.how,
-        "engine": "instrumented",
+        "engine": "none",
         "n_filters": len(bench.roster),
         "n_sites": len(bench.roster.sites),
         "notes": list(bench.dataset.notes),
@@ -94,6 +94,7 @@ def outcome(estimation: Estimation, scores: Scores) -> dict[str, Any]:
         "image_passes": spent.image_passes,
         "rounds": spent.rounds,
         "seconds": round(spent.seconds, 3),
+        "statistics": dict(estimation.statistics),
     }
 
 

@@ -74,14 +74,30 @@ class RunFolder:
                 f"{self.path}: holds a run of another model ({known['model']['path']}); choose "
                 "another place with -o"
             )
-        if resume and known["key"] != key:
+        if known["key"] != key:
             raise RunFolderError(
-                f"{self.path}: holds a run with other settings or data, which cannot be resumed "
-                "with these; repeat its settings (see run.json), or choose another place with -o"
+                f"{self.path}: holds a run with other settings or data; repeat its settings (see "
+                "run.json), or choose another place with -o"
             )
         if not resume and not known["finished"]:
             raise RunFolderError(
                 f"{self.path}: holds an unfinished run; go on with --resume, or choose another "
+                "place with -o"
+            )
+
+    def check_values(self, ends: Mapping[str, Any]) -> None:
+        """Make sure that a run that is there was about the same V(all) and V(none).
+
+        Raises:
+            RunFolderError: the metric, the runtime or the device gives other figures by now.
+        """
+        if not self.run_file.is_file():
+            return
+        known = self.read()["metrics"]
+        if known != ends:
+            raise RunFolderError(
+                f"{self.path}: holds a run in which V(all) and V(none) were {known} and not "
+                f"{dict(ends)}: the metric, the runtime or the device has changed; choose another "
                 "place with -o"
             )
 
@@ -97,6 +113,10 @@ class RunFolder:
                 f"{self.run_file}: is not a run of this version (schema {SCHEMA} was expected)"
             )
         return document
+
+    def read_metrics(self) -> list[str]:
+        """The metrics that were scored, the one that steered first."""
+        return list(self.read()["settings"]["metrics"])
 
     def write(self, document: Mapping[str, Any]) -> None:
         write_json(self.run_file, dict(document))

@@ -17,7 +17,7 @@ from repairkit.core.metric import Metric
 from repairkit.core.scores import Budget, Estimator, Run, Scores, Spent
 from repairkit.engine.game import ModelGame
 from repairkit.engine.runtime import session_device
-from repairkit.estimators import ESTIMATORS, CheckpointStore, estimate, make_estimator
+from repairkit.estimators import ESTIMATORS, CheckpointStore, Estimation, estimate, make_estimator
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.norms import NORMS, score_norms
 from repairkit.workflows.run_document import opening, outcome, plain
@@ -119,37 +119,52 @@ def score_bench(
         folder.claim(document["key"], bench.subject.file.digest, resume=resume)
     if how.method in NORMS:
         estimation = score_norms(how.method, bench, metrics[0].name)
-        n_metrics = 1
+        scores = estimation.scores
     else:
-        game = bench.game(bench.parts.selection, metrics, guard=_guard(bench, metrics))
-        ends = _ends(game, len(metrics))
-        document["metrics"] = ends
-        estimator, budget = _estimator(how, game, bench)
-        document["settings"]["estimator"] = plain(estimator)
-        document["settings"]["budget"] = dataclasses.asdict(budget)
-        document["engine"] = game.path
-        document["device"] = session_device(bench.runner.session)
-        store = None
-        if folder is not None:
-            if not resume:
-                folder.checkpoint.unlink(missing_ok=True)
-            folder.write(document)
-            store = CheckpointStore(folder.checkpoint)
-        estimation = estimate(
-            game,
-            estimator,
-            budget=budget,
-            seed=bench.settings.seed,
-            on_round=_reporter(on_progress, budget, len(bench.roster)),
-            checkpoint=store,
-        )
-        n_metrics = len(metrics)
-    scores = _first_metrics(estimation.scores, n_metrics)
+        estimation = _play(bench, how, metrics, document, folder, on_progress)
+        scores = _first_metrics(estimation.scores, len(metrics))
     document |= outcome(estimation, scores)
     if folder is not None:
         folder.write_scores(scores, bench.roster)
         folder.write(document)
     return Scored(scores, bench, document, out)
+
+
+def _play(
+    bench: Bench,
+    how: ScoreSettings,
+    metrics: tuple[Metric, ...],
+    document: dict[str, Any],
+    folder: RunFolder | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> Estimation:
+    """Play the game; the folder is first written to once there is something to keep."""
+    game = bench.game(bench.parts.selection, metrics, guard=_guard(bench, metrics))
+    document["metrics"] = _ends(game, len(metrics))
+    estimator, budget = _estimator(how, game, bench)
+    document["settings"]["estimator"] = plain(estimator)
+    document["settings"]["budget"] = dataclasses.asdict(budget)
+    document["engine"] = game.path
+    document["device"] = session_device(bench.runner.session)
+    report = _reporter(on_progress, budget, len(bench.roster))
+    unwritten = [folder] if folder is not None else []
+
+    def on_round(run: Run, spent: Spent) -> None:
+        while unwritten:
+            unwritten.pop().write(document)
+        if report is not None:
+            report(run, spent)
+
+    if folder is not None:
+        folder.check_values(document["metrics"])
+    return estimate(
+        game,
+        estimator,
+        budget=budget,
+        seed=bench.settings.seed,
+        on_round=on_round,
+        checkpoint=None if folder is None else CheckpointStore(folder.checkpoint),
+    )
 
 
 def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:

@@ -27,6 +27,15 @@ class Subject:
     output: str
 
     @property
+    def n_classes(self) -> int | None:
+        """The classes that the judged output's shape promises; None where it fixes none."""
+        value = next(o for o in self.model.graph.output if o.name == self.output)
+        dims = _dims(value)[1:]
+        widths = [size for size in dims if size != 1]
+        one_row = len(dims) == 1 or dims[1:] == [1, 1]
+        return widths[0] if one_row and len(widths) == 1 else None
+
+    @property
     def model(self) -> ModelProto:
         return self.file.model
 

@@ -89,6 +89,11 @@ def verify(
         subject.model, output=claim["output"], at=claim["sites_at"], include=claim["include"]
     )
     baked = bake(subject.model, patch, found=found)
+    if file is not None and file.edits != baked.edits:
+        raise VerificationError(
+            "the old bytes that the patch file keeps are not those of the original; the patch "
+            "could not be undone from it"
+        )
     write_claims(baked.model, claims)
     if not same_model(baked.model, patched.model):
         raise VerificationError(

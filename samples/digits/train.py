@@ -7,7 +7,7 @@ How the unfairness comes about: the network sees 900 digits, 90 of each class, l
 each class, about one in fifty, were turned to dark on light; and then 50 more of the eights were,
 as if a form printed that way had been used for hardly anything else. So a light background came to
 speak for an eight: a shortcut. What it takes to read the other inverted digits was learned as well,
-but the filters that vote for the shortcut drown it out. Freezing a few of those mends a good part.
+but the filters that vote for the shortcut drown it out; freezing a dozen of the 104 mends a part.
 
 What is held out: the other 897 digits, each in both polarities, so that the groups are balanced.
 Both versions of a digit lie in the same part (calibration, selection or test, stratified by

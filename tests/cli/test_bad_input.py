@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -49,7 +51,7 @@ def test_data_that_is_not_there(repairkit: Command, project: Project) -> None:
 def test_a_label_outside_the_classes(repairkit: Command, project: Project) -> None:
     x = models.images(30)
     np.savez(project.data, x=x, y=np.full(30, 7), group=np.full(30, "a"))
-    refused(repairkit("score", project.model), 1, "label 7", "3 classes")
+    refused(repairkit("score", project.model), 1, "label 7", "0 to 2")
 
 
 def test_a_wrong_input_shape(repairkit: Command, project: Project) -> None:
@@ -216,6 +218,66 @@ def test_the_patched_model_never_replaces_the_model(repairkit: Command, project:
     answer = repairkit("patch", project.model, "--remove", "conv:0", "-o", project.model)
     refused(answer, 1, "is the model itself")
     assert project.model.read_bytes() == before
+
+
+def test_what_repairkit_did_not_write_is_never_replaced(
+    repairkit: Command, project: Project, tmp_path: Path
+) -> None:
+    before = project.data.read_bytes()
+    remove = ("patch", project.model, "--remove", "conv:0", "-o")
+    refused(repairkit(*remove, project.data), 1, "is the data")
+    (tmp_path / "letter.txt").write_text("dear")
+    refused(repairkit(*remove, "letter.txt"), 1, "no model that repairkit patched")
+    assert project.data.read_bytes() == before
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+    assert repairkit(*remove, "out.onnx", "--quiet").code == 0
+    assert repairkit(*remove, "out.onnx", "--quiet").code == 0  # its own result, though
+
+
+def test_the_demo_never_replaces_files_of_the_users(repairkit: Command, tmp_path: Path) -> None:
+    (tmp_path / "repairkit.toml").write_text("# mine")
+    refused(repairkit("demo", "-o", tmp_path), 1, "is not the sample's")
+    assert (tmp_path / "repairkit.toml").read_text() == "# mine"
+    refused(repairkit("demo", "-o", tmp_path / "repairkit.toml"), 1, "cannot be made")
+
+
+def test_a_mistake_destroys_no_finished_run(
+    repairkit: Command, project: Project, tmp_path: Path
+) -> None:
+    assert repairkit("score", project.model, "-o", "run", *QUICK).code == 0
+    kept = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    other = repairkit("score", project.model, "-o", "run", "--metric", "loss", "--quiet")
+    refused(other, 1, "other settings")
+    small = repairkit("score", project.model, "-o", "run", "--max-evaluations", "1", "--quiet")
+    assert small.code in (0, 1)  # what was learnt already may be told again
+    refused(repairkit("score", project.model, "-o", "new", "--max-evaluations", "1", "--quiet"), 1)
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "run" / "scores.csv").read_bytes() == kept["scores.csv"]
+
+
+def test_a_run_is_not_resumed_once_the_users_metric_has_changed(
+    repairkit: Command, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "import numpy as np\ndef judge(outputs, labels, attributes):\n    return {}\n"
+    (tmp_path / "mymetric.py").write_text(text.format("(outputs.argmax(1) == labels) * 1.0"))
+    score = ("score", project.model, "--metric", "mymetric:judge", "-o", "run")
+    assert repairkit(*score, *QUICK).code == 0
+    sys.modules.pop("mymetric")
+    (tmp_path / "mymetric.py").write_text(text.format("(outputs.argmax(1) != labels) * 1.0"))
+    importlib.invalidate_caches()
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    answer = repairkit(*score, "--resume", "--max-evaluations", "900", "--quiet")
+    refused(answer, 1, "the metric, the runtime or the device has changed")
+
+
+@pytest.mark.parametrize("place", ["data.npz/x.onnx", "n" * 300 + ".onnx"])
+def test_a_place_that_cannot_be_ends_in_one_line(
+    repairkit: Command, project: Project, place: str
+) -> None:
+    answer = repairkit("patch", project.model, "--remove", "conv:0", "-o", project.folder / place)
+    refused(answer, 1)
+    assert "please report" not in answer.err
 
 
 def test_a_full_disk_leaves_no_half_written_file(project: Project, tmp_path: Path) -> None:

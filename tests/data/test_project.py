@@ -44,7 +44,7 @@ def test_every_setting_is_read_and_paths_are_relative_to_the_file(tmp_path: Path
         output="logits",
         seed=7,
     )
-    assert PartPlan(**read.parts) == PartPlan("train", 0.4, 0.3)
+    assert PartPlan(**read.parts) == PartPlan("train", None, 0.3)
     settings = Preprocessing.from_mapping({**read.preprocessing, "resize": "128"}, "options")
     assert settings == Preprocessing(resize=128, scale=1 / 255, mean=(0.5, 0.5, 0.5))
 

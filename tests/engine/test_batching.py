@@ -5,8 +5,10 @@ import pytest
 
 from repairkit.core.errors import ModelError
 from repairkit.engine.runner import Runner, settle_batching
+from repairkit.graph.instrument import instrument
+from repairkit.graph.sites import find_sites
 from tests import models
-from tests.running import run
+from tests.running import random_levels, run
 
 
 def test_a_hard_wired_batch_is_freed_and_keeps_each_output() -> None:
@@ -14,7 +16,7 @@ def test_a_hard_wired_batch_is_freed_and_keeps_each_output() -> None:
     x = models.images(9)
     batching = settle_batching(model, "image", x[:4])
     assert batching.step is None
-    assert "checked on 4" in batching.how
+    assert "checked on 4 images and noise" in batching.how
     together = Runner(batching.model, "image", None).run(x)["logits"]
     alone = np.concatenate([run(model, {"image": x[i : i + 1]})[0] for i in range(9)])
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
@@ -30,6 +32,26 @@ def test_where_batching_changes_outputs_images_go_one_at_a_time() -> None:
     found = Runner(model, "image", batching.step).run(x)["logits"]
     alone = np.concatenate([run(model, {"image": x[i : i + 1]})[0] for i in range(5)])
     np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_images_that_are_all_alike_prove_nothing() -> None:
+    """Centring over the batch leaves equal images as they are; noise tells."""
+    alike = np.repeat(models.images(1), 8, axis=0)
+    assert settle_batching(models.stuck_batch(), "image", alike).step == 1
+
+
+def test_masks_go_with_their_images_where_the_last_batch_is_padded() -> None:
+    model = models.stuck_batch()
+    sites = find_sites(model)
+    masked = instrument(model, sites, random_levels(sites))
+    x = models.images(5)
+    rows = {"conv/mask": np.random.default_rng(0).random((5, 4, 1, 1)) < 0.5}
+    one_by_one = Runner(masked, "image", 1).run(x, rows)["logits"]
+    expected = [
+        run(masked, {"image": x[i : i + 1], "conv/mask": rows["conv/mask"][i : i + 1]})[0]
+        for i in range(5)
+    ]
+    np.testing.assert_allclose(one_by_one, np.concatenate(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_a_free_batch_is_left_alone() -> None:

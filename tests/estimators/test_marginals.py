@@ -14,7 +14,7 @@ def test_the_statement_is_right_in_at_least_1_less_delta_of_the_runs_that_make_i
     scores = noisy(additive([0.5, 0.3, 0.1, 0.0, -0.2]) + 0.1 * any_values(5, seed=1), noise=0.1)
     settings = Marginals(top_k=1, side="both", epsilon=0.05, batch_size=8, value_range=1.0)
     right = []
-    for seed in range(12):
+    for seed in range(6):
         end = estimate(TableGame(scores), settings, budget=Budget(60_000), seed=seed)
         assert end.finished
         assert end.reason == "the top 1 and the lowest 1 are decided"

@@ -1,6 +1,7 @@
 """What is a site, what it is called, and what is said of the rest."""
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -42,6 +43,22 @@ def test_a_site_is_named_by_its_node_or_else_by_its_first_output() -> None:
     for node in twins.graph.node[:2]:
         node.name = "same"
     assert [s.name for s in find_sites(twins)] == ["first", "second", "third"]
+
+
+def test_a_name_that_is_another_layers_output_is_not_used() -> None:
+    model = models.unnamed_nodes()
+    model.graph.node[0].name = "second"  # and the next node, without a name, makes "second"
+    assert [s.name for s in find_sites(model)] == ["first", "second", "third"]
+
+
+def test_a_matmul_whose_rank_is_not_known_is_left_out() -> None:
+    model = models.dense_units()
+    model.graph.node[0].input[1] = "shape_input"
+    model.graph.input.append(onnx.helper.make_tensor_value_info("shape_input", 7, [None]))
+    found = survey(model, include=["dense"])
+    assert ("first", "the rank of its output is not known") in [
+        (x.name, x.reason) for x in found.left_out
+    ]
 
 
 def test_the_layer_that_makes_the_output_is_no_site() -> None:

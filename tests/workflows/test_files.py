@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from importlib.resources import files
@@ -14,7 +15,7 @@ import pytest
 
 from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.graph.revert import revert, same_model, write_claims
-from repairkit.workflows.patch_file import read_patch_file
+from repairkit.workflows.patch_file import claim_digest, read_patch_file
 from tests.conftest import Answer, Project
 
 
@@ -95,10 +96,17 @@ def test_old_bytes_that_were_altered_are_found_out(
     assert repairkit("patch", project.model, "--remove", "conv:2", "--quiet").code == 0
     path = tmp_path / "model.patched.patch.json"
     document = json.loads(path.read_text())
-    document["edits"][0]["old"] = document["edits"][0]["old"][4:]
+    kept = base64.b64decode(document["edits"][0]["old"])
+    document["edits"][0]["old"] = base64.b64encode(kept[::-1]).decode()
     path.write_text(json.dumps(document))
-    with pytest.raises((VerificationError, RunFolderError)):
-        revert(onnx.load(tmp_path / "model.patched.onnx"), read_patch_file(path).edits)
+    with pytest.raises(VerificationError, match="was altered"):
+        read_patch_file(path)
+    del document["seal"]
+    path.write_text(json.dumps({**document, "seal": claim_digest(document)}))  # sealed anew
+    answer = repairkit("verify", project.model, "model.patched.onnx", "--patch", path)
+    assert answer.code == 3
+    assert "old bytes" in answer.err
+    assert revert(onnx.load(tmp_path / "model.patched.onnx"), read_patch_file(path).edits)
 
 
 def test_figures_are_taken_from_the_written_model_on_the_test_part(

@@ -1,0 +1,250 @@
+"""What does a coalition cost, and what does a marginal contribution cost?
+
+    python benchmarks/engine.py [--quick] [--json FILE] [--models NAME ...] [--workers 1 2]
+
+Ways, interleaved in every repeat and compared by medians: a plain ONNX Runtime pass of the
+untouched model on as many threads as there are workers; PyTorch eager with forward hooks, which is
+what one would write by hand; mask nodes; a new session per coalition; the engine. A *coalition* is
+a row at random on one batch of images, a *marginal* is a row with one filter less than the row
+before. Inception-v3 is written in PyTorch after the one of Keras applications, layer by layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import networks
+import numpy as np
+import onnxruntime
+from ways import ZOO, Subject, Ways, make_subject, open_plain
+
+from repairkit.core.game import Coalitions
+from repairkit.engine.evaluator import keep_all
+
+EIGHT, EACH = "8 coalitions of 1/8 batch", "a coalition per image"
+BARS = {
+    ("marginal", "ratio_to_plain"): 0.35,
+    ("marginal", "ratio_to_eager"): 1 / 12,
+    ("coalition", "ratio_to_plain"): 1.1,
+    (EIGHT, "ratio_to_plain"): 1.3,
+    (EACH, "ratio_to_plain"): 2.2,
+}
+_PRESENT = 0.9  # V collapses where more is gone, so that estimators look at little else
+_SLOW_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to be timed: `count` coalitions or marginals at once."""
+
+    way: str
+    what: str
+    count: int
+    run: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the table."""
+
+    model: str
+    way: str
+    what: str
+    device: str
+    workers: int
+    seconds: float
+    ratio_to_plain: float
+    ratio_to_eager: float | None
+    peak_mib: float | None
+
+
+def random_rows(rng: np.random.Generator, n_rows: int, n_players: int) -> Coalitions:
+    """Rows that share nothing."""
+    rows: Coalitions = rng.random((n_rows, n_players)) < _PRESENT
+    return rows
+
+
+def walk_rows(rng: np.random.Generator, n_rows: int, n_players: int) -> Coalitions:
+    """Each row lacks one filter of the row before."""
+    rows = np.ones((n_rows, n_players), bool)
+    for row, player in enumerate(rng.permutation(n_players)[: n_rows - 1].tolist(), 1):
+        rows[row:, player] = False
+    return rows
+
+
+def measure(
+    ways: Ways, workers: tuple[int, ...], *, repeats: int, n_steps: int
+) -> dict[tuple[str, str, int], list[float]]:
+    """Seconds of every way, a list of one per repeat: (way, what, workers)."""
+    seconds: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    rng = np.random.default_rng(2)
+    for repeat in range(repeats + 1):  # the first warms up
+        for n in workers:
+            for task in _tasks(ways, n, rng, n_steps):
+                start = time.perf_counter()
+                task.run()
+                if repeat:
+                    passed = time.perf_counter() - start
+                    seconds[task.way, task.what, n].append(passed / task.count)
+        first = workers[:1]
+        for task in _slow_tasks(ways, first[0], rng) if repeat <= _SLOW_REPEATS else []:
+            start = time.perf_counter()
+            task.run()
+            if repeat:
+                seconds[task.way, task.what, first[0]].append(time.perf_counter() - start)
+    return seconds
+
+
+def _tasks(ways: Ways, n: int, rng: np.random.Generator, n_steps: int) -> Iterator[Task]:
+    """What is measured for a number of workers; rows are drawn anew for each repeat."""
+    n_players, n_images, engine = len(ways.roster), len(ways.suite), ways.engine[n]
+    one, walk = random_rows(rng, 1, n_players), walk_rows(rng, n_steps + 1, n_players)
+    eight, many = random_rows(rng, 8, n_players), random_rows(rng, n_images, n_players)
+    images = rng.permutation(n_images)
+    batch = np.tile(images, (len(walk), 1))
+    shares = images[: n_images // 8 * 8].reshape(8, -1)
+    yield Task("plain", "pass", 1, lambda: ways.run_plain(n))
+    yield Task("engine", "coalition", 1, lambda: engine.answer(one, batch[:1], keep_all))
+    engine.answer(walk[:2], batch[:2], keep_all)  # the state that a long walk has
+    rest = walk[1:]
+    yield Task("engine", "marginal", n_steps, lambda: engine.answer(rest, batch[1:], keep_all))
+    yield Task("engine", EIGHT, 1, lambda: engine.answer(eight, shares, keep_all))
+    yield Task("engine", EACH, 1, lambda: engine.answer(many, images[:, None], keep_all))
+    if ways.subject.network is not None:
+        yield Task("eager", "coalition", 1, lambda: ways.run_eager(one[0], n))
+
+
+def _slow_tasks(ways: Ways, n: int, rng: np.random.Generator) -> Iterator[Task]:
+    """What nobody waits for twice."""
+    one = random_rows(rng, 1, len(ways.roster))
+    everyone = np.arange(len(ways.suite))[None]
+    yield Task("masks", "coalition", 1, lambda: ways.masks[n].answer(one, everyone, keep_all))
+    yield Task("session", "coalition", 1, lambda: ways.runopen_plain(one[0]))
+
+
+def results_of(
+    subject: Subject, seconds: dict[tuple[str, str, int], list[float]], peaks: dict[str, float]
+) -> list[Result]:
+    """Medians and their ratios."""
+    medians = {key: float(np.median(times)) for key, times in seconds.items()}
+    rows = []
+    for (way, what, n), median in medians.items():
+        eager = medians.get(("eager", "coalition", n))
+        rows.append(
+            Result(
+                subject.name, way, what, "cpu", n, median, median / medians["plain", "pass", n],
+                None if eager is None else median / eager, peaks.get(way),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def peak_mib(way: str, arguments: argparse.Namespace, name: str) -> float:
+    """Peak memory of a process that does nothing but this way, as the system counts it."""
+    command = [sys.executable, __file__, "--peak", way, "--models", name]
+    for option in ("size", "batch"):
+        if getattr(arguments, option):
+            command += [f"--{option}", str(getattr(arguments, option))]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def print_peak(way: str, subject: Subject) -> None:
+    """Do nothing but this way, and tell what memory it took."""
+    rng = np.random.default_rng(0)
+    if way == "plain":
+        session = open_plain(subject.model, 2)
+        for _ in range(3):
+            session.run(None, {subject.image: subject.images})
+    else:
+        ways = Ways(subject, (2,))
+        rows = walk_rows(rng, 40, len(ways.roster))
+        ways.engine[2].answer(rows, np.tile(np.arange(len(ways.suite)), (40, 1)), keep_all)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def print_table(rows: list[Result]) -> None:
+    """Every figure."""
+    print(f"{'model':32}{'way':9}{'what':27}{'workers':>7}{'ms':>10}{'/plain':>8}{'/eager':>8}")
+    for row in rows:
+        eager = "" if row.ratio_to_eager is None else f"{row.ratio_to_eager:.3f}"
+        print(
+            f"{row.model:32}{row.way:9}{row.what:27}{row.workers:7}{row.seconds * 1e3:10.2f}"
+            f"{row.ratio_to_plain:8.3f}{eager:>8}"
+        )
+
+
+def print_bars(rows: list[Result]) -> None:
+    """Which bars are met, on the largest number of workers."""
+    most = max(row.workers for row in rows)
+    times = {(r.model, r.what, r.workers): r.seconds for r in rows if r.way == "engine"}
+    for row in rows:
+        for (what, ratio), bar in BARS.items():
+            value = getattr(row, ratio)
+            if row.way == "engine" and row.what == what and row.workers == most and value:
+                _print_bar(row.model, f"{what}, {ratio}", value, bar, met=value <= bar)
+    for (model, what, workers), seconds in times.items():
+        if workers == 1 and most == 2 and what == "marginal":
+            gain = seconds / times[model, what, 2]
+            _print_bar(model, "two workers over one", gain, 1.7, met=gain >= 1.7)
+
+
+def _print_bar(model: str, what: str, value: float, bar: float, *, met: bool) -> None:
+    print(f"{'pass' if met else 'MISS'}  {model:32}{what:44}{value:7.3f}  bar {bar:.3f}")
+
+
+def main() -> None:
+    """Measure, print, and write if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [*networks.NETWORKS, "mlperf_resnet8"]
+    parser.add_argument("--models", nargs="+", default=None, choices=names)
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--size", type=int, help="side of the images")
+    parser.add_argument("--batch", type=int, help="images in a batch")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=60, help="marginals in one measurement")
+    parser.add_argument("--quick", action="store_true", help="two models, three repeats")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--peak", choices=["plain", "engine"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.models is None:
+        arguments.models = ["squeezenet1.1", "resnet18"] if arguments.quick else names
+    if arguments.peak:
+        print_peak(
+            arguments.peak, make_subject(arguments.models[0], arguments.size, arguments.batch)
+        )
+        return
+    repeats, steps = (3, 16) if arguments.quick else (arguments.repeats, arguments.steps)
+    print(f"ONNX Runtime {onnxruntime.__version__}, {os.cpu_count()} cores, load {os.getloadavg()}")
+    rows: list[Result] = []
+    workers = tuple(arguments.workers)
+    for name in arguments.models:
+        if name == "mlperf_resnet8" and not (ZOO / f"{name}.onnx").is_file():
+            print(f"{name}: no model zoo at {ZOO}, left out")
+            continue
+        subject = make_subject(name, arguments.size, arguments.batch)
+        ways = Ways(subject, workers)
+        print(
+            f"{subject.name}: {len(ways.roster)} filters in {len(ways.roster.sites)} sites, "
+            f"{ways.path}"
+        )
+        peaks = {way: peak_mib(way, arguments, name) for way in ("plain", "engine")}
+        print(f"  peak memory: plain {peaks['plain']:.0f} MiB, engine {peaks['engine']:.0f} MiB")
+        rows += results_of(subject, measure(ways, workers, repeats=repeats, n_steps=steps), peaks)
+    print_table(rows)
+    print_bars(rows)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Where a patched model goes, and what must not be lost there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from repairkit.core.errors import RepairkitError, RunFolderError, SettingsError
+from repairkit.graph.files import read_model
+from repairkit.graph.revert import read_claims
+from repairkit.workflows.files import write_text
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import Subject
+
+
+def check_place(subject: Subject, settings: Settings, out: Path) -> None:
+    """Before anything is computed: the result must not replace what repairkit did not write.
+
+    Raises:
+        SettingsError: `out` is the model or the data.
+        RunFolderError: something else is there, or nothing can be written.
+    """
+    for kept in (subject.file.path, settings.data):
+        if kept is not None and out.exists() and kept.exists() and out.samefile(kept):
+            what = "the model itself" if kept == subject.file.path else "the data"
+            raise SettingsError(f"{out}: is {what}; choose another place with -o")
+    if out.is_dir():
+        raise RunFolderError(f"{out}: is a folder; give the name of a file with -o")
+    if out.exists() and not _is_ours(out):
+        raise RunFolderError(
+            f"{out}: exists and is no model that repairkit patched; choose another place with -o"
+        )
+    for path in companions(out):
+        if path.is_dir():
+            raise RunFolderError(f"{path}: is a folder and in the way of the patch file or report")
+    probe = out.with_name(f".{out.name}.probe")
+    write_text(probe, "")
+    probe.unlink()
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return bool(read_claims(read_model(path).model))
+    except RepairkitError:
+        return False
+
+
+def companions(out: Path) -> tuple[Path, Path]:
+    """The patch file and the report of a patched model."""
+    return out.with_name(f"{out.stem}.patch.json"), out.with_name(f"{out.stem}.report.json")

@@ -14,19 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import networks
 import numpy as np
+import onnx
 import onnxruntime
-from ways import ZOO, Subject, Ways, make_subject, open_plain
+from ways import NAMES, ZOO, Subject, Ways, make_subject, open_plain
 
 from repairkit.core.game import Coalitions
 from repairkit.engine.evaluator import keep_all
@@ -42,6 +42,9 @@ BARS = {
 _PRESENT = 0.9  # V collapses where more is gone, so that estimators look at little else
 _SLOW_REPEATS = 3
 
+Key = tuple[str, str, int]
+"""The way, what is evaluated, and on how many workers."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -55,7 +58,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Result:
-    """A row of the table."""
+    """A row of the table.
+
+    `cpu_ratio_to_plain` compares processor time with that of a plain pass on one thread: steadier
+    than the clock where others use the machine.
+    """
 
     model: str
     way: str
@@ -66,6 +73,7 @@ class Result:
     ratio_to_plain: float
     ratio_to_eager: float | None
     peak_mib: float | None
+    cpu_ratio_to_plain: float
 
 
 def random_rows(rng: np.random.Generator, n_rows: int, n_players: int) -> Coalitions:
@@ -84,24 +92,23 @@ def walk_rows(rng: np.random.Generator, n_rows: int, n_players: int) -> Coalitio
 
 def measure(
     ways: Ways, workers: tuple[int, ...], *, repeats: int, n_steps: int
-) -> dict[tuple[str, str, int], list[float]]:
-    """Seconds of every way, a list of one per repeat: (way, what, workers)."""
-    seconds: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+) -> dict[Key, list[tuple[float, float]]]:
+    """Wall and processor seconds of every way, a list of one per repeat."""
+    seconds: dict[Key, list[tuple[float, float]]] = defaultdict(list)
     rng = np.random.default_rng(2)
     for repeat in range(repeats + 1):  # the first warms up
         for n in workers:
-            for task in _tasks(ways, n, rng, n_steps):
-                start = time.perf_counter()
+            slow = n == workers[0] and repeat <= _SLOW_REPEATS
+            for task in (
+                *_tasks(ways, n, rng, n_steps),
+                *(_slow_tasks(ways, n, rng) if slow else ()),
+            ):
+                start, busy = time.perf_counter(), time.process_time()
                 task.run()
                 if repeat:
-                    passed = time.perf_counter() - start
-                    seconds[task.way, task.what, n].append(passed / task.count)
-        first = workers[:1]
-        for task in _slow_tasks(ways, first[0], rng) if repeat <= _SLOW_REPEATS else []:
-            start = time.perf_counter()
-            task.run()
-            if repeat:
-                seconds[task.way, task.what, first[0]].append(time.perf_counter() - start)
+                    passed = time.perf_counter() - start, time.process_time() - busy
+                    wall, processor = (value / task.count for value in passed)
+                    seconds[task.way, task.what, n].append((wall, processor))
     return seconds
 
 
@@ -133,34 +140,39 @@ def _slow_tasks(ways: Ways, n: int, rng: np.random.Generator) -> Iterator[Task]:
 
 
 def results_of(
-    subject: Subject, seconds: dict[tuple[str, str, int], list[float]], peaks: dict[str, float]
+    subject: Subject, seconds: dict[Key, list[tuple[float, float]]], peaks: dict[str, float]
 ) -> list[Result]:
     """Medians and their ratios."""
-    medians = {key: float(np.median(times)) for key, times in seconds.items()}
+    both = {key: np.median(times, axis=0).tolist() for key, times in seconds.items()}
+    medians = {key: wall for key, (wall, _) in both.items()}
+    alone = both["plain", "pass", min(n for _, _, n in both)][1]
     rows = []
-    for (way, what, n), median in medians.items():
+    for (way, what, n), (median, processor) in both.items():
         eager = medians.get(("eager", "coalition", n))
         rows.append(
             Result(
                 subject.name, way, what, "cpu", n, median, median / medians["plain", "pass", n],
-                None if eager is None else median / eager, peaks.get(way),
+                None if eager is None else median / eager, peaks.get(way), processor / alone,
             )
         )  # fmt: skip
     return rows
 
 
-def peak_mib(way: str, arguments: argparse.Namespace, name: str) -> float:
+def peak_mib(way: str, subject: Subject) -> float:
     """Peak memory of a process that does nothing but this way, as the system counts it."""
-    command = [sys.executable, __file__, "--peak", way, "--models", name]
-    for option in ("size", "batch"):
-        if getattr(arguments, option):
-            command += [f"--{option}", str(getattr(arguments, option))]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model.onnx"
+        onnx.save(subject.model, model)
+        shape = [str(n) for n in subject.images.shape]
+        command = [sys.executable, __file__, "--peak", way, str(model), *shape]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def print_peak(way: str, subject: Subject) -> None:
+def print_peak(way: str, path: str, *shape: str) -> None:
     """Do nothing but this way, and tell what memory it took."""
     rng = np.random.default_rng(0)
+    images = rng.standard_normal([int(n) for n in shape], np.float32)
+    subject = Subject(path, onnx.load(path), images)
     if way == "plain":
         session = open_plain(subject.model, 2)
         for _ in range(3):
@@ -169,17 +181,21 @@ def print_peak(way: str, subject: Subject) -> None:
         ways = Ways(subject, (2,))
         rows = walk_rows(rng, 40, len(ways.roster))
         ways.engine[2].answer(rows, np.tile(np.arange(len(ways.suite)), (40, 1)), keep_all)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not getrusage: what it tells is inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    print(float(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def print_table(rows: list[Result]) -> None:
     """Every figure."""
-    print(f"{'model':32}{'way':9}{'what':27}{'workers':>7}{'ms':>10}{'/plain':>8}{'/eager':>8}")
+    print(
+        f"{'model':32}{'way':9}{'what':27}{'workers':>7}{'ms':>10}{'/plain':>8}{'/eager':>8}{'cpu':>7}"
+    )
     for row in rows:
         eager = "" if row.ratio_to_eager is None else f"{row.ratio_to_eager:.3f}"
         print(
             f"{row.model:32}{row.way:9}{row.what:27}{row.workers:7}{row.seconds * 1e3:10.2f}"
-            f"{row.ratio_to_plain:8.3f}{eager:>8}"
+            f"{row.ratio_to_plain:8.3f}{eager:>8}{row.cpu_ratio_to_plain:7.3f}"
         )
 
 
@@ -202,11 +218,10 @@ def _print_bar(model: str, what: str, value: float, bar: float, *, met: bool) ->
     print(f"{'pass' if met else 'MISS'}  {model:32}{what:44}{value:7.3f}  bar {bar:.3f}")
 
 
-def main() -> None:
-    """Measure, print, and write if asked."""
+def read_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [*networks.NETWORKS, "mlperf_resnet8"]
-    parser.add_argument("--models", nargs="+", default=None, choices=names)
+    parser.add_argument("--models", nargs="+", default=None, choices=NAMES)
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--size", type=int, help="side of the images")
     parser.add_argument("--batch", type=int, help="images in a batch")
@@ -214,32 +229,40 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="marginals in one measurement")
     parser.add_argument("--quick", action="store_true", help="two models, three repeats")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--peak", choices=["plain", "engine"], help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.repeats, arguments.steps = 3, 16
     if arguments.models is None:
-        arguments.models = ["squeezenet1.1", "resnet18"] if arguments.quick else names
+        arguments.models = list(NAMES[:2] if arguments.quick else NAMES)
+    return arguments
+
+
+def run_model(name: str, arguments: argparse.Namespace) -> list[Result]:
+    """All figures of one model."""
+    subject, workers = make_subject(name, arguments.size, arguments.batch), arguments.workers
+    ways = Ways(subject, tuple(workers))
+    print(f"{subject.name}: {len(ways.roster)} filters in {len(ways.roster.sites)} sites")
+    print(f"  engine: {ways.path}")
+    peaks = {way: peak_mib(way, subject) for way in ("plain", "engine")}
+    print(f"  peak memory: plain {peaks['plain']:.0f} MiB, engine {peaks['engine']:.0f} MiB")
+    seconds = measure(ways, tuple(workers), repeats=arguments.repeats, n_steps=arguments.steps)
+    return results_of(subject, seconds, peaks)
+
+
+def main() -> None:
+    """Measure, print, and write if asked."""
+    arguments = read_arguments()
     if arguments.peak:
-        print_peak(
-            arguments.peak, make_subject(arguments.models[0], arguments.size, arguments.batch)
-        )
+        print_peak(*arguments.peak)
         return
-    repeats, steps = (3, 16) if arguments.quick else (arguments.repeats, arguments.steps)
     print(f"ONNX Runtime {onnxruntime.__version__}, {os.cpu_count()} cores, load {os.getloadavg()}")
     rows: list[Result] = []
-    workers = tuple(arguments.workers)
     for name in arguments.models:
         if name == "mlperf_resnet8" and not (ZOO / f"{name}.onnx").is_file():
             print(f"{name}: no model zoo at {ZOO}, left out")
             continue
-        subject = make_subject(name, arguments.size, arguments.batch)
-        ways = Ways(subject, workers)
-        print(
-            f"{subject.name}: {len(ways.roster)} filters in {len(ways.roster.sites)} sites, "
-            f"{ways.path}"
-        )
-        peaks = {way: peak_mib(way, arguments, name) for way in ("plain", "engine")}
-        print(f"  peak memory: plain {peaks['plain']:.0f} MiB, engine {peaks['engine']:.0f} MiB")
-        rows += results_of(subject, measure(ways, workers, repeats=repeats, n_steps=steps), peaks)
+        rows += run_model(name, arguments)
     print_table(rows)
     print_bars(rows)
     if arguments.json:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import onnxruntime
@@ -25,6 +24,7 @@ from repairkit.graph.bake import bake
 from repairkit.graph.instrument import instrument
 from repairkit.graph.sites import Survey, survey
 
+NAMES = ("squeezenet1.1", "resnet18", "mobilenet_v2", "inception_v3", "mlperf_resnet8")
 ZOO = Path(__file__).parents[2] / "shared" / "zoo" / "models"
 
 
@@ -63,6 +63,8 @@ def make_subject(name: str, size: int | None, batch: int | None) -> Subject:
         model = onnx.load(ZOO / f"{name}.onnx")
         pixels = rng.uniform(0, 255, (batch or 128, 32, 32, 3)).astype(np.float32)
         return Subject(name, model, pixels)
+    import networks  # and with it PyTorch, which other ways do without
+
     _, side, n_images = networks.NETWORKS[name]
     side, n_images = size or side, batch or n_images
     network = networks.build(name)

@@ -6,6 +6,7 @@ kept under a lock.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.engine.sessions import Call, as_value, open_slice, optimise
+from repairkit.engine.sessions import Call, Level, as_value, open_slice, optimise
 from repairkit.engine.workspace import Workspace, Workspaces
 from repairkit.graph.cones import Anatomy, Shape, Slice
 from repairkit.graph.index import attribute
@@ -55,7 +56,7 @@ class Compiled:
         image: the name of the image input.
         output: the output that is judged.
         sample: an image, shape (1, *input).
-        blocked: let convolutions store channels in blocks.
+        level: how far the graph is optimised.
         weight_space: turn filters off in the weights where a site allows it; else by masks.
 
     Raises:
@@ -71,12 +72,12 @@ class Compiled:
         image: str,
         output: str,
         sample: NDArray[Any],
-        blocked: bool = True,
+        level: Level = "blocked",
         weight_space: bool = True,
     ) -> None:
         self.roster, self.means = roster, means
         separated = separate(found, roster.sites, means, output=output, weight_space=weight_space)
-        optimised = optimise(with_codes(separated, roster), blocked=blocked)
+        optimised = optimise(with_codes(separated, roster), level)
         switched = find_switches(optimised, separated, roster)
         self.switches, trained = switched.switches, switched.trained
         self.anatomy = Anatomy(switched.model, image, output, self.switches)
@@ -85,7 +86,7 @@ class Compiled:
         self._sessions: OrderedDict[Slice, tuple[Any, tuple[str, ...]]] = OrderedDict()
         stored = self.anatomy.index.initializers
         switchable = {name for s in self.switches for name in (s.kernel, s.bias)}
-        self._constants = {
+        self.constants = {
             name: as_value(np.ascontiguousarray(numpy_helper.to_array(stored[name])))
             for name in sorted(self.anatomy.inputs - switchable)
         }
@@ -113,7 +114,7 @@ class Compiled:
             session, fed = self._session(piece)
             if len(workspace.calls) >= _MOST_SESSIONS:
                 workspace.calls.clear()
-            fixed = {n: v for n, v in (self._constants | workspace.values).items() if n in fed}
+            fixed = {n: v for n, v in (self.constants | workspace.values).items() if n in fed}
             call = workspace.calls[piece] = Call(session, piece.outputs, fixed)
         return call({name: live[name] for name in self.anatomy.names_of_all(piece.fed)})
 
@@ -140,7 +141,7 @@ class Compiled:
         with self.workspaces.lend() as workspace:
             workspace.hold(np.full(len(self.roster), present))
             known = {image: as_value(np.ascontiguousarray(images))}
-            values = known | self._constants | workspace.values
+            values = known | self.constants | workspace.values
             answers = Call(open_slice(model), names, {name: values[name] for name in fed})({})
         return {name: answer.numpy() for name, answer in answers.items() if answer.is_tensor()}
 
@@ -158,7 +159,7 @@ class Compiled:
                 new = Overwrite(switch.tensor, switch.block, None, added, kind == "Relu")
                 found.append(new if fine else None)
                 continue
-            if switch.mask and switch.mask[1:2] != (np.prod(switch.mask),):
+            if switch.mask and switch.mask[1] != math.prod(switch.mask):
                 found.append(None)  # the channels are not on the second axis
                 continue
             tensor, block = self.anatomy.behind(switch.tensor, switch.block)

@@ -110,8 +110,9 @@ class MaskEvaluator:
             return np.concatenate(parts, axis=1)
         masks = self._masks(coalitions.repeat(n_images, axis=0))
         outputs = self._run(self.suite.batch(images.reshape(-1)), masks)
-        split = outputs.reshape(len(coalitions), -1, *outputs.shape[1:])
-        return np.stack([reduce(row, drawn) for row, drawn in zip(split, images, strict=True)])
+        kept = reduce(outputs, images.reshape(-1))
+        # A detector may put several rows of output to an image.
+        return kept.reshape(len(coalitions), len(kept) // len(coalitions), *kept.shape[1:])
 
     def _masks(self, coalitions: Coalitions) -> Masks:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +21,21 @@ from repairkit.engine.fast import FastEvaluator
 from repairkit.engine.routes import Routes
 from repairkit.engine.runner import Runner
 from repairkit.engine.runtime import session_device
+from repairkit.engine.sessions import Level
+from repairkit.engine.stacked import StackedEvaluator
 from repairkit.graph.sites import Survey
 
 logger = logging.getLogger(__name__)
 
-WAYS = ("blocked weights", "plain weights", "mask nodes")
+WAYS: dict[str, Level] = {
+    "blocked weights": "blocked",
+    "plain weights": "fused",
+    "mask nodes": "fused",
+    "stacked masks": "portable",
+}
+"""Ways to compile a model for the CPU, the fastest first; and the one for other devices."""
+
+_ON_CPU = ("blocked weights", "plain weights", "mask nodes")
 
 
 @dataclass(frozen=True)
@@ -62,8 +73,8 @@ class Candidates:
                     image=self.image,
                     output=self.output,
                     sample=sample,
-                    blocked=way == "blocked weights",
-                    weight_space=way != "mask nodes",
+                    level=WAYS[way],
+                    weight_space=way.endswith("weights"),
                 )
             except ModelError as error:
                 logger.info("%s: %s", way, error)
@@ -93,27 +104,62 @@ def open_evaluator(
     """
     roster = candidates.roster
     reference = MaskEvaluator(runner, roster, suite, executor=executor, batch_size=batch_size)
-    if candidates.step is not None or session_device(runner.session) != "cpu" or not len(suite):
+    if candidates.step is not None or not len(suite):
         return reference
+    if session_device(runner.session) != "cpu":
+        return _open_stacked(candidates, reference, session_device(runner.session), cache_memory)
     agreement: Agreement | None = None
-    for way in WAYS:
-        compiled = candidates.compile(way, suite.batch(np.arange(1)))
+    for evaluator in _fast_evaluators(candidates, reference, cache_memory):
+        if agreement is None:
+            macs = evaluator.routes.full.cost
+            agreement = Agreement.ask(reference, len(roster), len(suite), macs)
+        fault = agreement.fault(evaluator) or cones_fault(evaluator, agreement.images[0])
+        if fault is None:
+            return evaluator
+        logger.warning("%s are not used: %s", evaluator.path, fault)
+    return reference
+
+
+def _fast_evaluators(
+    candidates: Candidates, reference: MaskEvaluator, cache_memory: int | None
+) -> Iterator[FastEvaluator]:
+    """All that can be compiled, the fastest first."""
+    for way in _ON_CPU:
+        compiled = candidates.compile(way, reference.suite.batch(np.arange(1)))
         if compiled is None:
             continue
         for overwriting in (True, False):
-            evaluator = FastEvaluator(
+            yield FastEvaluator(
                 Routes(compiled, overwriting=overwriting),
-                suite,
-                executor=executor,
-                batch_size=batch_size,
+                reference.suite,
+                executor=reference.executor,
+                batch_size=reference.batch_size,
                 cache_memory=cache_memory,
             )
-            if agreement is None:
-                macs = evaluator.routes.full.cost
-                agreement = Agreement.ask(reference, len(roster), len(suite), macs)
-            fault = agreement.fault(evaluator) or cones_fault(evaluator, agreement.images[0])
-            if fault is None:
-                return evaluator
-            how = "" if overwriting else ", nothing overwritten,"
-            logger.warning("%s%s are not used: %s", way, how, fault)
+
+
+def _open_stacked(
+    candidates: Candidates, reference: MaskEvaluator, device: str, cache_memory: int | None
+) -> Evaluator:
+    """Rows stacked along the batch where that agrees with the reference, else the reference."""
+    suite = reference.suite
+    compiled = candidates.compile("stacked masks", suite.batch(np.arange(1)))
+    if compiled is None:
+        return reference
+    evaluator = StackedEvaluator(
+        Routes(compiled, overwriting=False),
+        suite,
+        device=device,
+        batch_size=reference.batch_size,
+        stack_memory=cache_memory,
+    )
+    macs = evaluator.routes.full.cost
+    agreement = Agreement.ask(reference, len(candidates.roster), len(suite), macs)
+    try:
+        fault = agreement.fault(evaluator)
+    except ModelError as error:
+        fault = str(error)
+    if fault is None:
+        return evaluator
+    logger.warning("stacked masks are not used: %s", fault)
     return reference

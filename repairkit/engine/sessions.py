@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -24,13 +24,16 @@ from repairkit.engine.runtime import load_runtime
 _UNWANTED = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion"]
 _LARGEST_MODEL = 1_900_000_000
 
+Level = Literal["blocked", "fused", "portable"]
 
-def optimise(model: ModelProto, *, blocked: bool) -> ModelProto:
-    """The graph that ONNX Runtime makes of a model for the CPU.
+
+def optimise(model: ModelProto, level: Level) -> ModelProto:
+    """The graph that ONNX Runtime makes of a model.
 
     Args:
         model: never modified.
-        blocked: let convolutions store channels in blocks, as fits the processor.
+        level: `blocked` lets convolutions store channels in blocks, as fits this processor;
+            `fused` joins operators for the CPU; `portable` runs on any device.
 
     Raises:
         ModelError: ONNX Runtime refuses the model, or it is too large to be written down.
@@ -40,9 +43,11 @@ def optimise(model: ModelProto, *, blocked: bool) -> ModelProto:
         raise ModelError("the model is too large to be optimised aside")
     levels = runtime.GraphOptimizationLevel
     options = _options()
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if blocked else levels.ORT_ENABLE_EXTENDED
-    )
+    options.graph_optimization_level = {
+        "blocked": levels.ORT_ENABLE_ALL,
+        "fused": levels.ORT_ENABLE_EXTENDED,
+        "portable": levels.ORT_ENABLE_BASIC,
+    }[level]
     with tempfile.TemporaryDirectory(prefix="repairkit-") as folder:
         path = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(path)

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
+from repairkit.core.errors import ModelError
 from repairkit.graph.index import GraphIndex, int_attribute, outer_names
 from repairkit.graph.switches import Switch
 
@@ -137,6 +138,13 @@ class Anatomy:
                 needed |= reads & ~available
         return Slice(tuple(reversed(members)), tuple(bits(fed)), outputs)
 
+    def made_by(self, piece: Slice) -> Tensors:
+        """The tensors that a slice makes."""
+        found = 0
+        for position in piece.nodes:
+            found |= self._made_sets[position]
+        return found
+
     def behind(self, tensor: str, block: int) -> tuple[str, int]:
         """The last tensor in which the channels of this one are still apart, and its block."""
         while True:
@@ -233,8 +241,10 @@ class Anatomy:
             return int(helper.np_dtype_to_tensor_dtype(np.dtype(shapes[name].dtype)))
         if name in self.index.initializers:
             return int(self.index.initializers[name].data_type)
-        found = next(i for i in self.model.graph.input if i.name == name)
-        return int(found.type.tensor_type.elem_type)
+        for value in self.model.graph.input:
+            if value.name == name:
+                return int(value.type.tensor_type.elem_type)
+        raise ModelError(f"the type of tensor {name!r} is not known")
 
 
 def bits(tensors: Tensors) -> list[int]:

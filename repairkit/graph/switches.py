@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from repairkit.core.errors import ModelError
-from repairkit.core.filters import Roster
+from repairkit.core.filters import Roster, Site
 from repairkit.graph.instrument import mask_name, mask_shape
 from repairkit.graph.separate import Separated, bias_name, kernel_name
 
@@ -82,17 +82,11 @@ def find_switches(optimised: ModelProto, separated: Separated, roster: Roster) -
     """
     stored = {tensor.name: tensor for tensor in optimised.graph.initializer}
     by_code = _convolutions(optimised, stored)
-    switches, trained = [], {}
+    switches: list[Switch] = []
+    trained: dict[str, NDArray[np.float32]] = {}
     for site in roster.sites:
         if site.name not in separated.kernels:
-            where = next(
-                n
-                for n in optimised.graph.node
-                if n.op_type == "Where" and n.input[0] == mask_name(site)
-            )
-            switches.append(
-                Switch(site.name, where.output[0], "", mask_name(site), 1, mask_shape(site, 1))
-            )
+            switches.append(_mask_switch(optimised, site))
             continue
         first = roster.slices[site.name].start + 1
         node = by_code.get(first)
@@ -104,15 +98,21 @@ def find_switches(optimised: ModelProto, separated: Separated, roster: Roster) -
         biases = numpy_helper.to_array(stored[node.input[2]]).reshape(-1)
         if not np.array_equal(biases[: len(bias)], first + np.arange(len(bias))):
             raise ModelError(f"the bias of site {site.name!r} lies in an unknown order")
+        if {node.input[1], node.input[2]} & trained.keys():
+            raise ModelError(f"site {site.name!r} shares a tensor with another one")
         switches.append(Switch(site.name, node.output[0], node.input[1], node.input[2], block))
         trained[node.input[1]] = _arranged(codes, kernel)
         trained[node.input[2]] = np.zeros(biases.shape, np.float32)
         trained[node.input[2]][: len(bias)] = bias
-    if len({name for s in switches for name in (s.kernel, s.bias) if name}) < sum(
-        2 if s.kernel else 1 for s in switches
-    ):
-        raise ModelError("two sites share a tensor in the optimised graph")
     return Switched(optimised, tuple(switches), trained)
+
+
+def _mask_switch(optimised: ModelProto, site: Site) -> Switch:
+    mask = mask_name(site)
+    for node in optimised.graph.node:
+        if node.op_type == "Where" and node.input[0] == mask:
+            return Switch(site.name, node.output[0], "", mask, 1, mask_shape(site, 1))
+    raise ModelError(f"the mask of site {site.name!r} is not found in the optimised graph")
 
 
 def _convolutions(model: ModelProto, stored: dict[str, TensorProto]) -> dict[int, NodeProto]:

@@ -15,11 +15,13 @@ from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, Parts, read_data, split_parts
+from repairkit.engine.evaluator import MaskEvaluator
 from repairkit.engine.executor import default_workers, make_executor
 from repairkit.engine.game import ModelGame
 from repairkit.engine.means import measure_means
 from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.runner import Batching, Runner, settle_batching
+from repairkit.engine.scattered import with_scattered
 from repairkit.graph.bake import representable
 from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
@@ -131,14 +133,20 @@ class Bench:
         self, suite: Suite, metrics: Sequence[Metric], *, guard: Metric | None = None
     ) -> ModelGame:
         """The game of the roster's filters on a suite."""
+        executor = make_executor(self.settings.workers or default_workers())
+        batch_size = self.settings.batch_size
         evaluator = open_evaluator(
             self.candidates,
             self.runner,
             suite,
-            executor=make_executor(self.settings.workers or default_workers()),
-            batch_size=self.settings.batch_size,
+            executor=executor,
+            batch_size=batch_size,
             cache_memory=self.settings.cache_memory,
         )
+        masks = MaskEvaluator(
+            self.runner, self.roster, suite, executor=executor, batch_size=batch_size
+        )
+        evaluator = with_scattered(evaluator, masks)
         return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
 
 

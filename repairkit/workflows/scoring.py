@@ -217,16 +217,15 @@ def _reporter(
     """Tells `on_progress` now and then, since reading a run costs time."""
     if on_progress is None:
         return None
-    last = [-_PROGRESS_SECONDS]
+    due = [0.0]
     first: list[tuple[float, int]] = []
 
     def report(run: Run, spent: Spent) -> None:
         now = time.monotonic()
         if not first:
             first.append((now, spent.evaluations))
-        if now - last[0] < _PROGRESS_SECONDS:
+        if now < due[0]:
             return
-        last[0] = now
         rate = (spent.evaluations - first[0][1]) / max(now - first[0][0], 1e-9)
         left, seconds = None, None
         if budget.max_evaluations is not None:
@@ -237,6 +236,9 @@ def _reporter(
             seconds = remaining if seconds is None else min(seconds, remaining)
         undecided = int((~run.read().decided).sum()) if spent.evaluations else n_filters
         on_progress(Progress(n_filters, undecided, spent, rate, left, seconds))
+        # Reading a regression means solving it: that must take a twentieth of the time at most.
+        done = time.monotonic()
+        due[0] = done + max(_PROGRESS_SECONDS, 20 * (done - now))
 
     return report
 

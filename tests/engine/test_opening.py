@@ -54,7 +54,7 @@ def test_a_wrong_map_of_lanes_is_caught(
     setup = set_up(deep_model(), models.images(9))
     evaluator = open_evaluator(setup.candidates, setup.runner, setup.suite)
     assert evaluator.path == "plain weights and cones"
-    assert "blocked weights are not used: with 0 filters absent" in caplog.text
+    assert "blocked weights and cones are not used: with 0 filters absent" in caplog.text
 
 
 def test_a_wrong_overwrite_is_caught(
@@ -73,7 +73,7 @@ def test_a_wrong_overwrite_is_caught(
     evaluator = open_evaluator(setup.candidates, setup.runner, setup.suite)
     assert isinstance(evaluator, FastEvaluator)
     assert evaluator.routes.overwrites == (None,) * len(setup.roster.sites)
-    assert "blocked weights are not used" in caplog.text
+    assert "blocked weights and cones are not used" in caplog.text
 
 
 def test_cones_are_proven_bit_for_bit() -> None:

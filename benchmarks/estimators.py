@@ -274,9 +274,7 @@ def main() -> None:
                 show(line)
                 lines.append(line)
     if asked.quick:
-        print(
-            "One run of two games each: a figure may be off by .05 to .10. Bars are for the full table."
-        )
+        print("One run each: precisions may be off by .10. The bars are those of the full table.")
     print_bars(lines, QUICK_LONG if asked.quick else LONG)
     print(f"{time.monotonic() - began:.0f} s")
     if asked.json:

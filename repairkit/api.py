@@ -91,7 +91,7 @@ def patch(
         scores: a run folder whose values rank the candidates.
         at_most: filters frozen together at the most.
         max_drop: overall accuracy that may be lost on the selection images, in [0, 1].
-        score: how to score where no run is given.
+        score: how to score where no run is given; in the repair regime (`repair`) if None.
         settings: groups, preprocessing, parts, sites, device, seed; see `score`.
         on_progress: called now and then while scoring.
 
@@ -106,7 +106,7 @@ def patch(
         fairness,
         at_most,
         max_drop,
-        score or ScoreSettings(),
+        score or ScoreSettings("repair"),
     )
     return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
 

@@ -16,6 +16,7 @@ from repairkit.cli.score_command import (
     TimeLimit,
     TopK,
     TruncateAt,
+    has_side,
     how_to_score,
 )
 from repairkit.core.filters import Filter
@@ -45,7 +46,7 @@ def patch_command(
         float, typer.Option("--max-drop", min=0.0, max=1.0, help="Overall accuracy that may go.")
     ] = 0.01,
     metric: Metrics = None,
-    method: Method = "tmab",
+    method: Method = "repair",
     top_k: TopK = None,
     epsilon: Epsilon = None,
     delta: Annotated[
@@ -80,7 +81,6 @@ def patch_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Choose filters, freeze them, prove the result and write the patched model."""
-    side = "lowest" if method == "tmab" or method == "permutation" else None
     plan = PatchSettings(
         tuple(Filter.parse(i) for i in options.split_names(remove) or ()),
         scores,
@@ -90,7 +90,7 @@ def patch_command(
         how_to_score(
             method,
             top_k=top_k,
-            side=side,
+            side="lowest" if has_side(method) else None,
             epsilon=epsilon,
             delta=delta,
             truncate_at=truncate_at,

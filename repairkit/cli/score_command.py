@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from repairkit.cli import options, show
 from repairkit.core.errors import Interruption
 from repairkit.core.scores import Budget
+from repairkit.estimators import ESTIMATORS
 from repairkit.workflows.run_folder import RunFolder, scores_table
 from repairkit.workflows.scoring import METHODS, Scored, ScoreSettings, score
 
@@ -33,6 +35,12 @@ MaxEvaluations = Annotated[
 TimeLimit = Annotated[
     float | None, typer.Option("--time-limit", min=0.0, help="Seconds at the most.")
 ]
+
+
+def has_side(method: str) -> bool:
+    """Whether a method of repairkit's own looks at one side of the ranking."""
+    settings = ESTIMATORS.get(method)
+    return settings is not None and "side" in {f.name for f in fields(settings)}
 
 
 def how_to_score(

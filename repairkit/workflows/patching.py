@@ -67,7 +67,7 @@ class PatchSettings:
     fairness: bool = False
     at_most: int = 16
     max_drop: float = 0.01
-    score: ScoreSettings = field(default_factory=ScoreSettings)
+    score: ScoreSettings = field(default_factory=lambda: ScoreSettings("repair"))
 
     def __post_init__(self) -> None:
         if not (self.remove or self.scores or self.fairness):

@@ -28,7 +28,15 @@ from repairkit.workflows.subject import Subject
 logger = logging.getLogger(__name__)
 
 METHODS = (*ESTIMATORS, *NORMS)
-_EVALUATIONS_PER_FILTER = 50
+# Where no limit is given. Regressions try each coalition on one image, the others on a batch.
+EVALUATIONS_PER_FILTER = {
+    "tmab": 50,
+    "permutation": 50,
+    "marginals": 50,
+    "regression": 500,
+    "auto": 500,
+    "repair": 500,
+}
 _TRUNCATION_SHARE = 0.2
 _PROGRESS_SECONDS = 0.3
 
@@ -52,7 +60,7 @@ class ScoreSettings:
     Attributes:
         method: a name of `METHODS`, or `module:object`.
         options: settings of the estimator that were given explicitly.
-        budget: where to stop at the latest. With neither limit given, 50 evaluations per filter.
+        budget: where to stop at the latest; `EVALUATIONS_PER_FILTER` where neither limit is given.
     """
 
     method: str = "tmab"
@@ -186,16 +194,14 @@ def _ends(game: ModelGame, n_metrics: int) -> dict[str, dict[str, float]]:
 
 def _estimator(how: ScoreSettings, game: ModelGame, bench: Bench) -> tuple[Estimator, Budget]:
     options = dict(how.options)
-    budget = how.budget
-    if how.method == "tmab":
+    if how.method in ("tmab", "permutation"):
         options.setdefault("batch_size", bench.settings.batch_size)
-        if "truncate_at" not in options and bench.n_classes > 1:
-            options["truncate_at"] = default_truncation(game, bench.n_classes)
-    elif how.method == "permutation":
-        options.setdefault("batch_size", bench.settings.batch_size)
-    if budget == Budget() and how.method in ("tmab", "permutation"):
-        walks = 2 * (game.facts.n_players + 1)
-        budget = Budget(max(_EVALUATIONS_PER_FILTER * game.facts.n_players, walks))
+    if how.method == "tmab" and "truncate_at" not in options and bench.n_classes > 1:
+        options["truncate_at"] = default_truncation(game, bench.n_classes)
+    budget, per_filter = how.budget, EVALUATIONS_PER_FILTER.get(how.method)
+    if budget == Budget() and per_filter is not None:
+        n = game.facts.n_players
+        budget = Budget(max(per_filter * n, 4 * (n + 1)))
     return make_estimator(how.method, **options), budget
 
 

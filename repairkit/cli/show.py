@@ -101,8 +101,9 @@ def _line_printer() -> Callable[[ScoreProgress], None]:
 
 
 def _facts(progress: ScoreProgress) -> str:
+    decided = "" if progress.n_undecided is None else f"{progress.n_undecided} undecided of "
     facts = (
-        f"{progress.n_undecided} of {progress.n_filters} undecided, "
+        f"{decided}{progress.n_filters} filters, "
         f"{progress.spent.evaluations} evaluations, {progress.evaluations_per_second:.0f}/s"
     )
     if progress.seconds_left is not None:

@@ -17,8 +17,9 @@ from repairkit.core.game import Coalitions, Round
 
 Floats = NDArray[np.float64]
 
-_BLOCK_BYTES = 2**22
+_BLOCK_BYTES = 2**21
 _COLUMN_BYTES = 2**27
+_FEW = 5
 
 
 @dataclass
@@ -80,13 +81,13 @@ class RegressionRows:
         turned = np.ascontiguousarray(vectors.T, np.float32)
         total = np.zeros(turned.shape)
         for _, removed in self._blocks():
-            total += (turned @ removed.T) @ removed
+            total += _times(_times(turned, removed.T), removed)
         return _centred(total.T)
 
     def times(self, vectors: Floats) -> Floats:
         """X V, (n_rows, n_columns), for V as above."""
         turned = np.ascontiguousarray(vectors.T, np.float32)
-        parts = [-(turned @ removed.T).T.astype(np.float64) for _, removed in self._blocks()]
+        parts = [-_times(turned, removed.T).T.astype(np.float64) for _, removed in self._blocks()]
         return np.concatenate(parts)
 
     def transposed_times(self, columns: Floats) -> Floats:
@@ -98,7 +99,7 @@ class RegressionRows:
         turned = np.ascontiguousarray(columns.T, np.float32)
         total = np.zeros((len(turned), self.n_players))
         for rows, removed in self._blocks():
-            total += turned[:, rows] @ removed
+            total += _times(turned[:, rows], removed)
         return total.T
 
     def squares(self, residuals: Floats) -> Floats:
@@ -142,6 +143,15 @@ class RegressionRows:
                 block = np.unpackbits(part, axis=1, count=self.n_players).astype(np.float32)
                 yield slice(start, start + len(part)), block
                 start += len(part)
+
+
+def _times(few: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The product of a few rows with a matrix; row by row, BLAS takes half the time."""
+    one_by_one = len(few) <= _FEW
+    product: NDArray[np.float32] = (
+        np.stack([row @ matrix for row in few]) if one_by_one else few @ matrix
+    )
+    return product
 
 
 def _centred(columns: Floats) -> Floats:

@@ -17,7 +17,14 @@ from repairkit.core.metric import Metric
 from repairkit.core.scores import Budget, Estimator, Run, Scores, Spent
 from repairkit.engine.game import ModelGame
 from repairkit.engine.runtime import session_device
-from repairkit.estimators import ESTIMATORS, CheckpointStore, Estimation, estimate, make_estimator
+from repairkit.estimators import (
+    ESTIMATORS,
+    CheckpointStore,
+    Estimation,
+    estimate,
+    make_estimator,
+    undecided,
+)
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.norms import NORMS, score_norms
 from repairkit.workflows.run_document import opening, outcome, plain
@@ -43,10 +50,14 @@ _PROGRESS_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a scoring is; `seconds_left` and `evaluations_left` are None without a budget."""
+    """How far a scoring is.
+
+    `seconds_left` and `evaluations_left` are None without a budget, `n_undecided` where telling
+    would take long.
+    """
 
     n_filters: int
-    n_undecided: int
+    n_undecided: int | None
     spent: Spent
     evaluations_per_second: float
     evaluations_left: int | None
@@ -240,11 +251,8 @@ def _reporter(
         if budget.time_limit_seconds is not None:
             remaining = max(budget.time_limit_seconds - spent.seconds, 0.0)
             seconds = remaining if seconds is None else min(seconds, remaining)
-        undecided = int((~run.read().decided).sum()) if spent.evaluations else n_filters
-        on_progress(Progress(n_filters, undecided, spent, rate, left, seconds))
-        # Reading a regression means solving it: that must take a twentieth of the time at most.
-        done = time.monotonic()
-        due[0] = done + max(_PROGRESS_SECONDS, 20 * (done - now))
+        on_progress(Progress(n_filters, undecided(run), spent, rate, left, seconds))
+        due[0] = time.monotonic() + _PROGRESS_SECONDS
 
     return report
 

@@ -12,6 +12,7 @@ from repairkit.cli import options, show
 from repairkit.cli.patch_command import print_patched, to_json
 from repairkit.core.errors import RunFolderError
 from repairkit.graph.files import read_model
+from repairkit.workflows.files import write_bytes
 from repairkit.workflows.patch_file import read_patch_file
 from repairkit.workflows.patching import PatchSettings, patch
 from repairkit.workflows.verifying import verify
@@ -38,7 +39,7 @@ def _copy_sample(folder: Path) -> None:
             raise RunFolderError(
                 f"{target}: exists and is not the sample's; choose another folder with -o"
             )
-        target.write_bytes(content)
+        write_bytes(target, content)
 
 
 def demo_command(

@@ -33,9 +33,6 @@ class Site:
     rank: int
     dtype: str = "float32"
 
-    def filter_ids(self) -> tuple[str, ...]:
-        return tuple(f"{self.name}:{channel}" for channel in range(self.n_channels))
-
 
 @dataclass(frozen=True)
 class Filter:

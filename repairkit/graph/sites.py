@@ -11,7 +11,7 @@ from functools import cached_property
 from onnx import ModelProto, NodeProto, shape_inference
 
 from repairkit.core.errors import ModelError, SettingsError
-from repairkit.core.filters import Roster, Site
+from repairkit.core.filters import Site
 from repairkit.graph.index import GraphIndex, all_nodes, subgraphs
 from repairkit.graph.layers import CONVOLUTIONS, DENSE, Layer, read_layer, with_activation
 from repairkit.graph.storage import Constants
@@ -246,8 +246,3 @@ def select_sites(found: Survey, patterns: Sequence[str]) -> tuple[Site, ...]:
 
 def _matches(site: Site, pattern: str) -> bool:
     return site.name == pattern or fnmatchcase(site.name, pattern)
-
-
-def roster_of(found: Survey, patterns: Sequence[str] = ()) -> Roster:
-    """The roster of the sites that match."""
-    return Roster(select_sites(found, patterns))

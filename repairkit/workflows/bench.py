@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -150,13 +150,12 @@ class Bench:
         return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
 
 
-def prepare(subject: Subject, settings: Settings, *, parts: bool = True) -> Bench:
+def prepare(subject: Subject, settings: Settings) -> Bench:
     """Read images, prove the batching, and settle sites, parts and the form of the output.
 
     Args:
         subject: the model.
         settings: of the job.
-        parts: share the images out as planned; if false, every part holds every image.
 
     Raises:
         RepairkitError: anything about model, data or settings that the user can mend.
@@ -183,11 +182,6 @@ def prepare(subject: Subject, settings: Settings, *, parts: bool = True) -> Benc
     sample = runner.run(proof)[subject.output]
     form, n_classes = _form(sample, settings, regression=regression)
     _check_labels(dataset, n_classes, regression=regression)
-    plan = (
-        settings.parts
-        if parts
-        else replace(settings.parts, calibration="all", selection="all", test="all")
-    )
     return Bench(
         subject,
         settings,
@@ -203,7 +197,7 @@ def prepare(subject: Subject, settings: Settings, *, parts: bool = True) -> Benc
         roster,
         batching,
         dataset,
-        split_parts(dataset, plan, seed=settings.seed),
+        split_parts(dataset, settings.parts, seed=settings.seed),
         form,
         n_classes,
     )

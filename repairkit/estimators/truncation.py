@@ -73,9 +73,11 @@ class Curve:
         that were cut early are missing from later points, which are higher for it.
         """
         known = np.flatnonzero(self.counts)
-        shown = known[np.unique(np.linspace(0, len(known) - 1, _SHOWN).astype(int))] if len(
-            known
-        ) else known
+        shown = (
+            known[np.unique(np.linspace(0, len(known) - 1, _SHOWN).astype(int))]
+            if len(known)
+            else known
+        )
         means = self.sums[shown] / self.counts[shown, None]
         points = [
             [int(n), int(count), *mean]

@@ -130,6 +130,10 @@ class AutoRun:
         return self.regression.endless
 
     @property
+    def least_evaluations(self) -> int:
+        return self.regression.least_evaluations
+
+    @property
     def conclusion(self) -> str:
         return f"{describe(self.top_k, self.settings.side)} are decided"
 

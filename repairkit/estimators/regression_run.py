@@ -92,6 +92,14 @@ class RegressionRun:
         return self.facts.n_players > 1
 
     @property
+    def least_evaluations(self) -> int:
+        """Everyone and no one, the pilot where there is one, and a first round."""
+        if self.facts.n_players == 1:
+            return 2
+        first = min(self.plan.round_rows, _LEAST_ROUND)
+        return 2 + (0 if self.plan.most else self.plan.pilot_rows) + first
+
+    @property
     def conclusion(self) -> str:
         return "the only player has all"
 

@@ -17,7 +17,9 @@ from repairkit.metrics.outputs import OutputForm
 from repairkit.metrics.user import user_metric
 
 _RECALL = "recall:"
+_GROUP = "group_accuracy:"
 EVERY_RECALL = "recall:*"
+EVERY_GROUP = "group_accuracy:*"
 _GROUP_METRICS: dict[str, Callable[[OutputForm, int], Metric]] = {
     "group_accuracy": lambda form, _: images.group_accuracy(form),
     "worst_group_accuracy": groups.worst_group_accuracy,
@@ -35,26 +37,32 @@ METRIC_NAMES: tuple[str, ...] = (
     "recall:CLASS",
     EVERY_RECALL,
     *_GROUP_METRICS,
+    "group_accuracy:GROUP",
+    EVERY_GROUP,
     "mean_absolute_error",
     "module:function",
 )
-"""Every name of a metric; CLASS and the last are to be filled in, `recall:*` is of every class."""
+"""Every name of a metric; CLASS, GROUP and the last are to be filled in, `*` means every one."""
 
 
 def is_user_metric(name: str) -> bool:
     """Whether `name` is a `module:function`, which can judge outputs of any form."""
-    return ":" in name and not name.startswith(_RECALL)
+    return ":" in name and not name.startswith((_RECALL, _GROUP))
 
 
 def spell_out(names: Sequence[str], annotations: Annotations, n_classes: int) -> tuple[str, ...]:
-    """The names with `recall:*` replaced by the recall of every class that has an image.
+    """The names with `recall:*` and `group_accuracy:*` replaced by those that have an image.
 
     `annotations` are those of the images that will be judged. No name comes twice.
     """
     found: list[str] = []
     for name in names:
-        every = name == EVERY_RECALL and n_classes > 0
-        own = _every_recall(annotations, n_classes) if every else [name]
+        own = [name]
+        if name == EVERY_RECALL and n_classes > 0:
+            own = _every_recall(annotations, n_classes)
+        elif name == EVERY_GROUP and annotations.groups is not None:
+            there = np.unique(annotations.groups).tolist()
+            own = [f"{_GROUP}{annotations.group_names[group]}" for group in there]
         found += [n for n in own if n not in found]
     return tuple(found)
 
@@ -87,7 +95,7 @@ def make_metric(
         return user_metric(name, annotations, sample)
     if name == "recall":
         raise SettingsError(f"recall of which class? Write recall:CLASS{_known(annotations)}")
-    built_in = name.startswith(_RECALL) or name in METRIC_NAMES
+    built_in = name.startswith((_RECALL, _GROUP)) or name in METRIC_NAMES
     if not built_in:
         raise SettingsError(_unknown(name))
     if form is None:
@@ -117,6 +125,8 @@ def _class_metric(name: str, form: OutputForm, annotations: Annotations, n_class
     if name in _CLASS_METRICS:
         return _CLASS_METRICS[name](form)
     _check_groups(name, annotations)
+    if name.startswith(_GROUP):
+        return images.accuracy_of_group(name, _group_number(name, annotations), form)
     return _GROUP_METRICS[name](form, n_classes)
 
 
@@ -161,6 +171,15 @@ def _class_number(name: str, annotations: Annotations, n_classes: int) -> int:
     raise SettingsError(
         f"there is no class {wanted!r}; {hint}Use a number from 0 to {n_classes - 1}"
         f"{_known(annotations)}"
+    )
+
+
+def _group_number(name: str, annotations: Annotations) -> int:
+    wanted, names = name.removeprefix(_GROUP), annotations.group_names
+    if wanted in names:
+        return names.index(wanted)
+    raise SettingsError(
+        f"there is no group {wanted!r}; use one of: {', '.join(names)}, or * for each"
     )
 
 

@@ -59,6 +59,12 @@ def recall(name: str, class_number: int, form: OutputForm) -> ImageMetric:
     return ImageMetric(name, (0.0, 1.0), Hits(form), weigh)
 
 
+def accuracy_of_group(name: str, group_number: int, form: OutputForm) -> ImageMetric:
+    """The accuracy on the images of one group; range [0, 1]."""
+    weigh = partial(weights.of_group, group_number)
+    return ImageMetric(name, (0.0, 1.0), Hits(form), weigh)
+
+
 def loss(form: OutputForm) -> ImageMetric:
     """The mean log-likelihood of the true class (log loss, sign turned); range [LOG_FLOOR, 0]."""
     return ImageMetric("loss", (LOG_FLOOR, 0.0), LogLikelihoods(form), weights.uniform)

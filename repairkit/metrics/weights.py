@@ -33,6 +33,19 @@ def of_class(class_number: int, annotations: Annotations) -> Weights:
     return weights
 
 
+def of_group(group_number: int, annotations: Annotations) -> Weights:
+    """Images of one group share everything; DataError where there is none of them."""
+    members = groups_of(annotations) == group_number
+    if not members.any():
+        raise DataError(
+            f"none of the {_n_images(annotations)} images is of group "
+            f"{annotations.group_names[group_number]!r}; give this part of the data some, or ask "
+            f"for another group"
+        )
+    weights: Weights = members / members.sum()
+    return weights
+
+
 def over_groups(annotations: Annotations) -> Weights:
     """Groups share alike, and so do the images in each; DataError where a group is empty."""
     return _balanced(_groups_all_there(annotations))

@@ -5,7 +5,7 @@ import pytest
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.suite import Annotations
-from repairkit.metrics import METRIC_NAMES, OutputForm, is_user_metric, make_metric
+from repairkit.metrics import METRIC_NAMES, OutputForm, is_user_metric, make_metric, spell_out
 
 LABELS = np.array([0, 1, 2, 1])
 NAMED = Annotations(
@@ -84,3 +84,30 @@ def test_a_single_group_cannot_differ():
 def test_labels_that_the_model_does_not_know_are_refused(labels, message):
     with pytest.raises(DataError, match=message):
         make("accuracy", annotations=Annotations(labels))
+
+
+def test_every_class_and_group_with_an_image_is_spelt_out_once():
+    labels = Annotations(
+        np.array([2, 0, 0, 2]), np.array([0, 1, 1, 0]), ("dark", "fair", "none"), NAMED.class_names
+    )
+    names = ("accuracy", "recall:fox", "recall:*", "group_accuracy:*")
+    spelt = ("accuracy", "recall:fox", "recall:cat", "group_accuracy:dark", "group_accuracy:fair")
+    assert spell_out(names, labels, 3) == spelt
+    assert spell_out(("recall:*",), Annotations(np.array([1, 4])), 6) == ("recall:1", "recall:4")
+
+
+def test_the_accuracy_of_a_group_looks_at_its_images_alone():
+    outputs = np.eye(3)[[0, 0, 2, 1]]  # right, wrong, right, right
+    figures = {}
+    for group in ("dark", "fair"):
+        metric = make(f"group_accuracy:{group}", CLASSES, GROUPED)
+        figures[group] = float(metric.weights(GROUPED) @ metric.score(outputs, GROUPED))
+    assert figures == {"dark": 1.0, "fair": 0.5}
+    whole = make("group_accuracy", CLASSES, GROUPED)
+    assert whole.weights(GROUPED) @ whole.score(outputs, GROUPED) == np.mean([1.0, 0.5])
+    assert whole.scorer == make("recall:dog", CLASSES, GROUPED).scorer
+    with pytest.raises(SettingsError, match="no group 'darker'; use one of: dark, fair"):
+        make("group_accuracy:darker", CLASSES, GROUPED)
+    empty = Annotations(LABELS, np.zeros(4, np.int64), ("dark", "fair"))
+    with pytest.raises(DataError, match="none of the 4 images is of group 'fair'"):
+        make("group_accuracy:fair", CLASSES, empty).weights(empty)

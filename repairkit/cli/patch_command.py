@@ -64,6 +64,8 @@ def patch_command(
     absent: options.Absent = "mean",
     batch: options.Batch = 128,
     device: options.Device = "auto",
+    tf32: options.Tf32 = False,
+    half: options.Half = False,
     workers: options.Workers = None,
     cache_memory: options.CacheMemory = None,
     seed: options.Seed = None,

@@ -11,6 +11,7 @@ import typer
 from repairkit.cli import options, show
 from repairkit.core.errors import Interruption
 from repairkit.core.scores import Budget
+from repairkit.engine.precision import IN_WORDS
 from repairkit.estimators import ESTIMATORS
 from repairkit.workflows.run_folder import RunFolder, scores_table
 from repairkit.workflows.scoring import METHODS, Scored, ScoreSettings, score
@@ -95,6 +96,8 @@ def score_command(
     absent: options.Absent = "mean",
     batch: options.Batch = 128,
     device: options.Device = "auto",
+    tf32: options.Tf32 = False,
+    half: options.Half = False,
     workers: options.Workers = None,
     cache_memory: options.CacheMemory = None,
     seed: options.Seed = None,
@@ -160,6 +163,9 @@ def _print(scored: Scored) -> None:
     )
     for name, ends in document["metrics"].items():
         show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
+    if "device" in document:
+        precision = IN_WORDS[document["precision"]]
+        show.say(f"evaluated on {document['device']} in {precision}: {document['engine']}")
     parts = document["parts"]
     show.say(
         f"{parts['calibration']} calibration and {parts['selection']} selection images; "

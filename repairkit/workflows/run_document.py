@@ -41,6 +41,8 @@ def opening(
                 "include",
                 "absent",
                 "batch_size",
+                "tf32",
+                "half",
                 "seed",
             )
         },

@@ -26,13 +26,13 @@ MODELS = [
 
 
 def load(path: Path) -> ModelProto:
-    """A model; the light ones get random kernels, since all their weights are equal."""
+    """A model; the light ones get random weights, since all of theirs are equal."""
     model = onnx.load(path)
     if not path.stem.startswith("light_"):
         return model
     rng = np.random.default_rng(0)
     shapes = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    kernels = {n.input[1] for n in model.graph.node if n.op_type == "Conv"}
+    kernels = {n.input[1] for n in model.graph.node if n.op_type in LAYERS}
     for node in list(model.graph.node):
         if node.op_type == "ConstantOfShape" and node.output[0] in kernels:
             shape = shapes[node.input[0]].tolist()

@@ -1,4 +1,4 @@
-"""The same graph with its floating-point numbers in another width, between the same inputs and outputs.
+"""The same graph with its 32-bit numbers in another width, between the same inputs and outputs.
 
 Every 32-bit tensor that hangs on the image gets a twin in the other width, and every operator that
 the standard defines for that width works on twins. The others keep their 32 bits, as does what is

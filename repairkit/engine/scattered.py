@@ -21,7 +21,7 @@ from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce, keep_al
 from repairkit.engine.precision import Precision
 
 _FEW = 8  # images to a row, up to which masks are faster than weights
-_RUN_IMAGES = 32  # enough that what surrounds a run does not count, few enough to fill up
+_RUN_IMAGES = 16  # enough that what surrounds a run hardly counts, few enough to fill up
 _SHARES_PRESENT = (1.0, 0.9, 0.5, 0.0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,13 @@ class Truth:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        masked = instrument(setup.batching.model, setup.roster.sites, setup.means)
-        self.model = ReferenceEvaluator(recast(masked, "float64"))
         self.known: dict[bytes, NDArray[Any]] = {}
+
+    @cached_property
+    def model(self) -> ReferenceEvaluator:
+        setup = self.setup
+        masked = instrument(setup.batching.model, setup.roster.sites, setup.means)
+        return ReferenceEvaluator(recast(masked, "float64"))
 
     def answer(self, row: NDArray[np.bool_]) -> NDArray[Any]:
         """The outputs of all images under a row."""

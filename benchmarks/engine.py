@@ -1,12 +1,16 @@
 """What does a coalition cost, and what does a marginal contribution cost?
 
     python benchmarks/engine.py [--quick] [--json FILE] [--models NAME ...] [--workers 1 2]
+                                [--device cpu|cuda]
 
 Ways, interleaved in every repeat and compared by medians: a plain ONNX Runtime pass of the
 untouched model on as many threads as there are workers; PyTorch eager with forward hooks, which is
-what one would write by hand; mask nodes; a new session per coalition; the engine. A *coalition* is
-a row at random on one batch of images, a *marginal* is a row with one filter less than the row
-before. Inception-v3 is written in PyTorch after the one of Keras applications, layer by layer.
+what one would write by hand; mask nodes; a new session per coalition; the engine; the engine with
+tight caches. A *coalition* is a row at random on one batch of images. A *marginal* is one of many
+filters less than a coalition that lacks a twentieth, whose own pass is counted in; a *step of a
+walk* has one filter less than the row before. On a card there are no sessions per coalition, and
+memory is not measured. Inception-v3 is written in PyTorch after the one of Keras applications,
+layer by layer.
 """
 
 from __future__ import annotations
@@ -14,9 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,14 +25,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
-from ways import NAMES, ZOO, Subject, Ways, make_subject, open_plain
+from peaks import TIGHT_BYTES, Peak, measure_peak
+from rounds import random_rows, star_rows, walk_rows
+from ways import NAMES, ZOO, Ways, make_subject
 
+from repairkit.core.errors import DeviceError
 from repairkit.core.game import Coalitions
-from repairkit.engine.evaluator import keep_all
+from repairkit.engine.evaluator import Evaluator, keep_all
+from repairkit.engine.runtime import choose_device
 
-EIGHT, EACH = "8 coalitions of 1/8 batch", "a coalition per image"
+EIGHT, EACH, STEP = "8 coalitions of 1/8 batch", "a coalition per image", "step of a walk"
 BARS = {
     ("marginal", "ratio_to_plain"): 0.35,
     ("marginal", "ratio_to_eager"): 1 / 12,
@@ -39,7 +43,6 @@ BARS = {
     (EIGHT, "ratio_to_plain"): 1.3,
     (EACH, "ratio_to_plain"): 2.2,
 }
-_PRESENT = 0.9  # V collapses where more is gone, so that estimators look at little else
 _SLOW_REPEATS = 3
 
 Key = tuple[str, str, int]
@@ -76,20 +79,6 @@ class Result:
     cpu_ratio_to_plain: float
 
 
-def random_rows(rng: np.random.Generator, n_rows: int, n_players: int) -> Coalitions:
-    """Rows that share nothing."""
-    rows: Coalitions = rng.random((n_rows, n_players)) < _PRESENT
-    return rows
-
-
-def walk_rows(rng: np.random.Generator, n_rows: int, n_players: int) -> Coalitions:
-    """Each row lacks one filter of the row before."""
-    rows = np.ones((n_rows, n_players), bool)
-    for row, player in enumerate(rng.permutation(n_players)[: n_rows - 1].tolist(), 1):
-        rows[row:, player] = False
-    return rows
-
-
 def measure(
     ways: Ways, workers: tuple[int, ...], *, repeats: int, n_steps: int
 ) -> dict[Key, list[tuple[float, float]]]:
@@ -113,34 +102,49 @@ def measure(
 
 
 def _tasks(ways: Ways, n: int, rng: np.random.Generator, n_steps: int) -> Iterator[Task]:
-    """What is measured for a number of workers; rows are drawn anew for each repeat."""
-    n_players, n_images, engine = len(ways.roster), len(ways.suite), ways.engine[n]
-    one, walk = random_rows(rng, 1, n_players), walk_rows(rng, n_steps + 1, n_players)
+    """What is measured for a number of workers; rows and batches are drawn anew each time."""
+    n_players, n_images, engine = len(ways.roster), len(ways.suite), ways.engine(n)
+
+    def ask(evaluator: Evaluator, rows: Coalitions) -> Callable[[], object]:
+        batch = np.tile(rng.permutation(n_images), (len(rows), 1))
+        return lambda: evaluator.answer(rows, batch, keep_all)
+
+    one, star = random_rows(rng, 1, n_players), star_rows(rng, n_steps + 1, n_players)
     eight, many = random_rows(rng, 8, n_players), random_rows(rng, n_images, n_players)
     images = rng.permutation(n_images)
-    batch = np.tile(images, (len(walk), 1))
     shares = images[: n_images // 8 * 8].reshape(8, -1)
-    yield Task("plain", "pass", 1, lambda: ways.run_plain(n))
-    yield Task("engine", "coalition", 1, lambda: engine.answer(one, batch[:1], keep_all))
-    engine.answer(walk[:2], batch[:2], keep_all)  # the state that a long walk has
-    rest = walk[1:]
-    yield Task("engine", "marginal", n_steps, lambda: engine.answer(rest, batch[1:], keep_all))
+    yield Task("plain", "pass", 1, ways.plain(n))
+    yield Task("engine", "coalition", 1, ask(engine, one))
+    yield Task("engine", "marginal", n_steps, ask(engine, star))
+    yield _walk(engine, rng, n_steps, n_players, n_images)
     yield Task("engine", EIGHT, 1, lambda: engine.answer(eight, shares, keep_all))
     yield Task("engine", EACH, 1, lambda: engine.answer(many, images[:, None], keep_all))
-    if ways.subject.network is not None:
+    if not ways.stacked:
+        yield Task("tight", "marginal", n_steps, ask(ways.engine(n, TIGHT_BYTES), star))
+    if ways.has_eager:
         yield Task("eager", "coalition", 1, lambda: ways.run_eager(one[0], n))
+
+
+def _walk(
+    engine: Evaluator, rng: np.random.Generator, n_steps: int, n_players: int, n_images: int
+) -> Task:
+    rows = walk_rows(rng, n_steps + 1, n_players)
+    batch = np.tile(rng.permutation(n_images), (len(rows), 1))
+    engine.answer(rows[:2], batch[:2], keep_all)  # the state that a long walk has
+    return Task("engine", STEP, n_steps, lambda: engine.answer(rows[1:], batch[1:], keep_all))
 
 
 def _slow_tasks(ways: Ways, n: int, rng: np.random.Generator) -> Iterator[Task]:
     """What nobody waits for twice."""
     one = random_rows(rng, 1, len(ways.roster))
     everyone = np.arange(len(ways.suite))[None]
-    yield Task("masks", "coalition", 1, lambda: ways.masks[n].answer(one, everyone, keep_all))
-    yield Task("session", "coalition", 1, lambda: ways.runopen_plain(one[0]))
+    yield Task("masks", "coalition", 1, lambda: ways.masks(n).answer(one, everyone, keep_all))
+    if not ways.stacked:
+        yield Task("session", "coalition", 1, lambda: ways.run_session(one[0]))
 
 
 def results_of(
-    subject: Subject, seconds: dict[Key, list[tuple[float, float]]], peaks: dict[str, float]
+    ways: Ways, seconds: dict[Key, list[tuple[float, float]]], peaks: dict[str, Peak]
 ) -> list[Result]:
     """Medians and their ratios."""
     both = {key: np.median(times, axis=0).tolist() for key, times in seconds.items()}
@@ -149,41 +153,23 @@ def results_of(
     rows = []
     for (way, what, n), (median, processor) in both.items():
         eager = medians.get(("eager", "coalition", n))
+        peak = peaks[way].mib if way in peaks else None
         rows.append(
             Result(
-                subject.name, way, what, "cpu", n, median, median / medians["plain", "pass", n],
-                None if eager is None else median / eager, peaks.get(way), processor / alone,
+                ways.subject.name, way, what, ways.device, n, median,
+                median / medians["plain", "pass", n], None if eager is None else median / eager,
+                peak, processor / alone,
             )
         )  # fmt: skip
     return rows
 
 
-def peak_mib(way: str, subject: Subject) -> float:
-    """Peak memory of a process that does nothing but this way, as the system counts it."""
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "model.onnx"
-        onnx.save(subject.model, model)
-        shape = [str(n) for n in subject.images.shape]
-        command = [sys.executable, __file__, "--peak", way, str(model), *shape]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def print_peak(way: str, path: str, *shape: str) -> None:
-    """Do nothing but this way, and tell what memory it took."""
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal([int(n) for n in shape], np.float32)
-    subject = Subject(path, onnx.load(path), images)
-    if way == "plain":
-        session = open_plain(subject.model, 2)
-        for _ in range(3):
-            session.run(None, {subject.image: subject.images})
-    else:
-        ways = Ways(subject, (2,))
-        rows = walk_rows(rng, 40, len(ways.roster))
-        ways.engine[2].answer(rows, np.tile(np.arange(len(ways.suite)), (40, 1)), keep_all)
-    # Not getrusage: what it tells is inherited from the process that started this one.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    print(float(status.split("VmHWM:")[1].split()[0]) / 1024)
+def print_peaks(name: str, peaks: dict[str, Peak]) -> None:
+    """Whether memory stays under twice the plain session's plus what caches may take."""
+    for way in ("engine", "tight"):
+        found, limit = peaks[way], 2 * peaks["plain"].mib + peaks[way].budget_mib
+        told = f"peak MiB, plain {peaks['plain'].mib:.0f}, caches {found.budget_mib:.0f}"
+        _print_bar(name, told, found.mib, limit, met=found.mib <= limit)
 
 
 def print_table(rows: list[Result]) -> None:
@@ -228,34 +214,40 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--steps", type=int, default=60, help="marginals in one measurement")
     parser.add_argument("--quick", action="store_true", help="two models, three repeats")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--stacked", action="store_true", help="the steps of a card, on the CPU")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.repeats, arguments.steps = 3, 16
     if arguments.models is None:
         arguments.models = list(NAMES[:2] if arguments.quick else NAMES)
+    if arguments.device == "cuda" or arguments.stacked:
+        arguments.workers = [1]
     return arguments
 
 
 def run_model(name: str, arguments: argparse.Namespace) -> list[Result]:
     """All figures of one model."""
     subject, workers = make_subject(name, arguments.size, arguments.batch), arguments.workers
-    ways = Ways(subject, tuple(workers))
+    ways = Ways(subject, device=arguments.device, stacked=arguments.stacked)
     print(f"{subject.name}: {len(ways.roster)} filters in {len(ways.roster.sites)} sites")
-    print(f"  engine: {ways.path}")
-    peaks = {way: peak_mib(way, subject) for way in ("plain", "engine")}
-    print(f"  peak memory: plain {peaks['plain']:.0f} MiB, engine {peaks['engine']:.0f} MiB")
+    print(f"  engine: {ways.engine(workers[0]).path}")
+    peaks: dict[str, Peak] = {}
+    if not ways.stacked:
+        peaks = {way: measure_peak(way, subject) for way in ("plain", "engine", "tight")}
+        print_peaks(subject.name, peaks)
     seconds = measure(ways, tuple(workers), repeats=arguments.repeats, n_steps=arguments.steps)
-    return results_of(subject, seconds, peaks)
+    return results_of(ways, seconds, peaks)
 
 
 def main() -> None:
     """Measure, print, and write if asked."""
     arguments = read_arguments()
-    if arguments.peak:
-        print_peak(*arguments.peak)
-        return
+    try:
+        choose_device(arguments.device)
+    except DeviceError as error:
+        raise SystemExit(str(error)) from None
     print(f"ONNX Runtime {onnxruntime.__version__}, {os.cpu_count()} cores, load {os.getloadavg()}")
     rows: list[Result] = []
     for name in arguments.models:

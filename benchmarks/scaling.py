@@ -48,19 +48,19 @@ def stack_of_convolutions(width: int, depth: int, side: int) -> ModelProto:
     return model
 
 
-def ways_of(width: int, depth: int, n_images: int, workers: int = 1) -> Ways:
+def ways_of(width: int, depth: int, n_images: int) -> Ways:
     """The engine on such a network, with images of 16 x 16."""
     rng = np.random.default_rng(1)
     images = rng.standard_normal((n_images, 3, 16, 16)).astype(np.float32)
     model = stack_of_convolutions(width, depth, 16)
-    return Ways(Subject(f"{depth}x{width}", model, images), (workers,))
+    return Ways(Subject(f"{depth}x{width}", model, images))
 
 
 def walk_seconds(
     ways: Ways, workers: int, n_images: int, n_steps: int, clock: Callable[[], float]
 ) -> float:
     """Seconds of a marginal, the median of three walks; the first warms up."""
-    engine, n_players = ways.engine[workers], len(ways.roster)
+    engine, n_players = ways.engine(workers), len(ways.roster)
     rng, seconds = np.random.default_rng(2), []
     for _ in range(4):
         rows = np.ones((n_steps + 1, n_players), bool)
@@ -80,7 +80,7 @@ def suite_seconds(ways: Ways, n_rows: int, clock: Callable[[], float]) -> float:
     for _ in range(3):
         rows = rng.random((n_rows, len(ways.roster))) < 0.9
         start = clock()
-        ways.engine[1].answer(rows, None, keep_all)
+        ways.engine(1).answer(rows, None, keep_all)
         seconds.append((clock() - start) / n_rows)
     return float(np.median(seconds))
 
@@ -122,7 +122,7 @@ def tables(n_steps: int) -> Iterator[tuple[str, str, list[int], list[float]]]:
         "workers",
         "a marginal, by the clock",
         workers,
-        [walk_seconds(ways_of(32, 8, 128, n), n, 128, n_steps, time.perf_counter) for n in workers],
+        [walk_seconds(ways_of(32, 8, 128), n, 128, n_steps, time.perf_counter) for n in workers],
     )
 
 

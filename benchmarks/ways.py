@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Suite
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator
 from repairkit.engine.executor import make_executor
-from repairkit.engine.opening import Candidates, open_evaluator
+from repairkit.engine.opening import Candidates, open_evaluator, open_stacked
 from repairkit.engine.runner import Runner
+from repairkit.engine.runtime import open_session
+from repairkit.engine.scattered import with_scattered
 from repairkit.graph.bake import bake
 from repairkit.graph.instrument import instrument
 from repairkit.graph.sites import Survey, survey
@@ -75,12 +78,19 @@ def make_subject(name: str, size: int | None, batch: int | None) -> Subject:
 
 
 class Ways:
-    """Every way to evaluate coalitions of one subject."""
+    """Every way to evaluate coalitions of one subject, each opened when it is first asked for.
 
-    def __init__(self, subject: Subject, workers: tuple[int, ...]) -> None:
-        self.subject = subject
-        output = subject.model.graph.output[0].name
-        self.found: Survey = survey(subject.model, output=output)
+    Args:
+        subject: the model and a batch.
+        device: `cpu` or `cuda`.
+        stacked: take the steps of a card, wherever they run.
+    """
+
+    def __init__(self, subject: Subject, *, device: str = "cpu", stacked: bool = False) -> None:
+        self.subject, self.device = subject, device
+        self.stacked = stacked or device == "cuda"
+        self.output = subject.model.graph.output[0].name
+        self.found: Survey = survey(subject.model, output=self.output)
         self.roster = Roster(self.found.sites)
         rng = np.random.default_rng(1)
         self.means: FilterMeans = {
@@ -90,39 +100,79 @@ class Ways:
         self.suite = Suite.whole(
             "bench", Images(subject.images), Annotations(np.zeros(len(subject.images), np.int64))
         )
-        masked = instrument(subject.model, self.found.sites, self.means)
-        runner = Runner(masked, subject.image, None, outputs=(output,))
-        candidates = Candidates(
-            self.found, self.roster, self.means, image=subject.image, output=output
+        self.candidates = Candidates(
+            self.found, self.roster, self.means, image=subject.image, output=self.output
         )
-        self.plain = {n: open_plain(subject.model, n) for n in workers}
-        self.engine: dict[int, Evaluator] = {}
-        self.masks: dict[int, Evaluator] = {}
-        for n in workers:
-            executor = make_executor(n)
-            self.engine[n] = open_evaluator(candidates, runner, self.suite, executor=executor)
-            self.masks[n] = MaskEvaluator(runner, self.roster, self.suite, executor=executor)
-        self.path = self.engine[workers[0]].path
 
-    def run_plain(self, n: int) -> None:
-        """The untouched model on so many threads."""
-        self.plain[n].run(None, {self.subject.image: self.subject.images})
+    @cached_property
+    def runner(self) -> Runner:
+        """Of the instrumented model."""
+        masked = instrument(self.subject.model, self.found.sites, self.means)
+        return Runner(masked, self.subject.image, None, outputs=(self.output,), device=self.device)
 
-    def runopen_plain(self, row: NDArray[np.bool_]) -> None:
-        """A session of the baked model, for one coalition."""
+    @cache  # noqa: B019 (lives as long as the benchmark)
+    def plain(self, n: int) -> Callable[[], object]:
+        """A pass of the untouched model on so many threads, as fast as the runtime has it.
+
+        On a card the images are there already, as they are for the engine's cones.
+        """
+        session = open_plain(self.subject.model, n, self.device)
+        if not self.stacked:
+            return lambda: session.run(None, {self.subject.image: self.subject.images})
+        images = np.ascontiguousarray(self.subject.images)
+        held = onnxruntime.OrtValue.ortvalue_from_numpy(images, self.device, 0)
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(self.subject.image, held)
+        binding.bind_output(self.output, "cpu")
+        return lambda: session.run_with_iobinding(binding)
+
+    @cache  # noqa: B019
+    def masks(self, n: int) -> MaskEvaluator:
+        """Mask nodes, run by run."""
+        return MaskEvaluator(self.runner, self.roster, self.suite, executor=make_executor(n))
+
+    @cache  # noqa: B019
+    def engine(self, n: int, cache_memory: int | None = None) -> Evaluator:
+        """The engine as the product wires it."""
+        if self.stacked:
+            opened = open_stacked(
+                self.candidates, self.masks(n), device=self.device, memory=cache_memory
+            )
+        else:
+            opened = open_evaluator(
+                self.candidates,
+                self.runner,
+                self.suite,
+                executor=make_executor(n),
+                cache_memory=cache_memory,
+            )
+        return with_scattered(opened, self.masks(n))
+
+    def run_session(self, row: NDArray[np.bool_]) -> None:
+        """A new session of the baked model, for one coalition."""
         absent = [self.roster.filters[p] for p in np.flatnonzero(~row).tolist()]
         frozen = [FrozenFilter(f, float(self.means[f.site][f.channel])) for f in absent]
         baked = bake(self.subject.model, Patch(tuple(frozen)), found=self.found).model
-        open_plain(baked, 1).run(None, {self.subject.image: self.subject.images})
+        open_plain(baked, 1, "cpu").run(None, {self.subject.image: self.subject.images})
+
+    @property
+    def has_eager(self) -> bool:
+        """Whether PyTorch has the network, and the device."""
+        if self.subject.network is None:
+            return False
+        import torch
+
+        return self.device == "cpu" or torch.cuda.is_available()
 
     def run_eager(self, row: NDArray[np.bool_], n: int) -> None:
         """PyTorch with a hook on every convolution that overwrites absent channels."""
         import torch
 
         torch.set_num_threads(n)
-        layers = [m for m in self.subject.network.modules() if isinstance(m, torch.nn.Conv2d)]
-        masks = [torch.from_numpy(row[s]) for s in self.roster.slices.values()]
-        levels = [torch.from_numpy(level) for level in self.means.values()]
+        network, images = self._in_torch
+        layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+        masks = [torch.from_numpy(row[s]).to(self.device) for s in self.roster.slices.values()]
+        levels = [torch.from_numpy(level).to(self.device) for level in self.means.values()]
 
         def hook(mask: Any, level: Any) -> Callable[[Any, Any, Any], Any]:
             shape = (1, -1, 1, 1)
@@ -135,13 +185,26 @@ class Ways:
             for layer, mask, level in zip(layers, masks, levels, strict=False)
         ]
         with torch.inference_mode():
-            self.subject.network(torch.from_numpy(self.subject.images))
+            network(images).cpu()  # which waits for a card to finish
         for handle in handles:
             handle.remove()
 
+    @cached_property
+    def _in_torch(self) -> tuple[Any, Any]:
+        """The network and the images, where they are run."""
+        import torch
 
-def open_plain(model: ModelProto, threads: int) -> onnxruntime.InferenceSession:
+        if self.device == "cuda":  # 32 bits, as ONNX Runtime is told
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+        network = self.subject.network.to(self.device)
+        return network, torch.from_numpy(self.subject.images).to(self.device)
+
+
+def open_plain(model: ModelProto, threads: int, device: str) -> onnxruntime.InferenceSession:
     """A session as a user would open it."""
+    if device == "cuda":
+        return open_session(model, device="cuda")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

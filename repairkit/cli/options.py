@@ -41,6 +41,11 @@ Absent = Annotated[
 ]
 Output = Annotated[str | None, typer.Option("--output", help="The output that is judged.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Tf32 = Annotated[
+    bool,
+    typer.Option("--tf32/--no-tf32", help="Let a GPU evaluate coalitions in TF32."),
+]
+Half = Annotated[bool, typer.Option("--half", help="Evaluate coalitions in half precision.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Threads; all cores if left out.")
 ]
@@ -157,7 +162,7 @@ def settle_job(given: Mapping[str, Any]) -> tuple[Subject, Settings]:
 def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options under the names that `Settings` has for them; None or empty where not given."""
     parts = ("calibration", "selection", "test")
-    same = ("data", "output", "sites_at", "absent", "device", "workers", "seed")
+    same = ("data", "output", "sites_at", "absent", "device", "tf32", "half", "workers", "seed")
     return {
         **{name: given.get(name) for name in same},
         "metrics": tuple(given.get("metric") or ()),

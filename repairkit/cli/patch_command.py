@@ -20,6 +20,7 @@ from repairkit.cli.score_command import (
     how_to_score,
 )
 from repairkit.core.filters import Filter
+from repairkit.engine.precision import IN_WORDS
 from repairkit.workflows.patching import Patched, PatchSettings, patch
 
 
@@ -64,6 +65,8 @@ def patch_command(
     absent: options.Absent = "mean",
     batch: options.Batch = 128,
     device: options.Device = "auto",
+    tf32: options.Tf32 = False,
+    half: options.Half = False,
     workers: options.Workers = None,
     cache_memory: options.CacheMemory = None,
     seed: options.Seed = None,
@@ -136,6 +139,12 @@ def print_patched(done: Patched) -> None:
         )
     if done.promise is not None:
         show.say(f"promised there: {done.objective} {show.change(done.objective, done.promise)}")
+    tried = done.document["tried"]
+    if tried is not None and tried["precision"] != "float32":
+        show.say(
+            f"coalitions were evaluated on {tried['device']} in {IN_WORDS[tried['precision']]}; "
+            "the figures and the proof are in 32 bits"
+        )
     show.before_after(done.before, done.after, done.change)
     for note in done.document["notes"]:
         show.say(f"note: {note}")

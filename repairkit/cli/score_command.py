@@ -13,6 +13,7 @@ import typer
 from repairkit.cli import options, show
 from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
+from repairkit.engine.precision import IN_WORDS
 from repairkit.estimators import ESTIMATORS
 from repairkit.workflows.methods import METHODS, ScoreSettings
 from repairkit.workflows.run_folder import RunFolder, scores_table
@@ -133,6 +134,8 @@ def score_command(
     absent: options.Absent = "mean",
     batch: options.Batch = 128,
     device: options.Device = "auto",
+    tf32: options.Tf32 = False,
+    half: options.Half = False,
     workers: options.Workers = None,
     cache_memory: options.CacheMemory = None,
     seed: options.Seed = None,
@@ -204,6 +207,9 @@ def _print(scored: Scored) -> None:
         show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
     if len(metrics) > _SHOWN:
         show.say(f"and {len(metrics) - _SHOWN} more metrics in run.json and scores.csv")
+    if "device" in document:
+        precision = IN_WORDS[document["precision"]]
+        show.say(f"evaluated on {document['device']} in {precision}: {document['engine']}")
     parts = document["parts"]
     show.say(
         f"{parts['calibration']} calibration and {parts['selection']} selection images; "

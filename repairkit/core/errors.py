@@ -8,7 +8,7 @@ Exit codes stand in brackets:
     ├── SettingsError             an option, a name or a combination that makes no sense
     │   └── BudgetError           the budget is too small for the work asked
     ├── RunFolderError            a run folder or an output that cannot be used or written
-    ├── DeviceError               the runtime or the device asked for is missing
+    ├── DeviceError               the runtime or the device asked for is missing, or unfit
     ├── VerificationError (3)     a result is not what it claims to be
     ├── TargetNotMetError (4)     no repair met the target; nothing was written
     └── Interruption (130)        stopped from outside
@@ -46,7 +46,7 @@ class RunFolderError(RepairkitError):
 
 
 class DeviceError(RepairkitError):
-    """The runtime or the device asked for is missing."""
+    """The runtime or the device asked for is missing, or cannot do what it is asked."""
 
 
 class VerificationError(RepairkitError):

@@ -12,11 +12,12 @@ from repairkit.core.game import Coalitions
 from repairkit.engine.evaluator import Evaluator, keep_all
 from repairkit.engine.fast import FastEvaluator
 from repairkit.engine.planner import Move
+from repairkit.engine.precision import TOLERANCES, Precision
 from repairkit.engine.walk import Walk
 
-RELATIVE = 1e-5
-_STEPS_OF_ONE = 4 * 2.0**-24
-_TIE = 1e-6
+# The runtime's sigmoid rounds as 1 does, however small its result: it lies within two and a half
+# such steps of the truth, on either side of the comparison (docs/decisions/engine-agreement.md).
+STEPS_OF_ONE = 4 * 2.0**-24
 _MOST_IMAGES = 16
 _MACS = 4e9  # of one pass of the proof, so that a large model is proven on fewer images
 _SHARES_PRESENT = (0.98, 0.9, 0.5)
@@ -49,34 +50,42 @@ class Agreement:
         images = np.tile(np.arange(min(at_most, n_images)), (len(rows), 1))
         return cls(coalitions, images, reference.answer(coalitions, images, keep_all))
 
-    def fault(self, evaluator: Evaluator) -> str | None:
+    def fault(self, evaluator: Evaluator, precision: Precision = "float32") -> str | None:
         """How an evaluator differs from the instrumented model, None where it agrees."""
         found = evaluator.answer(self.coalitions, self.images, keep_all)
         for row, (ours, theirs) in enumerate(zip(found, self.expected, strict=True)):
-            fault = difference(ours, theirs)
+            fault = difference(ours, theirs, precision=precision)
             if fault is not None:
                 n_absent = int((~self.coalitions[row]).sum())
                 return f"with {n_absent} filters absent {fault}"
         return None
 
 
-def difference(found: NDArray[Any], expected: NDArray[Any]) -> str | None:
-    """How outputs differ beyond rounding, None where they do not."""
+def difference(
+    found: NDArray[Any], expected: NDArray[Any], *, precision: Precision = "float32"
+) -> str | None:
+    """How outputs differ beyond rounding, None where they do not.
+
+    Args:
+        found: the outputs in question, (n_images, ...).
+        expected: what the instrumented model makes in 32 bits.
+        precision: in which `found` was computed; see `TOLERANCES`.
+    """
     if found.shape != expected.shape:
         return f"outputs have shape {found.shape} in place of {expected.shape}"
+    tolerance = TOLERANCES[precision]
     ours, theirs = found.astype(np.float64), expected.astype(np.float64)
     if not np.array_equal(np.isnan(ours), np.isnan(theirs)):
         return "other outputs are no numbers"
     scale = float(np.nanmax(np.abs(theirs), initial=0.0))
     gap = float(np.nanmax(np.abs(ours - theirs), initial=0.0))
-    # A sigmoid is computed in steps of the rounding of one, however small its result.
     probable = bool((theirs >= 0).all() and (theirs <= 1).all())
-    if not gap <= RELATIVE * scale + (_STEPS_OF_ONE if probable else 0.0):
+    if not gap <= tolerance.relative * scale + (STEPS_OF_ONE if probable else 0.0):
         return f"outputs differ by {gap:.2g} where the largest is {scale:.2g}"
     if ours.ndim == 2:
         best = theirs.argmax(axis=1)[:, None]
         short = ours.max(axis=1) - np.take_along_axis(ours, best, axis=1)[:, 0]
-        if (short > _TIE * scale).any():
+        if (short > tolerance.tie * scale).any():
             return "another class has the largest score"
     return None
 

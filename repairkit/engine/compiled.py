@@ -22,6 +22,7 @@ from repairkit.engine.sessions import Call, Level, as_value, open_slice, optimis
 from repairkit.engine.workspace import Workspace, Workspaces
 from repairkit.graph.cones import Anatomy, Shape, Slice
 from repairkit.graph.index import attribute
+from repairkit.graph.recast import recast
 from repairkit.graph.separate import separate
 from repairkit.graph.sites import Survey
 from repairkit.graph.switches import Switch, find_switches, with_codes
@@ -58,6 +59,7 @@ class Compiled:
         sample: an image, shape (1, *input).
         level: how far the graph is optimised.
         weight_space: turn filters off in the weights where a site allows it; else by masks.
+        half: compute in half precision; not in weight space.
 
     Raises:
         ModelError: the optimised graph is not understood.
@@ -74,10 +76,14 @@ class Compiled:
         sample: NDArray[Any],
         level: Level = "blocked",
         weight_space: bool = True,
+        half: bool = False,
     ) -> None:
+        assert not (half and weight_space)
         self.roster, self.means = roster, means
         separated = separate(found, roster.sites, means, output=output, weight_space=weight_space)
         optimised = optimise(with_codes(separated, roster), level)
+        # Not before: the runtime would write down the casts that its CPU kernels need.
+        optimised = recast(optimised, "float16") if half else optimised
         switched = find_switches(optimised, separated, roster)
         self.switches, trained = switched.switches, switched.trained
         self.anatomy = Anatomy(switched.model, image, output, self.switches)

@@ -49,7 +49,7 @@ def keep_all(outputs: NDArray[Any], positions: Indices) -> NDArray[Any]:  # noqa
 class MaskEvaluator:
     """The instrumented model, the definition of an absent filter.
 
-    The runs that rows are cut into depend on the rows and the batch size alone.
+    No run holds images of two rows, so that an answer hangs on its row and the batch size alone.
 
     Args:
         runner: of the instrumented model; its first output is judged.
@@ -79,40 +79,32 @@ class MaskEvaluator:
     ) -> NDArray[Any]:
         """See `Evaluator`."""
         if images is None:
-            everyone = np.arange(len(self.suite))
-            pieces = [
-                everyone[i : i + self.batch_size] for i in range(0, len(everyone), self.batch_size)
-            ]
+            pieces = self._pieces(np.arange(len(self.suite)))
             parts = self.executor.map(lambda piece: self._all(coalitions, piece, reduce), pieces)
             return np.concatenate(list(parts), axis=1)
-        step = max(1, self.batch_size // images.shape[1])
-        rows = [slice(i, i + step) for i in range(0, len(coalitions), step)]
-        drawn = self.executor.map(lambda r: self._drawn(coalitions[r], images[r], reduce), rows)
-        return np.concatenate(list(drawn))
+
+        def answer_row(number: int) -> NDArray[Any]:
+            row = coalitions[number : number + 1]
+            parts = [self._all(row, piece, reduce) for piece in self._pieces(images[number])]
+            return np.concatenate(parts, axis=1)
+
+        return np.concatenate(list(self.executor.map(answer_row, range(len(coalitions)))))
+
+    def run(self, coalitions: Coalitions, positions: Indices) -> NDArray[Any]:
+        """One run: the outputs for images of the suite, under one row or a row for each image."""
+        return self._run(self.suite.batch(positions), coalitions)
+
+    def _pieces(self, positions: Indices) -> list[Indices]:
+        size = self.batch_size
+        return [positions[i : i + size] for i in range(0, len(positions), size)]
 
     def _all(self, coalitions: Coalitions, positions: Indices, reduce: Reduce) -> NDArray[Any]:
         """Every row on the same images."""
         batch = self.suite.batch(positions)
-        return np.stack(
-            [reduce(self._run(batch, self._masks(row[None])), positions) for row in coalitions]
-        )
+        return np.stack([reduce(self._run(batch, row[None]), positions) for row in coalitions])
 
-    def _drawn(
-        self, coalitions: Coalitions, images: NDArray[np.intp], reduce: Reduce
-    ) -> NDArray[Any]:
-        """Rows on the images drawn for them; several short rows share one run."""
-        n_images = images.shape[1]
-        if len(coalitions) == 1:
-            pieces = [
-                images[0, i : i + self.batch_size] for i in range(0, n_images, self.batch_size)
-            ]
-            parts = [self._all(coalitions, piece, reduce) for piece in pieces]
-            return np.concatenate(parts, axis=1)
-        masks = self._masks(coalitions.repeat(n_images, axis=0))
-        outputs = self._run(self.suite.batch(images.reshape(-1)), masks)
-        kept = reduce(outputs, images.reshape(-1))
-        # A detector may put several rows of output to an image.
-        return kept.reshape(len(coalitions), len(kept) // len(coalitions), *kept.shape[1:])
+    def _run(self, images: NDArray[Any], coalitions: Coalitions) -> NDArray[Any]:
+        return self.runner.run(images, self._masks(coalitions))[self.runner.outputs[0]]
 
     def _masks(self, coalitions: Coalitions) -> Masks:
         return {
@@ -121,6 +113,3 @@ class MaskEvaluator:
             )
             for site in self.roster.sites
         }
-
-    def _run(self, images: NDArray[Any], masks: Masks) -> NDArray[Any]:
-        return self.runner.run(images, masks)[self.runner.outputs[0]]

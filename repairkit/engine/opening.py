@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import ModelError
+from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.game import Executor
 from repairkit.core.suite import Suite
@@ -18,6 +18,7 @@ from repairkit.engine.agreement import Agreement, cones_fault
 from repairkit.engine.compiled import Compiled
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator
 from repairkit.engine.fast import FastEvaluator
+from repairkit.engine.precision import IN_WORDS, Precision
 from repairkit.engine.routes import Routes
 from repairkit.engine.runner import Runner
 from repairkit.engine.runtime import session_device
@@ -57,16 +58,17 @@ class Candidates:
     image: str
     output: str
     step: int | None = None
-    _compiled: dict[str, Compiled | None] = field(default_factory=dict)
+    _compiled: dict[tuple[str, bool], Compiled | None] = field(default_factory=dict)
 
-    def compile(self, way: str, sample: NDArray[Any]) -> Compiled | None:
+    def compile(self, way: str, sample: NDArray[Any], *, half: bool = False) -> Compiled | None:
         """The model compiled in one of `WAYS`, None where that cannot be done.
 
-        `sample` is one image, shape (1, *input).
+        `sample` is one image, shape (1, *input); `half` asks for half precision, for masks alone.
         """
-        if way not in self._compiled:
+        key = way, half
+        if key not in self._compiled:
             try:
-                self._compiled[way] = Compiled(
+                self._compiled[key] = Compiled(
                     self.found,
                     self.roster,
                     self.means,
@@ -75,11 +77,12 @@ class Candidates:
                     sample=sample,
                     level=WAYS[way],
                     weight_space=way.endswith("weights"),
+                    half=half,
                 )
             except ModelError as error:
                 logger.info("%s: %s", way, error)
-                self._compiled[way] = None
-        return self._compiled[way]
+                self._compiled[key] = None
+        return self._compiled[key]
 
 
 def open_evaluator(
@@ -90,24 +93,38 @@ def open_evaluator(
     executor: Executor | None = None,
     batch_size: int = 128,
     cache_memory: int | None = None,
+    quick: tuple[Precision, Runner] | None = None,
 ) -> Evaluator:
     """The fastest evaluator that agrees with the instrumented model on the suite's first images.
 
     Args:
         candidates: of the model.
-        runner: of the instrumented model.
+        runner: of the instrumented model, in 32 bits: the judge.
         suite: the images of the game.
         executor: maps over the parts of a round.
         batch_size: images in one run at the most.
         cache_memory: bytes for what is kept between rows and rounds; a quarter of the free memory
             if None.
+        quick: a lesser precision and the instrumented model in it, if that is to be used.
+
+    Raises:
+        DeviceError: in the lesser precision the model computes something else.
     """
     roster = candidates.roster
     reference = MaskEvaluator(runner, roster, suite, executor=executor, batch_size=batch_size)
-    if candidates.step is not None or not len(suite):
+    if not len(suite):
         return reference
-    if session_device(runner.session) != "cpu":
-        return _open_stacked(candidates, reference, session_device(runner.session), cache_memory)
+    device = session_device(runner.session)
+    if quick is not None:
+        precision, rough = quick
+        masks = MaskEvaluator(rough, roster, suite, executor=executor, batch_size=batch_size)
+        return open_stacked(
+            candidates, reference, masks, device=device, precision=precision, memory=cache_memory
+        )
+    if candidates.step is not None:
+        return reference
+    if device != "cpu":
+        return open_stacked(candidates, reference, device=device, memory=cache_memory)
     agreement: Agreement | None = None
     for evaluator in _fast_evaluators(candidates, reference, cache_memory):
         if agreement is None:
@@ -138,28 +155,57 @@ def _fast_evaluators(
             )
 
 
-def _open_stacked(
-    candidates: Candidates, reference: MaskEvaluator, device: str, cache_memory: int | None
+def open_stacked(
+    candidates: Candidates,
+    judge: MaskEvaluator,
+    masks: MaskEvaluator | None = None,
+    *,
+    device: str,
+    precision: Precision = "float32",
+    memory: int | None = None,
 ) -> Evaluator:
-    """Rows stacked along the batch where that agrees with the reference, else the reference."""
-    suite = reference.suite
-    compiled = candidates.compile("stacked masks", suite.batch(np.arange(1)))
+    """Rows stacked along the batch where that agrees with the judge, else one by one by masks.
+
+    Args:
+        candidates: of the model.
+        judge: the instrumented model in 32 bits.
+        masks: the instrumented model in `precision`; the judge if None.
+        device: `cuda`, or `cpu` to take the same steps without a card.
+        precision: of the answers.
+        memory: see `StackedEvaluator`.
+
+    Raises:
+        DeviceError: in a lesser precision the model computes something else.
+    """
+    masks = judge if masks is None else masks
+    suite, n_images = judge.suite, len(judge.suite)
+    sample = suite.batch(np.arange(1))
+    compiled = None
+    if candidates.step is None:
+        compiled = candidates.compile("stacked masks", sample, half=precision == "float16")
+    macs = 0.0 if compiled is None else sum(compiled.costs)
+    agreement = Agreement.ask(judge, len(candidates.roster), n_images, macs)
+    if masks is not judge:
+        fault = agreement.fault(masks, precision)
+        if fault is not None:
+            raise DeviceError(
+                f"the model does not bear {IN_WORDS[precision]}: {fault}; leave the option out"
+            )
     if compiled is None:
-        return reference
+        return masks
     evaluator = StackedEvaluator(
         Routes(compiled, overwriting=False),
         suite,
         device=device,
-        batch_size=reference.batch_size,
-        stack_memory=cache_memory,
+        batch_size=judge.batch_size,
+        stack_memory=memory,
+        tf32=precision == "tf32",
     )
-    macs = evaluator.routes.full.cost
-    agreement = Agreement.ask(reference, len(candidates.roster), len(suite), macs)
     try:
-        fault = agreement.fault(evaluator)
+        fault = agreement.fault(evaluator, precision)
     except ModelError as error:
         fault = str(error)
     if fault is None:
         return evaluator
     logger.warning("stacked masks are not used: %s", fault)
-    return reference
+    return masks

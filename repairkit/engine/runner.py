@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.engine.runtime import open_session
+from repairkit.engine.runtime import open_session, runtime_complaint
 from repairkit.graph.rebatch import fixed_batch, rebatch
 
 Masks = Mapping[str, NDArray[np.bool_]]
@@ -93,8 +93,9 @@ class Runner:
         outputs: tuple[str, ...] = (),
         device: str = "cpu",
         optimise: bool = True,
+        tf32: bool = False,
     ) -> None:
-        self.session = open_session(model, device=device, optimise=optimise)
+        self.session = open_session(model, device=device, optimise=optimise, tf32=tf32)
         self.input_name = input_name
         self.step = step
         self.outputs = outputs or tuple(o.name for o in self.session.get_outputs())
@@ -128,11 +129,10 @@ class Runner:
                 list(self.outputs), {self.input_name: images, **masks}
             )
         except Exception as error:
-            # The runtime's exceptions have no common base but Exception.
-            if type(error).__module__.split(".")[0] != "onnxruntime":
+            complaint = runtime_complaint(error)
+            if complaint is None:
                 raise
-            first = str(error).strip().splitlines()[0]
             raise ModelError(
-                f"ONNX Runtime cannot run the model on images of shape {images.shape} ({first})"
+                f"ONNX Runtime cannot run the model on images of shape {images.shape} ({complaint})"
             ) from error
         return answers

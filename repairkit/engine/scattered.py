@@ -2,12 +2,14 @@
 
 In weight space every coalition is a run of its own, and with an image or two to a run, what
 surrounds a run costs more than the run. The instrumented model answers 128 coalitions of one image
-in one run, at about two plain passes. Which way a row goes follows from the number of its images
-alone, so that answers depend on the round and on nothing else.
+in a few runs, at about two plain passes. Which way a row goes follows from the number of its images
+alone, and every run has the same number of images, the last one filled up: a matrix product may
+round differently for another number. So a row's answer hangs on nothing that comes with it.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,13 @@ from repairkit.core.errors import ModelError
 from repairkit.core.game import Coalitions
 from repairkit.engine.agreement import difference
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce, keep_all
+from repairkit.engine.precision import Precision
+from repairkit.engine.runtime import session_device
+
+logger = logging.getLogger(__name__)
 
 _FEW = 8  # images to a row, up to which masks are faster than weights
+_RUN_IMAGES = 16  # enough that what surrounds a run hardly counts, few enough to fill up
 _SHARES_PRESENT = (1.0, 0.9, 0.5, 0.0)
 
 
@@ -32,21 +39,53 @@ class ScatteredEvaluator:
 
     def __init__(self, others: Evaluator, masks: MaskEvaluator) -> None:
         self.others, self.masks = others, masks
+        most = masks.batch_size  # which a card wants filled
+        self.run_images = min(_RUN_IMAGES, most) if _on_cpu(masks) else most
         self.path = f"{others.path}; a mask per image where a row has few"
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
     ) -> NDArray[Any]:
         """See `Evaluator`."""
-        few = images is not None and images.shape[1] <= _FEW and len(coalitions) > 1
-        return (self.masks if few else self.others).answer(coalitions, images, reduce)
+        if images is None or images.shape[1] > min(_FEW, self.run_images):
+            return self.others.answer(coalitions, images, reduce)
+        step = max(1, self.run_images // images.shape[1])
+        drawn: NDArray[np.intp] = images
+
+        def mix(start: int) -> NDArray[Any]:
+            rows = slice(start, start + step)
+            return self._mixed(coalitions[rows], drawn[rows], step, reduce)
+
+        return np.concatenate(list(self.masks.executor.map(mix, range(0, len(coalitions), step))))
+
+    def _mixed(
+        self, coalitions: Coalitions, images: NDArray[np.intp], step: int, reduce: Reduce
+    ) -> NDArray[Any]:
+        """One run of `step` rows, of which those given are wanted."""
+        real, n_images = images.shape
+        last = np.minimum(np.arange(step), real - 1)
+        positions = images[last].reshape(-1)
+        outputs = self.masks.run(coalitions[last].repeat(n_images, axis=0), positions)
+        # A detector may put several rows of output to an image.
+        per_image = len(outputs) // len(positions)
+        kept = reduce(outputs[: real * n_images * per_image], positions[: real * n_images])
+        return kept.reshape(real, n_images * per_image, *kept.shape[1:])
 
 
-def with_scattered(others: Evaluator, masks: MaskEvaluator) -> Evaluator:
+def with_scattered(
+    others: Evaluator, masks: MaskEvaluator, *, precision: Precision = "float32"
+) -> Evaluator:
     """An evaluator that mixes coalitions in one run, where the model lets images be told apart.
 
     A model whose convolutions work on something else than one batch entry per image (tiles, frames)
-    would take one image's mask for another's; what it answers row by row tells.
+    would take one image's mask for another's; what it answers row by row tells. On the CPU, besides,
+    a row must get the same bits wherever it stands in a run, and whatever stands beside it; a
+    card's kernels do not promise that.
+
+    Args:
+        others: answers rows of many images.
+        masks: of the instrumented model.
+        precision: of `masks`.
     """
     n_players = len(masks.roster)
     rng = np.random.default_rng(0)
@@ -54,12 +93,21 @@ def with_scattered(others: Evaluator, masks: MaskEvaluator) -> Evaluator:
     positions = rng.integers(0, len(masks.suite), (len(rows), 1))
     if masks.runner.step is not None:
         return others
+    found = ScatteredEvaluator(others, masks)
     try:
-        together = masks.answer(rows, positions, keep_all)
+        together = found.answer(rows, positions, keep_all)
+        backwards = found.answer(rows[::-1], positions[::-1], keep_all)[::-1]
     except ModelError:
         return others
-    alone = [
-        masks.answer(rows[i : i + 1], positions[i : i + 1], keep_all) for i in range(len(rows))
-    ]
-    fault = difference(together[:, 0], np.concatenate(alone)[:, 0])
-    return others if fault is not None else ScatteredEvaluator(others, masks)
+    alone = masks.answer(rows, positions, keep_all)
+    fault = difference(together[:, 0], alone[:, 0], precision=precision)
+    if _on_cpu(masks) and not np.array_equal(together, backwards, equal_nan=True):
+        fault = "an answer hangs on its place in a run"
+    if fault is None:
+        return found
+    logger.info("coalitions do not share runs: %s", fault)
+    return others
+
+
+def _on_cpu(masks: MaskEvaluator) -> bool:
+    return session_device(masks.runner.session) == "cpu"

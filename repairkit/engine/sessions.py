@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.engine.runtime import load_runtime
+from repairkit.engine.runtime import load_runtime, runtime_complaint
 
 # These would melt a constant behind a convolution into its weights, where no switch is found.
 _UNWANTED = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion"]
@@ -141,10 +141,9 @@ def _start(model: ModelProto, options: Any, **extra: Any) -> Any:
 
 
 def _as_model_error(error: Exception) -> Exception:
-    """The runtime's exceptions have no common base but Exception."""
-    if type(error).__module__.split(".")[0] != "onnxruntime":
-        return error
-    return ModelError(f"ONNX Runtime refuses a graph ({str(error).strip().splitlines()[0]})")
+    """What to raise in place of the runtime's own exceptions; others stay as they are."""
+    complaint = runtime_complaint(error)
+    return error if complaint is None else ModelError(f"ONNX Runtime refuses a graph ({complaint})")
 
 
 @cache

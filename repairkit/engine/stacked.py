@@ -9,24 +9,28 @@ is halved when the device runs out of memory. Runs of another size may round dif
 
 from __future__ import annotations
 
-from collections import defaultdict
+import logging
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import ModelError
+from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.game import Coalitions
 from repairkit.core.suite import Indices, Suite
+from repairkit.engine.card import quarter_of_card_memory
 from repairkit.engine.evaluator import Reduce
 from repairkit.engine.routes import NOTHING_HELD, Difference, Routes, Row
-from repairkit.engine.runtime import load_runtime, open_session
+from repairkit.engine.runtime import load_runtime, open_session, out_of_memory, runtime_complaint
 from repairkit.engine.states import quarter_of_free_memory
 from repairkit.graph.cones import Slice
 from repairkit.graph.stacking import COUNT, base_name, stack_inputs
 
-_OUT_OF_MEMORY = ("out of memory", "failed to allocate", "cuda failure 2", "bad_alloc")
+logger = logging.getLogger(__name__)
+
+_MOST_SESSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,21 @@ class _Cone:
     constants: tuple[str, ...]
 
 
+class _FullError(Exception):
+    """The device has no room for a run."""
+
+
 class StackedEvaluator:
     """A compiled model whose switches are masks, and a suite.
 
     Args:
         routes: of the model, without overwriting.
         suite: the images.
-        device: `cuda`, or `cpu` to try the same steps without a card.
+        device: `cuda`, or `cpu` to take the same steps without a card.
         batch_size: images of one row in a run at the most.
-        stack_memory: bytes that a stack may take on the device; a quarter of the free main memory
-            if None.
+        stack_memory: bytes that a stack may take on the device; a quarter of the card's memory, or
+            of the free main memory, if None.
+        tf32: see `open_session`.
     """
 
     def __init__(
@@ -59,20 +68,25 @@ class StackedEvaluator:
         device: str,
         batch_size: int = 128,
         stack_memory: int | None = None,
+        tf32: bool = False,
     ) -> None:
         assert not any(switch.kernel for switch in routes.compiled.switches)
-        self.routes, self.suite, self.device = routes, suite, device
+        self.routes, self.suite, self.device, self.tf32 = routes, suite, device, tf32
         self.batch_size = batch_size
-        self.stack_memory = quarter_of_free_memory() if stack_memory is None else stack_memory
+        self.stack_memory = _quarter_of_memory(device) if stack_memory is None else stack_memory
         self.path = f"stacked masks and cones on {device}"
-        self._cones: dict[Slice, _Cone] = {}
+        self._cones: OrderedDict[Slice, _Cone] = OrderedDict()
         self._limits: dict[Slice, int] = {}
         self._constants: dict[str, Any] = {}
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
     ) -> NDArray[Any]:
-        """See `engine.evaluator.Evaluator`."""
+        """See `engine.evaluator.Evaluator`.
+
+        Raises:
+            DeviceError: not even one row has room on the device.
+        """
         everyone = np.arange(len(self.suite))
         groups: dict[bytes, list[int]] = defaultdict(list)
         for number in range(len(coalitions)):
@@ -102,7 +116,7 @@ class StackedEvaluator:
         base: Row = np.logical_or.reduce(rows)
         if not alone:
             route = routes.route(NOTHING_HELD, 0, routes.worth_keeping)
-            live |= self._run(route.piece, live, base[None], len(positions))
+            live |= self._with_room(route.piece, live, base[None], len(positions))
         cones: dict[Slice, list[int]] = defaultdict(list)
         for number, row in enumerate(rows):
             difference = NOTHING_HELD
@@ -128,11 +142,10 @@ class StackedEvaluator:
             real = len(stack)
             filled = np.concatenate([stack, np.repeat(stack[-1:], size - real, axis=0)])
             try:
-                values = self._run(piece, live, filled, n_images)
-            except ModelError as error:
-                if size == 1 or not any(hint in str(error).lower() for hint in _OUT_OF_MEMORY):
-                    raise
+                values = self._with_room(piece, live, filled, n_images)
+            except _FullError:
                 self._limits[piece] = size // 2
+                logger.info("out of memory: %d rows in a stack in place of %d", size // 2, size)
                 continue
             whole = values[self.routes.anatomy.output].numpy()
             outputs += list(whole.reshape(size, -1, *whole.shape[1:]))[:real]
@@ -147,56 +160,95 @@ class StackedEvaluator:
         wanted = min(self._limits[piece], n_rows)
         return 1 << (wanted.bit_length() - 1)
 
+    def _with_room(
+        self, piece: Slice, live: dict[str, Any], rows: Coalitions, n_images: int
+    ) -> dict[str, Any]:
+        """A run; where there is no room for it, the memory that other sessions hold is freed first.
+
+        Raises:
+            _FullError: there is still none, and the rows can be fewer.
+            DeviceError: there is still none, and it is one row.
+        """
+        try:
+            return self._run(piece, live, rows, n_images)
+        except _FullError:
+            self._cones.clear()
+        try:
+            return self._run(piece, live, rows, n_images)
+        except _FullError as error:
+            if len(rows) > 1:
+                raise
+            raise DeviceError(
+                f"{self.device} has no memory for one coalition of {n_images} images "
+                f"({error}); use a smaller --batch, or --device cpu"
+            ) from error
+
     def _run(
         self, piece: Slice, live: dict[str, Any], rows: Coalitions, n_images: int
     ) -> dict[str, Any]:
         """A run of stacked rows; the outputs as values, the judged one in main memory."""
-        cone = self._cone(piece)
-        binding = cone.session.io_binding()
-        for name in cone.fed:
-            binding.bind_ortvalue_input(base_name(name), live[name])
+        try:
+            cone = self._cone(piece)
+            binding = cone.session.io_binding()
+            for name, value in self._inputs(cone, live, rows, n_images).items():
+                binding.bind_ortvalue_input(name, value)
+            for name in piece.outputs:
+                at = "cpu" if name == self.routes.anatomy.output else self.device
+                binding.bind_output(name, at)
+            cone.session.run_with_iobinding(binding)
+            values = binding.get_outputs()
+        except Exception as error:
+            if out_of_memory(error):
+                raise _FullError(str(error).strip().splitlines()[0]) from error
+            complaint = runtime_complaint(error)
+            if complaint is None:
+                raise
+            raise ModelError(f"ONNX Runtime fails on {self.device} ({complaint})") from error
+        return dict(zip(piece.outputs, values, strict=True))
+
+    def _inputs(
+        self, cone: _Cone, live: dict[str, Any], rows: Coalitions, n_images: int
+    ) -> dict[str, Any]:
+        """Everything that a cone is fed, by name."""
+        fed = {base_name(name): live[name] for name in cone.fed}
         for name in cone.constants:
             if name not in self._constants:
                 held = self.routes.compiled.constants[name].numpy()
                 self._constants[name] = self._put(held)
-            binding.bind_ortvalue_input(name, self._constants[name])
+            fed[name] = self._constants[name]
         roster = self.routes.compiled.roster
         for switch in self.routes.compiled.switches:
             if switch.bias in cone.masks:
                 own = rows[:, roster.slices[switch.site]].repeat(n_images, axis=0)
-                mask = np.ascontiguousarray(own.reshape(len(own), *switch.mask[1:]))
-                binding.bind_ortvalue_input(switch.bias, self._put(mask))
+                fed[switch.bias] = self._put(own.reshape(len(own), *switch.mask[1:]))
         count = np.array([len(rows)], np.int64)
-        binding.bind_ortvalue_input(COUNT, load_runtime().OrtValue.ortvalue_from_numpy(count))
-        for name in piece.outputs:
-            at = "cpu" if name == self.routes.anatomy.output else self.device
-            binding.bind_output(name, at)
-        try:
-            cone.session.run_with_iobinding(binding)
-            values = binding.get_outputs()
-        except Exception as error:
-            # The runtime's exceptions have no common base but Exception.
-            if type(error).__module__.split(".")[0] != "onnxruntime":
-                raise
-            raise ModelError(str(error)) from error
-        return dict(zip(piece.outputs, values, strict=True))
+        fed[COUNT] = load_runtime().OrtValue.ortvalue_from_numpy(count)
+        return fed
 
     def _cone(self, piece: Slice) -> _Cone:
-        if piece not in self._cones:
-            compiled, anatomy = self.routes.compiled, self.routes.anatomy
-            model, names = anatomy.extract(piece, compiled.shapes)
-            fed = tuple(anatomy.names_of_all(piece.fed))
-            masks = {switch.bias for switch in compiled.switches}
-            stacked = stack_inputs(model, fed, compiled.shapes)
-            self._cones[piece] = _Cone(
-                open_session(stacked, device=self.device),
-                fed,
-                tuple(name for name in names if name in masks),
-                tuple(name for name in names if name not in masks and name not in fed),
-            )
+        if piece in self._cones:
+            self._cones.move_to_end(piece)
+            return self._cones[piece]
+        compiled, anatomy = self.routes.compiled, self.routes.anatomy
+        model, names = anatomy.extract(piece, compiled.shapes)
+        fed = tuple(anatomy.names_of_all(piece.fed))
+        masks = {switch.bias for switch in compiled.switches}
+        stacked = stack_inputs(model, fed, compiled.shapes)
+        self._cones[piece] = _Cone(
+            open_session(stacked, device=self.device, tf32=self.tf32),
+            fed,
+            tuple(name for name in names if name in masks),
+            tuple(name for name in names if name not in masks and name not in fed),
+        )
+        while len(self._cones) > _MOST_SESSIONS:
+            self._cones.popitem(last=False)
         return self._cones[piece]
 
     def _put(self, array: NDArray[Any]) -> Any:
         """An array as a value on the device."""
         values = load_runtime().OrtValue
         return values.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, 0)
+
+
+def _quarter_of_memory(device: str) -> int:
+    return quarter_of_card_memory() if device == "cuda" else quarter_of_free_memory()

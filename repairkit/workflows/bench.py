@@ -20,11 +20,14 @@ from repairkit.engine.executor import default_workers, make_executor
 from repairkit.engine.game import ModelGame
 from repairkit.engine.means import measure_means
 from repairkit.engine.opening import Candidates, open_evaluator
+from repairkit.engine.precision import Precision
 from repairkit.engine.runner import Batching, Runner, settle_batching
+from repairkit.engine.runtime import session_device
 from repairkit.engine.scattered import with_scattered
 from repairkit.graph.bake import representable
 from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
+from repairkit.graph.recast import recast
 from repairkit.graph.sites import Survey, select_sites, survey
 from repairkit.metrics import OutputForm, is_user_metric, make_metric, spell_out
 from repairkit.workflows.settings import Settings, require_data
@@ -114,13 +117,35 @@ class Bench:
 
     @cached_property
     def runner(self) -> Runner:
-        """A runner of the instrumented model."""
+        """A runner of the instrumented model, in 32 bits."""
+        return self._instrumented()
+
+    @property
+    def device(self) -> str:
+        """`cuda` or `cpu`: where coalitions are evaluated."""
+        return session_device(self.runner.session)
+
+    @property
+    def precision(self) -> Precision:
+        """In which coalitions are evaluated; means and figures of a model are in 32 bits."""
+        if self.settings.half:
+            return "float16"
+        return "tf32" if self.settings.tf32 and self.device == "cuda" else "float32"
+
+    @cached_property
+    def quick_runner(self) -> Runner:
+        """A runner of the instrumented model, in the precision of coalitions."""
+        return self.runner if self.precision == "float32" else self._instrumented(self.precision)
+
+    def _instrumented(self, precision: Precision = "float32") -> Runner:
+        model = instrument(self.batching.model, self.roster.sites, self.means)
         return Runner(
-            instrument(self.batching.model, self.roster.sites, self.means),
+            recast(model, "float16") if precision == "float16" else model,
             self.subject.input_name,
             self.batching.step,
             outputs=(self.subject.output,),
             device=self.settings.device,
+            tf32=precision == "tf32",
         )
 
     @cached_property
@@ -140,7 +165,7 @@ class Bench:
     ) -> ModelGame:
         """The game of the roster's filters on a suite."""
         executor = make_executor(self.settings.workers or default_workers())
-        batch_size = self.settings.batch_size
+        batch_size, precision = self.settings.batch_size, self.precision
         evaluator = open_evaluator(
             self.candidates,
             self.runner,
@@ -148,11 +173,12 @@ class Bench:
             executor=executor,
             batch_size=batch_size,
             cache_memory=self.settings.cache_memory,
+            quick=None if precision == "float32" else (precision, self.quick_runner),
         )
         masks = MaskEvaluator(
-            self.runner, self.roster, suite, executor=executor, batch_size=batch_size
+            self.quick_runner, self.roster, suite, executor=executor, batch_size=batch_size
         )
-        evaluator = with_scattered(evaluator, masks)
+        evaluator = with_scattered(evaluator, masks, precision=precision)
         return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
 
 

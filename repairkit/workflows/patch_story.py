@@ -36,6 +36,8 @@ def patch_story(
             **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
         },
         "notes": list(bench.dataset.notes),
+        # In which coalitions were tried; the figures and the proof below are in 32 bits.
+        "tried": {"device": bench.device, "precision": bench.precision} if trials else None,
         "trials": [
             {"n_frozen": len(t.patch), objective: t.objective, "accuracy": t.accuracy}
             for t in trials

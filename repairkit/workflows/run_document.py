@@ -43,6 +43,8 @@ def opening(
                 "include",
                 "absent",
                 "batch_size",
+                "tf32",
+                "half",
                 "seed",
             )
         },

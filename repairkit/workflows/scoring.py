@@ -15,7 +15,6 @@ from repairkit.core.game import Round
 from repairkit.core.metric import Metric
 from repairkit.core.scores import Run, Scores, Spent
 from repairkit.engine.game import ModelGame
-from repairkit.engine.runtime import session_device
 from repairkit.estimators import (
     CheckpointStore,
     Estimation,
@@ -124,7 +123,9 @@ def _play(
     document["settings"]["estimator"] = plain(estimator)
     document["settings"]["budget"] = dataclasses.asdict(budget)
     document["engine"] = game.path
-    document["device"] = session_device(bench.runner.session)
+    document["device"], document["precision"] = bench.device, bench.precision
+    if bench.settings.tf32 and bench.precision != "tf32":
+        document["notes"].append("TF32 was asked for, and no CUDA device found: 32 bits were used")
     report = reporter(on_progress, budget, len(bench.roster))
     unwritten = [folder] if folder is not None else []
 

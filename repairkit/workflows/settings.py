@@ -30,6 +30,8 @@ class Settings:
         include: further kinds of sites (`dense`).
         absent: what an absent filter yields: `mean`, `zero` or `bias`.
         device: `auto`, `cpu` or `cuda`.
+        tf32: let a CUDA device round the factors of products to 10 bits, for coalitions alone.
+        half: evaluate coalitions in half precision, for coalitions alone.
         workers: threads; the number of cores if None. Never changes a result.
         batch_size: images in one run, and in one drawn batch.
         seed: of the parts, the search and the intervals.
@@ -49,6 +51,8 @@ class Settings:
     include: tuple[str, ...] = ()
     absent: str = "mean"
     device: str = "auto"
+    tf32: bool = False
+    half: bool = False
     workers: int | None = None
     batch_size: int = 128
     seed: int = 0
@@ -61,6 +65,13 @@ class Settings:
             )
         if self.batch_size < 1 or (self.workers is not None and self.workers < 1):
             raise SettingsError("batch size and workers must be at least 1")
+        if self.tf32 and self.half:
+            raise SettingsError("TF32 and half precision exclude each other; choose one")
+        if self.tf32 and self.device == "cpu":
+            raise SettingsError(
+                "TF32 is a mode of NVIDIA cards and the device is cpu; leave --tf32 out, or use "
+                "--device cuda"
+            )
 
 
 def settle(options: Mapping[str, Any], project: Project | None) -> Settings:

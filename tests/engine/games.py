@@ -50,13 +50,6 @@ class Setup:
     candidates: Candidates
     suite: Suite
 
-    def unoptimised(self) -> MaskEvaluator:
-        """The reference without ONNX Runtime's graph optimisations."""
-        model = instrument(self.batching.model, self.roster.sites, self.means)
-        image, outputs = self.runner.input_name, self.runner.outputs
-        runner = Runner(model, image, self.batching.step, outputs=outputs, optimise=False)
-        return MaskEvaluator(runner, self.roster, self.suite)
-
     def reference(self, **options: Any) -> MaskEvaluator:
         return MaskEvaluator(self.runner, self.roster, self.suite, **options)
 

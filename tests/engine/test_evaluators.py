@@ -1,6 +1,5 @@
 """The fast evaluator answers as the instrumented model does, whatever the plan."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,8 @@ from repairkit.engine.fast import FastEvaluator
 from repairkit.engine.opening import WAYS, open_evaluator
 from repairkit.engine.routes import Routes
 from tests.engine.games import Setup, deep_model, set_up
-from tests.graph.test_real_models import image_of, load
 from tests.models import LAYERS, images
-from tests.zoo import LIGHT_MODELS, ZOO_MODELS
 
-REAL = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow])
-    for path in (*ZOO_MODELS, *LIGHT_MODELS)
-]
 _DTYPES = {"half_precision": "float16"}
 
 
@@ -59,32 +52,6 @@ def test_every_way_agrees_with_the_instrumented_model(name: str) -> None:
         assert compiled_ways(setup)
     for evaluator in compiled_ways(setup) if setup.batching.step is None else []:
         assert_agree(evaluator.answer(rows, None, keep_all), expected)
-
-
-@pytest.mark.parametrize("path", REAL)
-def test_real_models_agree_on_200_random_coalitions(path: Path) -> None:
-    model = load(path)
-    heavy = path.stem in {
-        "light_vgg19",
-        "light_resnet50",
-        "light_densenet121",
-        "light_bvlc_alexnet",
-    }
-    n_images, n_rows = (1, 20) if heavy else (2, 200)
-    batch = np.concatenate([image_of(model, seed) for seed in range(n_images)])
-    setup = set_up(model, batch)
-    rows = random_rows(len(setup.roster), n_rows)
-    expected = setup.reference().answer(rows, None, keep_all)
-    evaluator = open_evaluator(setup.candidates, setup.runner, setup.suite)
-    assert evaluator.path != "instrumented"
-    found = evaluator.answer(rows, None, keep_all)
-    unsure = [i for i, ours in enumerate(found) if difference(ours, expected[i]) is not None]
-    # Where the instrumented model differs as much from itself, not optimised, nobody is wrong.
-    raw = setup.unoptimised().answer(rows[unsure], None, keep_all) if unsure else []
-    for i, exact in zip(unsure, raw, strict=True):
-        noise = np.abs(exact - expected[i]).max()
-        assert np.abs(found[i] - expected[i]).max() <= 2 * noise
-    assert len(unsure) <= 0.05 * len(rows)
 
 
 @st.composite

@@ -26,23 +26,34 @@ MODELS = [
 
 
 def load(path: Path) -> ModelProto:
-    """A model; the light ones get random kernels, since all their weights are equal."""
+    """A model; the light ones get random weights, since all of theirs are equal.
+
+    The weights keep activations of one size through the depth, and tell classes apart.
+    """
     model = onnx.load(path)
     if not path.stem.startswith("light_"):
         return model
     rng = np.random.default_rng(0)
     shapes = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    kernels = {n.input[1] for n in model.graph.node if n.op_type == "Conv"}
+    readers = {name: node.op_type for node in model.graph.node for name in node.input}
     for node in list(model.graph.node):
-        if node.op_type == "ConstantOfShape" and node.output[0] in kernels:
-            shape = shapes[node.input[0]].tolist()
-            kernel = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-            model.graph.initializer.append(
-                numpy_helper.from_array(kernel.astype(np.float32), node.output[0])
-            )
-            model.graph.input.append(onnx.helper.make_tensor_value_info(node.output[0], 1, shape))
-            model.graph.node.remove(node)
+        if node.op_type != "ConstantOfShape":
+            continue
+        name, shape = node.output[0], shapes[node.input[0]].tolist()
+        array = _weights(rng, shape, readers[name]).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, 1, shape))
+        model.graph.node.remove(node)
     return model
+
+
+def _weights(rng: np.random.Generator, shape: list[int], reader: str) -> np.ndarray:
+    if len(shape) > 1:
+        gain = 1.5 if reader == "Conv" else 6.0
+        return rng.standard_normal(shape) * gain / np.sqrt(np.prod(shape[1:]))
+    if reader in ("BatchNormalization", "Unsqueeze"):
+        return rng.uniform(0.5, 1.5, shape)
+    return 0.1 * rng.standard_normal(shape)
 
 
 def image_of(model: ModelProto, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,140 @@
+"""Where sessions run, and what the runtime's complaints mean."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import onnxruntime
+import pytest
+
+from repairkit.core.errors import DeviceError, ModelError
+from repairkit.engine import runtime
+from repairkit.engine.card import quarter_of_card_memory
+from repairkit.engine.runtime import (
+    CUDA,
+    open_session,
+    out_of_memory,
+    runtime_complaint,
+    session_device,
+)
+from tests import models
+
+FAILURE = onnxruntime.capi.onnxruntime_pybind11_state.Fail
+OUT_OF_MEMORY = (
+    FAILURE("BFCArena: Failed to allocate memory for requested buffer of size 4096"),
+    FAILURE("CUDA failure 2: out of memory ; GPU=0"),
+    RuntimeError("Failed to allocate memory for requested buffer of size 4096"),
+    MemoryError(),
+)
+
+
+class Runtime:
+    """ONNX Runtime with a CUDA provider that is listed and cannot be used.
+
+    With libraries missing, the true one opens a session on the CPU and says nothing (`quiet`), or
+    raises.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.asked: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(onnxruntime, name)
+
+    def get_available_providers(self) -> list[str]:
+        return [CUDA, "CPUExecutionProvider"]
+
+    def InferenceSession(  # noqa: N802 (the runtime's)
+        self, model: bytes, options: Any, *, providers: list[Any], enable_fallback: bool
+    ) -> Any:
+        assert not enable_fallback
+        self.asked.append(providers)
+        if len(providers) > 1 and not self.quiet:
+            raise FAILURE("libcudnn.so.9: cannot open shared object file")
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(params=[True, False], ids=["quiet", "loud"])
+def crippled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    found = Runtime(quiet=request.param)
+    monkeypatch.setattr(runtime, "load_runtime", lambda: found)
+    return found
+
+
+def test_a_fall_back_to_the_cpu_is_an_error_where_cuda_was_asked_for(crippled: Runtime) -> None:
+    with pytest.raises((DeviceError, ModelError), match=r"fell back to the CPU|libcudnn"):
+        open_session(models.own_bias(), device="cuda")
+    assert len(crippled.asked) == 1
+
+
+def test_auto_falls_back_to_the_cpu_and_says_so(
+    crippled: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        session = open_session(models.own_bias(), device="auto")
+    assert session_device(session) == "cpu"
+    assert "CUDA is not used" in caplog.text
+    assert crippled.asked[0][0][0] == CUDA
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_off_unless_asked_for(crippled: Runtime, *, tf32: bool) -> None:
+    open_session(models.own_bias(), device="auto", tf32=tf32)
+    assert crippled.asked[0][0][1]["use_tf32"] == str(int(tf32))
+
+
+def test_cuda_that_the_runtime_lacks_is_an_error() -> None:
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(DeviceError, match="has no CUDA"):
+        open_session(models.own_bias(), device="cuda")
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_want_of_memory_is_told_from_other_complaints(error: Exception) -> None:
+    assert out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error", [FAILURE("Invalid dimensions"), RuntimeError("no"), ValueError("out of memory")]
+)
+def test_other_errors_are_no_want_of_memory(error: Exception) -> None:
+    assert not out_of_memory(error)
+
+
+def test_only_the_runtime_s_own_errors_are_complaints() -> None:
+    assert runtime_complaint(FAILURE("first\nsecond")) == "first"
+    assert runtime_complaint(FAILURE("")) == "Fail"
+    assert runtime_complaint(ValueError("first")) is None
+
+
+def driver(*, total: int, failing: str = "") -> SimpleNamespace:
+    """A CUDA driver that knows one card."""
+
+    def device_get(device: Any, number: int) -> int:
+        device._obj.value = number + 7
+        return int(failing == "device")
+
+    def total_memory(n_bytes: Any, device: ctypes.c_int) -> int:
+        assert device.value == 7
+        n_bytes._obj.value = total
+        return int(failing == "memory")
+
+    return SimpleNamespace(
+        cuInit=lambda flags: int(failing == "start") + flags,
+        cuDeviceGet=device_get,
+        cuDeviceTotalMem_v2=total_memory,
+    )
+
+
+def test_a_quarter_of_a_card_is_of_all_it_has() -> None:
+    assert quarter_of_card_memory(driver(total=80 * 2**30)) == 20 * 2**30
+
+
+@pytest.mark.parametrize("failing", ["start", "device", "memory"])
+def test_a_driver_that_fails_gives_the_default(failing: str) -> None:
+    assert quarter_of_card_memory(driver(total=80 * 2**30, failing=failing)) == 2**30

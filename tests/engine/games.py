@@ -16,7 +16,7 @@ from repairkit.engine.opening import Candidates
 from repairkit.engine.runner import Batching, Runner, settle_batching
 from repairkit.graph.bake import representable
 from repairkit.graph.instrument import instrument
-from repairkit.graph.sites import roster_of, survey
+from repairkit.graph.sites import select_sites, survey
 from tests.models import head, model_of
 from tests.running import input_name, random_levels
 
@@ -73,7 +73,7 @@ def set_up(
     output = model.graph.output[0].name
     batching = settle_batching(model, image, images[:8])
     found = survey(batching.model, output=output, at=at)
-    roster = roster_of(found, patterns)
+    roster = Roster(select_sites(found, patterns))
     means = representable(found, random_levels(roster.sites))
     runner = Runner(
         instrument(batching.model, roster.sites, means), image, batching.step, outputs=(output,)

@@ -37,7 +37,7 @@ def verify_command(
         show.table(
             "frozen filters",
             ["filter", "constant"],
-            [[f.filter.id, f"{f.constant:.9g}"] for f in found.patch.frozen],
+            [[f.filter.id, show.constant(f.constant)] for f in found.patch.frozen],
         )
         show.say(
             f"bytes: only {len(found.edits)} tensors differ, and undoing the patch gives the "

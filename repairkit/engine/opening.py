@@ -23,6 +23,7 @@ from repairkit.engine.runner import Runner
 from repairkit.engine.runtime import session_device
 from repairkit.engine.sessions import Level
 from repairkit.engine.stacked import StackedEvaluator
+from repairkit.engine.trees import open_trees
 from repairkit.graph.sites import Survey
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ def open_evaluator(
     reference = MaskEvaluator(runner, roster, suite, executor=executor, batch_size=batch_size)
     if candidates.step is not None or not len(suite):
         return reference
+    if any(site.n_values is not None for site in roster.sites):
+        return _open_trees(candidates, reference)
     if session_device(runner.session) != "cpu":
         return _open_stacked(candidates, reference, session_device(runner.session), cache_memory)
     agreement: Agreement | None = None
@@ -136,6 +139,20 @@ def _fast_evaluators(
                 batch_size=reference.batch_size,
                 cache_memory=cache_memory,
             )
+
+
+def _open_trees(candidates: Candidates, reference: MaskEvaluator) -> Evaluator:
+    """Trees by their leaves; a model that has layers as well, by its masks."""
+    if any(site.n_values is None for site in candidates.roster.sites):
+        return reference
+    return open_trees(
+        candidates.found.index.model,
+        candidates.roster,
+        candidates.means,
+        reference,
+        image=candidates.image,
+        output=candidates.output,
+    )
 
 
 def _open_stacked(

@@ -13,6 +13,7 @@ from onnx import ModelProto
 from repairkit.core.errors import ModelError
 from repairkit.engine.runtime import open_session
 from repairkit.graph.rebatch import fixed_batch, rebatch
+from repairkit.graph.zipmaps import without_zipmaps
 
 Masks = Mapping[str, NDArray[np.bool_]]
 _RELATIVE = 1e-4
@@ -82,7 +83,10 @@ def _same(found: NDArray[Any], expected: NDArray[Any]) -> bool:
 
 
 class Runner:
-    """A session, its image input and the outputs that are wanted."""
+    """A session, its image input and the outputs that are wanted.
+
+    Dictionaries of scores (`ZipMap`) are read as the tensor that they were made from.
+    """
 
     def __init__(
         self,
@@ -94,7 +98,7 @@ class Runner:
         device: str = "cpu",
         optimise: bool = True,
     ) -> None:
-        self.session = open_session(model, device=device, optimise=optimise)
+        self.session = open_session(without_zipmaps(model), device=device, optimise=optimise)
         self.input_name = input_name
         self.step = step
         self.outputs = outputs or tuple(o.name for o in self.session.get_outputs())

@@ -22,6 +22,7 @@ from repairkit.engine.means import measure_means
 from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.runner import Batching, Runner, settle_batching
 from repairkit.engine.scattered import with_scattered
+from repairkit.engine.trees import TreeEvaluator
 from repairkit.graph.bake import representable
 from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
@@ -143,10 +144,11 @@ class Bench:
             batch_size=batch_size,
             cache_memory=self.settings.cache_memory,
         )
-        masks = MaskEvaluator(
-            self.runner, self.roster, suite, executor=executor, batch_size=batch_size
-        )
-        evaluator = with_scattered(evaluator, masks)
+        if not isinstance(evaluator, TreeEvaluator):
+            masks = MaskEvaluator(
+                self.runner, self.roster, suite, executor=executor, batch_size=batch_size
+            )
+            evaluator = with_scattered(evaluator, masks)
         return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
 
 

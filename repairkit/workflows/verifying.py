@@ -138,7 +138,7 @@ def prove_patch(
         )
     frozen_sites = {f.site for f in patch.filters}
     sites = tuple(s for s in found.sites if s.name in frozen_sites)
-    levels: FilterMeans = {s.name: np.zeros(s.n_channels, np.float32) for s in sites}
+    levels: FilterMeans = {s.name: np.zeros(s.level_shape) for s in sites}
     masks = {mask_name(s): np.ones(mask_shape(s, 1), bool) for s in sites}
     for f in patch.frozen:
         levels[f.filter.site][f.filter.channel] = f.constant

@@ -20,6 +20,7 @@ def verify_command(
         typer.Option("--patch", help="The patch file; the claim inside PATCHED if left out."),
     ] = None,
     data: options.Data = None,
+    features: options.Features = None,
     scale: options.Scale = None,
     mean: options.Mean = None,
     std: options.Std = None,

@@ -10,7 +10,6 @@ import numpy as np
 
 from repairkit.core.filters import Filter
 
-
 Constant = float | tuple[float, ...]
 """What a frozen filter yields: one number, or for a tree one per class or target."""
 

@@ -50,8 +50,15 @@ def measure_means(
         levels = mean_leaves(reader, suite, magnitude=magnitude)
         sites = tuple(site for site in sites if site.n_values is None)
         if sites:
-            rest = {"input_name": input_name, "step": step, "device": device}
-            levels |= measure_means(model, sites, suite, **rest, magnitude=magnitude)
+            levels |= measure_means(
+                model,
+                sites,
+                suite,
+                input_name=input_name,
+                step=step,
+                device=device,
+                magnitude=magnitude,
+            )
         return levels
     tapped = ModelProto()
     tapped.CopyFrom(model)

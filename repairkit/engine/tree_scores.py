@@ -84,7 +84,8 @@ def _unchanged(scores: NDArray[Any]) -> NDArray[Any]:
 
 def _logistic(scores: NDArray[Any]) -> NDArray[Any]:
     away = 1 / (1 + np.exp(-np.abs(scores)))
-    return np.where(scores < 0, 1 - away, away)
+    shares: NDArray[Any] = np.where(scores < 0, 1 - away, away)
+    return shares
 
 
 def _softmax(scores: NDArray[Any]) -> NDArray[Any]:

@@ -30,5 +30,6 @@ def kernel_norms(found: Survey) -> dict[str, NDArray[np.float64]]:
 
 def _tree_norms(trees: Ensemble) -> NDArray[np.float64]:
     weights = trees.weights.astype(np.float64)
-    squares: NDArray[np.float64] = np.bincount(trees.tree_of, weights**2, minlength=trees.n_trees)
+    squares = np.zeros(trees.n_trees)
+    np.add.at(squares, trees.tree_of, weights**2)
     return np.sqrt(squares)

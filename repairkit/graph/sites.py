@@ -244,7 +244,8 @@ def select_sites(found: Survey, patterns: Sequence[str]) -> tuple[Site, ...]:
         SettingsError: a pattern matches none.
     """
     if not found.sites:
-        reasons = "; ".join(sorted({x.reason for x in found.left_out})) or "it has no convolution and no tree"
+        nothing = "it has no convolution and no tree"
+        reasons = "; ".join(sorted({x.reason for x in found.left_out})) or nothing
         raise ModelError(f"the model has no filter that could be frozen: {reasons}")
     for pattern in patterns:
         if not any(_matches(site, pattern) for site in found.sites):

@@ -88,7 +88,8 @@ def tap_trees(model: ModelProto, sites: Sequence[Site]) -> tuple[ModelProto, dic
 def _ensemble(position: int, index: GraphIndex) -> Ensemble:
     found = read_ensemble(position, index)
     if isinstance(found, str):
-        raise ModelError(f"the trees of {index.nodes[position].output[0]!r} are no filters: {found}")
+        name = index.nodes[position].output[0]
+        raise ModelError(f"the trees that make {name!r} are no filters: {found}")
     return found
 
 

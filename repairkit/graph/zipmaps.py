@@ -17,7 +17,7 @@ def without_zipmaps(model: ModelProto) -> ModelProto:
     if not any(n.op_type == "ZipMap" and n.domain == DOMAIN for n in model.graph.node):
         return model
     result = with_standard_operators(model)
-    zipped = set()
+    zipped: set[str] = set()
     for node in result.graph.node:
         if node.op_type == "ZipMap" and node.domain == DOMAIN:
             node.op_type, node.domain = "Identity", ""

@@ -212,7 +212,8 @@ def _read(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
         spec=subject.spec,
         preprocessing=settings.preprocessing,
         groups=settings.groups,
-        class_names=settings.class_names,
+        class_names=settings.class_names or (() if regression else subject.class_names),
+        features=settings.features,
         n_classes=None if regression or own else subject.n_classes,
         regression=regression,
     )

@@ -33,6 +33,7 @@ def opening(
                 "metrics",
                 "groups",
                 "class_names",
+                "features",
                 "preprocessing",
                 "parts",
                 "output",

@@ -19,9 +19,7 @@ Model = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(
-        "--data", help="Folder of class folders, CSV or Parquet manifest or table, or .npz."
-    ),
+    typer.Option("--data", help="Folder of class folders, CSV or Parquet manifest, or .npz."),
 ]
 Groups = Annotated[
     str | None, typer.Option("--group", help="Columns that make the groups, comma-separated.")

@@ -15,12 +15,15 @@ Constant = float | tuple[float, ...]
 
 
 def constant_of(level: Any) -> Constant:
-    """A constant from a number, or from several in an array or a list.
+    """A constant from a number, or from some in an array or a list; one alone is that number.
 
     Raises:
         TypeError, ValueError: `level` is neither.
     """
-    return tuple(map(float, level)) if np.ndim(level) else float(level)
+    if not np.ndim(level):
+        return float(level)
+    numbers = tuple(map(float, level))
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,9 @@ class TreeEvaluator:
             finished = self.finishes[site.name](sums.reshape(n_rows * n_images, -1))
             scores[site.tensor] = finished
         outputs = scores[self.judged] if self.tail is None else self._through_tail(scores)
-        outputs = outputs.reshape(n_rows, n_images, *outputs.shape[1:])
-        everyone = np.broadcast_to(positions, (n_rows, n_images))
-        return np.stack(
-            [reduce(row, images) for row, images in zip(outputs, everyone, strict=True)]
-        )
+        everyone = np.broadcast_to(positions, (n_rows, n_images)).reshape(-1)
+        kept = reduce(outputs, everyone)
+        return kept.reshape(n_rows, n_images, *kept.shape[1:])
 
     def _sums(
         self, site: str, present: NDArray[np.bool_], positions: NDArray[np.intp]

@@ -37,10 +37,10 @@ def freeze_trees(
     """
     levels = np.zeros((trees.n_trees, len(trees.columns)))
     for tree, constant in constants.items():
-        if np.shape(constant) != (len(trees.columns),):
+        if np.size(constant) != len(trees.columns):
             raise ModelError(
-                f"tree {site}:{tree} yields {len(trees.columns)} numbers and the constant "
-                f"{constant!r} has another shape; give one number for each"
+                f"tree {site}:{tree} yields {len(trees.columns)} numbers and its constant is "
+                f"{constant!r}; give one for each"
             )
         levels[tree] = constant
     frozen = np.isin(np.arange(trees.n_trees), list(constants))

@@ -1,4 +1,4 @@
-"""Tree ensembles drawn at random, with what each tree yields, computed by walking down in Python."""
+"""Tree ensembles drawn at random, and what each tree yields, by a walk down in Python."""
 
 from __future__ import annotations
 

@@ -46,6 +46,8 @@ class Finish:
             raise ModelError(f"{len(self.base)} base values for {n_outputs} sums are not known")
         if self.positive is not None and len(self.base) > 1:
             raise ModelError("base values of two classes with weights for one are not known")
+        if self.positive is None and not 0 <= min(self.columns) <= max(self.columns) < n_outputs:
+            raise ModelError(f"weights for more than {n_outputs} sums are not known")
         self.transform = _TRANSFORMS[kind]
 
     def __call__(self, sums: NDArray[Any]) -> NDArray[np.float32]:

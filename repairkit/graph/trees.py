@@ -6,7 +6,7 @@ What a tree adds to the sum is one number for each *column*, a class or a target
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,18 @@ from repairkit.graph.index import GraphIndex, attribute
 DOMAIN = "ai.onnx.ml"
 ENSEMBLES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
 UNSUPPORTED = {"TreeEnsemble": "a TreeEnsemble in the form of ai.onnx.ml 5 cannot be frozen yet"}
+_NODE_LISTS = {
+    "treeids": "i",
+    "nodeids": "i",
+    "featureids": "i",
+    "modes": "U",
+    "values": "f",
+    "truenodeids": "i",
+    "falsenodeids": "i",
+}
+_NODE_EXTRAS = {"hitrates": "f", "missing_value_tracks_true": "i"}
+_LEAF_LISTS = {"treeids": "i", "nodeids": "i", "ids": "i", "weights": "f"}
+_MOST_NUMBERS = 2**26  # that leaves may yield, all together
 _PREFIX = {"TreeEnsembleClassifier": "class", "TreeEnsembleRegressor": "target"}
 
 
@@ -135,31 +147,35 @@ def survey_ensemble(position: int, index: GraphIndex, needed: set[str]) -> Ensem
         return "it does not depend on the input"
     if not any(o in needed for o in node.output):
         return "it does not lead to the output that is judged"
-    return read_ensemble(position, index)
+    try:
+        return read_ensemble(position, index)
+    except (ValueError, TypeError):  # a tensor whose bytes are not what its shape says
+        return "its lists cannot be read"
 
 
 def read_ensemble(position: int, index: GraphIndex) -> Ensemble | str:
     """The ensemble at a node of one of `ENSEMBLES`, or why its lists cannot be edited."""
     node = index.nodes[position]
     prefix = _PREFIX[node.op_type]
-    trees, nodes, modes = (numbers(node, f"nodes_{n}") for n in ("treeids", "nodeids", "modes"))
-    lists = [numbers(node, f"{prefix}_{n}") for n in ("treeids", "nodeids", "ids", "weights")]
-    if not len(trees) or not all(len(x) == len(trees) for x in (nodes, modes)):
-        return "its lists of nodes are not of one length"
-    if not len(lists[0]) or not all(len(x) == len(lists[0]) for x in lists):
-        return "its lists of leaf weights are not of one length"
+    found_nodes = _lists(node, "nodes", _NODE_LISTS, _NODE_EXTRAS)
+    ends = _lists(node, prefix, _LEAF_LISTS, {})
+    if isinstance(found_nodes, str) or isinstance(ends, str):
+        return found_nodes if isinstance(found_nodes, str) else str(ends)
+    trees, nodes, modes = (found_nodes[name] for name in ("treeids", "nodeids", "modes"))
     starts = np.flatnonzero(np.concatenate([[True], trees[1:] != trees[:-1]]))
     if len(set(trees[starts].tolist())) != len(starts):
         return "the nodes of a tree do not stand together"
     leaves = np.flatnonzero(modes == "LEAF")
     numbered = zip(trees[leaves].tolist(), nodes[leaves].tolist(), strict=True)
     number_of = {key: number for number, key in enumerate(numbered)}
-    keys = list(zip(lists[0].tolist(), lists[1].tolist(), strict=True))
+    keys = list(zip(ends["treeids"].tolist(), ends["nodeids"].tolist(), strict=True))
     if len(number_of) != len(leaves):
         return "a tree has two leaves of one number"
     if not all(key in number_of for key in keys):
         return "a weight belongs to no leaf"
-    columns, column_of = np.unique(lists[2], return_inverse=True)
+    columns, column_of = np.unique(ends["ids"], return_inverse=True)
+    if len(leaves) * len(columns) > _MOST_NUMBERS:
+        return f"its {len(leaves)} leaves times {len(columns)} classes are too many"
     found = Ensemble(
         position,
         prefix,
@@ -168,7 +184,7 @@ def read_ensemble(position: int, index: GraphIndex) -> Ensemble | str:
         tuple(columns.tolist()),
         np.array([number_of[key] for key in keys], np.intp),
         column_of.astype(np.intp),
-        lists[3],
+        ends["weights"],
         class_labels([node]),
     )
     return _irregular(found) or found
@@ -176,13 +192,30 @@ def read_ensemble(position: int, index: GraphIndex) -> Ensemble | str:
 
 def _irregular(found: Ensemble) -> str | None:
     """Why a mean cannot be stored in the leaves' own weights, None where it can."""
-    n_weights = np.zeros((len(found.leaves), len(found.columns)), np.intp)
-    np.add.at(n_weights, (found.leaf_of, found.column_of), 1)
-    if n_weights.max() > 1:
+    places = found.leaf_of * len(found.columns) + found.column_of
+    if len(np.unique(places)) != len(places):
         return "a leaf has two weights for one class"
-    if not np.array_equal(n_weights, found.holds[found.tree_of_leaf]):
+    n_weights = np.bincount(found.leaf_of, minlength=len(found.leaves))
+    if not np.array_equal(n_weights, found.holds.sum(axis=1)[found.tree_of_leaf]):
         return "leaves of one tree have weights for different classes"
     return None
+
+
+def _lists(
+    node: NodeProto, prefix: str, wanted: Mapping[str, str], extra: Mapping[str, str]
+) -> dict[str, NDArray[Any]] | str:
+    """Lists of one length by name, or what is wrong with them; an `extra` one may be missing.
+
+    The values of `wanted` and `extra` are the kinds of type that their elements must have.
+    """
+    found = {name: numbers(node, f"{prefix}_{name}") for name in (*wanted, *extra)}
+    length = len(found["treeids"])
+    for name, kind in {**wanted, **extra}.items():
+        if name in extra and not len(found[name]):
+            continue
+        if not length or len(found[name]) != length or found[name].dtype.kind != kind:
+            return f"its list {prefix}_{name} is missing, of another length or of another type"
+    return found
 
 
 def numbers(node: NodeProto, name: str) -> NDArray[Any]:

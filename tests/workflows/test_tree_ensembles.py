@@ -260,6 +260,27 @@ def _check_labels(model: onnx.ModelProto, x: np.ndarray) -> None:
         assert scores.argmax(axis=1).tolist() == labels
 
 
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT, onnx.TensorProto.INT64])
+def test_one_row_at_a_time_and_whole_numbers_are_taken_too(tmp_path: Path, dtype: int) -> None:
+    x, y = load_wine(return_X_y=True)
+    names = np.array(["barolo", "grignolino", "barbera"])[y]
+    forest = RandomForestClassifier(5, max_depth=2, random_state=0).fit(x.round(), names)
+    model = converted(forest, x.astype(np.float32))
+    kind = model.graph.input[0].type.tensor_type
+    kind.elem_type = dtype
+    kind.shape.dim[0].dim_value = 1
+    path = save(model, tmp_path / "f.onnx")
+    settings = Settings(
+        data=write_table(tmp_path / "rows.csv", x.round(), names), metrics=("loss",)
+    )
+    scored = repairkit.score(path, settings=settings, method="leave-one-out")
+    assert scored.document["batching"].startswith("any batch (fixed at 1; freed")
+    assert scored.document["engine"] == "sums of leaves"
+    worst = [scored.table()[-1]["filter"]]
+    done = repairkit.patch(path, settings=settings, remove=worst, out=tmp_path / "p.onnx")
+    assert done.verified.proof.exact
+
+
 def test_inspect_lists_the_trees(repairkit: Command, tmp_path: Path) -> None:
     x, y = load_wine(return_X_y=True)
     forest = RandomForestClassifier(7, max_depth=2, random_state=0).fit(x, y)

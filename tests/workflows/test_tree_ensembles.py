@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from importlib.resources import files
 from math import comb
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -131,6 +133,8 @@ def test_a_forest_of_fifty_trees_is_scored_patched_verified_and_undone(
     assert proof["exact_without_optimisation"]
     assert proof["relative_difference_with_optimisation"] <= 1e-5
     patch_file = tmp_path / "patched.patch.json"
+    schema = (files("repairkit.workflows") / "patch.schema.json").read_text()
+    jsonschema.validate(json.loads(patch_file.read_text()), json.loads(schema))
     for options in ((), ("--patch", patch_file), ("--data", data)):
         assert repairkit("verify", path, out, *options).code == 0
     claimed = onnx.load(out)
@@ -237,8 +241,10 @@ def test_what_converters_write_is_scored_and_patched(name: str, tmp_path: Path) 
     assert ends["all"] > ends["none"]
     worst = [row["filter"] for row in scored.table()[-2:]]
     out = tmp_path / "patched.onnx"
+    schema = json.loads((files("repairkit.workflows") / "patch.schema.json").read_text())
     done = repairkit.patch(path, settings=settings, remove=worst, out=out)
     assert done.verified.proof.exact
+    jsonschema.validate(json.loads(done.patch_file.read_text()), schema)
     onnx.checker.check_model(str(out), full_check=True)
     patched = onnx.load(out)
     for part in ("input", "output", "initializer"):

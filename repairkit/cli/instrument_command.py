@@ -19,6 +19,7 @@ def instrument_command(
         Path | None, typer.Option("-o", "--out", help="Result; MODEL.instrumented.onnx.")
     ] = None,
     data: options.Data = None,
+    features: options.Features = None,
     output: options.Output = None,
     sites: options.Sites = None,
     sites_at: options.SitesAt = "pre-activation",

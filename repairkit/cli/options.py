@@ -27,6 +27,10 @@ Groups = Annotated[
 Classes = Annotated[
     str | None, typer.Option("--classes", help="Class names in the order of the outputs.")
 ]
+Features = Annotated[
+    str | None,
+    typer.Option("--features", help="Columns of a table that the model takes, in its order."),
+]
 Sites = Annotated[
     list[str] | None, typer.Option("--sites", help="Only these sites (patterns; may repeat).")
 ]
@@ -170,6 +174,7 @@ def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
         "include": tuple(given.get("include") or ()),
         "groups": split_names(given.get("group")),
         "class_names": split_names(given.get("classes")),
+        "features": split_names(given.get("features")),
         "batch_size": given.get("batch"),
         "cache_memory": _bytes(given.get("cache_memory")),
         "parts": {name: given[name] for name in parts if given.get(name) is not None},

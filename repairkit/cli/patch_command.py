@@ -58,6 +58,7 @@ def patch_command(
     time_limit: TimeLimit = None,
     group: options.Groups = None,
     classes: options.Classes = None,
+    features: options.Features = None,
     output: options.Output = None,
     sites: options.Sites = None,
     sites_at: options.SitesAt = "pre-activation",

@@ -127,6 +127,7 @@ def score_command(
     ] = False,
     group: options.Groups = None,
     classes: options.Classes = None,
+    features: options.Features = None,
     output: options.Output = None,
     sites: options.Sites = None,
     sites_at: options.SitesAt = "pre-activation",

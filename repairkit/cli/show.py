@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from repairkit.core.patch import Evaluation, Figure
+from repairkit.core.patch import Constant, Evaluation, Figure
 from repairkit.workflows.files import to_json
 from repairkit.workflows.progress import Progress as ScoreProgress
 
@@ -139,6 +139,12 @@ def change(metric: str, found: Figure) -> str:
     if _is_share(metric):
         return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * n for n in numbers))
     return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*numbers)
+
+
+def constant(found: Constant) -> str:
+    """What a frozen filter yields, in as many digits as 32-bit floats have."""
+    numbers = found if isinstance(found, tuple) else (found,)
+    return ", ".join(f"{n:.9g}" for n in numbers)
 
 
 def before_after(before: Evaluation, after: Evaluation, moved: dict[str, Figure]) -> None:

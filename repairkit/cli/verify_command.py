@@ -20,6 +20,7 @@ def verify_command(
         typer.Option("--patch", help="The patch file; the claim inside PATCHED if left out."),
     ] = None,
     data: options.Data = None,
+    features: options.Features = None,
     scale: options.Scale = None,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -37,7 +38,7 @@ def verify_command(
         show.table(
             "frozen filters",
             ["filter", "constant"],
-            [[f.filter.id, f"{f.constant:.9g}"] for f in found.patch.frozen],
+            [[f.filter.id, show.constant(f.constant)] for f in found.patch.frozen],
         )
         show.say(
             f"bytes: only {len(found.edits)} tensors differ, and undoing the patch gives the "

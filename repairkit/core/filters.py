@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import SettingsError
 
-FilterMeans = dict[str, NDArray[np.float32]]
-"""What each filter yields when absent: site name to an array of shape (n_channels,)."""
+FilterMeans = dict[str, NDArray[Any]]
+"""What each filter yields when absent: site name to an array of the site's `level_shape`."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Site:
     `name` is the layer's node name, or its first output's name where that is empty or shared.
     `tensor` is where the filters are read and masked: after a bias `Add` or a
     `BatchNormalization` that follows the layer alone (and after the activation, if asked).
+
+    The filters of a tree ensemble are its trees: `tensor` is the sum of what they yield, and each
+    yields `n_values` numbers, one per class or target. A channel has none: it yields one number
+    per position.
     """
 
     name: str
@@ -32,6 +37,12 @@ class Site:
     n_channels: int
     rank: int
     dtype: str = "float32"
+    n_values: int | None = None
+
+    @property
+    def level_shape(self) -> tuple[int, ...]:
+        """The shape of what the filters yield when absent: one number each, or `n_values`."""
+        return (self.n_channels,) if self.n_values is None else (self.n_channels, self.n_values)
 
 
 @dataclass(frozen=True)

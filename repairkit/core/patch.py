@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from repairkit.core.filters import Filter
+
+Constant = float | tuple[float, ...]
+"""What a frozen filter yields: one number, or for a tree one per class or target."""
+
+
+def constant_of(level: Any) -> Constant:
+    """A constant from a number, or from some in an array or a list; one alone is that number.
+
+    Raises:
+        TypeError, ValueError: `level` is neither.
+    """
+    if not np.ndim(level):
+        return float(level)
+    numbers = tuple(map(float, level))
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 @dataclass(frozen=True)
 class FrozenFilter:
-    """A filter and the constant that its channel is to hold."""
+    """A filter and the constant that it is to yield."""
 
     filter: Filter
-    constant: float
+    constant: Constant
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,9 @@ class TensorEdit:
 
     `kind` is `initializer` or `constant` (edited in place: `old` holds the little-endian bytes
     that stood at the flat element ranges `runs`), or `added` (a new initializer `tensor`, read by
-    input `slot` of node `node` instead of `replaces`, which is None where it had no such input).
+    input `slot` of node `node` instead of `replaces`, which is None where it had no such input), or
+    `attribute` (edited in place as a tensor would be: the list `tensor` of the node that makes
+    `node`).
     """
 
     kind: str

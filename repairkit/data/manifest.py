@@ -30,7 +30,7 @@ def read_manifest(manifest: Path, spec: InputSpec, preprocessing: Preprocessing)
         DataError: the file cannot be read, or a column or a path is missing.
     """
     is_parquet = manifest.suffix.lower() in PARQUET_SUFFIXES
-    table = read_parquet(manifest) if is_parquet else read_csv(manifest)
+    table = read_table(manifest)
     path_column = _path_column(manifest, table)
     files = _image_files(manifest, table, path_column)
     attributes = {
@@ -46,6 +46,11 @@ def read_manifest(manifest: Path, spec: InputSpec, preprocessing: Preprocessing)
         split=None if split is None else split.astype(np.str_),
         attributes=attributes,
     )
+
+
+def read_table(path: Path) -> Table:
+    """A CSV or Parquet file, told apart by its suffix."""
+    return read_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else read_csv(path)
 
 
 def _path_column(manifest: Path, table: Table) -> str:

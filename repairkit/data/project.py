@@ -16,6 +16,7 @@ from repairkit.data.preprocessing import Preprocessing
 PROJECT_FILE = "repairkit.toml"
 _KEYS = (
     "model", "data", "groups", "classes", "metrics", "output", "seed", "preprocessing", "parts",
+    "features",
 )  # fmt: skip
 
 
@@ -38,6 +39,7 @@ class Project:
     metrics: tuple[str, ...] = ()
     output: str | None = None
     seed: int | None = None
+    features: tuple[str, ...] = ()
 
 
 def find_project(model: Path | None, cwd: Path) -> Project | None:
@@ -76,6 +78,7 @@ def read_project(path: Path) -> Project:
         metrics=_texts(path, settings, "metrics"),
         output=_text(path, settings, "output"),
         seed=_seed(path, settings),
+        features=_texts(path, settings, "features", separator=","),
     )
 
 

@@ -17,9 +17,15 @@ from repairkit.data.dataset import Dataset, Records, digest_records
 from repairkit.data.folder import read_folder
 from repairkit.data.groups import cross_groups
 from repairkit.data.labels import Labels, read_classes, read_targets
-from repairkit.data.manifest import CSV_SUFFIXES, PARQUET_SUFFIXES, read_manifest
+from repairkit.data.manifest import (
+    CSV_SUFFIXES,
+    PARQUET_SUFFIXES,
+    read_manifest,
+    read_table,
+)
 from repairkit.data.names import listing
 from repairkit.data.preprocessing import Preprocessing
+from repairkit.data.rows import is_tabular, read_rows
 from repairkit.data.spec import InputSpec, describe_shape
 
 
@@ -30,11 +36,13 @@ def read_data(
     preprocessing: Preprocessing,
     groups: Sequence[str] = (),
     class_names: Sequence[str] = (),
+    features: Sequence[str] = (),
     n_classes: int | None = None,
     regression: bool = False,
 ) -> Dataset:
     """Images that are ready for the model, and what is known of each.
 
+    A model that takes rows of numbers is given those of a table: see `read_rows`.
     `groups` names the attributes to cross. `class_names` are the classes in the model's order,
     `n_classes` their number where it is known. With `regression` labels are targets, float64.
 
@@ -45,9 +53,12 @@ def read_data(
     path = Path(path)
     class_names = tuple(class_names)
     _check_class_names(class_names, n_classes)
-    records = _read_records(
-        path, spec.with_layout(preprocessing.layout), preprocessing, class_names, n_classes
-    )
+    spec = spec.with_layout(preprocessing.layout)
+    if path.suffix.lower() in (*CSV_SUFFIXES, *PARQUET_SUFFIXES) and is_tabular(spec):
+        _refuse_preprocessing(preprocessing)
+        records = read_rows(path, read_table(path), spec, features=features, groups=groups)
+    else:
+        records = _read_records(path, spec, preprocessing, class_names, n_classes)
     labels = _read_labels(path, records, class_names, n_classes, regression=regression)
     numbers, names = (
         cross_groups(records.attributes, groups, records.locate) if groups else (None, ())
@@ -62,6 +73,14 @@ def read_data(
         digest=digest_records(records, loaded.digest),
         notes=(*records.notes, *labels.notes, *loaded.notes),
     )
+
+
+def _refuse_preprocessing(preprocessing: Preprocessing) -> None:
+    if preprocessing != Preprocessing():
+        raise SettingsError(
+            "the model takes rows of numbers, which are passed on as they are; leave out what "
+            "prepares images (resize, crop, color, scale, mean, std, layout)"
+        )
 
 
 def _check_class_names(class_names: tuple[str, ...], n_classes: int | None) -> None:

@@ -11,6 +11,7 @@ from onnx import ModelProto, helper
 
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.suite import Suite
+from repairkit.engine.leaves import LeafReader, mean_leaves
 from repairkit.engine.runner import Runner
 
 _CHUNK_BYTES = 256 * 2**20
@@ -38,11 +39,27 @@ def measure_means(
         magnitude: take the mean of absolute values (the activation norm).
 
     Returns:
-        For every site an array of shape (n_channels,), float32.
+        For every site an array of its `level_shape`: float32, or float64 for trees.
 
     Raises:
         ModelError: ONNX Runtime fails on the model or the images.
     """
+    trees = tuple(site for site in sites if site.n_values is not None)
+    if trees:
+        reader = LeafReader(model, trees, input_name, step=step)
+        levels = mean_leaves(reader, suite, magnitude=magnitude)
+        sites = tuple(site for site in sites if site.n_values is None)
+        if sites:
+            levels |= measure_means(
+                model,
+                sites,
+                suite,
+                input_name=input_name,
+                step=step,
+                device=device,
+                magnitude=magnitude,
+            )
+        return levels
     tapped = ModelProto()
     tapped.CopyFrom(model)
     # One tensor can be the model's own output already.

@@ -24,6 +24,7 @@ from repairkit.engine.runner import Runner
 from repairkit.engine.runtime import session_device
 from repairkit.engine.sessions import Level
 from repairkit.engine.stacked import StackedEvaluator
+from repairkit.engine.trees import open_trees
 from repairkit.graph.sites import Survey
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ def open_evaluator(
     reference = MaskEvaluator(runner, roster, suite, executor=executor, batch_size=batch_size)
     if not len(suite):
         return reference
+    if any(site.n_values is not None for site in roster.sites):
+        return _open_trees(candidates, reference)
     device = session_device(runner.session)
     if quick is not None:
         precision, rough = quick
@@ -153,6 +156,21 @@ def _fast_evaluators(
                 batch_size=reference.batch_size,
                 cache_memory=cache_memory,
             )
+
+
+def _open_trees(candidates: Candidates, reference: MaskEvaluator) -> Evaluator:
+    """Trees by their leaves; a model that has layers as well, by its masks."""
+    layers = any(site.n_values is None for site in candidates.roster.sites)
+    if layers or candidates.step is not None:
+        return reference
+    return open_trees(
+        candidates.found.index.model,
+        candidates.roster,
+        candidates.means,
+        reference,
+        image=candidates.image,
+        output=candidates.output,
+    )
 
 
 def open_stacked(

@@ -3,7 +3,8 @@
 The argument's names, node order, metadata and every untouched byte survive. A filter behind a
 `BatchNormalization` also gets scale zero, so that whatever its convolution yields is ignored; one
 with a bias `Add` gets the constant there and zero in the convolution's own bias. A tensor that
-something else reads too, or that is computed, is cloned before it is edited.
+something else reads too, or that is computed, is cloned before it is edited. The leaves of a frozen
+tree all hold its constant.
 
 An input of infinity or NaN times a kernel of zero is NaN; a patched model keeps that NaN where the
 instrumented one would not. Finite inputs give the constant exactly.
@@ -20,10 +21,11 @@ from onnx import ModelProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.patch import Patch, TensorEdit
+from repairkit.core.patch import Constant, Patch, TensorEdit
 from repairkit.graph.layers import Layer, activation_bounds, addend_slot, kernel_mask
 from repairkit.graph.sites import Survey, survey
 from repairkit.graph.storage import Constants, constant_tensor, runs_of, store
+from repairkit.graph.tree_bake import freeze_trees, representable_trees
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,21 @@ def bake(model: ModelProto, patch: Patch, *, found: Survey | None = None) -> Bak
         roster.column(frozen.filter)
     result = ModelProto()
     result.CopyFrom(model)
-    by_site: dict[str, dict[int, float]] = {}
+    by_site: dict[str, dict[int, Constant]] = {}
     for frozen in patch.frozen:
         by_site.setdefault(frozen.filter.site, {})[frozen.filter.channel] = frozen.constant
     editor = _Editor(result, found)
     for site, constants in by_site.items():
-        _freeze(editor, site, found.layers[site], constants)
+        if site in found.ensembles:
+            trees = found.ensembles[site]
+            node = result.graph.node[trees.node]
+            editor.edits.append(freeze_trees(node, site, trees, constants))
+        else:
+            _freeze(editor, site, found.layers[site], constants)
     return Baked(result, tuple(editor.edits))
 
 
-def _freeze(editor: _Editor, site: str, layer: Layer, constants: dict[int, float]) -> None:
+def _freeze(editor: _Editor, site: str, layer: Layer, constants: dict[int, Constant]) -> None:
     node = editor.found.index.nodes[layer.node]
     channels = np.array(sorted(constants))
     levels = np.array([constants[c] for c in channels.tolist()], np.float64)
@@ -161,7 +168,13 @@ def representable(found: Survey, means: FilterMeans) -> FilterMeans:
     Raises:
         ModelError: a mean is not finite.
     """
-    return {site: _nearest(found, site, found.layers[site], level) for site, level in means.items()}
+    nearest: FilterMeans = {}
+    for site, level in means.items():
+        if site in found.ensembles:
+            nearest |= representable_trees(site, found.ensembles[site], level.astype(np.float64))
+        else:
+            nearest[site] = _nearest(found, site, found.layers[site], level)
+    return nearest
 
 
 def _nearest(found: Survey, site: str, layer: Layer, level: NDArray[np.float32]) -> NDArray[Any]:

@@ -16,8 +16,10 @@ from onnx import ModelProto, version_converter
 
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
+from repairkit.graph.tree_masks import mask_trees
 
 _WHERE_SINCE = 9
+_EXPAND_SINCE = 8
 
 
 def mask_name(site: Site) -> str:
@@ -36,14 +38,22 @@ def mask_shape(site: Site, rows: int) -> tuple[int, ...]:
 def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -> ModelProto:
     """A model with one boolean input `SITE/mask` per site; false puts the filter at its mean.
 
+    Trees are masked inside their ensemble (see `tree_masks`), channels behind their layer.
+
     Args:
         model: never modified. Below opset 9, which has no `Where`, the result is converted to it.
         sites: of this model, from `find_sites`.
-        means: shape (n_channels,) for every site.
+        means: of the `level_shape` of every site.
 
     Raises:
         ModelError: the model's opset cannot be converted, or the result would not be valid.
     """
+    trees = {mask_name(site): site for site in sites if site.n_values is not None}
+    if trees:
+        model = mask_trees(with_where(model, at_least=_EXPAND_SINCE), trees, means)
+        sites = tuple(site for site in sites if site.n_values is None)
+        if not sites:
+            return model
     copy = ModelProto()  # graphsurgeon writes into what it imports
     copy.CopyFrom(with_where(model))
     graph = gs.import_onnx(copy)
@@ -88,10 +98,14 @@ def _fresh(name: str, taken: Mapping[str, gs.Tensor]) -> str:
     return wanted
 
 
-def with_where(model: ModelProto) -> ModelProto:
-    """The model itself, or a copy raised to the first opset that knows `Where`."""
-    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    if version >= _WHERE_SINCE:
+def with_where(model: ModelProto, *, at_least: int = _WHERE_SINCE) -> ModelProto:
+    """The model itself, or a copy raised to the first opset that knows `Where`.
+
+    One that is of `at_least` another opset, or names none, stays as it is.
+    """
+    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    version = max(versions, default=at_least)
+    if version >= at_least:
         return model
     try:
         raised: ModelProto = version_converter.convert_version(model, _WHERE_SINCE)

@@ -12,12 +12,17 @@ from repairkit.graph.sites import Survey
 
 def zero_levels(sites: tuple[Site, ...]) -> FilterMeans:
     """Absent filters yield zero."""
-    return {site.name: np.zeros(site.n_channels, np.float32) for site in sites}
+    return {site.name: np.zeros(site.level_shape, np.float32) for site in sites}
 
 
 def bias_levels(found: Survey, sites: tuple[Site, ...]) -> FilterMeans:
-    """Absent filters yield what they do for a zero response: BatchNorm's beta, else the bias."""
-    return {site.name: _bias(found, site) for site in sites}
+    """Absent filters yield what they do for a zero response: BatchNorm's beta, else the bias.
+
+    A tree has no bias, and yields zero.
+    """
+    trees = tuple(site for site in sites if site.n_values is not None)
+    layers = (site for site in sites if site.n_values is None)
+    return {**{site.name: _bias(found, site) for site in layers}, **zero_levels(trees)}
 
 
 def _bias(found: Survey, site: Site) -> NDArray[np.float32]:

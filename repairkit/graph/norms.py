@@ -1,4 +1,4 @@
-"""The size of each filter's kernel, a baseline that looks at no image."""
+"""The size of each filter's kernel or leaves, a baseline that looks at no image."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from numpy.typing import NDArray
 
 from repairkit.graph.layers import kernel_mask
 from repairkit.graph.sites import Survey
+from repairkit.graph.trees import Ensemble
 
 
 def kernel_norms(found: Survey) -> dict[str, NDArray[np.float64]]:
-    """The L2 norm of every filter's kernel: site name to shape (n_channels,)."""
-    norms = {}
+    """The L2 norm of every filter's kernel, or tree's leaves: site name to (n_channels,)."""
+    norms = {name: _tree_norms(trees) for name, trees in found.ensembles.items()}
     for site in found.sites:
+        if site.name in norms:
+            continue
         layer = found.layers[site.name]
         kernel = found.constants.array(layer.kernel).astype(np.float64)
         node = found.index.nodes[layer.node]
@@ -23,3 +26,10 @@ def kernel_norms(found: Survey) -> dict[str, NDArray[np.float64]]:
             ]
         )
     return norms
+
+
+def _tree_norms(trees: Ensemble) -> NDArray[np.float64]:
+    weights = trees.weights.astype(np.float64)
+    squares = np.zeros(trees.n_trees)
+    np.add.at(squares, trees.tree_of, weights**2)
+    return np.sqrt(squares)

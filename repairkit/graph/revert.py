@@ -13,6 +13,7 @@ from repairkit.core.errors import VerificationError
 from repairkit.core.patch import TensorEdit
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.storage import Storage, Write, constant_tensor, store
+from repairkit.graph.tree_bake import restore_attribute
 
 METADATA_KEY = "repairkit.patches"
 
@@ -32,6 +33,8 @@ def revert(model: ModelProto, edits: Sequence[TensorEdit]) -> ModelProto:
     for edit in reversed(edits):
         if edit.kind == "added":
             _remove(result, edit)
+        elif edit.kind == "attribute":
+            restore_attribute(list(result.graph.node), edit)
         else:
             _restore(result, edit)
     return result

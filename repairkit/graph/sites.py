@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 
@@ -15,6 +15,13 @@ from repairkit.core.filters import Site
 from repairkit.graph.index import GraphIndex, all_nodes, subgraphs
 from repairkit.graph.layers import CONVOLUTIONS, DENSE, Layer, read_layer, with_activation
 from repairkit.graph.storage import Constants
+from repairkit.graph.trees import (
+    ENSEMBLES,
+    Ensemble,
+    is_ensemble,
+    survey_ensemble,
+    tree_site,
+)
 
 _UNSUPPORTED = {
     "QLinearConv": "a convolution on integer codes (QLinearConv) cannot be frozen yet",
@@ -44,6 +51,7 @@ class Survey:
     sites: tuple[Site, ...]
     left_out: tuple[LeftOut, ...]
     layers: dict[str, Layer]
+    ensembles: dict[str, Ensemble] = field(default_factory=dict)
 
     @cached_property
     def constants(self) -> Constants:
@@ -82,7 +90,16 @@ def survey(
     names = _site_names(index)
     ranks = _ranks(model) if "dense" in include else {}
     sites, left_out, layers = [], _hidden_layers(index), {}
+    ensembles: dict[str, Ensemble] = {}
     for position, node in enumerate(index.nodes):
+        if is_ensemble(node):
+            trees = survey_ensemble(position, index, needed)
+            if isinstance(trees, str):
+                left_out.append(LeftOut(names[position], node.op_type, trees))
+            else:
+                sites.append(tree_site(names[position], trees, node))
+                ensembles[names[position]] = trees
+            continue
         reason = _why_not(node, index, needed, include)
         if reason is None:
             continue
@@ -109,7 +126,7 @@ def survey(
         )
         sites.append(site)
         layers[site.name] = layer
-    return Survey(index, tuple(sites), tuple(left_out), layers)
+    return Survey(index, tuple(sites), tuple(left_out), layers, ensembles)
 
 
 def _ranks(model: ModelProto) -> dict[str, int]:
@@ -178,7 +195,7 @@ def _site_names(index: GraphIndex) -> list[str]:
 
 def _hidden_layers(index: GraphIndex) -> list[LeftOut]:
     """Layers inside `If`, `Loop`, `Scan` and model functions: these stay as they are."""
-    kinds = {*CONVOLUTIONS, *_UNSUPPORTED}
+    kinds = {*CONVOLUTIONS, *_UNSUPPORTED, *ENSEMBLES}
     found = [
         LeftOut(inner.name or inner.output[0], inner.op_type, f"it lies inside a {node.op_type}")
         for node in index.nodes
@@ -227,7 +244,8 @@ def select_sites(found: Survey, patterns: Sequence[str]) -> tuple[Site, ...]:
         SettingsError: a pattern matches none.
     """
     if not found.sites:
-        reasons = "; ".join(sorted({x.reason for x in found.left_out})) or "it has no convolution"
+        nothing = "it has no convolution and no tree"
+        reasons = "; ".join(sorted({x.reason for x in found.left_out})) or nothing
         raise ModelError(f"the model has no filter that could be frozen: {reasons}")
     for pattern in patterns:
         if not any(_matches(site, pattern) for site in found.sites):

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.patch import FrozenFilter, Patch, constant_of
 
 
 def make_patch(players: NDArray[np.intp], roster: Roster, levels: FilterMeans) -> Patch:
     """A patch that freezes players at their levels, in the order given."""
     filters = [roster.filters[player] for player in players.tolist()]
-    return Patch(tuple(FrozenFilter(f, float(levels[f.site][f.channel])) for f in filters))
+    return Patch(tuple(FrozenFilter(f, constant_of(levels[f.site][f.channel])) for f in filters))
 
 
 def propose_patches(

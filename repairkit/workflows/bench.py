@@ -24,6 +24,7 @@ from repairkit.engine.precision import Precision
 from repairkit.engine.runner import Batching, Runner, settle_batching
 from repairkit.engine.runtime import session_device
 from repairkit.engine.scattered import with_scattered
+from repairkit.engine.trees import TreeEvaluator
 from repairkit.graph.bake import representable
 from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
@@ -175,10 +176,11 @@ class Bench:
             cache_memory=self.settings.cache_memory,
             quick=None if precision == "float32" else (precision, self.quick_runner),
         )
-        masks = MaskEvaluator(
-            self.quick_runner, self.roster, suite, executor=executor, batch_size=batch_size
-        )
-        evaluator = with_scattered(evaluator, masks, precision=precision)
+        if not isinstance(evaluator, TreeEvaluator):
+            masks = MaskEvaluator(
+                self.quick_runner, self.roster, suite, executor=executor, batch_size=batch_size
+            )
+            evaluator = with_scattered(evaluator, masks, precision=precision)
         return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
 
 
@@ -242,7 +244,8 @@ def _read(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
         spec=subject.spec,
         preprocessing=settings.preprocessing,
         groups=settings.groups,
-        class_names=settings.class_names,
+        class_names=settings.class_names or (() if regression else subject.class_names),
+        features=settings.features,
         n_classes=None if regression or own else subject.n_classes,
         regression=regression,
     )

@@ -97,7 +97,8 @@ def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
     tapped = ModelProto()
     tapped.CopyFrom(subject.model)
     known = {o.name for o in tapped.graph.output}
-    names = [found.index.nodes[found.layers[s.name].node].output[0] for s in found.sites]
+    layers = [site for site in found.sites if site.name in found.layers]
+    names = [found.index.nodes[found.layers[s.name].node].output[0] for s in layers]
     for name in dict.fromkeys(names):
         if name not in known:
             tapped.graph.output.append(helper.make_empty_tensor_value_info(name))
@@ -110,7 +111,7 @@ def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
     except RepairkitError as error:
         return {}, f"shares of the arithmetic are not known: {error}"
     work = {}
-    for site, name in zip(found.sites, names, strict=True):
+    for site, name in zip(layers, names, strict=True):
         kernel = found.constants.array(found.layers[site.name].kernel)
         per_output = kernel.size / site.n_channels
         work[site.name] = float(np.prod(answers[name].shape[1:]) * per_output)

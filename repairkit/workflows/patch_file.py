@@ -13,7 +13,7 @@ from typing import Any
 
 from repairkit.core.errors import RunFolderError, SettingsError, VerificationError
 from repairkit.core.filters import Filter
-from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
+from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_of
 from repairkit.workflows.files import read_json, write_json
 
 SCHEMA = 1
@@ -64,7 +64,7 @@ def patch_of_claim(claim: Mapping[str, Any]) -> Patch:
     if claim.get("digest") != claim_digest(body):
         raise VerificationError("the model's claim of its patch does not match its own digest")
     try:
-        frozen = [FrozenFilter(Filter.parse(i), float(c)) for i, c in body["frozen"]]
+        frozen = [FrozenFilter(Filter.parse(i), constant_of(c)) for i, c in body["frozen"]]
         _ = body["source"], body["output"], body["sites_at"], body["include"]
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         raise VerificationError("the model's claim of its patch is broken") from error
@@ -134,7 +134,7 @@ def read_patch_file(path: Path) -> PatchFile:
 
 def _parse(document: Mapping[str, Any]) -> PatchFile:
     frozen = [
-        FrozenFilter(Filter(f["site"], int(f["channel"])), float(f["constant"]))
+        FrozenFilter(Filter(f["site"], int(f["channel"])), constant_of(f["constant"]))
         for f in document["frozen"]
     ]
     edits = [

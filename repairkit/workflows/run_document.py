@@ -35,6 +35,7 @@ def opening(
                 "metrics",
                 "groups",
                 "class_names",
+                "features",
                 "preprocessing",
                 "parts",
                 "output",

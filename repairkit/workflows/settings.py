@@ -35,6 +35,7 @@ class Settings:
         workers: threads; the number of cores if None. Never changes a result.
         batch_size: images in one run, and in one drawn batch.
         seed: of the parts, the search and the intervals.
+        features: columns of a table that the model takes, in its order; patterns are allowed.
         cache_memory: bytes for what is kept between coalitions; a quarter of the free memory if
             None. Never changes a result.
     """
@@ -56,6 +57,7 @@ class Settings:
     workers: int | None = None
     batch_size: int = 128
     seed: int = 0
+    features: tuple[str, ...] = ()
     cache_memory: int | None = None
 
     def __post_init__(self) -> None:
@@ -93,6 +95,7 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
             "metrics": project.metrics,
             "groups": project.groups,
             "class_names": project.class_names,
+            "features": project.features,
             "output": project.output,
             "seed": project.seed,
         }

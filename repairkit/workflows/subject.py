@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.data import InputSpec
 from repairkit.graph.files import ModelFile, read_model
 from repairkit.graph.index import GraphIndex
+from repairkit.graph.trees import class_labels, is_ensemble
+from repairkit.graph.zipmaps import zipped_outputs
 
 _CHANNELS = (1, 3, 4)
+_SCORES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,24 @@ class Subject:
     @property
     def n_classes(self) -> int | None:
         """The classes that the judged output's shape promises; None where it fixes none."""
+        index = GraphIndex(self.model)
+        if self.output in zipped_outputs(index):
+            return len(class_labels([index.nodes[index.producers[self.output]]])) or None
         value = next(o for o in self.model.graph.output if o.name == self.output)
         dims = _dims(value)[1:]
         widths = [size for size in dims if size != 1]
         one_row = len(dims) == 1 or dims[1:] == [1, 1]
         return widths[0] if one_row and len(widths) == 1 else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The labels that a tree ensemble gives, in the order of its scores.
+
+        Empty where they are the numbers from 0 on, which need no names, or are not known.
+        """
+        trees = [node for node in self.model.graph.node if is_ensemble(node)]
+        labels = class_labels(trees)
+        return () if labels == tuple(map(str, range(len(labels)))) else labels
 
     @property
     def model(self) -> ModelProto:
@@ -58,6 +74,12 @@ def read_subject(path: Path, *, output: str | None = None, layout: str | None = 
 
 
 def _first_judged(index: GraphIndex) -> str:
+    """The first output; of tree ensembles, which give labels first, the first with scores."""
+    if any(is_ensemble(node) for node in index.nodes):
+        zipped = zipped_outputs(index)
+        for value in index.graph.output:
+            if value.name in zipped or value.type.tensor_type.elem_type in _SCORES:
+                return str(value.name)
     return index.outputs[0]
 
 

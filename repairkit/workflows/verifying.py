@@ -12,6 +12,7 @@ from onnx import ModelProto
 from repairkit.core.errors import VerificationError
 from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Patch, TensorEdit
+from repairkit.data.rows import is_tabular
 from repairkit.engine.proof import Proof, prove
 from repairkit.graph.bake import bake
 from repairkit.graph.files import ModelFile
@@ -25,6 +26,7 @@ from repairkit.graph.revert import (
     write_claims,
 )
 from repairkit.graph.sites import Survey, survey
+from repairkit.graph.tree_noise import spread_over_thresholds
 from repairkit.workflows.patch_file import PatchFile, claim_digest, patch_of_claim
 from repairkit.workflows.subject import Subject
 
@@ -138,7 +140,7 @@ def prove_patch(
         )
     frozen_sites = {f.site for f in patch.filters}
     sites = tuple(s for s in found.sites if s.name in frozen_sites)
-    levels: FilterMeans = {s.name: np.zeros(s.n_channels, np.float32) for s in sites}
+    levels: FilterMeans = {s.name: np.zeros(s.level_shape) for s in sites}
     masks = {mask_name(s): np.ones(mask_shape(s, 1), bool) for s in sites}
     for f in patch.frozen:
         levels[f.filter.site][f.filter.channel] = f.constant
@@ -166,7 +168,10 @@ def noise_images(subject: Subject, n_images: int = 8) -> NDArray[Any]:
     shape = [size or _GUESSED_SIDE for size in subject.spec.shape]
     rng = np.random.default_rng(0)
     if np.issubdtype(subject.spec.dtype, np.floating):
-        return rng.standard_normal((n_images, *shape)).astype(subject.spec.dtype)
+        noise = rng.standard_normal((n_images, *shape)).astype(subject.spec.dtype)
+        if is_tabular(subject.spec):
+            return spread_over_thresholds(subject.model, subject.input_name, noise, rng)
+        return noise
     limits = np.iinfo(subject.spec.dtype)
     return rng.integers(limits.min, limits.max, (n_images, *shape), subject.spec.dtype)
 

@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import ModelProto
-from wild import METRICS, USER_METRICS, Wild, collect, image_input, opset_of, ready, write_data
+from wild import METRICS, RANDOM, USER_METRICS, Wild, collect, image_input, opset_of, ready, write_data
 
 from repairkit.cli import run
 from repairkit.graph.revert import read_claims, revert, write_claims
@@ -115,14 +115,14 @@ def examine(wild: Wild) -> dict[str, Any]:
         found = _inspect(path, row)
         if not found or not found["sites"]:
             return row
-        large = found["n_filters"] > _LARGE
+        large = found["n_filters"] > _LARGE or wild.family == RANDOM
         data = folder / "data.npz"
         row["data"] = write_data(wild, data, model, 8 if large else 40)
         options = ["--data", str(data), "--calibration", "all", "--selection", "all"]
         options += ["--test", "all", "--workers", "1", "--device", "cpu"]
         if wild.name in USER_METRICS:
             options += ["--metric", f"wild_metrics:{USER_METRICS[wild.name]}"]
-        _score(path, options, found, row)
+        _score(path, options, _few(found["sites"]) if large else [], row)
         _patch(path, options, found, row, model)
     return row
 
@@ -146,15 +146,9 @@ def _inspect(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _score(
-    path: Path, options: Sequence[str], found: dict[str, Any], row: dict[str, Any]
+    path: Path, options: Sequence[str], sites: Sequence[dict[str, Any]], row: dict[str, Any]
 ) -> None:
-    sites = found["sites"]
-    if found["n_filters"] > _LARGE:
-        while sum(s["filters"] for s in sites[1:]) and len(sites) > 1:
-            sites = sites[1:]
-            if sum(s["filters"] for s in sites) <= _MOST_FILTERS:
-                break
-    patterns = [] if len(sites) == len(found["sites"]) else [f"--sites={s['site']}" for s in sites]
+    patterns = [f"--sites={s['site']}" for s in sites]
     started = time.monotonic()
     code, out, error = _call(
         ["score", str(path), *options, *patterns, "--method", "leave-one-out", "-o", "run", "--json"]
@@ -167,6 +161,14 @@ def _score(
     seconds = time.monotonic() - started
     row["score"] = f"{document['n_filters']} filters in {seconds:.0f} s"
     row["notes"] += document["notes"]
+
+
+def _few(sites: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The last sites, as many as hold few filters together; one at the least."""
+    first = len(sites) - 1
+    while first and sum(s["filters"] for s in sites[first - 1 :]) <= _MOST_FILTERS:
+        first -= 1
+    return sites[first:]
 
 
 def _patch(

@@ -44,6 +44,7 @@ def ink(outputs, labels, attributes):
     """The share of each image that is taken for text."""
     return outputs.reshape(len(outputs), -1).mean(axis=1)
 '''
+RANDOM = "onnx, random kernels"
 _OPEN_SIDE = 96
 _CLASSES = 3
 
@@ -61,7 +62,7 @@ def collect() -> list[Wild]:
     """Every model of the zoo, and every one of the onnx package that holds a convolution."""
     found = [Wild(p.stem, p, "zoo") for p in sorted((ZOO / "models").glob("*.onnx"))]
     found += [
-        Wild(p.stem, p, "onnx, random kernels") for p in sorted((ONNX_DATA / "light").glob("*.onnx"))
+        Wild(p.stem, p, RANDOM) for p in sorted((ONNX_DATA / "light").glob("*.onnx"))
     ]
     for folder in ("pytorch-converted", "pytorch-operator", "simple"):
         for path in sorted((ONNX_DATA / folder).glob("*/model.onnx")):
@@ -75,7 +76,7 @@ def ready(wild: Wild, folder: Path) -> Path:
     if wild.family == "zoo":
         return wild.path
     model = onnx.load(wild.path)
-    model = _with_kernels(model) if "kernels" in wild.family else _with_classifier(model)
+    model = _with_kernels(model) if wild.family == RANDOM else _with_classifier(model)
     path = folder / f"{wild.name}.onnx"
     onnx.save(model, path)
     return path

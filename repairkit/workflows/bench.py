@@ -54,16 +54,19 @@ class Bench:
     n_classes: int
 
     @cached_property
-    def means(self) -> FilterMeans:
-        """What absent filters yield, at levels that baking can reproduce exactly."""
+    def levels(self) -> FilterMeans:
+        """What absent filters are to yield."""
         sites = self.roster.sites
         if self.settings.absent == "zero":
-            levels = zero_levels(sites)
-        elif self.settings.absent == "bias":
-            levels = bias_levels(self.found, sites)
-        else:
-            levels = self.measure(magnitude=False)
-        return representable(self.found, levels)
+            return zero_levels(sites)
+        if self.settings.absent == "bias":
+            return bias_levels(self.found, sites)
+        return self.measure(magnitude=False)
+
+    @cached_property
+    def means(self) -> FilterMeans:
+        """What absent filters yield: the levels nearest to it that baking can reproduce exactly."""
+        return representable(self.found, self.levels)
 
     def measure(self, *, magnitude: bool) -> FilterMeans:
         """Mean (absolute) yield of every filter over the calibration images."""

@@ -58,6 +58,8 @@ def patch_command(
     group: options.Groups = None,
     classes: options.Classes = None,
     output: options.Output = None,
+    columns: options.Columns = None,
+    threshold: options.Threshold = None,
     sites: options.Sites = None,
     sites_at: options.SitesAt = "pre-activation",
     include: options.Include = None,

@@ -89,6 +89,8 @@ def score_command(
     group: options.Groups = None,
     classes: options.Classes = None,
     output: options.Output = None,
+    columns: options.Columns = None,
+    threshold: options.Threshold = None,
     sites: options.Sites = None,
     sites_at: options.SitesAt = "pre-activation",
     include: options.Include = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from repairkit.data.preprocessing import Preprocessing
 
 PROJECT_FILE = "repairkit.toml"
 _KEYS = (
-    "model", "data", "groups", "classes", "metrics", "output", "seed", "preprocessing", "parts",
+    "model", "data", "groups", "classes", "metrics", "output", "columns", "threshold", "seed",
+    "preprocessing", "parts",
 )  # fmt: skip
 
 
@@ -37,6 +39,8 @@ class Project:
     parts: Mapping[str, str | float] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     output: str | None = None
+    columns: str | None = None
+    threshold: float | None = None
     seed: int | None = None
 
 
@@ -75,6 +79,8 @@ def read_project(path: Path) -> Project:
         parts=_parts(path, settings),
         metrics=_texts(path, settings, "metrics"),
         output=_text(path, settings, "output"),
+        columns=_text(path, settings, "columns"),
+        threshold=_threshold(path, settings),
         seed=_seed(path, settings),
     )
 
@@ -126,6 +132,15 @@ def _parts(path: Path, settings: Mapping[str, Any]) -> dict[str, str | float]:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise _wrong(path, f"parts.{name}", value, '"all", a value of split, or a share')
     return parts
+
+
+def _threshold(path: Path, settings: Mapping[str, Any]) -> float | None:
+    value = settings.get("threshold")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _wrong(path, "threshold", value, "a number")
+    return float(value)
 
 
 def _seed(path: Path, settings: Mapping[str, Any]) -> int | None:

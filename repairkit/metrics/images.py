@@ -60,7 +60,7 @@ def loss(form: OutputForm) -> ImageMetric:
     return ImageMetric("loss", (LOG_FLOOR, 0.0), partial(_log_likelihoods, form), weights.uniform)
 
 
-def mean_absolute_error(annotations: Annotations) -> ImageMetric:
+def mean_absolute_error(annotations: Annotations, form: OutputForm) -> ImageMetric:
     """The mean distance to the target, sign turned; range [-width, 0].
 
     `width` is the greatest label less the least one, over all of the data. An error beyond it
@@ -79,7 +79,7 @@ def mean_absolute_error(annotations: Annotations) -> ImageMetric:
             f"every label is {labels[0]:g}, so errors have no scale; give images with different "
             f"targets, or a metric module:function"
         )
-    score = partial(_closeness, width)
+    score = partial(_closeness, width, form)
     return ImageMetric("mean_absolute_error", (-width, 0.0), score, weights.uniform)
 
 
@@ -97,9 +97,9 @@ def _log_likelihoods(
 
 
 def _closeness(
-    width: float, outputs: NDArray[Any], annotations: Annotations
+    width: float, form: OutputForm, outputs: NDArray[Any], annotations: Annotations
 ) -> NDArray[np.float64]:
-    answers = OutputForm("values").class_scores(outputs)
+    answers = form.class_scores(outputs)
     if answers.shape[1] != 1:
         raise SettingsError(
             f"the model gives {answers.shape[1]} numbers per image and mean_absolute_error needs "

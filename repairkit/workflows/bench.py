@@ -214,9 +214,16 @@ def _read(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
         preprocessing=settings.preprocessing,
         groups=settings.groups,
         class_names=settings.class_names,
-        n_classes=None if regression or own else subject.n_classes,
+        n_classes=None if regression or own else _promised(subject, settings),
         regression=regression,
     )
+
+
+def _promised(subject: Subject, settings: Settings) -> int | None:
+    """How many classes the data may have, as far as is known before the model has run."""
+    if settings.columns is None:
+        return subject.n_classes
+    return max(2, settings.columns[1] - settings.columns[0])
 
 
 def _form(
@@ -224,7 +231,12 @@ def _form(
 ) -> tuple[OutputForm | None, int]:
     """The form of the output, and how many classes it has; None where only users can judge it."""
     try:
-        form = OutputForm.detect(sample, regression=regression)
+        form = OutputForm.detect(
+            sample,
+            regression=regression,
+            columns=settings.columns,
+            threshold=settings.threshold,
+        )
     except SettingsError:
         if all(is_user_metric(name) for name in settings.metrics):
             return None, 0

@@ -43,6 +43,8 @@ _MUST_AGREE = (
     "parts",
     "seed",
     "output",
+    "columns",
+    "threshold",
     "sites_at",
     "include",
     "absent",
@@ -170,7 +172,7 @@ def _check_run(path: Path, run: Mapping[str, Any], bench: Bench) -> None:
         )
     settings, known = bench.settings, run["settings"]
     ours = {name: plain(getattr(settings, name)) for name in _MUST_AGREE}
-    theirs = {name: known[name] for name in _MUST_AGREE}
+    theirs = {name: known.get(name) for name in _MUST_AGREE}
     ours["metric"], theirs["metric"] = settings.metrics[0], known["metrics"][0]
     for name, value in ours.items():
         if theirs[name] != value:

@@ -36,6 +36,8 @@ def opening(
                 "preprocessing",
                 "parts",
                 "output",
+                "columns",
+                "threshold",
                 "sites",
                 "sites_at",
                 "include",

@@ -53,6 +53,11 @@ class Bench:
     form: OutputForm | None
     n_classes: int
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of data and model."""
+        return (*self.dataset.notes, *([self.batching.note] if self.batching.note else []))
+
     @cached_property
     def levels(self) -> FilterMeans:
         """What absent filters are to yield."""

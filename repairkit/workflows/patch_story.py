@@ -36,7 +36,7 @@ def patch_story(
             "overlaps": [list(pair) for pair in parts.overlaps],
             **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
         },
-        "notes": [*bench.dataset.notes, *_rounding_note(rounded)],
+        "notes": [*bench.notes, *_rounding_note(rounded)],
         "rounding": rounded,
         "trials": [
             {"n_frozen": len(t.patch), objective: t.objective, "accuracy": t.accuracy}

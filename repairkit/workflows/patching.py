@@ -275,6 +275,8 @@ def _judge(
         names += [n for n in (FAIRNESS_OBJECTIVE, FAIRNESS_VALUE) if n not in names]
     metrics = bench.metrics(names)
     step = fixed_batch(bench.subject.model, bench.subject.input_name)
+    if bench.batching.model is bench.subject.model:
+        step = bench.batching.step
     runner = Runner(
         patched,
         bench.subject.input_name,

@@ -74,7 +74,7 @@ def opening(
         "engine": "none",
         "n_filters": len(bench.roster),
         "n_sites": len(bench.roster.sites),
-        "notes": list(bench.dataset.notes),
+        "notes": list(bench.notes),
         "metrics": {},
         "finished": False,
     }

@@ -26,7 +26,17 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import ModelProto
-from wild import METRICS, RANDOM, USER_METRICS, Wild, collect, image_input, opset_of, ready, write_data
+from wild import (
+    METRICS,
+    RANDOM,
+    USER_METRICS,
+    Wild,
+    collect,
+    image_input,
+    opset_of,
+    ready,
+    write_data,
+)
 
 from repairkit.cli import run
 from repairkit.graph.revert import read_claims, revert, write_claims
@@ -99,7 +109,13 @@ def in_its_own_process(wild: Wild) -> dict[str, Any]:
 
 def _blank(wild: Wild) -> dict[str, Any]:
     blank: dict[str, Any] = dict.fromkeys(_COLUMNS, "")
-    return blank | {"model": wild.name, "from": wild.family, "why": [], "notes": [], "broken": False}
+    return blank | {
+        "model": wild.name,
+        "from": wild.family,
+        "why": [],
+        "notes": [],
+        "broken": False,
+    }
 
 
 def examine(wild: Wild) -> dict[str, Any]:
@@ -117,7 +133,7 @@ def examine(wild: Wild) -> dict[str, Any]:
             return row
         large = found["n_filters"] > _LARGE or wild.family == RANDOM
         data = folder / "data.npz"
-        row["data"] = write_data(wild, data, model, 8 if large else 40)
+        row["data"] = write_data(wild, data, model, 4 if large else 40)
         options = ["--data", str(data), "--calibration", "all", "--selection", "all"]
         options += ["--test", "all", "--workers", "1", "--device", "cpu"]
         if wild.name in USER_METRICS:
@@ -151,7 +167,17 @@ def _score(
     patterns = [f"--sites={s['site']}" for s in sites]
     started = time.monotonic()
     code, out, error = _call(
-        ["score", str(path), *options, *patterns, "--method", "leave-one-out", "-o", "run", "--json"]
+        [
+            "score",
+            str(path),
+            *options,
+            *patterns,
+            "--method",
+            "leave-one-out",
+            "-o",
+            "run",
+            "--json",
+        ]
     )
     if code:
         row["score"], row["broken"] = error, code != 1
@@ -172,7 +198,11 @@ def _few(sites: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
 
 
 def _patch(
-    path: Path, options: Sequence[str], found: dict[str, Any], row: dict[str, Any], model: ModelProto
+    path: Path,
+    options: Sequence[str],
+    found: dict[str, Any],
+    row: dict[str, Any],
+    model: ModelProto,
 ) -> None:
     sites = found["sites"]
     picks = {(s["site"], s["filters"] // 2) for s in (sites[0], sites[len(sites) // 2], sites[-1])}
@@ -188,7 +218,15 @@ def _patch(
     row["patch"] = f"{len(picks)} frozen"
     row["notes"] += document["notes"]
     code, out, error = _call(
-        ["verify", str(path), "patched.onnx", "--patch", document["patch_file"], *options[:2], "--json"]
+        [
+            "verify",
+            str(path),
+            "patched.onnx",
+            "--patch",
+            document["patch_file"],
+            *options[:2],
+            "--json",
+        ]
     )
     row["verify"] = error
     row["broken"] |= code != 0

@@ -19,9 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
-ZOO = Path(
-    os.environ.get("REPAIRKIT_ZOO", Path(__file__).resolve().parents[2] / "shared" / "zoo")
-)
+ZOO = Path(os.environ.get("REPAIRKIT_ZOO", Path(__file__).resolve().parents[2] / "shared" / "zoo"))
 ONNX_DATA = Path(onnx.backend.test.__file__).parent / "data"
 LAYERS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv"}
 ARRAYS = {
@@ -61,9 +59,7 @@ class Wild:
 def collect() -> list[Wild]:
     """Every model of the zoo, and every one of the onnx package that holds a convolution."""
     found = [Wild(p.stem, p, "zoo") for p in sorted((ZOO / "models").glob("*.onnx"))]
-    found += [
-        Wild(p.stem, p, RANDOM) for p in sorted((ONNX_DATA / "light").glob("*.onnx"))
-    ]
+    found += [Wild(p.stem, p, RANDOM) for p in sorted((ONNX_DATA / "light").glob("*.onnx"))]
     for folder in ("pytorch-converted", "pytorch-operator", "simple"):
         for path in sorted((ONNX_DATA / folder).glob("*/model.onnx")):
             if any(node.op_type in LAYERS for node in onnx.load(path).graph.node):
@@ -85,7 +81,9 @@ def ready(wild: Wild, folder: Path) -> Path:
 def _with_kernels(model: ModelProto) -> ModelProto:
     rng = np.random.default_rng(0)
     shapes = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    kernels = {n.input[1] for n in model.graph.node if n.op_type in ("Conv", "Gemm")}
+    kernels = {n.input[1] for n in model.graph.node if n.op_type == "Conv"}
+    # Of the dense layers the last alone: the others are large, and may hold equal numbers.
+    kernels |= {n.input[1] for n in model.graph.node[-3:] if n.op_type == "Gemm"}
     for node in list(model.graph.node):
         if node.op_type == "ConstantOfShape" and node.output[0] in kernels:
             shape = shapes[node.input[0]].tolist()
@@ -162,9 +160,7 @@ def _generated(shape: list[int], dtype: np.dtype[Any], n_images: int) -> NDArray
     return (2 * noise - 1).astype(dtype)
 
 
-def _answers(
-    path: Path, model: ModelProto, name: str, images: NDArray[Any]
-) -> NDArray[np.int64]:
+def _answers(path: Path, model: ModelProto, name: str, images: NDArray[Any]) -> NDArray[np.int64]:
     onnx.save(model, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     dims = session.get_inputs()[0].shape

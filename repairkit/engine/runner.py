@@ -59,7 +59,9 @@ def settle_batching(
     if not still:
         kind = "fixed" if fixed else "hard-wired"
         return Batching(
-            freed, None, f"any batch ({kind} at {step}; freed, checked on {n_real} images and noise)"
+            freed,
+            None,
+            f"any batch ({kind} at {step}; freed, checked on {n_real} images and noise)",
         )
     started = time.perf_counter()
     single.run(images)

@@ -86,7 +86,9 @@ class OutputForm:
 
     def n_classes(self, outputs: NDArray[Any]) -> int:
         """K; 2 for the binary kinds, 1 for `values`."""
-        return 2 if self.kind.startswith("binary") else int(_columns(outputs, self.columns).shape[1])
+        return (
+            2 if self.kind.startswith("binary") else int(_columns(outputs, self.columns).shape[1])
+        )
 
     def class_scores(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
         """Shape (n, K): probabilities, or logits; greater means likelier, and (n, 1) for `values`.

@@ -1,4 +1,4 @@
-"""Tiny models of kinds that are rarer: other ranks and groups, half-sized numbers, integer codes."""
+"""Tiny models of rarer kinds: other ranks and groups, half-sized numbers, integer codes."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def settle_batching(
         model,
         step,
         f"{step} at a time: {still}",
-        f"the graph takes {step} image{'s' if step > 1 else ''} at a time ({still}); each coalition "
+        f"the graph takes {step} image{'s' if step > 1 else ''} at a time ({still}); a coalition "
         f"costs about {cost:.3g} ms per image, and nothing is shared between coalitions",
     )
 

@@ -41,7 +41,8 @@ def stored_levels(site: Site, levels: NDArray[np.float32]) -> NDArray[Any]:
         return levels.astype(site.dtype)
     limits = np.iinfo(site.dtype)
     codes = np.rint(levels.astype(np.float64) / site.scale) + site.zero
-    return np.clip(codes, limits.min, limits.max).astype(site.dtype)
+    stored: NDArray[Any] = np.clip(codes, limits.min, limits.max).astype(site.dtype)
+    return stored
 
 
 def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -> ModelProto:

@@ -10,10 +10,12 @@ import traceback
 import typer
 
 import repairkit
+from repairkit.cli.apply_command import apply_command
 from repairkit.cli.demo_command import demo_command
 from repairkit.cli.inspect_command import inspect_command
 from repairkit.cli.instrument_command import instrument_command
 from repairkit.cli.patch_command import patch_command
+from repairkit.cli.revert_command import revert_command
 from repairkit.cli.score_command import score_command
 from repairkit.cli.verify_command import verify_command
 from repairkit.core.errors import RepairkitError
@@ -29,6 +31,8 @@ app.command("inspect")(inspect_command)
 app.command("score")(score_command)
 app.command("patch")(patch_command)
 app.command("verify")(verify_command)
+app.command("apply")(apply_command)
+app.command("revert")(revert_command)
 app.command("instrument")(instrument_command)
 app.command("demo")(demo_command)
 

@@ -123,7 +123,7 @@ def _check_each(
     Those with a body inside are not: their check would need the names around them. Neither are
     operators that onnx does not know, which a runtime may know.
     """
-    context = onnx.checker.C.CheckerContext()  # type: ignore[attr-defined]  # is not in the stubs
+    context = onnx.checker.C.CheckerContext()
     context.ir_version = ir_version
     context.opset_imports = {o.domain: o.version for o in opsets}  # type: ignore[attr-defined]
     for node in nodes:

@@ -20,6 +20,7 @@ from repairkit.graph.index import all_nodes, subgraphs
 _MOST_TIMES = 4
 _SLACK_BYTES = 64 << 20
 
+
 def stored_tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor that is stored anywhere in a model."""
     nodes = [*all_nodes(model.graph), *(n for f in model.functions for n in f.node)]

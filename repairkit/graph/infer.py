@@ -48,10 +48,9 @@ def _frozen(site: Site, before: Survey, after: Survey) -> list[FrozenFilter]:
         mask = kernel_mask(node, new[0].shape, channel)
         if new[0][mask].any() or (new[1] is not None and new[1][channel] != 0):
             continue
-        alike = all(
-            a is None or b is None or a[part].tobytes() == b[part].tobytes()
-            for a, b, part in zip(old, new, (mask, channel, channel), strict=True)
-        )
+        alike = old[0][mask].tobytes() == new[0][mask].tobytes()
+        for a, b in zip(old[1:], new[1:], strict=True):
+            alike &= a is None or b is None or a[channel].tobytes() == b[channel].tobytes()
         if not alike:
             frozen.append(FrozenFilter(Filter(site.name, channel), float(levels[channel])))
     return frozen

@@ -1,4 +1,4 @@
-"""Sound files to spoil: models of every kind of layer and of the zoo, and one of each other input."""
+"""Sound files to spoil: models of every kind of layer, the zoo's, one of each other input."""
 
 from __future__ import annotations
 

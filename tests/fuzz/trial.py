@@ -30,7 +30,7 @@ def attempt(target: str, seed: int) -> str | None:
 
     with tempfile.TemporaryDirectory(prefix="repairkit-fuzz-") as name:
         folder = Path(name)
-        arguments = TARGETS[target](folder, random.Random(f"{target}:{seed}"))  # noqa: S311
+        arguments = TARGETS[target](folder, random.Random(f"{target}:{seed}"))
         out, err = io.StringIO(), io.StringIO()
         with _errors_of_libraries() as noise, _inside(folder):
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

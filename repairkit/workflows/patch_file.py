@@ -137,14 +137,16 @@ def read_patch_file(path: Path) -> PatchFile:
         raise RunFolderError(
             f"{path}: has schema {document.get('schema')!r}; this version reads {SCHEMA}"
         )
+    altered = VerificationError(f"{path}: was altered (its content does not match its seal)")
     try:
-        file = _parse(document)
         sealed = {name: value for name, value in document.items() if name != "seal"}
-        seals = file.digest, claim_digest(sealed)
+        if document["seal"] != claim_digest(sealed):
+            raise altered
+        file = _parse(document)
+        if document["digest"] != file.digest:
+            raise altered
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: is a broken patch file ({error!r})") from error
-    if seals != (document["digest"], document.get("seal")):
-        raise VerificationError(f"{path}: was altered (its content does not match its seal)")
     return file
 
 

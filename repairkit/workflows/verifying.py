@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import VerificationError
+from repairkit.core.errors import ModelError, VerificationError
 from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Patch, TensorEdit
 from repairkit.engine.proof import Proof, prove
@@ -33,6 +34,7 @@ from repairkit.workflows.patch_file import PatchFile, claim_digest
 from repairkit.workflows.subject import Subject
 
 _GUESSED_SIDE = 64
+_MOST_NUMBERS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,13 @@ def _refuse_idle(model: ModelProto, found: Survey, patch: Patch) -> None:
 def noise_images(subject: Subject, n_images: int = 8) -> NDArray[Any]:
     """Noise of the model's input shape, for a proof that has no real images."""
     shape = [size or _GUESSED_SIDE for size in subject.spec.shape]
+    n_numbers = math.prod(shape)
+    if n_numbers > _MOST_NUMBERS or subject.spec.dtype.kind not in "fiu":
+        raise ModelError(
+            f"the input {subject.input_name!r} takes {n_numbers} numbers of {subject.spec.dtype} "
+            "per image, which is more than an image holds or no number"
+        )
+    n_images = max(1, min(n_images, _MOST_NUMBERS // max(1, n_numbers)))
     rng = np.random.default_rng(0)
     if np.issubdtype(subject.spec.dtype, np.floating):
         return rng.standard_normal((n_images, *shape)).astype(subject.spec.dtype)

@@ -83,7 +83,7 @@ def arrays() -> dict[str, np.ndarray]:
         "x": models.images(12, seed=3),
         "y": np.arange(12) % 3,
         "group": np.array(["a", "b"] * 6),
-        "split": np.array(["train"] * 8 + ["test"] * 4),
+        "age": np.linspace(3, 60, 12),
     }
 
 

@@ -298,9 +298,8 @@ def without_claims(path: Path, out: Path) -> None:
     out.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def test_a_stack_is_proven_from_the_first_original(
-    repairkit: Command, project: Project, stacked: Path
-) -> None:
+@pytest.mark.usefixtures("stacked")
+def test_a_stack_is_proven_from_the_first_original(repairkit: Command, project: Project) -> None:
     answer = repairkit("verify", project.model, "two.onnx", "--json")
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)

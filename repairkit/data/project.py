@@ -15,6 +15,7 @@ from repairkit.data.parts import PART_NAMES
 from repairkit.data.preprocessing import Preprocessing
 
 PROJECT_FILE = "repairkit.toml"
+_MOST_BYTES = 256 << 10
 _KEYS = (
     "model", "data", "groups", "classes", "metrics", "output", "columns", "threshold", "seed",
     "preprocessing", "parts",
@@ -87,10 +88,12 @@ def read_project(path: Path) -> Project:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise SettingsError(f"{path}: is over {_MOST_BYTES >> 10} KiB; no settings are so long")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); check it") from error
-    except ValueError as error:  # of TOML and of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML and of UTF-8
         raise SettingsError(
             f"{path}: is no valid TOML ({first_line(error)}); correct it"
         ) from error

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
-from repairkit.core.errors import ModelError
+from repairkit.graph.folding import fold
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
 
 _NOTHING: Mapping[str, NDArray[Any]] = {}
@@ -75,20 +73,7 @@ class Constants:
         return self.array(name, {write.storage.name: contents}).reshape(-1)
 
     def _run(self, node: NodeProto, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        def info(names: list[str]) -> list[onnx.ValueInfoProto]:
-            return [helper.make_empty_tensor_value_info(n) for n in names]
-
-        graph = helper.make_graph(
-            [node], "constant", info(list(feeds)), info([o for o in node.output if o])
-        )
-        model = helper.make_model(graph, opset_imports=self.index.model.opset_import)
-        try:
-            return [np.asarray(o) for o in ReferenceEvaluator(model).run(None, feeds)]
-        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-            raise ModelError(
-                f"the constant {node.output[0]!r}, made by {node.op_type}, cannot be computed "
-                f"({str(error).splitlines()[0]}); fold constants when exporting the model"
-            ) from error
+        return fold(node, feeds, self.index.model.opset_import)
 
     def write(
         self, name: str, positions: NDArray[np.int64], values: NDArray[np.float64]

@@ -25,6 +25,7 @@ from repairkit.workflows.bench import Bench, prepare, run_suite
 from repairkit.workflows.choosing import choose_patch, try_patches
 from repairkit.workflows.destination import check_place, companions
 from repairkit.workflows.files import write_json
+from repairkit.workflows.layout import layout_of
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
 from repairkit.workflows.patch_story import patch_story
 from repairkit.workflows.run_document import plain
@@ -241,6 +242,7 @@ def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
         settings.include,
         subject.output,
         {},
+        layout_of(subject.file),
     )
     write_claims(baked.model, [*read_claims(subject.model), sign_claim(draft.claim())])
     return draft, baked.model

@@ -11,9 +11,11 @@ import onnx
 from onnx import ModelProto
 
 from repairkit.core.errors import DeviceError, ModelError, SettingsError
+from repairkit.graph.outside import as_on_disk, folder_of
 
 DEVICES = ("auto", "cpu", "cuda")
 _IN_MEMORY_LIMIT = 1_900_000_000
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def load_runtime() -> ModuleType:
@@ -91,6 +93,12 @@ def open_session(
 
 
 def _start(runtime: ModuleType, model: ModelProto, options: Any, providers: list[Any]) -> Any:
+    folder_outside = folder_of(model)
+    if folder_outside is not None:
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder_outside))
+        # Weights that were rearranged would be in memory a second time.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        model = as_on_disk(model)
     if model.ByteSize() < _IN_MEMORY_LIMIT:
         return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
     with tempfile.TemporaryDirectory() as folder:

@@ -16,6 +16,7 @@ from onnx import FunctionProto, ModelProto, NodeProto, SparseTensorProto, Tensor
 from repairkit.core.errors import ModelError
 from repairkit.graph.external import stored_tensors, tensor_bytes
 from repairkit.graph.index import all_nodes, subgraphs
+from repairkit.graph.outside import is_outside
 
 _MOST_ELEMENTS = 1 << 40
 _MOST_DENSE_BYTES = 1 << 30
@@ -44,6 +45,8 @@ def check_model(path: Path, model: ModelProto) -> None:
 
 def _check_tensor(tensor: TensorProto) -> None:
     name = tensor.name or "without a name"
+    if is_outside(tensor):  # and was measured against its file
+        return
     if tensor.HasField("segment") or tensor.data_location == TensorProto.EXTERNAL:
         raise ModelError(f"the tensor {name!r} is not stored in the model or its data files")
     if math.prod(max(size, 1) for size in tensor.dims) > _MOST_ELEMENTS:

@@ -14,7 +14,9 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 from onnx.external_data_helper import uses_external_data
 
 from repairkit.core.errors import ModelError
+from repairkit.graph import outside
 from repairkit.graph.index import all_nodes, subgraphs
+from repairkit.graph.outside import forget_marks
 
 # Tied weights may be claimed twice or thrice; a thousand claims of one gigabyte are an attack.
 _MOST_TIMES = 4
@@ -77,14 +79,23 @@ def _outside(model_path: Path, location: str) -> ModelError:
 
 
 def load_external(model_path: Path, model: ModelProto) -> None:
-    """Read every external tensor into the model, in place.
+    """Read every external tensor into the model, in place; large weights are left outside.
 
     Raises:
         ModelError: a place leads out of the folder, a file is missing or too short, or many tensors
             claim the same bytes.
     """
     waiting = [t for t in stored_tensors(model) if uses_external_data(t)]
+    for tensor in waiting:
+        forget_marks(tensor)
     ranges = _checked_ranges(model_path, waiting)
+    n_bytes = sum(length for held in ranges.values() for _, _, length in held)
+    if n_bytes > outside.KEPT_OUTSIDE_ABOVE and _can_be_mapped(model, waiting):
+        for location, held in ranges.items():
+            digest = outside.digest_of_file(safe_path(model_path, location))
+            for tensor, _, _ in held:
+                outside.keep_outside(tensor, model_path.parent, digest)
+        return
     try:
         for location in sorted(ranges):
             with safe_path(model_path, location).open("rb") as file:
@@ -123,6 +134,13 @@ def _checked_ranges(
             f"files of {sum(sizes.values())} bytes; the same bytes are claimed too often"
         )
     return ranges
+
+
+def _can_be_mapped(model: ModelProto, tensors: list[TensorProto]) -> bool:
+    """Whether no tensor is part of a sparse one, or holds several numbers in a byte."""
+    bodies = (node for function in model.functions for node in function.node)
+    plain = sum(uses_external_data(t) for t in outside.stored_in(model.graph, bodies))
+    return plain == len(tensors) and all(t.data_type not in _BITS for t in tensors)
 
 
 def _range(model_path: Path, tensor: TensorProto, size: int) -> tuple[int, int]:

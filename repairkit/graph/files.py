@@ -16,6 +16,7 @@ from onnx import ModelProto
 from repairkit.core.errors import ModelError, RunFolderError
 from repairkit.graph.checking import check_model
 from repairkit.graph.external import external_locations, load_external, safe_path
+from repairkit.graph.outside import as_on_disk, outside_digests, place_beside
 
 _SINGLE_FILE_LIMIT = 2_000_000_000
 _LARGEST_MESSAGE = 2**31 - 1
@@ -78,12 +79,15 @@ def _digest(content: bytes, external: Mapping[str, Path]) -> str:
 
 def canonical_bytes(model: ModelProto) -> bytes:
     """The bytes under which repairkit writes and compares a model."""
-    return model.SerializeToString(deterministic=True)
+    return as_on_disk(model).SerializeToString(deterministic=True)
 
 
 def digest_of(model: ModelProto) -> str:
-    """SHA-256 of the model's canonical bytes, for a model that is not on disk yet."""
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    """What `read_model` will give for a model that is not on disk yet."""
+    hasher = hashlib.sha256(canonical_bytes(model))
+    for _, digest in sorted(outside_digests(model).items()):
+        hasher.update(bytes.fromhex(digest))
+    return hasher.hexdigest()
 
 
 def write_model(model: ModelProto, path: Path) -> str:
@@ -100,7 +104,8 @@ def write_model(model: ModelProto, path: Path) -> str:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             draft = Path(folder) / path.name
             if model.ByteSize() < _SINGLE_FILE_LIMIT:
-                data = model.SerializeToString(deterministic=True)
+                data = canonical_bytes(model)
+                place_beside(model, path)
                 with draft.open("wb") as file:
                     file.write(data)
                     file.flush()

@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from repairkit.core.filters import Filter, Site
 from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.graph.codes import kernel_rest
 from repairkit.graph.layers import kernel_mask
 from repairkit.graph.levels import bias_levels
 from repairkit.graph.sites import Survey, survey
@@ -42,6 +43,8 @@ def _frozen(site: Site, before: Survey, after: Survey) -> list[FrozenFilter]:
     if old[0].shape != new[0].shape:
         return []
     levels = bias_levels(after, (site,))[site.name]
+    codes = after.layers[site.name].codes
+    levels = levels if codes is None else codes.held(levels.astype(np.float64))
     node = after.index.nodes[after.layers[site.name].node]
     frozen = []
     for channel in range(site.n_channels):
@@ -62,6 +65,8 @@ def _reading(
     """Kernel, scale of the normalisation if there is one, and bias; the last two per channel."""
     layer = found.layers[site.name]
     kernel = found.constants.array(layer.kernel)
+    rest = kernel_rest(found.index.nodes[layer.node], found.constants)
+    kernel = kernel - rest if rest.any() else kernel
     scale = None
     if layer.norm is not None:
         scale = found.constants.array(found.index.nodes[layer.norm].input[1]).reshape(-1)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from repairkit.core.errors import VerificationError
 from repairkit.core.patch import TensorEdit
 from repairkit.graph.index import GraphIndex
+from repairkit.graph.outside import array_of, wherever_it_lies
 from repairkit.graph.storage import Constants, Storage, Write, constant_tensor, store
 
 METADATA_KEY = "repairkit.patches"
@@ -54,7 +55,7 @@ def _remove(model: ModelProto, edit: TensorEdit) -> None:
 
 def _restore(model: ModelProto, edit: TensorEdit) -> None:
     tensor = _stored(model, edit)
-    array = numpy_helper.to_array(tensor)
+    array = array_of(tensor)
     # Counted before anything is allocated: the runs may come from a stranger.
     ends = [0, *(end for run in edit.runs for end in run)]
     n_elements = sum(stop - start for start, stop in edit.runs)
@@ -86,7 +87,7 @@ def changes_nothing(edit: TensorEdit, model: ModelProto, patched: ModelProto) ->
         patched: the model after.
     """
     if edit.kind != "added":
-        new = numpy_helper.to_array(_stored(patched, edit)).reshape(-1)
+        new = array_of(_stored(patched, edit)).reshape(-1)
         return b"".join(new[start:stop].tobytes() for start, stop in edit.runs) == edit.old
     before, after = GraphIndex(model), GraphIndex(patched)
     array = Constants(after).array(edit.tensor)
@@ -126,8 +127,8 @@ def write_claims(model: ModelProto, claims: Sequence[dict[str, Any]]) -> None:
 
 def same_model(one: ModelProto, other: ModelProto) -> bool:
     """Whether two models are equal to the byte in their canonical form."""
-    a = one.SerializeToString(deterministic=True)
-    return a == other.SerializeToString(deterministic=True)
+    a, b = (wherever_it_lies(m).SerializeToString(deterministic=True) for m in (one, other))
+    return a == b
 
 
 def first_difference(one: ModelProto, other: ModelProto) -> str:

@@ -17,6 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.graph.folding import fold
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
+from repairkit.graph.outside import array_of, is_outside
 
 _NOTHING: Mapping[str, NDArray[Any]] = {}
 _MOVES = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
@@ -54,10 +55,10 @@ class Constants:
         if name in stored:
             return stored[name]
         if name in self.index.initializers:
-            return numpy_helper.to_array(self.index.initializers[name])
+            return array_of(self.index.initializers[name])
         node = self.index.nodes[self.index.producers[name]]
         if node.op_type == "Constant" and (tensor := constant_tensor(node)) is not None:
-            return numpy_helper.to_array(tensor)
+            return array_of(tensor)
         if node.op_type == "DequantizeLinear":
             codes = self.array(node.input[0], stored)
             scale, zero, _, _ = self._quantisation(node)
@@ -85,6 +86,7 @@ class Constants:
         shared = len(self.index.readers.get(name, [])) > 1 or name in self.index.outputs
         if name in self.index.initializers:
             tensor = self.index.initializers[name]
+            shared = shared or is_outside(tensor)
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             return Write(Storage("initializer", name, shared), positions, values.astype(dtype))
         node = self.index.nodes[self.index.producers[name]]
@@ -92,6 +94,7 @@ class Constants:
             stored = constant_tensor(node)
             if stored is None:
                 return None
+            shared = shared or is_outside(stored)
             dtype = helper.tensor_dtype_to_np_dtype(stored.data_type)
             return Write(Storage("constant", name, shared), positions, values.astype(dtype))
         if node.domain not in ("", "ai.onnx"):

@@ -21,6 +21,7 @@ from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.graph.delta import Piece, describe, restore
 from repairkit.graph.external import external_locations, safe_path
 from repairkit.graph.files import ModelFile, canonical_bytes
+from repairkit.graph.outside import outside_digests
 from repairkit.workflows.files import write_bytes
 
 _SLACK_BYTES = 64 << 20
@@ -68,7 +69,9 @@ def layout_of(file: ModelFile) -> tuple[StoredFile, ...]:
     if content == canonical:
         return ()
     names = external_locations(ModelProto.FromString(content))
-    contents = {"": content} | {n: safe_path(file.path, n).read_bytes() for n in names}
+    kept = outside_digests(file.model)  # these are never written, so nothing need be told of them
+    read = [name for name in names if name not in kept]
+    contents = {"": content} | {n: safe_path(file.path, n).read_bytes() for n in read}
     return tuple(
         StoredFile(name, tuple(describe(data, canonical))) for name, data in contents.items()
     )
@@ -95,11 +98,17 @@ def restored_files(model: ModelProto, layout: Sequence[StoredFile]) -> dict[str,
         ) from error
 
 
-def digest_of_files(contents: Mapping[str, bytes]) -> str:
-    """The digest that `read_model` gives to a model in these files."""
+def digest_of_files(contents: Mapping[str, bytes], outside: Mapping[str, str]) -> str:
+    """The digest that `read_model` gives to a model in these files.
+
+    Args:
+        contents: from `restored_files`.
+        outside: digests of the data files that were never read, by name.
+    """
     hasher = hashlib.sha256(contents[""])
-    for name in sorted(name for name in contents if name):
-        hasher.update(hashlib.sha256(contents[name]).digest())
+    digests = {n: hashlib.sha256(data).hexdigest() for n, data in contents.items() if n}
+    for _, digest in sorted((digests | dict(outside)).items()):
+        hasher.update(bytes.fromhex(digest))
     return hasher.hexdigest()
 
 

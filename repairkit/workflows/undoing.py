@@ -12,6 +12,7 @@ from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.patch import Patch
 from repairkit.graph.bake import Baked, bake
 from repairkit.graph.files import ModelFile, digest_of, write_model
+from repairkit.graph.outside import outside_digests, place_beside
 from repairkit.graph.revert import read_claims, revert, write_claims
 from repairkit.graph.sites import Survey, survey
 from repairkit.workflows.destination import check_result
@@ -126,12 +127,13 @@ def revert_patch(patched: ModelFile, file: PatchFile, *, out: Path) -> Reverted:
     undone = revert(patched.model, file.edits)
     write_claims(undone, claims[:-1])
     contents = restored_files(undone, file.layout)
-    digest = digest_of_files(contents)
+    digest = digest_of_files(contents, outside_digests(undone))
     if digest != file.source_digest:
         raise VerificationError(
             f"{patched.path}: undoing the patch does not give back the model that it was made for "
             f"(digest {digest[:12]}, not {file.source_digest[:12]}); the patch file was altered"
         )
+    place_beside(undone, out)
     write_files(contents, out)
     return Reverted(out, digest, file.patch, len(claims) - 1)
 

@@ -1,6 +1,8 @@
 """Which models in the wild can be inspected, scored, patched and verified, and if not, why not?
 
-    python benchmarks/compatibility.py [--only NAME ...] [-o docs/compatibility.md]
+    python benchmarks/compatibility.py [--only NAME ...] [--rows FOLDER] [-o docs/compatibility.md]
+
+`--rows` keeps what was found of each model in a folder, and takes what is there as found.
 
 Every model goes through the commands as a user would give them, in a process of its own with a time
 limit; the patched model is then judged by other means: `onnx.checker` with `full_check`, ONNX
@@ -68,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[], help="names of models")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=Path, help="keep rows here, and do not make them again")
     parser.add_argument("-o", "--out", type=Path)
     arguments = parser.parse_args()
     models = collect()
@@ -79,7 +82,7 @@ def main() -> None:
     rows = []
     for wild in chosen:
         started = time.monotonic()
-        rows.append(in_its_own_process(wild))
+        rows.append(kept_or_made(wild, arguments.rows))
         sys.stderr.write(f"{wild.name}: {time.monotonic() - started:.0f} s\n")
     text = document(rows)
     if arguments.out:
@@ -89,6 +92,19 @@ def main() -> None:
     broken = [row["model"] for row in rows if row["broken"]]
     if broken:
         sys.exit(f"broken: {', '.join(broken)}")
+
+
+def kept_or_made(wild: Wild, folder: Path | None) -> dict[str, Any]:
+    """A row that is in the folder, or a fresh one that is put there."""
+    if folder is None:
+        return in_its_own_process(wild)
+    path = folder / f"{wild.name}.json"
+    if not path.is_file():
+        row = in_its_own_process(wild)
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row), encoding="utf-8")
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
 
 
 def in_its_own_process(wild: Wild) -> dict[str, Any]:
@@ -133,7 +149,9 @@ def examine(wild: Wild) -> dict[str, Any]:
             return row
         large = found["n_filters"] > _LARGE or wild.family == RANDOM
         data = folder / "data.npz"
-        row["data"] = write_data(wild, data, model, 4 if large else 40)
+        row["data"] = write_data(
+            wild, data, model, 2 if wild.family == RANDOM else 8 if large else 40
+        )
         options = ["--data", str(data), "--calibration", "all", "--selection", "all"]
         options += ["--test", "all", "--workers", "1", "--device", "cpu"]
         if wild.name in USER_METRICS:

@@ -44,7 +44,8 @@ def _frozen(site: Site, before: Survey, after: Survey) -> list[FrozenFilter]:
         return []
     levels = bias_levels(after, (site,))[site.name]
     codes = after.layers[site.name].codes
-    levels = levels if codes is None else codes.held(levels.astype(np.float64))
+    if codes is not None:
+        levels = codes.held(levels.astype(np.float64)).astype(np.float32)
     node = after.index.nodes[after.layers[site.name].node]
     frozen = []
     for channel in range(site.n_channels):

@@ -45,7 +45,7 @@ from repairkit.graph.revert import read_claims, revert, write_claims
 from repairkit.workflows.patch_file import read_patch_file
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "compatibility.md"
-_TIMEOUT_SECONDS = 600
+_TIMEOUT_SECONDS = 900
 _MOST_FILTERS = 128
 _LARGE = 1500  # filters, beyond which only the last sites are scored
 _COLUMNS = (

@@ -40,6 +40,7 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python benchmarks/engine.py --quick
 	$(BIN)/python benchmarks/estimators.py --quick
+	$(BIN)/python benchmarks/coverage.py --quick
 
 # Try every model of the zoo and of the onnx package; takes a quarter of an hour.
 compatibility: setup

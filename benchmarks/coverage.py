@@ -6,6 +6,9 @@ The share of players whose long-run value lies in the interval, over many seeds,
 and on table games of eight players whose values are known exactly. Sequential methods state
 intervals for all players and looks together, so theirs may hold more often than is said; they may
 not hold less often. The truth of a simulated game has an error of its own, which is added.
+
+"Statement" rows are about the top k: of the runs that say who they are, the share that is right but
+for epsilon.
 """
 
 from __future__ import annotations
@@ -51,6 +54,14 @@ TABLES: dict[str, tuple[Estimator, int]] = {
     "marginals": (Marginals(top_k=2, batch_size=4), 2_000),
 }
 
+STATEMENTS: dict[str, tuple[Estimator, int]] = {
+    "tmab": (Tmab(top_k=2, epsilon=0.02, batch_size=8, value_range=1.0), 100_000),
+    "marginals": (Marginals(top_k=2, epsilon=0.02, batch_size=8, value_range=1.0), 100_000),
+    "regression (shapley)": (Regression(sizes="shapley", top_k=2), 60_000),
+    "auto": (Auto(top_k=2, epsilon=0.02), 60_000),
+}
+_SHARES = np.array([0.5, 0.3, 0.12, 0.1, 0.0, -0.2])
+
 
 @dataclass(frozen=True)
 class Line:
@@ -83,9 +94,29 @@ def measure(
     return Line(name, label, nominal, float(np.mean(held)), runs)
 
 
+def measure_statement(name: str, estimator: Estimator, allowed: int, runs: int) -> Line:
+    """Two players ahead by a little, one harmful, and interactions: is the top 2 right?"""
+    epsilon = getattr(estimator, "epsilon", 0.0)
+    players = (np.arange(2**6)[:, None] >> np.arange(6) & 1).astype(float)
+    right, nominal = [], 0.0
+    for seed in range(runs):
+        values = players @ _SHARES[:, None] + 0.1 * any_values(6, seed=seed)
+        game = TableGame(noisy(values, noise=0.3, seed=seed))
+        true = estimate(game, Exact(), budget=Budget(), seed=0).scores.values[:, 0]
+        end = estimate(game, estimator, budget=Budget(allowed), seed=seed)
+        nominal = end.scores.confidence
+        if end.scores.decided.all():
+            chosen = end.scores.ranking()[:2]
+            right.append(bool((true[chosen] >= np.sort(true)[-2] - epsilon).all()))
+    share = float(np.mean(right)) if right else float("nan")
+    return Line("table-6", f"{name}: statement", nominal, share, len(right))
+
+
 def verdict(line: Line) -> str:
     """Against the bar of 93 to 98 %; of those that hold jointly, at least as much as is said."""
-    if line.method in JOINT:
+    if line.method.endswith("statement") and not line.runs:
+        return "no run made it"
+    if line.method in JOINT or line.method.endswith("statement"):
         return "met" if line.covered >= line.nominal else "missed"
     return "met" if 0.93 <= line.covered <= 0.98 else "missed"
 
@@ -110,14 +141,23 @@ def main() -> None:
     ):
         game = SimulatedGame(recipe, 300)
         games.append((game, game.name, SIMULATED, truth(game, n_walks=n_walks)))
-    print("game            method                 nominal  covered")
+    print("game            method                             nominal  covered")
     for game, name, methods, true in games:
         for label, (estimator, allowed) in methods.items():
             line = measure(game, name, (label, estimator, allowed), (true[0], true[1]), runs)
             print(
-                f"{name:16s}{label:24s}{line.nominal:6.2f}{line.covered:9.3f}  {verdict(line)}",
+                f"{name:16s}{label:34s}{line.nominal:6.2f}{line.covered:9.3f}  {verdict(line)}",
                 flush=True,
             )
+            lines.append(line)
+    for label, (estimator, allowed) in STATEMENTS.items():
+        line = measure_statement(label, estimator, allowed, runs)
+        print(
+            f"{line.game:16s}{line.method:34s}{line.nominal:6.2f}{line.covered:9.3f}  "
+            f"{verdict(line)} ({line.runs} of {runs} runs made it)",
+            flush=True,
+        )
+        if line.runs:
             lines.append(line)
     if asked.json:
         asked.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from repairkit.api import apply, patch, revert, score, verify
-    from repairkit.workflows.scoring import ScoreSettings
+    from repairkit.workflows.methods import ScoreSettings
     from repairkit.workflows.settings import Settings
 
 __all__ = [
@@ -31,7 +31,7 @@ _HOMES = {
     "revert": "repairkit.api",
     "score": "repairkit.api",
     "verify": "repairkit.api",
-    "ScoreSettings": "repairkit.workflows.scoring",
+    "ScoreSettings": "repairkit.workflows.methods",
     "Settings": "repairkit.workflows.settings",
 }
 

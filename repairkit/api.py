@@ -17,9 +17,11 @@ from repairkit.graph.files import read_model
 from repairkit.workflows import patching, scoring, verifying
 from repairkit.workflows.bench import read_images
 from repairkit.workflows.destination import companions
+from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.patch_file import read_patch_file
 from repairkit.workflows.patching import Patched, PatchSettings
-from repairkit.workflows.scoring import Progress, Scored, ScoreSettings
+from repairkit.workflows.progress import Progress
+from repairkit.workflows.scoring import Scored
 from repairkit.workflows.settings import Settings, settle
 from repairkit.workflows.subject import Subject, read_subject
 from repairkit.workflows.undoing import Applied, Reverted, apply_patch, revert_patch
@@ -33,13 +35,15 @@ def score(
     data: str | Path | None = None,
     *,
     metric: str | Sequence[str] | None = None,
-    method: str = "tmab",
+    method: str = "auto",
     options: Mapping[str, Any] | None = None,
     max_evaluations: int | None = None,
     time_limit: float | None = None,
     settings: Settings | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    paper: bool = False,
+    statistics: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Scored:
     """Estimate the value of every filter, as `repairkit score` does.
@@ -56,6 +60,8 @@ def score(
             `repairkit.toml` says, beside the model or in the working folder.
         out: a run folder; nothing is written if None.
         resume: go on with the unfinished run in `out`.
+        paper: the letter of the paper's Algorithm 1, with the method `tmab`.
+        statistics: tell in detail how far the estimate has come (`Scored.details`).
         on_progress: called now and then.
 
     Raises:
@@ -64,7 +70,8 @@ def score(
     names = (metric,) if isinstance(metric, str) else tuple(metric or ())
     subject, job = _job(model, data, settings)
     job = replace(job, metrics=names or job.metrics)
-    how = ScoreSettings(method, dict(options or {}), Budget(max_evaluations, time_limit))
+    budget = Budget(max_evaluations, time_limit)
+    how = ScoreSettings(method, dict(options or {}), budget, paper=paper, statistics=statistics)
     place = None if out is None else Path(out)
     return scoring.score(subject, job, how, out=place, resume=resume, on_progress=on_progress)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from repairkit.cli import options, show
-from repairkit.core.errors import Interruption
+from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
 from repairkit.estimators import ESTIMATORS
+from repairkit.workflows.methods import METHODS, ScoreSettings
 from repairkit.workflows.run_folder import RunFolder, scores_table
-from repairkit.workflows.scoring import METHODS, Scored, ScoreSettings, score
+from repairkit.workflows.scoring import Scored, score
 
 _SHOWN = 10
 
@@ -28,6 +31,10 @@ Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Tolerance of t
 Delta = Annotated[float | None, typer.Option("--delta", help="Probability of a wrong top set.")]
 TruncateAt = Annotated[
     float | None, typer.Option("--truncate-at", help="Accuracy at which a walk is cut (v_T).")
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; may repeat."),
 ]
 MaxEvaluations = Annotated[
     int | None, typer.Option("--max-evaluations", min=1, help="Coalitions tried at the most.")
@@ -53,8 +60,15 @@ def how_to_score(
     truncate_at: float | None,
     max_evaluations: int | None,
     time_limit: float | None,
+    further: list[str] | None = None,
+    paper: bool = False,
+    statistics: bool = False,
 ) -> ScoreSettings:
-    """Score settings with only those estimator options that were given."""
+    """Score settings with only those estimator options that were given.
+
+    Raises:
+        SettingsError: a further option is no NAME=VALUE.
+    """
     given: dict[str, Any] = {
         "top_k": top_k,
         "side": side,
@@ -64,9 +78,25 @@ def how_to_score(
     }
     return ScoreSettings(
         method,
-        {name: value for name, value in given.items() if value is not None},
+        {name: value for name, value in given.items() if value is not None} | _parse(further),
         Budget(max_evaluations, time_limit),
+        paper,
+        statistics,
     )
+
+
+def _parse(further: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE: numbers, true, false and null as in JSON, all else as text."""
+    found: dict[str, Any] = {}
+    for text in further or ():
+        name, sign, value = text.partition("=")
+        if not name or not sign:
+            raise SettingsError(f"--set {text!r} is no setting; write NAME=VALUE, as in lanes=4")
+        try:
+            found[name.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            found[name.replace("-", "_")] = value
+    return found
 
 
 def score_command(
@@ -74,7 +104,7 @@ def score_command(
     model: options.Model = None,
     data: options.Data = None,
     metric: Metrics = None,
-    method: Method = "tmab",
+    method: Method = "auto",
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL-METRIC-METHOD.")
     ] = None,
@@ -84,8 +114,16 @@ def score_command(
     epsilon: Epsilon = None,
     delta: Delta = None,
     truncate_at: TruncateAt = None,
+    option: Option = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The letter of the paper's Algorithm 1 (tmab).")
+    ] = False,
     max_evaluations: MaxEvaluations = None,
     time_limit: TimeLimit = None,
+    statistics: Annotated[
+        bool,
+        typer.Option("--statistics", help="Tell how far the estimate has come: statistics.json."),
+    ] = False,
     group: options.Groups = None,
     classes: options.Classes = None,
     output: options.Output = None,
@@ -115,7 +153,7 @@ def score_command(
 ) -> None:
     """Estimate the value of every filter, with its uncertainty, into a run folder."""
     how = how_to_score(
-        method,
+        "tmab" if paper and method == "auto" else method,
         top_k=top_k,
         side=side,
         epsilon=epsilon,
@@ -123,9 +161,12 @@ def score_command(
         truncate_at=truncate_at,
         max_evaluations=max_evaluations,
         time_limit=time_limit,
+        further=option,
+        paper=paper,
+        statistics=statistics,
     )
     subject, settings = options.settle_job(context.params)
-    folder = out or default_folder(subject.file.path, settings.metrics[0], method)
+    folder = out or default_folder(subject.file.path, settings.metrics[0], how.method)
     try:
         with show.scoring_progress(quiet=quiet) as on_progress:
             scored = score(
@@ -160,8 +201,11 @@ def _print(scored: Scored) -> None:
         ["filter", "value", "std error", "from", "to", "samples", "decided"],
         [_row(row) for row in shown],
     )
-    for name, ends in document["metrics"].items():
+    metrics = list(document["metrics"].items())
+    for name, ends in metrics[:_SHOWN]:
         show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
+    if len(metrics) > _SHOWN:
+        show.say(f"and {len(metrics) - _SHOWN} more metrics in run.json and scores.csv")
     parts = document["parts"]
     show.say(
         f"{parts['calibration']} calibration and {parts['selection']} selection images; "
@@ -177,7 +221,19 @@ def _print(scored: Scored) -> None:
         show.say(
             f"undecided: {document['n_undecided']} filters; raise --max-evaluations to tell more"
         )
+    if scored.details:
+        _print_statistics(scored.details)
     show.say(f"written to {scored.folder}")
+
+
+def _print_statistics(details: Mapping[str, Any]) -> None:
+    """The last word on convergence, and what truncation hides; the rest is in statistics.json."""
+    trace = details.get("convergence", [])
+    if trace:
+        steps = ", ".join(f"{correlation:.3f} after {n:,.0f}" for n, correlation in trace[-4:])
+        show.say(f"rank correlation of two halves of the samples: {steps} evaluations")
+    for name, bias in details.get("truncation", {}).get("bias", {}).items():
+        show.say(f"truncation leaves out {bias:+.4f} of the sum of values for {name}")
 
 
 def _row(row: dict[str, Any]) -> list[str]:

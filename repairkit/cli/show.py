@@ -16,7 +16,7 @@ from rich.table import Table
 from repairkit.core.patch import Evaluation, Figure
 from repairkit.core.text import printable
 from repairkit.workflows.files import to_json
-from repairkit.workflows.scoring import Progress as ScoreProgress
+from repairkit.workflows.progress import Progress as ScoreProgress
 
 _LINE_SECONDS = 10.0
 _SHARES = {

@@ -52,7 +52,9 @@ class GameFacts:
     """All that an estimator may know of a game.
 
     `score_widths` (n_metrics,) are the widths of the range of one value of each metric;
-    `guard` is the column of the metric on which walks are truncated.
+    `guard` is the column of the metric on which walks are truncated. `images_of` (n_metrics,) says
+    on which images of the pool a metric's scores can differ from zero; None, or no entry, where on
+    all.
     """
 
     n_players: int
@@ -60,6 +62,7 @@ class GameFacts:
     score_widths: tuple[float, ...]
     pool: ImagePool
     guard: int = 0
+    images_of: tuple[NDArray[np.intp] | None, ...] = ()
 
     @property
     def n_metrics(self) -> int:

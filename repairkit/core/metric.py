@@ -29,6 +29,11 @@ class Metric(Protocol):
         """The least and the greatest number that `score` can give."""
         ...
 
+    @property
+    def scorer(self) -> object:
+        """Metrics whose scorers are equal give the same scores, so that one of them is asked."""
+        ...
+
     def weights(self, annotations: Annotations) -> NDArray[np.float64]:
         """Shape (n_images,)."""
         ...

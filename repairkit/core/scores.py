@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round
 
+_NORMAL_95 = 1.959963984540054
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -31,6 +33,37 @@ class Scores:
     confidence: float
     interval: str
     efficient: bool
+
+    @classmethod
+    def plain(
+        cls,
+        metrics: tuple[str, ...],
+        values: NDArray[np.float64],
+        std_errors: NDArray[np.float64] | None = None,
+        samples: NDArray[np.int64] | None = None,
+    ) -> Scores:
+        """Values that answer no question but their own: nobody is decided.
+
+        Args:
+            metrics: of the game.
+            values: shape (n_players, n_metrics).
+            std_errors: of the same shape; unknown, and so infinite, if None.
+            samples: shape (n_players,); one each if None.
+        """
+        errors = np.full(values.shape, np.inf) if std_errors is None else std_errors
+        counts = np.ones(len(values), np.int64) if samples is None else samples
+        return cls(
+            metrics,
+            values,
+            errors,
+            values - _NORMAL_95 * errors,
+            values + _NORMAL_95 * errors,
+            counts,
+            np.zeros(len(values), bool),
+            0.95,
+            "normal, for one player at one look",
+            False,
+        )
 
     def ranking(self, metric: int = 0) -> NDArray[np.intp]:
         """Players from the most positive to the most negative; ties by column."""

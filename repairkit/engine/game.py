@@ -59,16 +59,22 @@ class ModelGame:
         drawn = draw_probabilities(metrics, weights)
         self._clash = _clash(metrics, weights, drawn)
         self._metrics = list(metrics) if guard is None else [*metrics, guard]
-        self._weights = weights if guard is None else [*weights, drawn]
-        self._ratios = [
-            np.divide(w, drawn, out=np.zeros_like(w), where=drawn > 0) for w in self._weights
-        ]
+        self._weights = np.stack(weights if guard is None else [*weights, drawn], axis=1)
+        rates = np.broadcast_to(drawn[:, None], self._weights.shape)
+        self._ratios = np.divide(
+            self._weights, rates, out=np.zeros_like(self._weights), where=rates > 0
+        )
+        scorers = [metric.scorer for metric in self._metrics]
+        # The columns that are asked, and which of them answers for each metric.
+        self._asked = [i for i, scorer in enumerate(scorers) if scorers.index(scorer) == i]
+        self._answers = np.array([self._asked.index(scorers.index(s)) for s in scorers])
         self._facts = GameFacts(
             len(roster),
             tuple(metric.name for metric in self._metrics),
             tuple(self._width(i) for i in range(len(self._metrics))),
             ImagePool(drawn, _strata(suite)),
             len(metrics) if guard is not None else 0,
+            tuple(self._images_of(i) for i in range(len(self._metrics))),
         )
 
     @property
@@ -80,8 +86,13 @@ class ModelGame:
         low, high = metric.score_range
         if not metric.per_image:
             return high - low
-        bounds = np.outer([low, high], [0.0, float(self._ratios[column].max())])
+        bounds = np.outer([low, high], [0.0, float(self._ratios[:, column].max())])
         return float(bounds.max() - bounds.min())
+
+    def _images_of(self, column: int) -> NDArray[np.intp] | None:
+        counted = np.flatnonzero(self._weights[:, column])
+        everyone = not self._metrics[column].per_image or len(counted) == len(self.suite)
+        return None if everyone else counted
 
     @property
     def path(self) -> str:
@@ -106,13 +117,12 @@ class ModelGame:
 
     def _play_per_image(self, round: Round) -> NDArray[np.float64]:
         """Only the scores of an image are kept, not the outputs."""
-        scores: NDArray[np.float64] = self.evaluator.answer(
-            round.coalitions, round.images, self._columns
-        )
+        answers = self.evaluator.answer(round.coalitions, round.images, self._columns)
+        scores: NDArray[np.float64] = answers[:, :, self._answers]
         if round.images is None:
-            scores *= np.stack([w * len(self.suite) for w in self._weights], axis=1)
+            scores *= self._weights * len(self.suite)
         else:
-            scores *= np.stack([ratio[round.images] for ratio in self._ratios], axis=2)
+            scores *= self._ratios[round.images]
         return scores
 
     def _play_together(self, round: Round, rows: slice) -> NDArray[np.float64]:
@@ -123,23 +133,18 @@ class ModelGame:
         judged = []
         for number, row in enumerate(outputs):
             drawn = everyone if images is None else images[number]
-            scale = [
-                w * len(self.suite) if images is None else ratio[drawn]
-                for w, ratio in zip(self._weights, self._ratios, strict=True)
-            ]
-            factors = [
-                factor if metric.per_image else np.ones(len(drawn))
-                for metric, factor in zip(self._metrics, scale, strict=True)
-            ]
-            judged.append(self._columns(row, drawn) * np.stack(factors, axis=1))
+            factors = self._weights * len(self.suite) if images is None else self._ratios[drawn]
+            together = [not metric.per_image for metric in self._metrics]
+            factors = np.where(together, 1.0, factors)
+            judged.append(self._columns(row, drawn)[:, self._answers] * factors)
         return np.stack(judged)
 
     def _columns(self, outputs: NDArray[Any], images: Indices) -> NDArray[np.float64]:
-        """Every metric's number for every image: shape (n_images, n_metrics)."""
+        """The numbers of every image, one per scorer: shape (n_images, n_scorers)."""
         annotations = self.suite.annotations.take(images)
-        scores = np.empty((len(images), len(self._metrics)))
-        for column, metric in enumerate(self._metrics):
-            scores[:, column] = metric.score(outputs, annotations)
+        scores = np.empty((len(images), len(self._asked)))
+        for column, asked in enumerate(self._asked):
+            scores[:, column] = self._metrics[asked].score(outputs, annotations)
         return scores
 
     def _blocks(self, round: Round) -> list[slice]:

@@ -18,10 +18,11 @@ from repairkit.estimators.marginals import Marginals
 from repairkit.estimators.permutation import Permutation
 from repairkit.estimators.random_scores import RandomScores
 from repairkit.estimators.regression import Regression, RepairRegression
-from repairkit.estimators.tmab import Tmab
+from repairkit.estimators.tmab import PAPER, Tmab
 
 __all__ = [
     "ESTIMATORS",
+    "PAPER",
     "Auto",
     "CheckpointStore",
     "Estimation",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +130,10 @@ class AutoRun:
         return self.regression.endless
 
     @property
+    def least_evaluations(self) -> int:
+        return self.regression.least_evaluations
+
+    @property
     def conclusion(self) -> str:
         return f"{describe(self.top_k, self.settings.side)} are decided"
 
@@ -145,6 +149,10 @@ class AutoRun:
             "plain_passes_regression": float(self.costs[0]),
             "plain_passes_marginals": float(self.costs[1]),
         }
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return self.regression.details
 
     def ask(self) -> Round:
         if not self.still_open.any():

@@ -95,6 +95,14 @@ def astride(low: Floats, high: Floats, values: Floats, *, top_k: int, side: Side
     return still_open
 
 
+def selected(values: Floats, *, top_k: int, side: Side) -> NDArray[np.int64]:
+    """The players asked for, rising."""
+    chosen = np.zeros(len(values), bool)
+    for _, _, ahead in _sides(values, values, values, side):
+        chosen |= _top(ahead, top_k)
+    return np.flatnonzero(chosen).astype(np.int64)
+
+
 def describe(top_k: int, side: Side) -> str:
     """The question in words."""
     words = {

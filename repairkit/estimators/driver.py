@@ -8,8 +8,10 @@ one never killed would have, bit for bit.
 A run may say more of itself than `core.scores.Run` demands, by attributes or properties:
 `least_evaluations` (int), fewer than which give no score at all; `endless` (bool), that it only
 ends by its budget; `conclusion` (str), what it found where it has nothing more to ask;
-`statistics` (dict of floats by name), what is worth telling beside the scores; `n_undecided` (int
-or None where unknown), which is cheap to ask at any time, while reading a run may take long.
+`statistics` (dict of floats by name), what is worth telling beside the scores; `details` (dict of
+what JSON can hold), what is told on request, such as how far two halves of the samples agree;
+`n_undecided` (int or None where unknown), which is cheap to ask at any time, while reading a run or
+its details may take long.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +35,8 @@ _SAVING_SHARE = 0.05
 class Estimation:
     """Scores, their cost, whether the run came to its own end, and why it ended, in words.
 
-    `statistics` are what the run tells of itself, finite numbers by name.
+    `statistics` are what the run tells of itself, finite numbers by name; `details` what it tells
+    on request, empty where nobody asked.
     """
 
     scores: Scores
@@ -40,6 +44,7 @@ class Estimation:
     finished: bool
     reason: str
     statistics: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def estimate(
@@ -51,6 +56,7 @@ def estimate(
     on_round: Callable[[Run, Spent], None] | None = None,
     checkpoint: CheckpointStore | None = None,
     clock: Callable[[], float] = time.monotonic,
+    with_details: bool = False,
 ) -> Estimation:
     """Play until the run has nothing more to ask or the budget ends.
 
@@ -63,6 +69,7 @@ def estimate(
         on_round: called after every round.
         checkpoint: where the run is resumed from, if anything is there, and saved.
         clock: seconds since some moment.
+        with_details: ask the run for its details at the end.
 
     Raises:
         BudgetError: the budget ends before any score, or is missing for an endless run.
@@ -81,7 +88,7 @@ def estimate(
             job.save()
         raise
     job.save()
-    return job.conclude(finished, reason)
+    return job.conclude(finished, reason, with_details=with_details)
 
 
 def undecided(run: Run) -> int | None:
@@ -155,13 +162,14 @@ class _Job:
             if self.store is not None and self.clock() >= self._save_at:
                 self.save()
 
-    def conclude(self, finished: bool, reason: str) -> Estimation:
+    def conclude(self, finished: bool, reason: str, *, with_details: bool) -> Estimation:
         """Read the run; BudgetError where it was stopped before there is anything to read."""
         scores = self.run.read()
         if self.spent.evaluations and not finished and not scores.samples.any():
             raise BudgetError(f"{reason}, and that is too early for any score; raise it")
         statistics = _statistics(self.run)
-        return Estimation(scores, self.spent, finished, reason, statistics)
+        details: Mapping[str, Any] = getattr(self.run, "details", {}) if with_details else {}
+        return Estimation(scores, self.spent, finished, reason, statistics, details)
 
     def save(self) -> None:
         """Save the run if there is a store; rarely enough to take a twentieth of the time."""

@@ -7,6 +7,7 @@ and one more; the intervals hold at every look, as in `tmab`, and the run stops 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from repairkit.estimators.boundary import (
     settle_top_k,
 )
 from repairkit.estimators.checks import check_positive, check_real, check_whole
+from repairkit.estimators.convergence import Halves
 from repairkit.estimators.intervals import around, bernstein_radius, log_term, within_range
 from repairkit.estimators.moments import Moments
 from repairkit.estimators.stars import (
@@ -87,7 +89,7 @@ class Marginals:
 class MarginalsRun:
     """`star` is under way; `moments` are those of the `n_stars` that are complete.
 
-    `still_open` (n_players,) are the contenders.
+    `still_open` (n_players,) are the contenders; `halves` are told on request.
     """
 
     def __init__(self, facts: GameFacts, settings: Marginals, rng: np.random.Generator) -> None:
@@ -96,7 +98,8 @@ class MarginalsRun:
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
         self.still_open = np.ones(facts.n_players, bool)
         self.entropy = draw_entropy(rng)
-        self.n_stars = 0
+        self.n_stars, self.n_evaluations = 0, 0
+        self.halves = Halves.empty(facts.n_players)
         self._begin()
 
     @property
@@ -115,6 +118,10 @@ class MarginalsRun:
     def statistics(self) -> dict[str, float]:
         return {"stars": float(self.n_stars)}
 
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"convergence": self.halves.told()}
+
     def ask(self) -> Round:
         if not self.still_open.any():
             return Round.nothing(self.facts.n_players)
@@ -122,8 +129,11 @@ class MarginalsRun:
 
     def tell(self, outcomes: Outcomes) -> None:
         learn_star(self.star, outcomes.values)
+        self.n_evaluations += len(outcomes.values)
         if self.star.done:
-            self.moments.add(self.star.players, star_marginals(self.star))
+            samples = star_marginals(self.star)
+            self.moments.add(self.star.players, samples)
+            self.halves.add(self.star.players, samples, self.n_evaluations)
             self.n_stars += 1
             self.still_open = self._still_open()
             self._begin()

@@ -45,3 +45,13 @@ class Moments:
             self.variances() / np.maximum(self.counts, 1)[:, None]
         )
         return errors
+
+
+def merge(some: Moments, others: Moments) -> Moments:
+    """Of all samples of both (Chan, Golub & LeVeque 1983)."""
+    counts = some.counts + others.counts
+    total = np.maximum(counts, 1)[:, None]
+    share = others.counts[:, None] / total
+    gap = others.means - some.means
+    squares = some.squares + others.squares + gap**2 * share * some.counts[:, None]
+    return Moments(counts, some.means + gap * share, squares)

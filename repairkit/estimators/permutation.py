@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +11,10 @@ from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Scores
 from repairkit.estimators.boundary import Side, astride, check_question, settle_top_k
 from repairkit.estimators.checks import check_real, check_whole
+from repairkit.estimators.convergence import Halves
 from repairkit.estimators.intervals import around, student_quantile
 from repairkit.estimators.moments import Moments
+from repairkit.estimators.truncation import Curve
 from repairkit.estimators.walks import (
     Truncation,
     advance,
@@ -66,7 +69,10 @@ class Permutation:
 
 
 class PermutationRun:
-    """`moments` of the walks completed; `walk` is under way."""
+    """`moments` of the walks completed; `walk` is under way.
+
+    `halves` and `curve` are told on request.
+    """
 
     endless = True
 
@@ -75,8 +81,14 @@ class PermutationRun:
         self.top_k = settle_top_k(settings.top_k, facts.n_players)
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
         self.entropy = draw_entropy(rng)
-        self.n_walks = 0
+        self.n_walks, self.n_evaluations = 0, 0
+        self.halves = Halves.empty(facts.n_players)
+        self.curve = Curve.empty(facts.n_players, facts.n_metrics)
         self._begin()
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return self.curve.told(self.facts) | {"convergence": self.halves.told()}
 
     @property
     def least_evaluations(self) -> int:
@@ -90,8 +102,12 @@ class PermutationRun:
         rule = Truncation(self.settings.truncate_at, self.settings.truncate_patience)
         chunk, guard = self.settings.chunk, self.facts.guard
         advance([self.walk], outcomes.values, chunk, guard=guard, rule=rule)
+        self.n_evaluations += len(outcomes.values)
         if self.walk.done:
-            self.moments.add(self.walk.players, marginals(self.walk))
+            samples = marginals(self.walk)
+            self.moments.add(self.walk.players, samples)
+            self.halves.add(self.walk.players, samples, self.n_evaluations)
+            self.curve.add(self.walk, self.facts.guard)
             self.n_walks += 1
             self._begin()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,10 @@ from repairkit.core.scores import Scores
 from repairkit.estimators import sizes as sizes_of
 from repairkit.estimators.boundary import Side, contested
 from repairkit.estimators.intervals import around
-from repairkit.estimators.ridge import LEAST_ROWS, ErrorsOver, Fit, fit
+from repairkit.estimators.outcome_table import OutcomeTable
+from repairkit.estimators.ridge import LEAST_ROWS, ErrorsOver, Fit
 from repairkit.estimators.rows import RegressionRows
+from repairkit.estimators.solving import halves_trace, mean_by_size, solve
 from repairkit.estimators.walks import draw_entropy
 
 CONFIDENCE = 0.95
@@ -69,6 +71,7 @@ class RegressionRun:
     ends: NDArray[np.float64]
     baseline: NDArray[np.float64]
     rows: RegressionRows
+    outcomes: OutcomeTable
     fit: Fit | None
     n_fitted: int
 
@@ -80,12 +83,21 @@ class RegressionRun:
         self.ends = np.zeros((0, facts.n_metrics))
         self.baseline = np.zeros((0, facts.n_metrics))
         self.rows = RegressionRows.none(facts.n_players)
+        self.outcomes = OutcomeTable(facts.n_metrics)
         self.fit = None
         self.n_fitted = 0
 
     @property
     def endless(self) -> bool:
         return self.facts.n_players > 1
+
+    @property
+    def least_evaluations(self) -> int:
+        """Everyone and no one, the pilot where there is one, and a first round."""
+        if self.facts.n_players == 1:
+            return 2
+        first = min(self.plan.round_rows, _LEAST_ROUND)
+        return 2 + (0 if self.plan.most else self.plan.pilot_rows) + first
 
     @property
     def conclusion(self) -> str:
@@ -109,6 +121,17 @@ class RegressionRun:
             "degrees_of_freedom": fitted.degrees,
             "cross_validated_r2": fitted.r2,
             "reliability": reliability,
+        }
+
+    @property
+    def details(self) -> dict[str, Any]:
+        if len(self.rows) < 2 * LEAST_ROWS:
+            return {}
+        trace = halves_trace(self.rows, self.outcomes, self.baseline, self.ends[0])
+        before = self.plan.pilot_rows + len(self.ends)
+        return {
+            "convergence": [[float(before + n), correlation] for n, correlation in trace],
+            "curve": mean_by_size(self.rows, self.outcomes, self.facts.guard),
         }
 
     def ask(self) -> Round:
@@ -145,7 +168,8 @@ class RegressionRun:
         elif not self.most:
             self.most = self._read_pilot(outcomes.values)
         else:
-            self.rows.add(self.ask(), outcomes.values)
+            self.rows.add(self.ask())
+            self.outcomes.add(outcomes.values)
         self.n_told += 1
 
     def _read_pilot(self, values: NDArray[np.float64]) -> int:
@@ -164,11 +188,20 @@ class RegressionRun:
         if len(self.rows) < LEAST_ROWS:
             return None
         if self.fit is None or self.n_fitted != len(self.rows):
-            rng = np.random.default_rng([*self.entropy, _FOR_TRACES])
-            over = self.plan.errors_over
-            self.fit = fit(self.rows, self.baseline, self.ends[0], errors_over=over, rng=rng)
+            self.fit = self._solve(self.rows, self.outcomes)
             self.n_fitted = len(self.rows)
         return self.fit
+
+    def _solve(self, rows: RegressionRows, outcomes: OutcomeTable) -> Fit:
+        return solve(
+            self.facts,
+            rows,
+            outcomes,
+            baseline=self.baseline,
+            full=self.ends[0],
+            errors_over=self.plan.errors_over,
+            entropy=(*self.entropy, _FOR_TRACES),
+        )
 
     def estimates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Values and standard errors, (n_players, n_metrics); zeros and infinity if unknown."""

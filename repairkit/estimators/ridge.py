@@ -55,6 +55,7 @@ class Fit:
 
 def fit(
     rows: RegressionRows,
+    outcomes: Floats,
     baseline: Floats,
     full: Floats,
     *,
@@ -65,13 +66,14 @@ def fit(
 
     Args:
         rows: at least `LEAST_ROWS`.
+        outcomes: of the rows, (n_rows, n_metrics).
         baseline: outcome of every image with everyone present, (n_images, n_metrics).
         full: V(all), (n_metrics,).
         errors_over: `rows` states the error as an estimate of V on these images; `images` also as
             one of V on images like these (a sandwich whose clusters are images).
         rng: for the traces.
     """
-    residuals, drops, drop_errors = _partial_out(rows, baseline, full)
+    residuals, drops, drop_errors = _partial_out(rows, outcomes, baseline, full)
     targets = rows.transposed_times(residuals)
     spectra, traces = _spectra(rows, targets, rng)
     choices = [
@@ -91,10 +93,10 @@ def fit(
 
 
 def _partial_out(
-    rows: RegressionRows, baseline: Floats, full: Floats
+    rows: RegressionRows, outcomes: Floats, baseline: Floats, full: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Outcomes less what size and image explain; the mean drop of V per removal and its error."""
-    sizes, outcomes = rows.all_sizes(), rows.all_outcomes()
+    sizes = rows.all_sizes()
     most = int(sizes.max())
     powers = np.arange(1, min(3, len(np.unique(sizes))) + 1)
     by_size = (sizes[:, None] / most) ** powers

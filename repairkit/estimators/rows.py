@@ -1,4 +1,4 @@
-"""Rows of a regression: who was removed, on which images, and what came of it.
+"""Rows of a regression: who was removed, and on which images.
 
 Who was removed is kept as bits: a million coalitions of 17,216 players take 2.2 GB, where 32-bit
 numbers would take 69. A product with the design is taken block by block, each unpacked for a
@@ -27,7 +27,7 @@ class RegressionRows:
     """One entry per round in each list.
 
     `bits` are packed removals (n_rows, ceil(n_players / 8)); `sizes` (n_rows,) how many were
-    removed; `images` (n_rows, n_images_per_row); `outcomes` (n_rows, n_metrics), 32 bits each.
+    removed; `images` (n_rows, n_images_per_row).
     `counts` (n_players,) says in how many rows each player was removed.
 
     The design X has a column per player: present less its mean among coalitions of the row's size,
@@ -39,7 +39,6 @@ class RegressionRows:
     bits: list[NDArray[np.uint8]] = field(default_factory=list)
     sizes: list[NDArray[np.int64]] = field(default_factory=list)
     images: list[NDArray[np.int64]] = field(default_factory=list)
-    outcomes: list[NDArray[np.float32]] = field(default_factory=list)
 
     @classmethod
     def none(cls, n_players: int) -> RegressionRows:
@@ -52,7 +51,7 @@ class RegressionRows:
     def n_players(self) -> int:
         return len(self.counts)
 
-    def add(self, asked: Round, values: Floats) -> None:
+    def add(self, asked: Round) -> None:
         """Take in a round whose rows have images of their own."""
         assert asked.images is not None
         removed: Coalitions = ~asked.coalitions
@@ -60,16 +59,23 @@ class RegressionRows:
         self.bits.append(np.packbits(removed, axis=1))
         self.sizes.append(removed.sum(axis=1).astype(np.int64))
         self.images.append(asked.images.astype(np.int64))
-        self.outcomes.append(values.astype(np.float32))
+
+    def joined(self) -> RegressionRows:
+        """The same rows in one piece each."""
+        return RegressionRows(
+            self.counts, [np.concatenate(self.bits)], [self.all_sizes()], [self.all_images()]
+        )
+
+    def part(self, numbers: NDArray[np.intp]) -> RegressionRows:
+        """Some rows, of those in one piece; their `counts` are those of all."""
+        (bits,), (sizes,), (images,) = self.bits, self.sizes, self.images
+        return RegressionRows(self.counts, [bits[numbers]], [sizes[numbers]], [images[numbers]])
 
     def all_sizes(self) -> NDArray[np.int64]:
         return np.concatenate(self.sizes)
 
     def all_images(self) -> NDArray[np.int64]:
         return np.concatenate(self.images)
-
-    def all_outcomes(self) -> Floats:
-        return np.concatenate(self.outcomes).astype(np.float64)
 
     def spread(self) -> float:
         """The mean over players of their column's sum of squares."""

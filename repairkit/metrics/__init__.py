@@ -1,10 +1,17 @@
 """Model outputs and annotations to figures; pure."""
 
-from repairkit.metrics.catalogue import METRIC_NAMES, is_user_metric, make_metric
+from repairkit.metrics.catalogue import (
+    EVERY_RECALL,
+    METRIC_NAMES,
+    is_user_metric,
+    make_metric,
+    spell_out,
+)
 from repairkit.metrics.intervals import difference, evaluate, wilson
 from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
 
 __all__ = [
+    "EVERY_RECALL",
     "LOG_FLOOR",
     "METRIC_NAMES",
     "OutputForm",
@@ -12,5 +19,6 @@ __all__ = [
     "evaluate",
     "is_user_metric",
     "make_metric",
+    "spell_out",
     "wilson",
 ]

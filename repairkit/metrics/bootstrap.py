@@ -60,7 +60,7 @@ def resampled_sets(
         tallies: dict[tuple[str, int], Tally] = {}
         for column, metric in enumerate(metrics):
             if isinstance(metric, GroupMetric):
-                key = (metric.form.kind, metric.n_classes)
+                key = (metric.form, metric.n_classes)
                 if key not in tallies:
                     tallies[key] = metric.tally(outputs, annotations, draws[rows])
                 figures[rows, column] = metric.judge(tallies[key])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from repairkit.metrics.outputs import OutputForm
 from repairkit.metrics.user import user_metric
 
 _RECALL = "recall:"
+EVERY_RECALL = "recall:*"
 _GROUP_METRICS: dict[str, Callable[[OutputForm, int], Metric]] = {
     "group_accuracy": lambda form, _: images.group_accuracy(form),
     "worst_group_accuracy": groups.worst_group_accuracy,
@@ -32,16 +33,36 @@ _CLASS_METRICS: dict[str, Callable[[OutputForm], Metric]] = {
 METRIC_NAMES: tuple[str, ...] = (
     *_CLASS_METRICS,
     "recall:CLASS",
+    EVERY_RECALL,
     *_GROUP_METRICS,
     "mean_absolute_error",
     "module:function",
 )
-"""Every name that `make_metric` takes; CLASS and the last name are to be filled in."""
+"""Every name of a metric; CLASS and the last are to be filled in, `recall:*` is of every class."""
 
 
 def is_user_metric(name: str) -> bool:
     """Whether `name` is a `module:function`, which can judge outputs of any form."""
     return ":" in name and not name.startswith(_RECALL)
+
+
+def spell_out(names: Sequence[str], annotations: Annotations, n_classes: int) -> tuple[str, ...]:
+    """The names with `recall:*` replaced by the recall of every class that has an image.
+
+    `annotations` are those of the images that will be judged. No name comes twice.
+    """
+    found: list[str] = []
+    for name in names:
+        every = name == EVERY_RECALL and n_classes > 0
+        own = _every_recall(annotations, n_classes) if every else [name]
+        found += [n for n in own if n not in found]
+    return tuple(found)
+
+
+def _every_recall(annotations: Annotations, n_classes: int) -> list[str]:
+    known = annotations.class_names
+    there = np.unique(annotations.labels).tolist()
+    return [f"{_RECALL}{known[c] if c < len(known) else c}" for c in range(n_classes) if c in there]
 
 
 def make_metric(

@@ -59,6 +59,10 @@ class GroupMetric:
     n_behind: Callable[[Tally], int] | None = None
     per_image: ClassVar[bool] = False
 
+    @property
+    def scorer(self) -> object:
+        return self
+
     def weights(self, annotations: Annotations) -> weights.Weights:
         """Shape (n_images,); DataError where a group has no image."""
         return self.weigh(annotations)

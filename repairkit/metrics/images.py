@@ -26,6 +26,10 @@ class ImageMetric:
     weigh: Callable[[Annotations], weights.Weights]
     per_image: ClassVar[bool] = True
 
+    @property
+    def scorer(self) -> object:
+        return self.score_images
+
     def weights(self, annotations: Annotations) -> weights.Weights:
         """Shape (n_images,); DataError where a group or class that it needs has no image."""
         return self.weigh(annotations)
@@ -37,7 +41,7 @@ class ImageMetric:
 
 def accuracy(form: OutputForm) -> ImageMetric:
     """The share of images whose likeliest class is the true one; range [0, 1]."""
-    return ImageMetric("accuracy", (0.0, 1.0), partial(_hits, form), weights.uniform)
+    return ImageMetric("accuracy", (0.0, 1.0), Hits(form), weights.uniform)
 
 
 def group_accuracy(form: OutputForm) -> ImageMetric:
@@ -46,18 +50,18 @@ def group_accuracy(form: OutputForm) -> ImageMetric:
     What accuracy on a group-balanced benchmark measures (Buolamwini & Gebru, "Gender Shades",
     2018; Ghorbani & Zou, "Neuron Shapley", 2020).
     """
-    return ImageMetric("group_accuracy", (0.0, 1.0), partial(_hits, form), weights.over_groups)
+    return ImageMetric("group_accuracy", (0.0, 1.0), Hits(form), weights.over_groups)
 
 
 def recall(name: str, class_number: int, form: OutputForm) -> ImageMetric:
     """The share of the images of one class that are found; range [0, 1]."""
     weigh = partial(weights.of_class, class_number)
-    return ImageMetric(name, (0.0, 1.0), partial(_hits, form), weigh)
+    return ImageMetric(name, (0.0, 1.0), Hits(form), weigh)
 
 
 def loss(form: OutputForm) -> ImageMetric:
     """The mean log-likelihood of the true class (log loss, sign turned); range [LOG_FLOOR, 0]."""
-    return ImageMetric("loss", (LOG_FLOOR, 0.0), partial(_log_likelihoods, form), weights.uniform)
+    return ImageMetric("loss", (LOG_FLOOR, 0.0), LogLikelihoods(form), weights.uniform)
 
 
 def mean_absolute_error(annotations: Annotations, form: OutputForm) -> ImageMetric:
@@ -79,31 +83,47 @@ def mean_absolute_error(annotations: Annotations, form: OutputForm) -> ImageMetr
             f"every label is {labels[0]:g}, so errors have no scale; give images with different "
             f"targets, or a metric module:function"
         )
-    score = partial(_closeness, width, form)
-    return ImageMetric("mean_absolute_error", (-width, 0.0), score, weights.uniform)
+    return ImageMetric(
+        "mean_absolute_error", (-width, 0.0), Closeness(width, form), weights.uniform
+    )
 
 
-def _hits(form: OutputForm, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
-    hits = form.predictions(outputs) == annotations.labels
-    return np.asarray(hits, np.float64)
+@dataclass(frozen=True)
+class Hits:
+    """1 for an image whose likeliest class is the true one, else 0."""
+
+    form: OutputForm
+
+    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        hits = self.form.predictions(outputs) == annotations.labels
+        return np.asarray(hits, np.float64)
 
 
-def _log_likelihoods(
-    form: OutputForm, outputs: NDArray[Any], annotations: Annotations
-) -> NDArray[np.float64]:
-    logs = form.log_probabilities(outputs)
-    likelihoods: NDArray[np.float64] = logs[np.arange(len(logs)), annotations.labels]
-    return likelihoods
+@dataclass(frozen=True)
+class LogLikelihoods:
+    """The log-likelihood of an image's true class."""
+
+    form: OutputForm
+
+    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        logs = self.form.log_probabilities(outputs)
+        likelihoods: NDArray[np.float64] = logs[np.arange(len(logs)), annotations.labels]
+        return likelihoods
 
 
-def _closeness(
-    width: float, form: OutputForm, outputs: NDArray[Any], annotations: Annotations
-) -> NDArray[np.float64]:
-    answers = form.class_scores(outputs)
-    if answers.shape[1] != 1:
-        raise SettingsError(
-            f"the model gives {answers.shape[1]} numbers per image and mean_absolute_error needs "
-            f"one; choose another --output"
-        )
-    errors = np.abs(answers[:, 0] - annotations.labels)
-    return -np.where(np.isnan(errors), width, np.minimum(errors, width))
+@dataclass(frozen=True)
+class Closeness:
+    """Minus an image's absolute error, `width` at the most."""
+
+    width: float
+    form: OutputForm
+
+    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        answers = self.form.class_scores(outputs)
+        if answers.shape[1] != 1:
+            raise SettingsError(
+                f"the model gives {answers.shape[1]} numbers per image and mean_absolute_error "
+                f"needs one; choose another --output"
+            )
+        errors = np.abs(answers[:, 0] - annotations.labels)
+        return -np.where(np.isnan(errors), self.width, np.minimum(errors, self.width))

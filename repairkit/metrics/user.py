@@ -33,6 +33,10 @@ class UserMetric:
     per_image: bool
     score_range: tuple[float, float]
 
+    @property
+    def scorer(self) -> object:
+        return self
+
     def weights(self, annotations: Annotations) -> weights.Weights:
         """Shape (n_images,)."""
         return weights.uniform(annotations)

@@ -26,7 +26,7 @@ from repairkit.graph.bake import representable
 from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.sites import Survey, select_sites, survey
-from repairkit.metrics import OutputForm, is_user_metric, make_metric
+from repairkit.metrics import OutputForm, is_user_metric, make_metric, spell_out
 from repairkit.workflows.settings import Settings, require_data
 from repairkit.workflows.subject import Subject
 
@@ -97,6 +97,12 @@ class Bench:
             )
             for name in names
         )
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The settings' metrics, `recall:*` spelt out for the classes of the selection part."""
+        selection = self.parts.selection.annotations
+        return spell_out(self.settings.metrics, selection, self.n_classes)
 
     @cached_property
     def sample(self) -> NDArray[Any]:

@@ -26,11 +26,13 @@ from repairkit.workflows.choosing import choose_patch, try_patches
 from repairkit.workflows.destination import check_place, companions
 from repairkit.workflows.files import write_json
 from repairkit.workflows.layout import layout_of
+from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
 from repairkit.workflows.patch_story import patch_story
+from repairkit.workflows.progress import Progress
 from repairkit.workflows.run_document import plain
 from repairkit.workflows.run_folder import RunFolder
-from repairkit.workflows.scoring import Progress, ScoreSettings, score_bench
+from repairkit.workflows.scoring import score_bench
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.verifying import Verified, prove_patch, sign_claim

@@ -17,6 +17,8 @@ from repairkit.estimators import Estimation
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.run_folder import SCHEMA, key_of
 
+_BINS = 20
+
 
 def opening(
     bench: Bench, method: str, options: Mapping[str, Any], budget: Budget
@@ -98,6 +100,25 @@ def outcome(estimation: Estimation, scores: Scores) -> dict[str, Any]:
         "seconds": round(spent.seconds, 3),
         "statistics": dict(estimation.statistics),
     }
+
+
+def told_on_request(estimation: Estimation, document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run tells on request, with the samples per filter and what truncation hides."""
+    counts = estimation.scores.samples
+    edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))
+    numbers, _ = np.histogram(counts, edges)
+    details = dict(estimation.details)
+    details["samples"] = {"edges": edges.tolist(), "filters": numbers.tolist()}
+    cuts = details.get("truncation", {})
+    if cuts.get("truncated_walks"):
+        share = cuts["truncated_walks"] / cuts["walks"]
+        # The sum of all values falls short by what is left at the cut.
+        cuts["bias"] = {
+            name: share * (at_cut - document["metrics"][name]["none"])
+            for name, at_cut in cuts["mean_value_at_cut"].items()
+            if name in document["metrics"]
+        }
+    return details
 
 
 def plain(value: Any) -> Any:

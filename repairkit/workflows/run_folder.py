@@ -1,4 +1,4 @@
-"""A run folder: `run.json`, `scores.csv` and `checkpoint` of one scoring."""
+"""A run folder: `run.json`, `scores.csv`, `checkpoint` and maybe `statistics.json` of a scoring."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ class RunFolder:
     @property
     def scores_file(self) -> Path:
         return self.path / "scores.csv"
+
+    @property
+    def statistics_file(self) -> Path:
+        return self.path / "statistics.json"
 
     @property
     def checkpoint(self) -> Path:
@@ -124,6 +128,9 @@ class RunFolder:
 
     def write_scores(self, scores: Scores, roster: Roster) -> None:
         write_text(self.scores_file, scores_csv(scores, roster))
+
+    def write_statistics(self, details: Mapping[str, Any]) -> None:
+        write_json(self.statistics_file, dict(details))
 
     def read_values(self, roster: Roster) -> NDArray[np.float64]:
         """The first metric's value of every filter of the roster; NaN where it was not scored.

@@ -21,7 +21,7 @@ from tests import models
 from tests.conftest import Answer, Project, write_project
 
 Command = Callable[..., Answer]
-QUICK = ("--max-evaluations", "400", "--quiet")
+QUICK = ("--max-evaluations", "1000", "--quiet")
 
 
 def refused(answer: Answer, code: int, *words: str) -> None:

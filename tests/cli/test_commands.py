@@ -103,8 +103,9 @@ def test_score_writes_a_run_folder_in_rank_order(
     assert kept["evaluations"] == 16
 
 
+@pytest.mark.parametrize("method", ["auto", "tmab"])
 def test_scores_are_the_same_bytes_for_any_number_of_workers(
-    repairkit: Command, project: Project, tmp_path: Path
+    repairkit: Command, project: Project, tmp_path: Path, method: str
 ) -> None:
     texts = []
     for workers in ("1", "2", "3"):
@@ -117,8 +118,10 @@ def test_scores_are_the_same_bytes_for_any_number_of_workers(
             f"run{workers}",
             "--metric",
             "loss",
+            "--method",
+            method,
             "--max-evaluations",
-            "600",
+            "1000",
             "--quiet",
         )
         assert answer.code == 0, answer.err
@@ -126,8 +129,9 @@ def test_scores_are_the_same_bytes_for_any_number_of_workers(
     assert texts[0] == texts[1] == texts[2]
 
 
+@pytest.mark.parametrize("method", ["auto", "tmab"])
 def test_scores_are_the_same_bytes_for_any_cache_memory(
-    repairkit: Command, project: Project, tmp_path: Path
+    repairkit: Command, project: Project, tmp_path: Path, method: str
 ) -> None:
     texts = []
     for memory in ("0", "10K", "1G"):
@@ -140,8 +144,10 @@ def test_scores_are_the_same_bytes_for_any_cache_memory(
             memory,
             "--metric",
             "loss",
+            "--method",
+            method,
             "--max-evaluations",
-            "600",
+            "1000",
             "--quiet",
         )
         assert answer.code == 0, answer.err
@@ -150,13 +156,24 @@ def test_scores_are_the_same_bytes_for_any_cache_memory(
 
 
 @pytest.mark.parametrize(
-    "method", ["tmab", "permutation", "leave-one-out", "weight-norm", "activation-norm", "random"]
+    "method",
+    [
+        "auto",
+        "regression",
+        "marginals",
+        "tmab",
+        "permutation",
+        "leave-one-out",
+        "weight-norm",
+        "activation-norm",
+        "random",
+    ],
 )
 def test_every_method_scores_every_filter(
     repairkit: Command, project: Project, tmp_path: Path, method: str
 ) -> None:
     answer = repairkit(
-        "score", project.model, "--method", method, "--max-evaluations", "400", "--quiet"
+        "score", project.model, "--method", method, "--max-evaluations", "1000", "--quiet"
     )
     assert answer.code == 0, answer.err
     assert answer.out == ""
@@ -415,3 +432,81 @@ def test_no_colour_and_no_escape_codes_where_nobody_looks(project: Project, tmp_
     )
     assert "\x1b" not in done.stdout
     assert "conv:0" in done.stdout
+
+
+def test_the_recall_of_every_class_comes_from_one_run(
+    repairkit: Command, project: Project, tmp_path: Path
+) -> None:
+    score = ("score", project.model, "--method", "exact", "--quiet")
+    both = ("--metric", "accuracy", "--metric", "recall:*")
+    assert repairkit(*score, *both, "-o", "all").code == 0
+    rows = table_of(tmp_path / "all" / "scores.csv")
+    columns = [name for name in rows[0] if name.startswith("value:")]
+    classes = sorted(set(np.load(project.data)["y"].tolist()))
+    assert len(columns) == len(classes)
+    for column in columns:
+        alone = repairkit(*score, "--metric", column.removeprefix("value:"), "-o", column[-1])
+        assert alone.code == 0, alone.err
+        values = {
+            r["filter"]: float(r["value"]) for r in table_of(tmp_path / column[-1] / "scores.csv")
+        }
+        assert values == {row["filter"]: pytest.approx(float(row[column])) for row in rows}
+
+
+def test_statistics_are_told_on_request(
+    repairkit: Command, project: Project, tmp_path: Path
+) -> None:
+    for method in ("auto", "tmab"):
+        answer = repairkit(
+            "score", project.model, "--method", method, "--statistics", "-o", method,
+            "--max-evaluations", "2000",
+        )  # fmt: skip
+        assert answer.code == 0, answer.err
+        assert "rank correlation of two halves" in answer.out
+        told = json.loads((tmp_path / method / "statistics.json").read_text())
+        assert {"convergence", "curve", "samples"} <= set(told)
+        assert sum(told["samples"]["filters"]) == 4
+    assert not (tmp_path / "run" / "statistics.json").exists()
+
+
+def test_what_truncation_hides_is_what_is_missing_from_the_sum(
+    repairkit: Command, project: Project
+) -> None:
+    answer = repairkit(
+        "score", project.model, "--method", "tmab", "--statistics", "-o", "run", "--json",
+        "--truncate-at", "0.9", "--set", "truncate_patience=1", "--max-evaluations", "4000",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    ends = document["metrics"]["accuracy"]
+    bias = document["details"]["truncation"]["bias"]["accuracy"]
+    missing = ends["all"] - ends["none"] - document["sum_of_values"]
+    assert bias == pytest.approx(missing, abs=0.02)
+    assert bias > 0.05
+
+
+def test_the_letter_of_the_paper_is_an_option(
+    repairkit: Command, project: Project, tmp_path: Path
+) -> None:
+    score = ("score", project.model, "--paper", "--top-k", "2", "--max-evaluations", "500")
+    assert repairkit(*score, "--set", "truncate_at=0.6", "-o", "run", "--quiet").code == 0
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["method"] == "tmab"
+    estimator = settings["estimator"]
+    assert (estimator["stop"], estimator["epsilon"], estimator["truncate_at"]) == (
+        "paper",
+        1e-4,
+        0.6,
+    )
+    refused = repairkit(*score, "--method", "exact")
+    assert refused.code == 1
+    assert "the paper's settings are those of tmab" in refused.err
+
+
+@pytest.mark.parametrize("setting", ["lanes", "=3", "lanes=three", "wings=2"])
+def test_a_setting_that_makes_no_sense_is_told_in_one_line(
+    repairkit: Command, project: Project, setting: str
+) -> None:
+    answer = repairkit("score", project.model, "--method", "tmab", "--set", setting, "--quiet")
+    assert answer.code == 1
+    assert answer.err.count("\n") == 1

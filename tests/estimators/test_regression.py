@@ -34,7 +34,7 @@ def rows_of(n_rows: int, n_players: int, seed: int = 0) -> tuple[RegressionRows,
     for _ in range(3):
         sizes = rng.integers(1, n_players, n_rows)
         coalitions = remove_at_random(rng, sizes, n_players)
-        rows.add(Round(coalitions, rng.integers(0, 7, (n_rows, 1))), rng.random((n_rows, 2)))
+        rows.add(Round(coalitions, rng.integers(0, 7, (n_rows, 1))))
         present.append(coalitions - coalitions.mean(axis=1, keepdims=True))
     return rows, np.concatenate(present)
 
@@ -242,3 +242,16 @@ def test_settings_without_sense_are_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=match):
         kind(**settings)
+
+
+def test_halves_of_the_rows_come_to_agree_and_v_falls_with_removals() -> None:
+    game = SoftGame(60)
+    run = Regression().start(game.facts, np.random.default_rng(0))
+    for _ in range(40):
+        run.tell(game.play(run.ask()))
+    details = run.details
+    trace, curve = np.array(details["convergence"]), np.array(details["curve"])
+    assert (np.diff(trace[:, 0]) > 0).all()
+    assert trace[-1, 1] > max(0.8, trace[0, 1])
+    assert curve[:, 1].sum() == len(run.rows)
+    assert np.corrcoef(curve[:, 0], curve[:, 2])[0, 1] < -0.9

@@ -11,7 +11,7 @@ from repairkit.estimators import Exact, Permutation, Tmab, estimate
 from repairkit.estimators.tmab import TmabRun
 from tests.games import Floats, TableGame, WatchedGame, additive, any_values, noisy, quiet
 
-QUICK = Tmab(top_k=2, epsilon=0.02, batch_size=8, value_range=1.0)
+QUICK = Tmab(top_k=2, epsilon=0.02, batch_size=8, value_range=1.0, fresh=0.0)
 
 
 def interacting() -> Floats:
@@ -19,9 +19,9 @@ def interacting() -> Floats:
     return additive([0.5, 0.3, 0.12, 0.1, 0.0, -0.2]) + 0.1 * any_values(6, seed=1)
 
 
-def run_for(estimator: Tmab, scores: Floats, evaluations: int) -> TmabRun:
+def run_for(estimator: Tmab, scores: Floats, evaluations: int, seed: int = 0) -> TmabRun:
     game = TableGame(scores)
-    run = estimator.start(game.facts, np.random.default_rng(0))
+    run = estimator.start(game.facts, np.random.default_rng(seed))
     spent = 0
     while len(asked := run.ask()) and spent + len(asked) <= evaluations:
         run.tell(game.play(asked))
@@ -123,9 +123,9 @@ def test_behind_the_cut_players_get_a_sample_of_nothing() -> None:
     scores = quiet(additive([1 / 8] * 8))
     run = run_for(Tmab(truncate_at=0.45, truncate_patience=2, lanes=1), scores, 16 * 400)
     read = run.read()
-    assert run.n_truncated == run.n_walks
-    assert run.mean_cut == 6.0
-    np.testing.assert_allclose(run.mean_value_at_cut, [2 / 8])
+    assert run.curve.n_cut == run.n_walks
+    assert run.curve.mean_cut == 6.0
+    np.testing.assert_allclose(run.curve.mean_value_at_cut, [2 / 8])
     assert (read.samples == run.n_walks).all()
     assert not read.efficient
     # Six of eight shares are paid out; what truncation hides is V at the cut less V(none).
@@ -135,9 +135,9 @@ def test_behind_the_cut_players_get_a_sample_of_nothing() -> None:
 
 def test_without_truncation_nothing_is_cut() -> None:
     run = run_for(QUICK, quiet(any_values(4)), 200)
-    assert run.n_truncated == 0
-    assert np.isnan(run.mean_cut)
-    assert np.isnan(run.mean_value_at_cut).all()
+    assert run.curve.n_cut == 0
+    assert np.isnan(run.curve.mean_cut)
+    assert np.isnan(run.curve.mean_value_at_cut).all()
 
 
 def test_rows_behind_a_cut_count_as_evaluations() -> None:
@@ -217,4 +217,49 @@ def test_statistics_tell_of_truncation() -> None:
     assert told["truncated_walks"] == told["walks"] > 0
     assert (told["mean_cut"], told["mean_value_at_cut"]) == (6.0, 0.25)
     plain = estimate(TableGame(scores), Tmab(), budget=Budget(2_000), seed=0).statistics
-    assert set(plain) == {"walks", "truncated_walks"}
+    assert set(plain) == {"walks", "truncated_walks", "fresh_walks"}
+
+
+def test_fresh_samples_free_the_values_of_those_selected_from_having_been_selected() -> None:
+    """Of many alike, the largest mean is too large, and what is drawn afterwards is not."""
+    scores = noisy(additive([0.05] * 10), noise=1.0, n_images=64)
+    close = Tmab(top_k=1, epsilon=0.2, batch_size=2, value_range=0.2, union_bound=False)
+    old: list[float] = []
+    new: list[float] = []
+    for seed in range(40):
+        for found, fresh in ((old, 0.0), (new, 1.0)):
+            estimator = replace(close, fresh=fresh)
+            run = run_for(estimator, scores, 20_000, seed)
+            assert not len(run.ask())
+            found.append(float(run.read().values[run.selected[0], 0]))
+    error = np.std(new) / np.sqrt(len(new))
+    assert np.mean(old) > 0.05 + 4 * error
+    assert abs(np.mean(new) - 0.05) < 4 * error
+
+
+def test_those_selected_are_sampled_again_as_often_as_is_asked() -> None:
+    scores = noisy(interacting(), noise=0.3)
+    before = estimate(TableGame(scores), QUICK, budget=Budget(), seed=1)
+    again = estimate(TableGame(scores), replace(QUICK, fresh=0.5), budget=Budget(), seed=1)
+    two = before.scores.ranking()[:2]
+    walks = int(np.ceil(before.scores.samples[two].max() / 2))
+    assert (again.scores.samples[two] == walks).all()
+    assert again.statistics["fresh_walks"] == walks
+    assert again.reason == f"the top 2 are decided, and estimated again by {walks} fresh walks"
+    others = np.setdiff1d(np.arange(6), two)
+    assert (again.scores.values[others] == before.scores.values[others]).all()
+    assert (again.scores.ci_low <= again.scores.values).all()
+
+
+def test_two_halves_of_the_walks_come_to_agree() -> None:
+    run = run_for(replace(QUICK, epsilon=0.0), noisy(interacting(), noise=0.3), 20_000)
+    trace = np.array(run.details["convergence"])
+    assert (np.diff(trace[:, 0]) > 0).all()
+    assert trace[-1, 1] > 0.9
+
+
+def test_the_curve_is_that_of_the_mean_value_by_removals() -> None:
+    run = run_for(replace(QUICK, epsilon=0.0, top_k=6), quiet(additive([1 / 6] * 6)), 7 * 20)
+    points = np.array(run.details["curve"])
+    np.testing.assert_allclose(points[:, 2], 1 - points[:, 0] / 6, atol=1e-12)
+    assert run.details["truncation"] == {"walks": run.n_walks, "truncated_walks": 0}

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test test-all check fix golden bench clean
+.PHONY: setup demo test test-all check fix golden bench compatibility clean
 
 setup: $(INSTALLED)
 
@@ -41,6 +41,10 @@ bench: setup
 	$(BIN)/python benchmarks/engine.py --quick
 	$(BIN)/python benchmarks/estimators.py --quick
 	$(BIN)/python benchmarks/coverage.py --quick
+
+# Try every model of the zoo and of the onnx package; takes a quarter of an hour.
+compatibility: setup
+	$(BIN)/python benchmarks/compatibility.py -o docs/compatibility.md
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,17 +7,28 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from repairkit.api import patch, score, verify
+    from repairkit.api import apply, patch, revert, score, verify
     from repairkit.workflows.methods import ScoreSettings
     from repairkit.workflows.settings import Settings
 
-__all__ = ["ScoreSettings", "Settings", "__version__", "patch", "score", "verify"]
+__all__ = [
+    "ScoreSettings",
+    "Settings",
+    "__version__",
+    "apply",
+    "patch",
+    "revert",
+    "score",
+    "verify",
+]
 
 __version__ = version("repairkit")
 
 # Looked up when first used: importing a noun of repairkit.core must not load ONNX.
 _HOMES = {
+    "apply": "repairkit.api",
     "patch": "repairkit.api",
+    "revert": "repairkit.api",
     "score": "repairkit.api",
     "verify": "repairkit.api",
     "ScoreSettings": "repairkit.workflows.methods",

@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repairkit.core.filters import Filter
 from repairkit.core.scores import Budget
 from repairkit.data import find_project
 from repairkit.graph.files import read_model
 from repairkit.workflows import patching, scoring, verifying
-from repairkit.workflows.bench import read_images
+from repairkit.workflows.destination import companions
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.patch_file import read_patch_file
 from repairkit.workflows.patching import Patched, PatchSettings
 from repairkit.workflows.progress import Progress
+from repairkit.workflows.reading import read_images
 from repairkit.workflows.scoring import Scored
 from repairkit.workflows.settings import Settings, settle
 from repairkit.workflows.subject import Subject, read_subject
+from repairkit.workflows.undoing import Applied, Reverted, apply_patch, revert_patch
 from repairkit.workflows.verifying import Verified
 
 _PROOF_IMAGES = 64
@@ -130,7 +133,8 @@ def verify(
     Args:
         original: the model before.
         patched: the model after.
-        patch_file: its patch file; the claim inside `patched` is proven if None.
+        patch_file: its patch file; if None, the claims inside `patched` are proven, or where it
+            makes none, what its tensors show to be frozen.
         settings: where they name data, outputs are compared on its first images, else on noise;
             see `score`.
 
@@ -139,12 +143,60 @@ def verify(
         RepairkitError: a file cannot be read.
     """
     subject, job = _job(original, None, settings)
-    images = None
-    if job.data is not None:
-        suite = read_images(subject, job)
-        images = suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
+    images = _proof_images(subject, job)
     file = None if patch_file is None else read_patch_file(Path(patch_file))
     return verifying.verify(subject, read_model(Path(patched)), file=file, images=images)
+
+
+def _proof_images(subject: Subject, job: Settings) -> NDArray[Any] | None:
+    if job.data is None:
+        return None
+    suite = read_images(subject, job)
+    return suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
+
+
+def apply(
+    model: str | Path,
+    patch_file: str | Path,
+    *,
+    out: str | Path,
+    settings: Settings | None = None,
+) -> Applied:
+    """Apply a patch file to the very model that it was made for, as `repairkit apply` does.
+
+    Args:
+        model: an ONNX file.
+        patch_file: what `patch` wrote.
+        out: the patched model.
+        settings: where they name data, the result is proven on its first images, else on noise; see
+            `score`.
+
+    Raises:
+        VerificationError: the patch is not for this model, was altered, changes nothing, or its
+            result is not what it promises; nothing is written.
+        RepairkitError: anything else that the user can mend.
+    """
+    file = read_patch_file(Path(patch_file))
+    subject, job = _job(model, None, settings)
+    return apply_patch(subject, file, out=Path(out), images=_proof_images(subject, job))
+
+
+def revert(model: str | Path, patch_file: str | Path | None = None, *, out: str | Path) -> Reverted:
+    """Give back, byte for byte, the model that a patch was made to, as `repairkit revert` does.
+
+    Args:
+        model: the patched model; of several patches the last one made comes off first.
+        patch_file: what `patch` wrote; the one beside the model if None.
+        out: the model before.
+
+    Raises:
+        VerificationError: the model is not what the patch made, or another patch lies upon it;
+            nothing is written.
+        RepairkitError: anything else that the user can mend.
+    """
+    path = Path(model)
+    file = read_patch_file(companions(path)[0] if patch_file is None else Path(patch_file))
+    return revert_patch(read_model(path), file, out=Path(out))
 
 
 def _job(

@@ -10,13 +10,16 @@ import traceback
 import typer
 
 import repairkit
+from repairkit.cli.apply_command import apply_command
 from repairkit.cli.demo_command import demo_command
 from repairkit.cli.inspect_command import inspect_command
 from repairkit.cli.instrument_command import instrument_command
 from repairkit.cli.patch_command import patch_command
+from repairkit.cli.revert_command import revert_command
 from repairkit.cli.score_command import score_command
 from repairkit.cli.verify_command import verify_command
 from repairkit.core.errors import RepairkitError
+from repairkit.core.text import printable
 
 app = typer.Typer(
     name="repairkit",
@@ -29,10 +32,13 @@ app.command("inspect")(inspect_command)
 app.command("score")(score_command)
 app.command("patch")(patch_command)
 app.command("verify")(verify_command)
+app.command("apply")(apply_command)
+app.command("revert")(revert_command)
 app.command("instrument")(instrument_command)
 app.command("demo")(demo_command)
 
 _INTERRUPTED = 130
+_LONGEST_LINE = 2000
 # Typer brings its own copy of click from some version on; this is the base of its usage errors.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -49,11 +55,20 @@ def _version(
         typer.echo(context.get_help())
 
 
+class _PrintableFormatter(logging.Formatter):
+    """Names in notes come from models and data, and must not steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def main() -> None:
     """Run the command line; errors become one line and an exit code."""
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
     sys.path.append("")  # `module:function` is looked up in the working folder too, last
     sys.exit(run(arguments, debug=debug))
 
@@ -101,5 +116,5 @@ def _interrupted() -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    sys.stderr.write(f"repairkit: {' '.join(text.split())}\n")
+    sys.stderr.write(f"repairkit: {printable(' '.join(text.split()))[:_LONGEST_LINE]}\n")
     return code

@@ -10,7 +10,7 @@ import typer
 
 from repairkit.core.errors import SettingsError
 from repairkit.data import find_project
-from repairkit.workflows.settings import Settings, settle
+from repairkit.workflows.settings import Settings, read_columns, settle
 from repairkit.workflows.subject import Subject, read_subject
 
 Model = Annotated[
@@ -44,6 +44,14 @@ Absent = Annotated[
     str, typer.Option("--absent", help="What an absent filter yields: mean, zero or bias.")
 ]
 Output = Annotated[str | None, typer.Option("--output", help="The output that is judged.")]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", help="Columns of the output that are judged, such as 0:2 or 3."),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", help="Number from which on a single column says class 1."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Tf32 = Annotated[
     bool,
@@ -166,9 +174,13 @@ def settle_job(given: Mapping[str, Any]) -> tuple[Subject, Settings]:
 def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options under the names that `Settings` has for them; None or empty where not given."""
     parts = ("calibration", "selection", "test")
-    same = ("data", "output", "sites_at", "absent", "device", "tf32", "half", "workers", "seed")
+    same = (
+        "data", "output", "threshold", "sites_at", "absent", "device", "tf32", "half", "workers",
+        "seed",
+    )  # fmt: skip
     return {
         **{name: given.get(name) for name in same},
+        "columns": read_columns(given.get("columns")),
         "metrics": tuple(given.get("metric") or ()),
         "sites": tuple(given.get("sites") or ()),
         "include": tuple(given.get("include") or ()),

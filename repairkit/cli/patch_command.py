@@ -60,6 +60,8 @@ def patch_command(
     classes: options.Classes = None,
     features: options.Features = None,
     output: options.Output = None,
+    columns: options.Columns = None,
+    threshold: options.Threshold = None,
     sites: options.Sites = None,
     sites_at: options.SitesAt = "pre-activation",
     include: options.Include = None,

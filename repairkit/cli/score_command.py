@@ -129,6 +129,8 @@ def score_command(
     classes: options.Classes = None,
     features: options.Features = None,
     output: options.Output = None,
+    columns: options.Columns = None,
+    threshold: options.Threshold = None,
     sites: options.Sites = None,
     sites_at: options.SitesAt = "pre-activation",
     include: options.Include = None,

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from repairkit.core.patch import Constant, Evaluation, Figure
+from repairkit.core.text import printable
 from repairkit.workflows.files import to_json
 from repairkit.workflows.progress import Progress as ScoreProgress
 
@@ -33,9 +34,14 @@ def printer() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=120)
 
 
+def _shown(text: str) -> str:
+    """Neither markup nor control characters of a name may have an effect."""
+    return escape(printable(text))
+
+
 def say(text: str) -> None:
     """A line for people on standard output."""
-    printer().print(escape(text), soft_wrap=True)
+    printer().print(_shown(text), soft_wrap=True)
 
 
 def print_json(document: Any) -> None:
@@ -45,12 +51,12 @@ def print_json(document: Any) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table; columns after the first are numbers unless they start with a letter."""
-    shown = Table(title=escape(title), title_justify="left", title_style="bold")
+    shown = Table(title=_shown(title), title_justify="left", title_style="bold")
     for position, column in enumerate(columns):
         numbers = position > 0 and all(_is_number(row[position]) for row in rows)
-        shown.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
+        shown.add_column(_shown(column), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(cell) for cell in row))
+        shown.add_row(*(_shown(cell) for cell in row))
     printer().print(shown)
 
 

@@ -17,7 +17,7 @@ def verify_command(
     patched: Annotated[Path, typer.Argument(help="The model after.", metavar="PATCHED")],
     patch: Annotated[
         Path | None,
-        typer.Option("--patch", help="The patch file; the claim inside PATCHED if left out."),
+        typer.Option("--patch", help="The patch file; what PATCHED claims or shows if left out."),
     ] = None,
     data: options.Data = None,
     features: options.Features = None,
@@ -35,6 +35,8 @@ def verify_command(
         show.print_json(found.to_json())
     elif not quiet:
         show.say(f"verified: {patched} is {original} with {len(found.patch)} filters frozen")
+        if found.inferred:
+            show.say("it claims no patch; the filters were inferred from the tensors that differ")
         show.table(
             "frozen filters",
             ["filter", "constant"],

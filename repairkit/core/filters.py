@@ -22,7 +22,8 @@ class Site:
 
     `name` is the layer's node name, or its first output's name where that is empty or shared.
     `tensor` is where the filters are read and masked: after a bias `Add` or a
-    `BatchNormalization` that follows the layer alone (and after the activation, if asked).
+    `BatchNormalization` that follows the layer alone (and after the activation, if asked). Where
+    the tensor holds integer codes, they mean `(code - zero) * scale`; levels are never codes.
 
     The filters of a tree ensemble are its trees: `tensor` is the sum of what they yield, and each
     yields `n_values` numbers, one per class or target. A channel has none: it yields one number
@@ -37,6 +38,8 @@ class Site:
     n_channels: int
     rank: int
     dtype: str = "float32"
+    scale: float | None = None
+    zero: int = 0
     n_values: int | None = None
 
     @property

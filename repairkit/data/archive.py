@@ -16,6 +16,10 @@ from repairkit.core.errors import DataError
 from repairkit.data.names import first_line
 
 MAX_BYTES = 64 << 30
+# Images hardly ever pack better than this; a bomb packs a thousand to one.
+_MOST_TIMES = 20
+_SMALL_BYTES = 1 << 30
+_MOST_ARRAYS = 1000
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -44,6 +48,16 @@ def read_archive(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray
                 raise DataError(
                     f"{path}: declares {total / 2**30:.3g} GiB of arrays and at most "
                     f"{max_bytes / 2**30:.3g} GiB are read; give fewer images, or image files"
+                )
+            if total > max(_SMALL_BYTES, _MOST_TIMES * path.stat().st_size):
+                raise DataError(
+                    f"{path}: declares {total / 2**30:.3g} GiB of arrays in a file of "
+                    f"{path.stat().st_size / 2**20:.3g} MiB, as a decompression bomb does; write "
+                    "it with numpy.savez, uncompressed, if you trust it"
+                )
+            if len(members) > _MOST_ARRAYS:
+                raise DataError(
+                    f"{path}: holds {len(members)} arrays and at most {_MOST_ARRAYS} are read"
                 )
             return {_name(path, member): _read(path, archive, member) for member in members}
     except MemoryError as error:
@@ -88,7 +102,8 @@ def _check_header(where: str, file: IO[bytes], declared_bytes: int) -> None:
             "numbers, or as text with .astype(str)"
         )
     n_bytes = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or file.tell() + n_bytes != declared_bytes:
+    empty = dtype.itemsize == 0 and math.prod(shape) > declared_bytes
+    if empty or min(shape, default=0) < 0 or file.tell() + n_bytes != declared_bytes:
         raise DataError(
             f"{where}: its header declares {n_bytes} bytes and the archive holds "
             f"{declared_bytes - file.tell()}; the file is damaged, write it anew"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from repairkit.data.names import first_line
 
 # Named, for Pillow would else run Ghostscript on whatever looks like PostScript.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
+_MOST_BYTES = 512 << 20
+_LARGE_PIXELS = 1 << 24
+_LARGE = threading.Lock()
 _MODES = {"gray": "L", "rgb": "RGB", "bgr": "RGB"}
 
 
@@ -48,13 +52,16 @@ def decode(file: ImageFile, color: str, geometry: Geometry) -> Decoded:
         found = "is no file" if file.path.exists() else "does not exist"
         raise DataError(f"{file.place}: the image {found}; expected an image file, check the path")
     try:
+        if file.path.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{file.place}: is over {_MOST_BYTES >> 20} MiB; scale the image down")
         content = file.path.read_bytes()
     except OSError as error:
         raise DataError(f"{file.place}: cannot be read ({error.strerror}); check it") from error
     with _refusals_named(file.place), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         _refuse_bomb(image)
-        upright = ImageOps.exif_transpose(image)
-        pixels = as_pixels(geometry.apply(_convert(upright, image.format, _MODES[color])))
+        with _one_at_a_time(image):
+            upright = ImageOps.exif_transpose(image)
+            pixels = as_pixels(geometry.apply(_convert(upright, image.format, _MODES[color])))
     if color == "bgr":
         pixels = pixels[..., ::-1]
     return Decoded(pixels, hashlib.sha256(content).hexdigest())
@@ -77,6 +84,11 @@ def _refusals_named(place: str) -> Iterator[None]:
             f"{place}: the image is truncated or damaged ({first_line(error)}); "
             "replace or remove it"
         ) from error
+
+
+def _one_at_a_time(image: Image.Image) -> AbstractContextManager[object]:
+    """Large images are decoded one after the other, so that threads share their memory."""
+    return _LARGE if image.width * image.height > _LARGE_PIXELS else nullcontext()
 
 
 def _bomb_message(place: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ from repairkit.data.parts import PART_NAMES
 from repairkit.data.preprocessing import Preprocessing
 
 PROJECT_FILE = "repairkit.toml"
+_MOST_BYTES = 256 << 10
 _KEYS = (
-    "model", "data", "groups", "classes", "metrics", "output", "seed", "preprocessing", "parts",
-    "features",
+    "model", "data", "groups", "classes", "metrics", "output", "columns", "threshold", "seed",
+    "preprocessing", "parts", "features",
 )  # fmt: skip
 
 
@@ -38,6 +40,8 @@ class Project:
     parts: Mapping[str, str | float] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     output: str | None = None
+    columns: str | None = None
+    threshold: float | None = None
     seed: int | None = None
     features: tuple[str, ...] = ()
 
@@ -77,6 +81,8 @@ def read_project(path: Path) -> Project:
         parts=_parts(path, settings),
         metrics=_texts(path, settings, "metrics"),
         output=_text(path, settings, "output"),
+        columns=_text(path, settings, "columns"),
+        threshold=_threshold(path, settings),
         seed=_seed(path, settings),
         features=_texts(path, settings, "features", separator=","),
     )
@@ -84,10 +90,12 @@ def read_project(path: Path) -> Project:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise SettingsError(f"{path}: is over {_MOST_BYTES >> 10} KiB; no settings are so long")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); check it") from error
-    except ValueError as error:  # of TOML and of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML and of UTF-8
         raise SettingsError(
             f"{path}: is no valid TOML ({first_line(error)}); correct it"
         ) from error
@@ -129,6 +137,15 @@ def _parts(path: Path, settings: Mapping[str, Any]) -> dict[str, str | float]:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise _wrong(path, f"parts.{name}", value, '"all", a value of split, or a share')
     return parts
+
+
+def _threshold(path: Path, settings: Mapping[str, Any]) -> float | None:
+    value = settings.get("threshold")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _wrong(path, "threshold", value, "a number")
+    return float(value)
 
 
 def _seed(path: Path, settings: Mapping[str, Any]) -> int | None:

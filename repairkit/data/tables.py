@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 from repairkit.core.errors import DataError
 from repairkit.data.names import first_line, listing
 
+_MOST_BYTES = 128 << 20
+_MOST_CELLS = 10_000_000
+_MOST_TEXT_BYTES = 512 << 20
+_MOST_ROWS = 10_000_000
+_BATCH_ROWS = 4096
 _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|nan", re.IGNORECASE)
 
@@ -38,13 +43,20 @@ def read_csv(path: Path) -> Table:
     Raises:
         DataError: it cannot be read, has no rows, or a row or the header is malformed.
     """
+    _check_size(path)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     rows: list[list[str]] = []
     numbers: list[int] = []
+    n_cells = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=True)
             for row in reader:
+                n_cells += len(row)
+                if n_cells > _MOST_CELLS:
+                    raise DataError(
+                        f"{path}: holds over {_MOST_CELLS} values; drop columns, or split it"
+                    )
                 if row:
                     rows.append(row)
                     numbers.append(reader.line_num)
@@ -74,7 +86,31 @@ def _table(path: Path, header: list[str], rows: list[list[str]], row_numbers: li
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     # pandas writes its index under an empty name.
     columns.pop("", None)
-    return Table({name: np.array(values) for name, values in columns.items()}, row_numbers)
+    arrays = {name: _texts(path, name, values) for name, values in columns.items()}
+    return Table(arrays, row_numbers)
+
+
+def _check_size(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return  # told when it is opened
+    if size > _MOST_BYTES:
+        raise DataError(
+            f"{path}: has {size >> 20} MiB and at most {_MOST_BYTES >> 20} are read; drop columns, "
+            "or split it"
+        )
+
+
+def _texts(path: Path, name: str, values: Sequence[str]) -> NDArray[np.str_]:
+    """Text of one width, which a single long value must not blow up."""
+    longest = max(map(len, values), default=0)
+    if 4 * longest * len(values) > _MOST_TEXT_BYTES:
+        raise DataError(
+            f"{path}: a value of {name} has {longest} characters, too many for {len(values)} rows; "
+            "shorten it, or drop the column"
+        )
+    return np.array(values, dtype=np.str_)
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -110,9 +146,11 @@ def read_parquet(path: Path) -> Table:
             "run: pip install 'repairkit[parquet]', or give a .csv"
         ) from error
     try:
-        with parquet.ParquetFile(path) as file:
-            table = file.read()
-    except (OSError, pyarrow.ArrowException) as error:
+        with parquet.ParquetFile(
+            path, thrift_string_size_limit=_MOST_BYTES, thrift_container_size_limit=_MOST_ROWS
+        ) as file:
+            table = _bounded(path, file, pyarrow)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(
             f"{path}: is no Parquet file that can be read ({first_line(error)}); write it anew"
         ) from error
@@ -122,12 +160,24 @@ def read_parquet(path: Path) -> Table:
     columns = {
         name: column
         for name in table.column_names
-        if (column := _plain_column(table.column(name).to_pylist())) is not None
+        if (column := _plain_column(path, name, table.column(name).to_pylist())) is not None
     }
     return Table(columns, range(1, table.num_rows + 1))
 
 
-def _plain_column(values: list[Any]) -> NDArray[Any] | None:
+def _bounded(path: Path, file: Any, pyarrow: Any) -> Any:
+    """The table, read piece by piece: what a file declares of its size need not be so."""
+    batches, n_bytes, n_cells = [], 0, 0
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+        n_bytes += batch.nbytes
+        n_cells += batch.num_rows * max(1, batch.num_columns)
+        if n_bytes > _MOST_TEXT_BYTES or n_cells > _MOST_CELLS:
+            raise DataError(f"{path}: holds more than a manifest can; drop columns, or split it")
+        batches.append(batch)
+    return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
+
+
+def _plain_column(path: Path, name: str, values: list[Any]) -> NDArray[Any] | None:
     kinds = {type(value) for value in values if value is not None}
     missing = any(value is None for value in values)
     if kinds & {dict, list, bytes}:
@@ -136,4 +186,4 @@ def _plain_column(values: list[Any]) -> NDArray[Any] | None:
         return np.array(values)
     if kinds and kinds <= {int, float}:
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return np.array(["" if value is None else str(value) for value in values])
+    return _texts(path, name, ["" if value is None else str(value) for value in values])

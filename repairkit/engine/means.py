@@ -80,6 +80,8 @@ def measure_means(
         answers = runner.run(suite.batch(positions))
         for site in sites:
             tensor = answers[site.tensor]
+            if site.scale is not None:
+                tensor = (tensor.astype(np.float64) - site.zero) * site.scale
             axes = tuple(a for a in range(tensor.ndim) if a != site.channel_axis % tensor.ndim)
             totals[site.name] += measure(tensor).sum(axis=axes, dtype=np.float64)
             counts[site.name] += tensor.size // site.n_channels

@@ -12,6 +12,7 @@ import onnx
 from onnx import ModelProto
 
 from repairkit.core.errors import DeviceError, ModelError, SettingsError
+from repairkit.graph.outside import as_on_disk, folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ DEVICES = ("auto", "cpu", "cuda")
 CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _IN_MEMORY_LIMIT = 1_900_000_000
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate", "cuda failure 2:", "bad_alloc")
 
 
@@ -106,7 +108,7 @@ def open_session(
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # failures are told as errors
     levels = runtime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     if choose_device(device) == "cuda":
@@ -157,6 +159,12 @@ def _checked(session: Any, device: str) -> Any:
 def _start(runtime: ModuleType, model: ModelProto, options: Any, providers: list[Any]) -> Any:
     # Else the runtime tries the CPU by itself, prints so, and does the same in the midst of a run.
     extra = {"providers": providers, "enable_fallback": False}
+    folder_outside = folder_of(model)
+    if folder_outside is not None:
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder_outside))
+        # Weights that were rearranged would be in memory a second time.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        model = as_on_disk(model)
     if model.ByteSize() < _IN_MEMORY_LIMIT:
         return runtime.InferenceSession(model.SerializeToString(), options, **extra)
     with tempfile.TemporaryDirectory() as folder:

@@ -125,7 +125,7 @@ def _options() -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # worked out anew for every session, and slower here
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # failures are told as errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

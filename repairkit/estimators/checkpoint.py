@@ -151,6 +151,11 @@ def _read(archive: zipfile.ZipFile) -> tuple[dict[str, Any], list[bytes]]:
     # A compressed member could be a bomb; ours are as large as the file.
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
         raise ValueError("it is compressed")
+    if (
+        sum(member.file_size for member in archive.infolist())
+        > Path(archive.filename or "").stat().st_size
+    ):
+        raise ValueError("its parts overlap")
     document = json.loads(archive.read(_TREE))
     blobs = [archive.read(str(index)) for index in range(len(archive.namelist()) - 1)]
     return document, blobs

@@ -22,6 +22,7 @@ from onnx import ModelProto, helper, numpy_helper
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.patch import Constant, Patch, TensorEdit
+from repairkit.graph.codes import kernel_rest, slots_of
 from repairkit.graph.layers import Layer, activation_bounds, addend_slot, kernel_mask
 from repairkit.graph.sites import Survey, survey
 from repairkit.graph.storage import Constants, constant_tensor, runs_of, store
@@ -78,8 +79,15 @@ def _freeze(editor: _Editor, site: str, layer: Layer, constants: dict[int, Const
     for channel in channels.tolist():
         mask |= kernel_mask(node, shape, channel)
     positions = np.flatnonzero(mask)
-    editor.write(layer.node, 1, positions, np.zeros(len(positions)), f"{site}/kernel")
-    has_bias = len(node.input) > 2 and bool(node.input[2])
+    slots = slots_of(node)
+    rest = np.broadcast_to(kernel_rest(node, editor.found.constants), shape)
+    editor.write(layer.node, slots.kernel, positions, rest[mask], f"{site}/kernel")
+    if layer.codes is not None:
+        every = np.zeros(layer.n_channels)
+        every[channels] = levels
+        levels = layer.codes.bias(every)[channels]
+    has_bias = slots.bias is not None and len(node.input) > slots.bias
+    has_bias = has_bias and bool(node.input[slots.bias or 0])
     if layer.norm is not None:
         editor.write(layer.norm, 1, channels, zeros, f"{site}/scale")
         editor.write(layer.norm, 2, channels, levels, f"{site}/bias")
@@ -88,14 +96,14 @@ def _freeze(editor: _Editor, site: str, layer: Layer, constants: dict[int, Const
         assert slot is not None
         editor.write(layer.add, slot, channels, levels, f"{site}/bias")
         if has_bias:
-            editor.write(layer.node, 2, channels, zeros, f"{site}/own_bias")
+            editor.write(layer.node, slots.bias or 0, channels, zeros, f"{site}/own_bias")
     elif has_bias:
-        editor.write(layer.node, 2, channels, levels, f"{site}/bias")
+        editor.write(layer.node, slots.bias or 0, channels, levels, f"{site}/bias")
     else:
-        dtype = editor.found.constants.array(layer.kernel).dtype
-        bias = np.zeros(layer.n_channels, dtype)
+        kernel = editor.found.constants.array(layer.kernel)
+        bias = np.zeros(layer.n_channels, kernel.dtype if layer.codes is None else np.int32)
         bias[channels] = levels
-        editor.add(layer.node, 2, bias, f"{site}/bias")
+        editor.add(layer.node, slots.bias or 0, bias, f"{site}/bias")
 
 
 @dataclass
@@ -189,6 +197,8 @@ def _nearest(found: Survey, site: str, layer: Layer, level: NDArray[np.float32])
     if layer.activation is not None:
         low, high = activation_bounds(index.nodes[layer.activation], constants)
         wanted = np.clip(wanted, low, high)
+    if layer.codes is not None:
+        return layer.codes.held(wanted).astype(np.float32)
     node, slot = layer.node, 2
     if layer.norm is not None:
         node = layer.norm

@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, RunFolderError
-from repairkit.graph.index import all_nodes, subgraphs
+from repairkit.graph.checking import check_model
+from repairkit.graph.external import external_locations, load_external, safe_path
+from repairkit.graph.outside import as_on_disk, outside_digests, place_beside
 
 _SINGLE_FILE_LIMIT = 2_000_000_000
+_LARGEST_MESSAGE = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,14 @@ def read_model(path: Path) -> ModelFile:
     """Read a model and the external data beside it.
 
     Raises:
-        ModelError: the file is missing, is not ONNX, is empty, or its external data is missing or
-            lies outside the model's folder.
+        ModelError: the file is missing, is not ONNX, is empty or contradicts itself, or its
+            external data is missing or lies outside the model's folder.
     """
     if not path.is_file():
         raise ModelError(f"{path}: there is no such file; give the path of an ONNX model")
     try:
-        model = onnx.load(path, load_external_data=False)
+        content = _content(path)
+        model = ModelProto.FromString(content)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(
             f"{path}: this is not an ONNX model ({_first_line(error)}); export the network to "
@@ -50,44 +53,41 @@ def read_model(path: Path) -> ModelFile:
             f"{path}: this is not an ONNX model (no graph was found in it); export the network to "
             "ONNX first"
         )
-    digest = _digest(path, model)
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(
-            f"{path}: its external data cannot be read ({_first_line(error)}); put the data file "
-            "into the model's own folder"
-        ) from error
+    external = {name: safe_path(path, name) for name in external_locations(model)}
+    digest = _digest(content, external)
+    del content
+    load_external(path, model)
+    check_model(path, model)
     return ModelFile(path, model, digest)
 
 
-def _digest(path: Path, model: ModelProto) -> str:
-    hasher = hashlib.sha256(path.read_bytes())
-    locations = {ExternalDataInfo(t).location for t in _tensors(model) if uses_external_data(t)}
-    for location in sorted(locations):
-        data = path.parent / location
-        if data.is_file() and data.resolve().parent.is_relative_to(path.parent.resolve()):
+def _content(path: Path) -> bytes:
+    if path.stat().st_size > _LARGEST_MESSAGE:
+        raise ValueError("it is over 2 GB, which no ONNX file without external data can be")
+    return path.read_bytes()
+
+
+def _digest(content: bytes, external: Mapping[str, Path]) -> str:
+    """Over the model file and its data files, in the order of their names."""
+    hasher = hashlib.sha256(content)
+    for _, data in sorted(external.items()):
+        if data.is_file():
             with data.open("rb") as file:
                 hasher.update(hashlib.file_digest(file, "sha256").digest())
     return hasher.hexdigest()
 
 
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor that is stored anywhere in a model."""
-    nodes = [*all_nodes(model.graph), *(n for f in model.functions for n in f.node)]
-    yield from model.graph.initializer
-    for node in nodes:
-        for found in node.attribute:
-            if found.HasField("t"):
-                yield found.t
-            yield from found.tensors
-        for graph in subgraphs(node):
-            yield from graph.initializer
+def canonical_bytes(model: ModelProto) -> bytes:
+    """The bytes under which repairkit writes and compares a model."""
+    return as_on_disk(model).SerializeToString(deterministic=True)
 
 
 def digest_of(model: ModelProto) -> str:
-    """SHA-256 of the model's canonical bytes, for a model that is not on disk yet."""
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    """What `read_model` will give for a model that is not on disk yet."""
+    hasher = hashlib.sha256(canonical_bytes(model))
+    for _, digest in sorted(outside_digests(model).items()):
+        hasher.update(bytes.fromhex(digest))
+    return hasher.hexdigest()
 
 
 def write_model(model: ModelProto, path: Path) -> str:
@@ -104,7 +104,8 @@ def write_model(model: ModelProto, path: Path) -> str:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             draft = Path(folder) / path.name
             if model.ByteSize() < _SINGLE_FILE_LIMIT:
-                data = model.SerializeToString(deterministic=True)
+                data = canonical_bytes(model)
+                place_beside(model, path)
                 with draft.open("wb") as file:
                     file.write(data)
                     file.flush()
@@ -120,12 +121,9 @@ def write_model(model: ModelProto, path: Path) -> str:
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another "
             "place with -o"
         ) from error
-    return _digest(
-        path,
-        model
-        if model.ByteSize() < _SINGLE_FILE_LIMIT
-        else onnx.load(path, load_external_data=False),
-    )
+    if model.ByteSize() < _SINGLE_FILE_LIMIT:
+        return digest_of(model)
+    return _digest(path.read_bytes(), {f"{path.name}.data": path.with_name(f"{path.name}.data")})
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,10 +8,12 @@ NaNs vanish.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx import ModelProto, version_converter
 
 from repairkit.core.errors import ModelError
@@ -33,6 +35,16 @@ def mask_shape(site: Site, rows: int) -> tuple[int, ...]:
     shape[0] = rows
     shape[site.channel_axis] = site.n_channels
     return tuple(shape)
+
+
+def stored_levels(site: Site, levels: NDArray[np.float32]) -> NDArray[Any]:
+    """Levels as the site's tensor holds them: rounded to its type, or integer codes."""
+    if site.scale is None:
+        return levels.astype(site.dtype)
+    limits = np.iinfo(site.dtype)
+    codes = np.rint(levels.astype(np.float64) / site.scale) + site.zero
+    stored: NDArray[Any] = np.clip(codes, limits.min, limits.max).astype(site.dtype)
+    return stored
 
 
 def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -> ModelProto:
@@ -72,7 +84,7 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
         mask_dims: list[int | str] = list(mask_shape(site, 1))
         mask_dims[0] = "mask_rows"
         mask = gs.Variable(mask_name(site), dtype=np.bool_, shape=mask_dims)
-        level = means[site.name].reshape(mask_shape(site, 1)).astype(site.dtype)
+        level = stored_levels(site, means[site.name]).reshape(mask_shape(site, 1))
         frozen = gs.Constant(_fresh(f"{site.name}/means", tensors), level)
         node = gs.Node(
             "Where",

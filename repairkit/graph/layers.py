@@ -1,7 +1,8 @@
 """The anatomy of one layer: which tensors hold its kernel, and where a constant can be put.
 
 A layer is a `Conv`, `ConvTranspose`, `Gemm` or `MatMul`, with the bias `Add` and the
-`BatchNormalization` that follow it alone.
+`BatchNormalization` that follow it alone; or a `QLinearConv`; or a `ConvInteger` with the cast, the
+scale and the bias `Add` behind it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from repairkit.graph.codes import ON_CODES, Codes, read_codes, slots_of, unfit
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
 from repairkit.graph.storage import Constants
 
-CONVOLUTIONS = ("Conv", "ConvTranspose")
+CONVOLUTIONS = ("Conv", "ConvTranspose", *ON_CODES)
 DENSE = ("Gemm", "MatMul")
 # Activations under which freezing the input at the wanted level gives just that level, because
 # they leave the numbers between these bounds as they are.
@@ -37,6 +39,7 @@ class Layer:
     add: int | None = None
     norm: int | None = None
     activation: int | None = None
+    codes: Codes | None = None
 
     def tensor(self, index: GraphIndex) -> str:
         """Where the filters are read."""
@@ -54,7 +57,7 @@ def addend_slot(node: NodeProto, index: GraphIndex) -> int | None:
 def kernel_mask(node: NodeProto, shape: tuple[int, ...], channel: int) -> NDArray[np.bool_]:
     """True at the kernel's elements that feed one output channel."""
     mask = np.zeros(shape, bool)
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", *ON_CODES):
         mask[channel] = True
     elif node.op_type == "ConvTranspose":
         groups = int_attribute(node, "group", 1)
@@ -76,7 +79,7 @@ def read_layer(
     `ranks` tells the rank of dense layers' outputs, as far as it is known.
     """
     node = index.nodes[position]
-    slot = 1
+    slot = slots_of(node).kernel
     if node.op_type == "MatMul" and node.input[0] in index.constant:
         return "the weight is the first factor of the product"
     if node.input[slot] not in index.constant:
@@ -86,12 +89,14 @@ def read_layer(
     layer: Layer | str
     if node.op_type in CONVOLUTIONS:
         groups = int_attribute(node, "group", 1) if node.op_type == "ConvTranspose" else 1
-        n_channels = shape[0] if node.op_type == "Conv" else shape[1] * groups
+        n_channels = shape[1] * groups if node.op_type == "ConvTranspose" else shape[0]
         layer = Layer(position, node.op_type, node.input[slot], n_channels, len(shape), 1, dtype)
     else:
         layer = _dense(position, node, shape, dtype, ranks.get(node.output[0]))
     if isinstance(layer, str):
         return layer
+    if layer.kind in ON_CODES:
+        return unfit(node, index) or _on_codes(layer, index, constants)
     if len(node.input) > 2 and node.input[2]:
         if node.input[2] not in index.constant:
             return "its bias is computed at run time"
@@ -118,6 +123,30 @@ def _dense(
         return f"its bias is scaled (beta = {beta.f:g})"
     n_channels = shape[0] if int_attribute(node, "transB", 0) else shape[1]
     return Layer(position, "Gemm", node.input[1], n_channels, 2, 1, dtype)
+
+
+def _on_codes(layer: Layer, index: GraphIndex, constants: Constants) -> Layer | str:
+    """A layer on codes, with what stands between a `ConvInteger` and its bias `Add`."""
+    node = index.nodes[layer.node]
+    if layer.kind == "QLinearConv":
+        codes = read_codes(node, constants, layer.n_channels)
+        if isinstance(codes, str):
+            return codes
+        return replace(layer, codes=codes, dtype=constants.array(node.input[7]).dtype.name)
+    tensor, position = str(node.output[0]), layer.node
+    for kind in ("Cast", "Mul", "Add"):
+        reader = index.sole_reader(tensor)
+        if reader is None or index.nodes[reader.node].op_type != kind:
+            return "no bias Add follows its cast and scale, so there is no place for a constant"
+        position = reader.node
+        tensor = str(index.nodes[position].output[0])
+    slot = addend_slot(index.nodes[position], index)
+    if slot is None:
+        return "no bias Add follows its cast and scale, so there is no place for a constant"
+    bias = constants.array(index.nodes[position].input[slot])
+    if not _is_per_channel(bias.shape, layer):
+        return "its bias is not one number per filter"
+    return replace(layer, add=position, dtype=bias.dtype.name)
 
 
 def _with_tail(layer: Layer, index: GraphIndex, constants: Constants) -> Layer:
@@ -157,7 +186,7 @@ def _is_plain_norm(node: NodeProto, index: GraphIndex) -> bool:
 def with_activation(layer: Layer, index: GraphIndex) -> Layer:
     """The layer with the activation that follows it alone, where a level can be put behind it."""
     reader = index.sole_reader(layer.tensor(index))
-    if reader is None:
+    if reader is None or layer.codes is not None:
         return layer
     node = index.nodes[reader.node]
     known = all(name in index.constant for name in node.input[1:] if name)

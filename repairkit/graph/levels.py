@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.filters import FilterMeans, Site
+from repairkit.graph.codes import slots_of
 from repairkit.graph.layers import addend_slot
 from repairkit.graph.sites import Survey
 
@@ -32,14 +33,17 @@ def _bias(found: Survey, site: Site) -> NDArray[np.float32]:
     if layer.norm is not None:
         names.append(index.nodes[layer.norm].input[2])
     else:
-        if len(node.input) > 2 and node.input[2]:
-            names.append(node.input[2])
+        slot = slots_of(node).bias
+        if slot is not None and len(node.input) > slot and node.input[slot]:
+            names.append(node.input[slot])
         if layer.add is not None:
             add = index.nodes[layer.add]
-            slot = addend_slot(add, index)
-            assert slot is not None
-            names.append(add.input[slot])
+            addend = addend_slot(add, index)
+            assert addend is not None
+            names.append(add.input[addend])
     level = np.zeros(site.n_channels, np.float32)
     for name in names:
         level = level + found.constants.array(name).reshape(-1).astype(np.float32)
+    if layer.codes is not None:  # the bias counts products of input and kernel steps
+        level = level * layer.codes.factor * np.float32(layer.codes.scale)
     return level

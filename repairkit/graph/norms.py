@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.graph.codes import kernel_rest, kernel_scale
 from repairkit.graph.layers import kernel_mask
 from repairkit.graph.sites import Survey
 from repairkit.graph.trees import Ensemble
@@ -17,8 +18,10 @@ def kernel_norms(found: Survey) -> dict[str, NDArray[np.float64]]:
         if site.name in norms:
             continue
         layer = found.layers[site.name]
-        kernel = found.constants.array(layer.kernel).astype(np.float64)
         node = found.index.nodes[layer.node]
+        codes = found.constants.array(layer.kernel).astype(np.float64)
+        rest = kernel_rest(node, found.constants)
+        kernel = (codes - rest) * kernel_scale(node, found.constants)
         norms[site.name] = np.array(
             [
                 np.linalg.norm(kernel[kernel_mask(node, kernel.shape, channel)])

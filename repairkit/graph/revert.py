@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from repairkit.core.errors import VerificationError
 from repairkit.core.patch import TensorEdit
 from repairkit.graph.index import GraphIndex
-from repairkit.graph.storage import Storage, Write, constant_tensor, store
+from repairkit.graph.outside import array_of, wherever_it_lies
+from repairkit.graph.storage import Constants, Storage, Write, constant_tensor, store
 from repairkit.graph.tree_bake import restore_attribute
 
 METADATA_KEY = "repairkit.patches"
@@ -43,7 +44,7 @@ def revert(model: ModelProto, edits: Sequence[TensorEdit]) -> ModelProto:
 def _remove(model: ModelProto, edit: TensorEdit) -> None:
     graph = model.graph
     node = next((n for n in graph.node if n.output and n.output[0] == edit.node), None)
-    if node is None or len(node.input) <= edit.slot or node.input[edit.slot] != edit.tensor:
+    if node is None or not 0 <= edit.slot < len(node.input) or node.input[edit.slot] != edit.tensor:
         raise VerificationError(f"the model has no added tensor {edit.tensor!r} to take back")
     if edit.replaces is not None:
         node.input[edit.slot] = edit.replaces
@@ -57,10 +58,14 @@ def _remove(model: ModelProto, edit: TensorEdit) -> None:
 
 def _restore(model: ModelProto, edit: TensorEdit) -> None:
     tensor = _stored(model, edit)
-    array = numpy_helper.to_array(tensor)
-    positions = np.concatenate([np.arange(a, b) for a, b in edit.runs]).astype(np.int64)
-    if len(edit.old) != len(positions) * array.dtype.itemsize or positions.max() >= array.size:
+    array = array_of(tensor)
+    # Counted before anything is allocated: the runs may come from a stranger.
+    ends = [0, *(end for run in edit.runs for end in run)]
+    n_elements = sum(stop - start for start, stop in edit.runs)
+    fits = ends == sorted(ends) and 0 < n_elements <= array.size and ends[-1] <= array.size
+    if not fits or len(edit.old) != n_elements * array.dtype.itemsize:
         raise VerificationError(f"the old bytes kept for {edit.tensor!r} do not fit the tensor")
+    positions = np.concatenate([np.arange(a, b) for a, b in edit.runs]).astype(np.int64)
     values = np.frombuffer(edit.old, array.dtype)
     store(tensor, Write(Storage(edit.kind, edit.tensor, shared=False), positions, values))
 
@@ -74,6 +79,24 @@ def _stored(model: ModelProto, edit: TensorEdit) -> TensorProto:
     if not found:
         raise VerificationError(f"the model has no stored tensor {edit.tensor!r}")
     return found[0]
+
+
+def changes_nothing(edit: TensorEdit, model: ModelProto, patched: ModelProto) -> bool:
+    """Whether an edit left every number as it was.
+
+    Args:
+        edit: one that baking `patched` made.
+        model: the model before.
+        patched: the model after.
+    """
+    if edit.kind != "added":
+        new = array_of(_stored(patched, edit)).reshape(-1)
+        return b"".join(new[start:stop].tobytes() for start, stop in edit.runs) == edit.old
+    before, after = GraphIndex(model), GraphIndex(patched)
+    array = Constants(after).array(edit.tensor)
+    if not edit.replaces:
+        return not array.tobytes().strip(b"\0")
+    return Constants(before).array(edit.replaces).tobytes() == array.tobytes()
 
 
 def read_claims(model: ModelProto) -> list[dict[str, Any]]:
@@ -107,8 +130,8 @@ def write_claims(model: ModelProto, claims: Sequence[dict[str, Any]]) -> None:
 
 def same_model(one: ModelProto, other: ModelProto) -> bool:
     """Whether two models are equal to the byte in their canonical form."""
-    a = one.SerializeToString(deterministic=True)
-    return a == other.SerializeToString(deterministic=True)
+    a, b = (wherever_it_lies(m).SerializeToString(deterministic=True) for m in (one, other))
+    return a == b
 
 
 def first_difference(one: ModelProto, other: ModelProto) -> str:

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
+from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.graph.index import GraphIndex, attribute
 from repairkit.graph.instrument import instrument, mask_name
 from repairkit.graph.layers import Layer, addend_slot
+from repairkit.graph.outside import folder_of
 from repairkit.graph.sites import Survey
 
 Floats = NDArray[np.float32]
@@ -63,7 +65,12 @@ def separate(
         means: levels of absent filters, for the sites that need a mask.
         output: the output that is judged.
         weight_space: if false, every site gets a mask.
+
+    Raises:
+        ModelError: the weights are kept outside of memory.
     """
+    if folder_of(found.index.model) is not None:
+        raise ModelError("the model's weights are too large to be folded and kept in memory")
     model = ModelProto()
     model.CopyFrom(found.index.model)
     wanted = {site.name for site in sites}

@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto, shape_inference
 
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import Site
+from repairkit.graph.codes import DENSE_ON_CODES
 from repairkit.graph.index import GraphIndex, all_nodes, subgraphs
 from repairkit.graph.layers import CONVOLUTIONS, DENSE, Layer, read_layer, with_activation
 from repairkit.graph.storage import Constants
@@ -24,11 +25,10 @@ from repairkit.graph.trees import (
 )
 
 _UNSUPPORTED = {
-    "QLinearConv": "a convolution on integer codes (QLinearConv) cannot be frozen yet",
-    "ConvInteger": "a convolution on integer codes (ConvInteger) cannot be frozen yet",
     "DeformConv": "a deformable convolution cannot be frozen yet",
     "FusedConv": "a convolution fused by a runtime; use the model it was made from",
     "NhwcConv": "a convolution fused by a runtime; use the model it was made from",
+    **dict.fromkeys(DENSE_ON_CODES, "a dense layer on integer codes cannot be frozen"),
 }
 # Operators of two fed inputs behind which each channel still belongs to one layer.
 _JOINS = {"Concat"}
@@ -123,6 +123,8 @@ def survey(
             layer.n_channels,
             layer.rank,
             layer.dtype,
+            None if layer.codes is None else layer.codes.scale,
+            0 if layer.codes is None else layer.codes.zero,
         )
         sites.append(site)
         layers[site.name] = layer
@@ -195,7 +197,7 @@ def _site_names(index: GraphIndex) -> list[str]:
 
 def _hidden_layers(index: GraphIndex) -> list[LeftOut]:
     """Layers inside `If`, `Loop`, `Scan` and model functions: these stay as they are."""
-    kinds = {*CONVOLUTIONS, *_UNSUPPORTED, *ENSEMBLES}
+    kinds = {*CONVOLUTIONS, *DENSE, *_UNSUPPORTED, *ENSEMBLES}
     found = [
         LeftOut(inner.name or inner.output[0], inner.op_type, f"it lies inside a {node.op_type}")
         for node in index.nodes
@@ -221,7 +223,7 @@ def _head_layers(index: GraphIndex, outputs: tuple[str, ...]) -> set[int]:
     """
     makers: dict[str, frozenset[int]] = {}
     for position, node in enumerate(index.nodes):
-        if node.op_type in CONVOLUTIONS + DENSE or node.op_type in _UNSUPPORTED:
+        if node.op_type in (*CONVOLUTIONS, *DENSE, *_UNSUPPORTED):
             heads = frozenset({position}) if _is_fed(node, index) else frozenset()
         else:
             ways = [makers.get(i, frozenset()) for i in node.input if i in index.fed]

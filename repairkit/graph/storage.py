@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
-from repairkit.core.errors import ModelError
+from repairkit.graph.folding import fold
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
+from repairkit.graph.outside import array_of, is_outside
 
 _NOTHING: Mapping[str, NDArray[Any]] = {}
 _MOVES = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
@@ -56,10 +55,10 @@ class Constants:
         if name in stored:
             return stored[name]
         if name in self.index.initializers:
-            return numpy_helper.to_array(self.index.initializers[name])
+            return array_of(self.index.initializers[name])
         node = self.index.nodes[self.index.producers[name]]
         if node.op_type == "Constant" and (tensor := constant_tensor(node)) is not None:
-            return numpy_helper.to_array(tensor)
+            return array_of(tensor)
         if node.op_type == "DequantizeLinear":
             codes = self.array(node.input[0], stored)
             scale, zero, _, _ = self._quantisation(node)
@@ -75,20 +74,7 @@ class Constants:
         return self.array(name, {write.storage.name: contents}).reshape(-1)
 
     def _run(self, node: NodeProto, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        def info(names: list[str]) -> list[onnx.ValueInfoProto]:
-            return [helper.make_empty_tensor_value_info(n) for n in names]
-
-        graph = helper.make_graph(
-            [node], "constant", info(list(feeds)), info([o for o in node.output if o])
-        )
-        model = helper.make_model(graph, opset_imports=self.index.model.opset_import)
-        try:
-            return [np.asarray(o) for o in ReferenceEvaluator(model).run(None, feeds)]
-        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-            raise ModelError(
-                f"the constant {node.output[0]!r}, made by {node.op_type}, cannot be computed "
-                f"({str(error).splitlines()[0]}); fold constants when exporting the model"
-            ) from error
+        return fold(node, feeds, self.index.model.opset_import)
 
     def write(
         self, name: str, positions: NDArray[np.int64], values: NDArray[np.float64]
@@ -100,6 +86,7 @@ class Constants:
         shared = len(self.index.readers.get(name, [])) > 1 or name in self.index.outputs
         if name in self.index.initializers:
             tensor = self.index.initializers[name]
+            shared = shared or is_outside(tensor)
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             return Write(Storage("initializer", name, shared), positions, values.astype(dtype))
         node = self.index.nodes[self.index.producers[name]]
@@ -107,6 +94,7 @@ class Constants:
             stored = constant_tensor(node)
             if stored is None:
                 return None
+            shared = shared or is_outside(stored)
             dtype = helper.tensor_dtype_to_np_dtype(stored.data_type)
             return Write(Storage("constant", name, shared), positions, values.astype(dtype))
         if node.domain not in ("", "ai.onnx"):

@@ -19,6 +19,7 @@ from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations, Indices
 from repairkit.metrics.groups import GroupMetric, Tally, count_draws
+from repairkit.metrics.outputs import OutputForm
 
 # Images, or cells of a tally, that one chunk of resamples may fill: some 16 MB.
 _CHUNK = 2_000_000
@@ -57,10 +58,10 @@ def resampled_sets(
     figures = np.empty((len(draws), len(metrics)))
     for start in range(0, len(draws) if metrics else 0, n_rows):
         rows = slice(start, start + n_rows)
-        tallies: dict[tuple[str, int], Tally] = {}
+        tallies: dict[tuple[OutputForm, int], Tally] = {}
         for column, metric in enumerate(metrics):
             if isinstance(metric, GroupMetric):
-                key = (metric.form.kind, metric.n_classes)
+                key = (metric.form, metric.n_classes)
                 if key not in tallies:
                     tallies[key] = metric.tally(outputs, annotations, draws[rows])
                 figures[rows, column] = metric.judge(tallies[key])

@@ -109,7 +109,7 @@ def make_metric(
                 f"mean_absolute_error is for regressors and this model gives {form.kind}; use "
                 f"accuracy or loss, or say that the model is a regressor"
             )
-        return images.mean_absolute_error(annotations)
+        return images.mean_absolute_error(annotations, form)
     return _class_metric(name, form, annotations, n_classes)
 
 

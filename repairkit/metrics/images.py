@@ -70,7 +70,7 @@ def loss(form: OutputForm) -> ImageMetric:
     return ImageMetric("loss", (LOG_FLOOR, 0.0), LogLikelihoods(form), weights.uniform)
 
 
-def mean_absolute_error(annotations: Annotations) -> ImageMetric:
+def mean_absolute_error(annotations: Annotations, form: OutputForm) -> ImageMetric:
     """The mean distance to the target, sign turned; range [-width, 0].
 
     `width` is the greatest label less the least one, over all of the data. An error beyond it
@@ -89,7 +89,9 @@ def mean_absolute_error(annotations: Annotations) -> ImageMetric:
             f"every label is {labels[0]:g}, so errors have no scale; give images with different "
             f"targets, or a metric module:function"
         )
-    return ImageMetric("mean_absolute_error", (-width, 0.0), Closeness(width), weights.uniform)
+    return ImageMetric(
+        "mean_absolute_error", (-width, 0.0), Closeness(width, form), weights.uniform
+    )
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,10 @@ class Closeness:
     """Minus an image's absolute error, `width` at the most."""
 
     width: float
+    form: OutputForm
 
     def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
-        answers = OutputForm("values").class_scores(outputs)
+        answers = self.form.class_scores(outputs)
         if answers.shape[1] != 1:
             raise SettingsError(
                 f"the model gives {answers.shape[1]} numbers per image and mean_absolute_error "

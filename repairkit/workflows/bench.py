@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Suite
-from repairkit.data import Dataset, Parts, read_data, split_parts
+from repairkit.data import Dataset, Parts, split_parts
 from repairkit.engine.evaluator import MaskEvaluator
 from repairkit.engine.executor import default_workers, make_executor
 from repairkit.engine.game import ModelGame
@@ -30,8 +29,9 @@ from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.recast import recast
 from repairkit.graph.sites import Survey, select_sites, survey
-from repairkit.metrics import OutputForm, is_user_metric, make_metric, spell_out
-from repairkit.workflows.settings import Settings, require_data
+from repairkit.metrics import OutputForm, make_metric, spell_out
+from repairkit.workflows.reading import check_labels, first_images, read_dataset, settle_form
+from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 
 _PROOF_IMAGES = 8
@@ -57,17 +57,25 @@ class Bench:
     form: OutputForm | None
     n_classes: int
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of data and model."""
+        return (*self.dataset.notes, *([self.batching.note] if self.batching.note else []))
+
     @cached_property
-    def means(self) -> FilterMeans:
-        """What absent filters yield, at levels that baking can reproduce exactly."""
+    def levels(self) -> FilterMeans:
+        """What absent filters are to yield."""
         sites = self.roster.sites
         if self.settings.absent == "zero":
-            levels = zero_levels(sites)
-        elif self.settings.absent == "bias":
-            levels = bias_levels(self.found, sites)
-        else:
-            levels = self.measure(magnitude=False)
-        return representable(self.found, levels)
+            return zero_levels(sites)
+        if self.settings.absent == "bias":
+            return bias_levels(self.found, sites)
+        return self.measure(magnitude=False)
+
+    @cached_property
+    def means(self) -> FilterMeans:
+        """What absent filters yield: the levels nearest to it that baking can reproduce exactly."""
+        return representable(self.found, self.levels)
 
     def measure(self, *, magnitude: bool) -> FilterMeans:
         """Mean (absolute) yield of every filter over the calibration images."""
@@ -103,7 +111,7 @@ class Bench:
     @cached_property
     def sample(self) -> NDArray[Any]:
         """The untouched model's outputs for the first images of the data."""
-        return self.run_plain(_first_images(self.dataset, _PROOF_IMAGES))
+        return self.run_plain(first_images(self.dataset, _PROOF_IMAGES))
 
     def run_plain(self, suite: Suite) -> NDArray[Any]:
         """The untouched model's outputs for a suite."""
@@ -202,8 +210,8 @@ def prepare(subject: Subject, settings: Settings) -> Bench:
         include=settings.include,
     )
     roster = Roster(select_sites(whole, settings.sites))
-    dataset = _read(subject, settings, regression=regression)
-    few = _first_images(dataset, _PROOF_IMAGES)
+    dataset = read_dataset(subject, settings, regression=regression)
+    few = first_images(dataset, _PROOF_IMAGES)
     proof = few.batch(np.arange(len(few)))
     batching = settle_batching(subject.model, subject.input_name, proof, device=settings.device)
     runner = Runner(
@@ -214,8 +222,8 @@ def prepare(subject: Subject, settings: Settings) -> Bench:
         device=settings.device,
     )
     sample = runner.run(proof)[subject.output]
-    form, n_classes = _form(sample, settings, regression=regression)
-    _check_labels(dataset, n_classes, regression=regression)
+    form, n_classes = settle_form(sample, settings, regression=regression)
+    check_labels(dataset, n_classes, regression=regression)
     return Bench(
         subject,
         settings,
@@ -237,51 +245,6 @@ def prepare(subject: Subject, settings: Settings) -> Bench:
     )
 
 
-def _read(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
-    own = all(is_user_metric(name) for name in settings.metrics)
-    return read_data(
-        require_data(settings),
-        spec=subject.spec,
-        preprocessing=settings.preprocessing,
-        groups=settings.groups,
-        class_names=settings.class_names or (() if regression else subject.class_names),
-        features=settings.features,
-        n_classes=None if regression or own else subject.n_classes,
-        regression=regression,
-    )
-
-
-def _form(
-    sample: NDArray[Any], settings: Settings, *, regression: bool
-) -> tuple[OutputForm | None, int]:
-    """The form of the output, and how many classes it has; None where only users can judge it."""
-    try:
-        form = OutputForm.detect(sample, regression=regression)
-    except SettingsError:
-        if all(is_user_metric(name) for name in settings.metrics):
-            return None, 0
-        raise
-    return form, 0 if regression else form.n_classes(sample)
-
-
-def _check_labels(dataset: Dataset, n_classes: int, *, regression: bool) -> None:
-    labels = dataset.annotations.labels
-    if regression or n_classes == 0 or not len(labels):
-        return
-    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
-    if len(wrong):
-        raise DataError(
-            f"image {int(wrong[0]) + 1} has the label {labels[wrong[0]]}, outside the model's "
-            f"{n_classes} classes 0 to {n_classes - 1}; correct the labels, or choose another "
-            "--output"
-        )
-
-
-def _first_images(dataset: Dataset, at_most: int) -> Suite:
-    whole = Suite.whole("sample", dataset.images, dataset.annotations)
-    return whole.take(np.arange(min(at_most, len(whole))))
-
-
 def run_suite(runner: Runner, suite: Suite, batch_size: int) -> NDArray[Any]:
     """A runner's first output for every image of a suite, in order."""
     parts = [
@@ -289,12 +252,3 @@ def run_suite(runner: Runner, suite: Suite, batch_size: int) -> NDArray[Any]:
         for i in range(0, len(suite), batch_size)
     ]
     return np.concatenate(parts)
-
-
-def read_images(subject: Subject, settings: Settings) -> Suite:
-    """Every image that the settings name, for jobs that need no parts."""
-    try:
-        dataset = _read(subject, settings, regression=False)
-    except DataError:  # labels are not looked at here, and a regressor has others
-        dataset = _read(subject, settings, regression=True)
-    return Suite.whole("all", dataset.images, dataset.annotations)

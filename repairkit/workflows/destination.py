@@ -19,19 +19,34 @@ def check_place(subject: Subject, settings: Settings, out: Path) -> None:
         SettingsError: `out` is the model or the data.
         RunFolderError: something else is there, or nothing can be written.
     """
-    for kept in (subject.file.path, settings.data):
-        if kept is not None and out.exists() and kept.exists() and out.samefile(kept):
-            what = "the model itself" if kept == subject.file.path else "the data"
-            raise SettingsError(f"{out}: is {what}; choose another place with -o")
+    data = settings.data
+    if data is not None and out.exists() and data.exists() and out.samefile(data):
+        raise SettingsError(f"{out}: is the data; choose another place with -o")
+    check_result(out, subject.file.path)
+    for path in companions(out):
+        if path.is_dir():
+            raise RunFolderError(f"{path}: is a folder and in the way of the patch file or report")
+
+
+def check_result(out: Path, source: Path) -> None:
+    """Before anything is computed: a model made from `source` may replace patched ones alone.
+
+    Raises:
+        SettingsError: `out` is `source`.
+        RunFolderError: something else is there, or nothing can be written.
+    """
+    if out.exists() and out.samefile(source):
+        raise SettingsError(f"{out}: is the model itself; choose another place with -o")
     if out.is_dir():
         raise RunFolderError(f"{out}: is a folder; give the name of a file with -o")
     if out.exists() and not _is_ours(out):
         raise RunFolderError(
             f"{out}: exists and is no model that repairkit patched; choose another place with -o"
         )
-    for path in companions(out):
-        if path.is_dir():
-            raise RunFolderError(f"{path}: is a folder and in the way of the patch file or report")
+    _probe(out)
+
+
+def _probe(out: Path) -> None:
     probe = out.with_name(f".{out.name}.probe")
     write_text(probe, "")
     probe.unlink()

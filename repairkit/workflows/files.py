@@ -10,6 +10,8 @@ from typing import Any
 
 from repairkit.core.errors import RunFolderError
 
+_MOST_VALUES = 4_000_000
+
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text whole or not at all; see `write_bytes`."""
@@ -45,22 +47,44 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def to_json(document: Any) -> str:
-    """JSON as repairkit writes it: readable, keys in the order given, no NaN."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """JSON as repairkit writes it: readable, keys in the order given, no NaN.
+
+    Characters that do not print are escaped: no terminal obeys them, and the meaning is the same.
+    """
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
-def read_json(path: Path, what: str, *, limit: int = 256 * 2**20) -> Any:
-    """Read a JSON document of bounded size.
+def read_json(path: Path, what: str, *, limit: int = 128 * 2**20) -> Any:
+    """Read a JSON document of bounded size, and of as few values as need little memory.
 
     Raises:
-        RunFolderError: it is missing, too large or no JSON.
+        RunFolderError: it is missing, too large, no JSON, names a value twice or holds NaN.
     """
     try:
         if path.stat().st_size > limit:
             raise RunFolderError(f"{path}: too large to be {what} ({limit} bytes at most)")
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if sum(content.count(mark) for mark in (b",", b"[", b"{")) > _MOST_VALUES:
+            raise RunFolderError(f"{path}: holds too many values to be {what}")
+        return json.loads(
+            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant
+        )
     except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: cannot be read as {what} ({_reason(error)})") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("it names a value twice")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is no JSON")
 
 
 def _reason(error: BaseException) -> str:

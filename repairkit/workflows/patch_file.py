@@ -1,28 +1,39 @@
-"""The patch file: what was frozen, at what, in which model, and all that undoing it needs."""
+"""The patch file: what was frozen, at what, in which model, and all that undoing it needs.
+
+Its canonical form is JSON with sorted keys, no white space and nothing but ASCII. The seal is the
+SHA-256 of that form of all but the seal, so the file may be laid out anew but not altered.
+"""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from repairkit.core.errors import RunFolderError, SettingsError, VerificationError
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_of
 from repairkit.workflows.files import read_json, write_json
+from repairkit.workflows.layout import StoredFile, stored_file
 
 SCHEMA = 1
 KIND = "repairkit patch"
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True)
 class PatchFile:
-    """A patch bound to one model. `digest` covers the source, the sites and what is frozen."""
+    """A patch bound to one model.
+
+    `digest` covers the source, the sites and what is frozen. `layout` tells the source's files from
+    its canonical bytes; it is empty where the source is one file of just these.
+    """
 
     patch: Patch
     edits: tuple[TensorEdit, ...]
@@ -32,6 +43,7 @@ class PatchFile:
     include: tuple[str, ...]
     output: str
     story: Mapping[str, Any]
+    layout: tuple[StoredFile, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -98,7 +110,10 @@ def write_patch_file(path: Path, file: PatchFile) -> None:
         "schema": SCHEMA,
         "kind": KIND,
         "digest": file.digest,
-        "source": {"digest": file.source_digest},
+        "source": {
+            "digest": file.source_digest,
+            **({"layout": [f.to_json() for f in file.layout]} if file.layout else {}),
+        },
         "result": {"digest": file.result_digest},
         "sites": {"at": file.sites_at, "include": list(file.include), "output": file.output},
         "frozen": frozen,
@@ -122,41 +137,74 @@ def read_patch_file(path: Path) -> PatchFile:
         raise RunFolderError(
             f"{path}: has schema {document.get('schema')!r}; this version reads {SCHEMA}"
         )
+    altered = VerificationError(f"{path}: was altered (its content does not match its seal)")
     try:
+        sealed = {name: value for name, value in document.items() if name != "seal"}
+        if document["seal"] != claim_digest(sealed):
+            raise altered
         file = _parse(document)
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        if document["digest"] != file.digest:
+            raise altered
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: is a broken patch file ({error!r})") from error
-    sealed = {name: value for name, value in document.items() if name != "seal"}
-    if file.digest != document["digest"] or claim_digest(sealed) != document.get("seal"):
-        raise VerificationError(f"{path}: was altered (its content does not match its seal)")
     return file
 
 
 def _parse(document: Mapping[str, Any]) -> PatchFile:
-    frozen = [
-        FrozenFilter(Filter(f["site"], int(f["channel"])), constant_of(f["constant"]))
-        for f in document["frozen"]
-    ]
-    edits = [
-        TensorEdit(
-            e["kind"],
-            e["tensor"],
-            tuple((int(a), int(b)) for a, b in e["runs"]),
-            base64.b64decode(e["old"], validate=True),
-            e["node"],
-            int(e["slot"]),
-            e["replaces"],
-        )
-        for e in document["edits"]
-    ]
+    source, sites = _typed(document, "source", dict), _typed(document, "sites", dict)
     known = {"schema", "kind", "seal", "digest", "source", "result", "sites", "frozen", "edits"}
     return PatchFile(
-        Patch(tuple(frozen)),
-        tuple(edits),
-        document["source"]["digest"],
-        document["result"]["digest"],
-        document["sites"]["at"],
-        tuple(document["sites"]["include"]),
-        document["sites"]["output"],
+        Patch(tuple(_frozen(f) for f in _typed(document, "frozen", list))),
+        tuple(_edit(e) for e in _typed(document, "edits", list)),
+        _typed(source, "digest", str),
+        _typed(_typed(document, "result", dict), "digest", str),
+        _typed(sites, "at", str),
+        tuple(_text(kind) for kind in _typed(sites, "include", list)),
+        _typed(sites, "output", str),
         {k: v for k, v in document.items() if k not in known},
+        tuple(stored_file(f) for f in source.get("layout", [])),
+    )
+
+
+def _typed(document: Any, key: str, kind: type[_T]) -> _T:
+    """A value of just that type: `1.0` or `true` where a whole number must stand is refused."""
+    value = document[key]
+    if type(value) is not kind:
+        raise TypeError(f"{key} is no {kind.__name__}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _frozen(document: Any) -> FrozenFilter:
+    found = Filter(_typed(document, "site", str), _typed(document, "channel", int))
+    constant = document["constant"]
+    numbers = constant if type(constant) is list else [constant]
+    if not numbers or any(type(n) not in (int, float) or not math.isfinite(n) for n in numbers):
+        raise ValueError(f"the constant of {found.id} is no finite number")
+    if document["filter"] != found.id:
+        raise ValueError(f"{document['filter']!r} is not {found.id}")
+    return FrozenFilter(found, constant_of(constant))
+
+
+def _edit(document: Any) -> TensorEdit:
+    runs = []
+    for run in _typed(document, "runs", list):
+        start, stop = run
+        if type(start) is not int or type(stop) is not int or not 0 <= start < stop:
+            raise ValueError(f"{run!r} is no range")
+        runs.append((start, stop))
+    replaces = document["replaces"]
+    return TensorEdit(
+        _typed(document, "kind", str),
+        _typed(document, "tensor", str),
+        tuple(runs),
+        base64.b64decode(_typed(document, "old", str), validate=True),
+        _typed(document, "node", str),
+        _typed(document, "slot", int),
+        None if replaces is None else _text(replaces),
     )

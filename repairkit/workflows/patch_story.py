@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from repairkit.core.patch import Evaluation, Figure
+from repairkit.core.patch import Evaluation, Figure, Patch
 from repairkit.repairs import Trial
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.run_document import versions
@@ -25,6 +25,7 @@ def patch_story(
     """Versions, choice, data, trials on the selection part, figures on the test part, proof."""
     parts = bench.parts
     before, after, change = evaluations
+    rounded = rounding(bench, verified.patch)
     return {
         "versions": versions(),
         "objective": objective,
@@ -35,7 +36,8 @@ def patch_story(
             "overlaps": [list(pair) for pair in parts.overlaps],
             **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
         },
-        "notes": list(bench.dataset.notes),
+        "notes": [*bench.notes, *_rounding_note(rounded)],
+        "rounding": rounded,
         # In which coalitions were tried; the figures and the proof below are in 32 bits.
         "tried": {"device": bench.device, "precision": bench.precision} if trials else None,
         "trials": [
@@ -50,3 +52,35 @@ def patch_story(
         "verification": verified.to_json(),
         "scoring": None if scoring is None else dict(scoring),
     }
+
+
+def rounding(bench: Bench, patch: Patch) -> list[dict[str, Any]]:
+    """The frozen filters whose constant is not just the level that was wanted, and how far off.
+
+    `step` is the scale of a site of integer codes, None at the others.
+    """
+    scales = {site.name: site.scale for site in bench.roster.sites}
+    rows = []
+    for frozen in patch.frozen:
+        wanted = float(bench.levels[frozen.filter.site][frozen.filter.channel])
+        if wanted != frozen.constant:
+            rows.append(
+                {
+                    "filter": frozen.filter.id,
+                    "wanted": wanted,
+                    "constant": frozen.constant,
+                    "step": scales[frozen.filter.site],
+                }
+            )
+    return rows
+
+
+def _rounding_note(rounded: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rounded:
+        return []
+    worst = max(rounded, key=lambda row: abs(row["constant"] - row["wanted"]))
+    step = "" if worst["step"] is None else f", a step being {worst['step']:.4g}"
+    return [
+        f"{len(rounded)} constants are rounded to what the model's numbers can hold; at most "
+        f"{worst['filter']}, at {worst['constant']:.6g} for {worst['wanted']:.6g}{step}"
+    ]

@@ -25,6 +25,7 @@ from repairkit.workflows.bench import Bench, prepare, run_suite
 from repairkit.workflows.choosing import choose_patch, try_patches
 from repairkit.workflows.destination import check_place, companions
 from repairkit.workflows.files import write_json
+from repairkit.workflows.layout import layout_of
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
 from repairkit.workflows.patch_story import patch_story
@@ -45,6 +46,8 @@ _MUST_AGREE = (
     "parts",
     "seed",
     "output",
+    "columns",
+    "threshold",
     "sites_at",
     "include",
     "absent",
@@ -172,7 +175,7 @@ def _check_run(path: Path, run: Mapping[str, Any], bench: Bench) -> None:
         )
     settings, known = bench.settings, run["settings"]
     ours = {name: plain(getattr(settings, name)) for name in _MUST_AGREE}
-    theirs = {name: known[name] for name in _MUST_AGREE}
+    theirs = {name: known.get(name) for name in _MUST_AGREE}
     ours["metric"], theirs["metric"] = settings.metrics[0], known["metrics"][0]
     for name, value in ours.items():
         if theirs[name] != value:
@@ -241,6 +244,7 @@ def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
         settings.include,
         subject.output,
         {},
+        layout_of(subject.file),
     )
     write_claims(baked.model, [*read_claims(subject.model), sign_claim(draft.claim())])
     return draft, baked.model
@@ -275,6 +279,8 @@ def _judge(
         names += [n for n in (FAIRNESS_OBJECTIVE, FAIRNESS_VALUE) if n not in names]
     metrics = bench.metrics(names)
     step = fixed_batch(bench.subject.model, bench.subject.input_name)
+    if bench.batching.model is bench.subject.model:
+        step = bench.batching.step
     runner = Runner(
         patched,
         bench.subject.input_name,

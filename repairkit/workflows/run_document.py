@@ -39,6 +39,8 @@ def opening(
                 "preprocessing",
                 "parts",
                 "output",
+                "columns",
+                "threshold",
                 "sites",
                 "sites_at",
                 "include",
@@ -77,7 +79,7 @@ def opening(
         "engine": "none",
         "n_filters": len(bench.roster),
         "n_sites": len(bench.roster.sites),
-        "notes": list(bench.dataset.notes),
+        "notes": list(bench.notes),
         "metrics": {},
         "finished": False,
     }

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.scores import Scores
+from repairkit.core.text import from_cell, plain_cell
 from repairkit.workflows.files import read_json, write_json, write_text
 
 SCHEMA = 1
@@ -142,7 +143,9 @@ class RunFolder:
         try:
             with self.scores_file.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
-                    values[roster.column(Filter.parse(row["filter"]))] = float(row["value"])
+                    values[roster.column(Filter.parse(from_cell(row["filter"])))] = float(
+                        row["value"]
+                    )
         except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
             raise RunFolderError(
                 f"{self.scores_file}: cannot be read as scores ({error}); score the model again"
@@ -173,13 +176,14 @@ def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
 
 
 def scores_csv(scores: Scores, roster: Roster) -> str:
-    """The text of `scores.csv`: numbers in their shortest exact form."""
+    """The text of `scores.csv`: numbers in their shortest exact form, names never a formula."""
     text = io.StringIO()
     extra = [f"value:{metric}" for metric in scores.metrics[1:]]
     writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n")
     writer.writeheader()
     for row in scores_table(scores, roster):
-        writer.writerow({**row, "decided": "true" if row["decided"] else "false"})
+        names = {name: plain_cell(row[name]) for name in ("filter", "site")}
+        writer.writerow({**row, **names, "decided": "true" if row["decided"] else "false"})
     return text.getvalue()
 
 

@@ -25,6 +25,9 @@ class Settings:
         preprocessing: how stored images become the model's input.
         parts: how images are shared out.
         output: the output that is judged; the first if None.
+        columns: the first column of the output that is judged and the one behind the last; all if
+            None.
+        threshold: from which number on an output of one column says class 1.
         sites: patterns of site names; all sites if empty.
         sites_at: `pre-activation` or `activation`.
         include: further kinds of sites (`dense`).
@@ -47,6 +50,8 @@ class Settings:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     parts: PartPlan = field(default_factory=PartPlan)
     output: str | None = None
+    columns: tuple[int, int] | None = None
+    threshold: float | None = None
     sites: tuple[str, ...] = ()
     sites_at: str = "pre-activation"
     include: tuple[str, ...] = ()
@@ -97,6 +102,8 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
             "class_names": project.class_names,
             "features": project.features,
             "output": project.output,
+            "columns": read_columns(project.columns),
+            "threshold": project.threshold,
             "seed": project.seed,
         }
         given = {**{n: v for n, v in from_file.items() if v not in (None, ())}, **given}
@@ -106,6 +113,22 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
         preprocessing=Preprocessing.from_mapping(preprocessing, where),
         parts=PartPlan(**parts),
     )
+
+
+def read_columns(text: str | None) -> tuple[int, int] | None:
+    """`0:2` as (0, 2), `3` as (3, 4); None stays None.
+
+    Raises:
+        SettingsError: it is neither, or holds no column.
+    """
+    if text is None:
+        return None
+    first, colon, behind = text.partition(":")
+    if first.isdecimal() and (behind.isdecimal() if colon else True):
+        columns = int(first), int(behind) if colon else int(first) + 1
+        if columns[0] < columns[1]:
+            return columns
+    raise SettingsError(f"columns {text!r} are none; give FIRST:BEHIND such as 0:2, or one number")
 
 
 def require_data(settings: Settings) -> Path:

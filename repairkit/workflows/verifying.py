@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import VerificationError
+from repairkit.core.errors import ModelError, VerificationError
 from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Patch, TensorEdit
 from repairkit.data.rows import is_tabular
 from repairkit.engine.proof import Proof, prove
 from repairkit.graph.bake import bake
 from repairkit.graph.files import ModelFile
+from repairkit.graph.infer import infer_patch
 from repairkit.graph.instrument import instrument, mask_name, mask_shape
+from repairkit.graph.layers import kernel_mask
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.revert import (
+    changes_nothing,
     first_difference,
     read_claims,
     revert,
@@ -27,24 +31,31 @@ from repairkit.graph.revert import (
 )
 from repairkit.graph.sites import Survey, survey
 from repairkit.graph.tree_noise import spread_over_thresholds
-from repairkit.workflows.patch_file import PatchFile, claim_digest, patch_of_claim
+from repairkit.workflows.claimed import Step, another_model, bake_claims
+from repairkit.workflows.patch_file import PatchFile, claim_digest
 from repairkit.workflows.subject import Subject
 
 _GUESSED_SIDE = 64
+_MOST_NUMBERS = 1 << 26
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was proven. `images` says what the outputs were compared on."""
+    """What was proven.
+
+    `images` says what the outputs were compared on; `inferred`, that no claim named the filters.
+    """
 
     patch: Patch
     edits: tuple[TensorEdit, ...]
     proof: Proof
     images: str
+    inferred: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
             "verified": True,
+            "inferred": self.inferred,
             "frozen": [{"filter": f.filter.id, "constant": f.constant} for f in self.patch.frozen],
             "tensors": [e.tensor for e in self.edits],
             "n_images": self.proof.n_images,
@@ -67,42 +78,81 @@ def verify(
     Args:
         subject: the original.
         patched: the model to prove.
-        file: the patch file; without it the claim in the model's own metadata is proven.
+        file: the patch file; without it the claims in the model's own metadata are proven, and
+            where there are none, what its tensors show to be frozen.
         images: real images, shape (n, *input); generated noise if None.
 
     Raises:
         VerificationError: anything is not as claimed.
     """
-    claims = read_claims(patched.model)
-    if not claims:
+    known, claims = (read_claims(m) for m in (subject.model, patched.model))
+    if file is None and claims == known:
+        return _verify_inferred(subject, patched, images=images)
+    if claims == known:
         raise VerificationError(
-            f"{patched.path}: its metadata names no patch, so there is nothing to prove"
+            f"{patched.path}: its metadata names no patch, so the patch file's is not in it"
         )
-    claim = claims[-1]
-    patch = patch_of_claim(claim)
-    if claim["source"] != subject.file.digest:
-        raise VerificationError(
-            f"{patched.path}: was made from another model than {subject.file.path} (digest "
-            f"{str(claim['source'])[:12]}, not {subject.file.digest[:12]})"
-        )
+    if claims[: len(known)] != known:
+        raise another_model(patched, subject, claims[0])
+    fresh = claims[len(known) :]
     if file is not None:
-        _check_file(file, claim, patched)
-    found = survey(
-        subject.model, output=claim["output"], at=claim["sites_at"], include=claim["include"]
-    )
-    baked = bake(subject.model, patch, found=found)
-    if file is not None and file.edits != baked.edits:
+        _check_file(file, fresh[-1], patched)
+    steps = bake_claims(subject, patched, known, fresh)
+    if file is not None and file.edits != steps[-1].baked.edits:
         raise VerificationError(
             "the old bytes that the patch file keeps are not those of the original; the patch "
             "could not be undone from it"
         )
-    write_claims(baked.model, claims)
-    if not same_model(baked.model, patched.model):
+    if not same_model(steps[-1].baked.model, patched.model):
         raise VerificationError(
             f"{patched.path}: is not the original with just the claimed filters frozen: "
+            + first_difference(steps[-1].baked.model, patched.model)
+        )
+    return _joined([_prove_step(subject, step, images) for step in steps])
+
+
+def _prove_step(subject: Subject, step: Step, images: NDArray[Any] | None) -> Verified:
+    before = replace(subject, file=replace(subject.file, model=step.model))
+    return prove_patch(
+        before, step.found, step.patch, step.baked.model, step.baked.edits, images=images
+    )
+
+
+def _joined(proofs: list[Verified]) -> Verified:
+    """What is proven of a stack: the constants that stand last, and the worst of the figures."""
+    last = {f.filter: f for verified in proofs for f in verified.patch.frozen}
+    parts = [verified.proof for verified in proofs]
+    proof = Proof(
+        parts[-1].n_images,
+        all(p.exact for p in parts),
+        max(p.relative for p in parts),
+        all(p.same_answer for p in parts),
+    )
+    edits = tuple(edit for verified in proofs for edit in verified.edits)
+    return replace(proofs[-1], patch=Patch(tuple(last.values())), edits=edits, proof=proof)
+
+
+def _verify_inferred(
+    subject: Subject, patched: ModelFile, *, images: NDArray[Any] | None
+) -> Verified:
+    """Prove a model that names no patch: what was frozen is read off the tensors."""
+    patch = infer_patch(subject.model, patched.model)
+    found = survey(subject.model, include=["dense"])
+    baked = bake(subject.model, patch, found=found)
+    if not same_model(baked.model, patched.model):
+        raise VerificationError(
+            f"{patched.path}: names no patch and differs from the original in more than the "
+            f"{len(patch)} filters that are frozen in it: "
             + first_difference(baked.model, patched.model)
         )
-    return prove_patch(subject, found, patch, baked.model, baked.edits, images=images)
+    if not patch.frozen:
+        raise VerificationError(
+            f"{patched.path}: is the original; it names no patch and no filter is frozen in it"
+        )
+    verified = prove_patch(
+        subject, found, patch, baked.model, baked.edits, images=images, claimed=False
+    )
+    return replace(verified, inferred=True)
 
 
 def _check_file(file: PatchFile, claim: dict[str, Any], patched: ModelFile) -> None:
@@ -125,14 +175,26 @@ def prove_patch(
     edits: tuple[TensorEdit, ...],
     *,
     images: NDArray[Any] | None = None,
+    claimed: bool = True,
 ) -> Verified:
     """Undo the edits to the original's bytes, and compare outputs with the instrumented model.
 
+    Args:
+        subject: the original.
+        found: the survey of the original in which the patch's sites were found.
+        patch: what was frozen.
+        patched: the original with that baked into it.
+        edits: what baking changed.
+        images: real images, shape (n, *input); generated noise if None.
+        claimed: whether the last claim in the metadata is this patch's.
+
     Raises:
-        VerificationError: either does not come out equal.
+        VerificationError: either does not come out equal, or a filter was frozen already.
     """
+    _refuse_idle(subject.model, found, patch)
     undone = revert(patched, edits)
-    write_claims(undone, read_claims(patched)[:-1])
+    if claimed:
+        write_claims(undone, read_claims(patched)[:-1])
     if not same_model(undone, subject.model):
         raise VerificationError(
             "undoing the patch does not give the original back: "
@@ -163,9 +225,32 @@ def prove_patch(
     return Verified(patch, edits, proof, "given images" if given else "generated noise")
 
 
+def _refuse_idle(model: ModelProto, found: Survey, patch: Patch) -> None:
+    """Freezing must change something of each filter, or the patch claims what it did not do."""
+    for frozen in patch.frozen:
+        site, channel = frozen.filter.site, frozen.filter.channel
+        layer = found.layers[site]
+        kernel = found.constants.array(layer.kernel)
+        if kernel[kernel_mask(found.index.nodes[layer.node], kernel.shape, channel)].any():
+            continue
+        alone = bake(model, Patch((frozen,)), found=found)
+        if all(changes_nothing(edit, model, alone.model) for edit in alone.edits):
+            raise VerificationError(
+                f"freezing {frozen.filter.id} at {frozen.constant:.9g} changes nothing: the filter "
+                "holds that constant already; leave it out"
+            )
+
+
 def noise_images(subject: Subject, n_images: int = 8) -> NDArray[Any]:
     """Noise of the model's input shape, for a proof that has no real images."""
     shape = [size or _GUESSED_SIDE for size in subject.spec.shape]
+    n_numbers = math.prod(shape)
+    if n_numbers > _MOST_NUMBERS or subject.spec.dtype.kind not in "fiu":
+        raise ModelError(
+            f"the input {subject.input_name!r} takes {n_numbers} numbers of {subject.spec.dtype} "
+            "per image, which is more than an image holds or no number"
+        )
+    n_images = max(1, min(n_images, _MOST_NUMBERS // max(1, n_numbers)))
     rng = np.random.default_rng(0)
     if np.issubdtype(subject.spec.dtype, np.floating):
         noise = rng.standard_normal((n_images, *shape)).astype(subject.spec.dtype)

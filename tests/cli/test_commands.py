@@ -274,7 +274,7 @@ def test_verify_refuses_anything_that_is_not_as_claimed(
     refused("does not match its own digest")
 
     onnx.save(onnx.load(project.model), tmp_path / "bad.onnx")
-    refused("names no patch")
+    refused("is the original")
 
     text = (tmp_path / "model.patched.patch.json").read_text()
     (tmp_path / "altered.json").write_text(text.replace('"channel": 1', '"channel": 2'))

@@ -1,13 +1,17 @@
 """A graph fixed at batch 1 is freed where that provably changes nothing, else run one by one."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
 from repairkit.engine.runner import Runner, settle_batching
 from repairkit.graph.instrument import instrument
+from repairkit.graph.rebatch import rebatch
 from repairkit.graph.sites import find_sites
-from tests import models
+from tests import models, wild_models
 from tests.running import random_levels, run
 
 
@@ -64,3 +68,47 @@ def test_a_free_batch_is_left_alone() -> None:
 def test_images_that_do_not_fit_end_in_one_line() -> None:
     with pytest.raises(ModelError, match=r"cannot run the model on images of shape \(2, 3, 6, 6\)"):
         Runner(models.own_bias(), "image", None).run(np.zeros((2, 3, 6, 6), np.float32))
+
+
+@pytest.mark.parametrize("make", [wild_models.squeezed, wild_models.with_token])
+def test_sizes_axes_and_joined_constants_are_freed(make: Callable[..., ModelProto]) -> None:
+    model = make()
+    x = models.images(7)
+    batching = settle_batching(model, "image", x[:4])
+    assert batching.step is None, batching.how
+    together = Runner(batching.model, "image", None).run(x)["logits"]
+    alone = [run(model, {"image": x[i : i + 1]})[0].reshape(1, 3) for i in range(7)]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [wild_models.squeezed, wild_models.with_token])
+def test_a_batch_that_is_free_by_name_alone_is_freed_indeed(
+    make: Callable[..., ModelProto],
+) -> None:
+    batching = settle_batching(make(batch="batch"), "image", models.images(4))
+    assert batching.step is None
+    assert batching.how.startswith("any batch (hard-wired at 1; freed")
+
+
+def test_a_free_batch_whose_images_change_one_another_goes_one_at_a_time() -> None:
+    model = wild_models.centred()
+    batching = settle_batching(model, "image", models.images(4))
+    assert (batching.model, batching.step) == (model, 1)
+    assert "changes when images are batched" in batching.how
+    assert "costs about" in batching.note
+
+
+def test_an_output_without_a_batch_axis_gets_one() -> None:
+    model = wild_models.squeezed()
+    x = models.images(3)
+    answers = Runner(model, "image", 1).run(x)["logits"]
+    assert answers.shape == (3, 3)
+    np.testing.assert_array_equal(answers[1], run(model, {"image": x[1:2]}, optimise=True)[0])
+
+
+def test_re_batching_leaves_its_argument_as_it_was() -> None:
+    for make in (wild_models.squeezed, wild_models.with_token, models.fixed_batch):
+        model = make()
+        before = model.SerializeToString(deterministic=True)
+        rebatch(model, "image")
+        assert model.SerializeToString(deterministic=True) == before

@@ -119,3 +119,46 @@ def test_infinite_logits_never_raise():
 
 def test_the_first_of_equal_scores_is_predicted():
     np.testing.assert_array_equal(OutputForm("logits").predictions(np.ones((1, 3))), [0])
+
+
+def test_only_the_chosen_columns_count() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.dirichlet(np.ones(3), 20)
+    outputs = np.hstack([rng.normal(100, 1, (20, 2)), scores, rng.normal(100, 1, (20, 4))])
+    form = OutputForm.detect(outputs, columns=(2, 5))
+    plain = OutputForm.detect(scores)
+    assert form.kind == plain.kind == "probabilities"
+    assert form.n_classes(outputs) == 3
+    np.testing.assert_array_equal(form.predictions(outputs), plain.predictions(scores))
+    np.testing.assert_array_equal(form.log_probabilities(outputs), plain.log_probabilities(scores))
+    np.testing.assert_array_equal(
+        form.predictions(outputs[:, :, None, None]), plain.predictions(scores)
+    )
+
+
+def test_a_single_column_can_be_chosen_for_a_regressor() -> None:
+    outputs = np.arange(12.0).reshape(4, 3)
+    form = OutputForm.detect(outputs, regression=True, columns=(1, 2))
+    np.testing.assert_array_equal(form.class_scores(outputs), outputs[:, 1:2])
+
+
+def test_columns_that_are_not_there_are_refused() -> None:
+    with pytest.raises(SettingsError, match="the output has 3 columns and those from 2 to 4"):
+        OutputForm.detect(np.ones((4, 3)), columns=(2, 5))
+
+
+def test_a_threshold_moves_where_class_1_starts() -> None:
+    outputs = np.array([[0.2], [0.6], [0.7], [0.9]])
+    assert OutputForm.detect(outputs).predictions(outputs).tolist() == [0, 1, 1, 1]
+    form = OutputForm.detect(outputs, threshold=0.7)
+    assert form.predictions(outputs).tolist() == [0, 0, 1, 1]
+    codes = np.array([[3], [200]], np.uint8)
+    form = OutputForm.detect(codes, threshold=128)
+    assert form.predictions(codes).tolist() == [0, 1]
+
+
+def test_a_threshold_for_many_columns_is_refused() -> None:
+    with pytest.raises(SettingsError, match="leave --threshold out"):
+        OutputForm.detect(np.ones((4, 3)), threshold=0.5)
+    with pytest.raises(SettingsError, match="judged as a regressor"):
+        OutputForm.detect(np.ones((4, 1)), regression=True, threshold=0.5)

@@ -1,0 +1,47 @@
+"""`repairkit apply`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repairkit.api import apply
+from repairkit.cli import options, show
+
+
+def apply_command(
+    context: typer.Context,
+    model: Annotated[
+        Path, typer.Argument(help="The model that the patch was made for.", metavar="MODEL")
+    ],
+    patch: Annotated[Path, typer.Argument(help="The patch file (*.patch.json).", metavar="PATCH")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The patched model; MODEL.patched.onnx.")
+    ] = None,
+    data: options.Data = None,
+    scale: options.Scale = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    layout: options.Layout = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Apply a patch file to the exact model it was made for, and prove the result."""
+    _, settings = options.settle_job(context.params)
+    target = out or Path(f"{model.stem}.patched.onnx")
+    done = apply(model, patch, out=target, settings=settings)
+    if as_json:
+        show.print_json(done.to_json())
+    elif not quiet:
+        show.table(
+            f"{len(done.verified.patch)} filters frozen",
+            ["filter", "constant"],
+            [[f.filter.id, f"{f.constant:.9g}"] for f in done.verified.patch.frozen],
+        )
+        show.say(
+            f"verified on {done.verified.proof.n_images} images ({done.verified.images}); the "
+            "digest is the one that the patch file promises"
+        )
+        show.say(f"patched model  {done.out}")

@@ -1,0 +1,34 @@
+"""Text that came from a file, made fit to be shown: nothing in it can steer a terminal."""
+
+from __future__ import annotations
+
+# A cell that starts so is taken for a formula by spreadsheets.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+
+
+def printable(text: str) -> str:
+    """The text with every character that does not print written as a Python escape.
+
+    That covers control characters, which terminals obey, marks that turn the direction of writing,
+    and surrogates, which no encoding takes. Line ends stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if code < 256:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def plain_cell(text: str) -> str:
+    """A name as a cell of a table that no spreadsheet takes for a formula; see `from_cell`."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def from_cell(cell: str) -> str:
+    """The name that `plain_cell` wrote."""
+    return cell.removeprefix("'")

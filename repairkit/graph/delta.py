@@ -1,0 +1,72 @@
+"""One sequence of bytes told as pieces of another, so that little has to be kept to get it back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_BLOCK = 64
+_MOST_BLOCKS = 1 << 20
+_STRIDE = 1 << 20
+
+Piece = tuple[int, int] | bytes
+"""A range (offset, length) of the other sequence, or bytes that are not in it."""
+
+
+def describe(target: bytes, base: bytes) -> list[Piece]:
+    """The pieces whose sequence is `target`, long common runs taken from `base`."""
+    step = max(_BLOCK, len(base) // _MOST_BLOCKS)
+    blocks: dict[bytes, int] = {}
+    for offset in range(0, len(base) - _BLOCK + 1, step):
+        blocks.setdefault(base[offset : offset + _BLOCK], offset)
+    pieces: list[Piece] = []
+    position = told = 0
+    while position + _BLOCK <= len(target):
+        offset = blocks.get(target[position : position + _BLOCK], -1)
+        if offset < 0:
+            position += 1
+            continue
+        while offset and position > told and base[offset - 1] == target[position - 1]:
+            offset, position = offset - 1, position - 1
+        if position > told:
+            pieces.append(target[told:position])
+        length = _common(base, offset, target, position)
+        pieces.append((offset, length))
+        position += length
+        told = position
+    if told < len(target):
+        pieces.append(target[told:])
+    return pieces
+
+
+def _common(one: bytes, start: int, other: bytes, begin: int) -> int:
+    """How many bytes agree from `start` in the one and `begin` in the other on."""
+    most, length = min(len(one) - start, len(other) - begin), 0
+    while length < most:
+        step = min(_STRIDE, most - length)
+        a = np.frombuffer(one, np.uint8, step, start + length)
+        b = np.frombuffer(other, np.uint8, step, begin + length)
+        differing = np.flatnonzero(a != b)
+        if len(differing):
+            return length + int(differing[0])
+        length += step
+    return length
+
+
+def restore(pieces: Sequence[Piece], base: bytes) -> bytes:
+    """What `describe` told.
+
+    Raises:
+        ValueError: a piece lies outside `base`.
+    """
+    parts = []
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            parts.append(piece)
+            continue
+        offset, length = piece
+        if offset < 0 or length < 0 or offset + length > len(base):
+            raise ValueError("a piece lies outside the model")
+        parts.append(base[offset : offset + length])
+    return b"".join(parts)

@@ -1,0 +1,88 @@
+"""What a job reads: images, labels, and the form of the output that they are judged by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.suite import Suite
+from repairkit.data import Dataset, read_data
+from repairkit.metrics import OutputForm, is_user_metric
+from repairkit.workflows.settings import Settings, require_data
+from repairkit.workflows.subject import Subject
+
+
+def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
+    """The data that the settings name, labels checked as far as the model says what they may be."""
+    own = all(is_user_metric(name) for name in settings.metrics)
+    return read_data(
+        require_data(settings),
+        spec=subject.spec,
+        preprocessing=settings.preprocessing,
+        groups=settings.groups,
+        class_names=settings.class_names or (() if regression else subject.class_names),
+        features=settings.features,
+        n_classes=None if regression or own else _promised(subject, settings),
+        regression=regression,
+    )
+
+
+def _promised(subject: Subject, settings: Settings) -> int | None:
+    """How many classes the data may have, as far as is known before the model has run."""
+    if settings.columns is None:
+        return subject.n_classes
+    return max(2, settings.columns[1] - settings.columns[0])
+
+
+def settle_form(
+    sample: NDArray[Any], settings: Settings, *, regression: bool
+) -> tuple[OutputForm | None, int]:
+    """The form of the output, and how many classes it has; None where only users can judge it."""
+    try:
+        form = OutputForm.detect(
+            sample,
+            regression=regression,
+            columns=settings.columns,
+            threshold=settings.threshold,
+        )
+    except SettingsError:
+        if all(is_user_metric(name) for name in settings.metrics):
+            return None, 0
+        raise
+    return form, 0 if regression else form.n_classes(sample)
+
+
+def check_labels(dataset: Dataset, n_classes: int, *, regression: bool) -> None:
+    """Refuse labels that are no class of the model.
+
+    Raises:
+        DataError: there is one.
+    """
+    labels = dataset.annotations.labels
+    if regression or n_classes == 0 or not len(labels):
+        return
+    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+    if len(wrong):
+        raise DataError(
+            f"image {int(wrong[0]) + 1} has the label {labels[wrong[0]]}, outside the model's "
+            f"{n_classes} classes 0 to {n_classes - 1}; correct the labels, or choose another "
+            "--output"
+        )
+
+
+def first_images(dataset: Dataset, at_most: int) -> Suite:
+    """The first images of the data, whatever part they are in."""
+    whole = Suite.whole("sample", dataset.images, dataset.annotations)
+    return whole.take(np.arange(min(at_most, len(whole))))
+
+
+def read_images(subject: Subject, settings: Settings) -> Suite:
+    """Every image that the settings name, for jobs that need no parts."""
+    try:
+        dataset = read_dataset(subject, settings, regression=False)
+    except DataError:  # labels are not looked at here, and a regressor has others
+        dataset = read_dataset(subject, settings, regression=True)
+    return Suite.whole("all", dataset.images, dataset.annotations)

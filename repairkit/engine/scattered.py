@@ -78,8 +78,8 @@ def with_scattered(
     """An evaluator that mixes coalitions in one run, where the model lets images be told apart.
 
     A model whose convolutions work on something else than one batch entry per image (tiles, frames)
-    would take one image's mask for another's; what it answers row by row tells. On the CPU, besides,
-    a row must get the same bits wherever it stands in a run, and whatever stands beside it; a
+    would take one image's mask for another's; what it answers row by row tells. On the CPU a row
+    must besides get the same bits wherever it stands in a run, and whatever stands beside it; a
     card's kernels do not promise that.
 
     Args:

@@ -48,7 +48,10 @@ class _Recasting:
         self._index = GraphIndex(model)
         self._floats = _float_tensors(model)
         self._live = _live_tensors(self._index)
-        self._versions = {o.domain: o.version for o in model.opset_import}
+        self._versions = {_domain(o.domain): o.version for o in model.opset_import}
+        self._suffix = f"/{width}"
+        while any(name + self._suffix in self._index.names for name in self._floats):
+            self._suffix += "_"
         self._kind = helper.np_dtype_to_tensor_dtype(np.dtype(width))
         self._nodes: list[NodeProto] = []
         self._twins: list[TensorProto] = []
@@ -83,8 +86,8 @@ class _Recasting:
         if subgraphs(node) or not any(name in self._live for name in node.output):
             return None
         try:
-            version = self._versions[node.domain]
-            schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+            domain = _domain(node.domain)
+            schema = onnx.defs.get_schema(node.op_type, self._versions[domain], domain)
         except (KeyError, onnx.defs.SchemaError):
             return None  # of a domain that the standard does not define
         variables = {constraint.type_param_str for constraint in schema.type_constraints}
@@ -99,7 +102,7 @@ class _Recasting:
                     return None
                 names[slot] = self._twin_name(name)
         for written in moved.attribute:
-            if node.op_type == "Cast" and written.name == "to" and written.i == _FLOAT:
+            if written.name in ("to", "dtype") and written.i == _FLOAT:
                 written.i = self._kind
         for slot, name in enumerate(node.input):
             if name and moved.input[slot] == name:
@@ -115,7 +118,7 @@ class _Recasting:
         return node
 
     def _twin_name(self, name: str) -> str:
-        return f"{name}/{self._width}"
+        return name + self._suffix
 
     def _narrow(self, name: str) -> None:
         """Make a tensor's twin."""
@@ -136,6 +139,11 @@ class _Recasting:
             self._there.add(name)
             back = f"{twin}/back"
             self._nodes.append(helper.make_node("Cast", [twin], [name], back, to=_FLOAT))
+
+
+def _domain(name: str) -> str:
+    """The standard's own domain has two names."""
+    return "" if name == "ai.onnx" else name
 
 
 def _float_tensors(model: ModelProto) -> set[str]:

@@ -61,8 +61,9 @@ def scattered(setup: Setup, others: Evaluator, **options: Any) -> ScatteredEvalu
     return found
 
 
-def evaluators(setup: Setup) -> dict[str, tuple[Evaluator, ...]]:
-    """Families whose members must give the same bits."""
+@pytest.fixture(scope="module")
+def families(setup: Setup) -> dict[str, tuple[Evaluator, ...]]:
+    """Evaluators of which all in a family must give the same bits, whatever they did before."""
     plain = (
         fast(setup),
         fast(setup, cache_memory=0),
@@ -73,10 +74,7 @@ def evaluators(setup: Setup) -> dict[str, tuple[Evaluator, ...]]:
     )
     return {
         "fast": plain,
-        "scattered": (
-            scattered(setup, plain[0]),
-            scattered(setup, plain[1], executor=TWO),
-        ),
+        "scattered": (scattered(setup, plain[0]), scattered(setup, plain[1], executor=TWO)),
         "instrumented": (
             setup.reference(batch_size=8),
             setup.reference(batch_size=8, executor=TWO),
@@ -85,8 +83,10 @@ def evaluators(setup: Setup) -> dict[str, tuple[Evaluator, ...]]:
 
 
 @given(data=st.data())
-@settings(max_examples=6, deadline=None)
-def test_a_round_may_be_cut_anywhere(setup: Setup, data: st.DataObject) -> None:
+@settings(max_examples=10, deadline=None)
+def test_a_round_may_be_cut_anywhere(
+    setup: Setup, families: dict[str, tuple[Evaluator, ...]], data: st.DataObject
+) -> None:
     n_rows = data.draw(st.integers(1, 70))
     n_images = data.draw(st.sampled_from([1, 2, 3, 8, 9, None]))
     cuts = sorted(data.draw(st.lists(st.integers(0, n_rows), max_size=4)))
@@ -94,7 +94,7 @@ def test_a_round_may_be_cut_anywhere(setup: Setup, data: st.DataObject) -> None:
     rows = rng.random((n_rows, len(setup.roster))) < data.draw(st.sampled_from([0.5, 0.95]))
     drawn = None if n_images is None else rng.integers(0, N_IMAGES, (n_rows, n_images))
     parts = [np.arange(a, b) for a, b in zip([0, *cuts], [*cuts, n_rows], strict=True) if a < b]
-    for family in evaluators(setup).values():
+    for family in families.values():
         whole = family[0].answer(rows, drawn, keep_all)
         for member in family:
             cut = [

@@ -160,6 +160,23 @@ def test_constants_beyond_the_range_become_its_ends() -> None:
     assert held == {"low/float16": -65504.0, "high/float16": 65504.0}
 
 
+def test_names_and_domains_of_the_user_s_stand_in_nobody_s_way() -> None:
+    """The model has a tensor called as a twin would be, and names the standard's domain in full."""
+    nodes = [
+        helper.make_node("Relu", ["image"], ["act"], "act"),
+        helper.make_node("Neg", ["act"], ["act/float16"], "neg"),
+        helper.make_node("Add", ["act", "act/float16"], ["sum"], "sum"),
+        helper.make_node("Exp", ["sum"], ["logits"], "exp"),
+    ]
+    shape = ("n", 2, 6, 6)
+    model = graph_of(nodes, {}, image=shape, output=shape)
+    model.opset_import[0].domain = "ai.onnx"
+    other = recast(model, "float16")
+    assert sum(n.op_type == "Cast" for n in other.graph.node) == 2
+    x = {"image": images(2)}
+    np.testing.assert_array_equal(run(other, x)[0], np.ones((2, 2, 6, 6), np.float32))
+
+
 @pytest.mark.parametrize("path", REAL)
 def test_real_models_bear_half_precision(path: Path) -> None:
     model = load(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -29,6 +30,9 @@ _BROKEN = (
     RuntimeError,
     ValueError,
     TypeError,
+    SyntaxError,
+    OverflowError,
+    tokenize.TokenError,
 )
 _HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 

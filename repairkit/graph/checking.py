@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import Message
 from onnx import FunctionProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from repairkit.core.errors import ModelError
@@ -20,6 +21,7 @@ from repairkit.graph.index import all_nodes, subgraphs
 _MOST_ELEMENTS = 1 << 40
 _MOST_DENSE_BYTES = 1 << 30
 _MOST_NODES = 1_000_000
+_LAST_VERSION = 10_000
 _MEND = "get the file again from where it came from, or export it anew"
 
 
@@ -30,6 +32,8 @@ def check_model(path: Path, model: ModelProto) -> None:
         ModelError: something contradicts itself or is absurdly large; `path` opens the message.
     """
     try:
+        _check_texts(model)
+        _check_opsets(model)
         for tensor in stored_tensors(model):
             _check_tensor(tensor)
         for sparse in _sparse_tensors(model):
@@ -40,6 +44,25 @@ def check_model(path: Path, model: ModelProto) -> None:
             _check_value(value)
     except ModelError as error:
         raise ModelError(f"{path}: {error}; {_MEND}") from error
+
+
+def _check_texts(model: ModelProto) -> None:
+    """Protobuf takes any bytes for text; whoever reads them finds out."""
+    waiting: list[Message] = [model]
+    try:
+        while waiting:
+            for field, value in waiting.pop().ListFields():
+                if field.message_type is not None:
+                    waiting.extend(value if field.is_repeated else (value,))
+    except UnicodeDecodeError as error:
+        raise ModelError(f"it holds text that is not UTF-8 ({error.reason})") from error
+
+
+def _check_opsets(model: ModelProto) -> None:
+    groups = (model.opset_import, *(f.opset_import for f in model.functions))
+    versions = [o.version for group in groups for o in group]
+    if not all(0 <= version <= _LAST_VERSION for version in (*versions, model.ir_version)):
+        raise ModelError("it names versions of ONNX that cannot be")
 
 
 def _check_tensor(tensor: TensorProto) -> None:

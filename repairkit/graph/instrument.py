@@ -13,11 +13,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, version_converter
+from onnx_graphsurgeon.logger.logger import G_LOGGER, Logger
 
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
 
 _WHERE_SINCE = 9
+# Its notes would go to standard output, where only results belong.
+G_LOGGER.severity = Logger.CRITICAL
 
 
 def mask_name(site: Site) -> str:

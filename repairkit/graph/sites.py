@@ -116,7 +116,11 @@ def _ranks(model: ModelProto) -> dict[str, int]:
     """The rank of every tensor that shape inference can tell."""
     try:
         inferred = shape_inference.infer_shapes(model, data_prop=True)
-    except (ValueError, RuntimeError):  # a model over 2 GB, or one that contradicts itself
+    except (
+        ValueError,
+        RuntimeError,
+        shape_inference.InferenceError,
+    ):  # a model over 2 GB, or one that contradicts itself
         return {}
     values = (*inferred.graph.value_info, *inferred.graph.output)
     return {

@@ -167,7 +167,8 @@ def main() -> int:
         f"{sum(found.done.values())} inputs in {time.monotonic() - began:.0f} s "
         f"({', '.join(f'{name} {n}' for name, n in found.done.items())}); slowest "
         f"{found.slowest[0]:.1f} s ({found.slowest[1]}); most memory "
-        f"{found.most_memory / 2**20:.0f} MiB; {len(found.broken)} broke a promise\n"
+        f"{found.most_memory / 2**20:.0f} MiB; {len(found.broken)} broke a promise; go on with "
+        f"--start {given.start + sum(found.done.values())}\n"
     )
     return 1 if found.broken else 0
 

@@ -47,15 +47,22 @@ def check_model(path: Path, model: ModelProto) -> None:
 
 
 def _check_texts(model: ModelProto) -> None:
-    """Protobuf takes any bytes for text; whoever reads them finds out."""
+    """Protobuf takes any bytes for text, and gives them as bytes to whoever reads it."""
     waiting: list[Message] = [model]
+    while waiting:
+        for field, value in waiting.pop().ListFields():
+            if field.message_type is not None:
+                waiting.extend(value if field.is_repeated else (value,))
+            elif field.type == field.TYPE_STRING and not _is_text(value):
+                raise ModelError(f"it holds text that is not UTF-8, in {field.full_name}")
+
+
+def _is_text(value: object) -> bool:
     try:
-        while waiting:
-            for field, value in waiting.pop().ListFields():
-                if field.message_type is not None:
-                    waiting.extend(value if field.is_repeated else (value,))
-    except UnicodeDecodeError as error:
-        raise ModelError(f"it holds text that is not UTF-8 ({error.reason})") from error
+        texts = (value,) if isinstance(value, str | bytes) else tuple(value)  # type: ignore[arg-type]
+    except UnicodeDecodeError:
+        return False
+    return all(isinstance(text, str) for text in texts)
 
 
 def _check_opsets(model: ModelProto) -> None:

@@ -98,7 +98,12 @@ def with_where(model: ModelProto) -> ModelProto:
         return model
     try:
         raised: ModelProto = version_converter.convert_version(model, _WHERE_SINCE)
-    except (RuntimeError, version_converter.ConvertError, onnx.checker.ValidationError) as error:
+    except (
+        RuntimeError,
+        version_converter.ConvertError,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
         raise ModelError(
             f"the model has opset {version} and cannot be raised to {_WHERE_SINCE}, which masks "
             f"need ({str(error).splitlines()[0]}); export it again with a newer opset"

@@ -14,6 +14,7 @@ from repairkit.engine.runner import Runner
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.sites import LeftOut, Survey, survey
+from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.verifying import noise_images
@@ -71,6 +72,7 @@ class Inspection:
         }
 
 
+@judging_the_model
 def inspect(subject: Subject, settings: Settings) -> Inspection:
     """List sites and layers left out; a model without sites is no error here.
 

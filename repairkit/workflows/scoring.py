@@ -26,6 +26,7 @@ from repairkit.estimators import (
     undecided,
 )
 from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.norms import NORMS, score_norms
 from repairkit.workflows.run_document import opening, outcome, plain
 from repairkit.workflows.run_folder import RunFolder, finite_rows, scores_table
@@ -95,6 +96,7 @@ class Scored:
         return {**self.document, "scores": finite_rows(self.table())}
 
 
+@judging_the_model
 def score(
     subject: Subject,
     settings: Settings,

@@ -26,7 +26,7 @@ def judging_the_model(
     """
 
     @wraps(job)
-    def judged(subject: Subject, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def judged(subject: Subject, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return job(subject, *args, **kwargs)
         except (RepairkitError, OSError, MemoryError):

@@ -4,8 +4,8 @@
     python -m tests.fuzz.driver --only model_fields:123
 
 A child takes one input after the other. It may have 2 GiB of memory of its own; where it takes over
-10 s of work (or two minutes asleep) for an input it is killed, and a new one goes on behind. Each finding is named by its target
-and seed, which make the same input again.
+10 s of work (or two minutes asleep) for an input it is killed, and a new one goes on behind. Each
+finding is named by its target and seed, which make the same input again.
 """
 
 from __future__ import annotations

@@ -38,9 +38,14 @@ def _command() -> Callable[[list[str]], int]:
 
 def attempt(target: str, seed: int) -> str | None:
     """What went wrong with the input that target and seed name; None where all was well."""
+    return attempt_drawn(target, random.Random(f"{target}:{seed}"))
+
+
+def attempt_drawn(target: str, rng: random.Random) -> str | None:
+    """The same for whatever changes the generator draws."""
     with tempfile.TemporaryDirectory(prefix="repairkit-fuzz-") as name:
         folder = Path(name)
-        arguments = TARGETS[target](folder, random.Random(f"{target}:{seed}"))
+        arguments = TARGETS[target](folder, rng)
         out, err = io.StringIO(), io.StringIO()
         with _errors_of_libraries() as noise, _inside(folder):
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

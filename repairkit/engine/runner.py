@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.engine.runtime import open_session
+from repairkit.engine.runtime import load_runtime, open_session
 from repairkit.graph.rebatch import fixed_batch, rebatch
 
 Masks = Mapping[str, NDArray[np.bool_]]
@@ -81,8 +83,26 @@ def _same(found: NDArray[Any], expected: NDArray[Any]) -> bool:
     )
 
 
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[Any]:
+    """Run options under which the runtime stops, between two nodes, once the time is over."""
+    if seconds is None:
+        yield None
+        return
+    options = load_runtime().RunOptions()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
+
+
 class Runner:
-    """A session, its image input and the outputs that are wanted."""
+    """A session, its image input and the outputs that are wanted.
+
+    A model may hold a loop without end: a call that takes over `seconds` is broken off.
+    """
 
     def __init__(
         self,
@@ -93,7 +113,9 @@ class Runner:
         outputs: tuple[str, ...] = (),
         device: str = "cpu",
         optimise: bool = True,
+        seconds: float | None = None,
     ) -> None:
+        self.seconds = seconds
         self.session = open_session(model, device=device, optimise=optimise)
         self.input_name = input_name
         self.step = step
@@ -124,9 +146,10 @@ class Runner:
 
     def _call(self, images: NDArray[Any], masks: Masks) -> list[NDArray[Any]]:
         try:
-            answers: list[NDArray[Any]] = self.session.run(
-                list(self.outputs), {self.input_name: images, **masks}
-            )
+            with _time_limit(self.seconds) as options:
+                answers: list[NDArray[Any]] = self.session.run(
+                    list(self.outputs), {self.input_name: images, **masks}, options
+                )
         except Exception as error:
             # The runtime's exceptions have no common base but Exception.
             if type(error).__module__.split(".")[0] != "onnxruntime":

@@ -19,6 +19,8 @@ from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.verifying import noise_images
 
+_RUN_SECONDS = 8.0
+
 
 @dataclass(frozen=True)
 class SiteFacts:
@@ -106,7 +108,12 @@ def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
     step = fixed_batch(subject.model, subject.input_name)
     try:
         runner = Runner(
-            tapped, subject.input_name, step, outputs=tuple(dict.fromkeys(names)), device="cpu"
+            tapped,
+            subject.input_name,
+            step,
+            outputs=tuple(dict.fromkeys(names)),
+            device="cpu",
+            seconds=_RUN_SECONDS,
         )
         answers = runner.run(noise_images(subject, 1)) if names else {}
     except RepairkitError as error:

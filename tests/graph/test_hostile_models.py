@@ -315,3 +315,27 @@ def test_no_custom_library_is_ever_loaded(monkeypatch: pytest.MonkeyPatch, tmp_p
         p.read_text() for p in Path("repairkit").rglob("*.py")
     )
     onnx.checker.check_model(model)
+
+
+def test_a_loop_without_end_is_broken_off() -> None:
+    from repairkit.engine.runner import Runner
+
+    def info(name: str, kind: int, shape: list[int] | None) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["go"]), helper.make_node("Add", ["v", "v"], ["w2"])],
+        "body",
+        [info("i", TensorProto.INT64, []), info("c", TensorProto.BOOL, []), info("v", 1, None)],
+        [info("go", TensorProto.BOOL, []), info("w2", 1, None)],
+    )
+    weights = {"turns": np.array(2**62), "yes": np.array(True), "w": np.ones((3, 2, 6, 6))}
+    nodes = [
+        helper.make_node("Conv", ["image", "w32"], ["y"], "conv"),
+        helper.make_node("Loop", ["turns", "yes", "y"], ["z"], "loop", body=body),
+        helper.make_node("Flatten", ["z"], ["logits"], "flat"),
+    ]
+    weights["w32"] = weights.pop("w").astype(np.float32)
+    runner = Runner(models.model_of(nodes, weights), "image", None, seconds=0.5)
+    with pytest.raises(ModelError, match="terminate flag"):
+        runner.run(models.images(1))

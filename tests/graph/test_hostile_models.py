@@ -292,6 +292,16 @@ def test_a_broken_constant_leaves_its_layer_out_with_the_reason() -> None:
     assert any("cannot be computed" in x.reason for x in found.left_out)
 
 
+@pytest.mark.parametrize("axis", [1, 7, -3])
+def test_scales_along_no_axis_leave_the_layer_out_with_the_reason(axis: int) -> None:
+    model = models.quantised()
+    bias = next(n for n in model.graph.node if n.name == "dqb")
+    bias.attribute[0].i = axis
+    found = survey(model)
+    assert not found.sites
+    assert any("4 scales, which do not fit its shape (4,)" in x.reason for x in found.left_out)
+
+
 def test_no_custom_library_is_ever_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither a model's metadata nor the surroundings make a session load code."""
     import onnxruntime

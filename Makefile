@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test test-all check fix golden bench compatibility clean
+.PHONY: setup demo test test-all check fix golden bench compatibility fuzz fuzz-guided clean
 
 setup: $(INSTALLED)
 
@@ -45,6 +45,17 @@ bench: setup
 # Try every model of the zoo and of the onnx package; takes a quarter of an hour.
 compatibility: setup
 	$(BIN)/python benchmarks/compatibility.py -o docs/compatibility.md
+
+# Spoilt inputs through the command line, in child processes under limits; INPUTS=100000 for all.
+INPUTS ?= 20000
+fuzz: setup
+	$(BIN)/python -m tests.fuzz.driver --inputs $(INPUTS)
+
+# The same, steered by which code an input reaches; TARGET=archive, and so on.
+TARGET ?= archive
+fuzz-guided: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
+	$(BIN)/python -m tests.fuzz.guided $(TARGET) -runs=$(INPUTS) -rss_limit_mb=2048 -timeout=10
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -88,6 +88,10 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         return _fail(str(error), error.exit_code)
     except (BrokenPipeError, SystemExit):  # typer and rich make the one the other
         return _reader_left()
+    except MemoryError:
+        if debug:
+            traceback.print_exc()
+        return _fail("the memory of this machine does not suffice; use fewer images at once", 1)
     except OSError as error:
         if debug:
             traceback.print_exc()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ MAX_BYTES = 64 << 30
 _MOST_TIMES = 20
 _SMALL_BYTES = 1 << 30
 _MOST_ARRAYS = 1000
+_LAST_CHARACTER = 0x10FFFF
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -29,6 +32,9 @@ _BROKEN = (
     RuntimeError,
     ValueError,
     TypeError,
+    SyntaxError,
+    OverflowError,
+    tokenize.TokenError,
 )
 _HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -88,7 +94,13 @@ def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDAr
         array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
         # Reading to the end makes zipfile compare the checksum.
         file.read(1)
+    if array.dtype.kind == "U" and (_codes(array) > _LAST_CHARACTER).any():
+        raise DataError(f"{path}: {_name(path, member)}: holds text that no character has")
     return array
+
+
+def _codes(array: NDArray[np.str_]) -> NDArray[np.uint32]:
+    return np.ascontiguousarray(array).view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
 
 
 def _check_header(where: str, file: IO[bytes], declared_bytes: int) -> None:

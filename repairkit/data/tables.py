@@ -20,7 +20,7 @@ _MOST_BYTES = 128 << 20
 _MOST_CELLS = 10_000_000
 _MOST_TEXT_BYTES = 512 << 20
 _MOST_ROWS = 10_000_000
-_BATCH_ROWS = 4096
+_BATCH_ROWS = 512
 _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|nan", re.IGNORECASE)
 
@@ -154,7 +154,6 @@ def read_parquet(path: Path) -> Table:
         raise DataError(
             f"{path}: is no Parquet file that can be read ({first_line(error)}); write it anew"
         ) from error
-    _check_header(path, table.column_names)
     if not table.num_rows:
         raise DataError(f"{path}: has no rows; add one row per image")
     columns = {
@@ -166,21 +165,32 @@ def read_parquet(path: Path) -> Table:
 
 
 def _bounded(path: Path, file: Any, pyarrow: Any) -> Any:
-    """The table, read piece by piece: what a file declares of its size need not be so."""
+    """The flat columns, read piece by piece: what a file declares of its size need not be so."""
+    schema = file.schema_arrow
+    _check_header(path, schema.names)
+    flat = [f.name for f in schema if not pyarrow.types.is_nested(f.type)]
     batches, n_bytes, n_cells = [], 0, 0
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-        n_bytes += batch.nbytes
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=flat):
+        n_bytes += sum(_text_bytes(column, pyarrow) for column in batch.columns)
         n_cells += batch.num_rows * max(1, batch.num_columns)
         if n_bytes > _MOST_TEXT_BYTES or n_cells > _MOST_CELLS:
             raise DataError(f"{path}: holds more than a manifest can; drop columns, or split it")
         batches.append(batch)
-    return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
+    return pyarrow.Table.from_batches(batches) if batches else schema.empty_table()
+
+
+def _text_bytes(column: Any, pyarrow: Any) -> int:
+    """The bytes of a column once each value stands for itself."""
+    if not pyarrow.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    longest = max((len(str(value)) for value in column.dictionary.to_pylist()), default=0)
+    return longest * len(column)
 
 
 def _plain_column(path: Path, name: str, values: list[Any]) -> NDArray[Any] | None:
     kinds = {type(value) for value in values if value is not None}
     missing = any(value is None for value in values)
-    if kinds & {dict, list, bytes}:
+    if bytes in kinds:
         return None
     if kinds and kinds <= {bool, int} and not missing:
         return np.array(values)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.engine.runtime import open_session, runtime_complaint
+from repairkit.engine.runtime import load_runtime, open_session, runtime_complaint
 from repairkit.graph.rebatch import fixed_batch, rebatch
 from repairkit.graph.zipmaps import without_zipmaps
 
@@ -119,10 +121,26 @@ def _is_bare(shape: list[int | str | None]) -> bool:
     return not shape or (isinstance(shape[0], int) and shape[0] != 1)
 
 
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[Any]:
+    """Run options under which the runtime stops, between two nodes, once the time is over."""
+    if seconds is None:
+        yield None
+        return
+    options = load_runtime().RunOptions()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
+
+
 class Runner:
     """A session, its image input and the outputs that are wanted.
 
     Dictionaries of scores (`ZipMap`) are read as the tensor that they were made from.
+    A model may hold a loop without end: a call that takes over `seconds` is broken off.
     """
 
     def __init__(
@@ -135,7 +153,9 @@ class Runner:
         device: str = "cpu",
         optimise: bool = True,
         tf32: bool = False,
+        seconds: float | None = None,
     ) -> None:
+        self.seconds = seconds
         plain = without_zipmaps(model)
         self.session = open_session(plain, device=device, optimise=optimise, tf32=tf32)
         self.input_name = input_name
@@ -173,9 +193,10 @@ class Runner:
 
     def _call(self, images: NDArray[Any], masks: Masks) -> list[NDArray[Any]]:
         try:
-            answers: list[NDArray[Any]] = self.session.run(
-                list(self.outputs), {self.input_name: images, **masks}
-            )
+            with _time_limit(self.seconds) as options:
+                answers: list[NDArray[Any]] = self.session.run(
+                    list(self.outputs), {self.input_name: images, **masks}, options
+                )
         except Exception as error:
             complaint = runtime_complaint(error)
             if complaint is None:

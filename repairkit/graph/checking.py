@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import Message
 from onnx import FunctionProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from repairkit.core.errors import ModelError
@@ -21,6 +22,7 @@ from repairkit.graph.outside import is_outside
 _MOST_ELEMENTS = 1 << 40
 _MOST_DENSE_BYTES = 1 << 30
 _MOST_NODES = 1_000_000
+_LAST_VERSION = 10_000
 _MEND = "get the file again from where it came from, or export it anew"
 
 
@@ -31,6 +33,8 @@ def check_model(path: Path, model: ModelProto) -> None:
         ModelError: something contradicts itself or is absurdly large; `path` opens the message.
     """
     try:
+        _check_texts(model)
+        _check_opsets(model)
         for tensor in stored_tensors(model):
             _check_tensor(tensor)
         for sparse in _sparse_tensors(model):
@@ -41,6 +45,32 @@ def check_model(path: Path, model: ModelProto) -> None:
             _check_value(value)
     except ModelError as error:
         raise ModelError(f"{path}: {error}; {_MEND}") from error
+
+
+def _check_texts(model: ModelProto) -> None:
+    """Protobuf takes any bytes for text, and gives them as bytes to whoever reads it."""
+    waiting: list[Message] = [model]
+    while waiting:
+        for field, value in waiting.pop().ListFields():
+            if field.message_type is not None:
+                waiting.extend(value if field.is_repeated else (value,))
+            elif field.type == field.TYPE_STRING and not _is_text(value):
+                raise ModelError(f"it holds text that is not UTF-8, in {field.full_name}")
+
+
+def _is_text(value: object) -> bool:
+    try:
+        texts = (value,) if isinstance(value, str | bytes) else tuple(value)  # type: ignore[arg-type]
+    except UnicodeDecodeError:
+        return False
+    return all(isinstance(text, str) for text in texts)
+
+
+def _check_opsets(model: ModelProto) -> None:
+    groups = (model.opset_import, *(f.opset_import for f in model.functions))
+    versions = [o.version for group in groups for o in group]
+    if not all(0 <= version <= _LAST_VERSION for version in (*versions, model.ir_version)):
+        raise ModelError("it names versions of ONNX that cannot be")
 
 
 def _check_tensor(tensor: TensorProto) -> None:

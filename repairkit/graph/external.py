@@ -64,6 +64,7 @@ def safe_path(model_path: Path, location: str) -> Path:
         raise _outside(model_path, location)
     try:
         inside = path.resolve().is_relative_to(folder)
+        path.exists()  # raises where no file can have that name
     except (OSError, RuntimeError) as error:  # a name too long, or links in a circle
         raise _outside(model_path, location) from error
     if not inside:

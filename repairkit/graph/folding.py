@@ -44,7 +44,8 @@ def fold(
     model = helper.make_model(graph, opset_imports=list(opsets))
     try:
         _check_sizes(model, node, feeds)
-        return [np.asarray(o) for o in ReferenceEvaluator(model).run(None, dict(feeds))]
+        with np.errstate(all="ignore"):
+            return [np.asarray(o) for o in ReferenceEvaluator(model).run(None, dict(feeds))]
     except Exception as error:  # the evaluator raises whatever a broken node makes it
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(

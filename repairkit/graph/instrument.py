@@ -15,6 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import ModelProto, version_converter
+from onnx_graphsurgeon.logger.logger import G_LOGGER, Logger
 
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
@@ -22,6 +23,8 @@ from repairkit.graph.tree_masks import mask_trees
 
 _WHERE_SINCE = 9
 _EXPAND_SINCE = 8
+# Its notes would go to standard output, where only results belong.
+G_LOGGER.severity = Logger.CRITICAL
 
 
 def mask_name(site: Site) -> str:
@@ -121,7 +124,12 @@ def with_where(model: ModelProto, *, at_least: int = _WHERE_SINCE) -> ModelProto
         return model
     try:
         raised: ModelProto = version_converter.convert_version(model, _WHERE_SINCE)
-    except (RuntimeError, version_converter.ConvertError, onnx.checker.ValidationError) as error:
+    except (
+        RuntimeError,
+        version_converter.ConvertError,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
         raise ModelError(
             f"the model has opset {version} and cannot be raised to {_WHERE_SINCE}, which masks "
             f"need ({str(error).splitlines()[0]}); export it again with a newer opset"

@@ -135,8 +135,8 @@ def _ranks(model: ModelProto) -> dict[str, int]:
     """The rank of every tensor that shape inference can tell."""
     try:
         inferred = shape_inference.infer_shapes(model, data_prop=True)
-    except (ValueError, RuntimeError):  # a model over 2 GB, or one that contradicts itself
-        return {}
+    except (ValueError, RuntimeError, shape_inference.InferenceError):
+        return {}  # a model over 2 GB, or one that contradicts itself
     values = (*inferred.graph.value_info, *inferred.graph.output)
     return {
         v.name: len(v.type.tensor_type.shape.dim)

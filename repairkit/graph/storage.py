@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from repairkit.core.errors import ModelError
 from repairkit.graph.folding import fold
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
 from repairkit.graph.outside import array_of, is_outside
@@ -135,6 +136,11 @@ class Constants:
         def spread(values: NDArray[Any]) -> NDArray[np.float64]:
             values = np.asarray(values, np.float64)
             if values.size > 1:
+                if not -codes.ndim <= axis < codes.ndim or values.size != codes.shape[axis]:
+                    raise ModelError(
+                        f"{node.output[0]!r} is dequantised by {values.size} scales, which do not "
+                        f"fit its shape {codes.shape}"
+                    )
                 shape = [1] * codes.ndim
                 shape[axis] = values.size
                 values = values.reshape(shape)

@@ -14,9 +14,12 @@ from repairkit.engine.runner import Runner
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.sites import LeftOut, Survey, survey
+from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.verifying import noise_images
+
+_RUN_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Inspection:
         }
 
 
+@judging_the_model
 def inspect(subject: Subject, settings: Settings) -> Inspection:
     """List sites and layers left out; a model without sites is no error here.
 
@@ -105,7 +109,12 @@ def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
     step = fixed_batch(subject.model, subject.input_name)
     try:
         runner = Runner(
-            tapped, subject.input_name, step, outputs=tuple(dict.fromkeys(names)), device="cpu"
+            tapped,
+            subject.input_name,
+            step,
+            outputs=tuple(dict.fromkeys(names)),
+            device="cpu",
+            seconds=_RUN_SECONDS,
         )
         answers = runner.run(noise_images(subject, 1)) if names else {}
     except RepairkitError as error:

@@ -11,10 +11,12 @@ from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.sites import select_sites, survey
 from repairkit.workflows.bench import prepare
+from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 
 
+@judging_the_model
 def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple[Site, ...]:
     """Write the instrumented model; means are measured unless filters are absent otherwise.
 

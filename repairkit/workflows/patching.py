@@ -24,6 +24,7 @@ from repairkit.repairs import Trial, make_patch
 from repairkit.workflows.bench import Bench, prepare, run_suite
 from repairkit.workflows.choosing import choose_patch, try_patches
 from repairkit.workflows.destination import check_place, companions
+from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import write_json
 from repairkit.workflows.layout import layout_of
 from repairkit.workflows.methods import ScoreSettings
@@ -103,6 +104,7 @@ class Patched:
     document: dict[str, Any]
 
 
+@judging_the_model
 def patch(
     subject: Subject,
     settings: Settings,

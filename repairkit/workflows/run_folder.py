@@ -34,6 +34,28 @@ _COLUMNS = (
 )
 
 
+_NEEDED: dict[str, type] = {
+    "key": str,
+    "finished": bool,
+    "metrics": dict,
+    "model.path": str,
+    "model.digest": str,
+    "data.path": str,
+    "data.digest": str,
+    "settings.metrics": list,
+}
+_SETTINGS = (
+    "groups",
+    "preprocessing",
+    "parts",
+    "seed",
+    "output",
+    "sites_at",
+    "include",
+    "absent",
+)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where one scoring keeps its files."""
@@ -117,6 +139,11 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.run_file}: is not a run of this version (schema {SCHEMA} was expected)"
             )
+        fault = _fault(document)
+        if fault:
+            raise RunFolderError(
+                f"{self.run_file}: cannot be read as a run ({fault}); score the model again"
+            )
         return document
 
     def read_metrics(self) -> list[str]:
@@ -151,6 +178,21 @@ class RunFolder:
                 f"{self.scores_file}: cannot be read as scores ({error}); score the model again"
             ) from error
         return values
+
+
+def _fault(document: Mapping[str, Any]) -> str:
+    """What a run lacks of that which others read in it; empty where nothing."""
+    for path, kind in _NEEDED.items():
+        value: Any = document
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            return f"{path} is missing or no {kind.__name__}"
+    settings = document["settings"]
+    if not settings["metrics"] or not all(isinstance(m, str) for m in settings["metrics"]):
+        return "settings.metrics names no metric"
+    missing = [name for name in _SETTINGS if name not in settings]
+    return f"settings.{missing[0]} is missing" if missing else ""
 
 
 def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:

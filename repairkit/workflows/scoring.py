@@ -21,6 +21,7 @@ from repairkit.estimators import (
     estimate,
 )
 from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.methods import ScoreSettings, settle_estimator
 from repairkit.workflows.norms import NORMS, score_norms
 from repairkit.workflows.progress import Progress, reporter
@@ -50,6 +51,7 @@ class Scored:
         return {**self.document, **told, "scores": finite_rows(self.table())}
 
 
+@judging_the_model
 def score(
     subject: Subject,
     settings: Settings,

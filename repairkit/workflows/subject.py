@@ -75,6 +75,8 @@ def read_subject(path: Path, *, output: str | None = None, layout: str | None = 
 
 def _first_judged(index: GraphIndex) -> str:
     """The first output; of tree ensembles, which give labels first, the first with scores."""
+    if not index.outputs:
+        raise ModelError("the model has no output; export it with the scores as its output")
     if any(is_ensemble(node) for node in index.nodes):
         zipped = zipped_outputs(index)
         for value in index.graph.output:
@@ -93,6 +95,8 @@ def _image_input(path: Path, index: GraphIndex) -> ValueInfoProto:
             f"{path}: repairkit feeds one image input and this model has these inputs: {names}; "
             "export it with the images as its only input"
         )
+    if not chosen[0].type.HasField("tensor_type"):
+        raise ModelError(f"{path}: its input {chosen[0].name!r} takes no images but another type")
     return chosen[0]
 
 

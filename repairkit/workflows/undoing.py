@@ -16,6 +16,7 @@ from repairkit.graph.outside import outside_digests, place_beside
 from repairkit.graph.revert import read_claims, revert, write_claims
 from repairkit.graph.sites import Survey, survey
 from repairkit.workflows.destination import check_result
+from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.layout import digest_of_files, restored_files, write_files
 from repairkit.workflows.patch_file import PatchFile
 from repairkit.workflows.subject import Subject
@@ -52,6 +53,7 @@ class Reverted:
         }
 
 
+@judging_the_model
 def apply_patch(
     subject: Subject, file: PatchFile, *, out: Path, images: NDArray[Any] | None = None
 ) -> Applied:

@@ -32,6 +32,7 @@ from repairkit.graph.revert import (
 from repairkit.graph.sites import Survey, survey
 from repairkit.graph.tree_noise import spread_over_thresholds
 from repairkit.workflows.claimed import Step, another_model, bake_claims
+from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.patch_file import PatchFile, claim_digest
 from repairkit.workflows.subject import Subject
 
@@ -66,6 +67,7 @@ class Verified:
         }
 
 
+@judging_the_model
 def verify(
     subject: Subject,
     patched: ModelFile,

@@ -4,8 +4,8 @@
     python -m tests.fuzz.driver --only model_fields:123
 
 A child takes one input after the other. It may have 2 GiB of memory of its own; where it takes over
-10 s for an input it is killed, and a new one goes on behind. Each finding is named by its target
-and seed, which make the same input again.
+10 s of work (or two minutes asleep) for an input it is killed, and a new one goes on behind. Each
+finding is named by its target and seed, which make the same input again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.trial import SECONDS, attempt, limit_memory
 
 _LIFETIME = 2000
 _START_SECONDS = 60.0
+_MOST_WAITED = 120.0
 
 
 @dataclass
@@ -68,6 +70,11 @@ class Child:
         line, self._text = self._text.split(b"\n", 1)
         return dict(json.loads(line))
 
+    def seconds_of_work(self) -> float:
+        """Processor time so far: a machine with much else to do is no hang."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def end(self) -> int | None:
         """Its exit code where it had ended, else None; it is gone afterwards."""
         try:
@@ -94,7 +101,14 @@ def _follow(child: Child, names: list[str], position: int, findings: Findings, e
     """Where to go on once the child has ended."""
     patience = _START_SECONDS
     while True:
+        began = child.seconds_of_work()
         said = child.read(patience)
+        waited = patience
+        while said is None and child.process.poll() is None and waited < _MOST_WAITED:
+            if child.seconds_of_work() - began > SECONDS:
+                break
+            said = child.read(SECONDS)
+            waited += SECONDS
         if said is None:
             code = child.end()
             if code == 0:
@@ -167,7 +181,8 @@ def main() -> int:
         f"{sum(found.done.values())} inputs in {time.monotonic() - began:.0f} s "
         f"({', '.join(f'{name} {n}' for name, n in found.done.items())}); slowest "
         f"{found.slowest[0]:.1f} s ({found.slowest[1]}); most memory "
-        f"{found.most_memory / 2**20:.0f} MiB; {len(found.broken)} broke a promise\n"
+        f"{found.most_memory / 2**20:.0f} MiB; {len(found.broken)} broke a promise; go on with "
+        f"--start {given.start + sum(found.done.values())}\n"
     )
     return 1 if found.broken else 0
 

@@ -16,9 +16,16 @@ Arguments = list[str]
 Target = Callable[[Path, random.Random], Arguments]
 
 
+def _model(rng: random.Random) -> bytes:
+    """Mostly a tiny one, for more can be tried of those in the same time."""
+    found = corpus.model_files()
+    tiny = [f for f in found if len(f) < 4000]
+    return rng.choice(tiny if rng.random() < 0.85 else found)
+
+
 def model_fields(folder: Path, rng: random.Random) -> Arguments:
     """A model with odd fields, listed; ONNX Runtime runs it on noise."""
-    sound = rng.choice(corpus.model_files())
+    sound = _model(rng)
     (folder / "odd.onnx").write_bytes(spoil_model(sound, rng))
     dense = ["--include", "dense"] if rng.random() < 0.2 else []
     return ["inspect", str(folder / "odd.onnx"), "--json", *dense]
@@ -26,13 +33,13 @@ def model_fields(folder: Path, rng: random.Random) -> Arguments:
 
 def model_bytes(folder: Path, rng: random.Random) -> Arguments:
     """A model with blind changes."""
-    (folder / "odd.onnx").write_bytes(spoil_bytes(rng.choice(corpus.model_files()), rng))
+    (folder / "odd.onnx").write_bytes(spoil_bytes(_model(rng), rng))
     return ["inspect", str(folder / "odd.onnx"), *rng.choice(([], ["--json"]))]
 
 
 def model_instrumented(folder: Path, rng: random.Random) -> Arguments:
     """A model with odd fields, through the surgery."""
-    sound = rng.choice(corpus.model_files())
+    sound = _model(rng)
     (folder / "odd.onnx").write_bytes(spoil_model(sound, rng))
     absent = rng.choice(("zero", "bias"))
     out = ["-o", str(folder / "out.onnx")]

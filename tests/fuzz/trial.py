@@ -9,7 +9,10 @@ import random
 import resource
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+
+import typer
 
 from tests.fuzz.targets import TARGETS
 
@@ -24,17 +27,29 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+@cache
+def _command() -> Callable[[list[str]], int]:
+    """The command line, whose options typer would else read anew for each input."""
+    from repairkit import cli
+
+    cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment]
+    return cli.run
+
+
 def attempt(target: str, seed: int) -> str | None:
     """What went wrong with the input that target and seed name; None where all was well."""
-    from repairkit.cli import run
+    return attempt_drawn(target, random.Random(f"{target}:{seed}"))
 
+
+def attempt_drawn(target: str, rng: random.Random) -> str | None:
+    """The same for whatever changes the generator draws."""
     with tempfile.TemporaryDirectory(prefix="repairkit-fuzz-") as name:
         folder = Path(name)
-        arguments = TARGETS[target](folder, random.Random(f"{target}:{seed}"))
+        arguments = TARGETS[target](folder, rng)
         out, err = io.StringIO(), io.StringIO()
         with _errors_of_libraries() as noise, _inside(folder):
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = run(arguments)
+                code = _command()(arguments)
             said = noise()
         return _fault(code, out.getvalue(), err.getvalue(), said)
 
@@ -42,7 +57,7 @@ def attempt(target: str, seed: int) -> str | None:
 def _fault(code: int, out: str, err: str, noise: str) -> str | None:
     if code not in _CODES:
         return f"exit code {code}: {err.strip()}"
-    if "unexpected" in err or "Traceback" in err + out:
+    if "please report it" in err or "Traceback" in err + out:
         return err.strip()
     if code and not (err.startswith("repairkit: ") and err.count("\n") == 1):
         return f"not one line: {err!r}"

@@ -1,0 +1,49 @@
+"""What is shown steers no terminal, and what stands in a table is no formula."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repairkit.core.text import from_cell, plain_cell, printable
+from repairkit.workflows.files import to_json
+
+ODD = st.text(st.characters() | st.sampled_from("=+-@'\t\r\n\x1b\x9b\u202e\ud800[]/"))
+
+
+@given(ODD)
+def test_nothing_unprintable_is_left(text: str) -> None:
+    shown = printable(text)
+    assert shown.replace("\n", "").isprintable()
+    shown.encode("utf-8")
+
+
+@given(st.text(st.characters(categories=["L", "N", "P"])))
+def test_what_prints_is_shown_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+@given(ODD)
+def test_a_cell_is_no_formula_and_reads_back(text: str) -> None:
+    cell = plain_cell(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert from_cell(cell) == text
+
+
+@given(ODD.filter(lambda text: "\ud800" not in text))
+def test_a_name_survives_the_csv(text: str) -> None:
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\n").writerow([plain_cell(text), "1"])
+    row = next(csv.reader(io.StringIO(file.getvalue(), newline="")))
+    assert from_cell(row[0]) == text
+
+
+@given(st.recursive(ODD, lambda inner: st.lists(inner) | st.dictionaries(ODD, inner)))
+def test_json_is_printable_and_means_the_same(document: object) -> None:
+    text = to_json(document)
+    assert text.replace("\n", "").isprintable()
+    assert json.loads(text) == document

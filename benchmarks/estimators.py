@@ -15,8 +15,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ from repairkit.estimators import (
 )
 from repairkit.workflows.scoring import default_truncation
 
+Floats = NDArray[np.float64]
+
 JUDGED = ("interacting-300", "flat-1000", "sparse-3000", "network-130", "network-1000")
 BESIDE = ("sparse-1000", "interacting-1000")
 QUICK = ("interacting-300", "network-130")
@@ -55,14 +58,18 @@ PEERS_AT, QUICK_PEERS_AT = (1_000, 10_000), (1_000,)
 
 @dataclass(frozen=True)
 class Arena:
-    """A game with its truth (n_players,), what rounds cost in it, and where tmab cuts walks."""
+    """A game, what rounds cost in it, where tmab cuts walks, and how to learn the truth."""
 
     name: str
     game: Game
-    true: NDArray[np.float64]
-    reliability: float
     costs: Costs
     cut: float
+    learn_truth: Callable[[], tuple[Floats, float]]
+
+    @cached_property
+    def truth(self) -> tuple[Floats, float]:
+        """Values (n_players,) and their reliability."""
+        return self.learn_truth()
 
 
 def open_arena(name: str, *, quick: bool) -> Arena:
@@ -75,20 +82,35 @@ def open_arena(name: str, *, quick: bool) -> Arena:
         return _open_network(name, quick=quick)
     recipe, _, count = name.partition("-")
     simulated = SimulatedGame(recipe, int(count))
-    true, errors = truth(simulated, n_walks=QUICK_WALKS if quick else WALKS[int(count)])
-    reliability = 1 - float((errors**2).mean() / true.var())
+
+    def learn_truth() -> tuple[Floats, float]:
+        true, errors = truth(simulated, n_walks=QUICK_WALKS if quick else WALKS[int(count)])
+        return true, 1 - float((errors**2).mean() / true.var())
+
     # Accuracy a fifth of the way from chance to the full model's, as `score` settles it.
     cut = CHANCE + 0.2 * (0.94 - CHANCE)
-    return Arena(name, simulated, true, reliability, UsualCosts(), cut)
+    return Arena(name, simulated, UsualCosts(), cut, learn_truth)
 
 
 def _open_network(name: str, *, quick: bool) -> Arena:
     made = trained.make(name)
     game, alone = trained.open_game(made), trained.open_game(made, workers=1)
-    found = trained.truth(made, alone, n_rows=QUICK_ROWS if quick else None)
+
+    def learn_truth() -> tuple[Floats, float]:
+        found = trained.truth(made, alone, n_rows=QUICK_ROWS if quick else None)
+        return found.values, found.reliability
+
     costs = MeasuredCosts(trained.open_bench(made, workers=1), alone)
-    cut = default_truncation(game, trained.N_CLASSES)
-    return Arena(name, game, found.values, found.reliability, costs, cut)
+    return Arena(name, game, costs, default_truncation(game, trained.N_CLASSES), learn_truth)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a method holds for the values, (n_players,), after so many image passes."""
+
+    passes: float
+    plain_passes: float
+    values: Floats
 
 
 def methods(cut: float) -> dict[str, Estimator]:
@@ -125,14 +147,14 @@ def play_until(run: Run, arena: Arena, limits: list[int]) -> Iterator[tuple[floa
         yield spent, plain
 
 
-def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def ranks(values: Floats) -> Floats:
     """The place of each value, the least first."""
     places = np.empty(len(values))
     places[np.argsort(values, kind="stable")] = np.arange(len(values))
     return places
 
 
-def judge(found: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, ...]:
+def judge(found: Floats, true: Floats) -> tuple[float, ...]:
     """Precision among the highest and the lowest, rank correlation, R2."""
     order, best = np.argsort(-found, kind="stable"), np.argsort(-true, kind="stable")
     top = len(set(order[:TOP].tolist()) & set(best[:TOP].tolist())) / TOP
@@ -142,37 +164,49 @@ def judge(found: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float,
     return top, bottom, correlation, r2
 
 
-def measure(arena: Arena, method: str, evaluations: list[int], repeats: int) -> list[Line]:
-    """One line per number of evaluations; means over repeats."""
+def play(arena: Arena, method: str, evaluations: list[int], *, seed: int) -> list[Reading | None]:
+    """A reading at each number of evaluations; None before there is anything to read."""
     limits = [IMAGES_PER_EVALUATION * count for count in evaluations]
-    n = arena.game.facts.n_players
-    table: list[list[tuple[float, ...]]] = [[] for _ in limits]
-    for seed in range(repeats):
-        rng = np.random.default_rng([seed, n])
-        run = methods(arena.cut)[method].start(arena.game.facts, rng)
-        for at, (spent, plain) in enumerate(play_until(run, arena, limits)):
-            scores = run.read()
-            if scores.samples.any():
-                marks = judge(scores.values[:, 0], arena.true)
-                table[at].append((spent / IMAGES_PER_EVALUATION, plain, *marks))
-    means = [np.mean(rows, axis=0).tolist() for rows in table if rows]
-    return [Line(arena.name, n, method, *row) for row in means]
+    facts = arena.game.facts
+    run = methods(arena.cut)[method].start(facts, np.random.default_rng([seed, facts.n_players]))
+    readings: list[Reading | None] = []
+    for spent, plain in play_until(run, arena, limits):
+        scores = run.read()
+        known = bool(scores.samples.any())
+        readings.append(Reading(spent, plain, scores.values[:, 0].copy()) if known else None)
+    return readings
 
 
-def measure_peer(arena: Arena, method: str, evaluations: list[int]) -> list[Line]:
-    """One line per budget that the peer can spend, each a run of its own."""
-    lines = []
+def play_peer(
+    arena: Arena, method: str, evaluations: list[int], *, seed: int
+) -> list[Reading | None]:
+    """The same for a peer, which is run anew for each number of evaluations."""
+    readings: list[Reading | None] = []
     for count in evaluations:
         try:
-            found = peers.estimate(method, arena.game, evaluations=count, seed=0)
+            found = peers.estimate(method, arena.game, evaluations=count, seed=seed)
         except peers.PeerError as error:
-            print(f"{arena.name:17s}{method:19s} is left out at {count:,}: {error}", flush=True)
+            print(f"{arena.name:17s}{method:19s}left out at {count:,}: {error}", flush=True)
+            readings.append(None)
             continue
         plain = sum(passes * arena.costs.of(like) for like, passes in found.rounds)
-        spent = sum(passes for _, passes in found.rounds) / IMAGES_PER_EVALUATION
-        marks = judge(found.values, arena.true)
-        lines.append(Line(arena.name, arena.game.facts.n_players, method, spent, plain, *marks))
-    return lines
+        spent = sum(passes for _, passes in found.rounds)
+        readings.append(Reading(spent, plain, found.values))
+    return readings
+
+
+def judged(arena: Arena, method: str, repeats: list[list[Reading | None]]) -> Iterator[Line]:
+    """A line for each number of evaluations, means over repeats."""
+    true, _ = arena.truth
+    for readings in zip(*repeats, strict=True):
+        rows = [
+            (r.passes / IMAGES_PER_EVALUATION, r.plain_passes, *judge(r.values, true))
+            for r in readings
+            if r is not None
+        ]
+        if rows:
+            means = np.mean(rows, axis=0).tolist()
+            yield Line(arena.name, arena.game.facts.n_players, method, *means)
 
 
 def show(line: Line) -> None:
@@ -200,22 +234,21 @@ def checkpoints(method: str, n: int, n_images: int, *, quick: bool) -> list[int]
 
 
 def play_all(arena: Arena, chosen: list[str], repeats: int, *, quick: bool) -> list[Line]:
-    """All methods on one game, shown as they come."""
-    game, lines = arena.game, list[Line]()
-    print(
-        f"{arena.name:17s}{'' if arena.name in JUDGED else 'beside the five; '}"
-        f"reliability of the truth {arena.reliability:.4f}"
-    )
+    """All methods on one game; the truth is learnt when all have been played."""
+    game, played = arena.game, dict[str, list[list[Reading | None]]]()
     for method in chosen:
         counts = checkpoints(method, game.facts.n_players, len(game.facts.pool), quick=quick)
-        if method in peers.NAMES:
-            found = measure_peer(arena, method, counts)
-        else:
-            once = quick or method == "leave-one-out"
-            found = measure(arena, method, counts, 1 if once else repeats)
-        for line in found:
-            show(line)
-        lines += found
+        peer = method in peers.NAMES
+        once = quick or peer or method == "leave-one-out"
+        how = play_peer if peer else play
+        played[method] = [
+            how(arena, method, counts, seed=seed) for seed in range(1 if once else repeats)
+        ]
+    beside = "" if arena.name in JUDGED else "beside the five; "
+    print(f"{arena.name:17s}{beside}reliability of the truth {arena.truth[1]:.4f}")
+    lines = [line for method, runs in played.items() for line in judged(arena, method, runs)]
+    for line in lines:
+        show(line)
     print(f"{arena.name:17s}plain passes per image: {arena.costs}", flush=True)
     return lines
 
@@ -228,25 +261,34 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--games", nargs="*", default=[], choices=[*JUDGED, *BESIDE])
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument(
+        "--add", nargs="*", type=Path, default=[], help="rows of earlier runs; not played again"
+    )
     asked = parser.parse_args()
-    began, lines, masks = time.monotonic(), list[Line](), dict[str, float]()
+    began = time.monotonic()
+    lines = [Line(**row) for path in asked.add for row in json.loads(path.read_text())]
+    done = {line.game for line in lines}
     print(f"judged: {', '.join(JUDGED)}; beside them: {', '.join(BESIDE)}")
     print(
         "game             method             evaluations plain passes  top  bottom    rank      R2"
     )
+    for line in lines:
+        show(line)
+    masks = dict[str, float]()
     for name in asked.games or (QUICK if asked.quick else (*JUDGED, *BESIDE)):
         try:
             arena = open_arena(name, quick=asked.quick)
         except FileNotFoundError as error:
             print(f"{name:17s}is left out: {error}")
             continue
-        lines += play_all(arena, asked.methods, asked.repeats, quick=asked.quick)
+        if name not in done:
+            lines += play_all(arena, asked.methods, asked.repeats, quick=asked.quick)
         masks[name] = arena.costs.masks
         if asked.json:
             asked.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
     if asked.quick:
         print("One run each: precisions may be off by .10. The bars are those of the full table.")
-    print_bars([line for line in lines if line.game in JUDGED], masks)
+    print_bars([line for line in lines if line.game in masks and line.game in JUDGED], masks)
     print(f"{time.monotonic() - began:.0f} s")
 
 

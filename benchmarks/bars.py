@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-TOP = 20
+from benchmarks.ranking import TOP
+
 IMAGES_PER_EVALUATION = 128
 # Both of these were asked for; the first is what `score` and `patch` use by themselves.
 CANDIDATES = ("auto", "regression")

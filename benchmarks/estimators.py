@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import peers, trained
-from benchmarks.bars import TOP, Line, print_bars
+from benchmarks.bars import Line, print_bars
 from benchmarks.costs import Costs, MeasuredCosts, UsualCosts
 from benchmarks.games import CHANCE, SimulatedGame, truth
+from benchmarks.ranking import TOP, judge
 from repairkit.core.game import Game
 from repairkit.core.scores import Estimator, Run
 from repairkit.estimators import (
@@ -145,23 +146,6 @@ def play_until(run: Run, arena: Arena, limits: list[int]) -> Iterator[tuple[floa
             spent += passes
             plain += passes * arena.costs.of(asked)
         yield spent, plain
-
-
-def ranks(values: Floats) -> Floats:
-    """The place of each value, the least first."""
-    places = np.empty(len(values))
-    places[np.argsort(values, kind="stable")] = np.arange(len(values))
-    return places
-
-
-def judge(found: Floats, true: Floats) -> tuple[float, ...]:
-    """Precision among the highest and the lowest, rank correlation, R2."""
-    order, best = np.argsort(-found, kind="stable"), np.argsort(-true, kind="stable")
-    top = len(set(order[:TOP].tolist()) & set(best[:TOP].tolist())) / TOP
-    bottom = len(set(order[-TOP:].tolist()) & set(best[-TOP:].tolist())) / TOP
-    correlation = float(np.corrcoef(ranks(found), ranks(true))[0, 1])
-    r2 = 1 - float(((found - true) ** 2).sum() / ((true - true.mean()) ** 2).sum())
-    return top, bottom, correlation, r2
 
 
 def play(arena: Arena, method: str, evaluations: list[int], *, seed: int) -> list[Reading | None]:

@@ -98,7 +98,7 @@ def _open_network(name: str, *, quick: bool) -> Arena:
     game, alone = trained.open_game(made), trained.open_game(made, workers=1)
 
     def learn_truth() -> tuple[Floats, float]:
-        found = trained.truth(made, alone, n_rows=QUICK_ROWS if quick else None)
+        found = trained.truth(made, n_rows=QUICK_ROWS if quick else None)
         return found.values, found.reliability
 
     costs = MeasuredCosts(trained.open_bench(made, workers=1), alone)

@@ -34,10 +34,19 @@ _TRUSTED_AFTER = 8.0
 
 
 @dataclass(frozen=True)
+class Part:
+    """Values and their standard errors, (n_players,), from one run of so many image passes."""
+
+    values: Floats
+    errors: Floats
+    image_passes: int
+
+
+@dataclass(frozen=True)
 class Truth:
     """Shapley values and their standard errors, (n_players,), and what they took.
 
-    `halves` (2, n_players) are the values of every other block of rows.
+    `halves` (2, n_players) are the values of the two runs that the truth is the mean of.
     """
 
     values: Floats
@@ -45,9 +54,15 @@ class Truth:
     halves: Floats
     image_passes: int
 
+    @classmethod
+    def of(cls, first: Part, second: Part) -> Truth:
+        halves = np.stack([first.values, second.values])
+        errors = np.hypot(first.errors, second.errors) / 2
+        return cls(halves.mean(axis=0), errors, halves, first.image_passes + second.image_passes)
+
     @property
     def reliability(self) -> float:
-        """The correlation with another run as long, from that of the halves (Spearman-Brown)."""
+        """The correlation with another such truth, from that of the halves (Spearman-Brown)."""
         halves = float(np.corrcoef(self.halves)[0, 1])
         return 2 * halves / (1 + halves)
 
@@ -99,14 +114,14 @@ class _Expected:
 
 def long_run(
     answer: Answer, ends: tuple[float, float], shape: tuple[int, int], *, n_rows: int, seed: int
-) -> Truth:
+) -> Part:
     """Play about so many rows.
 
     Args:
         answer: plays rows.
         ends: V(all) and V(none).
         shape: the numbers of players and of images.
-        n_rows: rounded to whole blocks, at least two.
+        n_rows: rounded to whole blocks, at least one.
         seed: of all that is drawn.
     """
     n, n_images = shape
@@ -119,8 +134,8 @@ def long_run(
     # The least variance for a number of rows.
     wanted = expected.spread()[1:n] / np.sqrt(sizes * (n - sizes))
     wanted /= wanted.sum()
-    n_blocks, began = max(2, round(n_rows / _BLOCK)), time.monotonic()
-    sums, squares = np.zeros((2, n)), np.zeros(n)
+    n_blocks, began = max(1, round(n_rows / _BLOCK)), time.monotonic()
+    sums, squares = np.zeros(n), np.zeros(n)
     for block in range(n_blocks):
         j = rng.choice(sizes, _BLOCK, p=wanted)
         images = rng.integers(0, n_images, _BLOCK)
@@ -130,16 +145,14 @@ def long_run(
         expected.learn(j, images, outcomes)
         present, missing = rest / (n - j), -rest / j
         marks = lacking.astype(np.float32)
-        sums[block % 2] += present.sum() + (missing - present) @ marks
+        sums += present.sum() + (missing - present) @ marks
         squares += (present**2).sum() + (missing**2 - present**2) @ marks
         if block % 100 == 0:
             logger.info("block %d of %d, %.0f s", block, n_blocks, time.monotonic() - began)
-    per_half = np.array([(n_blocks + 1) // 2, n_blocks // 2]) * _BLOCK
-    total, even = n_blocks * _BLOCK, (ends[0] - ends[1]) / n
-    values = sums.sum(axis=0) / total
+    total = n_blocks * _BLOCK
+    values = sums / total
     errors = np.sqrt(np.maximum(squares / total - values**2, 0.0) / total)
-    halves = even + sums / per_half[:, None]
-    return Truth(even + values, errors, halves, total + _PILOT_ROWS)
+    return Part((ends[0] - ends[1]) / n + values, errors, total + _PILOT_ROWS)
 
 
 def cached(path: Path, compute: Callable[[], Truth]) -> Truth:

@@ -54,6 +54,7 @@ IMAGES_PER_EVALUATION = 128
 REGRESSIONS = ("regression", "regression-16", "auto")
 LONG, SHORT = (1_000, 3_000, 10_000, 30_000), (500, 1_000, 3_000, 5_000)
 QUICK_LONG, QUICK_SHORT = (3_000, 10_000), (300, 1_000, 1_500)
+_LEAST_R2 = -99
 PEERS_AT, QUICK_PEERS_AT = (1_000, 10_000), (1_000,)
 
 
@@ -137,8 +138,8 @@ def play_until(run: Run, arena: Arena, limits: list[int]) -> Iterator[tuple[floa
     for limit in limits:
         while True:
             asked = run.ask()
-            whole = asked.images is None
-            per_row = len(arena.game.facts.pool) if whole else asked.images.shape[1]
+            images = asked.images
+            per_row = len(arena.game.facts.pool) if images is None else images.shape[1]
             passes = len(asked) * per_row
             if not len(asked) or spent + passes > limit:
                 break
@@ -198,7 +199,7 @@ def show(line: Line) -> None:
     print(
         f"{line.game:17s}{line.method:19s}{line.evaluations:9,.0f}{line.plain_passes:13,.0f}"
         f"{line.precision_top:7.2f}{line.precision_bottom:8.2f}{line.rank_correlation:8.2f}"
-        f"{line.r2:8.2f}",
+        + (f"{line.r2:8.2f}" if line.r2 > _LEAST_R2 else f"{f'<{_LEAST_R2}':>8s}"),
         flush=True,
     )
 

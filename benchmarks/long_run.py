@@ -91,7 +91,8 @@ class _Expected:
         # Narrow where V falls: bins are even in the square root of the share absent.
         places = np.sqrt(np.arange(n_players + 1) / n_players)
         self.bins = np.minimum((places * _BINS).astype(np.int64), _BINS - 1)
-        self.sums, self.counts = np.zeros((2, n_images, _BINS))
+        self.sums = np.zeros((n_images, _BINS))
+        self.counts = np.zeros((n_images, _BINS))
 
     def of(self, sizes: Ints, images: Ints) -> Floats:
         """Shape (n_rows,): the image's own mean, drawn towards that of all images."""

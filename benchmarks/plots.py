@@ -32,7 +32,7 @@ _MEASURES = (
     ("rank_correlation", "rank correlation"),
 )
 _COVERED = (0.93, 0.98)
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "repairkit",
     "svg.fonttype": "none",
     "font.family": "sans-serif",

@@ -252,6 +252,7 @@ def main() -> None:
     asked = parser.parse_args()
     began = time.monotonic()
     lines = [Line(**row) for path in asked.add for row in json.loads(path.read_text())]
+    lines.sort(key=lambda line: ((*JUDGED, *BESIDE).index(line.game), METHODS.index(line.method)))
     done = {line.game for line in lines}
     print(f"judged: {', '.join(JUDGED)}; beside them: {', '.join(BESIDE)}")
     print(

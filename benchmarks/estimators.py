@@ -213,8 +213,9 @@ def checkpoints(method: str, n: int, n_images: int, *, quick: bool) -> list[int]
     if method not in REGRESSIONS:
         return list(QUICK_LONG if quick else LONG)
     counts = set(QUICK_SHORT if quick else SHORT)
-    if n <= 1_000 and not quick:
-        counts.add(round(1_000 * n / IMAGES_PER_EVALUATION))
+    thousand_each = round(1_000 * n / IMAGES_PER_EVALUATION)
+    if n <= 1_000 and not quick and all(abs(thousand_each / c - 1) > 0.1 for c in counts):
+        counts.add(thousand_each)
     return sorted(counts)
 
 

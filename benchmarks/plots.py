@@ -2,17 +2,18 @@
 
     python benchmarks/plots.py --json FILE [FILE ...] -o docs/plots/
 
-Writes estimators.svg and coverage.svg, whichever the rows are of. The background is clear and all
-colours are of middle brightness, so that they can be read on light and dark pages; the same rows
-give the same bytes.
+Writes estimators-simulated.svg, estimators-networks.svg and coverage.svg, whichever the rows are
+of. The background is clear and all colours are of middle brightness, so that they can be read on
+light and dark pages; the same rows give the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -119,6 +121,7 @@ def _draw_panel(panel: Axes, rows: Sequence[Row], column: str) -> None:
             label=method,
         )
     panel.set_xscale("log")
+    panel.xaxis.set_minor_locator(NullLocator())  # hundreds of ticks, and most of the file
     panel.set_ylim(-0.03, 1.03)
     panel.grid(visible=True, linewidth=0.6)
 
@@ -153,7 +156,18 @@ def plot_coverage(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-PLOTS = {"precision_top": ("estimators", plot_estimators), "covered": ("coverage", plot_coverage)}
+def drawings(rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
+    """Names and figures of all that there are rows for."""
+    measured = [row for row in rows if "precision_top" in row]
+    networks = [row for row in measured if row["game"].startswith("network")]
+    simulated = [row for row in measured if not row["game"].startswith("network")]
+    covered = [row for row in rows if "covered" in row]
+    if simulated:
+        yield "estimators-simulated", plot_estimators(simulated)
+    if networks:
+        yield "estimators-networks", plot_estimators(networks)
+    if covered:
+        yield "coverage", plot_coverage(covered)
 
 
 def save(rows: Sequence[Row], folder: Path, *, suffix: str = ".svg") -> list[Path]:
@@ -163,18 +177,23 @@ def save(rows: Sequence[Row], folder: Path, *, suffix: str = ".svg") -> list[Pat
         ValueError: rows that belong to no plot.
     """
     written = []
-    for column, (name, plot) in PLOTS.items():
-        own = [row for row in rows if column in row]
-        if own:
-            with mpl.rc_context(_SETTINGS):
-                figure = plot(own)
-                path = folder / f"{name}{suffix}"
-                metadata = {"Date": None} if suffix == ".svg" else None
-                figure.savefig(path, transparent=True, metadata=metadata, dpi=110)
+    with mpl.rc_context(_SETTINGS):
+        for name, figure in drawings(rows):
+            path = folder / f"{name}{suffix}"
+            metadata = {"Date": None} if suffix == ".svg" else None
+            figure.savefig(path, transparent=True, metadata=metadata, dpi=110)
+            if suffix == ".svg":
+                path.write_text(_shorter(path.read_text()))
             written.append(path)
     if not written:
-        raise ValueError(f"no row has a column {' or '.join(PLOTS)}")
+        raise ValueError("no row has a column precision_top or covered")
     return written
+
+
+def _shorter(text: str) -> str:
+    """Without indents, and with coordinates to a hundredth of a point."""
+    lines = [line.strip() for line in text.splitlines()]
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", "\n".join(lines)) + "\n"
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ golden: setup
 	$(BIN)/python -m pytest tests -q --golden
 
 bench: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/engine.py --quick
 	$(BIN)/python benchmarks/estimators.py --quick
 	$(BIN)/python benchmarks/coverage.py --quick

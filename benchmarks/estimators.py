@@ -1,11 +1,12 @@
 """How many image passes does each estimator need to find who helps and who harms?
 
-    python benchmarks/estimators.py [--quick] [--json FILE] [--repeats 2]
+    python benchmarks/estimators.py [--quick] [--json FILE] [--repeats 2] [--games NAME ...]
 
-Games are simulated (see games.py); the truth is a long run, cached. An evaluation is 128 image
-passes, whatever the method makes of them. Plain passes weigh them by what the engine takes for an
-image on the CPU: 0.35 of a pass where neighbouring rows share images and most players, 1.3 where
-each image has its own coalition.
+Five games are judged: three simulated (see games.py) and two networks trained here, played in the
+engine (see trained.py); further simulated ones are shown beside them. The truth is a long run,
+cached. An evaluation is 128 image passes, whatever the method makes of them. Plain passes weigh
+them by what the engine takes for an image on the CPU, in passes of the untouched model (see
+costs.py). shapiq's estimators (see peers.py) take part where they can.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,12 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.games import CHANCE, N_IMAGES, SimulatedGame, truth
-from repairkit.core.game import Round
+from benchmarks import peers, trained
+from benchmarks.bars import Line, print_bars
+from benchmarks.costs import Costs, MeasuredCosts, UsualCosts
+from benchmarks.games import CHANCE, SimulatedGame, truth
+from benchmarks.ranking import TOP, judge
+from repairkit.core.game import Game
 from repairkit.core.scores import Estimator, Run
 from repairkit.estimators import (
     Auto,
@@ -34,221 +40,203 @@ from repairkit.estimators import (
     Regression,
     Tmab,
 )
+from repairkit.workflows.scoring import default_truncation
 
-GAMES = (
-    ("interacting", 300, 6_000),
-    ("sparse", 1_000, 8_000),
-    ("flat", 1_000, 8_000),
-    ("interacting", 1_000, 8_000),
-    ("sparse", 3_000, 4_000),
-)
-QUICK_GAMES = (("interacting", 300, 3_000), ("sparse", 1_000, 1_500))
+Floats = NDArray[np.float64]
+
+JUDGED = ("interacting-300", "flat-1000", "sparse-3000", "network-130", "network-1000")
+BESIDE = ("sparse-1000", "interacting-1000")
+QUICK = ("interacting-300", "network-130")
+# Walks behind the truth of a simulated game, image passes behind that of a quick network.
+WALKS = {300: 6_000, 1_000: 8_000, 3_000: 4_000}
+QUICK_WALKS, QUICK_ROWS = 3_000, 1_000_000
 IMAGES_PER_EVALUATION = 128
-SHARED_COST, SCATTERED_COST = 0.35, 1.3
-TOP = 20
-# Accuracy a fifth of the way from chance to the full model's.
-CUT = CHANCE + 0.2 * (0.94 - CHANCE)
-METHODS: dict[str, Estimator] = {
-    "tmab": Tmab(top_k=TOP, side="both", truncate_at=CUT),
-    "tmab-16": Tmab(top_k=TOP, side="both", truncate_at=CUT, batch_size=16),
-    "permutation": Permutation(),
-    "leave-one-out": LeaveOneOut(),
-    "marginals": Marginals(top_k=TOP, side="both"),
-    "regression": Regression(top_k=TOP, side="both"),
-    "regression-16": Regression(top_k=TOP, side="both", images_per_coalition=16),
-    "auto": Auto(top_k=TOP),
-}
+REGRESSIONS = ("regression", "regression-16", "auto")
 LONG, SHORT = (1_000, 3_000, 10_000, 30_000), (500, 1_000, 3_000, 5_000)
 QUICK_LONG, QUICK_SHORT = (3_000, 10_000), (300, 1_000, 1_500)
-REGRESSIONS = ("regression", "regression-16", "auto")
+_LEAST_R2 = -99
+PEERS_AT, QUICK_PEERS_AT = (1_000, 10_000), (1_000,)
 
 
 @dataclass(frozen=True)
-class Line:
-    """One method on one game after so many evaluations; means over repeats."""
+class Arena:
+    """A game, what rounds cost in it, where tmab cuts walks, and how to learn the truth."""
 
-    game: str
-    n: int
-    method: str
-    evaluations: float
+    name: str
+    game: Game
+    costs: Costs
+    cut: float
+    learn_truth: Callable[[], tuple[Floats, float]]
+
+    @cached_property
+    def truth(self) -> tuple[Floats, float]:
+        """Values (n_players,) and their reliability."""
+        return self.learn_truth()
+
+
+def open_arena(name: str, *, quick: bool) -> Arena:
+    """A game by name, such as sparse-1000.
+
+    Raises:
+        FileNotFoundError: the images that a network learns from are missing.
+    """
+    if name in trained.RECIPES:
+        return _open_network(name, quick=quick)
+    recipe, _, count = name.partition("-")
+    simulated = SimulatedGame(recipe, int(count))
+
+    def learn_truth() -> tuple[Floats, float]:
+        true, errors = truth(simulated, n_walks=QUICK_WALKS if quick else WALKS[int(count)])
+        return true, 1 - float((errors**2).mean() / true.var())
+
+    # Accuracy a fifth of the way from chance to the full model's, as `score` settles it.
+    cut = CHANCE + 0.2 * (0.94 - CHANCE)
+    return Arena(name, simulated, UsualCosts(), cut, learn_truth)
+
+
+def _open_network(name: str, *, quick: bool) -> Arena:
+    made = trained.make(name)
+    game, alone = trained.open_game(made), trained.open_game(made, workers=1)
+
+    def learn_truth() -> tuple[Floats, float]:
+        found = trained.truth(made, n_rows=QUICK_ROWS if quick else None)
+        return found.values, found.reliability
+
+    costs = MeasuredCosts(trained.open_bench(made, workers=1), alone)
+    return Arena(name, game, costs, default_truncation(game, trained.N_CLASSES), learn_truth)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a method holds for the values, (n_players,), after so many image passes."""
+
+    passes: float
     plain_passes: float
-    precision_top: float
-    precision_bottom: float
-    rank_correlation: float
-    r2: float
+    values: Floats
 
 
-def plain_cost(asked: Round) -> float:
-    """Plain passes per image of a round."""
-    if asked.images is None:
-        return 1.0
-    shared = len(asked) > 1 and bool((asked.images[0] == asked.images[1]).all())
-    return SHARED_COST if shared else SCATTERED_COST
+def methods(cut: float) -> dict[str, Estimator]:
+    """The methods, named as on the command line; -16 are those with small batches."""
+    return {
+        "tmab": Tmab(top_k=TOP, side="both", truncate_at=cut),
+        "tmab-16": Tmab(top_k=TOP, side="both", truncate_at=cut, batch_size=16),
+        "permutation": Permutation(),
+        "leave-one-out": LeaveOneOut(),
+        "marginals": Marginals(top_k=TOP, side="both"),
+        "regression": Regression(top_k=TOP, side="both"),
+        "regression-16": Regression(top_k=TOP, side="both", images_per_coalition=16),
+        "auto": Auto(top_k=TOP),
+    }
 
 
-def play_until(run: Run, game: SimulatedGame, limits: list[int]) -> Iterator[tuple[float, float]]:
+METHODS = (*methods(0.0), *peers.NAMES)
+
+
+def play_until(run: Run, arena: Arena, limits: list[int]) -> Iterator[tuple[float, float]]:
     """Stop at each limit of image passes; yield passes and plain passes spent."""
     spent, plain = 0, 0.0
     for limit in limits:
         while True:
             asked = run.ask()
-            per_row = N_IMAGES if asked.images is None else asked.images.shape[1]
+            images = asked.images
+            per_row = len(arena.game.facts.pool) if images is None else images.shape[1]
             passes = len(asked) * per_row
             if not len(asked) or spent + passes > limit:
                 break
-            run.tell(game.play(asked))
+            run.tell(arena.game.play(asked))
             spent += passes
-            plain += passes * plain_cost(asked)
+            plain += passes * arena.costs.of(asked)
         yield spent, plain
 
 
-def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The place of each value, the least first."""
-    places = np.empty(len(values))
-    places[np.argsort(values, kind="stable")] = np.arange(len(values))
-    return places
-
-
-def judge(found: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, ...]:
-    """Precision among the highest and the lowest, rank correlation, R2."""
-    order, best = np.argsort(-found, kind="stable"), np.argsort(-true, kind="stable")
-    top = len(set(order[:TOP].tolist()) & set(best[:TOP].tolist())) / TOP
-    bottom = len(set(order[-TOP:].tolist()) & set(best[-TOP:].tolist())) / TOP
-    correlation = float(np.corrcoef(ranks(found), ranks(true))[0, 1])
-    r2 = 1 - float(((found - true) ** 2).sum() / ((true - true.mean()) ** 2).sum())
-    return top, bottom, correlation, r2
-
-
-def measure(
-    game: SimulatedGame,
-    method: str,
-    evaluations: list[int],
-    true: NDArray[np.float64],
-    repeats: int,
-) -> list[Line]:
-    """One line per number of evaluations."""
+def play(arena: Arena, method: str, evaluations: list[int], *, seed: int) -> list[Reading | None]:
+    """A reading at each number of evaluations; None before there is anything to read."""
     limits = [IMAGES_PER_EVALUATION * count for count in evaluations]
-    n = game.facts.n_players
-    table: list[list[tuple[float, ...]]] = [[] for _ in limits]
-    for seed in range(repeats):
-        run = METHODS[method].start(game.facts, np.random.default_rng([seed, n]))
-        for at, (spent, plain) in enumerate(play_until(run, game, limits)):
-            scores = run.read()
-            if scores.samples.any():
-                marks = judge(scores.values[:, 0], true)
-                table[at].append((spent / IMAGES_PER_EVALUATION, plain, *marks))
-    means = [np.mean(rows, axis=0).tolist() for rows in table if rows]
-    return [Line(game.name, n, method, *row) for row in means]
+    facts = arena.game.facts
+    run = methods(arena.cut)[method].start(facts, np.random.default_rng([seed, facts.n_players]))
+    readings: list[Reading | None] = []
+    for spent, plain in play_until(run, arena, limits):
+        scores = run.read()
+        known = bool(scores.samples.any())
+        readings.append(Reading(spent, plain, scores.values[:, 0].copy()) if known else None)
+    return readings
+
+
+def play_peer(
+    arena: Arena, method: str, evaluations: list[int], *, seed: int
+) -> list[Reading | None]:
+    """The same for a peer, which is run anew for each number of evaluations."""
+    readings: list[Reading | None] = []
+    for count in evaluations:
+        try:
+            found = peers.estimate(method, arena.game, evaluations=count, seed=seed)
+        except peers.PeerError as error:
+            print(f"{arena.name:17s}{method:19s}left out at {count:,}: {error}", flush=True)
+            readings.append(None)
+            continue
+        plain = sum(passes * arena.costs.of(like) for like, passes in found.rounds)
+        spent = sum(passes for _, passes in found.rounds)
+        readings.append(Reading(spent, plain, found.values))
+    return readings
+
+
+def judged(arena: Arena, method: str, repeats: list[list[Reading | None]]) -> Iterator[Line]:
+    """A line for each number of evaluations, means over repeats."""
+    true, _ = arena.truth
+    for readings in zip(*repeats, strict=True):
+        rows = [
+            (r.passes / IMAGES_PER_EVALUATION, r.plain_passes, *judge(r.values, true))
+            for r in readings
+            if r is not None
+        ]
+        if rows:
+            means = np.mean(rows, axis=0).tolist()
+            yield Line(arena.name, arena.game.facts.n_players, method, *means)
 
 
 def show(line: Line) -> None:
     """Print a line of the table."""
     print(
-        f"{line.game:17s}{line.method:15s}{line.evaluations:9,.0f}{line.plain_passes:13,.0f}"
+        f"{line.game:17s}{line.method:19s}{line.evaluations:9,.0f}{line.plain_passes:13,.0f}"
         f"{line.precision_top:7.2f}{line.precision_bottom:8.2f}{line.rank_correlation:8.2f}"
-        f"{line.r2:8.2f}",
+        + (f"{line.r2:8.2f}" if line.r2 > _LEAST_R2 else f"{f'<{_LEAST_R2}':>8s}"),
         flush=True,
     )
 
 
-def reaches(line: Line | None, other: Line | None) -> bool:
-    """Whether both precisions are at least the other's, but for one player of twenty (noise)."""
-    if line is None or other is None:
-        return False
-    slack = 1 / TOP + 1e-9
-    return (
-        line.precision_top >= other.precision_top - slack
-        and line.precision_bottom >= other.precision_bottom - slack
-    )
-
-
-def at(lines: list[Line], game: str, method: str, evaluations: float) -> Line | None:
-    """The line nearest below that number of evaluations, if it is near."""
-    found = [
-        line
-        for line in lines
-        if (line.game, line.method) == (game, method)
-        and 0.6 * evaluations <= line.evaluations <= 1.02 * evaluations
-    ]
-    return max(found, key=lambda line: line.evaluations, default=None)
-
-
-def print_bars(lines: list[Line], long: tuple[int, ...]) -> None:
-    """Compare with TMAB at every number of evaluations that both were read at."""
-    games = list(dict.fromkeys(line.game for line in lines))
-    needed = max(len(games) - 1, 1)
-    for tuned, factor in (("tmab", 10), ("tmab-16", 2)):
-        for method in ("regression", "auto"):
-            met = []
-            for game in games:
-                pairs = [
-                    (at(lines, game, method, count / factor), at(lines, game, tuned, count))
-                    for count in long
-                ]
-                known = [pair for pair in pairs if None not in pair]
-                met.append(bool(known) and all(reaches(*pair) for pair in known))
-            word = "met" if sum(met) >= needed else "missed"
-            failed = [game for game, ok in zip(games, met, strict=True) if not ok]
-            print(
-                f"{method} reaches {tuned}'s precision with 1/{factor} of its passes on "
-                f"{sum(met)} of {len(games)} games: {word}"
-                + (f" (not on {', '.join(failed)})" if failed else "")
-            )
-    print_engine_bar(lines, games, long)
-    print_rank_bar(lines, games)
-
-
-def print_engine_bar(lines: list[Line], games: list[str], long: tuple[int, ...]) -> None:
-    """Plain passes of the cheapest line that reaches the longest run of TMAB under mask nodes."""
-    for game in games:
-        target = at(lines, game, "tmab", long[-1])
-        for method in ("regression", "auto"):
-            good = [
-                line
-                for line in lines
-                if (line.game, line.method) == (game, method) and reaches(line, target)
-            ]
-            if target is None or not good:
-                print(f"{game}: {method} against tmab with mask nodes: not reached: missed")
-                continue
-            passes = target.evaluations * IMAGES_PER_EVALUATION
-            factor = passes / min(line.plain_passes for line in good)
-            word = "met" if factor >= 20 else "missed"
-            print(f"{game}: {method} takes 1/{factor:.0f} of tmab with mask nodes (1/20): {word}")
-
-
-def print_rank_bar(lines: list[Line], games: list[str]) -> None:
-    """Rank correlation where a player has had its thousand image passes."""
-    for game in games:
-        for method in ("regression", "auto"):
-            line = next(
-                (
-                    line
-                    for line in lines
-                    if (line.game, line.method) == (game, method)
-                    and line.evaluations * IMAGES_PER_EVALUATION >= 800 * line.n
-                ),
-                None,
-            )
-            if line is not None:
-                word = "met" if line.rank_correlation >= 0.9 else "missed"
-                print(
-                    f"{game}: {method} at 1,000 image passes per player: rank correlation "
-                    f"{line.rank_correlation:.3f} (0.90; paper .988), R2 {line.r2:.3f} (paper "
-                    f".975): {word}"
-                )
-
-
-def checkpoints(method: str, n: int, *, quick: bool) -> list[int]:
+def checkpoints(method: str, n: int, n_images: int, *, quick: bool) -> list[int]:
     """Numbers of evaluations at which a method is read."""
+    if method in peers.NAMES:
+        return list(QUICK_PEERS_AT if quick else PEERS_AT)
     if method == "leave-one-out":
-        return [n * N_IMAGES // IMAGES_PER_EVALUATION + 2 * N_IMAGES]
+        return [(n + 3) * n_images // IMAGES_PER_EVALUATION + 1]
     if method not in REGRESSIONS:
         return list(QUICK_LONG if quick else LONG)
     counts = set(QUICK_SHORT if quick else SHORT)
-    if n <= 1_000 and not quick:
-        counts.add(round(1_000 * n / IMAGES_PER_EVALUATION))
+    thousand_each = round(1_000 * n / IMAGES_PER_EVALUATION)
+    if n <= 1_000 and not quick and all(abs(thousand_each / c - 1) > 0.1 for c in counts):
+        counts.add(thousand_each)
     return sorted(counts)
+
+
+def play_all(arena: Arena, chosen: list[str], repeats: int, *, quick: bool) -> list[Line]:
+    """All methods on one game; the truth is learnt when all have been played."""
+    game, played = arena.game, dict[str, list[list[Reading | None]]]()
+    for method in chosen:
+        counts = checkpoints(method, game.facts.n_players, len(game.facts.pool), quick=quick)
+        peer = method in peers.NAMES
+        once = quick or peer or method == "leave-one-out"
+        how = play_peer if peer else play
+        played[method] = [
+            how(arena, method, counts, seed=seed) for seed in range(1 if once else repeats)
+        ]
+    beside = "" if arena.name in JUDGED else "beside the five; "
+    print(f"{arena.name:17s}{beside}reliability of the truth {arena.truth[1]:.4f}")
+    lines = [line for method, runs in played.items() for line in judged(arena, method, runs)]
+    for line in lines:
+        show(line)
+    print(f"{arena.name:17s}plain passes per image: {arena.costs}", flush=True)
+    return lines
 
 
 def main() -> None:
@@ -257,28 +245,38 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two small games, once")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--games", nargs="*", help="names, such as sparse-1000; all if left out")
+    parser.add_argument("--games", nargs="*", default=[], choices=[*JUDGED, *BESIDE])
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument(
+        "--add", nargs="*", type=Path, default=[], help="rows of earlier runs; not played again"
+    )
     asked = parser.parse_args()
-    began, lines = time.monotonic(), list[Line]()
-    print("game             method         evaluations plain passes  top  bottom    rank      R2")
-    for name, n, n_walks in QUICK_GAMES if asked.quick else GAMES:
-        game = SimulatedGame(name, n)
-        if asked.games and game.name not in asked.games:
+    began = time.monotonic()
+    lines = [Line(**row) for path in asked.add for row in json.loads(path.read_text())]
+    lines.sort(key=lambda line: ((*JUDGED, *BESIDE).index(line.game), METHODS.index(line.method)))
+    done = {line.game for line in lines}
+    print(f"judged: {', '.join(JUDGED)}; beside them: {', '.join(BESIDE)}")
+    print(
+        "game             method             evaluations plain passes  top  bottom    rank      R2"
+    )
+    for line in lines:
+        show(line)
+    masks = dict[str, float]()
+    for name in asked.games or (QUICK if asked.quick else (*JUDGED, *BESIDE)):
+        try:
+            arena = open_arena(name, quick=asked.quick)
+        except FileNotFoundError as error:
+            print(f"{name:17s}is left out: {error}")
             continue
-        true, _ = truth(game, n_walks=n_walks)
-        for method in asked.methods:
-            counts = checkpoints(method, n, quick=asked.quick)
-            repeats = 1 if asked.quick or method == "leave-one-out" else asked.repeats
-            for line in measure(game, method, counts, true, repeats):
-                show(line)
-                lines.append(line)
+        if name not in done:
+            lines += play_all(arena, asked.methods, asked.repeats, quick=asked.quick)
+        masks[name] = arena.costs.masks
+        if asked.json:
+            asked.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
     if asked.quick:
         print("One run each: precisions may be off by .10. The bars are those of the full table.")
-    print_bars(lines, QUICK_LONG if asked.quick else LONG)
+    print_bars([line for line in lines if line.game in masks and line.game in JUDGED], masks)
     print(f"{time.monotonic() - began:.0f} s")
-    if asked.json:
-        asked.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+"""How well values found agree with the true ones."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOP = 20
+
+
+def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The place of each value, the least first."""
+    places = np.empty(len(values))
+    places[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return places
+
+
+def shared(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """The share of the `TOP` highest that are so by both."""
+    highest = [set(np.argsort(-values, kind="stable")[:TOP].tolist()) for values in (first, second)]
+    return len(highest[0] & highest[1]) / len(highest[0])
+
+
+def correlations(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+    """Of the values and of their ranks."""
+    values = float(np.corrcoef(first, second)[0, 1])
+    return values, float(np.corrcoef(ranks(first), ranks(second))[0, 1])
+
+
+def judge(found: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, ...]:
+    """Precision among the highest and the lowest, rank correlation, R2."""
+    r2 = 1 - float(((found - true) ** 2).sum() / ((true - true.mean()) ** 2).sum())
+    return shared(found, true), shared(-found, -true), correlations(found, true)[1], r2

@@ -130,8 +130,14 @@ def _judge(
     if not len(numbers):
         return
     exact = np.stack([truth.answer(rows[number]) for number in numbers])
-    ours, theirs = (float(np.abs(x[numbers] - exact).max()) for x in (found, expected))
-    told = f"{name}: {len(numbers)} rows; from 64 bits {ours:.2g}, instrumented {theirs:.2g}"
+    each = tuple(range(1, exact.ndim))
+    unit = RELATIVE * np.abs(exact).max(axis=each) + STEPS_OF_ONE / 2  # rows are of many sizes
+    far = [np.abs(x[numbers] - exact).max(axis=each) for x in (found, expected)]
+    ours, theirs = (float((x / unit).max()) for x in far)
+    told = (
+        f"{name}: {len(numbers)} rows; from 64 bits {far[0].max():.2g} or {ours:.2g} units, "
+        f"instrumented {far[1].max():.2g} or {theirs:.2g} units"
+    )
     logging.getLogger(__name__).warning(told)  # `-o log_cli=true` shows the figures
     assert ours <= NEARLY * theirs, told
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,7 +216,7 @@ def scores_csv(scores: Scores, roster: Roster) -> str:
     extra = [f"value:{metric}" for metric in scores.metrics[1:]]
     # The writer sees no line end in a carriage return; readers do.
     broken = any("\r" in site.name for site in roster.sites)
-    quoting = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
     writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n", quoting=quoting)
     writer.writeheader()
     for row in scores_table(scores, roster):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.graph.layers import addend_slot
 from repairkit.graph.sites import Survey
@@ -36,5 +37,11 @@ def _bias(found: Survey, site: Site) -> NDArray[np.float32]:
             names.append(add.input[slot])
     level = np.zeros(site.n_channels, np.float32)
     for name in names:
-        level = level + found.constants.array(name).reshape(-1).astype(np.float32)
+        bias = found.constants.array(name).reshape(-1)
+        if bias.size not in (1, site.n_channels):
+            raise ModelError(
+                f"the bias {name!r} of {site.name!r} has {bias.size} values for "
+                f"{site.n_channels} filters; export the model anew"
+            )
+        level = level + bias.astype(np.float32)
     return level

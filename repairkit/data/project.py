@@ -16,6 +16,7 @@ from repairkit.data.preprocessing import Preprocessing
 
 PROJECT_FILE = "repairkit.toml"
 _MOST_BYTES = 256 << 10
+_MOST_DOTS = 500
 _KEYS = (
     "model", "data", "groups", "classes", "metrics", "output", "columns", "threshold", "seed",
     "preprocessing", "parts", "features",
@@ -92,7 +93,11 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise SettingsError(f"{path}: is over {_MOST_BYTES >> 10} KiB; no settings are so long")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # The parser takes the square of the dots in one key.
+        if max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
+            raise SettingsError(f"{path}: has a line of over {_MOST_DOTS} dots; no settings do")
+        return tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); check it") from error
     except (ValueError, RecursionError) as error:  # of TOML and of UTF-8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.graph.codes import slots_of
 from repairkit.graph.layers import addend_slot
@@ -43,7 +44,13 @@ def _bias(found: Survey, site: Site) -> NDArray[np.float32]:
             names.append(add.input[addend])
     level = np.zeros(site.n_channels, np.float32)
     for name in names:
-        level = level + found.constants.array(name).reshape(-1).astype(np.float32)
+        bias = found.constants.array(name).reshape(-1)
+        if bias.size not in (1, site.n_channels):
+            raise ModelError(
+                f"the bias {name!r} of {site.name!r} has {bias.size} values for "
+                f"{site.n_channels} filters; export the model anew"
+            )
+        level = level + bias.astype(np.float32)
     if layer.codes is not None:  # the bias counts products of input and kernel steps
         level = level * layer.codes.factor * np.float32(layer.codes.scale)
     return level

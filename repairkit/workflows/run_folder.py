@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,7 +221,10 @@ def scores_csv(scores: Scores, roster: Roster) -> str:
     """The text of `scores.csv`: numbers in their shortest exact form, names never a formula."""
     text = io.StringIO()
     extra = [f"value:{metric}" for metric in scores.metrics[1:]]
-    writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n")
+    # The writer sees no line end in a carriage return; readers do.
+    broken = any("\r" in site.name for site in roster.sites)
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
+    writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n", quoting=quoting)
     writer.writeheader()
     for row in scores_table(scores, roster):
         names = {name: plain_cell(row[name]) for name in ("filter", "site")}

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Answer, Project
 
 Command = Callable[..., Answer]
-EVIL = "\x1b[2Jconv\x9b31m\u202e[bold red]=cmd|'/c calc'!A1[/]\r\nx"
+EVIL = "\x1b[2Jconv\x9b31m\u202e[bold red]=cmd|'/c calc'!A1[/]\rx"
 
 
 @pytest.fixture

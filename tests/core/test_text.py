@@ -37,7 +37,7 @@ def test_a_cell_is_no_formula_and_reads_back(text: str) -> None:
 @given(ODD.filter(lambda text: "\ud800" not in text))
 def test_a_name_survives_the_csv(text: str) -> None:
     file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerow([plain_cell(text), "1"])
+    csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow([plain_cell(text), "1"])
     row = next(csv.reader(io.StringIO(file.getvalue(), newline="")))
     assert from_cell(row[0]) == text
 

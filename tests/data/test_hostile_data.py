@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError, RunFolderError, SettingsError
-from repairkit.data import decoding
+from repairkit.data import archive as archive_reader
+from repairkit.data import decoding, tables
 from repairkit.data.archive import read_archive
 from repairkit.data.decoding import ImageFile, decode
 from repairkit.data.geometry import Geometry
@@ -40,18 +41,20 @@ def npy_header(text: str, version: bytes = b"\1\0") -> bytes:
     return b"\x93NUMPY" + version + len(text).to_bytes(width, "little") + text.encode()
 
 
-def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_reader, "_SMALL_BYTES", 16 << 20)
     path = tmp_path / "bomb.npz"
-    header = npy_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({3 << 30},), }}\n")
+    header = npy_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({32 << 20},), }}\n")
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("x.npy", "w", force_zip64=True) as file,
     ):
         file.write(header)
-        for _ in range(3 * 64):
-            file.write(bytes(16 << 20))
-    assert path.stat().st_size < 4 << 20
-    with little_memory(), pytest.raises(DataError, match="as a decompression bomb does"):
+        file.write(bytes(32 << 20))
+    assert path.stat().st_size < 1 << 20
+    with little_memory(8 << 20), pytest.raises(DataError, match="as a decompression bomb does"):
         read_archive(path)
 
 
@@ -94,9 +97,10 @@ def test_one_long_value_does_not_widen_a_whole_column(tmp_path: Path) -> None:
         read_csv(tmp_path / "m.csv")
 
 
-def test_a_manifest_of_commas_is_refused(tmp_path: Path) -> None:
+def test_a_manifest_of_commas_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_MOST_CELLS", 100_000)
     (tmp_path / "m.csv").write_text(("," * 2000 + "\n") * 6000)
-    with little_memory(512 << 20), pytest.raises(DataError, match="over 10000000 values"):
+    with little_memory(64 << 20), pytest.raises(DataError, match="over 100000 values"):
         read_csv(tmp_path / "m.csv")
 
 

@@ -72,4 +72,6 @@ def test_the_driver_sees_a_process_that_dies(monkeypatch: pytest.MonkeyPatch) ->
     found = drive(["project"], 3, 4, 60.0)
     assert [(target, seed) for target, seed, _ in found.broken] == [("project", 3)]
     assert "crash" in found.broken[0][2]
-    assert Child(["project"], 0, 1).read(30.0) == {"ready": 1}
+    child = Child(["project"], 0, 1)
+    assert child.read(30.0) == {"ready": 1}
+    child.end()

@@ -302,6 +302,17 @@ def test_scales_along_no_axis_leave_the_layer_out_with_the_reason(axis: int) -> 
     assert any("4 scales, which do not fit its shape (4,)" in x.reason for x in found.left_out)
 
 
+def test_a_bias_of_another_length_is_refused() -> None:
+    from repairkit.graph.levels import bias_levels
+
+    model = models.own_bias()
+    bias = next(t for t in model.graph.initializer if t.name == "b")
+    bias.CopyFrom(numpy_helper.from_array(np.ones(3, np.float32), "b"))
+    found = survey(model)
+    with pytest.raises(ModelError, match="has 3 values for 4 filters"):
+        bias_levels(found, found.sites)
+
+
 def test_no_custom_library_is_ever_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither a model's metadata nor the surroundings make a session load code."""
     import onnxruntime

@@ -84,7 +84,7 @@ def main() -> None:
         started = time.monotonic()
         rows.append(kept_or_made(wild, arguments.rows))
         sys.stderr.write(f"{wild.name}: {time.monotonic() - started:.0f} s\n")
-    text = document(rows)
+    text = document(rows, [w.name for w in models if w not in chosen])
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")
     else:
@@ -325,7 +325,7 @@ def _levels_fault(patched: ModelProto) -> str:
     return ""
 
 
-def document(rows: Sequence[dict[str, Any]]) -> str:
+def document(rows: Sequence[dict[str, Any]], not_tried: Sequence[str]) -> str:
     """The page: the table, and why layers were left out."""
     done = sum(row["judged by other means"] == "holds" for row in rows)
     lines = [
@@ -333,6 +333,7 @@ def document(rows: Sequence[dict[str, Any]]) -> str:
         "",
         "Written by `make compatibility`; not to be edited by hand. "
         f"{len(rows)} models, of which {done} were scored, patched and verified.",
+        *(["", f"Not tried in this run: {', '.join(not_tried)}."] if not_tried else []),
         "",
         "Every model goes through `inspect`, `score` (leave-one-out; of models with more than "
         f"{_LARGE} filters the last sites alone), `patch --remove` (a filter early, in the middle "

@@ -16,17 +16,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import ModelError
+from repairkit.core.filters import FilterMeans
 from repairkit.core.game import Coalitions
+from repairkit.core.suite import Indices
 from repairkit.engine.agreement import difference
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce, keep_all
 from repairkit.engine.precision import Precision
+from repairkit.engine.runner import Runner
 from repairkit.engine.runtime import session_device
+from repairkit.graph.affine import OFFSET, ONES, SCALE, ZEROS, affine_input
 
 logger = logging.getLogger(__name__)
 
 _FEW = 8  # images to a row, up to which masks are faster than weights
-_RUN_IMAGES = 16  # enough that what surrounds a run hardly counts, few enough to fill up
+_RUN_IMAGES = 128  # at which what surrounds a run hardly counts
 _SHARES_PRESENT = (1.0, 0.9, 0.5, 0.0)
+
+
+class AffineMasks:
+    """Runs of many coalitions through `graph.affine`, and by the masks where that breaks down.
+
+    Args:
+        runner: of the model with affine masks.
+        masks: of the instrumented model.
+        means: the levels of absent filters.
+    """
+
+    def __init__(self, runner: Runner, masks: MaskEvaluator, means: FilterMeans) -> None:
+        self.runner, self.masks = runner, masks
+        sites = masks.roster.sites
+        self._levels = [np.asarray(means[site.name], np.float32) for site in sites]
+        self._constant: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+
+    def run(self, coalitions: Coalitions, positions: Indices) -> NDArray[Any]:
+        """One run: the outputs for images of the suite, under a row for each image."""
+        feeds: dict[str, NDArray[Any]] = {}
+        for site, levels in zip(self.masks.roster.sites, self._levels, strict=True):
+            own = coalitions[:, self.masks.roster.slices[site.name]]
+            feeds[affine_input(site, SCALE)] = own.astype(np.float32).reshape(-1)
+            feeds[affine_input(site, OFFSET)] = np.where(own, np.float32(0), levels).reshape(-1)
+            zeros, ones = self._zeros_and_ones(own.size)
+            feeds[affine_input(site, ZEROS)] = zeros
+            feeds[affine_input(site, ONES)] = ones
+        images = self.masks.suite.batch(positions)
+        outputs = self.runner.run(images, feeds)[self.runner.outputs[0]]
+        if not np.isfinite(outputs).all():  # infinities outlive a mask, and no multiplication
+            return self.masks.run(coalitions, positions)
+        return outputs
+
+    def _zeros_and_ones(self, size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if size not in self._constant:
+            self._constant[size] = np.zeros(size, np.float32), np.ones(size, np.float32)
+        return self._constant[size]
 
 
 class ScatteredEvaluator:
@@ -35,13 +76,18 @@ class ScatteredEvaluator:
     Args:
         others: answers rows of many images.
         masks: of the instrumented model, whose masks may have a row per image.
+        mixer: what runs them; the instrumented model itself if None.
     """
 
-    def __init__(self, others: Evaluator, masks: MaskEvaluator) -> None:
+    def __init__(
+        self, others: Evaluator, masks: MaskEvaluator, mixer: AffineMasks | None = None
+    ) -> None:
         self.others, self.masks = others, masks
+        self.mixer: AffineMasks | MaskEvaluator = masks if mixer is None else mixer
         most = masks.batch_size  # which a card wants filled
         self.run_images = min(_RUN_IMAGES, most) if _on_cpu(masks) else most
-        self.path = f"{others.path}; a mask per image where a row has few"
+        how = "a mask" if mixer is None else "an affine mask"
+        self.path = f"{others.path}; {how} per image where a row has few"
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
@@ -65,7 +111,7 @@ class ScatteredEvaluator:
         real, n_images = images.shape
         last = np.minimum(np.arange(step), real - 1)
         positions = images[last].reshape(-1)
-        outputs = self.masks.run(coalitions[last].repeat(n_images, axis=0), positions)
+        outputs = self.mixer.run(coalitions[last].repeat(n_images, axis=0), positions)
         # A detector may put several rows of output to an image.
         per_image = len(outputs) // len(positions)
         kept = reduce(outputs[: real * n_images * per_image], positions[: real * n_images])
@@ -73,7 +119,11 @@ class ScatteredEvaluator:
 
 
 def with_scattered(
-    others: Evaluator, masks: MaskEvaluator, *, precision: Precision = "float32"
+    others: Evaluator,
+    masks: MaskEvaluator,
+    *,
+    mixer: AffineMasks | None = None,
+    precision: Precision = "float32",
 ) -> Evaluator:
     """An evaluator that mixes coalitions in one run, where the model lets images be told apart.
 
@@ -85,6 +135,7 @@ def with_scattered(
     Args:
         others: answers rows of many images.
         masks: of the instrumented model.
+        mixer: a faster way to run it, taken if it gives the same.
         precision: of `masks`.
     """
     n_players = len(masks.roster)
@@ -93,20 +144,32 @@ def with_scattered(
     positions = rng.integers(0, len(masks.suite), (len(rows), 1))
     if masks.runner.step is not None:
         return others
-    found = ScatteredEvaluator(others, masks)
+    alone = masks.answer(rows, positions, keep_all)
+    for way in (mixer, None) if mixer is not None else (None,):
+        found = ScatteredEvaluator(others, masks, way)
+        fault = _fault(found, rows, positions, alone, precision)
+        if fault is None:
+            return found
+        logger.info("coalitions do not share runs of %s: %s", found.path, fault)
+    return others
+
+
+def _fault(
+    found: ScatteredEvaluator,
+    rows: Coalitions,
+    positions: NDArray[np.intp],
+    alone: NDArray[Any],
+    precision: Precision,
+) -> str | None:
+    """What is wrong with rows that share a run, given the answers of each alone."""
     try:
         together = found.answer(rows, positions, keep_all)
         backwards = found.answer(rows[::-1], positions[::-1], keep_all)[::-1]
-    except ModelError:
-        return others
-    alone = masks.answer(rows, positions, keep_all)
-    fault = difference(together[:, 0], alone[:, 0], precision=precision)
-    if _on_cpu(masks) and not np.array_equal(together, backwards, equal_nan=True):
-        fault = "an answer hangs on its place in a run"
-    if fault is None:
-        return found
-    logger.info("coalitions do not share runs: %s", fault)
-    return others
+    except ModelError as error:
+        return str(error)
+    if _on_cpu(found.masks) and not np.array_equal(together, backwards, equal_nan=True):
+        return "an answer hangs on its place in a run"
+    return difference(together[:, 0], alone[:, 0], precision=precision)
 
 
 def _on_cpu(masks: MaskEvaluator) -> bool:

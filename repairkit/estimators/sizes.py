@@ -51,11 +51,14 @@ def remove_at_random(rng: np.random.Generator, sizes: Ints, n_players: int) -> C
     """
     coalitions = np.ones((len(sizes), n_players), bool)
     deck, dealt = rng.permutation(n_players), 0
-    for row, size in enumerate(sizes.tolist()):
+    hands = []
+    for size in sizes.tolist():
         if dealt + size > n_players:
             deck, dealt = rng.permutation(n_players), 0
-        coalitions[row, deck[dealt : dealt + size]] = False
+        hands.append(deck[dealt : dealt + size])
         dealt += size
+    if hands:
+        coalitions[np.repeat(np.arange(len(sizes)), sizes), np.concatenate(hands)] = False
     return coalitions
 
 

@@ -22,8 +22,9 @@ from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.precision import Precision
 from repairkit.engine.runner import Batching, Runner, settle_batching
 from repairkit.engine.runtime import session_device
-from repairkit.engine.scattered import with_scattered
+from repairkit.engine.scattered import AffineMasks, with_scattered
 from repairkit.engine.trees import TreeEvaluator
+from repairkit.graph.affine import with_affine_masks
 from repairkit.graph.bake import representable
 from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
@@ -146,6 +147,19 @@ class Bench:
         """A runner of the instrumented model, in the precision of coalitions."""
         return self.runner if self.precision == "float32" else self._instrumented(self.precision)
 
+    @cached_property
+    def affine_runner(self) -> Runner | None:
+        """A runner of the model with affine masks, where coalitions are mixed on the CPU."""
+        if self.device != "cpu" or self.precision != "float32" or self.batching.step is not None:
+            return None
+        masked = instrument(self.batching.model, self.roster.sites, self.means)
+        model = with_affine_masks(masked, self.roster.sites)
+        if model is None:
+            return None
+        return Runner(
+            model, self.subject.input_name, None, outputs=(self.subject.output,), device="cpu"
+        )
+
     def _instrumented(self, precision: Precision = "float32") -> Runner:
         model = instrument(self.batching.model, self.roster.sites, self.means)
         return Runner(
@@ -188,7 +202,9 @@ class Bench:
             masks = MaskEvaluator(
                 self.quick_runner, self.roster, suite, executor=executor, batch_size=batch_size
             )
-            evaluator = with_scattered(evaluator, masks, precision=precision)
+            affine = self.affine_runner
+            mixer = None if affine is None else AffineMasks(affine, masks, self.means)
+            evaluator = with_scattered(evaluator, masks, mixer=mixer, precision=precision)
         return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
 
 

@@ -1,6 +1,6 @@
 """Would other images give the same ranking?
 
-    python benchmarks/reliability.py [--seconds 120] [--workers 2] [--json FILE]
+    python benchmarks/reliability.py [--seconds 120] [--splits 3] [--workers 2] [--json FILE]
     python benchmarks/reliability.py --model MODEL --data FILE.npz [--scale 1/255]
 
 The judging images are split in two halves by chance. `tmab` and `auto` score the filters on each
@@ -111,6 +111,16 @@ def compare(model: str, pair: tuple[Bench, Bench], method: str, seconds: float) 
     )
 
 
+def mean_of(found: list[Line]) -> Line:
+    """The means over several ways to halve the images."""
+    means = {
+        field.name: float(np.mean([getattr(line, field.name) for line in found]))
+        for field in dataclasses.fields(Line)
+        if field.type == "float"
+    }
+    return dataclasses.replace(found[0], **means)
+
+
 def verdict(lines: list[Line]) -> str:
     """Whether `auto` is better in each respect, and if not, in which it is not."""
     by_method = {line.method: line for line in lines}
@@ -132,6 +142,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="its labelled images")
     parser.add_argument("--scale", type=Fraction, default=Fraction(1), help="of pixels, like 1/255")
     parser.add_argument("--seconds", type=float, default=120, help="for each half and method")
+    parser.add_argument("--splits", type=int, default=3, help="ways to halve; means are told")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the rows here")
     asked = parser.parse_args()
@@ -145,11 +156,12 @@ def main() -> None:
             bench = open_given(asked.model, asked.data, float(asked.scale), asked.workers)
     except FileNotFoundError as error:
         parser.exit(2, f"network-1000 is left out: {error}\n")
-    pair = halves(bench, seed=0)
+    pairs = [halves(bench, seed) for seed in range(asked.splits)]
     print("method  halves' values: r    ranks  top-20  bottom-20  image passes  seconds")
     lines = []
     for method in OPTIONS:
-        line = compare(name, pair, method, asked.seconds)
+        found = [compare(name, pair, method, asked.seconds) for pair in pairs]
+        line = mean_of(found)
         print(
             f"{method:8s}{line.correlation:17.3f}{line.rank_correlation:9.3f}"
             f"{line.overlap_top:8.2f}{line.overlap_bottom:11.2f}{line.image_passes:14,.0f}"
@@ -157,7 +169,10 @@ def main() -> None:
             flush=True,
         )
         lines.append(line)
-    print(f"{name}, {lines[0].n} filters, {lines[0].images_per_half} images in each half")
+    print(
+        f"{name}, {lines[0].n} filters, {lines[0].images_per_half} images in each half, "
+        f"mean of {asked.splits} ways to halve them"
+    )
     print(verdict(lines))
     if asked.json:
         asked.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")

@@ -14,6 +14,7 @@ from repairkit.graph.codes import kernel_rest
 from repairkit.graph.layers import kernel_mask
 from repairkit.graph.levels import bias_levels
 from repairkit.graph.sites import Survey, survey
+from repairkit.graph.trees import constant_of_tree
 
 
 def infer_patch(original: ModelProto, patched: ModelProto) -> Patch:
@@ -29,9 +30,10 @@ def infer_patch(original: ModelProto, patched: ModelProto) -> Patch:
     for site in after.sites:
         if known.get(site.name) != site:
             continue
-        frozen = _frozen(site, before, after)
+        trees = site.n_values is not None
+        frozen = (_frozen_trees if trees else _frozen)(site, before, after)
         if frozen:
-            fresh = _tensors(after, site) - _tensors(before, site)
+            fresh = set() if trees else _tensors(after, site) - _tensors(before, site)
             # Baking appends what it adds, site by site in the order of the patch.
             found.append((min((added.get(name, 0) for name in fresh), default=0), frozen))
     found.sort(key=lambda pair: pair[0])
@@ -57,6 +59,16 @@ def _frozen(site: Site, before: Survey, after: Survey) -> list[FrozenFilter]:
             alike &= a is None or b is None or a[channel].tobytes() == b[channel].tobytes()
         if not alike:
             frozen.append(FrozenFilter(Filter(site.name, channel), float(levels[channel])))
+    return frozen
+
+
+def _frozen_trees(site: Site, before: Survey, after: Survey) -> list[FrozenFilter]:
+    old, new = before.ensembles[site.name], after.ensembles[site.name]
+    frozen = []
+    for tree in range(site.n_channels):
+        constant = constant_of_tree(new, tree)
+        if constant is not None and constant != constant_of_tree(old, tree):
+            frozen.append(FrozenFilter(Filter(site.name, tree), constant))
     return frozen
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, numpy_helper
 
 from repairkit.core.filters import Site
+from repairkit.core.patch import Constant, constant_of
 from repairkit.graph.index import GraphIndex, attribute
 
 DOMAIN = "ai.onnx.ml"
@@ -107,6 +108,12 @@ class Ensemble:
         return not bool((self.weights < 0).any())
 
 
+def constant_of_tree(trees: Ensemble, tree: int) -> Constant | None:
+    """What every leaf of a tree yields; None where they differ."""
+    yields = trees.table[trees.tree_of_leaf == tree]
+    return None if (yields != yields[:1]).any() else constant_of(yields[0])
+
+
 def is_ensemble(node: NodeProto) -> bool:
     """Whether a node is a tree ensemble of any kind."""
     return node.domain == DOMAIN and node.op_type in (*ENSEMBLES, *UNSUPPORTED)
@@ -129,7 +136,7 @@ def tree_site(name: str, ensemble: Ensemble, node: NodeProto) -> Site:
         ensemble.n_trees,
         2,
         ensemble.weights.dtype.name,
-        len(ensemble.columns),
+        n_values=len(ensemble.columns),
     )
 
 

@@ -59,9 +59,12 @@ def rounding(bench: Bench, patch: Patch) -> list[dict[str, Any]]:
 
     `step` is the scale of a site of integer codes, None at the others.
     """
-    scales = {site.name: site.scale for site in bench.roster.sites}
+    # The leaves of trees hold means as they are, but for the last bits.
+    scales = {site.name: site.scale for site in bench.roster.sites if site.n_values is None}
     rows = []
     for frozen in patch.frozen:
+        if frozen.filter.site not in scales:
+            continue
         wanted = float(bench.levels[frozen.filter.site][frozen.filter.channel])
         if wanted != frozen.constant:
             rows.append(

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, VerificationError
 from repairkit.core.filters import FilterMeans
-from repairkit.core.patch import Patch, TensorEdit
+from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
 from repairkit.data.rows import is_tabular
 from repairkit.engine.proof import Proof, prove
 from repairkit.graph.bake import bake
@@ -31,6 +31,7 @@ from repairkit.graph.revert import (
 )
 from repairkit.graph.sites import Survey, survey
 from repairkit.graph.tree_noise import spread_over_thresholds
+from repairkit.graph.trees import constant_of_tree
 from repairkit.workflows.claimed import Step, another_model, bake_claims
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.patch_file import PatchFile, claim_digest
@@ -230,17 +231,26 @@ def prove_patch(
 def _refuse_idle(model: ModelProto, found: Survey, patch: Patch) -> None:
     """Freezing must change something of each filter, or the patch claims what it did not do."""
     for frozen in patch.frozen:
-        site, channel = frozen.filter.site, frozen.filter.channel
-        layer = found.layers[site]
-        kernel = found.constants.array(layer.kernel)
-        if kernel[kernel_mask(found.index.nodes[layer.node], kernel.shape, channel)].any():
-            continue
-        alone = bake(model, Patch((frozen,)), found=found)
-        if all(changes_nothing(edit, model, alone.model) for edit in alone.edits):
+        if _is_idle(model, found, frozen):
+            constant = " ".join(f"{number:.9g}" for number in np.atleast_1d(frozen.constant))
             raise VerificationError(
-                f"freezing {frozen.filter.id} at {frozen.constant:.9g} changes nothing: the filter "
-                "holds that constant already; leave it out"
+                f"freezing {frozen.filter.id} at {constant} changes nothing: the filter holds that "
+                "constant already; leave it out"
             )
+
+
+def _is_idle(model: ModelProto, found: Survey, frozen: FrozenFilter) -> bool:
+    site, channel = frozen.filter.site, frozen.filter.channel
+    trees = found.ensembles.get(site)
+    if trees is not None:
+        held = constant_of_tree(trees, channel)
+        return held is not None and held == frozen.constant
+    layer = found.layers[site]
+    kernel = found.constants.array(layer.kernel)
+    if kernel[kernel_mask(found.index.nodes[layer.node], kernel.shape, channel)].any():
+        return False
+    alone = bake(model, Patch((frozen,)), found=found)
+    return all(changes_nothing(edit, model, alone.model) for edit in alone.edits)
 
 
 def noise_images(subject: Subject, n_images: int = 8) -> NDArray[Any]:

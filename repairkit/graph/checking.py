@@ -43,6 +43,8 @@ def check_model(path: Path, model: ModelProto) -> None:
         _check_nodes(model)
         for value in (*model.graph.input, *model.graph.output):
             _check_value(value)
+        for value in _inner_values(model):
+            _check_type(value)
     except ModelError as error:
         raise ModelError(f"{path}: {error}; {_MEND}") from error
 
@@ -131,12 +133,26 @@ def _check_sparse(sparse: SparseTensorProto) -> None:
         )
 
 
+def _inner_values(model: ModelProto) -> Iterator[onnx.ValueInfoProto]:
+    """What is said of tensors inside the graph, and of those of the graphs in its nodes."""
+    yield from model.graph.value_info
+    for node in all_nodes(model.graph):
+        for body in subgraphs(node):
+            yield from (*body.input, *body.output, *body.value_info)
+
+
+def _check_type(value: onnx.ValueInfoProto, *, known: bool = False) -> None:
+    """Refuse a type that there is not; that none is said is refused too where it must be known."""
+    kind = value.type.tensor_type.elem_type
+    if kind not in TensorProto.DataType.values() or (known and kind == 0):
+        raise ModelError(f"{value.name!r} is of no type that repairkit knows ({kind})")
+
+
 def _check_value(value: onnx.ValueInfoProto) -> None:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
         return
-    if kind.elem_type not in TensorProto.DataType.values() or kind.elem_type == 0:
-        raise ModelError(f"{value.name!r} is of no type that repairkit knows ({kind.elem_type})")
+    _check_type(value, known=True)
     sizes = [d.dim_value for d in kind.shape.dim]
     if any(size < 0 for size in sizes) or math.prod(max(s, 1) for s in sizes) > _MOST_ELEMENTS:
         raise ModelError(f"{value.name!r} has absurd dimensions ({sizes[:8]})")

@@ -173,6 +173,10 @@ LIES: dict[str, tuple[Callable[[ModelProto], object], str]] = {
         lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 99),
         "of no type",
     ),
+    "inner type": (
+        lambda m: m.graph.value_info.append(helper.make_tensor_value_info("inner", 2**31 - 1, [1])),
+        "'inner' is of no type",
+    ),
     "input size": (
         lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[1], "dim_value", 2**62),
         "absurd dimensions",

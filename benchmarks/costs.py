@@ -77,21 +77,19 @@ class MeasuredCosts:
     def masks(self) -> float:
         key = ("masks", 128)
         if key not in self.known:
-            rows, images = self._rows(_PASSES // 128), self._images(_PASSES // 128, 128)
             reference = MaskEvaluator(self.bench.runner, self.bench.roster, self.game.suite)
             by_masks = ModelGame(
                 reference, self.bench.roster, self.game.suite, self.bench.metrics(("accuracy",))
             )
-            self.known[key] = self._measure(lambda: by_masks.play(Round(rows, images)), _PASSES)
+            self.known[key] = self._measure(by_masks.play, lambda: self._like("own", 128))
         return self.known[key]
 
     def of(self, asked: Round) -> float:
         kind = kind_of(asked)
         per_row = len(self.game.suite) if asked.images is None else asked.images.shape[1]
         if (kind, per_row) not in self.known:
-            round = self._like(kind, per_row)
             self.known[kind, per_row] = self._measure(
-                lambda: self.game.play(round), len(round) * per_row
+                self.game.play, lambda: self._like(kind, per_row)
             )
         return self.known[kind, per_row]
 
@@ -117,15 +115,20 @@ class MeasuredCosts:
     def _images(self, n_rows: int, per_row: int) -> NDArray[np.int64]:
         return self._rng.integers(0, len(self.game.suite), (n_rows, per_row))
 
-    def _measure(self, play: Callable[[], object], passes: int) -> float:
-        """The median of five ratios, each against plain passes timed beside it."""
-        play()
+    def _measure(self, play: Callable[[Round], object], draw: Callable[[], Round]) -> float:
+        """The median of five ratios, each against plain passes timed beside it.
+
+        Every round is a fresh one, since the engine remembers those that it has met.
+        """
+        play(draw())
         ratios = []
         for _ in range(5):
+            round = draw()
+            per_row = len(self.game.suite) if round.images is None else round.images.shape[1]
             began = time.process_time()
-            play()
+            play(round)
             spent = time.process_time() - began
-            ratios.append(spent / passes / self._plain.seconds())
+            ratios.append(spent / (len(round) * per_row) / self._plain.seconds())
         return float(np.median(ratios))
 
 

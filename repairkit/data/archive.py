@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -88,12 +89,15 @@ def _name(path: Path, member: zipfile.ZipInfo) -> str:
 
 
 def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
-    with archive.open(member) as file:
-        _check_header(f"{path}: {_name(path, member)}", file, member.file_size)
-    with archive.open(member) as file:
-        array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
-        # Reading to the end makes zipfile compare the checksum.
-        file.read(1)
+    with warnings.catch_warnings():
+        # That Python 2 wrote a header does not matter.
+        warnings.simplefilter("ignore", UserWarning)
+        with archive.open(member) as file:
+            _check_header(f"{path}: {_name(path, member)}", file, member.file_size)
+        with archive.open(member) as file:
+            array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+            # Reading to the end makes zipfile compare the checksum.
+            file.read(1)
     if array.dtype.kind == "U" and (_codes(array) > _LAST_CHARACTER).any():
         raise DataError(f"{path}: {_name(path, member)}: holds text that no character has")
     return array

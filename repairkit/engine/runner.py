@@ -110,7 +110,7 @@ def _same(found: NDArray[Any], expected: NDArray[Any]) -> bool:
         return np.array_equal(found, expected)
     if not np.issubdtype(expected.dtype, np.floating):
         return bool(np.abs(found.astype(np.int64) - expected.astype(np.int64)).max(initial=0) <= 1)
-    scale = float(np.abs(expected).max(initial=0)) or 1.0
+    scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0)) or 1.0
     return bool(
         np.allclose(found, expected, rtol=_RELATIVE, atol=_RELATIVE * scale, equal_nan=True)
     )

@@ -96,3 +96,8 @@ def test_damage_never_ends_in_another_error(
     # Any other error than ours would end the test.
     with suppress(DataError):
         read_archive(path)
+
+
+def test_a_header_of_python_2_is_read_without_a_word(tmp_path: Path) -> None:
+    path = save_member(tmp_path / "a.npz", header("(3L,)") + b"\x01\x02\x03")
+    assert read_archive(path)["x"].tolist() == [1, 2, 3]

@@ -7,7 +7,7 @@ import pytest
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.engine.runner import Runner, settle_batching
+from repairkit.engine.runner import Runner, _same, settle_batching
 from repairkit.graph.instrument import instrument
 from repairkit.graph.rebatch import rebatch
 from repairkit.graph.sites import find_sites
@@ -112,3 +112,11 @@ def test_re_batching_leaves_its_argument_as_it_was() -> None:
         before = model.SerializeToString(deterministic=True)
         rebatch(model, "image")
         assert model.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_outputs_that_are_no_numbers_are_compared_without_a_warning(odd: float) -> None:
+    expected = np.array([[odd, 1.0], [0.5, -2.0]], np.float32)
+    assert _same(expected.copy(), expected)
+    assert not _same(np.array([[odd, 1.0], [0.5, -2.1]], np.float32), expected)
+    assert not _same(np.nan_to_num(expected, nan=0.0, posinf=9.0), expected)

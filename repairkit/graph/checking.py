@@ -20,6 +20,7 @@ from repairkit.graph.index import all_nodes, subgraphs
 from repairkit.graph.outside import is_outside
 
 _MOST_ELEMENTS = 1 << 40
+_MOST_DIMENSIONS = 64  # of an array of NumPy
 _MOST_DENSE_BYTES = 1 << 30
 _MOST_NODES = 1_000_000
 _LAST_VERSION = 10_000
@@ -81,7 +82,8 @@ def _check_tensor(tensor: TensorProto) -> None:
         return
     if tensor.HasField("segment") or tensor.data_location == TensorProto.EXTERNAL:
         raise ModelError(f"the tensor {name!r} is not stored in the model or its data files")
-    if math.prod(max(size, 1) for size in tensor.dims) > _MOST_ELEMENTS:
+    n_elements = math.prod(max(size, 1) for size in tensor.dims)
+    if n_elements > _MOST_ELEMENTS or len(tensor.dims) > _MOST_DIMENSIONS:
         raise ModelError(f"the tensor {name!r} has absurd dimensions ({_shape(tensor)})")
     needed = tensor_bytes(tensor)
     if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
@@ -154,7 +156,8 @@ def _check_value(value: onnx.ValueInfoProto) -> None:
         return
     _check_type(value, known=True)
     sizes = [d.dim_value for d in kind.shape.dim]
-    if any(size < 0 for size in sizes) or math.prod(max(s, 1) for s in sizes) > _MOST_ELEMENTS:
+    too_many = len(sizes) > _MOST_DIMENSIONS or any(size < 0 for size in sizes)
+    if too_many or math.prod(max(s, 1) for s in sizes) > _MOST_ELEMENTS:
         raise ModelError(f"{value.name!r} has absurd dimensions ({sizes[:8]})")
 
 

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, shape_inference
 
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import Site
-from repairkit.graph.codes import DENSE_ON_CODES
+from repairkit.graph.codes import DENSE_ON_CODES, slots_of
 from repairkit.graph.index import GraphIndex, all_nodes, subgraphs
 from repairkit.graph.layers import CONVOLUTIONS, DENSE, Layer, read_layer, with_activation
 from repairkit.graph.storage import Constants
@@ -109,6 +109,8 @@ def survey(
             layer: Layer | str = reason or read_layer(position, index, constants, ranks)
         except ModelError as error:
             layer = str(error)
+        if isinstance(layer, Layer):
+            layer = _contradiction(layer, index, constants) or layer
         if isinstance(layer, str):
             left_out.append(LeftOut(names[position], node.op_type, layer))
             continue
@@ -129,6 +131,22 @@ def survey(
         sites.append(site)
         layers[site.name] = layer
     return Survey(index, tuple(sites), tuple(left_out), layers, ensembles)
+
+
+def _contradiction(layer: Layer, index: GraphIndex, constants: Constants) -> str | None:
+    """What a layer says that cannot be, which its file's shapes may."""
+    if not -layer.rank <= layer.channel_axis < layer.rank:
+        return f"its output has {layer.rank} dimensions, too few for channels"
+    node = index.nodes[layer.node]
+    slot = slots_of(node).bias
+    if node.op_type not in CONVOLUTIONS or slot is None or len(node.input) <= slot:
+        return None
+    if node.input[slot] not in index.constant:
+        return None
+    n_values = constants.array(node.input[slot]).size
+    if n_values == layer.n_channels:
+        return None
+    return f"its bias has {n_values} values for {layer.n_channels} filters"
 
 
 def _ranks(model: ModelProto) -> dict[str, int]:

@@ -64,7 +64,8 @@ class Constants:
             codes = self.array(node.input[0], stored)
             scale, zero, _, _ = self._quantisation(node)
             levels = (codes.reshape(-1).astype(np.float64) - zero).astype(np.float32)
-            return (levels * scale.astype(np.float32)).reshape(codes.shape)
+            with np.errstate(over="ignore", invalid="ignore"):  # as the runtime does
+                return (levels * scale.astype(np.float32)).reshape(codes.shape)
         feeds = {i: self.array(i, stored) for i in node.input if i}
         return self._run(node, feeds)[list(node.output).index(name)]
 

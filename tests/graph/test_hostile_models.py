@@ -162,6 +162,7 @@ LIES: dict[str, tuple[Callable[[ModelProto], object], str]] = {
     "too large": (lambda m: _kernel(m).dims.__setitem__(0, 2**31), "needs 154618822656 bytes"),
     "absurd": (lambda m: _kernel(m).dims.extend([2**62] * 4), "absurd dimensions"),
     "empty and absurd": (lambda m: _kernel(m).dims.extend([0, 2**62]), "absurd dimensions"),
+    "too many": (lambda m: _kernel(m).dims.extend([1] * 80), "absurd dimensions"),
     "negative": (lambda m: _kernel(m).dims.__setitem__(0, -1), "negative dimension"),
     "unknown type": (lambda m: setattr(_kernel(m), "data_type", 77), "of no type"),
     "no type": (lambda m: setattr(_kernel(m), "data_type", 0), "of no type"),
@@ -179,6 +180,10 @@ LIES: dict[str, tuple[Callable[[ModelProto], object], str]] = {
     ),
     "input size": (
         lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[1], "dim_value", 2**62),
+        "absurd dimensions",
+    ),
+    "input dimensions": (
+        lambda m: [m.graph.input[0].type.tensor_type.shape.dim.add(dim_value=1) for _ in range(80)],
         "absurd dimensions",
     ),
     "operator": (lambda m: m.graph.node[0].input.extend(["x"] * 9), "not valid"),
@@ -306,15 +311,31 @@ def test_scales_along_no_axis_leave_the_layer_out_with_the_reason(axis: int) -> 
     assert any("4 scales, which do not fit its shape (4,)" in x.reason for x in found.left_out)
 
 
-def test_a_bias_of_another_length_is_refused() -> None:
-    from repairkit.graph.levels import bias_levels
-
+def test_a_bias_of_another_length_leaves_the_layer_out_with_the_reason() -> None:
     model = models.own_bias()
     bias = next(t for t in model.graph.initializer if t.name == "b")
     bias.CopyFrom(numpy_helper.from_array(np.ones(3, np.float32), "b"))
     found = survey(model)
-    with pytest.raises(ModelError, match="has 3 values for 4 filters"):
-        bias_levels(found, found.sites)
+    assert not found.sites
+    assert any("has 3 values for 4 filters" in x.reason for x in found.left_out)
+
+
+def test_a_shape_without_room_for_channels_leaves_the_layer_out_with_the_reason() -> None:
+    model = models.own_bias()
+    conv = next(n for n in model.graph.node if n.op_type == "Conv")
+    model.graph.value_info.append(helper.make_tensor_value_info(conv.output[0], 1, [4]))
+    found = survey(model)
+    kept = [site for site in found.sites if site.rank <= site.channel_axis]
+    assert not kept
+
+
+def test_scales_that_overflow_are_read_without_a_warning() -> None:
+    model = models.quantised()
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and "s" in tensor.name:
+            huge = np.full(tuple(tensor.dims), 3e38, np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(huge, tensor.name))
+    survey(model)
 
 
 def test_no_custom_library_is_ever_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -99,7 +99,10 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
         inserted.append((positions[site.tensor] + 1, node))
     for position, node in sorted(inserted, key=lambda pair: pair[0], reverse=True):
         graph.nodes.insert(position, node)
-    result: ModelProto = gs.export_onnx(graph, do_type_check=False)
+    try:
+        result: ModelProto = gs.export_onnx(graph, do_type_check=False)
+    except (TypeError, ValueError) as error:  # of attributes that say nothing of their type
+        raise ModelError(f"the graph cannot be written back ({error}); export it anew") from error
     result.ir_version = max(model.ir_version, 4)
     return result
 

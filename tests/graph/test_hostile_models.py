@@ -15,6 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from repairkit.core.errors import ModelError
 from repairkit.graph.files import read_model
 from repairkit.graph.folding import fold
+from repairkit.graph.instrument import instrument
 from repairkit.graph.sites import survey
 from tests import models
 
@@ -385,3 +386,14 @@ def test_a_loop_without_end_is_broken_off() -> None:
     runner = Runner(models.model_of(nodes, weights), "image", None, seconds=0.5)
     with pytest.raises(ModelError, match="terminate flag"):
         runner.run(models.images(1))
+
+
+def test_an_attribute_without_a_type_is_told_as_the_models_fault() -> None:
+    model = models.own_bias()
+    flatten = model.graph.node[-2]
+    empty = flatten.attribute.add(name="axes")
+    empty.type = onnx.AttributeProto.INTS
+    found = survey(model)
+    levels = {site.name: np.zeros(site.n_channels, np.float32) for site in found.sites}
+    with pytest.raises(ModelError, match="cannot be written back"):
+        instrument(model, found.sites, levels)

@@ -321,13 +321,14 @@ def test_a_bias_of_another_length_leaves_the_layer_out_with_the_reason() -> None
     assert any("has 3 values for 4 filters" in x.reason for x in found.left_out)
 
 
-def test_a_shape_without_room_for_channels_leaves_the_layer_out_with_the_reason() -> None:
+def test_a_kernel_without_room_for_channels_leaves_the_layer_out_with_the_reason() -> None:
     model = models.own_bias()
-    conv = next(n for n in model.graph.node if n.op_type == "Conv")
-    model.graph.value_info.append(helper.make_tensor_value_info(conv.output[0], 1, [4]))
+    kernel = _kernel(model)
+    flat = numpy_helper.to_array(kernel).reshape(-1)
+    kernel.CopyFrom(numpy_helper.from_array(flat, kernel.name))
     found = survey(model)
-    kept = [site for site in found.sites if site.rank <= site.channel_axis]
-    assert not kept
+    assert not found.sites
+    assert any("1 dimensions, too few for channels" in x.reason for x in found.left_out)
 
 
 def test_scales_that_overflow_are_read_without_a_warning() -> None:
@@ -336,7 +337,9 @@ def test_scales_that_overflow_are_read_without_a_warning() -> None:
         if tensor.data_type == TensorProto.FLOAT and "s" in tensor.name:
             huge = np.full(tuple(tensor.dims), 3e38, np.float32)
             tensor.CopyFrom(numpy_helper.from_array(huge, tensor.name))
-    survey(model)
+    found = survey(model)
+    made = [n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    assert any(np.isinf(found.constants.array(name)).any() for name in made)
 
 
 def test_no_custom_library_is_ever_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,14 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.estimators.convergence import rank_correlation
+
 TOP = 20
-
-
-def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The place of each value, the least first."""
-    places = np.empty(len(values))
-    places[np.argsort(values, kind="stable")] = np.arange(len(values))
-    return places
 
 
 def shared(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -23,8 +18,7 @@ def shared(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 
 def correlations(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
     """Of the values and of their ranks."""
-    values = float(np.corrcoef(first, second)[0, 1])
-    return values, float(np.corrcoef(ranks(first), ranks(second))[0, 1])
+    return float(np.corrcoef(first, second)[0, 1]), rank_correlation(first, second)
 
 
 def judge(found: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, ...]:

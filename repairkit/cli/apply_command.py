@@ -38,7 +38,7 @@ def apply_command(
         show.table(
             f"{len(done.verified.patch)} filters frozen",
             ["filter", "constant"],
-            [[f.filter.id, f"{f.constant:.9g}"] for f in done.verified.patch.frozen],
+            [[f.filter.id, show.constant(f.constant)] for f in done.verified.patch.frozen],
         )
         show.say(
             f"verified on {done.verified.proof.n_images} images ({done.verified.images}); the "

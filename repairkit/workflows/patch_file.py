@@ -50,13 +50,17 @@ class PatchFile:
         return claim_digest(self.claim())
 
     def claim(self) -> dict[str, Any]:
-        """What the patched model's metadata says of this patch, but for the digest."""
+        """What the patched model's metadata says of this patch, as JSON has it; not the digest."""
+        frozen = [
+            [f.filter.id, list(f.constant) if isinstance(f.constant, tuple) else f.constant]
+            for f in self.patch.frozen
+        ]
         return {
             "source": self.source_digest,
             "sites_at": self.sites_at,
             "include": list(self.include),
             "output": self.output,
-            "frozen": [[f.filter.id, f.constant] for f in self.patch.frozen],
+            "frozen": frozen,
         }
 
 

@@ -164,6 +164,33 @@ def test_a_leaf_that_was_changed_besides_is_found_out(repairkit: Command, tmp_pa
     assert "is not the original with just the claimed filters frozen" in answer.err
 
 
+def test_a_patch_of_a_forest_of_three_classes_is_applied_read_off_and_taken_back(
+    repairkit: Command, tmp_path: Path
+) -> None:
+    x, y = load_wine(return_X_y=True)
+    forest = RandomForestClassifier(5, max_depth=3, random_state=0).fit(x, y)
+    path = save(converted(forest, x.astype(np.float32)), tmp_path / "f.onnx")
+    data = write_table(tmp_path / "rows.csv", x, y)
+    out, again, back = (tmp_path / f"{name}.onnx" for name in ("p", "again", "back"))
+    frozen = "TreeEnsembleClassifier:1,TreeEnsembleClassifier:4"
+    answer = repairkit("patch", path, "--data", data, "--remove", frozen, "-o", out, "--quiet")
+    assert answer.code == 0, answer.err
+    patch_file = tmp_path / "p.patch.json"
+    answer = repairkit("apply", path, patch_file, "-o", again)
+    assert answer.code == 0, answer.err
+    assert again.read_bytes() == out.read_bytes()
+    assert repairkit("revert", again, patch_file, "-o", back, "--quiet").code == 0
+    assert back.read_bytes() == path.read_bytes()
+    answer = repairkit("apply", out, patch_file, "-o", tmp_path / "twice.onnx")
+    assert answer.code == 3, answer.err
+    unclaimed = onnx.load(out)
+    del unclaimed.metadata_props[:]
+    onnx.save(unclaimed, tmp_path / "unclaimed.onnx")
+    answer = repairkit("verify", path, tmp_path / "unclaimed.onnx")
+    assert answer.code == 0, answer.err
+    assert all(name in answer.out for name in frozen.split(","))
+
+
 def _cases() -> dict[str, Callable[[], tuple[onnx.ModelProto, np.ndarray, np.ndarray]]]:
     wine, cancer, sugar = (
         f(return_X_y=True) for f in (load_wine, load_breast_cancer, load_diabetes)

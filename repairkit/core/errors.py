@@ -9,6 +9,8 @@ Exit codes stand in brackets:
     │   └── BudgetError           the budget is too small for the work asked
     ├── RunFolderError            a run folder or an output that cannot be used or written
     ├── DeviceError               the runtime or the device asked for is missing, or unfit
+    ├── AdapterError              a framework, a checkpoint or a source is missing, or unfit
+    │   └── ExportError           the framework cannot write the model as ONNX
     ├── VerificationError (3)     a result is not what it claims to be
     ├── TargetNotMetError (4)     no repair met the target; nothing was written
     └── Interruption (130)        stopped from outside
@@ -47,6 +49,14 @@ class RunFolderError(RepairkitError):
 
 class DeviceError(RepairkitError):
     """The runtime or the device asked for is missing, or cannot do what it is asked."""
+
+
+class AdapterError(RepairkitError):
+    """A framework, a checkpoint or a source is missing, or does not fit the others."""
+
+
+class ExportError(AdapterError):
+    """The framework cannot write the model as ONNX."""
 
 
 class VerificationError(RepairkitError):

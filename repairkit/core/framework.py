@@ -1,0 +1,132 @@
+"""What an adapter gives repairkit: a trained model in its framework, seen from outside.
+
+Adapters are found by entry points of the group `repairkit.adapters`, each of which names an object
+that keeps `Adapter`. Listing them imports no framework; loading a model does.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of filters, by the name that the framework's user knows.
+
+    Attributes:
+        name: such as `features.3.expand1x1` or `conv2d_7`.
+        kind: the layer's class, such as `Conv2d`.
+        n_channels: of its output.
+    """
+
+    name: str
+    kind: str
+    n_channels: int
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a source becomes a model.
+
+    Attributes:
+        weights: a state dict to load, where the source is a factory.
+        input_shape: of one image, as the framework's model takes it; None where it tells itself.
+        trust: run code that the source itself holds, such as Lambda layers.
+        opset: of the exported ONNX; the exporter's own choice if None.
+    """
+
+    weights: Path | None = None
+    input_shape: tuple[int, ...] | None = None
+    trust: bool = False
+    opset: int | None = None
+
+
+class FrameworkModel(Protocol):
+    """A trained model in evaluation mode.
+
+    Images have the shape (n_images, *input_shape) and are what the model takes, in the framework's
+    own layout (NCHW in PyTorch, NHWC in Keras), which the exported ONNX keeps.
+    """
+
+    @property
+    def framework(self) -> str:
+        """`pytorch` or `keras`, as shown to people."""
+        ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one image."""
+        ...
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Those whose channels may be filters, in the order of computation."""
+        ...
+
+    def outputs(self, images: Images) -> Images:
+        """The model's first output, shape (n_images, ...)."""
+        ...
+
+    def freezing(
+        self, layer: str, channels: NDArray[np.intp], constants: Images
+    ) -> AbstractContextManager[None]:
+        """While open, image i of a batch has channel `channels[i]` of a layer at `constants[i]`.
+
+        Args:
+            layer: a name of `layers`; its channel is set right after the layer (where
+                normalisation follows it alone, after that).
+            channels: shape (n_images,).
+            constants: shape (n_images,).
+        """
+        ...
+
+    def loss_gradients(
+        self, images: Images, labels: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], Images]:
+        """Each image's cross-entropy for a label, shape (n_images,), and its gradient.
+
+        The output may be logits or probabilities; the adapter tells which it is.
+        """
+        ...
+
+    def export(self, path: Path) -> None:
+        """Write the model as ONNX with a free batch size.
+
+        Raises:
+            ExportError: a layer cannot be exported; the message names it and says what to do.
+        """
+        ...
+
+
+class Adapter(Protocol):
+    """A framework that models come from."""
+
+    @property
+    def name(self) -> str:
+        """Of the framework, as given to `--framework`."""
+        ...
+
+    @property
+    def extra(self) -> str:
+        """The extra of repairkit that installs the framework."""
+        ...
+
+    def takes(self, source: str) -> bool:
+        """Whether a source looks like this framework's; imports nothing and opens no file."""
+        ...
+
+    def load(self, source: str, options: LoadOptions) -> FrameworkModel:
+        """Load a trained model.
+
+        Raises:
+            AdapterError: the source, its weights or the framework itself is missing or unfit.
+        """
+        ...

@@ -26,6 +26,9 @@ _GROUP_METRICS: dict[str, Callable[[OutputForm, int], Metric]] = {
     "demographic_parity_difference": groups.demographic_parity_difference,
     "equalized_odds_difference": groups.equalized_odds_difference,
     "equal_opportunity_difference": groups.equal_opportunity_difference,
+    "demographic_parity_ratio": groups.demographic_parity_ratio,
+    "equalized_odds_ratio": groups.equalized_odds_ratio,
+    "equal_opportunity_ratio": groups.equal_opportunity_ratio,
 }
 _CLASS_METRICS: dict[str, Callable[[OutputForm], Metric]] = {
     "accuracy": images.accuracy,
@@ -153,7 +156,7 @@ def _check_groups(name: str, annotations: Annotations) -> None:
         raise SettingsError(
             f"{name} compares groups and none are named; name their column with --group{found}"
         )
-    if name.endswith("_difference") and len(annotations.group_names) < 2:
+    if name.endswith(("_difference", "_ratio")) and len(annotations.group_names) < 2:
         raise SettingsError(
             f"{name} compares groups and there is only {', '.join(annotations.group_names)!r}; "
             f"choose a column with two or more values with --group{found}"

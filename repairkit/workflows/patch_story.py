@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from repairkit.core.patch import Evaluation, Figure, Patch
+from repairkit.core.patch import Patch
 from repairkit.repairs import Trial
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.judging import Judged
 from repairkit.workflows.run_document import versions
 from repairkit.workflows.verifying import Verified
 
@@ -19,12 +20,11 @@ def patch_story(
     trials: Sequence[Trial],
     objective: str,
     scoring: Mapping[str, Any] | None,
-    evaluations: tuple[Evaluation, Evaluation, dict[str, Figure]],
+    judged: Judged,
     verified: Verified,
 ) -> dict[str, Any]:
     """Versions, choice, data, trials on the selection part, figures on the test part, proof."""
     parts = bench.parts
-    before, after, change = evaluations
     rounded = rounding(bench, verified.patch)
     return {
         "versions": versions(),
@@ -45,10 +45,11 @@ def patch_story(
             for t in trials
         ],
         "evaluations": {
-            "before": asdict(before),
-            "after": asdict(after),
-            "difference": {name: asdict(figure) for name, figure in change.items()},
+            "before": asdict(judged.before),
+            "after": asdict(judged.after),
+            "difference": {name: asdict(figure) for name, figure in judged.change.items()},
         },
+        "fairness": judged.fairness,
         "verification": verified.to_json(),
         "scoring": None if scoring is None else dict(scoring),
     }

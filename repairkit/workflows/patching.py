@@ -14,18 +14,16 @@ from onnx import ModelProto
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.patch import Evaluation, Figure, Patch
-from repairkit.engine.runner import Runner
 from repairkit.graph.bake import bake
 from repairkit.graph.files import digest_of, write_model
-from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.revert import read_claims, write_claims
-from repairkit.metrics import difference, evaluate
 from repairkit.repairs import Trial, make_patch
-from repairkit.workflows.bench import Bench, prepare, run_suite
+from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.choosing import choose_patch, try_patches
 from repairkit.workflows.destination import check_place, companions
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import write_json
+from repairkit.workflows.judging import FAIRNESS_OBJECTIVE, FAIRNESS_VALUE, judge_on_test
 from repairkit.workflows.layout import layout_of
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
@@ -39,8 +37,6 @@ from repairkit.workflows.subject import Subject
 from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
 
 _PROOF_IMAGES = 64
-FAIRNESS_VALUE = "group_accuracy"
-FAIRNESS_OBJECTIVE = "worst_group_accuracy"
 _MUST_AGREE = (
     "groups",
     "preprocessing",
@@ -208,7 +204,7 @@ def _finish(
         draft.edits,
         images=calibration.batch(np.arange(min(_PROOF_IMAGES, len(calibration)))),
     )
-    evaluations = _judge(bench, model, objective)
+    judged = judge_on_test(bench, model, objective)
     choice = {
         "how": "named" if how.remove else "fairness" if how.fairness else "scores",
         "scores": None if how.scores is None else str(how.scores),
@@ -216,7 +212,7 @@ def _finish(
         "max_drop": how.max_drop,
         "promised_on_selection": None if promise is None else asdict(promise),
     }
-    story = patch_story(bench, choice, trials, objective, scoring, evaluations, verified)
+    story = patch_story(bench, choice, trials, objective, scoring, judged, verified)
     file = replace(draft, result_digest=digest_of(model), story=story)
     patch_path, report_path = _write(bench.subject, file, model, out)
     return Patched(
@@ -228,7 +224,9 @@ def _finish(
         trials,
         promise,
         objective,
-        *evaluations,
+        judged.before,
+        judged.after,
+        judged.change,
         story,
     )
 
@@ -268,32 +266,3 @@ def _write(subject: Subject, file: PatchFile, model: ModelProto, out: Path) -> t
     write_json(report_path, report)
     write_model(model, out)
     return patch_path, report_path
-
-
-def _judge(
-    bench: Bench, patched: ModelProto, objective: str
-) -> tuple[Evaluation, Evaluation, dict[str, Figure]]:
-    """Figures before and after on the test part, and the paired difference."""
-    suite, settings = bench.parts.test, bench.settings
-    names = ["accuracy"] if bench.n_classes else []
-    names += [objective] if objective not in names else []
-    if settings.groups and bench.n_classes:
-        names += [n for n in (FAIRNESS_OBJECTIVE, FAIRNESS_VALUE) if n not in names]
-    metrics = bench.metrics(names)
-    step = fixed_batch(bench.subject.model, bench.subject.input_name)
-    if bench.batching.model is bench.subject.model:
-        step = bench.batching.step
-    runner = Runner(
-        patched,
-        bench.subject.input_name,
-        step,
-        outputs=(bench.subject.output,),
-        device=settings.device,
-    )
-    outputs = (bench.run_plain(suite), run_suite(runner, suite, settings.batch_size))
-    common: dict[str, Any] = {"form": bench.form, "seed": settings.seed}
-    before, after = (
-        evaluate(o, suite.annotations, metrics, suite=suite.name, **common) for o in outputs
-    )
-    change = difference(*outputs, suite.annotations, metrics, **common)
-    return before, after, change

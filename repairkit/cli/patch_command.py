@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from repairkit.cli import options, show
+from repairkit.cli.fairness_tables import fairness_tables
 from repairkit.cli.score_command import (
     Epsilon,
     MaxEvaluations,
@@ -149,6 +150,8 @@ def print_patched(done: Patched) -> None:
             "the figures and the proof are in 32 bits"
         )
     show.before_after(done.before, done.after, done.change)
+    if done.document["fairness"] is not None:
+        fairness_tables(done.document["fairness"])
     for note in done.document["notes"]:
         show.say(f"note: {note}")
     for pair in done.document["parts"]["overlaps"]:

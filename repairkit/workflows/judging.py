@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.patch import Evaluation, Figure
-from repairkit.engine.runner import Runner
-from repairkit.graph.rebatch import fixed_batch
 from repairkit.metrics import difference, evaluate
-from repairkit.workflows.bench import Bench, run_suite
+from repairkit.workflows.bench import Bench
 from repairkit.workflows.fairness import Outputs, fairness_block
-
-FAIRNESS_VALUE = "group_accuracy"
-FAIRNESS_OBJECTIVE = "worst_group_accuracy"
+from repairkit.workflows.frozen_levels import outputs_of
+from repairkit.workflows.objective import FAIRNESS_OBJECTIVE
+from repairkit.workflows.repair_settings import PLAIN_VALUE
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Judged:
 def judge_on_test(bench: Bench, patched: ModelProto, objective: str) -> Judged:
     """Figures before and after on the test part, and the paired difference."""
     suite, settings = bench.parts.test, bench.settings
-    outputs = (bench.run_plain(suite), _run_patched(bench, patched))
+    outputs = (bench.run_plain(suite), outputs_of(bench, patched, suite))
     metrics = bench.metrics(judged_names(bench, objective))
     common: dict[str, Any] = {"form": bench.form, "seed": settings.seed}
     before, after = (
@@ -61,19 +58,5 @@ def judged_names(bench: Bench, objective: str) -> list[str]:
     names = ["accuracy"] if bench.n_classes else []
     names += [objective] if objective not in names else []
     if bench.settings.groups and bench.n_classes:
-        names += [n for n in (FAIRNESS_OBJECTIVE, FAIRNESS_VALUE) if n not in names]
+        names += [n for n in (FAIRNESS_OBJECTIVE, PLAIN_VALUE) if n not in names]
     return names
-
-
-def _run_patched(bench: Bench, patched: ModelProto) -> NDArray[Any]:
-    step = fixed_batch(bench.subject.model, bench.subject.input_name)
-    if bench.batching.model is bench.subject.model:
-        step = bench.batching.step
-    runner = Runner(
-        patched,
-        bench.subject.input_name,
-        step,
-        outputs=(bench.subject.output,),
-        device=bench.settings.device,
-    )
-    return run_suite(runner, bench.parts.test, bench.settings.batch_size)

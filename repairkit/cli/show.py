@@ -25,6 +25,9 @@ _SHARES = {
     "demographic_parity_difference",
     "equalized_odds_difference",
     "equal_opportunity_difference",
+    "demographic_parity_ratio",
+    "equalized_odds_ratio",
+    "equal_opportunity_ratio",
 }
 
 

@@ -9,6 +9,7 @@ from repairkit.metrics.catalogue import (
 )
 from repairkit.metrics.intervals import difference, evaluate, wilson
 from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
+from repairkit.metrics.smooth import figure_of, smooth_figure
 
 __all__ = [
     "EVERY_RECALL",
@@ -17,8 +18,10 @@ __all__ = [
     "OutputForm",
     "difference",
     "evaluate",
+    "figure_of",
     "is_user_metric",
     "make_metric",
+    "smooth_figure",
     "spell_out",
     "wilson",
 ]

@@ -18,14 +18,20 @@ from repairkit.metrics.user import user_metric
 
 _RECALL = "recall:"
 _GROUP = "group_accuracy:"
+_GROUP_LOSS = "group_loss:"
 EVERY_RECALL = "recall:*"
 EVERY_GROUP = "group_accuracy:*"
+EVERY_GROUP_LOSS = "group_loss:*"
 _GROUP_METRICS: dict[str, Callable[[OutputForm, int], Metric]] = {
     "group_accuracy": lambda form, _: images.group_accuracy(form),
+    "group_loss": lambda form, _: images.group_loss(form),
     "worst_group_accuracy": groups.worst_group_accuracy,
     "demographic_parity_difference": groups.demographic_parity_difference,
     "equalized_odds_difference": groups.equalized_odds_difference,
     "equal_opportunity_difference": groups.equal_opportunity_difference,
+    "demographic_parity_ratio": groups.demographic_parity_ratio,
+    "equalized_odds_ratio": groups.equalized_odds_ratio,
+    "equal_opportunity_ratio": groups.equal_opportunity_ratio,
 }
 _CLASS_METRICS: dict[str, Callable[[OutputForm], Metric]] = {
     "accuracy": images.accuracy,
@@ -39,6 +45,8 @@ METRIC_NAMES: tuple[str, ...] = (
     *_GROUP_METRICS,
     "group_accuracy:GROUP",
     EVERY_GROUP,
+    "group_loss:GROUP",
+    EVERY_GROUP_LOSS,
     "mean_absolute_error",
     "module:function",
 )
@@ -47,11 +55,11 @@ METRIC_NAMES: tuple[str, ...] = (
 
 def is_user_metric(name: str) -> bool:
     """Whether `name` is a `module:function`, which can judge outputs of any form."""
-    return ":" in name and not name.startswith((_RECALL, _GROUP))
+    return ":" in name and not name.startswith((_RECALL, _GROUP, _GROUP_LOSS))
 
 
 def spell_out(names: Sequence[str], annotations: Annotations, n_classes: int) -> tuple[str, ...]:
-    """The names with `recall:*` and `group_accuracy:*` replaced by those that have an image.
+    """The names, those that end in `*` replaced by one for each class or group with an image.
 
     `annotations` are those of the images that will be judged. No name comes twice.
     """
@@ -60,9 +68,9 @@ def spell_out(names: Sequence[str], annotations: Annotations, n_classes: int) ->
         own = [name]
         if name == EVERY_RECALL and n_classes > 0:
             own = _every_recall(annotations, n_classes)
-        elif name == EVERY_GROUP and annotations.groups is not None:
+        elif name in (EVERY_GROUP, EVERY_GROUP_LOSS) and annotations.groups is not None:
             there = np.unique(annotations.groups).tolist()
-            own = [f"{_GROUP}{annotations.group_names[group]}" for group in there]
+            own = [f"{name[:-1]}{annotations.group_names[group]}" for group in there]
         found += [n for n in own if n not in found]
     return tuple(found)
 
@@ -95,7 +103,7 @@ def make_metric(
         return user_metric(name, annotations, sample)
     if name == "recall":
         raise SettingsError(f"recall of which class? Write recall:CLASS{_known(annotations)}")
-    built_in = name.startswith((_RECALL, _GROUP)) or name in METRIC_NAMES
+    built_in = name.startswith((_RECALL, _GROUP, _GROUP_LOSS)) or name in METRIC_NAMES
     if not built_in:
         raise SettingsError(_unknown(name))
     if form is None:
@@ -127,6 +135,8 @@ def _class_metric(name: str, form: OutputForm, annotations: Annotations, n_class
     _check_groups(name, annotations)
     if name.startswith(_GROUP):
         return images.accuracy_of_group(name, _group_number(name, annotations), form)
+    if name.startswith(_GROUP_LOSS):
+        return images.loss_of_group(name, _group_number(name, annotations), form)
     return _GROUP_METRICS[name](form, n_classes)
 
 
@@ -153,7 +163,7 @@ def _check_groups(name: str, annotations: Annotations) -> None:
         raise SettingsError(
             f"{name} compares groups and none are named; name their column with --group{found}"
         )
-    if name.endswith("_difference") and len(annotations.group_names) < 2:
+    if name.endswith(("_difference", "_ratio")) and len(annotations.group_names) < 2:
         raise SettingsError(
             f"{name} compares groups and there is only {', '.join(annotations.group_names)!r}; "
             f"choose a column with two or more values with --group{found}"
@@ -175,7 +185,7 @@ def _class_number(name: str, annotations: Annotations, n_classes: int) -> int:
 
 
 def _group_number(name: str, annotations: Annotations) -> int:
-    wanted, names = name.removeprefix(_GROUP), annotations.group_names
+    wanted, names = name.partition(":")[2], annotations.group_names
     if wanted in names:
         return names.index(wanted)
     raise SettingsError(

@@ -8,7 +8,7 @@ tallies are stacked, and no image is looked at again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -160,6 +160,39 @@ def equalized_odds_difference(form: OutputForm, n_classes: int) -> GroupMetric:
     )
 
 
+def demographic_parity_ratio(form: OutputForm, n_classes: int) -> GroupMetric:
+    """The least share predicted to be of a class in any group, over the greatest; range [0, 1].
+
+    Fairlearn's definition, with classes as in `demographic_parity_difference`. Where no group has
+    any, shares are even: the ratio is 1.
+    """
+    difference = demographic_parity_difference(form, n_classes)
+    return _as_ratio("demographic_parity_ratio", difference, _parity_ratio)
+
+
+def equal_opportunity_ratio(form: OutputForm, n_classes: int) -> GroupMetric:
+    """The least true positive rate of any group over the greatest; range [0, 1].
+
+    Fairlearn's definition, with classes as in `equal_opportunity_difference`; 1 where all are 0.
+    """
+    difference = equal_opportunity_difference(form, n_classes)
+    return _as_ratio("equal_opportunity_ratio", difference, _opportunity_ratio)
+
+
+def equalized_odds_ratio(form: OutputForm, n_classes: int) -> GroupMetric:
+    """The lesser of the ratios of true and of false positive rates; range [0, 1].
+
+    Fairlearn's definition, worst case, with classes as in `equalized_odds_difference`; a ratio of
+    rates that are all 0 is 1.
+    """
+    difference = equalized_odds_difference(form, n_classes)
+    return _as_ratio("equalized_odds_ratio", difference, _odds_ratio)
+
+
+def _as_ratio(name: str, metric: GroupMetric, judge: Callable[[Tally], Figures]) -> GroupMetric:
+    return replace(metric, name=name, score_range=(0.0, 1.0), judge=judge)
+
+
 def _least_accuracy(tally: Tally) -> Figures:
     rates, known = _rates(tally.hits.sum(axis=-1), tally.group_sizes)
     least: Figures = np.where(known, rates, np.inf).min(axis=-1)
@@ -188,19 +221,49 @@ def _odds_penalty(tally: Tally) -> Figures:
     return np.minimum(_opportunity_penalty(tally), false_positives)
 
 
-def _penalty(part: Counts, whole: Counts) -> Figures:
-    """Minus the greatest difference of part / whole between groups; 0 where fewer than two count.
+def _parity_ratio(tally: Tally) -> Figures:
+    return _ratio(tally.predicted, tally.group_sizes[..., np.newaxis])
 
-    Of two classes only the second is judged; of more, each against the rest.
-    """
-    rates, known = _rates(part, whole)
-    greatest = np.where(known, rates, -np.inf).max(axis=-2)
-    least = np.where(known, rates, np.inf).min(axis=-2)
+
+def _opportunity_ratio(tally: Tally) -> Figures:
+    return _ratio(tally.hits, tally.labelled)
+
+
+def _odds_ratio(tally: Tally) -> Figures:
+    others = tally.group_sizes[..., np.newaxis] - tally.labelled
+    return np.minimum(_opportunity_ratio(tally), _ratio(tally.predicted - tally.hits, others))
+
+
+def _ratio(part: Counts, whole: Counts) -> Figures:
+    """The least part / whole of any group over the greatest; 1 where fewer than two count."""
+    greatest, least = extremes(part, whole)
+    ratios = np.ones_like(greatest)
+    np.divide(least, greatest, out=ratios, where=(greatest > 0) & (least < greatest))
+    worst: Figures = _judged(ratios).min(axis=-1)
+    return worst
+
+
+def _penalty(part: Counts, whole: Counts) -> Figures:
+    """Minus the greatest difference of part / whole between groups; 0 where fewer than two."""
+    greatest, least = extremes(part, whole)
     differences = np.maximum(greatest - least, 0.0)  # -inf where no group counts
-    judged = differences[..., 1:] if differences.shape[-1] == 2 else differences
     # 0 - x rather than -x: nobody wants to read "-0.0".
-    penalties: Figures = 0.0 - judged.max(axis=-1)
+    penalties: Figures = 0.0 - _judged(differences).max(axis=-1)
     return penalties
+
+
+def extremes(part: Counts, whole: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The greatest and the least rate of any group per draw and class; -inf and inf of none."""
+    rates, known = _rates(part, whole)
+    return (
+        np.where(known, rates, -np.inf).max(axis=-2),
+        np.where(known, rates, np.inf).min(axis=-2),
+    )
+
+
+def _judged(by_class: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of two classes only the second is judged; of more, each against the rest."""
+    return by_class[..., 1:] if by_class.shape[-1] == 2 else by_class
 
 
 def _rates(part: Counts, whole: Counts) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -34,6 +34,7 @@ _COLUMNS = (
 )
 
 
+_FURTHER = "value:"
 _NEEDED: dict[str, type] = {
     "key": str,
     "finished": bool,
@@ -159,8 +160,8 @@ class RunFolder:
     def write_statistics(self, details: Mapping[str, Any]) -> None:
         write_json(self.statistics_file, dict(details))
 
-    def read_values(self, roster: Roster) -> NDArray[np.float64]:
-        """The first metric's value of every filter of the roster; NaN where it was not scored.
+    def read_values(self, roster: Roster, column: str = "value") -> NDArray[np.float64]:
+        """A column (the first metric's value) for every filter; NaN where it was not scored.
 
         Raises:
             RunFolderError: the file is missing or broken.
@@ -171,13 +172,37 @@ class RunFolder:
             with self.scores_file.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     values[roster.column(Filter.parse(from_cell(row["filter"])))] = float(
-                        row["value"]
+                        row[column]
                     )
         except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-            raise RunFolderError(
-                f"{self.scores_file}: cannot be read as scores ({error}); score the model again"
-            ) from error
+            raise _unreadable(self.scores_file, error) from error
         return values
+
+    def read_columns(self) -> dict[str, dict[str, float]]:
+        """The values of every metric by filter id; the metric that steered comes first.
+
+        Raises:
+            RunFolderError: the run or its scores are missing or broken.
+        """
+        document = self.read()
+        try:
+            with self.scores_file.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            further = [n for n in (rows[0] if rows else {}) if n.startswith(_FURTHER)]
+            others = [name.removeprefix(_FURTHER) for name in further]
+            # A pattern such as recall:* stands for the first of those that it was spelt out to.
+            spelt = [*document["metrics"], *document["settings"]["metrics"]]
+            names = [next(name for name in spelt if name not in others), *others]
+            return {
+                metric: {from_cell(row["filter"]): float(row[column]) for row in rows}
+                for metric, column in zip(names, ["value", *further], strict=True)
+            }
+        except (OSError, KeyError, ValueError, TypeError, StopIteration, csv.Error) as error:
+            raise _unreadable(self.scores_file, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(f"{path}: cannot be read as scores ({error}); score the model again")
 
 
 def _fault(document: Mapping[str, Any]) -> str:
@@ -212,7 +237,7 @@ def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
             "decided": bool(scores.decided[player]),
         }
         for column, metric in enumerate(scores.metrics[1:], start=1):
-            row[f"value:{metric}"] = float(scores.values[player, column])
+            row[f"{_FURTHER}{metric}"] = float(scores.values[player, column])
         rows.append(row)
     return rows
 
@@ -220,7 +245,7 @@ def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
 def scores_csv(scores: Scores, roster: Roster) -> str:
     """The text of `scores.csv`: numbers in their shortest exact form, names never a formula."""
     text = io.StringIO()
-    extra = [f"value:{metric}" for metric in scores.metrics[1:]]
+    extra = [f"{_FURTHER}{metric}" for metric in scores.metrics[1:]]
     # The writer sees no line end in a carriage return; readers do.
     broken = any("\r" in site.name for site in roster.sites)
     quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fairlearn import metrics as fairlearn
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
 
 from repairkit.core.errors import DataError, SettingsError
@@ -17,6 +18,11 @@ DIFFERENCES = {
     "demographic_parity_difference": fairlearn.demographic_parity_difference,
     "equalized_odds_difference": fairlearn.equalized_odds_difference,
     "equal_opportunity_difference": fairlearn.equal_opportunity_difference,
+}
+RATIOS = {
+    "demographic_parity_ratio": fairlearn.demographic_parity_ratio,
+    "equalized_odds_ratio": fairlearn.equalized_odds_ratio,
+    "equal_opportunity_ratio": fairlearn.equal_opportunity_ratio,
 }
 
 
@@ -50,6 +56,39 @@ def test_several_classes_are_fairlearns_worst_of_one_against_the_rest(name, case
         for k in range(3)
     )
     assert score(name, labels, predictions, groups, 3) == pytest.approx(-expected)
+
+
+@pytest.mark.parametrize("name", RATIOS)
+@given(case=grouped_predictions(n_classes=3), n_classes=st.sampled_from([2, 3]))
+@settings(deadline=None, max_examples=6)
+def test_ratios_are_fairlearns_and_even_where_nobody_is_chosen(name, case, n_classes):
+    labels, predictions, groups = case
+    labels, predictions = np.minimum(labels, n_classes - 1), np.minimum(predictions, n_classes - 1)
+    classes = range(3) if n_classes == 3 else [1]
+    expected = []
+    for k in classes:
+        with np.errstate(invalid="ignore"):
+            ratios = fairlearn_ratios(name, labels == k, predictions == k, groups)
+        expected += [1.0 if np.isnan(ratio) else ratio for ratio in ratios]
+    assert score(name, labels, predictions, groups, n_classes) == pytest.approx(min(expected))
+
+
+def fairlearn_ratios(name, labels, predictions, groups) -> list[float]:
+    """The ratios that the metric is the least of; Fairlearn drops some NaN."""
+    rates = {
+        "demographic_parity_ratio": [fairlearn.selection_rate],
+        "equal_opportunity_ratio": [fairlearn.true_positive_rate],
+        "equalized_odds_ratio": [fairlearn.true_positive_rate, fairlearn.false_positive_rate],
+    }[name]
+    ratios = [
+        fairlearn.MetricFrame(
+            metrics=rate, y_true=labels, y_pred=predictions, sensitive_features=groups
+        ).ratio()
+        for rate in rates
+    ]
+    if not np.isnan(ratios).any():
+        assert min(ratios) == RATIOS[name](labels, predictions, sensitive_features=groups)
+    return ratios
 
 
 @given(case=grouped_predictions(n_classes=3))

@@ -1,0 +1,91 @@
+"""How each group fares with one class: selection, true positive and false positive rates.
+
+Fairlearn's names: the share of a group that is predicted to be of the class, of those that are of
+it, and of those that are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.suite import Annotations
+from repairkit.metrics import weights
+from repairkit.metrics.groups import GroupMetric, extremes
+from repairkit.metrics.images import ImageMetric
+from repairkit.metrics.outputs import OutputForm
+
+_COUNTED: dict[str, Callable[[NDArray[np.bool_]], NDArray[np.bool_]]] = {
+    "selection_rate": np.ones_like,
+    "true_positive_rate": np.array,
+    "false_positive_rate": np.logical_not,
+}
+RATES = tuple(_COUNTED)
+
+
+@dataclass(frozen=True)
+class Said:
+    """1 for an image that is predicted to be of a class, else 0."""
+
+    form: OutputForm
+    class_number: int
+
+    def __call__(self, outputs: NDArray[Any], _: Annotations) -> NDArray[np.float64]:
+        return np.asarray(self.form.predictions(outputs) == self.class_number, np.float64)
+
+
+def group_rates(
+    form: OutputForm, class_number: int, annotations: Annotations
+) -> dict[tuple[str, str], ImageMetric]:
+    """The rates of a class as metrics, by rate and group; range [0, 1].
+
+    A rate that no image of the group counts for is left out.
+    """
+    found = {}
+    for rate in RATES:
+        for number, group in enumerate(annotations.group_names):
+            if _counted(rate, number, class_number, annotations).any():
+                weigh = partial(_weigh, rate, number, class_number)
+                name = f"{rate}:{class_number}:{group}"
+                found[rate, group] = ImageMetric(name, (0.0, 1.0), Said(form, class_number), weigh)
+    return found
+
+
+def class_furthest_apart(outputs: NDArray[Any], annotations: Annotations, odds: GroupMetric) -> int:
+    """The class that differs most between groups in true or in false positive rates.
+
+    Of two classes it is always the second, as for the metrics.
+    """
+    if odds.n_classes <= 2:
+        return odds.n_classes - 1
+    tally = odds.tally(outputs, annotations)
+    others = tally.group_sizes[..., np.newaxis] - tally.labelled
+    spreads = [
+        greatest - least
+        for greatest, least in (
+            extremes(tally.hits, tally.labelled),
+            extremes(tally.predicted - tally.hits, others),
+        )
+    ]
+    return int(np.maximum(*spreads)[0].argmax())
+
+
+def _counted(
+    rate: str, group_number: int, class_number: int, annotations: Annotations
+) -> NDArray[np.bool_]:
+    members = weights.groups_of(annotations) == group_number
+    counted: NDArray[np.bool_] = members & _COUNTED[rate](annotations.labels == class_number)
+    return counted
+
+
+def _weigh(
+    rate: str, group_number: int, class_number: int, annotations: Annotations
+) -> weights.Weights:
+    counted = _counted(rate, group_number, class_number, annotations)
+    shares: weights.Weights = counted / counted.sum()
+    return shares

@@ -1,0 +1,145 @@
+"""How groups fare before and after a repair: by each column alone, and by the columns crossed.
+
+Names, definitions and signs are Fairlearn's: of a `..._difference` 0 is even, of a `..._ratio` 1.
+With two classes, class 1 is judged; with more, one class against the rest, and the class for which
+groups differ most counts. Groups are looked at to judge, never to predict: a repaired model takes
+the images alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from repairkit.core.metric import Metric
+from repairkit.core.patch import Figure
+from repairkit.core.suite import Annotations, Suite
+from repairkit.data.groups import CROSS, cross_groups
+from repairkit.metrics import OutputForm, difference, evaluate, make_metric
+from repairkit.metrics.groups import equalized_odds_difference
+from repairkit.metrics.rates import class_furthest_apart, group_rates
+
+FEWEST_IMAGES = 30
+WIDEST_INTERVAL = 0.2
+SMALL = (
+    f"a group is small where it has fewer than {FEWEST_IMAGES} images, or where the 95 % interval "
+    f"of its accuracy is wider than {100 * WIDEST_INTERVAL:.0f} points before or after"
+)
+_ACCURACIES = ("accuracy", "worst_group_accuracy", "group_accuracy")
+_DISPARITIES = (
+    "equalized_odds_difference",
+    "demographic_parity_difference",
+    "equal_opportunity_difference",
+    "equalized_odds_ratio",
+    "demographic_parity_ratio",
+    "equal_opportunity_ratio",
+)
+
+Outputs = tuple[NDArray[Any], NDArray[Any]]
+"""Of the model before and after, for every image of a suite."""
+
+
+def fairness_block(
+    outputs: Outputs,
+    suite: Suite,
+    columns: tuple[str, ...],
+    *,
+    form: OutputForm | None,
+    n_classes: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """The `fairness` block of a patch's story; None where there are no groups or no classes.
+
+    Every difference has the interval of a paired bootstrap: both models on the same resamples.
+    """
+    if not columns or form is None or form.kind == "values":
+        return None
+    views = [(column,) for column in columns] if len(columns) > 1 else []
+    return {
+        "suite": suite.name,
+        "n_images": len(suite),
+        "small": SMALL,
+        "columns": [
+            _judge_by(view, outputs, suite, form=form, n_classes=n_classes, seed=seed)
+            for view in (*views, columns)
+        ],
+    }
+
+
+def _judge_by(
+    columns: tuple[str, ...],
+    outputs: Outputs,
+    suite: Suite,
+    *,
+    form: OutputForm,
+    n_classes: int,
+    seed: int,
+) -> dict[str, Any]:
+    """One entry of `columns`: groups with their rates, and what sets them apart."""
+    annotations = _grouped(suite.annotations, columns)
+    names = _ACCURACIES + (_DISPARITIES if len(annotations.group_names) > 1 else ())
+    metrics: list[Metric] = [
+        make_metric(name, form=form, annotations=annotations, n_classes=n_classes) for name in names
+    ]
+    judged = class_furthest_apart(
+        outputs[0], annotations, equalized_odds_difference(form, n_classes)
+    )
+    rates = group_rates(form, judged, annotations)
+    metrics += rates.values()
+    before, after = (
+        evaluate(o, annotations, metrics, form=form, suite=suite.name, seed=seed) for o in outputs
+    )
+    change = difference(*outputs, annotations, metrics, form=form, suite=suite.name, seed=seed)
+
+    def moved(name: str) -> dict[str, Any]:
+        figures = (before.metrics[name], after.metrics[name], change[name])
+        return _three(*(_fairlearns(name, figure) for figure in figures))
+
+    return {
+        "name": CROSS.join(columns),
+        "rates_of": annotations.class_names[judged]
+        if judged < len(annotations.class_names)
+        else str(judged),
+        "groups": [
+            {
+                "name": group,
+                "n": before.group_sizes[group],
+                "small": _is_small(
+                    before.group_sizes[group], before.groups[group], after.groups[group]
+                ),
+                **_three(before.groups[group], after.groups[group], change[f"accuracy:{group}"]),
+                "rates": {
+                    rate: moved(metric.name)
+                    for (rate, of_group), metric in rates.items()
+                    if of_group == group
+                },
+            }
+            for group in before.groups
+        ],
+        "disparities": {name: moved(name) for name in names},
+    }
+
+
+def _grouped(annotations: Annotations, columns: tuple[str, ...]) -> Annotations:
+    """Annotations whose groups are the values of these columns alone."""
+    groups, names = cross_groups(annotations.attributes, columns, lambda row: f"image {row}")
+    return replace(annotations, groups=groups, group_names=names)
+
+
+def _is_small(n_images: int, *figures: Figure) -> bool:
+    widest = max(figure.ci_high - figure.ci_low for figure in figures)
+    return n_images < FEWEST_IMAGES or bool(widest > WIDEST_INTERVAL)
+
+
+def _fairlearns(name: str, figure: Figure) -> Figure:
+    """Metrics say 'more is better', and so turn the sign of differences; here it is turned back."""
+    if not name.endswith("_difference"):
+        return figure
+    # 0 - x rather than -x: nobody wants to read "-0.0".
+    return Figure(0.0 - figure.value, 0.0 - figure.ci_high, 0.0 - figure.ci_low)
+
+
+def _three(before: Figure, after: Figure, change: Figure) -> dict[str, Any]:
+    return {"before": asdict(before), "after": asdict(after), "difference": asdict(change)}

@@ -1,0 +1,62 @@
+"""The one look at the test part: figures of the model before and after, and of its groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import ModelProto
+
+from repairkit.core.patch import Evaluation, Figure
+from repairkit.metrics import difference, evaluate
+from repairkit.workflows.bench import Bench
+from repairkit.workflows.fairness import Outputs, fairness_block
+from repairkit.workflows.frozen_levels import outputs_of
+from repairkit.workflows.objective import FAIRNESS_OBJECTIVE
+from repairkit.workflows.repair_settings import PLAIN_VALUE
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the test part says of a patched model.
+
+    Attributes:
+        before: figures of the model as it was.
+        after: figures of the patched model.
+        change: the paired differences.
+        outputs: of both, for every test image.
+        fairness: groups before and after; None where there are none.
+    """
+
+    before: Evaluation
+    after: Evaluation
+    change: dict[str, Figure]
+    outputs: Outputs
+    fairness: dict[str, Any] | None
+
+
+def judge_on_test(bench: Bench, patched: ModelProto, objective: str) -> Judged:
+    """Figures before and after on the test part, and the paired difference."""
+    suite, settings = bench.parts.test, bench.settings
+    outputs = (bench.run_plain(suite), outputs_of(bench, patched, suite))
+    metrics = bench.metrics(judged_names(bench, objective))
+    common: dict[str, Any] = {"form": bench.form, "seed": settings.seed}
+    before, after = (
+        evaluate(o, suite.annotations, metrics, suite=suite.name, **common) for o in outputs
+    )
+    return Judged(
+        before,
+        after,
+        difference(*outputs, suite.annotations, metrics, **common),
+        outputs,
+        fairness_block(outputs, suite, settings.groups, n_classes=bench.n_classes, **common),
+    )
+
+
+def judged_names(bench: Bench, objective: str) -> list[str]:
+    """The metrics that a repair is judged by: the objective, beside what it may have cost."""
+    names = ["accuracy"] if bench.n_classes else []
+    names += [objective] if objective not in names else []
+    if bench.settings.groups and bench.n_classes:
+        names += [n for n in (FAIRNESS_OBJECTIVE, PLAIN_VALUE) if n not in names]
+    return names

@@ -1,0 +1,193 @@
+"""A Keras model as repairkit sees it: outputs, filters held at constants, gradients, ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import AdapterError
+from repairkit.core.framework import Images, Layer
+from repairkit_adapters.keras_export import write_onnx
+from repairkit_adapters.keras_layers import Tap, find_stages, tapped_stage
+from repairkit_adapters.keras_loss import loss_of
+from repairkit_adapters.keras_runtime import Runtime, quiet, told
+
+
+class KerasNetwork:
+    """A Keras model of one image input; keeps `FrameworkModel`.
+
+    What is held at a constant is an input of one compiled function, so that trying every filter of
+    a model compiles it once.
+    """
+
+    framework = "keras"
+
+    def __init__(
+        self, runtime: Runtime, model: Any, *, input_shape: tuple[int, ...], opset: int | None
+    ) -> None:
+        """Watch one trace of the model.
+
+        Raises:
+            AdapterError: the model does not take one image of that shape.
+        """
+        self.model = model
+        self._runtime = runtime
+        self._input_shape = input_shape
+        self._opset = opset
+        try:
+            with quiet():
+                self._stages = find_stages(runtime, model, input_shape)
+        except (TypeError, ValueError, RuntimeError, runtime.tensorflow.errors.OpError) as error:
+            raise AdapterError(
+                f"the model cannot be run on images of shape {input_shape}: {told(error)}"
+            ) from error
+        self._numbers = {stage.layer.name: i for i, stage in enumerate(self._stages)}
+        self._held: tuple[int, NDArray[np.intp], Images] | None = None
+        self._compiled: dict[tuple[str, bool], Any] = {}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self._input_shape
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(stage.layer for stage in self._stages)
+
+    def outputs(self, images: Images) -> Images:
+        """See `FrameworkModel.outputs`."""
+        return np.asarray(self._run("outputs", self._first, images), np.float32)
+
+    @contextmanager
+    def freezing(
+        self, layer: str, channels: NDArray[np.intp], constants: Images
+    ) -> Iterator[None]:
+        """See `FrameworkModel.freezing`.
+
+        Raises:
+            AdapterError: no such layer or channel.
+        """
+        number = self._numbers.get(layer)
+        if number is None:
+            raise AdapterError(
+                f"the model has no layer {layer!r}; its layers are "
+                f"{', '.join(list(self._numbers)[:6])}"
+            )
+        n_channels = self._stages[number].layer.n_channels
+        if np.size(channels) and not 0 <= np.min(channels) <= np.max(channels) < n_channels:
+            raise AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
+        before = self._held
+        self._held = (number, channels, constants)
+        try:
+            yield
+        finally:
+            self._held = before
+
+    def loss_gradients(
+        self, images: Images, labels: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], Images]:
+        """See `FrameworkModel.loss_gradients`.
+
+        Raises:
+            AdapterError: the model is no classifier.
+        """
+        tf = self._runtime.tensorflow
+
+        def gradients(x: Any, y: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                losses = loss_of(tf, self._first(x), y)
+            return losses, tape.gradient(losses, x)
+
+        losses, found = self._run("gradients", gradients, images, np.asarray(labels, np.int32))
+        return np.asarray(losses, np.float64), np.asarray(found, np.float32)
+
+    def export(self, path: Path) -> None:
+        """See `FrameworkModel.export`."""
+
+        def run(images: Any) -> Any:
+            return self._flat(self.model(images, training=False))
+
+        write_onnx(
+            self._runtime,
+            run,
+            path,
+            input_name=input_name(self.model),
+            input_shape=self._input_shape,
+            opset=self._opset,
+        )
+
+    def _flat(self, outputs: Any) -> list[Any]:
+        return list(self._runtime.keras.tree.flatten(outputs))
+
+    def _first(self, images: Any) -> Any:
+        return self._flat(self.model(images, training=False))[0]
+
+    def _run(self, name: str, function: Callable[..., Any], *inputs: NDArray[Any]) -> Any:
+        """Run a compiled function on images, as things are held now."""
+        tf = self._runtime.tensorflow
+        held = self._held
+        key = (name, held is not None)
+        with quiet():
+            if key not in self._compiled:
+                specs = [tf.TensorSpec((None, *i.shape[1:]), i.dtype) for i in inputs]
+                if held is None:
+                    self._compiled[key] = tf.function(function, input_signature=specs)
+                else:
+                    specs += [
+                        tf.TensorSpec((), tf.int32),
+                        tf.TensorSpec((None,), tf.int32),
+                        tf.TensorSpec((None,), tf.float32),
+                    ]
+                    self._compiled[key] = tf.function(self._holding(function), specs)
+            if held is None:
+                return self._compiled[key](*inputs)
+            number, channels, constants = held
+            return self._compiled[key](
+                *inputs,
+                np.int32(number),
+                np.asarray(channels, np.int32),
+                np.asarray(constants, np.float32),
+            )
+
+    def _holding(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with three more inputs: which stage, and each image's channel and level."""
+
+        def run(*inputs: Any) -> Any:
+            *own, chosen, channels, levels = inputs
+            with ExitStack() as stack:
+                for number, stage in enumerate(self._stages):
+                    tap = self._tap(number, stage.channel_axis, chosen, channels, levels)
+                    stack.enter_context(tapped_stage(self._runtime, stage, tap))
+                return function(*own)
+
+        return run
+
+    def _tap(self, number: int, axis: int, chosen: Any, channels: Any, levels: Any) -> Tap:
+        tf = self._runtime.tensorflow
+
+        def tap(tensor: Any) -> Any:
+            rank = len(tensor.shape)
+            shape = [1] * rank
+            shape[0] = -1
+            wide = list(shape)
+            wide[axis] = int(tensor.shape[axis])
+
+            def held() -> Any:
+                here = tf.one_hot(channels, wide[axis], True, False, dtype=tf.bool)
+                level = tf.cast(tf.reshape(levels, shape), tensor.dtype)
+                return tf.where(tf.reshape(here, wide), level, tensor)
+
+            return tf.cond(tf.equal(chosen, number), held, lambda: tensor)
+
+        return tap
+
+
+def input_name(model: Any) -> str:
+    """What the model's input is called, as far as it has a name."""
+    inputs = getattr(model, "inputs", None) or []
+    return str(getattr(inputs[0], "name", "") or "images") if inputs else "images"

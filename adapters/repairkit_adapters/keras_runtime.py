@@ -1,0 +1,121 @@
+"""Keras on TensorFlow, imported when first used and without noise on the terminal."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from repairkit.core.errors import AdapterError
+
+_INSTALL = "install it with `pip install 'repairkit[keras]'`"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The two modules that everything else here works with."""
+
+    keras: Any
+    tensorflow: Any
+
+
+def load_runtime() -> Runtime:
+    """Import Keras with its TensorFlow backend.
+
+    Raises:
+        AdapterError: either is missing or broken, or Keras already runs on another backend.
+    """
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # Keras reads it nowhere else, and only once
+    with quiet():
+        if "tensorflow" in sys.modules:
+            tensorflow = sys.modules["tensorflow"]
+        else:
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            with _without_stderr():
+                tensorflow = _imported("tensorflow")
+                tensorflow.zeros(1)  # looks for devices, and tells of those that are missing
+        keras = _imported("keras")
+    version = getattr(keras, "__version__", "unknown")
+    if not version.split(".")[0].isdecimal() or int(version.split(".")[0]) < 3:
+        raise AdapterError(f"Keras {version} is installed and Keras 3 was expected; {_INSTALL}")
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise AdapterError(
+            f"Keras runs on the backend {backend}, and models are read and exported on tensorflow; "
+            "set KERAS_BACKEND=tensorflow before Keras is imported"
+        )
+    return Runtime(keras, tensorflow)
+
+
+def load_exporter() -> Any:
+    """Import tf2onnx.
+
+    Raises:
+        AdapterError: it is missing or broken.
+    """
+    with quiet():
+        return _imported("tf2onnx")
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        found = "is not installed" if missing else f"cannot be imported ({_first_line(error)})"
+        raise AdapterError(f"{name} {found}; {_INSTALL}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings and log lines of the frameworks from the terminal, errors excepted."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl", "tf2onnx", "h5py")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Hold back what native code writes to stderr; it is shown if an error comes of it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except AdapterError:
+            raise
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def told(error: BaseException) -> str:
+    """What an exception of a framework says, in one line of bearable length."""
+    line = _first_line(error)
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -108,7 +108,9 @@ def tapped(runtime: Runtime, convolution: Any, taps: Mapping[str, Tap]) -> Itera
             tap, activation = taps["output"], convolution.activation
             if activation is None:
                 inner = convolution.call
-                stack.enter_context(_replaced(convolution, call=lambda *a, **k: tap(inner(*a, **k))))
+                stack.enter_context(
+                    _replaced(convolution, call=lambda *a, **k: tap(inner(*a, **k)))
+                )
             else:
                 stack.enter_context(_replaced(convolution, activation=lambda x: activation(tap(x))))
         yield

@@ -61,9 +61,7 @@ def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> Any:
             )
     try:
         with quiet():
-            return runtime.keras.models.load_model(
-                path, compile=False, safe_mode=not options.trust
-            )
+            return runtime.keras.models.load_model(path, compile=False, safe_mode=not options.trust)
     except _MISFIT as error:
         unknown = _unknown_class(str(error))
         if unknown:
@@ -159,9 +157,7 @@ def _from_factory(runtime: Runtime, source: str) -> Any:
     with quiet():
         model = factory()
     if not isinstance(model, runtime.keras.Model):
-        raise AdapterError(
-            f"{source}: gave a {type(model).__name__}; a keras.Model was expected"
-        )
+        raise AdapterError(f"{source}: gave a {type(model).__name__}; a keras.Model was expected")
     return model
 
 

@@ -63,9 +63,7 @@ class KerasNetwork:
         return np.asarray(self._run("outputs", self._first, images), np.float32)
 
     @contextmanager
-    def freezing(
-        self, layer: str, channels: NDArray[np.intp], constants: Images
-    ) -> Iterator[None]:
+    def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
         """See `FrameworkModel.freezing`.
 
         Raises:

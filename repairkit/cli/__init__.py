@@ -70,7 +70,8 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter("%(message)s"))
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
+    handler.setLevel(logging.DEBUG if debug else logging.WARNING)
+    logging.basicConfig(level=handler.level, handlers=[handler])
     sys.path.append("")  # `module:function` is looked up in the working folder too, last
     sys.exit(run(arguments, debug=debug))
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from repairkit.cli import options, show
+from repairkit.cli.unattended import LogJson, PrometheusFile, PrometheusPort, unattended
 from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
 from repairkit.engine.precision import IN_WORDS
@@ -18,6 +19,7 @@ from repairkit.estimators import ESTIMATORS
 from repairkit.workflows.methods import METHODS, ScoreSettings
 from repairkit.workflows.run_folder import RunFolder, scores_table
 from repairkit.workflows.scoring import Scored, score
+from repairkit.workflows.unattended import Terminated
 
 _SHOWN = 10
 
@@ -152,6 +154,9 @@ def score_command(
     mean: options.Mean = None,
     std: options.Std = None,
     layout: options.Layout = None,
+    log_json: LogJson = None,
+    prometheus_port: PrometheusPort = None,
+    prometheus_file: PrometheusFile = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -172,12 +177,26 @@ def score_command(
     subject, settings = options.settle_job(context.params)
     folder = out or default_folder(subject.file.path, settings.metrics[0], how.method)
     try:
-        with show.scoring_progress(quiet=quiet) as on_progress:
+        with (
+            show.scoring_progress(quiet=quiet) as shown,
+            unattended(
+                shown,
+                log_json=log_json,
+                prometheus_port=prometheus_port,
+                prometheus_file=prometheus_file,
+            ) as on_progress,
+        ):
             scored = score(
                 subject, settings, how, out=folder, resume=resume, on_progress=on_progress
             )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         kept = RunFolder(folder).run_file.is_file()
+        if kept and isinstance(stop, Terminated):
+            if not quiet:
+                show.remark(
+                    f"stopped by SIGTERM; {folder} keeps what was done, go on with --resume"
+                )
+            return
         raise Interruption(
             f"interrupted; {folder} keeps what was done, go on with --resume"
             if kept

@@ -47,6 +47,11 @@ def say(text: str) -> None:
     printer().print(_shown(text), soft_wrap=True)
 
 
+def remark(text: str) -> None:
+    """A line for people on standard error."""
+    sys.stderr.write(f"repairkit: {printable(text)}\n")
+
+
 def print_json(document: Any) -> None:
     """The one document of `--json`."""
     sys.stdout.write(to_json(document))

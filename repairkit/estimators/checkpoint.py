@@ -13,6 +13,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from repairkit.core.errors import RunFolderError
 from repairkit.core.game import GameFacts
+from repairkit.core.replacing import replace_durably
 from repairkit.core.scores import Estimator, Run, Spent
 from repairkit.estimators.encoding import Decoder, Encoder, dataclass_types, name_of
 
@@ -59,14 +61,15 @@ class CheckpointStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with draft.open("wb") as file:
                 _write(file, json.dumps(document), encoder.blobs)
-            draft.replace(self.path)
+            replace_durably(draft, self.path)
         except OSError as error:
             raise RunFolderError(
                 f"{self.path}: cannot be written ({error.strerror or error}); free space or "
                 "choose another place"
             ) from error
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that cannot be written holds no draft
+                draft.unlink(missing_ok=True)
 
     def load(self, run: Run, key: str) -> Spent | None:
         """Bring a freshly started run to where the checkpoint left it; None without a checkpoint.

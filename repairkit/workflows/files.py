@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import RunFolderError
+from repairkit.core.replacing import replace_durably
 
 _MOST_VALUES = 4_000_000
 
@@ -31,7 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
+        replace_durably(draft, path)
     except OSError as error:
         with suppress(OSError):
             draft.unlink(missing_ok=True)

@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter, Roster
+from repairkit.core.replacing import is_draft
 from repairkit.core.scores import Scores
 from repairkit.core.text import from_cell, plain_cell
 from repairkit.workflows.files import read_json, write_json, write_text
@@ -76,6 +79,10 @@ class RunFolder:
         return self.path / "statistics.json"
 
     @property
+    def heartbeat_file(self) -> Path:
+        return self.path / "heartbeat.json"
+
+    @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint"
 
@@ -87,7 +94,7 @@ class RunFolder:
                 to be resumed, something else altogether, or nothing to resume.
         """
         if not self.run_file.is_file():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and not self._is_free():
                 raise RunFolderError(
                     f"{self.path}: exists and is no run folder; choose another place with -o"
                 )
@@ -112,6 +119,35 @@ class RunFolder:
                 f"{self.path}: holds an unfinished run; go on with --resume, or choose another "
                 "place with -o"
             )
+
+    def _is_free(self) -> bool:
+        """Whether nothing is there but what a killed process left of its first file."""
+        return self.path.is_dir() and all(is_draft(path) for path in self.path.iterdir())
+
+    def check_writable(self) -> None:
+        """Before anything is computed: what comes of it can be written.
+
+        Raises:
+            RunFolderError: the folder, or the one that it is to be made in, takes no file.
+        """
+        place = self.path
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        try:
+            with TemporaryFile(dir=place) as file:
+                file.write(b"-")
+                file.flush()
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path}: cannot be written ({error.strerror or error}); free space or choose "
+                "another place with -o"
+            ) from error
+
+    def sweep(self) -> None:
+        """Remove drafts that a killed process left."""
+        for path in filter(is_draft, self.path.iterdir()):
+            with suppress(OSError):
+                path.unlink()
 
     def check_values(self, ends: Mapping[str, Any]) -> None:
         """Make sure that a run that is there was about the same V(all) and V(none).

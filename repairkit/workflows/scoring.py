@@ -30,6 +30,7 @@ from repairkit.workflows.run_document import opening, outcome, plain, told_on_re
 from repairkit.workflows.run_folder import RunFolder, finite_rows, scores_table
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
+from repairkit.workflows.unattended import Terminated, Watch, event, unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def score(
 
     Raises:
         RepairkitError: anything that the user can mend.
-        KeyboardInterrupt: after the run was saved.
+        KeyboardInterrupt: after the run was saved; `run.json` says that it is unfinished.
     """
     bench = prepare(subject, settings)
     return score_bench(bench, how, out=out, resume=resume, on_progress=on_progress)
@@ -96,13 +97,16 @@ def score_bench(
     folder = None if out is None else RunFolder(out)
     if folder is not None:
         folder.claim(document["key"], bench.subject.file.digest, resume=resume)
+        folder.check_writable()
+        if resume:
+            folder.sweep()
     if how.method in NORMS:
         estimation = score_norms(how.method, bench, metrics[0].name)
         scores = estimation.scores
     else:
         images = bench.parts.selection if suite is None else suite
         document["scored_on"] = {"part": images.name, "n_images": len(images)}
-        estimation = _play(bench, how, images, metrics, document, folder, on_progress)
+        estimation = _watched(bench, how, images, metrics, document, folder, on_progress)
         scores = _first_metrics(estimation.scores, len(metrics))
     document |= outcome(estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
@@ -114,7 +118,7 @@ def score_bench(
     return Scored(scores, bench, document, out, details)
 
 
-def _play(
+def _watched(
     bench: Bench,
     how: ScoreSettings,
     images: Suite,
@@ -122,6 +126,39 @@ def _play(
     document: dict[str, Any],
     folder: RunFolder | None,
     on_progress: Callable[[Progress], None] | None,
+) -> Estimation:
+    """Play the game, with signs of life; where that is stopped, the folder says so."""
+    watch = Watch(folder, len(bench.roster))
+    opened = event("started", key=document["key"], method=how.method, model=document["model"])
+    logger.info("scoring %d filters", len(bench.roster), extra=opened)
+    try:
+        estimation = _play(bench, how, images, metrics, document, folder, (watch, on_progress))
+    except KeyboardInterrupt as stop:
+        why = "stopped by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
+        watch.close("unfinished")
+        document |= unfinished(watch.spent, why)
+        if folder is not None and folder.run_file.is_file():
+            folder.write(document)
+        logger.info("%s", document["reason"], extra=event("unfinished", **watch.facts(why)))
+        raise
+    except BaseException as error:
+        watch.close("failed")
+        logger.info("failed", extra=event("failed", error=str(error), kind=type(error).__name__))
+        raise
+    watch.close("finished")
+    told = event("finished", reason=estimation.reason, **watch.facts("finished"))
+    logger.info("%s", estimation.reason, extra=told)
+    return estimation
+
+
+def _play(
+    bench: Bench,
+    how: ScoreSettings,
+    images: Suite,
+    metrics: tuple[Metric, ...],
+    document: dict[str, Any],
+    folder: RunFolder | None,
+    watchers: tuple[Watch, Callable[[Progress], None] | None],
 ) -> Estimation:
     """Play the game; the folder is first written to once there is something to keep."""
     game = bench.game(images, metrics, guard=_guard(bench, metrics))
@@ -133,12 +170,14 @@ def _play(
     document["device"], document["precision"] = bench.device, bench.precision
     if bench.settings.tf32 and bench.precision != "tf32":
         document["notes"].append("TF32 was asked for, and no CUDA device found: 32 bits were used")
+    watch, on_progress = watchers
     report = reporter(on_progress, budget, len(bench.roster))
     unwritten = [folder] if folder is not None else []
 
     def on_round(run: Run, spent: Spent) -> None:
         while unwritten:
             unwritten.pop().write(document)
+        watch.on_round(run, spent)
         if report is not None:
             report(run, spent)
 

@@ -30,14 +30,14 @@ class Effort:
     Attributes:
         per_filter: image passes per filter for the values of accuracy and of every class.
         walks: untruncated walks for the curve.
-        evaluations: of 128 images, for TMAB, and for Monte Carlo beside it.
+        evaluations: of 128 images, for each method of the bandit experiment at the most.
         truth_rows: image passes of the long run.
     """
 
-    per_filter: int = 500
+    per_filter: int = 300
     walks: int = 4
-    evaluations: int = 60_000
-    truth_rows: int = 2_000_000
+    evaluations: int = 20_000
+    truth_rows: int = 1_000_000
 
 
 QUICK = Effort(per_filter=20, walks=1, evaluations=2_000, truth_rows=20_000)

@@ -16,6 +16,7 @@ from repairkit.data import find_project
 from repairkit.graph.files import read_model
 from repairkit.workflows import patching, scoring, verifying
 from repairkit.workflows.destination import companions
+from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import Target
 from repairkit.workflows.patch_file import read_patch_file
@@ -45,6 +46,8 @@ def score(
     resume: bool = False,
     paper: bool = False,
     statistics: bool = False,
+    exclude_top_of: str | Path | None = None,
+    exclude_share: float = 0.2,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Scored:
     """Estimate the value of every filter, as `repairkit score` does.
@@ -63,6 +66,8 @@ def score(
         resume: go on with the unfinished run in `out`.
         paper: the letter of the paper's Algorithm 1, with the method `tmab`.
         statistics: tell in detail how far the estimate has come (`Scored.details`).
+        exclude_top_of: leave out of the ranking the top of this finished run of the same model.
+        exclude_share: how much of that run is its top, in (0, 1).
         on_progress: called now and then.
 
     Raises:
@@ -72,7 +77,14 @@ def score(
     subject, job = _job(model, data, settings)
     job = replace(job, metrics=names or job.metrics)
     budget = Budget(max_evaluations, time_limit)
-    how = ScoreSettings(method, dict(options or {}), budget, paper=paper, statistics=statistics)
+    how = ScoreSettings(
+        method,
+        dict(options or {}),
+        budget,
+        paper=paper,
+        statistics=statistics,
+        exclude=None if exclude_top_of is None else Exclusion(Path(exclude_top_of), exclude_share),
+    )
     place = None if out is None else Path(out)
     return scoring.score(subject, job, how, out=place, resume=resume, on_progress=on_progress)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from repairkit.cli import options, show
+from repairkit.cli.baseline_tables import baseline_table
 from repairkit.cli.fairness_tables import fairness_tables
 from repairkit.cli.score_command import (
     Epsilon,
@@ -71,6 +72,9 @@ def patch_command(
         str | None,
         typer.Option("--level", help="Freeze at mean, zero, bias, or best on selection images."),
     ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Judge simpler cures beside the chosen one.")
+    ] = False,
     confirm_share: Annotated[
         float,
         typer.Option("--confirm-share", help="Share of the selection images that only confirm."),
@@ -138,6 +142,7 @@ def patch_command(
         beam,
         level,
         confirm_share,
+        baselines,
     )
     subject, settings = options.settle_job(context.params)
     place = out or Path(f"{subject.file.path.stem}.patched.onnx")
@@ -184,6 +189,8 @@ def print_patched(done: Patched) -> None:
     show.before_after(done.before, done.after, done.change)
     if done.document["fairness"] is not None:
         fairness_tables(done.document["fairness"])
+    if done.document["baselines"]:
+        baseline_table(done.document["baselines"], done.objective, done.before.n_images)
     for note in done.document["notes"]:
         show.say(f"note: {note}")
     for pair in done.document["parts"]["overlaps"]:

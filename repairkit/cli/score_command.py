@@ -15,11 +15,13 @@ from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
 from repairkit.engine.precision import IN_WORDS
 from repairkit.estimators import ESTIMATORS
+from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.methods import METHODS, ScoreSettings
-from repairkit.workflows.run_folder import RunFolder, scores_table
+from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.scoring import Scored, score
 
 _SHOWN = 10
+_PER_METRIC = 3
 
 Metrics = Annotated[
     list[str] | None,
@@ -64,6 +66,7 @@ def how_to_score(
     further: list[str] | None = None,
     paper: bool = False,
     statistics: bool = False,
+    exclude: Exclusion | None = None,
 ) -> ScoreSettings:
     """Score settings with only those estimator options that were given.
 
@@ -83,6 +86,7 @@ def how_to_score(
         Budget(max_evaluations, time_limit),
         paper,
         statistics,
+        exclude,
     )
 
 
@@ -125,6 +129,13 @@ def score_command(
         bool,
         typer.Option("--statistics", help="Tell how far the estimate has come: statistics.json."),
     ] = False,
+    exclude_top_of: Annotated[
+        Path | None,
+        typer.Option("--exclude-top-of", help="Leave out of the ranking the top of this run."),
+    ] = None,
+    exclude_share: Annotated[
+        float, typer.Option("--exclude-share", help="How much of that run is its top.")
+    ] = 0.2,
     group: options.Groups = None,
     classes: options.Classes = None,
     features: options.Features = None,
@@ -168,6 +179,7 @@ def score_command(
         further=option,
         paper=paper,
         statistics=statistics,
+        exclude=None if exclude_top_of is None else Exclusion(exclude_top_of, exclude_share),
     )
     subject, settings = options.settle_job(context.params)
     folder = out or default_folder(subject.file.path, settings.metrics[0], how.method)
@@ -196,7 +208,7 @@ def default_folder(model: Path, metric: str, method: str) -> Path:
 
 
 def _print(scored: Scored) -> None:
-    rows = scores_table(scored.scores, scored.bench.roster)
+    rows = scored.table()
     document = scored.document
     metric = scored.scores.metrics[0]
     shown = rows if len(rows) <= 2 * _SHOWN else [*rows[:_SHOWN], {}, *rows[-_SHOWN:]]
@@ -205,6 +217,8 @@ def _print(scored: Scored) -> None:
         ["filter", "value", "std error", "from", "to", "samples", "decided"],
         [_row(row) for row in shown],
     )
+    if len(scored.scores.metrics) > 1:
+        _print_tops(scored)
     metrics = list(document["metrics"].items())
     for name, ends in metrics[:_SHOWN]:
         show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
@@ -231,6 +245,18 @@ def _print(scored: Scored) -> None:
     if scored.details:
         _print_statistics(scored.details)
     show.say(f"written to {scored.folder}")
+
+
+def _print_tops(scored: Scored) -> None:
+    """The filters worth most for each metric: which class or group lives on which."""
+    metrics, ids = scored.scores.metrics[:_SHOWN], [f.id for f in scored.bench.roster]
+    rows = []
+    for column, metric in enumerate(metrics):
+        ranked = scored.scores.ranking(column).tolist()
+        best = [p for p in ranked if p not in scored.excluded][:_PER_METRIC]
+        values = scored.scores.values[:, column]
+        rows.append([metric, ", ".join(f"{ids[p]} ({values[p]:+.4f})" for p in best)])
+    show.table(f"The {_PER_METRIC} filters worth most for each", ["metric", "filters"], rows)
 
 
 def _print_statistics(details: Mapping[str, Any]) -> None:

@@ -53,6 +53,7 @@ def patch_story(
             "difference": {name: asdict(figure) for name, figure in judged.change.items()},
         },
         "fairness": judged.fairness,
+        "baselines": None,
         "verification": verified.to_json(),
         "scoring": made.scoring,
     }

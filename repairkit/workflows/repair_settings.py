@@ -37,6 +37,7 @@ class PatchSettings:
         level: at what filters are frozen: `mean`, `zero`, `bias`, or `best` for the constant that
             the images that choose like best; as absent filters yield if None.
         confirm_share: of the selection images, those that confirm and choose nothing.
+        baselines: judge simpler cures beside the chosen one.
     """
 
     remove: tuple[Filter, ...] = ()
@@ -51,6 +52,7 @@ class PatchSettings:
     beam: int = 1
     level: str | None = None
     confirm_share: float = 0.4
+    baselines: bool = False
 
     def __post_init__(self) -> None:
         chosen = bool(self.scores or self.fairness or self.objective or self.targets)

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -154,8 +154,10 @@ class RunFolder:
     def write(self, document: Mapping[str, Any]) -> None:
         write_json(self.run_file, dict(document))
 
-    def write_scores(self, scores: Scores, roster: Roster) -> None:
-        write_text(self.scores_file, scores_csv(scores, roster))
+    def write_scores(
+        self, scores: Scores, roster: Roster, *, without: Collection[int] = ()
+    ) -> None:
+        write_text(self.scores_file, scores_csv(scores, roster, without=without))
 
     def write_statistics(self, details: Mapping[str, Any]) -> None:
         write_json(self.statistics_file, dict(details))
@@ -220,11 +222,13 @@ def _fault(document: Mapping[str, Any]) -> str:
     return f"settings.{missing[0]} is missing" if missing else ""
 
 
-def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
-    """The rows of `scores.csv`, in rank order."""
+def scores_table(
+    scores: Scores, roster: Roster, *, without: Collection[int] = ()
+) -> list[dict[str, Any]]:
+    """The rows of `scores.csv`, in rank order, but for the players in `without`."""
     filters = roster.filters
     rows = []
-    for player in scores.ranking().tolist():
+    for player in (p for p in scores.ranking().tolist() if p not in without):
         row: dict[str, Any] = {
             "filter": filters[player].id,
             "site": filters[player].site,
@@ -242,7 +246,7 @@ def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
     return rows
 
 
-def scores_csv(scores: Scores, roster: Roster) -> str:
+def scores_csv(scores: Scores, roster: Roster, *, without: Collection[int] = ()) -> str:
     """The text of `scores.csv`: numbers in their shortest exact form, names never a formula."""
     text = io.StringIO()
     extra = [f"{_FURTHER}{metric}" for metric in scores.metrics[1:]]
@@ -251,7 +255,7 @@ def scores_csv(scores: Scores, roster: Roster) -> str:
     quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
     writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n", quoting=quoting)
     writer.writeheader()
-    for row in scores_table(scores, roster):
+    for row in scores_table(scores, roster, without=without):
         names = {name: plain_cell(row[name]) for name in ("filter", "site")}
         writer.writerow({**row, **names, "decided": "true" if row["decided"] else "false"})
     return text.getvalue()

@@ -22,6 +22,7 @@ from repairkit.estimators import (
     estimate,
 )
 from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.excluding import NOTHING, find_excluded
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.methods import ScoreSettings, settle_estimator
 from repairkit.workflows.norms import NORMS, score_norms
@@ -43,9 +44,10 @@ class Scored:
     document: dict[str, Any]
     folder: Path | None
     details: Mapping[str, Any] = field(default_factory=dict)
+    excluded: frozenset[int] = frozenset()
 
     def table(self) -> list[dict[str, Any]]:
-        return scores_table(self.scores, self.bench.roster)
+        return scores_table(self.scores, self.bench.roster, without=self.excluded)
 
     def to_json(self) -> dict[str, Any]:
         told = {"details": dict(self.details)} if self.details else {}
@@ -91,8 +93,12 @@ def score_bench(
 ) -> Scored:
     """See `score`, on a workbench that is ready and the images of `suite` (all that select)."""
     metrics = bench.metrics(bench.metric_names)
+    excluded = NOTHING if how.exclude is None else find_excluded(how.exclude, bench)
     options = {"paper": True} if how.paper else {}
+    options |= excluded.keyed
     document = opening(bench, how.method, {**how.options, **options}, how.budget)
+    document |= excluded.told
+    document["notes"] += excluded.notes
     folder = None if out is None else RunFolder(out)
     if folder is not None:
         folder.claim(document["key"], bench.subject.file.digest, resume=resume)
@@ -107,11 +113,11 @@ def score_bench(
     document |= outcome(estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
     if folder is not None:
-        folder.write_scores(scores, bench.roster)
+        folder.write_scores(scores, bench.roster, without=excluded.players)
         if details:
             folder.write_statistics(details)
         folder.write(document)
-    return Scored(scores, bench, document, out, details)
+    return Scored(scores, bench, document, out, details, excluded.players)
 
 
 def _play(

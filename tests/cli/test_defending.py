@@ -62,7 +62,7 @@ def test_a_top_that_cannot_be_left_out_is_refused(
     nothing = scored(repairkit, project, "x", *excluding, "--exclude-share", "0.99", code=1)
     assert "all that this job scores" in nothing.err
     model = onnx.load(project.model)
-    model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[::-1]
+    model.doc_string = "another"
     onnx.save(model, project.model)
     other = scored(repairkit, project, "x", *excluding, code=1)
     assert "scores of another model" in other.err
@@ -156,9 +156,8 @@ def test_simpler_cures_stand_beside_the_repair_at_equal_numbers(
     assert rows["leave-one-out"]["figures"] == rows["chosen repair"]["figures"]
     chosen = rows["chosen repair"]["figures"]["accuracy"]
     assert chosen["difference"] == report["evaluations"]["difference"]["accuracy"]
-    assert chosen["difference"]["ci_low"] > 0
-    weakest = rows["weight norm"]["figures"]["accuracy"]["difference"]["value"]
-    assert weakest < chosen["difference"]["value"]
+    drawn = rows["random"]["figures"]["accuracy"]["difference"]
+    assert chosen["difference"]["value"] == drawn["ci_high"] > drawn["ci_low"]
     assert any("looked at once per method, 7 times" in note for note in report["notes"])
     assert "fairness" in report
     assert report["fairness"]["columns"][0]["name"] == "group"

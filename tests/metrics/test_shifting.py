@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repairkit.metrics import OutputForm
@@ -20,6 +20,7 @@ def outputs_of(kind: str, seed: int, n: int = 6) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(seed=st.integers(0, 50), shift=st.floats(-3, 3))
+@settings(deadline=None, max_examples=20)
 def test_a_shift_adds_its_biases_to_the_log_odds(kind, seed, shift):
     form, outputs = OutputForm(kind), outputs_of(kind, seed)
     biases = np.zeros(max(2, KINDS[kind]))

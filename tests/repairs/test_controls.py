@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score
 
 from repairkit.repairs.controls import fit_biases
 
 
 @given(seed=st.integers(0, 30))
+@settings(deadline=None, max_examples=8)
 def test_a_threshold_is_the_best_of_all_that_images_tell_apart(seed):
     rng = np.random.default_rng(seed)
     labels = np.concatenate([[0, 1], rng.random(40) < 0.2]).astype(int)
@@ -18,7 +18,8 @@ def test_a_threshold_is_the_best_of_all_that_images_tell_apart(seed):
     shifts = [-float(t) for t in (ordered[1:] + ordered[:-1]) / 2]
 
     def judge(biases):
-        return balanced_accuracy_score(labels, odds + biases[1] >= 0), None
+        said = odds + biases[1] >= 0
+        return (said[labels == 1].mean() + (~said[labels == 0]).mean()) / 2, None
 
     found = fit_biases(judge, 2, classes=[1], shifts=shifts, max_drop=0.0)
     exhaustive = max(judge(np.array([0.0, s]))[0] for s in [0.0, *shifts])

@@ -75,6 +75,13 @@ def patch_command(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Judge simpler cures beside the chosen one.")
     ] = False,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="The model in its framework, for a baseline by gradients."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="State dict, where the source is a factory.")
+    ] = None,
     confirm_share: Annotated[
         float,
         typer.Option("--confirm-share", help="Share of the selection images that only confirm."),
@@ -143,6 +150,8 @@ def patch_command(
         level,
         confirm_share,
         baselines,
+        source,
+        weights,
     )
     subject, settings = options.settle_job(context.params)
     place = out or Path(f"{subject.file.path.stem}.patched.onnx")

@@ -9,7 +9,7 @@ baseline may only win against the chosen repair where it was named beforehand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from repairkit.core.patch import Figure
 from repairkit.metrics import difference, evaluate
 from repairkit.repairs import make_patch
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.conductance import Ranking, Values, conductance_ranking
 from repairkit.workflows.controls import fit_control
 from repairkit.workflows.deciding import Made, plain_values
 from repairkit.workflows.fairness import Outputs
@@ -40,24 +41,6 @@ MULTIPLICITY = (
 )
 
 OnProgress = Callable[[Progress], None] | None
-Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """A way to rank filters; those with the lowest values are frozen.
-
-    Attributes:
-        method: as shown.
-        note: what it does, in words.
-        values: of all filters on a workbench whose settings name `metrics`; shape (n_players,).
-        metrics: whose values are estimated; empty where the method asks for none.
-    """
-
-    method: str
-    note: str
-    values: Callable[[Bench], Values]
-    metrics: tuple[str, ...] = ()
 
 
 def with_baselines(
@@ -77,6 +60,7 @@ def with_baselines(
         Objective.of(objective),
         judged.outputs,
         metrics=bench.metrics(tuple(judged.before.metrics)),
+        further=() if how.source is None else (conductance_ranking(how, Objective.of(objective)),),
         on_progress=on_progress,
     )
     n_looks = sum(bool(row["figures"]) for row in rows)

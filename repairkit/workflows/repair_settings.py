@@ -38,6 +38,8 @@ class PatchSettings:
             the images that choose like best; as absent filters yield if None.
         confirm_share: of the selection images, those that confirm and choose nothing.
         baselines: judge simpler cures beside the chosen one.
+        source: the model in its framework, for a baseline by gradients; none if None.
+        weights: its weights, where the source is a factory.
     """
 
     remove: tuple[Filter, ...] = ()
@@ -53,6 +55,8 @@ class PatchSettings:
     level: str | None = None
     confirm_share: float = 0.4
     baselines: bool = False
+    source: str | None = None
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         chosen = bool(self.scores or self.fairness or self.objective or self.targets)

@@ -22,7 +22,8 @@ from repairkit.engine.executor import make_executor
 from repairkit.engine.opening import Candidates, open_evaluator, open_stacked
 from repairkit.engine.runner import Runner
 from repairkit.engine.runtime import open_session
-from repairkit.engine.scattered import with_scattered
+from repairkit.engine.scattered import AffineMasks, with_scattered
+from repairkit.graph.affine import with_affine_masks
 from repairkit.graph.bake import bake
 from repairkit.graph.instrument import instrument
 from repairkit.graph.sites import Survey, survey
@@ -146,7 +147,18 @@ class Ways:
                 executor=make_executor(n),
                 cache_memory=cache_memory,
             )
-        return with_scattered(opened, self.masks(n))
+        return with_scattered(opened, self.masks(n), mixer=self._mixer(n))
+
+    def _mixer(self, n: int) -> AffineMasks | None:
+        """What runs mixed rows on the CPU, where the model can be written that way."""
+        if self.stacked:
+            return None
+        masked = instrument(self.subject.model, self.found.sites, self.means)
+        model = with_affine_masks(masked, self.found.sites)
+        if model is None:
+            return None
+        runner = Runner(model, self.subject.image, None, outputs=(self.output,), device="cpu")
+        return AffineMasks(runner, self.masks(n), self.means)
 
     def run_session(self, row: NDArray[np.bool_]) -> None:
         """A new session of the baked model, for one coalition."""

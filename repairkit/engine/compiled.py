@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from repairkit.core.filters import FilterMeans, Roster
+from repairkit.engine.memory import release_freed
 from repairkit.engine.sessions import Call, Level, as_value, open_slice, optimise
 from repairkit.engine.workspace import Workspace, Workspaces
 from repairkit.graph.cones import Anatomy, Shape, Slice
@@ -106,6 +107,7 @@ class Compiled:
         }
         self.costs = self.anatomy.arithmetic(self.shapes)
         self.overwrites = self._find_overwrites(sample)
+        release_freed()
 
     def run(self, piece: Slice, live: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
         """The outputs of a slice under the workspace's coalition, as runtime values.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
+from repairkit.engine.memory import release_freed
 from repairkit.engine.runtime import load_runtime, open_session, runtime_complaint
 from repairkit.graph.rebatch import fixed_batch, rebatch
 from repairkit.graph.zipmaps import without_zipmaps
@@ -158,6 +159,7 @@ class Runner:
         self.seconds = seconds
         plain = without_zipmaps(model)
         self.session = open_session(plain, device=device, optimise=optimise, tf32=tf32)
+        release_freed()
         self.input_name = input_name
         self.step = step
         # A graph for one image may give outputs without a batch axis: they are given one.

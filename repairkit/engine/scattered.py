@@ -21,6 +21,7 @@ from repairkit.core.game import Coalitions
 from repairkit.core.suite import Indices
 from repairkit.engine.agreement import difference
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce, keep_all
+from repairkit.engine.fast import FastEvaluator
 from repairkit.engine.precision import Precision
 from repairkit.engine.runner import Runner
 from repairkit.engine.runtime import session_device
@@ -29,7 +30,9 @@ from repairkit.graph.affine import OFFSET, ONES, SCALE, ZEROS, affine_input
 logger = logging.getLogger(__name__)
 
 _FEW = 8  # images to a row, up to which masks are faster than weights
-_RUN_IMAGES = 128  # at which what surrounds a run hardly counts
+_RUN_IMAGES = 128  # of a small model, at which what surrounds a run hardly counts
+_RUN_MACS = 4e9  # of a large one, where memory counts
+_LEAST_IMAGES = 8
 _SHARES_PRESENT = (1.0, 0.9, 0.5, 0.0)
 
 
@@ -77,15 +80,22 @@ class ScatteredEvaluator:
         others: answers rows of many images.
         masks: of the instrumented model, whose masks may have a row per image.
         mixer: what runs them; the instrumented model itself if None.
+        macs: multiplications of a full pass of one image; 0 where they are not known.
     """
 
     def __init__(
-        self, others: Evaluator, masks: MaskEvaluator, mixer: AffineMasks | None = None
+        self,
+        others: Evaluator,
+        masks: MaskEvaluator,
+        mixer: AffineMasks | None = None,
+        *,
+        macs: float = 0.0,
     ) -> None:
         self.others, self.masks = others, masks
         self.mixer: AffineMasks | MaskEvaluator = masks if mixer is None else mixer
         most = masks.batch_size  # which a card wants filled
-        self.run_images = min(_RUN_IMAGES, most) if _on_cpu(masks) else most
+        fitting = np.clip(_RUN_MACS / max(macs, 1.0), _LEAST_IMAGES, _RUN_IMAGES)
+        self.run_images = min(int(fitting), most) if _on_cpu(masks) else most
         how = "a mask" if mixer is None else "an affine mask"
         self.path = f"{others.path}; {how} per image where a row has few"
 
@@ -145,8 +155,9 @@ def with_scattered(
     if masks.runner.step is not None:
         return others
     alone = masks.answer(rows, positions, keep_all)
+    macs = others.routes.full.cost if isinstance(others, FastEvaluator) else 0.0
     for way in (mixer, None) if mixer is not None else (None,):
-        found = ScatteredEvaluator(others, masks, way)
+        found = ScatteredEvaluator(others, masks, way, macs=macs)
         fault = _fault(found, rows, positions, alone, precision)
         if fault is None:
             return found

@@ -29,7 +29,7 @@ from repairkit.workflows.selection_story import (
     told_trade_off,
 )
 
-CONFIRMATION_SHARE = 0.4
+CONFIRMATION_SHARE = 1 / 3
 _ROWS_AT_ONCE = 32
 _SPLIT, _FOLDS = 1, 2  # streams of the seed
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
 from repairkit.repairs import SearchSettings
+from repairkit.workflows.choosing import CONFIRMATION_SHARE
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective, Target
 
@@ -50,7 +51,7 @@ class PatchSettings:
     choose: str = "joint"
     beam: int = 1
     level: str | None = None
-    confirm_share: float = 0.4
+    confirm_share: float = CONFIRMATION_SHARE
 
     def __post_init__(self) -> None:
         chosen = bool(self.scores or self.fairness or self.objective or self.targets)

@@ -24,7 +24,8 @@ def patch_story(
     """Versions, choice, data, selection, figures on the test part, proof."""
     parts = bench.parts
     before, after, change = evaluations
-    rounded = rounding(bench, verified.patch)
+    # Constants that were chosen by themselves are no rounded levels.
+    rounded = [] if choice["level"] == "best" else rounding(bench, verified.patch)
     return {
         "versions": versions(),
         "objective": objective,

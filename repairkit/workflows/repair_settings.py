@@ -66,6 +66,10 @@ class PatchSettings:
             raise SettingsError(f"--fairness is for {FAIRNESS_OBJECTIVE}; leave out --objective")
         if self.at_most < 1 or not 0 <= self.max_drop <= 1:
             raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
+        if not 0 < self.confirm_share < 1:
+            raise SettingsError(
+                f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
+            )
         _check_word("--choose", self.choose, RECIPES)
         if self.level is not None:
             _check_word("--level", self.level, LEVELS)

@@ -51,9 +51,7 @@ class MadeUp:
         return self.limit(frozenset(i for i in range(members.bit_length()) if members >> i & 1))
 
 
-def search(
-    made_up: MadeUp, n_players: int, **settings: Any
-) -> tuple[tuple[Frozen, ...], Search]:
+def search(made_up: MadeUp, n_players: int, **settings: Any) -> tuple[tuple[Frozen, ...], Search]:
     rng = np.random.default_rng([made_up.seed, 1])
     asked = SearchSettings(**settings)
     strata = np.arange(made_up.n_images) % 2

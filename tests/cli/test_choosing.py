@@ -180,3 +180,20 @@ def test_a_group_too_small_to_choose_and_confirm_is_declined(
         repairkit("patch", harmed.model, "--fairness", *FAST),
         "too few of the 190 selection images of group 'few'",
     )
+
+
+def test_a_run_for_patch_leaves_the_images_that_confirm_alone(
+    repairkit: Command, harmed: Project
+) -> None:
+    score = ("score", harmed.model, "--metric", "group_accuracy", "--method", "exact", "--quiet")
+    assert repairkit(*score, "-o", "all").code == 0
+    assert repairkit(*score, "--for-patch", "-o", "some").code == 0
+    patch = ("patch", harmed.model, "--fairness", "--json", "--scores")
+    seen = [chosen(repairkit(*patch, run, "-o", f"{run}.onnx")) for run in ("all", "some")]
+    assert [d["selection"]["scores_saw_confirmation"] for d in seen] == [True, False]
+    assert [any("--for-patch" in note for note in d["notes"]) for d in seen] == [True, False]
+    scored_on = seen[1]["scoring"]["scored_on"]
+    assert scored_on["n_images"] == seen[1]["selection"]["parts"]["choosing"]
+    answer = repairkit(*patch, "some", "--confirm-share", "0.5", "-o", "other.onnx")
+    assert answer.code == 1
+    assert "leave --confirm-share out" in answer.err

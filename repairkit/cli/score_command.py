@@ -67,6 +67,7 @@ def how_to_score(
     paper: bool = False,
     statistics: bool = False,
     exclude: Exclusion | None = None,
+    for_patch: bool = False,
 ) -> ScoreSettings:
     """Score settings with only those estimator options that were given.
 
@@ -86,7 +87,8 @@ def how_to_score(
         Budget(max_evaluations, time_limit),
         paper,
         statistics,
-        exclude,
+        exclude=exclude,
+        for_patch=for_patch,
     )
 
 
@@ -136,6 +138,10 @@ def score_command(
     exclude_share: Annotated[
         float, typer.Option("--exclude-share", help="How much of that run is its top.")
     ] = 0.2,
+    for_patch: Annotated[
+        bool,
+        typer.Option("--for-patch", help="Leave out the images on which patch confirms."),
+    ] = False,
     group: options.Groups = None,
     classes: options.Classes = None,
     features: options.Features = None,
@@ -180,6 +186,7 @@ def score_command(
         paper=paper,
         statistics=statistics,
         exclude=None if exclude_top_of is None else Exclusion(exclude_top_of, exclude_share),
+        for_patch=for_patch,
     )
     subject, settings = options.settle_job(context.params)
     folder = out or default_folder(subject.file.path, settings.metrics[0], how.method)

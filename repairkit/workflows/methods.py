@@ -40,6 +40,7 @@ class ScoreSettings:
         paper: the letter of the paper's Algorithm 1 (`tmab`), but for `options`.
         statistics: tell in detail how far the estimate has come.
         exclude: filters to leave out of the ranking; none if None.
+        for_patch: leave out the selection images on which `patch` confirms.
         budget: where to stop at the latest; `EVALUATIONS_PER_FILTER` where neither limit is given.
     """
 
@@ -49,6 +50,7 @@ class ScoreSettings:
     paper: bool = False
     statistics: bool = False
     exclude: Exclusion | None = None
+    for_patch: bool = False
 
     def __post_init__(self) -> None:
         if self.paper and self.method != "tmab":

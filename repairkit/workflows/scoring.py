@@ -22,6 +22,7 @@ from repairkit.estimators import (
     estimate,
 )
 from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.choosing import CONFIRMATION_SHARE, split_selection
 from repairkit.workflows.excluding import NOTHING, find_excluded
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.methods import ScoreSettings, settle_estimator
@@ -94,7 +95,9 @@ def score_bench(
     """See `score`, on a workbench that is ready and the images of `suite` (all that select)."""
     metrics = bench.metrics(bench.metric_names)
     excluded = NOTHING if how.exclude is None else find_excluded(how.exclude, bench)
-    options = {"paper": True} if how.paper else {}
+    options: dict[str, Any] = {name: True for name in ("paper", "for_patch") if getattr(how, name)}
+    if how.for_patch and suite is None:
+        suite = split_selection(bench, CONFIRMATION_SHARE).choosing
     options |= excluded.keyed
     document = opening(bench, how.method, {**how.options, **options}, how.budget)
     document |= excluded.told

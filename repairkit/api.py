@@ -104,6 +104,7 @@ def patch(
     choose: str = "joint",
     beam: int = 1,
     level: str | None = None,
+    baselines: bool = False,
     score: ScoreSettings | None = None,
     settings: Settings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -124,6 +125,7 @@ def patch(
         choose: `joint`, or `plain` for the lowest-ranked filters, as many as look best.
         beam: sets of each size that the joint search goes on from.
         level: freeze at `mean`, `zero`, `bias`, or `best` for what the selection images like best.
+        baselines: judge simpler cures beside the chosen one (`document["baselines"]`).
         score: how to score where no run is given; in the repair regime (`repair`) if None.
         settings: groups, preprocessing, parts, sites, device, seed; see `score`.
         on_progress: called now and then while scoring.
@@ -145,6 +147,7 @@ def patch(
         choose,
         beam,
         level,
+        baselines=baselines,
     )
     return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
 

@@ -136,8 +136,8 @@ def score_command(
         typer.Option("--exclude-top-of", help="Leave out of the ranking the top of this run."),
     ] = None,
     exclude_share: Annotated[
-        float, typer.Option("--exclude-share", help="How much of that run is its top.")
-    ] = 0.2,
+        float | None, typer.Option("--exclude-share", help="How much of it is its top; 0.2.")
+    ] = None,
     for_patch: Annotated[
         bool,
         typer.Option("--for-patch", help="Leave out the images on which patch confirms."),
@@ -185,7 +185,7 @@ def score_command(
         further=option,
         paper=paper,
         statistics=statistics,
-        exclude=None if exclude_top_of is None else Exclusion(exclude_top_of, exclude_share),
+        exclude=_exclusion(exclude_top_of, exclude_share),
         for_patch=for_patch,
     )
     subject, settings = options.settle_job(context.params)
@@ -206,6 +206,14 @@ def score_command(
         show.print_json(scored.to_json())
     elif not quiet:
         _print(scored)
+
+
+def _exclusion(run: Path | None, share: float | None) -> Exclusion | None:
+    if run is None:
+        if share is not None:
+            raise SettingsError("--exclude-share is of a run; name it with --exclude-top-of RUN")
+        return None
+    return Exclusion(run) if share is None else Exclusion(run, share)
 
 
 def default_folder(model: Path, metric: str, method: str) -> Path:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -43,6 +45,8 @@ def test_the_top_of_another_run_is_left_out_of_the_ranking_and_not_of_the_game(
     kept = json.loads((tmp_path / "own" / "run.json").read_text())["excluded"]
     assert kept["filters"] == [best]
     assert (kept["metric"], kept["share"], kept["run"]) == ("accuracy", 0.25, "overall")
+    schema = json.loads(files("repairkit.workflows").joinpath("run.schema.json").read_text())
+    jsonschema.validate(json.loads((tmp_path / "own" / "run.json").read_text()), schema)
     known = json.loads((tmp_path / "overall" / "run.json").read_text())
     assert kept["key"] == known["key"]
     further = [name for name in table_of(tmp_path / "own" / "scores.csv")[0] if "recall" in name]
@@ -69,6 +73,8 @@ def test_a_top_that_cannot_be_left_out_is_refused(
     compared = repairkit("compare", "overall")
     assert compared.code == 1
     assert "two or more" in compared.err
+    alone = scored(repairkit, project, "x", "--exclude-share", "0.3", code=1)
+    assert "name it with --exclude-top-of" in alone.err
     assert not (tmp_path / "x").exists()
 
 
@@ -158,9 +164,30 @@ def test_simpler_cures_stand_beside_the_repair_at_equal_numbers(
     assert chosen["difference"] == report["evaluations"]["difference"]["accuracy"]
     drawn = rows["random"]["figures"]["accuracy"]["difference"]
     assert chosen["difference"]["value"] == drawn["ci_high"] > drawn["ci_low"]
+    schema = json.loads(files("repairkit.workflows").joinpath("patch.schema.json").read_text())
+    jsonschema.validate(json.loads((tmp_path / "out.patch.json").read_text()), schema)
     assert any("looked at once per method, 7 times" in note for note in report["notes"])
     assert "fairness" in report
     assert report["fairness"]["columns"][0]["name"] == "group"
+
+
+def test_columns_are_judged_alone_and_crossed_and_none_is_needed_to_predict(
+    repairkit: Command, project: Project, tmp_path: Path
+) -> None:
+    stored = dict(np.load(project.data))
+    stored["hall"] = np.where(np.arange(len(stored["y"])) % 2, "north", "south")
+    np.savez(project.data, **stored)
+    answer = repairkit(
+        "patch", project.model, "--remove", "conv:1", "--group", "group,hall", "-o", "out.onnx"
+    )
+    assert answer.code == 0, answer.err
+    report = json.loads((tmp_path / "out.report.json").read_text())
+    names = [view["name"] for view in report["fairness"]["columns"]]
+    assert names == ["group", "hall", "group × hall"]  # noqa: RUF001 - as groups are named
+    assert "(small)" in answer.out
+    assert "the repaired model takes images, no attribute" in answer.out
+    inputs = [[i.name for i in onnx.load(path).graph.input] for path in (project.model, "out.onnx")]
+    assert inputs[0] == inputs[1]
 
 
 def test_a_patch_without_baselines_has_none(

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from repairkit.cli import options, show
+from repairkit.cli.classes import ExcludeShare, ExcludeTopOf, exclusion, print_tops
 from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
 from repairkit.engine.precision import IN_WORDS
@@ -21,7 +22,6 @@ from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.scoring import Scored, score
 
 _SHOWN = 10
-_PER_METRIC = 3
 
 Metrics = Annotated[
     list[str] | None,
@@ -131,13 +131,8 @@ def score_command(
         bool,
         typer.Option("--statistics", help="Tell how far the estimate has come: statistics.json."),
     ] = False,
-    exclude_top_of: Annotated[
-        Path | None,
-        typer.Option("--exclude-top-of", help="Leave out of the ranking the top of this run."),
-    ] = None,
-    exclude_share: Annotated[
-        float | None, typer.Option("--exclude-share", help="How much of it is its top; 0.2.")
-    ] = None,
+    exclude_top_of: ExcludeTopOf = None,
+    exclude_share: ExcludeShare = None,
     for_patch: Annotated[
         bool,
         typer.Option("--for-patch", help="Leave out the images on which patch confirms."),
@@ -185,7 +180,7 @@ def score_command(
         further=option,
         paper=paper,
         statistics=statistics,
-        exclude=_exclusion(exclude_top_of, exclude_share),
+        exclude=exclusion(exclude_top_of, exclude_share),
         for_patch=for_patch,
     )
     subject, settings = options.settle_job(context.params)
@@ -208,14 +203,6 @@ def score_command(
         _print(scored)
 
 
-def _exclusion(run: Path | None, share: float | None) -> Exclusion | None:
-    if run is None:
-        if share is not None:
-            raise SettingsError("--exclude-share is of a run; name it with --exclude-top-of RUN")
-        return None
-    return Exclusion(run) if share is None else Exclusion(run, share)
-
-
 def default_folder(model: Path, metric: str, method: str) -> Path:
     """Where a run goes that was not told where to go."""
     name = f"{model.stem}-{metric}-{method}"
@@ -233,7 +220,7 @@ def _print(scored: Scored) -> None:
         [_row(row) for row in shown],
     )
     if len(scored.scores.metrics) > 1:
-        _print_tops(scored)
+        print_tops(scored)
     metrics = list(document["metrics"].items())
     for name, ends in metrics[:_SHOWN]:
         show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
@@ -260,18 +247,6 @@ def _print(scored: Scored) -> None:
     if scored.details:
         _print_statistics(scored.details)
     show.say(f"written to {scored.folder}")
-
-
-def _print_tops(scored: Scored) -> None:
-    """The filters worth most for each metric: which class or group lives on which."""
-    metrics, ids = scored.scores.metrics[:_SHOWN], [f.id for f in scored.bench.roster]
-    rows = []
-    for column, metric in enumerate(metrics):
-        ranked = scored.scores.ranking(column).tolist()
-        best = [p for p in ranked if p not in scored.excluded][:_PER_METRIC]
-        values = scored.scores.values[:, column]
-        rows.append([metric, ", ".join(f"{ids[p]} ({values[p]:+.4f})" for p in best)])
-    show.table(f"The {_PER_METRIC} filters worth most for each", ["metric", "filters"], rows)
 
 
 def _print_statistics(details: Mapping[str, Any]) -> None:

@@ -99,7 +99,7 @@ def _choose_plainly(
     game = bench.game(suite, bench.metrics((name,)))
     values = objective.sign * harm.values[:, 0]
     trials = try_patches(bench, game, values, name, how.at_most)
-    patch, promise = choose_patch(bench, game, trials, name, how.max_drop)
+    patch, promise = choose_patch(bench, game, trials, objective, how.max_drop)
     return Made(patch, promise, harm.run, told_plainly(trials, promise, name, len(suite)))
 
 

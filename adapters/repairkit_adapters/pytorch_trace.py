@@ -125,7 +125,7 @@ def trace_layers(module: Any, images: Any) -> tuple[TracedLayer, ...]:
     running: list[str] = []
     recorder = _Recorder(running)
     with torch.no_grad(), ExitStack() as stack:
-        stack.enter_context(_watching_modules(module, running))
+        stack.enter_context(watching_modules(module, running))
         stack.enter_context(recorder)
         answer = module(images)
     given = {id(t) for t in _tensors(answer)}
@@ -209,7 +209,7 @@ def _fresh(name: str, taken: set[str]) -> str:
 
 
 @contextmanager
-def _watching_modules(module: Any, running: list[str]) -> Iterator[None]:
+def watching_modules(module: Any, running: list[str]) -> Iterator[None]:
     """While open, `running` holds the names of the modules under way; hooks are taken off again."""
     handles = []
 

@@ -214,10 +214,11 @@ def _print(scored: Scored) -> None:
     document = scored.document
     metric = scored.scores.metrics[0]
     shown = rows if len(rows) <= 2 * _SHOWN else [*rows[:_SHOWN], {}, *rows[-_SHOWN:]]
+    layer = ["layer"] if "layer" in rows[0] else []
     show.table(
         f"Value of {len(rows)} filters for {metric}, highest and lowest ({document['interval']})",
-        ["filter", "value", "std error", "from", "to", "samples", "decided"],
-        [_row(row) for row in shown],
+        ["filter", *layer, "value", "std error", "from", "to", "samples", "decided"],
+        [_row(row, layer) for row in shown],
     )
     if len(scored.scores.metrics) > 1:
         print_tops(scored)
@@ -259,11 +260,12 @@ def _print_statistics(details: Mapping[str, Any]) -> None:
         show.say(f"truncation leaves out {bias:+.4f} of the sum of values for {name}")
 
 
-def _row(row: dict[str, Any]) -> list[str]:
+def _row(row: dict[str, Any], layer: list[str]) -> list[str]:
     if not row:
-        return ["...", "", "", "", "", "", ""]
+        return ["...", *([""] * (6 + len(layer)))]
     return [
         row["filter"],
+        *(row[name] for name in layer),
         *(f"{row[name]:+.5f}" for name in ("value",)),
         f"{row['std_error']:.5f}",
         f"{row['ci_low']:+.5f}",

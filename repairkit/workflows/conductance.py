@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Attributing, FrameworkModel, LoadOptions
 from repairkit.core.layer_map import LayerMap
-from repairkit.graph.layer_names import read_layer_map
 from repairkit.workflows.adapters import load_framework_model
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import plain_values
@@ -60,7 +59,7 @@ def _values(bench: Bench, how: PatchSettings, weighed_as: str) -> Values:
         AdapterError: the source is missing, is another model, or cannot tell of conductance.
     """
     assert how.source is not None
-    layers = read_layer_map(bench.subject.model)
+    layers = bench.subject.layer_map
     if layers is None:
         raise AdapterError(
             f"{bench.subject.file.path} has no map of layers; make it with repairkit export"

@@ -14,6 +14,7 @@ from typing import Any
 
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.run_columns import read_columns
 from repairkit.workflows.run_folder import RunFolder
 
 _AS_HERE = ("sites_at", "include", "absent", "output")
@@ -91,7 +92,7 @@ def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
                 f"{exclusion.run}: was scored with {name} {theirs!r}, and this job has {ours!r}; "
                 "give both the same"
             )
-    columns = folder.read_columns()
+    columns = read_columns(folder)
     metric = next(iter(columns))
     values = columns[metric]
     n_top = max(1, round(exclusion.share * len(values)))

@@ -48,7 +48,8 @@ class Scored:
     excluded: frozenset[int] = frozenset()
 
     def table(self) -> list[dict[str, Any]]:
-        return scores_table(self.scores, self.bench.roster, without=self.excluded)
+        layers = self.bench.subject.layer_map
+        return scores_table(self.scores, self.bench.roster, layers, without=self.excluded)
 
     def to_json(self) -> dict[str, Any]:
         told = {"details": dict(self.details)} if self.details else {}
@@ -116,7 +117,7 @@ def score_bench(
     document |= outcome(estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
     if folder is not None:
-        folder.write_scores(scores, bench.roster, without=excluded.players)
+        folder.write_scores(scores, bench.roster, bench.subject.layer_map, without=excluded.players)
         if details:
             folder.write_statistics(details)
         folder.write(document)

@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.filters import Filter
+from repairkit.core.framework import FrameworkModel, LoadOptions
 from repairkit.core.scores import Budget
 from repairkit.data import find_project
 from repairkit.graph.files import read_model
-from repairkit.workflows import patching, scoring, verifying
+from repairkit.workflows import exporting, patching, scoring, verifying
+from repairkit.workflows.adapters import load_framework_model
 from repairkit.workflows.destination import companions
+from repairkit.workflows.excluding import Exclusion
+from repairkit.workflows.exporting import Exported
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import Target
 from repairkit.workflows.patch_file import read_patch_file
@@ -45,6 +49,8 @@ def score(
     resume: bool = False,
     paper: bool = False,
     statistics: bool = False,
+    exclude_top_of: str | Path | None = None,
+    exclude_share: float = 0.2,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Scored:
     """Estimate the value of every filter, as `repairkit score` does.
@@ -63,6 +69,8 @@ def score(
         resume: go on with the unfinished run in `out`.
         paper: the letter of the paper's Algorithm 1, with the method `tmab`.
         statistics: tell in detail how far the estimate has come (`Scored.details`).
+        exclude_top_of: leave out of the ranking the top of this finished run of the same model.
+        exclude_share: how much of that run is its top, in (0, 1).
         on_progress: called now and then.
 
     Raises:
@@ -72,7 +80,14 @@ def score(
     subject, job = _job(model, data, settings)
     job = replace(job, metrics=names or job.metrics)
     budget = Budget(max_evaluations, time_limit)
-    how = ScoreSettings(method, dict(options or {}), budget, paper=paper, statistics=statistics)
+    how = ScoreSettings(
+        method,
+        dict(options or {}),
+        budget,
+        paper=paper,
+        statistics=statistics,
+        exclude=None if exclude_top_of is None else Exclusion(Path(exclude_top_of), exclude_share),
+    )
     place = None if out is None else Path(out)
     return scoring.score(subject, job, how, out=place, resume=resume, on_progress=on_progress)
 
@@ -92,6 +107,7 @@ def patch(
     choose: str = "joint",
     beam: int = 1,
     level: str | None = None,
+    baselines: bool = False,
     score: ScoreSettings | None = None,
     settings: Settings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -112,6 +128,7 @@ def patch(
         choose: `joint`, or `plain` for the lowest-ranked filters, as many as look best.
         beam: sets of each size that the joint search goes on from.
         level: freeze at `mean`, `zero`, `bias`, or `best` for what the selection images like best.
+        baselines: judge simpler cures beside the chosen one (`document["baselines"]`).
         score: how to score where no run is given; in the repair regime (`repair`) if None.
         settings: groups, preprocessing, parts, sites, device, seed; see `score`.
         on_progress: called now and then while scoring.
@@ -133,6 +150,7 @@ def patch(
         choose,
         beam,
         level,
+        baselines=baselines,
     )
     return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
 
@@ -213,6 +231,56 @@ def revert(model: str | Path, patch_file: str | Path | None = None, *, out: str 
     path = Path(model)
     file = read_patch_file(companions(path)[0] if patch_file is None else Path(patch_file))
     return revert_patch(read_model(path), file, out=Path(out))
+
+
+def export(
+    source: str | Path | FrameworkModel,
+    *,
+    out: str | Path,
+    data: str | Path | None = None,
+    framework: str | None = None,
+    weights: str | Path | None = None,
+    input_shape: Sequence[int] | None = None,
+    trust: bool = False,
+    opset: int | None = None,
+    settings: Settings | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Exported:
+    """Write a model of PyTorch or Keras as ONNX with a map of its layers, as `repairkit export`.
+
+    Args:
+        source: see `repairkit export --help`; or a model that an adapter holds, such as
+            `repairkit_adapters.pytorch.wrap(module, (3, 224, 224))`.
+        out: the ONNX file; the map goes beside it, and into its metadata.
+        data: images on which outputs are compared; those of the settings if None, else noise.
+        framework: an adapter's name; whoever takes the source if None.
+        weights: a state dict for a factory.
+        input_shape: of one image as the model takes it, where it does not tell itself.
+        trust: run code that the source holds, such as Lambda layers.
+        opset: of the ONNX file; the exporter's own choice if None.
+        settings: preprocessing and more; what `repairkit.toml` says if None.
+        on_progress: told how many filters are mapped, and of how many.
+
+    Raises:
+        AdapterError: the source, its weights or the framework is missing or unfit.
+        ExportError: a layer cannot be exported, or the ONNX file computes something else.
+        RepairkitError: anything else that the user can mend.
+    """
+    place = Path(out)
+    job = settle({}, find_project(place, Path.cwd())) if settings is None else settings
+    if data is not None:
+        job = replace(job, data=Path(data))
+    name = "model"
+    if isinstance(source, str | Path):
+        name = str(source)
+        given = LoadOptions(
+            None if weights is None else Path(weights),
+            None if input_shape is None else tuple(input_shape),
+            trust,
+            opset,
+        )
+        source = load_framework_model(name, given, framework=framework)
+    return exporting.export(source, place, settings=job, source=name, on_progress=on_progress)
 
 
 def _job(

@@ -126,6 +126,14 @@ class PyTorchModel:
             gradients.append(gradient[:real].float().cpu().numpy())
         return np.concatenate(losses), np.concatenate(gradients)
 
+    def conductance(
+        self, images: Images, labels: NDArray[np.intp]
+    ) -> dict[str, NDArray[np.float64]]:
+        """See `pytorch_conductance.layer_conductance`, which needs Captum."""
+        from repairkit_adapters.pytorch_conductance import layer_conductance
+
+        return layer_conductance(self, images, labels)
+
     def export(self, path: Path) -> None:
         """Write the model as ONNX with a free batch size.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from repairkit.cli import options, show
+from repairkit.cli.baseline_tables import baseline_table
 from repairkit.cli.fairness_tables import fairness_tables
 from repairkit.cli.score_command import (
     Epsilon,
@@ -21,6 +23,7 @@ from repairkit.cli.score_command import (
     how_to_score,
 )
 from repairkit.core.filters import Filter
+from repairkit.core.layer_map import Origin
 from repairkit.engine.precision import IN_WORDS
 from repairkit.workflows.choosing import CONFIRMATION_SHARE
 from repairkit.workflows.objective import Target
@@ -70,6 +73,16 @@ def patch_command(
     level: Annotated[
         str | None,
         typer.Option("--level", help="Freeze at mean, zero, bias, or best on selection images."),
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Judge simpler cures beside the chosen one.")
+    ] = False,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="The model in its framework, for a baseline by gradients."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="State dict, where the source is a factory.")
     ] = None,
     confirm_share: Annotated[
         float,
@@ -138,6 +151,9 @@ def patch_command(
         beam,
         level,
         confirm_share,
+        baselines,
+        source,
+        weights,
     )
     subject, settings = options.settle_job(context.params)
     place = out or Path(f"{subject.file.path.stem}.patched.onnx")
@@ -160,9 +176,15 @@ def to_json(done: Patched) -> dict[str, object]:
     }
 
 
+def _named(found: str, layers: Mapping[str, Any]) -> str:
+    """A filter's id, and the layer and channel that it comes from, if known."""
+    return f"{found} ({Origin(**layers[found])})" if found in layers else found
+
+
 def print_patched(done: Patched) -> None:
     """The story of a patch, for people."""
-    show.say(f"frozen: {', '.join(f.id for f in done.patch.filters)}")
+    layers = (done.document["layers"] or {}).get("frozen", {})
+    show.say(f"frozen: {', '.join(_named(f.id, layers) for f in done.patch.filters)}")
     selection = done.document["selection"]
     if selection is not None:
         parts = selection["parts"]
@@ -184,6 +206,8 @@ def print_patched(done: Patched) -> None:
     show.before_after(done.before, done.after, done.change)
     if done.document["fairness"] is not None:
         fairness_tables(done.document["fairness"])
+    if done.document["baselines"]:
+        baseline_table(done.document["baselines"], done.objective, done.before.n_images)
     for note in done.document["notes"]:
         show.say(f"note: {note}")
     for pair in done.document["parts"]["overlaps"]:

@@ -11,13 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from repairkit.cli import options, show
+from repairkit.cli.classes import ExcludeShare, ExcludeTopOf, exclusion, print_tops
 from repairkit.cli.unattended import LogJson, PrometheusFile, PrometheusPort, unattended
 from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
 from repairkit.engine.precision import IN_WORDS
 from repairkit.estimators import ESTIMATORS
+from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.methods import METHODS, ScoreSettings
-from repairkit.workflows.run_folder import RunFolder, scores_table
+from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.scoring import Scored, score
 from repairkit.workflows.unattended import Terminated
 
@@ -66,6 +68,8 @@ def how_to_score(
     further: list[str] | None = None,
     paper: bool = False,
     statistics: bool = False,
+    exclude: Exclusion | None = None,
+    for_patch: bool = False,
 ) -> ScoreSettings:
     """Score settings with only those estimator options that were given.
 
@@ -85,6 +89,8 @@ def how_to_score(
         Budget(max_evaluations, time_limit),
         paper,
         statistics,
+        exclude=exclude,
+        for_patch=for_patch,
     )
 
 
@@ -126,6 +132,12 @@ def score_command(
     statistics: Annotated[
         bool,
         typer.Option("--statistics", help="Tell how far the estimate has come: statistics.json."),
+    ] = False,
+    exclude_top_of: ExcludeTopOf = None,
+    exclude_share: ExcludeShare = None,
+    for_patch: Annotated[
+        bool,
+        typer.Option("--for-patch", help="Leave out the images on which patch confirms."),
     ] = False,
     group: options.Groups = None,
     classes: options.Classes = None,
@@ -173,6 +185,8 @@ def score_command(
         further=option,
         paper=paper,
         statistics=statistics,
+        exclude=exclusion(exclude_top_of, exclude_share),
+        for_patch=for_patch,
     )
     subject, settings = options.settle_job(context.params)
     folder = out or default_folder(subject.file.path, settings.metrics[0], how.method)
@@ -215,15 +229,18 @@ def default_folder(model: Path, metric: str, method: str) -> Path:
 
 
 def _print(scored: Scored) -> None:
-    rows = scores_table(scored.scores, scored.bench.roster)
+    rows = scored.table()
     document = scored.document
     metric = scored.scores.metrics[0]
     shown = rows if len(rows) <= 2 * _SHOWN else [*rows[:_SHOWN], {}, *rows[-_SHOWN:]]
+    layer = ["layer"] if "layer" in rows[0] else []
     show.table(
         f"Value of {len(rows)} filters for {metric}, highest and lowest ({document['interval']})",
-        ["filter", "value", "std error", "from", "to", "samples", "decided"],
-        [_row(row) for row in shown],
+        ["filter", *layer, "value", "std error", "from", "to", "samples", "decided"],
+        [_row(row, layer) for row in shown],
     )
+    if len(scored.scores.metrics) > 1:
+        print_tops(scored)
     metrics = list(document["metrics"].items())
     for name, ends in metrics[:_SHOWN]:
         show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
@@ -262,11 +279,12 @@ def _print_statistics(details: Mapping[str, Any]) -> None:
         show.say(f"truncation leaves out {bias:+.4f} of the sum of values for {name}")
 
 
-def _row(row: dict[str, Any]) -> list[str]:
+def _row(row: dict[str, Any], layer: list[str]) -> list[str]:
     if not row:
-        return ["...", "", "", "", "", "", ""]
+        return ["...", *([""] * (6 + len(layer)))]
     return [
         row["filter"],
+        *(row[name] for name in layer),
         *(f"{row[name]:+.5f}" for name in ("value",)),
         f"{row['std_error']:.5f}",
         f"{row['ci_low']:+.5f}",

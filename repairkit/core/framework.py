@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +102,20 @@ class FrameworkModel(Protocol):
 
         Raises:
             ExportError: a layer cannot be exported; the message names it and says what to do.
+        """
+        ...
+
+
+@runtime_checkable
+class Attributing(Protocol):
+    """A framework model that can tell how much of its answers flows through each channel."""
+
+    def conductance(
+        self, images: Images, labels: NDArray[np.intp]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Neuron conductance for each image's label, (n_images, n_channels) by layer's name.
+
+        Layers that it cannot be told of are left out.
         """
         ...
 

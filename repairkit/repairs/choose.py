@@ -20,12 +20,13 @@ class Trial:
     accuracy: float | None
 
 
-def choose(trials: Sequence[Trial], *, max_drop: float) -> Trial:
+def choose(trials: Sequence[Trial], *, max_drop: float, sign: int = 1) -> Trial:
     """The best objective among the trials that lose at most `max_drop` of accuracy.
 
     Args:
         trials: the first is the model as it is; of equals, the earlier (smaller) wins.
         max_drop: a share of all images, in [0, 1].
+        sign: 1 where more of the objective is better, else -1.
     """
     baseline = trials[0]
     # Accuracies are ratios of counts: allow for their rounding.
@@ -36,4 +37,4 @@ def choose(trials: Sequence[Trial], *, max_drop: float) -> Trial:
         or baseline.accuracy is None
         or baseline.accuracy - t.accuracy <= max_drop + 1e-12
     ]
-    return max(allowed, key=lambda t: (t.objective, -len(t.patch)))
+    return max(allowed, key=lambda t: (sign * t.objective, -len(t.patch)))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.estimators.convergence import rank_correlation
+from repairkit.workflows.run_columns import read_columns
 from repairkit.workflows.run_folder import RunFolder
 
 _FEWEST = 2
@@ -97,7 +98,7 @@ def _open(path: Path, metric: str | None) -> _Run:
     document = folder.read()
     if not document["finished"]:
         raise RunFolderError(f"{path}: is not finished; go on with score --resume")
-    columns = folder.read_columns()
+    columns = read_columns(folder)
     wanted = metric or document["settings"]["metrics"][0]
     names = list(columns)
     # A pattern such as recall:* stands for what was scored first.

@@ -8,15 +8,13 @@ are those of all filters together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.run_columns import read_columns
 from repairkit.workflows.run_folder import RunFolder
 
 _AS_HERE = ("sites_at", "include", "absent", "output")
@@ -40,8 +38,34 @@ class Exclusion:
 class Excluded:
     """The players left out, and what `run.json` says of it."""
 
-    players: NDArray[np.intp]
-    document: dict[str, Any]
+    players: frozenset[int] = frozenset()
+    document: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The entry in `run.json`; nothing where nobody is left out."""
+        return {"excluded": self.document} if self.document else {}
+
+    @property
+    def keyed(self) -> dict[str, Any]:
+        """What the key of the run depends on, wherever the other run lies."""
+        return {"excluded": {**self.document, "run": None}} if self.document else {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know."""
+        if not self.document:
+            return []
+        run, metric = self.document["run"], self.document["metric"]
+        return [
+            f"{len(self.players)} filters are left out of the ranking: the top "
+            f"{self.document['share']:.0%} for {metric} of {run}; "
+            "they take part in the game, and 'decided' is about the ranking of all filters"
+        ]
+
+
+NOTHING = Excluded()
+"""Nobody is left out."""
 
 
 def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
@@ -68,13 +92,13 @@ def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
                 f"{exclusion.run}: was scored with {name} {theirs!r}, and this job has {ours!r}; "
                 "give both the same"
             )
-    columns = folder.read_columns()
+    columns = read_columns(folder)
     metric = next(iter(columns))
     values = columns[metric]
     n_top = max(1, round(exclusion.share * len(values)))
     top = sorted(values, key=lambda name: -values[name])[:n_top]
     known = {f.id: player for player, f in enumerate(bench.roster.filters)}
-    players = np.array(sorted(known[name] for name in top if name in known), np.intp)
+    players = frozenset(known[name] for name in top if name in known)
     if len(players) == len(bench.roster):
         raise RunFolderError(
             f"{exclusion.run}: its top {n_top} filters are all that this job scores; lower "
@@ -87,6 +111,6 @@ def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
             "key": run["key"],
             "metric": metric,
             "share": exclusion.share,
-            "filters": [bench.roster.filters[player].id for player in players.tolist()],
+            "filters": [bench.roster.filters[player].id for player in sorted(players)],
         },
     )

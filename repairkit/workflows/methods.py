@@ -14,6 +14,7 @@ from repairkit.core.scores import Budget, Estimator
 from repairkit.engine.game import ModelGame
 from repairkit.estimators import ESTIMATORS, PAPER, make_estimator
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.norms import NORMS
 
 METHODS = (*ESTIMATORS, *NORMS)
@@ -38,6 +39,8 @@ class ScoreSettings:
         options: settings of the estimator that were given explicitly.
         paper: the letter of the paper's Algorithm 1 (`tmab`), but for `options`.
         statistics: tell in detail how far the estimate has come.
+        exclude: filters to leave out of the ranking; none if None.
+        for_patch: leave out the selection images on which `patch` confirms.
         budget: where to stop at the latest; `EVALUATIONS_PER_FILTER` where neither limit is given.
     """
 
@@ -46,6 +49,8 @@ class ScoreSettings:
     budget: Budget = field(default_factory=Budget)
     paper: bool = False
     statistics: bool = False
+    exclude: Exclusion | None = None
+    for_patch: bool = False
 
     def __post_init__(self) -> None:
         if self.paper and self.method != "tmab":

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from repairkit.core.filters import Filter
 from repairkit.core.patch import Patch
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import Made
@@ -24,7 +25,8 @@ def patch_story(
 ) -> dict[str, Any]:
     """Versions, choice, data, selection, figures on the test part, proof."""
     parts = bench.parts
-    rounded = rounding(bench, verified.patch)
+    # Constants that were chosen by themselves are no rounded levels.
+    rounded = [] if choice["level"] == "best" else rounding(bench, verified.patch)
     return {
         "versions": versions(),
         "objective": objective,
@@ -40,8 +42,9 @@ def patch_story(
             "overlaps": [list(pair) for pair in parts.overlaps],
             **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
         },
-        "notes": [*bench.notes, *_rounding_note(rounded)],
+        "notes": [*bench.notes, *_rounding_note(rounded), *_confirmation_note(made.selection)],
         "rounding": rounded,
+        "layers": origins(bench, verified.patch),
         # In which coalitions were tried; the figures and the proof below are in 32 bits.
         "tried": None
         if made.selection is None
@@ -53,8 +56,31 @@ def patch_story(
             "difference": {name: asdict(figure) for name, figure in judged.change.items()},
         },
         "fairness": judged.fairness,
+        "baselines": None,
         "verification": verified.to_json(),
         "scoring": made.scoring,
+    }
+
+
+def filters_named(bench: Bench, wanted: Sequence[Filter]) -> tuple[Filter, ...]:
+    """Filters by their ids, or by `LAYER:CHANNEL` of the framework that the model came from."""
+    layers = bench.subject.layer_map
+    if layers is None:
+        return tuple(wanted)
+    sites = {site.name for site in bench.roster.sites}
+    return tuple(f if f.site in sites else layers.filter_named(f) for f in wanted)
+
+
+def origins(bench: Bench, patch: Patch) -> dict[str, Any] | None:
+    """Where the frozen filters come from, by their ids; None where the model does not say."""
+    layers = bench.subject.layer_map
+    if layers is None:
+        return None
+    found = {f.id: layers.origin(f) for f in patch.filters}
+    return {
+        "framework": layers.framework,
+        "input_shape": list(layers.input_shape),
+        "frozen": {name: asdict(origin) for name, origin in found.items() if origin is not None},
     }
 
 
@@ -90,4 +116,13 @@ def _rounding_note(rounded: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"{len(rounded)} constants are rounded to what the model's numbers can hold; at most "
         f"{worst['filter']}, at {worst['constant']:.6g} for {worst['wanted']:.6g}{step}"
+    ]
+
+
+def _confirmation_note(selection: Mapping[str, Any] | None) -> list[str]:
+    if selection is None or not selection.get("scores_saw_confirmation"):
+        return []
+    return [
+        "the run's values come from all selection images, those that confirm among them; score "
+        "with --for-patch for a confirmation that is independent throughout"
     ]

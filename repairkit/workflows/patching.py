@@ -16,6 +16,7 @@ from repairkit.graph.bake import bake
 from repairkit.graph.files import digest_of, write_model
 from repairkit.graph.revert import read_claims, write_claims
 from repairkit.repairs import make_patch
+from repairkit.workflows.baselines import with_baselines
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.deciding import Made, make_choice, plain_values
 from repairkit.workflows.destination import check_place, companions
@@ -24,7 +25,7 @@ from repairkit.workflows.files import write_json
 from repairkit.workflows.judging import judge_on_test
 from repairkit.workflows.layout import layout_of
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
-from repairkit.workflows.patch_story import patch_story
+from repairkit.workflows.patch_story import filters_named, patch_story
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PatchSettings
 from repairkit.workflows.run_folder import RunFolder
@@ -85,12 +86,12 @@ def patch(
         )
     bench = prepare(subject, settings)
     if how.remove:
-        named = dict.fromkeys(how.remove)  # one named twice is frozen once
+        named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)
         made = Made(make_patch(players, bench.roster, bench.means))
     else:
         made = make_choice(bench, how, objective, on_progress)
-    return _finish(bench, made, how, objective.metric, out)
+    return _finish(bench, made, how, objective.metric, out, on_progress)
 
 
 def _metric_at_hand(how: PatchSettings, settings: Settings) -> str:
@@ -106,6 +107,7 @@ def _finish(
     how: PatchSettings,
     objective: str,
     out: Path,
+    on_progress: Callable[[Progress], None] | None,
 ) -> Patched:
     """Bake, prove, judge once on the test part, and write."""
     chosen = made.patch
@@ -121,6 +123,8 @@ def _finish(
     )
     judged = judge_on_test(bench, model, objective)
     story = patch_story(bench, how.to_json(), made, objective, judged, verified)
+    if how.baselines:
+        story |= with_baselines(bench, made, how, objective, judged, story, on_progress)
     file = replace(draft, result_digest=digest_of(model), story=story)
     patch_path, report_path = _write(bench.subject, file, model, out)
     return Patched(

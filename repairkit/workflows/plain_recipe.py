@@ -20,6 +20,7 @@ from repairkit.engine.game import ModelGame
 from repairkit.metrics import difference
 from repairkit.repairs import Trial, choose, propose_patches
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.objective import Objective
 
 
 def try_patches(
@@ -52,16 +53,17 @@ def _figure(metric: Metric, outputs: NDArray[Any], suite: Suite) -> float:
 
 
 def choose_patch(
-    bench: Bench, game: ModelGame, trials: Sequence[Trial], objective: str, max_drop: float
+    bench: Bench, game: ModelGame, trials: Sequence[Trial], aim: Objective, max_drop: float
 ) -> tuple[Patch, Figure]:
     """The best patch on the selection images, and the improvement that it promises there.
 
     Raises:
         TargetNotMetError: no patch improves the objective by more than chance would.
     """
-    best, plain = choose(trials, max_drop=max_drop), trials[0]
+    objective = aim.metric
+    best, plain = choose(trials, max_drop=max_drop, sign=aim.sign), trials[0]
     if not len(best.patch):
-        raise TargetNotMetError(_refusal(trials, objective, len(bench.parts.selection)))
+        raise TargetNotMetError(_refusal(trials, aim, len(bench.parts.selection)))
     gains = difference(
         _outputs(bench, game, plain.patch),
         _outputs(bench, game, best.patch),
@@ -71,26 +73,26 @@ def choose_patch(
         seed=bench.settings.seed,
     )
     gain = gains[objective]
-    if gain.ci_low <= 0:
+    if min(aim.sign * gain.ci_low, aim.sign * gain.ci_high) <= 0:
         raise TargetNotMetError(
-            f"no repair: freezing {len(best.patch)} filters lifts {objective} on the "
-            f"{len(bench.parts.selection)} selection images by {gain.value:.4f}, which may be "
+            f"no repair: freezing {len(best.patch)} filters changes {objective} on the "
+            f"{len(bench.parts.selection)} selection images by {gain.value:+.4f}, which may be "
             f"chance (95 % interval {gain.ci_low:.4f} to {gain.ci_high:.4f}); more selection "
             "images may tell; nothing was written"
         )
     return best.patch, gain
 
 
-def _refusal(trials: Sequence[Trial], objective: str, n_images: int) -> str:
-    plain, best = trials[0], max(trials, key=lambda t: t.objective)
+def _refusal(trials: Sequence[Trial], aim: Objective, n_images: int) -> str:
+    plain, best = trials[0], max(trials, key=lambda t: aim.sign * t.objective)
     found = (
-        "no filter has a negative value"
+        "no filter has a harmful value"
         if len(trials) == 1
         else f"the best of {len(trials) - 1} patches gives {best.objective:.4f} with "
         f"{len(best.patch)} frozen{_accuracy(best)}"
     )
     return (
-        f"no repair: {objective} is {plain.objective:.4f} on the {n_images} selection images"
+        f"no repair: {aim.metric} is {plain.objective:.4f} on the {n_images} selection images"
         f"{_accuracy(plain)} as the model is; {found}; nothing was written"
     )
 
@@ -114,6 +116,7 @@ def told_plainly(
             {
                 "n_frozen": len(trial.patch),
                 "filters": [f.id for f in trial.patch.filters],
+                "kept": True,
                 objective: trial.objective,
                 **({} if trial.accuracy is None else {"accuracy": trial.accuracy}),
             }

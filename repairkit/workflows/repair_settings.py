@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
 from repairkit.repairs import SearchSettings
+from repairkit.workflows.choosing import CONFIRMATION_SHARE
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective, Target
 
@@ -37,6 +38,9 @@ class PatchSettings:
         level: at what filters are frozen: `mean`, `zero`, `bias`, or `best` for the constant that
             the images that choose like best; as absent filters yield if None.
         confirm_share: of the selection images, those that confirm and choose nothing.
+        baselines: judge simpler cures beside the chosen one.
+        source: the model in its framework, for a baseline by gradients; none if None.
+        weights: its weights, where the source is a factory.
     """
 
     remove: tuple[Filter, ...] = ()
@@ -50,7 +54,10 @@ class PatchSettings:
     choose: str = "joint"
     beam: int = 1
     level: str | None = None
-    confirm_share: float = 0.4
+    confirm_share: float = CONFIRMATION_SHARE
+    baselines: bool = False
+    source: str | None = None
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         chosen = bool(self.scores or self.fairness or self.objective or self.targets)
@@ -65,6 +72,10 @@ class PatchSettings:
             raise SettingsError(f"--fairness is for {FAIRNESS_OBJECTIVE}; leave out --objective")
         if self.at_most < 1 or not 0 <= self.max_drop <= 1:
             raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
+        if not 0 < self.confirm_share < 1:
+            raise SettingsError(
+                f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
+            )
         _check_word("--choose", self.choose, RECIPES)
         if self.level is not None:
             _check_word("--level", self.level, LEVELS)

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter, Roster
+from repairkit.core.layer_map import LayerMap
 from repairkit.core.replacing import is_draft
 from repairkit.core.scores import Scores
 from repairkit.core.text import from_cell, plain_cell
@@ -37,7 +38,7 @@ _COLUMNS = (
 )
 
 
-_FURTHER = "value:"
+FURTHER = "value:"
 _NEEDED: dict[str, type] = {
     "key": str,
     "finished": bool,
@@ -190,8 +191,15 @@ class RunFolder:
     def write(self, document: Mapping[str, Any]) -> None:
         write_json(self.run_file, dict(document))
 
-    def write_scores(self, scores: Scores, roster: Roster) -> None:
-        write_text(self.scores_file, scores_csv(scores, roster))
+    def write_scores(
+        self,
+        scores: Scores,
+        roster: Roster,
+        layers: LayerMap | None = None,
+        *,
+        without: Collection[int] = (),
+    ) -> None:
+        write_text(self.scores_file, scores_csv(scores, roster, layers, without=without))
 
     def write_statistics(self, details: Mapping[str, Any]) -> None:
         write_json(self.statistics_file, dict(details))
@@ -211,33 +219,12 @@ class RunFolder:
                         row[column]
                     )
         except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-            raise _unreadable(self.scores_file, error) from error
+            raise unreadable(self.scores_file, error) from error
         return values
 
-    def read_columns(self) -> dict[str, dict[str, float]]:
-        """The values of every metric by filter id; the metric that steered comes first.
 
-        Raises:
-            RunFolderError: the run or its scores are missing or broken.
-        """
-        document = self.read()
-        try:
-            with self.scores_file.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-            further = [n for n in (rows[0] if rows else {}) if n.startswith(_FURTHER)]
-            others = [name.removeprefix(_FURTHER) for name in further]
-            # A pattern such as recall:* stands for the first of those that it was spelt out to.
-            spelt = [*document["metrics"], *document["settings"]["metrics"]]
-            names = [next(name for name in spelt if name not in others), *others]
-            return {
-                metric: {from_cell(row["filter"]): float(row[column]) for row in rows}
-                for metric, column in zip(names, ["value", *further], strict=True)
-            }
-        except (OSError, KeyError, ValueError, TypeError, StopIteration, csv.Error) as error:
-            raise _unreadable(self.scores_file, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> RunFolderError:
+def unreadable(path: Path, error: Exception) -> RunFolderError:
+    """What is said where scores cannot be read."""
     return RunFolderError(f"{path}: cannot be read as scores ({error}); score the model again")
 
 
@@ -256,11 +243,20 @@ def _fault(document: Mapping[str, Any]) -> str:
     return f"settings.{missing[0]} is missing" if missing else ""
 
 
-def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
-    """The rows of `scores.csv`, in rank order."""
+def scores_table(
+    scores: Scores,
+    roster: Roster,
+    layers: LayerMap | None = None,
+    *,
+    without: Collection[int] = (),
+) -> list[dict[str, Any]]:
+    """The rows of `scores.csv` in rank order, without some players.
+
+    The last column names layers, if they are known.
+    """
     filters = roster.filters
     rows = []
-    for player in scores.ranking().tolist():
+    for player in (p for p in scores.ranking().tolist() if p not in without):
         row: dict[str, Any] = {
             "filter": filters[player].id,
             "site": filters[player].site,
@@ -273,22 +269,33 @@ def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
             "decided": bool(scores.decided[player]),
         }
         for column, metric in enumerate(scores.metrics[1:], start=1):
-            row[f"{_FURTHER}{metric}"] = float(scores.values[player, column])
+            row[f"{FURTHER}{metric}"] = float(scores.values[player, column])
+        if layers is not None:
+            row["layer"] = str(layers.origin(filters[player]) or "")
         rows.append(row)
     return rows
 
 
-def scores_csv(scores: Scores, roster: Roster) -> str:
+def scores_csv(
+    scores: Scores,
+    roster: Roster,
+    layers: LayerMap | None = None,
+    *,
+    without: Collection[int] = (),
+) -> str:
     """The text of `scores.csv`: numbers in their shortest exact form, names never a formula."""
     text = io.StringIO()
-    extra = [f"{_FURTHER}{metric}" for metric in scores.metrics[1:]]
+    extra = [f"{FURTHER}{metric}" for metric in scores.metrics[1:]]
     # The writer sees no line end in a carriage return; readers do.
-    broken = any("\r" in site.name for site in roster.sites)
+    rows = scores_table(scores, roster, layers, without=without)
+    named = ("filter", "site") if layers is None else ("filter", "site", "layer")
+    broken = any("\r" in row[name] for row in rows for name in named)
+    extra += named[2:]
     quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
     writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n", quoting=quoting)
     writer.writeheader()
-    for row in scores_table(scores, roster):
-        names = {name: plain_cell(row[name]) for name in ("filter", "site")}
+    for row in rows:
+        names = {name: plain_cell(row[name]) for name in named}
         writer.writerow({**row, **names, "decided": "true" if row["decided"] else "false"})
     return text.getvalue()
 

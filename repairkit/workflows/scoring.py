@@ -22,6 +22,8 @@ from repairkit.estimators import (
     estimate,
 )
 from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.choosing import CONFIRMATION_SHARE, split_selection
+from repairkit.workflows.excluding import NOTHING, find_excluded
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.methods import ScoreSettings, settle_estimator
 from repairkit.workflows.norms import NORMS, score_norms
@@ -44,9 +46,11 @@ class Scored:
     document: dict[str, Any]
     folder: Path | None
     details: Mapping[str, Any] = field(default_factory=dict)
+    excluded: frozenset[int] = frozenset()
 
     def table(self) -> list[dict[str, Any]]:
-        return scores_table(self.scores, self.bench.roster)
+        layers = self.bench.subject.layer_map
+        return scores_table(self.scores, self.bench.roster, layers, without=self.excluded)
 
     def to_json(self) -> dict[str, Any]:
         told = {"details": dict(self.details)} if self.details else {}
@@ -92,8 +96,14 @@ def score_bench(
 ) -> Scored:
     """See `score`, on a workbench that is ready and the images of `suite` (all that select)."""
     metrics = bench.metrics(bench.metric_names)
-    options = {"paper": True} if how.paper else {}
+    excluded = NOTHING if how.exclude is None else find_excluded(how.exclude, bench)
+    options: dict[str, Any] = {name: True for name in ("paper", "for_patch") if getattr(how, name)}
+    if how.for_patch and suite is None:
+        suite = split_selection(bench, CONFIRMATION_SHARE).choosing
+    options |= excluded.keyed
     document = opening(bench, how.method, {**how.options, **options}, how.budget)
+    document |= excluded.told
+    document["notes"] += excluded.notes
     folder = None if out is None else RunFolder(out)
     if folder is not None:
         folder.claim(document["key"], bench.subject.file.digest, resume=resume)
@@ -111,11 +121,11 @@ def score_bench(
     document |= outcome(estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
     if folder is not None:
-        folder.write_scores(scores, bench.roster)
+        folder.write_scores(scores, bench.roster, bench.subject.layer_map, without=excluded.players)
         if details:
             folder.write_statistics(details)
         folder.write(document)
-    return Scored(scores, bench, document, out, details)
+    return Scored(scores, bench, document, out, details, excluded.players)
 
 
 def _watched(

@@ -68,10 +68,8 @@ def told_confirmation(
 ) -> dict[str, Any]:
     """What the images that chose nothing say: changes and figures reached, with intervals."""
     return {
-        "confirmation": {
-            "change": {name: asdict(figure) for name, figure in changes.items()},
-            "reached": {name: asdict(figure) for name, figure in reached.items()},
-        },
+        "confirmation": {name: asdict(figure) for name, figure in changes.items()},
+        "reached": {name: asdict(figure) for name, figure in reached.items()},
         "promised": asdict(changes[objective]),
     }
 

@@ -78,7 +78,7 @@ def test_without_bounds_a_harmful_value_makes_a_candidate() -> None:
 
 
 def test_images_that_confirm_bear_out_a_set_that_does_nothing_as_rarely_as_stated() -> None:
-    """Both groups' true accuracies stay: an interval above 0 is a false promise, 5 % at the most."""
+    """Both groups' true accuracies stay, so that an interval above 0 is a false promise."""
     form, n_runs, per_group, confirmed = OutputForm("logits"), 150, 60, 0
     groups = np.repeat([0, 1], per_group)
     about = Annotations(np.zeros(len(groups), np.int64), groups, ("easy", "hard"))

@@ -3,9 +3,9 @@
     python samples/01_repair_digits.py
 
 The network in samples/digits reads dark-on-light digits much worse than light-on-dark ones; data,
-groups and preprocessing stand in the repairkit.toml beside it. Filters are scored for
-`group_accuracy` on the selection images; those that harm it are frozen, as many as the worst group
-gains from; and the test images, which chose nothing, tell whether it helped.
+groups and preprocessing stand in the repairkit.toml beside it. Filters are scored on
+two thirds of the selection images, and those that harm are frozen jointly for the worst group's
+sake; the other third confirms, and the test images tell how much it helped.
 """
 
 from __future__ import annotations

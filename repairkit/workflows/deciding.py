@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ _MUST_AGREE = (
 )
 
 
+# With more groups than this their values are left to the figure over all groups.
+_MOST_VALUES = 9
 OnProgress = Callable[[Progress], None] | None
 
 
@@ -112,6 +114,9 @@ def _values(
 ) -> Harm:
     """What filters are worth on `suite`, or by a run that is there."""
     if how.scores is None:
+        if len(bench.metric_names) > _MOST_VALUES:
+            few = replace(bench.settings, metrics=bench.settings.metrics[:1])
+            bench = replace(bench, settings=few)
         scored = score_bench(bench, how.score, suite=suite, on_progress=on_progress)
         found = scored.scores
         return Harm(found.values, found.ci_low, found.ci_high, scored.document)

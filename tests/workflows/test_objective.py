@@ -7,6 +7,8 @@ import pytest
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure
+from repairkit.core.suite import Annotations
+from repairkit.metrics import OutputForm, difference, make_metric
 from repairkit.workflows.candidates import MOST_CANDIDATES, find_candidates
 from repairkit.workflows.objective import Limit, Objective, Target, metric_names
 
@@ -73,3 +75,22 @@ def test_without_bounds_a_harmful_value_makes_a_candidate() -> None:
     many = -np.arange(200.0)[:, None] - 1
     found = find_candidates(many, many - np.inf, many + np.inf, 1)
     assert found.players.tolist() == list(range(199, 199 - MOST_CANDIDATES, -1))
+
+
+def test_images_that_confirm_bear_out_a_set_that_does_nothing_as_rarely_as_stated() -> None:
+    """Both groups' true accuracies stay, so that an interval above 0 is a false promise."""
+    form, n_runs, per_group, confirmed = OutputForm("logits"), 150, 60, 0
+    groups = np.repeat([0, 1], per_group)
+    about = Annotations(np.zeros(len(groups), np.int64), groups, ("easy", "hard"))
+    metric = make_metric("worst_group_accuracy", form=form, annotations=about, n_classes=2)
+    share = np.where(groups == 0, 0.95, 0.6)
+    for seed in range(n_runs):
+        rng = np.random.default_rng(seed)
+        before = rng.random(len(groups)) < share
+        drawn_anew = rng.random(len(groups)) < 0.2
+        after = np.where(drawn_anew, rng.random(len(groups)) < share, before)
+        outputs = [np.stack([right, ~right], 1).astype(float) for right in (before, after)]
+        change = difference(*outputs, about, [metric], form=form, n_resamples=300, seed=seed)
+        confirmed += change["worst_group_accuracy"].ci_low > 0
+    # Three standard deviations of a share of so many runs.
+    assert confirmed / n_runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / n_runs)

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from repairkit.core.errors import ExportError
+from repairkit_adapters.keras_folding import fold_normalisations
 from repairkit_adapters.keras_runtime import Runtime, load_exporter, quiet, told
 
 _NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
@@ -55,6 +56,7 @@ def write_onnx(
                 "another --opset"
             ) from error
     _check_operators(model)
+    fold_normalisations(model)
     path.write_bytes(model.SerializeToString())
 
 

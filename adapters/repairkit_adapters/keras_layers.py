@@ -18,9 +18,10 @@ from repairkit.core.framework import Layer
 from repairkit_adapters.keras_runtime import Runtime
 
 _KINDS = (
-    "Conv1D Conv2D Conv3D Conv1DTranspose Conv2DTranspose Conv3DTranspose DepthwiseConv1D "
-    "DepthwiseConv2D SeparableConv1D SeparableConv2D"
-).split()
+    *("Conv1D", "Conv2D", "Conv3D"),
+    *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+    *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
+)
 _SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
 _PART_NAMES = {"depthwise": "depthwise", "output": "pointwise"}
 
@@ -108,7 +109,9 @@ def tapped(runtime: Runtime, convolution: Any, taps: Mapping[str, Tap]) -> Itera
             tap, activation = taps["output"], convolution.activation
             if activation is None:
                 inner = convolution.call
-                stack.enter_context(_replaced(convolution, call=lambda *a, **k: tap(inner(*a, **k))))
+                stack.enter_context(
+                    _replaced(convolution, call=lambda *a, **k: tap(inner(*a, **k)))
+                )
             else:
                 stack.enter_context(_replaced(convolution, activation=lambda x: activation(tap(x))))
         yield

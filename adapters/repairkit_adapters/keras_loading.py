@@ -51,9 +51,9 @@ def load_model(runtime: Runtime, source: str, options: LoadOptions) -> Any:
 def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> Any:
     if not path.is_file():
         raise AdapterError(f"{path}: there is no such file")
-    config = _config(runtime, path)
+    config = _config(path)
     if not options.trust:
-        lambdas = [name for name in _lambdas(config)]
+        lambdas = list(_lambdas(config))
         if lambdas:
             raise AdapterError(
                 f"{path}: the Lambda layer {lambdas[0]!r} holds Python code that loading would "
@@ -61,9 +61,7 @@ def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> Any:
             )
     try:
         with quiet():
-            return runtime.keras.models.load_model(
-                path, compile=False, safe_mode=not options.trust
-            )
+            return runtime.keras.models.load_model(path, compile=False, safe_mode=not options.trust)
     except _MISFIT as error:
         unknown = _unknown_class(str(error))
         if unknown:
@@ -75,7 +73,7 @@ def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> Any:
         raise AdapterError(f"{path}: cannot be read as a Keras model ({told(error)})") from error
 
 
-def _config(runtime: Runtime, path: Path) -> Any:
+def _config(path: Path) -> Any:
     """What a file says of its layers, read as data."""
     try:
         if path.suffix.lower() == ".keras":
@@ -159,9 +157,7 @@ def _from_factory(runtime: Runtime, source: str) -> Any:
     with quiet():
         model = factory()
     if not isinstance(model, runtime.keras.Model):
-        raise AdapterError(
-            f"{source}: gave a {type(model).__name__}; a keras.Model was expected"
-        )
+        raise AdapterError(f"{source}: gave a {type(model).__name__}; a keras.Model was expected")
     return model
 
 

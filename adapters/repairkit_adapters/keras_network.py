@@ -14,7 +14,7 @@ from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
 from repairkit_adapters.keras_export import write_onnx
 from repairkit_adapters.keras_layers import Tap, find_stages, tapped_stage
-from repairkit_adapters.keras_loss import loss_of
+from repairkit_adapters.keras_loss import cross_entropy, logits_of
 from repairkit_adapters.keras_runtime import Runtime, quiet, told
 
 
@@ -41,12 +41,12 @@ class KerasNetwork:
         self._opset = opset
         try:
             with quiet():
-                self._stages = find_stages(runtime, model, input_shape)
+                self.stages = find_stages(runtime, model, input_shape)
         except (TypeError, ValueError, RuntimeError, runtime.tensorflow.errors.OpError) as error:
             raise AdapterError(
                 f"the model cannot be run on images of shape {input_shape}: {told(error)}"
             ) from error
-        self._numbers = {stage.layer.name: i for i, stage in enumerate(self._stages)}
+        self._numbers = {stage.layer.name: i for i, stage in enumerate(self.stages)}
         self._held: tuple[int, NDArray[np.intp], Images] | None = None
         self._compiled: dict[tuple[str, bool], Any] = {}
 
@@ -56,16 +56,14 @@ class KerasNetwork:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        return tuple(stage.layer for stage in self._stages)
+        return tuple(stage.layer for stage in self.stages)
 
     def outputs(self, images: Images) -> Images:
         """See `FrameworkModel.outputs`."""
         return np.asarray(self._run("outputs", self._first, images), np.float32)
 
     @contextmanager
-    def freezing(
-        self, layer: str, channels: NDArray[np.intp], constants: Images
-    ) -> Iterator[None]:
+    def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
         """See `FrameworkModel.freezing`.
 
         Raises:
@@ -77,7 +75,7 @@ class KerasNetwork:
                 f"the model has no layer {layer!r}; its layers are "
                 f"{', '.join(list(self._numbers)[:6])}"
             )
-        n_channels = self._stages[number].layer.n_channels
+        n_channels = self.stages[number].layer.n_channels
         if np.size(channels) and not 0 <= np.min(channels) <= np.max(channels) < n_channels:
             raise AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
         before = self._held
@@ -100,7 +98,7 @@ class KerasNetwork:
         def gradients(x: Any, y: Any) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                losses = loss_of(tf, self._first(x), y)
+                losses = cross_entropy(tf, *logits_of(self._first(x)), y)
             return losses, tape.gradient(losses, x)
 
         losses, found = self._run("gradients", gradients, images, np.asarray(labels, np.int32))
@@ -160,7 +158,7 @@ class KerasNetwork:
         def run(*inputs: Any) -> Any:
             *own, chosen, channels, levels = inputs
             with ExitStack() as stack:
-                for number, stage in enumerate(self._stages):
+                for number, stage in enumerate(self.stages):
                     tap = self._tap(number, stage.channel_axis, chosen, channels, levels)
                     stack.enter_context(tapped_stage(self._runtime, stage, tap))
                 return function(*own)

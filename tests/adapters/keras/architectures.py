@@ -104,7 +104,7 @@ def separable() -> Any:
     x = layers.BatchNormalization()(x)
     x = layers.ReLU()(x)
     x = layers.DepthwiseConv2D(3, use_bias=False, padding="same", name="depth_bare")(x)
-    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.GlobalAveragePooling2D(2)(x)
     return keras.Model(inputs, layers.Dense(4)(x))
 
 
@@ -126,7 +126,7 @@ def nested() -> Any:
     twice = layers.Conv2D(6, 3, padding="same", activation="relu", name="twice")
     body = keras.Model(inner, layers.Add()([inner, twice(twice(branch))]), name="body")
     inputs = keras.Input((12, 12, 3))
-    x = layers.GlobalAveragePooling2D()(body(encoder(inputs)))
+    x = layers.GlobalAveragePooling2D(2)(body(encoder(inputs)))
     return keras.Model(inputs, layers.Dense(4)(x))
 
 
@@ -151,7 +151,7 @@ def squeezenet() -> Any:
     x = layers.MaxPooling2D(3, 2)(x)
     x = fire(x, 12, 16, "fire4")
     x = layers.Conv2D(5, 1, name="conv10")(x)
-    return keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, layers.GlobalAveragePooling2D(2)(x))
 
 
 def resnet() -> Any:
@@ -169,7 +169,7 @@ def resnet() -> Any:
         y = normed(layers.ReLU()(normed(x, n, strides)), n)
         shortcut = x if strides == 1 else normed(x, n, strides, 1)
         x = layers.ReLU()(layers.Add()([y, shortcut]))
-    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.GlobalAveragePooling2D(2)(x)
     return keras.Model(inputs, layers.Dense(5, activation="softmax")(x))
 
 
@@ -188,9 +188,9 @@ def densenet() -> Any:
         for _ in range(3):
             x = layers.Concatenate()([x, step(step(x, 16, 1), 6, 3)])
         if block == 0:
-            x = layers.AveragePooling2D()(step(x, 14, 1))
+            x = layers.AveragePooling2D(2)(step(x, 14, 1))
     x = layers.ReLU()(layers.BatchNormalization()(x))
-    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.GlobalAveragePooling2D(2)(x)
     return keras.Model(inputs, layers.Dense(5)(x))
 
 

@@ -15,14 +15,14 @@ def keras_module() -> Any:
 
 
 def settled(model: Any, seed: int = 0) -> Any:
-    """The model with drawn weights: normalisations as if trained, biases that are not zero."""
+    """The model with drawn weights, and normalisations that hold the statistics of images."""
     keras = keras_module()
     rng = np.random.default_rng(seed)
+    norms = []
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
+            norms.append(layer)
             n = layer.moving_mean.shape[0]
-            layer.moving_mean.assign(rng.normal(0, 0.2, n))
-            layer.moving_variance.assign(rng.uniform(0.4, 1.5, n))
             if layer.scale:
                 layer.gamma.assign(rng.uniform(0.7, 1.6, n) * rng.choice([-1, 1], n, p=[0.1, 0.9]))
             if layer.center:
@@ -34,6 +34,14 @@ def settled(model: Any, seed: int = 0) -> Any:
             if kernel is not None and hasattr(kernel, "assign"):
                 fan = float(np.prod(kernel.shape)) / max(_n_out(layer, name, kernel), 1)
                 kernel.assign(rng.normal(0, np.sqrt(2.0 / max(fan, 1)), kernel.shape))
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    if norms:
+        model(images(model.input_shape[1:], 16), training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.moving_variance.assign(norm.moving_variance + 0.05)
     return model
 
 
@@ -104,7 +112,7 @@ def separable() -> Any:
     x = layers.BatchNormalization()(x)
     x = layers.ReLU()(x)
     x = layers.DepthwiseConv2D(3, use_bias=False, padding="same", name="depth_bare")(x)
-    x = layers.GlobalAveragePooling2D(2)(x)
+    x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(4)(x))
 
 
@@ -126,7 +134,7 @@ def nested() -> Any:
     twice = layers.Conv2D(6, 3, padding="same", activation="relu", name="twice")
     body = keras.Model(inner, layers.Add()([inner, twice(twice(branch))]), name="body")
     inputs = keras.Input((12, 12, 3))
-    x = layers.GlobalAveragePooling2D(2)(body(encoder(inputs)))
+    x = layers.GlobalAveragePooling2D()(body(encoder(inputs)))
     return keras.Model(inputs, layers.Dense(4)(x))
 
 
@@ -151,7 +159,7 @@ def squeezenet() -> Any:
     x = layers.MaxPooling2D(3, 2)(x)
     x = fire(x, 12, 16, "fire4")
     x = layers.Conv2D(5, 1, name="conv10")(x)
-    return keras.Model(inputs, layers.GlobalAveragePooling2D(2)(x))
+    return keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
 
 
 def resnet() -> Any:
@@ -169,7 +177,7 @@ def resnet() -> Any:
         y = normed(layers.ReLU()(normed(x, n, strides)), n)
         shortcut = x if strides == 1 else normed(x, n, strides, 1)
         x = layers.ReLU()(layers.Add()([y, shortcut]))
-    x = layers.GlobalAveragePooling2D(2)(x)
+    x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(5, activation="softmax")(x))
 
 
@@ -190,7 +198,7 @@ def densenet() -> Any:
         if block == 0:
             x = layers.AveragePooling2D(2)(step(x, 14, 1))
     x = layers.ReLU()(layers.BatchNormalization()(x))
-    x = layers.GlobalAveragePooling2D(2)(x)
+    x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(5)(x))
 
 

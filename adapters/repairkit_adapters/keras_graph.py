@@ -18,6 +18,7 @@ _KINDS = {
     "DepthwiseConv2dNative": "DepthwiseConv2D",
 }
 _SUMS = ("BiasAdd", "Add", "AddV2")
+_AGAIN = "_1"
 _MORE_INPUTS = ("chosen", "channels", "levels")
 
 
@@ -33,12 +34,11 @@ class GraphStage:
 def find_graph_stages(frozen: Any) -> tuple[GraphStage, ...]:
     """The convolutions of a frozen function whose kernels are constant, in graph order."""
     fed, outputs = _fed(frozen), {tensor.name for tensor in frozen.outputs}
+    found = [o for o in frozen.graph.get_operations() if o.type in _KINDS and o.name in fed]
+    names = _layer_names([operation.name for operation in found])
     counts: Counter[str] = Counter()
     stages = []
-    for operation in frozen.graph.get_operations():
-        if operation.type not in _KINDS or operation.name not in fed:
-            continue
-        name = _layer_name(operation.name)
+    for operation, name in zip(found, names, strict=True):
         counts[name] += 1
         shown = name if counts[name] == 1 else f"{name}#{counts[name]}"
         channels_first = operation.get_attr("data_format").startswith(b"NC")
@@ -95,10 +95,18 @@ def _is_per_channel(operation: Any, n_channels: int, fed: set[str]) -> bool:
     return len(constants) == 1 and constants[0].shape.num_elements() == n_channels
 
 
-def _layer_name(operation: str) -> str:
-    """`conv1` of `StatefulPartitionedCall/model_1/conv1/convolution`."""
-    scopes = [part for part in operation.split("/")[:-1] if "PartitionedCall" not in part]
-    return "/".join(scopes[1:] or scopes or [operation])
+def _layer_names(operations: Sequence[str]) -> list[str]:
+    """`conv1` of `StatefulPartitionedCall/model_1/conv1_1/convolution`.
+
+    Keras enters every scope anew when it saves a model, which appends a number to all of them.
+    """
+    paths = []
+    for operation in operations:
+        scopes = [part for part in operation.split("/")[:-1] if "PartitionedCall" not in part]
+        paths.append(scopes[1:] or scopes or [operation])
+    if all(path[0].endswith(_AGAIN) for path in paths):
+        paths = [[part.removesuffix(_AGAIN) for part in path] for path in paths]
+    return ["/".join(path) for path in paths]
 
 
 def with_choices(

@@ -8,7 +8,6 @@ gradient reaches either: further training moves at most the constant.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit_adapters.keras_layers import Stage
 from repairkit_adapters.keras_runtime import Runtime
-
-
-@dataclass(frozen=True)
-class FrozenChannel:
-    """A channel of a layer, by the layer's name, and what it is to yield."""
-
-    layer: str
-    channel: int
-    constant: float
+from repairkit_adapters.way_back import FrozenChannel
 
 
 def freeze_channels(

@@ -58,9 +58,7 @@ print(f"{done.n_proven} of {done.n_filters} filters are proven to be a layer's c
 assert done.n_proven == done.n_filters == 28
 
 # %% Score the filters for the worst group, and freeze the one that harms it most.
-scored = repairkit.score(
-    done.out, metric="group_accuracy", max_evaluations=400, settings=settings
-)
+scored = repairkit.score(done.out, metric="group_accuracy", max_evaluations=1000, settings=settings)
 worst = min(scored.table(), key=lambda row: row["value"])
 patched = repairkit.patch(
     done.out, out=folder / "repaired.onnx", remove=[worst["filter"]], settings=settings

@@ -117,7 +117,7 @@ def separable() -> Any:
 
 
 def nested() -> Any:
-    """A model inside a model, a layer that is called twice, and a block of the user's own."""
+    """A model inside a model, and a layer that is called twice."""
     keras = keras_module()
     layers = keras.layers
     encoder = keras.Sequential(
@@ -136,6 +136,33 @@ def nested() -> Any:
     inputs = keras.Input((12, 12, 3))
     x = layers.GlobalAveragePooling2D()(body(encoder(inputs)))
     return keras.Model(inputs, layers.Dense(4)(x))
+
+
+def subclassed() -> Any:
+    """A model of the user's own class, from blocks of the user's own, which tells no input size."""
+    keras = keras_module()
+
+    class Block(keras.layers.Layer):
+        def __init__(self, n: int, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.conv = keras.layers.Conv2D(n, 3, name="conv")
+            self.norm = keras.layers.BatchNormalization(name="norm")
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            return keras.ops.relu(self.norm(self.conv(x), training=training))
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = [Block(5, name="first"), Block(4, name="second")]
+            self.scores = keras.layers.Dense(3, name="scores")
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            for block in self.blocks:
+                x = block(x, training=training)
+            return self.scores(keras.ops.mean(x, axis=(1, 2)))
+
+    return Own()
 
 
 def squeezenet() -> Any:

@@ -1,9 +1,8 @@
-"""A patch of the ONNX file, taken home into the Keras model."""
+"""What holds of a repair that was taken home into a Keras model, and what is refused."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -11,48 +10,18 @@ import pytest
 
 from repairkit.core.errors import AdapterError
 from repairkit.core.filters import Filter
-from repairkit.core.layer_map import Layer, LayerMap, MappedLayer
+from repairkit.core.framework import Layer
+from repairkit.core.layer_map import LayerMap, MappedLayer
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.graph.bake import bake
 from repairkit_adapters.keras_models import apply_patch
+from repairkit_adapters.keras_runtime import quiet
 from tests.adapters.keras import architectures
 from tests.adapters.keras.needed import needs_keras
-from tests.adapters.keras.test_round_trips import exported
+from tests.adapters.keras.test_round_trips import are_equal, exported, some_filters
 from tests.running import input_name, run
 
 pytestmark = needs_keras
-
-
-def _patch(layers: LayerMap, per_layer: int = 2, *, left_out: tuple[str, ...] = ()) -> Patch:
-    """Some channels of every layer that became a site, at constants that make a difference."""
-    rng = np.random.default_rng(2)
-    frozen = [
-        FrozenFilter(Filter(m.site, int(channel)), float(np.float32(rng.normal())))
-        for m in layers.layers
-        if m.site is not None and m.layer.name not in left_out
-        for channel in rng.permutation(m.layer.n_channels)[:per_layer]
-    ]
-    return Patch(tuple(frozen))
-
-
-@pytest.mark.parametrize("name", ["plain", "separable", "resnet", "densenet", "unet"])
-def test_the_patched_keras_model_answers_as_the_patched_onnx(name: str, tmp_path: Path) -> None:
-    model = architectures.settled(getattr(architectures, name)())
-    done = exported(model, tmp_path)
-    patch = _patch(done.layers)
-    images = architectures.images(model.input_shape[1:], 8, seed=4)
-    before = np.asarray(model(images, training=False))
-    file = bake(onnx.load(done.out), patch).model
-    wanted = run(file, {input_name(file): images})[0]
-    assert apply_patch(model, patch, layers=done.out) is model
-    _are_equal(np.asarray(model(images, training=False)), wanted)
-    assert np.abs(before - wanted).max() > 1e-2 * np.abs(wanted).max()
-    # What was added to layers survives being saved.
-    keras = architectures.keras_module()
-    with _quiet():
-        model.save(tmp_path / "patched.keras")
-        again = keras.models.load_model(tmp_path / "patched.keras")
-        _are_equal(np.asarray(again(images, training=False)), wanted)
 
 
 def test_a_layer_called_twice_is_frozen_in_both_calls_or_not_at_all(tmp_path: Path) -> None:
@@ -68,19 +37,19 @@ def test_a_layer_called_twice_is_frozen_in_both_calls_or_not_at_all(tmp_path: Pa
     both = Patch((*once.frozen, FrozenFilter(Filter(sites["body/twice#2"], 3), 0.25)))
     file = bake(onnx.load(done.out), both).model
     apply_patch(model, both, layers=done.map_file)
-    _are_equal(np.asarray(model(images, training=False)), run(file, {input_name(file): images})[0])
+    are_equal(np.asarray(model(images, training=False)), run(file, {input_name(file): images})[0])
 
 
 def test_further_training_leaves_frozen_filters_blind(tmp_path: Path) -> None:
     keras = architectures.keras_module()
     model = architectures.settled(architectures.resnet())
     done = exported(model, tmp_path)
-    apply_patch(model, _patch(done.layers), layers=done.layers)
+    apply_patch(model, some_filters(done.layers), layers=done.layers)
     images = architectures.images(model.input_shape[1:], 16)
     norms = [n for n in model.layers if isinstance(n, keras.layers.BatchNormalization)]
     blind = [n.gamma.numpy() == 0 for n in norms]
     assert [int(b.sum()) for b in blind] == [2] * len(norms)
-    with _quiet():
+    with quiet():
         model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
         model.fit(images, np.arange(16) % 5, batch_size=8, epochs=5, verbose=0)
     for norm, was in zip(norms, blind, strict=True):
@@ -106,14 +75,3 @@ def test_what_the_map_does_not_tell_is_refused() -> None:
         apply_patch(architectures.plain(), one("site", 1), layers=layers)
     with pytest.raises(AdapterError, match=r"keras\.Model was expected"):
         apply_patch("model", one("site", 1), layers=layers)
-
-
-def _are_equal(found: Any, wanted: Any) -> None:
-    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
-    np.testing.assert_array_equal(found.argmax(-1), wanted.argmax(-1))
-
-
-def _quiet() -> Any:
-    from repairkit_adapters.keras_runtime import quiet
-
-    return quiet()

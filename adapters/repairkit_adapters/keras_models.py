@@ -97,7 +97,7 @@ def apply_patch(
         model: a `keras.Model` with the weights that were exported; changed in place.
         patch: what `repairkit patch` wrote, by its path or read.
         layers: the map of layers: the exported ONNX file, the file that `export` wrote beside it,
-            or the map itself; if None, that of the patch file.
+            or the map itself; if None, what the patch file tells of its filters.
         unproven: freeze also where the map could not be proven.
 
     Returns:
@@ -117,10 +117,10 @@ def apply_patch(
         )
     from repairkit_adapters.keras_layers import find_stages
     from repairkit_adapters.keras_patch import freeze_channels
-    from repairkit_adapters.way_back import channels_to_freeze, map_of
+    from repairkit_adapters.way_back import find_home
 
-    known = map_of(patch, layers)
-    wanted = channels_to_freeze(patch, known, unproven=unproven)
+    home = find_home(patch, layers, unproven=unproven)
     with quiet():
-        freeze_channels(runtime, model, find_stages(runtime, model, known.input_shape), wanted)
+        stages = find_stages(runtime, model, home.input_shape)
+        freeze_channels(runtime, model, stages, home.channels)
     return model

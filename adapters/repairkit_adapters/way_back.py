@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from repairkit.core.errors import AdapterError
-from repairkit.core.layer_map import LayerMap
+from repairkit.core.layer_map import LayerMap, Origin
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.graph.files import read_model
 from repairkit.graph.layer_names import read_layer_map
@@ -23,77 +25,85 @@ class FrozenChannel:
     constant: float
 
 
-def channels_to_freeze(
-    patch: str | Path | PatchFile | Patch, layers: LayerMap, *, unproven: bool = False
-) -> tuple[FrozenChannel, ...]:
+@dataclass(frozen=True)
+class Homecoming:
+    """What a patch freezes in the framework's model, which takes images of a shape."""
+
+    input_shape: tuple[int, ...]
+    channels: tuple[FrozenChannel, ...]
+
+
+def find_home(
+    patch: str | Path | PatchFile | Patch,
+    layers: str | Path | LayerMap | None,
+    *,
+    unproven: bool,
+) -> Homecoming:
     """The channels that a patch freezes.
 
     Args:
         patch: what `repairkit patch` wrote, by its path or read.
-        layers: the map of the exported model.
+        layers: the map of layers, the exported ONNX file that holds it, or the file that `export`
+            wrote beside it; if None, what the patch file tells of its filters.
         unproven: take channels of which the map is not proven, too.
 
     Raises:
-        AdapterError: the map does not tell of a filter, or not for sure.
-        RepairkitError: the patch file cannot be read.
+        AdapterError: nothing tells which layers the filters are, or not for sure.
+        RepairkitError: a file cannot be read.
     """
     if isinstance(patch, str | Path):
         patch = read_patch_file(Path(patch))
     frozen = patch.patch.frozen if isinstance(patch, PatchFile) else patch.frozen
-    return tuple(_channel(one, layers, unproven=unproven) for one in frozen)
+    if layers is not None:
+        known = layers if isinstance(layers, LayerMap) else _read_map(Path(layers))
+        shape = known.input_shape
+        origins = {one.filter.id: known.origin(one.filter) for one in frozen}
+    else:
+        shape, origins = _told(patch)
+    channels = [_channel(one, origins.get(one.filter.id), unproven=unproven) for one in frozen]
+    return Homecoming(shape, tuple(channels))
 
 
-def map_of(patch: str | Path | PatchFile | Patch, layers: str | Path | LayerMap | None) -> LayerMap:
-    """The map of layers.
-
-    Args:
-        patch: whose own map is taken where no other is given.
-        layers: the map, the ONNX file that holds it, or the file that `export` wrote beside it.
-
-    Raises:
-        AdapterError: there is none.
-        RepairkitError: a file cannot be read.
-    """
-    if isinstance(layers, LayerMap):
-        return layers
-    if layers is None:
-        if isinstance(patch, str | Path):
-            patch = read_patch_file(Path(patch))
-        held = patch.story.get("layers") if isinstance(patch, PatchFile) else None
-        if held is None:
-            raise AdapterError(
-                "the patch does not tell which layers its filters are; give layers=, the .onnx "
-                "file that was exported or its .layers.json"
-            )
-        return _parsed(held, "the patch file")
-    path = Path(layers)
+def _read_map(path: Path) -> LayerMap:
     if path.suffix.lower() == ".onnx":
-        found = read_layer_map(read_model(path))
+        found = read_layer_map(read_model(path).model)
         if found is None:
             raise AdapterError(
                 f"{path}: holds no map of layers; export the model with `repairkit export`"
             )
         return found
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return LayerMap.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: cannot be read as a map of layers ({error})") from error
-    return _parsed(document, str(path))
 
 
-def _parsed(document: object, where: str) -> LayerMap:
+def _told(patch: PatchFile | Patch) -> tuple[tuple[int, ...], Mapping[str, Origin | None]]:
+    """What a patch file tells of its filters."""
+    told: Any = patch.story.get("layers") if isinstance(patch, PatchFile) else None
+    if told is None:
+        raise AdapterError(
+            "the patch does not tell which layers its filters are; give layers=, the .onnx file "
+            "that was exported or its .layers.json"
+        )
     try:
-        return LayerMap.from_json(document)
-    except ValueError as error:
-        raise AdapterError(f"{where}: is no map of layers ({error})") from error
+        origins = {
+            name: Origin(str(o["layer"]), int(o["channel"]), o["proven"] is True)
+            for name, o in told["frozen"].items()
+        }
+        return tuple(int(size) for size in told["input_shape"]), origins
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise AdapterError(
+            "what the patch file tells of layers is broken; give layers=, the .onnx file that was "
+            "exported or its .layers.json"
+        ) from error
 
 
-def _channel(one: FrozenFilter, known: LayerMap, *, unproven: bool) -> FrozenChannel:
-    origin = known.origin(one.filter)
+def _channel(one: FrozenFilter, origin: Origin | None, *, unproven: bool) -> FrozenChannel:
     if origin is None:
         raise AdapterError(
-            f"the map does not tell which layer the filter {one.filter.id} is; give the map of the "
-            "very model that was patched"
+            f"nothing tells which layer the filter {one.filter.id} is; give layers= of the very "
+            "model that was patched"
         )
     if not origin.proven and not unproven:
         raise AdapterError(

@@ -64,7 +64,7 @@ def test_what_the_map_does_not_tell_is_refused() -> None:
     def one(name: str, channel: int) -> Patch:
         return Patch((FrozenFilter(Filter(name, channel), 0.5),))
 
-    with pytest.raises(AdapterError, match="which layer the filter other:0 is"):
+    with pytest.raises(AdapterError, match="nothing tells which layer the filter other:0 is"):
         apply_patch(model, one("other", 0), layers=layers)
     with pytest.raises(AdapterError, match=r"not proven.*channel 2 of body/conv"):
         apply_patch(model, one("site", 2), layers=layers)

@@ -105,6 +105,8 @@ def test_a_factory_takes_weights_that_fit(tmp_path: Path, monkeypatch: pytest.Mo
         "    return keras.Model(inputs, keras.layers.Dense(units)(keras.layers.Flatten()(x)))\n"
         "def wide():\n"
         "    return make(7)\n"
+        "def broken():\n"
+        "    raise ValueError('no data')\n"
         "nothing = 3\n"
     )
     import own_keras_factory  # type: ignore[import-not-found]
@@ -122,9 +124,11 @@ def test_a_factory_takes_weights_that_fit(tmp_path: Path, monkeypatch: pytest.Mo
         ("own_keras_factory:nothing", "has no function 'nothing'"),
         ("own_missing:make", "own_missing cannot be imported"),
         ("keras.applications:Nothing", "has no model 'Nothing'; it has ConvNeXtBase"),
-        ("missing.keras", "missing.keras: there is no such file"),
+        ("own_keras_factory:broken", "raised an error \\(no data"),
+        ("missing.keras", "missing.keras: holds its own weights"),
     ):
         _is_one_line(source, fault, options)
+    _is_one_line("missing.keras", "missing.keras: there is no such file")
 
 
 @needs_keras

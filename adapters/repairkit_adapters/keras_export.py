@@ -36,6 +36,8 @@ def write_onnx(
     name = input_name if _NAME.fullmatch(input_name) else "images"
     signature = [tf.TensorSpec((None, *input_shape), tf.float32, name=name)]
     with quiet():
+        # It numbers what it inserts through all of a process; one model is to give one file.
+        exporter.utils.INTERNAL_NAME = 1
         try:
             model, _ = exporter.convert.from_function(
                 tf.function(function, input_signature=signature), signature, opset=opset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from repairkit.core.errors import AdapterError
@@ -13,21 +14,26 @@ _ROUNDING = 1e-3
 _TINY = 1e-37
 
 
+def refuse_no_classifier(shape: Sequence[int | None]) -> None:
+    """Check the shape of a model's output.
+
+    Raises:
+        AdapterError: it is not one row of scores per image.
+    """
+    if len(shape) != 2:
+        raise AdapterError(
+            "gradients need a classifier with one row of scores per image; the model's output has "
+            f"the shape {tuple(shape)}"
+        )
+
+
 def logits_of(outputs: Any) -> tuple[str, Any]:
     """What made a traced output, and what went into that.
 
     Returns:
         `Softmax` or `Sigmoid` and its argument, where that made the output; else nothing and the
-        output itself, which is taken for logits.
-
-    Raises:
-        AdapterError: the output is not one row of scores per image.
+        output itself, which is taken for logits unless its rows look like probabilities.
     """
-    if len(outputs.shape) != 2 or outputs.shape[1] is None:
-        raise AdapterError(
-            "gradients need a classifier with one row of scores per image; the model's output has "
-            f"the shape {tuple(outputs.shape)}"
-        )
     tensor = outputs
     while tensor.op.type in _PASSING:
         tensor = tensor.op.inputs[0]

@@ -20,7 +20,7 @@ from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer, LoadOptions
 from repairkit_adapters.keras_export import write_onnx
 from repairkit_adapters.keras_graph import GraphStage, find_graph_stages, with_choices
-from repairkit_adapters.keras_loss import cross_entropy, logits_of
+from repairkit_adapters.keras_loss import cross_entropy, logits_of, refuse_no_classifier
 from repairkit_adapters.keras_runtime import Runtime, quiet, told
 
 # Operations that reach outside the graph when it runs; saving and restoring have their own.
@@ -184,6 +184,7 @@ class SavedNetwork:
             AdapterError: the model is no classifier.
         """
         tf = self._runtime.tensorflow
+        refuse_no_classifier(self._output.shape)
         kind, logits = logits_of(self._output)
         with quiet():
             function = self._function("logits", self._graph.as_graph_def(), [], [logits.name])

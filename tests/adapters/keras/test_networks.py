@@ -120,5 +120,13 @@ def test_losses_are_cross_entropies_and_gradients_are_their_slopes(ending: str) 
 def test_gradients_of_an_image_to_image_model_are_refused() -> None:
     network = wrap(architectures.unet())
     images = architectures.images(network.input_shape, 2)
-    with pytest.raises(AdapterError, match="one row of scores per image"):
+    with pytest.raises(AdapterError, match="one row of scores per image") as caught:
         network.loss_gradients(images, np.zeros(2, np.intp))
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_another_size_are_refused_in_one_line() -> None:
+    network = wrap(architectures.nested())
+    with pytest.raises(AdapterError, match=r"images of shape \(7, 7, 3\)") as caught:
+        network.outputs(np.zeros((2, 7, 7, 3), np.float32))
+    assert "\n" not in str(caught.value)

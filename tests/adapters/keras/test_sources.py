@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,28 @@ def test_another_backend_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(AdapterError, match=r"backend jax.*KERAS_BACKEND=tensorflow"):
         ADAPTER.load("model.keras", PLAIN)
+
+
+@needs_keras
+@pytest.mark.slow
+def test_the_terminal_stays_quiet_and_one_model_gives_one_file(small: Any, tmp_path: Path) -> None:
+    with _no_warning():
+        small.save(tmp_path / "model.keras")
+    code = (
+        "from pathlib import Path\n"
+        "from repairkit.core.framework import LoadOptions\n"
+        "from repairkit_adapters.keras_models import ADAPTER\n"
+        "network = ADAPTER.load('model.keras', LoadOptions())\n"
+        "for name in ('a.onnx', 'b.onnx'):\n"
+        "    network.export(Path(name))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
+    network = ADAPTER.load(str(tmp_path / "model.keras"), PLAIN)
+    network.export(tmp_path / "c.onnx")
+    assert len({(tmp_path / f"{name}.onnx").read_bytes() for name in "abc"}) == 1
 
 
 def _is_one_line(source: str, fault: str, options: LoadOptions = PLAIN) -> None:

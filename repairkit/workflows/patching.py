@@ -29,7 +29,7 @@ from repairkit.workflows.files import write_json
 from repairkit.workflows.layout import layout_of
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
-from repairkit.workflows.patch_story import patch_story
+from repairkit.workflows.patch_story import filters_named, patch_story
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.run_document import plain
 from repairkit.workflows.run_folder import RunFolder
@@ -135,7 +135,7 @@ def patch(
     trials: tuple[Trial, ...] = ()
     promise: Figure | None = None
     if how.remove:
-        named = dict.fromkeys(how.remove)  # one named twice is frozen once
+        named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)
         chosen = make_patch(players, bench.roster, bench.means)
     else:

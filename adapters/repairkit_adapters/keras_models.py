@@ -119,7 +119,7 @@ def apply_patch(
     from repairkit_adapters.keras_patch import freeze_channels
     from repairkit_adapters.way_back import find_home
 
-    home = find_home(patch, layers, unproven=unproven)
+    home = find_home(patch, layers, framework="keras", unproven=unproven)
     with quiet():
         stages = find_stages(runtime, model, home.input_shape)
         freeze_channels(runtime, model, stages, home.channels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ def find_home(
     patch: str | Path | PatchFile | Patch,
     layers: str | Path | LayerMap | None,
     *,
+    framework: str,
     unproven: bool,
 ) -> Homecoming:
     """The channels that a patch freezes.
@@ -45,10 +45,12 @@ def find_home(
         patch: what `repairkit patch` wrote, by its path or read.
         layers: the map of layers, the exported ONNX file that holds it, or the file that `export`
             wrote beside it; if None, what the patch file tells of its filters.
+        framework: that the model must have come from.
         unproven: take channels of which the map is not proven, too.
 
     Raises:
-        AdapterError: nothing tells which layers the filters are, or not for sure.
+        AdapterError: nothing tells which layers the filters are, or not for sure, or the model
+            came from another framework.
         RepairkitError: a file cannot be read.
     """
     if isinstance(patch, str | Path):
@@ -56,10 +58,12 @@ def find_home(
     frozen = patch.patch.frozen if isinstance(patch, PatchFile) else patch.frozen
     if layers is not None:
         known = layers if isinstance(layers, LayerMap) else _read_map(Path(layers))
-        shape = known.input_shape
+        source, shape = known.framework, known.input_shape
         origins = {one.filter.id: known.origin(one.filter) for one in frozen}
     else:
-        shape, origins = _told(patch)
+        source, shape, origins = _told(patch)
+    if source != framework:
+        raise AdapterError(f"the patched model comes from {source}, and {framework} was expected")
     channels = [_channel(one, origins.get(one.filter.id), unproven=unproven) for one in frozen]
     return Homecoming(shape, tuple(channels))
 
@@ -78,8 +82,8 @@ def _read_map(path: Path) -> LayerMap:
         raise AdapterError(f"{path}: cannot be read as a map of layers ({error})") from error
 
 
-def _told(patch: PatchFile | Patch) -> tuple[tuple[int, ...], Mapping[str, Origin | None]]:
-    """What a patch file tells of its filters."""
+def _told(patch: PatchFile | Patch) -> tuple[str, tuple[int, ...], dict[str, Origin | None]]:
+    """The framework, the shape of an image, and the origins that a patch file tells."""
     told: Any = patch.story.get("layers") if isinstance(patch, PatchFile) else None
     if told is None:
         raise AdapterError(
@@ -87,11 +91,12 @@ def _told(patch: PatchFile | Patch) -> tuple[tuple[int, ...], Mapping[str, Origi
             "that was exported or its .layers.json"
         )
     try:
-        origins = {
+        origins: dict[str, Origin | None] = {
             name: Origin(str(o["layer"]), int(o["channel"]), o["proven"] is True)
             for name, o in told["frozen"].items()
         }
-        return tuple(int(size) for size in told["input_shape"]), origins
+        shape = tuple(int(size) for size in told["input_shape"])
+        return str(told["framework"]), shape, origins
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise AdapterError(
             "what the patch file tells of layers is broken; give layers=, the .onnx file that was "

@@ -73,6 +73,9 @@ def test_what_the_map_does_not_tell_is_refused() -> None:
     with pytest.raises(AdapterError, match=r"not proven.*channel 2 of body/conv"):
         apply_patch(model, one("site", 2), layers=layers)
     apply_patch(model, one("site", 2), layers=layers, unproven=True)
+    elsewhere = LayerMap("pytorch", (3, 12, 12), layers.layers)
+    with pytest.raises(AdapterError, match="comes from pytorch, and keras was expected"):
+        apply_patch(model, one("site", 0), layers=elsewhere)
     with pytest.raises(AdapterError, match=r"give layers=, the \.onnx file"):
         apply_patch(model, one("site", 0))
     with pytest.raises(AdapterError, match=r"no channel 1 of a layer 'body/conv'"):

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from repairkit.core.errors import ExportError
+from repairkit_adapters.keras_folding import fold_normalisations
 from repairkit_adapters.keras_runtime import Runtime, load_exporter, quiet, told
 
 _NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
@@ -35,6 +36,8 @@ def write_onnx(
     name = input_name if _NAME.fullmatch(input_name) else "images"
     signature = [tf.TensorSpec((None, *input_shape), tf.float32, name=name)]
     with quiet():
+        # It numbers what it inserts through all of a process; one model is to give one file.
+        exporter.utils.INTERNAL_NAME = 1
         try:
             model, _ = exporter.convert.from_function(
                 tf.function(function, input_signature=signature), signature, opset=opset
@@ -55,6 +58,7 @@ def write_onnx(
                 "another --opset"
             ) from error
     _check_operators(model)
+    fold_normalisations(model)
     path.write_bytes(model.SerializeToString())
 
 

@@ -17,18 +17,11 @@ from typing import Any
 from repairkit.core.framework import Layer
 from repairkit_adapters.keras_runtime import Runtime
 
-_KINDS = [
-    "Conv1D",
-    "Conv2D",
-    "Conv3D",
-    "Conv1DTranspose",
-    "Conv2DTranspose",
-    "Conv3DTranspose",
-    "DepthwiseConv1D",
-    "DepthwiseConv2D",
-    "SeparableConv1D",
-    "SeparableConv2D",
-]
+_KINDS = (
+    *("Conv1D", "Conv2D", "Conv3D"),
+    *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+    *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
+)
 _SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
 _PART_NAMES = {"depthwise": "depthwise", "output": "pointwise"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +37,11 @@ def load_model(runtime: Runtime, source: str, options: LoadOptions) -> Any:
             fit its weights.
     """
     if source.lower().endswith(FILES):
+        if options.weights is not None:
+            raise AdapterError(
+                f"{source}: holds its own weights; leave --weights out, or name what they are for "
+                "(keras.applications:NAME or module:factory)"
+            )
         model = _from_file(runtime, Path(source), options)
     elif source.startswith(APPLICATIONS):
         model = _application(runtime, source.removeprefix(APPLICATIONS), options)
@@ -51,9 +55,9 @@ def load_model(runtime: Runtime, source: str, options: LoadOptions) -> Any:
 def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> Any:
     if not path.is_file():
         raise AdapterError(f"{path}: there is no such file")
-    config = _config(runtime, path)
+    config = _config(path)
     if not options.trust:
-        lambdas = [name for name in _lambdas(config)]
+        lambdas = list(_lambdas(config))
         if lambdas:
             raise AdapterError(
                 f"{path}: the Lambda layer {lambdas[0]!r} holds Python code that loading would "
@@ -73,7 +77,7 @@ def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> Any:
         raise AdapterError(f"{path}: cannot be read as a Keras model ({told(error)})") from error
 
 
-def _config(runtime: Runtime, path: Path) -> Any:
+def _config(path: Path) -> Any:
     """What a file says of its layers, read as data."""
     try:
         if path.suffix.lower() == ".keras":
@@ -143,19 +147,29 @@ def _from_factory(runtime: Runtime, source: str) -> Any:
             f"{source!r} is no Keras model; expected a .keras or .h5 file, a SavedModel folder, "
             "keras.applications:NAME or module:factory"
         )
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     try:
         found = importlib.import_module(module)
-    except ImportError as error:
-        raise AdapterError(f"{source}: {module} cannot be imported ({told(error)})") from error
+    except Exception as error:  # whatever the user's module raises
+        raise AdapterError(
+            f"{source}: {module} cannot be imported ({told(error)}); run where it lies, or install "
+            "it"
+        ) from error
     factory = getattr(found, name, None)
     if isinstance(factory, runtime.keras.Model):
         return factory
     if not callable(factory):
-        raise AdapterError(f"{source}: the module {module} has no function {name!r}")
-    with quiet():
-        model = factory()
+        raise AdapterError(
+            f"{source}: the module {module} has no function {name!r}; check the name after the "
+            "colon"
+        )
+    try:
+        with quiet():
+            model = factory()
+    except Exception as error:  # as above
+        raise AdapterError(
+            f"{source}: raised an error ({told(error)}); name a function that gives the model "
+            "without arguments"
+        ) from error
     if not isinstance(model, runtime.keras.Model):
         raise AdapterError(f"{source}: gave a {type(model).__name__}; a keras.Model was expected")
     return model

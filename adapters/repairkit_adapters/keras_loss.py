@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from repairkit.core.errors import AdapterError
 
 # Operators that hand on what they get, between an activation and the output.
 _PASSING = ("Identity", "Reshape", "Squeeze", "Cast")
+_ACTIVATIONS = ("Softmax", "Sigmoid")
+_ROUNDING = 1e-3
+_TINY = 1e-37
 
 
-def loss_of(tf: Any, outputs: Any, labels: Any) -> Any:
-    """Each image's cross-entropy for its label, shape (n_images,).
-
-    Where the traced output comes out of a softmax or a sigmoid, the loss is taken of what went in,
-    which is exact where probabilities round to 0 or 1. A single column is the logit of class 1.
+def refuse_no_classifier(shape: Sequence[int | None]) -> None:
+    """Check the shape of a model's output.
 
     Raises:
-        AdapterError: the output is not one row of scores per image.
+        AdapterError: it is not one row of scores per image.
     """
-    if len(outputs.shape) != 2:
+    if len(shape) != 2:
         raise AdapterError(
-            f"gradients need a classifier with one row of scores per image; the model's output has "
-            f"the shape {tuple(outputs.shape)}"
+            "gradients need a classifier with one row of scores per image; the model's output has "
+            f"the shape {tuple(shape)}"
         )
-    kind, logits = _logits(outputs)
-    if outputs.shape[1] == 1:
-        wanted = tf.cast(labels, logits.dtype)[:, None]
-        return tf.nn.sigmoid_cross_entropy_with_logits(wanted, logits)[:, 0]
-    if kind == "Sigmoid":  # one score per class; the loss of just the label's
-        chosen = tf.gather(logits, labels, axis=1, batch_dims=1)
-        return tf.nn.softplus(-chosen)
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
-def _logits(outputs: Any) -> tuple[str, Any]:
+def logits_of(outputs: Any) -> tuple[str, Any]:
+    """What made a traced output, and what went into that.
+
+    Returns:
+        `Softmax` or `Sigmoid` and its argument, where that made the output; else nothing and the
+        output itself, which is taken for logits unless its rows look like probabilities.
+    """
     tensor = outputs
     while tensor.op.type in _PASSING:
         tensor = tensor.op.inputs[0]
-    if tensor.op.type in ("Softmax", "Sigmoid") and tensor.shape.rank == 2:
+    if tensor.op.type in _ACTIVATIONS and tensor.shape.rank == 2:
         return str(tensor.op.type), tensor.op.inputs[0]
     return "", outputs
+
+
+def cross_entropy(tf: Any, kind: str, logits: Any, labels: Any) -> Any:
+    """Each image's cross-entropy for its label, shape (n_images,).
+
+    It is taken of logits, which stay exact where probabilities round to 0 or 1. A single column
+    is that of class 1; behind a sigmoid, each column is a class of its own.
+    """
+    if logits.shape[1] == 1:
+        wanted = tf.cast(labels, logits.dtype)[:, None]
+        return tf.nn.sigmoid_cross_entropy_with_logits(wanted, logits)[:, 0]
+    if kind == "Sigmoid":
+        return tf.nn.softplus(-tf.gather(logits, labels, axis=1, batch_dims=1))
+    if not kind:
+        logits = _as_logits(tf, logits)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def _as_logits(tf: Any, scores: Any) -> Any:
+    """The logarithms of rows that are no less than 0 and add up to 1; other rows as they are."""
+    sums = tf.reduce_sum(scores, axis=1, keepdims=True)
+    shares = tf.reduce_all(scores >= 0, axis=1, keepdims=True) & (tf.abs(sums - 1) < _ROUNDING)
+    logarithms = tf.math.log(tf.maximum(scores, scores.dtype.as_numpy_dtype(_TINY)))
+    return tf.where(shares, logarithms, scores)

@@ -8,11 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repairkit.core.errors import AdapterError
 from repairkit.core.framework import FrameworkModel, LoadOptions
 from repairkit_adapters.keras_loading import APPLICATIONS, FILES, image_shape, load_model
-from repairkit_adapters.keras_runtime import load_runtime
+from repairkit_adapters.keras_runtime import load_runtime, quiet
 
 if TYPE_CHECKING:
+    from repairkit.core.layer_map import LayerMap
+    from repairkit.core.patch import Patch
+    from repairkit.workflows.patch_file import PatchFile
     from repairkit_adapters.keras_network import KerasNetwork
 
 __all__ = ["ADAPTER", "KerasAdapter", "apply_patch", "wrap"]
@@ -78,3 +82,45 @@ def wrap(
     options = LoadOptions(input_shape=input_shape)
     shape = image_shape(runtime, model, options)
     return KerasNetwork(runtime, model, input_shape=shape, opset=opset)
+
+
+def apply_patch(
+    model: Any,
+    patch: str | Path | PatchFile | Patch,
+    *,
+    layers: str | Path | LayerMap | None = None,
+    unproven: bool = False,
+) -> Any:
+    """Freeze in a Keras model what a patch freezes in the ONNX file that was exported from it.
+
+    Args:
+        model: a `keras.Model` with the weights that were exported; changed in place.
+        patch: what `repairkit patch` wrote, by its path or read.
+        layers: the map of layers: the exported ONNX file, the file that `export` wrote beside it,
+            or the map itself; if None, what the patch file tells of its filters.
+        unproven: freeze also where the map could not be proven.
+
+    Returns:
+        The model itself. Layers without a bias may have got one, so compile it anew before further
+        training; that moves at most the constants of frozen filters.
+
+    Raises:
+        AdapterError: Keras is missing, the map does not tell of a filter, or the model does not
+            fit it; nothing was changed.
+        RepairkitError: the patch cannot be read.
+    """
+    runtime = load_runtime()
+    if not isinstance(model, runtime.keras.Model):
+        raise AdapterError(
+            f"a keras.Model was expected and a {type(model).__name__} was given (of a SavedModel, "
+            "repair the .keras file that it was made from)"
+        )
+    from repairkit_adapters.keras_layers import find_stages
+    from repairkit_adapters.keras_patch import freeze_channels
+    from repairkit_adapters.way_back import find_home
+
+    home = find_home(patch, layers, framework="keras", unproven=unproven)
+    with quiet():
+        stages = find_stages(runtime, model, home.input_shape)
+        freeze_channels(runtime, model, stages, home.channels)
+    return model

@@ -14,7 +14,7 @@ from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
 from repairkit_adapters.keras_export import write_onnx
 from repairkit_adapters.keras_layers import Tap, find_stages, tapped_stage
-from repairkit_adapters.keras_loss import loss_of
+from repairkit_adapters.keras_loss import cross_entropy, logits_of, refuse_no_classifier
 from repairkit_adapters.keras_runtime import Runtime, quiet, told
 
 
@@ -41,12 +41,12 @@ class KerasNetwork:
         self._opset = opset
         try:
             with quiet():
-                self._stages = find_stages(runtime, model, input_shape)
+                self.stages = find_stages(runtime, model, input_shape)
         except (TypeError, ValueError, RuntimeError, runtime.tensorflow.errors.OpError) as error:
             raise AdapterError(
                 f"the model cannot be run on images of shape {input_shape}: {told(error)}"
             ) from error
-        self._numbers = {stage.layer.name: i for i, stage in enumerate(self._stages)}
+        self._numbers = {stage.layer.name: i for i, stage in enumerate(self.stages)}
         self._held: tuple[int, NDArray[np.intp], Images] | None = None
         self._compiled: dict[tuple[str, bool], Any] = {}
 
@@ -56,7 +56,7 @@ class KerasNetwork:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        return tuple(stage.layer for stage in self._stages)
+        return tuple(stage.layer for stage in self.stages)
 
     def outputs(self, images: Images) -> Images:
         """See `FrameworkModel.outputs`."""
@@ -75,7 +75,7 @@ class KerasNetwork:
                 f"the model has no layer {layer!r}; its layers are "
                 f"{', '.join(list(self._numbers)[:6])}"
             )
-        n_channels = self._stages[number].layer.n_channels
+        n_channels = self.stages[number].layer.n_channels
         if np.size(channels) and not 0 <= np.min(channels) <= np.max(channels) < n_channels:
             raise AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
         before = self._held
@@ -94,11 +94,13 @@ class KerasNetwork:
             AdapterError: the model is no classifier.
         """
         tf = self._runtime.tensorflow
+        if ("gradients", self._held is not None) not in self._compiled:
+            refuse_no_classifier(self.outputs(images[:1]).shape)
 
         def gradients(x: Any, y: Any) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                losses = loss_of(tf, self._first(x), y)
+                losses = cross_entropy(tf, *logits_of(self._first(x)), y)
             return losses, tape.gradient(losses, x)
 
         losses, found = self._run("gradients", gradients, images, np.asarray(labels, np.int32))
@@ -130,27 +132,28 @@ class KerasNetwork:
         tf = self._runtime.tensorflow
         held = self._held
         key = (name, held is not None)
-        with quiet():
-            if key not in self._compiled:
-                specs = [tf.TensorSpec((None, *i.shape[1:]), i.dtype) for i in inputs]
-                if held is None:
-                    self._compiled[key] = tf.function(function, input_signature=specs)
-                else:
-                    specs += [
-                        tf.TensorSpec((), tf.int32),
-                        tf.TensorSpec((None,), tf.int32),
-                        tf.TensorSpec((None,), tf.float32),
-                    ]
-                    self._compiled[key] = tf.function(self._holding(function), specs)
-            if held is None:
-                return self._compiled[key](*inputs)
+        more: list[NDArray[Any]] = []
+        if held is not None:
             number, channels, constants = held
-            return self._compiled[key](
-                *inputs,
-                np.int32(number),
+            more = [
+                np.asarray(number, np.int32),
                 np.asarray(channels, np.int32),
                 np.asarray(constants, np.float32),
-            )
+            ]
+        with quiet():
+            if key not in self._compiled:
+                free = [tf.TensorSpec((None, *self._input_shape), tf.float32)]
+                free += [tf.TensorSpec((None,), i.dtype) for i in inputs[1:]]
+                free += [tf.TensorSpec((None,) * np.ndim(m), m.dtype) for m in more]
+                whole = function if held is None else self._holding(function)
+                self._compiled[key] = tf.function(whole, input_signature=free)
+            try:
+                return self._compiled[key](*inputs, *more)
+            except (TypeError, ValueError, tf.errors.OpError) as error:
+                raise AdapterError(
+                    f"the model cannot be run on images of shape {inputs[0].shape[1:]}: "
+                    f"{told(error)}"
+                ) from error
 
     def _holding(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function with three more inputs: which stage, and each image's channel and level."""
@@ -158,7 +161,7 @@ class KerasNetwork:
         def run(*inputs: Any) -> Any:
             *own, chosen, channels, levels = inputs
             with ExitStack() as stack:
-                for number, stage in enumerate(self._stages):
+                for number, stage in enumerate(self.stages):
                     tap = self._tap(number, stage.channel_axis, chosen, channels, levels)
                     stack.enter_context(tapped_stage(self._runtime, stage, tap))
                 return function(*own)

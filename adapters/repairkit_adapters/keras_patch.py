@@ -8,23 +8,15 @@ gradient reaches either: further training moves at most the constant.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError
 from repairkit_adapters.keras_layers import Stage
 from repairkit_adapters.keras_runtime import Runtime
-
-
-@dataclass(frozen=True)
-class FrozenChannel:
-    """A channel of a layer, by the layer's name, and what it is to yield."""
-
-    layer: str
-    channel: int
-    constant: float
+from repairkit_adapters.way_back import FrozenChannel
 
 
 def freeze_channels(
@@ -77,10 +69,10 @@ def _freeze(stage: Stage, one: FrozenChannel) -> None:
     kernel = _kernel(stage)
     _assign(kernel, _place(stage, kernel, channel), 0.0)
     if stage.part == "depthwise":
-        pointwise = np.asarray(layer.pointwise_kernel)
+        pointwise = _numbers(layer.pointwise_kernel)
         shift = one.constant * pointwise[..., channel, :].reshape(-1)
         bias = _bias(layer, len(shift))
-        bias.assign(np.asarray(bias) + shift)
+        bias.assign(_numbers(bias) + shift)
     elif stage.norm is None:
         _assign(_bias(layer, stage.layer.n_channels), channel, one.constant)
     else:
@@ -99,7 +91,7 @@ def _freeze_norm(norm: Any, channel: int, constant: float) -> None:
         return
     if norm.scale:
         _assign(norm.gamma, channel, 1.0)
-    spread = float(np.sqrt(np.asarray(norm.moving_variance)[channel] + norm.epsilon))
+    spread = float(np.sqrt(_numbers(norm.moving_variance)[channel] + norm.epsilon))
     _assign(norm.moving_mean, channel, -constant * spread)
 
 
@@ -111,7 +103,7 @@ def _kernel(stage: Stage) -> Any:
         raise AdapterError(
             f"layer {stage.layer.name!r} has LoRA weights beside its kernel; merge them first"
         )
-    return getattr(layer, "_kernel", None) or layer.kernel
+    return layer._kernel if hasattr(layer, "_kernel") else layer.kernel
 
 
 def _place(stage: Stage, kernel: Any, channel: int) -> tuple[Any, ...]:
@@ -140,6 +132,11 @@ def _bias(layer: Any, size: int) -> Any:
 
 
 def _assign(variable: Any, place: Any, value: float) -> None:
-    numbers = np.array(variable)
+    numbers = _numbers(variable).copy()
     numbers[place] = value
     variable.assign(numbers)
+
+
+def _numbers(variable: Any) -> NDArray[Any]:
+    found: NDArray[Any] = variable.value.numpy()
+    return found

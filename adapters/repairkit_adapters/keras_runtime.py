@@ -32,10 +32,10 @@ def load_runtime() -> Runtime:
     Raises:
         AdapterError: either is missing or broken, or Keras already runs on another backend.
     """
-    if "keras" not in sys.modules:
+    if sys.modules.get("keras") is None:
         os.environ["KERAS_BACKEND"] = "tensorflow"  # Keras reads it nowhere else, and only once
     with quiet():
-        if "tensorflow" in sys.modules:
+        if sys.modules.get("tensorflow") is not None:
             tensorflow = sys.modules["tensorflow"]
         else:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -15,14 +15,14 @@ def keras_module() -> Any:
 
 
 def settled(model: Any, seed: int = 0) -> Any:
-    """The model with drawn weights: normalisations as if trained, biases that are not zero."""
+    """The model with drawn weights, and normalisations that hold the statistics of images."""
     keras = keras_module()
     rng = np.random.default_rng(seed)
+    norms = []
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
+            norms.append(layer)
             n = layer.moving_mean.shape[0]
-            layer.moving_mean.assign(rng.normal(0, 0.2, n))
-            layer.moving_variance.assign(rng.uniform(0.4, 1.5, n))
             if layer.scale:
                 layer.gamma.assign(rng.uniform(0.7, 1.6, n) * rng.choice([-1, 1], n, p=[0.1, 0.9]))
             if layer.center:
@@ -34,6 +34,14 @@ def settled(model: Any, seed: int = 0) -> Any:
             if kernel is not None and hasattr(kernel, "assign"):
                 fan = float(np.prod(kernel.shape)) / max(_n_out(layer, name, kernel), 1)
                 kernel.assign(rng.normal(0, np.sqrt(2.0 / max(fan, 1)), kernel.shape))
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    if norms:
+        model(images(model.input_shape[1:], 16), training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.moving_variance.assign(norm.moving_variance + 0.05)
     return model
 
 
@@ -109,7 +117,7 @@ def separable() -> Any:
 
 
 def nested() -> Any:
-    """A model inside a model, a layer that is called twice, and a block of the user's own."""
+    """A model inside a model, and a layer that is called twice."""
     keras = keras_module()
     layers = keras.layers
     encoder = keras.Sequential(
@@ -128,6 +136,33 @@ def nested() -> Any:
     inputs = keras.Input((12, 12, 3))
     x = layers.GlobalAveragePooling2D()(body(encoder(inputs)))
     return keras.Model(inputs, layers.Dense(4)(x))
+
+
+def subclassed() -> Any:
+    """A model of the user's own class, from blocks of the user's own, which tells no input size."""
+    keras = keras_module()
+
+    class Block(keras.layers.Layer):
+        def __init__(self, n: int, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.conv = keras.layers.Conv2D(n, 3, name="conv")
+            self.norm = keras.layers.BatchNormalization(name="norm")
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            return keras.ops.relu(self.norm(self.conv(x), training=training))
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = [Block(5, name="first"), Block(4, name="second")]
+            self.scores = keras.layers.Dense(3, name="scores")
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            for block in self.blocks:
+                x = block(x, training=training)
+            return self.scores(keras.ops.mean(x, axis=(1, 2)))
+
+    return Own()
 
 
 def squeezenet() -> Any:
@@ -188,7 +223,7 @@ def densenet() -> Any:
         for _ in range(3):
             x = layers.Concatenate()([x, step(step(x, 16, 1), 6, 3)])
         if block == 0:
-            x = layers.AveragePooling2D()(step(x, 14, 1))
+            x = layers.AveragePooling2D(2)(step(x, 14, 1))
     x = layers.ReLU()(layers.BatchNormalization()(x))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(5)(x))

@@ -11,6 +11,7 @@ import typer
 
 import repairkit
 from repairkit.cli.apply_command import apply_command
+from repairkit.cli.attack_command import attack_command
 from repairkit.cli.demo_command import demo_command
 from repairkit.cli.inspect_command import inspect_command
 from repairkit.cli.instrument_command import instrument_command
@@ -35,6 +36,7 @@ app.command("verify")(verify_command)
 app.command("apply")(apply_command)
 app.command("revert")(revert_command)
 app.command("instrument")(instrument_command)
+app.command("attack")(attack_command)
 app.command("demo")(demo_command)
 
 _INTERRUPTED = 130

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from repairkit.cli import options, show
+from repairkit.cli import options, show, source_options
 from repairkit.cli.score_command import (
     Epsilon,
     MaxEvaluations,
@@ -21,6 +21,7 @@ from repairkit.cli.score_command import (
 )
 from repairkit.core.filters import Filter
 from repairkit.engine.precision import IN_WORDS
+from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.patching import Patched, PatchSettings, patch
 
 
@@ -29,6 +30,10 @@ def patch_command(
     model: options.Model = None,
     fairness: Annotated[
         bool, typer.Option("--fairness", help="Freeze what harms the worst group.")
+    ] = False,
+    robustness: Annotated[
+        bool,
+        typer.Option("--robustness", help="Freeze what serves an adversary; --data of an attack."),
     ] = False,
     scores: Annotated[
         Path | None, typer.Option("--scores", help="A run folder whose values rank candidates.")
@@ -40,6 +45,15 @@ def patch_command(
         Path | None, typer.Option("-o", "--out", help="The patched model; MODEL.patched.onnx.")
     ] = None,
     data: options.Data = None,
+    source: source_options.Source = None,
+    weights: source_options.Weights = None,
+    framework: source_options.Framework = None,
+    input_shape: source_options.InputShape = None,
+    trust: source_options.Trust = False,
+    transfer: Annotated[
+        list[Path] | None,
+        typer.Option("--transfer", help="Another model's attack, .npz, to be judged; may repeat."),
+    ] = None,
     at_most: Annotated[
         int, typer.Option("--at-most", min=1, help="Filters frozen at the most.")
     ] = 16,
@@ -87,6 +101,8 @@ def patch_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Choose filters, freeze them, prove the result and write the patched model."""
+    subject, settings = options.settle_job(context.params)
+    loaded = source_options.load_source(context.params, subject)
     plan = PatchSettings(
         tuple(Filter.parse(i) for i in options.split_names(remove) or ()),
         scores,
@@ -103,8 +119,9 @@ def patch_command(
             max_evaluations=max_evaluations,
             time_limit=time_limit,
         ),
+        robustness,
+        FreshAttacks(loaded, tuple(transfer or ())),
     )
-    subject, settings = options.settle_job(context.params)
     target = out or Path(f"{subject.file.path.stem}.patched.onnx")
     with show.scoring_progress(quiet=quiet) as on_progress:
         done = patch(subject, settings, plan, out=target, on_progress=on_progress)
@@ -149,6 +166,8 @@ def print_patched(done: Patched) -> None:
             "the figures and the proof are in 32 bits"
         )
     show.before_after(done.before, done.after, done.change)
+    if "attacks" in done.document:
+        show.attacks(done.document["attacks"])
     for note in done.document["notes"]:
         show.say(f"note: {note}")
     for pair in done.document["parts"]["overlaps"]:

@@ -9,14 +9,32 @@ from repairkit.metrics.catalogue import (
 )
 from repairkit.metrics.intervals import difference, evaluate, wilson
 from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
+from repairkit.metrics.robustness import (
+    ADVERSARIAL,
+    ATTACK_SUCCESS,
+    CLEAN_ACCURACY,
+    RESISTANCE,
+    ROBUSTNESS,
+    TARGET,
+    adversarial,
+    is_attacked,
+)
 
 __all__ = [
+    "ADVERSARIAL",
+    "ATTACK_SUCCESS",
+    "CLEAN_ACCURACY",
     "EVERY_RECALL",
     "LOG_FLOOR",
     "METRIC_NAMES",
+    "RESISTANCE",
+    "ROBUSTNESS",
+    "TARGET",
     "OutputForm",
+    "adversarial",
     "difference",
     "evaluate",
+    "is_attacked",
     "is_user_metric",
     "make_metric",
     "spell_out",

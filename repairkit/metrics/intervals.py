@@ -31,6 +31,7 @@ from repairkit.metrics.bootstrap import (
 )
 from repairkit.metrics.groups import GroupMetric
 from repairkit.metrics.outputs import OutputForm
+from repairkit.metrics.robustness import adversarial, is_attacked
 
 FEWEST_FOR_BOOTSTRAP = 30
 """With fewer images, percentiles of a resampled share are too narrow."""
@@ -154,6 +155,8 @@ def _found(
     strata = annotations.groups
     if strata is None:
         strata = np.zeros(len(annotations), np.int64)
+    if is_attacked(annotations):
+        strata = 2 * strata + adversarial(annotations)
     intervals = figures_with_intervals(
         lambda draws: np.hstack([means.resampled(draws), set_figures(draws)]),
         strata,

@@ -14,18 +14,19 @@ from onnx import ModelProto
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.patch import Evaluation, Figure, Patch
-from repairkit.engine.runner import Runner
 from repairkit.graph.bake import bake
 from repairkit.graph.files import digest_of, write_model
-from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.revert import read_claims, write_claims
-from repairkit.metrics import difference, evaluate
+from repairkit.metrics import ROBUSTNESS, is_attacked
 from repairkit.repairs import Trial, make_patch
-from repairkit.workflows.bench import Bench, prepare, run_suite
+from repairkit.workflows.aims import aim
+from repairkit.workflows.attack_story import FreshAttacks, judge_attacks
+from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.choosing import choose_patch, try_patches
 from repairkit.workflows.destination import check_place, companions
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import write_json
+from repairkit.workflows.judging import judge, patched_runner
 from repairkit.workflows.layout import layout_of
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
@@ -39,8 +40,6 @@ from repairkit.workflows.subject import Subject
 from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
 
 _PROOF_IMAGES = 64
-FAIRNESS_VALUE = "group_accuracy"
-FAIRNESS_OBJECTIVE = "worst_group_accuracy"
 _MUST_AGREE = (
     "groups",
     "preprocessing",
@@ -63,9 +62,11 @@ class PatchSettings:
         remove: filters to freeze whatever they are worth; nothing is chosen.
         scores: a run folder whose values rank the candidates.
         fairness: rank by `group_accuracy`, choose by `worst_group_accuracy`.
+        robustness: rank and choose by `resistance`, accuracy less the adversary's success.
         at_most: filters frozen together at the most.
         max_drop: overall accuracy that may be lost on the selection images, a share of them.
         score: how to score where no run is given.
+        attacks: what else the patched model is attacked with, where the data was attacked.
     """
 
     remove: tuple[Filter, ...] = ()
@@ -74,16 +75,28 @@ class PatchSettings:
     at_most: int = 16
     max_drop: float = 0.01
     score: ScoreSettings = field(default_factory=lambda: ScoreSettings("repair"))
+    robustness: bool = False
+    attacks: FreshAttacks = field(default_factory=FreshAttacks)
 
     def __post_init__(self) -> None:
-        if not (self.remove or self.scores or self.fairness):
+        if not (self.remove or self.scores or self.fairness or self.robustness):
             raise SettingsError(
-                "nothing says what to freeze; use --fairness, --scores RUN or --remove ID,..."
+                "nothing says what to freeze; use --fairness, --robustness, --scores RUN or "
+                "--remove ID,..."
             )
+        if self.fairness and self.robustness:
+            raise SettingsError("--fairness and --robustness are two repairs; make one at a time")
         if self.remove and (self.scores or self.fairness):
             raise SettingsError("--remove names the filters itself; leave out the other choice")
         if self.at_most < 1 or not 0 <= self.max_drop <= 1:
             raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
+
+    @property
+    def aim(self) -> str:
+        """How filters are chosen, in one word."""
+        if self.remove:
+            return "named"
+        return "fairness" if self.fairness else "robustness" if self.robustness else "scores"
 
 
 @dataclass(frozen=True)
@@ -121,16 +134,10 @@ def patch(
         RepairkitError: anything else that the user can mend.
     """
     check_place(subject, settings, out)
-    if how.fairness:
-        if not settings.groups:
-            raise SettingsError(
-                "--fairness needs groups; name the columns with --group, or in repairkit.toml"
-            )
-        settings = replace(settings, metrics=(FAIRNESS_VALUE,))
-    elif how.scores is not None:
-        settings = replace(settings, metrics=tuple(RunFolder(how.scores).read_metrics()[:1]))
+    settings, objective = aim(
+        settings, fairness=how.fairness, robustness=how.robustness, scores=how.scores
+    )
     bench = prepare(subject, settings)
-    objective = FAIRNESS_OBJECTIVE if how.fairness else settings.metrics[0]
     scoring: dict[str, Any] | None = None
     trials: tuple[Trial, ...] = ()
     promise: Figure | None = None
@@ -162,7 +169,9 @@ def _values(
     if not run["finished"]:
         raise RunFolderError(f"{how.scores}: is not finished; go on with score --resume")
     _check_run(how.scores, run, bench)
-    return run, folder.read_values(bench.roster)
+    values = folder.read_values(bench.roster)
+    # Of robustness, the most positive are the ones to freeze.
+    return run, -values if bench.settings.metrics[0] == ROBUSTNESS else values
 
 
 def _check_run(path: Path, run: Mapping[str, Any], bench: Bench) -> None:
@@ -208,15 +217,18 @@ def _finish(
         draft.edits,
         images=calibration.batch(np.arange(min(_PROOF_IMAGES, len(calibration)))),
     )
-    evaluations = _judge(bench, model, objective)
+    runner = patched_runner(bench, model)
+    evaluations = judge(bench, runner, objective)
     choice = {
-        "how": "named" if how.remove else "fairness" if how.fairness else "scores",
+        "how": how.aim,
         "scores": None if how.scores is None else str(how.scores),
         "at_most": how.at_most,
         "max_drop": how.max_drop,
         "promised_on_selection": None if promise is None else asdict(promise),
     }
     story = patch_story(bench, choice, trials, objective, scoring, evaluations, verified)
+    if is_attacked(bench.dataset.annotations):
+        story["attacks"] = judge_attacks(bench, runner, draft, how.attacks)
     file = replace(draft, result_digest=digest_of(model), story=story)
     patch_path, report_path = _write(bench.subject, file, model, out)
     return Patched(
@@ -268,32 +280,3 @@ def _write(subject: Subject, file: PatchFile, model: ModelProto, out: Path) -> t
     write_json(report_path, report)
     write_model(model, out)
     return patch_path, report_path
-
-
-def _judge(
-    bench: Bench, patched: ModelProto, objective: str
-) -> tuple[Evaluation, Evaluation, dict[str, Figure]]:
-    """Figures before and after on the test part, and the paired difference."""
-    suite, settings = bench.parts.test, bench.settings
-    names = ["accuracy"] if bench.n_classes else []
-    names += [objective] if objective not in names else []
-    if settings.groups and bench.n_classes:
-        names += [n for n in (FAIRNESS_OBJECTIVE, FAIRNESS_VALUE) if n not in names]
-    metrics = bench.metrics(names)
-    step = fixed_batch(bench.subject.model, bench.subject.input_name)
-    if bench.batching.model is bench.subject.model:
-        step = bench.batching.step
-    runner = Runner(
-        patched,
-        bench.subject.input_name,
-        step,
-        outputs=(bench.subject.output,),
-        device=settings.device,
-    )
-    outputs = (bench.run_plain(suite), run_suite(runner, suite, settings.batch_size))
-    common: dict[str, Any] = {"form": bench.form, "seed": settings.seed}
-    before, after = (
-        evaluate(o, suite.annotations, metrics, suite=suite.name, **common) for o in outputs
-    )
-    change = difference(*outputs, suite.annotations, metrics, **common)
-    return before, after, change

@@ -1,0 +1,131 @@
+"""Networks of three architectures trained here on Fashion-MNIST, to be attacked and repaired.
+
+`plain` is a plain stack of convolutions without normalisation, `residual` adds shortcuts and
+`separable` takes convolutions apart; all see pixels from 0 to 1. The images are the zoo's
+(`$REPAIRKIT_ZOO`, or ../shared/zoo); weights are cached under a digest of what they follow from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.trained import CACHE, Images, Recipe, fashion, train
+
+
+class Residual(nn.Module):
+    """Two convolutions and a way round them, added."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = _normalised(n_in, n_out, stride)
+        self.second = nn.Sequential(
+            nn.Conv2d(n_out, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out)
+        )
+        self.around = nn.Sequential(
+            nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(self.first(x)) + self.around(x))
+
+
+def _plain_layer(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride, 1), nn.ReLU())
+
+
+def _normalised(n_in: int, n_out: int, stride: int = 1, *, groups: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(n_in, n_out, 3, stride, 1, groups=groups, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(n_out), nn.ReLU())
+
+
+def _separable(n_in: int, n_out: int, stride: int) -> nn.Sequential:
+    pointwise = nn.Conv2d(n_in, n_out, 1, bias=False)
+    depthwise = _normalised(n_in, n_in, stride, groups=n_in)
+    return nn.Sequential(depthwise, pointwise, nn.BatchNorm2d(n_out), nn.ReLU())
+
+
+def _head(n_in: int) -> tuple[nn.Module, ...]:
+    return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n_in, 10)
+
+
+def plain() -> nn.Module:
+    """288 filters in five convolutions."""
+    widths = (32, 64, 64, 64, 64)
+    strides = (1, 2, 1, 2, 1)
+    layers = [
+        _plain_layer(n_in, n_out, stride)
+        for n_in, n_out, stride in zip((1, *widths), widths, strides, strict=False)
+    ]
+    return nn.Sequential(*layers, *_head(64))
+
+
+def residual() -> nn.Module:
+    """Three residual blocks behind a convolution."""
+    return nn.Sequential(
+        _normalised(1, 16), Residual(16, 32, 2), Residual(32, 48, 2), Residual(48, 64, 1),
+        *_head(64),
+    )  # fmt: skip
+
+
+def separable() -> nn.Module:
+    """A convolution and four that are taken apart."""
+    return nn.Sequential(
+        _normalised(1, 32), _separable(32, 64, 2), _separable(64, 64, 1), _separable(64, 96, 2),
+        _separable(96, 96, 1), *_head(96),
+    )  # fmt: skip
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "plain": plain,
+    "residual": residual,
+    "separable": separable,
+}
+_EPOCHS = 20
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A trained network and the file of its weights."""
+
+    name: str
+    network: nn.Module
+    weights: Path
+
+
+def make(name: str, *, epochs: int = _EPOCHS) -> Attacked:
+    """A trained network in evaluation mode, from the cache where it is there.
+
+    Raises:
+        FileNotFoundError: the images to train with are missing.
+    """
+    images = fashion()
+    recipe = Recipe(fashion, NETWORKS[name], brightest=255, epochs=epochs, shift=2, truth_rows=0)
+    path = CACHE / f"attacked-{name}-{_key(recipe, images)}.pt"
+    if not path.exists():
+        CACHE.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".partial")
+        torch.save(train(recipe, images).state_dict(), temporary)
+        temporary.replace(path)
+    network = NETWORKS[name]()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    return Attacked(name, network.eval(), path)
+
+
+def _key(recipe: Recipe, images: Images) -> str:
+    """The digest of all that weights follow from but the libraries' versions."""
+    own = (Residual, _plain_layer, _normalised, _separable, _head, recipe.build, train)
+    told = (recipe.epochs, recipe.shift, [inspect.getsource(part) for part in own])
+    digest = hashlib.sha256(repr(told).encode())
+    digest.update(np.ascontiguousarray(images.train_pixels).tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,124 @@
+"""Write PyTorch models as ONNX: the exporter's errors in one line, its chatter kept from people."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repairkit.core.errors import AdapterError, ExportError
+
+_INPUT, _OUTPUT = "images", "output"
+_LARGE = 1_500_000_000
+_OPERATOR = re.compile(r"(?:aten|prim|torchvision|quantized|[a-z_0-9]+)(?:::|\.)[A-Za-z_0-9.]+")
+_WHERE = re.compile(r"""L\['self'\]((?:\.[A-Za-z_0-9]+|\[['"]?[A-Za-z_0-9]+['"]?\])*)""")
+
+
+def write_onnx(
+    module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool, source: str
+) -> None:
+    """Write a module that is in evaluation mode, with a free batch unless it is `fixed`.
+
+    Raises:
+        ExportError: a layer cannot be exported, or ONNX's exporter is missing.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise AdapterError(
+            f"PyTorch's exporter needs onnxscript ({error}); install it with `pip install "
+            "'repairkit[pytorch]'`"
+        ) from error
+    try:
+        with _quiet(), torch.no_grad():
+            if isinstance(module, torch.jit.ScriptModule):
+                _from_script(module, images, path, opset=opset, fixed=fixed)
+            else:
+                _from_program(module, images, path, opset=opset, fixed=fixed)
+    except (AdapterError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ExportError(_told(source, error)) from error
+
+
+def _from_program(module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool) -> None:
+    program = torch.onnx.export(
+        module,
+        (images,),
+        dynamo=True,
+        input_names=[_INPUT],
+        dynamic_shapes=None if fixed else ({0: torch.export.Dim("batch")},),
+        opset_version=opset,
+        verbose=False,
+    )
+    n_bytes = sum(t.numel() * t.element_size() for t in module.parameters())
+    program.save(path, external_data=n_bytes > _LARGE)
+
+
+def _from_script(module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool) -> None:
+    """TorchScript goes through the exporter that was made for it."""
+    free = {_INPUT: {0: "batch"}, _OUTPUT: {0: "batch"}}
+    torch.onnx.export(
+        module,
+        (images,),
+        str(path),
+        dynamo=False,
+        input_names=[_INPUT],
+        output_names=[_OUTPUT],
+        dynamic_axes=None if fixed else free,
+        opset_version=opset,
+        verbose=False,
+    )
+
+
+def _told(source: str, error: Exception) -> str:
+    """What went wrong where, and what to do, in one line."""
+    chain: list[str] = []
+    current: BaseException | None = error
+    while current is not None:
+        chain.append(str(current))
+        current = current.__cause__
+    text = "\n".join(reversed(chain))  # the cause comes first
+    where = _layer_in("\n".join(chain))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    reason = next((line for line in lines if _says_something(line)), type(error).__name__)
+    place = f"layer {where!r}" if where else "a layer"
+    return (
+        f"{source}: {place} cannot be exported to ONNX ({reason[:300]}); replace it by operators "
+        "that ONNX has, or try another --opset"
+    )
+
+
+def _layer_in(text: str) -> str:
+    """The innermost module that the exporter names."""
+    found = [m.group(1) for m in _WHERE.finditer(text) if m.group(1)]
+    if not found:
+        return ""
+    return re.sub(r"""[\[\]'"]+""", ".", found[-1]).strip(".").replace("..", ".")
+
+
+def _says_something(line: str) -> bool:
+    return not line.startswith(("Failed to", "#", "⬆", "<class", "(Refer", "While executing"))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints, logs and warns of its own workings; errors are told as errors."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

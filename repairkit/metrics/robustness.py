@@ -18,15 +18,18 @@ from numpy.typing import NDArray
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.suite import Annotations
 from repairkit.metrics.images import Hits, ImageMetric
-from repairkit.metrics.outputs import OutputForm
+from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
 from repairkit.metrics.weights import Weights
 
 ADVERSARIAL = "adversarial"
 TARGET = "target"
 ROBUSTNESS = "robustness"
 RESISTANCE = "resistance"
+RESISTANCE_LOSS = "resistance_loss"
 CLEAN_ACCURACY = "clean_accuracy"
 ATTACK_SUCCESS = "attack_success"
+# The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
+_LEAST = 1e-45
 
 
 def robustness(form: OutputForm) -> ImageMetric:
@@ -54,9 +57,19 @@ def attack_success(form: OutputForm) -> ImageMetric:
     return ImageMetric(ATTACK_SUCCESS, (0.0, 1.0), TargetHits(form), partial(_one_kind, True))
 
 
+def resistance_loss(form: OutputForm) -> ImageMetric:
+    """`resistance` on a smooth scale; range [LOG_FLOOR, 0], more is better.
+
+    The mean of two log-likelihoods: that a clean image is of its class, and that an adversarial one
+    is not of the attack's target.
+    """
+    return ImageMetric(RESISTANCE_LOSS, (LOG_FLOOR, 0.0), Unpersuaded(form), _both_kinds)
+
+
 ROBUSTNESS_METRICS: dict[str, Callable[[OutputForm], ImageMetric]] = {
     ROBUSTNESS: robustness,
     RESISTANCE: resistance,
+    RESISTANCE_LOSS: resistance_loss,
     CLEAN_ACCURACY: clean_accuracy,
     ATTACK_SUCCESS: attack_success,
 }
@@ -127,6 +140,32 @@ class SuccessLessAccuracy:
         hits_target = predictions == annotations.attributes[TARGET]
         good_for_adversary = np.where(made, hits_target, predictions != annotations.labels)
         return self.sign * np.where(good_for_adversary, 1.0, -1.0)
+
+
+@dataclass(frozen=True)
+class Unpersuaded:
+    """The log-likelihood of a clean image's class, or of any but an adversarial one's target."""
+
+    form: OutputForm
+
+    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        rows = np.arange(len(outputs))
+        own = self.form.log_probabilities(outputs)[rows, annotations.labels]
+        made = adversarial(annotations)
+        targets = np.where(made, annotations.attributes[TARGET], 0)
+        return np.where(made, self._of_others(outputs, targets), own)
+
+    def _of_others(self, outputs: NDArray[Any], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Taken from the scores themselves: by probabilities, a sure target would leave nothing."""
+        scores = self.form.class_scores(outputs)
+        if "probabilit" in self.form.kind:
+            scores = np.log(np.maximum(scores, _LEAST))
+        with np.errstate(invalid="ignore", over="ignore"):
+            likely = np.exp(scores - scores.max(axis=1, keepdims=True))
+            whole = likely.sum(axis=1)
+            likely[np.arange(len(scores)), targets] = 0.0
+            logs = np.log(np.maximum(likely.sum(axis=1), _LEAST) / whole)
+        return np.where(np.isnan(logs), LOG_FLOOR, np.clip(logs, LOG_FLOOR, 0.0))
 
 
 def _both_kinds(annotations: Annotations) -> Weights:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.suite import Annotations
 from repairkit.metrics import (
+    LOG_FLOOR,
     OutputForm,
     difference,
     evaluate,
@@ -79,6 +80,37 @@ def test_a_certain_figure_has_no_noise_of_the_mixture() -> None:
     after = one_hot(np.zeros(2 * n, np.intp), 3)
     change = difference(before, after, annotations, metrics, form=FORM, seed=0)
     assert change["robustness"].ci_low == change["robustness"].ci_high == -1
+
+
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 50), kind=st.sampled_from([0, 1]))
+def test_the_smooth_resistance_is_a_mean_of_log_likelihoods(
+    seed: int, scale: float, kind: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = scale * rng.standard_normal((8, 3))
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    likely = odds / odds.sum(1, keepdims=True)
+    labels, targets, made = rng.integers(0, 3, 8), rng.integers(0, 3, 8), np.arange(8) % 2
+    annotations = attacked(labels.tolist(), targets.tolist(), made.tolist())
+    form = OutputForm(("logits", "probabilities")[kind])
+    metric = make_metric("resistance_loss", form=form, annotations=annotations, n_classes=3)
+    found = metric.score((logits, likely)[kind], annotations)
+    for row in range(8):
+        others = [c for c in range(3) if c != targets[row]]
+        expected = likely[row, others].sum() if made[row] else likely[row, labels[row]]
+        assert found[row] == pytest.approx(max(np.log(max(expected, 1e-7)), LOG_FLOOR), abs=1e-6)
+
+
+def test_outputs_that_are_no_numbers_resist_nothing() -> None:
+    annotations = attacked([0, 0], [1, 1], [0, 1])
+    broken = np.full((2, 3), np.nan)
+    found = {}
+    for name in ("resistance_loss", "resistance", "attack_success"):
+        metric = make_metric(name, form=OutputForm("logits"), annotations=annotations, n_classes=3)
+        found[name] = metric.score(broken, annotations).tolist()
+    assert found["resistance_loss"] == [LOG_FLOOR, LOG_FLOOR]
+    assert found["resistance"] == [-1, 1]
+    assert found["attack_success"][1] == 0
 
 
 def test_images_without_an_attack_are_refused() -> None:

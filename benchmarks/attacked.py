@@ -1,8 +1,9 @@
 """Networks of three architectures trained here on Fashion-MNIST, to be attacked and repaired.
 
-`plain` is a plain stack of convolutions without normalisation, `residual` adds shortcuts and
-`separable` takes convolutions apart; all see pixels from 0 to 1. The images are the zoo's
-(`$REPAIRKIT_ZOO`, or ../shared/zoo); weights are cached under a digest of what they follow from.
+`plain` is a stack of convolutions, `residual` adds shortcuts and `separable` takes convolutions
+apart; all see pixels from 0 to 1, as they are: no image is moved about or mirrored in training. The
+images are the zoo's (`$REPAIRKIT_ZOO`, or ../shared/zoo); weights are cached under a digest of what
+they follow from.
 """
 
 from __future__ import annotations
@@ -40,10 +41,6 @@ class Residual(nn.Module):
         return torch.relu(self.second(self.first(x)) + self.around(x))
 
 
-def _plain_layer(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride, 1), nn.ReLU())
-
-
 def _normalised(n_in: int, n_out: int, stride: int = 1, *, groups: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(n_in, n_out, 3, stride, 1, groups=groups, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(n_out), nn.ReLU())
@@ -60,10 +57,10 @@ def _head(n_in: int) -> tuple[nn.Module, ...]:
 
 
 def plain() -> nn.Module:
-    """208 filters in four convolutions without normalisation; 2.7 million multiply-adds."""
+    """208 filters in four convolutions, read by a dense layer; 3.9 million multiply-adds."""
     return nn.Sequential(
-        _plain_layer(1, 32, 2), _plain_layer(32, 48, 2), _plain_layer(48, 64),
-        _plain_layer(64, 64, 2), *_head(64),
+        _normalised(1, 32, 2), _normalised(32, 48, 2), _normalised(48, 64), _normalised(64, 64),
+        nn.Flatten(), nn.Linear(64 * 7 * 7, 10),
     )  # fmt: skip
 
 
@@ -87,7 +84,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": residual,
     "separable": separable,
 }
-_EPOCHS = 12
+EPOCHS = 14
 
 
 @dataclass(frozen=True)
@@ -99,14 +96,14 @@ class Attacked:
     weights: Path
 
 
-def make(name: str, *, epochs: int = _EPOCHS) -> Attacked:
+def make(name: str, *, epochs: int = EPOCHS) -> Attacked:
     """A trained network in evaluation mode, from the cache where it is there.
 
     Raises:
         FileNotFoundError: the images to train with are missing.
     """
     images = fashion()
-    recipe = Recipe(fashion, NETWORKS[name], brightest=255, epochs=epochs, shift=2, truth_rows=0)
+    recipe = Recipe(fashion, NETWORKS[name], brightest=255, epochs=epochs, shift=0, truth_rows=0)
     path = CACHE / f"attacked-{name}-{_key(recipe, images)}.pt"
     if not path.exists():
         CACHE.mkdir(exist_ok=True)
@@ -120,7 +117,7 @@ def make(name: str, *, epochs: int = _EPOCHS) -> Attacked:
 
 def _key(recipe: Recipe, images: Images) -> str:
     """The digest of all that weights follow from but the libraries' versions."""
-    own = (Residual, _plain_layer, _normalised, _separable, _head, recipe.build, train)
+    own = (Residual, _normalised, _separable, _head, recipe.build, train)
     told = (recipe.epochs, recipe.shift, [inspect.getsource(part) for part in own])
     digest = hashlib.sha256(repr(told).encode())
     digest.update(np.ascontiguousarray(images.train_pixels).tobytes())

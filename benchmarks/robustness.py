@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.attacked import NETWORKS, make
+from benchmarks.attacked import EPOCHS, NETWORKS, make
 from benchmarks.trained import CACHE, fashion
 from repairkit.core.framework import FrameworkModel
 from repairkit.data import Preprocessing
@@ -142,7 +142,7 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=list(NETWORKS), default="plain")
-    parser.add_argument("--epochs", type=int, default=20, help="of the training")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the training")
     parser.add_argument("--at-most", type=int, default=16, help="filters frozen at the most")
     parser.add_argument("--max-drop", type=float, default=0.25, help="clean accuracy that may go")
     parser.add_argument("--seed", type=int, default=0)

@@ -163,7 +163,8 @@ def _as_drawn(guard: Metric, drawn: NDArray[np.float64], suite: Suite) -> NDArra
     if counted.all() or not drawn[counted].any():
         return drawn
     kept: NDArray[np.float64] = np.where(counted, drawn, 0.0)
-    return kept / kept.sum()
+    kept /= kept.sum()
+    return kept
 
 
 def _clash(

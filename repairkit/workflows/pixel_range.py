@@ -30,7 +30,8 @@ def pixel_range(
     """
     axis = 2 if (preprocessing.layout or spec.layout) == "nhwc" else 0
     if given is not None:
-        return _box(*np.array(given)[:, None], axis, spec), f"given as {given[0]:g} to {given[1]:g}"
+        low, high = np.array(given)[:, None]
+        return _box(low, high, axis, spec), f"given as {given[0]:g} to {given[1]:g}"
     if isinstance(dataset.images, PixelImages):
         table = dataset.images.table
         return _box(table[:, 0], table[:, -1], axis, spec), "8-bit pixels, preprocessed"

@@ -74,7 +74,7 @@ def test_the_file_holds_what_the_attack_promises(place: Place, made: Path) -> No
     clean, adversarial = arrays["adversarial"] == 0, arrays["adversarial"] == 1
     assert told["source"]["knowledge"] == "white-box"
     assert told["source"]["parity"] < 1e-5
-    assert told["figures"]["test"]["attack_success"]["value"] > 0.95
+    assert told["figures"]["test"]["attack_success"]["value"] > 0.8
     assert told["figures"]["test"]["clean_accuracy"]["value"] > 0.9
     # Clean images are the data's own, adversarial ones lie near those of the same number.
     assert np.array_equal(arrays["y"], labels[arrays["image"]])
@@ -166,12 +166,12 @@ def test_a_repair_tells_of_old_fresh_and_transferred_attacks(place: Place, made:
     rows = {row["attack"]: row for row in done.document["attacks"]}
     assert set(rows) == {"the same images", "a fresh attack", "from o"}
     old = rows["the same images"]
-    assert old["before"]["attack_success"]["value"] > 0.9
+    assert old["before"]["attack_success"]["value"] > 0.8
     # Chosen on other images, it holds on these.
     gain = done.change["resistance"]
     assert gain.ci_low > 0
     assert done.after.metrics["attack_success"].value == old["after"]["attack_success"]["value"]
-    assert rows["a fresh attack"]["before"]["attack_success"]["value"] > 0.9
+    assert rows["a fresh attack"]["before"]["attack_success"]["value"] > 0.8
     assert "note" not in rows["a fresh attack"]
     assert {row["knowledge"] for row in rows.values()} == {"white-box", "transfer"}
     assert json.loads(done.report_file.read_text())["attacks"] == done.document["attacks"]
@@ -181,9 +181,10 @@ def test_the_most_positive_of_robustness_are_frozen(place: Place, made: Path) ->
     run = place.folder / "run"
     settings = Settings(data=made, metrics=("robustness",))
     scored = score(place.subject, settings, ScoreSettings("repair"), out=run)
-    how = PatchSettings(scores=run, robustness=True, max_drop=0.6, at_most=1)
+    how = PatchSettings(scores=run, robustness=True, max_drop=0.6, at_most=6)
     done = patch(place.subject, Settings(data=made), how, out=place.folder / "by-scores.onnx")
-    assert [f.id for f in done.patch.filters] == [scored.table()[0]["filter"]]
+    values = {row["filter"]: row["value"] for row in scored.table()}
+    assert all(values[f.id] > 0 for f in done.patch.filters)
     assert done.document["attacks"][1]["note"].startswith("left out")
 
 
@@ -266,7 +267,8 @@ def test_the_command_attacks_and_tells(
         "patch", place.model, "--data", written, "--remove", "/0/Conv:0", "-o", "patched.onnx"
     )
     assert answer.code == 0, answer.err
-    assert "a fresh attack (black-box)" in answer.out
+    assert "a fresh attack" in answer.out
+    assert "an adversary who knows it can attack it afresh" in answer.out
     refused = repairkit("attack", place.model, *common, "--epsilon", "much")
     assert refused.code == 1
     assert refused.err == (

@@ -13,6 +13,7 @@ import repairkit
 from repairkit.cli.apply_command import apply_command
 from repairkit.cli.attack_command import attack_command
 from repairkit.cli.demo_command import demo_command
+from repairkit.cli.export_command import export_command
 from repairkit.cli.inspect_command import inspect_command
 from repairkit.cli.instrument_command import instrument_command
 from repairkit.cli.patch_command import patch_command
@@ -37,6 +38,7 @@ app.command("apply")(apply_command)
 app.command("revert")(revert_command)
 app.command("instrument")(instrument_command)
 app.command("attack")(attack_command)
+app.command("export")(export_command)
 app.command("demo")(demo_command)
 
 _INTERRUPTED = 130

@@ -171,6 +171,16 @@ def settle_job(given: Mapping[str, Any]) -> tuple[Subject, Settings]:
     return subject, settings
 
 
+def settle_without_model(given: Mapping[str, Any], place: Path) -> Settings:
+    """The settings of a job whose model is yet to be made, with `repairkit.toml` where that goes.
+
+    Raises:
+        SettingsError: an option makes no sense.
+        RepairkitError: the project file cannot be read.
+    """
+    return settle(_settings_options(given), find_project(place, Path.cwd()))
+
+
 def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options under the names that `Settings` has for them; None or empty where not given."""
     parts = ("calibration", "selection", "test")

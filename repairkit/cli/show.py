@@ -109,6 +109,22 @@ def _line_printer() -> Callable[[ScoreProgress], None]:
     return show
 
 
+@contextmanager
+def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """How many of how many are done, on standard error, now and then."""
+    if quiet:
+        yield None
+        return
+    last = [time.monotonic()]
+
+    def show(n_done: int, n_all: int) -> None:
+        if time.monotonic() - last[0] >= _LINE_SECONDS:
+            last[0] = time.monotonic()
+            sys.stderr.write(f"{what}: {n_done} of {n_all} filters\n")
+
+    yield show
+
+
 def _facts(progress: ScoreProgress) -> str:
     decided = "" if progress.n_undecided is None else f"{progress.n_undecided} undecided of "
     facts = (

@@ -68,18 +68,18 @@ def write_attack_file(path: Path, images: AttackedImages, settings: Mapping[str,
     Raises:
         RunFolderError: it cannot be written.
     """
-    stored = io.BytesIO()
-    np.savez(
-        stored,
-        x=images.x,
-        y=images.y,
-        split=images.split,
-        adversarial=images.adversarial,
-        target=images.target,
-        image=images.image,
-        attack=np.array(json.dumps(settings, ensure_ascii=True, allow_nan=False)),
+    arrays: dict[str, Any] = {
+        "x": images.x,
+        "y": images.y,
+        "split": images.split,
+        ADVERSARIAL: images.adversarial,
+        TARGET: images.target,
+        IMAGE: images.image,
+        SETTINGS: np.array(json.dumps(settings, ensure_ascii=True, allow_nan=False)),
         **{name: _plain(column) for name, column in images.attributes.items()},
-    )
+    }
+    stored = io.BytesIO()
+    np.savez(stored, **arrays)
     write_bytes(path, stored.getvalue())
 
 

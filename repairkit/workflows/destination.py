@@ -43,13 +43,18 @@ def check_result(out: Path, source: Path) -> None:
         raise RunFolderError(
             f"{out}: exists and is no model that repairkit patched; choose another place with -o"
         )
-    _probe(out)
+    probe(out)
 
 
-def _probe(out: Path) -> None:
-    probe = out.with_name(f".{out.name}.probe")
-    write_text(probe, "")
-    probe.unlink()
+def probe(out: Path) -> None:
+    """Find out whether a file can be written there; its folder is made where it is missing.
+
+    Raises:
+        RunFolderError: it cannot.
+    """
+    trial = out.with_name(f".{out.name}.probe")
+    write_text(trial, "")
+    trial.unlink()
 
 
 def _is_ours(path: Path) -> bool:

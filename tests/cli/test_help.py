@@ -17,6 +17,7 @@ COMMANDS = [
     "revert",
     "instrument",
     "attack",
+    "export",
     "demo",
 ]
 

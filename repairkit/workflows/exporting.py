@@ -1,0 +1,201 @@
+"""Write a framework's model as ONNX, prove that it computes the same, and map its layers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from repairkit.core.errors import ExportError, RunFolderError, SettingsError
+from repairkit.core.framework import FrameworkModel
+from repairkit.core.layer_map import LayerMap
+from repairkit.engine.runner import Runner
+from repairkit.graph.files import write_model
+from repairkit.graph.layer_names import write_layer_map
+from repairkit.graph.rebatch import fixed_batch
+from repairkit.graph.sites import find_sites
+from repairkit.workflows.destination import probe
+from repairkit.workflows.files import write_json
+from repairkit.workflows.mapping import Pairing, prove_layers, sites_without_layer
+from repairkit.workflows.reading import read_images
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import Subject, read_subject
+from repairkit.workflows.verifying import noise_images
+
+_PROOF_IMAGES = 64
+_NOISE_IMAGES = 8
+_RELATIVE = 1e-4
+KIND = "repairkit layers"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model that was written, and what was proven of it.
+
+    Attributes:
+        out: the ONNX file.
+        map_file: the map from layers to filters, which is in the ONNX file's metadata too.
+        layers: that map.
+        n_filters: of all sites.
+        without_layer: sites that no layer of the framework became.
+        relative: the greatest difference of outputs, relative to the greatest output.
+        n_images: how many images were compared.
+        images: whether they were given, or generated.
+        digest: of the ONNX file.
+    """
+
+    out: Path
+    map_file: Path
+    layers: LayerMap
+    n_filters: int
+    without_layer: tuple[str, ...]
+    relative: float
+    n_images: int
+    images: str
+    digest: str
+
+    @property
+    def n_mapped(self) -> int:
+        return sum(m.layer.n_channels for m in self.layers.layers if m.site is not None)
+
+    @property
+    def n_proven(self) -> int:
+        return self.n_mapped - sum(len(m.unproven) for m in self.layers.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": str(self.out),
+            "digest": self.digest,
+            "map": str(self.map_file),
+            "n_filters": self.n_filters,
+            "n_mapped": self.n_mapped,
+            "n_proven": self.n_proven,
+            "sites_without_layer": list(self.without_layer),
+            "parity": {
+                "relative": self.relative,
+                "n_images": self.n_images,
+                "images": self.images,
+            },
+            **self.layers.to_json(),
+        }
+
+
+def export(
+    model: FrameworkModel,
+    out: Path,
+    *,
+    settings: Settings,
+    source: str = "model",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Exported:
+    """Write a model with its map of layers; nothing is kept of one that computes something else.
+
+    Args:
+        model: from an adapter.
+        out: the ONNX file; the map goes beside it as `NAME.layers.json`.
+        settings: where they name data, outputs are compared on its first images, else on noise.
+        source: what messages call the model.
+        on_progress: told how many filters are mapped, and of how many.
+
+    Raises:
+        ExportError: a layer cannot be exported, or the ONNX file computes something else.
+        RepairkitError: anything else that the user can mend.
+    """
+    map_file = layers_file(out)
+    _check_place(out, map_file, settings)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        draft = Path(folder) / out.name
+        model.export(draft)
+        subject = read_subject(
+            draft, output=settings.output, layout=settings.preprocessing.layout
+        )
+        given = settings.data is not None
+        images = _images(subject, settings)
+        relative, noise = _compare(model, subject, images, source)
+        layers = prove_layers(Pairing(model, subject, images, noise), on_progress=on_progress)
+        written = ModelProto()
+        written.CopyFrom(subject.model)
+        write_layer_map(written, layers)
+        sites = find_sites(subject.model)
+        write_json(map_file, {"kind": KIND, **layers.to_json()})
+        digest = write_model(written, out)
+    return Exported(
+        out,
+        map_file,
+        layers,
+        sum(site.n_channels for site in sites),
+        sites_without_layer(layers, sites),
+        relative,
+        len(images),
+        "given images" if given else "generated noise",
+        digest,
+    )
+
+
+def layers_file(out: Path) -> Path:
+    """Where the map of an exported model lies."""
+    return out.with_name(f"{out.stem}.layers.json")
+
+
+def _check_place(out: Path, map_file: Path, settings: Settings) -> None:
+    """Before anything is computed: nothing but an ONNX file may be replaced."""
+    data = settings.data
+    if data is not None and out.exists() and data.exists() and out.samefile(data):
+        raise SettingsError(f"{out}: is the data; choose another place with -o")
+    if out.suffix.lower() != ".onnx":
+        raise SettingsError(f"{out}: must end in .onnx; choose another name with -o")
+    for path in (out, map_file):
+        if path.is_dir():
+            raise RunFolderError(f"{path}: is a folder; choose another place with -o")
+    probe(out)
+
+
+def _images(subject: Subject, settings: Settings) -> NDArray[Any]:
+    if settings.data is None:
+        return noise_images(subject, _NOISE_IMAGES)
+    suite = read_images(subject, settings)
+    return suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
+
+
+def _compare(
+    model: FrameworkModel, subject: Subject, images: NDArray[Any], source: str
+) -> tuple[float, float]:
+    """The greatest relative difference of outputs, and the usual one.
+
+    Raises:
+        ExportError: it is too great.
+    """
+    runner = Runner(
+        subject.model,
+        subject.input_name,
+        fixed_batch(subject.model, subject.input_name),
+        outputs=(subject.output,),
+    )
+    theirs = model.outputs(images)
+    ours = runner.run(images)[subject.output]
+    if ours.shape != theirs.shape:
+        raise ExportError(
+            f"{source}: the ONNX file gives outputs of shape {ours.shape} for {len(images)} images "
+            f"and {model.framework} {theirs.shape}; nothing was kept"
+        )
+    if not np.isfinite(theirs).all():
+        raise ExportError(
+            f"{source}: {model.framework} yields infinity or NaN for the images; check weights and "
+            "preprocessing (scale, mean, std)"
+        )
+    scale = float(np.abs(theirs).max()) or 1.0
+    each = np.abs(ours - theirs).reshape(len(images), -1).max(1) / scale
+    relative = float(each.max())
+    if not relative <= _RELATIVE:
+        raise ExportError(
+            f"{source}: the ONNX file's outputs differ from {model.framework}'s by {relative:.2g} "
+            f"of the greatest on {len(images)} images, and {_RELATIVE:g} is allowed; nothing was "
+            "kept (does the model draw random numbers, or look at the other images of a batch?)"
+        )
+    return relative, float(np.median(each))

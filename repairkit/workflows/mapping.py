@@ -1,0 +1,252 @@
+"""Prove which filter of an exported model is which channel of which layer.
+
+One channel of one image is frozen in the framework and one filter in ONNX Runtime, at the same
+constant outside the channel's usual range. That both outputs are equal, unlike the unfrozen one and
+unlike what freezing any other filter gives, proves the pair. Where saturation hides a difference,
+other constants and images are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+from repairkit.core.filters import FilterMeans, Site
+from repairkit.core.framework import FrameworkModel, Images, Layer
+from repairkit.core.layer_map import LayerMap, MappedLayer
+from repairkit.engine.runner import Runner
+from repairkit.graph.instrument import instrument, mask_name, mask_shape
+from repairkit.graph.rebatch import fixed_batch
+from repairkit.graph.sites import find_sites
+from repairkit.workflows.subject import Subject
+from repairkit.workflows.telling_apart import Crowd
+
+# How far from its mean a channel is frozen, in its own spread, and on which image.
+_TRIES = ((4.0, 0), (1.5, 1), (0.5, 0), (12.0, 1), (40.0, 2), (-4.0, 0))
+# Moderate, so that no output saturates: what saturates looks alike wherever it was frozen.
+_PROBE = (1.5, 0)
+_MOST_IMAGES = 8
+_MOST_COMPARED = 4096
+_MOST_NUMBERS = 1 << 22
+_LEAST_NOISE, _MOST_NOISE = 1e-7, 1e-5
+_PROBES = 4
+
+Done = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The two models, and a few images that they are compared on."""
+
+    framework: FrameworkModel
+    subject: Subject
+    images: NDArray[Any]
+    noise: float
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        return find_sites(self.subject.model)
+
+    @property
+    def rows(self) -> int:
+        """How many images go at once."""
+        return int(np.clip(_MOST_NUMBERS // max(1, self.images[0].size * 16), 4, 64))
+
+    @property
+    def tolerance(self) -> float:
+        """By which equal outputs may differ, relative to the greatest."""
+        return 20 * float(np.clip(self.noise, _LEAST_NOISE, _MOST_NOISE))
+
+
+def prove_layers(pair: Pairing, *, on_progress: Done | None = None) -> LayerMap:
+    """The site of every layer, and of which channels that is proven.
+
+    Args:
+        pair: the models, whose outputs were found equal.
+        on_progress: told how many filters are done, and of how many.
+    """
+    usual = _usual(pair)
+    homes = _find_homes(_Trial(pair, usual, *_PROBE))
+    open_channels = {
+        layer.name: np.arange(layer.n_channels) for layer in pair.framework.layers if layer.name in homes
+    }
+    n_all, n_done = sum(len(c) for c in open_channels.values()), 0
+    for spread, image in _TRIES:
+        left = {name: channels for name, channels in open_channels.items() if len(channels)}
+        if not left:
+            break
+        trial = _Trial(pair, usual, spread, image)
+        for name, proven in trial.prove(left, homes):
+            n_done += len(proven)
+            open_channels[name] = np.setdiff1d(open_channels[name], proven)
+            if on_progress is not None:
+                on_progress(n_done, n_all)
+    mapped = [
+        MappedLayer(layer, None, (), "no layer of the ONNX file answers to it")
+        if layer.name not in homes
+        else MappedLayer(layer, homes[layer.name].name, tuple(open_channels[layer.name].tolist()))
+        for layer in pair.framework.layers
+    ]
+    return LayerMap(pair.framework.framework, tuple(pair.framework.input_shape), tuple(mapped))
+
+
+def _usual(pair: Pairing) -> dict[str, tuple[Images, Images]]:
+    """The mean and the spread of every filter over a few images: site to two (n_channels,)."""
+    tapped = ModelProto()
+    tapped.CopyFrom(pair.subject.model)
+    names = tuple(dict.fromkeys(site.tensor for site in pair.sites))
+    known = {o.name for o in tapped.graph.output}
+    tapped.graph.output.extend(
+        helper.make_empty_tensor_value_info(name) for name in names if name not in known
+    )
+    if not names:
+        return {}
+    runner = Runner(tapped, pair.subject.input_name, _step(pair), outputs=names)
+    answers = runner.run(pair.images[: min(_MOST_IMAGES, pair.rows)])
+    usual = {}
+    for site in pair.sites:
+        values = np.moveaxis(answers[site.tensor], site.channel_axis, 0).reshape(site.n_channels, -1)
+        spread = values.std(1) + np.abs(values).max() * 1e-3 + 1e-6
+        usual[site.name] = (values.mean(1), spread.astype(np.float32))
+    return usual
+
+
+def _step(pair: Pairing) -> int | None:
+    return fixed_batch(pair.subject.model, pair.subject.input_name)
+
+
+class _Trial:
+    """All that is frozen at one distance from the usual, on one image."""
+
+    def __init__(
+        self, pair: Pairing, usual: dict[str, tuple[Images, Images]], spread: float, image: int
+    ) -> None:
+        self.pair = pair
+        self.image = pair.images[image % len(pair.images)][None]
+        rng = np.random.default_rng(abs(int(spread * 10)) + image)
+        self.constants: FilterMeans = {}
+        for name, (mean, width) in usual.items():
+            # No two alike: what is frozen elsewhere must not give the same by accident.
+            factors = rng.uniform(0.8, 1.25, len(mean)) * spread
+            self.constants[name] = (mean + factors * width).astype(np.float32)
+        masked = instrument(pair.subject.model, pair.sites, self.constants)
+        self.runner = Runner(
+            masked, pair.subject.input_name, _step(pair), outputs=(pair.subject.output,)
+        )
+        self._compared: NDArray[np.intp] | None = None
+        self.base = self._run_masks(self._masks({}))[0]
+        self.scale = float(np.abs(self.base).max()) or 1.0
+
+    def prove(
+        self, wanted: dict[str, NDArray[np.intp]], homes: dict[str, Site]
+    ) -> Iterator[tuple[str, NDArray[np.intp]]]:
+        """The channels of each layer that are proven: asked of those in `wanted`."""
+        crowd = Crowd(self.base)
+        ours: dict[str, Images] = {}
+        for name in wanted:
+            site = homes[name]
+            ours[name] = self.frozen_here(site, np.arange(site.n_channels))
+            crowd.add(site.name, ours[name])
+        crowd.settle()
+        for name, channels in wanted.items():
+            site = homes[name]
+            theirs = self.frozen_there(name, channels, self.constants[site.name][channels])
+            mine = ours[name][channels]
+            limits = self.pair.tolerance * np.maximum(self.scale, np.abs(mine).max(1))
+            with np.errstate(invalid="ignore"):
+                equal = np.abs(theirs - mine).max(1) <= limits
+            apart = crowd.is_apart(site.name, channels, theirs, 3 * limits)
+            yield name, channels[equal & apart]
+
+    def frozen_here(self, site: Site, channels: NDArray[np.intp]) -> Images:
+        """Outputs of the ONNX file with one filter frozen in each row, shape (n, ...) as (n, -1)."""
+        parts = []
+        for chosen in _chunks(channels, self.pair.rows):
+            mask = np.ones((len(chosen), site.n_channels), bool)
+            mask[np.arange(len(chosen)), chosen] = False
+            shaped = mask.reshape(mask_shape(site, len(chosen)))
+            parts.append(self._run_masks(self._masks({mask_name(site): shaped}), len(chosen)))
+        return np.concatenate(parts)
+
+    def frozen_there(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Images:
+        """The same, in the framework."""
+        parts = []
+        positions = np.arange(len(channels))
+        for chosen in _chunks(positions, self.pair.rows):
+            images = np.repeat(self.image, len(chosen), axis=0)
+            with self.pair.framework.freezing(layer, channels[chosen], constants[chosen]):
+                answer = self.pair.framework.outputs(images)
+            parts.append(self._some_of(answer))
+        return np.concatenate(parts)
+
+    def _some_of(self, answer: Images) -> Images:
+        """Each image's output as a row, of which a few thousand numbers are compared at most."""
+        rows = answer.reshape(len(answer), -1)
+        if self._compared is None:
+            n_compared = min(_MOST_COMPARED, rows.shape[1])
+            chosen = np.random.default_rng(0).choice(rows.shape[1], n_compared, replace=False)
+            self._compared = np.sort(chosen)
+        return rows[:, self._compared]
+
+    def _masks(self, given: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
+        every = {mask_name(s): np.ones(mask_shape(s, 1), bool) for s in self.pair.sites}
+        return {**every, **given}
+
+    def _run_masks(self, masks: dict[str, NDArray[np.bool_]], n_images: int = 1) -> Images:
+        images = np.repeat(self.image, n_images, axis=0)
+        return self._some_of(self.runner.run(images, masks)[self.pair.subject.output])
+
+
+def _find_homes(trial: _Trial) -> dict[str, Site]:
+    """The site of each layer: the one where a few frozen channels do the same.
+
+    Layers and sites mostly come in the same order, so the first free one is tried first. Where
+    none does the same, the first left over with as many channels is taken, unproven.
+    """
+    pair = trial.pair
+    free = list(pair.sites)
+    homes: dict[str, Site] = {}
+    lost: list[Layer] = []
+    for layer in pair.framework.layers:
+        fitting = [site for site in free if site.n_channels == layer.n_channels]
+        home = next((site for site in fitting if _does_the_same(trial, layer, site)), None)
+        if home is None:
+            lost.append(layer)
+            continue
+        homes[layer.name] = home
+        free.remove(home)
+    for layer in lost:
+        home = next((site for site in free if site.n_channels == layer.n_channels), None)
+        if home is not None:
+            homes[layer.name] = home
+            free.remove(home)
+    return homes
+
+
+def _does_the_same(trial: _Trial, layer: Layer, site: Site) -> bool:
+    """Whether most of a few channels, frozen in both models, change the outputs alike."""
+    n_probes = min(_PROBES, layer.n_channels)
+    channels = np.unique(np.linspace(0, layer.n_channels - 1, n_probes).astype(np.intp))
+    constants = trial.constants[site.name][channels]
+    theirs = trial.frozen_there(layer.name, channels, constants)
+    ours = trial.frozen_here(site, channels)
+    limit = trial.pair.tolerance * max(trial.scale, float(np.abs(ours).max()))
+    equal = np.abs(theirs - ours).max(1) <= limit
+    moved = np.abs(ours - trial.base).max(1) > 3 * limit
+    return bool(equal.all() and moved.any())
+
+
+def _chunks(values: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def sites_without_layer(layers: LayerMap, sites: Sequence[Site]) -> tuple[str, ...]:
+    """Sites that no layer of the framework became."""
+    return tuple(site.name for site in sites if not layers.layer_at(site.name))

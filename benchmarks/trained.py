@@ -154,7 +154,7 @@ def make(name: str) -> Trained:
     if not (made.model.exists() and made.data.exists()):
         CACHE.mkdir(exist_ok=True)
         np.savez(made.data, x=images.judge_pixels, y=images.judge_labels)
-        _export(train(recipe, images), images.train_pixels.shape[1], made.model)
+        export(train(recipe, images), images.train_pixels.shape[1], made.model)
     return made
 
 
@@ -198,7 +198,7 @@ def _moved(batch: Tensor, shift: int) -> Tensor:
     return moved.flip(3) if torch.rand(()) < 0.5 else moved
 
 
-def _export(network: nn.Module, side: int, path: Path) -> None:
+def export(network: nn.Module, side: int, path: Path) -> None:
     """Write the network with a free batch axis, to a temporary name first."""
     temporary = path.with_suffix(".partial")
     with warnings.catch_warnings():

@@ -21,6 +21,7 @@ from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.attacking import Attacked, AttackSettings
 from repairkit.workflows.destination import companions
 from repairkit.workflows.methods import ScoreSettings
+from repairkit.workflows.objective import Target
 from repairkit.workflows.patch_file import read_patch_file
 from repairkit.workflows.patching import Patched, PatchSettings
 from repairkit.workflows.progress import Progress
@@ -125,6 +126,11 @@ def patch(
     scores: str | Path | None = None,
     at_most: int = 16,
     max_drop: float = 0.01,
+    objective: str | None = None,
+    targets: Sequence[str] = (),
+    choose: str = "joint",
+    beam: int = 1,
+    level: str | None = None,
     score: ScoreSettings | None = None,
     robustness: bool = False,
     source: FrameworkModel | None = None,
@@ -142,7 +148,12 @@ def patch(
         remove: filter ids to freeze whatever they are worth.
         scores: a run folder whose values rank the candidates.
         at_most: filters frozen together at the most.
-        max_drop: overall accuracy that may be lost on the selection images, in [0, 1].
+        max_drop: overall accuracy that may be lost, in [0, 1].
+        objective: the metric to improve, in place of `fairness`.
+        targets: figures that must be reached, such as "worst_group_accuracy>=0.8".
+        choose: `joint`, or `plain` for the lowest-ranked filters, as many as look best.
+        beam: sets of each size that the joint search goes on from.
+        level: freeze at `mean`, `zero`, `bias`, or `best` for what the selection images like best.
         score: how to score where no run is given; in the repair regime (`repair`) if None.
         robustness: freeze what serves an adversary; `data` is what `attack` wrote.
         source: the framework's model that the ONNX file came from, for a fresh white-box attack.
@@ -162,8 +173,13 @@ def patch(
         at_most,
         max_drop,
         score or ScoreSettings("repair"),
-        robustness,
-        FreshAttacks(
+        objective,
+        tuple(Target.parse(text) for text in targets),
+        choose,
+        beam,
+        level,
+        robustness=robustness,
+        attacks=FreshAttacks(
             None if source is None else (type(source).__name__, source), tuple(map(Path, transfers))
         ),
     )

@@ -22,6 +22,8 @@ from repairkit.cli.score_command import (
 from repairkit.core.filters import Filter
 from repairkit.engine.precision import IN_WORDS
 from repairkit.workflows.attack_story import FreshAttacks
+from repairkit.workflows.choosing import CONFIRMATION_SHARE
+from repairkit.workflows.objective import Target
 from repairkit.workflows.patching import Patched, PatchSettings, patch
 
 
@@ -60,6 +62,32 @@ def patch_command(
     max_drop: Annotated[
         float, typer.Option("--max-drop", min=0.0, max=1.0, help="Overall accuracy that may go.")
     ] = 0.01,
+    objective: Annotated[
+        str | None, typer.Option("--objective", help="The metric to improve.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="METRIC>=NUMBER",
+            help="A figure that must be reached, or <=; may repeat.",
+        ),
+    ] = None,
+    choose: Annotated[
+        str,
+        typer.Option("--choose", help="joint, or plain for the lowest-ranked that look best."),
+    ] = "joint",
+    beam: Annotated[
+        int, typer.Option("--beam", min=1, help="Sets of each size that the search goes on from.")
+    ] = 1,
+    level: Annotated[
+        str | None,
+        typer.Option("--level", help="Freeze at mean, zero, bias, or best on selection images."),
+    ] = None,
+    confirm_share: Annotated[
+        float,
+        typer.Option("--confirm-share", help="Share of the selection images that only confirm."),
+    ] = CONFIRMATION_SHARE,
     metric: Metrics = None,
     method: Method = "repair",
     top_k: TopK = None,
@@ -103,6 +131,7 @@ def patch_command(
     """Choose filters, freeze them, prove the result and write the patched model."""
     subject, settings = options.settle_job(context.params)
     loaded = source_options.load_source(context.params, subject)
+    worst = "highest" if robustness else "lowest"
     plan = PatchSettings(
         tuple(Filter.parse(i) for i in options.split_names(remove) or ()),
         scores,
@@ -112,19 +141,25 @@ def patch_command(
         how_to_score(
             method,
             top_k=top_k,
-            side="lowest" if has_side(method) else None,
+            side=worst if has_side(method) else None,
             epsilon=epsilon,
             delta=delta,
             truncate_at=truncate_at,
             max_evaluations=max_evaluations,
             time_limit=time_limit,
         ),
+        objective,
+        tuple(Target.parse(text) for text in target or ()),
+        choose,
+        beam,
+        level,
+        confirm_share,
         robustness,
         FreshAttacks(loaded, tuple(transfer or ())),
     )
-    target = out or Path(f"{subject.file.path.stem}.patched.onnx")
+    place = out or Path(f"{subject.file.path.stem}.patched.onnx")
     with show.scoring_progress(quiet=quiet) as on_progress:
-        done = patch(subject, settings, plan, out=target, on_progress=on_progress)
+        done = patch(subject, settings, plan, out=place, on_progress=on_progress)
     if as_json:
         show.print_json(to_json(done))
     elif not quiet:
@@ -145,20 +180,18 @@ def to_json(done: Patched) -> dict[str, object]:
 def print_patched(done: Patched) -> None:
     """The story of a patch, for people."""
     show.say(f"frozen: {', '.join(f.id for f in done.patch.filters)}")
-    if done.trials:
-        plain = done.trials[0]
-        best = next(t for t in done.trials if t.patch == done.patch)
+    selection = done.document["selection"]
+    if selection is not None:
+        parts = selection["parts"]
         show.say(
-            f"chosen among {len(done.trials) - 1} patches on the selection images: "
-            f"{done.objective} {plain.objective:.4f} -> {best.objective:.4f}"
-            + (
-                ""
-                if plain.accuracy is None or best.accuracy is None
-                else f", accuracy {plain.accuracy:.4f} -> {best.accuracy:.4f}"
-            )
+            f"chosen {selection['how']}ly among {selection['candidates']} candidates in "
+            f"{selection['looks']} looks, on {parts['choosing']} selection images"
         )
-    if done.promise is not None:
-        show.say(f"promised there: {done.objective} {show.change(done.objective, done.promise)}")
+        if done.promise is not None:
+            on = f"{parts['confirmation']} that chose nothing" if parts["confirmation"] else "these"
+            show.say(
+                f"promised on {on}: {done.objective} {show.change(done.objective, done.promise)}"
+            )
     tried = done.document["tried"]
     if tried is not None and tried["precision"] != "float32":
         show.say(

@@ -18,7 +18,8 @@ Exit codes stand in brackets:
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class RepairkitError(Exception):
@@ -66,9 +67,16 @@ class VerificationError(RepairkitError):
 
 
 class TargetNotMetError(RepairkitError):
-    """No repair met the target; nothing was written."""
+    """No repair met the target; nothing was written.
+
+    `found` tells the best that was found and how (a report's `selection`), where there is one.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, found: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.found: Mapping[str, Any] = {} if found is None else found
 
 
 class Interruption(RepairkitError):  # noqa: N818 - it is no error

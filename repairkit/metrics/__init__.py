@@ -13,13 +13,13 @@ from repairkit.metrics.robustness import (
     ADVERSARIAL,
     ATTACK_SUCCESS,
     CLEAN_ACCURACY,
-    RESISTANCE,
-    RESISTANCE_LOSS,
     ROBUSTNESS,
+    ROBUSTNESS_LOSS,
     TARGET,
     adversarial,
     is_attacked,
 )
+from repairkit.metrics.smooth import figure_of, smooth_figure
 
 __all__ = [
     "ADVERSARIAL",
@@ -28,17 +28,18 @@ __all__ = [
     "EVERY_RECALL",
     "LOG_FLOOR",
     "METRIC_NAMES",
-    "RESISTANCE",
-    "RESISTANCE_LOSS",
     "ROBUSTNESS",
+    "ROBUSTNESS_LOSS",
     "TARGET",
     "OutputForm",
     "adversarial",
     "difference",
     "evaluate",
+    "figure_of",
     "is_attacked",
     "is_user_metric",
     "make_metric",
+    "smooth_figure",
     "spell_out",
     "wilson",
 ]

@@ -19,10 +19,13 @@ from repairkit.metrics.user import user_metric
 
 _RECALL = "recall:"
 _GROUP = "group_accuracy:"
+_GROUP_LOSS = "group_loss:"
 EVERY_RECALL = "recall:*"
 EVERY_GROUP = "group_accuracy:*"
+EVERY_GROUP_LOSS = "group_loss:*"
 _GROUP_METRICS: dict[str, Callable[[OutputForm, int], Metric]] = {
     "group_accuracy": lambda form, _: images.group_accuracy(form),
+    "group_loss": lambda form, _: images.group_loss(form),
     "worst_group_accuracy": groups.worst_group_accuracy,
     "demographic_parity_difference": groups.demographic_parity_difference,
     "equalized_odds_difference": groups.equalized_odds_difference,
@@ -41,6 +44,8 @@ METRIC_NAMES: tuple[str, ...] = (
     *_GROUP_METRICS,
     "group_accuracy:GROUP",
     EVERY_GROUP,
+    "group_loss:GROUP",
+    EVERY_GROUP_LOSS,
     "mean_absolute_error",
     "module:function",
 )
@@ -49,11 +54,11 @@ METRIC_NAMES: tuple[str, ...] = (
 
 def is_user_metric(name: str) -> bool:
     """Whether `name` is a `module:function`, which can judge outputs of any form."""
-    return ":" in name and not name.startswith((_RECALL, _GROUP))
+    return ":" in name and not name.startswith((_RECALL, _GROUP, _GROUP_LOSS))
 
 
 def spell_out(names: Sequence[str], annotations: Annotations, n_classes: int) -> tuple[str, ...]:
-    """The names with `recall:*` and `group_accuracy:*` replaced by those that have an image.
+    """The names, those that end in `*` replaced by one for each class or group with an image.
 
     `annotations` are those of the images that will be judged. No name comes twice.
     """
@@ -62,9 +67,9 @@ def spell_out(names: Sequence[str], annotations: Annotations, n_classes: int) ->
         own = [name]
         if name == EVERY_RECALL and n_classes > 0:
             own = _every_recall(annotations, n_classes)
-        elif name == EVERY_GROUP and annotations.groups is not None:
+        elif name in (EVERY_GROUP, EVERY_GROUP_LOSS) and annotations.groups is not None:
             there = np.unique(annotations.groups).tolist()
-            own = [f"{_GROUP}{annotations.group_names[group]}" for group in there]
+            own = [f"{name[:-1]}{annotations.group_names[group]}" for group in there]
         found += [n for n in own if n not in found]
     return tuple(found)
 
@@ -97,7 +102,7 @@ def make_metric(
         return user_metric(name, annotations, sample)
     if name == "recall":
         raise SettingsError(f"recall of which class? Write recall:CLASS{_known(annotations)}")
-    built_in = name.startswith((_RECALL, _GROUP)) or name in METRIC_NAMES
+    built_in = name.startswith((_RECALL, _GROUP, _GROUP_LOSS)) or name in METRIC_NAMES
     if not built_in:
         raise SettingsError(_unknown(name))
     if form is None:
@@ -131,6 +136,8 @@ def _class_metric(name: str, form: OutputForm, annotations: Annotations, n_class
     _check_groups(name, annotations)
     if name.startswith(_GROUP):
         return images.accuracy_of_group(name, _group_number(name, annotations), form)
+    if name.startswith(_GROUP_LOSS):
+        return images.loss_of_group(name, _group_number(name, annotations), form)
     return _GROUP_METRICS[name](form, n_classes)
 
 
@@ -179,7 +186,7 @@ def _class_number(name: str, annotations: Annotations, n_classes: int) -> int:
 
 
 def _group_number(name: str, annotations: Annotations) -> int:
-    wanted, names = name.removeprefix(_GROUP), annotations.group_names
+    wanted, names = name.partition(":")[2], annotations.group_names
     if wanted in names:
         return names.index(wanted)
     raise SettingsError(

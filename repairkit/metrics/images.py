@@ -70,6 +70,17 @@ def loss(form: OutputForm) -> ImageMetric:
     return ImageMetric("loss", (LOG_FLOOR, 0.0), LogLikelihoods(form), weights.uniform)
 
 
+def group_loss(form: OutputForm) -> ImageMetric:
+    """The mean over groups of the loss in each; range [LOG_FLOOR, 0]."""
+    return ImageMetric("group_loss", (LOG_FLOOR, 0.0), LogLikelihoods(form), weights.over_groups)
+
+
+def loss_of_group(name: str, group_number: int, form: OutputForm) -> ImageMetric:
+    """The loss on the images of one group; range [LOG_FLOOR, 0]."""
+    weigh = partial(weights.of_group, group_number)
+    return ImageMetric(name, (LOG_FLOOR, 0.0), LogLikelihoods(form), weigh)
+
+
 def mean_absolute_error(annotations: Annotations, form: OutputForm) -> ImageMetric:
     """The mean distance to the target, sign turned; range [-width, 0].
 

@@ -24,8 +24,7 @@ from repairkit.metrics.weights import Weights
 ADVERSARIAL = "adversarial"
 TARGET = "target"
 ROBUSTNESS = "robustness"
-RESISTANCE = "resistance"
-RESISTANCE_LOSS = "resistance_loss"
+ROBUSTNESS_LOSS = "robustness_loss"
 CLEAN_ACCURACY = "clean_accuracy"
 ATTACK_SUCCESS = "attack_success"
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
@@ -39,12 +38,7 @@ def robustness(form: OutputForm) -> ImageMetric:
     other filter, it moves by 2 at the most in either direction, so a marginal's range is 4 wide
     (Ghorbani & Zou, "Neuron Shapley", NeurIPS 2020, section 4.3).
     """
-    return ImageMetric(ROBUSTNESS, (-1.0, 1.0), SuccessLessAccuracy(form, 1.0), _both_kinds)
-
-
-def resistance(form: OutputForm) -> ImageMetric:
-    """`robustness` with its sign turned: more is better; range [-1, 1]."""
-    return ImageMetric(RESISTANCE, (-1.0, 1.0), SuccessLessAccuracy(form, -1.0), _both_kinds)
+    return ImageMetric(ROBUSTNESS, (-1.0, 1.0), SuccessLessAccuracy(form), _both_kinds)
 
 
 def clean_accuracy(form: OutputForm) -> ImageMetric:
@@ -57,19 +51,18 @@ def attack_success(form: OutputForm) -> ImageMetric:
     return ImageMetric(ATTACK_SUCCESS, (0.0, 1.0), TargetHits(form), partial(_one_kind, True))
 
 
-def resistance_loss(form: OutputForm) -> ImageMetric:
-    """`resistance` on a smooth scale; range [LOG_FLOOR, 0], more is better.
+def robustness_loss(form: OutputForm) -> ImageMetric:
+    """`robustness` on a smooth scale; range [0, -LOG_FLOOR], and the more, the worse.
 
-    The mean of two log-likelihoods: that a clean image is of its class, and that an adversarial one
-    is not of the attack's target.
+    Less the mean of two log-likelihoods: that a clean image is of its class, and that an
+    adversarial one is not of the attack's target.
     """
-    return ImageMetric(RESISTANCE_LOSS, (LOG_FLOOR, 0.0), Unpersuaded(form), _both_kinds)
+    return ImageMetric(ROBUSTNESS_LOSS, (0.0, -LOG_FLOOR), Persuasion(form), _both_kinds)
 
 
 ROBUSTNESS_METRICS: dict[str, Callable[[OutputForm], ImageMetric]] = {
     ROBUSTNESS: robustness,
-    RESISTANCE: resistance,
-    RESISTANCE_LOSS: resistance_loss,
+    ROBUSTNESS_LOSS: robustness_loss,
     CLEAN_ACCURACY: clean_accuracy,
     ATTACK_SUCCESS: attack_success,
 }
@@ -129,22 +122,21 @@ class TargetHits:
 
 @dataclass(frozen=True)
 class SuccessLessAccuracy:
-    """`sign` where an attack succeeds or a clean image is missed, else `-sign`."""
+    """1 where an attack succeeds or a clean image is missed, else -1."""
 
     form: OutputForm
-    sign: float
 
     def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
         predictions = self.form.predictions(outputs)
         made = adversarial(annotations)
         hits_target = predictions == annotations.attributes[TARGET]
         good_for_adversary = np.where(made, hits_target, predictions != annotations.labels)
-        return self.sign * np.where(good_for_adversary, 1.0, -1.0)
+        return np.where(good_for_adversary, 1.0, -1.0)
 
 
 @dataclass(frozen=True)
-class Unpersuaded:
-    """The log-likelihood of a clean image's class, or of any but an adversarial one's target."""
+class Persuasion:
+    """How unlikely a clean image's class is, or any but an adversarial one's target; logarithms."""
 
     form: OutputForm
 
@@ -153,7 +145,7 @@ class Unpersuaded:
         own = self.form.log_probabilities(outputs)[rows, annotations.labels]
         made = adversarial(annotations)
         targets = np.where(made, annotations.attributes[TARGET], 0)
-        return np.where(made, self._of_others(outputs, targets), own)
+        return 0.0 - np.where(made, self._of_others(outputs, targets), own)
 
     def _of_others(self, outputs: NDArray[Any], targets: NDArray[np.int64]) -> NDArray[np.float64]:
         """Taken from the scores themselves: by probabilities, a sure target would leave nothing."""

@@ -1,6 +1,33 @@
 """What to freeze: scores in, patches out; pure."""
 
 from repairkit.repairs.choose import Trial, choose
+from repairkit.repairs.crossfit import (
+    Bound,
+    Columns,
+    Criterion,
+    Folds,
+    assign_folds,
+    gain_of_choice,
+    look,
+)
 from repairkit.repairs.propose import make_patch, propose_patches
+from repairkit.repairs.search import Answer, Frozen, Search, SearchSettings, Step
 
-__all__ = ["Trial", "choose", "make_patch", "propose_patches"]
+__all__ = [
+    "Answer",
+    "Bound",
+    "Columns",
+    "Criterion",
+    "Folds",
+    "Frozen",
+    "Search",
+    "SearchSettings",
+    "Step",
+    "Trial",
+    "assign_folds",
+    "choose",
+    "gain_of_choice",
+    "look",
+    "make_patch",
+    "propose_patches",
+]

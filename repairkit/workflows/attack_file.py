@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError
+from repairkit.core.suite import Annotations
 from repairkit.data.archive import read_archive
-from repairkit.metrics import ADVERSARIAL, TARGET
+from repairkit.metrics import ADVERSARIAL, TARGET, adversarial, is_attacked
 from repairkit.workflows.files import write_bytes
 
 IMAGE = "image"
@@ -104,6 +105,26 @@ def read_attack_settings(path: Path) -> dict[str, Any]:
     raise DataError(
         f"{path}: was not written by repairkit attack; make adversarial images with it first"
     )
+
+
+def with_twins(annotations: Annotations, halves: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The half of each image, an adversarial one's that of the clean image that it was made of.
+
+    Args:
+        annotations: of the images.
+        halves: shape (n_images,), drawn for each by itself.
+    """
+    numbers = annotations.attributes.get(IMAGE)
+    if not is_attacked(annotations) or numbers is None:
+        return halves
+    made = adversarial(annotations)
+    of_clean = dict(zip(numbers[~made].tolist(), halves[~made].tolist(), strict=True))
+    joined = halves.copy()
+    joined[made] = [
+        of_clean.get(number, half)
+        for number, half in zip(numbers[made].tolist(), halves[made].tolist(), strict=True)
+    ]
+    return joined
 
 
 def _is_whole(told: Mapping[str, Any]) -> bool:

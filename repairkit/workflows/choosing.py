@@ -1,95 +1,288 @@
-"""Try patches on the selection images and keep the best, if it is better than nothing."""
+"""Choose jointly on some selection images, confirm on others that chose nothing, or decline."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import TargetNotMetError
-from repairkit.core.metric import Metric
+from repairkit.core.errors import SettingsError, TargetNotMetError
+from repairkit.core.game import Coalitions
 from repairkit.core.patch import Figure, Patch
-from repairkit.core.suite import Suite
-from repairkit.engine.game import ModelGame
-from repairkit.metrics import difference
-from repairkit.repairs import Trial, choose, propose_patches
+from repairkit.core.suite import Indices, Suite
+from repairkit.data.strata import draw_shares
+from repairkit.engine.evaluator import keep_all
+from repairkit.metrics import adversarial, difference, evaluate, is_attacked
+from repairkit.repairs import Frozen, Search, SearchSettings, assign_folds, make_patch
+from repairkit.workflows.attack_file import with_twins
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.candidates import Candidates
+from repairkit.workflows.criterion import ChoosingCriterion
+from repairkit.workflows.objective import Limit, Objective, Target, metric_names
+from repairkit.workflows.selection_story import (
+    figures_of,
+    told_confirmation,
+    told_settings,
+    told_steps,
+    told_trade_off,
+)
+
+CONFIRMATION_SHARE = 0.4
+_ROWS_AT_ONCE = 32
+_SPLIT, _FOLDS = 1, 2  # streams of the seed
+
+Refine = Callable[["Chooser", Patch], tuple[Patch, Callable[[Suite], NDArray[Any]]]]
+"""The patch with other constants, and what gives the outputs of a model with it."""
 
 
-def try_patches(
-    bench: Bench, game: ModelGame, values: NDArray[np.float64], objective: str, at_most: int
-) -> list[Trial]:
-    """The model as it is, then the 1, 2, ... most harmful filters frozen."""
-    suite = bench.parts.selection
-    metrics = bench.metrics((objective, bench.accuracy) if bench.n_classes else (objective,))
-    patches = [Patch(()), *propose_patches(values, bench.roster, bench.means, at_most=at_most)]
-    trials = []
-    for candidate in patches:
-        outputs = _outputs(bench, game, candidate)
-        figures = [_figure(m, outputs, suite) for m in metrics]
-        trials.append(Trial(candidate, figures[0], figures[1] if bench.n_classes else None))
-    return trials
+@dataclass(frozen=True)
+class Wishes:
+    """What is to be improved, how far and at which cost.
+
+    Attributes:
+        objective: what to improve.
+        limits: what metrics may lose.
+        targets: figures to be reached.
+        search: how to search.
+        share: of the selection images, those that confirm and choose nothing.
+    """
+
+    objective: Objective
+    limits: tuple[Limit, ...] = ()
+    targets: tuple[Target, ...] = ()
+    search: SearchSettings = field(default_factory=SearchSettings)
+    share: float = CONFIRMATION_SHARE
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise SettingsError(
+                f"the share of images that confirm is {self.share}; expected one between 0 and 1"
+            )
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The objective and all that limits and targets are about, each once."""
+        return metric_names(self.objective, self.limits, self.targets)
 
 
-def _outputs(bench: Bench, game: ModelGame, candidate: Patch) -> NDArray[Any]:
-    """The model's outputs on the game's suite with a patch's filters absent."""
-    coalition = np.ones(len(bench.roster), bool)
-    coalition[[bench.roster.column(f) for f in candidate.filters]] = False
-    return game.outputs(coalition)
+@dataclass(frozen=True)
+class Chosen:
+    """A patch, what it promises, and how it came to be chosen (the report's `selection`)."""
+
+    patch: Patch
+    promise: Figure
+    story: dict[str, Any]
 
 
-def _figure(metric: Metric, outputs: NDArray[Any], suite: Suite) -> float:
-    scores = metric.score(outputs, suite.annotations)
-    if not metric.per_image:
-        return float(scores)
-    return float(scores @ metric.weights(suite.annotations))
+@dataclass(frozen=True)
+class Halves:
+    """The selection images that choose, those that confirm, and their positions in the part."""
+
+    choosing: Suite
+    confirmation: Suite
+    positions: tuple[Indices, Indices]
 
 
-def choose_patch(
-    bench: Bench, game: ModelGame, trials: Sequence[Trial], objective: str, max_drop: float
-) -> tuple[Patch, Figure]:
-    """The best patch on the selection images, and the improvement that it promises there.
+def split_selection(bench: Bench, share: float) -> Halves:
+    """Share out the selection images by label and group, with the seed of the job.
 
     Raises:
-        TargetNotMetError: no patch improves the objective by more than chance would.
+        TargetNotMetError: a group has too few images to choose on some and confirm on others.
     """
-    best, plain = choose(trials, max_drop=max_drop), trials[0]
-    if not len(best.patch):
-        raise TargetNotMetError(_refusal(trials, objective, len(bench.parts.selection)))
-    gains = difference(
-        _outputs(bench, game, plain.patch),
-        _outputs(bench, game, best.patch),
-        bench.parts.selection.annotations,
-        bench.metrics((objective,)),
-        form=bench.form,
-        seed=bench.settings.seed,
+    suite = bench.parts.selection
+    about, seed = suite.annotations, bench.settings.seed
+    rng = np.random.default_rng([seed, _SPLIT])
+    drawn = with_twins(about, draw_shares(about.labels, about.groups, [1 - share, share], rng))
+    halves = [np.flatnonzero(drawn == half) for half in (0, 1)]
+    groups = np.zeros(len(suite), np.int64) if about.groups is None else about.groups
+    for half in halves:
+        missing = set(groups.tolist()) - set(groups[half].tolist())
+        if missing:
+            of_group = (
+                "" if about.groups is None else f" of group {about.group_names[min(missing)]!r}"
+            )
+            raise TargetNotMetError(
+                f"no repair: too few of the {len(suite)} selection images{of_group} to choose on "
+                "some and confirm on others; give more of them; nothing was written"
+            )
+    first, second = halves
+    return Halves(
+        suite.take(first, "choosing"), suite.take(second, "confirmation"), (first, second)
     )
-    gain = gains[objective]
-    if gain.ci_low <= 0:
-        raise TargetNotMetError(
-            f"no repair: freezing {len(best.patch)} filters lifts {objective} on the "
-            f"{len(bench.parts.selection)} selection images by {gain.value:.4f}, which may be "
-            f"chance (95 % interval {gain.ci_low:.4f} to {gain.ci_high:.4f}); more selection "
-            "images may tell; nothing was written"
+
+
+class Chooser:
+    """A joint choice under way."""
+
+    def __init__(
+        self, bench: Bench, wishes: Wishes, halves: Halves, candidates: Candidates
+    ) -> None:
+        self.bench, self.wishes, self.halves = bench, wishes, halves
+        self.candidates = candidates
+        metrics = bench.metrics(wishes.metric_names[:1])
+        self._games = [bench.game(half, metrics) for half in (halves.choosing, halves.confirmation)]
+        self.criterion = ChoosingCriterion(
+            wishes.objective,
+            wishes.limits,
+            wishes.targets,
+            bench.metrics,
+            bench.form,
+            halves.choosing.annotations,
+            self.outputs((), 0),
         )
-    return best.patch, gain
+
+    def choose(self, refine: Refine | None = None) -> Chosen:
+        """The patch, once images that chose nothing have confirmed it.
+
+        Args:
+            refine: sets the chosen filters' constants anew, on the images that choose.
+
+        Raises:
+            TargetNotMetError: there is nothing to gain, or not surely enough.
+        """
+        rng = np.random.default_rng([self.bench.settings.seed, _FOLDS])
+        strata = _strata(self.halves.choosing)
+        folds = assign_folds(strata, self.wishes.search.n_folds, rng)
+        n_players = len(self.bench.roster)
+        search = Search(self._answer, self.criterion, n_players, folds, self.wishes.search, rng)
+        path = search.run(self.candidates.players.tolist())
+        story = self._story(search, path)
+        if len(path) == 1:
+            raise self._decline(self._nothing(search), story)
+        patch = make_patch(np.array(path[-1], np.intp), self.bench.roster, self.bench.means)
+        if refine is None:
+            after = self.outputs(path[-1], 1)
+        else:
+            patch, run = refine(self, patch)
+            after = run(self.halves.confirmation)
+        return self._confirm(patch, after, story)
+
+    def outputs(self, frozen: Frozen, half: int) -> NDArray[Any]:
+        """The model's outputs for the images that choose (0) or confirm (1)."""
+        coalition = np.ones(len(self.bench.roster), bool)
+        coalition[list(frozen)] = False
+        return self._games[half].outputs(coalition)
+
+    def _story(self, search: Search, path: tuple[Frozen, ...]) -> dict[str, Any]:
+        """How the choice was made; figures of the trade-off are of all selection images."""
+        halves, roster = self.halves, self.bench.roster
+        tried = [step.frozen for step in search.steps if step.gain is not None]
+        ways = dict.fromkeys([*path, *tried])
+        about = self.bench.parts.selection.annotations
+        metrics = self.bench.metrics(self.metric_names)
+        on_all, on_choosing = {}, {}
+        for frozen in ways:
+            first, second = self.outputs(frozen, 0), self.outputs(frozen, 1)
+            both = np.empty((len(about), *first.shape[1:]), first.dtype)
+            both[halves.positions[0]], both[halves.positions[1]] = first, second
+            on_all[frozenset(frozen)] = figures_of(metrics, both, about)
+            on_choosing[frozenset(frozen)] = figures_of(metrics, first, halves.choosing.annotations)
+        sets = sorted(ways, key=len)
+        return {
+            "how": "joint",
+            "objective": self.wishes.objective.metric,
+            "parts": {
+                "choosing": len(halves.choosing),
+                "confirmation": len(halves.confirmation),
+                "share": self.wishes.share,
+                "seed": self.bench.settings.seed,
+            },
+            "candidates": len(self.candidates.players),
+            "candidates_how": self.candidates.how,
+            "looks": search.n_looks,
+            "settings": told_settings(self.wishes.search),
+            "limits": {limit.metric: limit.most for limit in self.wishes.limits},
+            "targets": [str(target) for target in self.wishes.targets],
+            "steps": told_steps(search.steps, roster, on_choosing),
+            "trade_off": told_trade_off(sets, path, roster, on_all),
+            "confirmation": None,
+            "promised": None,
+            "declined": None,
+        }
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What is told of every set: objective, limits, targets, and accuracy where it exists."""
+        names, accuracy = self.wishes.metric_names, self.bench.accuracy
+        return names if not self.bench.n_classes or accuracy in names else (*names, accuracy)
+
+    def _answer(self, coalitions: Coalitions) -> Iterator[NDArray[Any]]:
+        evaluator = self._games[0].evaluator
+        for start in range(0, len(coalitions), _ROWS_AT_ONCE):
+            yield from evaluator.answer(coalitions[start : start + _ROWS_AT_ONCE], None, keep_all)
+
+    def _confirm(self, patch: Patch, after: NDArray[Any], story: dict[str, Any]) -> Chosen:
+        """Judge once, on images that chose nothing.
+
+        Raises:
+            TargetNotMetError: these images do not bear the choice out.
+        """
+        wishes, about = self.wishes, self.halves.confirmation.annotations
+        metrics = self.bench.metrics(self.metric_names)
+        common: dict[str, Any] = {"form": self.bench.form, "seed": self.bench.settings.seed}
+        before = self.outputs((), 1)
+        changes = difference(before, after, about, metrics, **common)
+        reached = evaluate(after, about, metrics, suite="confirmation", **common)
+        story |= told_confirmation(changes, reached.metrics, wishes.objective.metric)
+        promise = changes[wishes.objective.metric]
+        for refusal in self._refusals(promise, changes, reached.metrics):
+            raise self._decline(
+                f"freezing {len(patch)} filters ({', '.join(f.id for f in patch.filters)}) was "
+                f"best on the {len(self.halves.choosing)} images that chose, but on the "
+                f"{len(about)} that confirm {refusal}; more selection images may tell",
+                story,
+            )
+        return Chosen(patch, promise, story)
+
+    def _refusals(
+        self, promise: Figure, changes: dict[str, Figure], reached: dict[str, Figure]
+    ) -> Iterator[str]:
+        name, sign = self.wishes.objective.metric, self.wishes.objective.sign
+        interval = f"(95 % interval {promise.ci_low:+.4f} to {promise.ci_high:+.4f})"
+        if min(sign * promise.ci_low, sign * promise.ci_high) <= 0:
+            yield f"{name} changes by {promise.value:+.4f}, which may be chance {interval}"
+        for limit in self.wishes.limits:
+            change = changes[limit.metric]
+            if not limit.kept_by(change):
+                yield (
+                    f"{limit.metric} changes by {change.value:+.4f}, which with its standard error "
+                    f"is not surely within the {limit.most:g} that it may lose"
+                )
+        for target in self.wishes.targets:
+            figure = reached[target.metric]
+            if not target.met_with_caution(figure):
+                yield (
+                    f"{target.metric} is {figure.value:.4f}, which with its standard error does "
+                    f"not surely reach the target {target}"
+                )
+
+    def _nothing(self, search: Search) -> str:
+        name = self.wishes.objective.metric
+        known = (
+            f"{name} is {self.criterion.value(name, self.criterion.plain):.4f} on the "
+            f"{len(self.halves.choosing)} selection images that choose"
+        )
+        if not len(self.candidates.players):
+            return f"{known}, and no filter's confidence bound says that it harms"
+        last = search.steps[-1]
+        if last.added is None:
+            return f"{known}; {last.reason}"
+        best = self.bench.roster.filters[last.added].id
+        return (
+            f"{known}; of {len(self.candidates.players)} candidates the best to freeze is {best}, "
+            f"which {last.reason}"
+        )
+
+    def _decline(self, reason: str, story: dict[str, Any]) -> TargetNotMetError:
+        return TargetNotMetError(
+            f"no repair: {reason}; nothing was written", {**story, "declined": reason}
+        )
 
 
-def _refusal(trials: Sequence[Trial], objective: str, n_images: int) -> str:
-    plain, best = trials[0], max(trials, key=lambda t: t.objective)
-    found = (
-        "no filter has a negative value"
-        if len(trials) == 1
-        else f"the best of {len(trials) - 1} patches gives {best.objective:.4f} with "
-        f"{len(best.patch)} frozen{_accuracy(best)}"
-    )
-    return (
-        f"no repair: {objective} is {plain.objective:.4f} on the {n_images} selection images"
-        f"{_accuracy(plain)} as the model is; {found}; nothing was written"
-    )
-
-
-def _accuracy(trial: Trial) -> str:
-    return "" if trial.accuracy is None else f" with accuracy {trial.accuracy:.4f}"
+def _strata(suite: Suite) -> NDArray[np.int64]:
+    about = suite.annotations
+    groups = np.zeros(len(suite), np.int64) if about.groups is None else about.groups
+    return 2 * groups + adversarial(about) if is_attacked(about) else groups

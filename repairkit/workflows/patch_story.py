@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from repairkit.core.patch import Evaluation, Figure, Patch
-from repairkit.repairs import Trial
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.deciding import Made
 from repairkit.workflows.run_document import versions
 from repairkit.workflows.verifying import Verified
 
@@ -16,20 +16,24 @@ from repairkit.workflows.verifying import Verified
 def patch_story(
     bench: Bench,
     choice: Mapping[str, Any],
-    trials: Sequence[Trial],
+    made: Made,
     objective: str,
-    scoring: Mapping[str, Any] | None,
     evaluations: tuple[Evaluation, Evaluation, dict[str, Figure]],
     verified: Verified,
 ) -> dict[str, Any]:
-    """Versions, choice, data, trials on the selection part, figures on the test part, proof."""
+    """Versions, choice, data, selection, figures on the test part, proof."""
     parts = bench.parts
     before, after, change = evaluations
     rounded = rounding(bench, verified.patch)
     return {
         "versions": versions(),
         "objective": objective,
-        "choice": {**choice, "absent": bench.settings.absent, "seed": bench.settings.seed},
+        "choice": {
+            **choice,
+            "absent": bench.settings.absent,
+            "seed": bench.settings.seed,
+            "promised_on_selection": None if made.promise is None else asdict(made.promise),
+        },
         "data": {"path": str(bench.settings.data), "digest": bench.dataset.digest},
         "parts": {
             "how": parts.how,
@@ -39,18 +43,17 @@ def patch_story(
         "notes": [*bench.notes, *_rounding_note(rounded)],
         "rounding": rounded,
         # In which coalitions were tried; the figures and the proof below are in 32 bits.
-        "tried": {"device": bench.device, "precision": bench.precision} if trials else None,
-        "trials": [
-            {"n_frozen": len(t.patch), objective: t.objective, "accuracy": t.accuracy}
-            for t in trials
-        ],
+        "tried": None
+        if made.selection is None
+        else {"device": bench.device, "precision": bench.precision},
+        "selection": made.selection,
         "evaluations": {
             "before": asdict(before),
             "after": asdict(after),
             "difference": {name: asdict(figure) for name, figure in change.items()},
         },
         "verification": verified.to_json(),
-        "scoring": None if scoring is None else dict(scoring),
+        "scoring": made.scoring,
     }
 
 

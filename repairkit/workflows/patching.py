@@ -2,101 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import RunFolderError, SettingsError
-from repairkit.core.filters import Filter
+from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Evaluation, Figure, Patch
 from repairkit.graph.bake import bake
 from repairkit.graph.files import digest_of, write_model
 from repairkit.graph.revert import read_claims, write_claims
-from repairkit.metrics import ROBUSTNESS, is_attacked
-from repairkit.repairs import Trial, make_patch
-from repairkit.workflows.aims import aim
-from repairkit.workflows.attack_story import FreshAttacks, judge_attacks
+from repairkit.metrics import ATTACK_SUCCESS, difference, evaluate, is_attacked
+from repairkit.repairs import make_patch
+from repairkit.workflows.attack_story import judge_attacks
 from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.choosing import choose_patch, try_patches
+from repairkit.workflows.deciding import Made, make_choice, plain_values
 from repairkit.workflows.destination import check_place, companions
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import write_json
-from repairkit.workflows.judging import judge, patched_runner
+from repairkit.workflows.frozen_levels import outputs_of, runner_of
 from repairkit.workflows.layout import layout_of
-from repairkit.workflows.methods import ScoreSettings
+from repairkit.workflows.objective import FAIRNESS_OBJECTIVE
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
 from repairkit.workflows.patch_story import patch_story
 from repairkit.workflows.progress import Progress
-from repairkit.workflows.run_document import plain
+from repairkit.workflows.repair_settings import PLAIN_VALUE, PatchSettings
 from repairkit.workflows.run_folder import RunFolder
-from repairkit.workflows.scoring import score_bench
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
 
+__all__ = ["PatchSettings", "Patched", "patch"]
+
 _PROOF_IMAGES = 64
-_MUST_AGREE = (
-    "groups",
-    "preprocessing",
-    "parts",
-    "seed",
-    "output",
-    "columns",
-    "threshold",
-    "sites_at",
-    "include",
-    "absent",
-)
-
-
-@dataclass(frozen=True)
-class PatchSettings:
-    """What to freeze, and under which conditions.
-
-    Attributes:
-        remove: filters to freeze whatever they are worth; nothing is chosen.
-        scores: a run folder whose values rank the candidates.
-        fairness: rank by `group_accuracy`, choose by `worst_group_accuracy`.
-        robustness: rank and choose by `resistance`, accuracy less the adversary's success.
-        at_most: filters frozen together at the most.
-        max_drop: overall accuracy that may be lost on the selection images, a share of them.
-        score: how to score where no run is given.
-        attacks: what else the patched model is attacked with, where the data was attacked.
-    """
-
-    remove: tuple[Filter, ...] = ()
-    scores: Path | None = None
-    fairness: bool = False
-    at_most: int = 16
-    max_drop: float = 0.01
-    score: ScoreSettings = field(default_factory=lambda: ScoreSettings("repair"))
-    robustness: bool = False
-    attacks: FreshAttacks = field(default_factory=FreshAttacks)
-
-    def __post_init__(self) -> None:
-        if not (self.remove or self.scores or self.fairness or self.robustness):
-            raise SettingsError(
-                "nothing says what to freeze; use --fairness, --robustness, --scores RUN or "
-                "--remove ID,..."
-            )
-        if self.fairness and self.robustness:
-            raise SettingsError("--fairness and --robustness are two repairs; make one at a time")
-        if self.remove and (self.scores or self.fairness):
-            raise SettingsError("--remove names the filters itself; leave out the other choice")
-        if self.at_most < 1 or not 0 <= self.max_drop <= 1:
-            raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
-
-    @property
-    def aim(self) -> str:
-        """How filters are chosen, in one word."""
-        if self.remove:
-            return "named"
-        return "fairness" if self.fairness else "robustness" if self.robustness else "scores"
 
 
 @dataclass(frozen=True)
@@ -108,7 +49,6 @@ class Patched:
     report_file: Path
     patch: Patch
     verified: Verified
-    trials: tuple[Trial, ...]
     promise: Figure | None
     objective: str
     before: Evaluation
@@ -134,79 +74,44 @@ def patch(
         RepairkitError: anything else that the user can mend.
     """
     check_place(subject, settings, out)
-    settings, objective = aim(
-        settings, fairness=how.fairness, robustness=how.robustness, scores=how.scores
-    )
+    objective = how.objective_of(_metric_at_hand(how, settings))
+    if how.fairness and not settings.groups:
+        raise SettingsError(
+            "--fairness needs groups; name the columns with --group, or in repairkit.toml"
+        )
+    if how.level not in (None, "best"):
+        settings = replace(settings, absent=how.level)
+    if not how.remove:
+        plainly = how.choose == "plain"
+        settings = replace(
+            settings, metrics=plain_values(objective) if plainly else objective.values
+        )
     bench = prepare(subject, settings)
-    scoring: dict[str, Any] | None = None
-    trials: tuple[Trial, ...] = ()
-    promise: Figure | None = None
     if how.remove:
         named = dict.fromkeys(how.remove)  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)
-        chosen = make_patch(players, bench.roster, bench.means)
+        made = Made(make_patch(players, bench.roster, bench.means))
     else:
-        scoring, values = _values(bench, how, on_progress)
-        game = bench.game(bench.parts.selection, bench.metrics((objective,)))
-        trials = tuple(try_patches(bench, game, values, objective, how.at_most))
-        chosen, promise = choose_patch(bench, game, trials, objective, how.max_drop)
-    return _finish(bench, chosen, how, trials, promise, objective, scoring, out)
+        made = make_choice(bench, how, objective, on_progress)
+    return _finish(bench, made, how, objective.metric, out)
 
 
-def _values(
-    bench: Bench, how: PatchSettings, on_progress: Callable[[Progress], None] | None
-) -> tuple[dict[str, Any], NDArray[np.float64]]:
-    """`run.json` and the value of every filter, from a run that is there or from a fresh one."""
-    if how.scores is None:
-        scored = score_bench(bench, how.score, on_progress=on_progress)
-        return scored.document, scored.scores.values[:, 0]
-    folder = RunFolder(how.scores)
-    run = folder.read()
-    if run["model"]["digest"] != bench.subject.file.digest:
-        raise RunFolderError(
-            f"{how.scores}: holds scores of another model ({run['model']['path']})"
-        )
-    if not run["finished"]:
-        raise RunFolderError(f"{how.scores}: is not finished; go on with score --resume")
-    _check_run(how.scores, run, bench)
-    values = folder.read_values(bench.roster)
-    # Of robustness, the most positive are the ones to freeze.
-    return run, -values if bench.settings.metrics[0] == ROBUSTNESS else values
-
-
-def _check_run(path: Path, run: Mapping[str, Any], bench: Bench) -> None:
-    """Scores must be about the images, levels and metric that this job is about.
-
-    Otherwise the test images might have had a say, or another metric's ranking be followed.
-    """
-    if run["data"]["digest"] != bench.dataset.digest:
-        raise RunFolderError(
-            f"{path}: was scored on other data ({run['data']['path']}); score on the data that the "
-            "patch is to be judged on"
-        )
-    settings, known = bench.settings, run["settings"]
-    ours = {name: plain(getattr(settings, name)) for name in _MUST_AGREE}
-    theirs = {name: known.get(name) for name in _MUST_AGREE}
-    ours["metric"], theirs["metric"] = settings.metrics[0], known["metrics"][0]
-    for name, value in ours.items():
-        if theirs[name] != value:
-            raise RunFolderError(
-                f"{path}: was scored with {name} {theirs[name]!r}, and this job has {value!r}; "
-                "give both the same"
-            )
+def _metric_at_hand(how: PatchSettings, settings: Settings) -> str:
+    """The metric of the run that is there, else that of the settings."""
+    if how.scores is not None:
+        return RunFolder(how.scores).read_metrics()[0]
+    return settings.metrics[0]
 
 
 def _finish(
     bench: Bench,
-    chosen: Patch,
+    made: Made,
     how: PatchSettings,
-    trials: tuple[Trial, ...],
-    promise: Figure | None,
     objective: str,
-    scoring: dict[str, Any] | None,
     out: Path,
 ) -> Patched:
     """Bake, prove, judge once on the test part, and write."""
+    chosen = made.patch
     draft, model = _bake(bench, chosen)
     calibration = bench.parts.calibration
     verified = prove_patch(
@@ -217,18 +122,10 @@ def _finish(
         draft.edits,
         images=calibration.batch(np.arange(min(_PROOF_IMAGES, len(calibration)))),
     )
-    runner = patched_runner(bench, model)
-    evaluations = judge(bench, runner, objective)
-    choice = {
-        "how": how.aim,
-        "scores": None if how.scores is None else str(how.scores),
-        "at_most": how.at_most,
-        "max_drop": how.max_drop,
-        "promised_on_selection": None if promise is None else asdict(promise),
-    }
-    story = patch_story(bench, choice, trials, objective, scoring, evaluations, verified)
+    evaluations = _judge(bench, model, objective)
+    story = patch_story(bench, how.to_json(), made, objective, evaluations, verified)
     if is_attacked(bench.dataset.annotations):
-        story["attacks"] = judge_attacks(bench, runner, draft, how.attacks)
+        story["attacks"] = judge_attacks(bench, runner_of(bench, model), draft, how.attacks)
     file = replace(draft, result_digest=digest_of(model), story=story)
     patch_path, report_path = _write(bench.subject, file, model, out)
     return Patched(
@@ -237,8 +134,7 @@ def _finish(
         report_path,
         chosen,
         verified,
-        trials,
-        promise,
+        made.promise,
         objective,
         *evaluations,
         story,
@@ -280,3 +176,23 @@ def _write(subject: Subject, file: PatchFile, model: ModelProto, out: Path) -> t
     write_json(report_path, report)
     write_model(model, out)
     return patch_path, report_path
+
+
+def _judge(
+    bench: Bench, patched: ModelProto, objective: str
+) -> tuple[Evaluation, Evaluation, dict[str, Figure]]:
+    """Figures before and after on the test part, and the paired difference."""
+    suite, settings = bench.parts.test, bench.settings
+    names = [bench.accuracy] if bench.n_classes else []
+    names += [ATTACK_SUCCESS] if is_attacked(bench.dataset.annotations) else []
+    names += [objective] if objective not in names else []
+    if settings.groups and bench.n_classes:
+        names += [n for n in (FAIRNESS_OBJECTIVE, PLAIN_VALUE) if n not in names]
+    metrics = bench.metrics(names)
+    outputs = (bench.run_plain(suite), outputs_of(bench, patched, suite))
+    common: dict[str, Any] = {"form": bench.form, "seed": settings.seed}
+    before, after = (
+        evaluate(o, suite.annotations, metrics, suite=suite.name, **common) for o in outputs
+    )
+    change = difference(*outputs, suite.annotations, metrics, **common)
+    return before, after, change

@@ -159,8 +159,8 @@ class RunFolder:
     def write_statistics(self, details: Mapping[str, Any]) -> None:
         write_json(self.statistics_file, dict(details))
 
-    def read_values(self, roster: Roster) -> NDArray[np.float64]:
-        """The first metric's value of every filter of the roster; NaN where it was not scored.
+    def read_values(self, roster: Roster, column: str = "value") -> NDArray[np.float64]:
+        """A column (the first metric's value) for every filter; NaN where it was not scored.
 
         Raises:
             RunFolderError: the file is missing or broken.
@@ -171,7 +171,7 @@ class RunFolder:
             with self.scores_file.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     values[roster.column(Filter.parse(from_cell(row["filter"])))] = float(
-                        row["value"]
+                        row[column]
                     )
         except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
             raise RunFolderError(

@@ -14,6 +14,7 @@ import numpy as np
 from repairkit.core.game import Round
 from repairkit.core.metric import Metric
 from repairkit.core.scores import Run, Scores, Spent
+from repairkit.core.suite import Suite
 from repairkit.engine.game import ModelGame
 from repairkit.estimators import (
     CheckpointStore,
@@ -85,9 +86,10 @@ def score_bench(
     *,
     out: Path | None = None,
     resume: bool = False,
+    suite: Suite | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Scored:
-    """See `score`, on a workbench that is ready."""
+    """See `score`, on a workbench that is ready and the images of `suite` (all that select)."""
     metrics = bench.metrics(bench.metric_names)
     options = {"paper": True} if how.paper else {}
     document = opening(bench, how.method, {**how.options, **options}, how.budget)
@@ -98,7 +100,9 @@ def score_bench(
         estimation = score_norms(how.method, bench, metrics[0].name)
         scores = estimation.scores
     else:
-        estimation = _play(bench, how, metrics, document, folder, on_progress)
+        images = bench.parts.selection if suite is None else suite
+        document["scored_on"] = {"part": images.name, "n_images": len(images)}
+        estimation = _play(bench, how, images, metrics, document, folder, on_progress)
         scores = _first_metrics(estimation.scores, len(metrics))
     document |= outcome(estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
@@ -113,13 +117,14 @@ def score_bench(
 def _play(
     bench: Bench,
     how: ScoreSettings,
+    images: Suite,
     metrics: tuple[Metric, ...],
     document: dict[str, Any],
     folder: RunFolder | None,
     on_progress: Callable[[Progress], None] | None,
 ) -> Estimation:
     """Play the game; the folder is first written to once there is something to keep."""
-    game = bench.game(bench.parts.selection, metrics, guard=_guard(bench, metrics))
+    game = bench.game(images, metrics, guard=_guard(bench, metrics))
     document["metrics"] = _ends(game, len(metrics))
     estimator, budget = settle_estimator(how, game, bench)
     document["settings"]["estimator"] = plain(estimator)

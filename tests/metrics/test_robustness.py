@@ -20,7 +20,7 @@ from repairkit.metrics import (
 from tests.metrics.cases import one_hot
 
 FORM = OutputForm("probabilities")
-NAMES = ("robustness", "resistance", "clean_accuracy", "attack_success")
+NAMES = ("robustness", "clean_accuracy", "attack_success")
 
 
 def attacked(labels: list[int], targets: list[int], made: list[int]) -> Annotations:
@@ -56,7 +56,6 @@ def test_robustness_is_success_less_clean_accuracy(
     assert found["attack_success"] == pytest.approx(success)
     assert found["clean_accuracy"] == pytest.approx(accuracy)
     assert found["robustness"] == pytest.approx(success - accuracy)
-    assert found["resistance"] == pytest.approx(accuracy - success)
 
 
 def test_the_marginal_of_one_image_lies_in_a_range_of_four() -> None:
@@ -83,7 +82,7 @@ def test_a_certain_figure_has_no_noise_of_the_mixture() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 50), kind=st.sampled_from([0, 1]))
-def test_the_smooth_resistance_is_a_mean_of_log_likelihoods(
+def test_the_smooth_robustness_is_a_mean_of_log_likelihoods(
     seed: int, scale: float, kind: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -93,23 +92,23 @@ def test_the_smooth_resistance_is_a_mean_of_log_likelihoods(
     labels, targets, made = rng.integers(0, 3, 8), rng.integers(0, 3, 8), np.arange(8) % 2
     annotations = attacked(labels.tolist(), targets.tolist(), made.tolist())
     form = OutputForm(("logits", "probabilities")[kind])
-    metric = make_metric("resistance_loss", form=form, annotations=annotations, n_classes=3)
+    metric = make_metric("robustness_loss", form=form, annotations=annotations, n_classes=3)
     found = metric.score((logits, likely)[kind], annotations)
     for row in range(8):
         others = [c for c in range(3) if c != targets[row]]
         expected = likely[row, others].sum() if made[row] else likely[row, labels[row]]
-        assert found[row] == pytest.approx(max(np.log(max(expected, 1e-7)), LOG_FLOOR), abs=1e-6)
+        assert found[row] == pytest.approx(-np.log(max(expected, 1e-7)), abs=1e-6)
 
 
-def test_outputs_that_are_no_numbers_resist_nothing() -> None:
+def test_outputs_that_are_no_numbers_are_wrong() -> None:
     annotations = attacked([0, 0], [1, 1], [0, 1])
     broken = np.full((2, 3), np.nan)
     found = {}
-    for name in ("resistance_loss", "resistance", "attack_success"):
+    for name in ("robustness_loss", "robustness", "attack_success"):
         metric = make_metric(name, form=OutputForm("logits"), annotations=annotations, n_classes=3)
         found[name] = metric.score(broken, annotations).tolist()
-    assert found["resistance_loss"] == [LOG_FLOOR, LOG_FLOOR]
-    assert found["resistance"] == [-1, 1]
+    assert found["robustness_loss"] == [-LOG_FLOOR, -LOG_FLOOR]
+    assert found["robustness"] == [1, -1]
     assert found["attack_success"][1] == 0
 
 

@@ -1,0 +1,156 @@
+"""Which filters a repair freezes: jointly or plainly, from fresh scores or an earlier run's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.core.patch import Figure, Patch
+from repairkit.core.suite import Suite
+from repairkit.workflows.bench import Bench
+from repairkit.workflows.candidates import find_candidates
+from repairkit.workflows.choosing import Chooser, Wishes, split_selection
+from repairkit.workflows.frozen_levels import with_best_levels
+from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Limit, Objective
+from repairkit.workflows.plain_recipe import choose_patch, told_plainly, try_patches
+from repairkit.workflows.progress import Progress
+from repairkit.workflows.repair_settings import PLAIN_VALUE, PatchSettings
+from repairkit.workflows.run_document import plain
+from repairkit.workflows.run_folder import RunFolder
+from repairkit.workflows.scoring import score_bench
+
+_MUST_AGREE = (
+    "groups",
+    "preprocessing",
+    "parts",
+    "seed",
+    "output",
+    "columns",
+    "threshold",
+    "sites_at",
+    "include",
+    "absent",
+)
+
+
+OnProgress = Callable[[Progress], None] | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A patch and how it was chosen; nothing but the patch where its filters were named."""
+
+    patch: Patch
+    promise: Figure | None = None
+    scoring: dict[str, Any] | None = None
+    selection: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Harm:
+    """Values of all filters with their intervals, (n_players, n_metrics), and their run."""
+
+    values: NDArray[np.float64]
+    ci_low: NDArray[np.float64]
+    ci_high: NDArray[np.float64]
+    run: dict[str, Any]
+
+
+def plain_values(objective: Objective) -> tuple[str, ...]:
+    """What the plain recipe ranks by: shares of right answers."""
+    return (PLAIN_VALUE if objective.metric == FAIRNESS_OBJECTIVE else objective.metric,)
+
+
+def make_choice(
+    bench: Bench, how: PatchSettings, objective: Objective, on_progress: OnProgress
+) -> Made:
+    """Choose what to freeze.
+
+    Raises:
+        TargetNotMetError: nothing can be promised.
+        RunFolderError: the run is about something else.
+    """
+    if how.choose == "plain":
+        return _choose_plainly(bench, how, objective, on_progress)
+    halves = split_selection(bench, how.confirm_share)
+    harm = _values(bench, how, objective, halves.choosing, on_progress)
+    candidates = find_candidates(harm.values, harm.ci_low, harm.ci_high, objective.sign)
+    limits = (Limit(bench.accuracy, how.max_drop),) if bench.n_classes else ()
+    wishes = Wishes(objective, limits, how.targets, how.search, how.confirm_share)
+    chooser = Chooser(bench, wishes, halves, candidates)
+    chosen = chooser.choose(with_best_levels if how.level == "best" else None)
+    return Made(chosen.patch, chosen.promise, harm.run, chosen.story)
+
+
+def _choose_plainly(
+    bench: Bench, how: PatchSettings, objective: Objective, on_progress: OnProgress
+) -> Made:
+    suite, name = bench.parts.selection, objective.metric
+    if objective.sign < 0:
+        raise SettingsError(
+            f"the plain recipe knows no {name}, of which less is better; choose jointly"
+        )
+    harm = _values(bench, how, objective, suite, on_progress)
+    game = bench.game(suite, bench.metrics((name,)))
+    values = objective.sign * harm.values[:, 0]
+    trials = try_patches(bench, game, values, name, how.at_most)
+    patch, promise = choose_patch(bench, game, trials, name, how.max_drop)
+    return Made(patch, promise, harm.run, told_plainly(trials, promise, name, len(suite)))
+
+
+def _values(
+    bench: Bench,
+    how: PatchSettings,
+    objective: Objective,
+    suite: Suite,
+    on_progress: OnProgress,
+) -> Harm:
+    """What filters are worth on `suite`, or by a run that is there."""
+    if how.scores is None:
+        scored = score_bench(bench, how.score, suite=suite, on_progress=on_progress)
+        found = scored.scores
+        return Harm(found.values, found.ci_low, found.ci_high, scored.document)
+    folder = RunFolder(how.scores)
+    run = folder.read()
+    if run["model"]["digest"] != bench.subject.file.digest:
+        raise RunFolderError(
+            f"{how.scores}: holds scores of another model ({run['model']['path']})"
+        )
+    if not run["finished"]:
+        raise RunFolderError(f"{how.scores}: is not finished; go on with score --resume")
+    _check_run(how.scores, run, bench, objective)
+    values, low, high = (
+        folder.read_values(bench.roster, column)[:, None]
+        for column in ("value", "ci_low", "ci_high")
+    )
+    return Harm(values, low, high, run)
+
+
+def _check_run(path: Path, run: Mapping[str, Any], bench: Bench, objective: Objective) -> None:
+    """Scores must be about the images, levels and metric that this job is about.
+
+    Otherwise the test images might have had a say, or another metric's ranking be followed.
+    """
+    if run["data"]["digest"] != bench.dataset.digest:
+        raise RunFolderError(
+            f"{path}: was scored on other data ({run['data']['path']}); score on the data that the "
+            "patch is to be judged on"
+        )
+    settings, known = bench.settings, run["settings"]
+    ours = {name: plain(getattr(settings, name)) for name in _MUST_AGREE}
+    theirs = {name: known.get(name) for name in _MUST_AGREE}
+    fitting = (*settings.metrics[:1], objective.metric, *plain_values(objective))
+    theirs["metric"] = known["metrics"][0]
+    ours["metric"] = theirs["metric"] if theirs["metric"] in fitting else fitting[0]
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise RunFolderError(
+                f"{path}: was scored with {name} {theirs[name]!r}, and this job has {value!r}; "
+                "give both the same"
+            )

@@ -1,0 +1,111 @@
+"""At which constants chosen filters are best frozen, on the images that choose.
+
+Filters are chosen at the level that absent ones have. Then each in turn tries other constants: 0,
+what it yields for no response, and its mean over calibration images give or take its spread. A
+patch is baked for each, so that only what the model's numbers can hold is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from repairkit.core.filters import FilterMeans
+from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
+from repairkit.core.suite import Suite
+from repairkit.engine.runner import Runner
+from repairkit.graph.bake import bake, representable
+from repairkit.graph.levels import bias_levels, zero_levels
+from repairkit.graph.rebatch import fixed_batch
+from repairkit.workflows.bench import Bench, run_suite
+from repairkit.workflows.choosing import Chooser
+
+_SPREADS = (-1.0, -0.5, 0.5, 1.0)
+_PASSES = 2
+
+
+def with_best_levels(
+    chooser: Chooser, patch: Patch
+) -> tuple[Patch, Callable[[Suite], NDArray[Any]]]:
+    """`best_levels`, and what gives the outputs of the model with them."""
+    best = best_levels(chooser, patch)
+    return best, partial(patched_outputs, chooser.bench, best)
+
+
+def best_levels(chooser: Chooser, patch: Patch) -> Patch:
+    """The patch with the constants that the images that choose like best, one filter at a time.
+
+    A constant is changed only for a higher figure of the criterion, within limits and targets.
+    """
+    bench, suite = chooser.bench, chooser.halves.choosing
+    options = _options(bench)
+    best = _figure(chooser, patched_outputs(bench, patch, suite))
+    for _ in range(_PASSES):
+        before = patch
+        for position in range(len(patch)):
+            for constant in _constants(options, patch.frozen[position]):
+                tried = _with_constant(patch, position, constant)
+                figure = _figure(chooser, patched_outputs(bench, tried, suite))
+                if figure > best:
+                    patch, best = tried, figure
+        if patch == before:
+            break
+    return patch
+
+
+def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> NDArray[Any]:
+    """The outputs of the model with a patch baked in."""
+    return outputs_of(bench, bake(bench.subject.model, patch, found=bench.original).model, suite)
+
+
+def outputs_of(bench: Bench, model: ModelProto, suite: Suite) -> NDArray[Any]:
+    """The outputs of a model that has the subject's inputs and outputs, in 32 bits."""
+    return run_suite(runner_of(bench, model), suite, bench.settings.batch_size)
+
+
+def runner_of(bench: Bench, model: ModelProto) -> Runner:
+    """A session of a model that has the subject's inputs and outputs, in 32 bits."""
+    step = fixed_batch(bench.subject.model, bench.subject.input_name)
+    if bench.batching.model is bench.subject.model:
+        step = bench.batching.step
+    return Runner(
+        model,
+        bench.subject.input_name,
+        step,
+        outputs=(bench.subject.output,),
+        device=bench.settings.device,
+    )
+
+
+def _figure(chooser: Chooser, outputs: NDArray[Any]) -> float:
+    criterion = chooser.criterion
+    if criterion.objection(outputs):
+        return -np.inf
+    return criterion.figure(criterion.columns(outputs), np.arange(len(outputs)))
+
+
+def _options(bench: Bench) -> list[FilterMeans]:
+    """Levels to try beside the one that was chosen at."""
+    sites = bench.roster.sites
+    mean, spread = bench.measure(magnitude=False), bench.measure(magnitude=True)
+    shifted = [{name: mean[name] + factor * spread[name] for name in mean} for factor in _SPREADS]
+    wanted = [mean, zero_levels(sites), bias_levels(bench.found, sites), *shifted]
+    return [representable(bench.found, levels) for levels in wanted]
+
+
+def _constants(options: list[FilterMeans], frozen: FrozenFilter) -> Iterator[Constant]:
+    """The constants to try for a filter, each once."""
+    place = frozen.filter
+    found = [constant_of(levels[place.site][place.channel]) for levels in options]
+    yield from (c for c in dict.fromkeys(found) if c != frozen.constant)
+
+
+def _with_constant(patch: Patch, position: int, constant: Constant) -> Patch:
+    frozen = list(patch.frozen)
+    frozen[position] = FrozenFilter(frozen[position].filter, constant)
+    return Patch(tuple(frozen))

@@ -64,7 +64,7 @@ class TorchModel:
                 dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
             )
 
-    def patched(self, file: Any) -> TorchModel:
+    def patched(self, file: Any, _: Any) -> TorchModel:
         network = copy.deepcopy(self.network)
         for frozen in file.patch.frozen:
             # The exporter names a node after the module: "/0/Conv".

@@ -19,18 +19,22 @@ from numpy.typing import NDArray
 from repairkit.attacks import Pgd, PixelBox, Square
 from repairkit.core.errors import AdapterError, DataError
 from repairkit.core.framework import FrameworkModel
+from repairkit.core.layer_map import LayerMap
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data import split_parts
 from repairkit.engine.runner import Runner
+from repairkit.graph.layer_names import read_layer_map
 from repairkit.metrics import TARGET, adversarial, is_attacked
 from repairkit.workflows.adversary import Attack, Judged, share
 from repairkit.workflows.attack_file import IMAGE, read_attack_settings
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.mapping import Pairing, prove_layers
 from repairkit.workflows.patch_file import PatchFile
 from repairkit.workflows.reading import check_labels, read_dataset
 from repairkit.workflows.sources import SAME, Source, attach, parity
 
 _PROOF_IMAGES = 64
+_MAPPED_ON = 8
 Made = NDArray[Any]
 
 
@@ -137,7 +141,7 @@ def _fresh(
         given = attach(*fresh.source, images.shape[1:])
         _prove(given, pair.before, images, "the model that is repaired")
         try:
-            frozen = given.patched(file)
+            frozen = given.patched(file, _layers(bench, given, images))
         except AdapterError as error:
             return {**row, "note": f"left out: {error}"}
         _prove(frozen, pair.after, images, "the patched model")
@@ -151,6 +155,22 @@ def _fresh(
         for judged, source in zip((pair.before, pair.after), sources, strict=True)
     ]
     return pair.row("a fresh attack", row["knowledge"], (made[0], made[1]), known)
+
+
+def _layers(bench: Bench, source: Source, images: Made) -> LayerMap:
+    """Which layers the filters are: as the ONNX file says, else found out and proven.
+
+    Raises:
+        AdapterError: the framework lays images out in another way, so it is not found out here.
+    """
+    known = read_layer_map(bench.subject.model)
+    if known is not None:
+        return known
+    if source.order is not None:
+        raise AdapterError(
+            "the ONNX file does not say which layers its filters are; write it with repairkit export"
+        )
+    return prove_layers(Pairing(source.model, bench.subject, images[:_MAPPED_ON], SAME))
 
 
 def _clean_twins(annotations: Annotations) -> NDArray[np.intp]:

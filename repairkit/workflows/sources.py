@@ -1,8 +1,8 @@
 """A framework's model as the source of an attack's gradients, also when it was repaired.
 
 An adapter's model that can be repaired as its ONNX file was has a method `patched`: a patch file
-to a copy of the model with its filters frozen, or an `AdapterError` where it is not known which
-channels they are.
+and the map of layers to a copy of the model with the filters frozen, or an `AdapterError` where the
+map does not tell of one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError, SettingsError
 from repairkit.core.framework import FrameworkModel
+from repairkit.core.layer_map import LayerMap
 from repairkit.metrics import OutputForm
 from repairkit.workflows.patch_file import PatchFile
 
 SAME = 1e-4
 """Outputs that differ by less, relative to the greatest, are those of the same model."""
+
+Freeze = Callable[[PatchFile, LayerMap], FrameworkModel]
+"""An adapter's model's `patched`."""
 
 # From an image in NCHW to one in NHWC, and back.
 _ORDERS = ((1, 2, 0), (2, 0, 1))
@@ -56,19 +60,23 @@ class Source:
         back = _ORDERS[1 - _ORDERS.index(self.order)]
         return gradients.transpose(0, *(axis + 1 for axis in back))
 
-    def patched(self, file: PatchFile) -> Source:
+    def patched(self, file: PatchFile, layers: LayerMap) -> Source:
         """The source with the filters of a patch frozen in the framework.
+
+        Args:
+            file: the patch.
+            layers: which channel of which layer each filter is.
 
         Raises:
             AdapterError: the adapter cannot do that, or not for this patch.
         """
-        freeze: Callable[[PatchFile], FrameworkModel] | None = getattr(self.model, "patched", None)
+        freeze: Freeze | None = getattr(self.model, "patched", None)
         if freeze is None:
             raise AdapterError(
                 f"{self.name}: the adapter of {self.model.framework} cannot freeze filters in the "
                 "framework's model"
             )
-        return replace(self, model=freeze(file))
+        return replace(self, model=freeze(file, layers))
 
     def _there(self, images: NDArray[Any]) -> NDArray[np.float32]:
         if self.order is not None:

@@ -34,7 +34,7 @@ from repairkit.workflows.subject import read_subject
 from repairkit_adapters.pytorch import wrap
 
 SHAPE = (1, 28, 28)
-PARTS = {"calibration": 1000, "selection": 2000, "test": 2000}
+PARTS = {"calibration": 1000, "selection": 1500, "test": 2000}
 
 
 def write_images(folder: Path) -> Path:

@@ -217,7 +217,7 @@ def attacks(rows: Sequence[Mapping[str, Any]]) -> None:
         shown.append([name, str(row["n_images"]), *cells])
     table(
         "Adversarial images that work, of the test part, with 95 % intervals",
-        ["attack", "images", "as target", "after", "missed", "after"],
+        ["attack", "images", "as target before", "after", "missed before", "after"],
         shown,
     )
     for note in notes:

@@ -168,7 +168,8 @@ def _layers(bench: Bench, source: Source, images: Made) -> LayerMap:
         return known
     if source.order is not None:
         raise AdapterError(
-            "the ONNX file does not say which layers its filters are; write it with repairkit export"
+            "the ONNX file does not say which layers its filters are; write it with repairkit "
+            "export"
         )
     return prove_layers(Pairing(source.model, bench.subject, images[:_MAPPED_ON], SAME))
 

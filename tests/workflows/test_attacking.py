@@ -14,8 +14,9 @@ import pytest
 from repairkit.attacks import Pgd, Square
 from repairkit.core.errors import AdapterError, DataError, RepairkitError, SettingsError
 from repairkit.core.filters import Filter
+from repairkit.core.suite import Annotations
 from repairkit.data import PartPlan, Preprocessing
-from repairkit.workflows.attack_file import read_attack_settings
+from repairkit.workflows.attack_file import read_attack_settings, with_twins
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.attacking import AttackSettings, attack
 from repairkit.workflows.methods import ScoreSettings
@@ -102,6 +103,19 @@ def test_it_is_data_for_the_metric(place: Place, made: Path) -> None:
     assert len(scored.table()) == 16
 
 
+def test_pairs_choose_or_confirm_together() -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.permutation(40)
+    columns = {
+        "image": np.concatenate([numbers, numbers[::-1]]),
+        "adversarial": np.repeat([0, 1], 40),
+        "target": np.ones(80, np.int64),
+    }
+    halves = with_twins(Annotations(np.zeros(80), attributes=columns), rng.integers(0, 2, 80))
+    assert np.array_equal(halves[40:], halves[:40][::-1])
+    assert set(halves.tolist()) == {0, 1}
+
+
 def test_another_source_is_a_transfer_attack_in_either_layout(place: Place) -> None:
     found = []
     for last in (False, True):
@@ -179,7 +193,7 @@ def test_a_repair_tells_of_old_fresh_and_transferred_attacks(place: Place, made:
 
 def test_the_most_positive_of_robustness_are_frozen(place: Place, made: Path) -> None:
     run = place.folder / "run"
-    settings = Settings(data=made, metrics=("robustness",))
+    settings = Settings(data=made, metrics=("robustness_loss",))
     scored = score(place.subject, settings, ScoreSettings("repair"), out=run)
     how = PatchSettings(scores=run, robustness=True, max_drop=0.6, at_most=6)
     done = patch(place.subject, Settings(data=made), how, out=place.folder / "by-scores.onnx")
@@ -250,6 +264,23 @@ def test_robustness_without_an_attack_s_file_names_the_remedy(place: Place) -> N
             PatchSettings(robustness=True),
             out=place.folder / "no.onnx",
         )
+
+
+def test_a_file_that_no_attack_wrote_is_no_transfer(place: Place, made: Path) -> None:
+    plan = PatchSettings(remove=(Filter("/0/Conv", 0),), attacks=FreshAttacks(None, (place.data,)))
+    with pytest.raises(DataError, match="was not written by repairkit attack"):
+        patch(place.subject, Settings(data=made), plan, out=place.folder / "no.onnx")
+    spoilt = dict(np.load(made)) | {"attack": np.array('{"method": "pgd"}')}
+    np.savez(place.folder / "spoilt.npz", **spoilt)
+    with pytest.raises(DataError, match="was not written by repairkit attack"):
+        read_attack_settings(place.folder / "spoilt.npz")
+
+
+def test_parts_that_tear_pairs_apart_are_refused(place: Place, made: Path) -> None:
+    plan = PatchSettings(remove=(Filter("/0/Conv", 0),), attacks=FreshAttacks(("own", place.own)))
+    settings = Settings(data=made, parts=PartPlan("calibration", 0.5, 0.5))
+    with pytest.raises(DataError, match="without the clean ones"):
+        patch(place.subject, settings, plan, out=place.folder / "no.onnx")
 
 
 def test_the_command_attacks_and_tells(

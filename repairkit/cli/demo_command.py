@@ -54,12 +54,14 @@ def demo_command(
     subject, settings = options.settle_job({"model": out / "model.onnx"})
     if not (as_json or quiet):
         show.say(f"A network that reads digits, and images in two groups, copied to {out}.")
-        show.say("repairkit patch --fairness: score every filter, freeze the harmful ones, prove.")
+        show.say(
+            "repairkit patch --fairness --level best: score filters, freeze what harms, prove."
+        )
     with show.scoring_progress(quiet=quiet or as_json) as on_progress:
         done = patch(
             subject,
             settings,
-            PatchSettings(fairness=True),
+            PatchSettings(fairness=True, level="best"),
             out=out / "model.patched.onnx",
             on_progress=on_progress,
         )

@@ -64,6 +64,7 @@ def how_to_score(
     further: list[str] | None = None,
     paper: bool = False,
     statistics: bool = False,
+    for_patch: bool = False,
 ) -> ScoreSettings:
     """Score settings with only those estimator options that were given.
 
@@ -83,6 +84,7 @@ def how_to_score(
         Budget(max_evaluations, time_limit),
         paper,
         statistics,
+        for_patch,
     )
 
 
@@ -124,6 +126,10 @@ def score_command(
     statistics: Annotated[
         bool,
         typer.Option("--statistics", help="Tell how far the estimate has come: statistics.json."),
+    ] = False,
+    for_patch: Annotated[
+        bool,
+        typer.Option("--for-patch", help="Leave out the images on which patch confirms."),
     ] = False,
     group: options.Groups = None,
     classes: options.Classes = None,
@@ -168,6 +174,7 @@ def score_command(
         further=option,
         paper=paper,
         statistics=statistics,
+        for_patch=for_patch,
     )
     subject, settings = options.settle_job(context.params)
     folder = out or default_folder(subject.file.path, settings.metrics[0], how.method)

@@ -41,7 +41,7 @@ class SearchSettings:
     at_most: int = 16
     beam: int = 1
     n_folds: int = 5
-    doubt: float = 0.1
+    doubt: float = 0.3
     n_resamples: int = 400
 
     def __post_init__(self) -> None:

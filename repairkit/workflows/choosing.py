@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError, TargetNotMetError
+from repairkit.core.errors import TargetNotMetError
 from repairkit.core.game import Coalitions
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Indices, Suite
@@ -30,7 +30,7 @@ from repairkit.workflows.selection_story import (
     told_trade_off,
 )
 
-CONFIRMATION_SHARE = 0.4
+CONFIRMATION_SHARE = 1 / 3
 _ROWS_AT_ONCE = 32
 _SPLIT, _FOLDS = 1, 2  # streams of the seed
 
@@ -55,12 +55,6 @@ class Wishes:
     targets: tuple[Target, ...] = ()
     search: SearchSettings = field(default_factory=SearchSettings)
     share: float = CONFIRMATION_SHARE
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise SettingsError(
-                f"the share of images that confirm is {self.share}; expected one between 0 and 1"
-            )
 
     @property
     def metric_names(self) -> tuple[str, ...]:

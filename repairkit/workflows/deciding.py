@@ -85,7 +85,10 @@ def make_choice(
     wishes = Wishes(objective, limits, how.targets, how.search, how.confirm_share)
     chooser = Chooser(bench, wishes, halves, candidates)
     chosen = chooser.choose(with_best_levels if how.level == "best" else None)
-    return Made(chosen.patch, chosen.promise, harm.run, chosen.story)
+    # A run may have been scored on all selection images, those that confirm among them.
+    seen = harm.run.get("scored_on", {}).get("part")
+    story = {**chosen.story, "scores_saw_confirmation": seen != "choosing"}
+    return Made(chosen.patch, chosen.promise, harm.run, story)
 
 
 def _choose_plainly(
@@ -125,6 +128,12 @@ def _values(
     if not run["finished"]:
         raise RunFolderError(f"{how.scores}: is not finished; go on with score --resume")
     _check_run(how.scores, run, bench, objective)
+    seen = run.get("scored_on", {})
+    if seen.get("part") == suite.name == "choosing" and seen["n_images"] != len(suite):
+        raise RunFolderError(
+            f"{how.scores}: was scored on {seen['n_images']} images and {len(suite)} are to "
+            "choose; leave --confirm-share out"
+        )
     values, low, high = (
         folder.read_values(bench.roster, column)[:, None]
         for column in ("value", "ci_low", "ci_high")

@@ -38,6 +38,7 @@ class ScoreSettings:
         options: settings of the estimator that were given explicitly.
         paper: the letter of the paper's Algorithm 1 (`tmab`), but for `options`.
         statistics: tell in detail how far the estimate has come.
+        for_patch: leave out the selection images on which `patch` confirms.
         budget: where to stop at the latest; `EVALUATIONS_PER_FILTER` where neither limit is given.
     """
 
@@ -46,6 +47,7 @@ class ScoreSettings:
     budget: Budget = field(default_factory=Budget)
     paper: bool = False
     statistics: bool = False
+    for_patch: bool = False
 
     def __post_init__(self) -> None:
         if self.paper and self.method != "tmab":

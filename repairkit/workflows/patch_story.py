@@ -24,7 +24,8 @@ def patch_story(
     """Versions, choice, data, selection, figures on the test part, proof."""
     parts = bench.parts
     before, after, change = evaluations
-    rounded = rounding(bench, verified.patch)
+    # Constants that were chosen by themselves are no rounded levels.
+    rounded = [] if choice["level"] == "best" else rounding(bench, verified.patch)
     return {
         "versions": versions(),
         "objective": objective,
@@ -40,7 +41,7 @@ def patch_story(
             "overlaps": [list(pair) for pair in parts.overlaps],
             **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
         },
-        "notes": [*bench.notes, *_rounding_note(rounded)],
+        "notes": [*bench.notes, *_rounding_note(rounded), *_confirmation_note(made.selection)],
         "rounding": rounded,
         # In which coalitions were tried; the figures and the proof below are in 32 bits.
         "tried": None
@@ -89,4 +90,13 @@ def _rounding_note(rounded: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"{len(rounded)} constants are rounded to what the model's numbers can hold; at most "
         f"{worst['filter']}, at {worst['constant']:.6g} for {worst['wanted']:.6g}{step}"
+    ]
+
+
+def _confirmation_note(selection: Mapping[str, Any] | None) -> list[str]:
+    if selection is None or not selection.get("scores_saw_confirmation"):
+        return []
+    return [
+        "the run's values come from all selection images, those that confirm among them; score "
+        "with --for-patch for a confirmation that is independent throughout"
     ]

@@ -114,6 +114,7 @@ def told_plainly(
             {
                 "n_frozen": len(trial.patch),
                 "filters": [f.id for f in trial.patch.filters],
+                "kept": True,
                 objective: trial.objective,
                 **({} if trial.accuracy is None else {"accuracy": trial.accuracy}),
             }

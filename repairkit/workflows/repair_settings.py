@@ -11,6 +11,7 @@ from repairkit.core.filters import Filter
 from repairkit.metrics import ROBUSTNESS
 from repairkit.repairs import SearchSettings
 from repairkit.workflows.attack_story import FreshAttacks
+from repairkit.workflows.choosing import CONFIRMATION_SHARE
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective, Target
 
@@ -54,7 +55,7 @@ class PatchSettings:
     choose: str = "joint"
     beam: int = 1
     level: str | None = None
-    confirm_share: float = 0.4
+    confirm_share: float = CONFIRMATION_SHARE
     robustness: bool = False
     attacks: FreshAttacks = field(default_factory=FreshAttacks)
 
@@ -76,6 +77,10 @@ class PatchSettings:
             raise SettingsError(f"--robustness is for {ROBUSTNESS}; leave out --objective")
         if self.at_most < 1 or not 0 <= self.max_drop <= 1:
             raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
+        if not 0 < self.confirm_share < 1:
+            raise SettingsError(
+                f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
+            )
         _check_word("--choose", self.choose, RECIPES)
         if self.level is not None:
             _check_word("--level", self.level, LEVELS)

@@ -22,6 +22,7 @@ from repairkit.estimators import (
     estimate,
 )
 from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.choosing import CONFIRMATION_SHARE, split_selection
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.methods import ScoreSettings, settle_estimator
 from repairkit.workflows.norms import NORMS, score_norms
@@ -91,7 +92,9 @@ def score_bench(
 ) -> Scored:
     """See `score`, on a workbench that is ready and the images of `suite` (all that select)."""
     metrics = bench.metrics(bench.metric_names)
-    options = {"paper": True} if how.paper else {}
+    options = {name: True for name in ("paper", "for_patch") if getattr(how, name)}
+    if how.for_patch and suite is None:
+        suite = split_selection(bench, CONFIRMATION_SHARE).choosing
     document = opening(bench, how.method, {**how.options, **options}, how.budget)
     folder = None if out is None else RunFolder(out)
     if folder is not None:

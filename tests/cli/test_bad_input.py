@@ -122,7 +122,9 @@ def test_an_unknown_filter(repairkit: Command, project: Project, tmp_path: Path)
 
 
 def test_a_patch_that_nothing_asks_for(repairkit: Command, project: Project) -> None:
-    refused(repairkit("patch", project.model), 1, "--fairness, --scores RUN or --remove")
+    refused(
+        repairkit("patch", project.model), 1, "--target METRIC>=NUMBER, --scores RUN or --remove"
+    )
     refused(repairkit("patch", project.model, "--fairness", "--remove", "conv:0"), 1, "leave out")
 
 

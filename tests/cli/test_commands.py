@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 from tests import models
-from tests.conftest import Answer, Project
+from tests.conftest import Answer, Project, write_project
 from tests.running import run
 
 Command = Callable[..., Answer]
@@ -40,7 +40,8 @@ def table_of(path: Path) -> list[dict[str, str]]:
 
 
 def harm(project: Project) -> None:
-    """Give filter 2 a large weight in the head that labels know nothing of."""
+    """Give filter 2 a large weight in the head that labels know nothing of; 400 images."""
+    write_project(project.folder, n=400)
     model = onnx.load(project.model)
     stored = dict(np.load(project.data))
     repaired = onnx.load(project.model)
@@ -366,8 +367,11 @@ def test_patching_from_a_run_chooses_on_selection_and_reports_on_test(
     answer = repairkit("patch", project.model, "--scores", "run", "--json")
     assert answer.code == 0, answer.err
     report = json.loads(answer.out)
-    trials = [trial["accuracy"] for trial in report["trials"]]
-    assert max(trials) == trials[len(report["frozen"])]
+    selection = report["selection"]
+    kept = [point["accuracy"] for point in selection["trade_off"] if point["kept"]]
+    assert kept == sorted(kept)
+    assert selection["trade_off"][0]["n_frozen"] == 0
+    assert report["frozen"][0]["filter"] == "conv:2"
     assert report["choice"]["promised_on_selection"]["ci_low"] > 0
     assert report["parts"]["overlaps"] == []
     assert report["evaluations"]["after"]["n_images"] == report["parts"]["test"]

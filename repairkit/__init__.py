@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from repairkit.api import apply, attack, patch, revert, score, verify
+    from repairkit.api import apply, attack, export, patch, revert, score, verify
     from repairkit.workflows.methods import ScoreSettings
     from repairkit.workflows.settings import Settings
 
@@ -17,6 +17,7 @@ __all__ = [
     "__version__",
     "apply",
     "attack",
+    "export",
     "patch",
     "revert",
     "score",
@@ -29,6 +30,7 @@ __version__ = version("repairkit")
 _HOMES = {
     "apply": "repairkit.api",
     "attack": "repairkit.api",
+    "export": "repairkit.api",
     "patch": "repairkit.api",
     "revert": "repairkit.api",
     "score": "repairkit.api",

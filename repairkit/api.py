@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, Square
 from repairkit.core.filters import Filter
-from repairkit.core.framework import FrameworkModel
+from repairkit.core.framework import FrameworkModel, LoadOptions
 from repairkit.core.scores import Budget
 from repairkit.data import find_project
 from repairkit.graph.files import read_model
-from repairkit.workflows import attacking, patching, scoring, verifying
+from repairkit.workflows import attacking, exporting, patching, scoring, verifying
+from repairkit.workflows.adapters import load_framework_model
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.attacking import Attacked, AttackSettings
 from repairkit.workflows.destination import companions
+from repairkit.workflows.exporting import Exported
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import Target
 from repairkit.workflows.patch_file import read_patch_file
@@ -262,6 +264,56 @@ def revert(model: str | Path, patch_file: str | Path | None = None, *, out: str 
     path = Path(model)
     file = read_patch_file(companions(path)[0] if patch_file is None else Path(patch_file))
     return revert_patch(read_model(path), file, out=Path(out))
+
+
+def export(
+    source: str | Path | FrameworkModel,
+    *,
+    out: str | Path,
+    data: str | Path | None = None,
+    framework: str | None = None,
+    weights: str | Path | None = None,
+    input_shape: Sequence[int] | None = None,
+    trust: bool = False,
+    opset: int | None = None,
+    settings: Settings | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Exported:
+    """Write a model of PyTorch or Keras as ONNX with a map of its layers, as `repairkit export`.
+
+    Args:
+        source: see `repairkit export --help`; or a model that an adapter holds, such as
+            `repairkit_adapters.pytorch.wrap(module, (3, 224, 224))`.
+        out: the ONNX file; the map goes beside it, and into its metadata.
+        data: images on which outputs are compared; those of the settings if None, else noise.
+        framework: an adapter's name; whoever takes the source if None.
+        weights: a state dict for a factory.
+        input_shape: of one image as the model takes it, where it does not tell itself.
+        trust: run code that the source holds, such as Lambda layers.
+        opset: of the ONNX file; the exporter's own choice if None.
+        settings: preprocessing and more; what `repairkit.toml` says if None.
+        on_progress: told how many filters are mapped, and of how many.
+
+    Raises:
+        AdapterError: the source, its weights or the framework is missing or unfit.
+        ExportError: a layer cannot be exported, or the ONNX file computes something else.
+        RepairkitError: anything else that the user can mend.
+    """
+    place = Path(out)
+    job = settle({}, find_project(place, Path.cwd())) if settings is None else settings
+    if data is not None:
+        job = replace(job, data=Path(data))
+    name = "model"
+    if isinstance(source, str | Path):
+        name = str(source)
+        given = LoadOptions(
+            None if weights is None else Path(weights),
+            None if input_shape is None else tuple(input_shape),
+            trust,
+            opset,
+        )
+        source = load_framework_model(name, given, framework=framework)
+    return exporting.export(source, place, settings=job, source=name, on_progress=on_progress)
 
 
 def _job(

@@ -58,6 +58,9 @@ def _from_program(module: Any, images: Any, path: Path, *, opset: int | None, fi
         opset_version=opset,
         verbose=False,
     )
+    # Stack traces of the user's own code are nobody else's business.
+    for node in program.model.graph:
+        node.metadata_props.clear()
     n_bytes = sum(t.numel() * t.element_size() for t in module.parameters())
     program.save(path, external_data=n_bytes > _LARGE)
 

@@ -29,17 +29,14 @@ def apply_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Apply a patch file to the exact model it was made for, and prove the result."""
-    _, settings = options.settle_job(context.params)
+    subject, settings = options.settle_job(context.params)
     target = out or Path(f"{model.stem}.patched.onnx")
     done = apply(model, patch, out=target, settings=settings)
     if as_json:
         show.print_json(done.to_json())
     elif not quiet:
-        show.table(
-            f"{len(done.verified.patch)} filters frozen",
-            ["filter", "constant"],
-            [[f.filter.id, show.constant(f.constant)] for f in done.verified.patch.frozen],
-        )
+        patch_made = done.verified.patch
+        show.frozen(f"{len(patch_made)} filters frozen", patch_made, subject.layer_map)
         show.say(
             f"verified on {done.verified.proof.n_images} images ({done.verified.images}); the "
             "digest is the one that the patch file promises"

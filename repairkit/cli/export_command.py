@@ -20,7 +20,7 @@ def export_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="PyTorch: module:factory, a .pt2 program, a TorchScript file; Keras: a saved model.",
+            help="module:factory, a .pt2 program or TorchScript of PyTorch; a saved Keras model.",
             metavar="SOURCE",
         ),
     ],

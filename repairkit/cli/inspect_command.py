@@ -36,9 +36,11 @@ def _print(found: Inspection) -> None:
         f"batch {found.batch}"
     )
     show.say(f"outputs {', '.join(found.outputs)} (judged: {found.subject.output})")
+    layers = found.subject.layer_map
     rows = [
         [
             s.site.name,
+            *([] if layers is None else [layers.layer_at(s.site.name)]),
             s.site.kind,
             str(s.site.n_channels),
             "" if s.share is None else f"{100 * s.share:.1f} %",
@@ -48,7 +50,7 @@ def _print(found: Inspection) -> None:
     n_filters = sum(s.site.n_channels for s in found.sites)
     show.table(
         f"{len(rows)} sites with {n_filters} filters",
-        ["site", "kind", "filters", "multiplications"],
+        ["site", *([] if layers is None else ["layer"]), "kind", "filters", "multiplications"],
         rows,
     )
     if found.left_out:

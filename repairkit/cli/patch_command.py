@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +21,7 @@ from repairkit.cli.score_command import (
     how_to_score,
 )
 from repairkit.core.filters import Filter
+from repairkit.core.layer_map import Origin
 from repairkit.engine.precision import IN_WORDS
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.choosing import CONFIRMATION_SHARE
@@ -177,9 +179,15 @@ def to_json(done: Patched) -> dict[str, object]:
     }
 
 
+def _named(found: str, layers: Mapping[str, Any]) -> str:
+    """A filter's id, and the layer and channel that it comes from, if known."""
+    return f"{found} ({Origin(**layers[found])})" if found in layers else found
+
+
 def print_patched(done: Patched) -> None:
     """The story of a patch, for people."""
-    show.say(f"frozen: {', '.join(f.id for f in done.patch.filters)}")
+    layers = (done.document["layers"] or {}).get("frozen", {})
+    show.say(f"frozen: {', '.join(_named(f.id, layers) for f in done.patch.filters)}")
     selection = done.document["selection"]
     if selection is not None:
         parts = selection["parts"]

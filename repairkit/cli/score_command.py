@@ -16,7 +16,7 @@ from repairkit.core.scores import Budget
 from repairkit.engine.precision import IN_WORDS
 from repairkit.estimators import ESTIMATORS
 from repairkit.workflows.methods import METHODS, ScoreSettings
-from repairkit.workflows.run_folder import RunFolder, scores_table
+from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.scoring import Scored, score
 
 _SHOWN = 10
@@ -203,14 +203,15 @@ def default_folder(model: Path, metric: str, method: str) -> Path:
 
 
 def _print(scored: Scored) -> None:
-    rows = scores_table(scored.scores, scored.bench.roster)
+    rows = scored.table()
     document = scored.document
     metric = scored.scores.metrics[0]
     shown = rows if len(rows) <= 2 * _SHOWN else [*rows[:_SHOWN], {}, *rows[-_SHOWN:]]
+    layer = ["layer"] if "layer" in rows[0] else []
     show.table(
         f"Value of {len(rows)} filters for {metric}, highest and lowest ({document['interval']})",
-        ["filter", "value", "std error", "from", "to", "samples", "decided"],
-        [_row(row) for row in shown],
+        ["filter", *layer, "value", "std error", "from", "to", "samples", "decided"],
+        [_row(row, layer) for row in shown],
     )
     metrics = list(document["metrics"].items())
     for name, ends in metrics[:_SHOWN]:
@@ -250,11 +251,12 @@ def _print_statistics(details: Mapping[str, Any]) -> None:
         show.say(f"truncation leaves out {bias:+.4f} of the sum of values for {name}")
 
 
-def _row(row: dict[str, Any]) -> list[str]:
+def _row(row: dict[str, Any], layer: list[str]) -> list[str]:
     if not row:
-        return ["...", "", "", "", "", "", ""]
+        return ["...", *([""] * (6 + len(layer)))]
     return [
         row["filter"],
+        *(row[name] for name in layer),
         *(f"{row[name]:+.5f}" for name in ("value",)),
         f"{row['std_error']:.5f}",
         f"{row['ci_low']:+.5f}",

@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from repairkit.core.patch import Constant, Evaluation, Figure
+from repairkit.core.layer_map import LayerMap
+from repairkit.core.patch import Constant, Evaluation, Figure, Patch
 from repairkit.core.text import printable
 from repairkit.workflows.files import to_json
 from repairkit.workflows.progress import Progress as ScoreProgress
@@ -170,6 +171,15 @@ def constant(found: Constant) -> str:
     """What a frozen filter yields, in as many digits as 32-bit floats have."""
     numbers = found if isinstance(found, tuple) else (found,)
     return ", ".join(f"{n:.9g}" for n in numbers)
+
+
+def frozen(title: str, patch: Patch, layers: LayerMap | None) -> None:
+    """Filters and constants, with the layers that they come from, if known."""
+    rows = []
+    for f in patch.frozen:
+        origin = [] if layers is None else [str(layers.origin(f.filter) or "")]
+        rows.append([f.filter.id, *origin, constant(f.constant)])
+    table(title, ["filter", *([] if layers is None else ["layer"]), "constant"], rows)
 
 
 def before_after(before: Evaluation, after: Evaluation, moved: dict[str, Figure]) -> None:

@@ -29,7 +29,7 @@ def verify_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Prove that PATCHED is ORIGINAL with just the claimed filters frozen."""
-    _, settings = options.settle_job({**context.params, "model": original})
+    subject, settings = options.settle_job({**context.params, "model": original})
     found = verify(original, patched, patch_file=patch, settings=settings)
     if as_json:
         show.print_json(found.to_json())
@@ -37,11 +37,7 @@ def verify_command(
         show.say(f"verified: {patched} is {original} with {len(found.patch)} filters frozen")
         if found.inferred:
             show.say("it claims no patch; the filters were inferred from the tensors that differ")
-        show.table(
-            "frozen filters",
-            ["filter", "constant"],
-            [[f.filter.id, show.constant(f.constant)] for f in found.patch.frozen],
-        )
+        show.frozen("frozen filters", found.patch, subject.layer_map)
         show.say(
             f"bytes: only {len(found.edits)} tensors differ, and undoing the patch gives the "
             "original back"

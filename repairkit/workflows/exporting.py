@@ -112,9 +112,7 @@ def export(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         draft = Path(folder) / out.name
         model.export(draft)
-        subject = read_subject(
-            draft, output=settings.output, layout=settings.preprocessing.layout
-        )
+        subject = read_subject(draft, output=settings.output, layout=settings.preprocessing.layout)
         given = settings.data is not None
         images = _images(subject, settings)
         relative, noise = _compare(model, subject, images, source)

@@ -42,7 +42,7 @@ class Inspection:
     note: str
 
     def to_json(self) -> dict[str, Any]:
-        spec = self.subject.spec
+        spec, layers = self.subject.spec, self.subject.layer_map
         return {
             "model": {"path": str(self.subject.file.path), "digest": self.subject.file.digest},
             "opset": {o.domain or "ai.onnx": o.version for o in self.subject.model.opset_import},
@@ -64,6 +64,7 @@ class Inspection:
                     "filters": s.site.n_channels,
                     "tensor": s.site.tensor,
                     "share": s.share,
+                    **({} if layers is None else {"layer": layers.layer_at(s.site.name)}),
                 }
                 for s in self.sites
             ],

@@ -74,7 +74,9 @@ def prove_layers(pair: Pairing, *, on_progress: Done | None = None) -> LayerMap:
     usual = _usual(pair)
     homes = _find_homes(_Trial(pair, usual, *_PROBE))
     open_channels = {
-        layer.name: np.arange(layer.n_channels) for layer in pair.framework.layers if layer.name in homes
+        layer.name: np.arange(layer.n_channels)
+        for layer in pair.framework.layers
+        if layer.name in homes
     }
     n_all, n_done = sum(len(c) for c in open_channels.values()), 0
     for spread, image in _TRIES:
@@ -111,8 +113,11 @@ def _usual(pair: Pairing) -> dict[str, tuple[Images, Images]]:
     answers = runner.run(pair.images[: min(_MOST_IMAGES, pair.rows)])
     usual = {}
     for site in pair.sites:
-        values = np.moveaxis(answers[site.tensor], site.channel_axis, 0).reshape(site.n_channels, -1)
-        spread = values.std(1) + np.abs(values).max() * 1e-3 + 1e-6
+        values = np.moveaxis(answers[site.tensor], site.channel_axis, 0).reshape(
+            site.n_channels, -1
+        )
+        # A channel that hardly moves must be moved as far as its neighbours to be seen.
+        spread = np.maximum(values.std(1), values.std() / 2 + 1e-6)
         usual[site.name] = (values.mean(1), spread.astype(np.float32))
     return usual
 
@@ -165,7 +170,7 @@ class _Trial:
             yield name, channels[equal & apart]
 
     def frozen_here(self, site: Site, channels: NDArray[np.intp]) -> Images:
-        """Outputs of the ONNX file with one filter frozen in each row, shape (n, ...) as (n, -1)."""
+        """Outputs of the ONNX file with one filter frozen in each row, shape (n, n_compared)."""
         parts = []
         for chosen in _chunks(channels, self.pair.rows):
             mask = np.ones((len(chosen), site.n_channels), bool)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from repairkit.core.filters import Filter
 from repairkit.core.patch import Evaluation, Figure, Patch
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import Made
@@ -43,6 +44,7 @@ def patch_story(
         },
         "notes": [*bench.notes, *_rounding_note(rounded), *_confirmation_note(made.selection)],
         "rounding": rounded,
+        "layers": origins(bench, verified.patch),
         # In which coalitions were tried; the figures and the proof below are in 32 bits.
         "tried": None
         if made.selection is None
@@ -55,6 +57,28 @@ def patch_story(
         },
         "verification": verified.to_json(),
         "scoring": made.scoring,
+    }
+
+
+def filters_named(bench: Bench, wanted: Sequence[Filter]) -> tuple[Filter, ...]:
+    """Filters by their ids, or by `LAYER:CHANNEL` of the framework that the model came from."""
+    layers = bench.subject.layer_map
+    if layers is None:
+        return tuple(wanted)
+    sites = {site.name for site in bench.roster.sites}
+    return tuple(f if f.site in sites else layers.filter_named(f) for f in wanted)
+
+
+def origins(bench: Bench, patch: Patch) -> dict[str, Any] | None:
+    """Where the frozen filters come from, by their ids; None where the model does not say."""
+    layers = bench.subject.layer_map
+    if layers is None:
+        return None
+    found = {f.id: layers.origin(f) for f in patch.filters}
+    return {
+        "framework": layers.framework,
+        "input_shape": list(layers.input_shape),
+        "frozen": {name: asdict(origin) for name, origin in found.items() if origin is not None},
     }
 
 

@@ -27,7 +27,7 @@ from repairkit.workflows.frozen_levels import outputs_of, runner_of
 from repairkit.workflows.layout import layout_of
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
-from repairkit.workflows.patch_story import patch_story
+from repairkit.workflows.patch_story import filters_named, patch_story
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PLAIN_VALUE, PatchSettings
 from repairkit.workflows.run_folder import RunFolder
@@ -88,7 +88,7 @@ def patch(
         )
     bench = prepare(subject, settings)
     if how.remove:
-        named = dict.fromkeys(how.remove)  # one named twice is frozen once
+        named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)
         made = Made(make_patch(players, bench.roster, bench.means))
     else:

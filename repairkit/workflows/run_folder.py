@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter, Roster
+from repairkit.core.layer_map import LayerMap
 from repairkit.core.scores import Scores
 from repairkit.core.text import from_cell, plain_cell
 from repairkit.workflows.files import read_json, write_json, write_text
@@ -153,8 +154,8 @@ class RunFolder:
     def write(self, document: Mapping[str, Any]) -> None:
         write_json(self.run_file, dict(document))
 
-    def write_scores(self, scores: Scores, roster: Roster) -> None:
-        write_text(self.scores_file, scores_csv(scores, roster))
+    def write_scores(self, scores: Scores, roster: Roster, layers: LayerMap | None = None) -> None:
+        write_text(self.scores_file, scores_csv(scores, roster, layers))
 
     def write_statistics(self, details: Mapping[str, Any]) -> None:
         write_json(self.statistics_file, dict(details))
@@ -195,8 +196,10 @@ def _fault(document: Mapping[str, Any]) -> str:
     return f"settings.{missing[0]} is missing" if missing else ""
 
 
-def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
-    """The rows of `scores.csv`, in rank order."""
+def scores_table(
+    scores: Scores, roster: Roster, layers: LayerMap | None = None
+) -> list[dict[str, Any]]:
+    """The rows of `scores.csv`, in rank order; the last column names layers, if they are known."""
     filters = roster.filters
     rows = []
     for player in scores.ranking().tolist():
@@ -213,21 +216,26 @@ def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
         }
         for column, metric in enumerate(scores.metrics[1:], start=1):
             row[f"value:{metric}"] = float(scores.values[player, column])
+        if layers is not None:
+            row["layer"] = str(layers.origin(filters[player]) or "")
         rows.append(row)
     return rows
 
 
-def scores_csv(scores: Scores, roster: Roster) -> str:
+def scores_csv(scores: Scores, roster: Roster, layers: LayerMap | None = None) -> str:
     """The text of `scores.csv`: numbers in their shortest exact form, names never a formula."""
     text = io.StringIO()
     extra = [f"value:{metric}" for metric in scores.metrics[1:]]
     # The writer sees no line end in a carriage return; readers do.
-    broken = any("\r" in site.name for site in roster.sites)
+    rows = scores_table(scores, roster, layers)
+    named = ("filter", "site") if layers is None else ("filter", "site", "layer")
+    broken = any("\r" in row[name] for row in rows for name in named)
+    extra += named[2:]
     quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
     writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n", quoting=quoting)
     writer.writeheader()
-    for row in scores_table(scores, roster):
-        names = {name: plain_cell(row[name]) for name in ("filter", "site")}
+    for row in rows:
+        names = {name: plain_cell(row[name]) for name in named}
         writer.writerow({**row, **names, "decided": "true" if row["decided"] else "false"})
     return text.getvalue()
 

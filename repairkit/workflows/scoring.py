@@ -46,7 +46,7 @@ class Scored:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def table(self) -> list[dict[str, Any]]:
-        return scores_table(self.scores, self.bench.roster)
+        return scores_table(self.scores, self.bench.roster, self.bench.subject.layer_map)
 
     def to_json(self) -> dict[str, Any]:
         told = {"details": dict(self.details)} if self.details else {}
@@ -110,7 +110,7 @@ def score_bench(
     document |= outcome(estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
     if folder is not None:
-        folder.write_scores(scores, bench.roster)
+        folder.write_scores(scores, bench.roster, bench.subject.layer_map)
         if details:
             folder.write_statistics(details)
         folder.write(document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from repairkit.core.errors import ModelError, SettingsError
+from repairkit.core.layer_map import LayerMap
 from repairkit.data import InputSpec
 from repairkit.graph.files import ModelFile, read_model
 from repairkit.graph.index import GraphIndex
+from repairkit.graph.layer_names import read_layer_map
 from repairkit.graph.trees import class_labels, is_ensemble
 from repairkit.graph.zipmaps import zipped_outputs
 
@@ -50,6 +53,11 @@ class Subject:
         trees = [node for node in self.model.graph.node if is_ensemble(node)]
         labels = class_labels(trees)
         return () if labels == tuple(map(str, range(len(labels)))) else labels
+
+    @cached_property
+    def layer_map(self) -> LayerMap | None:
+        """Where the filters come from, if the model says so."""
+        return read_layer_map(self.model)
 
     @property
     def model(self) -> ModelProto:

@@ -195,9 +195,12 @@ def trained(name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     network = NETWORKS[name]()
     for part in network.modules():
+        if isinstance(part, nn.Conv2d) and part.bias is not None:
+            nn.init.uniform_(part.bias, 0.1, 0.5)
+    for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.uniform_(part.bias, -0.5, 0.5)
+            nn.init.uniform_(part.bias, 0.3, 1.0)  # no channel is dead behind its activation
     with torch.no_grad():
         for _ in range(20):
             network(torch.randn(16, 3, SIDE, SIDE))

@@ -28,13 +28,15 @@ from repairkit.data import Preprocessing
 from repairkit.workflows.attack_file import read_attack_settings
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.attacking import AttackSettings, attack
+from repairkit.workflows.exporting import export
 from repairkit.workflows.patching import Patched, PatchSettings, patch
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import read_subject
 from repairkit_adapters.pytorch import wrap
 
 SHAPE = (1, 28, 28)
-PARTS = {"calibration": 1000, "selection": 1500, "test": 2000}
+SCALE = Preprocessing(scale=1 / 255)
+PARTS = {"calibration": 1000, "selection": 600, "test": 1000}
 
 
 def write_images(folder: Path) -> Path:
@@ -46,23 +48,23 @@ def write_images(folder: Path) -> Path:
     return path
 
 
-def export(name: str, folder: Path, epochs: int) -> tuple[FrameworkModel, Path]:
-    """A trained network as an adapter gives it, and its ONNX file."""
+def export_network(name: str, folder: Path, data: Path, epochs: int) -> FrameworkModel:
+    """A trained network as an adapter gives it; its ONNX file is written with its map of layers."""
     model = wrap(make(name, epochs=epochs).network, SHAPE, source=name)
-    path = folder / f"{name}.onnx"
-    model.export(path)
-    return model, path
+    settings = Settings(data=data, preprocessing=SCALE)
+    done = export(model, folder / f"{name}.onnx", settings=settings, source=name)
+    _say(f"{name}: {done.n_filters} filters, {done.n_proven} of them proven to be its channels")
+    return model
 
 
 def run(options: argparse.Namespace) -> Patched:
     """Attack, repair and judge; print as it goes."""
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    models = {name: export(name, folder, options.epochs)[0] for name in NETWORKS}
+    data = write_images(folder)
+    models = {name: export_network(name, folder, data, options.epochs) for name in NETWORKS}
     subject = read_subject(folder / f"{options.network}.onnx")
-    settings = Settings(
-        data=write_images(folder), preprocessing=Preprocessing(scale=1 / 255), seed=options.seed
-    )
+    settings = Settings(data=data, preprocessing=SCALE, seed=options.seed)
     others = [name for name in models if name != options.network]
     for name in (options.network, *others):
         out = folder / f"attacked-by-{name}.npz"

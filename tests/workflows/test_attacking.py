@@ -202,6 +202,22 @@ def test_the_most_positive_of_robustness_are_frozen(place: Place, made: Path) ->
     assert done.document["attacks"][1]["note"].startswith("left out")
 
 
+def test_the_adapter_s_model_is_frozen_as_the_onnx_file_is(place: Place, made: Path) -> None:
+    """The file holds no map of layers, so the filters are found in the network first."""
+    pytorch = pytest.importorskip("repairkit_adapters.pytorch")
+    source = pytorch.wrap(place.own.network, (1, frameworks.SIDE, frameworks.SIDE))
+    weights = [p.detach().clone() for p in place.own.network.parameters()]
+    named = (Filter("/0/Conv", 1), Filter("/0/Conv", 5), Filter("/2/Conv", 3))
+    how = PatchSettings(remove=named, attacks=FreshAttacks(("own", source)))
+    done = patch(place.subject, Settings(data=made), how, out=place.folder / "by-adapter.onnx")
+    fresh = done.document["attacks"][1]
+    assert fresh["knowledge"] == "white-box"
+    assert fresh["n_images"] == 200
+    assert fresh["after"]["attack_success"]["value"] > 0.5
+    for before, after in zip(weights, place.own.network.parameters(), strict=True):
+        assert (before == after).all()
+
+
 def test_a_source_of_another_model_is_refused_in_a_repair(place: Place, made: Path) -> None:
     how = PatchSettings(
         remove=(Filter("/0/Conv", 0),), attacks=FreshAttacks(("other", place.other))

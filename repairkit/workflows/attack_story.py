@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square
-from repairkit.core.errors import AdapterError, DataError
+from repairkit.core.errors import AdapterError, DataError, SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.suite import Annotations, Suite
@@ -50,6 +50,18 @@ class FreshAttacks:
 
     source: tuple[str, FrameworkModel] | None = None
     transfers: tuple[Path, ...] = ()
+
+    def check(self, annotations: Annotations) -> None:
+        """Refuse attacks on data that holds no adversarial images.
+
+        Raises:
+            SettingsError: some were asked for.
+        """
+        if (self.source or self.transfers) and not is_attacked(annotations):
+            raise SettingsError(
+                "--source and --transfer judge a repair under attack, and the data holds no "
+                "adversarial images; give --data what repairkit attack wrote, or leave them out"
+            )
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ def patch(
             settings, metrics=plain_values(objective) if plainly else objective.values
         )
     bench = prepare(subject, settings)
+    how.attacks.check(bench.dataset.annotations)
     if how.remove:
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)

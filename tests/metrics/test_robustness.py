@@ -135,3 +135,14 @@ def test_targets_beyond_the_classes_are_refused() -> None:
 def test_one_kind_of_images_alone_is_refused() -> None:
     with pytest.raises(DataError, match="is clean"):
         value("robustness", [0, 0], attacked([0, 0], [1, 1], [1, 1]))
+
+
+def test_groups_are_judged_by_their_clean_images() -> None:
+    columns = {"target": np.array([1, 1, 1, 1]), "adversarial": np.array([0, 0, 1, 1])}
+    labels, groups = np.zeros(4, np.int64), np.array([0, 1, 0, 1])
+    annotations = Annotations(labels, groups, ("a", "b"), attributes=columns)
+    metric = make_metric("robustness", form=FORM, annotations=annotations, n_classes=3)
+    outputs = one_hot(np.array([0, 1, 1, 1]), 3)
+    found = evaluate(outputs, annotations, [metric], form=FORM, suite="test", seed=0)
+    assert {name: figure.value for name, figure in found.groups.items()} == {"a": 1, "b": 0}
+    assert found.group_sizes == {"a": 1, "b": 1}

@@ -299,6 +299,12 @@ def test_parts_that_tear_pairs_apart_are_refused(place: Place, made: Path) -> No
         patch(place.subject, settings, plan, out=place.folder / "no.onnx")
 
 
+def test_attacks_on_data_without_any_are_refused(place: Place, made: Path) -> None:
+    plan = PatchSettings(remove=(Filter("/0/Conv", 0),), attacks=FreshAttacks(None, (made,)))
+    with pytest.raises(SettingsError, match="holds no adversarial images"):
+        patch(place.subject, place.settings, plan, out=place.folder / "no.onnx")
+
+
 def test_the_command_attacks_and_tells(
     place: Place, repairkit: Callable[..., Answer], tmp_path: Path
 ) -> None:

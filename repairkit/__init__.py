@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from repairkit.api import apply, export, patch, revert, score, verify
+    from repairkit.api import apply, attack, export, patch, revert, score, verify
     from repairkit.workflows.methods import ScoreSettings
     from repairkit.workflows.settings import Settings
 
@@ -16,6 +16,7 @@ __all__ = [
     "Settings",
     "__version__",
     "apply",
+    "attack",
     "export",
     "patch",
     "revert",
@@ -28,6 +29,7 @@ __version__ = version("repairkit")
 # Looked up when first used: importing a noun of repairkit.core must not load ONNX.
 _HOMES = {
     "apply": "repairkit.api",
+    "attack": "repairkit.api",
     "export": "repairkit.api",
     "patch": "repairkit.api",
     "revert": "repairkit.api",

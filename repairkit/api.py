@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.attacks import Pgd, Square
 from repairkit.core.filters import Filter
 from repairkit.core.framework import FrameworkModel, LoadOptions
 from repairkit.core.scores import Budget
 from repairkit.data import find_project
 from repairkit.graph.files import read_model
-from repairkit.workflows import exporting, patching, scoring, verifying
+from repairkit.workflows import attacking, exporting, patching, scoring, verifying
 from repairkit.workflows.adapters import load_framework_model
+from repairkit.workflows.attack_story import FreshAttacks
+from repairkit.workflows.attacking import Attacked, AttackSettings
 from repairkit.workflows.destination import companions
 from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.exporting import Exported
@@ -92,6 +95,41 @@ def score(
     return scoring.score(subject, job, how, out=place, resume=resume, on_progress=on_progress)
 
 
+def attack(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    source: FrameworkModel | None = None,
+    method: Pgd | Square | None = None,
+    pixel_range: tuple[float, float] | None = None,
+    at_most: int | None = None,
+    settings: Settings | None = None,
+) -> Attacked:
+    """Make images that fool a model, as `repairkit attack` does.
+
+    Args:
+        model: an ONNX file.
+        data: images; see `score`.
+        out: the `.npz` that clean and adversarial images go to.
+        source: the framework's model that gives gradients, as an adapter makes it.
+        method: `Pgd` where there is a source and `Square` where there is none, if None.
+        pixel_range: what the darkest and the brightest pixel are in the model's input, where the
+            data does not tell.
+        at_most: images attacked of each part; all if None.
+        settings: preprocessing, parts, seed; see `score`.
+
+    Raises:
+        RepairkitError: anything that the user can mend.
+    """
+    subject, job = _job(model, data, settings)
+    if method is None:
+        method = Square() if source is None else Pgd()
+    how = AttackSettings(method, pixel_range, at_most)
+    named = None if source is None else (type(source).__name__, source)
+    return attacking.attack(subject, job, how, out=Path(out), source=named)
+
+
 def patch(
     model: str | Path,
     data: str | Path | None = None,
@@ -109,6 +147,9 @@ def patch(
     level: str | None = None,
     baselines: bool = False,
     score: ScoreSettings | None = None,
+    robustness: bool = False,
+    source: FrameworkModel | None = None,
+    transfers: Sequence[str | Path] = (),
     settings: Settings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Patched:
@@ -130,6 +171,9 @@ def patch(
         level: freeze at `mean`, `zero`, `bias`, or `best` for what the selection images like best.
         baselines: judge simpler cures beside the chosen one (`document["baselines"]`).
         score: how to score where no run is given; in the repair regime (`repair`) if None.
+        robustness: freeze what serves an adversary; `data` is what `attack` wrote.
+        source: the framework's model that the ONNX file came from, for a fresh white-box attack.
+        transfers: what `attack` wrote with other models as sources, to be judged too.
         settings: groups, preprocessing, parts, sites, device, seed; see `score`.
         on_progress: called now and then while scoring.
 
@@ -151,6 +195,10 @@ def patch(
         beam,
         level,
         baselines=baselines,
+        robustness=robustness,
+        attacks=FreshAttacks(
+            None if source is None else (type(source).__name__, source), tuple(map(Path, transfers))
+        ),
     )
     return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
+from repairkit.core.layer_map import LayerMap
+from repairkit.workflows.patch_file import PatchFile
 from repairkit_adapters.pytorch_onnx import write_onnx
 from repairkit_adapters.pytorch_trace import Overwriting, TracedLayer, trace_layers
 
@@ -133,6 +136,24 @@ class PyTorchModel:
         from repairkit_adapters.pytorch_conductance import layer_conductance
 
         return layer_conductance(self, images, labels)
+    def patched(self, file: PatchFile, layers: LayerMap) -> PyTorchModel:
+        """A copy with the filters of a patch frozen; the module itself stays as it is.
+
+        Args:
+            file: the patch.
+            layers: which channel of which layer each filter is; unproven ones are frozen too, so
+                compare outputs afterwards.
+
+        Raises:
+            AdapterError: the map does not tell of a filter, or the module does not fit it.
+        """
+        from repairkit_adapters.pytorch_patch import freeze_patch  # it needs this class
+        module = freeze_patch(
+            copy.deepcopy(self.module), file, layers, parametrize=False, unproven=True
+        )
+        return PyTorchModel(
+            module, self.input_shape, opset=self.opset, step=self.step, source=self.source
+        )
 
     def export(self, path: Path) -> None:
         """Write the model as ONNX with a free batch size.

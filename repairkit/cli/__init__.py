@@ -11,6 +11,7 @@ import typer
 
 import repairkit
 from repairkit.cli.apply_command import apply_command
+from repairkit.cli.attack_command import attack_command
 from repairkit.cli.compare_command import compare_command
 from repairkit.cli.demo_command import demo_command
 from repairkit.cli.export_command import export_command
@@ -38,6 +39,7 @@ app.command("apply")(apply_command)
 app.command("revert")(revert_command)
 app.command("instrument")(instrument_command)
 app.command("compare")(compare_command)
+app.command("attack")(attack_command)
 app.command("export")(export_command)
 app.command("demo")(demo_command)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repairkit.cli import options, show
+from repairkit.cli import options, show, source_options
 from repairkit.cli.baseline_tables import baseline_table
 from repairkit.cli.fairness_tables import fairness_tables
 from repairkit.cli.score_command import (
@@ -25,6 +25,7 @@ from repairkit.cli.score_command import (
 from repairkit.core.filters import Filter
 from repairkit.core.layer_map import Origin
 from repairkit.engine.precision import IN_WORDS
+from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.choosing import CONFIRMATION_SHARE
 from repairkit.workflows.objective import Target
 from repairkit.workflows.patching import Patched, PatchSettings, patch
@@ -36,6 +37,10 @@ def patch_command(
     fairness: Annotated[
         bool, typer.Option("--fairness", help="Freeze what harms the worst group.")
     ] = False,
+    robustness: Annotated[
+        bool,
+        typer.Option("--robustness", help="Freeze what serves an adversary; --data of an attack."),
+    ] = False,
     scores: Annotated[
         Path | None, typer.Option("--scores", help="A run folder whose values rank candidates.")
     ] = None,
@@ -46,6 +51,15 @@ def patch_command(
         Path | None, typer.Option("-o", "--out", help="The patched model; MODEL.patched.onnx.")
     ] = None,
     data: options.Data = None,
+    source: source_options.Source = None,
+    weights: source_options.Weights = None,
+    framework: source_options.Framework = None,
+    input_shape: source_options.InputShape = None,
+    trust: source_options.Trust = False,
+    transfer: Annotated[
+        list[Path] | None,
+        typer.Option("--transfer", help="Another model's attack, .npz, to be judged; may repeat."),
+    ] = None,
     at_most: Annotated[
         int, typer.Option("--at-most", min=1, help="Filters frozen at the most.")
     ] = 16,
@@ -77,13 +91,6 @@ def patch_command(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Judge simpler cures beside the chosen one.")
     ] = False,
-    source: Annotated[
-        str | None,
-        typer.Option("--source", help="The model in its framework, for a baseline by gradients."),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="State dict, where the source is a factory.")
-    ] = None,
     confirm_share: Annotated[
         float,
         typer.Option("--confirm-share", help="Share of the selection images that only confirm."),
@@ -129,6 +136,9 @@ def patch_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Choose filters, freeze them, prove the result and write the patched model."""
+    subject, settings = options.settle_job(context.params)
+    loaded = source_options.load_source(context.params, subject)
+    worst = "highest" if robustness else "lowest"
     plan = PatchSettings(
         tuple(Filter.parse(i) for i in options.split_names(remove) or ()),
         scores,
@@ -138,7 +148,7 @@ def patch_command(
         how_to_score(
             method,
             top_k=top_k,
-            side="lowest" if has_side(method) else None,
+            side=worst if has_side(method) else None,
             epsilon=epsilon,
             delta=delta,
             truncate_at=truncate_at,
@@ -152,10 +162,9 @@ def patch_command(
         level,
         confirm_share,
         baselines,
-        source,
-        weights,
+        robustness,
+        FreshAttacks(loaded, tuple(transfer or ())),
     )
-    subject, settings = options.settle_job(context.params)
     place = out or Path(f"{subject.file.path.stem}.patched.onnx")
     with show.scoring_progress(quiet=quiet) as on_progress:
         done = patch(subject, settings, plan, out=place, on_progress=on_progress)
@@ -208,6 +217,8 @@ def print_patched(done: Patched) -> None:
         fairness_tables(done.document["fairness"])
     if done.document["baselines"]:
         baseline_table(done.document["baselines"], done.objective, done.before.n_images)
+    if "attacks" in done.document:
+        show.attacks(done.document["attacks"])
     for note in done.document["notes"]:
         show.say(f"note: {note}")
     for pair in done.document["parts"]["overlaps"]:

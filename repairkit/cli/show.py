@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,9 @@ _SHARES = {
     "demographic_parity_ratio",
     "equalized_odds_ratio",
     "equal_opportunity_ratio",
+    "clean_accuracy",
+    "attack_success",
+    "fooled",
 }
 
 
@@ -213,4 +216,31 @@ def before_after(before: Evaluation, after: Evaluation, moved: dict[str, Figure]
         f"On the {before.n_images} images of the {before.suite} part, with 95 % intervals",
         ["figure", "images", "before", "after", "change"],
         rows,
+    )
+
+
+def attacks(rows: Sequence[Mapping[str, Any]]) -> None:
+    """How a model fares under attack before and after, and what that is worth."""
+    shown, notes = [], []
+    for row in rows:
+        name = f"{row['attack']} ({row['knowledge']})"
+        if "note" in row:
+            notes.append(f"{name}: {row['note']}")
+            continue
+        cells = [
+            figure(key, Figure(**row[when][key]))
+            for key in ("attack_success", "fooled")
+            for when in ("before", "after")
+        ]
+        shown.append([name, str(row["n_images"]), *cells])
+    table(
+        "Adversarial images that work, of the test part, with 95 % intervals",
+        ["attack", "images", "as target before", "after", "missed before", "after"],
+        shown,
+    )
+    for note in notes:
+        say(note)
+    say(
+        "old images that no longer work tell of the repair; images made anew against the patched "
+        "model tell how robust it is: an adversary who knows it can attack it afresh"
     )

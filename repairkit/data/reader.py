@@ -155,7 +155,10 @@ def _archive_records(path: Path, spec: InputSpec, preprocessing: Preprocessing) 
     if images.ndim == 0 or not len(images):
         raise DataError(f"{path}: x holds no image; give at least one")
     columns = {
-        name: _column(path, name, array, len(images)) for name, array in sorted(arrays.items())
+        name: _column(path, name, array, len(images))
+        for name, array in sorted(arrays.items())
+        # One without an axis tells of the file, and of no image.
+        if array.ndim or name in ("y", "split")
     }
     split = columns.pop("split", None)
     if split is not None and split.dtype.kind != "U":

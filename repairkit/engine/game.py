@@ -59,7 +59,8 @@ class ModelGame:
         drawn = draw_probabilities(metrics, weights)
         self._clash = _clash(metrics, weights, drawn)
         self._metrics = list(metrics) if guard is None else [*metrics, guard]
-        self._weights = np.stack(weights if guard is None else [*weights, drawn], axis=1)
+        guarded = [] if guard is None else [_as_drawn(guard, drawn, suite)]
+        self._weights = np.stack([*weights, *guarded], axis=1)
         rates = np.broadcast_to(drawn[:, None], self._weights.shape)
         self._ratios = np.divide(
             self._weights, rates, out=np.zeros_like(self._weights), where=rates > 0
@@ -154,6 +155,16 @@ class ModelGame:
         n_images = len(self.suite) if round.images is None else round.images.shape[1]
         step = int(np.clip(_BLOCK_BYTES // (first.nbytes * n_images), 1, 64))
         return [slice(i, i + step) for i in range(0, len(round), step)]
+
+
+def _as_drawn(guard: Metric, drawn: NDArray[np.float64], suite: Suite) -> NDArray[np.float64]:
+    """The weights of the images that the guard counts, in the proportions of the draws."""
+    counted = guard.weights(suite.annotations) > 0
+    if counted.all() or not drawn[counted].any():
+        return drawn
+    kept: NDArray[np.float64] = np.where(counted, drawn, 0.0)
+    kept /= kept.sum()
+    return kept
 
 
 def _clash(

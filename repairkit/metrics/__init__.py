@@ -9,16 +9,34 @@ from repairkit.metrics.catalogue import (
 )
 from repairkit.metrics.intervals import difference, evaluate, wilson
 from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
+from repairkit.metrics.robustness import (
+    ADVERSARIAL,
+    ATTACK_SUCCESS,
+    CLEAN_ACCURACY,
+    ROBUSTNESS,
+    ROBUSTNESS_LOSS,
+    TARGET,
+    adversarial,
+    is_attacked,
+)
 from repairkit.metrics.smooth import figure_of, smooth_figure
 
 __all__ = [
+    "ADVERSARIAL",
+    "ATTACK_SUCCESS",
+    "CLEAN_ACCURACY",
     "EVERY_RECALL",
     "LOG_FLOOR",
     "METRIC_NAMES",
+    "ROBUSTNESS",
+    "ROBUSTNESS_LOSS",
+    "TARGET",
     "OutputForm",
+    "adversarial",
     "difference",
     "evaluate",
     "figure_of",
+    "is_attacked",
     "is_user_metric",
     "make_metric",
     "smooth_figure",

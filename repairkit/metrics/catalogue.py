@@ -14,6 +14,7 @@ from repairkit.core.metric import Metric
 from repairkit.core.suite import Annotations
 from repairkit.metrics import groups, images
 from repairkit.metrics.outputs import OutputForm
+from repairkit.metrics.robustness import ROBUSTNESS_METRICS, check_targets
 from repairkit.metrics.user import user_metric
 
 _RECALL = "recall:"
@@ -36,6 +37,7 @@ _GROUP_METRICS: dict[str, Callable[[OutputForm, int], Metric]] = {
 _CLASS_METRICS: dict[str, Callable[[OutputForm], Metric]] = {
     "accuracy": images.accuracy,
     "loss": images.loss,
+    **ROBUSTNESS_METRICS,
 }
 
 METRIC_NAMES: tuple[str, ...] = (
@@ -130,6 +132,8 @@ def _class_metric(name: str, form: OutputForm, annotations: Annotations, n_class
     _check_labels(annotations, n_classes)
     if name.startswith(_RECALL):
         return images.recall(name, _class_number(name, annotations, n_classes), form)
+    if name in ROBUSTNESS_METRICS:
+        check_targets(annotations, n_classes)
     if name in _CLASS_METRICS:
         return _CLASS_METRICS[name](form)
     _check_groups(name, annotations)

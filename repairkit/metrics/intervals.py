@@ -31,6 +31,7 @@ from repairkit.metrics.bootstrap import (
 )
 from repairkit.metrics.groups import GroupMetric
 from repairkit.metrics.outputs import OutputForm
+from repairkit.metrics.robustness import adversarial, is_attacked
 
 FEWEST_FOR_BOOTSTRAP = 30
 """With fewer images, percentiles of a resampled share are too narrow."""
@@ -154,6 +155,8 @@ def _found(
     strata = annotations.groups
     if strata is None:
         strata = np.zeros(len(annotations), np.int64)
+    if is_attacked(annotations):
+        strata = 2 * strata + adversarial(annotations)
     intervals = figures_with_intervals(
         lambda draws: np.hstack([means.resampled(draws), set_figures(draws)]),
         strata,
@@ -180,7 +183,7 @@ def _means(
     if annotations.groups is not None and form is not None and form.kind != "values":
         hits = (form.predictions(outputs) == annotations.labels).astype(np.float64)
         for name in _group_sizes(annotations):
-            members = annotations.groups == annotations.group_names.index(name)
+            members = _plain_groups(annotations) == annotations.group_names.index(name)
             columns[_of_group(name)] = (hits, members / members.sum())
     if not columns:
         return Means((), *np.zeros((2, len(annotations), 0)))
@@ -215,10 +218,18 @@ def _group_sizes(annotations: Annotations) -> dict[str, int]:
     """How many images of each group there are; groups without any are left out."""
     if annotations.groups is None:
         return {}
-    sizes = np.bincount(annotations.groups, minlength=len(annotations.group_names))
+    groups = _plain_groups(annotations)
+    sizes = np.bincount(groups[groups >= 0], minlength=len(annotations.group_names))
     return {
         name: int(size) for name, size in zip(annotations.group_names, sizes, strict=True) if size
     }
+
+
+def _plain_groups(annotations: Annotations) -> Indices:
+    """The group of each image; -1 for one that an attack made, by which no group is judged."""
+    assert annotations.groups is not None
+    made = adversarial(annotations) if is_attacked(annotations) else False
+    return np.where(made, -1, annotations.groups)
 
 
 def _of_group(name: str) -> str:

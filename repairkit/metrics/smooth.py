@@ -18,6 +18,7 @@ from repairkit.core.suite import Annotations, Indices
 from repairkit.metrics.groups import GroupMetric
 from repairkit.metrics.images import Hits, ImageMetric, LogLikelihoods
 from repairkit.metrics.outputs import OutputForm
+from repairkit.metrics.robustness import Persuasion, SuccessLessAccuracy
 
 WORST_GROUP = "worst_group_accuracy"
 
@@ -82,11 +83,15 @@ def smooth_figure(
     """What to choose by for a metric's sake.
 
     Shares of right answers, overall or of a class or group, and that of the worst group, become
-    means of log-likelihoods of the true class over the same images. Other metrics stay.
+    means of log-likelihoods of the true class over the same images; robustness becomes
+    `robustness_loss`. Other metrics stay.
     """
     if isinstance(metric, ImageMetric) and isinstance(metric.scorer, Hits):
         likelihoods = LogLikelihoods(metric.scorer.form)
         return FigureOfImages(annotations, likelihoods, metric.weights(annotations))
+    if isinstance(metric, ImageMetric) and isinstance(metric.scorer, SuccessLessAccuracy):
+        persuasion = Persuasion(metric.scorer.form)
+        return FigureOfImages(annotations, persuasion, metric.weights(annotations))
     if isinstance(metric, GroupMetric) and metric.name == WORST_GROUP and form is not None:
         evenly = np.full(len(annotations), 1.0 / len(annotations))
         return FigureOfImages(annotations, LogLikelihoods(form), evenly, annotations.groups)

@@ -60,7 +60,7 @@ def with_baselines(
         Objective.of(objective),
         judged.outputs,
         metrics=bench.metrics(tuple(judged.before.metrics)),
-        further=() if how.source is None else (conductance_ranking(how, Objective.of(objective)),),
+        further=_by_gradients(how, Objective.of(objective)),
         on_progress=on_progress,
     )
     n_looks = sum(bool(row["figures"]) for row in rows)
@@ -111,6 +111,10 @@ def compare_baselines(
     if control is not None:
         rows.append(judge.row("no freezing", 0, control.note, control.outputs(outputs[0])))
     return rows
+
+
+def _by_gradients(how: PatchSettings, objective: Objective) -> tuple[Ranking, ...]:
+    return () if how.attacks.source is None else (conductance_ranking(how, objective),)
 
 
 def _rankings(

@@ -30,7 +30,7 @@ from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.recast import recast
 from repairkit.graph.sites import Survey, select_sites, survey
-from repairkit.metrics import OutputForm, make_metric, spell_out
+from repairkit.metrics import CLEAN_ACCURACY, OutputForm, is_attacked, make_metric, spell_out
 from repairkit.workflows.reading import check_labels, first_images, read_dataset, settle_form
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
@@ -108,6 +108,11 @@ class Bench:
         """The settings' metrics, `recall:*` spelt out for the classes of the selection part."""
         selection = self.parts.selection.annotations
         return spell_out(self.settings.metrics, selection, self.n_classes)
+
+    @property
+    def accuracy(self) -> str:
+        """The metric that stands for accuracy: where images were attacked, that on clean ones."""
+        return CLEAN_ACCURACY if is_attacked(self.dataset.annotations) else "accuracy"
 
     @cached_property
     def sample(self) -> NDArray[Any]:

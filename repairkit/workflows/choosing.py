@@ -15,8 +15,9 @@ from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Indices, Suite
 from repairkit.data.strata import draw_shares
 from repairkit.engine.evaluator import keep_all
-from repairkit.metrics import difference, evaluate
+from repairkit.metrics import adversarial, difference, evaluate, is_attacked
 from repairkit.repairs import Frozen, Search, SearchSettings, assign_folds, make_patch
+from repairkit.workflows.attack_file import with_twins
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.candidates import Candidates
 from repairkit.workflows.criterion import ChoosingCriterion
@@ -88,7 +89,7 @@ def split_selection(bench: Bench, share: float) -> Halves:
     suite = bench.parts.selection
     about, seed = suite.annotations, bench.settings.seed
     rng = np.random.default_rng([seed, _SPLIT])
-    drawn = draw_shares(about.labels, about.groups, [1 - share, share], rng)
+    drawn = with_twins(about, draw_shares(about.labels, about.groups, [1 - share, share], rng))
     halves = [np.flatnonzero(drawn == half) for half in (0, 1)]
     groups = np.zeros(len(suite), np.int64) if about.groups is None else about.groups
     for half in halves:
@@ -199,8 +200,8 @@ class Chooser:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """What is told of every set: objective, limits, targets, and accuracy where it exists."""
-        names = self.wishes.metric_names
-        return names if not self.bench.n_classes or "accuracy" in names else (*names, "accuracy")
+        names, accuracy = self.wishes.metric_names, self.bench.accuracy
+        return names if not self.bench.n_classes or accuracy in names else (*names, accuracy)
 
     def _answer(self, coalitions: Coalitions) -> Iterator[NDArray[Any]]:
         evaluator = self._games[0].evaluator
@@ -276,5 +277,6 @@ class Chooser:
 
 
 def _strata(suite: Suite) -> NDArray[np.int64]:
-    groups = suite.annotations.groups
-    return np.zeros(len(suite), np.int64) if groups is None else groups
+    about = suite.annotations
+    groups = np.zeros(len(suite), np.int64) if about.groups is None else about.groups
+    return 2 * groups + adversarial(about) if is_attacked(about) else groups

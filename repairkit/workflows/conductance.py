@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError
-from repairkit.core.framework import Attributing, FrameworkModel, LoadOptions
+from repairkit.core.framework import Attributing, FrameworkModel
 from repairkit.core.layer_map import LayerMap
-from repairkit.workflows.adapters import load_framework_model
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import plain_values
 from repairkit.workflows.objective import Objective
@@ -58,19 +57,19 @@ def _values(bench: Bench, how: PatchSettings, weighed_as: str) -> Values:
     Raises:
         AdapterError: the source is missing, is another model, or cannot tell of conductance.
     """
-    assert how.source is not None
+    assert how.attacks.source is not None
+    source, model = how.attacks.source
     layers = bench.subject.layer_map
     if layers is None:
         raise AdapterError(
             f"{bench.subject.file.path} has no map of layers; make it with repairkit export"
         )
-    model = load_framework_model(how.source, LoadOptions(how.weights, layers.input_shape))
     if not isinstance(model, Attributing):
         raise AdapterError(f"the adapter of {model.framework} cannot tell of conductance")
     suite = bench.parts.selection
     rng = np.random.default_rng(bench.settings.seed)
     few = suite.take(rng.permutation(len(suite))[:_MOST_IMAGES])
-    _check_same(bench, model, how.source)
+    _check_same(bench, model, source)
     found = model.conductance(few.batch(np.arange(len(few))), few.annotations.labels)
     (metric,) = bench.metrics((weighed_as,))
     weights = metric.weights(few.annotations)

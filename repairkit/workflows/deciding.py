@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RunFolderError
+from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Suite
 from repairkit.workflows.bench import Bench
@@ -83,7 +83,7 @@ def make_choice(
     halves = split_selection(bench, how.confirm_share)
     harm = _values(bench, how, objective, halves.choosing, on_progress)
     candidates = find_candidates(harm.values, harm.ci_low, harm.ci_high, objective.sign)
-    limits = (Limit("accuracy", how.max_drop),) if bench.n_classes else ()
+    limits = (Limit(bench.accuracy, how.max_drop),) if bench.n_classes else ()
     wishes = Wishes(objective, limits, how.targets, how.search, how.confirm_share)
     chooser = Chooser(bench, wishes, halves, candidates)
     chosen = chooser.choose(with_best_levels if how.level == "best" else None)
@@ -97,6 +97,10 @@ def _choose_plainly(
     bench: Bench, how: PatchSettings, objective: Objective, on_progress: OnProgress
 ) -> Made:
     suite, name = bench.parts.selection, objective.metric
+    if objective.sign < 0:
+        raise SettingsError(
+            f"the plain recipe knows no {name}, of which less is better; choose jointly"
+        )
     harm = _values(bench, how, objective, suite, on_progress)
     game = bench.game(suite, bench.metrics((name,)))
     values = objective.sign * harm.values[:, 0]

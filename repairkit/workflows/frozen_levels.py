@@ -65,17 +65,21 @@ def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> NDArray[Any]:
 
 def outputs_of(bench: Bench, model: ModelProto, suite: Suite) -> NDArray[Any]:
     """The outputs of a model that has the subject's inputs and outputs, in 32 bits."""
+    return run_suite(runner_of(bench, model), suite, bench.settings.batch_size)
+
+
+def runner_of(bench: Bench, model: ModelProto) -> Runner:
+    """A session of a model that has the subject's inputs and outputs, in 32 bits."""
     step = fixed_batch(bench.subject.model, bench.subject.input_name)
     if bench.batching.model is bench.subject.model:
         step = bench.batching.step
-    runner = Runner(
+    return Runner(
         model,
         bench.subject.input_name,
         step,
         outputs=(bench.subject.output,),
         device=bench.settings.device,
     )
-    return run_suite(runner, suite, bench.settings.batch_size)
 
 
 def _figure(chooser: Chooser, outputs: NDArray[Any]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from onnx import ModelProto
 
 from repairkit.core.patch import Evaluation, Figure
-from repairkit.metrics import difference, evaluate
+from repairkit.metrics import ATTACK_SUCCESS, difference, evaluate, is_attacked
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.fairness import Outputs, fairness_block
 from repairkit.workflows.frozen_levels import outputs_of
@@ -55,7 +55,8 @@ def judge_on_test(bench: Bench, patched: ModelProto, objective: str) -> Judged:
 
 def judged_names(bench: Bench, objective: str) -> list[str]:
     """The metrics that a repair is judged by: the objective, beside what it may have cost."""
-    names = ["accuracy"] if bench.n_classes else []
+    names = [bench.accuracy] if bench.n_classes else []
+    names += [ATTACK_SUCCESS] if is_attacked(bench.dataset.annotations) else []
     names += [objective] if objective not in names else []
     if bench.settings.groups and bench.n_classes:
         names += [n for n in (FAIRNESS_OBJECTIVE, PLAIN_VALUE) if n not in names]

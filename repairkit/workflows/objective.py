@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure
+from repairkit.metrics import ROBUSTNESS, ROBUSTNESS_LOSS
 
 FAIRNESS_OBJECTIVE = "worst_group_accuracy"
-LOWER_IS_BETTER = frozenset({"robustness"})
+LOWER_IS_BETTER = frozenset({ROBUSTNESS})
 """Metrics of which less is wanted: those who raise them are the ones to freeze."""
 
 # Metrics that compare groups are harmed where the likelihood of some group's classes is.
@@ -22,6 +23,7 @@ _VALUES = {
     "demographic_parity_difference": ("group_loss", "group_loss:*"),
     "equalized_odds_difference": ("group_loss", "group_loss:*"),
     "equal_opportunity_difference": ("group_loss", "group_loss:*"),
+    ROBUSTNESS: (ROBUSTNESS_LOSS, ROBUSTNESS),
 }
 _TARGET = re.compile(r"\s*(?P<metric>\S.*?)\s*(?P<sign>>=|<=)\s*(?P<bound>[-+.\deE]+)\s*\Z")
 _CAUTION = 1.0

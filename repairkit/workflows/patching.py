@@ -15,13 +15,16 @@ from repairkit.core.patch import Evaluation, Figure, Patch
 from repairkit.graph.bake import bake
 from repairkit.graph.files import digest_of, write_model
 from repairkit.graph.revert import read_claims, write_claims
+from repairkit.metrics import is_attacked
 from repairkit.repairs import make_patch
+from repairkit.workflows.attack_story import judge_attacks
 from repairkit.workflows.baselines import with_baselines
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.deciding import Made, make_choice, plain_values
 from repairkit.workflows.destination import check_place, companions
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import write_json
+from repairkit.workflows.frozen_levels import runner_of
 from repairkit.workflows.judging import judge_on_test
 from repairkit.workflows.layout import layout_of
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
@@ -85,6 +88,7 @@ def patch(
             settings, metrics=plain_values(objective) if plainly else objective.values
         )
     bench = prepare(subject, settings)
+    how.attacks.check(bench.dataset.annotations, baselines=how.baselines)
     if how.remove:
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)
@@ -125,6 +129,8 @@ def _finish(
     story = patch_story(bench, how.to_json(), made, objective, judged, verified)
     if how.baselines:
         story |= with_baselines(bench, made, how, objective, judged, story, on_progress)
+    if is_attacked(bench.dataset.annotations):
+        story["attacks"] = judge_attacks(bench, runner_of(bench, model), draft, how.attacks)
     file = replace(draft, result_digest=digest_of(model), story=story)
     patch_path, report_path = _write(bench.subject, file, model, out)
     return Patched(

@@ -28,7 +28,7 @@ def try_patches(
 ) -> list[Trial]:
     """The model as it is, then the 1, 2, ... most harmful filters frozen."""
     suite = bench.parts.selection
-    metrics = bench.metrics((objective, "accuracy") if bench.n_classes else (objective,))
+    metrics = bench.metrics((objective, bench.accuracy) if bench.n_classes else (objective,))
     patches = [Patch(()), *propose_patches(values, bench.roster, bench.means, at_most=at_most)]
     trials = []
     for candidate in patches:

@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
+from repairkit.metrics import ROBUSTNESS
 from repairkit.repairs import SearchSettings
+from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.choosing import CONFIRMATION_SHARE
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective, Target
@@ -39,8 +41,9 @@ class PatchSettings:
             the images that choose like best; as absent filters yield if None.
         confirm_share: of the selection images, those that confirm and choose nothing.
         baselines: judge simpler cures beside the chosen one.
-        source: the model in its framework, for a baseline by gradients; none if None.
-        weights: its weights, where the source is a factory.
+        robustness: short for the objective `robustness`, of which less is better.
+        attacks: what else the patched model is attacked with, where the data was attacked; its
+            source also serves the baseline by gradients.
     """
 
     remove: tuple[Filter, ...] = ()
@@ -56,20 +59,25 @@ class PatchSettings:
     level: str | None = None
     confirm_share: float = CONFIRMATION_SHARE
     baselines: bool = False
-    source: str | None = None
-    weights: Path | None = None
+    robustness: bool = False
+    attacks: FreshAttacks = field(default_factory=FreshAttacks)
 
     def __post_init__(self) -> None:
-        chosen = bool(self.scores or self.fairness or self.objective or self.targets)
+        named = self.fairness or self.robustness or self.objective
+        chosen = bool(self.scores or named or self.targets)
         if not (self.remove or chosen):
             raise SettingsError(
-                "nothing says what to freeze; use --fairness, --objective METRIC, --target "
-                "METRIC>=NUMBER, --scores RUN or --remove ID,..."
+                "nothing says what to freeze; use --fairness, --robustness, --objective METRIC, "
+                "--target METRIC>=NUMBER, --scores RUN or --remove ID,..."
             )
         if self.remove and (chosen or self.level == "best"):
             raise SettingsError("--remove names the filters itself; leave out the other choice")
+        if self.fairness and self.robustness:
+            raise SettingsError("--fairness and --robustness are two repairs; make one at a time")
         if self.fairness and self.objective not in (None, FAIRNESS_OBJECTIVE):
             raise SettingsError(f"--fairness is for {FAIRNESS_OBJECTIVE}; leave out --objective")
+        if self.robustness and self.objective not in (None, ROBUSTNESS):
+            raise SettingsError(f"--robustness is for {ROBUSTNESS}; leave out --objective")
         if self.at_most < 1 or not 0 <= self.max_drop <= 1:
             raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
         if not 0 < self.confirm_share < 1:
@@ -92,6 +100,7 @@ class PatchSettings:
     def objective_of(self, metric: str) -> Objective:
         """What is to be improved; `metric` where nothing says it."""
         named = FAIRNESS_OBJECTIVE if self.fairness else self.objective
+        named = ROBUSTNESS if self.robustness else named
         if named is None and self.targets and self.scores is None:
             named = self.targets[0].metric
         return Objective.of(named or metric)
@@ -103,6 +112,8 @@ class PatchSettings:
             if self.remove
             else "fairness"
             if self.fairness
+            else "robustness"
+            if self.robustness
             else "scores"
             if self.scores
             else "objective",

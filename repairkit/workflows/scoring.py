@@ -206,9 +206,9 @@ def _play(
 
 def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:
     """Accuracy, on which walks are truncated, where the model has classes and none is asked for."""
-    if metrics[0].name == "accuracy" or bench.n_classes == 0:
+    if metrics[0].name == bench.accuracy or bench.n_classes == 0:
         return None
-    return bench.metrics(("accuracy",))[0]
+    return bench.metrics((bench.accuracy,))[0]
 
 
 def _ends(game: ModelGame, n_metrics: int) -> dict[str, dict[str, float]]:

@@ -16,6 +16,7 @@ COMMANDS = [
     "apply",
     "revert",
     "instrument",
+    "attack",
     "export",
     "compare",
     "demo",

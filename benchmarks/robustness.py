@@ -1,0 +1,158 @@
+"""What freezing filters does for a network under attack: the paper's table, on Fashion-MNIST.
+
+Three networks of different architecture are trained (see `attacked.py`). One is exported to ONNX
+and attacked through its own gradients and through those of the others, all by the same PGD with
+random targets; then `repairkit patch --robustness` scores its filters on the selection images and
+freezes those that serve the adversary. The table is of the test images, which chose nothing.
+
+    python benchmarks/robustness.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.attacked import EPOCHS, NETWORKS, make
+from benchmarks.trained import CACHE, fashion
+from repairkit.core.framework import FrameworkModel
+from repairkit.data import Preprocessing
+from repairkit.workflows.attack_file import read_attack_settings
+from repairkit.workflows.attack_story import FreshAttacks
+from repairkit.workflows.attacking import AttackSettings, attack
+from repairkit.workflows.exporting import export
+from repairkit.workflows.patching import Patched, PatchSettings, patch
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import read_subject
+from repairkit_adapters.pytorch import wrap
+
+SHAPE = (1, 28, 28)
+SCALE = Preprocessing(scale=1 / 255)
+PARTS = {"calibration": 1000, "selection": 600, "test": 1000}
+
+
+def write_images(folder: Path) -> Path:
+    """The first judging images, split into parts in their order."""
+    images, n = fashion(), sum(PARTS.values())
+    path = folder / "images.npz"
+    split = np.repeat(list(PARTS), list(PARTS.values()))
+    np.savez(path, x=images.judge_pixels[:n], y=images.judge_labels[:n], split=split)
+    return path
+
+
+def export_network(name: str, folder: Path, data: Path, epochs: int) -> FrameworkModel:
+    """A trained network as an adapter gives it; its ONNX file is written with its map of layers."""
+    model = wrap(make(name, epochs=epochs).network, SHAPE, source=name)
+    settings = Settings(data=data, preprocessing=SCALE)
+    done = export(model, folder / f"{name}.onnx", settings=settings, source=name)
+    _say(f"{name}: {done.n_filters} filters, {done.n_proven} of them proven to be its channels")
+    return model
+
+
+def run(options: argparse.Namespace) -> Patched:
+    """Attack, repair and judge; print as it goes."""
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    data = write_images(folder)
+    models = {name: export_network(name, folder, data, options.epochs) for name in NETWORKS}
+    subject = read_subject(folder / f"{options.network}.onnx")
+    settings = Settings(data=data, preprocessing=SCALE, seed=options.seed)
+    others = [name for name in models if name != options.network]
+    for name in (options.network, *others):
+        out = folder / f"attacked-by-{name}.npz"
+        started = time.perf_counter()
+        done = attack(subject, settings, AttackSettings(), out=out, source=(name, models[name]))
+        test = done.document["figures"]["test"]
+        _say(
+            f"{done.document['source']['knowledge']} attack with gradients of {name}: "
+            f"{_per_cent(test['attack_success'])} taken for the target, "
+            f"{_per_cent(test['fooled'])} missed, clean {_per_cent(test['clean_accuracy'])} "
+            f"({time.perf_counter() - started:.0f} s)"
+        )
+    own = folder / f"attacked-by-{options.network}.npz"
+    figures = read_attack_settings(own)["figures"]["test"]
+    if figures["fooled"]["value"] <= 0.95:
+        raise SystemExit("the attack fools less than 95 % of the images; train otherwise")
+    how = PatchSettings(
+        robustness=True,
+        at_most=options.at_most,
+        max_drop=options.max_drop,
+        attacks=FreshAttacks(
+            (options.network, models[options.network]),
+            tuple(folder / f"attacked-by-{name}.npz" for name in others),
+        ),
+    )
+    started = time.perf_counter()
+    patched = patch(
+        subject,
+        Settings(data=own, seed=options.seed),
+        how,
+        out=folder / f"{options.network}.patched.onnx",
+    )
+    _say(f"scored, chosen, proven and attacked anew in {time.perf_counter() - started:.0f} s")
+    return patched
+
+
+def print_table(done: Patched, options: argparse.Namespace) -> None:
+    """The paper's table, in Markdown."""
+    before, after = done.before.metrics, done.after.metrics
+    n_filters = len(done.patch)
+    print(f"| on {PARTS['test']:,} test images | before | {n_filters} filters frozen |")
+    print("|---|---|---|")
+    rows = done.document["attacks"]
+    for row in rows:
+        if "note" in row:
+            raise SystemExit(f"{row['attack']}: {row['note']}")
+        name = {
+            "the same images": "original attack (white-box, images made before the repair)",
+            "a fresh attack": "fresh white-box attack (images made anew for each model)",
+        }.get(row["attack"], f"transfer attack {row['attack']}")
+        cells = [
+            f"{_per_cent(row[when]['attack_success'])} ({_per_cent(row[when]['fooled'])})"
+            for when in ("before", "after")
+        ]
+        print(f"| {name} | {cells[0]} | {cells[1]} |")
+    accuracy = [_per_cent(vars(found["clean_accuracy"])) for found in (before, after)]
+    print(f"| clean accuracy | {accuracy[0]} | {accuracy[1]} |")
+    print()
+    print(
+        f"Images taken for the attack's target, in brackets all that are missed, with 95 % "
+        f"intervals. Network `{options.network}`, seed {options.seed}, --at-most "
+        f"{options.at_most}, --max-drop {options.max_drop:g}."
+    )
+    print(f"Frozen: {', '.join(f.id for f in done.patch.filters)}.")
+
+
+def _per_cent(found: dict[str, Any]) -> str:
+    value, low, high = (100 * found[key] for key in ("value", "ci_low", "ci_high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}] %"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=list(NETWORKS), default="plain")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the training")
+    parser.add_argument("--at-most", type=int, default=16, help="filters frozen at the most")
+    parser.add_argument("--max-drop", type=float, default=0.25, help="clean accuracy that may go")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=CACHE / "robustness")
+    options = parser.parse_args()
+    done = run(options)
+    print_table(done, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Metrics of clean images and the adversarial ones made of them, told apart by two columns.
+
+`adversarial` is 1 for an image that an attack made, and `target` the class that the attack wants it
+to be taken for. Scores are shifted so that clean and adversarial images have the same range: the
+shifts cancel, for either kind weighs one half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.suite import Annotations
+from repairkit.metrics.images import Hits, ImageMetric
+from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
+from repairkit.metrics.weights import Weights
+
+ADVERSARIAL = "adversarial"
+TARGET = "target"
+ROBUSTNESS = "robustness"
+ROBUSTNESS_LOSS = "robustness_loss"
+CLEAN_ACCURACY = "clean_accuracy"
+ATTACK_SUCCESS = "attack_success"
+# The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
+_LEAST = 1e-45
+
+
+def robustness(form: OutputForm) -> ImageMetric:
+    """The adversary's success less the accuracy on clean images; range [-1, 1].
+
+    The more, the worse: filters of the most positive value are those to freeze. With one or the
+    other filter, it moves by 2 at the most in either direction, so a marginal's range is 4 wide
+    (Ghorbani & Zou, "Neuron Shapley", NeurIPS 2020, section 4.3).
+    """
+    return ImageMetric(ROBUSTNESS, (-1.0, 1.0), SuccessLessAccuracy(form), _both_kinds)
+
+
+def clean_accuracy(form: OutputForm) -> ImageMetric:
+    """The accuracy on the images that no attack made; range [0, 1]."""
+    return ImageMetric(CLEAN_ACCURACY, (0.0, 1.0), Hits(form), partial(_one_kind, False))
+
+
+def attack_success(form: OutputForm) -> ImageMetric:
+    """The share of adversarial images that are taken for their target; range [0, 1]."""
+    return ImageMetric(ATTACK_SUCCESS, (0.0, 1.0), TargetHits(form), partial(_one_kind, True))
+
+
+def robustness_loss(form: OutputForm) -> ImageMetric:
+    """`robustness` on a smooth scale; range [0, -LOG_FLOOR], and the more, the worse.
+
+    Less the mean of two log-likelihoods: that a clean image is of its class, and that an
+    adversarial one is not of the attack's target.
+    """
+    return ImageMetric(ROBUSTNESS_LOSS, (0.0, -LOG_FLOOR), Persuasion(form), _both_kinds)
+
+
+ROBUSTNESS_METRICS: dict[str, Callable[[OutputForm], ImageMetric]] = {
+    ROBUSTNESS: robustness,
+    ROBUSTNESS_LOSS: robustness_loss,
+    CLEAN_ACCURACY: clean_accuracy,
+    ATTACK_SUCCESS: attack_success,
+}
+
+
+def is_attacked(annotations: Annotations) -> bool:
+    """Whether the images are clean and adversarial ones, as `repairkit attack` writes them."""
+    columns = annotations.attributes
+    if not {ADVERSARIAL, TARGET} <= set(columns):
+        return False
+    numbers = columns[ADVERSARIAL].dtype.kind in "iub" and columns[TARGET].dtype.kind in "iu"
+    return bool(numbers and np.isin(columns[ADVERSARIAL], (0, 1)).all())
+
+
+def adversarial(annotations: Annotations) -> NDArray[np.bool_]:
+    """Shape (n_images,): which images an attack made.
+
+    Raises:
+        SettingsError: the data does not tell.
+    """
+    if not is_attacked(annotations):
+        raise SettingsError(
+            "metrics of robustness need clean and adversarial images side by side, and the data "
+            f"has no columns {ADVERSARIAL} (0 or 1) and {TARGET} (a class number); make it with "
+            "repairkit attack"
+        )
+    found: NDArray[np.bool_] = annotations.attributes[ADVERSARIAL].astype(bool)
+    return found
+
+
+def check_targets(annotations: Annotations, n_classes: int) -> None:
+    """Refuse targets that are no class of the model.
+
+    Raises:
+        SettingsError: the data has no targets.
+        DataError: there is one.
+    """
+    made = adversarial(annotations)
+    targets = annotations.attributes[TARGET][made]
+    if ((targets < 0) | (targets >= n_classes)).any():
+        raise DataError(
+            f"the column {TARGET} names classes from {targets.min()} to {targets.max()} and the "
+            f"model has those from 0 to {n_classes - 1}; attack this model with repairkit attack"
+        )
+
+
+@dataclass(frozen=True)
+class TargetHits:
+    """1 for an image whose likeliest class is the attack's target, else 0."""
+
+    form: OutputForm
+
+    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        hits = self.form.predictions(outputs) == annotations.attributes[TARGET]
+        return np.asarray(hits, np.float64)
+
+
+@dataclass(frozen=True)
+class SuccessLessAccuracy:
+    """1 where an attack succeeds or a clean image is missed, else -1."""
+
+    form: OutputForm
+
+    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        predictions = self.form.predictions(outputs)
+        made = adversarial(annotations)
+        hits_target = predictions == annotations.attributes[TARGET]
+        good_for_adversary = np.where(made, hits_target, predictions != annotations.labels)
+        return np.where(good_for_adversary, 1.0, -1.0)
+
+
+@dataclass(frozen=True)
+class Persuasion:
+    """How unlikely a clean image's class is, or any but an adversarial one's target; logarithms."""
+
+    form: OutputForm
+
+    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        rows = np.arange(len(outputs))
+        own = self.form.log_probabilities(outputs)[rows, annotations.labels]
+        made = adversarial(annotations)
+        targets = np.where(made, annotations.attributes[TARGET], 0)
+        return 0.0 - np.where(made, self._of_others(outputs, targets), own)
+
+    def _of_others(self, outputs: NDArray[Any], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Taken from the scores themselves: by probabilities, a sure target would leave nothing."""
+        scores = self.form.class_scores(outputs)
+        if "probabilit" in self.form.kind:
+            scores = np.log(np.maximum(scores, _LEAST))
+        with np.errstate(invalid="ignore", over="ignore"):
+            likely = np.exp(scores - scores.max(axis=1, keepdims=True))
+            whole = likely.sum(axis=1)
+            likely[np.arange(len(scores)), targets] = 0.0
+            logs = np.log(np.maximum(likely.sum(axis=1), _LEAST) / whole)
+        return np.where(np.isnan(logs), LOG_FLOOR, np.clip(logs, LOG_FLOOR, 0.0))
+
+
+def _both_kinds(annotations: Annotations) -> Weights:
+    """Clean images share one half, adversarial ones the other; DataError where one is missing."""
+    made = adversarial(annotations)
+    halves = _one_kind(False, annotations), _one_kind(True, annotations)
+    return np.where(made, halves[1], halves[0]) / 2
+
+
+def _one_kind(wanted: bool, annotations: Annotations) -> Weights:
+    """Images of one kind share everything; DataError where there is none."""
+    members = adversarial(annotations) == wanted
+    if not members.any():
+        kind = "adversarial" if wanted else "clean"
+        raise DataError(
+            f"none of the {len(members)} images is {kind}; give this part of the data clean and "
+            "adversarial images, as repairkit attack makes them"
+        )
+    weights: Weights = members / members.sum()
+    return weights

@@ -15,6 +15,7 @@ from repairkit.cli.demo_command import demo_command
 from repairkit.cli.inspect_command import inspect_command
 from repairkit.cli.instrument_command import instrument_command
 from repairkit.cli.patch_command import patch_command
+from repairkit.cli.report_command import report_command
 from repairkit.cli.revert_command import revert_command
 from repairkit.cli.score_command import score_command
 from repairkit.cli.verify_command import verify_command
@@ -35,6 +36,7 @@ app.command("verify")(verify_command)
 app.command("apply")(apply_command)
 app.command("revert")(revert_command)
 app.command("instrument")(instrument_command)
+app.command("report")(report_command)
 app.command("demo")(demo_command)
 
 _INTERRUPTED = 130

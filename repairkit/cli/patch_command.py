@@ -21,6 +21,7 @@ from repairkit.cli.score_command import (
 )
 from repairkit.core.filters import Filter
 from repairkit.engine.precision import IN_WORDS
+from repairkit.workflows.reporting import repair_pages
 from repairkit.workflows.patching import Patched, PatchSettings, patch
 
 
@@ -120,6 +121,8 @@ def to_json(done: Patched) -> dict[str, object]:
         "patched_model": str(done.out),
         "patch_file": str(done.patch_file),
         "report": str(done.report_file),
+        "page": str(repair_pages(done.out)[0]),
+        "model_card": str(repair_pages(done.out)[1]),
         "frozen": [{"filter": f.filter.id, "constant": f.constant} for f in done.patch.frozen],
         **done.document,
     }
@@ -160,4 +163,7 @@ def print_patched(done: Patched) -> None:
     )
     show.say(f"patched model  {done.out}")
     show.say(f"patch file     {done.patch_file}")
+    page, card = repair_pages(done.out)
     show.say(f"report         {done.report_file}")
+    show.say(f"page           {page}")
+    show.say(f"model card     {card}")

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from repairkit.core.text import printable
 from repairkit.report import numbers
 from repairkit.report.repair_facts import commands, overlap_warnings
 from repairkit.report.tables import group_tables
@@ -52,12 +51,13 @@ def model_card(document: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, n: int, metric: str, before: Any, after: Any, moved: Any) -> str:
+    interval = numbers.interval(moved, metric, signed=True)
     cells = (
         safe(name),
         f"{n:,}",
         numbers.figure(before["value"], metric),
         numbers.figure(after["value"], metric),
-        f"{numbers.change(moved['value'], metric)} ({numbers.interval(moved, metric, signed=True)})",
+        f"{numbers.change(moved['value'], metric)} ({interval})",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -86,12 +86,12 @@ def _limits(document: Mapping[str, Any], *, grouped: bool) -> list[str]:
 
 def safe(text: str) -> str:
     """Text in which nothing is markup, neither of Markdown nor of HTML."""
-    plain = html.escape(printable(text).replace("\n", " "), quote=False)
+    plain = html.escape(numbers.visible(text), quote=False)
     return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", plain)
 
 
 def code(text: str) -> str:
     """A span of code that its content cannot end."""
-    plain = printable(text).replace("\n", " ")
+    plain = numbers.visible(text)
     fence = "`" * (max((len(run) for run in re.findall("`+", plain)), default=0) + 1)
     return f"{fence} {plain} {fence}" if "`" in plain else f"`{plain}`"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
-from repairkit.core.text import printable
+from repairkit.report.numbers import visible
 
 WIDTH, HEIGHT = 380, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 42
+_APART = 15.0
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: what it shows, and the factor and digits with which its numbers are written."""
+    """An axis: what it shows, and by what its numbers are multiplied; `whole` allows no parts."""
 
     title: str
     factor: float = 1.0
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def tag(name: str, content: Markup | str = "", **attributes: object) -> Markup:
 
 
 def _safe(value: object) -> Markup:
-    return value if isinstance(value, Markup) else escape(printable(str(value)))
+    return value if isinstance(value, Markup) else escape(visible(value))
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -84,9 +86,11 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
 
 def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
     """Lines and points over two axes."""
-    everything = [point for one in series for point in one.points]
-    across, up = _scales(everything)
-    marks = [_draw(one, across, up) for one in series]
+    finite = [
+        replace(one, points=[p for p in one.points if math.isfinite(p[0] + p[1])]) for one in series
+    ]
+    across, up = _scales([point for one in finite for point in one.points])
+    marks = [*(_draw(one, across, up) for one in finite), _labels(finite, across, up)]
     return _frame(title, x, y, across, up, Markup("").join(marks))
 
 
@@ -154,16 +158,27 @@ def _scales(points: Sequence[tuple[float, float]]) -> tuple[_Scale, _Scale]:
 
 
 def _draw(one: Series, across: _Scale, up: _Scale) -> Markup:
-    places = [(across(x), up(y)) for x, y in one.points if math.isfinite(x) and math.isfinite(y)]
+    places = [(across(x), up(y)) for x, y in one.points]
     parts = []
     if one.joined and len(places) > 1:
         path = "M" + "L".join(f"{x} {y}" for x, y in places)
         parts.append(tag("path", d=path, class_=f"line {one.style}"))
     if one.marked:
         parts += [tag("circle", cx=x, cy=y, r=3.2, class_=f"dot {one.style}") for x, y in places]
-    for (x, y), label in zip(places, one.labels, strict=False):
-        if label:
-            parts.append(_beside(x, y, label))
+    return Markup("").join(parts)
+
+
+def _labels(series: Sequence[Series], across: _Scale, up: _Scale) -> Markup:
+    """On top of everything; one too near to another is left out."""
+    taken: list[tuple[float, float]] = []
+    parts = []
+    for one in series:
+        for (x, y), label in zip(one.points, one.labels, strict=False):
+            place = across(x), up(y)
+            crowded = any(max(abs(place[0] - a), abs(place[1] - b)) < _APART for a, b in taken)
+            if label and not crowded:
+                taken.append(place)
+                parts.append(_beside(*place, label))
     return Markup("").join(parts)
 
 
@@ -184,13 +199,13 @@ def _beside(x: float, y: float, label: str) -> Markup:
 def _frame(title: str, x: Axis, y: Axis, across: _Scale, up: _Scale, marks: Markup) -> Markup:
     base, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
     parts = []
-    for value in ticks(up.low, up.high):
+    for value in _ticks(y, up):
         height = up(value)
         parts.append(tag("line", x1=_LEFT, x2=right, y1=height, y2=height, class_="grid"))
         parts.append(
             tag("text", _tick(value * y.factor), x=_LEFT - 6, y=height + 4, class_="tick y")
         )
-    for value in ticks(across.low, across.high):
+    for value in _ticks(x, across):
         place = across(value)
         parts.append(tag("line", x1=place, x2=place, y1=base, y2=base + 4, class_="axis"))
         parts.append(tag("text", _tick(value * x.factor), x=place, y=base + 16, class_="tick x"))
@@ -208,6 +223,11 @@ def _frame(title: str, x: Axis, y: Axis, across: _Scale, up: _Scale, marks: Mark
         role="img",
         aria_label=title,
     )
+
+
+def _ticks(axis: Axis, scale: _Scale) -> list[float]:
+    found = ticks(scale.low, scale.high)
+    return [value for value in found if value == round(value)] if axis.whole else found
 
 
 def _tick(value: float) -> str:

@@ -6,7 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-_SHARES = {"group_accuracy", "worst_group_accuracy"}
+from repairkit.core.text import printable
+
+_SHARES = {"group_accuracy", "worst_group_accuracy", "robustness"}
+_LESS_IS_BETTER = {"robustness"}
+_NOTHING = 1e-12
 _MINUS = "\N{MINUS SIGN}"
 _EN_DASH = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -15,14 +19,26 @@ _WORDS = {
     "worst_group_accuracy": "accuracy of the worst group",
     "group_accuracy": "mean accuracy over groups",
     "loss": "log-likelihood",
+    "robustness": "adversary's success less clean accuracy",
     "mean_absolute_error": "mean absolute error (negated)",
 }
+
+
+def visible(text: object) -> str:
+    """Text of one line in which every character shows; spaces that keep words together stay."""
+    parts = str(text).replace("\n", " ").split(_SPACE)
+    return _SPACE.join(printable(part) for part in parts)
 
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of images, or a difference of such shares."""
     name = metric.partition(":")[0]
     return name in ("accuracy", "recall") or name in _SHARES or name.endswith("_difference")
+
+
+def sign(metric: str) -> int:
+    """1 where more of a metric is better, else -1."""
+    return -1 if metric in _LESS_IS_BETTER else 1
 
 
 def in_words(metric: str) -> str:
@@ -41,6 +57,7 @@ def number(value: float | None, metric: str = "", *, signed: bool = False) -> st
     """A figure without its unit; a dash where it is not known."""
     if value is None or not math.isfinite(value):
         return _EN_DASH
+    value = 0.0 if abs(value) < _NOTHING else value
     share = is_share(metric)
     shown = 100 * value if share else value
     text = f"{shown:+.1f}" if share and signed else f"{shown:.1f}" if share else ""

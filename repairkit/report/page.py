@@ -7,7 +7,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from repairkit.core.text import printable
 from repairkit.report import numbers
 from repairkit.report.charts import share_bar
 from repairkit.report.pictures import Picture
@@ -45,7 +44,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "shown": lambda text: printable(str(text)).replace("\n", " "),
+        "shown": numbers.visible,
         "words": numbers.in_words,
         "number": numbers.number,
         "figure": numbers.figure,

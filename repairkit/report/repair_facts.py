@@ -26,7 +26,7 @@ def repair_facts(document: Mapping[str, Any]) -> dict[str, Any]:
         "source_name": PurePath(document["source"]["path"]).name,
         "verdict": verdict(document),
         "warnings": overlap_warnings(document["parts"]),
-        "rows": metric_rows(document["evaluations"]),
+        "rows": metric_rows(document["evaluations"], document["objective"]),
         "trade_off": trade_off(document),
         "groups": [_shortened(table) for table in tables],
         "small_note": (document.get("fairness") or {}).get(
@@ -70,9 +70,9 @@ def trade_off(document: Mapping[str, Any]) -> dict[str, Any] | None:
     """The chart of what more frozen filters bring and cost, and its table; None without trials."""
     objective = document["objective"]
     selection = document.get("selection") or {}
-    points = [row for row in selection.get("trade_off") or document.get("trials") or []]
+    points = list(selection.get("trade_off") or document.get("trials") or [])
     points = [row for row in points if row.get(objective) is not None]
-    if len(points) < 2:
+    if len(points) < 2 or not any(p.get("kept", True) for p in points):
         return None
     against = objective != "accuracy" and all(p.get("accuracy") is not None for p in points)
     n_frozen = len(document["patch"]["frozen"])
@@ -82,27 +82,29 @@ def trade_off(document: Mapping[str, Any]) -> dict[str, Any] | None:
     def place(n: int, row: Mapping[str, Any]) -> tuple[float, float]:
         return (row["accuracy"] if against else float(n)), row[objective]
 
-    chosen = [p for p in points if p["n_frozen"] == n_frozen]
+    frozen = [name for name, _ in document["patch"]["frozen"]]
+    chosen = [p for p in points if set(p.get("filters", frozen)) == set(frozen)]
+    chosen = [p for p in chosen if p["n_frozen"] == n_frozen]
     tested = [place(n, {k: f["value"] for k, f in metrics.items()}) for n, metrics in ends]
-    labels = [str(p["n_frozen"]) if _labelled(p, points, n_frozen) else "" for p in points]
+    # Sets that were tried and given up stand beside the way that was kept.
+    way = [p for p in points if p.get("kept", True)]
+    labels = [str(p["n_frozen"]) if p in (way[0], way[-1]) else "" for p in way]
+    aside = [p for p in points if not p.get("kept", True)]
     series = [
-        Series("tried", [place(p["n_frozen"], p) for p in points], "tried", labels),
+        Series("tried", [place(p["n_frozen"], p) for p in way], "tried", labels),
+        Series("aside", [place(p["n_frozen"], p) for p in aside], "aside", joined=False),
         Series("test", tested, "tested", ["test, before", "test, after"]),
     ]
     if chosen:
         last = place(n_frozen, chosen[-1])
-        series.insert(1, Series("chosen", [last], "chosen", [], joined=False))
+        series.insert(0, Series("chosen", [last], "chosen", [str(n_frozen)], joined=False))
     return {
         "chart": _chart(objective, series, against=against),
         "against": against,
         "points": points,
         "objective": objective,
-        "suite": "the selection images that choose" if selection else "the selection part",
+        "aside": bool(aside),
     }
-
-
-def _labelled(point: Mapping[str, Any], points: list[Any], n_frozen: int) -> bool:
-    return point is points[0] or point is points[-1] or point["n_frozen"] == n_frozen
 
 
 def _chart(objective: str, series: list[Series], *, against: bool) -> Markup:
@@ -111,7 +113,7 @@ def _chart(objective: str, series: list[Series], *, against: bool) -> Markup:
         numbers.in_words(objective) + (", %" if share else ""),
         100.0 if share else 1.0,
     )
-    across = Axis("accuracy, %", 100.0) if against else Axis("filters frozen")
+    across = Axis("overall accuracy, %", 100.0) if against else Axis("filters frozen", whole=True)
     title = (
         f"{up.title} against {across.title} as more filters are frozen; the same numbers stand in "
         "the table below"
@@ -120,12 +122,13 @@ def _chart(objective: str, series: list[Series], *, against: bool) -> Markup:
 
 
 def baselines(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The baselines' rows, and the metrics that are their columns."""
+    """Rows of the baselines, and the metrics that are their columns; the objective comes first."""
     rows = document.get("baselines") or []
-    rows = rows.get("methods", []) if isinstance(rows, Mapping) else rows
     if not rows:
         return None
-    metrics = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    objective = document["objective"]
+    names = dict.fromkeys(name for row in rows for name in row["figures"])
+    metrics = sorted(names, key=lambda name: (name != objective, name != "accuracy"))
     return {"rows": rows, "metrics": metrics}
 
 

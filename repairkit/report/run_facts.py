@@ -46,10 +46,10 @@ def _sentence(scores: Mapping[str, Any], metric: str, run: Mapping[str, Any]) ->
     n = count(scores["n_filters"], "filter")
     name = numbers.in_words(metric)
     if scores.get("harmful") is None:
-        return (
-            f"Of {n}, each is ranked for {name} by {run['settings']['method']}, without intervals."
-        )
+        return f"Of {n}, each is ranked for {name} by {run['settings']['method']}; no intervals."
     harmful, helpful = scores["harmful"], scores["helpful"]
+    if not harmful + helpful:
+        return f"Of {n}, none can be told from zero for {name} yet: every interval holds zero."
     rest = scores["n_filters"] - harmful - helpful
     return (
         f"Of {n}, {harmful:,} harm the {name} (their intervals lie below zero), {helpful:,} help, "
@@ -111,7 +111,7 @@ def _removal(removal: Mapping[str, Any] | None) -> dict[str, Any] | None:
     chart = line_chart(
         f"{name} as filters are removed: highest, lowest and random ones first; the same numbers "
         "stand in the table below",
-        Axis("filters removed"),
+        Axis("filters removed", whole=True),
         Axis(name + (", %" if share else ""), 100.0 if share else 1.0),
         series,
     )
@@ -126,7 +126,7 @@ def _truncation(statistics: Mapping[str, Any] | None, metric: str) -> dict[str, 
     name = numbers.in_words(metric)
     chart = line_chart(
         f"mean {name} as filters leave in random order; the same numbers stand in the table below",
-        Axis("filters removed at random"),
+        Axis("filters removed at random", whole=True),
         Axis(name + (", %" if share else ""), 100.0 if share else 1.0),
         [Series("random", [(float(p[0]), p[2]) for p in curve], "tried", marked=False)],
     )
@@ -139,8 +139,8 @@ def _samples(samples: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     chart = bar_chart(
         "how many filters were sampled how often; the same numbers stand in the table below",
-        Axis("samples"),
-        Axis("filters"),
+        Axis("samples", whole=True),
+        Axis("filters", whole=True),
         samples["edges"],
         samples["filters"],
     )

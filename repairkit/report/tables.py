@@ -38,7 +38,7 @@ def with_marks(rows: Sequence[Row], *, less_is_better: Iterable[str] = ()) -> li
         low, high = min(ends), max(ends)
         reach = 0.04 * (high - low) or 1.0
         found, metric = row["difference"], row["metric"]
-        turn = -1 if row["name"] in lessened else 1
+        turn = -1 if row["name"] in lessened else numbers.sign(metric)
         told = (
             f"{numbers.change(found['value'], metric)}, "
             f"95 % interval {numbers.interval(found, metric, signed=True)}"
@@ -56,17 +56,22 @@ def with_marks(rows: Sequence[Row], *, less_is_better: Iterable[str] = ()) -> li
     return marked
 
 
-def metric_rows(evaluations: Mapping[str, Any]) -> list[Row]:
-    """The metrics of the two models."""
+def metric_rows(evaluations: Mapping[str, Any], objective: str) -> list[Row]:
+    """The metrics of the two models, the objective first."""
     before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
+    names = sorted(before["metrics"], key=lambda name: name != objective)
     return with_marks(
         [
             moved_row(
                 _told(name),
                 name,
-                {"before": found, "after": after["metrics"][name], "difference": change[name]},
+                {
+                    "before": before["metrics"][name],
+                    "after": after["metrics"][name],
+                    "difference": change[name],
+                },
             )
-            for name, found in before["metrics"].items()
+            for name in names
         ]
     )
 

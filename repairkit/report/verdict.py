@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from repairkit.report.numbers import change, count, figure, in_words, interval
+from repairkit.report.numbers import change, count, figure, in_words, interval, sign
 
 
 def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     """`tone` (good, open or bad), `word` for it, and the `sentence`, from the test part's figures.
 
-    Good needs an interval of the objective's difference that lies above zero.
+    Good needs an interval of the objective's difference that lies on the good side of zero.
     """
     objective = document["objective"]
     evaluations = document["evaluations"]
@@ -19,19 +19,20 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     n_images = evaluations["before"]["n_images"]
     before, after = (evaluations[key]["metrics"][objective] for key in ("before", "after"))
     moved = evaluations["difference"][objective]
-    tone = "good" if moved["ci_low"] > 0 else "bad" if moved["ci_high"] < 0 else "open"
-    what = f"{_frozen(document, n_frozen)}"
+    low, high = sorted(sign(objective) * moved[end] for end in ("ci_low", "ci_high"))
+    tone = "good" if low > 0 else "bad" if high < 0 else "open"
+    what = _frozen(document, n_frozen)
     where = f"on {count(n_images, 'image')} of the {evaluations['before']['suite']} part"
+    ends = f"from {figure(before['value'], objective)} to {figure(after['value'], objective)}"
     numbers = (
-        f"from {figure(before['value'], objective)} to {figure(after['value'], objective)} {where}: "
-        f"{change(moved['value'], objective)}, 95{chr(160)}% interval "
+        f"{ends} {where}: "
+        f"{change(moved['value'], objective)}, 95\N{NO-BREAK SPACE}% interval "
         f"{interval(moved, objective, signed=True)}"
     )
     name = in_words(objective)
-    if tone == "good":
-        sentence = f"Freezing {what} lifts the {name} {numbers}."
-    elif tone == "bad":
-        sentence = f"Freezing {what} lowers the {name} {numbers}."
+    if tone != "open":
+        verb = "lifts" if moved["value"] > 0 else "lowers"
+        sentence = f"Freezing {what} {verb} the {name} {numbers}."
     elif moved["value"] == moved["ci_low"] == moved["ci_high"] == 0:
         sentence = f"Freezing {what} leaves the {name} as it was {where}."
     else:
@@ -56,7 +57,8 @@ def _price(objective: str, differences: Mapping[str, Any]) -> str:
     if objective == "accuracy" or "accuracy" not in differences:
         return ""
     moved = differences["accuracy"]
-    told = f"{change(moved['value'], 'accuracy')} (interval {interval(moved, 'accuracy', signed=True)})"
+    limits = interval(moved, "accuracy", signed=True)
+    told = f"{change(moved['value'], 'accuracy')} (interval {limits})"
     if moved["ci_high"] < 0:
         return f" It costs overall accuracy: {told}."
     if moved["ci_low"] > 0:

@@ -26,6 +26,7 @@ _IMAGES_SHOWN = 4
 _MOST_IMAGES = 1000
 _CLASSES_SHOWN = 3
 _BYTES_OF_PICTURES = 3_000_000
+_DARK = 64
 
 
 @dataclass(frozen=True)
@@ -205,15 +206,29 @@ def _figures(
 
 def _pictures(bench: Bench, suite: Suite, rows: Sequence[int]) -> dict[int, Picture]:
     """Thumbnails, until they are as many bytes as a page should carry."""
+    images = {row: _pixels(bench, suite, row) for row in dict.fromkeys(rows)}
     found: dict[int, Picture] = {}
     spent = 0
-    for row in dict.fromkeys(rows):
-        picture = draw_picture(_pixels(bench, suite, row))
+    for row, pixels in _brightened(images).items():
+        picture = draw_picture(pixels)
         if picture is None or spent + len(picture.uri) > _BYTES_OF_PICTURES:
             continue
         spent += len(picture.uri)
         found[row] = picture
     return found
+
+
+def _brightened(images: dict[int, NDArray[Any]]) -> dict[int, NDArray[Any]]:
+    """Bytes that use a small part of their range, such as 0 to 16, as if they used all of it."""
+    stored = [image for image in images.values() if image.dtype == np.uint8]
+    greatest = max((int(image.max(initial=0)) for image in stored), default=0)
+    if not 0 < greatest < _DARK:
+        return images
+    factor = 255 / greatest
+    return {
+        row: (image * factor).round().astype(np.uint8) if image.dtype == np.uint8 else image
+        for row, image in images.items()
+    }
 
 
 def _pixels(bench: Bench, suite: Suite, row: int) -> NDArray[Any]:

@@ -29,7 +29,7 @@ from repairkit.workflows.subject import read_subject
 
 SCHEMA = 1
 RUN_KIND = "repairkit run report"
-_ROWS_EACH = 20
+_ROWS_EACH = 15
 _FILTERS_EACH = 6
 _BINS = 20
 _KEPT = (
@@ -155,9 +155,7 @@ def _bench(run: Mapping[str, Any], folder: Path, model: Path | None, data: Path 
     except (OSError, RepairkitError) as error:
         if isinstance(error, RunFolderError):
             raise
-        raise RunFolderError(
-            f"{folder}: the model or data of the run: {error}; {advice}"
-        ) from error
+        raise RunFolderError(f"{folder}: its model or data: {error}; {advice}") from error
     if bench.dataset.digest != run["data"]["digest"]:
         raise RunFolderError(f"{settings.data}: are not the data that {folder} scored; {advice}")
     return bench

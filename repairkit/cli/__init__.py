@@ -18,6 +18,7 @@ from repairkit.cli.export_command import export_command
 from repairkit.cli.inspect_command import inspect_command
 from repairkit.cli.instrument_command import instrument_command
 from repairkit.cli.patch_command import patch_command
+from repairkit.cli.report_command import report_command
 from repairkit.cli.revert_command import revert_command
 from repairkit.cli.score_command import score_command
 from repairkit.cli.verify_command import verify_command
@@ -41,6 +42,7 @@ app.command("instrument")(instrument_command)
 app.command("compare")(compare_command)
 app.command("attack")(attack_command)
 app.command("export")(export_command)
+app.command("report")(report_command)
 app.command("demo")(demo_command)
 
 _INTERRUPTED = 130

@@ -29,6 +29,7 @@ from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.choosing import CONFIRMATION_SHARE
 from repairkit.workflows.objective import Target
 from repairkit.workflows.patching import Patched, PatchSettings, patch
+from repairkit.workflows.reporting import repair_pages
 
 
 def patch_command(
@@ -180,6 +181,8 @@ def to_json(done: Patched) -> dict[str, object]:
         "patched_model": str(done.out),
         "patch_file": str(done.patch_file),
         "report": str(done.report_file),
+        "page": str(repair_pages(done.out)[0]),
+        "model_card": str(repair_pages(done.out)[1]),
         "frozen": [{"filter": f.filter.id, "constant": f.constant} for f in done.patch.frozen],
         **done.document,
     }
@@ -230,4 +233,7 @@ def print_patched(done: Patched) -> None:
     )
     show.say(f"patched model  {done.out}")
     show.say(f"patch file     {done.patch_file}")
+    page, card = repair_pages(done.out)
     show.say(f"report         {done.report_file}")
+    show.say(f"page           {page}")
+    show.say(f"model card     {card}")

@@ -23,7 +23,6 @@ from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.deciding import Made, make_choice, plain_values
 from repairkit.workflows.destination import check_place, companions
 from repairkit.workflows.faults import judging_the_model
-from repairkit.workflows.files import write_json
 from repairkit.workflows.frozen_levels import runner_of
 from repairkit.workflows.judging import judge_on_test
 from repairkit.workflows.layout import layout_of
@@ -31,6 +30,7 @@ from repairkit.workflows.patch_file import PatchFile, write_patch_file
 from repairkit.workflows.patch_story import filters_named, patch_story
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PatchSettings
+from repairkit.workflows.reporting import write_repair_report
 from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
@@ -132,7 +132,7 @@ def _finish(
     if is_attacked(bench.dataset.annotations):
         story["attacks"] = judge_attacks(bench, runner_of(bench, model), draft, how.attacks)
     file = replace(draft, result_digest=digest_of(model), story=story)
-    patch_path, report_path = _write(bench.subject, file, model, out)
+    patch_path, report_path = _write(bench, file, model, out)
     return Patched(
         out,
         patch_path,
@@ -167,8 +167,9 @@ def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
     return draft, baked.model
 
 
-def _write(subject: Subject, file: PatchFile, model: ModelProto, out: Path) -> tuple[Path, Path]:
+def _write(bench: Bench, file: PatchFile, model: ModelProto, out: Path) -> tuple[Path, Path]:
     """The model comes last: where it lies, its patch file and report lie too."""
+    subject = bench.subject
     patch_path, report_path = companions(out)
     write_patch_file(patch_path, file)
     report = {
@@ -180,6 +181,6 @@ def _write(subject: Subject, file: PatchFile, model: ModelProto, out: Path) -> t
         "source": {"path": str(subject.file.path), "digest": subject.file.digest},
         "result": {"path": str(out), "digest": file.result_digest},
     }
-    write_json(report_path, report)
+    write_repair_report(bench, report, file.patch, report_path, out)
     write_model(model, out)
     return patch_path, report_path

@@ -19,6 +19,7 @@ COMMANDS = [
     "attack",
     "export",
     "compare",
+    "report",
     "demo",
 ]
 

@@ -1,0 +1,97 @@
+"""A section for the model's card, in Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from repairkit.report import numbers
+from repairkit.report.repair_facts import commands, overlap_warnings
+from repairkit.report.tables import group_tables
+from repairkit.report.verdict import verdict
+
+_GROUPS_SHOWN = 40
+_FILTERS_SHOWN = 40
+
+
+def model_card(document: Mapping[str, Any]) -> str:
+    """What a model card should say of a repair, from what `report.json` says of it."""
+    evaluations = document["evaluations"]
+    lines = [
+        "## Repair",
+        "",
+        safe(verdict(document)["sentence"]),
+        "",
+        f"Made by repairkit {safe(document['versions']['repairkit'])} from "
+        f"{safe(PurePath(document['source']['path']).name)} (SHA-256 "
+        f"`{document['source']['digest'][:16]}…`); the result is "
+        f"{safe(PurePath(document['result']['path']).name)} "
+        f"(`{document['result']['digest'][:16]}…`).",
+        "",
+        "| Figure | Images | Before | After | Change (95 % interval) |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    n_images = evaluations["before"]["n_images"]
+    for name, found in evaluations["before"]["metrics"].items():
+        three = found, evaluations["after"]["metrics"][name], evaluations["difference"][name]
+        lines.append(_row(numbers.in_words(name), n_images, name, *three))
+    tables = group_tables(document)
+    for table in tables:
+        for row in table["rows"][:_GROUPS_SHOWN]:
+            name = f"accuracy of {row['name']}" + (" (few images)" if row["small"] else "")
+            three = row["before"], row["after"], row["difference"]
+            lines.append(_row(name, row["n"], "accuracy", *three))
+        if len(table["rows"]) > _GROUPS_SHOWN:
+            lines += ["", f"{len(table['rows']) - _GROUPS_SHOWN} more groups: see the report."]
+    lines += ["", *_limits(document, grouped=bool(tables)), ""]
+    return "\n".join(lines)
+
+
+def _row(name: str, n: int, metric: str, before: Any, after: Any, moved: Any) -> str:
+    interval = numbers.interval(moved, metric, signed=True)
+    cells = (
+        safe(name),
+        f"{n:,}",
+        numbers.figure(before["value"], metric),
+        numbers.figure(after["value"], metric),
+        f"{numbers.change(moved['value'], metric)} ({interval})",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _limits(document: Mapping[str, Any], *, grouped: bool) -> list[str]:
+    frozen = [name for name, _ in document["patch"]["frozen"]]
+    shown = ", ".join(safe(name) for name in frozen[:_FILTERS_SHOWN])
+    more = f" and {len(frozen) - _FILTERS_SHOWN} more" if len(frozen) > _FILTERS_SHOWN else ""
+    parts = document["parts"]
+    found = [
+        f"- Frozen at constants in the model's own tensors: {shown}{more}. Interface and cost of "
+        "the model are unchanged.",
+        f"- Data: {safe(parts['how'])} {parts['calibration']:,} calibration, "
+        f"{parts['selection']:,} selection and {parts['test']:,} test images.",
+    ]
+    found += [f"- {safe(text)}" for text in overlap_warnings(parts)]
+    found += [f"- {safe(text)}" for text in document.get("notes", [])]
+    if grouped:
+        found.append(
+            "- Groups were looked at to choose and to judge. The repaired model takes the images "
+            "alone: the sensitive attribute is not needed at inference."
+        )
+    found.append(f"- Undo: {code(commands(document)['revert'])}")
+    return found
+
+
+def safe(text: str) -> str:
+    """Text in which nothing is markup, neither of Markdown nor of HTML."""
+    plain = html.escape(numbers.visible(text), quote=False)
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", plain)
+
+
+def code(text: str) -> str:
+    """A span of code that its content cannot end."""
+    plain = numbers.visible(text)
+    fence = "`" * (max((len(run) for run in re.findall("`+", plain)), default=0) + 1)
+    return f"{fence} {plain} {fence}" if "`" in plain else f"`{plain}`"

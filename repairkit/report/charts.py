@@ -1,0 +1,235 @@
+"""Charts as inline SVG: no script, colours from the page's style, every text escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup, escape
+
+from repairkit.report.numbers import visible
+
+WIDTH, HEIGHT = 380, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 42
+_APART = 15.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points (x, y) joined by a line; `style` is a class of the page's style sheet.
+
+    `labels` stand beside the points they belong to; empty ones are left out.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    style: str
+    labels: Sequence[str] = ()
+    joined: bool = True
+    marked: bool = True
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis: what it shows, and by what its numbers are multiplied; `whole` allows no parts."""
+
+    title: str
+    factor: float = 1.0
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class _Scale:
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.stop - self.start), 2)
+
+
+def tag(name: str, content: Markup | str = "", **attributes: object) -> Markup:
+    """An element; attributes and text are escaped. `class_` is `class`, `_` is `-`."""
+    written = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _safe(value))
+        for key, value in attributes.items()
+    )
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, _safe(content))
+
+
+def _safe(value: object) -> Markup:
+    return value if isinstance(value, Markup) else escape(visible(value))
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers within [low, high], some `about` of them."""
+    raw = (high - low) / max(about, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next((m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999), 10 * power)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(n * step, 12) for n in range(first, last + 1)]
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """The range of an axis: a little wider than the values, and never of no width."""
+    known = [v for v in values if math.isfinite(v)] or [0.0]
+    low, high = min(known), max(known)
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
+        reach = abs(high) * 0.05 or 1.0
+        return low - reach, high + reach
+    return low - 0.06 * (high - low), high + 0.06 * (high - low)
+
+
+def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
+    """Lines and points over two axes."""
+    finite = [
+        replace(one, points=[p for p in one.points if math.isfinite(p[0] + p[1])]) for one in series
+    ]
+    across, up = _scales([point for one in finite for point in one.points])
+    marks = [*(_draw(one, across, up) for one in finite), _labels(finite, across, up)]
+    return _frame(title, x, y, across, up, Markup("").join(marks))
+
+
+def bar_chart(
+    title: str, x: Axis, y: Axis, edges: Sequence[float], heights: Sequence[float]
+) -> Markup:
+    """A histogram: `heights` over the ranges between `edges`."""
+    across = _Scale(edges[0], max(edges[-1], edges[0] + 1e-9), _LEFT, WIDTH - _RIGHT)
+    up = _Scale(0.0, 1.06 * max([*heights, 1e-9]), HEIGHT - _BOTTOM, _TOP)
+    bars = [
+        tag(
+            "rect",
+            x=across(left),
+            y=up(height),
+            width=max(round(across(right) - across(left) - 1, 2), 0.5),
+            height=round(HEIGHT - _BOTTOM - up(height), 2),
+            class_="bar",
+        )
+        for left, right, height in zip(edges[:-1], edges[1:], heights, strict=True)
+        if height > 0
+    ]
+    return _frame(title, x, y, across, up, Markup("").join(bars))
+
+
+def interval_mark(
+    value: float,
+    low: float,
+    high: float,
+    *,
+    within: tuple[float, float],
+    description: str,
+    zero: bool = True,
+) -> Markup:
+    """A point with its interval over a shared scale, as small as a word."""
+    scale = _Scale(within[0], within[1], 4.0, 116.0)
+    cut = [min(max(v, within[0]), within[1]) for v in (low, value, high)]
+    style = "gain" if low > 0 else "loss" if high < 0 else "open"
+    parts = [
+        tag("line", x1=scale(cut[0]), x2=scale(cut[2]), y1=9, y2=9, class_=f"reach {style}"),
+        tag("circle", cx=scale(cut[1]), cy=9, r=3.6, class_=f"dot {style}"),
+    ]
+    if zero and within[0] <= 0 <= within[1]:
+        parts.insert(0, tag("line", x1=scale(0), x2=scale(0), y1=0, y2=18, class_="zero"))
+    return tag(
+        "svg",
+        Markup("").join(parts),
+        class_="mark",
+        viewBox="0 0 120 18",
+        role="img",
+        aria_label=description,
+    )
+
+
+def share_bar(share: float, description: str) -> Markup:
+    """A bar of at most a word's length; `share` lies in [0, 1]."""
+    length = round(118 * min(max(share, 0.0), 1.0), 2)
+    bar = tag("rect", x=1, y=4, width=length, height=10, class_="bar")
+    return tag("svg", bar, class_="mark", viewBox="0 0 120 18", role="img", aria_label=description)
+
+
+def _scales(points: Sequence[tuple[float, float]]) -> tuple[_Scale, _Scale]:
+    across = _Scale(*spread([p[0] for p in points]), _LEFT, WIDTH - _RIGHT)
+    up = _Scale(*spread([p[1] for p in points]), HEIGHT - _BOTTOM, _TOP)
+    return across, up
+
+
+def _draw(one: Series, across: _Scale, up: _Scale) -> Markup:
+    places = [(across(x), up(y)) for x, y in one.points]
+    parts = []
+    if one.joined and len(places) > 1:
+        path = "M" + "L".join(f"{x} {y}" for x, y in places)
+        parts.append(tag("path", d=path, class_=f"line {one.style}"))
+    if one.marked:
+        parts += [tag("circle", cx=x, cy=y, r=3.2, class_=f"dot {one.style}") for x, y in places]
+    return Markup("").join(parts)
+
+
+def _labels(series: Sequence[Series], across: _Scale, up: _Scale) -> Markup:
+    """On top of everything; one too near to another is left out."""
+    taken: list[tuple[float, float]] = []
+    parts = []
+    for one in series:
+        for (x, y), label in zip(one.points, one.labels, strict=False):
+            place = across(x), up(y)
+            crowded = any(max(abs(place[0] - a), abs(place[1] - b)) < _APART for a, b in taken)
+            if label and not crowded:
+                taken.append(place)
+                parts.append(_beside(*place, label))
+    return Markup("").join(parts)
+
+
+def _beside(x: float, y: float, label: str) -> Markup:
+    """A label right of its point, or left of it near the edge."""
+    right = x < WIDTH * 0.7
+    below = y < _TOP + 14
+    return tag(
+        "text",
+        label,
+        x=round(x + (7 if right else -7), 2),
+        y=round(y + (13 if below else -6), 2),
+        text_anchor="start" if right else "end",
+        class_="label",
+    )
+
+
+def _frame(title: str, x: Axis, y: Axis, across: _Scale, up: _Scale, marks: Markup) -> Markup:
+    base, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+    parts = []
+    for value in _ticks(y, up):
+        height = up(value)
+        parts.append(tag("line", x1=_LEFT, x2=right, y1=height, y2=height, class_="grid"))
+        parts.append(
+            tag("text", _tick(value * y.factor), x=_LEFT - 6, y=height + 4, class_="tick y")
+        )
+    for value in _ticks(x, across):
+        place = across(value)
+        parts.append(tag("line", x1=place, x2=place, y1=base, y2=base + 4, class_="axis"))
+        parts.append(tag("text", _tick(value * x.factor), x=place, y=base + 16, class_="tick x"))
+    parts.append(tag("line", x1=_LEFT, x2=right, y1=base, y2=base, class_="axis"))
+    middle, centre = (_LEFT + right) / 2, (_TOP + base) / 2
+    parts.append(tag("text", x.title, x=middle, y=HEIGHT - 6, class_="title x"))
+    turned = f"rotate(-90 12 {centre})"
+    parts.append(tag("text", y.title, x=12, y=centre, transform=turned, class_="title x"))
+    parts.append(marks)
+    return tag(
+        "svg",
+        Markup("").join(parts),
+        class_="chart",
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_label=title,
+    )
+
+
+def _ticks(axis: Axis, scale: _Scale) -> list[float]:
+    found = ticks(scale.low, scale.high)
+    return [value for value in found if value == round(value)] if axis.whole else found
+
+
+def _tick(value: float) -> str:
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,97 @@
+"""Figures in words: shares in per cent, their differences in points, all else as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from repairkit.core.text import printable
+
+_SHARES = {"group_accuracy", "worst_group_accuracy", "robustness"}
+_LESS_IS_BETTER = {"robustness"}
+_NOTHING = 1e-12
+_MINUS = "\N{MINUS SIGN}"
+_EN_DASH = "\N{EN DASH}"
+_SPACE = "\N{NO-BREAK SPACE}"
+_WORDS = {
+    "accuracy": "accuracy",
+    "worst_group_accuracy": "accuracy of the worst group",
+    "group_accuracy": "mean accuracy over groups",
+    "loss": "log-likelihood",
+    "robustness": "adversary's success less clean accuracy",
+    "mean_absolute_error": "mean absolute error (negated)",
+}
+
+
+def visible(text: object) -> str:
+    """Text of one line in which every character shows; spaces that keep words together stay."""
+    parts = str(text).replace("\n", " ").split(_SPACE)
+    return _SPACE.join(printable(part) for part in parts)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of images, or a difference of such shares."""
+    name = metric.partition(":")[0]
+    return name in ("accuracy", "recall") or name in _SHARES or name.endswith("_difference")
+
+
+def sign(metric: str) -> int:
+    """1 where more of a metric is better, else -1."""
+    return -1 if metric in _LESS_IS_BETTER else 1
+
+
+def in_words(metric: str) -> str:
+    """A metric's name as people say it."""
+    if metric in _WORDS:
+        return _WORDS[metric]
+    kind, colon, name = metric.partition(":")
+    if colon and kind == "accuracy":
+        return f"accuracy of {name}"
+    if colon and kind == "recall":
+        return f"recall of {name}"
+    return metric.replace("_", " ") if "." not in metric and not colon else metric
+
+
+def number(value: float | None, metric: str = "", *, signed: bool = False) -> str:
+    """A figure without its unit; a dash where it is not known."""
+    if value is None or not math.isfinite(value):
+        return _EN_DASH
+    value = 0.0 if abs(value) < _NOTHING else value
+    share = is_share(metric)
+    shown = 100 * value if share else value
+    text = f"{shown:+.1f}" if share and signed else f"{shown:.1f}" if share else ""
+    if not share:
+        text = f"{shown:+.4g}" if signed else f"{shown:.4g}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", _MINUS)
+
+
+def figure(value: float | None, metric: str) -> str:
+    """A figure with its unit."""
+    text = number(value, metric)
+    return f"{text}{_SPACE}%" if is_share(metric) and text != _EN_DASH else text
+
+
+def change(value: float | None, metric: str) -> str:
+    """A difference with its sign and unit: of shares, points."""
+    text = number(value, metric, signed=True)
+    return f"{text}{_SPACE}points" if is_share(metric) and text != _EN_DASH else text
+
+
+def interval(found: Mapping[str, Any], metric: str, *, signed: bool = False) -> str:
+    """`61.0 to 64.2`, of a figure as JSON has it."""
+    low, high = (number(found.get(end), metric, signed=signed) for end in ("ci_low", "ci_high"))
+    return f"{low} to {high}"
+
+
+def count(number_of: int, noun: str, plural: str | None = None) -> str:
+    """`1 filter`, `2 filters`, `1,000 filters`."""
+    word = noun if number_of == 1 else plural or f"{noun}s"
+    return f"{number_of:,}{_SPACE}{word}"
+
+
+def listing(names: list[str]) -> str:
+    """`a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

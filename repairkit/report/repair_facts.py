@@ -1,0 +1,171 @@
+"""What the page of a repair shows, from the document of the repair."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from markupsafe import Markup
+
+from repairkit.report import numbers
+from repairkit.report.charts import Axis, Series, line_chart
+from repairkit.report.tables import group_tables, metric_rows
+from repairkit.report.verdict import verdict
+
+_GROUPS_SHOWN = 24
+
+
+def repair_facts(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of the template, by name; blocks that are missing are None or empty."""
+    tables = group_tables(document)
+    return {
+        "document": document,
+        "name": PurePath(document["result"]["path"]).name,
+        "source_name": PurePath(document["source"]["path"]).name,
+        "verdict": verdict(document),
+        "warnings": overlap_warnings(document["parts"]),
+        "rows": metric_rows(document["evaluations"], document["objective"]),
+        "trade_off": trade_off(document),
+        "groups": [_shortened(table) for table in tables],
+        "small_note": (document.get("fairness") or {}).get(
+            "small", "a group is small where it has fewer than 30 images"
+        ),
+        "constants": dict(document["patch"]["frozen"]),
+        "interpretation": document.get("interpretation"),
+        "baselines": baselines(document),
+        "selection": document.get("selection"),
+        "commands": commands(document),
+    }
+
+
+def overlap_warnings(parts: Mapping[str, Any]) -> list[str]:
+    """Sentences on parts that share images."""
+    found = []
+    for first, second in parts.get("overlaps", []):
+        consequence = (
+            "the figures of the test part are too good to be believed"
+            if "test" in (first, second)
+            else "its figures lean to the good side"
+        )
+        found.append(f"The parts {first} and {second} share images: {consequence}.")
+    return found
+
+
+def _shortened(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Of many groups, those that fare worst now and those that moved most; all are in `rows`."""
+    rows = table["rows"]
+    if len(rows) <= _GROUPS_SHOWN:
+        return {**table, "leading": rows, "n_more": 0}
+    half = _GROUPS_SHOWN // 2
+    worst = sorted(rows, key=lambda row: row["after"]["value"])[:half]
+    names = {row["name"] for row in worst}
+    rest = [row for row in rows if row["name"] not in names]
+    rest.sort(key=lambda row: -abs(row["difference"]["value"]))
+    return {**table, "leading": [*worst, *rest[:half]], "n_more": len(rows) - 2 * half}
+
+
+def trade_off(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The chart of what more frozen filters bring and cost, and its table; None without trials."""
+    objective = document["objective"]
+    selection = document.get("selection") or {}
+    points = list(selection.get("trade_off") or document.get("trials") or [])
+    points = [row for row in points if row.get(objective) is not None]
+    if len(points) < 2 or not any(p.get("kept", True) for p in points):
+        return None
+    against = objective != "accuracy" and all(p.get("accuracy") is not None for p in points)
+    n_frozen = len(document["patch"]["frozen"])
+    evaluations = document["evaluations"]
+    ends = [(0, evaluations["before"]["metrics"]), (n_frozen, evaluations["after"]["metrics"])]
+
+    def place(n: int, row: Mapping[str, Any]) -> tuple[float, float]:
+        return (row["accuracy"] if against else float(n)), row[objective]
+
+    frozen = [name for name, _ in document["patch"]["frozen"]]
+    chosen = [p for p in points if set(p.get("filters", frozen)) == set(frozen)]
+    chosen = [p for p in chosen if p["n_frozen"] == n_frozen]
+    tested = [place(n, {k: f["value"] for k, f in metrics.items()}) for n, metrics in ends]
+    # Sets that were tried and given up stand beside the way that was kept.
+    way = [p for p in points if p.get("kept", True)]
+    labels = [str(p["n_frozen"]) if p in (way[0], way[-1]) else "" for p in way]
+    aside = [p for p in points if not p.get("kept", True)]
+    series = [
+        Series("tried", [place(p["n_frozen"], p) for p in way], "tried", labels),
+        Series("aside", [place(p["n_frozen"], p) for p in aside], "aside", joined=False),
+        Series("test", tested, "tested", ["test, before", "test, after"]),
+    ]
+    if chosen:
+        last = place(n_frozen, chosen[-1])
+        series.insert(0, Series("chosen", [last], "chosen", [str(n_frozen)], joined=False))
+    return {
+        "chart": _chart(objective, series, against=against),
+        "against": against,
+        "points": points,
+        "objective": objective,
+        "aside": bool(aside),
+    }
+
+
+def _chart(objective: str, series: list[Series], *, against: bool) -> Markup:
+    share = numbers.is_share(objective)
+    up = Axis(
+        numbers.in_words(objective) + (", %" if share else ""),
+        100.0 if share else 1.0,
+    )
+    across = Axis("overall accuracy, %", 100.0) if against else Axis("filters frozen", whole=True)
+    title = (
+        f"{up.title} against {across.title} as more filters are frozen; the same numbers stand in "
+        "the table below"
+    )
+    return line_chart(title, across, up, series)
+
+
+def baselines(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Rows of the baselines, and the metrics that are their columns; the objective comes first."""
+    rows = document.get("baselines") or []
+    if not rows:
+        return None
+    objective = document["objective"]
+    names = dict.fromkeys(name for row in rows for name in row["figures"])
+    metrics = sorted(names, key=lambda name: (name != objective, name != "accuracy"))
+    return {"rows": rows, "metrics": metrics}
+
+
+def commands(document: Mapping[str, Any]) -> dict[str, str]:
+    """Shell commands that verify, revert, apply again and choose again."""
+    source, result = document["source"]["path"], document["result"]["path"]
+    patch = str(PurePath(result).with_name(f"{PurePath(result).stem}.patch.json"))
+    again = str(PurePath(result).with_name(f"{PurePath(result).stem}.again.onnx"))
+    data = document["data"]["path"]
+    return {
+        "verify": _shell("verify", source, result, "--patch", patch, "--data", data),
+        "revert": _shell("revert", result, patch, "-o", again),
+        "apply": _shell("apply", source, patch, "-o", again),
+        "choose": _shell("patch", source, "--data", data, *_choice(document), "-o", again),
+    }
+
+
+def _choice(document: Mapping[str, Any]) -> list[str]:
+    choice = document["choice"]
+    settings = (document.get("scoring") or {}).get("settings") or {}
+    found: list[str] = []
+    if choice["how"] == "named":
+        found = ["--remove", ",".join(name for name, _ in document["patch"]["frozen"])]
+    elif choice["how"] == "fairness":
+        found = ["--fairness"]
+    elif choice.get("scores"):
+        found = ["--scores", choice["scores"]]
+    else:
+        found = ["--objective", document["objective"]]
+    for target in choice.get("targets") or []:
+        found += ["--target", target]
+    if settings.get("groups"):
+        found += ["--group", ",".join(settings["groups"])]
+    if choice["how"] != "named":
+        found += ["--at-most", str(choice["at_most"]), "--max-drop", str(choice["max_drop"])]
+    return [*found, "--seed", str(choice["seed"])]
+
+
+def _shell(*words: str) -> str:
+    return " ".join(shlex.quote(word) for word in ("repairkit", *words))

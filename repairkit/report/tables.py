@@ -1,0 +1,133 @@
+"""Rows of figures before and after, with their differences drawn over one shared scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from repairkit.report import numbers
+from repairkit.report.charts import interval_mark
+
+SMALL_GROUP = 30
+
+Row = dict[str, Any]
+
+
+def moved_row(
+    name: str, metric: str, three: Mapping[str, Any], *, n: int | None = None, small: bool = False
+) -> Row:
+    """One row; `three` holds the figures `before`, `after` and `difference`."""
+    return {
+        "name": name,
+        "metric": metric,
+        "n": n,
+        "small": small,
+        **{key: three[key] for key in ("before", "after", "difference")},
+    }
+
+
+def with_marks(rows: Sequence[Row], *, less_is_better: Iterable[str] = ()) -> list[Row]:
+    """The rows with `mark`, a drawing of the difference; those of shares share a scale."""
+    lessened = set(less_is_better)
+    marked = []
+    for row in rows:
+        peers = [
+            r for r in rows if numbers.is_share(r["metric"]) == numbers.is_share(row["metric"])
+        ]
+        ends = [0.0, *(r["difference"][e] for r in peers for e in ("ci_low", "ci_high"))]
+        low, high = min(ends), max(ends)
+        reach = 0.04 * (high - low) or 1.0
+        found, metric = row["difference"], row["metric"]
+        turn = -1 if row["name"] in lessened else numbers.sign(metric)
+        told = (
+            f"{numbers.change(found['value'], metric)}, "
+            f"95 % interval {numbers.interval(found, metric, signed=True)}"
+        )
+        ends_of_mark = sorted((turn * found["ci_low"], turn * found["ci_high"]))
+        limits = sorted((turn * (low - reach), turn * (high + reach)))
+        mark = interval_mark(
+            turn * found["value"],
+            ends_of_mark[0],
+            ends_of_mark[1],
+            within=(limits[0], limits[1]),
+            description=told,
+        )
+        marked.append({**row, "mark": mark})
+    return marked
+
+
+def metric_rows(evaluations: Mapping[str, Any], objective: str) -> list[Row]:
+    """The metrics of the two models, the objective first."""
+    before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
+    names = sorted(before["metrics"], key=lambda name: name != objective)
+    return with_marks(
+        [
+            moved_row(
+                _told(name),
+                name,
+                {
+                    "before": before["metrics"][name],
+                    "after": after["metrics"][name],
+                    "difference": change[name],
+                },
+            )
+            for name in names
+        ]
+    )
+
+
+def _told(metric: str) -> str:
+    words = numbers.in_words(metric)
+    return f"{words}, negated (0 is even)" if metric.endswith("_difference") else words
+
+
+def group_tables(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A table of groups per column of groups, with what sets the groups apart where that is known.
+
+    Without a `fairness` block the one table is of the groups that were evaluated.
+    """
+    fairness = document.get("fairness")
+    if fairness:
+        return [_judged_by(column) for column in fairness["columns"]]
+    evaluations = document["evaluations"]
+    before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
+    rows = [
+        moved_row(
+            name,
+            "accuracy",
+            {
+                "before": found,
+                "after": after["groups"][name],
+                "difference": change[f"accuracy:{name}"],
+            },
+            n=before["group_sizes"][name],
+            small=before["group_sizes"][name] < SMALL_GROUP,
+        )
+        for name, found in before["groups"].items()
+    ]
+    return [{"name": "", "rows": with_marks(rows), "apart": [], "rates": []}] if rows else []
+
+
+def _judged_by(column: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        moved_row(group["name"], "accuracy", group, n=group["n"], small=bool(group.get("small")))
+        for group in column["groups"]
+    ]
+    apart = [
+        moved_row(numbers.in_words(name), name, three)
+        for name, three in column["disparities"].items()
+        if name not in ("accuracy", "worst_group_accuracy", "group_accuracy") or len(rows) > 1
+    ]
+    less = [numbers.in_words(n) for n in column["disparities"] if n.endswith("_difference")]
+    rates = [
+        {"group": group["name"], "rate": rate.replace("_", " "), **three}
+        for group in column["groups"]
+        for rate, three in (group.get("rates") or {}).items()
+    ]
+    return {
+        "name": column["name"],
+        "rates_of": column.get("rates_of", ""),
+        "rows": with_marks(rows),
+        "apart": with_marks(apart, less_is_better=less),
+        "rates": rates,
+    }

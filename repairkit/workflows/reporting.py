@@ -1,0 +1,252 @@
+"""Write reports: JSON, page and model card beside a patched model, JSON and page of a run."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import RepairkitError, RunFolderError
+from repairkit.core.filters import Filter, Roster
+from repairkit.core.patch import Patch
+from repairkit.core.text import from_cell
+from repairkit.data import PartPlan, Preprocessing
+from repairkit.report import model_card, render_patch, render_run
+from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.faults import judging_the_model
+from repairkit.workflows.files import read_json, write_json, write_text
+from repairkit.workflows.interpreting import Interpretation, interpret
+from repairkit.workflows.removal import removal_curves, spread_over_layers
+from repairkit.workflows.run_folder import RunFolder
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import read_subject
+
+SCHEMA = 1
+RUN_KIND = "repairkit run report"
+_ROWS_EACH = 15
+_FILTERS_EACH = 6
+_BINS = 20
+_KEPT = (
+    "class_names", "features", "output", "sites_at", "absent", "threshold", "batch_size", "seed",
+    "metrics", "groups", "sites", "include",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Where the report of a run was written, what it says, and what it had to leave out."""
+
+    page: Path
+    report_file: Path
+    document: dict[str, Any]
+
+
+def repair_pages(out: Path) -> tuple[Path, Path]:
+    """The page and the model card of a patched model."""
+    return out.with_name(f"{out.stem}.report.html"), out.with_name(f"{out.stem}.model-card.md")
+
+
+def write_repair_report(
+    bench: Bench, report: Mapping[str, Any], patch: Patch, report_file: Path, out: Path
+) -> None:
+    """Look at the frozen filters, and write `report_file`, page and model card.
+
+    Raises:
+        ModelError: ONNX Runtime fails on the model or the images.
+        RunFolderError: a file cannot be written.
+    """
+    seen = interpret(bench, patch.filters, value=report["objective"])
+    document = {**report, "interpretation": seen.document}
+    page, card = repair_pages(out)
+    write_json(report_file, document)
+    write_text(card, model_card(document))
+    write_text(page, render_patch(document, seen.pictures))
+
+
+@judging_the_model
+def report_run(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    model: Path | None = None,
+    data: Path | None = None,
+    pictures: bool = True,
+) -> Reported:
+    """Write the page of a run folder, and its JSON beside the page.
+
+    Args:
+        folder: what `score` wrote.
+        out: the page; `report.html` in the folder if None.
+        model: where the model lies by now; where the run found it if None.
+        data: where the data lie by now; likewise.
+        pictures: look at the extreme filters and play the removal curves, which takes the model and
+            the data; without, the page shows what the folder holds.
+
+    Raises:
+        RunFolderError: the folder is no finished run, or the page cannot be written.
+        RepairkitError: model or data cannot be read, or are not those of the run.
+    """
+    run_folder = RunFolder(folder)
+    run = run_folder.read()
+    if not run["finished"]:
+        raise RunFolderError(f"{folder}: is not finished; go on with score --resume")
+    rows = _read_rows(run_folder)
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": RUN_KIND,
+        "run": run,
+        "scores": _scores(rows),
+        "statistics": _statistics(run_folder),
+        "spread": None,
+        "removal": None,
+        "interpretation": None,
+        "notes": [],
+    }
+    shown: Mapping[int, Any] = {}
+    if pictures:
+        bench = _bench(run, folder, model, data)
+        seen = _look(bench, document, rows)
+        shown = seen.pictures
+    else:
+        document["notes"] = ["model and data were not looked at, as was asked for"]
+    page = folder / "report.html" if out is None else out
+    report_file = page.with_suffix(".json")
+    write_json(report_file, document)
+    write_text(page, render_run(document, shown))
+    return Reported(page, report_file, document)
+
+
+def _look(bench: Bench, document: dict[str, Any], rows: list[dict[str, Any]]) -> Interpretation:
+    """Add to the document what model and data tell of the extreme filters."""
+    metric = bench.metric_names[0]
+    values = _values(rows, bench.roster)
+    document["spread"] = spread_over_layers(bench, values)
+    document["removal"] = removal_curves(bench, values, metric)
+    names = [row["filter"] for row in (*rows[:_FILTERS_EACH], *rows[::-1][:_FILTERS_EACH])]
+    chosen = [Filter.parse(name) for name in dict.fromkeys(names)]
+    seen = interpret(bench, chosen, value=metric)
+    by_filter = {row["filter"]: row["value"] for row in rows}
+    for entry in seen.document["filters"]:
+        entry["value"] = by_filter[entry["filter"]]
+    document["interpretation"] = seen.document
+    return seen
+
+
+def _bench(run: Mapping[str, Any], folder: Path, model: Path | None, data: Path | None) -> Bench:
+    """The workbench that the run was scored on.
+
+    Raises:
+        RunFolderError: the model or the data are others by now, or are gone.
+    """
+    settings = _settings(run["settings"], Path(run["data"]["path"]) if data is None else data)
+    path = Path(run["model"]["path"]) if model is None else model
+    advice = "name where they lie with --model and --data, or use --no-pictures"
+    try:
+        subject = read_subject(path, output=settings.output, layout=settings.preprocessing.layout)
+        if subject.file.digest != run["model"]["digest"]:
+            raise RunFolderError(f"{path}: is not the model that {folder} scored; {advice}")
+        bench = prepare(subject, settings)
+    except (OSError, RepairkitError) as error:
+        if isinstance(error, RunFolderError):
+            raise
+        raise RunFolderError(f"{folder}: its model or data: {error}; {advice}") from error
+    if bench.dataset.digest != run["data"]["digest"]:
+        raise RunFolderError(f"{settings.data}: are not the data that {folder} scored; {advice}")
+    return bench
+
+
+def _settings(known: Mapping[str, Any], data: Path) -> Settings:
+    """The settings that a run was scored with."""
+    kept = {name: known[name] for name in _KEPT if name in known}
+    lists = {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
+    columns = known.get("columns")
+    return Settings(
+        **{**kept, **lists},
+        data=data,
+        columns=None if columns is None else (int(columns[0]), int(columns[1])),
+        preprocessing=_dataclass(Preprocessing, known["preprocessing"]),
+        parts=_dataclass(PartPlan, known["parts"]),
+    )
+
+
+def _dataclass(kind: Any, known: Mapping[str, Any]) -> Any:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in known.items()
+            if name in names
+        }
+    )
+
+
+def _read_rows(folder: RunFolder) -> list[dict[str, Any]]:
+    """The rows of `scores.csv`; null for what is not finite."""
+    try:
+        with folder.scores_file.open(encoding="utf-8", newline="") as file:
+            rows = [_row(row) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise RunFolderError(
+            f"{folder.scores_file}: cannot be read as scores ({error}); score the model again"
+        ) from error
+    if not rows:
+        raise RunFolderError(f"{folder.scores_file}: holds no scores; score the model again")
+    return rows
+
+
+def _row(row: Mapping[str, str]) -> dict[str, Any]:
+    def finite(name: str) -> float | None:
+        value = float(row[name])
+        return value if np.isfinite(value) else None
+
+    return {
+        "filter": from_cell(row["filter"]),
+        **{name: finite(name) for name in ("value", "std_error", "ci_low", "ci_high")},
+        "samples": int(row["samples"]),
+        "decided": row["decided"] == "true",
+    }
+
+
+def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The extremes, how many are surely harmful or helpful, and how often filters were sampled."""
+    with_error = [row for row in rows if row["std_error"]]
+    known = [row for row in with_error if None not in (row["ci_low"], row["ci_high"])]
+    n_each = min(_ROWS_EACH, max(len(rows) // 2, 1))
+    counts = np.array([row["samples"] for row in rows])
+    edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))
+    return {
+        "n_filters": len(rows),
+        "harmful": sum(row["ci_high"] < 0 for row in known) if known else None,
+        "helpful": sum(row["ci_low"] > 0 for row in known) if known else None,
+        "highest": rows[:n_each],
+        "lowest": rows[::-1][:n_each],
+        "samples": {
+            "edges": edges.tolist(),
+            "filters": np.histogram(counts, edges)[0].tolist(),
+        }
+        if counts.any()
+        else None,
+    }
+
+
+def _values(rows: list[dict[str, Any]], roster: Roster) -> NDArray[np.float64]:
+    values = np.full(len(roster), np.nan)
+    for row in rows:
+        if row["value"] is not None:
+            values[roster.column(Filter.parse(row["filter"]))] = row["value"]
+    return values
+
+
+def _statistics(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.statistics_file.is_file():
+        return None
+    found = read_json(folder.statistics_file, "statistics")
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{folder.statistics_file}: holds no statistics; score again")
+    return found

@@ -1,0 +1,219 @@
+"""Documents as the workflows write them, of any size and with any names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from repairkit.report import Picture
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"onload='alert(2)'",
+    "\u05e9\u05dc\u05d5\u05dd (\u0627\u0644\u0639\u0631\u0628\u064a\u0629)",
+    "a\u202egnp.exe\x1b[2J",
+    "{{ 7 * 7 }} | `x` | [y](javascript:z) & </title>",
+)
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
+    "WjR9awAAAABJRU5ErkJggg=="
+)
+PICTURES = {row: Picture(PIXEL, 8, 8) for row in range(8)}
+
+
+def figure(value: float, reach: float = 0.05) -> dict[str, float]:
+    return {"value": value, "ci_low": value - reach, "ci_high": value + reach}
+
+
+def repair(
+    groups: Sequence[str] = ("dark", "light"),
+    *,
+    sizes: Sequence[int] = (),
+    gain: float = 0.1,
+    objective: str = "worst_group_accuracy",
+    frozen: Sequence[str] = ("conv:1", "conv:2"),
+    classes: Sequence[str] = ("cat", "dog"),
+    **more: Any,
+) -> dict[str, Any]:
+    """The report of a repair that moved the objective, and every group, by `gain`."""
+    sizes = sizes or [200] * len(groups)
+    shares = objective != "mean_absolute_error"
+    names = [*(["accuracy"] if shares else []), objective]
+    before = {
+        "suite": "test",
+        "n_images": max(sum(sizes), 100),
+        "metrics": {name: figure(0.6) for name in names},
+        "groups": {name: figure(0.6) for name in groups},
+        "group_sizes": dict(zip(groups, sizes, strict=True)),
+    }
+    after = {
+        **before,
+        "metrics": {name: figure(0.6 + gain) for name in names},
+        "groups": {name: figure(0.6 + gain) for name in groups},
+    }
+    moved = dict.fromkeys([*names, *(f"accuracy:{g}" for g in groups)], figure(gain, abs(gain) / 2))
+    return {
+        "schema": 1,
+        "kind": "repairkit report",
+        "versions": {"repairkit": "0.1.0", "onnxruntime": "1.31.1"},
+        "objective": objective,
+        "choice": {
+            "how": "fairness",
+            "scores": None,
+            "at_most": 16,
+            "max_drop": 0.01,
+            "promised_on_selection": figure(gain),
+            "absent": "mean",
+            "seed": 0,
+        },
+        "data": {"path": "faces.csv", "digest": "d" * 64},
+        "parts": {
+            "how": "shares drawn by label and group with seed 0.",
+            "overlaps": [],
+            "calibration": 100,
+            "selection": 200,
+            "test": before["n_images"],
+        },
+        "notes": [],
+        "trials": [
+            {"n_frozen": n, objective: 0.6 + n * gain / 2, "accuracy": 0.6 + n / 100}
+            for n in range(3)
+        ],
+        "evaluations": {"before": before, "after": after, "difference": moved},
+        "verification": {"verified": True, "images": "64 calibration images"},
+        "scoring": None,
+        "patch": {"source": "s" * 64, "frozen": [[name, -0.25] for name in frozen]},
+        "patch_digest": "a" * 64,
+        "source": {"path": "model.onnx", "digest": "b" * 64},
+        "result": {"path": "model.patched.onnx", "digest": "c" * 64},
+        "interpretation": interpretation(frozen, groups, classes),
+        **more,
+    }
+
+
+def interpretation(
+    filters: Sequence[str], groups: Sequence[str], classes: Sequence[str]
+) -> dict[str, Any]:
+    """What was seen of filters, on pictures of 8 x 8 pixels."""
+    images = [
+        {
+            "row": row,
+            "label": classes[row % len(classes)] if classes else "0.5",
+            "group": groups[row % len(groups)] if groups else None,
+            "peak": 1.5 - row / 4,
+            "at": [0.25, 0.75],
+        }
+        for row in range(8)
+    ]
+    by = [{"name": name, "n": 10, "mean": 0.5} for name in groups]
+    return {
+        "suite": "selection",
+        "n_images": 200,
+        "metric": "accuracy",
+        "n_filters": len(filters),
+        "filters": [
+            {
+                "filter": name,
+                "site": name.rpartition(":")[0],
+                "channel": 1,
+                "kind": "Conv",
+                "layer": 1,
+                "n_layers": 3,
+                "n_channels": 32,
+                "effect": {"value": 0.01, "groups": {f"accuracy:{g}": 0.02 for g in groups}},
+                "map": [4, 4],
+                "sees": [3, 3],
+                "response": {"mean": 0.1, "deviation": 0.2},
+                "most": images[:4],
+                "least": images[4:],
+                **({"groups": by} if groups else {}),
+                **(
+                    {
+                        "classes": [{"name": c, "n": 3, "mean": 0.1} for c in classes[:6]],
+                        "n_classes": len(classes),
+                    }
+                    if classes
+                    else {}
+                ),
+            }
+            for name in filters[:24]
+        ],
+    }
+
+
+def scoring(n_filters: int = 40, *, site: str = "conv", metric: str = "accuracy") -> dict[str, Any]:
+    """The report of a run over filters of one site; the page shows its extremes."""
+    rows = [
+        {
+            "filter": f"{site}:{n}",
+            "value": 0.01 * (n_filters / 2 - n) / n_filters,
+            "std_error": 0.001,
+            "ci_low": 0.01 * (n_filters / 2 - n) / n_filters - 0.002,
+            "ci_high": 0.01 * (n_filters / 2 - n) / n_filters + 0.002,
+            "samples": 50,
+            "decided": True,
+        }
+        for n in range(n_filters)
+    ]
+    n_layers = max(n_filters // 100, 1)
+    layers = [
+        {"site": f"{site}{n}", "n_filters": 100, "highest": n % 5, "lowest": n % 3}
+        for n in range(n_layers)
+    ]
+    removed = [0, 1, 2, 5]
+    return {
+        "schema": 1,
+        "kind": "repairkit run report",
+        "run": {
+            "versions": {"repairkit": "0.1.0", "onnxruntime": "1.31.1"},
+            "model": {"path": "model.onnx", "digest": "b" * 64},
+            "data": {"path": "images", "digest": "d" * 64, "n_images": 500},
+            "settings": {"metrics": [metric], "method": "auto", "groups": [], "seed": 0},
+            "parts": {
+                "how": "drawn by label with seed 0.",
+                "overlaps": [],
+                "calibration": 100,
+                "selection": 200,
+                "test": 200,
+            },
+            "n_filters": n_filters,
+            "n_sites": n_layers,
+            "notes": [],
+            "metrics": {metric: {"all": 0.9, "none": 0.1}},
+            "finished": True,
+            "n_undecided": 3,
+            "evaluations": 5000,
+            "image_passes": 64000,
+            "seconds": 12.5,
+            "reason": "the budget is spent",
+            "confidence": 0.95,
+            "interval": "normal",
+            "sum_of_values": 0.8,
+            "adds_up": True,
+        },
+        "scores": {
+            "n_filters": n_filters,
+            "harmful": 3,
+            "helpful": 5,
+            "highest": rows[:15],
+            "lowest": rows[::-1][:15],
+            "samples": {"edges": [50, 51], "filters": [n_filters]},
+        },
+        "statistics": {
+            "curve": [[n, 10, 0.9 - n / 100, 0.9] for n in range(30)],
+            "truncation": {"walks": 10, "truncated_walks": 0},
+        },
+        "spread": {"n_each": min(n_filters // 2, 100), "layers": layers},
+        "removal": {
+            "metric": metric,
+            "suite": "selection",
+            "n_images": 200,
+            "random_orders": 3,
+            "removed": removed,
+            "top": [0.9, 0.8, 0.6, 0.2],
+            "bottom": [0.9, 0.91, 0.92, 0.9],
+            "random": [0.9, 0.89, 0.88, 0.8],
+        },
+        "interpretation": interpretation([f"{site}:{n}" for n in range(12)], (), ("cat", "dog")),
+        "notes": [],
+    }

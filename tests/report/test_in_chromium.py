@@ -1,0 +1,160 @@
+"""The pages in a real Chromium: nothing runs, nothing is fetched, all can be seen and reached."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repairkit.report import render_patch, render_run
+from tests.report.documents import HOSTILE, PICTURES, repair, scoring
+from tests.report.test_page import ODD
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip(
+    "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
+)
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = os.environ.get("REPAIRKIT_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), "")
+
+_MEASURE_CHARTS = """
+[...document.querySelectorAll('svg.chart')].map(chart => {
+  const box = chart.getBoundingClientRect();
+  return [box.width, box.height, chart.querySelectorAll('path, circle, rect').length];
+})
+"""
+
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM, reason="no Chromium (apt-get install chromium, or set REPAIRKIT_CHROMIUM)"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    evil = repair(HOSTILE, frozen=[f"{name}:1" for name in HOSTILE], classes=HOSTILE, notes=HOSTILE)
+    texts = {
+        "evil": render_patch(evil, PICTURES),
+        "joint": render_patch(ODD["chosen jointly"], PICTURES),
+        "run": render_run(scoring(site=HOSTILE[0]), PICTURES),
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in texts}
+
+
+class Watched:
+    """A page, with all that it said and asked for."""
+
+    def __init__(self, browser: Any, path: Path, scheme: str = "light", width: int = 1100) -> None:
+        self.context = browser.new_context(
+            color_scheme=scheme, viewport={"width": width, "height": 800}
+        )
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+@pytest.mark.parametrize("name", ["evil", "run"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_names_and_landmarks_pass_axe(
+    browser: Any, pages: dict[str, Path], name: str, scheme: str
+) -> None:
+    with Watched(browser, pages[name], scheme) as watched:
+        watched.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        found = axe.Axe().run(watched.page).response
+        assert not [(v["id"], v["nodes"][0]["html"]) for v in found["violations"]]
+        assert "color-contrast" in {rule["id"] for rule in found["passes"]}
+
+
+@pytest.mark.parametrize("name", ["evil", "joint", "run"])
+def test_a_page_says_nothing_asks_for_nothing_and_draws_its_charts(
+    browser: Any, pages: dict[str, Path], name: str
+) -> None:
+    with Watched(browser, pages[name]) as watched:
+        assert watched.said == []
+        outside = [url for url in watched.asked if not url.startswith(("file:", "data:"))]
+        assert not outside
+        assert watched.asked[0] == pages[name].as_uri()
+        drawn = watched.page.evaluate(_MEASURE_CHARTS)
+        assert drawn
+        assert all(width > 200 and height > 100 and marks > 0 for width, height, marks in drawn)
+
+
+def test_hostile_names_are_seen_as_they_are_written(browser: Any, pages: dict[str, Path]) -> None:
+    with Watched(browser, pages["evil"]) as watched:
+        assert watched.page.evaluate("document.scripts.length") == 0
+        text = watched.page.inner_text("main")
+        assert HOSTILE[0] in text
+        assert HOSTILE[1] in text
+        # A name from right to left turns nothing around it.
+        assert watched.page.evaluate(
+            "[...document.querySelectorAll('bdi')].some(b => b.textContent.includes('\\u05e9'))"
+        )
+
+
+def test_everything_can_be_reached_by_keyboard(browser: Any, pages: dict[str, Path]) -> None:
+    with Watched(browser, pages["evil"]) as watched:
+        page = watched.page
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        wanted = page.evaluate("document.querySelectorAll('main summary').length")
+        reached = set()
+        for _ in range(200):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.tagName") == "SUMMARY":
+                number = page.evaluate(
+                    "[...document.querySelectorAll('main summary')].indexOf(document.activeElement)"
+                )
+                if number in reached:
+                    break
+                reached.add(number)
+            elif page.evaluate("document.activeElement === document.body"):
+                break
+        assert len(reached) == wanted
+        page.focus("main summary")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.querySelector('main details').open")
+
+
+@pytest.mark.parametrize("name", ["evil", "run"])
+def test_a_phone_needs_no_scrolling_sideways(
+    browser: Any, pages: dict[str, Path], name: str
+) -> None:
+    with Watched(browser, pages[name], width=390) as watched:
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_printed_page_has_no_links_to_nowhere_and_dark_ink(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    with Watched(browser, pages["evil"], "dark") as watched:
+        watched.page.emulate_media(media="print")
+        assert not watched.page.is_visible("nav")
+        assert watched.page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+        assert watched.page.pdf(format="A4").startswith(b"%PDF")

@@ -14,6 +14,8 @@ from repairkit.cli.apply_command import apply_command
 from repairkit.cli.demo_command import demo_command
 from repairkit.cli.inspect_command import inspect_command
 from repairkit.cli.instrument_command import instrument_command
+from repairkit.cli.means_command import means_command
+from repairkit.cli.merge_command import merge_command
 from repairkit.cli.patch_command import patch_command
 from repairkit.cli.revert_command import revert_command
 from repairkit.cli.score_command import score_command
@@ -35,6 +37,8 @@ app.command("verify")(verify_command)
 app.command("apply")(apply_command)
 app.command("revert")(revert_command)
 app.command("instrument")(instrument_command)
+app.command("means")(means_command)
+app.command("merge")(merge_command)
 app.command("demo")(demo_command)
 
 _INTERRUPTED = 130

@@ -17,6 +17,7 @@ from repairkit.core.scores import Budget
 from repairkit.engine.precision import IN_WORDS
 from repairkit.estimators import ESTIMATORS
 from repairkit.workflows.methods import METHODS, ScoreSettings
+from repairkit.workflows.owned import share
 from repairkit.workflows.run_folder import RunFolder, scores_table
 from repairkit.workflows.scoring import Scored, score
 from repairkit.workflows.unattended import Terminated
@@ -44,6 +45,12 @@ MaxEvaluations = Annotated[
 ]
 TimeLimit = Annotated[
     float | None, typer.Option("--time-limit", min=0.0, help="Seconds at the most.")
+]
+
+
+Share = Annotated[
+    Path | None,
+    typer.Option("--share", help="Also write a run folder that may leave the data's owner."),
 ]
 
 
@@ -111,6 +118,7 @@ def score_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL-METRIC-METHOD.")
     ] = None,
+    share_to: Share = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     top_k: TopK = None,
     side: Side = None,
@@ -137,6 +145,7 @@ def score_command(
     sites_at: options.SitesAt = "pre-activation",
     include: options.Include = None,
     absent: options.Absent = "mean",
+    means: options.Means = None,
     batch: options.Batch = 128,
     device: options.Device = "auto",
     tf32: options.Tf32 = False,
@@ -202,6 +211,8 @@ def score_command(
             if kept
             else "interrupted before there was anything to keep"
         ) from None
+    if share_to is not None:
+        share(folder, share_to)
     if as_json:
         show.print_json(scored.to_json())
     elif not quiet:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,7 +233,11 @@ def _fault(document: Mapping[str, Any]) -> str:
 
 def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
     """The rows of `scores.csv`, in rank order."""
-    filters = roster.filters
+    return table_of(scores, roster.filters)
+
+
+def table_of(scores: Scores, filters: Sequence[Filter]) -> list[dict[str, Any]]:
+    """See `scores_table`."""
     rows = []
     for player in scores.ranking().tolist():
         row: dict[str, Any] = {
@@ -255,14 +259,19 @@ def scores_table(scores: Scores, roster: Roster) -> list[dict[str, Any]]:
 
 def scores_csv(scores: Scores, roster: Roster) -> str:
     """The text of `scores.csv`: numbers in their shortest exact form, names never a formula."""
+    return csv_of(scores, roster.filters)
+
+
+def csv_of(scores: Scores, filters: Sequence[Filter]) -> str:
+    """See `scores_csv`."""
     text = io.StringIO()
     extra = [f"value:{metric}" for metric in scores.metrics[1:]]
     # The writer sees no line end in a carriage return; readers do.
-    broken = any("\r" in site.name for site in roster.sites)
+    broken = any("\r" in found.site for found in filters)
     quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
     writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n", quoting=quoting)
     writer.writeheader()
-    for row in scores_table(scores, roster):
+    for row in table_of(scores, filters):
         names = {name: plain_cell(row[name]) for name in ("filter", "site")}
         writer.writerow({**row, **names, "decided": "true" if row["decided"] else "false"})
     return text.getvalue()

@@ -26,7 +26,7 @@ BEAT_SECONDS = 10.0
 _LOG_SECONDS = 10.0
 
 
-class Terminated(KeyboardInterrupt):  # noqa: N818 - it is no error
+class Terminated(KeyboardInterrupt):
     """The system asked the process to end (SIGTERM)."""
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from repairkit.cli import options, show
+from repairkit.cli.clusters import Ray, RayCores, ray_cluster
 from repairkit.cli.unattended import LogJson, PrometheusFile, PrometheusPort, unattended
 from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
@@ -163,6 +164,8 @@ def score_command(
     mean: options.Mean = None,
     std: options.Std = None,
     layout: options.Layout = None,
+    ray: Ray = None,
+    ray_cores: RayCores = 1,
     log_json: LogJson = None,
     prometheus_port: PrometheusPort = None,
     prometheus_file: PrometheusFile = None,
@@ -196,7 +199,13 @@ def score_command(
             ) as on_progress,
         ):
             scored = score(
-                subject, settings, how, out=folder, resume=resume, on_progress=on_progress
+                subject,
+                settings,
+                how,
+                out=folder,
+                resume=resume,
+                on_progress=on_progress,
+                cluster=ray_cluster(ray, workers=workers, cores=ray_cores),
             )
     except KeyboardInterrupt as stop:
         kept = RunFolder(folder).run_file.is_file()

@@ -101,10 +101,10 @@ def counts(bench: Bench) -> dict[str, Any]:
         own = weights[weights > 0]
         even = metric.per_image and len(own) > 0 and bool(np.ptp(own) <= 1e-9 * own.max())
         counted[metric.name] = len(own) if even else None
-    groups = annotations.groups
-    sizes = [] if groups is None else np.bincount(groups, minlength=len(annotations.group_names))
-    named = zip(annotations.group_names, sizes, strict=False)
-    return {"metrics": counted, "groups": {name: int(n) for name, n in named if n}}
+    groups, names = annotations.groups, annotations.group_names
+    sizes = [] if groups is None else np.bincount(groups, minlength=len(names)).tolist()
+    told = {name: n for name, n in zip(names, sizes, strict=False) if n}
+    return {"metrics": counted, "groups": told}
 
 
 def outcome(estimation: Estimation, scores: Scores) -> dict[str, Any]:

@@ -9,6 +9,7 @@ never matters to a result how many rounds are under way. A game that can have se
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from repairkit.core.game import Game, Outcomes, Round
@@ -45,13 +46,13 @@ class Flight:
         outcomes: Outcomes
         if not self._overlaps:
             outcomes = self.game.play(round)
-            return outcomes
+            return replace(outcomes, asked=round)
         if not self._pending:
             self._pending.append((round, self.game.begin(round)))
         self._look_ahead(rows_left)
         outcomes = self.game.finish(self._pending[0][1])
         self._pending.popleft()
-        return outcomes
+        return replace(outcomes, asked=round)
 
     def _look_ahead(self, rows_left: int | None) -> None:
         while self._sees_ahead and self.game.hungry:

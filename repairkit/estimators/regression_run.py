@@ -180,7 +180,7 @@ class RegressionRun:
         elif not self.most:
             self.most = self._read_pilot(outcomes.values)
         else:
-            self.rows.add(self.ask())
+            self.rows.add(self.ask() if outcomes.asked is None else outcomes.asked)
             self.outcomes.add(outcomes.values)
         self.n_told += 1
 

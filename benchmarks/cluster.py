@@ -270,6 +270,8 @@ def main() -> None:
     if options.ray:
         measured = on_ray(options.ray, quick=options.quick)
         told["measured"] = [asdict(m) for m in measured]
+        last = measured[-1]
+        per_part = last.driver_per_part - last.planning * last.rounds / last.parts
         print_measured(measured)
     if options.simulate:
         simulated = played(per_part, quick=options.quick)

@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-COMMANDS = ["", "inspect", "score", "patch", "verify", "apply", "revert", "instrument", "demo"]
+COMMANDS = [
+    "",
+    "inspect",
+    "score",
+    "patch",
+    "verify",
+    "apply",
+    "revert",
+    "instrument",
+    "means",
+    "merge",
+    "demo",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -323,7 +323,8 @@ def _joined(ray: Any, options: ClusterOptions) -> Iterator[None]:
     except Exception as error:  # Ray raises whatever went wrong below
         raise DeviceError(
             f"the Ray cluster {options.address!r} cannot be used ({_line(error)}); start one with "
-            "`ray start --head`, name its address, or use --ray local"
+            "`ray start --head`, name its address, or use --ray local; one that wants a token is "
+            "joined with RAY_AUTH_MODE=token"
         ) from error
     if handler is not None:
         signal.signal(signal.SIGTERM, handler)

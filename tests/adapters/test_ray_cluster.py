@@ -255,20 +255,31 @@ def test_a_recipe_holds_the_images_of_its_game_and_no_path(bench: Bench) -> None
     ("more", "n_kills"), [((), 25), (("--ray", "auto"), 25)], ids=["alone", "ray"]
 )
 def test_a_driver_killed_at_random_instants_resumes_to_the_same_bytes(
-    project: Project, tmp_path: Path, more: tuple[str, ...], n_kills: int
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
+    n_kills: int,
 ) -> None:
     ray.shutdown()
+    if not more:
+        _kill_and_resume(project, tmp_path, more, n_kills)
+        return
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
     binary = Path(sys.executable).with_name("ray")
-    if more:
-        start = [binary, "start", "--head", "--num-cpus=2", "--include-dashboard=false",
-                 "--port=6399", "--disable-usage-stats"]  # fmt: skip
-        subprocess.run(start, check=True, capture_output=True, timeout=120)
-        more = ("--ray", "127.0.0.1:6399")
+    head = subprocess.Popen(
+        [binary, "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false",
+         "--port=6399", "--disable-usage-stats"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
     try:
+        assert head.stdout is not None
+        assert any("Ray runtime started" in line for line in head.stdout)
         _kill_and_resume(project, tmp_path, more, n_kills)
     finally:
-        if more:
-            subprocess.run([binary, "stop"], check=False, capture_output=True, timeout=120)
+        head.terminate()
+        head.wait(60)
 
 
 def _kill_and_resume(project: Project, folder: Path, more: tuple[str, ...], n_kills: int) -> None:
@@ -278,6 +289,8 @@ def _kill_and_resume(project: Project, folder: Path, more: tuple[str, ...], n_ki
     subprocess.run([*command, *more, "-o", "whole"], cwd=folder, check=True)
     whole_seconds = time.monotonic() - began
     expected = (folder / "whole" / "scores.csv").read_bytes()
+    subprocess.run([*command, "-o", "plain"], cwd=folder, check=True)
+    assert (folder / "plain" / "scores.csv").read_bytes() == expected
     chance, n_done, n_resumed, run = random.Random(1), 0, 0, 0
     while n_done < n_kills:
         out = f"run{run}"

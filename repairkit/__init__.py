@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from repairkit.api import apply, patch, revert, score, verify
+    from repairkit.api import apply, means, merge, patch, revert, score, verify
     from repairkit.workflows.methods import ScoreSettings
     from repairkit.workflows.settings import Settings
 
@@ -16,6 +16,8 @@ __all__ = [
     "Settings",
     "__version__",
     "apply",
+    "means",
+    "merge",
     "patch",
     "revert",
     "score",
@@ -27,6 +29,8 @@ __version__ = version("repairkit")
 # Looked up when first used: importing a noun of repairkit.core must not load ONNX.
 _HOMES = {
     "apply": "repairkit.api",
+    "means": "repairkit.api",
+    "merge": "repairkit.api",
     "patch": "repairkit.api",
     "revert": "repairkit.api",
     "score": "repairkit.api",

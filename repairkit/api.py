@@ -14,8 +14,11 @@ from repairkit.core.filters import Filter
 from repairkit.core.scores import Budget
 from repairkit.data import find_project
 from repairkit.graph.files import read_model
-from repairkit.workflows import patching, scoring, verifying
+from repairkit.workflows import merging, patching, scoring, verifying
+from repairkit.workflows.clusters import ClusterOptions, find_cluster
+from repairkit.workflows.common_means import CommonMeans, write_means
 from repairkit.workflows.destination import companions
+from repairkit.workflows.measuring import compute_means
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.patch_file import read_patch_file
 from repairkit.workflows.patching import Patched, PatchSettings
@@ -45,6 +48,7 @@ def score(
     paper: bool = False,
     statistics: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    ray: str | None = None,
 ) -> Scored:
     """Estimate the value of every filter, as `repairkit score` does.
 
@@ -63,6 +67,7 @@ def score(
         paper: the letter of the paper's Algorithm 1, with the method `tmab`.
         statistics: tell in detail how far the estimate has come (`Scored.details`).
         on_progress: called now and then.
+        ray: `local`, `auto` or the address of a Ray cluster, to evaluate there.
 
     Raises:
         RepairkitError: anything that the user can mend.
@@ -73,7 +78,49 @@ def score(
     budget = Budget(max_evaluations, time_limit)
     how = ScoreSettings(method, dict(options or {}), budget, paper=paper, statistics=statistics)
     place = None if out is None else Path(out)
-    return scoring.score(subject, job, how, out=place, resume=resume, on_progress=on_progress)
+    cluster = None if ray is None else find_cluster("ray", ClusterOptions(ray, job.workers))
+    return scoring.score(
+        subject, job, how, out=place, resume=resume, on_progress=on_progress, cluster=cluster
+    )
+
+
+def means(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    settings: Settings | None = None,
+) -> CommonMeans:
+    """Compute what absent filters yield over all images, as `repairkit means` does.
+
+    Args:
+        model: an ONNX file.
+        data: images; see `score`.
+        out: a file that `Settings.means` can name.
+        settings: preprocessing, sites, device; see `score`.
+
+    Raises:
+        RepairkitError: anything that the user can mend.
+    """
+    found = compute_means(*_job(model, data, settings))
+    write_means(Path(out), found)
+    return found
+
+
+def merge(
+    runs: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    by: merging.By = "images",
+    weights: Sequence[float] | None = None,
+) -> merging.Merged:
+    """Add up values over data that could not leave its owners; see `workflows.merging.merge`.
+
+    Raises:
+        RepairkitError: the runs do not add up, or cannot be read.
+    """
+    place = None if out is None else Path(out)
+    return merging.merge([Path(run) for run in runs], out=place, by=by, weights=weights)
 
 
 def patch(

@@ -95,6 +95,10 @@ Means = Annotated[
     Path | None,
     typer.Option("--means", help="File of common means that absent filters yield."),
 ]
+Share = Annotated[
+    Path | None,
+    typer.Option("--share", help="Also write a run folder that may leave the data's owner."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no table.")]
 

@@ -49,12 +49,6 @@ TimeLimit = Annotated[
 ]
 
 
-Share = Annotated[
-    Path | None,
-    typer.Option("--share", help="Also write a run folder that may leave the data's owner."),
-]
-
-
 def has_side(method: str) -> bool:
     """Whether a method of repairkit's own looks at one side of the ranking."""
     settings = ESTIMATORS.get(method)
@@ -119,7 +113,7 @@ def score_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL-METRIC-METHOD.")
     ] = None,
-    share_to: Share = None,
+    share_to: options.Share = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     top_k: TopK = None,
     side: Side = None,

@@ -1,18 +1,22 @@
 """How the cost of scoring grows with filters, images, batch and workers.
 
-    python benchmarks/scaling.py [--quick]
+    python benchmarks/scaling.py [--quick] [--ray local]
 
 A network of stacked convolutions is varied in one respect at a time. Each table ends with the
 exponent that fits best: cost ~ quantity ** exponent. Processor seconds, since they are steadier
-than the clock; for workers the clock.
+than the clock; for workers the clock. `--ray` is about workers on a Ray cluster instead: see
+`benchmarks/cluster.py`, which it calls.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +142,13 @@ def main() -> None:
     """Print one table for each quantity."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps")
-    n_steps = 8 if parser.parse_args().quick else 40
+    parser.add_argument("--ray", metavar="ADDRESS", help="workers on a Ray cluster, or local")
+    options = parser.parse_args()
+    if options.ray:
+        command = [sys.executable, str(Path(__file__).with_name("cluster.py")), "--simulate"]
+        quick = ["--quick"] if options.quick else []
+        raise SystemExit(subprocess.run([*command, "--ray", options.ray, *quick]).returncode)
+    n_steps = 8 if options.quick else 40
     print(f"{os.cpu_count()} cores, load {os.getloadavg()}")
     for what, measured, quantities, seconds in tables(n_steps):
         print(f"\n{what}: {measured}")

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from repairkit.api import apply, attack, export, patch, revert, score, verify
+    from repairkit.api import apply, attack, export, means, merge, patch, revert, score, verify
     from repairkit.workflows.methods import ScoreSettings
     from repairkit.workflows.settings import Settings
 
@@ -18,6 +18,8 @@ __all__ = [
     "apply",
     "attack",
     "export",
+    "means",
+    "merge",
     "patch",
     "revert",
     "score",
@@ -31,6 +33,8 @@ _HOMES = {
     "apply": "repairkit.api",
     "attack": "repairkit.api",
     "export": "repairkit.api",
+    "means": "repairkit.api",
+    "merge": "repairkit.api",
     "patch": "repairkit.api",
     "revert": "repairkit.api",
     "score": "repairkit.api",

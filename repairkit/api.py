@@ -16,13 +16,16 @@ from repairkit.core.framework import FrameworkModel, LoadOptions
 from repairkit.core.scores import Budget
 from repairkit.data import find_project
 from repairkit.graph.files import read_model
-from repairkit.workflows import attacking, exporting, patching, scoring, verifying
+from repairkit.workflows import attacking, exporting, merging, patching, scoring, verifying
 from repairkit.workflows.adapters import load_framework_model
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.attacking import Attacked, AttackSettings
+from repairkit.workflows.clusters import ClusterOptions, find_cluster
+from repairkit.workflows.common_means import CommonMeans, write_means
 from repairkit.workflows.destination import companions
 from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.exporting import Exported
+from repairkit.workflows.measuring import compute_means
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import Target
 from repairkit.workflows.patch_file import read_patch_file
@@ -55,6 +58,7 @@ def score(
     exclude_top_of: str | Path | None = None,
     exclude_share: float = 0.2,
     on_progress: Callable[[Progress], None] | None = None,
+    ray: str | None = None,
 ) -> Scored:
     """Estimate the value of every filter, as `repairkit score` does.
 
@@ -75,6 +79,7 @@ def score(
         exclude_top_of: leave out of the ranking the top of this finished run of the same model.
         exclude_share: how much of that run is its top, in (0, 1).
         on_progress: called now and then.
+        ray: `local`, `auto` or the address of a Ray cluster, to evaluate there.
 
     Raises:
         RepairkitError: anything that the user can mend.
@@ -92,7 +97,49 @@ def score(
         exclude=None if exclude_top_of is None else Exclusion(Path(exclude_top_of), exclude_share),
     )
     place = None if out is None else Path(out)
-    return scoring.score(subject, job, how, out=place, resume=resume, on_progress=on_progress)
+    cluster = None if ray is None else find_cluster("ray", ClusterOptions(ray, job.workers))
+    return scoring.score(
+        subject, job, how, out=place, resume=resume, on_progress=on_progress, cluster=cluster
+    )
+
+
+def means(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    settings: Settings | None = None,
+) -> CommonMeans:
+    """Compute what absent filters yield over all images, as `repairkit means` does.
+
+    Args:
+        model: an ONNX file.
+        data: images; see `score`.
+        out: a file that `Settings.means` can name.
+        settings: preprocessing, sites, device; see `score`.
+
+    Raises:
+        RepairkitError: anything that the user can mend.
+    """
+    found = compute_means(*_job(model, data, settings))
+    write_means(Path(out), found)
+    return found
+
+
+def merge(
+    runs: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    by: merging.By = "images",
+    weights: Sequence[float] | None = None,
+) -> merging.Merged:
+    """Add up values over data that could not leave its owners; see `workflows.merging.merge`.
+
+    Raises:
+        RepairkitError: the runs do not add up, or cannot be read.
+    """
+    place = None if out is None else Path(out)
+    return merging.merge([Path(run) for run in runs], out=place, by=by, weights=weights)
 
 
 def attack(

@@ -17,6 +17,8 @@ from repairkit.cli.demo_command import demo_command
 from repairkit.cli.export_command import export_command
 from repairkit.cli.inspect_command import inspect_command
 from repairkit.cli.instrument_command import instrument_command
+from repairkit.cli.means_command import means_command
+from repairkit.cli.merge_command import merge_command
 from repairkit.cli.patch_command import patch_command
 from repairkit.cli.report_command import report_command
 from repairkit.cli.revert_command import revert_command
@@ -43,6 +45,8 @@ app.command("compare")(compare_command)
 app.command("attack")(attack_command)
 app.command("export")(export_command)
 app.command("report")(report_command)
+app.command("means")(means_command)
+app.command("merge")(merge_command)
 app.command("demo")(demo_command)
 
 _INTERRUPTED = 130

@@ -91,6 +91,14 @@ CacheMemory = Annotated[
     str | None,
     typer.Option("--cache-memory", help="For what is kept between coalitions, such as 512M or 2G."),
 ]
+Means = Annotated[
+    Path | None,
+    typer.Option("--means", help="File of common means that absent filters yield."),
+]
+Share = Annotated[
+    Path | None,
+    typer.Option("--share", help="Also write a run folder that may leave the data's owner."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no table.")]
 
@@ -186,7 +194,7 @@ def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("calibration", "selection", "test")
     same = (
         "data", "output", "threshold", "sites_at", "absent", "device", "tf32", "half", "workers",
-        "seed",
+        "seed", "means",
     )  # fmt: skip
     return {
         **{name: given.get(name) for name in same},

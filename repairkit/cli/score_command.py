@@ -12,6 +12,7 @@ import typer
 
 from repairkit.cli import options, show
 from repairkit.cli.classes import ExcludeShare, ExcludeTopOf, exclusion, print_tops
+from repairkit.cli.clusters import Ray, RayCores, ray_cluster
 from repairkit.cli.unattended import LogJson, PrometheusFile, PrometheusPort, unattended
 from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
@@ -19,6 +20,7 @@ from repairkit.engine.precision import IN_WORDS
 from repairkit.estimators import ESTIMATORS
 from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.methods import METHODS, ScoreSettings
+from repairkit.workflows.owned import share
 from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.scoring import Scored, score
 from repairkit.workflows.unattended import Terminated
@@ -117,6 +119,7 @@ def score_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL-METRIC-METHOD.")
     ] = None,
+    share_to: options.Share = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     top_k: TopK = None,
     side: Side = None,
@@ -149,6 +152,7 @@ def score_command(
     sites_at: options.SitesAt = "pre-activation",
     include: options.Include = None,
     absent: options.Absent = "mean",
+    means: options.Means = None,
     batch: options.Batch = 128,
     device: options.Device = "auto",
     tf32: options.Tf32 = False,
@@ -166,6 +170,8 @@ def score_command(
     mean: options.Mean = None,
     std: options.Std = None,
     layout: options.Layout = None,
+    ray: Ray = None,
+    ray_cores: RayCores = 1,
     log_json: LogJson = None,
     prometheus_port: PrometheusPort = None,
     prometheus_file: PrometheusFile = None,
@@ -201,7 +207,13 @@ def score_command(
             ) as on_progress,
         ):
             scored = score(
-                subject, settings, how, out=folder, resume=resume, on_progress=on_progress
+                subject,
+                settings,
+                how,
+                out=folder,
+                resume=resume,
+                on_progress=on_progress,
+                cluster=ray_cluster(ray, workers=workers, cores=ray_cores),
             )
     except KeyboardInterrupt as stop:
         kept = RunFolder(folder).run_file.is_file()
@@ -216,6 +228,8 @@ def score_command(
             if kept
             else "interrupted before there was anything to keep"
         ) from None
+    if share_to is not None:
+        share(folder, share_to)
     if as_json:
         show.print_json(scored.to_json())
     elif not quiet:

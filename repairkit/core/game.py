@@ -98,10 +98,12 @@ class Outcomes:
     """A score per row, image and metric, scaled so that a row's mean over images estimates V.
 
     The mean *is* V where a row holds every image. A metric that is no mean over images fills a
-    row with the figure of the row's images together.
+    row with the figure of the row's images together. `asked` is the round that they answer, where
+    it is at hand: drawing one again takes time.
     """
 
     scores: NDArray[np.float64]
+    asked: Round | None = None
 
     @cached_property
     def values(self) -> NDArray[np.float64]:

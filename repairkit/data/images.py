@@ -38,6 +38,10 @@ class PixelImages:
                 np.take(self.table[channel], stored[..., channel], out=plane, mode="clip")
         return planes if self.channels_first else np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
+    def take(self, indices: Indices) -> PixelImages:
+        """Some of the images, in this order, copied."""
+        return PixelImages(np.asarray(self.pixels[indices]), self.table, self.channels_first)
+
 
 @dataclass(frozen=True, eq=False)
 class ReadyImages:
@@ -56,3 +60,7 @@ class ReadyImages:
     def batch(self, indices: Indices) -> NDArray[Any]:
         """Images of shape (len(indices), *model input without its batch axis), model's dtype."""
         return self.array[indices].astype(self.dtype, copy=False)
+
+    def take(self, indices: Indices) -> ReadyImages:
+        """Some of the images, in this order, copied."""
+        return ReadyImages(np.asarray(self.array[indices]), self.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,50 @@ def measure_means(
 ) -> FilterMeans:
     """The mean of every filter over the suite's images and all positions.
 
+    Args: see `measure_sums`.
+
+    Returns:
+        For every site an array of its `level_shape`: float32, or float64 for trees.
+
+    Raises:
+        ModelError: ONNX Runtime fails on the model or the images.
+    """
+    sums = measure_sums(
+        model,
+        sites,
+        suite,
+        input_name=input_name,
+        step=step,
+        device=device,
+        magnitude=magnitude,
+    )
+    return {site.name: sums[site.name].mean(site) for site in sites}
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the filters of a site yielded in all, (level_shape), and over how many numbers each."""
+
+    total: NDArray[np.float64]
+    count: int
+
+    def mean(self, site: Site) -> NDArray[Any]:
+        """As the levels of absent filters: float32, or float64 for trees."""
+        return (self.total / self.count).astype(np.float32 if site.n_values is None else np.float64)
+
+
+def measure_sums(
+    model: ModelProto,
+    sites: tuple[Site, ...],
+    suite: Suite,
+    *,
+    input_name: str,
+    step: int | None = None,
+    device: str = "cpu",
+    magnitude: bool = False,
+) -> dict[str, Sums]:
+    """What every filter yields in all, over the suite's images and all positions.
+
     Args:
         model: never modified; takes any batch, or `step` images at a time.
         sites: of this model.
@@ -39,7 +84,7 @@ def measure_means(
         magnitude: take the mean of absolute values (the activation norm).
 
     Returns:
-        For every site an array of its `level_shape`: float32, or float64 for trees.
+        By the names of the sites.
 
     Raises:
         ModelError: ONNX Runtime fails on the model or the images.
@@ -47,10 +92,11 @@ def measure_means(
     trees = tuple(site for site in sites if site.n_values is not None)
     if trees:
         reader = LeafReader(model, trees, input_name, step=step)
-        levels = mean_leaves(reader, suite, magnitude=magnitude)
+        means = mean_leaves(reader, suite, magnitude=magnitude)
+        sums = {name: Sums(mean * len(suite), len(suite)) for name, mean in means.items()}
         sites = tuple(site for site in sites if site.n_values is None)
         if sites:
-            levels |= measure_means(
+            sums |= measure_sums(
                 model,
                 sites,
                 suite,
@@ -59,7 +105,7 @@ def measure_means(
                 device=device,
                 magnitude=magnitude,
             )
-        return levels
+        return sums
     tapped = ModelProto()
     tapped.CopyFrom(model)
     # One tensor can be the model's own output already.
@@ -89,4 +135,4 @@ def measure_means(
             held = sum(answers[site.tensor].nbytes for site in sites)
             chunk = int(np.clip(_CHUNK_BYTES // max(held, 1), 1, 128))
         start = int(positions[-1]) + 1
-    return {name: (totals[name] / counts[name]).astype(np.float32) for name in totals}
+    return {name: Sums(totals[name], counts[name]) for name in totals}

@@ -7,6 +7,7 @@ costs for these, and the cheaper one goes on: few contenders and cheap rows favo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, ClassVar
@@ -159,6 +160,21 @@ class AutoRun:
             return Round.nothing(self.facts.n_players)
         return self.regression.ask() if self.star is None else ask_for_star(self.star, _CHUNK)
 
+    def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
+        """See `estimators.flight`: up to the next look, and as long as no star is due."""
+        following = self.regression.ask_ahead(pending)
+        if self.star is not None or following is None:
+            return None
+        asked = [round.images for round in pending if round.images is not None]
+        n_rows = len(self.regression.rows)
+        costs = float(self.costs[0])
+        for images in asked:
+            n_rows += len(images)
+            costs += images.size * self.settings.scattered_cost
+            if n_rows >= self.look_at or self._star_is_due(costs):
+                return None
+        return following
+
     def tell(self, outcomes: Outcomes) -> None:
         n_passes = outcomes.scores.shape[0] * outcomes.scores.shape[1]
         if self.star is None:
@@ -214,7 +230,7 @@ class AutoRun:
 
     def _next_star(self) -> Star | None:
         """One more star, if stars are worth it and have not had their share yet."""
-        if not self.contenders.any() or self.costs[1] >= self._star_share() * self.costs[0]:
+        if not self._star_is_due(float(self.costs[0])):
             return None
         n, most = self.facts.n_players, self.regression.most
         return begin_star(
@@ -225,6 +241,10 @@ class AutoRun:
             sizes=Sizes(n, min(most, n - 1), _WITHIN),
             batch_size=self.settings.batch_size,
         )
+
+    def _star_is_due(self, spent: float) -> bool:
+        """Whether stars fall short of their share once `spent` went into the regression."""
+        return bool(self.contenders.any() and self.costs[1] < self._star_share() * spent)
 
     def _star_share(self) -> float:
         """What stars may cost per unit of the regression's cost: a trial, then as much if cheap."""

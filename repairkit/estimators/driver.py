@@ -11,7 +11,8 @@ ends by its budget; `conclusion` (str), what it found where it has nothing more 
 `statistics` (dict of floats by name), what is worth telling beside the scores; `details` (dict of
 what JSON can hold), what is told on request, such as how far two halves of the samples agree;
 `n_undecided` (int or None where unknown), which is cheap to ask at any time, while reading a run or
-its details may take long.
+its details may take long. A run that knows its next rounds before it is told the last ones has
+`ask_ahead` (see `estimators/flight.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from repairkit.core.errors import BudgetError, SettingsError
 from repairkit.core.game import Game, GameFacts, Outcomes, Round
 from repairkit.core.scores import Budget, Estimator, Run, Scores, Spent
 from repairkit.estimators.checkpoint import CheckpointStore, settings_key
+from repairkit.estimators.flight import Flight
 
 _SAVING_SHARE = 0.05
 
@@ -146,12 +148,13 @@ class _Job:
 
     def play_all(self, on_round: Callable[[Run, Spent], None] | None) -> tuple[bool, str]:
         """Play round after round; whether the run came to its own end, and why it ended."""
+        flight = Flight(self.game, self.run)
         while True:
-            round = self.run.ask()
+            round = flight.ask()
             ending = self._ending(round)
             if ending is not None:
                 return ending
-            outcomes = self.game.play(round)
+            outcomes = flight.play(round, rows_left=self._rows_left())
             _check_outcomes(outcomes, round, self.facts)
             self.consistent = False
             self.run.tell(outcomes)
@@ -193,6 +196,10 @@ class _Job:
         if seconds is not None and self.spent.rounds and self.clock() - self._epoch >= seconds:
             return False, f"the time limit of {seconds:g} s was reached"
         return None
+
+    def _rows_left(self) -> int | None:
+        allowed = self.budget.max_evaluations
+        return None if allowed is None else allowed - self.spent.evaluations
 
     def _refuse_below(self, what: str, needed: int) -> None:
         allowed = self.budget.max_evaluations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,12 @@ class ExactRun:
         return "every coalition was evaluated"
 
     def ask(self) -> Round:
-        codes = np.arange(self.n_known, min(self.n_known + _ROWS, len(self.values)))
+        return self.ask_ahead(())
+
+    def ask_ahead(self, pending: Sequence[Round]) -> Round:
+        """See `estimators.flight`: nothing hangs on outcomes."""
+        first = self.n_known + sum(map(len, pending))
+        codes = np.arange(first, min(first + _ROWS, len(self.values)))
         return Round((codes[:, None] >> np.arange(self.facts.n_players) & 1).astype(bool))
 
     def tell(self, outcomes: Outcomes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,9 +49,14 @@ class LeaveOneOutRun:
         return "every player was left out once"
 
     def ask(self) -> Round:
-        n, first = self.facts.n_players, self.n_known
+        return self.ask_ahead(())
+
+    def ask_ahead(self, pending: Sequence[Round]) -> Round:
+        """See `estimators.flight`: nothing hangs on outcomes."""
+        n, asked = self.facts.n_players, sum(map(len, pending))
         # The base row travels with the first players.
-        n_base = 0 if len(self.base) else 1
+        n_base = 0 if len(self.base) or pending else 1
+        first = self.n_known + asked - (1 if pending and not len(self.base) else 0)
         players = np.arange(first, min(first + _ROWS - n_base, n))
         rows = np.ones((n_base + len(players) if len(players) else 0, n), bool)
         rows[n_base + np.arange(len(players)), players] = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from repairkit.estimators.moments import Moments
 from repairkit.estimators.truncation import Curve
 from repairkit.estimators.walks import (
     Truncation,
+    Walk,
     advance,
     ask_for,
     begin_walk,
@@ -98,6 +100,18 @@ class PermutationRun:
     def ask(self) -> Round:
         return ask_for([self.walk], self.settings.chunk, self.facts.n_players)
 
+    def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
+        """See `estimators.flight`: a walk that is never cut hangs on no outcomes."""
+        if self.settings.truncate_at is not None:
+            return None
+        walk, chunk = self.walk, self.settings.chunk
+        n_asked = walk.n_known
+        for round in pending:
+            n_asked += len(round)
+            if n_asked >= len(walk.prefixes):
+                walk, n_asked = self._walk(walk.number + 1), 0
+        return ask_for([replace(walk, n_known=n_asked)], chunk, self.facts.n_players)
+
     def tell(self, outcomes: Outcomes) -> None:
         rule = Truncation(self.settings.truncate_at, self.settings.truncate_patience)
         chunk, guard = self.settings.chunk, self.facts.guard
@@ -112,11 +126,12 @@ class PermutationRun:
             self._begin()
 
     def _begin(self) -> None:
+        self.walk = self._walk(self.n_walks)
+
+    def _walk(self, number: int) -> Walk:
         everyone = np.arange(self.facts.n_players)
         size = self.settings.batch_size
-        self.walk = begin_walk(
-            self.facts, self.entropy, self.n_walks, players=everyone, batch_size=size
-        )
+        return begin_walk(self.facts, self.entropy, number, players=everyone, batch_size=size)
 
     def read(self) -> Scores:
         values, errors = self.moments.means.copy(), self.moments.std_errors()

@@ -7,6 +7,7 @@ rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, ClassVar
@@ -140,20 +141,31 @@ class RegressionRun:
             return Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))
         if n == 1:
             return Round.nothing(n)
-        rng = np.random.default_rng([*self.entropy, self.n_told])
+        return self._draw(self.n_told, len(self.rows))
+
+    def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
+        """See `estimators.flight`: once the pilot is told, nothing hangs on outcomes."""
+        if not len(self.ends) or not self.most or self.facts.n_players == 1:
+            return None
+        return self._draw(self.n_told + len(pending), len(self.rows) + sum(map(len, pending)))
+
+    def _draw(self, number: int, n_known: int) -> Round:
+        """Round `number`, asked when `n_known` rows are known."""
+        n = self.facts.n_players
+        rng = np.random.default_rng([*self.entropy, number])
         if not self.most:
             sizes = sizes_of.pilot_sizes(n, self.plan.pilot_rows)
         else:
-            sizes = self._draw_sizes(rng)
+            sizes = self._draw_sizes(rng, n_known)
         coalitions = sizes_of.remove_at_random(rng, sizes, n)
         per_row = self.plan.images_per_coalition
         images = self.facts.pool.draw(rng, len(sizes) * per_row)
         return Round(coalitions, rng.permutation(images).reshape(len(sizes), per_row))
 
-    def _draw_sizes(self, rng: np.random.Generator) -> NDArray[np.int64]:
+    def _draw_sizes(self, rng: np.random.Generator, n_known: int) -> NDArray[np.int64]:
         """Rounds grow with what is known, so that a budget is nearly used whatever it is."""
         plan = self.plan
-        n_rows = min(plan.round_rows, max(_LEAST_ROUND, len(self.rows) // _GROWTH))
+        n_rows = min(plan.round_rows, max(_LEAST_ROUND, n_known // _GROWTH))
         shares = sizes_of.probabilities(plan.law, plan.least, self.most, self.facts.n_players)
         return sizes_of.draw_sizes(rng, shares, plan.least, n_rows)
 
@@ -168,7 +180,7 @@ class RegressionRun:
         elif not self.most:
             self.most = self._read_pilot(outcomes.values)
         else:
-            self.rows.add(self.ask())
+            self.rows.add(self.ask() if outcomes.asked is None else outcomes.asked)
             self.outcomes.add(outcomes.values)
         self.n_told += 1
 

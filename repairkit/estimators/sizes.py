@@ -51,14 +51,11 @@ def remove_at_random(rng: np.random.Generator, sizes: Ints, n_players: int) -> C
     """
     coalitions = np.ones((len(sizes), n_players), bool)
     deck, dealt = rng.permutation(n_players), 0
-    hands = []
-    for size in sizes.tolist():
+    for row, size in zip(coalitions, sizes.tolist(), strict=True):
         if dealt + size > n_players:
             deck, dealt = rng.permutation(n_players), 0
-        hands.append(deck[dealt : dealt + size])
+        row[deck[dealt : dealt + size]] = False  # row by row, which stays in the cache
         dealt += size
-    if hands:
-        coalitions[np.repeat(np.arange(len(sizes)), sizes), np.concatenate(hands)] = False
     return coalitions
 
 

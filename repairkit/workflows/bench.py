@@ -31,6 +31,7 @@ from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.recast import recast
 from repairkit.graph.sites import Survey, select_sites, survey
 from repairkit.metrics import CLEAN_ACCURACY, OutputForm, is_attacked, make_metric, spell_out
+from repairkit.workflows.common_means import CommonMeans, read_means
 from repairkit.workflows.reading import check_labels, first_images, read_dataset, settle_form
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
@@ -71,7 +72,16 @@ class Bench:
             return zero_levels(sites)
         if self.settings.absent == "bias":
             return bias_levels(self.found, sites)
+        if self.common is not None:
+            model, at = self.subject.file.digest, self.settings.sites_at
+            where = str(self.settings.means)
+            return self.common.levels(sites, model=model, sites_at=at, where=where)
         return self.measure(magnitude=False)
+
+    @cached_property
+    def common(self) -> CommonMeans | None:
+        """The means that the settings name, if any."""
+        return None if self.settings.means is None else read_means(self.settings.means)
 
     @cached_property
     def means(self) -> FilterMeans:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.game import Round
+from repairkit.core.game import Game, Round
 from repairkit.core.scores import Budget, Estimator
-from repairkit.engine.game import ModelGame
 from repairkit.estimators import ESTIMATORS, PAPER, make_estimator
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.excluding import Exclusion
@@ -60,7 +59,7 @@ class ScoreSettings:
             )
 
 
-def settle_estimator(how: ScoreSettings, game: ModelGame, bench: Bench) -> tuple[Estimator, Budget]:
+def settle_estimator(how: ScoreSettings, game: Game, bench: Bench) -> tuple[Estimator, Budget]:
     """The estimator with its defaults for this game, and where it stops at the latest.
 
     Raises:
@@ -78,7 +77,7 @@ def settle_estimator(how: ScoreSettings, game: ModelGame, bench: Bench) -> tuple
     return make_estimator(how.method, **options), budget
 
 
-def default_truncation(game: ModelGame, n_classes: int) -> float:
+def default_truncation(game: Game, n_classes: int) -> float:
     """v_T: accuracy at which a fifth of what the model has above chance is left."""
     facts = game.facts
     rng = np.random.default_rng(0)

@@ -79,10 +79,15 @@ def first_images(dataset: Dataset, at_most: int) -> Suite:
     return whole.take(np.arange(min(at_most, len(whole))))
 
 
+def read_any(subject: Subject, settings: Settings) -> Dataset:
+    """The data that the settings name, for jobs that do not look at labels."""
+    try:
+        return read_dataset(subject, settings, regression=False)
+    except DataError:  # a regressor has others
+        return read_dataset(subject, settings, regression=True)
+
+
 def read_images(subject: Subject, settings: Settings) -> Suite:
     """Every image that the settings name, for jobs that need no parts."""
-    try:
-        dataset = read_dataset(subject, settings, regression=False)
-    except DataError:  # labels are not looked at here, and a regressor has others
-        dataset = read_dataset(subject, settings, regression=True)
+    dataset = read_any(subject, settings)
     return Suite.whole("all", dataset.images, dataset.annotations)

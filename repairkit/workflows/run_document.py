@@ -58,9 +58,11 @@ def opening(
         "digest": bench.dataset.digest,
         "n_images": len(bench.dataset.annotations),
     }
+    means = {} if bench.common is None else {"means": bench.common.digest}
     key = key_of(
         {k: v for k, v in asked.items() if k != "budget"}
         | {"model": model["digest"], "data": data["digest"]}
+        | means
     )
     return {
         "schema": SCHEMA,
@@ -70,6 +72,8 @@ def opening(
         "model": model,
         "data": data,
         "settings": asked,
+        **means,
+        "counts": counts(bench),
         "parts": {
             "how": parts.how,
             "overlaps": [list(pair) for pair in parts.overlaps],
@@ -83,6 +87,24 @@ def opening(
         "metrics": {},
         "finished": False,
     }
+
+
+def counts(bench: Bench) -> dict[str, Any]:
+    """How many images the values of each metric are about, for whoever merges them with others'.
+
+    None for a metric that is not a mean over these images, each counting the same.
+    """
+    annotations = bench.parts.selection.annotations
+    counted: dict[str, int | None] = {}
+    for metric in bench.metrics(bench.metric_names):
+        weights = metric.weights(annotations)
+        own = weights[weights > 0]
+        even = metric.per_image and len(own) > 0 and bool(np.ptp(own) <= 1e-9 * own.max())
+        counted[metric.name] = len(own) if even else None
+    groups, names = annotations.groups, annotations.group_names
+    sizes = [] if groups is None else np.bincount(groups, minlength=len(names)).tolist()
+    told = {name: n for name, n in zip(names, sizes, strict=False) if n}
+    return {"metrics": counted, "groups": told}
 
 
 def outcome(estimation: Estimation, scores: Scores) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,7 +254,17 @@ def scores_table(
 
     The last column names layers, if they are known.
     """
-    filters = roster.filters
+    return table_of(scores, roster.filters, layers, without=without)
+
+
+def table_of(
+    scores: Scores,
+    filters: Sequence[Filter],
+    layers: LayerMap | None = None,
+    *,
+    without: Collection[int] = (),
+) -> list[dict[str, Any]]:
+    """See `scores_table`."""
     rows = []
     for player in (p for p in scores.ranking().tolist() if p not in without):
         row: dict[str, Any] = {
@@ -284,10 +294,21 @@ def scores_csv(
     without: Collection[int] = (),
 ) -> str:
     """The text of `scores.csv`: numbers in their shortest exact form, names never a formula."""
+    return csv_of(scores, roster.filters, layers, without=without)
+
+
+def csv_of(
+    scores: Scores,
+    filters: Sequence[Filter],
+    layers: LayerMap | None = None,
+    *,
+    without: Collection[int] = (),
+) -> str:
+    """See `scores_csv`."""
     text = io.StringIO()
     extra = [f"{FURTHER}{metric}" for metric in scores.metrics[1:]]
     # The writer sees no line end in a carriage return; readers do.
-    rows = scores_table(scores, roster, layers, without=without)
+    rows = table_of(scores, filters, layers, without=without)
     named = ("filter", "site") if layers is None else ("filter", "site", "layer")
     broken = any("\r" in row[name] for row in rows for name in named)
     extra += named[2:]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from repairkit.core.game import Round
 from repairkit.core.metric import Metric
 from repairkit.core.scores import Run, Scores, Spent
 from repairkit.core.suite import Suite
-from repairkit.engine.game import ModelGame
+from repairkit.engine.precision import Precision
 from repairkit.estimators import (
     CheckpointStore,
     Estimation,
@@ -23,11 +24,13 @@ from repairkit.estimators import (
 )
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.choosing import CONFIRMATION_SHARE, split_selection
+from repairkit.workflows.clusters import Cluster, PlacedGame
 from repairkit.workflows.excluding import NOTHING, find_excluded
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.methods import ScoreSettings, settle_estimator
 from repairkit.workflows.norms import NORMS, score_norms
 from repairkit.workflows.progress import Progress, reporter
+from repairkit.workflows.recipe import Recipe
 from repairkit.workflows.run_document import opening, outcome, plain, told_on_request
 from repairkit.workflows.run_folder import RunFolder, finite_rows, scores_table
 from repairkit.workflows.settings import Settings
@@ -66,6 +69,7 @@ def score(
     out: Path | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    cluster: Cluster | None = None,
 ) -> Scored:
     """Estimate the value of every filter.
 
@@ -76,13 +80,14 @@ def score(
         out: the run folder; nothing is written if None.
         resume: go on with the unfinished run in `out`.
         on_progress: called now and then.
+        cluster: where coalitions are evaluated; here if None. Never changes a result.
 
     Raises:
         RepairkitError: anything that the user can mend.
         KeyboardInterrupt: after the run was saved; `run.json` says that it is unfinished.
     """
     bench = prepare(subject, settings)
-    return score_bench(bench, how, out=out, resume=resume, on_progress=on_progress)
+    return score_bench(bench, how, out=out, resume=resume, on_progress=on_progress, cluster=cluster)
 
 
 def score_bench(
@@ -93,6 +98,7 @@ def score_bench(
     resume: bool = False,
     suite: Suite | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    cluster: Cluster | None = None,
 ) -> Scored:
     """See `score`, on a workbench that is ready and the images of `suite` (all that select)."""
     metrics = bench.metrics(bench.metric_names)
@@ -116,7 +122,8 @@ def score_bench(
     else:
         images = bench.parts.selection if suite is None else suite
         document["scored_on"] = {"part": images.name, "n_images": len(images)}
-        estimation = _watched(bench, how, images, metrics, document, folder, on_progress)
+        game = _Played(images, metrics, cluster)
+        estimation = _watched(bench, how, game, document, folder, on_progress)
         scores = _first_metrics(estimation.scores, len(metrics))
     document |= outcome(estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
@@ -131,8 +138,7 @@ def score_bench(
 def _watched(
     bench: Bench,
     how: ScoreSettings,
-    images: Suite,
-    metrics: tuple[Metric, ...],
+    played: _Played,
     document: dict[str, Any],
     folder: RunFolder | None,
     on_progress: Callable[[Progress], None] | None,
@@ -142,7 +148,8 @@ def _watched(
     opened = event("started", key=document["key"], method=how.method, model=document["model"])
     logger.info("scoring %d filters", len(bench.roster), extra=opened)
     try:
-        estimation = _play(bench, how, images, metrics, document, folder, (watch, on_progress))
+        with _table(bench, played) as table:
+            estimation = _play(bench, how, table, document, folder, (watch, on_progress))
     except KeyboardInterrupt as stop:
         why = "stopped by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
         watch.close("unfinished")
@@ -161,24 +168,54 @@ def _watched(
     return estimation
 
 
+@dataclass(frozen=True)
+class _Played:
+    """On which images, by which metrics and where (here if None) the game is played."""
+
+    images: Suite
+    metrics: tuple[Metric, ...]
+    cluster: Cluster | None
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Where the game is played: here, or by the workers of a cluster."""
+
+    game: PlacedGame
+    device: str
+    precision: Precision
+    n_metrics: int
+
+
+@contextmanager
+def _table(bench: Bench, played: _Played) -> Iterator[_Table]:
+    metrics, guard = played.metrics, _guard(bench, played.metrics)
+    if played.cluster is None:
+        game = bench.game(played.images, metrics, guard=guard)
+        yield _Table(game, bench.device, bench.precision, len(metrics))
+        return
+    recipe = Recipe.of(bench, played.images, metrics, guard)
+    with played.cluster.open(recipe, seed=bench.settings.seed) as remote:
+        yield _Table(remote, remote.device, remote.precision, len(metrics))
+
+
 def _play(
     bench: Bench,
     how: ScoreSettings,
-    images: Suite,
-    metrics: tuple[Metric, ...],
+    table: _Table,
     document: dict[str, Any],
     folder: RunFolder | None,
     watchers: tuple[Watch, Callable[[Progress], None] | None],
 ) -> Estimation:
     """Play the game; the folder is first written to once there is something to keep."""
-    game = bench.game(images, metrics, guard=_guard(bench, metrics))
-    document["metrics"] = _ends(game, len(metrics))
+    game = table.game
+    document["metrics"] = _ends(game, table.n_metrics)
     estimator, budget = settle_estimator(how, game, bench)
     document["settings"]["estimator"] = plain(estimator)
     document["settings"]["budget"] = dataclasses.asdict(budget)
     document["engine"] = game.path
-    document["device"], document["precision"] = bench.device, bench.precision
-    if bench.settings.tf32 and bench.precision != "tf32":
+    document["device"], document["precision"] = table.device, table.precision
+    if bench.settings.tf32 and table.precision != "tf32":
         document["notes"].append("TF32 was asked for, and no CUDA device found: 32 bits were used")
     watch, on_progress = watchers
     report = reporter(on_progress, budget, len(bench.roster))
@@ -211,7 +248,7 @@ def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:
     return bench.metrics((bench.accuracy,))[0]
 
 
-def _ends(game: ModelGame, n_metrics: int) -> dict[str, dict[str, float]]:
+def _ends(game: PlacedGame, n_metrics: int) -> dict[str, dict[str, float]]:
     """V(all) and V(none) of every metric, on all selection images."""
     n = game.facts.n_players
     values = game.play(Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))).values

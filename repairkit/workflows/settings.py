@@ -41,6 +41,7 @@ class Settings:
         features: columns of a table that the model takes, in its order; patterns are allowed.
         cache_memory: bytes for what is kept between coalitions; a quarter of the free memory if
             None. Never changes a result.
+        means: a file of common means, in place of those over the calibration part.
     """
 
     data: Path | None = None
@@ -64,11 +65,16 @@ class Settings:
     seed: int = 0
     features: tuple[str, ...] = ()
     cache_memory: int | None = None
+    means: Path | None = None
 
     def __post_init__(self) -> None:
         if self.absent not in ABSENT:
             raise SettingsError(
                 f"an absent filter cannot yield {self.absent!r}; choose {', '.join(ABSENT)}"
+            )
+        if self.means is not None and self.absent != "mean":
+            raise SettingsError(
+                f"absent filters yield {self.absent!r} and common means were given; leave one out"
             )
         if self.batch_size < 1 or (self.workers is not None and self.workers < 1):
             raise SettingsError("batch size and workers must be at least 1")

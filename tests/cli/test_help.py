@@ -20,6 +20,8 @@ COMMANDS = [
     "export",
     "compare",
     "report",
+    "means",
+    "merge",
     "demo",
 ]
 

@@ -1,0 +1,42 @@
+"""Measure what filters yield over all images of an owner, to be shared as common means."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from repairkit.core.suite import Suite
+from repairkit.engine.means import measure_sums
+from repairkit.engine.runner import settle_batching
+from repairkit.graph.sites import select_sites, survey
+from repairkit.workflows.common_means import CommonMeans
+from repairkit.workflows.faults import judging_the_model
+from repairkit.workflows.reading import read_any
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import Subject
+
+_PROOF_IMAGES = 8
+
+
+@judging_the_model
+def compute_means(subject: Subject, settings: Settings) -> CommonMeans:
+    """Sum up what every filter yields over all images that the settings name.
+
+    Raises:
+        RepairkitError: anything about model, data or settings that the user can mend.
+    """
+    dataset = read_any(subject, settings)
+    suite = Suite.whole("means", dataset.images, dataset.annotations)
+    few = suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
+    batching = settle_batching(subject.model, subject.input_name, few, device=settings.device)
+    found = survey(
+        batching.model, output=subject.output, at=settings.sites_at, include=settings.include
+    )
+    sums = measure_sums(
+        batching.model,
+        select_sites(found, settings.sites),
+        suite,
+        input_name=subject.input_name,
+        step=batching.step,
+        device=settings.device,
+    )
+    return CommonMeans(subject.file.digest, settings.sites_at, (dataset.digest,), len(suite), sums)

@@ -94,7 +94,11 @@ def patch_command(
     ] = False,
     confirm_share: Annotated[
         float,
-        typer.Option("--confirm-share", help="Share of the selection images that only confirm."),
+        typer.Option(
+            "--confirm-share",
+            show_default="a third",
+            help="Share of the selection images that only confirm.",
+        ),
     ] = CONFIRMATION_SHARE,
     metric: Metrics = None,
     method: Method = "repair",

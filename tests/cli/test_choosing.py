@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -17,17 +18,26 @@ from repairkit.workflows.choosing import split_selection
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import read_subject
 from tests.cli.test_commands import harm
-from tests.conftest import Answer, Project
+from tests.conftest import Answer, Project, write_project
 
 Command = Callable[..., Answer]
 FAST = ("--method", "exact", "--json")
 
 
-@pytest.fixture
-def harmed(project: Project) -> Project:
-    """Filter 2 harms, and nothing else does."""
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("harmed")
+    project = write_project(folder)
     harm(project)
     return project
+
+
+@pytest.fixture
+def harmed(made_once: Project, tmp_path: Path) -> Project:
+    """Filter 2 harms most; a copy, to be changed at will."""
+    folder = tmp_path / "project"
+    shutil.copytree(made_once.folder, folder)
+    return Project(folder, folder / "model.onnx", folder / "data.npz")
 
 
 def chosen(answer: Answer) -> dict[str, Any]:

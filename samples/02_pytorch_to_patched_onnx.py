@@ -17,14 +17,13 @@ from pathlib import Path
 import numpy as np
 
 import repairkit
-from repairkit.core.errors import AdapterError
 
 try:
     import torch
     from torch import nn
 
     from repairkit_adapters import pytorch
-except (ImportError, AdapterError) as error:
+except ImportError as error:
     print(f"nothing to do without PyTorch: {error}")
     sys.exit(0)
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from repairkit.core.errors import AdapterError, ExportError
+from repairkit_adapters.pytorch_trace import watching_modules
 
 _INPUT, _OUTPUT = "images", "output"
 _LARGE = 1_500_000_000
-_OPERATOR = re.compile(r"(?:aten|prim|torchvision|quantized|[a-z_0-9]+)(?:::|\.)[A-Za-z_0-9.]+")
-_WHERE = re.compile(r"""L\['self'\]((?:\.[A-Za-z_0-9]+|\[['"]?[A-Za-z_0-9]+['"]?\])*)""")
+_LONGEST = 200
+_OPERATOR = re.compile(r"target=torch\.ops\.([\w.]+)")
 
 
 def write_onnx(
@@ -45,7 +46,7 @@ def write_onnx(
     except (AdapterError, OSError, MemoryError):
         raise
     except Exception as error:
-        raise ExportError(_told(source, error)) from error
+        raise ExportError(_told(source, error, module, images)) from error
 
 
 def _from_program(module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool) -> None:
@@ -81,7 +82,7 @@ def _from_script(module: Any, images: Any, path: Path, *, opset: int | None, fix
     )
 
 
-def _told(source: str, error: Exception) -> str:
+def _told(source: str, error: Exception, module: Any, images: Any) -> str:
     """What went wrong where, and what to do, in one line."""
     chain: list[str] = []
     current: BaseException | None = error
@@ -89,26 +90,37 @@ def _told(source: str, error: Exception) -> str:
         chain.append(str(current))
         current = current.__cause__
     text = "\n".join(reversed(chain))  # the cause comes first
-    where = _layer_in("\n".join(chain))
+    with _quiet():
+        where = _layer_at_fault(module, images, text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    reason = next((line for line in lines if _says_something(line)), type(error).__name__)
+    reason = lines[0] if lines else type(error).__name__
     place = f"layer {where!r}" if where else "a layer"
     return (
-        f"{source}: {place} cannot be exported to ONNX ({reason[:300]}); replace it by operators "
-        "that ONNX has, or try another --opset"
+        f"{source}: {place} cannot be exported to ONNX ({reason[:_LONGEST]}); replace it by "
+        "operators that ONNX has, or try another --opset"
     )
 
 
-def _layer_in(text: str) -> str:
-    """The innermost module that the exporter names."""
-    found = [m.group(1) for m in _WHERE.finditer(text) if m.group(1)]
-    if not found:
+def _layer_at_fault(module: Any, images: Any, text: str) -> str:
+    """The innermost module where capturing stops, or that calls the operator of the message.
+
+    Empty where that cannot be told.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
         return ""
-    return re.sub(r"""[\[\]'"]+""", ".", found[-1]).strip(".").replace("..", ".")
-
-
-def _says_something(line: str) -> bool:
-    return not line.startswith(("Failed to", "#", "⬆", "<class", "(Refer", "While executing"))
+    running: list[str] = []
+    try:
+        with watching_modules(module, running):
+            program = torch.export.export(module, (images,), strict=False)
+        nodes = list(program.run_decompositions().graph.nodes)
+    except Exception:  # noqa: BLE001 - it failed before, and where is all that is asked
+        return running[-1] if running else ""
+    found = _OPERATOR.search(text)
+    for node in nodes:
+        if found is not None and str(node.target) == found.group(1).rstrip("."):
+            stack = list(node.meta.get("nn_module_stack", {}).values())
+            return str(stack[-1][0]) if stack else ""
+    return ""
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repairkit.core.framework import Images, Layer
@@ -124,7 +125,7 @@ def trace_layers(module: Any, images: Any) -> tuple[TracedLayer, ...]:
     running: list[str] = []
     recorder = _Recorder(running)
     with torch.no_grad(), ExitStack() as stack:
-        stack.enter_context(_watching_modules(module, running))
+        stack.enter_context(watching_modules(module, running))
         stack.enter_context(recorder)
         answer = module(images)
     given = {id(t) for t in _tensors(answer)}
@@ -135,7 +136,7 @@ def trace_layers(module: Any, images: Any) -> tuple[TracedLayer, ...]:
     for position, call in enumerate(recorder.calls):
         if call.kind != "conv":
             continue
-        owner = _holder(call.weight, holders)
+        owner = _holder(call.weight, holders) or _parametrized(modules, call.module)
         name = _fresh(owner or call.module or "convolution", names)
         norm = _norm_behind(call, recorder, given)
         kind = _kind(modules.get(owner or call.module), call)
@@ -167,15 +168,26 @@ def _tensors(tree: Any) -> list[Any]:
 
 
 def _holders(module: Any) -> dict[int, str]:
-    """Where each parameter or buffer starts in memory, and the module that holds it."""
+    """Where each tensor starts in memory, and the module of which it is the weight.
+
+    A tensor of another name stands for itself.
+    """
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return {
-        t.data_ptr(): name.rpartition(".")[0] or name for name, t in reversed(tensors) if t.numel()
+        tensor.data_ptr(): name.removesuffix(".weight")
+        for name, tensor in reversed(tensors)
+        if tensor.numel()
     }
 
 
 def _holder(weight: Any, holders: dict[int, str]) -> str:
     return holders.get(weight.data_ptr(), "")
+
+
+def _parametrized(modules: dict[str, Any], name: str) -> str:
+    """The module under way, if its kernel is computed by a parametrization."""
+    module = modules.get(name)
+    return name if module is not None and is_parametrized(module, "weight") else ""
 
 
 def _kind(module: Any, call: _Call) -> str:
@@ -197,7 +209,7 @@ def _fresh(name: str, taken: set[str]) -> str:
 
 
 @contextmanager
-def _watching_modules(module: Any, running: list[str]) -> Iterator[None]:
+def watching_modules(module: Any, running: list[str]) -> Iterator[None]:
     """While open, `running` holds the names of the modules under way; hooks are taken off again."""
     handles = []
 

@@ -36,6 +36,7 @@ _MOST_COMPARED = 4096
 _MOST_NUMBERS = 1 << 22
 _LEAST_NOISE, _MOST_NOISE = 1e-7, 1e-5
 _PROBES = 4
+_OTHERS = 32
 
 Done = Callable[[int, int], None]
 
@@ -154,19 +155,20 @@ class _Trial:
         """The channels of each layer that are proven: asked of those in `wanted`."""
         crowd = Crowd(self.base)
         ours: dict[str, Images] = {}
-        for name in wanted:
-            site = homes[name]
-            ours[name] = self.frozen_here(site, np.arange(site.n_channels))
-            crowd.add(site.name, ours[name])
+        for name, channels in wanted.items():
+            asked = _with_others(channels, homes[name].n_channels)
+            answers = self.frozen_here(homes[name], asked)
+            ours[name] = answers[np.searchsorted(asked, channels)]
+            crowd.add(name, asked, answers)
         crowd.settle()
         for name, channels in wanted.items():
             site = homes[name]
             theirs = self.frozen_there(name, channels, self.constants[site.name][channels])
-            mine = ours[name][channels]
+            mine = ours[name]
             limits = self.pair.tolerance * np.maximum(self.scale, np.abs(mine).max(1))
             with np.errstate(invalid="ignore"):
                 equal = np.abs(theirs - mine).max(1) <= limits
-            apart = crowd.is_apart(site.name, channels, theirs, 3 * limits)
+            apart = crowd.is_apart(name, channels, theirs, 3 * limits)
             yield name, channels[equal & apart]
 
     def frozen_here(self, site: Site, channels: NDArray[np.intp]) -> Images:
@@ -245,6 +247,16 @@ def _does_the_same(trial: _Trial, layer: Layer, site: Site) -> bool:
     equal = np.abs(theirs - ours).max(1) <= limit
     moved = np.abs(ours - trial.base).max(1) > 3 * limit
     return bool(equal.all() and moved.any())
+
+
+def _with_others(channels: NDArray[np.intp], n_channels: int) -> NDArray[np.intp]:
+    """The channels that are asked for, and some of their layer that they must differ from.
+
+    All of it at first, when all are asked for; a few dozen for the stragglers of later tries.
+    """
+    n_others = n_channels if 4 * len(channels) >= n_channels else min(_OTHERS, n_channels)
+    others = np.linspace(0, n_channels - 1, n_others).astype(np.intp)
+    return np.union1d(channels, others)
 
 
 def _chunks(values: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:

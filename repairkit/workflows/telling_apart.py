@@ -23,10 +23,12 @@ class Crowd:
 
     base: Images
     _parts: dict[str, Images] = field(default_factory=dict)
+    _channels: dict[str, NDArray[np.intp]] = field(default_factory=dict)
 
-    def add(self, site: str, outputs: Images) -> None:
-        """The outputs for every filter of a site, shape (n_channels, n_numbers)."""
-        self._parts[site] = outputs
+    def add(self, layer: str, channels: NDArray[np.intp], outputs: Images) -> None:
+        """The outputs for some channels of a layer, ascending, shape (n_channels, n_numbers)."""
+        self._parts[layer] = outputs
+        self._channels[layer] = channels
 
     def settle(self) -> None:
         """Choose the numbers to compare, and put all outputs in the order of the first."""
@@ -42,20 +44,20 @@ class Crowd:
         self._parts = {}
 
     def is_apart(
-        self, site: str, channels: NDArray[np.intp], outputs: Images, limits: Images
+        self, layer: str, channels: NDArray[np.intp], outputs: Images, limits: Images
     ) -> NDArray[np.bool_]:
         """Whether each output is farther than its limit from all but its own filter's.
 
         Args:
-            site: of the filters.
-            channels: shape (n,).
+            layer: of the filters.
+            channels: shape (n,), among those that were added.
             outputs: shape (n, n_numbers).
             limits: shape (n,).
         """
         found = outputs[:, self._columns]
         low = np.searchsorted(self._rows[:, 0], found[:, 0] - limits, "left")
         high = np.searchsorted(self._rows[:, 0], found[:, 0] + limits, "right")
-        own = self._starts[site] + channels
+        own = self._starts[layer] + np.searchsorted(self._channels[layer], channels)
         return np.array(
             [
                 self._is_alone(found[i], int(low[i]), int(high[i]), int(own[i]), float(limits[i]))

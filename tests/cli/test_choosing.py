@@ -80,7 +80,7 @@ def test_the_report_tells_how_filters_were_chosen(repairkit: Command, harmed: Pr
 
 
 def test_images_that_confirm_have_no_say_in_the_choice(repairkit: Command, harmed: Project) -> None:
-    """With other labels for just these, the same filters are tried and the choice is declined."""
+    """With other images for just these, the very same filters are chosen, and maybe declined."""
     settings = Settings(data=harmed.data, groups=("group",))
     bench = prepare(read_subject(harmed.model), settings)
     halves = split_selection(bench, 1 / 3)
@@ -103,7 +103,8 @@ def test_images_that_confirm_have_no_say_in_the_choice(repairkit: Command, harme
         steps = json.loads(answer.out)["selection"]["steps"]
         assert steps == first["selection"]["steps"]
     else:
-        declined(answer, "was best on the")
+        names = ", ".join(f["filter"] for f in first["frozen"])
+        declined(answer, f"freezing {len(first['frozen'])} filters ({names}) was best on the")
 
 
 def test_a_target_is_reached_or_nothing_is_written(repairkit: Command, harmed: Project) -> None:

@@ -1,6 +1,6 @@
 """Does a repair keep what it promises, and is it better than simpler ways?
 
-Four settings (see `shortcuts`), five seeds each: worst-group accuracy on the untouched test part
+Three settings (see `shortcuts`), five seeds each: worst-group accuracy on the untouched test part
 before and after, with the truth from fresh images, for the repair as `patch --fairness` makes it
 and for simpler ways. With `--promises`: 40 resamplings of 200 and of 600 selection images, and of
 those that promised a gain, how many kept it on fresh images.

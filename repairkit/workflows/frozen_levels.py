@@ -93,9 +93,20 @@ def _options(bench: Bench) -> list[FilterMeans]:
     """Levels to try beside the one that was chosen at."""
     sites = bench.roster.sites
     mean, spread = bench.measure(magnitude=False), bench.measure(magnitude=True)
-    shifted = [{name: mean[name] + factor * spread[name] for name in mean} for factor in _SPREADS]
+    # A tree has a number per class, and one size for all of them.
+    sizes = {name: spread[name].reshape(len(spread[name]), -1) for name in spread}
+    sizes = {name: sizes[name].max(axis=1) for name in sizes}
+    shifted = [
+        {name: mean[name] + _apart(factor * sizes[name], mean[name]) for name in mean}
+        for factor in _SPREADS
+    ]
     wanted = [mean, zero_levels(sites), bias_levels(bench.found, sites), *shifted]
     return [representable(bench.found, levels) for levels in wanted]
+
+
+def _apart(shift: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """A number per filter, so shaped that it adds to each of the filter's numbers."""
+    return shift.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _constants(options: list[FilterMeans], frozen: FrozenFilter) -> Iterator[Constant]:

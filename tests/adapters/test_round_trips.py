@@ -29,8 +29,8 @@ from repairkit_adapters.pytorch import apply_patch, wrap  # noqa: E402
 from tests.adapters.networks import SIDE, trained  # noqa: E402
 from tests.running import run  # noqa: E402
 
-QUICK = ("plain", "densenet", "unet")
-SLOW = ("squeezenet", "resnet", "mobilenet")
+QUICK = ("plain", "unet")
+SLOW = ("densenet", "squeezenet", "resnet", "mobilenet")
 NAMES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 SHAPE = (3, SIDE, SIDE)
 

@@ -36,7 +36,7 @@ from repairkit_adapters.pytorch import wrap
 
 SHAPE = (1, 28, 28)
 SCALE = Preprocessing(scale=1 / 255)
-PARTS = {"calibration": 1000, "selection": 600, "test": 1000}
+PARTS = {"calibration": 1000, "selection": 500, "test": 1000}
 
 
 def write_images(folder: Path) -> Path:

@@ -84,7 +84,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": residual,
     "separable": separable,
 }
-EPOCHS = 14
+EPOCHS = 30
 
 
 @dataclass(frozen=True)

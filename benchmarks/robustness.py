@@ -36,15 +36,16 @@ from repairkit_adapters.pytorch import wrap
 
 SHAPE = (1, 28, 28)
 SCALE = Preprocessing(scale=1 / 255)
-PARTS = {"calibration": 1000, "selection": 600, "test": 1000}
+PARTS = {"calibration": 1000, "selection": 500, "test": 1000}
 
 
 def write_images(folder: Path) -> Path:
-    """The first judging images, split into parts in their order."""
+    """Judging images of all classes, drawn into parts; as stored, they are sorted by class."""
     images, n = fashion(), sum(PARTS.values())
     path = folder / "images.npz"
     split = np.repeat(list(PARTS), list(PARTS.values()))
-    np.savez(path, x=images.judge_pixels[:n], y=images.judge_labels[:n], split=split)
+    drawn = np.random.default_rng(0).permutation(len(images.judge_labels))[:n]
+    np.savez(path, x=images.judge_pixels[drawn], y=images.judge_labels[drawn], split=split)
     return path
 
 

@@ -225,11 +225,13 @@ def _group_sizes(annotations: Annotations) -> dict[str, int]:
     }
 
 
-def _plain_groups(annotations: Annotations) -> Indices:
+def _plain_groups(annotations: Annotations) -> NDArray[np.int64]:
     """The group of each image; -1 for one that an attack made, by which no group is judged."""
     assert annotations.groups is not None
-    made = adversarial(annotations) if is_attacked(annotations) else False
-    return np.where(made, -1, annotations.groups)
+    if not is_attacked(annotations):
+        return annotations.groups
+    plain: NDArray[np.int64] = np.where(adversarial(annotations), -1, annotations.groups)
+    return plain
 
 
 def _of_group(name: str) -> str:

@@ -145,7 +145,8 @@ class Persuasion:
         own = self.form.log_probabilities(outputs)[rows, annotations.labels]
         made = adversarial(annotations)
         targets = np.where(made, annotations.attributes[TARGET], 0)
-        return 0.0 - np.where(made, self._of_others(outputs, targets), own)
+        likely: NDArray[np.float64] = np.where(made, self._of_others(outputs, targets), own)
+        return 0.0 - likely
 
     def _of_others(self, outputs: NDArray[Any], targets: NDArray[np.int64]) -> NDArray[np.float64]:
         """Taken from the scores themselves: by probabilities, a sure target would leave nothing."""

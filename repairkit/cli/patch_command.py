@@ -21,8 +21,8 @@ from repairkit.cli.score_command import (
 )
 from repairkit.core.filters import Filter
 from repairkit.engine.precision import IN_WORDS
-from repairkit.workflows.reporting import repair_pages
 from repairkit.workflows.patching import Patched, PatchSettings, patch
+from repairkit.workflows.reporting import repair_pages
 
 
 def patch_command(

@@ -25,9 +25,9 @@ CHROMIUM = os.environ.get("REPAIRKIT_CHROMIUM") or next(filter(None, map(shutil.
 _CONTRAST = {"runOnly": ["color-contrast"]}
 _LOOKS = [
     ("evil", "light", {}),
-    ("run", "light", {}),
+    pytest.param("run", "light", {}, marks=pytest.mark.slow),
     ("evil", "dark", _CONTRAST),
-    ("run", "dark", _CONTRAST),
+    pytest.param("run", "dark", _CONTRAST, marks=pytest.mark.slow),
 ]
 _MEASURE_CHARTS = """
 [...document.querySelectorAll('svg.chart')].map(chart => {

@@ -89,7 +89,8 @@ def measure_responses(
 def _channel(tensor: NDArray[Any], site: Site, channel: int) -> NDArray[np.float64]:
     """One channel's responses, (n_images, positions...), codes turned into numbers."""
     taken = np.take(tensor, channel, axis=site.channel_axis % tensor.ndim).astype(np.float64)
-    return taken if site.scale is None else (taken - site.zero) * site.scale
+    told: NDArray[np.float64] = taken if site.scale is None else (taken - site.zero) * site.scale
+    return told
 
 
 def _peaks(channel: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[int, int]]:

@@ -13,6 +13,7 @@ from repairkit.report.numbers import visible
 WIDTH, HEIGHT = 380, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 42
 _APART = 15.0
+_NOTHING = 1e-200
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = next((m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999), 10 * power)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(n * step, 12) for n in range(first, last + 1)]
+    return [float(f"{n * step:.12g}") for n in range(first, last + 1)]
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -79,7 +80,7 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     known = [v for v in values if math.isfinite(v)] or [0.0]
     low, high = min(known), max(known)
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
-        reach = abs(high) * 0.05 or 1.0
+        reach = abs(high) * 0.05 if abs(high) > _NOTHING else 1.0
         return low - reach, high + reach
     return low - 0.06 * (high - low), high + 0.06 * (high - low)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -35,6 +36,7 @@ def _render(template: str, facts: Mapping[str, Any], pictures: Pictures | None) 
     return page
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("repairkit.report"),

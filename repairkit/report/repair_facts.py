@@ -74,7 +74,9 @@ def trade_off(document: Mapping[str, Any]) -> dict[str, Any] | None:
     points = [row for row in points if row.get(objective) is not None]
     if len(points) < 2 or not any(p.get("kept", True) for p in points):
         return None
-    against = objective != "accuracy" and all(p.get("accuracy") is not None for p in points)
+    known = "accuracy" in document["evaluations"]["before"]["metrics"]
+    known = known and all(p.get("accuracy") is not None for p in points)
+    against = known and objective != "accuracy"
     n_frozen = len(document["patch"]["frozen"])
     evaluations = document["evaluations"]
     ends = [(0, evaluations["before"]["metrics"]), (n_frozen, evaluations["after"]["metrics"])]

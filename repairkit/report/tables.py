@@ -29,14 +29,10 @@ def moved_row(
 def with_marks(rows: Sequence[Row], *, less_is_better: Iterable[str] = ()) -> list[Row]:
     """The rows with `mark`, a drawing of the difference; those of shares share a scale."""
     lessened = set(less_is_better)
+    scales = {share: _scale(rows, share=share) for share in (True, False)}
     marked = []
     for row in rows:
-        peers = [
-            r for r in rows if numbers.is_share(r["metric"]) == numbers.is_share(row["metric"])
-        ]
-        ends = [0.0, *(r["difference"][e] for r in peers for e in ("ci_low", "ci_high"))]
-        low, high = min(ends), max(ends)
-        reach = 0.04 * (high - low) or 1.0
+        low, high = scales[numbers.is_share(row["metric"])]
         found, metric = row["difference"], row["metric"]
         turn = -1 if row["name"] in lessened else numbers.sign(metric)
         told = (
@@ -44,7 +40,7 @@ def with_marks(rows: Sequence[Row], *, less_is_better: Iterable[str] = ()) -> li
             f"95 % interval {numbers.interval(found, metric, signed=True)}"
         )
         ends_of_mark = sorted((turn * found["ci_low"], turn * found["ci_high"]))
-        limits = sorted((turn * (low - reach), turn * (high + reach)))
+        limits = sorted((turn * low, turn * high))
         mark = interval_mark(
             turn * found["value"],
             ends_of_mark[0],
@@ -54,6 +50,15 @@ def with_marks(rows: Sequence[Row], *, less_is_better: Iterable[str] = ()) -> li
         )
         marked.append({**row, "mark": mark})
     return marked
+
+
+def _scale(rows: Sequence[Row], *, share: bool) -> tuple[float, float]:
+    """The range that holds zero and every interval of the rows of one kind."""
+    peers = [row["difference"] for row in rows if numbers.is_share(row["metric"]) == share]
+    ends = [0.0, *(found[end] for found in peers for end in ("ci_low", "ci_high"))]
+    low, high = min(ends), max(ends)
+    reach = 0.04 * (high - low) or 1.0
+    return low - reach, high + reach
 
 
 def metric_rows(evaluations: Mapping[str, Any], objective: str) -> list[Row]:

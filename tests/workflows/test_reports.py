@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import repairkit.report
-from repairkit.data import PartPlan
 from repairkit.engine.responses import measure_responses
 from repairkit.workflows.bench import prepare
 from repairkit.workflows.interpreting import interpret
@@ -113,7 +112,7 @@ def test_tables_and_trees_are_reported_without_pictures(repairkit: Command, tmp_
 
 
 def test_the_images_shown_are_those_that_a_filter_responds_to(project: Project) -> None:
-    settings = Settings(data=project.data, groups=("group",), parts=PartPlan(selection=0.5))
+    settings = Settings(data=project.data, groups=("group",))
     bench = prepare(read_subject(project.model), settings)
     suite = bench.parts.selection
     chosen = bench.roster.filters[1]

@@ -262,17 +262,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--ray", metavar="ADDRESS", help="measure on a Ray cluster, or local")
     parser.add_argument("--simulate", action="store_true", help="play up to 256 workers")
-    parser.add_argument("--per-part", type=float, default=1e-3, help="Ray's own seconds per part")
+    parser.add_argument("--per-part", type=float, help="Ray's own seconds per part; as measured")
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
     told: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()}
-    per_part = options.per_part
+    per_part = 1e-3
     if options.ray:
         measured = on_ray(options.ray, quick=options.quick)
         told["measured"] = [asdict(m) for m in measured]
         last = measured[-1]
         per_part = last.driver_per_part - last.planning * last.rounds / last.parts
         print_measured(measured)
+    per_part = options.per_part or per_part
     if options.simulate:
         simulated = played(per_part, quick=options.quick)
         told["simulated"] = [asdict(s) for s in simulated]

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,16 +20,13 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import DeviceError, RepairkitError
 from repairkit.core.game import Coalitions, GameFacts, Outcomes, Round
+from repairkit.engine.cutting import cut
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[int, int, int]
 """Seed, round and part."""
 
-_RUN_IMAGES = 128  # see engine.scattered
-_FEW_IMAGES = 8
-_LEAST_ROWS = 8  # that share their images: the first costs as much as a few of the others
-_PARTS_PER_WORKER = 4
 _UNDER_WAY = 2  # parts a worker has at once, so that it never waits for the next
 _PATIENCE = 9  # with a part: a lost worker may not be its fault and takes 1, an error takes 3
 
@@ -270,30 +266,6 @@ class DispatchedGame:
                 "each worker more memory"
             ) from error
         self._queue.appendleft(key)
-
-
-def cut(round: Round, n_workers: int) -> list[slice]:
-    """The rows of each part: enough parts for all workers, none so small that cutting costs.
-
-    Rows of few images are answered in runs of a fixed size; rows on the same images share work.
-    """
-    n_rows, parts = len(round), _PARTS_PER_WORKER * n_workers
-    if not n_rows:
-        return []
-    if round.images is not None and 0 < round.images.shape[1] <= _FEW_IMAGES:
-        run = max(1, _RUN_IMAGES // round.images.shape[1])
-        step = run * max(1, -(-n_rows // run) // parts)
-        return _steps(0, n_rows, step)
-    if round.images is None:
-        return _steps(0, n_rows, max(1, -(-n_rows // parts)))
-    changes = np.flatnonzero((round.images[1:] != round.images[:-1]).any(axis=1)) + 1
-    edges = [0, *changes.tolist(), n_rows]
-    step = max(_LEAST_ROWS, -(-n_rows // parts))
-    return [rows for first, last in pairwise(edges) for rows in _steps(first, last, step)]
-
-
-def _steps(first: int, last: int, step: int) -> list[slice]:
-    return [slice(i, min(i + step, last)) for i in range(first, last, step)]
 
 
 def answer(game: Any, part: Part) -> NDArray[np.float64]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
 from repairkit.core.game import Round
-from repairkit.engine.dispatch import DispatchedGame, Part, Report, answer, cut
+from repairkit.engine.cutting import cut
+from repairkit.engine.dispatch import DispatchedGame, Part, Report, answer
 from tests.games import TableGame, any_values, noisy
 
 

@@ -136,6 +136,7 @@ class PyTorchModel:
         from repairkit_adapters.pytorch_conductance import layer_conductance
 
         return layer_conductance(self, images, labels)
+
     def patched(self, file: PatchFile, layers: LayerMap) -> PyTorchModel:
         """A copy with the filters of a patch frozen; the module itself stays as it is.
 
@@ -148,6 +149,7 @@ class PyTorchModel:
             AdapterError: the map does not tell of a filter, or the module does not fit it.
         """
         from repairkit_adapters.pytorch_patch import freeze_patch  # it needs this class
+
         module = freeze_patch(
             copy.deepcopy(self.module), file, layers, parametrize=False, unproven=True
         )

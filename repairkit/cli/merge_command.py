@@ -10,7 +10,7 @@ import typer
 from repairkit.cli import options, show
 from repairkit.core.errors import SettingsError
 from repairkit.workflows.merging import By, Merged, merge
-from repairkit.workflows.run_folder import finite_rows
+from repairkit.workflows.score_table import finite_rows
 
 _SHOWN = 10
 

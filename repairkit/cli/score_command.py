@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,21 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from repairkit.cli import options, show
-from repairkit.cli.classes import ExcludeShare, ExcludeTopOf, exclusion, print_tops
+from repairkit.cli.classes import ExcludeShare, ExcludeTopOf, exclusion
 from repairkit.cli.clusters import Ray, RayCores, ray_cluster
+from repairkit.cli.score_tables import print_scored
 from repairkit.cli.unattended import LogJson, PrometheusFile, PrometheusPort, unattended
 from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
-from repairkit.engine.precision import IN_WORDS
 from repairkit.estimators import ESTIMATORS
 from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.methods import METHODS, ScoreSettings
 from repairkit.workflows.owned import share
 from repairkit.workflows.run_folder import RunFolder
-from repairkit.workflows.scoring import Scored, score
+from repairkit.workflows.scoring import score
 from repairkit.workflows.unattended import Terminated
-
-_SHOWN = 10
 
 Metrics = Annotated[
     list[str] | None,
@@ -233,76 +230,10 @@ def score_command(
     if as_json:
         show.print_json(scored.to_json())
     elif not quiet:
-        _print(scored)
+        print_scored(scored)
 
 
 def default_folder(model: Path, metric: str, method: str) -> Path:
     """Where a run goes that was not told where to go."""
     name = f"{model.stem}-{metric}-{method}"
     return Path("runs") / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-
-
-def _print(scored: Scored) -> None:
-    rows = scored.table()
-    document = scored.document
-    metric = scored.scores.metrics[0]
-    shown = rows if len(rows) <= 2 * _SHOWN else [*rows[:_SHOWN], {}, *rows[-_SHOWN:]]
-    layer = ["layer"] if "layer" in rows[0] else []
-    show.table(
-        f"Value of {len(rows)} filters for {metric}, highest and lowest ({document['interval']})",
-        ["filter", *layer, "value", "std error", "from", "to", "samples", "decided"],
-        [_row(row, layer) for row in shown],
-    )
-    if len(scored.scores.metrics) > 1:
-        print_tops(scored)
-    metrics = list(document["metrics"].items())
-    for name, ends in metrics[:_SHOWN]:
-        show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
-    if len(metrics) > _SHOWN:
-        show.say(f"and {len(metrics) - _SHOWN} more metrics in run.json and scores.csv")
-    if "device" in document:
-        precision = IN_WORDS[document["precision"]]
-        show.say(f"evaluated on {document['device']} in {precision}: {document['engine']}")
-    parts = document["parts"]
-    show.say(
-        f"{parts['calibration']} calibration and {parts['selection']} selection images; "
-        f"{document['evaluations']} evaluations in {document['seconds']:.1f} s; "
-        f"{document['reason']}"
-    )
-    for pair in parts["overlaps"]:
-        if "test" not in pair:
-            show.say(f"note: the parts {pair[0]} and {pair[1]} share images")
-    for note in document["notes"]:
-        show.say(f"note: {note}")
-    if document["n_undecided"]:
-        show.say(
-            f"undecided: {document['n_undecided']} filters; raise --max-evaluations to tell more"
-        )
-    if scored.details:
-        _print_statistics(scored.details)
-    show.say(f"written to {scored.folder}")
-
-
-def _print_statistics(details: Mapping[str, Any]) -> None:
-    """The last word on convergence, and what truncation hides; the rest is in statistics.json."""
-    trace = details.get("convergence", [])
-    if trace:
-        steps = ", ".join(f"{correlation:.3f} after {n:,.0f}" for n, correlation in trace[-4:])
-        show.say(f"rank correlation of two halves of the samples: {steps} evaluations")
-    for name, bias in details.get("truncation", {}).get("bias", {}).items():
-        show.say(f"truncation leaves out {bias:+.4f} of the sum of values for {name}")
-
-
-def _row(row: dict[str, Any], layer: list[str]) -> list[str]:
-    if not row:
-        return ["...", *([""] * (6 + len(layer)))]
-    return [
-        row["filter"],
-        *(row[name] for name in layer),
-        *(f"{row[name]:+.5f}" for name in ("value",)),
-        f"{row['std_error']:.5f}",
-        f"{row['ci_low']:+.5f}",
-        f"{row['ci_high']:+.5f}",
-        str(row["samples"]),
-        "yes" if row["decided"] else "no",
-    ]

@@ -26,7 +26,8 @@ from repairkit.estimators.boundary import Side, contested, settle_top_k
 from repairkit.workflows.files import write_json, write_text
 from repairkit.workflows.merged_document import describe
 from repairkit.workflows.owned import OwnedRun, read_owned
-from repairkit.workflows.run_folder import RunFolder, csv_of, table_of
+from repairkit.workflows.run_folder import RunFolder
+from repairkit.workflows.score_table import scores_csv, scores_table
 
 By = Literal["images", "groups"]
 Floats = NDArray[np.float64]
@@ -46,7 +47,7 @@ class Merged:
     document: dict[str, Any]
 
     def table(self) -> list[dict[str, Any]]:
-        return table_of(self.scores, self.filters)
+        return scores_table(self.scores, self.filters)
 
 
 def merge(
@@ -81,7 +82,7 @@ def merge(
     document = describe(runs, scores, shares, by if weights is None else "given weights")
     if out is not None:
         _check_place(out, runs)
-        write_text(out / "scores.csv", csv_of(scores, filters))
+        write_text(out / "scores.csv", scores_csv(scores, filters))
         write_json(out / "run.json", document)
     return Merged(filters, scores, document)
 

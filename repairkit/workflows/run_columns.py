@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 
 from repairkit.core.text import from_cell
-from repairkit.workflows.run_folder import FURTHER, RunFolder, unreadable
+from repairkit.workflows.run_folder import RunFolder, unreadable
+from repairkit.workflows.score_table import FURTHER
 
 
 def read_columns(folder: RunFolder) -> dict[str, dict[str, float]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,24 +20,11 @@ from repairkit.core.filters import Filter, Roster
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.replacing import is_draft
 from repairkit.core.scores import Scores
-from repairkit.core.text import from_cell, plain_cell
+from repairkit.core.text import from_cell
 from repairkit.workflows.files import read_json, write_json, write_text
+from repairkit.workflows.score_table import scores_csv
 
 SCHEMA = 1
-_COLUMNS = (
-    "filter",
-    "site",
-    "channel",
-    "value",
-    "std_error",
-    "ci_low",
-    "ci_high",
-    "samples",
-    "decided",
-)
-
-
-FURTHER = "value:"
 _NEEDED: dict[str, type] = {
     "key": str,
     "finished": bool,
@@ -199,7 +185,7 @@ class RunFolder:
         *,
         without: Collection[int] = (),
     ) -> None:
-        write_text(self.scores_file, scores_csv(scores, roster, layers, without=without))
+        write_text(self.scores_file, scores_csv(scores, roster.filters, layers, without=without))
 
     def write_statistics(self, details: Mapping[str, Any]) -> None:
         write_json(self.statistics_file, dict(details))
@@ -241,92 +227,6 @@ def _fault(document: Mapping[str, Any]) -> str:
         return "settings.metrics names no metric"
     missing = [name for name in _SETTINGS if name not in settings]
     return f"settings.{missing[0]} is missing" if missing else ""
-
-
-def scores_table(
-    scores: Scores,
-    roster: Roster,
-    layers: LayerMap | None = None,
-    *,
-    without: Collection[int] = (),
-) -> list[dict[str, Any]]:
-    """The rows of `scores.csv` in rank order, without some players.
-
-    The last column names layers, if they are known.
-    """
-    return table_of(scores, roster.filters, layers, without=without)
-
-
-def table_of(
-    scores: Scores,
-    filters: Sequence[Filter],
-    layers: LayerMap | None = None,
-    *,
-    without: Collection[int] = (),
-) -> list[dict[str, Any]]:
-    """See `scores_table`."""
-    rows = []
-    for player in (p for p in scores.ranking().tolist() if p not in without):
-        row: dict[str, Any] = {
-            "filter": filters[player].id,
-            "site": filters[player].site,
-            "channel": filters[player].channel,
-            "value": float(scores.values[player, 0]),
-            "std_error": float(scores.std_errors[player, 0]),
-            "ci_low": float(scores.ci_low[player, 0]),
-            "ci_high": float(scores.ci_high[player, 0]),
-            "samples": int(scores.samples[player]),
-            "decided": bool(scores.decided[player]),
-        }
-        for column, metric in enumerate(scores.metrics[1:], start=1):
-            row[f"{FURTHER}{metric}"] = float(scores.values[player, column])
-        if layers is not None:
-            row["layer"] = str(layers.origin(filters[player]) or "")
-        rows.append(row)
-    return rows
-
-
-def scores_csv(
-    scores: Scores,
-    roster: Roster,
-    layers: LayerMap | None = None,
-    *,
-    without: Collection[int] = (),
-) -> str:
-    """The text of `scores.csv`: numbers in their shortest exact form, names never a formula."""
-    return csv_of(scores, roster.filters, layers, without=without)
-
-
-def csv_of(
-    scores: Scores,
-    filters: Sequence[Filter],
-    layers: LayerMap | None = None,
-    *,
-    without: Collection[int] = (),
-) -> str:
-    """See `scores_csv`."""
-    text = io.StringIO()
-    extra = [f"{FURTHER}{metric}" for metric in scores.metrics[1:]]
-    # The writer sees no line end in a carriage return; readers do.
-    rows = table_of(scores, filters, layers, without=without)
-    named = ("filter", "site") if layers is None else ("filter", "site", "layer")
-    broken = any("\r" in row[name] for row in rows for name in named)
-    extra += named[2:]
-    quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
-    writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n", quoting=quoting)
-    writer.writeheader()
-    for row in rows:
-        names = {name: plain_cell(row[name]) for name in named}
-        writer.writerow({**row, **names, "decided": "true" if row["decided"] else "false"})
-    return text.getvalue()
-
-
-def finite_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows for JSON, which has no infinity: an unbounded interval becomes null."""
-    return [
-        {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
-        for row in rows
-    ]
 
 
 def key_of(parts: Mapping[str, Any]) -> str:

@@ -32,7 +32,8 @@ from repairkit.workflows.norms import NORMS, score_norms
 from repairkit.workflows.progress import Progress, reporter
 from repairkit.workflows.recipe import Recipe
 from repairkit.workflows.run_document import opening, outcome, plain, told_on_request
-from repairkit.workflows.run_folder import RunFolder, finite_rows, scores_table
+from repairkit.workflows.run_folder import RunFolder
+from repairkit.workflows.score_table import finite_rows, scores_table
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.unattended import Terminated, Watch, event, unfinished
@@ -53,7 +54,7 @@ class Scored:
 
     def table(self) -> list[dict[str, Any]]:
         layers = self.bench.subject.layer_map
-        return scores_table(self.scores, self.bench.roster, layers, without=self.excluded)
+        return scores_table(self.scores, self.bench.roster.filters, layers, without=self.excluded)
 
     def to_json(self) -> dict[str, Any]:
         told = {"details": dict(self.details)} if self.details else {}

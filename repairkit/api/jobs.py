@@ -1,0 +1,21 @@
+"""What every function takes, as what a workflow takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from repairkit.data import find_project
+from repairkit.workflows.settings import Settings, settle
+from repairkit.workflows.subject import Subject, read_subject
+
+
+def open_job(
+    model: str | Path, data: str | Path | None, settings: Settings | None
+) -> tuple[Subject, Settings]:
+    """The model, and what is settled about it by arguments and by `repairkit.toml`."""
+    path = Path(model)
+    job = settle({}, find_project(path, Path.cwd())) if settings is None else settings
+    if data is not None:
+        job = replace(job, data=Path(data))
+    return read_subject(path, output=job.output, layout=job.preprocessing.layout), job

@@ -1,0 +1,181 @@
+"""Repairs: made, proven, applied and taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.api.jobs import open_job
+from repairkit.core.filters import Filter
+from repairkit.core.framework import FrameworkModel
+from repairkit.graph.files import read_model
+from repairkit.workflows import patching, verifying
+from repairkit.workflows.attack_story import FreshAttacks
+from repairkit.workflows.destination import companions
+from repairkit.workflows.methods import ScoreSettings
+from repairkit.workflows.objective import Target
+from repairkit.workflows.patch_file import read_patch_file
+from repairkit.workflows.patching import Patched, PatchSettings
+from repairkit.workflows.progress import Progress
+from repairkit.workflows.reading import read_images
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import Subject
+from repairkit.workflows.undoing import Applied, Reverted, apply_patch, revert_patch
+from repairkit.workflows.verifying import Verified
+
+_PROOF_IMAGES = 64
+
+
+def patch(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    fairness: bool = False,
+    remove: Sequence[str] = (),
+    scores: str | Path | None = None,
+    at_most: int = 16,
+    max_drop: float = 0.01,
+    objective: str | None = None,
+    targets: Sequence[str] = (),
+    choose: str = "joint",
+    beam: int = 1,
+    level: str | None = None,
+    baselines: bool = False,
+    score: ScoreSettings | None = None,
+    robustness: bool = False,
+    source: FrameworkModel | None = None,
+    transfers: Sequence[str | Path] = (),
+    settings: Settings | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Patched:
+    """Choose filters, freeze them, prove the result and write it, as `repairkit patch` does.
+
+    Args:
+        model: an ONNX file.
+        data: images; see `score`.
+        out: the patched model; its patch file and report are written beside it.
+        fairness: freeze what harms the worst group (needs `settings.groups`).
+        remove: filter ids to freeze whatever they are worth.
+        scores: a run folder whose values rank the candidates.
+        at_most: filters frozen together at the most.
+        max_drop: overall accuracy that may be lost, in [0, 1].
+        objective: the metric to improve, in place of `fairness`.
+        targets: figures that must be reached, such as "worst_group_accuracy>=0.8".
+        choose: `joint`, or `plain` for the lowest-ranked filters, as many as look best.
+        beam: sets of each size that the joint search goes on from.
+        level: freeze at `mean`, `zero`, `bias`, or `best` for what the selection images like best.
+        baselines: judge simpler cures beside the chosen one (`document["baselines"]`).
+        score: how to score where no run is given; in the repair regime (`repair`) if None.
+        robustness: freeze what serves an adversary; `data` is what `attack` wrote.
+        source: the framework's model that the ONNX file came from, for a fresh white-box attack.
+        transfers: what `attack` wrote with other models as sources, to be judged too.
+        settings: groups, preprocessing, parts, sites, device, seed; see `score`.
+        on_progress: called now and then while scoring.
+
+    Raises:
+        TargetNotMetError: freezing nothing is best; nothing is written.
+        RepairkitError: anything else that the user can mend.
+    """
+    subject, job = open_job(model, data, settings)
+    plan = PatchSettings(
+        tuple(Filter.parse(name) for name in remove),
+        None if scores is None else Path(scores),
+        fairness,
+        at_most,
+        max_drop,
+        score or ScoreSettings("repair"),
+        objective,
+        tuple(Target.parse(text) for text in targets),
+        choose,
+        beam,
+        level,
+        baselines=baselines,
+        robustness=robustness,
+        attacks=FreshAttacks(
+            None if source is None else (type(source).__name__, source), tuple(map(Path, transfers))
+        ),
+    )
+    return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
+
+
+def verify(
+    original: str | Path,
+    patched: str | Path,
+    *,
+    patch_file: str | Path | None = None,
+    settings: Settings | None = None,
+) -> Verified:
+    """Prove that `patched` is `original` with just the claimed filters frozen.
+
+    Args:
+        original: the model before.
+        patched: the model after.
+        patch_file: its patch file; if None, the claims inside `patched` are proven, or where it
+            makes none, what its tensors show to be frozen.
+        settings: where they name data, outputs are compared on its first images, else on noise;
+            see `score`.
+
+    Raises:
+        VerificationError: anything is not as claimed.
+        RepairkitError: a file cannot be read.
+    """
+    subject, job = open_job(original, None, settings)
+    images = _proof_images(subject, job)
+    file = None if patch_file is None else read_patch_file(Path(patch_file))
+    return verifying.verify(subject, read_model(Path(patched)), file=file, images=images)
+
+
+def _proof_images(subject: Subject, job: Settings) -> NDArray[Any] | None:
+    if job.data is None:
+        return None
+    suite = read_images(subject, job)
+    return suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
+
+
+def apply(
+    model: str | Path,
+    patch_file: str | Path,
+    *,
+    out: str | Path,
+    settings: Settings | None = None,
+) -> Applied:
+    """Apply a patch file to the very model that it was made for, as `repairkit apply` does.
+
+    Args:
+        model: an ONNX file.
+        patch_file: what `patch` wrote.
+        out: the patched model.
+        settings: where they name data, the result is proven on its first images, else on noise; see
+            `score`.
+
+    Raises:
+        VerificationError: the patch is not for this model, was altered, changes nothing, or its
+            result is not what it promises; nothing is written.
+        RepairkitError: anything else that the user can mend.
+    """
+    file = read_patch_file(Path(patch_file))
+    subject, job = open_job(model, None, settings)
+    return apply_patch(subject, file, out=Path(out), images=_proof_images(subject, job))
+
+
+def revert(model: str | Path, patch_file: str | Path | None = None, *, out: str | Path) -> Reverted:
+    """Give back, byte for byte, the model that a patch was made to, as `repairkit revert` does.
+
+    Args:
+        model: the patched model; of several patches the last one made comes off first.
+        patch_file: what `patch` wrote; the one beside the model if None.
+        out: the model before.
+
+    Raises:
+        VerificationError: the model is not what the patch made, or another patch lies upon it;
+            nothing is written.
+        RepairkitError: anything else that the user can mend.
+    """
+    path = Path(model)
+    file = read_patch_file(companions(path)[0] if patch_file is None else Path(patch_file))
+    return revert_patch(read_model(path), file, out=Path(out))

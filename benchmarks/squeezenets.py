@@ -34,6 +34,7 @@ KINDS = {PLAIN: 0.0, DROPOUT: 0.2}
 PARTS = {"calibration": 1_000, "selection": 4_000, "test": 5_000}
 _EPOCHS = 20
 _BATCH = 64
+_CACHE_BYTES = 2**30  # several games are open at once
 
 
 class Fire(nn.Module):
@@ -145,6 +146,7 @@ def open_bench(made: Made) -> Bench:
         data=made.data,
         preprocessing=Preprocessing(scale=1 / 255),
         parts=PartPlan(*PARTS),
+        cache_memory=_CACHE_BYTES,
     )
     return prepare(read_subject(made.model), settings)
 

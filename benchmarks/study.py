@@ -36,8 +36,8 @@ class Effort:
 
     per_filter: int = 300
     walks: int = 4
-    evaluations: int = 20_000
-    truth_rows: int = 1_000_000
+    evaluations: int = 12_000
+    truth_rows: int = 600_000
 
 
 QUICK = Effort(per_filter=20, walks=1, evaluations=2_000, truth_rows=20_000)

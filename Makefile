@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/repairkit demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # Also what takes longer than a second or so.
 test-all: setup

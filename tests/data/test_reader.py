@@ -113,13 +113,19 @@ def test_what_is_no_data_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.json")
 
 
+def test_an_array_without_an_axis_tells_of_the_file_and_of_no_image(tmp_path: Path) -> None:
+    found = read(save_npz(tmp_path / "a.npz", settings=np.array("anything")))
+    assert "settings" not in found.annotations.attributes
+    with pytest.raises(DataError, match="y has shape a single number"):
+        read(save_npz(tmp_path / "b.npz", y=np.array(1)))
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"y": np.array([0, 1])}, "y has shape 2 and x holds 3 images"),
         ({"y": np.eye(3)}, "y has shape 3 x 3 and x holds 3 images; expected one value per image"),
         ({"age": np.zeros(4)}, "age has shape 4"),
-        ({"age": np.array(1)}, "age has shape a single number"),
         ({"split": np.array([0, 1, 2])}, "split holds int64; expected the part of each image"),
         ({"x": np.zeros((0, 3, 8, 8))}, "x holds no image"),
         ({"x": np.array(1)}, "x holds no image"),

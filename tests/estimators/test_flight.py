@@ -114,7 +114,9 @@ def test_scores_are_the_same_with_several_rounds_under_way(name: str, most: int)
     assert plain.scores.std_errors.tobytes() == overlapped.scores.std_errors.tobytes()
     assert plain.reason == overlapped.reason
     assert plain.spent.evaluations == overlapped.spent.evaluations
-    if name in ("permutation", "regression", "repair", "auto"):
+    if name in ("permutation", "regression", "repair"):
         assert game.greatest == most
+    if name == "auto":  # which looks at what it knows now and then
+        assert 1 < game.greatest <= most
     if name in OTHERS:
         assert game.greatest == 1

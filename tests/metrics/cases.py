@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from repairkit.core.suite import Annotations
 
+# Of images that were attacked, and of no others; tests/metrics/test_robustness.py has them.
+ON_ATTACKED = ("robustness", "robustness_loss", "clean_accuracy", "attack_success")
 GROUP_NAMES = ("dark", "fair", "olive", "pale")
 
 

@@ -38,6 +38,8 @@ REAL = [
 ]
 N_ROWS = 200
 # Those that take from a tenth of a second to half a second a pass; two images for the others.
+# With these weights the dense layers round by more than 1e-5, so that the product plays it safe.
+ROUNDED = {"light_bvlc_alexnet"}
 ONE_IMAGE = {"light_vgg19", "light_resnet50", "light_densenet121", "light_bvlc_alexnet"}
 RELATIVE = 1e-5
 NEARLY = 2  # times as far from 64 bits as the instrumented model at the most
@@ -108,8 +110,9 @@ def test_every_path_agrees_on_200_random_coalitions(path: Path) -> None:
     expected, truth = reference.answer(rows, None, keep_all), Truth(setup)
     if setup.batching.step is None:
         candidates = replace(setup.candidates, _compiled={})
-        assert open_evaluator(candidates, setup.runner, setup.suite).path != "instrumented"
-        del candidates
+        opened = open_evaluator(candidates, setup.runner, setup.suite)
+        assert (opened.path == "instrumented") == (path.stem in ROUNDED)
+        del candidates, opened
     n_paths = 0
     for name, evaluator in paths(setup):
         n_paths += 1

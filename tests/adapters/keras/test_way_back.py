@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from repairkit.attacks import Pgd
 from repairkit.core.errors import AdapterError
 from repairkit.core.filters import Filter
 from repairkit.core.framework import Layer
 from repairkit.core.layer_map import LayerMap, MappedLayer
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.graph.bake import bake
+from repairkit.workflows.attack_story import FreshAttacks
+from repairkit.workflows.attacking import AttackSettings, attack
+from repairkit.workflows.exporting import export
+from repairkit.workflows.patch_file import PatchFile
+from repairkit.workflows.patching import PatchSettings, patch
+from repairkit.workflows.settings import settle
+from repairkit.workflows.subject import read_subject
 from repairkit_adapters.keras_models import apply_patch, wrap
 from repairkit_adapters.keras_runtime import quiet
 from tests.adapters.keras import architectures
@@ -58,6 +67,56 @@ def test_further_training_leaves_frozen_filters_blind() -> None:
         np.testing.assert_array_equal(norm.gamma.numpy() == 0, was)
     kernels = [n.kernel.numpy() for n in model.layers if isinstance(n, keras.layers.Conv2D)]
     assert [int((~k.any((0, 1, 2))).sum()) for k in kernels] == [2] * len(norms)
+
+
+def test_a_patched_network_is_the_repaired_model_and_leaves_the_given_one_as_it_is() -> None:
+    model = architectures.settled(architectures.separable())
+    network = wrap(model)
+    layers = LayerMap("keras", (12, 12, 3), tuple(MappedLayer(n, n.name) for n in network.layers))
+    chosen = some_filters(layers)
+    images, labels = architectures.images((12, 12, 3)), np.arange(8) % 4
+    before = network.outputs(images)
+    frozen = network.patched(PatchFile(chosen, (), "", "", "after", (), "", {}), layers)
+    np.testing.assert_array_equal(network.outputs(images), before)
+    held = (network.layers[1].name, np.arange(8) % 4, np.ones(8, np.float32))
+    found = [frozen.outputs(images), *frozen.loss_gradients(images, labels)]
+    with frozen.freezing(*held):
+        found.append(frozen.outputs(images))
+    np.testing.assert_array_equal(network.outputs(images), before)
+    apply_patch(model, chosen, layers=layers)
+    repaired = wrap(model)
+    wanted = [repaired.outputs(images), *repaired.loss_gradients(images, labels)]
+    with repaired.freezing(*held):
+        wanted.append(repaired.outputs(images))
+    for one, other in zip(found, wanted, strict=True):
+        assert np.abs(one - other).max() <= 1e-4 * np.abs(other).max()
+    assert np.abs(before - wanted[0]).max() > 1e-2 * np.abs(before).max()
+
+
+def test_a_repaired_model_is_attacked_afresh(tmp_path: Path) -> None:
+    keras = architectures.keras_module()
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(6, 3, activation="relu")(inputs)
+    outputs = keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(x))
+    model = architectures.settled(keras.Model(inputs, outputs))
+    images = architectures.images((8, 8, 1), 120)
+    network = wrap(model)
+    np.savez(tmp_path / "data.npz", x=images, y=network.outputs(images).argmax(1))
+    settings = settle({"data": tmp_path / "data.npz"}, None)
+    done = export(network, tmp_path / "model.onnx", settings=settings)
+    subject = read_subject(done.out)
+    how = AttackSettings(Pgd(epsilon=0.5, n_steps=10, step_size=0.1), (-4.0, 4.0), 20)
+    made = attack(subject, settings, how, out=tmp_path / "made.npz", source=("own", network))
+    repair = PatchSettings(
+        remove=(Filter(str(done.layers.layers[0].site), 2),),
+        attacks=FreshAttacks(("own", network)),
+    )
+    patched = patch(
+        subject, replace(settings, data=made.out), repair, out=tmp_path / "repaired.onnx"
+    )
+    fresh = patched.document["attacks"][1]
+    assert (fresh["knowledge"], fresh["n_images"]) == ("white-box", 20)
+    assert fresh["after"]["attack_success"]["value"] > 0.5
 
 
 def test_what_the_map_does_not_tell_is_refused() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Levels = Mapping[str, Mapping[int, float]]
 
+
 class KerasNetwork:
     """A Keras model of one image input; keeps `FrameworkModel`.
 

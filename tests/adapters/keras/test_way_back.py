@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,20 +50,37 @@ def test_a_layer_called_twice_is_frozen_in_both_calls_or_not_at_all(tmp_path: Pa
     are_equal(np.asarray(model(images, training=False)), run(file, {input_name(file): images})[0])
 
 
+def _small() -> Any:
+    keras = architectures.keras_module()
+    layers = keras.layers
+    x = inputs = keras.Input((10, 10, 2))
+    for name in ("first", "second"):
+        x = layers.Conv2D(5, 3, use_bias=False, name=name)(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.SeparableConv2D(4, 3, activation="relu", name="third")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return architectures.settled(keras.Model(inputs, layers.Dense(4, activation="softmax")(x)))
+
+
+def _own_map(network: Any) -> LayerMap:
+    """Sites that are called as the layers are."""
+    mapped = tuple(MappedLayer(layer, layer.name) for layer in network.layers)
+    return LayerMap("keras", network.input_shape, mapped)
+
+
 def test_further_training_leaves_frozen_filters_blind() -> None:
     keras = architectures.keras_module()
-    model = architectures.settled(architectures.resnet())
-    mapped = tuple(MappedLayer(layer, layer.name) for layer in wrap(model).layers)
-    layers = LayerMap("keras", (24, 24, 3), mapped)
+    model = _small()
+    layers = _own_map(wrap(model))
     apply_patch(model, some_filters(layers), layers=layers)
     norms = [n for n in model.layers if isinstance(n, keras.layers.BatchNormalization)]
     blind = [n.gamma.numpy() == 0 for n in norms]
     assert [int(b.sum()) for b in blind] == [2] * len(norms)
-    images = architectures.images((24, 24, 3), 8)
+    images = architectures.images((10, 10, 2), 8)
     with quiet():
         loss = "sparse_categorical_crossentropy"
         model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
-        model.fit(images, np.arange(8) % 5, batch_size=4, epochs=5, verbose=0)
+        model.fit(images, np.arange(8) % 4, batch_size=4, epochs=5, verbose=0)
     for norm, was in zip(norms, blind, strict=True):
         np.testing.assert_array_equal(norm.gamma.numpy() == 0, was)
     kernels = [n.kernel.numpy() for n in model.layers if isinstance(n, keras.layers.Conv2D)]
@@ -70,11 +88,11 @@ def test_further_training_leaves_frozen_filters_blind() -> None:
 
 
 def test_a_patched_network_is_the_repaired_model_and_leaves_the_given_one_as_it_is() -> None:
-    model = architectures.settled(architectures.separable())
+    model = _small()
     network = wrap(model)
-    layers = LayerMap("keras", (12, 12, 3), tuple(MappedLayer(n, n.name) for n in network.layers))
+    layers = _own_map(network)
     chosen = some_filters(layers)
-    images, labels = architectures.images((12, 12, 3)), np.arange(8) % 4
+    images, labels = architectures.images((10, 10, 2)), np.arange(8) % 4
     before = network.outputs(images)
     frozen = network.patched(PatchFile(chosen, (), "", "", "after", (), "", {}), layers)
     np.testing.assert_array_equal(network.outputs(images), before)

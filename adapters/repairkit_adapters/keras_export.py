@@ -13,6 +13,8 @@ from repairkit.core.errors import ExportError
 from repairkit_adapters.keras_folding import fold_normalisations
 from repairkit_adapters.keras_runtime import Runtime, load_exporter, quiet, told
 
+_NUMBERED = re.compile(r"(?P<before>.*)__(?P<number>\d+)(?P<after>(:\d+)?(/kernel|/bias)?)")
+_GRAPH = onnx.AttributeProto.GRAPH
 _NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 
 
@@ -36,8 +38,6 @@ def write_onnx(
     name = input_name if _NAME.fullmatch(input_name) else "images"
     signature = [tf.TensorSpec((None, *input_shape), tf.float32, name=name)]
     with quiet():
-        # It numbers what it inserts through all of a process; one model is to give one file.
-        exporter.utils.INTERNAL_NAME = 1
         try:
             model, _ = exporter.convert.from_function(
                 tf.function(function, input_signature=signature), signature, opset=opset
@@ -59,7 +59,39 @@ def write_onnx(
             ) from error
     _check_operators(model)
     fold_normalisations(model)
+    _renumber(model)
     path.write_bytes(model.SerializeToString())
+
+
+def _renumber(model: onnx.ModelProto) -> None:
+    """Number what tf2onnx inserted from 1 on, in order: it counts on from conversion to conversion.
+
+    The graph's inputs and outputs keep their names. Loops and branches are left as they are.
+    """
+    graph = model.graph
+    graph.doc_string = ""
+    if any(attribute.type == _GRAPH for node in graph.node for attribute in node.attribute):
+        return
+    kept = {one.name for one in (*graph.input, *graph.output)}
+    numbers: dict[str, int] = {}
+
+    def renamed(name: str) -> str:
+        found = _NUMBERED.fullmatch(name)
+        if found is None or name in kept:
+            return name
+        number = numbers.setdefault(found["number"], len(numbers) + 1)
+        return f"{found['before']}__{number}{found['after']}"
+
+    for node in graph.node:
+        node.name = renamed(node.name)
+        for names in (node.input, node.output):
+            names[:] = [renamed(name) for name in names]
+    for tensor in (*graph.initializer, *graph.value_info):
+        tensor.name = renamed(tensor.name)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = renamed(size.dim_param)
 
 
 def _check_operators(model: onnx.ModelProto) -> None:

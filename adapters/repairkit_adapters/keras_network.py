@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,13 @@ from repairkit_adapters.keras_export import write_onnx
 from repairkit_adapters.keras_layers import Tap, find_stages, tapped_stage
 from repairkit_adapters.keras_loss import cross_entropy, logits_of, refuse_no_classifier
 from repairkit_adapters.keras_runtime import Runtime, quiet, told
+from repairkit_adapters.way_back import channels_by_layer, find_home
+
+if TYPE_CHECKING:
+    from repairkit.core.layer_map import LayerMap
+    from repairkit.workflows.patch_file import PatchFile
+
+Levels = Mapping[str, Mapping[int, float]]
 
 
 class KerasNetwork:
@@ -28,9 +35,23 @@ class KerasNetwork:
     framework = "keras"
 
     def __init__(
-        self, runtime: Runtime, model: Any, *, input_shape: tuple[int, ...], opset: int | None
+        self,
+        runtime: Runtime,
+        model: Any,
+        *,
+        input_shape: tuple[int, ...],
+        opset: int | None,
+        frozen: Levels | None = None,
     ) -> None:
         """Watch one trace of the model.
+
+        Args:
+            runtime: Keras and TensorFlow.
+            model: a `keras.Model`.
+            input_shape: of one image.
+            opset: of the exported ONNX; the exporter's own choice if None.
+            frozen: channels that are constant in all that is computed here, by layer, with their
+                constants; the model itself stays as it is.
 
         Raises:
             AdapterError: the model does not take one image of that shape.
@@ -48,6 +69,7 @@ class KerasNetwork:
             ) from error
         self._numbers = {stage.layer.name: i for i, stage in enumerate(self.stages)}
         self._held: tuple[int, NDArray[np.intp], Images] | None = None
+        self._frozen = dict(frozen or {})
         self._compiled: dict[tuple[str, bool], Any] = {}
 
     @property
@@ -106,6 +128,26 @@ class KerasNetwork:
         losses, found = self._run("gradients", gradients, images, np.asarray(labels, np.int32))
         return np.asarray(losses, np.float64), np.asarray(found, np.float32)
 
+    def patched(self, file: PatchFile, layers: LayerMap) -> KerasNetwork:
+        """The model with the filters of a patch frozen; it shares the weights, which stay.
+
+        Args:
+            file: the patch.
+            layers: which channel of which layer each filter is; unproven ones are frozen too, so
+                compare outputs afterwards.
+
+        Raises:
+            AdapterError: the map does not tell of a filter, or the model does not fit it.
+        """
+        home = find_home(file, layers, framework=self.framework, unproven=True)
+        return KerasNetwork(
+            self._runtime,
+            self.model,
+            input_shape=self._input_shape,
+            opset=self._opset,
+            frozen=channels_by_layer(home.channels, self.layers),
+        )
+
     def export(self, path: Path) -> None:
         """See `FrameworkModel.export`."""
 
@@ -114,7 +156,7 @@ class KerasNetwork:
 
         write_onnx(
             self._runtime,
-            run,
+            self._tapping(run, self._frozen_tap),
             path,
             input_name=input_name(self.model),
             input_shape=self._input_shape,
@@ -145,7 +187,10 @@ class KerasNetwork:
                 free = [tf.TensorSpec((None, *self._input_shape), tf.float32)]
                 free += [tf.TensorSpec((None,), i.dtype) for i in inputs[1:]]
                 free += [tf.TensorSpec((None,) * np.ndim(m), m.dtype) for m in more]
-                whole = function if held is None else self._holding(function)
+                if held is None:
+                    whole = self._tapping(function, self._frozen_tap)
+                else:
+                    whole = self._holding(function)
                 self._compiled[key] = tf.function(whole, input_signature=free)
             try:
                 return self._compiled[key](*inputs, *more)
@@ -160,16 +205,33 @@ class KerasNetwork:
 
         def run(*inputs: Any) -> Any:
             *own, chosen, channels, levels = inputs
-            with ExitStack() as stack:
-                for number, stage in enumerate(self.stages):
-                    tap = self._tap(number, stage.channel_axis, chosen, channels, levels)
-                    stack.enter_context(tapped_stage(self._runtime, stage, tap))
-                return function(*own)
+
+            def tap_of(number: int) -> Tap:
+                before = self._frozen_tap(number)
+                held = self._held_tap(number, chosen, channels, levels)
+                return held if before is None else lambda tensor: held(before(tensor))
+
+            return self._tapping(function, tap_of)(*own)
 
         return run
 
-    def _tap(self, number: int, axis: int, chosen: Any, channels: Any, levels: Any) -> Tap:
-        tf = self._runtime.tensorflow
+    def _tapping(
+        self, function: Callable[..., Any], tap_of: Callable[[int], Tap | None]
+    ) -> Callable[..., Any]:
+        """The function, traced with taps on stages."""
+
+        def run(*inputs: Any) -> Any:
+            with ExitStack() as stack:
+                for number, stage in enumerate(self.stages):
+                    tap = tap_of(number)
+                    if tap is not None:
+                        stack.enter_context(tapped_stage(self._runtime, stage, tap))
+                return function(*inputs)
+
+        return run
+
+    def _held_tap(self, number: int, chosen: Any, channels: Any, levels: Any) -> Tap:
+        tf, axis = self._runtime.tensorflow, self.stages[number].channel_axis
 
         def tap(tensor: Any) -> Any:
             rank = len(tensor.shape)
@@ -184,6 +246,24 @@ class KerasNetwork:
                 return tf.where(tf.reshape(here, wide), level, tensor)
 
             return tf.cond(tf.equal(chosen, number), held, lambda: tensor)
+
+        return tap
+
+    def _frozen_tap(self, number: int) -> Tap | None:
+        stage, tf = self.stages[number], self._runtime.tensorflow
+        constants = self._frozen.get(stage.layer.name)
+        if not constants:
+            return None
+        here = np.zeros(stage.layer.n_channels, bool)
+        levels = np.zeros(stage.layer.n_channels, np.float32)
+        for channel, constant in constants.items():
+            here[channel], levels[channel] = True, constant
+
+        def tap(tensor: Any) -> Any:
+            shape = [1] * len(tensor.shape)
+            shape[stage.channel_axis] = -1
+            level = tf.constant(levels.reshape(shape), tensor.dtype)
+            return tf.where(here.reshape(shape), level, tensor)
 
         return tap
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit_adapters.keras_layers import Stage
 from repairkit_adapters.keras_runtime import Runtime
-from repairkit_adapters.way_back import FrozenChannel
+from repairkit_adapters.way_back import FrozenChannel, channels_by_layer
 
 
 def freeze_channels(
@@ -28,15 +28,10 @@ def freeze_channels(
         AdapterError: there is no such channel, or a layer that is called several times is not to
             be frozen alike in all its calls; nothing was changed.
     """
+    channels_by_layer(wanted, [stage.layer for stage in stages])
     known = {stage.layer.name: stage for stage in stages}
     for one in wanted:
-        stage = known.get(one.layer)
-        if stage is None or not 0 <= one.channel < stage.layer.n_channels:
-            raise AdapterError(
-                f"the model has no channel {one.channel} of a layer {one.layer!r}; give the model "
-                "that was exported"
-            )
-        _check_calls(one, stage, known, wanted)
+        _check_calls(one, known[one.layer], known, wanted)
     # What a depthwise channel yields goes into the pointwise bias, which may be frozen itself.
     for one in sorted(wanted, key=lambda w: known[w.layer].part != "depthwise"):
         _freeze(known[one.layer], one)

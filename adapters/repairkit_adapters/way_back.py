@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import AdapterError
+from repairkit.core.framework import Layer
 from repairkit.core.layer_map import LayerMap, Origin
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.graph.files import read_model
@@ -66,6 +68,26 @@ def find_home(
         raise AdapterError(f"the patched model comes from {source}, and {framework} was expected")
     channels = [_channel(one, origins.get(one.filter.id), unproven=unproven) for one in frozen]
     return Homecoming(shape, tuple(channels))
+
+
+def channels_by_layer(
+    channels: Sequence[FrozenChannel], layers: Sequence[Layer]
+) -> dict[str, dict[int, float]]:
+    """What is frozen in each layer: channel to constant.
+
+    Raises:
+        AdapterError: there is no such layer or channel.
+    """
+    sizes = {layer.name: layer.n_channels for layer in layers}
+    found: dict[str, dict[int, float]] = {}
+    for one in channels:
+        if not 0 <= one.channel < sizes.get(one.layer, 0):
+            raise AdapterError(
+                f"the model has no channel {one.channel} of a layer {one.layer!r}; give the model "
+                "that was exported"
+            )
+        found.setdefault(one.layer, {})[one.channel] = one.constant
+    return found
 
 
 def _read_map(path: Path) -> LayerMap:

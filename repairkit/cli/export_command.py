@@ -110,6 +110,8 @@ def _print(done: Exported) -> None:
         f"{done.n_mapped} of {done.n_filters} filters have a layer and channel, {done.n_proven} of "
         "them proven by freezing them in both"
     )
+    if not done.n_filters:
+        show.say("note: the model has no filters that can be frozen; repairkit inspect tells why")
     if done.without_layer:
         show.say(f"note: sites without a layer: {', '.join(done.without_layer)}")
     if done.images != "given images":

@@ -15,7 +15,10 @@ from tests.adapters.keras.needed import needs_keras
 pytestmark = needs_keras
 
 
-@pytest.fixture(scope="module", params=["plain", "separable", "nested"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("plain", marks=pytest.mark.slow), "separable", "nested"],
+)
 def model(request: pytest.FixtureRequest) -> Any:
     return architectures.settled(getattr(architectures, request.param)())
 
@@ -118,7 +121,9 @@ def test_losses_are_cross_entropies_and_gradients_are_their_slopes(ending: str) 
 
 
 def test_gradients_of_an_image_to_image_model_are_refused() -> None:
-    network = wrap(architectures.unet())
+    keras = architectures.keras_module()
+    inputs = keras.Input((4, 4, 2))
+    network = wrap(keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs)))
     images = architectures.images(network.input_shape, 2)
     with pytest.raises(AdapterError, match="one row of scores per image") as caught:
         network.loss_gradients(images, np.zeros(2, np.intp))

@@ -77,7 +77,7 @@ def _comes_round(model: Any, folder: Path, least: float = 0.99) -> Exported:
     [
         "plain",
         "separable",
-        "unet",
+        pytest.param("unet", marks=pytest.mark.slow),
         pytest.param("squeezenet", marks=pytest.mark.slow),
         pytest.param("resnet", marks=pytest.mark.slow),
         pytest.param("densenet", marks=pytest.mark.slow),
@@ -128,6 +128,7 @@ def _application(name: str, size: int) -> Callable[[], Any]:
     [
         pytest.param(_application("InceptionV3", 75), 17216, id="InceptionV3"),
         pytest.param(_application("DenseNet121", 32), 10240, id="DenseNet121"),
+        pytest.param(_application("MobileNetV2", 32), 17056, id="MobileNetV2"),
     ],
 )
 def test_a_large_application_comes_round(

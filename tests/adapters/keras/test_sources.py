@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from repairkit.core.framework import LoadOptions
 from repairkit_adapters.keras_models import ADAPTER, wrap
 from tests.adapters.keras import architectures
 from tests.adapters.keras.needed import needs_keras
+from tests.conftest import Answer
 
 PLAIN = LoadOptions()
 
@@ -130,6 +132,20 @@ def test_a_factory_takes_weights_that_fit(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         _is_one_line(source, fault, options)
     _is_one_line("missing.keras", "missing.keras: there is no such file")
+
+
+@needs_keras
+def test_the_command_says_where_nothing_can_be_frozen(
+    tmp_path: Path, repairkit: Callable[..., Answer]
+) -> None:
+    keras = architectures.keras_module()
+    inputs = keras.Input((5,))
+    with _no_warning():
+        keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "dense.keras")
+    answer = repairkit("export", "dense.keras")
+    assert (answer.code, answer.err) == (0, "")
+    assert "note: the model has no filters that can be frozen" in answer.out
+    assert (tmp_path / "dense.onnx").is_file()
 
 
 @needs_keras

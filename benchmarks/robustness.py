@@ -144,10 +144,10 @@ def _say(text: str) -> None:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=list(NETWORKS), default="plain")
+    parser.add_argument("--network", choices=list(NETWORKS), default="separable")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the training")
     parser.add_argument("--at-most", type=int, default=16, help="filters frozen at the most")
-    parser.add_argument("--max-drop", type=float, default=0.25, help="clean accuracy that may go")
+    parser.add_argument("--max-drop", type=float, default=0.1, help="clean accuracy that may go")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=CACHE / "robustness")
     options = parser.parse_args()

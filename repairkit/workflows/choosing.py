@@ -157,7 +157,10 @@ class Chooser:
             # Fewer filters cost less. They also gain less, so nothing but a limit sends us back.
             if not found.by_limit:
                 break
-        raise self._decline(refused[0].reason, refused[0].story | {"confirmation_looks": looks})
+        reason = refused[0].reason
+        if looks > 1:
+            reason += f" ({looks - 1} smaller sets on the way there were not borne out either)"
+        raise self._decline(reason, refused[0].story | {"confirmation_looks": looks})
 
     def _made(self, frozen: Frozen, refine: Refine | None) -> tuple[Patch, NDArray[Any]]:
         """The patch that freezes these, and the outputs with it for the images that confirm."""

@@ -302,9 +302,17 @@ def test_robustness_without_an_attack_s_file_names_the_remedy(place: Place) -> N
 
 
 def test_a_file_that_no_attack_wrote_is_no_transfer(place: Place, made: Path) -> None:
-    plan = PatchSettings(remove=(Filter("/0/Conv", 0),), attacks=FreshAttacks(None, (place.data,)))
+    told: list[Any] = []
+    plan = PatchSettings(robustness=True, attacks=FreshAttacks(None, (place.data,)))
     with pytest.raises(DataError, match="was not written by repairkit attack"):
-        patch(place.subject, Settings(data=made), plan, out=place.folder / "no.onnx")
+        patch(
+            place.subject,
+            Settings(data=made),
+            plan,
+            out=place.folder / "no.onnx",
+            on_progress=told.append,
+        )
+    assert not told, "filters were scored before the mistake was found"
     spoilt = dict(np.load(made)) | {"attack": np.array('{"method": "pgd"}')}
     np.savez(place.folder / "spoilt.npz", **spoilt)
     with pytest.raises(DataError, match="was not written by repairkit attack"):

@@ -84,7 +84,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": residual,
     "separable": separable,
 }
-EPOCHS = 30
+EPOCHS = 14
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,7 @@ def _in_words(document: Mapping[str, Any]) -> str:
             f"ONNX model does (greatest difference {source['parity']:.1e})"
         )
     return (
-        f"transfer attack, {settings}: gradients of {source['name']}, which is another model than "
-        "the one attacked"
+        f"transfer attack, {settings}: gradients of {source['name']}, which answers otherwise than "
+        "the ONNX model; if it was to be the same model, look at --weights and at how images are "
+        "prepared"
     )

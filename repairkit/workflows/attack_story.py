@@ -30,7 +30,7 @@ from repairkit.workflows.attack_file import IMAGE, read_attack_settings
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.mapping import Pairing, prove_layers
 from repairkit.workflows.patch_file import PatchFile
-from repairkit.workflows.reading import check_labels, read_dataset
+from repairkit.workflows.reading import check_labels, first_images, read_dataset
 from repairkit.workflows.sources import SAME, Source, attach, parity
 
 _PROOF_IMAGES = 64
@@ -50,23 +50,6 @@ class FreshAttacks:
 
     source: tuple[str, FrameworkModel] | None = None
     transfers: tuple[Path, ...] = ()
-
-    def check(self, annotations: Annotations, *, baselines: bool = False) -> None:
-        """Refuse attacks on data that holds no adversarial images.
-
-        Args:
-            annotations: of the data.
-            baselines: whether the source has another use.
-
-        Raises:
-            SettingsError: some were asked for.
-        """
-        asked = self.transfers or (self.source and not baselines)
-        if asked and not is_attacked(annotations):
-            raise SettingsError(
-                "--source and --transfer judge a repair under attack, and the data holds no "
-                "adversarial images; give --data what repairkit attack wrote, or leave them out"
-            )
 
 
 @dataclass(frozen=True)
@@ -97,6 +80,35 @@ class _Pair:
         return row
 
 
+def check_attacks(bench: Bench, fresh: FreshAttacks, *, baselines: bool = False) -> None:
+    """Find out before the work begins what would end it.
+
+    Args:
+        bench: the workbench of the repair.
+        fresh: what the patched model is to be attacked with.
+        baselines: whether the source has another use.
+
+    Raises:
+        SettingsError: attacks were asked for, and the data holds no adversarial images.
+        AdapterError: the source is another model than the one that is repaired.
+        DataError: see `judge_attacks`.
+    """
+    if not is_attacked(bench.dataset.annotations):
+        if fresh.transfers or (fresh.source and not baselines):
+            raise SettingsError(
+                "--source and --transfer judge a repair under attack, and the data holds no "
+                "adversarial images; give --data what repairkit attack wrote, or leave them out"
+            )
+        return
+    for path in fresh.transfers:
+        read_attack_settings(path)
+    if fresh.source is not None:
+        images = first_images(bench.dataset, _PROOF_IMAGES)
+        few = images.batch(np.arange(len(images)))
+        given = attach(*fresh.source, few.shape[1:])
+        _prove(given, _original(bench), few, "the model that is repaired")
+
+
 def judge_attacks(
     bench: Bench, patched: Runner, file: PatchFile, fresh: FreshAttacks
 ) -> list[dict[str, Any]]:
@@ -106,21 +118,9 @@ def judge_attacks(
 
     Raises:
         DataError: a file of transfers is no attack's, or holds images that filters were scored on.
-        SettingsError: the source is another model than the one that is repaired.
     """
-    assert bench.form is not None
-    size = bench.settings.batch_size
-    original = Runner(
-        bench.batching.model,
-        bench.subject.input_name,
-        bench.batching.step,
-        outputs=(bench.subject.output,),
-        device=bench.settings.device,
-    )
-    pair = _Pair(
-        Judged(original, bench.form, bench.n_classes, size),
-        Judged(patched, bench.form, bench.n_classes, size),
-    )
+    before = _original(bench)
+    pair = _Pair(before, replace(before, runner=patched))
     test = bench.parts.test
     made = np.flatnonzero(adversarial(test.annotations))
     images = test.batch(made)
@@ -132,6 +132,19 @@ def judge_attacks(
     ]
     used = _fingerprints(bench.parts.selection) | _fingerprints(bench.parts.calibration)
     return rows + [_transfer(bench, pair, path, used) for path in fresh.transfers]
+
+
+def _original(bench: Bench) -> Judged:
+    """The model as it is."""
+    assert bench.form is not None
+    runner = Runner(
+        bench.batching.model,
+        bench.subject.input_name,
+        bench.batching.step,
+        outputs=(bench.subject.output,),
+        device=bench.settings.device,
+    )
+    return Judged(runner, bench.form, bench.n_classes, bench.settings.batch_size)
 
 
 def _path(bench: Bench) -> Path:
@@ -156,12 +169,11 @@ def _fresh(
     if isinstance(method, Pgd):
         assert fresh.source is not None
         given = attach(*fresh.source, images.shape[1:])
-        _prove(given, pair.before, images, "the model that is repaired")
         try:
             frozen = given.patched(file, _layers(bench, given, images))
+            _prove(frozen, pair.after, images, "the patched model")
         except AdapterError as error:
             return {**row, "note": f"left out: {error}"}
-        _prove(frozen, pair.after, images, "the patched model")
         sources = given, frozen
     box = _box(told, images.dtype)
     targets = known.attributes[TARGET].astype(np.intp)

@@ -20,6 +20,7 @@ from repairkit.repairs import Frozen, Search, SearchSettings, assign_folds, make
 from repairkit.workflows.attack_file import with_twins
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.candidates import Candidates
+from repairkit.workflows.confirming import Refused, refusals
 from repairkit.workflows.criterion import ChoosingCriterion
 from repairkit.workflows.objective import Limit, Objective, Target, metric_names
 from repairkit.workflows.selection_story import (
@@ -146,13 +147,28 @@ class Chooser:
         story = self._story(search, path)
         if len(path) == 1:
             raise self._decline(self._nothing(search), story)
-        patch = make_patch(np.array(path[-1], np.intp), self.bench.roster, self.bench.means)
+        refused: list[Refused] = []
+        for looks, frozen in enumerate(reversed(path[1:]), 1):
+            patch, after = self._made(frozen, refine)
+            found = self._confirm(patch, after, {**story, "confirmation_looks": looks})
+            if isinstance(found, Chosen):
+                return found
+            refused.append(found)
+            # Fewer filters cost less. They also gain less, so nothing but a limit sends us back.
+            if not found.by_limit:
+                break
+        reason = refused[0].reason
+        if looks > 1:
+            reason += f" ({looks - 1} smaller sets on the way there were not borne out either)"
+        raise self._decline(reason, refused[0].story | {"confirmation_looks": looks})
+
+    def _made(self, frozen: Frozen, refine: Refine | None) -> tuple[Patch, NDArray[Any]]:
+        """The patch that freezes these, and the outputs with it for the images that confirm."""
+        patch = make_patch(np.array(frozen, np.intp), self.bench.roster, self.bench.means)
         if refine is None:
-            after = self.outputs(path[-1], 1)
-        else:
-            patch, run = refine(self, patch)
-            after = run(self.halves.confirmation)
-        return self._confirm(patch, after, story)
+            return patch, self.outputs(frozen, 1)
+        patch, run = refine(self, patch)
+        return patch, run(self.halves.confirmation)
 
     def outputs(self, frozen: Frozen, half: int) -> NDArray[Any]:
         """The model's outputs for the images that choose (0) or confirm (1)."""
@@ -193,6 +209,7 @@ class Chooser:
             "steps": told_steps(search.steps, roster, on_choosing),
             "trade_off": told_trade_off(sets, path, roster, on_all),
             "confirmation": None,
+            "confirmation_looks": 0,
             "promised": None,
             "declined": None,
         }
@@ -208,50 +225,26 @@ class Chooser:
         for start in range(0, len(coalitions), _ROWS_AT_ONCE):
             yield from evaluator.answer(coalitions[start : start + _ROWS_AT_ONCE], None, keep_all)
 
-    def _confirm(self, patch: Patch, after: NDArray[Any], story: dict[str, Any]) -> Chosen:
-        """Judge once, on images that chose nothing.
-
-        Raises:
-            TargetNotMetError: these images do not bear the choice out.
-        """
+    def _confirm(
+        self, patch: Patch, after: NDArray[Any], story: dict[str, Any]
+    ) -> Chosen | Refused:
+        """Judge on images that chose nothing."""
         wishes, about = self.wishes, self.halves.confirmation.annotations
         metrics = self.bench.metrics(self.metric_names)
         common: dict[str, Any] = {"form": self.bench.form, "seed": self.bench.settings.seed}
-        before = self.outputs((), 1)
-        changes = difference(before, after, about, metrics, **common)
+        changes = difference(self.outputs((), 1), after, about, metrics, **common)
         reached = evaluate(after, about, metrics, suite="confirmation", **common)
         story |= told_confirmation(changes, reached.metrics, wishes.objective.metric)
         promise = changes[wishes.objective.metric]
-        for refusal in self._refusals(promise, changes, reached.metrics):
-            raise self._decline(
+        found = refusals(wishes.objective, wishes.limits, wishes.targets, changes, reached.metrics)
+        for refusal, by_limit in found:
+            reason = (
                 f"freezing {len(patch)} filters ({', '.join(f.id for f in patch.filters)}) was "
                 f"best on the {len(self.halves.choosing)} images that chose, but on the "
-                f"{len(about)} that confirm {refusal}; more selection images may tell",
-                story,
+                f"{len(about)} that confirm {refusal}; more selection images may tell"
             )
+            return Refused(reason, by_limit, story)
         return Chosen(patch, promise, story)
-
-    def _refusals(
-        self, promise: Figure, changes: dict[str, Figure], reached: dict[str, Figure]
-    ) -> Iterator[str]:
-        name, sign = self.wishes.objective.metric, self.wishes.objective.sign
-        interval = f"(95 % interval {promise.ci_low:+.4f} to {promise.ci_high:+.4f})"
-        if min(sign * promise.ci_low, sign * promise.ci_high) <= 0:
-            yield f"{name} changes by {promise.value:+.4f}, which may be chance {interval}"
-        for limit in self.wishes.limits:
-            change = changes[limit.metric]
-            if not limit.kept_by(change):
-                yield (
-                    f"{limit.metric} changes by {change.value:+.4f}, which with its standard error "
-                    f"is not surely within the {limit.most:g} that it may lose"
-                )
-        for target in self.wishes.targets:
-            figure = reached[target.metric]
-            if not target.met_with_caution(figure):
-                yield (
-                    f"{target.metric} is {figure.value:.4f}, which with its standard error does "
-                    f"not surely reach the target {target}"
-                )
 
     def _nothing(self, search: Search) -> str:
         name = self.wishes.objective.metric

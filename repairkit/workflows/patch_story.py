@@ -120,9 +120,16 @@ def _rounding_note(rounded: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _confirmation_note(selection: Mapping[str, Any] | None) -> list[str]:
-    if selection is None or not selection.get("scores_saw_confirmation"):
-        return []
-    return [
-        "the run's values come from all selection images, those that confirm among them; score "
-        "with --for-patch for a confirmation that is independent throughout"
-    ]
+    notes = []
+    if selection is not None and selection.get("scores_saw_confirmation"):
+        notes.append(
+            "the run's values come from all selection images, those that confirm among them; score "
+            "with --for-patch for a confirmation that is independent throughout"
+        )
+    looks = 0 if selection is None else selection.get("confirmation_looks", 0)
+    if looks > 1:
+        notes.append(
+            f"the search went further: {looks - 1} larger sets cost more than allowed on the "
+            "images that confirm, so these were asked more than once"
+        )
+    return notes

@@ -17,7 +17,7 @@ from repairkit.graph.files import digest_of, write_model
 from repairkit.graph.revert import read_claims, write_claims
 from repairkit.metrics import is_attacked
 from repairkit.repairs import make_patch
-from repairkit.workflows.attack_story import judge_attacks
+from repairkit.workflows.attack_story import check_attacks, judge_attacks
 from repairkit.workflows.baselines import with_baselines
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.deciding import Made, make_choice, plain_values
@@ -88,7 +88,7 @@ def patch(
             settings, metrics=plain_values(objective) if plainly else objective.values
         )
     bench = prepare(subject, settings)
-    how.attacks.check(bench.dataset.annotations, baselines=how.baselines)
+    check_attacks(bench, how.attacks, baselines=how.baselines)
     if how.remove:
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)

@@ -202,6 +202,25 @@ def test_the_most_positive_of_robustness_are_frozen(place: Place, made: Path) ->
     assert done.document["attacks"][1]["note"].startswith("left out")
 
 
+def test_a_set_that_costs_too_much_gives_way_to_a_smaller_one(place: Place, made: Path) -> None:
+    """The search uses the limit up, so that other images may find its last set beyond it."""
+    seen = []
+    for drop in (0.05, 0.08):
+        how = PatchSettings(robustness=True, max_drop=drop, at_most=6)
+        done = patch(place.subject, Settings(data=made), how, out=place.folder / f"{drop}.onnx")
+        told = done.document["selection"]
+        lost = told["confirmation"]["clean_accuracy"]
+        error = (lost["ci_high"] - lost["ci_low"]) / (2 * 1.96)
+        assert lost["value"] - error >= -drop - 1e-3
+        kept = [set(point["filters"]) for point in told["trade_off"] if point["kept"]]
+        looks = told["confirmation_looks"]
+        assert {f.id for f in done.patch.filters} == kept[-looks]
+        noted = any("larger sets cost more than allowed" in n for n in done.document["notes"])
+        assert noted == (looks > 1)
+        seen.append(looks)
+    assert max(seen) > 1
+
+
 def test_the_adapter_s_model_is_frozen_as_the_onnx_file_is(place: Place, made: Path) -> None:
     """The file holds no map of layers, so the filters are found in the network first."""
     pytorch = pytest.importorskip("repairkit_adapters.pytorch")
@@ -283,9 +302,17 @@ def test_robustness_without_an_attack_s_file_names_the_remedy(place: Place) -> N
 
 
 def test_a_file_that_no_attack_wrote_is_no_transfer(place: Place, made: Path) -> None:
-    plan = PatchSettings(remove=(Filter("/0/Conv", 0),), attacks=FreshAttacks(None, (place.data,)))
+    told: list[Any] = []
+    plan = PatchSettings(robustness=True, attacks=FreshAttacks(None, (place.data,)))
     with pytest.raises(DataError, match="was not written by repairkit attack"):
-        patch(place.subject, Settings(data=made), plan, out=place.folder / "no.onnx")
+        patch(
+            place.subject,
+            Settings(data=made),
+            plan,
+            out=place.folder / "no.onnx",
+            on_progress=told.append,
+        )
+    assert not told, "filters were scored before the mistake was found"
     spoilt = dict(np.load(made)) | {"attack": np.array('{"method": "pgd"}')}
     np.savez(place.folder / "spoilt.npz", **spoilt)
     with pytest.raises(DataError, match="was not written by repairkit attack"):

@@ -1,0 +1,60 @@
+"""What images that chose nothing may say against a set of filters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from repairkit.core.patch import Figure
+from repairkit.workflows.objective import Limit, Objective, Target
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a set is not borne out, and the story up to there.
+
+    `by_limit` says that it costs too much and nothing else was found before.
+    """
+
+    reason: str
+    by_limit: bool
+    story: dict[str, Any]
+
+
+def refusals(
+    objective: Objective,
+    limits: tuple[Limit, ...],
+    targets: tuple[Target, ...],
+    changes: Mapping[str, Figure],
+    reached: Mapping[str, Figure],
+) -> Iterator[tuple[str, bool]]:
+    """All that speaks against a set: the reason, and whether it is that the set costs too much.
+
+    Args:
+        objective: what was to be improved.
+        limits: what metrics may lose.
+        targets: figures to be reached.
+        changes: of every metric, with intervals.
+        reached: the metrics' figures with the set frozen.
+    """
+    name, sign, promise = objective.metric, objective.sign, changes[objective.metric]
+    if min(sign * promise.ci_low, sign * promise.ci_high) <= 0:
+        interval = f"(95 % interval {promise.ci_low:+.4f} to {promise.ci_high:+.4f})"
+        yield f"{name} changes by {promise.value:+.4f}, which may be chance {interval}", False
+    for limit in limits:
+        change = changes[limit.metric]
+        if not limit.kept_by(change):
+            reason = (
+                f"{limit.metric} changes by {change.value:+.4f}, which with its standard error "
+                f"is not surely within the {limit.most:g} that it may lose"
+            )
+            yield reason, True
+    for target in targets:
+        figure = reached[target.metric]
+        if not target.met_with_caution(figure):
+            reason = (
+                f"{target.metric} is {figure.value:.4f}, which with its standard error does "
+                f"not surely reach the target {target}"
+            )
+            yield reason, False

@@ -9,7 +9,12 @@ import typer
 
 from repairkit.cli import options, show
 from repairkit.core.errors import SettingsError
-from repairkit.workflows.common_means import CommonMeans, merge_means, write_means
+from repairkit.workflows.common_means import (
+    CommonMeans,
+    check_means_place,
+    merge_means,
+    write_means,
+)
 from repairkit.workflows.measuring import compute_means
 
 
@@ -47,8 +52,9 @@ def means_command(
         found, place = merge_means(merge), out
     else:
         subject, settings = options.settle_job(context.params)
-        found = compute_means(subject, settings)
         place = out or subject.file.path.with_suffix(".means.json")
+        check_means_place(place)
+        found = compute_means(subject, settings)
     write_means(place, found)
     if as_json:
         show.print_json({k: v for k, v in found.to_json().items() if k != "sites"})

@@ -209,7 +209,9 @@ def print_patched(done: Patched) -> None:
             f"{selection['looks']} looks, on {parts['choosing']} selection images"
         )
         if done.promise is not None:
-            on = f"{parts['confirmation']} that chose nothing" if parts["confirmation"] else "these"
+            ranked = selection.get("scores_saw_confirmation")
+            role = "ranked the candidates too" if ranked else "chose nothing"
+            on = f"{parts['confirmation']} that {role}" if parts["confirmation"] else "these"
             show.say(
                 f"promised on {on}: {done.objective} {show.change(done.objective, done.promise)}"
             )

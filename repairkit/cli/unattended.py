@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from repairkit.core.errors import RunFolderError
+from repairkit.workflows.destination import check_replaced
 from repairkit.workflows.figures import prometheus_figures
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.unattended import heeding_sigterm
@@ -91,6 +92,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
+    check_replaced(path, b'{"time": ', "log of repairkit's")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = JsonLines(path)

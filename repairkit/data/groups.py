@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,10 +25,16 @@ def cross_groups(
     `columns` holds at least one name.
 
     Raises:
-        DataError: a column is unknown or has no value for an image.
+        DataError: a column is unknown or has no value for an image, or two groups have one name.
     """
     texts = [_texts(attributes, column, locate) for column in columns]
-    crossed = np.array([CROSS.join(values) for values in zip(*texts, strict=True)])
+    named = {values: CROSS.join(values) for values in zip(*texts, strict=True)}
+    common, n_called = Counter(named.values()).most_common(1)[0] if named else ("", 0)
+    if n_called > 1:
+        raise DataError(
+            f"{n_called} groups would be called {common!r}; rename values that hold {CROSS!r}"
+        )
+    crossed = np.array([named[values] for values in zip(*texts, strict=True)])
     names, groups = np.unique(crossed, return_inverse=True)
     return groups.astype(np.int64), tuple(names.tolist())
 

@@ -183,7 +183,7 @@ def _class_number(name: str, annotations: Annotations, n_classes: int) -> int:
     close = difflib.get_close_matches(wanted, annotations.class_names, 1)
     hint = f"did you mean recall:{close[0]}? " if close else ""
     raise SettingsError(
-        f"there is no class {wanted!r}; {hint}Use a number from 0 to {n_classes - 1}"
+        f"there is no class {wanted!r}; {hint}use a number from 0 to {n_classes - 1}"
         f"{_known(annotations)}"
     )
 
@@ -206,4 +206,4 @@ def _known(annotations: Annotations) -> str:
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, METRIC_NAMES, 1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"there is no metric {name!r}; {hint}Use one of: {', '.join(METRIC_NAMES)}"
+    return f"there is no metric {name!r}; {hint}use one of: {', '.join(METRIC_NAMES)}"

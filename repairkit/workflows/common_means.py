@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.engine.means import Sums
+from repairkit.workflows.destination import check_replaced
 from repairkit.workflows.files import read_json, write_json
 
 KIND = "repairkit means"
@@ -119,8 +120,22 @@ def merge_means(paths: Sequence[Path]) -> CommonMeans:
     return CommonMeans(first.model, first.sites_at, tuple(sorted(digests)), n_images, sums)
 
 
+def check_means_place(path: Path) -> None:
+    """Before anything is computed: means may replace means alone.
+
+    Raises:
+        RunFolderError: something else is there.
+    """
+    check_replaced(path, f'"kind": "{KIND}"'.encode(), "file of means")
+
+
 def write_means(path: Path, means: CommonMeans) -> None:
-    """Write the file whole or not at all."""
+    """Write the file whole or not at all.
+
+    Raises:
+        RunFolderError: something else is there, or nothing can be written.
+    """
+    check_means_place(path)
     write_json(path, means.to_json())
 
 

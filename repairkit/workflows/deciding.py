@@ -159,9 +159,13 @@ def _check_run(path: Path, run: Mapping[str, Any], bench: Bench, objective: Obje
     settings, known = bench.settings, run["settings"]
     ours = {name: plain(getattr(settings, name)) for name in _MUST_AGREE}
     theirs = {name: known.get(name) for name in _MUST_AGREE}
-    fitting = (*settings.metrics[:1], objective.metric, *plain_values(objective))
-    theirs["metric"] = known["metrics"][0]
-    ours["metric"] = theirs["metric"] if theirs["metric"] in fitting else fitting[0]
+    fitting = dict.fromkeys([objective.metric, *settings.metrics[:1], *plain_values(objective)])
+    if known["metrics"][0] not in fitting:
+        raise RunFolderError(
+            f"{path}: was scored with the metric {known['metrics'][0]!r}, which does not tell who "
+            f"harms {objective.metric}; score with --metric {' or '.join(fitting)}, or choose "
+            f"with --objective {known['metrics'][0]}"
+        )
     for name, value in ours.items():
         if theirs[name] != value:
             raise RunFolderError(

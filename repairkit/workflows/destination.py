@@ -11,6 +11,8 @@ from repairkit.workflows.files import write_text
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 
+_START = 2000  # bytes
+
 
 def check_place(subject: Subject, settings: Settings, out: Path) -> None:
     """Before anything is computed: the result must not replace what repairkit did not write.
@@ -26,6 +28,22 @@ def check_place(subject: Subject, settings: Settings, out: Path) -> None:
     for path in companions(out):
         if path.is_dir():
             raise RunFolderError(f"{path}: is a folder and in the way of the patch file or report")
+
+
+def check_model_place(out: Path, subject: Subject, data: Path | None) -> None:
+    """Before anything is computed: a model may replace neither model, data nor other kinds of file.
+
+    Raises:
+        SettingsError: `out` is the model or the data.
+        RunFolderError: something that is no ONNX file is there, or nothing can be written.
+    """
+    if out.exists() and out.samefile(subject.file.path):
+        raise SettingsError(f"{out}: is the model itself; choose another place with -o")
+    if data is not None and out.exists() and data.exists() and out.samefile(data):
+        raise SettingsError(f"{out}: is the data; choose another place with -o")
+    if out.exists() and not (out.is_file() and out.suffix.lower() == ".onnx"):
+        raise RunFolderError(f"{out}: exists and is no ONNX file; choose another place with -o")
+    probe(out)
 
 
 def check_result(out: Path, source: Path) -> None:
@@ -44,6 +62,30 @@ def check_result(out: Path, source: Path) -> None:
             f"{out}: exists and is no model that repairkit patched; choose another place with -o"
         )
     probe(out)
+
+
+def check_replaced(path: Path, mark: bytes, what: str) -> None:
+    """A file may replace, or be added to, one that repairkit wrote, and nothing else.
+
+    Args:
+        path: where the file is to go.
+        mark: what stands near the start of such a file.
+        what: what such a file is, for the user.
+
+    Raises:
+        RunFolderError: something else is there.
+    """
+    if path.is_dir():
+        raise RunFolderError(f"{path}: is a folder; give the name of a file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if start and mark not in start:
+        raise RunFolderError(f"{path}: exists and is no {what}; choose another place")
 
 
 def probe(out: Path) -> None:

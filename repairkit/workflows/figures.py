@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from repairkit.core.errors import SettingsError
+from repairkit.workflows.destination import check_replaced
 from repairkit.workflows.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def prometheus_figures(
 
     Raises:
         SettingsError: the library is missing, or the port is taken.
+        RunFolderError: another file is in the place of ours.
     """
     try:
         import prometheus_client as prometheus
@@ -42,6 +44,8 @@ def prometheus_figures(
         raise SettingsError(
             "figures for Prometheus need its library; pip install 'repairkit[prometheus]'"
         ) from None
+    if file is not None:
+        check_replaced(file, b"# HELP repairkit_", "file of repairkit's figures")
     registry = prometheus.CollectorRegistry()
     gauges = {
         name: prometheus.Gauge(name, text, registry=registry) for name, text in _FIGURES.items()

@@ -11,6 +11,7 @@ from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.sites import select_sites, survey
 from repairkit.workflows.bench import prepare
+from repairkit.workflows.destination import check_model_place
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
@@ -27,6 +28,7 @@ def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple
         SettingsError: means are wanted and there is no data.
         RepairkitError: anything else that the user can mend.
     """
+    check_model_place(out, subject, settings.data)
     found = survey(
         subject.model, output=settings.output, at=settings.sites_at, include=settings.include
     )

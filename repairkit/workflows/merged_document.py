@@ -56,7 +56,7 @@ def describe(
         },
         "batching": first["batching"],
         "engine": first["engine"],
-        "n_filters": first["n_filters"],
+        "n_filters": len(scores.values),
         "n_sites": first["n_sites"],
         "notes": [],
         "metrics": {

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.scores import Scores
-from repairkit.core.text import from_cell
 from repairkit.estimators.boundary import Side, contested, settle_top_k
 from repairkit.workflows.files import write_json, write_text
 from repairkit.workflows.merged_document import describe
@@ -77,7 +76,7 @@ def merge(
     _check_alike(runs)
     shares = {name: _shares(runs, name, by, weights) for name in runs[0].metrics}
     ids = tuple(sorted(runs[0].rows))
-    filters = tuple(Filter.parse(from_cell(name)) for name in ids)
+    filters = tuple(Filter.parse(name) for name in ids)
     scores = _add(runs, ids, shares)
     document = describe(runs, scores, shares, by if weights is None else "given weights")
     if out is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from repairkit.core.errors import SettingsError
+from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
 from repairkit.metrics import ROBUSTNESS, ROBUSTNESS_LOSS
 
@@ -72,6 +73,12 @@ class Target:
                 f"{text!r} is no target; write METRIC>=NUMBER or METRIC<=NUMBER, such as "
                 "worst_group_accuracy>=0.8"
             ) from None
+
+    def out_of_reach(self, metric: Metric) -> str:
+        """Why no model could ever reach it, `metric` being the one that it is about; else empty."""
+        low, high = metric.score_range
+        reachable = self.bound <= high if self.relation == ">=" else self.bound >= low
+        return "" if reachable else f"{self.metric} lies between {low:g} and {high:g} by nature"
 
     def __str__(self) -> str:
         return f"{self.metric}{self.relation}{self.bound:g}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,14 +76,7 @@ def read_owned(path: Path) -> OwnedRun:
             f"{path}: does not say how many images its values are about; score the model again "
             "with this version"
         )
-    try:
-        with folder.scores_file.open(encoding="utf-8", newline="") as file:
-            rows = {row["filter"]: row for row in csv.DictReader(file)}
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise RunFolderError(
-            f"{folder.scores_file}: cannot be read as scores ({error}); score the model again"
-        ) from error
-    return OwnedRun(path, document, rows)
+    return OwnedRun(path, document, {row["filter"]: row for row in folder.read_rows()})
 
 
 def share(run: Path, out: Path) -> None:

@@ -26,6 +26,7 @@ from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.frozen_levels import runner_of
 from repairkit.workflows.judging import judge_on_test
 from repairkit.workflows.layout import layout_of
+from repairkit.workflows.objective import Objective, metric_names
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
 from repairkit.workflows.patch_story import filters_named, patch_story
 from repairkit.workflows.progress import Progress
@@ -76,9 +77,10 @@ def patch(
     """
     check_place(subject, settings, out)
     objective = how.objective_of(_metric_at_hand(how, settings))
-    if how.fairness and not settings.groups:
+    if not settings.groups and any(name.startswith("group_") for name in objective.values):
+        what = "--fairness" if how.fairness else objective.metric
         raise SettingsError(
-            "--fairness needs groups; name the columns with --group, or in repairkit.toml"
+            f"{what} needs groups; name the columns with --group, or in repairkit.toml"
         )
     if how.level not in (None, "best"):
         settings = replace(settings, absent=how.level)
@@ -88,6 +90,7 @@ def patch(
             settings, metrics=plain_values(objective) if plainly else objective.values
         )
     bench = prepare(subject, settings)
+    _check_wishes(bench, how, objective)
     check_attacks(bench, how.attacks, baselines=how.baselines)
     if how.remove:
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
@@ -96,6 +99,23 @@ def patch(
     else:
         made = make_choice(bench, how, objective, on_progress)
     return _finish(bench, made, how, objective.metric, out, on_progress)
+
+
+def _check_wishes(bench: Bench, how: PatchSettings, objective: Objective) -> None:
+    """Before anything is scored: all that is wished for exists.
+
+    Raises:
+        SettingsError: a metric is unknown or does not fit the data.
+    """
+    known = bench.dataset.annotations.group_names
+    if how.fairness and len(known) == 1:
+        raise SettingsError(
+            f"--fairness compares groups and there is only {known[0]!r}; choose a column with two "
+            "or more values with --group"
+        )
+    if how.remove:
+        return
+    bench.metrics(metric_names(objective, (), how.targets))
 
 
 def _metric_at_hand(how: PatchSettings, settings: Settings) -> str:

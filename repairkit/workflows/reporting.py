@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RepairkitError, RunFolderError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import Patch
-from repairkit.core.text import from_cell
 from repairkit.data import PartPlan, Preprocessing
 from repairkit.report import model_card, render_patch, render_run
 from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.destination import check_replaced
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import read_json, write_json, write_text
 from repairkit.workflows.interpreting import Interpretation, interpret
 from repairkit.workflows.removal import removal_curves, spread_over_layers
-from repairkit.workflows.run_folder import RunFolder
+from repairkit.workflows.run_folder import RunFolder, unreadable
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject, read_subject
 
@@ -95,6 +94,10 @@ def report_run(
     run = run_folder.read()
     if not run["finished"]:
         raise RunFolderError(f"{folder}: is not finished; go on with score --resume")
+    page = folder / "report.html" if out is None else out
+    report_file = page.with_suffix(".json")
+    check_replaced(page, b'content="repairkit"', "page of repairkit's")
+    check_replaced(report_file, f'"kind": "{RUN_KIND}"'.encode(), "report of repairkit's")
     rows = _read_rows(run_folder)
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -114,8 +117,6 @@ def report_run(
         shown = _look_again(path, settings, document, rows, folder).pictures
     else:
         document["notes"] = ["model and data were not looked at, as was asked for"]
-    page = folder / "report.html" if out is None else out
-    report_file = page.with_suffix(".json")
     write_json(report_file, document)
     write_text(page, render_run(document, shown))
     return Reported(page, report_file, document)
@@ -194,12 +195,9 @@ def _dataclass(kind: Any, known: Mapping[str, Any]) -> Any:
 def _read_rows(folder: RunFolder) -> list[dict[str, Any]]:
     """The rows of `scores.csv`; null for what is not finite."""
     try:
-        with folder.scores_file.open(encoding="utf-8", newline="") as file:
-            rows = [_row(row) for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise RunFolderError(
-            f"{folder.scores_file}: cannot be read as scores ({error}); score the model again"
-        ) from error
+        rows = [_row(row) for row in folder.read_rows()]
+    except (KeyError, ValueError, TypeError) as error:
+        raise unreadable(folder.scores_file, error) from error
     if not rows:
         raise RunFolderError(f"{folder.scores_file}: holds no scores; score the model again")
     return rows
@@ -211,7 +209,7 @@ def _row(row: Mapping[str, str]) -> dict[str, Any]:
         return value if np.isfinite(value) else None
 
     return {
-        "filter": from_cell(row["filter"]),
+        "filter": row["filter"],
         **{name: finite(name) for name in ("value", "std_error", "ci_low", "ci_high")},
         "samples": int(row["samples"]),
         "decided": row["decided"] == "true",

@@ -25,7 +25,7 @@ from repairkit.workflows.files import read_json, write_json, write_text
 from repairkit.workflows.score_table import scores_csv
 
 SCHEMA = 1
-_NEEDED: dict[str, type] = {
+_NEEDED: dict[str, type | tuple[type, ...]] = {
     "key": str,
     "finished": bool,
     "metrics": dict,
@@ -33,7 +33,21 @@ _NEEDED: dict[str, type] = {
     "model.digest": str,
     "data.path": str,
     "data.digest": str,
+    "n_filters": int,
+    "parts": dict,
     "settings.metrics": list,
+    "settings.method": str,
+    "settings.estimator": dict,
+}
+_NEEDED_IN_THE_END: dict[str, type | tuple[type, ...]] = {
+    "interval": str,
+    "confidence": (int, float),
+    "adds_up": bool,
+    "decided": bool,
+    "n_undecided": int,
+    "reason": str,
+    **{f"parts.{name}": int for name in ("calibration", "selection", "test")},
+    **dict.fromkeys(("evaluations", "image_passes", "seconds"), (int, float)),
 }
 _SETTINGS = (
     "groups",
@@ -190,6 +204,27 @@ class RunFolder:
     def write_statistics(self, details: Mapping[str, Any]) -> None:
         write_json(self.statistics_file, dict(details))
 
+    def read_rows(self) -> list[dict[str, str]]:
+        """The rows of `scores.csv` in rank order, with filters by their ids.
+
+        Raises:
+            RunFolderError: the file is missing or broken, or lacks filters that were ranked.
+        """
+        run = self.read()
+        try:
+            with self.scores_file.open(encoding="utf-8", newline="") as file:
+                rows = [{**row, "filter": from_cell(row["filter"])} for row in csv.DictReader(file)]
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+            raise unreadable(self.scores_file, error) from error
+        left_out = run.get("excluded", {}).get("filters", [])
+        expected, found = run["n_filters"] - len(left_out), {row["filter"] for row in rows}
+        if not len(rows) == len(found) == expected:
+            raise RunFolderError(
+                f"{self.scores_file}: has {len(rows)} rows about {len(found)} filters, and "
+                f"{expected} were ranked; score the model again"
+            )
+        return rows
+
     def read_values(self, roster: Roster, column: str = "value") -> NDArray[np.float64]:
         """A column (the first metric's value) for every filter; NaN where it was not scored.
 
@@ -198,33 +233,37 @@ class RunFolder:
             SettingsError: it names a filter that the model does not have.
         """
         values = np.full(len(roster), np.nan)
-        try:
-            with self.scores_file.open(encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    values[roster.column(Filter.parse(from_cell(row["filter"])))] = float(
-                        row[column]
-                    )
-        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-            raise unreadable(self.scores_file, error) from error
+        for row in self.read_rows():
+            player = roster.column(Filter.parse(row["filter"]))
+            try:
+                values[player] = float(row[column])
+            except (KeyError, ValueError, TypeError) as error:
+                raise unreadable(self.scores_file, error) from error
         return values
 
 
 def unreadable(path: Path, error: Exception) -> RunFolderError:
     """What is said where scores cannot be read."""
-    return RunFolderError(f"{path}: cannot be read as scores ({error}); score the model again")
+    reason = error.strerror if isinstance(error, OSError) else error
+    return RunFolderError(f"{path}: cannot be read as scores ({reason}); score the model again")
 
 
 def _fault(document: Mapping[str, Any]) -> str:
     """What a run lacks of that which others read in it; empty where nothing."""
-    for path, kind in _NEEDED.items():
+    needed = _NEEDED | (_NEEDED_IN_THE_END if document.get("finished") is True else {})
+    for path, kind in needed.items():
         value: Any = document
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
         if not isinstance(value, kind):
-            return f"{path} is missing or no {kind.__name__}"
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            return f"{path} is missing or no {' or '.join(k.__name__ for k in kinds)}"
     settings = document["settings"]
     if not settings["metrics"] or not all(isinstance(m, str) for m in settings["metrics"]):
         return "settings.metrics names no metric"
+    excluded = document.get("excluded", {})
+    if not isinstance(excluded, dict) or not isinstance(excluded.get("filters", []), list):
+        return "excluded holds no list of filters"
     missing = [name for name in _SETTINGS if name not in settings]
     return f"settings.{missing[0]} is missing" if missing else ""
 

@@ -78,6 +78,9 @@ class Settings:
             )
         if self.batch_size < 1 or (self.workers is not None and self.workers < 1):
             raise SettingsError("batch size and workers must be at least 1")
+        twice = [name for name in self.groups if self.groups.count(name) > 1]
+        if twice:
+            raise SettingsError(f"groups name the column {twice[0]!r} twice; name each once")
         if self.tf32 and self.half:
             raise SettingsError("TF32 and half precision exclude each other; choose one")
         if self.tf32 and self.device == "cpu":

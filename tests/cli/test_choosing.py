@@ -165,6 +165,8 @@ def test_levels(repairkit: Command, harmed: Project, level: str) -> None:
         (("--fairness", "--choose", "plain", "--beam", "2"), "leave them out"),
         (("--fairness", "--confirm-share", "1"), "between 0 and 1"),
         (("--objective", "acuracy"), "did you mean accuracy"),
+        (("--objective", "loss", "--target", "acuracy>=0.5"), "did you mean accuracy"),
+        (("--fairness", "--group", "group,group"), "'group' twice"),
         (("--remove", "conv:1", "--level", "best"), "leave out"),
     ],
 )
@@ -204,6 +206,38 @@ def test_a_run_for_patch_leaves_the_images_that_confirm_alone(
     assert [any("--for-patch" in note for note in d["notes"]) for d in seen] == [True, False]
     scored_on = seen[1]["scoring"]["scored_on"]
     assert scored_on["n_images"] == seen[1]["selection"]["parts"]["choosing"]
+    words = [w for w in patch if w != "--json"]
+    told = [repairkit(*words, run, "-o", f"{run}.onnx").out for run in ("all", "some")]
+    assert ["ranked the candidates too" in text for text in told] == [True, False]
+    assert ["chose nothing" in text for text in told] == [False, True]
     answer = repairkit(*patch, "some", "--confirm-share", "0.5", "-o", "other.onnx")
     assert answer.code == 1
     assert "leave --confirm-share out" in answer.err
+
+
+def test_a_target_in_percent_is_told_to_be_none(repairkit: Command, harmed: Project) -> None:
+    answer = repairkit("patch", harmed.model, "--target", "accuracy>=80", *FAST)
+    declined(answer, "accuracy lies between 0 and 1 by nature")
+
+
+def test_groups_are_needed_where_groups_are_compared(repairkit: Command, harmed: Project) -> None:
+    project_file = harmed.folder / "repairkit.toml"
+    project_file.write_text(project_file.read_text().replace("groups", "#"))
+    answer = repairkit("patch", harmed.model, "--objective", "worst_group_accuracy")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert "worst_group_accuracy needs groups" in answer.err
+    np.savez(harmed.data, **{**np.load(harmed.data), "group": np.full(400, "all")})
+    answer = repairkit("patch", harmed.model, "--fairness", "--group", "group")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert "there is only 'all'" in answer.err
+
+
+def test_a_run_of_another_metric_is_refused_in_the_words_of_the_user(
+    repairkit: Command, harmed: Project
+) -> None:
+    score = ("score", harmed.model, "--metric", "accuracy", "--method", "exact", "--quiet")
+    assert repairkit(*score, "-o", "run").code == 0
+    answer = repairkit("patch", harmed.model, "--fairness", "--scores", "run")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert "'accuracy', which does not tell who harms worst_group_accuracy" in answer.err
+    assert "--metric worst_group_accuracy or group_loss" in answer.err

@@ -53,3 +53,9 @@ def test_an_unknown_column_is_refused_with_the_known_ones() -> None:
 def test_a_missing_value_is_refused(values: list[Any]) -> None:
     with pytest.raises(DataError, match="image 1: no value for 'race'"):
         cross({"race": values}, "race")
+
+
+def test_two_groups_never_share_a_name() -> None:
+    columns = {"a": np.array(["x", f"x{AND}y"]), "b": np.array([f"y{AND}z", "z"])}
+    with pytest.raises(DataError, match="2 groups would be called"):
+        cross_groups(columns, ["a", "b"], str)

@@ -194,7 +194,7 @@ def _compare(
         raise ExportError(
             f"{source}: the ONNX file's outputs differ from {model.framework}'s by {relative:.2g} "
             f"of the greatest on {len(images)} images, and {_RELATIVE:g} is allowed; nothing was "
-            "kept (does the model draw random numbers, look at the other images of a batch, or take "
-            "whole pixel values, which --data must name then?)"
+            "kept (does the model draw random numbers, look at the other images of a batch, or "
+            "take whole pixel values, which --data must name then?)"
         )
     return relative, float(np.median(each))

@@ -86,8 +86,10 @@ def _renumber(model: onnx.ModelProto) -> None:
         node.name = renamed(node.name)
         for names in (node.input, node.output):
             names[:] = [renamed(name) for name in names]
-    for tensor in (*graph.initializer, *graph.value_info):
+    for tensor in graph.initializer:
         tensor.name = renamed(tensor.name)
+    for known in graph.value_info:
+        known.name = renamed(known.name)
     for value in (*graph.input, *graph.output, *graph.value_info):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:

@@ -64,7 +64,9 @@ def write_onnx(
 
 
 def _renumber(model: onnx.ModelProto) -> None:
-    """Number what tf2onnx inserted from 1 on, in order: it counts on from conversion to conversion.
+    """Number what tf2onnx inserted from 1 on, in order, and list constants as they are read.
+
+    It counts on from conversion to conversion, and names and lists constants in any order.
 
     The graph's inputs and outputs keep their names. Loops and branches are left as they are.
     """
@@ -73,23 +75,34 @@ def _renumber(model: onnx.ModelProto) -> None:
     if any(attribute.type == _GRAPH for node in graph.node for attribute in node.attribute):
         return
     kept = {one.name for one in (*graph.input, *graph.output)}
+    stored = {tensor.name for tensor in graph.initializer}
     numbers: dict[str, int] = {}
+    constants: dict[str, int] = {}
 
     def renamed(name: str) -> str:
         found = _NUMBERED.fullmatch(name)
         if found is None or name in kept:
             return name
+        if name in stored:
+            return f"inserted_constant__{constants.setdefault(name, len(constants) + 1)}"
         number = numbers.setdefault(found["number"], len(numbers) + 1)
         return f"{found['before']}__{number}{found['after']}"
 
+    order: dict[str, int] = {}
+    for name in (name for node in graph.node for name in node.input):
+        order.setdefault(name, len(order))
+    ordered = sorted(graph.initializer, key=lambda tensor: order.get(tensor.name, len(order)))
+    tensors = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in ordered]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
     for node in graph.node:
         node.name = renamed(node.name)
         for names in (node.input, node.output):
             names[:] = [renamed(name) for name in names]
     for tensor in graph.initializer:
         tensor.name = renamed(tensor.name)
-    for value in graph.value_info:
-        value.name = renamed(value.name)
+    for known in graph.value_info:
+        known.name = renamed(known.name)
     for value in (*graph.input, *graph.output, *graph.value_info):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:

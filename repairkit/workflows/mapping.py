@@ -32,6 +32,7 @@ _TRIES = ((4.0, 0), (1.5, 1), (0.5, 0), (12.0, 1), (40.0, 2), (-4.0, 0))
 # Moderate, so that no output saturates: what saturates looks alike wherever it was frozen.
 _PROBE = (1.5, 0)
 _MOST_IMAGES = 8
+_MOST_TRIED = 5  # sites of a layer
 _MOST_COMPARED = 4096
 _MOST_NUMBERS = 1 << 22
 _LEAST_NOISE, _MOST_NOISE = 1e-7, 1e-5
@@ -213,15 +214,17 @@ class _Trial:
 def _find_homes(trial: _Trial) -> dict[str, Site]:
     """The site of each layer: the one where a few frozen channels do the same.
 
-    Layers and sites mostly come in the same order, so the first free one is tried first. Where
-    none does the same, the first left over with as many channels is taken, unproven.
+    Layers and sites mostly come in the same order, so those at about the same place in it are tried
+    first, and only a few: where freezing hardly changes an answer, as in a network that was never
+    trained, all would be tried in vain. Where none does the same, the first left over with as many
+    channels is taken, unproven.
     """
     pair = trial.pair
     free = list(pair.sites)
     homes: dict[str, Site] = {}
     lost: list[Layer] = []
     for layer in pair.framework.layers:
-        fitting = [site for site in free if site.n_channels == layer.n_channels]
+        fitting = _nearest(pair, layer, free)
         home = next((site for site in fitting if _does_the_same(trial, layer, site)), None)
         if home is None:
             lost.append(layer)
@@ -234,6 +237,16 @@ def _find_homes(trial: _Trial) -> dict[str, Site]:
             homes[layer.name] = home
             free.remove(home)
     return homes
+
+
+def _nearest(pair: Pairing, layer: Layer, free: Sequence[Site]) -> list[Site]:
+    """A few free sites of as many channels, by how near their place among their like is."""
+    like = [site for site in pair.sites if site.n_channels == layer.n_channels]
+    layers = [one for one in pair.framework.layers if one.n_channels == layer.n_channels]
+    place = layers.index(layer)
+    there = {site.name for site in free}
+    ranked = sorted(enumerate(like), key=lambda numbered: abs(numbered[0] - place))
+    return [site for _, site in ranked if site.name in there][:_MOST_TRIED]
 
 
 def _does_the_same(trial: _Trial, layer: Layer, site: Site) -> bool:

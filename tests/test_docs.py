@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
+from repairkit.cli import app
 from tests.conftest import Answer, Project
 
-GUIDE = Path(__file__).parents[1] / "docs" / "guide"
+ROOT = Path(__file__).parents[1]
+GUIDE = ROOT / "docs" / "guide"
 
 
 def code_of(page: Path) -> str:
@@ -36,3 +41,35 @@ def test_the_estimator_of_the_guide_plugs_in(
         values = {row["filter"]: float(row["value"]) for row in csv.DictReader(file)}
     assert set(values) == {f"conv:{c}" for c in range(4)}
     assert np.isfinite(list(values.values())).all()
+
+
+def commands_told() -> list[list[str]]:
+    """Every `repairkit COMMAND ...` that stands as a line of code in README and guide."""
+    pages = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
+    told = [line.strip() for line in lines if line.startswith(("    ", "repairkit "))]
+    return [shlex.split(line, comments=True)[1:] for line in told if line.startswith("repairkit ")]
+
+
+@pytest.mark.parametrize("words", commands_told(), ids=" ".join)
+def test_every_command_of_the_docs_is_one(words: list[str]) -> None:
+    command = get_command(app).commands[words[0]]  # type: ignore[attr-defined]
+    context = command.make_context(words[0], words[1:])
+    context.close()
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))])
+def test_options_and_pages_that_the_docs_name_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    group = get_command(app)
+    known = {
+        option
+        for command in group.commands.values()  # type: ignore[attr-defined]
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    } | {"--debug", "--help", "--version"}
+    foreign = {"--head"}  # Ray's own
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= known | foreign
+    for named in re.findall(r"`((?:docs|samples|benchmarks)/[\w./-]+)`", text):
+        assert (ROOT / named).exists(), named

@@ -19,7 +19,7 @@ from repairkit.core.scores import Budget
 from repairkit.estimators import ESTIMATORS
 from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.methods import METHODS, ScoreSettings
-from repairkit.workflows.owned import share
+from repairkit.workflows.owned import check_share_place, share
 from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.scoring import score
 from repairkit.workflows.unattended import Terminated
@@ -193,6 +193,8 @@ def score_command(
     )
     subject, settings = options.settle_job(context.params)
     folder = out or default_folder(subject.file.path, settings.metrics[0], how.method)
+    if share_to is not None:
+        check_share_place(share_to)
     try:
         with (
             show.scoring_progress(quiet=quiet) as shown,

@@ -78,6 +78,12 @@ class Suite:
             self.indices[positions],
         )
 
+    def thinned(self, most: int) -> Suite:
+        """All images, or `most` of them evenly over the suite."""
+        if len(self) <= most:
+            return self
+        return self.take(np.linspace(0, len(self) - 1, most).round().astype(np.intp))
+
     def batch(self, positions: Indices) -> NDArray[Any]:
         """Images of shape (len(positions), *model input without its batch axis)."""
         return self.images.batch(self.indices[positions])

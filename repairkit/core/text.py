@@ -32,3 +32,9 @@ def plain_cell(text: str) -> str:
 def from_cell(cell: str) -> str:
     """The name that `plain_cell` wrote."""
     return cell.removeprefix("'")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, so that ours stays one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

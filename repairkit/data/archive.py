@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError
-from repairkit.data.names import first_line
+from repairkit.core.text import first_line
 
 MAX_BYTES = 64 << 30
 # Images hardly ever pack better than this; a bomb packs a thousand to one.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from repairkit.core.errors import DataError
+from repairkit.core.text import first_line
 from repairkit.data.geometry import Geometry, as_pixels
-from repairkit.data.names import first_line
 
 # Named, for Pillow would else run Ghostscript on whatever looks like PostScript.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")

@@ -35,9 +35,3 @@ def check_keys(keys: Iterable[object], known: Sequence[str], where: str) -> None
                 f"{where}: unknown key {str(key)!r}{did_you_mean(str(key), known)} "
                 f"(known keys: {', '.join(known)})"
             )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, so that ours stays one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

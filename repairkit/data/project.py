@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import SettingsError
-from repairkit.data.names import check_keys, first_line
+from repairkit.core.text import first_line
+from repairkit.data.names import check_keys
 from repairkit.data.parts import PART_NAMES
 from repairkit.data.preprocessing import Preprocessing
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError
-from repairkit.data.names import first_line, listing
+from repairkit.core.text import first_line
+from repairkit.data.names import listing
 
 _MOST_BYTES = 128 << 20
 _MOST_CELLS = 10_000_000

@@ -23,6 +23,7 @@ from repairkit.core.errors import RunFolderError
 from repairkit.core.game import GameFacts
 from repairkit.core.replacing import replace_durably
 from repairkit.core.scores import Estimator, Run, Spent
+from repairkit.core.text import first_line
 from repairkit.estimators.encoding import Decoder, Encoder, dataclass_types, name_of
 
 _FORMAT = "repairkit checkpoint 1"
@@ -97,7 +98,7 @@ class CheckpointStore:
         except Exception as error:
             # A damaged file can fail in any of a dozen ways.
             raise RunFolderError(
-                f"{self.path}: cannot be read as a checkpoint ({_reason(error)}); delete it to "
+                f"{self.path}: cannot be read as a checkpoint ({first_line(error)}); delete it to "
                 "start again"
             ) from error
         vars(run).update(learnt)
@@ -194,8 +195,3 @@ def _check_alike(name: str, fresh: Any, restored: Any) -> None:
         alike = fresh.dtype == restored.dtype and fresh.ndim == restored.ndim
     if not alike:
         raise ValueError(f"its {name} is of another kind than the run's")
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

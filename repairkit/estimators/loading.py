@@ -10,6 +10,7 @@ from typing import Any
 
 from repairkit.core.errors import RepairkitError, SettingsError
 from repairkit.core.scores import Estimator
+from repairkit.core.text import first_line
 from repairkit.estimators.checks import unknown
 
 
@@ -60,7 +61,7 @@ def _import(name: str, module_name: str, path: str) -> Any:
     except Exception as error:
         raise SettingsError(
             f"module {module_name!r} of estimator {name} cannot be imported "
-            f"({type(error).__name__}: {_first_line(error)}); run where it lies, or install it"
+            f"({type(error).__name__}: {first_line(error)}); run where it lies, or install it"
         ) from error
     for part in path.split("."):
         if not hasattr(found, part):
@@ -82,10 +83,5 @@ def _call(name: str, factory: Any, settings: Mapping[str, Any]) -> Any:
     except Exception as error:
         given = f"with {', '.join(settings)}" if settings else "without arguments"
         raise SettingsError(
-            f"{name} cannot be called {given} ({type(error).__name__}: {_first_line(error)})"
+            f"{name} cannot be called {given} ({type(error).__name__}: {first_line(error)})"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

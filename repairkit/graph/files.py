@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, RunFolderError
+from repairkit.core.text import first_line
 from repairkit.graph.checking import check_model
 from repairkit.graph.external import external_locations, load_external, safe_path
 from repairkit.graph.outside import as_on_disk, outside_digests, place_beside
@@ -45,7 +46,7 @@ def read_model(path: Path) -> ModelFile:
         model = ModelProto.FromString(content)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(
-            f"{path}: this is not an ONNX model ({_first_line(error)}); export the network to "
+            f"{path}: this is not an ONNX model ({first_line(error)}); export the network to "
             "ONNX first"
         ) from error
     if not model.graph.node or not model.opset_import:
@@ -124,7 +125,3 @@ def write_model(model: ModelProto, path: Path) -> str:
     if model.ByteSize() < _SINGLE_FILE_LIMIT:
         return digest_of(model)
     return _digest(path.read_bytes(), {f"{path.name}.data": path.with_name(f"{path.name}.data")})
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

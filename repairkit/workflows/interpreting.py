@@ -49,7 +49,7 @@ def interpret(bench: Bench, filters: Sequence[Filter], *, value: str) -> Interpr
         ModelError: ONNX Runtime fails on the model or the images.
     """
     looked_at = list(filters)[:MOST_FILTERS]
-    suite = _sample(bench.parts.selection)
+    suite = bench.parts.selection.thinned(_MOST_IMAGES)
     responses = _responses(bench, looked_at, suite)
     effects = _effects(bench, looked_at, suite, value)
     entries = [
@@ -69,13 +69,6 @@ def interpret(bench: Bench, filters: Sequence[Filter], *, value: str) -> Interpr
     }
     shown = [image["row"] for e in entries for end in ("most", "least") for image in e.get(end, [])]
     return Interpretation(document, _pictures(bench, suite, shown))
-
-
-def _sample(suite: Suite) -> Suite:
-    """All images, or a thousand evenly over the part."""
-    if len(suite) <= _MOST_IMAGES:
-        return suite
-    return suite.take(np.linspace(0, len(suite) - 1, _MOST_IMAGES).round().astype(np.intp))
 
 
 def _place(bench: Bench, wanted: Filter) -> dict[str, Any]:

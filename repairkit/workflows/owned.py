@@ -97,10 +97,19 @@ def share(run: Path, out: Path) -> None:
     document["notes"] = []
     document["shared"] = HOLDS
     document.pop("statistics", None)
-    if out.exists() and not (out.is_dir() and _is_ours(out)):
-        raise RunFolderError(f"{out}: exists and was not written by --share; choose another place")
+    check_share_place(out)
     write_bytes(out / "scores.csv", RunFolder(run).scores_file.read_bytes())
     write_json(out / "run.json", document)
+
+
+def check_share_place(out: Path) -> None:
+    """Before anything is computed: what is shared may replace what was shared before alone.
+
+    Raises:
+        RunFolderError: something else is there.
+    """
+    if out.exists() and not (out.is_dir() and _is_ours(out)):
+        raise RunFolderError(f"{out}: exists and was not written by --share; choose another place")
 
 
 def check_shareable(document: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.game import Round
-from repairkit.core.suite import Suite
 from repairkit.workflows.bench import Bench
 
 _SIZES = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50)
@@ -26,7 +25,7 @@ def removal_curves(bench: Bench, values: NDArray[np.float64], metric: str) -> di
         values: shape (n_players,), NaN where a filter was not scored.
         metric: V.
     """
-    suite = _few(bench.parts.selection)
+    suite = bench.parts.selection.thinned(_MOST_IMAGES)
     n = len(bench.roster)
     sizes = [size for size in _SIZES if size <= max(n - 1, 1)]
     ranked = np.argsort(-np.nan_to_num(values), kind="stable")
@@ -45,12 +44,6 @@ def removal_curves(bench: Bench, values: NDArray[np.float64], metric: str) -> di
         "bottom": found[1].tolist(),
         "random": found[2:].mean(axis=0).tolist(),
     }
-
-
-def _few(suite: Suite) -> Suite:
-    if len(suite) <= _MOST_IMAGES:
-        return suite
-    return suite.take(np.linspace(0, len(suite) - 1, _MOST_IMAGES).round().astype(np.intp))
 
 
 def _removed(order: NDArray[np.intp], sizes: Sequence[int]) -> NDArray[np.bool_]:

@@ -57,6 +57,7 @@ def test_what_the_user_has_stays(repairkit: Command, project: Project, output: s
     assert "kept.json" in answer.err
     assert "exists" in answer.err
     assert kept.read_bytes() == project.data.read_bytes()
+    assert not Path("new").exists()
 
 
 @pytest.mark.parametrize("output", ["means", "report", "log", "figures"])

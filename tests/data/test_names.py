@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from repairkit.core.errors import SettingsError
-from repairkit.data.names import check_keys, first_line, listing
+from repairkit.core.text import first_line
+from repairkit.data.names import check_keys, listing
 
 
 def test_an_unknown_key_is_refused_with_the_known_ones_and_a_guess() -> None:

@@ -42,7 +42,7 @@ def test_a_user_metric_is_known_by_its_colon():
     [
         ("acuracy", CLASSES, "no metric 'acuracy'; did you mean accuracy.*module:function"),
         ("robustness", CLASSES, "no columns adversarial .* and target .*repairkit attack"),
-        ("zzz", CLASSES, "no metric 'zzz'; Use one of: accuracy, loss, robustness"),
+        ("zzz", CLASSES, "no metric 'zzz'; use one of: accuracy, loss, robustness"),
         ("recall", CLASSES, "which class.*recall:CLASS or one of: cat, dog, fox"),
         ("recall:cats", CLASSES, "no class 'cats'; did you mean recall:cat.*0 to 2.*cat, dog, fox"),
         ("recall:3", CLASSES, "no class '3'"),

@@ -302,7 +302,7 @@ def test_scores_of_other_images_or_another_metric_do_not_choose(
     assert repairkit(*exact, "--metric", "recall:1", "-o", "recall").code == 0
     answer = repairkit("patch", project.model, "--fairness", "--scores", "recall")
     assert answer.code == 1
-    assert "was scored with metric 'recall:1'" in answer.err
+    assert "was scored with the metric 'recall:1'" in answer.err
     stored = dict(np.load(project.data))
     assert repairkit(*exact, "-o", "before").code == 0
     np.savez(project.data, **{**stored, "x": stored["x"] + 1})

@@ -220,6 +220,7 @@ def test_statistics_tell_of_truncation() -> None:
     assert set(plain) == {"walks", "truncated_walks", "fresh_walks"}
 
 
+@pytest.mark.slow
 def test_fresh_samples_free_the_values_of_those_selected_from_having_been_selected() -> None:
     """Of many alike, the largest mean is too large, and what is drawn afterwards is not."""
     scores = noisy(additive([0.05] * 10), noise=1.0, n_images=64)

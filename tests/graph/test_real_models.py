@@ -18,7 +18,10 @@ from tests.running import all_present, input_name, random_levels, run
 from tests.zoo import LIGHT_MODELS, ZOO_MODELS, needs_zoo
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_SLOW = {"light_vgg19", "light_bvlc_alexnet", "light_zfnet512", "light_densenet121"}
+_SLOW = {
+    f"light_{name}"
+    for name in ("vgg19", "bvlc_alexnet", "zfnet512", "densenet121", "resnet50", "inception_v2")
+}
 MODELS = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in _SLOW else [])
     for path in (*ZOO_MODELS, *LIGHT_MODELS)

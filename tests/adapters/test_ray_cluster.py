@@ -252,7 +252,7 @@ def test_a_recipe_holds_the_images_of_its_game_and_no_path(bench: Bench) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("more", "n_kills"), [((), 25), (("--ray", "auto"), 25)], ids=["alone", "ray"]
+    ("more", "n_kills"), [((), 50), (("--ray", "auto"), 25)], ids=["alone", "ray"]
 )
 def test_a_driver_killed_at_random_instants_resumes_to_the_same_bytes(
     project: Project,

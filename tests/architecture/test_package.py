@@ -83,6 +83,6 @@ def test_no_file_has_outgrown_its_purpose() -> None:
     long = {
         str(p.relative_to(ROOT)): n
         for p in ROOT.glob("repairkit/**/*.py")
-        if (n := len(p.read_text().splitlines())) > 300
+        if (n := len(p.read_text().splitlines())) > 500
     }
     assert not long

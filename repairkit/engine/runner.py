@@ -118,8 +118,8 @@ def _same(found: NDArray[Any], expected: NDArray[Any]) -> bool:
 
 
 def _is_bare(shape: list[int | str | None]) -> bool:
-    """Whether an output of a graph for one image has no axis for images."""
-    return not shape or (isinstance(shape[0], int) and shape[0] != 1)
+    """Whether an output of a graph for one image has no axis for images, as far as it is told."""
+    return bool(shape) and isinstance(shape[0], int) and shape[0] != 1
 
 
 @contextmanager
@@ -165,6 +165,8 @@ class Runner:
         # A graph for one image may give outputs without a batch axis: they are given one.
         declared = {o.name: o.shape for o in self.session.get_outputs()}
         self._bare = {n for n, shape in declared.items() if step == 1 and _is_bare(shape)}
+        # The runtime gives an empty shape to a single number and to what it knows nothing of.
+        self._untold = {n for n, shape in declared.items() if step == 1 and not shape}
         self.outputs = outputs or tuple(o.name for o in self.session.get_outputs())
 
     def run(self, images: NDArray[Any], masks: Masks | None = None) -> dict[str, NDArray[Any]]:
@@ -186,7 +188,7 @@ class Runner:
                 name: mask if len(mask) == 1 else mask[last] for name, mask in (masks or {}).items()
             }
             answers = [
-                a[None] if name in self._bare else a
+                a[None] if name in self._bare or (name in self._untold and not a.ndim) else a
                 for name, a in zip(self.outputs, self._call(batch, rows), strict=True)
             ]
             parts.append([a[: real * (len(a) // self.step)] for a in answers])

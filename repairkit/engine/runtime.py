@@ -12,6 +12,7 @@ import onnx
 from onnx import ModelProto
 
 from repairkit.core.errors import DeviceError, ModelError, SettingsError
+from repairkit.graph.dims import with_open_sizes
 from repairkit.graph.outside import as_on_disk, folder_of
 
 logger = logging.getLogger(__name__)
@@ -159,6 +160,7 @@ def _checked(session: Any, device: str) -> Any:
 def _start(runtime: ModuleType, model: ModelProto, options: Any, providers: list[Any]) -> Any:
     # Else the runtime tries the CPU by itself, prints so, and does the same in the midst of a run.
     extra = {"providers": providers, "enable_fallback": False}
+    model = with_open_sizes(model)
     folder_outside = folder_of(model)
     if folder_outside is not None:
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder_outside))

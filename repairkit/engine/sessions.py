@@ -19,6 +19,7 @@ from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
 from repairkit.engine.runtime import load_runtime, runtime_complaint
+from repairkit.graph.dims import with_open_sizes
 
 # These would melt a constant behind a convolution into its weights, where no switch is found.
 _UNWANTED = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion"]
@@ -134,7 +135,10 @@ def _start(model: ModelProto, options: Any, **extra: Any) -> Any:
     runtime = load_runtime()
     try:
         return runtime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"], **extra
+            with_open_sizes(model).SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            **extra,
         )
     except Exception as error:
         raise _as_model_error(error) from error

@@ -155,8 +155,8 @@ def _check_value(value: onnx.ValueInfoProto) -> None:
     if not value.type.HasField("tensor_type"):
         return
     _check_type(value, known=True)
-    sizes = [d.dim_value for d in kind.shape.dim]
-    too_many = len(sizes) > _MOST_DIMENSIONS or any(size < 0 for size in sizes)
+    sizes = [d.dim_value for d in kind.shape.dim]  # those below one are open
+    too_many = len(sizes) > _MOST_DIMENSIONS
     if too_many or math.prod(max(s, 1) for s in sizes) > _MOST_ELEMENTS:
         raise ModelError(f"{value.name!r} has absurd dimensions ({sizes[:8]})")
 

@@ -23,10 +23,10 @@ from repairkit.graph.sites import find_sites
 from repairkit.workflows.destination import probe
 from repairkit.workflows.files import write_json
 from repairkit.workflows.mapping import Pairing, prove_layers, sites_without_layer
+from repairkit.workflows.noise import noise_images
 from repairkit.workflows.reading import read_images
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject, read_subject
-from repairkit.workflows.verifying import noise_images
 
 _PROOF_IMAGES = 64
 _NOISE_IMAGES = 8

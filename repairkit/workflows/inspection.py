@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from repairkit.core.errors import RepairkitError
 from repairkit.core.filters import Site
+from repairkit.data.spec import describe_shape
 from repairkit.engine.runner import Runner
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.sites import LeftOut, Survey, survey
 from repairkit.workflows.faults import judging_the_model
+from repairkit.workflows.noise import USUAL_FIRST, noise_images
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
-from repairkit.workflows.verifying import noise_images
 
 _RUN_SECONDS = 8.0
 
@@ -117,7 +119,8 @@ def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
             device="cpu",
             seconds=_RUN_SECONDS,
         )
-        answers = runner.run(noise_images(subject, 1)) if names else {}
+        images = noise_images(subject, 1, sides=USUAL_FIRST)
+        answers = runner.run(images) if names else {}
     except RepairkitError as error:
         return {}, f"shares of the arithmetic are not known: {error}"
     work = {}
@@ -126,4 +129,14 @@ def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
         per_output = kernel.size / site.n_channels
         work[site.name] = float(np.prod(answers[name].shape[1:]) * per_output)
     total = sum(work.values()) or 1.0
-    return {name: amount / total for name, amount in work.items()}, ""
+    return {name: amount / total for name, amount in work.items()}, _open_sizes(subject, images)
+
+
+def _open_sizes(subject: Subject, images: NDArray[Any]) -> str:
+    """What was chosen for the sizes that the model leaves open."""
+    if None not in subject.spec.shape:
+        return ""
+    return (
+        "the model leaves the size of its images open; shares of the arithmetic are those of "
+        f"images of {describe_shape(images.shape[1:])}"
+    )

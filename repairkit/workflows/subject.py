@@ -13,13 +13,16 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.layer_map import LayerMap
 from repairkit.data import InputSpec
+from repairkit.graph.dims import dims_of
 from repairkit.graph.files import ModelFile, read_model
+from repairkit.graph.image_axes import image_axes
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.layer_names import read_layer_map
 from repairkit.graph.trees import class_labels, is_ensemble
 from repairkit.graph.zipmaps import zipped_outputs
 
 _CHANNELS = (1, 3, 4)
+_LAYOUTS = {1: "nchw", 3: "nhwc"}
 _SCORES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
@@ -39,9 +42,9 @@ class Subject:
         if self.output in zipped_outputs(index):
             return len(class_labels([index.nodes[index.producers[self.output]]])) or None
         value = next(o for o in self.model.graph.output if o.name == self.output)
-        dims = _dims(value)[1:]
+        dims = (dims_of(value) or ())[1:]
         widths = [size for size in dims if size != 1]
-        one_row = len(dims) == 1 or dims[1:] == [1, 1]
+        one_row = len(dims) == 1 or dims[1:] == (1, 1)
         return widths[0] if one_row and len(widths) == 1 else None
 
     @property
@@ -95,7 +98,7 @@ def _first_judged(index: GraphIndex) -> str:
 
 def _image_input(path: Path, index: GraphIndex) -> ValueInfoProto:
     values = [i for i in index.graph.input if i.name in index.inputs]
-    images = [v for v in values if v.type.HasField("tensor_type") and len(_dims(v)) >= 3]
+    images = [v for v in values if v.type.HasField("tensor_type") and len(dims_of(v) or ()) >= 3]
     chosen = images if len(images) == 1 else values
     if len(chosen) != 1 or len(values) != 1:
         names = ", ".join(v.name for v in values) or "none"
@@ -108,19 +111,27 @@ def _image_input(path: Path, index: GraphIndex) -> ValueInfoProto:
     return chosen[0]
 
 
-def _dims(value: ValueInfoProto) -> list[int | None]:
-    return [d.dim_value or None for d in value.type.tensor_type.shape.dim]
-
-
 def _spec(value: ValueInfoProto, index: GraphIndex, layout: str | None) -> InputSpec:
+    """The input as declared; what it leaves open is filled in where the graph tells it."""
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-    dims = _dims(value)[1:]
-    if len(dims) != 3:
-        return InputSpec("other", tuple(dims), dtype)
-    return InputSpec(layout or _layout(value.name, dims, index), tuple(dims), dtype)
+    declared = dims_of(value)
+    rank = None if declared is None else len(declared)
+    told = image_axes(index, value.name, rank)
+    dims = [None] * (told.rank if told else 0) if declared is None else list(declared)
+    if told is not None:
+        if dims[told.channel_axis] in (None, told.n_channels):
+            dims[told.channel_axis] = told.n_channels
+        else:
+            told = None
+    shape = tuple(dims[1:])
+    if len(shape) != 3:
+        return InputSpec("other", shape, dtype)
+    if layout is None and told is not None and told.channel_axis in _LAYOUTS:
+        layout = _LAYOUTS[told.channel_axis]
+    return InputSpec(layout or _layout(value.name, shape, index), shape, dtype)
 
 
-def _layout(name: str, dims: list[int | None], index: GraphIndex) -> str:
+def _layout(name: str, dims: tuple[int | None, ...], index: GraphIndex) -> str:
     """Where the channels stand: told by their number, else by a Transpose behind the input."""
     first, last = dims[0] in _CHANNELS, dims[2] in _CHANNELS
     if first != last:

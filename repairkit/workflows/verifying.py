@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import ModelError, VerificationError
+from repairkit.core.errors import VerificationError
 from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
-from repairkit.data.rows import is_tabular
 from repairkit.engine.proof import Proof, prove
 from repairkit.graph.bake import bake
 from repairkit.graph.files import ModelFile
@@ -30,15 +28,12 @@ from repairkit.graph.revert import (
     write_claims,
 )
 from repairkit.graph.sites import Survey, survey
-from repairkit.graph.tree_noise import spread_over_thresholds
 from repairkit.graph.trees import constant_of_tree
 from repairkit.workflows.claimed import Step, another_model, bake_claims
 from repairkit.workflows.faults import judging_the_model
+from repairkit.workflows.noise import noise_images
 from repairkit.workflows.patch_file import PatchFile, claim_digest
 from repairkit.workflows.subject import Subject
-
-_GUESSED_SIDE = 64
-_MOST_NUMBERS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -251,26 +246,6 @@ def _is_idle(model: ModelProto, found: Survey, frozen: FrozenFilter) -> bool:
         return False
     alone = bake(model, Patch((frozen,)), found=found)
     return all(changes_nothing(edit, model, alone.model) for edit in alone.edits)
-
-
-def noise_images(subject: Subject, n_images: int = 8) -> NDArray[Any]:
-    """Noise of the model's input shape, for a proof that has no real images."""
-    shape = [size or _GUESSED_SIDE for size in subject.spec.shape]
-    n_numbers = math.prod(shape)
-    if n_numbers > _MOST_NUMBERS or subject.spec.dtype.kind not in "fiu":
-        raise ModelError(
-            f"the input {subject.input_name!r} takes {n_numbers} numbers of {subject.spec.dtype} "
-            "per image, which is more than an image holds or no number"
-        )
-    n_images = max(1, min(n_images, _MOST_NUMBERS // max(1, n_numbers)))
-    rng = np.random.default_rng(0)
-    if np.issubdtype(subject.spec.dtype, np.floating):
-        noise = rng.standard_normal((n_images, *shape)).astype(subject.spec.dtype)
-        if is_tabular(subject.spec):
-            return spread_over_thresholds(subject.model, subject.input_name, noise, rng)
-        return noise
-    limits = np.iinfo(subject.spec.dtype)
-    return rng.integers(limits.min, limits.max, (n_images, *shape), subject.spec.dtype)
 
 
 def sign_claim(claim: dict[str, Any]) -> dict[str, Any]:

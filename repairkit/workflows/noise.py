@@ -1,0 +1,90 @@
+"""Noise of a model's input shape, for what needs images where the user gave none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import ModelError
+from repairkit.data.rows import is_tabular
+from repairkit.engine.runner import Runner
+from repairkit.graph.rebatch import fixed_batch
+from repairkit.graph.tree_noise import spread_over_thresholds
+from repairkit.workflows.subject import Subject
+
+SMALL_FIRST = (64, 224, 128, 256, 320, 299, 384, 416, 512, 640, 32, 28)
+"""Sides tried in turn where a model leaves its sizes open: cheap ones first."""
+USUAL_FIRST = (224, *(side for side in SMALL_FIRST if side != 224))
+"""Sides tried in turn, the one of most image models first."""
+
+_TRIAL_SECONDS = 8.0
+_MOST_NUMBERS = 1 << 26
+_MOST_OF_AN_OPEN_INPUT = 1 << 22  # a volume gets a smaller side than a picture
+
+
+def noise_images(
+    subject: Subject, n_images: int = 8, *, sides: Sequence[int] = SMALL_FIRST
+) -> NDArray[Any]:
+    """Noise of the model's input shape, for a proof that has no real images.
+
+    Args:
+        subject: the model.
+        n_images: at most.
+        sides: for the sizes that the model leaves open; the first that it runs on is taken.
+
+    Raises:
+        ModelError: the input takes no numbers, or more than an image holds, or the model runs on
+            none of the sides.
+    """
+    shape = _settled(subject, sides)
+    n_numbers = math.prod(shape)
+    if n_numbers > _MOST_NUMBERS or subject.spec.dtype.kind not in "fiu":
+        raise ModelError(
+            f"the input {subject.input_name!r} takes {n_numbers} numbers of {subject.spec.dtype} "
+            "per image, which is more than an image holds or no number"
+        )
+    n_images = max(1, min(n_images, _MOST_NUMBERS // max(1, n_numbers)))
+    return _noise(subject, shape, n_images)
+
+
+def _noise(subject: Subject, shape: tuple[int, ...], n_images: int) -> NDArray[Any]:
+    rng = np.random.default_rng(0)
+    if np.issubdtype(subject.spec.dtype, np.floating):
+        noise = rng.standard_normal((n_images, *shape)).astype(subject.spec.dtype)
+        if is_tabular(subject.spec):
+            return spread_over_thresholds(subject.model, subject.input_name, noise, rng)
+        return noise
+    limits = np.iinfo(subject.spec.dtype)
+    return rng.integers(limits.min, limits.max, (n_images, *shape), subject.spec.dtype)
+
+
+def _settled(subject: Subject, sides: Sequence[int]) -> tuple[int, ...]:
+    """The input's shape; open sizes get the first side on which the model runs."""
+    spec = subject.spec
+    shapes = [tuple(size or side for size in spec.shape) for side in sides]
+    if None not in spec.shape or spec.dtype.kind not in "fiu":
+        return shapes[0]
+    fitting = [s for s in shapes if math.prod(s) <= _MOST_OF_AN_OPEN_INPUT] or shapes[:1]
+    step = fixed_batch(subject.model, subject.input_name)
+    runner = Runner(
+        subject.model,
+        subject.input_name,
+        step,
+        device="cpu",
+        optimise=False,
+        seconds=_TRIAL_SECONDS,
+    )
+    first: ModelError | None = None
+    for shape in fitting:
+        try:
+            runner.run(_noise(subject, shape, 1))
+        except ModelError as error:
+            first = first or error
+        else:
+            return shape
+    assert first is not None
+    raise first

@@ -168,15 +168,23 @@ def tensor_bytes(tensor: TensorProto) -> int:
         ModelError: the type is unknown, holds no numbers, or a dimension is negative.
     """
     try:
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        bits = bits_of(tensor.data_type)
     except (KeyError, TypeError) as error:
         raise ModelError(
             f"the tensor {tensor.name!r} is of no type that repairkit knows ({tensor.data_type})"
         ) from error
     if any(size < 0 for size in tensor.dims):
         raise ModelError(f"the tensor {tensor.name!r} has a negative dimension")
-    bits = _BITS.get(tensor.data_type, 8 * dtype.itemsize)
     return -(-math.prod(tensor.dims) * bits // 8)
+
+
+def bits_of(data_type: int) -> int:
+    """The bits that a number of a type takes in a file.
+
+    Raises:
+        KeyError, TypeError: there is no such type.
+    """
+    return _BITS.get(data_type, 8 * helper.tensor_dtype_to_np_dtype(data_type).itemsize)
 
 
 # Types that share bytes; which of them there are depends on the version of onnx.

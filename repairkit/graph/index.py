@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 _RANDOM = {
     "RandomNormal",
@@ -45,6 +45,10 @@ class GraphIndex:
         return {tensor.name: tensor for tensor in self.graph.initializer}
 
     @cached_property
+    def sparse_initializers(self) -> dict[str, SparseTensorProto]:
+        return {sparse.values.name: sparse for sparse in self.graph.sparse_initializer}
+
+    @cached_property
     def producers(self) -> dict[str, int]:
         """Tensor name to the position of the node that makes it."""
         return {o: i for i, node in enumerate(self.nodes) for o in node.output if o}
@@ -68,12 +72,13 @@ class GraphIndex:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs that no initializer provides."""
-        return tuple(i.name for i in self.graph.input if i.name not in self.initializers)
+        stored = {*self.initializers, *self.sparse_initializers}
+        return tuple(i.name for i in self.graph.input if i.name not in stored)
 
     @cached_property
     def constant(self) -> set[str]:
         """Tensors whose value follows from the file alone."""
-        known = set(self.initializers)
+        known = {*self.initializers, *self.sparse_initializers}
         for node in self.nodes:
             if node.op_type in _RANDOM or subgraphs(node):
                 continue
@@ -107,7 +112,7 @@ class GraphIndex:
     @cached_property
     def names(self) -> set[str]:
         """Every tensor and node name in use, sub-graphs included."""
-        used = set(self.initializers) | set(self.outputs)
+        used = {*self.initializers, *self.sparse_initializers, *self.outputs}
         used.update(i.name for i in self.graph.input)
         for node in all_nodes(self.graph):
             used.update((node.name, *node.input, *node.output))

@@ -19,6 +19,7 @@ from onnx_graphsurgeon.logger.logger import G_LOGGER, Logger
 
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
+from repairkit.graph.sparse import with_dense_tensors
 from repairkit.graph.tree_masks import mask_trees
 
 _WHERE_SINCE = 9
@@ -70,7 +71,7 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
         if not sites:
             return model
     copy = ModelProto()  # graphsurgeon writes into what it imports
-    copy.CopyFrom(with_where(model))
+    copy.CopyFrom(with_where(with_dense_tensors(model)))  # and loses sparse tensors
     graph = gs.import_onnx(copy)
     positions = {o.name: i for i, node in enumerate(graph.nodes) for o in node.outputs}
     tensors = graph.tensors()

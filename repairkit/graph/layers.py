@@ -16,6 +16,7 @@ from onnx import NodeProto
 
 from repairkit.graph.codes import ON_CODES, Codes, read_codes, slots_of, unfit
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
+from repairkit.graph.number_types import FROZEN_TYPES
 from repairkit.graph.storage import Constants
 
 CONVOLUTIONS = ("Conv", "ConvTranspose", *ON_CODES)
@@ -86,6 +87,8 @@ def read_layer(
         return "its weights are computed at run time"
     kernel = constants.array(node.input[slot])
     shape, dtype = kernel.shape, kernel.dtype.name
+    if node.op_type not in ON_CODES and dtype not in FROZEN_TYPES:
+        return f"its weights are of type {dtype}, which cannot hold a constant"
     layer: Layer | str
     if node.op_type in CONVOLUTIONS:
         groups = int_attribute(node, "group", 1) if node.op_type == "ConvTranspose" else 1

@@ -21,6 +21,7 @@ from repairkit.graph.instrument import instrument, mask_name
 from repairkit.graph.layers import Layer, addend_slot
 from repairkit.graph.outside import folder_of
 from repairkit.graph.sites import Survey
+from repairkit.graph.sparse import with_dense_tensors
 
 Floats = NDArray[np.float32]
 
@@ -72,7 +73,7 @@ def separate(
     if folder_of(found.index.model) is not None:
         raise ModelError("the model's weights are too large to be folded and kept in memory")
     model = ModelProto()
-    model.CopyFrom(found.index.model)
+    model.CopyFrom(with_dense_tensors(found.index.model))
     wanted = {site.name for site in sites}
     kernels: dict[str, Floats] = {}
     biases: dict[str, Floats] = {}
@@ -179,7 +180,6 @@ def _tidy(model: ModelProto, gone: set[int], output: str) -> None:
     tidy.output.extend(outputs)
     tidy.input.extend(inputs)
     tidy.initializer.extend(kept)
-    tidy.sparse_initializer.extend(graph.sparse_initializer)
     model.graph.CopyFrom(tidy)
     # An initializer that is no input needs version 4, and only then counts as constant.
     model.ir_version = max(model.ir_version, 4)

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
+from repairkit.graph.external import bits_of
 from repairkit.graph.folding import fold
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
+from repairkit.graph.number_types import code_limits, holds
 from repairkit.graph.outside import array_of, is_outside
+from repairkit.graph.sparse import dense_array
 
 _NOTHING: Mapping[str, NDArray[Any]] = {}
 _MOVES = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
@@ -57,17 +60,27 @@ class Constants:
             return stored[name]
         if name in self.index.initializers:
             return array_of(self.index.initializers[name])
+        if name in self.index.sparse_initializers:
+            return dense_array(self.index.sparse_initializers[name])
         node = self.index.nodes[self.index.producers[name]]
         if node.op_type == "Constant" and (tensor := constant_tensor(node)) is not None:
             return array_of(tensor)
+        if node.op_type == "Constant" and (held := attribute(node, "sparse_value")) is not None:
+            return dense_array(held.sparse_tensor)
         if node.op_type == "DequantizeLinear":
-            codes = self.array(node.input[0], stored)
-            scale, zero, _, _ = self._quantisation(node)
-            levels = (codes.reshape(-1).astype(np.float64) - zero).astype(np.float32)
-            with np.errstate(over="ignore", invalid="ignore"):  # as the runtime does
-                return (levels * scale.astype(np.float32)).reshape(codes.shape)
+            return self._dequantised(node, stored)
         feeds = {i: self.array(i, stored) for i in node.input if i}
         return self._run(node, feeds)[list(node.output).index(name)]
+
+    def _dequantised(self, node: NodeProto, stored: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """As the runtime does it: in 32 bits, then rounded to the type of the result."""
+        codes = self.array(node.input[0], stored)
+        scale, zero = self._quantisation(node)
+        made = int_attribute(node, "output_dtype", 0)
+        width = helper.tensor_dtype_to_np_dtype(made) if made else self.array(node.input[1]).dtype
+        levels = (codes.reshape(-1).astype(np.float64) - zero).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (levels * scale.astype(np.float32)).astype(width).reshape(codes.shape)
 
     def read_back(self, name: str, write: Write) -> NDArray[Any]:
         """The flat value of `name` once `write` is done."""
@@ -90,7 +103,9 @@ class Constants:
             tensor = self.index.initializers[name]
             shared = shared or is_outside(tensor)
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            return Write(Storage("initializer", name, shared), positions, values.astype(dtype))
+            return _written(Storage("initializer", name, shared), positions, values, dtype)
+        if name in self.index.sparse_initializers:
+            return None
         node = self.index.nodes[self.index.producers[name]]
         if node.op_type == "Constant":
             stored = constant_tensor(node)
@@ -98,7 +113,7 @@ class Constants:
                 return None
             shared = shared or is_outside(stored)
             dtype = helper.tensor_dtype_to_np_dtype(stored.data_type)
-            return Write(Storage("constant", name, shared), positions, values.astype(dtype))
+            return _written(Storage("constant", name, shared), positions, values, dtype)
         if node.domain not in ("", "ai.onnx"):
             return None
         inner = self._through(node, positions, values)
@@ -121,36 +136,74 @@ class Constants:
             return self._run(node, feeds)[0].reshape(-1)[positions], values
         if node.op_type == "Cast":
             return positions, values
-        if node.op_type == "DequantizeLinear" and int_attribute(node, "block_size", 0) == 0:
-            scale, zero, low, high = self._quantisation(node)
-            quantised = np.rint(values / scale[positions]) + zero[positions]
-            return positions, np.clip(quantised, low, high)
+        if node.op_type == "DequantizeLinear":
+            scale, zero = self._quantisation(node)
+            low, high, whole = code_limits(self.array(node.input[0]).dtype)
+            codes = values / scale[positions]
+            codes = (np.rint(codes) if whole else codes) + zero[positions]
+            return positions, np.clip(codes, low, high)
         return None
 
-    def _quantisation(
-        self, node: NodeProto
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
-        """Scale and zero point of every element (flat), and the least and greatest code."""
-        codes = self.array(node.input[0])
-        axis = int_attribute(node, "axis", 1)
+    def _quantisation(self, node: NodeProto) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and zero point of every element, flat.
 
-        def spread(values: NDArray[Any]) -> NDArray[np.float64]:
-            values = np.asarray(values, np.float64)
-            if values.size > 1:
-                if not -codes.ndim <= axis < codes.ndim or values.size != codes.shape[axis]:
-                    raise ModelError(
-                        f"{node.output[0]!r} is dequantised by {values.size} scales, which do not "
-                        f"fit its shape {codes.shape}"
-                    )
-                shape = [1] * codes.ndim
-                shape[axis] = values.size
-                values = values.reshape(shape)
-            return np.broadcast_to(values, codes.shape).reshape(-1)
+        Raises:
+            ModelError: they do not fit the codes.
+        """
+        codes = self.array(node.input[0])
+        code_limits(codes.dtype)
+        axis, block = int_attribute(node, "axis", 1), int_attribute(node, "block_size", 0)
 
         has_zero = len(node.input) > 2 and node.input[2]
-        zero = self.array(node.input[2]) if has_zero else np.zeros(1)
-        limits = np.iinfo(codes.dtype)
-        return spread(self.array(node.input[1])), spread(zero), limits.min, limits.max
+        found = []
+        for values in (
+            self.array(node.input[1]),
+            self.array(node.input[2]) if has_zero else np.zeros(1),
+        ):
+            spread = _spread(values, codes.shape, axis, block)
+            if spread is None:
+                raise ModelError(
+                    f"{node.output[0]!r} is dequantised by {values.size} scales, which do not "
+                    f"fit its shape {codes.shape}"
+                )
+            found.append(spread)
+        return found[0], found[1]
+
+
+def _spread(
+    values: NDArray[Any], shape: tuple[int, ...], axis: int, block: int
+) -> NDArray[np.float64] | None:
+    """Scales or zero points, one for every element and flat; None where they do not fit.
+
+    Args:
+        values: one, one for each index along `axis`, or one for each `block` of indices.
+        shape: of the codes.
+        axis: of the codes.
+        block: 0 where there are no blocks.
+    """
+    numbers = values.astype(np.float64)
+    if numbers.size == 1:
+        return np.broadcast_to(numbers.reshape(()), shape).reshape(-1)
+    if not -len(shape) <= axis < len(shape) or block < 0:
+        return None
+    axis %= len(shape)
+    n_groups = -(-shape[axis] // block) if block else shape[axis]
+    if block:
+        if numbers.shape != (*shape[:axis], n_groups, *shape[axis + 1 :]):
+            return None
+        numbers = np.take(numbers, np.arange(shape[axis]) // block, axis)
+    elif numbers.size == n_groups:
+        numbers = numbers.reshape([n_groups if a == axis else 1 for a in range(len(shape))])
+    else:
+        return None
+    return np.broadcast_to(numbers, shape).reshape(-1)
+
+
+def _written(
+    storage: Storage, positions: NDArray[np.int64], values: NDArray[np.float64], dtype: Any
+) -> Write | None:
+    """The write, if the stored type can hold the values."""
+    return Write(storage, positions, values.astype(dtype)) if holds(values, dtype) else None
 
 
 def constant_tensor(node: NodeProto) -> TensorProto | None:
@@ -177,7 +230,7 @@ def store(tensor: TensorProto, write: Write) -> bytes:
     old = b"".join(flat[start:stop].tobytes() for start, stop in runs_of(write.positions))
     flat[write.positions] = write.values
     if tensor.HasField("raw_data"):
-        tensor.raw_data = array.tobytes()
+        tensor.raw_data = _packed(array, tensor)
     else:
         fresh = numpy_helper.from_array(array, tensor.name)
         typed = helper.make_tensor(
@@ -187,3 +240,13 @@ def store(tensor: TensorProto, write: Write) -> bytes:
         tensor.ClearField(field)
         getattr(tensor, field).extend(getattr(typed, field))
     return old
+
+
+def _packed(array: NDArray[Any], tensor: TensorProto) -> bytes:
+    """An array as the raw data of a tensor, several numbers to a byte where its type says so."""
+    fresh = bytearray(numpy_helper.from_array(array).raw_data)
+    spare = 8 * len(fresh) - array.size * bits_of(tensor.data_type)
+    if spare > 0:  # bits that no number uses stay as they were
+        mask = 0xFF << (8 - spare) & 0xFF
+        fresh[-1] = fresh[-1] & ~mask | tensor.raw_data[-1] & mask
+    return bytes(fresh)

@@ -1,0 +1,252 @@
+"""Weights of every element type and in every constant form are frozen, or left out by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from repairkit.core.filters import Filter
+from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.graph.bake import bake, representable
+from repairkit.graph.infer import infer_patch
+from repairkit.graph.instrument import instrument, mask_name, mask_shape
+from repairkit.graph.revert import revert
+from repairkit.graph.sites import survey
+from repairkit.graph.sparse import dense_array
+from tests.models import images
+from tests.running import run
+
+KINDS = [kind for kind in TensorProto.DataType.keys() if kind != "UNDEFINED"]  # noqa: SIM118
+KERNEL = (5, 2, 3, 3)  # 90 numbers: the last byte of packed ones is not full
+
+
+def _stored(kind: str, *, raw: bool) -> TensorProto:
+    rng = np.random.default_rng(0)
+    number = TensorProto.DataType.Value(kind)
+    few = [0.0, 1.0] if kind.startswith(("UINT", "BOOL")) else [-1.0, 0.0, 1.0]
+    values = rng.choice([1.0, 2.0] if kind == "FLOAT8E8M0" else few, np.prod(KERNEL))
+    if kind == "STRING":
+        return helper.make_tensor("stored", number, KERNEL, [b"%d" % v for v in values])
+    tensor = helper.make_tensor("stored", number, KERNEL, values)
+    return numpy_helper.from_array(numpy_helper.to_array(tensor), "stored") if raw else tensor
+
+
+def _network(
+    before: list[NodeProto], stored: list[TensorProto], weight: str, *, opset: int = 25
+) -> ModelProto:
+    nodes = [
+        *before,
+        helper.make_node("Conv", ["image", weight], ["y"], "conv"),
+        helper.make_node("Relu", ["y"], ["act"], "act"),
+        helper.make_node("GlobalAveragePool", ["act"], ["pooled"], "pool"),
+        helper.make_node("Flatten", ["pooled"], ["flat"], "flatten"),
+        helper.make_node("Gemm", ["flat", "fc"], ["logits"], "fc"),
+    ]
+    head = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "typed",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 2, 6, 6])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])],
+        [*stored, numpy_helper.from_array(head, "fc")],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    newest = helper.find_min_ir_version_for(opsets, ignore_unknown=True)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=newest)
+
+
+def _ways(kind: str) -> list[ModelProto]:
+    scales: dict[tuple[int, ...], dict[str, int]] = {
+        (): {},
+        (5,): {"axis": 0},
+        (5, 1, 3, 3): {"axis": 1, "block_size": 2},
+        (5, 2, 3, 2): {"axis": 3, "block_size": 2},
+    }
+    rng = np.random.default_rng(2)
+    cast = helper.make_node("Cast", ["stored"], ["w"], "cast", to=TensorProto.FLOAT)
+    found = [_network([cast], [_stored(kind, raw=raw)], "w") for raw in (True, False)]
+    for number, (shape, settings) in enumerate(scales.items()):
+        scale = numpy_helper.from_array(rng.uniform(0.1, 0.5, shape).astype("f"), "scale")
+        dequantise = helper.make_node("DequantizeLinear", ["stored", "scale"], ["w"], **settings)
+        stored = _stored(kind, raw=number % 2 == 0)
+        found.append(_network([dequantise], [stored, scale], "w"))
+    return found
+
+
+def _runs(model: ModelProto) -> bool:
+    try:
+        run(model, {"image": images(1)})
+    except Exception as error:  # noqa: BLE001 (the runtime's exceptions have no common base)
+        return "onnxruntime" not in type(error).__module__
+    return True
+
+
+def _prove(model: ModelProto, level: float = 0.3) -> None:
+    """Freezing a filter equals masking it, is told from the files alone, and can be undone."""
+    found = survey(model)
+    assert [s.name for s in found.sites] == ["conv"]
+    wanted = {"conv": np.full(5, level, np.float32)}
+    levels = representable(found, wanted)
+    patch = Patch((FrozenFilter(Filter("conv", 3), float(levels["conv"][3])),))
+    baked = bake(model, patch, found=found)
+    mask = np.ones(mask_shape(found.sites[0], 1), bool)
+    mask.reshape(-1)[3] = False
+    x = images(4)
+    masked = run(
+        instrument(model, found.sites, levels), {"image": x, mask_name(found.sites[0]): mask}
+    )
+    np.testing.assert_array_equal(run(baked.model, {"image": x})[0], masked[0])
+    assert infer_patch(model, baked.model) == patch
+    undone = revert(baked.model, baked.edits)
+    assert undone.SerializeToString(deterministic=True) == model.SerializeToString(
+        deterministic=True
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_every_type_that_the_runtime_runs_can_be_frozen(kind: str) -> None:
+    for model in _ways(kind):
+        if _runs(model):
+            _prove(model)
+            continue
+        found = survey(model)  # what the runtime refuses is read too, or left out with a reason
+        assert found.sites or [x.reason for x in found.left_out if x.name == "conv"]
+
+
+def test_spare_bits_of_packed_weights_come_back() -> None:
+    stored = _stored("INT4", raw=True)
+    odd = numpy_helper.from_array(numpy_helper.to_array(stored).reshape(-1)[:45], "stored")
+    odd.raw_data = odd.raw_data[:-1] + bytes([odd.raw_data[-1] & 0x0F | 0xA0])
+    nodes = [
+        helper.make_node("Cast", ["stored"], ["line"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["line", "shape"], ["w"], "reshape"),
+    ]
+    shape = numpy_helper.from_array(np.array([5, 1, 3, 3]), "shape")
+    model = _network(nodes, [odd, shape], "w")
+    baked = bake(model, Patch((FrozenFilter(Filter("conv", 4), 0.0),)))
+    assert baked.model.graph.initializer[0].raw_data[-1] == 0xA0
+    assert revert(baked.model, baked.edits).SerializeToString(
+        deterministic=True
+    ) == model.SerializeToString(deterministic=True)
+
+
+def _kernel() -> NDArray[np.float32]:
+    kernel = np.random.default_rng(3).standard_normal(KERNEL).astype(np.float32)
+    kernel[np.abs(kernel) < 0.5] = 0
+    return kernel
+
+
+def _sparse(array: NDArray[np.float32], name: str, *, flat: bool = True) -> onnx.SparseTensorProto:
+    places = np.flatnonzero(array)
+    where = places if flat else np.argwhere(array)
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(array.reshape(-1)[places], name),
+        numpy_helper.from_array(where.astype(np.int64), f"{name}_places"),
+        array.shape,
+    )
+
+
+def _constant(output: str, **value: object) -> NodeProto:
+    return helper.make_node("Constant", [], [output], f"make_{output}", **value)
+
+
+def _chains() -> dict[str, tuple[list[NodeProto], dict[str, NDArray]]]:
+    """Nodes that make a kernel `w`, and what they read."""
+    k = _kernel()
+    node = helper.make_node
+    flat = [float(v) for v in k.reshape(-1)]
+    return {
+        "numbers in an attribute": (
+            [_constant("l", value_floats=flat), node("Reshape", ["l", "shape"], ["w"])],
+            {"shape": np.array(KERNEL)},
+        ),
+        "a shape in an attribute": (
+            [_constant("s", value_ints=KERNEL), node("Reshape", ["k", "s"], ["w"])],
+            {"k": k.reshape(-1)},
+        ),
+        "a number in an attribute": (
+            [_constant("two", value_float=2.0), node("Mul", ["k", "two"], ["w"])],
+            {"k": k},
+        ),
+        "an index in an attribute": (
+            [_constant("one", value_int=1), node("Gather", ["two", "one"], ["w"])],
+            {"two": np.stack([k, k + 1])},
+        ),
+        "joined": ([node("Concat", ["a", "b"], ["w"], axis=0)], {"a": k[:2], "b": k[2:]}),
+        "cut": (
+            [node("Slice", ["k", "start", "end", "axis"], ["w"])],
+            {
+                "k": np.concatenate([k, k]),
+                "start": np.array([5]),
+                "end": np.array([10]),
+                "axis": np.array([0]),
+            },
+        ),
+        "of one number": (
+            [
+                node(
+                    "ConstantOfShape",
+                    ["shape"],
+                    ["fill"],
+                    value=numpy_helper.from_array(k[0, 0, 0, :1]),
+                ),
+                node("Add", ["fill", "k"], ["w"]),
+            ],
+            {"shape": np.array(KERNEL), "k": k},
+        ),
+        "through every move": (
+            [
+                node("Cast", ["k"], ["wide"], to=TensorProto.FLOAT),
+                node("Unsqueeze", ["wide", "axes"], ["un"]),
+                node("Squeeze", ["un", "axes"], ["sq"]),
+                node("Transpose", ["sq"], ["tr"], perm=[3, 2, 0, 1]),
+                node("Identity", ["tr"], ["id"]),
+                node("Reshape", ["id", "shape"], ["w"]),
+            ],
+            {
+                "k": np.ascontiguousarray(k.transpose(2, 3, 1, 0)).astype(np.float16),
+                "axes": np.array([0]),
+                "shape": np.array(KERNEL),
+            },
+        ),
+        "chosen by what is known": (
+            [node("Shape", ["k"], ["shape"]), node("Expand", ["k", "shape"], ["w"])],
+            {"k": k},
+        ),
+    }
+
+
+@pytest.mark.parametrize("chain", _chains())
+def test_weights_made_by_constant_nodes_can_be_frozen(chain: str) -> None:
+    nodes, held = _chains()[chain]
+    stored = [numpy_helper.from_array(a, n) for n, a in held.items()]
+    _prove(_network(nodes, stored, "w", opset=17))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_sparse_weights_can_be_frozen(flat: bool) -> None:
+    kernel = _kernel()
+    made = _constant("w", sparse_value=_sparse(kernel, "w", flat=flat))
+    as_node = _network([made], [], "w", opset=17)
+    as_initializer = _network([], [], "w", opset=17)
+    as_initializer.graph.sparse_initializer.append(_sparse(kernel, "w", flat=flat))
+    for model in (as_node, as_initializer):
+        _prove(model)
+        np.testing.assert_array_equal(survey(model).constants.array("w"), kernel)
+
+
+def test_a_sparse_tensor_outside_of_its_shape_leaves_its_layer_out() -> None:
+    sparse = _sparse(_kernel(), "w")
+    sparse.dims[0] = 1
+    found = survey(_network([_constant("w", sparse_value=sparse)], [], "w"))
+    assert "does not fit its shape (1, 2, 3, 3)" in found.left_out[0].reason
+    assert not found.sites
+
+
+def test_a_dense_array_of_a_sparse_tensor_holds_its_numbers_and_zeros() -> None:
+    kernel = _kernel()
+    for flat in (True, False):
+        np.testing.assert_array_equal(dense_array(_sparse(kernel, "w", flat=flat)), kernel)

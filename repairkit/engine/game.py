@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Roster
-from repairkit.core.game import Coalitions, GameFacts, ImagePool, Outcomes, Round
+from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Indices, Suite
 from repairkit.engine.evaluator import Evaluator, keep_all
@@ -61,6 +61,7 @@ class ModelGame:
         self._metrics = list(metrics) if guard is None else [*metrics, guard]
         guarded = [] if guard is None else [_as_drawn(guard, drawn, suite)]
         self._weights = np.stack([*weights, *guarded], axis=1)
+        self._bytes_per_image: float | None = None  # of the outputs, once there were any
         rates = np.broadcast_to(drawn[:, None], self._weights.shape)
         self._ratios = np.divide(
             self._weights, rates, out=np.zeros_like(self._weights), where=rates > 0
@@ -108,8 +109,7 @@ class ModelGame:
             return Outcomes(np.zeros((0, 1, self._facts.n_metrics)))
         if all(metric.per_image for metric in self._metrics):
             return Outcomes(self._play_per_image(round))
-        parts = [self._play_together(round, rows) for rows in self._blocks(round)]
-        return Outcomes(np.concatenate(parts))
+        return Outcomes(np.concatenate(list(self._play_in_blocks(round))))
 
     def outputs(self, coalition: NDArray[np.bool_]) -> NDArray[Any]:
         """The model's outputs for every image of the suite, in order."""
@@ -138,6 +138,7 @@ class ModelGame:
             together = [not metric.per_image for metric in self._metrics]
             factors = np.where(together, 1.0, factors)
             judged.append(self._columns(row, drawn)[:, self._answers] * factors)
+        self._bytes_per_image = outputs.nbytes / len(outputs) / max(len(drawn), 1)
         return np.stack(judged)
 
     def _columns(self, outputs: NDArray[Any], images: Indices) -> NDArray[np.float64]:
@@ -148,13 +149,16 @@ class ModelGame:
             scores[:, column] = self._metrics[asked].score(outputs, annotations)
         return scores
 
-    def _blocks(self, round: Round) -> list[slice]:
-        """Rows that are answered together, so that their outputs fit the memory."""
-        everyone: Coalitions = np.ones((1, len(self.roster)), bool)
-        first = self.evaluator.answer(everyone, np.zeros((1, 1), np.intp), keep_all)
+    def _play_in_blocks(self, round: Round) -> Iterator[NDArray[np.float64]]:
+        """As many rows at a time as have outputs that fit the memory; the first row tells."""
         n_images = len(self.suite) if round.images is None else round.images.shape[1]
-        step = int(np.clip(_BLOCK_BYTES // (first.nbytes * n_images), 1, 64))
-        return [slice(i, i + step) for i in range(0, len(round), step)]
+        start = 0
+        while start < len(round):
+            each = self._bytes_per_image
+            fitting = 1 if each is None else _BLOCK_BYTES // max(each * n_images, 1)
+            rows = slice(start, start + int(np.clip(fitting, 1, 64)))
+            yield self._play_together(round, rows)
+            start = rows.stop
 
 
 def _as_drawn(guard: Metric, drawn: NDArray[np.float64], suite: Suite) -> NDArray[np.float64]:

@@ -51,6 +51,8 @@ class Candidates:
         image: the name of the image input.
         output: the output that is judged.
         step: the number of images that one run must have; None where any goes.
+        proven: what each way was found to do wrong, None where it agrees. A way is proven on the
+            images of the first game that it is tried for, and the verdict holds for all others.
     """
 
     found: Survey
@@ -59,6 +61,7 @@ class Candidates:
     image: str
     output: str
     step: int | None = None
+    proven: dict[str, str | None] = field(default_factory=dict)
     _compiled: dict[tuple[str, bool], Compiled | None] = field(default_factory=dict)
 
     def compile(self, way: str, sample: NDArray[Any], *, half: bool = False) -> Compiled | None:
@@ -129,32 +132,41 @@ def open_evaluator(
     if device != "cpu":
         return open_stacked(candidates, reference, device=device, memory=cache_memory)
     agreement: Agreement | None = None
-    for evaluator in _fast_evaluators(candidates, reference, cache_memory):
-        if agreement is None:
-            macs = evaluator.routes.full.cost
-            agreement = Agreement.ask(reference, len(roster), len(suite), macs)
-        fault = agreement.fault(evaluator) or cones_fault(evaluator, agreement.images[0])
-        if fault is None:
+    for name, evaluator in _fast_evaluators(candidates, reference, cache_memory):
+        if name not in candidates.proven:
+            if agreement is None:
+                macs = evaluator.routes.full.cost
+                agreement = Agreement.ask(reference, len(roster), len(suite), macs)
+            fault = agreement.fault(evaluator) or cones_fault(evaluator, agreement.images[0])
+            candidates.proven[name] = fault
+            if fault is not None:
+                logger.warning("%s are not used: %s", evaluator.path, fault)
+        if candidates.proven[name] is None:
             return evaluator
-        logger.warning("%s are not used: %s", evaluator.path, fault)
     return reference
 
 
 def _fast_evaluators(
     candidates: Candidates, reference: MaskEvaluator, cache_memory: int | None
-) -> Iterator[FastEvaluator]:
-    """All that can be compiled, the fastest first."""
+) -> Iterator[tuple[str, FastEvaluator]]:
+    """All that can be compiled, the fastest first, each with a name of its own."""
     for way in _ON_CPU:
         compiled = candidates.compile(way, reference.suite.batch(np.arange(1)))
         if compiled is None:
             continue
         for overwriting in (True, False):
-            yield FastEvaluator(
-                Routes(compiled, overwriting=overwriting),
-                reference.suite,
-                executor=reference.executor,
-                batch_size=reference.batch_size,
-                cache_memory=cache_memory,
+            name = way if overwriting else f"{way}, nothing overwritten"
+            if candidates.proven.get(name) is not None:
+                continue
+            yield (
+                name,
+                FastEvaluator(
+                    Routes(compiled, overwriting=overwriting),
+                    reference.suite,
+                    executor=reference.executor,
+                    batch_size=reference.batch_size,
+                    cache_memory=cache_memory,
+                ),
             )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,16 @@ class Batching:
 
     `model` is the one to work on: the original, or its re-batched copy. `step` is the number of
     images that one run must have; None where any number goes. `how` says so for people, and `note`
-    what it costs.
+    what it costs. `runner` is an open session of `model` with all its outputs, and `answers` are
+    these for the real images of the proof; None where the batching was settled elsewhere.
     """
 
     model: ModelProto
     step: int | None
     how: str
     note: str = ""
+    runner: Runner | None = field(default=None, compare=False, repr=False)
+    answers: Mapping[str, NDArray[Any]] | None = field(default=None, compare=False, repr=False)
 
 
 def settle_batching(
@@ -51,50 +55,62 @@ def settle_batching(
     """
     fixed = fixed_batch(model, input_name)
     step = fixed or 1
-    n_real = len(images)
-    images = np.concatenate([images, _noise_like(images)])
+    noise = _noise_like(images)
+    parts = images, noise
     single = Runner(model, input_name, step, device=device)
-    alone = single.run(images)
-    fault = "" if fixed else _fault(model, input_name, images, alone, device)
-    if fixed is None and not fault:
-        return Batching(model, None, "any batch")
+    alone = [single.run(part) for part in parts]
+    if fixed is None:
+        found = _try_together(lambda: single.sharing(step=None), parts, alone)
+        if not found.fault:
+            return Batching(model, None, "any batch", "", found.runner, found.answers)
     freed = rebatch(model, input_name, step)
-    still = _fault(freed, input_name, images, alone, device)
-    if not still:
+    found = _try_together(lambda: Runner(freed, input_name, None, device=device), parts, alone)
+    if not found.fault:
         kind = "fixed" if fixed else "hard-wired"
-        return Batching(
-            freed,
-            None,
-            f"any batch ({kind} at {step}; freed, checked on {n_real} images and noise)",
-        )
+        how = f"any batch ({kind} at {step}; freed, checked on {len(images)} images and noise)"
+        return Batching(freed, None, how, "", found.runner, found.answers)
     started = time.perf_counter()
     single.run(images)
     cost = 1000 * (time.perf_counter() - started) / len(images)
     return Batching(
         model,
         step,
-        f"{step} at a time: {still}",
-        f"the graph takes {step} image{'s' if step > 1 else ''} at a time ({still}); a coalition "
-        f"costs about {cost:.3g} ms per image, and nothing is shared between coalitions",
+        f"{step} at a time: {found.fault}",
+        f"the graph takes {step} image{'s' if step > 1 else ''} at a time ({found.fault}); a "
+        f"coalition costs about {cost:.3g} ms per image, and nothing is shared between coalitions",
+        single,
+        alone[0],
     )
 
 
-def _fault(
-    model: ModelProto,
-    input_name: str,
-    images: NDArray[Any],
-    alone: Mapping[str, NDArray[Any]],
-    device: str,
-) -> str:
-    """How outputs of many images at once differ from `alone`; empty where they do not."""
+@dataclass(frozen=True)
+class _Together:
+    """How outputs of many images at once differ from those of each alone, if at all.
+
+    `fault` is empty where they do not; then `answers` are the outputs for the real images.
+    """
+
+    fault: str
+    runner: Runner | None = None
+    answers: Mapping[str, NDArray[Any]] | None = None
+
+
+def _try_together(
+    open_runner: Callable[[], Runner],
+    parts: Sequence[NDArray[Any]],
+    alone: Sequence[Mapping[str, NDArray[Any]]],
+) -> _Together:
+    """Run each part at once: real images, then noise; `alone` has their outputs one by one."""
     try:
-        together = Runner(model, input_name, None, device=device).run(images)
+        runner = open_runner()
+        together = [runner.run(part) for part in parts]
     except ModelError as error:
-        return str(error)
-    for name, expected in alone.items():
-        if not _same(together[name], expected):
-            return f"output {name!r} changes when images are batched"
-    return ""
+        return _Together(str(error))
+    for found, expected in zip(together, alone, strict=True):
+        for name, own in expected.items():
+            if not _same(found[name], own):
+                return _Together(f"output {name!r} changes when images are batched")
+    return _Together("", runner, together[0])
 
 
 def _noise_like(images: NDArray[Any]) -> NDArray[Any]:
@@ -161,13 +177,23 @@ class Runner:
         self.session = open_session(plain, device=device, optimise=optimise, tf32=tf32)
         release_freed()
         self.input_name = input_name
+        self.outputs = outputs or tuple(o.name for o in self.session.get_outputs())
+        self._take(step)
+
+    def _take(self, step: int | None) -> None:
         self.step = step
         # A graph for one image may give outputs without a batch axis: they are given one.
         declared = {o.name: o.shape for o in self.session.get_outputs()}
         self._bare = {n for n, shape in declared.items() if step == 1 and _is_bare(shape)}
         # The runtime gives an empty shape to a single number and to what it knows nothing of.
         self._untold = {n for n, shape in declared.items() if step == 1 and not shape}
-        self.outputs = outputs or tuple(o.name for o in self.session.get_outputs())
+
+    def sharing(self, *, step: int | None, outputs: tuple[str, ...] = ()) -> Runner:
+        """A runner of the same session, for `step` images at a time and with fewer outputs."""
+        twin = copy.copy(self)
+        twin.outputs = outputs or self.outputs
+        twin._take(step)
+        return twin
 
     def run(self, images: NDArray[Any], masks: Masks | None = None) -> dict[str, NDArray[Any]]:
         """Outputs for images of shape (n, *input); masks are one row, or a row per image.

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import onnx
+from google.protobuf.message import EncodeError
 from onnx import ModelProto
 
 from repairkit.core.errors import DeviceError, ModelError, SettingsError
@@ -167,14 +168,27 @@ def _start(runtime: ModuleType, model: ModelProto, options: Any, providers: list
         # Weights that were rearranged would be in memory a second time.
         options.add_session_config_entry("session.disable_prepacking", "1")
         model = as_on_disk(model)
-    if model.ByteSize() < _IN_MEMORY_LIMIT:
-        return runtime.InferenceSession(model.SerializeToString(), options, **extra)
+    content = serialised(model)
+    if content is not None:
+        return runtime.InferenceSession(content, options, **extra)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         copy = ModelProto()
         copy.CopyFrom(model)
         onnx.save(copy, path, save_as_external_data=True, location="model.data")
         return runtime.InferenceSession(str(path), options, **extra)
+
+
+def serialised(model: ModelProto) -> bytes | None:
+    """The bytes of a model; None where it is too large for ONNX Runtime to read from memory.
+
+    Asking for the size first would write the model out twice.
+    """
+    try:
+        content: bytes = model.SerializeToString()
+    except (ValueError, EncodeError):  # protobuf stops at 2 GiB
+        return None
+    return content if len(content) < _IN_MEMORY_LIMIT else None
 
 
 def session_device(session: Any) -> str:

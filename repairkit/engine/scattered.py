@@ -10,6 +10,8 @@ round differently for another number. So a row's answer hangs on nothing that co
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -128,12 +130,43 @@ class ScatteredEvaluator:
         return kept.reshape(real, n_images * per_image, *kept.shape[1:])
 
 
+class LateScattered:
+    """Rows of few images are mixed from the first on that comes; until then nothing is prepared.
+
+    Args:
+        others: answers rows of many images.
+        settle: makes and proves what answers rows of few; called once.
+    """
+
+    def __init__(self, others: Evaluator, settle: Callable[[], Evaluator]) -> None:
+        self.others, self._settle = others, settle
+        self._settled: Evaluator | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def path(self) -> str:
+        """See `Evaluator`; it tells of mixed rows once there were any."""
+        return (self._settled or self.others).path
+
+    def answer(
+        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+    ) -> NDArray[Any]:
+        """See `Evaluator`."""
+        if images is None or images.shape[1] > _FEW:
+            return self.others.answer(coalitions, images, reduce)
+        with self._lock:
+            if self._settled is None:
+                self._settled = self._settle()
+        return self._settled.answer(coalitions, images, reduce)
+
+
 def with_scattered(
     others: Evaluator,
     masks: MaskEvaluator,
     *,
     mixer: AffineMasks | None = None,
     precision: Precision = "float32",
+    proven: dict[str, str | None] | None = None,
 ) -> Evaluator:
     """An evaluator that mixes coalitions in one run, where the model lets images be told apart.
 
@@ -147,21 +180,27 @@ def with_scattered(
         masks: of the instrumented model.
         mixer: a faster way to run it, taken if it gives the same.
         precision: of `masks`.
+        proven: see `Candidates`; nothing is known before if None.
     """
+    proven = {} if proven is None else proven
     n_players = len(masks.roster)
     rng = np.random.default_rng(0)
     rows = np.stack([rng.random(n_players) < share for share in _SHARES_PRESENT])
     positions = rng.integers(0, len(masks.suite), (len(rows), 1))
     if masks.runner.step is not None:
         return others
-    alone = masks.answer(rows, positions, keep_all)
+    alone: NDArray[Any] | None = None
     macs = others.routes.full.cost if isinstance(others, FastEvaluator) else 0.0
     for way in (mixer, None) if mixer is not None else (None,):
         found = ScatteredEvaluator(others, masks, way, macs=macs)
-        fault = _fault(found, rows, positions, alone, precision)
-        if fault is None:
+        if found.path not in proven:
+            alone = masks.answer(rows, positions, keep_all) if alone is None else alone
+            fault = _fault(found, rows, positions, alone, precision)
+            proven[found.path] = fault
+            if fault is not None:
+                logger.info("coalitions do not share runs of %s: %s", found.path, fault)
+        if proven[found.path] is None:
             return found
-        logger.info("coalitions do not share runs of %s: %s", found.path, fault)
     return others
 
 

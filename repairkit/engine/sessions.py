@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.engine.runtime import load_runtime, runtime_complaint
+from repairkit.engine.runtime import load_runtime, runtime_complaint, serialised
 from repairkit.graph.dims import with_open_sizes
 
 # These would melt a constant behind a convolution into its weights, where no switch is found.
 _UNWANTED = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion"]
-_LARGEST_MODEL = 1_900_000_000
 
 Level = Literal["blocked", "fused", "portable"]
 
@@ -40,8 +39,6 @@ def optimise(model: ModelProto, level: Level) -> ModelProto:
         ModelError: ONNX Runtime refuses the model, or it is too large to be written down.
     """
     runtime = load_runtime()
-    if model.ByteSize() > _LARGEST_MODEL:
-        raise ModelError("the model is too large to be optimised aside")
     levels = runtime.GraphOptimizationLevel
     options = _options()
     options.graph_optimization_level = {
@@ -133,12 +130,12 @@ def _options() -> Any:
 
 def _start(model: ModelProto, options: Any, **extra: Any) -> Any:
     runtime = load_runtime()
+    content = serialised(with_open_sizes(model))
+    if content is None:
+        raise ModelError("the model is too large to be optimised aside")
     try:
         return runtime.InferenceSession(
-            with_open_sizes(model).SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-            **extra,
+            content, options, providers=["CPUExecutionProvider"], **extra
         )
     except Exception as error:
         raise _as_model_error(error) from error

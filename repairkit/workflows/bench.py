@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, Parts, split_parts
-from repairkit.engine.evaluator import MaskEvaluator
+from repairkit.engine.evaluator import Evaluator, MaskEvaluator
 from repairkit.engine.executor import default_workers, make_executor
 from repairkit.engine.game import ModelGame
 from repairkit.engine.means import measure_means
@@ -22,7 +22,7 @@ from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.precision import Precision
 from repairkit.engine.runner import Batching, Runner, settle_batching
 from repairkit.engine.runtime import session_device
-from repairkit.engine.scattered import AffineMasks, with_scattered
+from repairkit.engine.scattered import AffineMasks, LateScattered, with_scattered
 from repairkit.engine.trees import TreeEvaluator
 from repairkit.graph.affine import with_affine_masks
 from repairkit.graph.bake import representable
@@ -127,18 +127,28 @@ class Bench:
     @cached_property
     def sample(self) -> NDArray[Any]:
         """The untouched model's outputs for the first images of the data."""
+        answers = self.batching.answers
+        if answers is not None:  # its batching was proven on just these
+            return answers[self.subject.output]
         return self.run_plain(first_images(self.dataset, _PROOF_IMAGES))
 
     def run_plain(self, suite: Suite) -> NDArray[Any]:
         """The untouched model's outputs for a suite."""
-        runner = Runner(
-            self.batching.model,
+        return run_suite(self.plain_runner, suite, self.settings.batch_size)
+
+    @cached_property
+    def plain_runner(self) -> Runner:
+        """A runner of the working model as it is, in 32 bits."""
+        batching, outputs = self.batching, (self.subject.output,)
+        if batching.runner is not None:
+            return batching.runner.sharing(step=batching.step, outputs=outputs)
+        return Runner(
+            batching.model,
             self.subject.input_name,
-            self.batching.step,
-            outputs=(self.subject.output,),
+            batching.step,
+            outputs=outputs,
             device=self.settings.device,
         )
-        return run_suite(runner, suite, self.settings.batch_size)
 
     @cached_property
     def runner(self) -> Runner:
@@ -186,6 +196,17 @@ class Bench:
             tf32=precision == "tf32",
         )
 
+    def _scattered(self, evaluator: Evaluator, masks: MaskEvaluator) -> Evaluator:
+        affine = self.affine_runner
+        mixer = None if affine is None else AffineMasks(affine, masks, self.means)
+        return with_scattered(
+            evaluator,
+            masks,
+            mixer=mixer,
+            precision=self.precision,
+            proven=self.candidates.proven,
+        )
+
     @cached_property
     def candidates(self) -> Candidates:
         """Fast ways to evaluate coalitions, the fastest first."""
@@ -217,9 +238,7 @@ class Bench:
             masks = MaskEvaluator(
                 self.quick_runner, self.roster, suite, executor=executor, batch_size=batch_size
             )
-            affine = self.affine_runner
-            mixer = None if affine is None else AffineMasks(affine, masks, self.means)
-            evaluator = with_scattered(evaluator, masks, mixer=mixer, precision=precision)
+            evaluator = LateScattered(evaluator, partial(self._scattered, evaluator, masks))
         return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
 
 
@@ -245,14 +264,8 @@ def prepare(subject: Subject, settings: Settings) -> Bench:
     few = first_images(dataset, _PROOF_IMAGES)
     proof = few.batch(np.arange(len(few)))
     batching = settle_batching(subject.model, subject.input_name, proof, device=settings.device)
-    runner = Runner(
-        batching.model,
-        subject.input_name,
-        batching.step,
-        outputs=(subject.output,),
-        device=settings.device,
-    )
-    sample = runner.run(proof)[subject.output]
+    assert batching.answers is not None
+    sample = batching.answers[subject.output]
     form, n_classes = settle_form(sample, settings, regression=regression)
     check_labels(dataset, n_classes, regression=regression)
     return Bench(

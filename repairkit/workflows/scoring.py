@@ -231,7 +231,7 @@ def _play(
 
     if folder is not None:
         folder.check_values(document["metrics"])
-    return estimate(
+    estimation = estimate(
         game,
         estimator,
         budget=budget,
@@ -240,6 +240,8 @@ def _play(
         checkpoint=None if folder is None else CheckpointStore(folder.checkpoint),
         with_details=how.statistics,
     )
+    document["engine"] = game.path  # which now tells of rows that were mixed
+    return estimation
 
 
 def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:

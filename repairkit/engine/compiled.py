@@ -19,7 +19,8 @@ from onnx import numpy_helper
 
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.engine.memory import release_freed
-from repairkit.engine.sessions import Call, Level, as_value, open_slice, optimise
+from repairkit.engine.sessions import Call, Level, open_slice, optimise
+from repairkit.engine.values import as_value
 from repairkit.engine.workspace import Workspace, Workspaces
 from repairkit.graph.cones import Anatomy, Shape, Slice
 from repairkit.graph.index import attribute

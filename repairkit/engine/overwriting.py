@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from repairkit.engine.compiled import Compiled, Overwrite
 from repairkit.engine.routes import Row
+from repairkit.engine.values import memory_of
 
 Undo = list[tuple[NDArray[Any], NDArray[np.intp], NDArray[Any]]]
 """Lanes of a tensor, the channels that were written, and what was there."""
@@ -30,7 +31,7 @@ def overwrite(
         assert how is not None
         own = compiled.roster.slices[site.name]
         channels = np.flatnonzero(held[own] & ~wanted[own])
-        lanes = _lanes(live[how.tensor].numpy(), how.block)
+        lanes = _lanes(memory_of(live[how.tensor]), how.block)
         before = _read(lanes, channels)
         undo.append((lanes, channels, before))
         absent = _absent(how, channels, live, compiled.means[site.name])

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
 from repairkit.engine.runtime import load_runtime, runtime_complaint, serialised
+from repairkit.engine.values import as_value, owned_outputs
 from repairkit.graph.dims import with_open_sizes
 
 # These would melt a constant behind a convolution into its weights, where no switch is found.
@@ -66,11 +66,6 @@ def open_slice(model: ModelProto) -> Any:
     return _start(model, options)
 
 
-def as_value(array: NDArray[Any]) -> Any:
-    """A runtime value that shares the memory of a contiguous array."""
-    return load_runtime().OrtValue.ortvalue_from_numpy(array)
-
-
 class Call:
     """A session with most of its inputs bound for good; not for two threads at once.
 
@@ -82,6 +77,7 @@ class Call:
 
     def __init__(self, session: Any, outputs: tuple[str, ...], fixed: Mapping[str, Any]) -> None:
         self._session, self._outputs = session, outputs
+        self._fixed = dict(fixed)  # keeps the memory that the binding reads
         self._binding = session.io_binding()
         for name, value in fixed.items():
             self._binding.bind_ortvalue_input(name, value)
@@ -99,7 +95,7 @@ class Call:
             for name in self._outputs:
                 binding.bind_output(name)
             self._session.run_with_iobinding(binding)
-            values = binding.get_outputs()
+            values = owned_outputs(binding)
         except Exception as error:
             raise _as_model_error(error) from error
         finally:

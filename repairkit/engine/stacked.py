@@ -23,8 +23,9 @@ from repairkit.core.suite import Indices, Suite
 from repairkit.engine.card import quarter_of_card_memory
 from repairkit.engine.evaluator import Reduce
 from repairkit.engine.routes import NOTHING_HELD, Difference, Routes, Row
-from repairkit.engine.runtime import load_runtime, open_session, out_of_memory, runtime_complaint
+from repairkit.engine.runtime import open_session, out_of_memory, runtime_complaint
 from repairkit.engine.states import quarter_of_free_memory
+from repairkit.engine.values import as_value, owned_outputs
 from repairkit.graph.cones import Slice
 from repairkit.graph.stacking import COUNT, base_name, stack_inputs
 
@@ -190,13 +191,15 @@ class StackedEvaluator:
         try:
             cone = self._cone(piece)
             binding = cone.session.io_binding()
-            for name, value in self._inputs(cone, live, rows, n_images).items():
+            # Held until the run is over: the binding alone does not keep their memory.
+            inputs = self._inputs(cone, live, rows, n_images)
+            for name, value in inputs.items():
                 binding.bind_ortvalue_input(name, value)
             for name in piece.outputs:
                 at = "cpu" if name == self.routes.anatomy.output else self.device
                 binding.bind_output(name, at)
             cone.session.run_with_iobinding(binding)
-            values = binding.get_outputs()
+            values = owned_outputs(binding)
         except Exception as error:
             if out_of_memory(error):
                 raise _FullError(str(error).strip().splitlines()[0]) from error
@@ -222,7 +225,7 @@ class StackedEvaluator:
                 own = rows[:, roster.slices[switch.site]].repeat(n_images, axis=0)
                 fed[switch.bias] = self._put(own.reshape(len(own), *switch.mask[1:]))
         count = np.array([len(rows)], np.int64)
-        fed[COUNT] = load_runtime().OrtValue.ortvalue_from_numpy(count)
+        fed[COUNT] = as_value(count)
         return fed
 
     def _cone(self, piece: Slice) -> _Cone:
@@ -246,8 +249,7 @@ class StackedEvaluator:
 
     def _put(self, array: NDArray[Any]) -> Any:
         """An array as a value on the device."""
-        values = load_runtime().OrtValue
-        return values.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, 0)
+        return as_value(np.ascontiguousarray(array), self.device)
 
 
 def _quarter_of_memory(device: str) -> int:

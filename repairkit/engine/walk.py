@@ -12,8 +12,8 @@ from repairkit.core.suite import Indices, Suite
 from repairkit.engine.overwriting import overwrite, put_back
 from repairkit.engine.planner import Move
 from repairkit.engine.routes import Routes
-from repairkit.engine.sessions import as_value
 from repairkit.engine.states import State
+from repairkit.engine.values import as_value
 from repairkit.engine.workspace import Workspace
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.engine.sessions import Call, as_value
+from repairkit.engine.sessions import Call
+from repairkit.engine.values import as_value
 from repairkit.graph.cones import Slice
 from repairkit.graph.switches import Switch
 

@@ -1,5 +1,6 @@
 """Stacked rows, as on a GPU; through the CPU provider where there is none."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -229,3 +230,27 @@ def test_a_game_on_a_card_is_stacked() -> None:
     runner = rough(setup, "cuda", "float32").runner
     evaluator = open_evaluator(setup.candidates, runner, setup.suite)
     assert evaluator.path == "stacked masks and cones on cuda"
+
+
+def test_a_stacked_run_keeps_everything_it_is_fed(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = set_up(deep_model(), images(9))
+    evaluator = stacked(setup, "cpu")
+    fed: list[weakref.ref[Any]] = []
+    gone: list[int] = []
+    inputs, run = evaluator._inputs, onnxruntime.InferenceSession.run_with_iobinding
+
+    def watched_inputs(*arguments: Any) -> dict[str, Any]:
+        made = inputs(*arguments)
+        fed[:] = [weakref.ref(value) for value in made.values()]
+        return made
+
+    def watched_run(session: Any, binding: Any) -> None:
+        gone.append(sum(value() is None for value in fed))
+        run(session, binding)
+
+    monkeypatch.setattr(evaluator, "_inputs", watched_inputs)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", watched_run)
+    rows = np.random.default_rng(0).random((6, len(setup.roster))) < 0.7
+    evaluator.answer(rows, None, keep_all)
+    assert gone
+    assert not any(gone)

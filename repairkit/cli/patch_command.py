@@ -208,7 +208,7 @@ def print_patched(done: Patched) -> None:
             f"chosen {selection['how']}ly among {selection['candidates']} candidates in "
             f"{selection['looks']} looks, on {parts['choosing']} selection images"
         )
-        if done.promise is not None:
+        if done.promise is not None and done.objective is not None:
             ranked = selection.get("scores_saw_confirmation")
             role = "ranked the candidates too" if ranked else "chose nothing"
             on = f"{parts['confirmation']} that {role}" if parts["confirmation"] else "these"
@@ -221,10 +221,11 @@ def print_patched(done: Patched) -> None:
             f"coalitions were evaluated on {tried['device']} in {IN_WORDS[tried['precision']]}; "
             "the figures and the proof are in 32 bits"
         )
-    show.before_after(done.before, done.after, done.change)
+    if done.before.metrics:
+        show.before_after(done.before, done.after, done.change)
     if done.document["fairness"] is not None:
         fairness_tables(done.document["fairness"])
-    if done.document["baselines"]:
+    if done.document["baselines"] and done.objective is not None:
         baseline_table(done.document["baselines"], done.objective, done.before.n_images)
     if "attacks" in done.document:
         show.attacks(done.document["attacks"])
@@ -234,7 +235,8 @@ def print_patched(done: Patched) -> None:
         show.say(f"note: the parts {pair[0]} and {pair[1]} share images")
     proof = done.verified.proof
     show.say(
-        f"verified on {proof.n_images} images: equal to the masked original bit for bit without "
+        f"verified on {proof.n_images} images ({done.verified.images}), all outputs: equal to the "
+        "masked original bit for bit without "
         f"graph optimisation, within {proof.relative:.1e} with it; undoing gives the original back"
     )
     show.say(f"patched model  {done.out}")

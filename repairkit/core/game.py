@@ -51,7 +51,8 @@ class ImagePool:
 class GameFacts:
     """All that an estimator may know of a game.
 
-    `score_widths` (n_metrics,) are the widths of the range of one value of each metric;
+    `score_widths` (n_metrics,) are the widths of the range of one value of each metric, infinite
+    where it is not known;
     `guard` is the column of the metric on which walks are truncated. `images_of` (n_metrics,) says
     on which images of the pool a metric's scores can differ from zero; None, or no entry, where on
     all.

@@ -26,7 +26,7 @@ class Metric(Protocol):
 
     @property
     def score_range(self) -> tuple[float, float]:
-        """The least and the greatest number that `score` can give."""
+        """The least and the greatest number that `score` can give; infinite where not known."""
         ...
 
     @property

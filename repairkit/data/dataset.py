@@ -19,7 +19,8 @@ class Dataset:
     """Images, annotations and, where the data has one, the split each image belongs to.
 
     `split` is (n_images,). `digest` is the SHA-256, in hexadecimal, of all that was read, and does
-    not depend on where it lies. `notes` are sentences that a user should see.
+    not depend on where it lies. `notes` are sentences that a user should see. Where `labelled` is
+    false the data names no labels that the job could use, and those of `annotations` are all 0.
     """
 
     images: ImageSource
@@ -27,6 +28,7 @@ class Dataset:
     split: NDArray[np.str_] | None
     digest: str
     notes: tuple[str, ...] = ()
+    labelled: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +44,13 @@ class LoadedImages:
 class Records:
     """What a folder, manifest or archive tells of its images, before any image is decoded.
 
-    `labels`, `split` and `attributes` are (n_images,), as they came. `locate` names an image's
-    place in the source for messages. `class_names` is given where the source itself numbers its
-    classes. `load` reads the images: labels are judged first, for they cost nothing.
+    `labels`, `split` and `attributes` are (n_images,), as they came; `labels` are None where none
+    were asked for. `locate` names an image's place in the source for messages. `class_names` is
+    given where the source itself numbers its classes. `load` reads the images: labels are judged
+    first, for they cost nothing.
     """
 
-    labels: NDArray[Any]
+    labels: NDArray[Any] | None
     locate: Callable[[int], str]
     load: Callable[[], LoadedImages]
     split: NDArray[np.str_] | None = None
@@ -59,7 +62,9 @@ class Records:
 def digest_records(records: Records, images_digest: str) -> str:
     """SHA-256 in hexadecimal over images, labels, split and attributes."""
     digest = hashlib.sha256(images_digest.encode())
-    columns = {"label": records.labels, **dict(sorted(records.attributes.items()))}
+    columns = dict(sorted(records.attributes.items()))
+    if records.labels is not None:
+        columns = {"label": records.labels, **columns}
     if records.split is not None:
         columns["/split"] = records.split
     for name, column in columns.items():

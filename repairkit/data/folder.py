@@ -29,16 +29,20 @@ def read_folder(
     preprocessing: Preprocessing,
     class_names: Sequence[str],
     n_classes: int | None = None,
+    *,
+    with_labels: bool = True,
 ) -> Records:
     """Images by class folder, in sorted order; nested folders count, hidden ones do not.
 
     Classes are numbered by `class_names`, or by their sorted folder names where none are given.
     Folders named by numbers, of which there are fewer than the model has classes (`n_classes`), are
-    taken for class numbers.
+    taken for class numbers. Without labels every image in the folder counts, at any depth.
 
     Raises:
         DataError: there is no class folder or no image, or a folder is none of `class_names`.
     """
+    if not with_labels:
+        return _unlabelled(folder, spec, preprocessing)
     classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
     if not classes:
         raise DataError(
@@ -68,6 +72,17 @@ def read_folder(
         load=lambda: load_files(files, spec, preprocessing),
         class_names=() if numbered else tuple(class_names) or tuple(classes),
         notes=tuple(_notes(folder, members, named=bool(class_names))),
+    )
+
+
+def _unlabelled(folder: Path, spec: InputSpec, preprocessing: Preprocessing) -> Records:
+    files = [ImageFile(path, str(path)) for path in _image_paths(folder)]
+    if not files:
+        raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}); add some")
+    return Records(
+        labels=None,
+        locate=lambda index: files[index].place,
+        load=lambda: load_files(files, spec, preprocessing),
     )
 
 

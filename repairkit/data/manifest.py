@@ -20,18 +20,20 @@ CSV_SUFFIXES = (".csv", ".tsv")
 _PATH_COLUMNS = ("path", "file_name")
 
 
-def read_manifest(manifest: Path, spec: InputSpec, preprocessing: Preprocessing) -> Records:
+def read_manifest(
+    manifest: Path, spec: InputSpec, preprocessing: Preprocessing, *, with_labels: bool = True
+) -> Records:
     """Images named by `path` (or `file_name`), relative to the manifest's folder, and `label`.
 
     A `split` column is the split; every other column is an attribute, numeric where all its values
-    are numbers.
+    are numbers. Without labels no `label` column is needed.
 
     Raises:
         DataError: the file cannot be read, or a column or a path is missing.
     """
     is_parquet = manifest.suffix.lower() in PARQUET_SUFFIXES
     table = read_table(manifest)
-    path_column = _path_column(manifest, table)
+    path_column = _path_column(manifest, table, with_labels=with_labels)
     files = _image_files(manifest, table, path_column)
     attributes = {
         name: column if is_parquet else numeric_if_all_numbers(column)
@@ -40,7 +42,7 @@ def read_manifest(manifest: Path, spec: InputSpec, preprocessing: Preprocessing)
     }
     split = table.columns.get("split")
     return Records(
-        labels=table.columns["label"],
+        labels=table.columns["label"] if with_labels else None,
         locate=lambda index: f"{manifest}, row {table.row_numbers[index]}",
         load=lambda: load_files(files, spec, preprocessing),
         split=None if split is None else split.astype(np.str_),
@@ -53,11 +55,11 @@ def read_table(path: Path) -> Table:
     return read_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else read_csv(path)
 
 
-def _path_column(manifest: Path, table: Table) -> str:
+def _path_column(manifest: Path, table: Table, *, with_labels: bool) -> str:
     found = list(table.columns)
     path_column = next((name for name in _PATH_COLUMNS if name in found), None)
     missing = [] if path_column else ["path (or file_name)"]
-    missing += [] if "label" in found else ["label"]
+    missing += [] if "label" in found or not with_labels else ["label"]
     if path_column is None or missing:
         wanted = "path" if path_column is None else "label"
         raise DataError(

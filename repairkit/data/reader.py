@@ -39,12 +39,14 @@ def read_data(
     features: Sequence[str] = (),
     n_classes: int | None = None,
     regression: bool = False,
+    with_labels: bool = True,
 ) -> Dataset:
     """Images that are ready for the model, and what is known of each.
 
     A model that takes rows of numbers is given those of a table: see `read_rows`.
     `groups` names the attributes to cross. `class_names` are the classes in the model's order,
     `n_classes` their number where it is known. With `regression` labels are targets, float64.
+    Without `with_labels` none are needed and none are read: any folder of images will do.
 
     Raises:
         DataError: the data cannot be read, or contradicts the model or itself.
@@ -56,14 +58,25 @@ def read_data(
     spec = spec.with_layout(preprocessing.layout)
     if path.suffix.lower() in (*CSV_SUFFIXES, *PARQUET_SUFFIXES) and is_tabular(spec):
         _refuse_preprocessing(preprocessing)
-        records = read_rows(path, read_table(path), spec, features=features, groups=groups)
+        records = read_rows(
+            path,
+            read_table(path),
+            spec,
+            features=features,
+            groups=groups,
+            with_labels=with_labels,
+        )
     else:
-        records = _read_records(path, spec, preprocessing, class_names, n_classes)
+        records = _read_records(
+            path, spec, preprocessing, class_names, n_classes, with_labels=with_labels
+        )
     labels = _read_labels(path, records, class_names, n_classes, regression=regression)
     numbers, names = (
         cross_groups(records.attributes, groups, records.locate) if groups else (None, ())
     )
     loaded = records.load()
+    if labels is None:
+        labels = Labels(np.zeros(len(loaded.images), np.int64))
     return Dataset(
         images=loaded.images,
         annotations=Annotations(
@@ -72,6 +85,7 @@ def read_data(
         split=records.split,
         digest=digest_records(records, loaded.digest),
         notes=(*records.notes, *labels.notes, *loaded.notes),
+        labelled=with_labels,
     )
 
 
@@ -100,16 +114,20 @@ def _read_records(
     preprocessing: Preprocessing,
     class_names: tuple[str, ...],
     n_classes: int | None,
+    *,
+    with_labels: bool,
 ) -> Records:
     if not path.exists():
         raise DataError(f"{path}: does not exist; check --data")
     if path.is_dir():
-        return read_folder(path, spec, preprocessing, class_names, n_classes)
+        return read_folder(
+            path, spec, preprocessing, class_names, n_classes, with_labels=with_labels
+        )
     suffix = path.suffix.lower()
     if suffix in (*CSV_SUFFIXES, *PARQUET_SUFFIXES):
-        return read_manifest(path, spec, preprocessing)
+        return read_manifest(path, spec, preprocessing, with_labels=with_labels)
     if suffix == ".npz":
-        return _archive_records(path, spec, preprocessing)
+        return _archive_records(path, spec, preprocessing, with_labels=with_labels)
     raise DataError(
         f"{path}: is of no kind that is read as data; expected a folder with one sub-folder per "
         "class, a .csv or .parquet manifest, or a .npz"
@@ -123,7 +141,9 @@ def _read_labels(
     n_classes: int | None,
     *,
     regression: bool,
-) -> Labels:
+) -> Labels | None:
+    if records.labels is None:
+        return None
     if regression:
         return read_targets(records.labels, records.locate)
     classes = class_names or records.class_names
@@ -143,9 +163,11 @@ def _read_labels(
     return Labels(labels.values, found, (*labels.notes, note))
 
 
-def _archive_records(path: Path, spec: InputSpec, preprocessing: Preprocessing) -> Records:
+def _archive_records(
+    path: Path, spec: InputSpec, preprocessing: Preprocessing, *, with_labels: bool
+) -> Records:
     arrays = read_archive(path)
-    for name in ("x", "y"):
+    for name in ("x", "y") if with_labels else ("x",):
         if name not in arrays:
             raise DataError(
                 f"{path}: has no array {name!r}; found {listing(sorted(arrays)) or 'nothing'}; "
@@ -158,7 +180,8 @@ def _archive_records(path: Path, spec: InputSpec, preprocessing: Preprocessing) 
         name: _column(path, name, array, len(images))
         for name, array in sorted(arrays.items())
         # One without an axis tells of the file, and of no image.
-        if array.ndim or name in ("y", "split")
+        if (array.ndim or name in ("y", "split"))
+        and (with_labels or array.shape in ((len(images),), (len(images), 1)))
     }
     split = columns.pop("split", None)
     if split is not None and split.dtype.kind != "U":
@@ -166,7 +189,7 @@ def _archive_records(path: Path, spec: InputSpec, preprocessing: Preprocessing) 
             f"{path}: split holds {split.dtype}; expected the part of each image as text"
         )
     return Records(
-        labels=columns.pop("y"),
+        labels=columns.pop("y") if with_labels else None,
         locate=lambda index: f"{path}, image {index}",
         load=lambda: load_array(images, spec, preprocessing, f"{path}: x"),
         split=split,

@@ -37,6 +37,7 @@ def read_rows(
     *,
     features: Sequence[str] = (),
     groups: Sequence[str] = (),
+    with_labels: bool = True,
 ) -> Records:
     """Rows whose `label` and `split` columns mean what they do in a manifest.
 
@@ -47,6 +48,7 @@ def read_rows(
         features: names or patterns of the columns that the model takes, in its order; if empty,
             all columns of numbers, without those of `groups` where that gives the model's number.
         groups: the columns by which rows are grouped.
+        with_labels: false where no `label` column is needed.
 
     Raises:
         DataError: a column is missing or of another kind, or they are not as many as the model
@@ -54,7 +56,7 @@ def read_rows(
         SettingsError: `features` names a column that the table lacks, or one twice.
     """
     columns = {name: _parse(column) for name, column in table.columns.items()}
-    if "label" not in columns:
+    if with_labels and "label" not in columns:
         raise DataError(
             f"{path}: has no column label; found {listing(list(columns))}"
             f"{did_you_mean('label', list(columns))}; name the column that is to be predicted label"
@@ -69,7 +71,7 @@ def read_rows(
     split = table.columns.get("split")
     note = f"the model's {len(names)} inputs are the columns {listing(names)}, in this order"
     return Records(
-        labels=table.columns["label"],
+        labels=table.columns["label"] if with_labels else None,
         locate=locate,
         load=lambda: _load({name: columns[name] for name in names}, spec, locate),
         split=None if split is None else split.astype(np.str_),

@@ -86,7 +86,7 @@ class ModelGame:
     def _width(self, column: int) -> float:
         metric = self._metrics[column]
         low, high = metric.score_range
-        if not metric.per_image:
+        if not metric.per_image or not np.isfinite(high - low):
             return high - low
         bounds = np.outer([low, high], [0.0, float(self._ratios[:, column].max())])
         return float(bounds.max() - bounds.min())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,22 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.errors import ModelError
 from repairkit.engine.runner import Masks, Runner
+from repairkit.graph.seeding import seeded
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found on `n_images` images.
+    """What was found on `n_images` images, of all outputs of the model.
 
     `exact`: all outputs equal bit for bit with graph optimisation off. `relative`: the largest
     difference with it on, relative to the largest number of that output. `same_answer`: the
     class with the largest score is the same for every image (true where outputs are no scores).
+    `changed`: on some image some output is not that of the model with all its filters.
     """
 
     n_images: int
     exact: bool
     relative: float
     same_answer: bool
+    changed: bool = True
 
     @property
     def holds(self) -> bool:
@@ -40,7 +45,11 @@ def prove(
     input_name: str,
     step: int | None,
 ) -> Proof:
-    """Run both models on the images, with graph optimisation off and on.
+    """Run both models on the images, with graph optimisation off and on, and compare all outputs.
+
+    Outputs may be of any kind: arrays of any shape, text, sequences, maps. Runs are compared one by
+    one, so that nothing need be known of their axes. Nodes that draw random numbers draw the same
+    ones in both models.
 
     Args:
         patched: the model to prove.
@@ -48,38 +57,105 @@ def prove(
         masks: one row: absent where the patch freezes.
         images: shape (n, *input).
         input_name: the image input.
-        step: the fixed batch of both models, if any.
+        step: the fixed batch of both models, if any. A model of a free batch that fails on several
+            images is run on one at a time.
 
     Raises:
         ModelError: ONNX Runtime fails on a model.
     """
-    answers = {}
+    models = seeded(patched), seeded(instrumented)
+    try:
+        return _prove(models, masks, images, input_name, step)
+    except ModelError:
+        if step is not None:
+            raise
+    return _prove(models, masks, images, input_name, 1)
+
+
+def _prove(
+    models: tuple[ModelProto, ModelProto],
+    masks: Masks,
+    images: NDArray[Any],
+    input_name: str,
+    step: int | None,
+) -> Proof:
+    exact, relative, same, changed = True, 0.0, True, False
+    everyone = {name: np.ones_like(mask) for name, mask in masks.items()}
     for optimise in (False, True):
-        ours = Runner(patched, input_name, step, optimise=optimise)
-        theirs = Runner(instrumented, input_name, step, outputs=ours.outputs, optimise=optimise)
-        answers[optimise] = (ours.run(images), theirs.run(images, masks))
-    found, expected = answers[False]
-    exact = all(_equal(found[o], expected[o]) for o in found)
-    found, expected = answers[True]
-    relative = max((_relative(found[o], expected[o]) for o in found), default=0.0)
-    same = all(_same_answer(found[o], expected[o]) for o in found)
-    return Proof(len(images), exact, relative, same)
+        ours = Runner(models[0], input_name, step, optimise=optimise)
+        theirs = Runner(models[1], input_name, step, outputs=ours.outputs, optimise=optimise)
+        runs = zip(ours.raw(images), theirs.raw(images, masks), strict=True)
+        for (_, found), (_, expected) in runs:
+            for a, b in zip(found, expected, strict=True):
+                if optimise:
+                    relative = max(relative, _relative(a, b))
+                    same = same and _same_answer(a, b)
+                else:
+                    exact = exact and equal_outputs(a, b)
+        if not optimise:
+            whole = zip(ours.raw(images), theirs.raw(images, everyone), strict=True)
+            changed = not all(
+                equal_outputs(a, b)
+                for (_, found), (_, plain) in whole
+                for a, b in zip(found, plain, strict=True)
+            )
+    return Proof(len(images), exact, relative, same, changed)
 
 
-def _equal(found: NDArray[Any], expected: NDArray[Any]) -> bool:
-    """Bit for bit, but that one NaN is as good as another; text has none."""
-    return bool(np.array_equal(found, expected, equal_nan=found.dtype.kind in "fc"))
+def equal_outputs(found: Any, expected: Any) -> bool:
+    """Whether two outputs of any kind are equal bit for bit, but that one NaN is like another."""
+    ours, theirs = list(_leaves(found)), list(_leaves(expected))
+    return len(ours) == len(theirs) and all(
+        type(a) is type(b) and _equal(a, b) for a, b in zip(ours, theirs, strict=True)
+    )
 
 
-def _relative(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    if found.dtype.kind not in "fciub":
-        return 0.0 if np.array_equal(found, expected) else 1.0
-    a, b = found.astype(np.float64), expected.astype(np.float64)
-    scale = float(np.nanmax(np.abs(b), initial=0.0)) or 1.0
-    return float(np.nanmax(np.abs(a - b), initial=0.0)) / scale
+def _leaves(output: Any) -> Iterator[Any]:
+    """The arrays, numbers and words of an output, with the lengths and keys that hold them."""
+    if isinstance(output, Mapping):
+        yield len(output)
+        for key, value in output.items():
+            yield key
+            yield from _leaves(value)
+    elif isinstance(output, (list, tuple)):
+        yield len(output)
+        for value in output:
+            yield from _leaves(value)
+    else:
+        yield output
 
 
-def _same_answer(found: NDArray[Any], expected: NDArray[Any]) -> bool:
+def _equal(found: Any, expected: Any) -> bool:
+    a, b = np.asarray(found), np.asarray(expected)
+    return a.dtype == b.dtype and bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"))
+
+
+def _relative(found: Any, expected: Any) -> float:
+    """The largest difference relative to the largest number; 1 where they are of other kinds."""
+    ours, theirs = list(_leaves(found)), list(_leaves(expected))
+    if len(ours) != len(theirs):
+        return 1.0
+    return max((_gap(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+
+
+def _gap(found: Any, expected: Any) -> float:
+    a, b = np.asarray(found), np.asarray(expected)
+    if a.shape != b.shape:
+        return 1.0
+    if a.dtype.kind not in "fiub" or b.dtype.kind not in "fiub":
+        return 0.0 if _equal(found, expected) else 1.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        scale = float(np.nanmax(np.abs(b), initial=0.0)) or 1.0
+        gaps = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    return float(np.nanmax(gaps, initial=0.0)) / scale if np.isfinite(scale) else 0.0
+
+
+def _same_answer(found: Any, expected: Any) -> bool:
+    if not (isinstance(found, np.ndarray) and isinstance(expected, np.ndarray)):
+        return True
+    if found.dtype.kind not in "fiu" or found.shape != expected.shape or not found.size:
+        return True
     if found.ndim < 2 or found.size != found.shape[0] * found.shape[1]:
         return True
     a, b = (x.reshape(len(x), -1).argmax(axis=1) for x in (found, expected))

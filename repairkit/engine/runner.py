@@ -22,6 +22,8 @@ from repairkit.graph.zipmaps import without_zipmaps
 
 Masks = Mapping[str, NDArray[np.bool_]]
 _RELATIVE = 1e-4
+_RAW_IMAGES = 16
+_NESTED = (list, dict)  # sequences and maps
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,12 @@ class Batching:
 
 
 def settle_batching(
-    model: ModelProto, input_name: str, images: NDArray[Any], *, device: str = "cpu"
+    model: ModelProto,
+    input_name: str,
+    images: NDArray[Any],
+    *,
+    outputs: tuple[str, ...] = (),
+    device: str = "cpu",
 ) -> Batching:
     """Re-batch a graph of fixed batch if that provably keeps each image's output.
 
@@ -51,20 +58,23 @@ def settle_batching(
         model: never modified.
         input_name: the image input.
         images: a few real images to prove it on, shape (n, *input).
+        outputs: those that must be kept; all if empty.
         device: where to run.
     """
     fixed = fixed_batch(model, input_name)
     step = fixed or 1
     noise = _noise_like(images)
     parts = images, noise
-    single = Runner(model, input_name, step, device=device)
+    single = Runner(model, input_name, step, outputs=outputs, device=device)
     alone = [single.run(part) for part in parts]
     if fixed is None:
         found = _try_together(lambda: single.sharing(step=None), parts, alone)
         if not found.fault:
             return Batching(model, None, "any batch", "", found.runner, found.answers)
     freed = rebatch(model, input_name, step)
-    found = _try_together(lambda: Runner(freed, input_name, None, device=device), parts, alone)
+    found = _try_together(
+        lambda: Runner(freed, input_name, None, outputs=outputs, device=device), parts, alone
+    )
     if not found.fault:
         kind = "fixed" if fixed else "hard-wired"
         how = f"any batch ({kind} at {step}; freed, checked on {len(images)} images and noise)"
@@ -81,6 +91,12 @@ def settle_batching(
         single,
         alone[0],
     )
+
+
+def as_declared(model: ModelProto, input_name: str) -> Batching:
+    """As many images at a time as the input declares, else one: always right, maybe slow."""
+    step = fixed_batch(model, input_name) or 1
+    return Batching(model, step, f"{step} at a time")
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,25 @@ def _same(found: NDArray[Any], expected: NDArray[Any]) -> bool:
     scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0)) or 1.0
     return bool(
         np.allclose(found, expected, rtol=_RELATIVE, atol=_RELATIVE * scale, equal_nan=True)
+    )
+
+
+def _real(answer: Any, real: int, step: int) -> Any:
+    """The rows of the real images of a run that was filled up."""
+    if real == step or not np.ndim(answer):
+        return answer
+    return answer[: real * (len(answer) // step)]
+
+
+def _joined(name: str, parts: Sequence[Any]) -> NDArray[Any]:
+    try:
+        if all(isinstance(part, np.ndarray) for part in parts):
+            return np.concatenate(parts)
+    except ValueError:
+        pass
+    raise ModelError(
+        f"output {name!r} is not one array with the same shape for every image; choose another "
+        "with --output"
     )
 
 
@@ -214,17 +249,43 @@ class Runner:
                 name: mask if len(mask) == 1 else mask[last] for name, mask in (masks or {}).items()
             }
             answers = [
-                a[None] if name in self._bare or (name in self._untold and not a.ndim) else a
+                a[None] if self._lacks_axis(name, a) else a
                 for name, a in zip(self.outputs, self._call(batch, rows), strict=True)
             ]
-            parts.append([a[: real * (len(a) // self.step)] for a in answers])
-        joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        return dict(zip(self.outputs, joined, strict=True))
+            parts.append([_real(a, real, self.step) for a in answers])
+        columns = zip(self.outputs, zip(*parts, strict=True), strict=True)
+        return {name: _joined(name, column) for name, column in columns}
 
-    def _call(self, images: NDArray[Any], masks: Masks) -> list[NDArray[Any]]:
+    def _lacks_axis(self, name: str, answer: Any) -> bool:
+        """Whether an output of one image is to get an axis for images."""
+        if isinstance(answer, _NESTED):
+            return False
+        return name in self._bare or (name in self._untold and not np.ndim(answer))
+
+    def raw(
+        self, images: NDArray[Any], masks: Masks | None = None
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """Outputs of whatever kind, run by run, each with its number of real images.
+
+        Args:
+            images: shape (n, *input).
+            masks: one row each.
+
+        Raises:
+            ModelError: ONNX Runtime fails on the images.
+        """
+        step = self.step or _RAW_IMAGES
+        for start in range(0, len(images), step):
+            batch = images[start : start + step]
+            real = len(batch)
+            if self.step is not None and real < step:
+                batch = np.concatenate([batch, np.repeat(batch[-1:], step - real, axis=0)])
+            yield real, self._call(batch, masks or {})
+
+    def _call(self, images: NDArray[Any], masks: Masks) -> list[Any]:
         try:
             with _time_limit(self.seconds) as options:
-                answers: list[NDArray[Any]] = self.session.run(
+                answers: list[Any] = self.session.run(
                     list(self.outputs), {self.input_name: images, **masks}, options
                 )
         except Exception as error:

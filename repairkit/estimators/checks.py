@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from repairkit.core.errors import SettingsError
+from repairkit.core.game import GameFacts
 
 
 def check_whole(name: str, value: int, *, least: int) -> None:
@@ -40,6 +41,26 @@ def check_positive(name: str, value: float, *, below: float = math.inf) -> None:
     check_real(name, value, least=0.0, below=below)
     if value == 0:
         raise SettingsError(f"{name} is {value!r}; give a number greater than 0")
+
+
+def check_bounded(facts: GameFacts, method: str, value_range: float | None) -> None:
+    """Refuse metrics whose range is not known, for methods whose intervals follow from it.
+
+    Args:
+        facts: of the game.
+        method: for the message.
+        value_range: of one marginal of the first metric, where it was given.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    for number, (name, width) in enumerate(zip(facts.metrics, facts.score_widths, strict=True)):
+        if not math.isfinite(width) and not (number == 0 and value_range is not None):
+            raise SettingsError(
+                f"{method} bounds values by the range of metric {name}, which is not known; set "
+                f"{name.partition(':')[2] or name}.score_range = (low, high) beside the function, "
+                "or use --method regression"
+            )
 
 
 def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> SettingsError:

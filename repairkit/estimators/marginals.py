@@ -21,7 +21,12 @@ from repairkit.estimators.boundary import (
     describe,
     settle_top_k,
 )
-from repairkit.estimators.checks import check_positive, check_real, check_whole
+from repairkit.estimators.checks import (
+    check_bounded,
+    check_positive,
+    check_real,
+    check_whole,
+)
 from repairkit.estimators.convergence import Halves
 from repairkit.estimators.intervals import around, bernstein_radius, log_term, within_range
 from repairkit.estimators.moments import Moments
@@ -81,8 +86,9 @@ class Marginals:
         """Begin.
 
         Raises:
-            SettingsError: fewer players than `top_k`.
+            SettingsError: fewer players than `top_k`, or a metric whose range is not known.
         """
+        check_bounded(facts, "marginals", self.value_range)
         return MarginalsRun(facts, self, rng)
 
 

@@ -26,7 +26,13 @@ from repairkit.estimators.boundary import (
     selected,
     settle_top_k,
 )
-from repairkit.estimators.checks import check_positive, check_real, check_whole, unknown
+from repairkit.estimators.checks import (
+    check_bounded,
+    check_positive,
+    check_real,
+    check_whole,
+    unknown,
+)
 from repairkit.estimators.convergence import Halves
 from repairkit.estimators.intervals import around, bernstein_radius, log_term, within_range
 from repairkit.estimators.moments import Moments, merge
@@ -111,8 +117,9 @@ class Tmab:
         """Begin.
 
         Raises:
-            SettingsError: fewer players than `top_k`.
+            SettingsError: fewer players than `top_k`, or a metric whose range is not known.
         """
+        check_bounded(facts, "tmab", self.value_range)
         return TmabRun(facts, self, rng)
 
 

@@ -105,7 +105,16 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
     except (TypeError, ValueError) as error:  # of attributes that say nothing of their type
         raise ModelError(f"the graph cannot be written back ({error}); export it anew") from error
     result.ir_version = max(model.ir_version, 4)
+    _restore_types(result, model)
     return result
+
+
+def _restore_types(result: ModelProto, model: ModelProto) -> None:
+    """Give inputs and outputs that are no tensors (sequences, maps) their types back."""
+    known = {v.name: v.type for v in (*model.graph.input, *model.graph.output)}
+    for value in (*result.graph.input, *result.graph.output):
+        if value.name in known and not known[value.name].HasField("tensor_type"):
+            value.type.CopyFrom(known[value.name])
 
 
 def _fresh(name: str, taken: Mapping[str, gs.Tensor]) -> str:

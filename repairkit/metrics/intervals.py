@@ -199,7 +199,9 @@ def _shares(
     shares = {}
     for name, scores, weights in zip(means.names, means.scores.T, means.weights.T, strict=True):
         right_or_wrong = np.isin(scores[weights > 0], (0.0, 1.0)).all()
-        if right_or_wrong and ranges.get(name, (0.0, 1.0)) == (0.0, 1.0):
+        low, high = ranges.get(name, (0.0, 1.0))
+        open_range = np.isinf(low) and np.isinf(high)
+        if right_or_wrong and (open_range or (low, high) == (0.0, 1.0)):
             shares[name] = float(weights.sum() ** 2 / (weights**2).sum())
     for metric in metrics:
         if isinstance(metric, GroupMetric) and metric.n_behind is not None:

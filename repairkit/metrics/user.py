@@ -2,7 +2,8 @@
 
 The function is called with the model's raw outputs, the labels and the attributes (name to column,
 all of the same images) and returns one number, or one number per image; more is better. A function
-attribute `score_range = (low, high)` says which numbers it can give; (0, 1) is assumed.
+attribute `score_range = (low, high)` says which numbers it can give. Without it any finite number
+will do, and only methods whose intervals follow from such bounds (tmab, marginals) ask for it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,21 @@ from repairkit.metrics import weights
 
 # Rounding may carry a sum of scores this share of the range past its ends.
 _ROUNDING = 1e-6
+_OPEN = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
 class UserMetric:
-    """A function of the user's, checked at every call; every image counts the same."""
+    """A function of the user's, checked at every call; every image counts the same.
+
+    `least` is what counts where the model is broken; None where that is not known.
+    """
 
     name: str
     function: Callable[..., Any]
     per_image: bool
     score_range: tuple[float, float]
+    least: float | None = None
 
     @property
     def scorer(self) -> object:
@@ -44,8 +50,9 @@ class UserMetric:
     def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
         """Shape (n_images,) where `per_image` is true, else ().
 
-        A number that is not finite counts as the least of the range where the outputs hold such
-        numbers themselves: a search breaks models on purpose.
+        A number that is not finite counts as the least of the range (0 where no range was given and
+        the first images' numbers lie in [0, 1]) where the outputs hold such numbers themselves: a
+        search breaks models on purpose.
 
         Raises:
             SettingsError: The function failed, or gave another shape, a number that is not
@@ -66,15 +73,27 @@ class UserMetric:
                     f"metric {self.name} gave {scores[broken].flat[0]} for finite outputs; "
                     f"return a finite number for every image"
                 )
-            scores = np.where(broken, low, scores)
+            if self.least is None:
+                raise SettingsError(
+                    f"metric {self.name} gave {scores[broken].flat[0]} for a model whose outputs "
+                    f"are not finite; set {self._short}.score_range = (low, high) beside the "
+                    "function, so that such a model counts as low"
+                )
+            scores = np.where(broken, self.least, scores)
+        if self.score_range == _OPEN:
+            return scores
         slack = _ROUNDING * (high - low)
         if scores.size and not (low - slack <= scores.min() and scores.max() <= high + slack):
             raise SettingsError(
                 f"metric {self.name} gave numbers from {scores.min():g} to {scores.max():g} and "
-                f"its range is {low:g} to {high:g}; set {self.name.partition(':')[2]}.score_range "
+                f"its range is {low:g} to {high:g}; set {self._short}.score_range "
                 f"= (low, high) beside the function"
             )
         return np.clip(scores, low, high)
+
+    @property
+    def _short(self) -> str:
+        return self.name.partition(":")[2]
 
 
 def user_metric(name: str, annotations: Annotations, sample: NDArray[Any] | None) -> UserMetric:
@@ -101,8 +120,12 @@ def user_metric(name: str, annotations: Annotations, sample: NDArray[Any] | None
             f"metric {name} gave shape {shape} for {len(some)} images; return one number, or "
             f"one per image: shape ({len(some)},)"
         )
-    metric = UserMetric(name, function, shape != (), score_range)
-    metric.score(outputs, some)
+    low = score_range[0]
+    least = low if math.isfinite(low) else None
+    metric = UserMetric(name, function, shape != (), score_range, least)
+    scores = metric.score(outputs, some)
+    if least is None and scores.size and scores.min() >= 0 and scores.max() <= 1:
+        return replace(metric, least=0.0)
     return metric
 
 
@@ -145,7 +168,9 @@ def _load(name: str) -> Callable[..., Any]:
 
 
 def _score_range(name: str, function: Callable[..., Any]) -> tuple[float, float]:
-    given = getattr(function, "score_range", (0.0, 1.0))
+    given = getattr(function, "score_range", None)
+    if given is None:
+        return _OPEN
     try:
         low, high = (float(end) for end in given)
     except (TypeError, ValueError):

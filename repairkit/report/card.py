@@ -31,9 +31,12 @@ def model_card(document: Mapping[str, Any]) -> str:
         f"{safe(PurePath(document['result']['path']).name)} "
         f"(`{document['result']['digest'][:16]}…`).",
         "",
-        "| Figure | Images | Before | After | Change (95 % interval) |",
-        "|---|---:|---:|---:|---:|",
     ]
+    if evaluations["before"]["metrics"]:
+        lines += [
+            "| Figure | Images | Before | After | Change (95 % interval) |",
+            "|---|---:|---:|---:|---:|",
+        ]
     n_images = evaluations["before"]["n_images"]
     for name, found in evaluations["before"]["metrics"].items():
         three = found, evaluations["after"]["metrics"][name], evaluations["difference"][name]
@@ -67,11 +70,14 @@ def _limits(document: Mapping[str, Any], *, grouped: bool) -> list[str]:
     shown = ", ".join(safe(name) for name in frozen[:_FILTERS_SHOWN])
     more = f" and {len(frozen) - _FILTERS_SHOWN} more" if len(frozen) > _FILTERS_SHOWN else ""
     parts = document["parts"]
+    counts = (
+        f" {parts['calibration']:,} calibration, {parts['selection']:,} selection and "
+        f"{parts['test']:,} test images."
+    )
     found = [
         f"- Frozen at constants in the model's own tensors: {shown}{more}. Interface and cost of "
         "the model are unchanged.",
-        f"- Data: {safe(parts['how'])} {parts['calibration']:,} calibration, "
-        f"{parts['selection']:,} selection and {parts['test']:,} test images.",
+        f"- Data: {safe(parts['how'])}{'' if document['objective'] is None else counts}",
     ]
     found += [f"- {safe(text)}" for text in overlap_warnings(parts)]
     found += [f"- {safe(text)}" for text in document.get("notes", [])]

@@ -69,6 +69,8 @@ def _shortened(table: Mapping[str, Any]) -> dict[str, Any]:
 def trade_off(document: Mapping[str, Any]) -> dict[str, Any] | None:
     """The chart of what more frozen filters bring and cost, and its table; None without trials."""
     objective = document["objective"]
+    if objective is None:
+        return None
     selection = document.get("selection") or {}
     points = list(selection.get("trade_off") or document.get("trials") or [])
     points = [row for row in points if row.get(objective) is not None]
@@ -139,12 +141,13 @@ def commands(document: Mapping[str, Any]) -> dict[str, str]:
     source, result = document["source"]["path"], document["result"]["path"]
     patch = str(PurePath(result).with_name(f"{PurePath(result).stem}.patch.json"))
     again = str(PurePath(result).with_name(f"{PurePath(result).stem}.again.onnx"))
-    data = document["data"]["path"]
+    path = document["data"]["path"]
+    data = [] if path is None else ["--data", path]
     return {
-        "verify": _shell("verify", source, result, "--patch", patch, "--data", data),
+        "verify": _shell("verify", source, result, "--patch", patch, *data),
         "revert": _shell("revert", result, patch, "-o", again),
         "apply": _shell("apply", source, patch, "-o", again),
-        "choose": _shell("patch", source, "--data", data, *_choice(document), "-o", again),
+        "choose": _shell("patch", source, *data, *_choice(document), "-o", again),
     }
 
 

@@ -16,6 +16,8 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     objective = document["objective"]
     evaluations = document["evaluations"]
     n_frozen = len(document["patch"]["frozen"])
+    if objective is None:
+        return _without_figures(document, n_frozen)
     n_images = evaluations["before"]["n_images"]
     before, after = (evaluations[key]["metrics"][objective] for key in ("before", "after"))
     moved = evaluations["difference"][objective]
@@ -41,6 +43,20 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
         "tone": tone,
         "word": {"good": "Improved", "open": "Not proven", "bad": "Worse"}[tone],
         "sentence": sentence + _price(objective, evaluations["difference"]),
+    }
+
+
+def _without_figures(document: Mapping[str, Any], n_frozen: int) -> dict[str, str]:
+    proof = document["verification"]
+    on = f"{count(proof['n_images'], 'image')} ({proof['images']})"
+    what = "1 filter is" if n_frozen == 1 else f"{count(n_frozen, 'filter')} are"
+    return {
+        "tone": "open",
+        "word": "No figures",
+        "sentence": (
+            f"{what} frozen, as was asked for. No metric was computed, so nothing is said of "
+            f"better or worse. All outputs equal those of the masked original on {on}."
+        ),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.errors import SettingsError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Suite
@@ -45,7 +46,7 @@ class Bench:
     """A subject with everything that is needed to evaluate coalitions of its filters.
 
     `original` surveys the file's model, `found` the working one (`batching.model`); both have the
-    same sites.
+    same sites. `unjudged` says why no metric can be computed; it is empty where one can.
     """
 
     subject: Subject
@@ -58,11 +59,14 @@ class Bench:
     parts: Parts
     form: OutputForm | None
     n_classes: int
+    unjudged: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of data and model."""
-        return (*self.dataset.notes, *([self.batching.note] if self.batching.note else []))
+        batching = [self.batching.note] if self.batching.note else []
+        unjudged = [f"no metric was computed: {self.unjudged}"] if self.unjudged else []
+        return (*self.dataset.notes, *batching, *unjudged)
 
     @cached_property
     def levels(self) -> FilterMeans:
@@ -242,12 +246,13 @@ class Bench:
         return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
 
 
-def prepare(subject: Subject, settings: Settings) -> Bench:
+def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = None) -> Bench:
     """Read images, prove the batching, and settle sites, parts and the form of the output.
 
     Args:
         subject: the model.
         settings: of the job.
+        dataset: what the settings' data holds, where it was read already.
 
     Raises:
         RepairkitError: anything about model, data or settings that the user can mend.
@@ -260,13 +265,25 @@ def prepare(subject: Subject, settings: Settings) -> Bench:
         include=settings.include,
     )
     roster = Roster(select_sites(whole, settings.sites))
-    dataset = read_dataset(subject, settings, regression=regression)
+    if dataset is None:
+        dataset = read_dataset(subject, settings, regression=regression)
     few = first_images(dataset, _PROOF_IMAGES)
     proof = few.batch(np.arange(len(few)))
-    batching = settle_batching(subject.model, subject.input_name, proof, device=settings.device)
+    batching = settle_batching(
+        subject.model,
+        subject.input_name,
+        proof,
+        outputs=(subject.output,),
+        device=settings.device,
+    )
     assert batching.answers is not None
     sample = batching.answers[subject.output]
     form, n_classes = settle_form(sample, settings, regression=regression)
+    if form is not None and len(sample) != len(few):
+        raise SettingsError(
+            f"output {subject.output!r} gives {len(sample)} rows for {len(few)} images and one row "
+            "per image is expected; choose another with --output, or give a metric of your own"
+        )
     check_labels(dataset, n_classes, regression=regression)
     return Bench(
         subject,

@@ -46,12 +46,13 @@ OnProgress = Callable[[Progress], None] | None
 
 @dataclass(frozen=True)
 class Made:
-    """A patch and how it was chosen; nothing but the patch where its filters were named."""
+    """A patch and how it was chosen; no more than patch and notes where its filters were named."""
 
     patch: Patch
     promise: Figure | None = None
     scoring: dict[str, Any] | None = None
     selection: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from repairkit.graph.files import write_model
 from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.sites import select_sites, survey
-from repairkit.workflows.bench import prepare
 from repairkit.workflows.destination import check_model_place
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
+from repairkit.workflows.unjudged import prepare_unjudged
 
 
 @judging_the_model
@@ -34,8 +34,7 @@ def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple
     )
     sites = select_sites(found, settings.sites)
     if settings.absent == "mean":
-        bench = prepare(subject, settings)
-        levels = bench.means
+        levels = prepare_unjudged(subject, settings).means
     else:
         wanted = zero_levels(sites) if settings.absent == "zero" else bias_levels(found, sites)
         levels = representable(found, wanted)

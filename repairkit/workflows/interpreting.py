@@ -37,13 +37,13 @@ class Interpretation:
     pictures: dict[int, Picture]
 
 
-def interpret(bench: Bench, filters: Sequence[Filter], *, value: str) -> Interpretation:
+def interpret(bench: Bench, filters: Sequence[Filter], *, value: str | None) -> Interpretation:
     """Look at filters through at most a thousand selection images.
 
     Args:
         bench: with the model and the images.
         filters: at most `MOST_FILTERS` of them are looked at, the first ones.
-        value: the metric that the effect of freezing a filter alone is told in.
+        value: the metric that the effect of freezing a filter alone is told in; no effects if None.
 
     Raises:
         ModelError: ONNX Runtime fails on the model or the images.
@@ -51,7 +51,9 @@ def interpret(bench: Bench, filters: Sequence[Filter], *, value: str) -> Interpr
     looked_at = list(filters)[:MOST_FILTERS]
     suite = bench.parts.selection.thinned(_MOST_IMAGES)
     responses = _responses(bench, looked_at, suite)
-    effects = _effects(bench, looked_at, suite, value)
+    effects: Sequence[dict[str, Any] | None] = [None] * len(looked_at)
+    if value is not None:
+        effects = _effects(bench, looked_at, suite, value)
     entries = [
         {
             **_place(bench, wanted),
@@ -115,8 +117,10 @@ def _seen(
         "map": responses.maps[number].tolist(),
         "sees": None if field is None else list(field),
         "response": {"mean": float(means.mean()), "deviation": float(means.std())},
-        "most": [_image(suite, i, number, responses) for i in order[:n_shown].tolist()],
-        "least": [_image(suite, i, number, responses) for i in order[::-1][:n_shown].tolist()],
+        "most": [_image(bench, suite, i, number, responses) for i in order[:n_shown].tolist()],
+        "least": [
+            _image(bench, suite, i, number, responses) for i in order[::-1][:n_shown].tolist()
+        ],
     }
     if annotations.groups is not None:
         told["groups"] = _means_by(means, annotations.groups, annotations.group_names)
@@ -131,11 +135,13 @@ def _seen(
     return told
 
 
-def _image(suite: Suite, position: int, number: int, responses: Responses) -> dict[str, Any]:
+def _image(
+    bench: Bench, suite: Suite, position: int, number: int, responses: Responses
+) -> dict[str, Any]:
     labels, groups = suite.annotations.labels, suite.annotations.groups
     return {
         "row": int(suite.indices[position]),
-        "label": _class_name(suite, labels[position]),
+        "label": _class_name(suite, labels[position]) if bench.dataset.labelled else None,
         "group": None if groups is None else suite.annotations.group_names[int(groups[position])],
         "peak": float(responses.peaks[number, position]),
         "at": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from repairkit.core.patch import Evaluation, Figure
@@ -51,6 +52,14 @@ def judge_on_test(bench: Bench, patched: ModelProto, objective: str) -> Judged:
         outputs,
         fairness_block(outputs, suite, settings.groups, n_classes=bench.n_classes, **common),
     )
+
+
+def not_judged(bench: Bench) -> Judged:
+    """No figures: for a bench that says why there can be none."""
+    suite = bench.parts.test
+    nothing = Evaluation(suite.name, len(suite), {}, {}, {})
+    outputs = (np.zeros(0), np.zeros(0))
+    return Judged(nothing, nothing, {}, outputs, None)
 
 
 def judged_names(bench: Bench, objective: str) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from repairkit.core.errors import ModelError
 from repairkit.core.suite import Suite
 from repairkit.engine.means import measure_sums
-from repairkit.engine.runner import settle_batching
+from repairkit.engine.runner import as_declared, settle_batching
 from repairkit.graph.sites import select_sites, survey
 from repairkit.workflows.common_means import CommonMeans
 from repairkit.workflows.faults import judging_the_model
@@ -27,7 +28,16 @@ def compute_means(subject: Subject, settings: Settings) -> CommonMeans:
     dataset = read_any(subject, settings)
     suite = Suite.whole("means", dataset.images, dataset.annotations)
     few = suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
-    batching = settle_batching(subject.model, subject.input_name, few, device=settings.device)
+    try:
+        batching = settle_batching(
+            subject.model,
+            subject.input_name,
+            few,
+            outputs=(subject.output,),
+            device=settings.device,
+        )
+    except ModelError:  # an output that is no array with a row per image
+        batching = as_declared(subject.model, subject.input_name)
     found = survey(
         batching.model, output=subject.output, at=settings.sites_at, include=settings.include
     )

@@ -19,11 +19,14 @@ def patch_story(
     bench: Bench,
     choice: Mapping[str, Any],
     made: Made,
-    objective: str,
+    objective: str | None,
     judged: Judged,
     verified: Verified,
 ) -> dict[str, Any]:
-    """Versions, choice, data, selection, figures on the test part, proof."""
+    """Versions, choice, data, selection, figures on the test part, proof.
+
+    `objective` is None where no metric could be computed; there are no figures then.
+    """
     parts = bench.parts
     # Constants that were chosen by themselves are no rounded levels.
     rounded = [] if choice["level"] == "best" else rounding(bench, verified.patch)
@@ -36,13 +39,22 @@ def patch_story(
             "seed": bench.settings.seed,
             "promised_on_selection": None if made.promise is None else asdict(made.promise),
         },
-        "data": {"path": str(bench.settings.data), "digest": bench.dataset.digest},
+        "data": {
+            "path": None if bench.settings.data is None else str(bench.settings.data),
+            "digest": bench.dataset.digest or None,
+        },
         "parts": {
             "how": parts.how,
             "overlaps": [list(pair) for pair in parts.overlaps],
             **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
         },
-        "notes": [*bench.notes, *_rounding_note(rounded), *_confirmation_note(made.selection)],
+        "notes": [
+            *bench.notes,
+            *made.notes,
+            *_effect_note(verified),
+            *_rounding_note(rounded),
+            *_confirmation_note(made.selection),
+        ],
         "rounding": rounded,
         "layers": origins(bench, verified.patch),
         # In which coalitions were tried; the figures and the proof below are in 32 bits.
@@ -60,6 +72,16 @@ def patch_story(
         "verification": verified.to_json(),
         "scoring": made.scoring,
     }
+
+
+def _effect_note(verified: Verified) -> list[str]:
+    """Whether the outputs on the images of the proof tell the patched model from the original."""
+    if verified.proof.changed:
+        return []
+    return [
+        f"freezing changed no output on the {verified.proof.n_images} images of the proof: on "
+        "these the patched model cannot be told from the original"
+    ]
 
 
 def filters_named(bench: Bench, wanted: Sequence[Filter]) -> tuple[Filter, ...]:

@@ -24,7 +24,8 @@ from repairkit.workflows.deciding import Made, make_choice, plain_values
 from repairkit.workflows.destination import check_place, companions
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.frozen_levels import runner_of
-from repairkit.workflows.judging import judge_on_test
+from repairkit.workflows.idle import without_idle
+from repairkit.workflows.judging import judge_on_test, not_judged
 from repairkit.workflows.layout import layout_of
 from repairkit.workflows.objective import Objective, metric_names
 from repairkit.workflows.patch_file import PatchFile, write_patch_file
@@ -35,6 +36,7 @@ from repairkit.workflows.reporting import write_repair_report
 from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
+from repairkit.workflows.unjudged import prepare_unjudged
 from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
 
 __all__ = ["PatchSettings", "Patched", "patch"]
@@ -52,7 +54,7 @@ class Patched:
     patch: Patch
     verified: Verified
     promise: Figure | None
-    objective: str
+    objective: str | None
     before: Evaluation
     after: Evaluation
     change: dict[str, Figure]
@@ -89,13 +91,13 @@ def patch(
         settings = replace(
             settings, metrics=plain_values(objective) if plainly else objective.values
         )
-    bench = prepare(subject, settings)
+    bench = prepare_unjudged(subject, settings) if how.remove else prepare(subject, settings)
     _check_wishes(bench, how, objective)
     check_attacks(bench, how.attacks, baselines=how.baselines)
     if how.remove:
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)
-        made = Made(make_patch(players, bench.roster, bench.means))
+        made = without_idle(bench, Made(make_patch(players, bench.roster, bench.means)))
     else:
         made = make_choice(bench, how, objective, on_progress)
     return _finish(bench, made, how, objective.metric, out, on_progress)
@@ -112,6 +114,10 @@ def _check_wishes(bench: Bench, how: PatchSettings, objective: Objective) -> Non
         raise SettingsError(
             f"--fairness compares groups and there is only {known[0]!r}; choose a column with two "
             "or more values with --group"
+        )
+    if bench.unjudged and how.baselines:
+        raise SettingsError(
+            f"--baselines compares figures and no metric can be computed ({bench.unjudged})"
         )
     if how.remove:
         return
@@ -143,13 +149,16 @@ def _finish(
         chosen,
         model,
         draft.edits,
-        images=calibration.batch(np.arange(min(_PROOF_IMAGES, len(calibration)))),
+        images=calibration.batch(np.arange(min(_PROOF_IMAGES, len(calibration))))
+        if len(calibration)
+        else None,
     )
-    judged = judge_on_test(bench, model, objective)
-    story = patch_story(bench, how.to_json(), made, objective, judged, verified)
+    judged = not_judged(bench) if bench.unjudged else judge_on_test(bench, model, objective)
+    told = None if bench.unjudged else objective
+    story = patch_story(bench, how.to_json(), made, told, judged, verified)
     if how.baselines:
         story |= with_baselines(bench, made, how, objective, judged, story, on_progress)
-    if is_attacked(bench.dataset.annotations):
+    if is_attacked(bench.dataset.annotations) and not bench.unjudged:
         story["attacks"] = judge_attacks(bench, runner_of(bench, model), draft, how.attacks)
     file = replace(draft, result_digest=digest_of(model), story=story)
     patch_path, report_path = _write(bench, file, model, out)
@@ -160,7 +169,7 @@ def _finish(
         chosen,
         verified,
         made.promise,
-        objective,
+        told,
         judged.before,
         judged.after,
         judged.change,

@@ -80,11 +80,26 @@ def first_images(dataset: Dataset, at_most: int) -> Suite:
 
 
 def read_any(subject: Subject, settings: Settings) -> Dataset:
-    """The data that the settings name, for jobs that do not look at labels."""
-    try:
-        return read_dataset(subject, settings, regression=False)
-    except DataError:  # a regressor has others
-        return read_dataset(subject, settings, regression=True)
+    """The data that the settings name, for jobs that need no labels.
+
+    Labels are read as classes, else as targets, else not at all.
+
+    Raises:
+        DataError: not even the images can be read.
+    """
+    for regression in (False, True):
+        try:
+            return read_dataset(subject, settings, regression=regression)
+        except DataError:
+            continue
+    return read_data(
+        require_data(settings),
+        spec=subject.spec,
+        preprocessing=settings.preprocessing,
+        groups=settings.groups,
+        features=settings.features,
+        with_labels=False,
+    )
 
 
 def read_images(subject: Subject, settings: Settings) -> Suite:

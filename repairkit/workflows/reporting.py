@@ -60,12 +60,15 @@ def write_repair_report(
         ModelError: ONNX Runtime fails on the model or the images.
         RunFolderError: a file cannot be written.
     """
-    seen = interpret(bench, patch.filters, value=report["objective"])
-    document = {**report, "interpretation": seen.document}
+    document = {**report, "interpretation": None}
+    pictures: Mapping[int, Any] = {}
+    if len(bench.parts.selection):
+        seen = interpret(bench, patch.filters, value=report["objective"])
+        document["interpretation"], pictures = seen.document, seen.pictures
     page, card = repair_pages(out)
     write_json(report_file, document)
     write_text(card, model_card(document))
-    write_text(page, render_patch(document, seen.pictures))
+    write_text(page, render_patch(document, pictures))
 
 
 def report_run(

@@ -11,16 +11,14 @@ from onnx import ModelProto
 
 from repairkit.core.errors import VerificationError
 from repairkit.core.filters import FilterMeans
-from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
+from repairkit.core.patch import Patch, TensorEdit
 from repairkit.engine.proof import Proof, prove
 from repairkit.graph.bake import bake
 from repairkit.graph.files import ModelFile
 from repairkit.graph.infer import infer_patch
 from repairkit.graph.instrument import instrument, mask_name, mask_shape
-from repairkit.graph.layers import kernel_mask
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.revert import (
-    changes_nothing,
     first_difference,
     read_claims,
     revert,
@@ -28,9 +26,9 @@ from repairkit.graph.revert import (
     write_claims,
 )
 from repairkit.graph.sites import Survey, survey
-from repairkit.graph.trees import constant_of_tree
 from repairkit.workflows.claimed import Step, another_model, bake_claims
 from repairkit.workflows.faults import judging_the_model
+from repairkit.workflows.idle import constant_text, is_idle
 from repairkit.workflows.noise import noise_images
 from repairkit.workflows.patch_file import PatchFile, claim_digest
 from repairkit.workflows.subject import Subject
@@ -125,6 +123,7 @@ def _joined(proofs: list[Verified]) -> Verified:
         all(p.exact for p in parts),
         max(p.relative for p in parts),
         all(p.same_answer for p in parts),
+        any(p.changed for p in parts),
     )
     edits = tuple(edit for verified in proofs for edit in verified.edits)
     return replace(proofs[-1], patch=Patch(tuple(last.values())), edits=edits, proof=proof)
@@ -226,26 +225,11 @@ def prove_patch(
 def _refuse_idle(model: ModelProto, found: Survey, patch: Patch) -> None:
     """Freezing must change something of each filter, or the patch claims what it did not do."""
     for frozen in patch.frozen:
-        if _is_idle(model, found, frozen):
-            constant = " ".join(f"{number:.9g}" for number in np.atleast_1d(frozen.constant))
+        if is_idle(model, found, frozen):
             raise VerificationError(
-                f"freezing {frozen.filter.id} at {constant} changes nothing: the filter holds that "
-                "constant already; leave it out"
+                f"freezing {frozen.filter.id} at {constant_text(frozen)} changes nothing: the "
+                "filter holds that constant already; leave it out"
             )
-
-
-def _is_idle(model: ModelProto, found: Survey, frozen: FrozenFilter) -> bool:
-    site, channel = frozen.filter.site, frozen.filter.channel
-    trees = found.ensembles.get(site)
-    if trees is not None:
-        held = constant_of_tree(trees, channel)
-        return held is not None and held == frozen.constant
-    layer = found.layers[site]
-    kernel = found.constants.array(layer.kernel)
-    if kernel[kernel_mask(found.index.nodes[layer.node], kernel.shape, channel)].any():
-        return False
-    alone = bake(model, Patch((frozen,)), found=found)
-    return all(changes_nothing(edit, model, alone.model) for edit in alone.edits)
 
 
 def sign_claim(claim: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,10 @@ def first(outputs, labels, attributes):
 def raw(outputs, labels, attributes):
     return outputs[:, 0, 0]
 
+def bounded(outputs, labels, attributes):
+    return outputs[:, 0, 0]
+bounded.score_range = (0, 1)
+
 def not_a_number(outputs, labels, attributes):
     return float("nan")
 
@@ -77,7 +81,7 @@ def test_a_function_may_give_one_number_per_image():
     metric = make("judge:nearest")
     assert metric.name == "judge:nearest"
     assert metric.per_image
-    assert metric.score_range == (0.0, 1.0)
+    assert metric.score_range == (-np.inf, np.inf)
     some = ANNOTATIONS.take(np.arange(4))
     expected = np.exp(-np.abs(SAMPLE[:, 0, 0] - some.labels))
     np.testing.assert_allclose(metric.score(SAMPLE, some), expected)
@@ -123,8 +127,10 @@ def test_a_function_that_cannot_be_used_is_refused_in_one_line(name, message):
 
 
 def test_numbers_beyond_the_range_are_refused():
-    with pytest.raises(SettingsError, match=r"from 0 to 10 .*set raw.score_range = \(low, high\)"):
-        make("judge:raw", SAMPLE * 10)
+    with pytest.raises(
+        SettingsError, match=r"from 0 to 10 .*set bounded.score_range = \(low, high\)"
+    ):
+        make("judge:bounded", SAMPLE * 10)
 
 
 def test_a_function_is_tried_on_outputs():
@@ -139,10 +145,21 @@ def test_a_function_must_give_the_same_shape_always():
         metric.score(SAMPLE[:3], ANNOTATIONS.take(np.arange(3)))
 
 
-def test_a_broken_model_gets_the_least_score():
-    metric = make("judge:raw")
+@pytest.mark.parametrize("name", ["judge:raw", "judge:bounded"])
+def test_a_broken_model_gets_the_least_score(name):
+    metric = make(name)
     broken = np.full((4, 7, 2), np.nan)
     np.testing.assert_array_equal(metric.score(broken, ANNOTATIONS.take(np.arange(4))), np.zeros(4))
+
+
+def test_any_finite_number_will_do_where_no_range_was_given():
+    metric = make("judge:raw", SAMPLE * 10)
+    np.testing.assert_array_equal(
+        metric.score(SAMPLE * -1e6, ANNOTATIONS.take(np.arange(4))), SAMPLE[:, 0, 0] * -1e6
+    )
+    broken = np.full((4, 7, 2), np.inf)
+    with pytest.raises(SettingsError, match=r"gave inf .*set raw.score_range"):
+        metric.score(broken, ANNOTATIONS.take(np.arange(4)))
 
 
 def test_what_a_function_says_on_purpose_is_passed_on():

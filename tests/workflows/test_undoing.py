@@ -272,13 +272,18 @@ def test_an_altered_layout_cannot_write_elsewhere(
     assert not list((stacked / "sub").iterdir())
 
 
-def test_a_filter_that_is_frozen_already_is_refused(
+def test_a_filter_that_is_frozen_already_is_left_as_it_is(
     repairkit: Command, project: Project, stacked: Path
 ) -> None:
-    data = ("--data", project.data, "--quiet", "--calibration", "all", "--group", "group")
+    data = ("--data", project.data, "--calibration", "all", "--group", "group")
     answer = repairkit("patch", "one.onnx", *data, "--remove", "conv:2,conv:1", "-o", "x.onnx")
-    refused(answer, "freezing conv:2", "changes nothing", "leave it out")
-    assert not (stacked / "x.onnx").exists()
+    assert answer.code == 0, answer.err
+    assert "frozen: conv:1\n" in answer.out
+    assert "conv:2 holds the constant" in " ".join(answer.out.split())
+    answer = repairkit("patch", "one.onnx", *data, "--remove", "conv:2", "-o", "y.onnx")
+    assert answer.code == 1
+    assert "nothing to freeze" in answer.err
+    assert not (stacked / "y.onnx").exists()
 
 
 def test_patch_files_are_in_canonical_order_of_meaning_not_of_bytes(stacked: Path) -> None:

@@ -1,0 +1,95 @@
+"""A bench for jobs that need no metric: naming filters to freeze, and instrumenting.
+
+Such jobs take any model that has filters, whatever its outputs are, and any images, labelled or
+not. Where a metric can be computed all the same, the bench is the usual one. Where none can, its
+`unjudged` says why, means are measured on one batch of the graph at a time, and the parts only say
+which images the means come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from repairkit.core.errors import DataError, ModelError, SettingsError
+from repairkit.core.filters import Roster
+from repairkit.core.suite import Annotations, Suite
+from repairkit.data import PART_NAMES, Dataset, PartPlan, Parts, split_parts
+from repairkit.data.images import ReadyImages
+from repairkit.engine.runner import as_declared
+from repairkit.graph.sites import select_sites, survey
+from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.reading import read_any
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import Subject
+
+_NO_IMAGES = "no images were given"
+_NO_LABELS = "the data gives no labels that fit the model"
+
+
+def prepare_unjudged(subject: Subject, settings: Settings) -> Bench:
+    """A bench with or without a metric, as model and data allow.
+
+    Raises:
+        SettingsError: means are wanted and there are no images, or a setting makes no sense.
+        DataError: the images cannot be read.
+    """
+    if settings.data is None:
+        return _without_images(subject, settings)
+    dataset = read_any(subject, settings)
+    why = "" if dataset.labelled else _NO_LABELS
+    if dataset.labelled:
+        try:
+            return prepare(subject, settings, dataset=dataset)
+        except (SettingsError, DataError, ModelError) as error:
+            why = str(error)
+    return _bench(subject, settings, dataset, _parts(dataset, settings), why)
+
+
+def _parts(dataset: Dataset, settings: Settings) -> Parts:
+    """The calibration images as they were asked for; all images where nothing was."""
+    splits = set() if dataset.split is None else set(dataset.split.tolist())
+    wishes = {}
+    for name in PART_NAMES:
+        given = getattr(settings.parts, name)
+        wishes[name] = given or (name if name in splits else "all")
+    parts = split_parts(dataset, PartPlan(**wishes), seed=settings.seed)
+    n_images = len(parts.calibration)
+    how = f"Means were measured on {n_images} images (calibration: {wishes['calibration']})."
+    return replace(parts, overlaps=(), how=how)
+
+
+def _without_images(subject: Subject, settings: Settings) -> Bench:
+    if settings.absent == "mean" and settings.means is None:
+        raise SettingsError(
+            "no images were given and absent filters hold their mean over images; use --data "
+            "(a folder of images will do, labels are not needed), or let them hold zero or their "
+            "bias (--absent, or --level for a patch)"
+        )
+    shape = [size or 1 for size in subject.spec.shape]
+    images = ReadyImages(np.zeros((0, *shape), subject.spec.dtype), subject.spec.dtype)
+    annotations = Annotations(np.zeros(0, np.int64))
+    empty = {name: Suite.whole(name, images, annotations) for name in PART_NAMES}
+    parts = Parts(**empty, overlaps=(), how=f"{_NO_IMAGES.capitalize()}.")
+    dataset = Dataset(images, annotations, None, "", labelled=False)
+    return _bench(subject, settings, dataset, parts, _NO_IMAGES)
+
+
+def _bench(subject: Subject, settings: Settings, dataset: Dataset, parts: Parts, why: str) -> Bench:
+    found = survey(
+        subject.model, output=subject.output, at=settings.sites_at, include=settings.include
+    )
+    return Bench(
+        subject,
+        settings,
+        found,
+        found,
+        Roster(select_sites(found, settings.sites)),
+        as_declared(subject.model, subject.input_name),
+        dataset,
+        parts,
+        None,
+        0,
+        unjudged=why,
+    )

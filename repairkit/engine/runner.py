@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
+from repairkit.engine.company import differing_output, first_mixing_node, with_noise
 from repairkit.engine.memory import release_freed
 from repairkit.engine.runtime import load_runtime, open_session, runtime_complaint
+from repairkit.graph.mixing import find_mixers, find_random
 from repairkit.graph.rebatch import fixed_batch, rebatch
 from repairkit.graph.zipmaps import without_zipmaps
 
 Masks = Mapping[str, NDArray[np.bool_]]
-_RELATIVE = 1e-4
 _RAW_IMAGES = 16
 _NESTED = (list, dict)  # sequences and maps
+_TIMED = 4  # images on which the cost of a pass is taken
 
 
 @dataclass(frozen=True)
@@ -54,43 +56,54 @@ def settle_batching(
 ) -> Batching:
     """Re-batch a graph of fixed batch if that provably keeps each image's output.
 
+    A node that is known to work over all images of a batch settles it. All others are tried: each
+    image must get in other company the answer that it gets alone.
+
     Args:
         model: never modified.
         input_name: the image input.
         images: a few real images to prove it on, shape (n, *input).
-        outputs: those that must be kept; all if empty.
+        outputs: those that must be kept, and must not be random; all if empty.
         device: where to run.
+
+    Raises:
+        ModelError: ONNX Runtime fails on the images, or the model answers at random.
     """
     fixed = fixed_batch(model, input_name)
     step = fixed or 1
-    noise = _noise_like(images)
-    parts = images, noise
+    n_real = len(images)
+    images = with_noise(images)
     single = Runner(model, input_name, step, outputs=outputs, device=device)
-    alone = [single.run(part) for part in parts]
-    if fixed is None:
-        found = _try_together(lambda: single.sharing(step=None), parts, alone)
+    alone = single.run(images)
+    _refuse_random(model, single, images, alone, outputs)
+    freed = model if fixed is None else rebatch(model, input_name, step)
+    mixers = find_mixers(freed, input_name, outputs)
+    own = {name: _of_first(answers, len(images), n_real) for name, answers in alone.items()}
+    if mixers:
+        fault = str(mixers[0])
+    else:
+        if fixed is None:
+            found = _try_together(lambda: single.sharing(step=None), images, alone, n_real)
+            if not found.fault:
+                return Batching(model, None, "any batch", "", found.runner, found.answers)
+            freed = rebatch(model, input_name, step)
+        found = _try_together(
+            lambda: Runner(freed, input_name, None, outputs=outputs, device=device),
+            images,
+            alone,
+            n_real,
+        )
         if not found.fault:
-            return Batching(model, None, "any batch", "", found.runner, found.answers)
-    freed = rebatch(model, input_name, step)
-    found = _try_together(
-        lambda: Runner(freed, input_name, None, outputs=outputs, device=device), parts, alone
-    )
-    if not found.fault:
-        kind = "fixed" if fixed else "hard-wired"
-        how = f"any batch ({kind} at {step}; freed, checked on {len(images)} images and noise)"
-        return Batching(freed, None, how, "", found.runner, found.answers)
+            kind = "fixed" if fixed else "hard-wired"
+            how = f"any batch ({kind} at {step}; freed, checked on {n_real} images and noise)"
+            return Batching(freed, None, how, "", found.runner, found.answers)
+        where = first_mixing_node(freed, input_name, images)
+        fault = f"{found.fault}; {where}" if where else found.fault
     started = time.perf_counter()
-    single.run(images)
-    cost = 1000 * (time.perf_counter() - started) / len(images)
-    return Batching(
-        model,
-        step,
-        f"{step} at a time: {found.fault}",
-        f"the graph takes {step} image{'s' if step > 1 else ''} at a time ({found.fault}); a "
-        f"coalition costs about {cost:.3g} ms per image, and nothing is shared between coalitions",
-        single,
-        alone[0],
-    )
+    single.run(images[:_TIMED])
+    cost = 1000 * (time.perf_counter() - started) / len(images[:_TIMED])
+    note = _told(step, fault, len(mixers), cost)
+    return Batching(model, step, f"{step} at a time: {fault}", note, single, own)
 
 
 def as_declared(model: ModelProto, input_name: str) -> Batching:
@@ -113,40 +126,86 @@ class _Together:
 
 def _try_together(
     open_runner: Callable[[], Runner],
-    parts: Sequence[NDArray[Any]],
-    alone: Sequence[Mapping[str, NDArray[Any]]],
+    images: NDArray[Any],
+    alone: Mapping[str, NDArray[Any]],
+    n_real: int,
 ) -> _Together:
-    """Run each part at once: real images, then noise; `alone` has their outputs one by one."""
+    """Run all images at once, in reverse: each has another place there, and other neighbours.
+
+    The first `n_real` are no noise; `alone` has the outputs of each by itself.
+    """
     try:
         runner = open_runner()
-        together = [runner.run(part) for part in parts]
+        together = runner.run(images[::-1].copy())
     except ModelError as error:
         return _Together(str(error))
-    for found, expected in zip(together, alone, strict=True):
-        for name, own in expected.items():
-            if not _same(found[name], own):
-                return _Together(f"output {name!r} changes when images are batched")
-    return _Together("", runner, together[0])
+    n_images = len(images)
+    turned = {name: _turned(answers, n_images) for name, answers in together.items()}
+    name = differing_output(turned, alone, n_images)
+    if name is not None:
+        return _Together(f"output {name!r} changes when images are batched")
+    own = {name: _of_first(answers, n_images, n_real) for name, answers in turned.items()}
+    return _Together("", runner, own)
 
 
-def _noise_like(images: NDArray[Any]) -> NDArray[Any]:
-    """Three images of noise in the range of those given, which may all be alike."""
-    low, high = float(images.min()), float(images.max())
-    noise = np.random.default_rng(0).uniform(low, max(high, low + 1), (3, *images.shape[1:]))
-    return noise.astype(images.dtype)
-
-
-def _same(found: NDArray[Any], expected: NDArray[Any]) -> bool:
-    if found.shape != expected.shape:
-        return False
-    if expected.dtype.kind not in "fciub":  # labels in words
-        return np.array_equal(found, expected)
-    if not np.issubdtype(expected.dtype, np.floating):
-        return bool(np.abs(found.astype(np.int64) - expected.astype(np.int64)).max(initial=0) <= 1)
-    scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0)) or 1.0
-    return bool(
-        np.allclose(found, expected, rtol=_RELATIVE, atol=_RELATIVE * scale, equal_nan=True)
+def _told(step: int, fault: str, n_mixers: int, cost: float) -> str:
+    """What images that cannot share a run mean for the user."""
+    more = f", and {n_mixers - 1} more nodes like it" if n_mixers > 1 else ""
+    note = (
+        f"the graph takes {step} image{'s' if step > 1 else ''} at a time ({fault}{more}); a "
+        f"coalition costs about {cost:.3g} ms per image, and nothing is shared between coalitions"
     )
+    if step > 1 and n_mixers:
+        note += (
+            f"; an image's answer depends on the {step - 1} beside it, which are the next in the "
+            "order of the data: export the model with a batch of 1 for answers of single images"
+        )
+    return note
+
+
+def _refuse_random(
+    model: ModelProto,
+    single: Runner,
+    images: NDArray[Any],
+    alone: Mapping[str, NDArray[Any]],
+    outputs: tuple[str, ...],
+) -> None:
+    """Stop at a model whose answers are drawn at random.
+
+    Raises:
+        ModelError: by its nodes, or by two runs on the same images.
+    """
+    found = find_random(model, outputs)
+    remedy = "export the model in evaluation mode, without random nodes"
+    if found:
+        raise ModelError(f"the model answers at random: {found[0]}; {remedy}")
+    n_images = single.step or 1
+    again = single.run(images[:n_images])
+    for name, answer in again.items():
+        before = alone[name][: len(answer)]
+        if not _equal_bits(answer, before):
+            raise ModelError(
+                f"the model answers at random: output {name!r} differs between two runs on the "
+                f"same image; {remedy}"
+            )
+
+
+def _equal_bits(some: NDArray[Any], others: NDArray[Any]) -> bool:
+    return np.array_equal(some, others, equal_nan=some.dtype.kind in "fc")
+
+
+def _turned(answers: NDArray[Any], n_images: int) -> NDArray[Any]:
+    """Outputs in the reverse order of the images; a detector may put several rows to an image."""
+    if not answers.ndim or len(answers) % n_images:
+        return answers
+    each = answers.reshape(n_images, -1, *answers.shape[1:])
+    return each[::-1].reshape(answers.shape)
+
+
+def _of_first(answers: NDArray[Any], n_images: int, n_real: int) -> NDArray[Any]:
+    """The part of outputs that belongs to the first `n_real` images."""
+    divisible = answers.ndim and len(answers) % n_images == 0
+    return answers[: n_real * (len(answers) // n_images)] if divisible else answers
 
 
 def _real(answer: Any, real: int, step: int) -> Any:

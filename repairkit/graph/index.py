@@ -8,7 +8,7 @@ from functools import cached_property
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
-_RANDOM = {
+RANDOM = {
     "RandomNormal",
     "RandomUniform",
     "RandomNormalLike",
@@ -16,6 +16,7 @@ _RANDOM = {
     "Multinomial",
     "Bernoulli",
 }
+"""Operators that draw numbers in every run."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class GraphIndex:
         """Tensors whose value follows from the file alone."""
         known = {*self.initializers, *self.sparse_initializers}
         for node in self.nodes:
-            if node.op_type in _RANDOM or subgraphs(node):
+            if node.op_type in RANDOM or subgraphs(node):
                 continue
             if all(name in known for name in node.input if name):
                 known.update(o for o in node.output if o)

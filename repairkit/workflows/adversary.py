@@ -109,7 +109,7 @@ def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, Judged]:
     few = first_images(dataset, 8)
     proof = few.batch(np.arange(len(few)))
     name, device = subject.input_name, settings.device
-    batching = settle_batching(subject.model, name, proof, device=device)
+    batching = settle_batching(subject.model, name, proof, outputs=(subject.output,), device=device)
     runner = Runner(batching.model, name, batching.step, outputs=(subject.output,), device=device)
     form, n_classes = settle_form(runner.run(proof)[subject.output], settings, regression=False)
     if form is None or n_classes < 2:

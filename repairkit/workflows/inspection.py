@@ -14,6 +14,7 @@ from repairkit.core.filters import Site
 from repairkit.data.spec import describe_shape
 from repairkit.engine.runner import Runner
 from repairkit.graph.index import GraphIndex
+from repairkit.graph.mixing import find_mixers, find_random
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.sites import LeftOut, Survey, survey
 from repairkit.workflows.faults import judging_the_model
@@ -95,7 +96,25 @@ def inspect(subject: Subject, settings: Settings) -> Inspection:
         found.left_out,
         "any" if step is None else f"fixed at {step}",
         GraphIndex(subject.model).outputs,
-        note,
+        "; ".join(part for part in (note, _company(subject)) if part),
+    )
+
+
+def _company(subject: Subject) -> str:
+    """What the structure tells of images that share a run, and of random answers."""
+    random = find_random(subject.model, (subject.output,))
+    if random:
+        return f"the model answers at random, so that it cannot be scored: {random[0]}"
+    step = fixed_batch(subject.model, subject.input_name)
+    if step == 1:
+        return ""
+    mixers = find_mixers(subject.model, subject.input_name, (subject.output,))
+    if not mixers:
+        return ""
+    many = f" and {len(mixers) - 1} more" if len(mixers) > 1 else ""
+    how = "image by image" if step is None else f"in batches of {step}, in the order of the data"
+    return (
+        f"an image's answer depends on those beside it, so that it is run {how}: {mixers[0]}{many}"
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.engine.runner import Runner, _same, settle_batching
+from repairkit.engine.company import _same
+from repairkit.engine.runner import Runner, settle_batching
 from repairkit.graph.instrument import instrument
 from repairkit.graph.rebatch import rebatch
 from repairkit.graph.sites import find_sites
@@ -32,7 +33,7 @@ def test_where_batching_changes_outputs_images_go_one_at_a_time() -> None:
     batching = settle_batching(model, "image", x[:4])
     assert batching.model is model
     assert batching.step == 1
-    assert "changes when images are batched" in batching.how
+    assert "over the images of a batch" in batching.how
     found = Runner(model, "image", batching.step).run(x)["logits"]
     alone = np.concatenate([run(model, {"image": x[i : i + 1]})[0] for i in range(5)])
     np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-4)
@@ -94,7 +95,7 @@ def test_a_free_batch_whose_images_change_one_another_goes_one_at_a_time() -> No
     model = wild_models.centred()
     batching = settle_batching(model, "image", models.images(4))
     assert (batching.model, batching.step) == (model, 1)
-    assert "changes when images are batched" in batching.how
+    assert "over the images of a batch" in batching.how
     assert "costs about" in batching.note
 
 
@@ -117,6 +118,6 @@ def test_re_batching_leaves_its_argument_as_it_was() -> None:
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 def test_outputs_that_are_no_numbers_are_compared_without_a_warning(odd: float) -> None:
     expected = np.array([[odd, 1.0], [0.5, -2.0]], np.float32)
-    assert _same(expected.copy(), expected)
-    assert not _same(np.array([[odd, 1.0], [0.5, -2.1]], np.float32), expected)
-    assert not _same(np.nan_to_num(expected, nan=0.0, posinf=9.0), expected)
+    assert _same(expected.copy(), expected, 2)
+    assert not _same(np.array([[odd, 1.0], [0.5, -2.1]], np.float32), expected, 2)
+    assert not _same(np.nan_to_num(expected, nan=0.0, posinf=9.0), expected, 2)

@@ -158,12 +158,10 @@ def _concat(node: NodeProto, known: dict[str, _Axes], constants: Constants) -> _
             joined = replace(joined, plus=joined.plus + constants.array(name).shape[axis])
         elif part is None or len(part) != len(first) or part[axis].source != joined.source:
             return None
-        elif part[axis].times is None or joined.times is None:
-            joined = replace(joined, times=None)
         else:
-            joined = _Axis(
-                joined.source, joined.times + part[axis].times, joined.plus + part[axis].plus
-            )
+            times, more = joined.times, part[axis].times
+            both = None if times is None or more is None else times + more
+            joined = _Axis(joined.source, both, joined.plus + part[axis].plus)
     return (*first[:axis], joined, *first[axis + 1 :])
 
 

@@ -31,14 +31,14 @@ def code_limits(dtype: DTypeLike) -> tuple[float, float, bool]:
         import ml_dtypes  # comes with the onnx that gives its types
 
         try:
-            small = ml_dtypes.iinfo(kind)
+            small: Any = ml_dtypes.iinfo(kind)  # type: ignore[no-untyped-call]  # it is not typed
             return int(small.min), int(small.max), True
         except ValueError:
             pass
     if kind.itemsize == 1 and kind.kind in "fV":
         import ml_dtypes
 
-        floats = ml_dtypes.finfo(kind)
+        floats: Any = ml_dtypes.finfo(kind)  # type: ignore[no-untyped-call]  # it is not typed
         return float(floats.min), float(floats.max), False
     raise ModelError(f"numbers of type {kind.name} are no codes that can be dequantised")
 

@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, shape_inference
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import Site
 from repairkit.graph.codes import DENSE_ON_CODES, slots_of
+from repairkit.graph.heads import head_layers, is_product
 from repairkit.graph.index import GraphIndex, all_nodes, subgraphs
 from repairkit.graph.layers import CONVOLUTIONS, DENSE, Layer, read_layer, with_activation
 from repairkit.graph.storage import Constants
@@ -30,8 +31,6 @@ _UNSUPPORTED = {
     "NhwcConv": "a convolution fused by a runtime; use the model it was made from",
     **dict.fromkeys(DENSE_ON_CODES, "a dense layer on integer codes cannot be frozen"),
 }
-# Operators of two fed inputs behind which each channel still belongs to one layer.
-_JOINS = {"Concat"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def survey(
     _check_settings(index, output, at, include)
     constants = Constants(index)
     outputs = index.outputs if output is None else (output,)
-    needed, heads = index.leading_to(outputs), _head_layers(index, outputs)
+    needed, heads = index.leading_to(outputs), head_layers(index, outputs)
     names = _site_names(index)
     ranks = _ranks(model) if "dense" in include else {}
     sites, left_out, layers = [], _hidden_layers(index), {}
@@ -182,7 +181,7 @@ def _why_not(
     if node.op_type in _UNSUPPORTED:
         return _UNSUPPORTED[node.op_type]
     if node.op_type not in CONVOLUTIONS + DENSE:
-        return None
+        return _foreign(node, index)
     if node.domain not in ("", "ai.onnx"):
         return f"{node.domain}.{node.op_type} is not an operator of the ONNX standard"
     if not any(o in index.fed for o in node.output):
@@ -196,21 +195,34 @@ def _why_not(
     return ""
 
 
+def _foreign(node: NodeProto, index: GraphIndex) -> str | None:
+    """Why a layer of another kind is no site; None where the node is no layer with weights."""
+    calls = {(f.domain, f.name) for f in index.model.functions}
+    if (node.domain, node.op_type) in calls or not is_product(node):
+        return None
+    reads = any(name in index.constant for name in node.input)
+    if not reads or not any(o in index.fed for o in node.output):
+        return None
+    return f"units of a {node.op_type} cannot be frozen"
+
+
 def _site_names(index: GraphIndex) -> list[str]:
     """The node's name, or its first output's name where that is empty or not unique."""
     counts = Counter(node.name for node in index.nodes)
     named = [bool(node.name) and counts[node.name] == 1 for node in index.nodes]
     while True:
         pairs = list(zip(index.nodes, named, strict=True))
-        outputs = {str(node.output[0]) for node, is_named in pairs if not is_named and node.output}
+        outputs = {_first_output(node) for node, is_named in pairs if not is_named}
         # A name that is another node's output would be ambiguous too.
         kept = [is_named and node.name not in outputs for node, is_named in pairs]
         if kept == named:
-            return [
-                node.name if is_named else str(next(iter(node.output), ""))
-                for node, is_named in pairs
-            ]
+            return [node.name if is_named else _first_output(node) for node, is_named in pairs]
         named = kept
+
+
+def _first_output(node: NodeProto) -> str:
+    """The first output that a node makes; a recurrent layer may leave out the ones before."""
+    return next((str(name) for name in node.output if name), "")
 
 
 def _hidden_layers(index: GraphIndex) -> list[LeftOut]:
@@ -230,30 +242,6 @@ def _hidden_layers(index: GraphIndex) -> list[LeftOut]:
         if n.op_type in kinds
     ]
     return found
-
-
-def _head_layers(index: GraphIndex, outputs: tuple[str, ...]) -> set[int]:
-    """Positions of the layers that make the outputs.
-
-    Going back from an output through operators that keep channels apart, the first layer met on
-    each way is its head. Where two ways meet in arithmetic they must lead to the same head (a
-    detector decoding its boxes); where they do not (a residual sum), there is no head behind it.
-    """
-    makers: dict[str, frozenset[int]] = {}
-    for position, node in enumerate(index.nodes):
-        if node.op_type in (*CONVOLUTIONS, *DENSE, *_UNSUPPORTED):
-            heads = frozenset({position}) if _is_fed(node, index) else frozenset()
-        else:
-            ways = [makers.get(i, frozenset()) for i in node.input if i in index.fed]
-            same = len(set(ways)) == 1 or node.op_type in _JOINS
-            heads = frozenset().union(*ways) if same else frozenset()
-        for o in node.output:
-            makers[o] = heads
-    return {head for output in outputs for head in makers.get(output, frozenset())}
-
-
-def _is_fed(node: NodeProto, index: GraphIndex) -> bool:
-    return any(name in index.fed for name in node.input)
 
 
 def select_sites(found: Survey, patterns: Sequence[str]) -> tuple[Site, ...]:

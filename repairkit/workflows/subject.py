@@ -117,7 +117,8 @@ def _spec(value: ValueInfoProto, index: GraphIndex, layout: str | None) -> Input
     declared = dims_of(value)
     rank = None if declared is None else len(declared)
     told = image_axes(index, value.name, rank)
-    dims = [None] * (told.rank if told else 0) if declared is None else list(declared)
+    open_dims: list[int | None] = [None] * (told.rank if told else 0)
+    dims = open_dims if declared is None else list(declared)
     if told is not None:
         if dims[told.channel_axis] in (None, told.n_channels):
             dims[told.channel_axis] = told.n_channels

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from repairkit.core.errors import ExportError
+from repairkit.core.writing import write_whole
 from repairkit_adapters.keras_folding import fold_normalisations
 from repairkit_adapters.keras_runtime import Runtime, load_exporter, quiet, told
 
@@ -60,7 +61,7 @@ def write_onnx(
     _check_operators(model)
     fold_normalisations(model)
     _renumber(model)
-    path.write_bytes(model.SerializeToString())
+    write_whole(path, model.SerializeToString())
 
 
 def _renumber(model: onnx.ModelProto) -> None:

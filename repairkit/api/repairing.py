@@ -15,7 +15,7 @@ from repairkit.core.framework import FrameworkModel
 from repairkit.graph.files import read_model
 from repairkit.workflows import patching, verifying
 from repairkit.workflows.attack_story import FreshAttacks
-from repairkit.workflows.destination import companions
+from repairkit.workflows.destination import Companions
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import Target
 from repairkit.workflows.patch_file import read_patch_file
@@ -177,5 +177,7 @@ def revert(model: str | Path, patch_file: str | Path | None = None, *, out: str 
         RepairkitError: anything else that the user can mend.
     """
     path = Path(model)
-    file = read_patch_file(companions(path)[0] if patch_file is None else Path(patch_file))
+    file = read_patch_file(
+        Companions.of(path).patch_file if patch_file is None else Path(patch_file)
+    )
     return revert_patch(read_model(path), file, out=Path(out))

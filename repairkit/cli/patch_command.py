@@ -27,9 +27,9 @@ from repairkit.core.layer_map import Origin
 from repairkit.engine.precision import IN_WORDS
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.choosing import CONFIRMATION_SHARE
+from repairkit.workflows.destination import Companions
 from repairkit.workflows.objective import Target
 from repairkit.workflows.patching import Patched, PatchSettings, patch
-from repairkit.workflows.reporting import repair_pages
 
 
 def patch_command(
@@ -181,12 +181,13 @@ def patch_command(
 
 def to_json(done: Patched) -> dict[str, object]:
     """What `--json` prints."""
+    places = Companions.of(done.out)
     return {
         "patched_model": str(done.out),
         "patch_file": str(done.patch_file),
         "report": str(done.report_file),
-        "page": str(repair_pages(done.out)[0]),
-        "model_card": str(repair_pages(done.out)[1]),
+        "page": str(places.page),
+        "model_card": str(places.card),
         "frozen": [{"filter": f.filter.id, "constant": f.constant} for f in done.patch.frozen],
         **done.document,
     }
@@ -241,7 +242,7 @@ def print_patched(done: Patched) -> None:
     )
     show.say(f"patched model  {done.out}")
     show.say(f"patch file     {done.patch_file}")
-    page, card = repair_pages(done.out)
+    places = Companions.of(done.out)
     show.say(f"report         {done.report_file}")
-    show.say(f"page           {page}")
-    show.say(f"model card     {card}")
+    show.say(f"page           {places.page}")
+    show.say(f"model card     {places.card}")

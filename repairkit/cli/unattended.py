@@ -92,7 +92,8 @@ def _logging_to(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    check_replaced(path, b'{"time": ', "log of repairkit's")
+    if path.is_file() or not path.exists():  # lines are added to a pipe or a terminal as they are
+        check_replaced(path, b'{"time": ', "log of repairkit's")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = JsonLines(path)

@@ -10,10 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +19,9 @@ import numpy as np
 
 from repairkit.core.errors import RunFolderError
 from repairkit.core.game import GameFacts
-from repairkit.core.replacing import replace_durably
 from repairkit.core.scores import Estimator, Run, Spent
 from repairkit.core.text import first_line
+from repairkit.core.writing import together
 from repairkit.estimators.encoding import Decoder, Encoder, dataclass_types, name_of
 
 _FORMAT = "repairkit checkpoint 1"
@@ -57,20 +55,14 @@ class CheckpointStore:
             "generators": encoder.generators,
             "run": tree,
         }
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
+            with together() as drafts, drafts.open(self.path) as file:
                 _write(file, json.dumps(document), encoder.blobs)
-            replace_durably(draft, self.path)
         except OSError as error:
             raise RunFolderError(
                 f"{self.path}: cannot be written ({error.strerror or error}); free space or "
                 "choose another place"
             ) from error
-        finally:
-            with suppress(OSError):  # a folder that cannot be written holds no draft
-                draft.unlink(missing_ok=True)
 
     def load(self, run: Run, key: str) -> Spent | None:
         """Bring a freshly started run to where the checkpoint left it; None without a checkpoint.
@@ -147,8 +139,6 @@ def _write(file: BinaryIO, tree: str, blobs: list[bytes]) -> None:
         archive.writestr(zipfile.ZipInfo(_TREE), tree)
         for index, blob in enumerate(blobs):
             archive.writestr(zipfile.ZipInfo(str(index)), blob)
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _read(archive: zipfile.ZipFile) -> tuple[dict[str, Any], list[bytes]]:

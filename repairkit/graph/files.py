@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, RunFolderError
 from repairkit.core.text import first_line
+from repairkit.core.writing import Drafts, together
 from repairkit.graph.checking import check_model
 from repairkit.graph.external import external_locations, load_external, safe_path
 from repairkit.graph.outside import as_on_disk, outside_digests, place_beside
@@ -92,31 +92,18 @@ def digest_of(model: ModelProto) -> str:
 
 
 def write_model(model: ModelProto, path: Path) -> str:
-    """Write to a temporary name, then rename; a model over 2 GB gets a data file beside it.
+    """Write a model whole or not at all; one over 2 GB gets a data file beside it.
 
     Returns:
         The digest that `read_model` would give.
 
     Raises:
-        RunFolderError: the folder cannot be written or the disk is full.
+        RunFolderError: the folder cannot be written or the disk is full, or another file is in the
+            way of the model's weights.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            draft = Path(folder) / path.name
-            if model.ByteSize() < _SINGLE_FILE_LIMIT:
-                data = canonical_bytes(model)
-                place_beside(model, path)
-                with draft.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            else:
-                copy = ModelProto()
-                copy.CopyFrom(model)
-                onnx.save(copy, draft, save_as_external_data=True, location=f"{path.name}.data")
-                (Path(folder) / f"{path.name}.data").replace(path.parent / f"{path.name}.data")
-            draft.replace(path)
+        with together() as drafts:
+            add_model(drafts, model, path)
     except OSError as error:
         raise RunFolderError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another "
@@ -125,3 +112,37 @@ def write_model(model: ModelProto, path: Path) -> str:
     if model.ByteSize() < _SINGLE_FILE_LIMIT:
         return digest_of(model)
     return _digest(path.read_bytes(), {f"{path.name}.data": path.with_name(f"{path.name}.data")})
+
+
+def add_model(drafts: Drafts, model: ModelProto, path: Path) -> None:
+    """Add a model to files that appear together: its weights' files, then the model itself.
+
+    Raises:
+        RunFolderError: another file is in the way of the model's weights.
+        OSError: a draft cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place_beside(model, path, drafts)
+    if model.ByteSize() < _SINGLE_FILE_LIMIT:
+        drafts.write(path, canonical_bytes(model))
+        return
+    data = path.with_name(f"{path.name}.data")
+    if data.exists() and not _names_data(path, data.name):
+        raise RunFolderError(
+            f"{data}: is in the way of the model's weights, and no model of repairkit names it; "
+            "move it, or choose another place with -o"
+        )
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        onnx.save(copy, Path(folder) / path.name, save_as_external_data=True, location=data.name)
+        drafts.adopt(Path(folder) / data.name, data)
+        drafts.adopt(Path(folder) / path.name, path)
+
+
+def _names_data(path: Path, name: str) -> bool:
+    """Whether the model that is at a place keeps its weights in the file of that name."""
+    try:
+        return name in external_locations(ModelProto.FromString(_content(path)))
+    except (DecodeError, ValueError, OSError):
+        return False

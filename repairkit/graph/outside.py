@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError, RunFolderError
+from repairkit.core.writing import Drafts
 from repairkit.graph.index import all_nodes, subgraphs
 
 KEPT_OUTSIDE_ABOVE = 1 << 30
@@ -117,8 +116,13 @@ def outside_digests(model: ModelProto) -> dict[str, str]:
     }
 
 
-def place_beside(model: ModelProto, out: Path) -> None:
+def place_beside(model: ModelProto, out: Path, drafts: Drafts) -> None:
     """Let the data files that a model keeps outside lie beside `out` too.
+
+    Args:
+        model: its weights may lie anywhere.
+        out: where it is to be.
+        drafts: the files that appear together with it, to which copies are added.
 
     Raises:
         RunFolderError: another file is in the way, or nothing can be written.
@@ -136,20 +140,12 @@ def place_beside(model: ModelProto, out: Path) -> None:
                 )
             continue
         try:
-            _put(source, target)
+            drafts.copy(source, target)  # a link would be refused by onnx.checker
         except OSError as error:
             raise RunFolderError(
                 f"{target}: the model's weights cannot be put there ({error.strerror or error}); "
                 "free space or choose another place with -o"
             ) from error
-
-
-def _put(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        draft = Path(folder) / target.name
-        shutil.copyfile(source, draft)  # a link would be refused by onnx.checker
-        draft.replace(target)
 
 
 def digest_of_file(path: Path) -> str:

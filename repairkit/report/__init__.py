@@ -1,7 +1,15 @@
 """Finished documents to pages that people read; pure: nothing is computed or looked up here."""
 
-from repairkit.report.card import model_card
+from repairkit.report.card import is_own_card, marked_card, model_card
 from repairkit.report.page import render_patch, render_run
 from repairkit.report.pictures import Picture, draw_picture
 
-__all__ = ["Picture", "draw_picture", "model_card", "render_patch", "render_run"]
+__all__ = [
+    "Picture",
+    "draw_picture",
+    "is_own_card",
+    "marked_card",
+    "model_card",
+    "render_patch",
+    "render_run",
+]

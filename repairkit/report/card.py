@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from repairkit.report.repair_facts import commands, overlap_warnings
 from repairkit.report.tables import group_tables
 from repairkit.report.verdict import verdict
 
+_MARK = "<!-- A model card by repairkit, which replaces it as long as it is not edited: "
 _GROUPS_SHOWN = 40
 _FILTERS_SHOWN = 40
 
@@ -51,6 +53,16 @@ def model_card(document: Mapping[str, Any]) -> str:
             lines += ["", f"{len(table['rows']) - _GROUPS_SHOWN} more groups: see the report."]
     lines += ["", *_limits(document, grouped=bool(tables)), ""]
     return "\n".join(lines)
+
+
+def marked_card(card: str) -> str:
+    """A card below a line by which repairkit knows it again, as long as nobody edits it."""
+    return f"{_MARK}{hashlib.sha256(card.encode()).hexdigest()} -->\n{card}"
+
+
+def is_own_card(text: str) -> bool:
+    """Whether a card is as repairkit wrote it; an empty file holds nothing that could be lost."""
+    return not text or text == marked_card(text.partition("\n")[2])
 
 
 def _row(name: str, n: int, metric: str, before: Any, after: Any, moved: Any) -> str:

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, Square, random_targets
-from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, Parts, split_parts
 from repairkit.metrics import OutputForm
 from repairkit.workflows.adversary import Attack, Judged, OnImages, open_judged, share
 from repairkit.workflows.attack_file import AttackedImages, check_columns, write_attack_file
+from repairkit.workflows.destination import check_attack_place
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.pixel_range import pixel_range
 from repairkit.workflows.reading import first_images
@@ -80,7 +81,7 @@ def attack(
     Raises:
         RepairkitError: anything that the user can mend.
     """
-    _check_out(out, settings)
+    check_attack_place(out, settings.data)
     dataset, judged = open_judged(subject, settings)
     check_columns(dataset.annotations.attributes)
     parts = split_parts(dataset, settings.parts, seed=settings.seed)
@@ -203,13 +204,3 @@ def _fewer(parts: Parts, at_most: int | None, rng: np.random.Generator) -> Parts
 
 def _each(parts: Parts) -> tuple[Suite, ...]:
     return parts.calibration, parts.selection, parts.test
-
-
-def _check_out(out: Path, settings: Settings) -> None:
-    if out.suffix != ".npz":
-        raise RunFolderError(f"{out}: an attack writes an .npz; end the name given to -o in .npz")
-    if out.is_dir():
-        raise RunFolderError(f"{out}: is a folder; give the name of a file with -o")
-    data = settings.data
-    if data is not None and out.exists() and data.exists() and out.samefile(data):
-        raise SettingsError(f"{out}: is the data; choose another place with -o")

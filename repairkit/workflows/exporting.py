@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import ExportError, RunFolderError, SettingsError
+from repairkit.core.errors import ExportError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
 from repairkit.engine.runner import Runner
-from repairkit.graph.files import write_model
+from repairkit.graph.files import add_model, read_model
 from repairkit.graph.layer_names import write_layer_map
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.sites import find_sites
-from repairkit.workflows.destination import probe
-from repairkit.workflows.files import write_json
+from repairkit.workflows.destination import check_export_place
+from repairkit.workflows.files import outputs, to_json
 from repairkit.workflows.mapping import Pairing, prove_layers, sites_without_layer
 from repairkit.workflows.noise import noise_images
 from repairkit.workflows.reading import read_images
@@ -108,7 +108,7 @@ def export(
         RepairkitError: anything else that the user can mend.
     """
     map_file = layers_file(out)
-    _check_place(out, map_file, settings)
+    check_export_place(out, map_file, settings, KIND)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         draft = Path(folder) / out.name
         model.export(draft)
@@ -121,8 +121,11 @@ def export(
         written.CopyFrom(subject.model)
         write_layer_map(written, layers)
         sites = find_sites(subject.model)
-        write_json(map_file, {"kind": KIND, **layers.to_json()})
-        digest = write_model(written, out)
+        check_export_place(out, map_file, settings, KIND)
+        with outputs(out) as drafts:
+            document = {"kind": KIND, **layers.to_json()}
+            drafts.write(map_file, to_json(document).encode())
+            add_model(drafts, written, out)
     return Exported(
         out,
         map_file,
@@ -132,26 +135,13 @@ def export(
         relative,
         len(images),
         "given images" if given else "generated noise",
-        digest,
+        read_model(out).digest,
     )
 
 
 def layers_file(out: Path) -> Path:
     """Where the map of an exported model lies."""
     return out.with_name(f"{out.stem}.layers.json")
-
-
-def _check_place(out: Path, map_file: Path, settings: Settings) -> None:
-    """Before anything is computed: nothing but an ONNX file may be replaced."""
-    data = settings.data
-    if data is not None and out.exists() and data.exists() and out.samefile(data):
-        raise SettingsError(f"{out}: is the data; choose another place with -o")
-    if out.suffix.lower() != ".onnx":
-        raise SettingsError(f"{out}: must end in .onnx; choose another name with -o")
-    for path in (out, map_file):
-        if path.is_dir():
-            raise RunFolderError(f"{path}: is a folder; choose another place with -o")
-    probe(out)
 
 
 def _images(subject: Subject, settings: Settings) -> NDArray[Any]:

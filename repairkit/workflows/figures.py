@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from repairkit.core.errors import SettingsError
+from repairkit.core.writing import write_whole
 from repairkit.workflows.destination import check_replaced
 from repairkit.workflows.progress import Progress
 
@@ -76,7 +77,7 @@ def prometheus_figures(
         if file is not None and time.monotonic() >= due[0]:
             due[0] = time.monotonic() + _FILE_SECONDS
             try:
-                prometheus.write_to_textfile(str(file), registry)
+                write_whole(file, prometheus.generate_latest(registry))
             except OSError as error:  # the run goes on without
                 logger.warning("%s: cannot be written (%s)", file, error.strerror or error)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import RunFolderError
-from repairkit.core.replacing import replace_durably
+from repairkit.core.writing import Drafts, together
 
 _MOST_VALUES = 4_000_000
 
@@ -25,17 +25,24 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         RunFolderError: the folder cannot be written or the disk is full.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with outputs(path) as drafts:
+        drafts.write(path, content)
+
+
+@contextmanager
+def outputs(path: Path) -> Iterator[Drafts]:
+    """Files that appear together at the end of the block, or not at all.
+
+    Args:
+        path: the one that the user named, for messages.
+
+    Raises:
+        RunFolderError: a folder cannot be written or the disk is full.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        replace_durably(draft, path)
+        with together() as drafts:
+            yield drafts
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
         raise RunFolderError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another "
             "place with -o"

@@ -10,7 +10,7 @@ from repairkit.graph.files import write_model
 from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.sites import select_sites, survey
-from repairkit.workflows.destination import check_model_place
+from repairkit.workflows.destination import INSTRUMENTED, check_model_place, is_instrumented
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
@@ -38,5 +38,8 @@ def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple
     else:
         wanted = zero_levels(sites) if settings.absent == "zero" else bias_levels(found, sites)
         levels = representable(found, wanted)
-    write_model(instrument(subject.model, sites, levels), out)
+    result = instrument(subject.model, sites, levels)
+    if not is_instrumented(result):
+        result.metadata_props.add(key=INSTRUMENTED, value=subject.file.digest)
+    write_model(result, out)
     return sites

@@ -18,11 +18,11 @@ from typing import Any
 from onnx import ModelProto
 
 from repairkit.core.errors import RunFolderError, VerificationError
+from repairkit.core.writing import Drafts
 from repairkit.graph.delta import Piece, describe, restore
 from repairkit.graph.external import external_locations, safe_path
 from repairkit.graph.files import ModelFile, canonical_bytes
 from repairkit.graph.outside import outside_digests
-from repairkit.workflows.files import write_bytes
 
 _SLACK_BYTES = 64 << 20
 
@@ -112,12 +112,13 @@ def digest_of_files(contents: Mapping[str, bytes], outside: Mapping[str, str]) -
     return hasher.hexdigest()
 
 
-def write_files(contents: Mapping[str, bytes], out: Path) -> None:
-    """Write a model's files; those beside it first, the model itself last.
+def add_files(drafts: Drafts, contents: Mapping[str, bytes], out: Path) -> None:
+    """Add a model's files to those that appear together; those beside it first, itself last.
 
     Raises:
-        RunFolderError: a file beside it holds other data, or nothing can be written.
+        RunFolderError: a file beside it holds other data.
         ModelError: a file's name leads out of the folder.
+        OSError: a draft cannot be written.
     """
     beside = {safe_path(out, name): data for name, data in contents.items() if name}
     for path, data in beside.items():
@@ -128,5 +129,5 @@ def write_files(contents: Mapping[str, bytes], out: Path) -> None:
             )
     for path, data in beside.items():
         if not path.exists():
-            write_bytes(path, data)
-    write_bytes(out, contents[""])
+            drafts.write(path, data)
+    drafts.write(out, contents[""])

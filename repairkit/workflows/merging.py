@@ -22,10 +22,11 @@ from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.scores import Scores
 from repairkit.estimators.boundary import Side, contested, settle_top_k
-from repairkit.workflows.files import write_json, write_text
+from repairkit.workflows.files import outputs, to_json
 from repairkit.workflows.merged_document import describe
 from repairkit.workflows.owned import OwnedRun, read_owned
 from repairkit.workflows.run_folder import RunFolder
+from repairkit.workflows.run_lock import locked
 from repairkit.workflows.score_table import scores_csv, scores_table
 
 By = Literal["images", "groups"]
@@ -81,8 +82,9 @@ def merge(
     document = describe(runs, scores, shares, by if weights is None else "given weights")
     if out is not None:
         _check_place(out, runs)
-        write_text(out / "scores.csv", scores_csv(scores, filters))
-        write_json(out / "run.json", document)
+        with locked(out), outputs(out) as drafts:
+            drafts.write(out / "scores.csv", scores_csv(scores, filters).encode())
+            drafts.write(out / "run.json", to_json(document).encode())
     return Merged(filters, scores, document)
 
 

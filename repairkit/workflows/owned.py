@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError
-from repairkit.workflows.files import write_bytes, write_json
+from repairkit.workflows.files import outputs, to_json
 from repairkit.workflows.run_folder import RunFolder
+from repairkit.workflows.run_lock import locked
 
 FEWEST = 10
 HOLDS = (
@@ -98,8 +99,9 @@ def share(run: Path, out: Path) -> None:
     document["shared"] = HOLDS
     document.pop("statistics", None)
     check_share_place(out)
-    write_bytes(out / "scores.csv", RunFolder(run).scores_file.read_bytes())
-    write_json(out / "run.json", document)
+    with locked(out), outputs(out) as drafts:
+        drafts.write(out / "scores.csv", RunFolder(run).scores_file.read_bytes())
+        drafts.write(out / "run.json", to_json(document).encode())
 
 
 def check_share_place(out: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from repairkit.core.errors import RunFolderError, SettingsError, VerificationError
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_of
-from repairkit.workflows.files import read_json, write_json
+from repairkit.workflows.files import read_json, to_json, write_text
 from repairkit.workflows.layout import StoredFile, stored_file
 
 SCHEMA = 1
@@ -89,6 +89,11 @@ def patch_of_claim(claim: Mapping[str, Any]) -> Patch:
 
 def write_patch_file(path: Path, file: PatchFile) -> None:
     """Write whole or not at all."""
+    write_text(path, patch_file_text(file))
+
+
+def patch_file_text(file: PatchFile) -> str:
+    """What a patch file holds, sealed."""
     frozen = [
         {
             "filter": f.filter.id,
@@ -124,7 +129,7 @@ def write_patch_file(path: Path, file: PatchFile) -> None:
         "edits": edits,
         **file.story,
     }
-    write_json(path, {**document, "seal": claim_digest(document)})
+    return to_json({**document, "seal": claim_digest(document)})
 
 
 def read_patch_file(path: Path) -> PatchFile:

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Evaluation, Figure, Patch
 from repairkit.graph.bake import bake
-from repairkit.graph.files import digest_of, write_model
+from repairkit.graph.files import add_model, digest_of
 from repairkit.graph.revert import read_claims, write_claims
 from repairkit.metrics import is_attacked
 from repairkit.repairs import make_patch
@@ -21,18 +21,19 @@ from repairkit.workflows.attack_story import check_attacks, judge_attacks
 from repairkit.workflows.baselines import with_baselines
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.deciding import Made, make_choice, plain_values
-from repairkit.workflows.destination import check_place, companions
+from repairkit.workflows.destination import Companions, check_place
 from repairkit.workflows.faults import judging_the_model
+from repairkit.workflows.files import outputs
 from repairkit.workflows.frozen_levels import runner_of
 from repairkit.workflows.idle import without_idle
 from repairkit.workflows.judging import judge_on_test, not_judged
 from repairkit.workflows.layout import layout_of
 from repairkit.workflows.objective import Objective, metric_names
-from repairkit.workflows.patch_file import PatchFile, write_patch_file
+from repairkit.workflows.patch_file import PatchFile, patch_file_text
 from repairkit.workflows.patch_story import filters_named, patch_story
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PatchSettings
-from repairkit.workflows.reporting import write_repair_report
+from repairkit.workflows.reporting import repair_report
 from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
@@ -161,11 +162,11 @@ def _finish(
     if is_attacked(bench.dataset.annotations) and not bench.unjudged:
         story["attacks"] = judge_attacks(bench, runner_of(bench, model), draft, how.attacks)
     file = replace(draft, result_digest=digest_of(model), story=story)
-    patch_path, report_path = _write(bench, file, model, out)
+    places = _write(bench, file, model, out)
     return Patched(
         out,
-        patch_path,
-        report_path,
+        places.patch_file,
+        places.report,
         chosen,
         verified,
         made.promise,
@@ -196,11 +197,9 @@ def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
     return draft, baked.model
 
 
-def _write(bench: Bench, file: PatchFile, model: ModelProto, out: Path) -> tuple[Path, Path]:
-    """The model comes last: where it lies, its patch file and report lie too."""
-    subject = bench.subject
-    patch_path, report_path = companions(out)
-    write_patch_file(patch_path, file)
+def _write(bench: Bench, file: PatchFile, model: ModelProto, out: Path) -> Companions:
+    """All files together, the model last: where it lies, its patch file and report lie too."""
+    subject, places = bench.subject, Companions.of(out)
     report = {
         "schema": 1,
         "kind": "repairkit report",
@@ -210,6 +209,10 @@ def _write(bench: Bench, file: PatchFile, model: ModelProto, out: Path) -> tuple
         "source": {"path": str(subject.file.path), "digest": subject.file.digest},
         "result": {"path": str(out), "digest": file.result_digest},
     }
-    write_repair_report(bench, report, file.patch, report_path, out)
-    write_model(model, out)
-    return patch_path, report_path
+    texts = repair_report(bench, report, file.patch, places)
+    check_place(subject, bench.settings, out)  # the user may have put something there meanwhile
+    with outputs(out) as drafts:
+        for path, text in {**texts, places.patch_file: patch_file_text(file)}.items():
+            drafts.write(path, text.encode())
+        add_model(drafts, model, out)
+    return places

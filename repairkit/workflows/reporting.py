@@ -15,11 +15,11 @@ from repairkit.core.errors import RepairkitError, RunFolderError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import Patch
 from repairkit.data import PartPlan, Preprocessing
-from repairkit.report import model_card, render_patch, render_run
+from repairkit.report import marked_card, model_card, render_patch, render_run
 from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.destination import check_replaced
+from repairkit.workflows.destination import Companions, check_replaced
 from repairkit.workflows.faults import judging_the_model
-from repairkit.workflows.files import read_json, write_json, write_text
+from repairkit.workflows.files import outputs, read_json, to_json
 from repairkit.workflows.interpreting import Interpretation, interpret
 from repairkit.workflows.removal import removal_curves, spread_over_layers
 from repairkit.workflows.run_folder import RunFolder, unreadable
@@ -46,29 +46,24 @@ class Reported:
     document: dict[str, Any]
 
 
-def repair_pages(out: Path) -> tuple[Path, Path]:
-    """The page and the model card of a patched model."""
-    return out.with_name(f"{out.stem}.report.html"), out.with_name(f"{out.stem}.model-card.md")
-
-
-def write_repair_report(
-    bench: Bench, report: Mapping[str, Any], patch: Patch, report_file: Path, out: Path
-) -> None:
-    """Look at the frozen filters, and write `report_file`, page and model card.
+def repair_report(
+    bench: Bench, report: Mapping[str, Any], patch: Patch, places: Companions
+) -> dict[Path, str]:
+    """Look at the frozen filters, and tell of them in a report, a page and a model card.
 
     Raises:
         ModelError: ONNX Runtime fails on the model or the images.
-        RunFolderError: a file cannot be written.
     """
     document = {**report, "interpretation": None}
     pictures: Mapping[int, Any] = {}
     if len(bench.parts.selection):
         seen = interpret(bench, patch.filters, value=report["objective"])
         document["interpretation"], pictures = seen.document, seen.pictures
-    page, card = repair_pages(out)
-    write_json(report_file, document)
-    write_text(card, model_card(document))
-    write_text(page, render_patch(document, pictures))
+    return {
+        places.report: to_json(document),
+        places.card: marked_card(model_card(document)),
+        places.page: render_patch(document, pictures),
+    }
 
 
 def report_run(
@@ -101,6 +96,10 @@ def report_run(
     report_file = page.with_suffix(".json")
     check_replaced(page, b'content="repairkit"', "page of repairkit's")
     check_replaced(report_file, f'"kind": "{RUN_KIND}"'.encode(), "report of repairkit's")
+    if report_file == page:
+        raise RunFolderError(
+            f"{page}: is the name of the numbers beside the page; give -o a name that ends in .html"
+        )
     rows = _read_rows(run_folder)
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -120,8 +119,9 @@ def report_run(
         shown = _look_again(path, settings, document, rows, folder).pictures
     else:
         document["notes"] = ["model and data were not looked at, as was asked for"]
-    write_json(report_file, document)
-    write_text(page, render_run(document, shown))
+    with outputs(page) as drafts:
+        drafts.write(report_file, to_json(document).encode())
+        drafts.write(page, render_run(document, shown).encode())
     return Reported(page, report_file, document)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.layer_map import LayerMap
-from repairkit.core.replacing import is_draft
 from repairkit.core.scores import Scores
 from repairkit.core.text import from_cell
-from repairkit.workflows.files import read_json, write_json, write_text
+from repairkit.core.writing import is_draft
+from repairkit.workflows.files import outputs, read_json, to_json, write_json
+from repairkit.workflows.run_lock import LOCK
 from repairkit.workflows.score_table import scores_csv
 
 SCHEMA = 1
@@ -94,15 +96,8 @@ class RunFolder:
             RunFolderError: it holds another model's run, an unfinished run that was not asked
                 to be resumed, something else altogether, or nothing to resume.
         """
+        self.check_free(resume=resume)
         if not self.run_file.is_file():
-            if self.path.exists() and not self._is_free():
-                raise RunFolderError(
-                    f"{self.path}: exists and is no run folder; choose another place with -o"
-                )
-            if resume:
-                raise RunFolderError(
-                    f"{self.path}: holds no run to resume; leave --resume out to start one"
-                )
             return
         known = self.read()
         if known["model"]["digest"] != model_digest:
@@ -121,9 +116,28 @@ class RunFolder:
                 "place with -o"
             )
 
+    def check_free(self, *, resume: bool) -> None:
+        """Make sure that nothing but a run is in the folder.
+
+        Raises:
+            RunFolderError: something else is there, or there is nothing to resume.
+        """
+        if self.run_file.is_file():
+            return
+        if os.path.lexists(self.path) and not self._is_free():
+            raise RunFolderError(
+                f"{self.path}: exists and is no run folder; choose another place with -o"
+            )
+        if resume:
+            raise RunFolderError(
+                f"{self.path}: holds no run to resume; leave --resume out to start one"
+            )
+
     def _is_free(self) -> bool:
-        """Whether nothing is there but what a killed process left of its first file."""
-        return self.path.is_dir() and all(is_draft(path) for path in self.path.iterdir())
+        """Whether nothing is there but a lock and what a killed process left of its first file."""
+        return self.path.is_dir() and all(
+            is_draft(path) or path.name == LOCK for path in self.path.iterdir()
+        )
 
     def check_writable(self) -> None:
         """Before anything is computed: what comes of it can be written.
@@ -191,18 +205,23 @@ class RunFolder:
     def write(self, document: Mapping[str, Any]) -> None:
         write_json(self.run_file, dict(document))
 
-    def write_scores(
+    def write_result(
         self,
+        document: Mapping[str, Any],
         scores: Scores,
         roster: Roster,
         layers: LayerMap | None = None,
         *,
         without: Collection[int] = (),
+        details: Mapping[str, Any] | None = None,
     ) -> None:
-        write_text(self.scores_file, scores_csv(scores, roster.filters, layers, without=without))
-
-    def write_statistics(self, details: Mapping[str, Any]) -> None:
-        write_json(self.statistics_file, dict(details))
+        """Write what a finished run leaves, together; `run.json` comes last."""
+        table = scores_csv(scores, roster.filters, layers, without=without)
+        with outputs(self.path) as drafts:
+            drafts.write(self.scores_file, table.encode())
+            if details:
+                drafts.write(self.statistics_file, to_json(dict(details)).encode())
+            drafts.write(self.run_file, to_json(dict(document)).encode())
 
     def read_rows(self) -> list[dict[str, str]]:
         """The rows of `scores.csv` in rank order, with filters by their ids.

@@ -33,6 +33,7 @@ from repairkit.workflows.progress import Progress, reporter
 from repairkit.workflows.recipe import Recipe
 from repairkit.workflows.run_document import opening, outcome, plain, told_on_request
 from repairkit.workflows.run_folder import RunFolder
+from repairkit.workflows.run_lock import locked
 from repairkit.workflows.score_table import finite_rows, scores_table
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
@@ -102,6 +103,23 @@ def score_bench(
     cluster: Cluster | None = None,
 ) -> Scored:
     """See `score`, on a workbench that is ready and the images of `suite` (all that select)."""
+    if out is None:
+        return _score(bench, how, None, resume, suite, on_progress, cluster)
+    RunFolder(out).check_free(resume=resume)
+    with locked(out):
+        return _score(bench, how, RunFolder(out), resume, suite, on_progress, cluster)
+
+
+def _score(
+    bench: Bench,
+    how: ScoreSettings,
+    folder: RunFolder | None,
+    resume: bool,
+    suite: Suite | None,
+    on_progress: Callable[[Progress], None] | None,
+    cluster: Cluster | None,
+) -> Scored:
+    """See `score_bench`; nobody else writes into the folder meanwhile."""
     metrics = bench.metrics(bench.metric_names)
     excluded = NOTHING if how.exclude is None else find_excluded(how.exclude, bench)
     options: dict[str, Any] = {name: True for name in ("paper", "for_patch") if getattr(how, name)}
@@ -111,7 +129,6 @@ def score_bench(
     document = opening(bench, how.method, {**how.options, **options}, how.budget)
     document |= excluded.told
     document["notes"] += excluded.notes
-    folder = None if out is None else RunFolder(out)
     if folder is not None:
         folder.claim(document["key"], bench.subject.file.digest, resume=resume)
         folder.check_writable()
@@ -129,11 +146,12 @@ def score_bench(
     document |= outcome(estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
     if folder is not None:
-        folder.write_scores(scores, bench.roster, bench.subject.layer_map, without=excluded.players)
-        if details:
-            folder.write_statistics(details)
-        folder.write(document)
-    return Scored(scores, bench, document, out, details, excluded.players)
+        layers, without = bench.subject.layer_map, excluded.players
+        folder.write_result(
+            document, scores, bench.roster, layers, without=without, details=details
+        )
+    place = None if folder is None else folder.path
+    return Scored(scores, bench, document, place, details, excluded.players)
 
 
 def _watched(

@@ -17,7 +17,8 @@ from repairkit.graph.revert import read_claims, revert, write_claims
 from repairkit.graph.sites import Survey, survey
 from repairkit.workflows.destination import check_result
 from repairkit.workflows.faults import judging_the_model
-from repairkit.workflows.layout import digest_of_files, restored_files, write_files
+from repairkit.workflows.files import outputs
+from repairkit.workflows.layout import add_files, digest_of_files, restored_files
 from repairkit.workflows.patch_file import PatchFile
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
@@ -135,8 +136,9 @@ def revert_patch(patched: ModelFile, file: PatchFile, *, out: Path) -> Reverted:
             f"{patched.path}: undoing the patch does not give back the model that it was made for "
             f"(digest {digest[:12]}, not {file.source_digest[:12]}); the patch file was altered"
         )
-    place_beside(undone, out)
-    write_files(contents, out)
+    with outputs(out) as drafts:
+        place_beside(undone, out, drafts)
+        add_files(drafts, contents, out)
     return Reverted(out, digest, file.patch, len(claims) - 1)
 
 

@@ -169,7 +169,7 @@ def is_file(path: Path) -> bool:
     in_memory = folder.is_relative_to("/dev/shm")
     if any(folder.is_relative_to(place) for place in _DEVICES) and not in_memory:
         raise RunFolderError(
-            f"{path}: cannot be written: its folder holds devices; give the name of a file elsewhere"
+            f"{path}: cannot be written: its folder holds devices; give another place"
         )
     try:
         found = path.stat()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from repairkit.api import apply, attack, export, means, merge, patch, revert, score, verify
     from repairkit.workflows.methods import ScoreSettings
     from repairkit.workflows.settings import Settings
+
+    __version__: str
 
 __all__ = [
     "ScoreSettings",
@@ -25,8 +26,6 @@ __all__ = [
     "score",
     "verify",
 ]
-
-__version__ = version("repairkit")
 
 # Looked up when first used: importing a noun of repairkit.core must not load ONNX.
 _HOMES = {
@@ -45,6 +44,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("repairkit")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'repairkit' has no attribute {name!r}")

@@ -11,10 +11,12 @@ from typing import Any
 
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import LoadOptions
+from repairkit.core.trust import import_named, offer, refuse_untrusted
 from repairkit_adapters.keras_runtime import Runtime, quiet, told
 
 APPLICATIONS = "keras.applications:"
 FILES = (".keras", ".h5", ".hdf5")
+_KERAS = ("keras", "builtins", "tensorflow", "tf_keras")
 _MOST_CONFIG = 256 << 20
 _MISFIT = (
     ArithmeticError,
@@ -56,13 +58,11 @@ def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> Any:
     if not path.is_file():
         raise AdapterError(f"{path}: there is no such file")
     config = _config(path)
-    if not options.trust:
-        lambdas = list(_lambdas(config))
-        if lambdas:
-            raise AdapterError(
-                f"{path}: the Lambda layer {lambdas[0]!r} holds Python code that loading would "
-                "run; add --trust if you trust whoever made the file"
-            )
+    named = list(_named_code(config))
+    code = [*(f"the Lambda layer {name!r}" for name in _lambdas(config)), *named]
+    refuse_untrusted(AdapterError, path, code, trust=options.trust)
+    for name in named:
+        offer(name.partition(":")[0])
     try:
         with quiet():
             return runtime.keras.models.load_model(path, compile=False, safe_mode=not options.trust)
@@ -117,6 +117,26 @@ def _lambdas(config: Any) -> Iterator[str]:
             waiting += found
 
 
+def _named_code(config: Any) -> Iterator[str]:
+    """Classes and functions that loading would import from modules that are not Keras's own."""
+    waiting = [config]
+    seen = set()
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            module, name = found.get("module"), found.get("class_name")
+            if isinstance(module, str) and isinstance(name, str):
+                inner = found.get("config")
+                if name == "function" and isinstance(inner, str):
+                    name = inner
+                if module.partition(".")[0] not in _KERAS and (module, name) not in seen:
+                    seen.add((module, name))
+                    yield f"{module}:{name}"
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+
+
 def _unknown_class(message: str) -> str | None:
     for before in ("Could not locate class '", "Unknown layer: '", "Could not locate function '"):
         if before in message:
@@ -148,7 +168,7 @@ def _from_factory(runtime: Runtime, source: str) -> Any:
             "keras.applications:NAME or module:factory"
         )
     try:
-        found = importlib.import_module(module)
+        found = import_named(module)
     except Exception as error:  # whatever the user's module raises
         raise AdapterError(
             f"{source}: {module} cannot be imported ({told(error)}); run where it lies, or install "

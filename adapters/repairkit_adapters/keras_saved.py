@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer, LoadOptions
+from repairkit.core.trust import refuse_untrusted
 from repairkit_adapters.keras_export import write_onnx
 from repairkit_adapters.keras_graph import GraphStage, find_graph_stages, with_choices
 from repairkit_adapters.keras_loss import cross_entropy, logits_of, refuse_no_classifier
@@ -25,11 +26,18 @@ from repairkit_adapters.keras_runtime import Runtime, quiet, told
 
 # Operations that reach outside the graph when it runs; saving and restoring have their own.
 _REACHING = {
+    "CreateSummaryDbWriter",
+    "CreateSummaryFileWriter",
     "EagerPyFunc",
+    "LoadLibrary",
     "MatchingFiles",
     "PyFunc",
     "PyFuncStateless",
     "ReadFile",
+    "TextLineDataset",
+    "TextLineReaderV2",
+    "TFRecordDataset",
+    "TFRecordReaderV2",
     "WholeFileReaderV2",
     "WriteFile",
 }
@@ -45,8 +53,7 @@ def load_saved_model(runtime: Runtime, folder: Path, options: LoadOptions) -> Sa
     tf = runtime.tensorflow
     misfit = (OSError, ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError)
     try:
-        if not options.trust:
-            _refuse_reaching(folder)
+        _refuse_reaching(folder, trust=options.trust)
         with quiet():
             loaded = tf.saved_model.load(str(folder))
             signatures = dict(loaded.signatures)
@@ -72,7 +79,7 @@ def load_saved_model(runtime: Runtime, folder: Path, options: LoadOptions) -> Sa
     )
 
 
-def _refuse_reaching(folder: Path) -> None:
+def _refuse_reaching(folder: Path, *, trust: bool) -> None:
     saved = importlib.import_module("tensorflow.core.protobuf.saved_model_pb2").SavedModel()
     try:
         saved.ParseFromString((folder / "saved_model.pb").read_bytes())
@@ -81,11 +88,8 @@ def _refuse_reaching(folder: Path) -> None:
     for graph in (meta.graph_def for meta in saved.meta_graphs):
         nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
         found = sorted({node.op for node in nodes} & _REACHING)
-        if found:
-            raise AdapterError(
-                f"{folder}: its graph runs {found[0]}, which reaches files or code outside it; add "
-                "--trust if you trust whoever made it"
-            )
+        code = [f"the operation {name}, which reaches outside the graph" for name in found]
+        refuse_untrusted(AdapterError, folder, code, trust=trust)
 
 
 def _image_shape(folder: Path, spec: Any, options: LoadOptions) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import pickle
 import warnings
@@ -14,6 +13,8 @@ import torch
 
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import LoadOptions
+from repairkit.core.trust import import_named, offer, refuse_untrusted
+from repairkit_adapters.pickles import foreign_names, names_in, pickles_in
 from repairkit_adapters.pytorch_model import PyTorchModel
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -33,7 +34,7 @@ def load_source(source: str, options: LoadOptions) -> PyTorchModel:
         return _from_file(path, options)
     module = _made(source)
     if options.weights is not None:
-        _fill(module, options.weights, source)
+        _fill(module, options.weights, source, trust=options.trust)
     if options.input_shape is None:
         raise AdapterError(
             f"{source}: a module does not say which images it takes; give --input-shape, such as "
@@ -51,7 +52,7 @@ def _made(source: str) -> Any:
             "or a TorchScript file"
         )
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = import_named(module_name)
     except Exception as error:
         raise AdapterError(
             f"{source}: the module {module_name!r} cannot be imported ({_line(error)}); run where "
@@ -80,9 +81,9 @@ def _made(source: str) -> Any:
     return found
 
 
-def _fill(module: Any, path: Path, source: str) -> None:
+def _fill(module: Any, path: Path, source: str, *, trust: bool) -> None:
     """Load a state dict that fits to the last tensor."""
-    state = _bare(_read_state(path), module)
+    state = _bare(_read_state(path, trust=trust), module)
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state]
     unknown = [name for name in state if name not in wanted]
@@ -121,8 +122,8 @@ def _bare(state: dict[str, Any], module: Any) -> dict[str, Any]:
     return tensors
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    """A state dict; no pickle in it is run beyond what PyTorch deems safe."""
+def _read_state(path: Path, *, trust: bool) -> dict[str, Any]:
+    """A state dict; without trust no pickle in it is run beyond what PyTorch deems safe."""
     if not path.is_file():
         raise AdapterError(f"{path}: there is no such file; give --weights a state dict")
     if path.suffix.lower() == ".safetensors":
@@ -132,16 +133,41 @@ def _read_state(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise AdapterError(
-            f"{path}: is no state dict that can be read safely ({_line(error)}); save it with "
-            "torch.save(model.state_dict(), ...) or as safetensors"
-        ) from error
+        foreign = foreign_names(path)
+        if not foreign:
+            raise AdapterError(
+                f"{path}: is no state dict that can be read safely ({_line(error)}); save it with "
+                "torch.save(model.state_dict(), ...) or as safetensors"
+            ) from error
+        refuse_untrusted(AdapterError, path, foreign, trust=trust)
+        state = _unpickle(path, foreign)
+    if isinstance(state, torch.nn.Module):
+        state = state.state_dict()
     if not isinstance(state, dict):
         raise AdapterError(
             f"{path}: holds a {type(state).__name__}, and a state dict was expected; save it with "
             "torch.save(model.state_dict(), ...)"
         )
     return state
+
+
+def _unpickle(path: Path, names: tuple[str, ...]) -> Any:
+    """Whatever a trusted file holds; its classes may lie in the working folder.
+
+    Raises:
+        AdapterError: it cannot be read.
+    """
+    for name in names:
+        offer(name.partition(":")[0])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise AdapterError(
+            f"{path}: cannot be unpickled ({_line(error)}); run where its classes are, or save it "
+            "with torch.save(model.state_dict(), ...)"
+        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -161,7 +187,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _from_file(path: Path, options: LoadOptions) -> PyTorchModel:
-    """A `torch.export` program or a TorchScript file."""
+    """A `torch.export` program, a TorchScript file, or a module that was pickled whole."""
     if not path.is_file():
         raise AdapterError(f"{path}: there is no such file; give the path of a PyTorch model")
     names = _archive(path)
@@ -169,6 +195,12 @@ def _from_file(path: Path, options: LoadOptions) -> PyTorchModel:
         return _from_script(path, options)
     if any("models/" in n or n.endswith("serialized_exported_program.json") for n in names):
         return _from_program(path, options)
+    foreign = foreign_names(path)
+    if foreign:
+        refuse_untrusted(AdapterError, path, foreign, trust=options.trust)
+        found = _unpickle(path, foreign)
+        if isinstance(found, torch.nn.Module):
+            return _with_shape(found, path, "a module", options)
     raise AdapterError(
         f"{path}: is neither a torch.export program nor TorchScript; of a file with weights "
         "alone, give --weights and name the model's factory (module:function) as the source"
@@ -184,21 +216,34 @@ def _archive(path: Path) -> list[str]:
 
 
 def _from_script(path: Path, options: LoadOptions) -> PyTorchModel:
+    code = [name for name in _archive(path) if "/code/" in name and name.endswith(".py")]
+    refuse_untrusted(
+        AdapterError,
+        path,
+        [f"the TorchScript program {name.partition('/code/')[2]}" for name in code]
+        or ["a TorchScript program"],
+        trust=options.trust,
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
         raise AdapterError(f"{path}: cannot be read as TorchScript ({_line(error)})") from error
+    return _with_shape(module, path, "TorchScript", options)
+
+
+def _with_shape(module: Any, path: Path, what: str, options: LoadOptions) -> PyTorchModel:
     if options.input_shape is None:
         raise AdapterError(
-            f"{path}: TorchScript does not say which images it takes; give --input-shape, such as "
+            f"{path}: {what} does not say which images it takes; give --input-shape, such as "
             "3,224,224"
         )
     return PyTorchModel(module, options.input_shape, opset=options.opset, source=str(path))
 
 
 def _from_program(path: Path, options: LoadOptions) -> PyTorchModel:
+    refuse_untrusted(AdapterError, path, _code_of_program(path), trust=options.trust)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -216,6 +261,14 @@ def _from_program(path: Path, options: LoadOptions) -> PyTorchModel:
             "--input-shape out"
         )
     return PyTorchModel(module, shape, opset=options.opset, step=step, source=str(path))
+
+
+def _code_of_program(path: Path) -> list[str]:
+    """What loading an exported program runs: the names in its pickles, and its operators."""
+    foreign = foreign_names(path)
+    named = sorted({name for content in pickles_in(path) for name in names_in(content)})
+    pickled = [f"the pickle's {name}" for name in (*foreign, *named)]
+    return [*dict.fromkeys(pickled), "the program's operators"]
 
 
 def _input_of(program: Any, path: Path) -> tuple[tuple[int, ...], int | None]:

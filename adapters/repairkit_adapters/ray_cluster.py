@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
@@ -248,6 +250,25 @@ def _total(ray: Any, resource: str) -> float:
 
 
 @contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Within, the working folder is an empty one.
+
+    Ray puts the folder in which it is started first among those from which workers import.
+    """
+    try:
+        before = Path.cwd()
+    except OSError:  # it is gone
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="repairkit-") as empty:
+        os.chdir(empty)
+        try:
+            yield
+        finally:
+            os.chdir(before)
+
+
+@contextmanager
 def _joined(ray: Any, options: ClusterOptions) -> Iterator[None]:
     """Within, this process is a driver of the cluster; one that was started here is stopped.
 
@@ -268,7 +289,8 @@ def _joined(ray: Any, options: ClusterOptions) -> Iterator[None]:
         if options.workers is not None:
             how["num_cpus"] = options.workers * options.cores
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
+        with _elsewhere():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
     except Exception as error:  # Ray raises whatever went wrong below
         raise DeviceError(
             f"the Ray cluster {options.address!r} cannot be used ({_line(error)}); start one with "

@@ -40,7 +40,7 @@ def export(
         framework: an adapter's name; whoever takes the source if None.
         weights: a state dict for a factory.
         input_shape: of one image as the model takes it, where it does not tell itself.
-        trust: run code that the source holds, such as Lambda layers.
+        trust: run code that the source names or holds: pickles, Lambda layers, TorchScript.
         opset: of the ONNX file; the exporter's own choice if None.
         settings: preprocessing and more; what `repairkit.toml` says if None.
         on_progress: told how many filters are mapped, and of how many.

@@ -11,11 +11,24 @@ from repairkit.workflows.subject import Subject, read_subject
 
 
 def open_job(
-    model: str | Path, data: str | Path | None, settings: Settings | None
+    model: str | Path,
+    data: str | Path | None,
+    settings: Settings | None,
+    *,
+    trust: bool = False,
 ) -> tuple[Subject, Settings]:
-    """The model, and what is settled about it by arguments and by `repairkit.toml`."""
+    """The model, and what is settled about it by arguments and by `repairkit.toml`.
+
+    Args:
+        model: an ONNX file.
+        data: in place of the settings'.
+        settings: in place of `repairkit.toml`.
+        trust: run code that `repairkit.toml` names.
+    """
     path = Path(model)
     job = settle({}, find_project(path, Path.cwd())) if settings is None else settings
     if data is not None:
         job = replace(job, data=Path(data))
+    if trust:
+        job = replace(job, trust=True)
     return read_subject(path, output=job.output, layout=job.preprocessing.layout), job

@@ -52,6 +52,7 @@ def patch(
     transfers: Sequence[str | Path] = (),
     settings: Settings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    trust: bool = False,
 ) -> Patched:
     """Choose filters, freeze them, prove the result and write it, as `repairkit patch` does.
 
@@ -76,12 +77,14 @@ def patch(
         transfers: what `attack` wrote with other models as sources, to be judged too.
         settings: groups, preprocessing, parts, sites, device, seed; see `score`.
         on_progress: called now and then while scoring.
+        trust: run code that `repairkit.toml` or the run in `scores` names; what is named in this
+            call runs anyway.
 
     Raises:
         TargetNotMetError: freezing nothing is best; nothing is written.
         RepairkitError: anything else that the user can mend.
     """
-    subject, job = open_job(model, data, settings)
+    subject, job = open_job(model, data, settings, trust=trust)
     plan = PatchSettings(
         tuple(Filter.parse(name) for name in remove),
         None if scores is None else Path(scores),

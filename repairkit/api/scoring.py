@@ -9,6 +9,7 @@ from typing import Any
 
 from repairkit.api.jobs import open_job
 from repairkit.core.scores import Budget
+from repairkit.core.trust import without
 from repairkit.workflows import merging, scoring
 from repairkit.workflows.clusters import ClusterOptions, find_cluster
 from repairkit.workflows.common_means import CommonMeans, write_means
@@ -38,6 +39,7 @@ def score(
     exclude_share: float = 0.2,
     on_progress: Callable[[Progress], None] | None = None,
     ray: str | None = None,
+    trust: bool = False,
 ) -> Scored:
     """Estimate the value of every filter, as `repairkit score` does.
 
@@ -59,13 +61,14 @@ def score(
         exclude_share: how much of that run is its top, in (0, 1).
         on_progress: called now and then.
         ray: `local`, `auto` or the address of a Ray cluster, to evaluate there.
+        trust: run code that `repairkit.toml` names; what is named in this call runs anyway.
 
     Raises:
         RepairkitError: anything that the user can mend.
     """
     names = (metric,) if isinstance(metric, str) else tuple(metric or ())
-    subject, job = open_job(model, data, settings)
-    job = replace(job, metrics=names or job.metrics)
+    subject, job = open_job(model, data, settings, trust=trust)
+    job = replace(job, metrics=names or job.metrics, named_by=without(job.named_by, names))
     budget = Budget(max_evaluations, time_limit)
     how = ScoreSettings(
         method,

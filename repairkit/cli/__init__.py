@@ -82,8 +82,16 @@ def main() -> None:
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     handler.setLevel(logging.DEBUG if debug else logging.WARNING)
     logging.basicConfig(level=handler.level, handlers=[handler])
-    sys.path.append("")  # `module:function` is looked up in the working folder too, last
+    forget_working_folder()
     sys.exit(run(arguments, debug=debug))
+
+
+def forget_working_folder() -> None:
+    """Import nothing that merely lies in the working folder (`python -c` puts it first).
+
+    What the user names there is found by `repairkit.core.trust`.
+    """
+    sys.path[:] = [place for place in sys.path if place not in ("", ".")]
 
 
 def run(arguments: list[str], *, debug: bool = False) -> int:

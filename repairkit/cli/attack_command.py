@@ -35,7 +35,7 @@ def attack_command(
     weights: source_options.Weights = None,
     framework: source_options.Framework = None,
     input_shape: source_options.InputShape = None,
-    trust: source_options.Trust = False,
+    trust: options.Trust = False,
     epsilon: Annotated[
         str, typer.Option("--epsilon", help="How far a pixel may move, of a range of 0 to 1.")
     ] = "16/255",

@@ -36,9 +36,7 @@ def export_command(
         str | None,
         typer.Option("--input-shape", help="Of one image as the model takes it, as 3,224,224."),
     ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run code that the source holds (Lambda layers).")
-    ] = False,
+    trust: options.Trust = False,
     opset: Annotated[int | None, typer.Option("--opset", min=7, help="Of the ONNX file.")] = None,
     data: options.Data = None,
     output: options.Output = None,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from repairkit.core.errors import SettingsError
+from repairkit.core.trust import TRUST_HELP
 from repairkit.data import find_project
 from repairkit.workflows.settings import Settings, read_columns, settle
 from repairkit.workflows.subject import Subject, read_subject
@@ -99,6 +100,7 @@ Share = Annotated[
     Path | None,
     typer.Option("--share", help="Also write a run folder that may leave the data's owner."),
 ]
+Trust = Annotated[bool, typer.Option("--trust", help=TRUST_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no table.")]
 
@@ -194,7 +196,7 @@ def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("calibration", "selection", "test")
     same = (
         "data", "output", "threshold", "sites_at", "absent", "device", "tf32", "half", "workers",
-        "seed", "means",
+        "seed", "means", "trust",
     )  # fmt: skip
     return {
         **{name: given.get(name) for name in same},

@@ -56,7 +56,7 @@ def patch_command(
     weights: source_options.Weights = None,
     framework: source_options.Framework = None,
     input_shape: source_options.InputShape = None,
-    trust: source_options.Trust = False,
+    trust: options.Trust = False,
     transfer: Annotated[
         list[Path] | None,
         typer.Option("--transfer", help="Another model's attack, .npz, to be judged; may repeat."),

@@ -28,11 +28,12 @@ def report_command(
             "--pictures/--no-pictures", help="Look at model and data: images, layers, removal."
         ),
     ] = True,
+    trust: options.Trust = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Write one self-contained HTML page of a run, and its numbers as JSON."""
-    done = report_run(run, out=out, model=model, data=data, pictures=pictures)
+    done = report_run(run, out=out, model=model, data=data, pictures=pictures, trust=trust)
     if as_json:
         show.print_json(done.document)
     elif not quiet:

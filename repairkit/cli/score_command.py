@@ -167,6 +167,7 @@ def score_command(
     mean: options.Mean = None,
     std: options.Std = None,
     layout: options.Layout = None,
+    trust: options.Trust = False,
     ray: Ray = None,
     ray_cores: RayCores = 1,
     log_json: LogJson = None,

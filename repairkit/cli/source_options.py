@@ -27,7 +27,6 @@ InputShape = Annotated[
     str | None,
     typer.Option("--input-shape", help="Of one image of the source, if not the ONNX model's."),
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Run code that the source itself holds.")]
 
 
 def load_source(given: Mapping[str, Any], subject: Subject) -> tuple[str, FrameworkModel] | None:

@@ -39,7 +39,7 @@ class LoadOptions:
     Attributes:
         weights: a state dict to load, where the source is a factory.
         input_shape: of one image, as the framework's model takes it; None where it tells itself.
-        trust: run code that the source itself holds, such as Lambda layers.
+        trust: run code that the source names or holds: pickles, Lambda layers, TorchScript.
         opset: of the exported ONNX; the exporter's own choice if None.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from repairkit.core.errors import RepairkitError, SettingsError
 from repairkit.core.scores import Estimator
 from repairkit.core.text import first_line
+from repairkit.core.trust import import_named
 from repairkit.estimators.checks import unknown
 
 
@@ -57,7 +57,7 @@ def _import(name: str, module_name: str, path: str) -> Any:
     if not module_name or not path or module_name.startswith("."):
         raise SettingsError(f"estimator {name!r} is incomplete; write module:object")
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = import_named(module_name)
     except Exception as error:
         raise SettingsError(
             f"module {module_name!r} of estimator {name} cannot be imported "

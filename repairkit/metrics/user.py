@@ -8,10 +8,10 @@ will do, and only methods whose intervals follow from such bounds (tmab, margina
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import RepairkitError, SettingsError
 from repairkit.core.suite import Annotations
+from repairkit.core.trust import import_named
 from repairkit.metrics import weights
 
 # Rounding may carry a sum of scores this share of the range past its ends.
@@ -38,6 +39,11 @@ class UserMetric:
     per_image: bool
     score_range: tuple[float, float]
     least: float | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker on another machine, or in another folder, imports the function anew."""
+        values = (getattr(self, f.name) for f in fields(self) if f.name != "function")
+        return _again, (type(self), Path.cwd(), *values)
 
     @property
     def scorer(self) -> object:
@@ -146,12 +152,16 @@ def call(
         ) from error
 
 
-def _load(name: str) -> Callable[..., Any]:
+def _again(kind: type[UserMetric], folder: Path, name: str, *values: Any) -> UserMetric:
+    return kind(name, _load(name, folder), *values)
+
+
+def _load(name: str, folder: Path | None = None) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name or module_name.startswith("."):
         raise SettingsError(f"metric {name!r} is incomplete; write module:function")
     try:
-        module = importlib.import_module(module_name)
+        module = import_named(module_name, folder)
     except Exception as error:
         raise SettingsError(
             f"module {module_name!r} of metric {name} cannot be imported ({type(error).__name__}: "

@@ -34,7 +34,7 @@ from repairkit.graph.sites import Survey, select_sites, survey
 from repairkit.metrics import CLEAN_ACCURACY, OutputForm, is_attacked, make_metric, spell_out
 from repairkit.workflows.common_means import CommonMeans, read_means
 from repairkit.workflows.reading import check_labels, first_images, read_dataset, settle_form
-from repairkit.workflows.settings import Settings
+from repairkit.workflows.settings import Settings, check_metrics
 from repairkit.workflows.subject import Subject
 
 _PROOF_IMAGES = 8
@@ -105,7 +105,12 @@ class Bench:
         )
 
     def metrics(self, names: Sequence[str]) -> tuple[Metric, ...]:
-        """Metrics by name, fitted to the model's outputs and the data's classes and groups."""
+        """Metrics by name, fitted to the model's outputs and the data's classes and groups.
+
+        Raises:
+            SettingsError: one is unknown, unfit, or code that only a file named.
+        """
+        check_metrics(self.settings, names)
         return tuple(
             make_metric(
                 name,

@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Evaluation, Figure, Patch
+from repairkit.core.trust import without
 from repairkit.graph.bake import bake
 from repairkit.graph.files import add_model, digest_of
 from repairkit.graph.revert import read_claims, write_claims
@@ -35,7 +36,7 @@ from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PatchSettings
 from repairkit.workflows.reporting import repair_report
 from repairkit.workflows.run_folder import RunFolder
-from repairkit.workflows.settings import Settings
+from repairkit.workflows.settings import Settings, check_metrics, named_in
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.unjudged import prepare_unjudged
 from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
@@ -79,7 +80,9 @@ def patch(
         RepairkitError: anything else that the user can mend.
     """
     check_place(subject, settings, out)
+    settings = _with_the_runs_code(how, settings)
     objective = how.objective_of(_metric_at_hand(how, settings))
+    check_metrics(settings, objective.values)
     if not settings.groups and any(name.startswith("group_") for name in objective.values):
         what = "--fairness" if how.fairness else objective.metric
         raise SettingsError(
@@ -123,6 +126,18 @@ def _check_wishes(bench: Bench, how: PatchSettings, objective: Objective) -> Non
     if how.remove:
         return
     bench.metrics(metric_names(objective, (), how.targets))
+
+
+def _with_the_runs_code(how: PatchSettings, settings: Settings) -> Settings:
+    """The settings, with what only files name by now: the run's metrics too."""
+    named_by = dict(settings.named_by)
+    if how.scores is not None:
+        folder = RunFolder(how.scores)
+        named_by |= named_in(folder.run_file, folder.read_metrics())
+        own = () if settings.named_by else settings.metrics  # these are the keyboard's
+        named_by = without(named_by, own)
+    chosen = [how.objective or "", *(target.metric for target in how.targets)]
+    return replace(settings, named_by=without(named_by, chosen))
 
 
 def _metric_at_hand(how: PatchSettings, settings: Settings) -> str:

@@ -23,7 +23,7 @@ from repairkit.workflows.files import outputs, read_json, to_json
 from repairkit.workflows.interpreting import Interpretation, interpret
 from repairkit.workflows.removal import removal_curves, spread_over_layers
 from repairkit.workflows.run_folder import RunFolder, unreadable
-from repairkit.workflows.settings import Settings
+from repairkit.workflows.settings import Settings, check_metrics, named_in
 from repairkit.workflows.subject import Subject, read_subject
 
 SCHEMA = 1
@@ -73,6 +73,7 @@ def report_run(
     model: Path | None = None,
     data: Path | None = None,
     pictures: bool = True,
+    trust: bool = False,
 ) -> Reported:
     """Write the page of a run folder, and its JSON beside the page.
 
@@ -83,8 +84,10 @@ def report_run(
         data: where the data lie by now; likewise.
         pictures: look at the extreme filters and play the removal curves, which takes the model and
             the data; without, the page shows what the folder holds.
+        trust: run code that the run names, such as a metric of the user's; else it is refused.
 
     Raises:
+        SettingsError: the run names code and nobody trusts it; `pictures` need it, all else not.
         RunFolderError: the folder is no finished run, or the page cannot be written.
         RepairkitError: model or data cannot be read, or are not those of the run.
     """
@@ -114,7 +117,10 @@ def report_run(
     }
     shown: Mapping[int, Any] = {}
     if pictures:
-        settings = _settings(run["settings"], Path(run["data"]["path"]) if data is None else data)
+        named_by = named_in(run_folder.run_file, run["settings"]["metrics"])
+        found = _settings(run["settings"], Path(run["data"]["path"]) if data is None else data)
+        settings = dataclasses.replace(found, named_by=named_by, trust=trust)
+        check_metrics(settings, settings.metrics)
         path = Path(run["model"]["path"]) if model is None else model
         shown = _look_again(path, settings, document, rows, folder).pictures
     else:

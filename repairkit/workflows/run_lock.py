@@ -102,7 +102,7 @@ def _hold(file: int) -> bool | None:
             import msvcrt
 
             os.lseek(file, _FAR, os.SEEK_SET)  # what is locked there cannot be read by others
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # Windows alone
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

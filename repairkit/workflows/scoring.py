@@ -35,7 +35,7 @@ from repairkit.workflows.run_document import opening, outcome, plain, told_on_re
 from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.run_lock import locked
 from repairkit.workflows.score_table import finite_rows, scores_table
-from repairkit.workflows.settings import Settings
+from repairkit.workflows.settings import Settings, check_metrics
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.unattended import Terminated, Watch, event, unfinished
 
@@ -88,6 +88,7 @@ def score(
         RepairkitError: anything that the user can mend.
         KeyboardInterrupt: after the run was saved; `run.json` says that it is unfinished.
     """
+    check_metrics(settings, settings.metrics)
     bench = prepare(subject, settings)
     return score_bench(bench, how, out=out, resume=resume, on_progress=on_progress, cluster=cluster)
 

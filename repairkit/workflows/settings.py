@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import SettingsError
-from repairkit.data import PartPlan, Preprocessing, Project
+from repairkit.core.trust import check_trusted
+from repairkit.data import PROJECT_FILE, PartPlan, Preprocessing, Project
+from repairkit.metrics import is_user_metric
 
 ABSENT = ("mean", "zero", "bias")
 
@@ -42,6 +44,8 @@ class Settings:
         cache_memory: bytes for what is kept between coalitions; a quarter of the free memory if
             None. Never changes a result.
         means: a file of common means, in place of those over the calibration part.
+        named_by: metrics of the form `module:function` that only a file named, with that file.
+        trust: import those too; see `repairkit.core.trust`.
     """
 
     data: Path | None = None
@@ -66,6 +70,8 @@ class Settings:
     features: tuple[str, ...] = ()
     cache_memory: int | None = None
     means: Path | None = None
+    named_by: Mapping[str, str] = field(default_factory=dict)
+    trust: bool = False
 
     def __post_init__(self) -> None:
         if self.absent not in ABSENT:
@@ -116,12 +122,30 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
             "seed": project.seed,
         }
         given = {**{n: v for n, v in from_file.items() if v not in (None, ())}, **given}
+        if not options.get("metrics"):
+            given["named_by"] = named_in(project.folder / PROJECT_FILE, project.metrics)
     where = "the options" if project is None else f"{project.folder / 'repairkit.toml'} or options"
     return Settings(
         **given,
         preprocessing=Preprocessing.from_mapping(preprocessing, where),
         parts=PartPlan(**parts),
     )
+
+
+def named_in(file: Path, metrics: Sequence[str]) -> dict[str, str]:
+    """Those of a file's metrics that are code, with the file; see `Settings.named_by`."""
+    return dict.fromkeys(filter(is_user_metric, metrics), str(file))
+
+
+def check_metrics(settings: Settings, metrics: Sequence[str]) -> None:
+    """Refuse metrics that are code which only a file named, and which nobody trusts.
+
+    Raises:
+        SettingsError: there is one; nothing of it was imported.
+    """
+    for name in metrics:
+        if not settings.trust:
+            check_trusted(name, settings.named_by)
 
 
 def read_columns(text: str | None) -> tuple[int, int] | None:

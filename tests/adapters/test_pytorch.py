@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -158,16 +160,56 @@ class Evil:
 def test_a_checkpoint_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"0.weight": Evil()}, "evil.pt")
-    with pytest.raises(AdapterError, match="read safely"):
+    with pytest.raises(AdapterError, match=r"evil.pt: names or holds .*pathlib:Path.*--trust"):
         ADAPTER.load(PLAIN, LoadOptions(Path("evil.pt"), SHAPE))
+    torch.save(Evil(), "whole.pt")
+    with pytest.raises(AdapterError, match=r"whole.pt: names or holds .*pathlib:Path.*--trust"):
+        ADAPTER.load("whole.pt", LoadOptions(input_shape=SHAPE))
     assert not Path("harm").exists()
+
+
+def test_a_module_that_was_pickled_whole_is_loaded_with_trust_alone(tmp_path: Path) -> None:
+    path = tmp_path / "whole.pt"
+    torch.save(trained("plain"), path)
+    with pytest.raises(AdapterError, match=r"torch.nn.modules.\w+:\w+.*--trust"):
+        ADAPTER.load(str(path), LoadOptions(input_shape=SHAPE))
+    model = ADAPTER.load(str(path), LoadOptions(input_shape=SHAPE, trust=True))
+    np.testing.assert_array_equal(
+        model.outputs(images()), wrap(trained("plain"), SHAPE).outputs(images())
+    )
+
+
+def test_programs_are_run_with_trust_alone(tmp_path: Path) -> None:
+    """The pickle in an exported program is named, and neither it nor the program is loaded."""
+    script = scripted(trained("plain"), tmp_path / "script.pt", how="trace")
+    with pytest.raises(AdapterError, match=r"script.pt: .*the TorchScript program .*--trust"):
+        ADAPTER.load(str(script), LoadOptions(input_shape=SHAPE))
+    content = pickle.dumps(Harmful(tmp_path / "harm"))
+    program = tmp_path / "program.pt2"
+    with zipfile.ZipFile(program, "w") as archive:
+        archive.writestr("archive/models/model.json", "{}")
+        archive.writestr("archive/data/sample_inputs/model.pt", content)
+    with pytest.raises(AdapterError, match=r"program.pt2: .*pathlib:Path.touch.*--trust"):
+        ADAPTER.load(str(program), LoadOptions())
+    assert not (tmp_path / "harm").exists()
+
+
+class Harmful:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
 
 
 @pytest.mark.parametrize("how", ["trace", "script"])
 def test_torchscript_is_taken(how: str, tmp_path: Path) -> None:
     network = trained("mobilenet")
     path = scripted(network, tmp_path / "model.pt", how=how)
-    model, ours = ADAPTER.load(str(path), LoadOptions(input_shape=SHAPE)), wrap(network, SHAPE)
+    model, ours = (
+        ADAPTER.load(str(path), LoadOptions(input_shape=SHAPE, trust=True)),
+        wrap(network, SHAPE),
+    )
     assert [layer.name for layer in model.layers] == [layer.name for layer in ours.layers]
     some = (np.arange(4), np.full(4, 2, np.float32))
     with model.freezing("features.1.conv.1.0", *some), ours.freezing("features.1.conv.1.0", *some):
@@ -182,7 +224,7 @@ def test_exported_programs_are_taken(fixed: bool, tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         program = torch.export.export(network, (torch.zeros(3, *SHAPE),), dynamic_shapes=shapes)
         torch.export.save(program, tmp_path / "model.pt2")
-    model = ADAPTER.load(str(tmp_path / "model.pt2"), LoadOptions())
+    model = ADAPTER.load(str(tmp_path / "model.pt2"), LoadOptions(trust=True))
     assert (model.input_shape, model.step) == (SHAPE, 3 if fixed else None)
     assert [layer.name for layer in model.layers] == ["0", "3"]
     ours = wrap(network, SHAPE)

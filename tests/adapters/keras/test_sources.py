@@ -92,7 +92,7 @@ def test_a_saved_model_that_reaches_files_needs_trust(tmp_path: Path) -> None:
 
     with quiet():
         tf.saved_model.save(Reader(), str(tmp_path))
-    with pytest.raises(AdapterError, match=r"runs ReadFile.*--trust"):
+    with pytest.raises(AdapterError, match=r"operation ReadFile.*--trust"):
         ADAPTER.load(str(tmp_path), PLAIN)
 
 
@@ -179,7 +179,7 @@ def test_a_lambda_layer_is_run_with_trust_alone(tmp_path: Path, ending: str) -> 
     source = str(tmp_path / f"model{ending}")
     with _no_warning():
         model.save(source)
-    _is_one_line(source, "the Lambda layer 'doubled' holds Python code.*--trust")
+    _is_one_line(source, "holds code that would run: the Lambda layer 'doubled'.*--trust")
     network = ADAPTER.load(source, LoadOptions(trust=True))
     images = architectures.images((6, 6, 1))
     np.testing.assert_allclose(network.outputs(images), wrap(model).outputs(images), rtol=1e-5)
@@ -196,7 +196,11 @@ def test_an_unknown_layer_is_named(tmp_path: Path) -> None:
     inputs = keras.Input((6, 6, 1))
     with _no_warning():
         keras.Model(inputs, Halved()(inputs)).save(tmp_path / "model.keras")
-    _is_one_line(str(tmp_path / "model.keras"), "'Halved' is not known; give `module:factory`")
+    _is_one_line(str(tmp_path / "model.keras"), ":Halved; none of it was run: add --trust")
+    trusting = LoadOptions(trust=True)
+    _is_one_line(
+        str(tmp_path / "model.keras"), "'Halved' is not known; give `module:factory`", trusting
+    )
 
 
 @needs_keras

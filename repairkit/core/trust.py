@@ -1,0 +1,146 @@
+"""The one rule for code: what the person at the keyboard names may run, what a file names may not.
+
+A file may name code (a metric in `repairkit.toml` or in a run folder, a layer's class) or hold some
+(a pickle, a Lambda layer, a TorchScript program). It runs only after `--trust`, in Python `trust=`.
+Without that the command ends, before anything is imported, in one line that names file and code.
+
+A module that was named is looked for where Python looks, and then in the working folder. That
+folder is never on `sys.path`: a finder, which Python asks last, finds the modules that were named,
+and what lies beside them for their code alone. Nobody else imports what merely lies in the folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import FrameType, MappingProxyType, ModuleType
+
+from repairkit.core.errors import RepairkitError, SettingsError
+
+TRUST_HELP = "Run code that files name or hold (settings, runs, saved models)."
+"""What `--trust` does, in every command that has it."""
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+"""No code was named by a file."""
+
+_MACHINERY = ("importlib", "_frozen_importlib", __name__)
+_SHOWN = 3
+
+
+def refusal(file: object, code: str | Iterable[str]) -> str:
+    """What is said of a file whose code was not run, in one line.
+
+    Args:
+        file: the file.
+        code: what would run.
+    """
+    names = [code] if isinstance(code, str) else list(code)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (
+        f"{file}: names or holds code that would run: {', '.join(names[:_SHOWN])}{more}; none of "
+        "it was run: add --trust (in Python trust=True) if you trust whoever made the file"
+    )
+
+
+def check_trusted(name: str, named_by: Mapping[str, str]) -> None:
+    """Refuse code that only a file named.
+
+    Args:
+        name: as `module:function`.
+        named_by: code that files named and nobody trusts, with the file.
+
+    Raises:
+        SettingsError: the code is among that.
+    """
+    if name in named_by:
+        raise SettingsError(refusal(named_by[name], name))
+
+
+def without(named_by: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """What only files named, once the keyboard has named `names`."""
+    named = set(names)
+    return {name: file for name, file in named_by.items() if name not in named}
+
+
+def import_named(module: str, folder: Path | None = None) -> ModuleType:
+    """Import a module that the user named, or that a trusted file did.
+
+    Args:
+        module: such as `package.module`.
+        folder: where it may lie besides Python's own places; the working folder if None.
+
+    Raises:
+        Exception: whatever importing it raises.
+    """
+    offer(module, folder)
+    return importlib.import_module(module)
+
+
+def offer(module: str, folder: Path | None = None) -> None:
+    """Let a module that was named be found in a folder, and its neighbours by code of that folder.
+
+    Args:
+        module: such as `package.module`.
+        folder: the working folder if None.
+    """
+    try:
+        place = (Path.cwd() if folder is None else folder).resolve()
+    except OSError:  # the working folder is gone
+        return
+    finders = (f for f in sys.meta_path if isinstance(f, _Neighbours) and f.folder == place)
+    finder = next(finders, None)
+    if finder is None:
+        finder = _Neighbours(place)
+        sys.meta_path.append(finder)
+    finder.named.add(module.partition(".")[0])
+
+
+class _Neighbours:
+    """Finds in a folder what was named, and for code of that folder what else lies there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.named: set[str] = set()
+
+    def find_spec(
+        self, fullname: str, path: object = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        if path is not None:  # a part of a package, which knows where its parts are
+            return None
+        if fullname not in self.named and not self._is_ours(sys._getframe(1)):
+            return None
+        return PathFinder.find_spec(fullname, [str(self.folder)], target)
+
+    def _is_ours(self, frame: FrameType | None) -> bool:
+        """Whether the code that imports lies in the folder, and is no package installed there."""
+        while frame is not None and str(frame.f_globals.get("__name__")).startswith(_MACHINERY):
+            frame = frame.f_back
+        if frame is None or not frame.f_globals.get("__file__"):
+            return False
+        file = Path(frame.f_globals["__file__"]).resolve()
+        if not file.is_relative_to(self.folder):
+            return False
+        installed = (Path(place).resolve() for place in sys.path if place)
+        return not any(
+            place != self.folder
+            and place.is_relative_to(self.folder)
+            and file.is_relative_to(place)
+            for place in installed
+        )
+
+
+def refuse_untrusted(
+    error: type[RepairkitError], file: object, code: str | Iterable[str], *, trust: bool
+) -> None:
+    """Go on where the file is trusted or no code is in it.
+
+    Raises:
+        RepairkitError: of the kind `error`, otherwise.
+    """
+    names = [code] if isinstance(code, str) else list(code)
+    if names and not trust:
+        raise error(refusal(file, names))

@@ -23,6 +23,7 @@ from repairkit.cli.patch_command import patch_command
 from repairkit.cli.report_command import report_command
 from repairkit.cli.revert_command import revert_command
 from repairkit.cli.score_command import score_command
+from repairkit.cli.stages import staged
 from repairkit.cli.verify_command import verify_command
 from repairkit.core.errors import RepairkitError
 from repairkit.core.text import printable
@@ -34,20 +35,20 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-app.command("inspect")(inspect_command)
-app.command("score")(score_command)
-app.command("patch")(patch_command)
-app.command("verify")(verify_command)
-app.command("apply")(apply_command)
-app.command("revert")(revert_command)
-app.command("instrument")(instrument_command)
-app.command("compare")(compare_command)
-app.command("attack")(attack_command)
-app.command("export")(export_command)
-app.command("report")(report_command)
-app.command("means")(means_command)
-app.command("merge")(merge_command)
-app.command("demo")(demo_command)
+app.command("inspect")(staged(inspect_command))
+app.command("score")(staged(score_command))
+app.command("patch")(staged(patch_command))
+app.command("verify")(staged(verify_command))
+app.command("apply")(staged(apply_command))
+app.command("revert")(staged(revert_command))
+app.command("instrument")(staged(instrument_command))
+app.command("compare")(staged(compare_command))
+app.command("attack")(staged(attack_command))
+app.command("export")(staged(export_command))
+app.command("report")(staged(report_command))
+app.command("means")(staged(means_command))
+app.command("merge")(staged(merge_command))
+app.command("demo")(staged(demo_command))
 
 _INTERRUPTED = 130
 _LONGEST_LINE = 2000

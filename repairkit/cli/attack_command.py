@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +12,7 @@ from repairkit.attacks import Pgd, Square
 from repairkit.cli import options, show, source_options
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure
-from repairkit.workflows.adversary import OnImages
 from repairkit.workflows.attacking import Attacked, AttackSettings, attack
-
-_LINE_SECONDS = 10.0
 
 
 def attack_command(
@@ -96,7 +91,6 @@ def attack_command(
         how,
         out=out or Path(f"{subject.file.path.stem}.attacked.npz"),
         source=loaded,
-        on_images=None if quiet else _progress(),
     )
     if as_json:
         show.print_json({"out": str(done.out), **done.document})
@@ -121,17 +115,6 @@ def _ends(text: str | None) -> tuple[float, float] | None:
     if len(parts) != 2:
         raise SettingsError(f"--range {text!r} is no range; give LOW,HIGH such as 0,1")
     return _fraction("--range", parts[0]), _fraction("--range", parts[1])
-
-
-def _progress() -> OnImages:
-    last = [time.monotonic()]
-
-    def show_images(done: int, total: int) -> None:
-        if time.monotonic() - last[0] >= _LINE_SECONDS:
-            last[0] = time.monotonic()
-            sys.stderr.write(f"attacking: {done} of {total} images\n")
-
-    return show_images
 
 
 def _print(done: Attacked) -> None:

@@ -57,14 +57,13 @@ def demo_command(
         show.say(
             "repairkit patch --fairness --level best: score filters, freeze what harms, prove."
         )
-    with show.scoring_progress(quiet=quiet or as_json) as on_progress:
-        done = patch(
-            subject,
-            settings,
-            PatchSettings(fairness=True, level="best"),
-            out=out / "model.patched.onnx",
-            on_progress=on_progress,
-        )
+    done = patch(
+        subject,
+        settings,
+        PatchSettings(fairness=True, level="best"),
+        out=out / "model.patched.onnx",
+        on_progress=show.scoring_progress,
+    )
     verified = verify(subject, read_model(done.out), file=read_patch_file(done.patch_file))
     if as_json:
         show.print_json({**to_json(done), "verified_from_disk": verified.to_json()})

@@ -55,8 +55,7 @@ def export_command(
     settings = options.settle_without_model(context.params, target)
     given = LoadOptions(weights, read_shape(input_shape), trust, opset)
     model = load_framework_model(source, given, framework=framework)
-    with show.counting("mapping", quiet=quiet) as on_progress:
-        done = export(model, target, settings=settings, source=source, on_progress=on_progress)
+    done = export(model, target, settings=settings, source=source)
     if as_json:
         show.print_json(done.to_json())
     elif not quiet:

@@ -171,8 +171,7 @@ def patch_command(
         FreshAttacks(loaded, tuple(transfer or ())),
     )
     place = out or Path(f"{subject.file.path.stem}.patched.onnx")
-    with show.scoring_progress(quiet=quiet) as on_progress:
-        done = patch(subject, settings, plan, out=place, on_progress=on_progress)
+    done = patch(subject, settings, plan, out=place, on_progress=show.scoring_progress)
     if as_json:
         show.print_json(to_json(done))
     elif not quiet:

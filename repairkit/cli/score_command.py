@@ -198,9 +198,8 @@ def score_command(
         check_share_place(share_to)
     try:
         with (
-            show.scoring_progress(quiet=quiet) as shown,
             unattended(
-                shown,
+                show.scoring_progress,
                 log_json=log_json,
                 prometheus_port=prometheus_port,
                 prometheus_file=prometheus_file,

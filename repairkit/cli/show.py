@@ -1,25 +1,22 @@
-"""Tables on standard output, progress on standard error."""
+"""Tables on standard output, remarks and the progress of a scoring on standard error."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from repairkit.cli.stages import show_facts
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.patch import Constant, Evaluation, Figure, Patch
 from repairkit.core.text import printable
 from repairkit.workflows.files import to_json
 from repairkit.workflows.progress import Progress as ScoreProgress
 
-_LINE_SECONDS = 10.0
 _SHARES = {
     "group_accuracy",
     "worst_group_accuracy",
@@ -76,62 +73,10 @@ def _is_number(text: str) -> bool:
     return not text or not text[0].isalpha()
 
 
-@contextmanager
-def scoring_progress(*, quiet: bool) -> Iterator[Callable[[ScoreProgress], None] | None]:
-    """Undecided filters, evaluations per second and time left, on standard error.
-
-    A terminal gets a bar, a log gets a line now and then.
-    """
-    console = Console(stderr=True, highlight=False)
-    if quiet:
-        yield None
-    elif not console.is_terminal:
-        yield _line_printer()
-    else:
-        bar = Progress(
-            TextColumn("scoring"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
-        with bar:
-            task = bar.add_task("scoring", total=None, facts="starting")
-
-            def show(progress: ScoreProgress) -> None:
-                done, left = progress.spent.evaluations, progress.evaluations_left
-                total = None if left is None else done + left
-                bar.update(task, completed=done, total=total, facts=_facts(progress))
-
-            yield show
-
-
-def _line_printer() -> Callable[[ScoreProgress], None]:
-    last = [time.monotonic()]
-
-    def show(progress: ScoreProgress) -> None:
-        if time.monotonic() - last[0] >= _LINE_SECONDS:
-            last[0] = time.monotonic()
-            sys.stderr.write(f"scoring: {_facts(progress)}\n")
-
-    return show
-
-
-@contextmanager
-def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """How many of how many are done, on standard error, now and then."""
-    if quiet:
-        yield None
-        return
-    last = [time.monotonic()]
-
-    def show(n_done: int, n_all: int) -> None:
-        if time.monotonic() - last[0] >= _LINE_SECONDS:
-            last[0] = time.monotonic()
-            sys.stderr.write(f"{what}: {n_done} of {n_all} filters\n")
-
-    yield show
+def scoring_progress(progress: ScoreProgress) -> None:
+    """Undecided filters, evaluations per second and time left, in the stage that scores."""
+    done, left = progress.spent.evaluations, progress.evaluations_left
+    show_facts(_facts(progress), done, None if left is None else done + left)
 
 
 def _facts(progress: ScoreProgress) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.stages import stage
 from repairkit.data.dataset import LoadedImages
 from repairkit.data.decoding import ImageFile, decode
 from repairkit.data.geometry import Geometry, plan_geometry
@@ -80,7 +81,12 @@ def _color(spec: InputSpec, preprocessing: Preprocessing) -> str:
 def _map_in_threads(store: Callable[[int], str], n_files: int) -> list[str]:
     pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
     try:
-        return list(pool.map(store, range(n_files)))
+        with stage("decoding images", total=n_files) as tell:
+            found = []
+            for name in pool.map(store, range(n_files)):
+                found.append(name)
+                tell(len(found))
+            return found
     finally:
         # After an error, the files not yet begun are not worth waiting for.
         pool.shutdown(cancel_futures=True)

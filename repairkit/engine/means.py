@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from repairkit.core.filters import FilterMeans, Site
+from repairkit.core.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.engine.leaves import LeafReader, mean_leaves
 from repairkit.engine.runner import Runner
@@ -121,18 +122,20 @@ def measure_sums(
     counts = dict.fromkeys(totals, 0)
     measure: Callable[[NDArray[Any]], NDArray[Any]] = np.abs if magnitude else np.asarray
     chunk, start = 1, 0
-    while start < len(suite):
-        positions = np.arange(start, min(start + chunk, len(suite)))
-        answers = runner.run(suite.batch(positions))
-        for site in sites:
-            tensor = answers[site.tensor]
-            if site.scale is not None:
-                tensor = (tensor.astype(np.float64) - site.zero) * site.scale
-            axes = tuple(a for a in range(tensor.ndim) if a != site.channel_axis % tensor.ndim)
-            totals[site.name] += measure(tensor).sum(axis=axes, dtype=np.float64)
-            counts[site.name] += tensor.size // site.n_channels
-        if start == 0:
-            held = sum(answers[site.tensor].nbytes for site in sites)
-            chunk = int(np.clip(_CHUNK_BYTES // max(held, 1), 1, 128))
-        start = int(positions[-1]) + 1
+    with stage("measuring means", total=len(suite)) as tell:
+        while start < len(suite):
+            positions = np.arange(start, min(start + chunk, len(suite)))
+            answers = runner.run(suite.batch(positions))
+            for site in sites:
+                tensor = answers[site.tensor]
+                if site.scale is not None:
+                    tensor = (tensor.astype(np.float64) - site.zero) * site.scale
+                axes = tuple(a for a in range(tensor.ndim) if a != site.channel_axis % tensor.ndim)
+                totals[site.name] += measure(tensor).sum(axis=axes, dtype=np.float64)
+                counts[site.name] += tensor.size // site.n_channels
+            if start == 0:
+                held = sum(answers[site.tensor].nbytes for site in sites)
+                chunk = int(np.clip(_CHUNK_BYTES // max(held, 1), 1, 128))
+            start = int(positions[-1]) + 1
+            tell(start)
     return {name: Sums(totals[name], counts[name]) for name in totals}

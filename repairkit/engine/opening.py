@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.game import Executor
+from repairkit.core.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.engine.agreement import Agreement, cones_fault
 from repairkit.engine.compiled import Compiled
@@ -72,17 +73,18 @@ class Candidates:
         key = way, half
         if key not in self._compiled:
             try:
-                self._compiled[key] = Compiled(
-                    self.found,
-                    self.roster,
-                    self.means,
-                    image=self.image,
-                    output=self.output,
-                    sample=sample,
-                    level=WAYS[way],
-                    weight_space=way.endswith("weights"),
-                    half=half,
-                )
+                with stage("compiling"):
+                    self._compiled[key] = Compiled(
+                        self.found,
+                        self.roster,
+                        self.means,
+                        image=self.image,
+                        output=self.output,
+                        sample=sample,
+                        level=WAYS[way],
+                        weight_space=way.endswith("weights"),
+                        half=half,
+                    )
             except ModelError as error:
                 logger.info("%s: %s", way, error)
                 self._compiled[key] = None
@@ -134,10 +136,11 @@ def open_evaluator(
     agreement: Agreement | None = None
     for name, evaluator in _fast_evaluators(candidates, reference, cache_memory):
         if name not in candidates.proven:
-            if agreement is None:
-                macs = evaluator.routes.full.cost
-                agreement = Agreement.ask(reference, len(roster), len(suite), macs)
-            fault = agreement.fault(evaluator) or cones_fault(evaluator, agreement.images[0])
+            with stage(f"proving {evaluator.path}"):
+                if agreement is None:
+                    macs = evaluator.routes.full.cost
+                    agreement = Agreement.ask(reference, len(roster), len(suite), macs)
+                fault = agreement.fault(evaluator) or cones_fault(evaluator, agreement.images[0])
             candidates.proven[name] = fault
             if fault is not None:
                 logger.warning("%s are not used: %s", evaluator.path, fault)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
+from repairkit.core.stages import stage
 from repairkit.engine.company import differing_output, first_mixing_node, with_noise
 from repairkit.engine.memory import release_freed
 from repairkit.engine.runtime import load_runtime, open_session, runtime_complaint
@@ -46,6 +47,7 @@ class Batching:
     answers: Mapping[str, NDArray[Any]] | None = field(default=None, compare=False, repr=False)
 
 
+@stage("checking batches")
 def settle_batching(
     model: ModelProto,
     input_name: str,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans
 from repairkit.core.game import Coalitions
+from repairkit.core.stages import stage
 from repairkit.core.suite import Indices
 from repairkit.engine.agreement import difference
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce, keep_all
@@ -160,6 +161,7 @@ class LateScattered:
         return self._settled.answer(coalitions, images, reduce)
 
 
+@stage("proving that rows can share a run")
 def with_scattered(
     others: Evaluator,
     masks: MaskEvaluator,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from repairkit.core.errors import AdapterError, SettingsError
 from repairkit.core.framework import Adapter, FrameworkModel, LoadOptions
+from repairkit.core.stages import stage
 
 GROUP = "repairkit.adapters"
 _NEEDED = ("name", "extra", "takes", "load")
@@ -16,6 +17,7 @@ _NEEDED = ("name", "extra", "takes", "load")
 logger = logging.getLogger(__name__)
 
 
+@stage("loading the model")
 def load_framework_model(
     source: str,
     options: LoadOptions | None = None,

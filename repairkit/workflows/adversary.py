@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from repairkit.attacks import Pgd, PixelBox, Square, pgd, square
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure
+from repairkit.core.stages import stage
 from repairkit.data import Dataset
 from repairkit.engine.runner import Runner, settle_batching
 from repairkit.metrics import OutputForm, wilson
@@ -22,7 +22,6 @@ from repairkit.workflows.subject import Subject
 
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
 _LEAST = 1e-45
-OnImages = Callable[[int, int], None]
 """Called with the images done and those to do."""
 
 
@@ -76,21 +75,25 @@ class Attack:
         images: NDArray[Any],
         targets: NDArray[np.intp],
         rng: np.random.Generator,
-        on_images: OnImages | None = None,
     ) -> NDArray[Any]:
         """Adversarial images for targets."""
         made = []
         size = self.judged.batch_size
-        for start in range(0, len(images), size):
-            batch, wanted = images[start : start + size], targets[start : start + size]
-            if isinstance(self.method, Pgd):
-                assert self.source is not None
-                made.append(pgd(batch, wanted, self.source.gradients, self.box, self.method, rng))
-            else:
-                made.append(square(batch, wanted, self.judged.scores, self.box, self.method, rng))
-            if on_images is not None:
-                on_images(min(start + size, len(images)), len(images))
+        with stage("attacking", total=len(images)) as tell:
+            for start in range(0, len(images), size):
+                part = slice(start, start + size)
+                made.append(self._attack(images[part], targets[part], rng))
+                tell(min(start + size, len(images)))
         return np.concatenate(made)
+
+    def _attack(
+        self, images: NDArray[Any], targets: NDArray[np.intp], rng: np.random.Generator
+    ) -> NDArray[Any]:
+        """Some images at once."""
+        if isinstance(self.method, Pgd):
+            assert self.source is not None
+            return pgd(images, targets, self.source.gradients, self.box, self.method, rng)
+        return square(images, targets, self.judged.scores, self.box, self.method, rng)
 
 
 def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, Judged]:

@@ -20,6 +20,7 @@ from repairkit.attacks import Pgd, PixelBox, Square
 from repairkit.core.errors import AdapterError, DataError, SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
+from repairkit.core.stages import stage
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data import split_parts
 from repairkit.engine.runner import Runner
@@ -109,6 +110,7 @@ def check_attacks(bench: Bench, fresh: FreshAttacks, *, baselines: bool = False)
         _prove(given, _original(bench), few, "the model that is repaired")
 
 
+@stage("attacking both models")
 def judge_attacks(
     bench: Bench, patched: Runner, file: PatchFile, fresh: FreshAttacks
 ) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from repairkit.core.framework import FrameworkModel
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, Parts, split_parts
 from repairkit.metrics import OutputForm
-from repairkit.workflows.adversary import Attack, Judged, OnImages, open_judged, share
+from repairkit.workflows.adversary import Attack, Judged, open_judged, share
 from repairkit.workflows.attack_file import AttackedImages, check_columns, write_attack_file
 from repairkit.workflows.destination import check_attack_place
 from repairkit.workflows.faults import judging_the_model
@@ -65,7 +65,6 @@ def attack(
     *,
     out: Path,
     source: tuple[str, FrameworkModel] | None = None,
-    on_images: OnImages | None = None,
 ) -> Attacked:
     """Make adversarial images of the selection and the test part, and write them.
 
@@ -76,7 +75,6 @@ def attack(
         out: the `.npz`; see `attack_file`.
         source: name and model that gradients come from; the attack is white-box where it answers
             as the subject does, and a transfer attack else.
-        on_images: told how far the attack is.
 
     Raises:
         RepairkitError: anything that the user can mend.
@@ -99,7 +97,7 @@ def attack(
     given = None if source is None else attach(*source, proof.shape[1:])
     knowledge = _knowledge(given, judged, proof)
     making = Attack(how.method, box, judged, given)
-    images, told = _make(making, dataset, parts, rng, on_images)
+    images, told = _make(making, dataset, parts, rng)
     document = {
         "schema": 1,
         "kind": "repairkit attack",
@@ -153,7 +151,6 @@ def _make(
     dataset: Dataset,
     parts: Parts,
     rng: np.random.Generator,
-    on_images: OnImages | None,
 ) -> tuple[AttackedImages, dict[str, Any]]:
     """Clean images of all parts, then the adversarial ones of two; and how they fare."""
     attacked = (parts.selection, parts.test)
@@ -162,7 +159,7 @@ def _make(
     making.box.check(clean)
     labels = dataset.annotations.labels[rows].astype(np.intp)
     targets = random_targets(labels, making.judged.n_classes, rng)
-    made = making(clean, targets, rng, on_images)
+    made = making(clean, targets, rng)
     names = np.repeat([suite.name for suite in attacked], [len(suite) for suite in attacked])
     still = parts.calibration.batch(np.arange(len(parts.calibration)))
     kept = parts.calibration.indices

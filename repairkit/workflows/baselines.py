@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RepairkitError
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
+from repairkit.core.stages import stage
 from repairkit.metrics import difference, evaluate
 from repairkit.repairs import make_patch
 from repairkit.workflows.bench import Bench
@@ -43,6 +44,7 @@ MULTIPLICITY = (
 OnProgress = Callable[[Progress], None] | None
 
 
+@stage("judging simpler cures")
 def with_baselines(
     bench: Bench,
     made: Made,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
+from repairkit.core.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, Parts, split_parts
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator
@@ -263,12 +264,13 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
         RepairkitError: anything about model, data or settings that the user can mend.
     """
     regression = bool(_REGRESSION & set(settings.metrics))
-    whole = survey(
-        subject.model,
-        output=subject.output,
-        at=settings.sites_at,
-        include=settings.include,
-    )
+    with stage("finding filters"):
+        whole = survey(
+            subject.model,
+            output=subject.output,
+            at=settings.sites_at,
+            include=settings.include,
+        )
     roster = Roster(select_sites(whole, settings.sites))
     if dataset is None:
         dataset = read_dataset(subject, settings, regression=regression)
@@ -313,8 +315,10 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
 
 def run_suite(runner: Runner, suite: Suite, batch_size: int) -> NDArray[Any]:
     """A runner's first output for every image of a suite, in order."""
-    parts = [
-        runner.run(suite.batch(np.arange(i, min(i + batch_size, len(suite)))))[runner.outputs[0]]
-        for i in range(0, len(suite), batch_size)
-    ]
+    parts = []
+    with stage("running images", total=len(suite)) as tell:
+        for start in range(0, len(suite), batch_size):
+            positions = np.arange(start, min(start + batch_size, len(suite)))
+            parts.append(runner.run(suite.batch(positions))[runner.outputs[0]])
+            tell(int(positions[-1]) + 1)
     return np.concatenate(parts)

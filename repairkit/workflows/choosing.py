@@ -13,6 +13,7 @@ from repairkit.core.errors import TargetNotMetError
 from repairkit.core.game import Coalitions
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure, Patch
+from repairkit.core.stages import stage
 from repairkit.core.suite import Indices, Suite
 from repairkit.data.strata import draw_shares
 from repairkit.engine.evaluator import keep_all
@@ -130,6 +131,7 @@ class Chooser:
             self.outputs((), 0),
         )
 
+    @stage("choosing")
     def choose(self, refine: Refine | None = None) -> Chosen:
         """The patch, once images that chose nothing have confirmed it.
 
@@ -226,6 +228,7 @@ class Chooser:
         for start in range(0, len(coalitions), _ROWS_AT_ONCE):
             yield from evaluator.answer(coalitions[start : start + _ROWS_AT_ONCE], None, keep_all)
 
+    @stage("confirming")
     def _confirm(
         self, patch: Patch, after: NDArray[Any], story: dict[str, Any]
     ) -> Chosen | Refused:

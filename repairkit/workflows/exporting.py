@@ -15,6 +15,7 @@ from onnx import ModelProto
 from repairkit.core.errors import ExportError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
+from repairkit.core.stages import stage
 from repairkit.engine.runner import Runner
 from repairkit.graph.files import add_model, read_model
 from repairkit.graph.layer_names import write_layer_map
@@ -111,7 +112,8 @@ def export(
     check_export_place(out, map_file, settings, KIND)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         draft = Path(folder) / out.name
-        model.export(draft)
+        with stage("exporting"):
+            model.export(draft)
         subject = read_subject(draft, output=settings.output, layout=settings.preprocessing.layout)
         given = settings.data is not None
         images = _images(subject, settings)
@@ -151,6 +153,7 @@ def _images(subject: Subject, settings: Settings) -> NDArray[Any]:
     return suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
 
 
+@stage("comparing outputs")
 def _compare(
     model: FrameworkModel, subject: Subject, images: NDArray[Any], source: str
 ) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from onnx import ModelProto
 
 from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
+from repairkit.core.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.engine.runner import Runner
 from repairkit.graph.bake import bake, representable
@@ -37,6 +38,7 @@ def with_best_levels(
     return best, partial(patched_outputs, chooser.bench, best)
 
 
+@stage("choosing levels")
 def best_levels(chooser: Chooser, patch: Patch) -> Patch:
     """The patch with the constants that the images that choose like best, one filter at a time.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from repairkit.core.filters import Site
+from repairkit.core.stages import stage
 from repairkit.graph.bake import representable
 from repairkit.graph.files import write_model
 from repairkit.graph.instrument import instrument
@@ -17,6 +18,7 @@ from repairkit.workflows.subject import Subject
 from repairkit.workflows.unjudged import prepare_unjudged
 
 
+@stage("instrumenting")
 @judging_the_model
 def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple[Site, ...]:
     """Write the instrumented model; means are measured unless filters are absent otherwise.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.filters import Filter
+from repairkit.core.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data.images import PixelImages
 from repairkit.engine.game import ModelGame
@@ -37,6 +38,7 @@ class Interpretation:
     pictures: dict[int, Picture]
 
 
+@stage("looking at filters")
 def interpret(bench: Bench, filters: Sequence[Filter], *, value: str | None) -> Interpretation:
     """Look at filters through at most a thousand selection images.
 

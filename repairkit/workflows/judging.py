@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from repairkit.core.patch import Evaluation, Figure
+from repairkit.core.stages import stage
 from repairkit.metrics import ATTACK_SUCCESS, difference, evaluate, is_attacked
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.fairness import Outputs, fairness_block
@@ -36,6 +37,7 @@ class Judged:
     fairness: dict[str, Any] | None
 
 
+@stage("judging on the test part")
 def judge_on_test(bench: Bench, patched: ModelProto, objective: str) -> Judged:
     """Figures before and after on the test part, and the paired difference."""
     suite, settings = bench.parts.test, bench.settings

@@ -20,6 +20,7 @@ from onnx import ModelProto, helper
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.framework import FrameworkModel, Images, Layer
 from repairkit.core.layer_map import LayerMap, MappedLayer
+from repairkit.core.stages import stage
 from repairkit.engine.runner import Runner
 from repairkit.graph.instrument import instrument, mask_name, mask_shape
 from repairkit.graph.rebatch import fixed_batch
@@ -73,24 +74,27 @@ def prove_layers(pair: Pairing, *, on_progress: Done | None = None) -> LayerMap:
         pair: the models, whose outputs were found equal.
         on_progress: told how many filters are done, and of how many.
     """
-    usual = _usual(pair)
-    homes = _find_homes(_Trial(pair, usual, *_PROBE))
+    with stage("finding the layers' sites"):
+        usual = _usual(pair)
+        homes = _find_homes(_Trial(pair, usual, *_PROBE))
     open_channels = {
         layer.name: np.arange(layer.n_channels)
         for layer in pair.framework.layers
         if layer.name in homes
     }
     n_all, n_done = sum(len(c) for c in open_channels.values()), 0
-    for spread, image in _TRIES:
-        left = {name: channels for name, channels in open_channels.items() if len(channels)}
-        if not left:
-            break
-        trial = _Trial(pair, usual, spread, image)
-        for name, proven in trial.prove(left, homes):
-            n_done += len(proven)
-            open_channels[name] = np.setdiff1d(open_channels[name], proven)
-            if on_progress is not None:
-                on_progress(n_done, n_all)
+    with stage("mapping", total=n_all, unit="filters") as tell:
+        for spread, image in _TRIES:
+            left = {name: channels for name, channels in open_channels.items() if len(channels)}
+            if not left:
+                break
+            trial = _Trial(pair, usual, spread, image)
+            for name, proven in trial.prove(left, homes):
+                n_done += len(proven)
+                open_channels[name] = np.setdiff1d(open_channels[name], proven)
+                tell(n_done)
+                if on_progress is not None:
+                    on_progress(n_done, n_all)
     mapped = [
         MappedLayer(layer, None, (), "no layer of the ONNX file answers to it")
         if layer.name not in homes

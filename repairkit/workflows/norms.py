@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from repairkit.core.scores import Scores, Spent
+from repairkit.core.stages import stage
 from repairkit.estimators import Estimation
 from repairkit.graph.norms import kernel_norms
 from repairkit.workflows.bench import Bench
@@ -12,6 +13,7 @@ from repairkit.workflows.bench import Bench
 NORMS = ("weight-norm", "activation-norm")
 
 
+@stage("measuring norms")
 def score_norms(method: str, bench: Bench, metric: str) -> Estimation:
     """L2 norms of kernels, or mean absolute activations over the calibration images."""
     if method == "weight-norm":

@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Evaluation, Figure, Patch
+from repairkit.core.stages import stage
 from repairkit.core.trust import without
 from repairkit.graph.bake import bake
 from repairkit.graph.files import add_model, digest_of
@@ -193,6 +194,7 @@ def _finish(
     )
 
 
+@stage("baking")
 def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
     """The patch file but for its result and story, and the model with its claim in it."""
     subject, settings = bench.subject, bench.settings
@@ -212,6 +214,7 @@ def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
     return draft, baked.model
 
 
+@stage("writing")
 def _write(bench: Bench, file: PatchFile, model: ModelProto, out: Path) -> Companions:
     """All files together, the model last: where it lies, its patch file and report lie too."""
     subject, places = bench.subject, Companions.of(out)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, read_data
 from repairkit.metrics import OutputForm, is_user_metric
@@ -15,6 +16,7 @@ from repairkit.workflows.settings import Settings, require_data
 from repairkit.workflows.subject import Subject
 
 
+@stage("reading images")
 def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
     """The data that the settings name, labels checked as far as the model says what they may be."""
     own = all(is_user_metric(name) for name in settings.metrics)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.game import Round
+from repairkit.core.stages import stage
 from repairkit.workflows.bench import Bench
 
 _SIZES = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50)
@@ -17,6 +18,7 @@ _MOST_IMAGES = 256
 TOP = 100
 
 
+@stage("removing filters in order")
 def removal_curves(bench: Bench, values: NDArray[np.float64], metric: str) -> dict[str, Any]:
     """V with the first few filters of three orders absent, on at most 256 selection images.
 

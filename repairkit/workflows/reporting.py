@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RepairkitError, RunFolderError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import Patch
+from repairkit.core.stages import stage
 from repairkit.data import PartPlan, Preprocessing
 from repairkit.report import marked_card, model_card, render_patch, render_run
 from repairkit.workflows.bench import Bench, prepare
@@ -46,6 +47,7 @@ class Reported:
     document: dict[str, Any]
 
 
+@stage("writing the page")
 def repair_report(
     bench: Bench, report: Mapping[str, Any], patch: Patch, places: Companions
 ) -> dict[Path, str]:
@@ -66,6 +68,7 @@ def repair_report(
     }
 
 
+@stage("writing the page")
 def report_run(
     folder: Path,
     *,

@@ -15,6 +15,7 @@ import numpy as np
 from repairkit.core.game import Round
 from repairkit.core.metric import Metric
 from repairkit.core.scores import Run, Scores, Spent
+from repairkit.core.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.engine.precision import Precision
 from repairkit.estimators import (
@@ -250,15 +251,16 @@ def _play(
 
     if folder is not None:
         folder.check_values(document["metrics"])
-    estimation = estimate(
-        game,
-        estimator,
-        budget=budget,
-        seed=bench.settings.seed,
-        on_round=on_round,
-        checkpoint=None if folder is None else CheckpointStore(folder.checkpoint),
-        with_details=how.statistics,
-    )
+    with stage("scoring"):
+        estimation = estimate(
+            game,
+            estimator,
+            budget=budget,
+            seed=bench.settings.seed,
+            on_round=on_round,
+            checkpoint=None if folder is None else CheckpointStore(folder.checkpoint),
+            with_details=how.statistics,
+        )
     document["engine"] = game.path  # which now tells of rows that were mixed
     return estimation
 
@@ -270,6 +272,7 @@ def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:
     return bench.metrics((bench.accuracy,))[0]
 
 
+@stage("playing with all filters and with none")
 def _ends(game: PlacedGame, n_metrics: int) -> dict[str, dict[str, float]]:
     """V(all) and V(none) of every metric, on all selection images."""
     n = game.facts.n_players

@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.layer_map import LayerMap
+from repairkit.core.stages import stage
 from repairkit.data import InputSpec
 from repairkit.graph.dims import dims_of
 from repairkit.graph.files import ModelFile, read_model
@@ -67,6 +68,7 @@ class Subject:
         return self.file.model
 
 
+@stage("opening the model")
 def read_subject(path: Path, *, output: str | None = None, layout: str | None = None) -> Subject:
     """Open a model and find its image input.
 

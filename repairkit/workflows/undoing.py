@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.patch import Patch
+from repairkit.core.stages import stage
 from repairkit.graph.bake import Baked, bake
 from repairkit.graph.files import ModelFile, digest_of, write_model
 from repairkit.graph.outside import outside_digests, place_beside
@@ -54,6 +55,7 @@ class Reverted:
         }
 
 
+@stage("applying the patch")
 @judging_the_model
 def apply_patch(
     subject: Subject, file: PatchFile, *, out: Path, images: NDArray[Any] | None = None
@@ -110,6 +112,7 @@ def _wrong_model(model: ModelFile, file: PatchFile) -> VerificationError:
     )
 
 
+@stage("taking the patch off")
 def revert_patch(patched: ModelFile, file: PatchFile, *, out: Path) -> Reverted:
     """Give back, byte for byte, the files that a patch was made to.
 

@@ -12,6 +12,7 @@ from onnx import ModelProto
 from repairkit.core.errors import VerificationError
 from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Patch, TensorEdit
+from repairkit.core.stages import stage
 from repairkit.engine.proof import Proof, prove
 from repairkit.graph.bake import bake
 from repairkit.graph.files import ModelFile
@@ -61,6 +62,7 @@ class Verified:
         }
 
 
+@stage("verifying")
 @judging_the_model
 def verify(
     subject: Subject,
@@ -164,6 +166,7 @@ def _check_file(file: PatchFile, claim: dict[str, Any], patched: ModelFile) -> N
         )
 
 
+@stage("proving the patch")
 def prove_patch(
     subject: Subject,
     found: Survey,

@@ -126,15 +126,30 @@ def _is_layer(
     call = (node.domain, node.op_type)
     if inside.get(call, is_product(node)):
         return True
-    if any(is_product(n) for body in subgraphs(node) for n in all_nodes(body)):
+    inner = [n for body in subgraphs(node) for n in all_nodes(body)]
+    if any(inside.get((n.domain, n.op_type), is_product(n)) for n in inner):
         return True
+    if inner and _is_written_out(inner):
+        held = [t for body in subgraphs(node) for t in body.initializer]
+        read = [_shape(name, constants) for name in sorted(outer_names(node))]
+        return any(_is_matrix(shape) for shape in (*read, *(t.dims for t in held)))
     if node.op_type in _SUMS and node.domain in _STANDARD:
         return _sums_what_was_weighed(node, state, constants)
     if node.domain in _STANDARD:
         return False
     # An operator of a runtime or a function that reads a learned matrix.
     shapes = (_shape(name, constants) for name in node.input)
-    return any(sum(size > 1 for size in shape) > 1 for shape in shapes if shape is not None)
+    return any(_is_matrix(shape) for shape in shapes)
+
+
+def _is_written_out(nodes: list[NodeProto]) -> bool:
+    """Whether what makes up a product stands among some nodes; their constants are not known."""
+    kinds = {node.op_type for node in nodes}
+    return bool(kinds & _SUMS and kinds & {"Div", "Mul", "Sub"})
+
+
+def _is_matrix(shape: Iterable[int] | None) -> bool:
+    return shape is not None and sum(size > 1 for size in shape) > 1
 
 
 def _sums_what_was_weighed(node: NodeProto, state: _State, constants: Constants) -> bool:
@@ -274,7 +289,9 @@ def _is_one_number(name: str, constants: Constants) -> bool:
 def _functions_with_layers(model: ModelProto) -> dict[tuple[str, str], bool]:
     """Whether each function of the model holds a layer, or calls a function that does."""
     functions = {(f.domain, f.name): list(_nodes_of(f)) for f in model.functions}
-    found = dict.fromkeys(functions, False)
+    found = {
+        key: _is_written_out(nodes) and _hold_a_matrix(nodes) for key, nodes in functions.items()
+    }
     changed = True
     while changed:
         changed = False
@@ -284,6 +301,11 @@ def _functions_with_layers(model: ModelProto) -> dict[tuple[str, str], bool]:
             ):
                 found[key] = changed = True
     return found
+
+
+def _hold_a_matrix(nodes: list[NodeProto]) -> bool:
+    made = (attribute(node, "value") for node in nodes if node.op_type == "Constant")
+    return any(_is_matrix(value.t.dims) for value in made if value is not None)
 
 
 def _nodes_of(function: FunctionProto) -> Iterable[NodeProto]:

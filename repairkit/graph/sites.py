@@ -203,7 +203,7 @@ def _foreign(node: NodeProto, index: GraphIndex) -> str | None:
     reads = any(name in index.constant for name in node.input)
     if not reads or not any(o in index.fed for o in node.output):
         return None
-    return f"units of a {node.op_type} cannot be frozen"
+    return f"units of {node.op_type} layers cannot be frozen"
 
 
 def _site_names(index: GraphIndex) -> list[str]:

@@ -273,6 +273,42 @@ FOLLOWED: dict[str, Tail] = {
         ],
         {**_PROTOTYPES, "second": np.array([1])},
     ),
+    "distances in an If": Tail(
+        [
+            _node(
+                "If",
+                "yes",
+                "y",
+                then_branch=_body(
+                    [
+                        _node("Unsqueeze", "flat last", "u"),
+                        _node("Sub", "u protos", "d"),
+                        _node("ReduceL2", "d", "t", axes=[1], keepdims=0),
+                    ],
+                    (),
+                    ("t",),
+                ),
+                else_branch=_body([_node("Identity", "flat", "e")], (), ("e",)),
+            )
+        ],
+        {**_PROTOTYPES, "yes": np.array(True)},
+    ),
+    "distances in a function that holds its prototypes": Tail(
+        [_node("Nearness", "flat last", "y", domain="nets")],
+        {"last": np.array([2])},
+        (
+            _function(
+                "Nearness",
+                [
+                    _node("Constant", "", "p", value=arrays.from_array(_PROTOTYPES["protos"])),
+                    _node("Unsqueeze", "a b", "u"),
+                    _node("Sub", "u p", "d"),
+                    _node("ReduceL1", "d", "made", axes=[1], keepdims=0),
+                ],
+                "a b",
+            ),
+        ),
+    ),
     "a product of two activations": Tail(
         [_node("Transpose", "flat", "turned"), _node("MatMul", "flat turned", "y")]
     ),
@@ -377,5 +413,5 @@ def test_layers_of_other_kinds_are_listed_by_name() -> None:
     nodes = [*tail.nodes[:-1], _node("Squeeze", "last_state first", "s"), _node("Gemm", "s h", "y")]
     found = survey(_model(Tail(nodes, {**tail.weights, "h": _normal(CLASSES, 2)})))
     reasons = {x.name: x.reason for x in found.left_out}
-    assert reasons["last_state"] == "units of a LSTM cannot be frozen"
+    assert reasons["last_state"] == "units of LSTM layers cannot be frozen"
     assert reasons["y"] == "it makes the model's output"

@@ -116,6 +116,23 @@ def test_weights_of_every_type_that_the_runtime_runs_can_be_frozen(kind: str) ->
         assert found.sites or [x.reason for x in found.left_out if x.name == "conv"]
 
 
+@pytest.mark.parametrize("kind", ["INT8", "UINT16", "UINT4", "INT2", "FLOAT8E5M2"])
+def test_weights_that_are_quantised_in_the_graph_can_be_frozen(kind: str) -> None:
+    number = TensorProto.DataType.Value(kind)
+    stored = [
+        numpy_helper.from_array(_kernel(), "k"),
+        numpy_helper.from_array(np.linspace(0.1, 0.5, 5, dtype=np.float32), "scale"),
+        helper.make_tensor("zero", number, [5], [0] * 5),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["k", "scale", "zero"], ["q"], axis=0),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["w"], axis=0),
+    ]
+    model = _network(nodes, stored, "w")
+    assert _runs(model)
+    _prove(model)
+
+
 def test_spare_bits_of_packed_weights_come_back() -> None:
     stored = _stored("INT4", raw=True)
     odd = numpy_helper.from_array(numpy_helper.to_array(stored).reshape(-1)[:45], "stored")

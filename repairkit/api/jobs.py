@@ -31,4 +31,10 @@ def open_job(
         job = replace(job, data=Path(data))
     if trust:
         job = replace(job, trust=True)
-    return read_subject(path, output=job.output, layout=job.preprocessing.layout), job
+    subject = read_subject(
+        path,
+        output=job.output,
+        layout=job.preprocessing.layout,
+        image_input=job.image_input,
+    )
+    return subject, job

@@ -16,12 +16,13 @@ from repairkit.graph.files import read_model
 from repairkit.workflows import patching, verifying
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.destination import Companions
+from repairkit.workflows.inputs import with_inputs
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import Target
 from repairkit.workflows.patch_file import read_patch_file
 from repairkit.workflows.patching import Patched, PatchSettings
 from repairkit.workflows.progress import Progress
-from repairkit.workflows.reading import read_images
+from repairkit.workflows.reading import read_any
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.undoing import Applied, Reverted, apply_patch, revert_patch
@@ -128,16 +129,23 @@ def verify(
         RepairkitError: a file cannot be read.
     """
     subject, job = open_job(original, None, settings)
-    images = _proof_images(subject, job)
+    subject, images, feeds = _for_proof(subject, job)
     file = None if patch_file is None else read_patch_file(Path(patch_file))
-    return verifying.verify(subject, read_model(Path(patched)), file=file, images=images)
+    return verifying.verify(
+        subject, read_model(Path(patched)), file=file, images=images, feeds=feeds
+    )
 
 
-def _proof_images(subject: Subject, job: Settings) -> NDArray[Any] | None:
+def _for_proof(
+    subject: Subject, job: Settings
+) -> tuple[Subject, NDArray[Any] | None, dict[str, NDArray[Any]]]:
+    """The first images of the data, if there is any, and what the model takes beside them."""
     if job.data is None:
-        return None
-    suite = read_images(subject, job)
-    return suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
+        return with_inputs(subject, job, None), None, {}
+    dataset = read_any(subject, job)
+    first = np.arange(min(_PROOF_IMAGES, len(dataset.images)))
+    feeds = {name: rows.batch(first) for name, rows in dataset.further.items()}
+    return with_inputs(subject, job, dataset), dataset.images.batch(first), feeds
 
 
 def apply(
@@ -163,7 +171,8 @@ def apply(
     """
     file = read_patch_file(Path(patch_file))
     subject, job = open_job(model, None, settings)
-    return apply_patch(subject, file, out=Path(out), images=_proof_images(subject, job))
+    subject, images, feeds = _for_proof(subject, job)
+    return apply_patch(subject, file, out=Path(out), images=images, feeds=feeds)
 
 
 def revert(model: str | Path, patch_file: str | Path | None = None, *, out: str | Path) -> Reverted:

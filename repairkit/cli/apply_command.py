@@ -21,6 +21,8 @@ def apply_command(
         Path | None, typer.Option("-o", "--out", help="The patched model; MODEL.patched.onnx.")
     ] = None,
     data: options.Data = None,
+    image_input: options.ImageInput = None,
+    inputs: options.Inputs = None,
     scale: options.Scale = None,
     mean: options.Mean = None,
     std: options.Std = None,

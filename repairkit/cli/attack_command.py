@@ -54,6 +54,8 @@ def attack_command(
     group: options.Groups = None,
     classes: options.Classes = None,
     output: options.Output = None,
+    image_input: options.ImageInput = None,
+    inputs: options.Inputs = None,
     columns: options.Columns = None,
     threshold: options.Threshold = None,
     batch: options.Batch = 128,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from repairkit.cli import options, show
+from repairkit.data.spec import describe_shape
 from repairkit.workflows.inspection import Inspection, inspect
 
 
@@ -12,6 +13,8 @@ def inspect_command(
     context: typer.Context,
     model: options.Model = None,
     output: options.Output = None,
+    image_input: options.ImageInput = None,
+    inputs: options.Inputs = None,
     sites_at: options.SitesAt = "pre-activation",
     include: options.Include = None,
     layout: options.Layout = None,
@@ -35,6 +38,9 @@ def _print(found: Inspection) -> None:
         f"input   {found.subject.input_name}: {shape} {spec.dtype.name}, {spec.layout}, "
         f"batch {found.batch}"
     )
+    for other in found.subject.further:
+        each = ", a row per image" if other.per_image else ""
+        show.say(f"beside  {other.name}: {describe_shape(other.shape)} {other.dtype.name}{each}")
     show.say(f"outputs {', '.join(found.outputs)} (judged: {found.subject.output})")
     layers = found.subject.layer_map
     rows = [

@@ -20,6 +20,8 @@ def instrument_command(
     ] = None,
     data: options.Data = None,
     features: options.Features = None,
+    image_input: options.ImageInput = None,
+    inputs: options.Inputs = None,
     output: options.Output = None,
     sites: options.Sites = None,
     sites_at: options.SitesAt = "pre-activation",

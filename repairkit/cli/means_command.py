@@ -28,6 +28,8 @@ def means_command(
         typer.Option("--merge", help="Add up this file of means; repeat for each owner."),
     ] = None,
     features: options.Features = None,
+    image_input: options.ImageInput = None,
+    inputs: options.Inputs = None,
     output: options.Output = None,
     sites: options.Sites = None,
     sites_at: options.SitesAt = "pre-activation",

@@ -11,7 +11,7 @@ import typer
 from repairkit.core.errors import SettingsError
 from repairkit.core.trust import TRUST_HELP
 from repairkit.data import find_project
-from repairkit.workflows.settings import Settings, read_columns, settle
+from repairkit.workflows.settings import Settings, read_columns, read_inputs, settle
 from repairkit.workflows.subject import Subject, read_subject
 
 Model = Annotated[
@@ -31,6 +31,13 @@ Classes = Annotated[
 Features = Annotated[
     str | None,
     typer.Option("--features", help="Columns of a table that the model takes, in its order."),
+]
+ImageInput = Annotated[
+    str | None, typer.Option("--image-input", help="The input that takes the images.")
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME=VALUE", help="A constant for another input; may repeat."),
 ]
 Sites = Annotated[
     list[str] | None, typer.Option("--sites", help="Only these sites (patterns; may repeat).")
@@ -177,7 +184,12 @@ def settle_job(given: Mapping[str, Any]) -> tuple[Subject, Settings]:
             "repairkit.toml in this folder"
         )
     settings = settle(_settings_options(given), project)
-    subject = read_subject(path, output=settings.output, layout=settings.preprocessing.layout)
+    subject = read_subject(
+        path,
+        output=settings.output,
+        layout=settings.preprocessing.layout,
+        image_input=settings.image_input,
+    )
     return subject, settings
 
 
@@ -196,12 +208,13 @@ def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("calibration", "selection", "test")
     same = (
         "data", "output", "threshold", "sites_at", "absent", "device", "tf32", "half", "workers",
-        "seed", "means", "trust",
+        "seed", "means", "trust", "image_input",
     )  # fmt: skip
     return {
         **{name: given.get(name) for name in same},
         "columns": read_columns(given.get("columns")),
         "metrics": tuple(given.get("metric") or ()),
+        "inputs": read_inputs(given.get("inputs") or ()) or None,
         "sites": tuple(given.get("sites") or ()),
         "include": tuple(given.get("include") or ()),
         "groups": split_names(given.get("group")),

@@ -113,6 +113,8 @@ def patch_command(
     group: options.Groups = None,
     classes: options.Classes = None,
     features: options.Features = None,
+    image_input: options.ImageInput = None,
+    inputs: options.Inputs = None,
     output: options.Output = None,
     columns: options.Columns = None,
     threshold: options.Threshold = None,

@@ -21,6 +21,8 @@ def verify_command(
     ] = None,
     data: options.Data = None,
     features: options.Features = None,
+    image_input: options.ImageInput = None,
+    inputs: options.Inputs = None,
     scale: options.Scale = None,
     mean: options.Mean = None,
     std: options.Std = None,

@@ -55,16 +55,24 @@ class Suite:
     """Images and annotations of one part of the data (`calibration`, `selection`, `test`).
 
     `indices` are the positions of the images in `images`, so that parts share one source.
+    `further` are what the model takes beside each image, by the names of its inputs.
     """
 
     name: str
     images: ImageSource
     annotations: Annotations
     indices: Indices
+    further: Mapping[str, ImageSource] = field(default_factory=dict)
 
     @classmethod
-    def whole(cls, name: str, images: ImageSource, annotations: Annotations) -> Suite:
-        return cls(name, images, annotations, np.arange(len(annotations)))
+    def whole(
+        cls,
+        name: str,
+        images: ImageSource,
+        annotations: Annotations,
+        further: Mapping[str, ImageSource] | None = None,
+    ) -> Suite:
+        return cls(name, images, annotations, np.arange(len(annotations)), further or {})
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -76,6 +84,7 @@ class Suite:
             self.images,
             self.annotations.take(positions),
             self.indices[positions],
+            self.further,
         )
 
     def thinned(self, most: int) -> Suite:
@@ -87,3 +96,8 @@ class Suite:
     def batch(self, positions: Indices) -> NDArray[Any]:
         """Images of shape (len(positions), *model input without its batch axis)."""
         return self.images.batch(self.indices[positions])
+
+    def feeds(self, positions: Indices) -> dict[str, NDArray[Any]]:
+        """What the model takes beside the images: a row per image, by the names of inputs."""
+        rows = self.indices[positions]
+        return {name: source.batch(rows) for name, source in self.further.items()}

@@ -9,12 +9,13 @@ from repairkit.data.parts import PART_NAMES, PartPlan, Parts, split_parts
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import PROJECT_FILE, Project, find_project, read_project
 from repairkit.data.reader import read_data
-from repairkit.data.spec import InputSpec
+from repairkit.data.spec import FurtherInput, InputSpec
 
 __all__ = [
     "PART_NAMES",
     "PROJECT_FILE",
     "Dataset",
+    "FurtherInput",
     "InputSpec",
     "PartPlan",
     "Parts",

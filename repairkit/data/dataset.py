@@ -21,6 +21,8 @@ class Dataset:
     `split` is (n_images,). `digest` is the SHA-256, in hexadecimal, of all that was read, and does
     not depend on where it lies. `notes` are sentences that a user should see. Where `labelled` is
     false the data names no labels that the job could use, and those of `annotations` are all 0.
+    `further` and `constants` are for the model's other inputs, by name: a row per image, or one
+    array for all.
     """
 
     images: ImageSource
@@ -29,6 +31,8 @@ class Dataset:
     digest: str
     notes: tuple[str, ...] = ()
     labelled: bool = True
+    further: Mapping[str, ImageSource] = field(default_factory=dict)
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,8 @@ class Records:
     attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    further: Mapping[str, ImageSource] = field(default_factory=dict)
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def digest_records(records: Records, images_digest: str) -> str:
@@ -67,6 +73,9 @@ def digest_records(records: Records, images_digest: str) -> str:
         columns = {"label": records.labels, **columns}
     if records.split is not None:
         columns["/split"] = records.split
+    columns |= {f"/constant {name}": array for name, array in records.constants.items()}
+    for name, source in records.further.items():
+        columns[f"/input {name}"] = source.batch(np.arange(len(source)))
     for name, column in columns.items():
         digest.update(f"\n{name}\n".encode())
         digest_array(digest, column)

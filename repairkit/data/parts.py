@@ -68,7 +68,7 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
         if np.intersect1d(rows[first], rows[second], assume_unique=True).size
     )
     suites = {
-        name: Suite(name, dataset.images, dataset.annotations.take(chosen), chosen)
+        name: Suite(name, dataset.images, dataset.annotations.take(chosen), chosen, dataset.further)
         for name, chosen in rows.items()
     }
     return Parts(**suites, overlaps=overlaps, how=_sentence(dataset, choices, overlaps, seed))

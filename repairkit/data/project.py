@@ -20,7 +20,7 @@ _MOST_BYTES = 256 << 10
 _MOST_DOTS = 500
 _KEYS = (
     "model", "data", "groups", "classes", "metrics", "output", "columns", "threshold", "seed",
-    "preprocessing", "parts", "features",
+    "preprocessing", "parts", "features", "image_input", "inputs",
 )  # fmt: skip
 
 
@@ -46,6 +46,8 @@ class Project:
     threshold: float | None = None
     seed: int | None = None
     features: tuple[str, ...] = ()
+    image_input: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_project(model: Path | None, cwd: Path) -> Project | None:
@@ -87,6 +89,8 @@ def read_project(path: Path) -> Project:
         threshold=_threshold(path, settings),
         seed=_seed(path, settings),
         features=_texts(path, settings, "features", separator=","),
+        image_input=_text(path, settings, "image_input"),
+        inputs=_inputs(path, settings),
     )
 
 
@@ -152,6 +156,18 @@ def _threshold(path: Path, settings: Mapping[str, Any]) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise _wrong(path, "threshold", value, "a number")
     return float(value)
+
+
+def _inputs(path: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Constants of a model's further inputs, as the text that an option would give."""
+    found = {}
+    for name, value in _section(path, settings, "inputs").items():
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(isinstance(v, bool | int | float | str) for v in values):
+            raise _wrong(path, f"inputs.{name}", value, "a number, a truth value, text or a list")
+        words = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
+        found[name] = ",".join(words)
+    return found
 
 
 def _seed(path: Path, settings: Mapping[str, Any]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from repairkit.data.archive import read_archive
 from repairkit.data.arrays import load_array
 from repairkit.data.dataset import Dataset, Records, digest_records
 from repairkit.data.folder import read_folder
+from repairkit.data.further import take_arrays, take_columns
 from repairkit.data.groups import cross_groups
 from repairkit.data.labels import Labels, read_classes, read_targets
 from repairkit.data.manifest import (
@@ -26,7 +28,7 @@ from repairkit.data.manifest import (
 from repairkit.data.names import listing
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.rows import is_tabular, read_rows
-from repairkit.data.spec import InputSpec, describe_shape
+from repairkit.data.spec import FurtherInput, InputSpec, describe_shape
 
 
 def read_data(
@@ -40,6 +42,8 @@ def read_data(
     n_classes: int | None = None,
     regression: bool = False,
     with_labels: bool = True,
+    inputs: Sequence[FurtherInput] = (),
+    image_name: str = "x",
 ) -> Dataset:
     """Images that are ready for the model, and what is known of each.
 
@@ -47,6 +51,9 @@ def read_data(
     `groups` names the attributes to cross. `class_names` are the classes in the model's order,
     `n_classes` their number where it is known. With `regression` labels are targets, float64.
     Without `with_labels` none are needed and none are read: any folder of images will do.
+    `inputs` are what the model takes beside its images: arrays of an archive and columns of a
+    manifest that bear their names are for them. `image_name` is the images' array where there is
+    no `x`.
 
     Raises:
         DataError: the data cannot be read, or contradicts the model or itself.
@@ -68,7 +75,14 @@ def read_data(
         )
     else:
         records = _read_records(
-            path, spec, preprocessing, class_names, n_classes, with_labels=with_labels
+            path,
+            spec,
+            preprocessing,
+            class_names,
+            n_classes,
+            with_labels=with_labels,
+            inputs=inputs,
+            image_name=image_name,
         )
     labels = _read_labels(path, records, class_names, n_classes, regression=regression)
     numbers, names = (
@@ -86,6 +100,8 @@ def read_data(
         digest=digest_records(records, loaded.digest),
         notes=(*records.notes, *labels.notes, *loaded.notes),
         labelled=with_labels,
+        further=records.further,
+        constants=records.constants,
     )
 
 
@@ -116,6 +132,8 @@ def _read_records(
     n_classes: int | None,
     *,
     with_labels: bool,
+    inputs: Sequence[FurtherInput],
+    image_name: str,
 ) -> Records:
     if not path.exists():
         raise DataError(f"{path}: does not exist; check --data")
@@ -125,9 +143,17 @@ def _read_records(
         )
     suffix = path.suffix.lower()
     if suffix in (*CSV_SUFFIXES, *PARQUET_SUFFIXES):
-        return read_manifest(path, spec, preprocessing, with_labels=with_labels)
+        records = read_manifest(path, spec, preprocessing, with_labels=with_labels)
+        return replace(records, further=take_columns(records.attributes, inputs, str(path)))
     if suffix == ".npz":
-        return _archive_records(path, spec, preprocessing, with_labels=with_labels)
+        return _archive_records(
+            path,
+            spec,
+            preprocessing,
+            with_labels=with_labels,
+            inputs=inputs,
+            image_name=image_name,
+        )
     raise DataError(
         f"{path}: is of no kind that is read as data; expected a folder with one sub-folder per "
         "class, a .csv or .parquet manifest, or a .npz"
@@ -164,9 +190,17 @@ def _read_labels(
 
 
 def _archive_records(
-    path: Path, spec: InputSpec, preprocessing: Preprocessing, *, with_labels: bool
+    path: Path,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    *,
+    with_labels: bool,
+    inputs: Sequence[FurtherInput],
+    image_name: str,
 ) -> Records:
     arrays = read_archive(path)
+    if "x" not in arrays and image_name in arrays:
+        arrays["x"] = arrays.pop(image_name)
     for name in ("x", "y") if with_labels else ("x",):
         if name not in arrays:
             raise DataError(
@@ -176,6 +210,7 @@ def _archive_records(
     images = arrays.pop("x")
     if images.ndim == 0 or not len(images):
         raise DataError(f"{path}: x holds no image; give at least one")
+    further, constants = take_arrays(arrays, inputs, len(images), preprocessing, str(path))
     columns = {
         name: _column(path, name, array, len(images))
         for name, array in sorted(arrays.items())
@@ -194,6 +229,8 @@ def _archive_records(
         load=lambda: load_array(images, spec, preprocessing, f"{path}: x"),
         split=split,
         attributes=columns,
+        further=further,
+        constants=constants,
     )
 
 

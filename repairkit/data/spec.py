@@ -57,6 +57,25 @@ class InputSpec:
         return replace(self, layout=layout)
 
 
+@dataclass(frozen=True)
+class FurtherInput:
+    """An input that the model takes beside its images.
+
+    `shape` is as declared, None where a size is open. Where `per_image`, its first axis is the
+    images'.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+    per_image: bool
+
+    @property
+    def single(self) -> tuple[int | None, ...]:
+        """The shape for one image."""
+        return (1, *self.shape[1:]) if self.per_image else self.shape
+
+
 def describe_shape(shape: tuple[int | None, ...]) -> str:
     """`(3, None, 224)` as `3 x ? x 224`."""
     return " x ".join("?" if size is None else str(size) for size in shape) or "a single number"

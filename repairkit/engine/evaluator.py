@@ -16,7 +16,7 @@ from repairkit.core.filters import Roster
 from repairkit.core.game import Coalitions, Executor
 from repairkit.core.suite import Indices, Suite
 from repairkit.engine.executor import SerialExecutor
-from repairkit.engine.runner import Masks, Runner
+from repairkit.engine.runner import Feeds, Masks, Runner
 from repairkit.graph.instrument import mask_name, mask_shape
 
 Reduce = Callable[[NDArray[Any], Indices], NDArray[Any]]
@@ -92,7 +92,8 @@ class MaskEvaluator:
 
     def run(self, coalitions: Coalitions, positions: Indices) -> NDArray[Any]:
         """One run: the outputs for images of the suite, under one row or a row for each image."""
-        return self._run(self.suite.batch(positions), coalitions)
+        suite = self.suite
+        return self._run(suite.batch(positions), coalitions, suite.feeds(positions))
 
     def _pieces(self, positions: Indices) -> list[Indices]:
         size = self.batch_size
@@ -100,11 +101,14 @@ class MaskEvaluator:
 
     def _all(self, coalitions: Coalitions, positions: Indices, reduce: Reduce) -> NDArray[Any]:
         """Every row on the same images."""
-        batch = self.suite.batch(positions)
-        return np.stack([reduce(self._run(batch, row[None]), positions) for row in coalitions])
+        batch, feeds = self.suite.batch(positions), self.suite.feeds(positions)
+        return np.stack(
+            [reduce(self._run(batch, row[None], feeds), positions) for row in coalitions]
+        )
 
-    def _run(self, images: NDArray[Any], coalitions: Coalitions) -> NDArray[Any]:
-        return self.runner.run(images, self._masks(coalitions))[self.runner.outputs[0]]
+    def _run(self, images: NDArray[Any], coalitions: Coalitions, feeds: Feeds) -> NDArray[Any]:
+        answers = self.runner.run(images, self._masks(coalitions), feeds)
+        return answers[self.runner.outputs[0]]
 
     def _masks(self, coalitions: Coalitions) -> Masks:
         return {

@@ -125,7 +125,7 @@ def measure_sums(
     with stage("measuring means", total=len(suite)) as tell:
         while start < len(suite):
             positions = np.arange(start, min(start + chunk, len(suite)))
-            answers = runner.run(suite.batch(positions))
+            answers = runner.run(suite.batch(positions), feeds=suite.feeds(positions))
             for site in sites:
                 tensor = answers[site.tensor]
                 if site.scale is not None:

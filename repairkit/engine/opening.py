@@ -129,8 +129,8 @@ def open_evaluator(
         return open_stacked(
             candidates, reference, masks, device=device, precision=precision, memory=cache_memory
         )
-    if candidates.step is not None:
-        return reference
+    if candidates.step is not None or suite.further:
+        return reference  # other paths feed images alone
     if device != "cpu":
         return open_stacked(candidates, reference, device=device, memory=cache_memory)
     agreement: Agreement | None = None

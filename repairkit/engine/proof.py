@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.engine.runner import Masks, Runner
+from repairkit.engine.runner import Feeds, Masks, Runner
 from repairkit.graph.seeding import seeded
 
 
@@ -44,6 +44,7 @@ def prove(
     *,
     input_name: str,
     step: int | None,
+    feeds: Feeds | None = None,
 ) -> Proof:
     """Run both models on the images, with graph optimisation off and on, and compare all outputs.
 
@@ -59,23 +60,25 @@ def prove(
         input_name: the image input.
         step: the fixed batch of both models, if any. A model of a free batch that fails on several
             images is run on one at a time.
+        feeds: what the models take beside each image; see `Runner.run`.
 
     Raises:
         ModelError: ONNX Runtime fails on a model.
     """
     models = seeded(patched), seeded(instrumented)
     try:
-        return _prove(models, masks, images, input_name, step)
+        return _prove(models, masks, images, feeds, input_name, step)
     except ModelError:
         if step is not None:
             raise
-    return _prove(models, masks, images, input_name, 1)
+    return _prove(models, masks, images, feeds, input_name, 1)
 
 
 def _prove(
     models: tuple[ModelProto, ModelProto],
     masks: Masks,
     images: NDArray[Any],
+    feeds: Feeds | None,
     input_name: str,
     step: int | None,
 ) -> Proof:
@@ -84,7 +87,7 @@ def _prove(
     for optimise in (False, True):
         ours = Runner(models[0], input_name, step, optimise=optimise)
         theirs = Runner(models[1], input_name, step, outputs=ours.outputs, optimise=optimise)
-        runs = zip(ours.raw(images), theirs.raw(images, masks), strict=True)
+        runs = zip(ours.raw(images, feeds=feeds), theirs.raw(images, masks, feeds), strict=True)
         for (_, found), (_, expected) in runs:
             for a, b in zip(found, expected, strict=True):
                 if optimise:
@@ -93,7 +96,9 @@ def _prove(
                 else:
                     exact = exact and equal_outputs(a, b)
         if not optimise:
-            whole = zip(ours.raw(images), theirs.raw(images, everyone), strict=True)
+            whole = zip(
+                ours.raw(images, feeds=feeds), theirs.raw(images, everyone, feeds), strict=True
+            )
             changed = not all(
                 equal_outputs(a, b)
                 for (_, found), (_, plain) in whole

@@ -71,7 +71,7 @@ def measure_responses(
     chunk, start = 1, 0
     while start < len(suite):
         positions = np.arange(start, min(start + chunk, len(suite)))
-        answers = runner.run(suite.batch(positions))
+        answers = runner.run(suite.batch(positions), feeds=suite.feeds(positions))
         found = np.empty((4, len(filters), len(positions)))
         for number, wanted in enumerate(filters):
             site = by_name[wanted.site]

@@ -24,6 +24,7 @@ from repairkit.graph.rebatch import fixed_batch, rebatch
 from repairkit.graph.zipmaps import without_zipmaps
 
 Masks = Mapping[str, NDArray[np.bool_]]
+Feeds = Mapping[str, NDArray[Any]]
 _RAW_IMAGES = 16
 _NESTED = (list, dict)  # sequences and maps
 _TIMED = 4  # images on which the cost of a pass is taken
@@ -54,6 +55,7 @@ def settle_batching(
     images: NDArray[Any],
     *,
     outputs: tuple[str, ...] = (),
+    feeds: Feeds | None = None,
     device: str = "cpu",
 ) -> Batching:
     """Re-batch a graph of fixed batch if that provably keeps each image's output.
@@ -66,6 +68,7 @@ def settle_batching(
         input_name: the image input.
         images: a few real images to prove it on, shape (n, *input).
         outputs: those that must be kept, and must not be random; all if empty.
+        feeds: what the model takes beside each of the images; see `Runner.run`.
         device: where to run.
 
     Raises:
@@ -75,23 +78,25 @@ def settle_batching(
     step = fixed or 1
     n_real = len(images)
     images = with_noise(images)
+    fed = {name: rows[np.arange(len(images)) % n_real] for name, rows in (feeds or {}).items()}
     single = Runner(model, input_name, step, outputs=outputs, device=device)
-    alone = single.run(images)
-    _refuse_random(model, single, images, alone, outputs)
-    freed = model if fixed is None else rebatch(model, input_name, step)
+    alone = single.run(images, feeds=fed)
+    _refuse_random(model, single, (images, fed), alone, outputs)
+    freed = model if fixed is None else rebatch(model, input_name, step, further=tuple(fed))
     mixers = find_mixers(freed, input_name, outputs)
     own = {name: _of_first(answers, len(images), n_real) for name, answers in alone.items()}
     if mixers:
         fault = str(mixers[0])
     else:
         if fixed is None:
-            found = _try_together(lambda: single.sharing(step=None), images, alone, n_real)
+            found = _try_together(lambda: single.sharing(step=None), images, fed, alone, n_real)
             if not found.fault:
                 return Batching(model, None, "any batch", "", found.runner, found.answers)
-            freed = rebatch(model, input_name, step)
+            freed = rebatch(model, input_name, step, further=tuple(fed))
         found = _try_together(
             lambda: Runner(freed, input_name, None, outputs=outputs, device=device),
             images,
+            fed,
             alone,
             n_real,
         )
@@ -99,10 +104,10 @@ def settle_batching(
             kind = "fixed" if fixed else "hard-wired"
             how = f"any batch ({kind} at {step}; freed, checked on {n_real} images and noise)"
             return Batching(freed, None, how, "", found.runner, found.answers)
-        where = first_mixing_node(freed, input_name, images)
+        where = None if fed else first_mixing_node(freed, input_name, images)
         fault = f"{found.fault}; {where}" if where else found.fault
     started = time.perf_counter()
-    single.run(images[:_TIMED])
+    single.run(images[:_TIMED], feeds={name: rows[:_TIMED] for name, rows in fed.items()})
     cost = 1000 * (time.perf_counter() - started) / len(images[:_TIMED])
     note = _told(step, fault, len(mixers), cost)
     return Batching(model, step, f"{step} at a time: {fault}", note, single, own)
@@ -129,6 +134,7 @@ class _Together:
 def _try_together(
     open_runner: Callable[[], Runner],
     images: NDArray[Any],
+    feeds: Feeds,
     alone: Mapping[str, NDArray[Any]],
     n_real: int,
 ) -> _Together:
@@ -138,7 +144,8 @@ def _try_together(
     """
     try:
         runner = open_runner()
-        together = runner.run(images[::-1].copy())
+        turned_feeds = {name: rows[::-1].copy() for name, rows in feeds.items()}
+        together = runner.run(images[::-1].copy(), feeds=turned_feeds)
     except ModelError as error:
         return _Together(str(error))
     n_images = len(images)
@@ -168,7 +175,7 @@ def _told(step: int, fault: str, n_mixers: int, cost: float) -> str:
 def _refuse_random(
     model: ModelProto,
     single: Runner,
-    images: NDArray[Any],
+    fed: tuple[NDArray[Any], Feeds],
     alone: Mapping[str, NDArray[Any]],
     outputs: tuple[str, ...],
 ) -> None:
@@ -182,7 +189,9 @@ def _refuse_random(
     if found:
         raise ModelError(f"the model answers at random: {found[0]}; {remedy}")
     n_images = single.step or 1
-    again = single.run(images[:n_images])
+    images, feeds = fed
+    first = {name: rows[:n_images] for name, rows in feeds.items()}
+    again = single.run(images[:n_images], feeds=first)
     for name, answer in again.items():
         before = alone[name][: len(answer)]
         if not _equal_bits(answer, before):
@@ -291,14 +300,19 @@ class Runner:
         twin._take(step)
         return twin
 
-    def run(self, images: NDArray[Any], masks: Masks | None = None) -> dict[str, NDArray[Any]]:
+    def run(
+        self, images: NDArray[Any], masks: Masks | None = None, feeds: Feeds | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Outputs for images of shape (n, *input); masks are one row, or a row per image.
+
+        `feeds` are what the model takes beside each image: a row per image, by names of inputs.
 
         Raises:
             ModelError: ONNX Runtime fails on the images.
         """
         if self.step is None:
-            return dict(zip(self.outputs, self._call(images, masks or {}), strict=True))
+            fed = {**(masks or {}), **(feeds or {})}
+            return dict(zip(self.outputs, self._call(images, fed), strict=True))
         parts = []
         for start in range(0, len(images), self.step):
             batch = images[start : start + self.step]
@@ -309,6 +323,7 @@ class Runner:
             rows = {
                 name: mask if len(mask) == 1 else mask[last] for name, mask in (masks or {}).items()
             }
+            rows |= {name: feed[last] for name, feed in (feeds or {}).items()}
             answers = [
                 a[None] if self._lacks_axis(name, a) else a
                 for name, a in zip(self.outputs, self._call(batch, rows), strict=True)
@@ -324,26 +339,28 @@ class Runner:
         return name in self._bare or (name in self._untold and not np.ndim(answer))
 
     def raw(
-        self, images: NDArray[Any], masks: Masks | None = None
+        self, images: NDArray[Any], masks: Masks | None = None, feeds: Feeds | None = None
     ) -> Iterator[tuple[int, list[Any]]]:
         """Outputs of whatever kind, run by run, each with its number of real images.
 
         Args:
             images: shape (n, *input).
             masks: one row each.
+            feeds: see `run`.
 
         Raises:
             ModelError: ONNX Runtime fails on the images.
         """
         step = self.step or _RAW_IMAGES
         for start in range(0, len(images), step):
-            batch = images[start : start + step]
-            real = len(batch)
-            if self.step is not None and real < step:
-                batch = np.concatenate([batch, np.repeat(batch[-1:], step - real, axis=0)])
-            yield real, self._call(batch, masks or {})
+            rows = np.arange(start, min(start + step, len(images)))
+            real = len(rows)
+            if self.step is not None:  # the last run is filled up
+                rows = np.minimum(np.arange(start, start + step), len(images) - 1)
+            fed = {name: feed[rows] for name, feed in (feeds or {}).items()}
+            yield real, self._call(images[rows], {**(masks or {}), **fed})
 
-    def _call(self, images: NDArray[Any], masks: Masks) -> list[Any]:
+    def _call(self, images: NDArray[Any], masks: Feeds) -> list[Any]:
         try:
             with _time_limit(self.seconds) as options:
                 answers: list[Any] = self.session.run(

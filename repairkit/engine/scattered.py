@@ -65,7 +65,8 @@ class AffineMasks:
             feeds[affine_input(site, ZEROS)] = zeros
             feeds[affine_input(site, ONES)] = ones
         images = self.masks.suite.batch(positions)
-        outputs = self.runner.run(images, feeds)[self.runner.outputs[0]]
+        beside = self.masks.suite.feeds(positions)
+        outputs = self.runner.run(images, feeds, beside)[self.runner.outputs[0]]
         if not np.isfinite(outputs).all():  # infinities outlive a mask, and no multiplication
             return self.masks.run(coalitions, positions)
         return outputs

@@ -27,8 +27,10 @@ def fixed_batch(model: ModelProto, name: str) -> int | None:
     return int(dims[0].dim_value) if dims and dims[0].dim_value > 0 else None
 
 
-def rebatch(model: ModelProto, name: str, step: int = 1) -> ModelProto:
-    """A copy whose input `name` and outputs have a free first axis.
+def rebatch(
+    model: ModelProto, name: str, step: int = 1, *, further: tuple[str, ...] = ()
+) -> ModelProto:
+    """A copy whose input `name`, inputs `further` and outputs have a free first axis.
 
     Constants that fix the batch at `step` take it from their input instead: the shapes of
     `Reshape`, the sizes of `Resize`, the axis of `Flatten`, the axes of `Squeeze`, and constants
@@ -48,11 +50,11 @@ def rebatch(model: ModelProto, name: str, step: int = 1) -> ModelProto:
         for position, node in enumerate(nodes):
             result.graph.node.extend([*work.before.get(position, []), node])
     for value in (*result.graph.input, *result.graph.output):
-        if value.name == name or value.name in index.outputs:
+        if value.name in (name, *further) or value.name in index.outputs:
             dims = value.type.tensor_type.shape.dim
             if dims:
                 dims[0].dim_param = BATCH
-            if value.name != name and work.rank_changed:
+            if value.name in index.outputs and work.rank_changed:
                 value.type.tensor_type.ClearField("shape")
     # From version 4 on, an initializer need not be an input too.
     result.ir_version = max(result.ir_version, 4)

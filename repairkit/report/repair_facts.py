@@ -143,6 +143,11 @@ def commands(document: Mapping[str, Any]) -> dict[str, str]:
     again = str(PurePath(result).with_name(f"{PurePath(result).stem}.again.onnx"))
     path = document["data"]["path"]
     data = [] if path is None else ["--data", path]
+    choice = document["choice"]
+    if choice.get("image_input"):
+        data += ["--image-input", choice["image_input"]]
+    for name, value in (choice.get("inputs") or {}).items():
+        data += ["--input", f"{name}={value}"]
     return {
         "verify": _shell("verify", source, result, "--patch", patch, *data),
         "revert": _shell("revert", result, patch, "-o", again),

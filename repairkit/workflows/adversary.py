@@ -15,6 +15,7 @@ from repairkit.core.stages import stage
 from repairkit.data import Dataset
 from repairkit.engine.runner import Runner, settle_batching
 from repairkit.metrics import OutputForm, wilson
+from repairkit.workflows.inputs import with_inputs
 from repairkit.workflows.reading import check_labels, first_images, read_dataset, settle_form
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.sources import Source
@@ -109,10 +110,18 @@ def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, Judged]:
             "image, and attacks need images of three axes in floating point"
         )
     dataset = read_dataset(subject, settings, regression=False)
+    subject = with_inputs(subject, settings, dataset)
+    if dataset.further:
+        raise SettingsError(
+            f"an attack changes images alone and the data feeds {', '.join(dataset.further)} with "
+            "each of them; give constants with --input"
+        )
     few = first_images(dataset, 8)
     proof = few.batch(np.arange(len(few)))
     name, device = subject.input_name, settings.device
-    batching = settle_batching(subject.model, name, proof, outputs=(subject.output,), device=device)
+    batching = settle_batching(
+        subject.working, name, proof, outputs=(subject.output,), device=device
+    )
     runner = Runner(batching.model, name, batching.step, outputs=(subject.output,), device=device)
     form, n_classes = settle_form(runner.run(proof)[subject.output], settings, regression=False)
     if form is None or n_classes < 2:

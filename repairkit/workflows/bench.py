@@ -34,6 +34,7 @@ from repairkit.graph.recast import recast
 from repairkit.graph.sites import Survey, select_sites, survey
 from repairkit.metrics import CLEAN_ACCURACY, OutputForm, is_attacked, make_metric, spell_out
 from repairkit.workflows.common_means import CommonMeans, read_means
+from repairkit.workflows.inputs import with_inputs
 from repairkit.workflows.reading import check_labels, first_images, read_dataset, settle_form
 from repairkit.workflows.settings import Settings, check_metrics
 from repairkit.workflows.subject import Subject
@@ -67,7 +68,9 @@ class Bench:
         """What the user should know of data and model."""
         batching = [self.batching.note] if self.batching.note else []
         unjudged = [f"no metric was computed: {self.unjudged}"] if self.unjudged else []
-        return (*self.dataset.notes, *batching, *unjudged)
+        fed = ", ".join(self.dataset.further)
+        slow = [f"{fed}: fed with each image, so that nothing is shared between coalitions"]
+        return (*self.dataset.notes, *batching, *unjudged, *(slow if fed else []))
 
     @cached_property
     def levels(self) -> FilterMeans:
@@ -274,13 +277,16 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
     roster = Roster(select_sites(whole, settings.sites))
     if dataset is None:
         dataset = read_dataset(subject, settings, regression=regression)
+    subject = with_inputs(subject, settings, dataset)
     few = first_images(dataset, _PROOF_IMAGES)
-    proof = few.batch(np.arange(len(few)))
+    everyone = np.arange(len(few))
+    proof = few.batch(everyone)
     batching = settle_batching(
-        subject.model,
+        subject.working,
         subject.input_name,
         proof,
         outputs=(subject.output,),
+        feeds=few.feeds(everyone),
         device=settings.device,
     )
     assert batching.answers is not None
@@ -319,6 +325,7 @@ def run_suite(runner: Runner, suite: Suite, batch_size: int) -> NDArray[Any]:
     with stage("running images", total=len(suite)) as tell:
         for start in range(0, len(suite), batch_size):
             positions = np.arange(start, min(start + batch_size, len(suite)))
-            parts.append(runner.run(suite.batch(positions))[runner.outputs[0]])
+            answers = runner.run(suite.batch(positions), feeds=suite.feeds(positions))
+            parts.append(answers[runner.outputs[0]])
             tell(int(positions[-1]) + 1)
     return np.concatenate(parts)

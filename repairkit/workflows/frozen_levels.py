@@ -73,10 +73,10 @@ def outputs_of(bench: Bench, model: ModelProto, suite: Suite) -> NDArray[Any]:
 def runner_of(bench: Bench, model: ModelProto) -> Runner:
     """A session of a model that has the subject's inputs and outputs, in 32 bits."""
     step = fixed_batch(bench.subject.model, bench.subject.input_name)
-    if bench.batching.model is bench.subject.model:
+    if bench.batching.model is bench.subject.working:
         step = bench.batching.step
     return Runner(
-        model,
+        bench.subject.runnable(model),
         bench.subject.input_name,
         step,
         outputs=(bench.subject.output,),

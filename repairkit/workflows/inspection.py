@@ -18,6 +18,7 @@ from repairkit.graph.mixing import find_mixers, find_random
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.sites import LeftOut, Survey, survey
 from repairkit.workflows.faults import judging_the_model
+from repairkit.workflows.inputs import with_inputs
 from repairkit.workflows.noise import USUAL_FIRST, noise_images
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
@@ -56,6 +57,15 @@ class Inspection:
                 "dtype": spec.dtype.name,
                 "batch": self.batch,
             },
+            "further_inputs": [
+                {
+                    "name": i.name,
+                    "shape": list(i.shape),
+                    "dtype": i.dtype.name,
+                    "per_image": i.per_image,
+                }
+                for i in self.subject.further
+            ],
             "outputs": list(self.outputs),
             "judged_output": self.subject.output,
             "n_sites": len(self.sites),
@@ -88,7 +98,7 @@ def inspect(subject: Subject, settings: Settings) -> Inspection:
     found = survey(
         subject.model, output=settings.output, at=settings.sites_at, include=settings.include
     )
-    shares, note = _shares(subject, found)
+    shares, note = _shares(with_inputs(subject, settings, None), found)
     step = fixed_batch(subject.model, subject.input_name)
     return Inspection(
         subject,
@@ -121,7 +131,7 @@ def _company(subject: Subject) -> str:
 def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
     """Each site's share of the multiplications, from the shapes that one noise image gives."""
     tapped = ModelProto()
-    tapped.CopyFrom(subject.model)
+    tapped.CopyFrom(subject.working)
     known = {o.name for o in tapped.graph.output}
     layers = [site for site in found.sites if site.name in found.layers]
     names = [found.index.nodes[found.layers[s.name].node].output[0] for s in layers]

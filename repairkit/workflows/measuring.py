@@ -11,6 +11,7 @@ from repairkit.engine.runner import as_declared, settle_batching
 from repairkit.graph.sites import select_sites, survey
 from repairkit.workflows.common_means import CommonMeans
 from repairkit.workflows.faults import judging_the_model
+from repairkit.workflows.inputs import with_inputs
 from repairkit.workflows.reading import read_any
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
@@ -26,18 +27,20 @@ def compute_means(subject: Subject, settings: Settings) -> CommonMeans:
         RepairkitError: anything about model, data or settings that the user can mend.
     """
     dataset = read_any(subject, settings)
-    suite = Suite.whole("means", dataset.images, dataset.annotations)
-    few = suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
+    subject = with_inputs(subject, settings, dataset)
+    suite = Suite.whole("means", dataset.images, dataset.annotations, dataset.further)
+    first = np.arange(min(_PROOF_IMAGES, len(suite)))
     try:
         batching = settle_batching(
-            subject.model,
+            subject.working,
             subject.input_name,
-            few,
+            suite.batch(first),
             outputs=(subject.output,),
+            feeds=suite.feeds(first),
             device=settings.device,
         )
     except ModelError:  # an output that is no array with a row per image
-        batching = as_declared(subject.model, subject.input_name)
+        batching = as_declared(subject.working, subject.input_name)
     found = survey(
         batching.model, output=subject.output, at=settings.sites_at, include=settings.include
     )

@@ -71,7 +71,7 @@ def _settled(subject: Subject, sides: Sequence[int]) -> tuple[int, ...]:
     fitting = [s for s in shapes if math.prod(s) <= _MOST_OF_AN_OPEN_INPUT] or shapes[:1]
     step = fixed_batch(subject.model, subject.input_name)
     runner = Runner(
-        subject.model,
+        subject.working,
         subject.input_name,
         step,
         device="cpu",

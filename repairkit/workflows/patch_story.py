@@ -37,6 +37,8 @@ def patch_story(
             **choice,
             "absent": bench.settings.absent,
             "seed": bench.settings.seed,
+            "image_input": bench.settings.image_input,
+            "inputs": dict(bench.settings.inputs),
             "promised_on_selection": None if made.promise is None else asdict(made.promise),
         },
         "data": {

@@ -160,15 +160,15 @@ def _finish(
     chosen = made.patch
     draft, model = _bake(bench, chosen)
     calibration = bench.parts.calibration
+    first = np.arange(min(_PROOF_IMAGES, len(calibration)))
     verified = prove_patch(
         bench.subject,
         bench.original,
         chosen,
         model,
         draft.edits,
-        images=calibration.batch(np.arange(min(_PROOF_IMAGES, len(calibration))))
-        if len(calibration)
-        else None,
+        images=calibration.batch(first) if len(calibration) else None,
+        feeds=calibration.feeds(first),
     )
     judged = not_judged(bench) if bench.unjudged else judge_on_test(bench, model, objective)
     told = None if bench.unjudged else objective

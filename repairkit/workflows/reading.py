@@ -29,6 +29,8 @@ def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> D
         features=settings.features,
         n_classes=None if regression or own else _promised(subject, settings),
         regression=regression,
+        inputs=subject.further,
+        image_name=subject.input_name,
     )
 
 
@@ -77,7 +79,7 @@ def check_labels(dataset: Dataset, n_classes: int, *, regression: bool) -> None:
 
 def first_images(dataset: Dataset, at_most: int) -> Suite:
     """The first images of the data, whatever part they are in."""
-    whole = Suite.whole("sample", dataset.images, dataset.annotations)
+    whole = Suite.whole("sample", dataset.images, dataset.annotations, dataset.further)
     return whole.take(np.arange(min(at_most, len(whole))))
 
 
@@ -101,10 +103,12 @@ def read_any(subject: Subject, settings: Settings) -> Dataset:
         groups=settings.groups,
         features=settings.features,
         with_labels=False,
+        inputs=subject.further,
+        image_name=subject.input_name,
     )
 
 
 def read_images(subject: Subject, settings: Settings) -> Suite:
     """Every image that the settings name, for jobs that need no parts."""
     dataset = read_any(subject, settings)
-    return Suite.whole("all", dataset.images, dataset.annotations)
+    return Suite.whole("all", dataset.images, dataset.annotations, dataset.further)

@@ -34,7 +34,7 @@ _FILTERS_EACH = 6
 _BINS = 20
 _KEPT = (
     "class_names", "features", "output", "sites_at", "absent", "threshold", "batch_size", "seed",
-    "metrics", "groups", "sites", "include",
+    "metrics", "groups", "sites", "include", "image_input", "inputs",
 )  # fmt: skip
 
 
@@ -149,7 +149,12 @@ def _look_again(
     run = document["run"]
     advice = "name where they lie with --model and --data, or use --no-pictures"
     try:
-        subject = read_subject(path, output=settings.output, layout=settings.preprocessing.layout)
+        subject = read_subject(
+            path,
+            output=settings.output,
+            layout=settings.preprocessing.layout,
+            image_input=settings.image_input,
+        )
         if subject.file.digest != run["model"]["digest"]:
             raise RunFolderError(f"{path}: is not the model that {folder} scored")
         return _look(subject, settings, document, rows)

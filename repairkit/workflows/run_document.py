@@ -52,6 +52,9 @@ def opening(
             )
         },
     }
+    # Only where given, so that the keys of other runs stay as they were.
+    asked |= {"image_input": settings.image_input} if settings.image_input else {}
+    asked |= {"inputs": dict(settings.inputs)} if settings.inputs else {}
     model = {"path": str(bench.subject.file.path), "digest": bench.subject.file.digest}
     data = {
         "path": str(settings.data),

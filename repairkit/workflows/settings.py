@@ -46,6 +46,8 @@ class Settings:
         means: a file of common means, in place of those over the calibration part.
         named_by: metrics of the form `module:function` that only a file named, with that file.
         trust: import those too; see `repairkit.core.trust`.
+        image_input: the input that takes the images; the likeliest if None.
+        inputs: constants for the model's other inputs, as text, by name.
     """
 
     data: Path | None = None
@@ -72,6 +74,8 @@ class Settings:
     means: Path | None = None
     named_by: Mapping[str, str] = field(default_factory=dict)
     trust: bool = False
+    image_input: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.absent not in ABSENT:
@@ -116,6 +120,7 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
             "groups": project.groups,
             "class_names": project.class_names,
             "features": project.features,
+            "image_input": project.image_input,
             "output": project.output,
             "columns": read_columns(project.columns),
             "threshold": project.threshold,
@@ -124,6 +129,8 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
         given = {**{n: v for n, v in from_file.items() if v not in (None, ())}, **given}
         if not options.get("metrics"):
             given["named_by"] = named_in(project.folder / PROJECT_FILE, project.metrics)
+    if project is not None:
+        given["inputs"] = {**project.inputs, **given.get("inputs", {})}
     where = "the options" if project is None else f"{project.folder / 'repairkit.toml'} or options"
     return Settings(
         **given,
@@ -146,6 +153,23 @@ def check_metrics(settings: Settings, metrics: Sequence[str]) -> None:
     for name in metrics:
         if not settings.trust:
             check_trusted(name, settings.named_by)
+
+
+def read_inputs(texts: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` texts as a mapping.
+
+    Raises:
+        SettingsError: one is no such text, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not (sign and name.strip() and value.strip()):
+            raise SettingsError(f"--input {text!r} is none; give NAME=VALUE, such as threshold=0.5")
+        if name.strip() in found:
+            raise SettingsError(f"--input names {name.strip()!r} twice; name each input once")
+        found[name.strip()] = value.strip()
+    return found
 
 
 def read_columns(text: str | None) -> tuple[int, int] | None:

@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.stages import stage
-from repairkit.data import InputSpec
+from repairkit.data import FurtherInput, InputSpec
 from repairkit.graph.dims import dims_of
 from repairkit.graph.files import ModelFile, read_model
 from repairkit.graph.image_axes import image_axes
 from repairkit.graph.index import GraphIndex
+from repairkit.graph.inputs import with_constants
 from repairkit.graph.layer_names import read_layer_map
 from repairkit.graph.trees import class_labels, is_ensemble
 from repairkit.graph.zipmaps import zipped_outputs
 
 _CHANNELS = (1, 3, 4)
 _LAYOUTS = {1: "nchw", 3: "nhwc"}
+_IMAGE_TYPES = (
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.DOUBLE,
+    TensorProto.UINT8,
+    TensorProto.INT8,
+)
 _SCORES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model file, the name and shape of its image input, and the output that is judged."""
+    """A model file, the name and shape of its image input, and the output that is judged.
+
+    `further` are the inputs beside the images, and `constants` what those of them hold that are
+    not fed with each image.
+    """
 
     file: ModelFile
     input_name: str
     spec: InputSpec
     output: str
+    further: tuple[FurtherInput, ...] = ()
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def n_classes(self) -> int | None:
@@ -67,14 +84,32 @@ class Subject:
     def model(self) -> ModelProto:
         return self.file.model
 
+    def runnable(self, model: ModelProto) -> ModelProto:
+        """A model with the subject's inputs, itself or a copy whose constant inputs are fixed."""
+        if not self.constants:
+            return model
+        repeated = {wanted.name for wanted in self.further if wanted.per_image}
+        return with_constants(model, self.constants, image=self.input_name, repeated=repeated)
+
+    @cached_property
+    def working(self) -> ModelProto:
+        """The model as it runs on images alone, or with what is fed with each image."""
+        return self.runnable(self.model)
+
 
 @stage("opening the model")
-def read_subject(path: Path, *, output: str | None = None, layout: str | None = None) -> Subject:
+def read_subject(
+    path: Path,
+    *,
+    output: str | None = None,
+    layout: str | None = None,
+    image_input: str | None = None,
+) -> Subject:
     """Open a model and find its image input.
 
     Raises:
-        ModelError: the file cannot be read, or it is not one image input that the model takes.
-        SettingsError: the model has no such output.
+        ModelError: the file cannot be read, or the model takes no images.
+        SettingsError: the model has no such output or input.
     """
     file = read_model(path)
     index = GraphIndex(file.model)
@@ -82,8 +117,14 @@ def read_subject(path: Path, *, output: str | None = None, layout: str | None = 
         raise SettingsError(
             f"{path}: there is no output {output!r}; the outputs are {', '.join(index.outputs)}"
         )
-    value = _image_input(path, index)
-    return Subject(file, value.name, _spec(value, index, layout), output or _first_judged(index))
+    value = _image_input(path, index, image_input)
+    return Subject(
+        file,
+        value.name,
+        _spec(value, index, layout),
+        output or _first_judged(index),
+        _further(index, value),
+    )
 
 
 def _first_judged(index: GraphIndex) -> str:
@@ -98,19 +139,72 @@ def _first_judged(index: GraphIndex) -> str:
     return index.outputs[0]
 
 
-def _image_input(path: Path, index: GraphIndex) -> ValueInfoProto:
+def _image_input(path: Path, index: GraphIndex, wanted: str | None) -> ValueInfoProto:
+    """The input that is fed with images: the one named, the only one, or the likeliest."""
     values = [i for i in index.graph.input if i.name in index.inputs]
-    images = [v for v in values if v.type.HasField("tensor_type") and len(dims_of(v) or ()) >= 3]
-    chosen = images if len(images) == 1 else values
-    if len(chosen) != 1 or len(values) != 1:
-        names = ", ".join(v.name for v in values) or "none"
+    named = ", ".join(v.name for v in values) or "none"
+    if not values:
         raise ModelError(
-            f"{path}: repairkit feeds one image input and this model has these inputs: {names}; "
-            "export it with the images as its only input"
+            f"{path}: the model takes no input; export it with the images as its input"
+        )
+    if wanted is not None:
+        chosen = [v for v in values if v.name == wanted]
+        if not chosen:
+            raise SettingsError(f"{path}: there is no input {wanted!r}; the inputs are {named}")
+    else:
+        chosen = values if len(values) == 1 else _likeliest(values)
+    if not chosen:
+        raise ModelError(
+            f"{path}: none of the inputs ({named}) looks like images; name the one that takes them "
+            "with --image-input"
         )
     if not chosen[0].type.HasField("tensor_type"):
         raise ModelError(f"{path}: its input {chosen[0].name!r} takes no images but another type")
     return chosen[0]
+
+
+def _likeliest(values: Sequence[ValueInfoProto]) -> list[ValueInfoProto]:
+    """The inputs that may be images, the likeliest first: by rank, size and number of channels."""
+    tensors = [v for v in values if v.type.HasField("tensor_type")]
+    numbers = [v for v in tensors if v.type.tensor_type.elem_type in _IMAGE_TYPES]
+    ranked = [v for v in numbers if len(dims_of(v) or ()) in (4, 3, 5)]
+
+    def unlikeliness(value: ValueInfoProto) -> tuple[int, bool, bool]:
+        dims = dims_of(value) or ()
+        a_number_each = dims[1:].count(1) > 1
+        return (4, 3, 5).index(len(dims)), a_number_each, not {dims[1], dims[-1]} & set(_CHANNELS)
+
+    return sorted(ranked, key=unlikeliness)
+
+
+def _further(index: GraphIndex, image: ValueInfoProto) -> tuple[FurtherInput, ...]:
+    """The inputs beside the images that have no default value."""
+    found = []
+    for value in index.graph.input:
+        if value.name not in index.inputs or value.name == image.name:
+            continue
+        if not value.type.HasField("tensor_type"):
+            raise ModelError(
+                f"the input {value.name!r} is no tensor, and nothing can be fed to it; export the "
+                "model without it"
+            )
+        kind = value.type.tensor_type
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        dims = tuple(dims_of(value) or ())
+        found.append(FurtherInput(value.name, dims, dtype, _per_image(value, image)))
+    return tuple(found)
+
+
+def _per_image(value: ValueInfoProto, image: ValueInfoProto) -> bool:
+    """Whether the first axis of an input is the images', as far as its declaration tells."""
+    own, images = value.type.tensor_type.shape.dim, image.type.tensor_type.shape.dim
+    if not own or not images:
+        return False
+    fixed, wanted = own[0].dim_value, images[0].dim_value
+    if fixed > 0 or wanted > 0:
+        return bool(fixed == wanted)
+    names = own[0].dim_param, images[0].dim_param
+    return not all(names) or names[0] == names[1]
 
 
 def _spec(value: ValueInfoProto, index: GraphIndex, layout: str | None) -> InputSpec:

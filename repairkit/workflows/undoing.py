@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.patch import Patch
 from repairkit.core.stages import stage
+from repairkit.engine.runner import Feeds
 from repairkit.graph.bake import Baked, bake
 from repairkit.graph.files import ModelFile, digest_of, write_model
 from repairkit.graph.outside import outside_digests, place_beside
@@ -58,7 +59,12 @@ class Reverted:
 @stage("applying the patch")
 @judging_the_model
 def apply_patch(
-    subject: Subject, file: PatchFile, *, out: Path, images: NDArray[Any] | None = None
+    subject: Subject,
+    file: PatchFile,
+    *,
+    out: Path,
+    images: NDArray[Any] | None = None,
+    feeds: Feeds | None = None,
 ) -> Applied:
     """Freeze what a patch file names in the very model that it was made for, and prove it.
 
@@ -67,6 +73,7 @@ def apply_patch(
         file: the patch file.
         out: the patched model.
         images: real images for the proof, shape (n, *input); generated noise if None.
+        feeds: what the model takes beside each of the images, by the names of inputs.
 
     Raises:
         VerificationError: the patch was made for another model, was altered, changes nothing, or
@@ -90,7 +97,9 @@ def apply_patch(
             f"the result is not the one that the patch file promises (digest {digest[:12]}, not "
             f"{file.result_digest[:12]}); it was altered, or made by another version of repairkit"
         )
-    verified = prove_patch(subject, found, file.patch, baked.model, baked.edits, images=images)
+    verified = prove_patch(
+        subject, found, file.patch, baked.model, baked.edits, images=images, feeds=feeds
+    )
     write_model(baked.model, out)
     return Applied(out, digest, verified)
 

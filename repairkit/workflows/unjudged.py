@@ -18,8 +18,9 @@ from repairkit.core.suite import Annotations, Suite
 from repairkit.data import PART_NAMES, Dataset, PartPlan, Parts, split_parts
 from repairkit.data.images import ReadyImages
 from repairkit.engine.runner import as_declared
-from repairkit.graph.sites import select_sites, survey
+from repairkit.graph.sites import Survey, select_sites, survey
 from repairkit.workflows.bench import Bench, prepare
+from repairkit.workflows.inputs import with_inputs
 from repairkit.workflows.reading import read_any
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
@@ -44,6 +45,7 @@ def prepare_unjudged(subject: Subject, settings: Settings) -> Bench:
             return prepare(subject, settings, dataset=dataset)
         except (SettingsError, DataError, ModelError) as error:
             why = str(error)
+    subject = with_inputs(subject, settings, dataset)
     return _bench(subject, settings, dataset, _parts(dataset, settings), why)
 
 
@@ -73,7 +75,7 @@ def _without_images(subject: Subject, settings: Settings) -> Bench:
     empty = {name: Suite.whole(name, images, annotations) for name in PART_NAMES}
     parts = Parts(**empty, overlaps=(), how=f"{_NO_IMAGES.capitalize()}.")
     dataset = Dataset(images, annotations, None, "", labelled=False)
-    return _bench(subject, settings, dataset, parts, _NO_IMAGES)
+    return _bench(with_inputs(subject, settings, None), settings, dataset, parts, _NO_IMAGES)
 
 
 def _bench(subject: Subject, settings: Settings, dataset: Dataset, parts: Parts, why: str) -> Bench:
@@ -84,12 +86,18 @@ def _bench(subject: Subject, settings: Settings, dataset: Dataset, parts: Parts,
         subject,
         settings,
         found,
-        found,
+        found if subject.working is subject.model else _survey(subject, settings),
         Roster(select_sites(found, settings.sites)),
-        as_declared(subject.model, subject.input_name),
+        as_declared(subject.working, subject.input_name),
         dataset,
         parts,
         None,
         0,
         unjudged=why,
+    )
+
+
+def _survey(subject: Subject, settings: Settings) -> Survey:
+    return survey(
+        subject.working, output=subject.output, at=settings.sites_at, include=settings.include
     )

@@ -14,6 +14,7 @@ from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Patch, TensorEdit
 from repairkit.core.stages import stage
 from repairkit.engine.proof import Proof, prove
+from repairkit.engine.runner import Feeds
 from repairkit.graph.bake import bake
 from repairkit.graph.files import ModelFile
 from repairkit.graph.infer import infer_patch
@@ -70,6 +71,7 @@ def verify(
     *,
     file: PatchFile | None = None,
     images: NDArray[Any] | None = None,
+    feeds: Feeds | None = None,
 ) -> Verified:
     """Bake the claimed patch anew, compare to the byte, undo it to the byte, compare outputs.
 
@@ -79,13 +81,14 @@ def verify(
         file: the patch file; without it the claims in the model's own metadata are proven, and
             where there are none, what its tensors show to be frozen.
         images: real images, shape (n, *input); generated noise if None.
+        feeds: what the model takes beside each of the images, by the names of inputs.
 
     Raises:
         VerificationError: anything is not as claimed.
     """
     known, claims = (read_claims(m) for m in (subject.model, patched.model))
     if file is None and claims == known:
-        return _verify_inferred(subject, patched, images=images)
+        return _verify_inferred(subject, patched, images=images, feeds=feeds)
     if claims == known:
         raise VerificationError(
             f"{patched.path}: its metadata names no patch, so the patch file's is not in it"
@@ -106,13 +109,21 @@ def verify(
             f"{patched.path}: is not the original with just the claimed filters frozen: "
             + first_difference(steps[-1].baked.model, patched.model)
         )
-    return _joined([_prove_step(subject, step, images) for step in steps])
+    return _joined([_prove_step(subject, step, images, feeds) for step in steps])
 
 
-def _prove_step(subject: Subject, step: Step, images: NDArray[Any] | None) -> Verified:
+def _prove_step(
+    subject: Subject, step: Step, images: NDArray[Any] | None, feeds: Feeds | None
+) -> Verified:
     before = replace(subject, file=replace(subject.file, model=step.model))
     return prove_patch(
-        before, step.found, step.patch, step.baked.model, step.baked.edits, images=images
+        before,
+        step.found,
+        step.patch,
+        step.baked.model,
+        step.baked.edits,
+        images=images,
+        feeds=feeds,
     )
 
 
@@ -132,7 +143,7 @@ def _joined(proofs: list[Verified]) -> Verified:
 
 
 def _verify_inferred(
-    subject: Subject, patched: ModelFile, *, images: NDArray[Any] | None
+    subject: Subject, patched: ModelFile, *, images: NDArray[Any] | None, feeds: Feeds | None
 ) -> Verified:
     """Prove a model that names no patch: what was frozen is read off the tensors."""
     patch = infer_patch(subject.model, patched.model)
@@ -149,7 +160,14 @@ def _verify_inferred(
             f"{patched.path}: is the original; it names no patch and no filter is frozen in it"
         )
     verified = prove_patch(
-        subject, found, patch, baked.model, baked.edits, images=images, claimed=False
+        subject,
+        found,
+        patch,
+        baked.model,
+        baked.edits,
+        images=images,
+        feeds=feeds,
+        claimed=False,
     )
     return replace(verified, inferred=True)
 
@@ -175,6 +193,7 @@ def prove_patch(
     edits: tuple[TensorEdit, ...],
     *,
     images: NDArray[Any] | None = None,
+    feeds: Feeds | None = None,
     claimed: bool = True,
 ) -> Verified:
     """Undo the edits to the original's bytes, and compare outputs with the instrumented model.
@@ -186,6 +205,7 @@ def prove_patch(
         patched: the original with that baked into it.
         edits: what baking changed.
         images: real images, shape (n, *input); generated noise if None.
+        feeds: what the model takes beside each of the images, by the names of inputs.
         claimed: whether the last claim in the metadata is this patch's.
 
     Raises:
@@ -210,12 +230,13 @@ def prove_patch(
         masks[mask_name(site)].reshape(-1)[f.filter.channel] = False
     given = images is not None
     proof = prove(
-        patched,
-        instrument(subject.model, sites, levels),
+        subject.runnable(patched),
+        subject.runnable(instrument(subject.model, sites, levels)),
         masks,
         images if images is not None else noise_images(subject),
         input_name=subject.input_name,
         step=fixed_batch(subject.model, subject.input_name),
+        feeds=feeds,
     )
     if not proof.holds:
         raise VerificationError(

@@ -1,0 +1,82 @@
+"""Fix inputs of a model at constants, so that the images alone need be fed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+
+from repairkit.graph.index import GraphIndex
+
+_EXPAND_SINCE = 8
+_SLICE_READS_INPUTS_SINCE = 10
+
+
+def with_constants(
+    model: ModelProto, constants: Mapping[str, NDArray[Any]], *, image: str, repeated: set[str]
+) -> ModelProto:
+    """A copy in which inputs hold constants and are no inputs any more.
+
+    Args:
+        model: never modified.
+        constants: by the names of inputs.
+        image: the image input.
+        repeated: those of the names whose first axis is the images: their one row is repeated for
+            every image of a run.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    kept = [value for value in graph.input if value.name not in constants]
+    del graph.input[:]
+    graph.input.extend(kept)
+    stored = [tensor for tensor in graph.initializer if tensor.name not in constants]
+    del graph.initializer[:]
+    graph.initializer.extend(stored)
+    version = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    taken = GraphIndex(model).names
+    nodes = []
+    for name, array in constants.items():
+        if name not in repeated or version < _EXPAND_SINCE:
+            graph.initializer.append(numpy_helper.from_array(array, name))
+            continue
+        own = {part: _fresh(f"{name}/{part}", taken) for part in _PARTS}
+        sizes = np.array(array.shape[1:], np.int64)
+        for part, held in (("row", array), ("sizes", sizes), ("0", _index(0)), ("1", _index(1))):
+            graph.initializer.append(numpy_helper.from_array(held, own[part]))
+        first = (
+            helper.make_node("Slice", [own["shape"], own["0"], own["1"]], [own["batch"]])
+            if version >= _SLICE_READS_INPUTS_SINCE
+            else helper.make_node("Slice", [own["shape"]], [own["batch"]], starts=[0], ends=[1])
+        )
+        nodes += [
+            helper.make_node("Shape", [image], [own["shape"]]),
+            first,
+            helper.make_node("Concat", [own["batch"], own["sizes"]], [own["all"]], axis=0),
+            helper.make_node("Expand", [own["row"], own["all"]], [name]),
+        ]
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+    # From version 4 on, an initializer need not be an input too.
+    result.ir_version = max(result.ir_version, 4)
+    return result
+
+
+_PARTS = ("row", "sizes", "0", "1", "shape", "batch", "all")
+
+
+def _index(number: int) -> NDArray[np.int64]:
+    return np.array([number], np.int64)
+
+
+def _fresh(wanted: str, taken: set[str]) -> str:
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    taken.add(name)
+    return name

@@ -7,6 +7,7 @@ import typer
 from repairkit.cli import options, show
 from repairkit.data.spec import describe_shape
 from repairkit.workflows.inspection import Inspection, inspect
+from repairkit.workflows.timing import PASSES_PER_FILTER, PassTime
 
 
 def inspect_command(
@@ -67,3 +68,20 @@ def _print(found: Inspection) -> None:
         )
     if found.note:
         show.say(found.note)
+    _print_passes(found.passes)
+
+
+def _print_passes(passes: PassTime) -> None:
+    if passes.seconds is None:
+        show.say(passes.reason)
+        return
+    shape = " x ".join(map(str, passes.shape))
+    show.say(
+        f"one pass (an image of {shape}, {passes.batch} at a time, one core): "
+        f"{show.short_duration(passes.seconds)}"
+    )
+    if passes.n_filters:
+        told = ", ".join(
+            f"{n}: {show.duration(passes.seconds_of(n) or 0.0)}" for n in PASSES_PER_FILTER
+        )
+        show.say(f"passes for each of the {passes.n_filters} filters, on one core: {told}")

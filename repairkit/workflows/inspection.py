@@ -11,6 +11,7 @@ from onnx import ModelProto, helper
 
 from repairkit.core.errors import RepairkitError
 from repairkit.core.filters import Site
+from repairkit.core.stages import stage
 from repairkit.data.spec import describe_shape
 from repairkit.engine.runner import Runner
 from repairkit.graph.index import GraphIndex
@@ -22,6 +23,7 @@ from repairkit.workflows.inputs import with_inputs
 from repairkit.workflows.noise import USUAL_FIRST, noise_images
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import Subject
+from repairkit.workflows.timing import PassTime, time_passes
 
 _RUN_SECONDS = 8.0
 
@@ -44,6 +46,7 @@ class Inspection:
     batch: str
     outputs: tuple[str, ...]
     note: str
+    passes: PassTime
 
     def to_json(self) -> dict[str, Any]:
         spec, layers = self.subject.spec, self.subject.layer_map
@@ -85,9 +88,11 @@ class Inspection:
                 {"layer": x.name, "kind": x.kind, "reason": x.reason} for x in self.left_out
             ],
             "note": self.note,
+            "passes": self.passes.to_json(),
         }
 
 
+@stage("looking for filters")
 @judging_the_model
 def inspect(subject: Subject, settings: Settings) -> Inspection:
     """List sites and layers left out; a model without sites is no error here.
@@ -107,6 +112,7 @@ def inspect(subject: Subject, settings: Settings) -> Inspection:
         "any" if step is None else f"fixed at {step}",
         GraphIndex(subject.model).outputs,
         "; ".join(part for part in (note, _company(subject)) if part),
+        time_passes(subject, sum(site.n_channels for site in found.sites)),
     )
 
 
@@ -128,6 +134,7 @@ def _company(subject: Subject) -> str:
     )
 
 
+@stage("measuring shares of the arithmetic")
 def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
     """Each site's share of the multiplications, from the shapes that one noise image gives."""
     tapped = ModelProto()

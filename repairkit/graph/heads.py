@@ -132,7 +132,8 @@ def _is_layer(
     if inner and _is_written_out(inner):
         held = [t for body in subgraphs(node) for t in body.initializer]
         read = [_shape(name, constants) for name in sorted(outer_names(node))]
-        return any(_is_matrix(shape) for shape in (*read, *(t.dims for t in held)))
+        known = any(_is_matrix(shape) for shape in (*read, *(t.dims for t in held)))
+        return known or _hold_a_matrix(inner)
     if node.op_type in _SUMS and node.domain in _STANDARD:
         return _sums_what_was_weighed(node, state, constants)
     if node.domain in _STANDARD:
@@ -240,9 +241,10 @@ def _axes(node: NodeProto, constants: Constants) -> list[int] | None:
     if node.input[1] not in constants.index.constant:
         return None
     try:
-        return [int(a) for a in constants.array(node.input[1]).reshape(-1)]
+        axes = constants.array(node.input[1])
     except ModelError:
         return None
+    return [int(a) for a in axes.reshape(-1)] if axes.dtype.kind in "iu" else None
 
 
 def _rank_of(node: NodeProto, constants: Constants) -> int | None:

@@ -83,10 +83,14 @@ def _trace(constants: Constants, name: str, rank: int) -> ImageAxes | None:
             continue
         try:
             if node.op_type in _CONVOLUTIONS and node.input[0] in known:
-                return _read_kernel(node, known[node.input[0]], constants, rank)
+                found = _read_kernel(node, known[node.input[0]], constants, rank)
+                if found is not None:
+                    return found
+                continue
             axes = _behind(node, known, constants)
-        except ModelError:
-            continue  # a constant that cannot be computed: nothing is told behind this node
+        except (ModelError, IndexError, ZeroDivisionError):
+            # A constant that cannot be computed, or axes that there are not: nothing is told here.
+            continue
         if axes is not None:
             known.update({o: axes for o in node.output if o})
     return None
@@ -244,7 +248,8 @@ def _numbers(
         return np.array(found.ints, np.int64)
     if len(node.input) <= slot or node.input[slot] not in constants.index.constant:
         return None
-    return constants.array(node.input[slot]).astype(np.int64).reshape(-1)
+    numbers = constants.array(node.input[slot]).reshape(-1)
+    return numbers.astype(np.int64) if numbers.dtype.kind in "iu" else None
 
 
 _MOVES: dict[str, Callable[[NodeProto, _Axes], _Axes | None]] = {

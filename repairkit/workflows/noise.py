@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.tree_noise import spread_over_thresholds
 from repairkit.workflows.subject import Subject
 
-SMALL_FIRST = (64, 224, 128, 256, 320, 299, 384, 416, 512, 640, 32, 28)
+# Those of known models, then any: a model with a dense layer behind its features takes one alone.
+_KNOWN = (64, 224, 128, 256, 320, 299, 384, 416, 512, 640, 32, 28, 96, 48, 112, 160, 192, 227, 240)
+SMALL_FIRST = (*_KNOWN, *(side for side in range(8, 385) if side not in _KNOWN))
 """Sides tried in turn where a model leaves its sizes open: cheap ones first."""
 USUAL_FIRST = (224, *(side for side in SMALL_FIRST if side != 224))
 """Sides tried in turn, the one of most image models first."""
@@ -78,13 +81,17 @@ def _settled(subject: Subject, sides: Sequence[int]) -> tuple[int, ...]:
         optimise=False,
         seconds=_TRIAL_SECONDS,
     )
-    first: ModelError | None = None
+    started = time.monotonic()
     for shape in fitting:
         try:
             runner.run(_noise(subject, shape, 1))
         except ModelError as error:
-            first = first or error
+            fault = error
         else:
             return shape
-    assert first is not None
-    raise first
+        if time.monotonic() - started > _TRIAL_SECONDS:
+            break
+    raise ModelError(
+        "the model leaves the size of its images open and runs on none of the sizes that were "
+        f"tried; give images of its size with --data ({fault})"
+    ) from fault

@@ -79,6 +79,44 @@ def test_every_way_to_leave_a_size_open_is_opened_run_and_kept(
         assert getattr(patched.graph, part) == getattr(model.graph, part)
 
 
+@pytest.mark.parametrize("side", [22, 57])
+def test_an_open_size_that_one_dense_layer_settles_is_found(tmp_path: Path, side: int) -> None:
+    flat = 4 * (side - 2) ** 2
+    weights = {"fc": np.ones((flat, 3), np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["image", "w", "b"], ["y"], "conv"),
+        helper.make_node("Flatten", ["y"], ["flat"], "flatten"),
+        helper.make_node("Gemm", ["flat", "fc"], ["logits"], "gemm"),
+    ]
+    model = _model([-1, -1, -1, -1], [-1, 3])
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(weights["fc"], "fc"))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    found = inspect(read_subject(path), Settings())
+    assert f"images of 2 x {side} x {side}" in found.note
+    assert [s.share for s in found.sites] == [1.0]
+
+
+def test_a_model_that_runs_on_no_size_says_so(tmp_path: Path) -> None:
+    model = _model([-1, -1, -1, -1], [-1, 3])
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 2, 5, 7)), "odd"))
+    cast = helper.make_node("Cast", ["image"], ["wide"], "cast", to=TensorProto.DOUBLE)
+    add = helper.make_node("Add", ["wide", "odd"], ["sum"], "add")
+    back = helper.make_node("Cast", ["sum"], ["narrow"], "back", to=TensorProto.FLOAT)
+    kept = list(model.graph.node)
+    kept[0].input[0] = "narrow"
+    nodes = [cast, add, back, *(NodeProto.FromString(n.SerializeToString()) for n in kept)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    found = inspect(read_subject(path), Settings())
+    assert "runs on none of the sizes that were tried" in found.note
+    assert [s.site.name for s in found.sites] == ["conv"]
+
+
 def test_sizes_that_cannot_be_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(_model([-1, 2**50, -1, -1], [-1, 3]), path)

@@ -9,7 +9,7 @@ alone reads it there. A separable convolution has two stages of filters.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +63,9 @@ def find_stages(runtime: Runtime, model: Any, input_shape: tuple[int, ...]) -> t
                 parts = _parts(keras, layer)
                 stack.enter_context(tapped(runtime, layer, watch.taps(layer, parts)))
             elif isinstance(layer, keras.layers.BatchNormalization):
-                stack.enter_context(_replaced(layer, call=watch.norm(layer)))
+                stack.enter_context(replaced(layer, call=watch.norm(layer)))
+
+        stack.enter_context(in_32_bits(named))
 
         def run(images: Any) -> Any:
             outputs = keras.tree.flatten(model(images, training=False))
@@ -104,16 +106,14 @@ def tapped(runtime: Runtime, convolution: Any, taps: Mapping[str, Tap]) -> Itera
     with ExitStack() as stack:
         if "depthwise" in taps:
             call = _in_two_stages(runtime.keras.ops, convolution, taps["depthwise"])
-            stack.enter_context(_replaced(convolution, call=call))
+            stack.enter_context(replaced(convolution, call=call))
         if "output" in taps:
             tap, activation = taps["output"], convolution.activation
             if activation is None:
                 inner = convolution.call
-                stack.enter_context(
-                    _replaced(convolution, call=lambda *a, **k: tap(inner(*a, **k)))
-                )
+                stack.enter_context(replaced(convolution, call=lambda *a, **k: tap(inner(*a, **k))))
             else:
-                stack.enter_context(_replaced(convolution, activation=lambda x: activation(tap(x))))
+                stack.enter_context(replaced(convolution, activation=lambda x: activation(tap(x))))
         yield
 
 
@@ -132,12 +132,13 @@ def tapped_stage(runtime: Runtime, stage: Stage, tap: Tap) -> Iterator[None]:
             yield
     else:
         inner = stage.norm.call
-        with _replaced(stage.norm, call=lambda *a, **k: at_its_call(inner(*a, **k))):
+        with replaced(stage.norm, call=lambda *a, **k: at_its_call(inner(*a, **k))):
             yield
 
 
 @contextmanager
-def _replaced(layer: Any, **attributes: Any) -> Iterator[None]:
+def replaced(layer: Any, **attributes: Any) -> Iterator[None]:
+    """While open, a layer has other attributes or methods."""
     # By its dictionary: a built layer takes no new state, and Keras would track what is set.
     held = vars(layer)
     before = {name: held[name] for name in attributes if name in held}
@@ -148,6 +149,30 @@ def _replaced(layer: Any, **attributes: Any) -> Iterator[None]:
         for name in attributes:
             del held[name]
         held.update(before)
+
+
+@contextmanager
+def in_32_bits(named: Iterable[tuple[str, Any]]) -> Iterator[None]:
+    """While open, layers that compute in 16 bits on weights in 32 compute in 32 bits.
+
+    Args:
+        named: layers with their names, as `named_layers` gives them.
+    """
+    others = [
+        layer for _, layer in named if layer.compute_dtype in ("float16", "bfloat16", "float64")
+    ]
+    policies = [layer.dtype_policy for layer in others]
+    for layer in others:
+        layer.dtype_policy = "float32"
+    try:
+        yield
+    finally:
+        for layer, policy in zip(others, policies, strict=True):
+            layer.dtype_policy = policy
+
+
+def _is_mixed(layer: Any) -> bool:
+    return layer.variable_dtype == "float32" and layer.compute_dtype in ("float16", "bfloat16")
 
 
 def _parts(keras: Any, layer: Any) -> tuple[str, ...]:

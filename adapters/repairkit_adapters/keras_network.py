@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
 from repairkit_adapters.keras_export import write_onnx
-from repairkit_adapters.keras_layers import Tap, find_stages, tapped_stage
+from repairkit_adapters.keras_layers import Tap, find_stages, in_32_bits, named_layers, tapped_stage
 from repairkit_adapters.keras_loss import cross_entropy, logits_of, refuse_no_classifier
+from repairkit_adapters.keras_operators import plain_convolutions
 from repairkit_adapters.keras_runtime import Runtime, quiet, told
 from repairkit_adapters.way_back import channels_by_layer, find_home
 
@@ -154,14 +155,16 @@ class KerasNetwork:
         def run(images: Any) -> Any:
             return self._flat(self.model(images, training=False))
 
-        write_onnx(
-            self._runtime,
-            self._tapping(run, self._frozen_tap),
-            path,
-            input_name=input_name(self.model),
-            input_shape=self._input_shape,
-            opset=self._opset,
-        )
+        with plain_convolutions(self._runtime, self.model):
+            write_onnx(
+                self._runtime,
+                self._tapping(run, self._frozen_tap),
+                path,
+                input_name=input_name(self.model),
+                input_shape=self._input_shape,
+                opset=self._opset,
+                layers=[name for name, _ in named_layers(self.model)],
+            )
 
     def _flat(self, outputs: Any) -> list[Any]:
         return list(self._runtime.keras.tree.flatten(outputs))
@@ -222,6 +225,7 @@ class KerasNetwork:
 
         def run(*inputs: Any) -> Any:
             with ExitStack() as stack:
+                stack.enter_context(in_32_bits(named_layers(self.model)))
                 for number, stage in enumerate(self.stages):
                     tap = tap_of(number)
                     if tap is not None:

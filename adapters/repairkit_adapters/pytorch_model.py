@@ -18,6 +18,7 @@ from repairkit.core.framework import Images, Layer
 from repairkit.core.layer_map import LayerMap
 from repairkit.workflows.patch_file import PatchFile
 from repairkit_adapters.pytorch_onnx import write_onnx
+from repairkit_adapters.pytorch_plain import in_32_bits, unwrapped
 from repairkit_adapters.pytorch_trace import Overwriting, TracedLayer, trace_layers
 
 _TINY = float(np.finfo(np.float32).tiny)
@@ -25,6 +26,8 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 class PyTorchModel:
     """A trained module in evaluation mode, put back into its own mode after every call.
+
+    `module` is the user's own without wrappers, or a copy in 32 bits (`pytorch_plain`).
 
     Args:
         module: an `nn.Module`, TorchScript included, or the module of an exported program.
@@ -45,11 +48,13 @@ class PyTorchModel:
         step: int | None = None,
         source: str = "model",
     ) -> None:
-        self.module = module
         self.input_shape = input_shape
         self.opset = opset
         self.step = step
         self.source = source
+        self.module = unwrapped(module)
+        with self._evaluation():
+            self.module = in_32_bits(self.module, self._tensor(self._example()), source)
         self._frozen: tuple[int, NDArray[np.intp], Images] | None = None
 
     @cached_property
@@ -202,12 +207,13 @@ class PyTorchModel:
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
-        """While open, every part of the module is in evaluation mode."""
+        """While open, every part of the module is in evaluation mode, and nothing is compiled."""
         parts = [part for part in self.module.modules() if part.training]
         for part in parts:
             part.training = False
         try:
-            yield
+            with torch.compiler.set_stance("force_eager"):
+                yield
         finally:
             for part in parts:
                 part.training = True

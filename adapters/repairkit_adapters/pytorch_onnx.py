@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import re
@@ -50,12 +51,13 @@ def write_onnx(
 
 
 def _from_program(module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool) -> None:
+    free: Any = {0: torch.export.Dim("batch")}
     program = torch.onnx.export(
         module,
         (images,),
         dynamo=True,
         input_names=[_INPUT],
-        dynamic_shapes=None if fixed else ({0: torch.export.Dim("batch")},),
+        dynamic_shapes=None if fixed else ((free,),) if _takes_any_number(module) else (free,),
         opset_version=opset,
         verbose=False,
     )
@@ -64,6 +66,12 @@ def _from_program(module: Any, images: Any, path: Path, *, opset: int | None, fi
         node.metadata_props.clear()
     n_bytes = sum(t.numel() * t.element_size() for t in module.parameters())
     program.save(path, external_data=n_bytes > _LARGE)
+
+
+def _takes_any_number(module: Any) -> bool:
+    """Whether `forward` takes the images as one of `*args`; the exporter then wants a tuple."""
+    first = next(iter(inspect.signature(module.forward).parameters.values()), None)
+    return first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
 
 
 def _from_script(module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool) -> None:

@@ -18,6 +18,7 @@ from repairkit.graph.files import read_model
 from repairkit.graph.layer_names import read_layer_map
 from repairkit.workflows.patch_file import PatchFile, read_patch_file
 from repairkit_adapters.pytorch_model import PyTorchModel
+from repairkit_adapters.pytorch_plain import unwrapped
 from repairkit_adapters.pytorch_trace import TracedLayer
 
 
@@ -64,10 +65,11 @@ def freeze_patch(model: Any, patch: Any, layers: Any, *, parametrize: bool, unpr
     if not unproven:
         _refuse_unproven(origins)
     traced = PyTorchModel(model, shape, source="the model").traced
+    inner = unwrapped(model)
     changes = [
         change
         for job in _jobs(file, origins, traced)
-        for change in _changes(model, job, traced, lasting=parametrize)
+        for change in _changes(inner, job, traced, lasting=parametrize)
     ]
     for change in changes:
         _make(change, lasting=parametrize)

@@ -16,6 +16,7 @@ from repairkit.core.framework import LoadOptions
 from repairkit.core.trust import import_named, offer, refuse_untrusted
 from repairkit_adapters.pickles import foreign_names, names_in, pickles_in
 from repairkit_adapters.pytorch_model import PyTorchModel
+from repairkit_adapters.pytorch_plain import plain_names
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
 _SHOWN = 3
@@ -115,11 +116,14 @@ def _bare(state: dict[str, Any], module: Any) -> dict[str, Any]:
             break
     tensors = {n: t for n, t in state.items() if isinstance(t, torch.Tensor)}
     wanted = module.state_dict()
-    for prefix in ("module.", "_orig_mod."):
-        stripped = {n.removeprefix(prefix): t for n, t in tensors.items()}
-        if any(n.startswith(prefix) for n in tensors) and set(stripped) == set(wanted):
-            return stripped
-    return tensors
+    if set(tensors) == set(wanted):
+        return tensors
+    given, taken = plain_names(tensors), plain_names(wanted)
+    if set(given) != set(taken):
+        return tensors
+    return {taken[name]: tensors[old] for name, old in given.items()} | {
+        name: wanted[name] for name in wanted if name not in taken.values()
+    }
 
 
 def _read_state(path: Path, *, trust: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repairkit.core.framework import Images, Layer
+from repairkit_adapters.pytorch_plain import known_name
 
 _CONVOLUTIONS = {"aten::convolution", "aten::_convolution"}
 _NORMS = {
@@ -137,7 +138,7 @@ def trace_layers(module: Any, images: Any) -> tuple[TracedLayer, ...]:
         if call.kind != "conv":
             continue
         owner = _holder(call.weight, holders) or _parametrized(modules, call.module)
-        name = _fresh(owner or call.module or "convolution", names)
+        name = _fresh(known_name(module, owner or call.module) or "convolution", names)
         norm = _norm_behind(call, recorder, given)
         kind = _kind(modules.get(owner or call.module), call)
         layers.append(

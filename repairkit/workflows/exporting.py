@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from repairkit.core.errors import ExportError
 from repairkit.core.framework import FrameworkModel
@@ -32,6 +32,7 @@ from repairkit.workflows.subject import Subject, read_subject
 _PROOF_IMAGES = 64
 _NOISE_IMAGES = 8
 _RELATIVE = 1e-4
+_RELATIVE_IN_16_BITS = 5e-3
 KIND = "repairkit layers"
 
 
@@ -115,6 +116,7 @@ def export(
         with stage("exporting"):
             model.export(draft)
         subject = read_subject(draft, output=settings.output, layout=settings.preprocessing.layout)
+        _refuse_bfloat16(subject.model, source)
         given = settings.data is not None
         images = _images(subject, settings)
         relative, noise = _compare(model, subject, images, source)
@@ -144,6 +146,26 @@ def export(
 def layers_file(out: Path) -> Path:
     """Where the map of an exported model lies."""
     return out.with_name(f"{out.stem}.layers.json")
+
+
+def _refuse_bfloat16(model: ModelProto, source: str) -> None:
+    for node in model.graph.node:
+        if TensorProto.BFLOAT16 in _cast_to(node):
+            raise ExportError(
+                f"{source}: computes in bfloat16 (at {node.name or node.output[0]!r}), which ONNX "
+                "Runtime cannot run on the CPU; make the model compute in float32, without autocast"
+            )
+
+
+def _allowed(model: ModelProto) -> float:
+    """How far outputs may differ: two runtimes round differently, more so in 16 bits."""
+    stored = {tensor.data_type for tensor in model.graph.initializer}
+    made = {kind for node in model.graph.node for kind in _cast_to(node)}
+    return _RELATIVE_IN_16_BITS if TensorProto.FLOAT16 in stored | made else _RELATIVE
+
+
+def _cast_to(node: NodeProto) -> list[int]:
+    return [a.i for a in node.attribute if a.name == "to" and node.op_type == "Cast"]
 
 
 def _images(subject: Subject, settings: Settings) -> NDArray[Any]:
@@ -183,10 +205,11 @@ def _compare(
     scale = float(np.abs(theirs).max()) or 1.0
     each = np.abs(ours - theirs).reshape(len(images), -1).max(1) / scale
     relative = float(each.max())
-    if not relative <= _RELATIVE:
+    allowed = _allowed(subject.model)
+    if not relative <= allowed:
         raise ExportError(
             f"{source}: the ONNX file's outputs differ from {model.framework}'s by {relative:.2g} "
-            f"of the greatest on {len(images)} images, and {_RELATIVE:g} is allowed; nothing was "
+            f"of the greatest on {len(images)} images, and {allowed:g} is allowed; nothing was "
             "kept (does the model draw random numbers, look at the other images of a batch, or "
             "take whole pixel values, which --data must name then?)"
         )

@@ -59,8 +59,6 @@ class MaskEvaluator:
         batch_size: images in one run at the most.
     """
 
-    path = "instrumented"
-
     def __init__(
         self,
         runner: Runner,
@@ -73,6 +71,21 @@ class MaskEvaluator:
         self.runner, self.roster, self.suite = runner, roster, suite
         self.executor: Executor = SerialExecutor() if executor is None else executor
         self.batch_size = batch_size
+
+    @property
+    def path(self) -> str:
+        """See `Evaluator`."""
+        return "instrumented" if self.runner.optimised else "instrumented, as written"
+
+    def with_runner(self, runner: Runner) -> MaskEvaluator:
+        """The same by another runner of the instrumented model."""
+        return MaskEvaluator(
+            runner,
+            self.roster,
+            self.suite,
+            executor=self.executor,
+            batch_size=self.batch_size,
+        )
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce

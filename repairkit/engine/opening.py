@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from repairkit.engine.runtime import session_device
 from repairkit.engine.sessions import Level
 from repairkit.engine.stacked import StackedEvaluator
 from repairkit.engine.trees import open_trees
+from repairkit.graph.rounding import Rounding, find_rounding
 from repairkit.graph.sites import Survey
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,23 @@ class Candidates:
     proven: dict[str, str | None] = field(default_factory=dict)
     _compiled: dict[tuple[str, bool], Compiled | None] = field(default_factory=dict)
 
+    @cached_property
+    def rounding(self) -> Rounding | None:
+        """Where the model rounds to steps: other ways to compute it must then give equal bits."""
+        return find_rounding(self.found.index, self.output)
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Ways worth a try on the CPU.
+
+        Blocked convolutions add up in another order, and weights into which a normalisation is
+        folded round differently: both are left out where the model rounds to steps, and all are
+        where only rounded numbers can be compared.
+        """
+        if self.rounding is None:
+            return _ON_CPU
+        return () if self.rounding.at_the_end else _ON_CPU[-1:]
+
     def compile(self, way: str, sample: NDArray[Any], *, half: bool = False) -> Compiled | None:
         """The model compiled in one of `WAYS`, None where that cannot be done.
 
@@ -91,6 +110,19 @@ class Candidates:
         return self._compiled[key]
 
 
+def stated_agreement(rounding: Rounding | None) -> str:
+    """How near all answers on the CPU are to those of one image at a time, in words."""
+    if rounding is None:
+        return (
+            "within 1e-5 of the largest output, and 1 % of what a filter changes, of the "
+            "instrumented model as written, image by image"
+        )
+    return (
+        "the bits of the instrumented model as written, image by image, since "
+        f"{rounding.node} rounds to steps"
+    )
+
+
 def open_evaluator(
     candidates: Candidates,
     runner: Runner,
@@ -100,18 +132,22 @@ def open_evaluator(
     batch_size: int = 128,
     cache_memory: int | None = None,
     quick: tuple[Precision, Runner] | None = None,
+    optimised: Callable[[], Runner] | None = None,
 ) -> Evaluator:
     """The fastest evaluator that agrees with the instrumented model on the suite's first images.
 
     Args:
         candidates: of the model.
-        runner: of the instrumented model, in 32 bits: the judge.
+        runner: of the instrumented model, in 32 bits: the judge. On the CPU it should run the graph
+            as it is written, since what the runtime's optimisations change shows in no model that
+            they have changed too.
         suite: the images of the game.
         executor: maps over the parts of a round.
         batch_size: images in one run at the most.
         cache_memory: bytes for what is kept between rows and rounds; a quarter of the free memory
             if None.
         quick: a lesser precision and the instrumented model in it, if that is to be used.
+        optimised: opens a runner of the optimised instrumented model, tried before the judge.
 
     Raises:
         DeviceError: in the lesser precision the model computes something else.
@@ -129,31 +165,68 @@ def open_evaluator(
         return open_stacked(
             candidates, reference, masks, device=device, precision=precision, memory=cache_memory
         )
-    if candidates.step is not None or suite.further:
-        return reference  # other paths feed images alone
     if device != "cpu":
+        if candidates.step is not None or suite.further:
+            return reference  # other paths feed images alone
         return open_stacked(candidates, reference, device=device, memory=cache_memory)
-    agreement: Agreement | None = None
-    for name, evaluator in _fast_evaluators(candidates, reference, cache_memory):
+    return _open_on_cpu(candidates, reference, optimised, cache_memory)
+
+
+def _open_on_cpu(
+    candidates: Candidates,
+    reference: MaskEvaluator,
+    optimised: Callable[[], Runner] | None,
+    cache_memory: int | None,
+) -> Evaluator:
+    """The fastest of all ways that gives what the judge gives image by image."""
+    judge = reference.with_runner(reference.runner.sharing(step=candidates.step or 1))
+    bits, agreement = candidates.rounding is not None, None
+    ways = _all_evaluators(candidates, reference, optimised, cache_memory)
+    for name, evaluator in ways:
         if name not in candidates.proven:
             with stage(f"proving {evaluator.path}"):
                 if agreement is None:
-                    macs = evaluator.routes.full.cost
-                    agreement = Agreement.ask(reference, len(roster), len(suite), macs)
-                fault = agreement.fault(evaluator) or cones_fault(evaluator, agreement.images[0])
+                    macs = _cost(evaluator)
+                    n_players, n_images = len(candidates.roster), len(reference.suite)
+                    agreement = Agreement.ask(judge, n_players, n_images, macs)
+                fault = agreement.fault(evaluator, bits=bits)
+                if fault is None and isinstance(evaluator, FastEvaluator):
+                    fault = cones_fault(evaluator, agreement.images[0])
             candidates.proven[name] = fault
             if fault is not None:
                 logger.warning("%s are not used: %s", evaluator.path, fault)
         if candidates.proven[name] is None:
             return evaluator
-    return reference
+    return judge
+
+
+def _cost(evaluator: FastEvaluator | MaskEvaluator) -> float:
+    """Multiplications of a full pass of one image; endless where they are not known."""
+    return evaluator.routes.full.cost if isinstance(evaluator, FastEvaluator) else np.inf
+
+
+def _all_evaluators(
+    candidates: Candidates,
+    reference: MaskEvaluator,
+    optimised: Callable[[], Runner] | None,
+    cache_memory: int | None,
+) -> Iterator[tuple[str, FastEvaluator | MaskEvaluator]]:
+    """Every way but the judge itself, the fastest first, each with a name of its own."""
+    if candidates.step is None and not reference.suite.further:  # they feed images alone
+        yield from _fast_evaluators(candidates, reference, cache_memory)
+    at_the_end = candidates.rounding is not None and candidates.rounding.at_the_end
+    name = "optimised masks"
+    if optimised is not None and not at_the_end and candidates.proven.get(name) is None:
+        yield name, reference.with_runner(optimised())
+    if candidates.step is None:
+        yield "masks in batches", reference
 
 
 def _fast_evaluators(
     candidates: Candidates, reference: MaskEvaluator, cache_memory: int | None
 ) -> Iterator[tuple[str, FastEvaluator]]:
     """All that can be compiled, the fastest first, each with a name of its own."""
-    for way in _ON_CPU:
+    for way in candidates.ways:
         compiled = candidates.compile(way, reference.suite.batch(np.arange(1)))
         if compiled is None:
             continue

@@ -277,7 +277,7 @@ class Runner:
         tf32: bool = False,
         seconds: float | None = None,
     ) -> None:
-        self.seconds = seconds
+        self.seconds, self.optimised = seconds, optimise
         plain = without_zipmaps(model)
         self.session = open_session(plain, device=device, optimise=optimise, tf32=tf32)
         release_freed()

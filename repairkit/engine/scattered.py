@@ -170,6 +170,7 @@ def with_scattered(
     mixer: AffineMasks | None = None,
     precision: Precision = "float32",
     proven: dict[str, str | None] | None = None,
+    bits: bool = False,
 ) -> Evaluator:
     """An evaluator that mixes coalitions in one run, where the model lets images be told apart.
 
@@ -184,6 +185,7 @@ def with_scattered(
         mixer: a faster way to run it, taken if it gives the same.
         precision: of `masks`.
         proven: see `Candidates`; nothing is known before if None.
+        bits: see `Agreement.fault`.
     """
     proven = {} if proven is None else proven
     n_players = len(masks.roster)
@@ -198,7 +200,7 @@ def with_scattered(
         found = ScatteredEvaluator(others, masks, way, macs=macs)
         if found.path not in proven:
             alone = masks.answer(rows, positions, keep_all) if alone is None else alone
-            fault = _fault(found, rows, positions, alone, precision)
+            fault = _fault(found, rows, positions, alone, precision, bits=bits)
             proven[found.path] = fault
             if fault is not None:
                 logger.info("coalitions do not share runs of %s: %s", found.path, fault)
@@ -213,6 +215,8 @@ def _fault(
     positions: NDArray[np.intp],
     alone: NDArray[Any],
     precision: Precision,
+    *,
+    bits: bool,
 ) -> str | None:
     """What is wrong with rows that share a run, given the answers of each alone."""
     try:
@@ -222,7 +226,7 @@ def _fault(
         return str(error)
     if _on_cpu(found.masks) and not np.array_equal(together, backwards, equal_nan=True):
         return "an answer hangs on its place in a run"
-    return difference(together[:, 0], alone[:, 0], precision=precision)
+    return difference(together[:, 0], alone[:, 0], precision=precision, bits=bits)
 
 
 def _on_cpu(masks: MaskEvaluator) -> bool:

@@ -23,7 +23,7 @@ from repairkit.engine.means import measure_means
 from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.precision import Precision
 from repairkit.engine.runner import Batching, Runner, settle_batching
-from repairkit.engine.runtime import session_device
+from repairkit.engine.runtime import choose_device, session_device
 from repairkit.engine.scattered import AffineMasks, LateScattered, with_scattered
 from repairkit.engine.trees import TreeEvaluator
 from repairkit.graph.affine import with_affine_masks
@@ -165,7 +165,16 @@ class Bench:
 
     @cached_property
     def runner(self) -> Runner:
-        """A runner of the instrumented model, in 32 bits."""
+        """A runner of the instrumented model, in 32 bits: the judge of all other ways.
+
+        On the CPU its graph is run as it is written: what optimising changes is seen by no judge
+        that was optimised likewise.
+        """
+        return self._instrumented(optimise=choose_device(self.settings.device) != "cpu")
+
+    @cached_property
+    def optimised_runner(self) -> Runner:
+        """A runner of the instrumented model that the runtime may optimise."""
         return self._instrumented()
 
     @property
@@ -198,7 +207,7 @@ class Bench:
             model, self.subject.input_name, None, outputs=(self.subject.output,), device="cpu"
         )
 
-    def _instrumented(self, precision: Precision = "float32") -> Runner:
+    def _instrumented(self, precision: Precision = "float32", *, optimise: bool = True) -> Runner:
         model = instrument(self.batching.model, self.roster.sites, self.means)
         return Runner(
             recast(model, "float16") if precision == "float16" else model,
@@ -206,11 +215,14 @@ class Bench:
             self.batching.step,
             outputs=(self.subject.output,),
             device=self.settings.device,
+            optimise=optimise,
             tf32=precision == "tf32",
         )
 
     def _scattered(self, evaluator: Evaluator, masks: MaskEvaluator) -> Evaluator:
-        affine = self.affine_runner
+        # Where not even the optimised model agrees with the judge, one with other nodes will not.
+        as_written = isinstance(evaluator, MaskEvaluator) and not evaluator.runner.optimised
+        affine = None if as_written else self.affine_runner
         mixer = None if affine is None else AffineMasks(affine, masks, self.means)
         return with_scattered(
             evaluator,
@@ -218,6 +230,7 @@ class Bench:
             mixer=mixer,
             precision=self.precision,
             proven=self.candidates.proven,
+            bits=self.precision == "float32" and self.candidates.rounding is not None,
         )
 
     @cached_property
@@ -246,6 +259,7 @@ class Bench:
             batch_size=batch_size,
             cache_memory=self.settings.cache_memory,
             quick=None if precision == "float32" else (precision, self.quick_runner),
+            optimised=lambda: self.optimised_runner,
         )
         if not isinstance(evaluator, TreeEvaluator):
             masks = MaskEvaluator(

@@ -12,8 +12,10 @@ import numpy as np
 import onnx
 
 from repairkit.core.scores import Budget, Scores
-from repairkit.engine.runtime import load_runtime
+from repairkit.engine.opening import stated_agreement
+from repairkit.engine.runtime import choose_device, load_runtime
 from repairkit.estimators import Estimation
+from repairkit.graph.rounding import find_rounding
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.run_folder import SCHEMA, key_of
 
@@ -83,6 +85,7 @@ def opening(
             **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
         },
         "batching": bench.batching.how,
+        "agreement": _agreement(bench),
         "engine": "none",
         "n_filters": len(bench.roster),
         "n_sites": len(bench.roster.sites),
@@ -90,6 +93,13 @@ def opening(
         "metrics": {},
         "finished": False,
     }
+
+
+def _agreement(bench: Bench) -> str:
+    """How near answers are to those of one image at a time; proven before they are used."""
+    if choose_device(bench.settings.device) != "cpu" or bench.settings.half:
+        return "within the tolerance of the device and the precision"
+    return stated_agreement(find_rounding(bench.found.index, bench.subject.output))
 
 
 def counts(bench: Bench) -> dict[str, Any]:

@@ -69,7 +69,11 @@ def set_up(
     roster = Roster(select_sites(found, patterns))
     means = representable(found, random_levels(roster.sites))
     runner = Runner(
-        instrument(batching.model, roster.sites, means), image, batching.step, outputs=(output,)
+        instrument(batching.model, roster.sites, means),
+        image,
+        batching.step,
+        outputs=(output,),
+        optimise=False,
     )
     candidates = Candidates(found, roster, means, image=image, output=output, step=batching.step)
     return Setup(roster, means, batching, runner, candidates, suite_of(images))

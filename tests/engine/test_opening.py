@@ -24,7 +24,7 @@ from tests.engine.games import deep_model, set_up
         (models.normalised, "blocked weights and cones"),
         (models.depthwise, "plain weights and cones"),
         (models.transposed, "mask nodes and cones"),
-        (models.stuck_batch, "instrumented"),
+        (models.stuck_batch, "instrumented, as written"),
     ],
 )
 def test_every_path_is_taken_by_some_model(make: Callable[[], ModelProto], path: str) -> None:

@@ -106,12 +106,14 @@ def _refuse_bomb(image: Image.Image) -> None:
 
 
 def _convert(image: Image.Image, file_format: str | None, mode: str) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PNG"):
+    # Pillow holds 16-bit PNG and PGM files in mode `I`, scaled to 65535; elsewhere `I` is 32 bits.
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
         # Pillow would clip 16-bit values at 255 rather than scale them.
         values = np.asarray(image).astype(np.uint16) >> 8
         image = Image.fromarray(values.astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise DataError("the image has 32-bit pixels; save it with 8 bits per channel")
+        kind = "floating-point" if image.mode == "F" else "32-bit integer"
+        raise DataError(f"the image has {kind} pixels; save it with 8 or 16 bits per channel")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == mode else image.convert(mode)

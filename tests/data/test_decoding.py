@@ -53,9 +53,34 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert pixels_of(path, "gray")[0, :, 0].tolist() == [0, 1, 255]
 
 
-def test_thirty_two_bits_are_refused(tmp_path: Path) -> None:
-    path = save_png(tmp_path / "a.tiff", np.ones((2, 2), dtype=np.float32))
-    with pytest.raises(DataError, match="row 7: it: the image has 32-bit pixels"):
+@pytest.mark.parametrize("greatest", [1023, 4095, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_gray_maps_of_over_eight_bits_are_scaled(
+    greatest: int, plain: bool, tmp_path: Path
+) -> None:
+    values = np.linspace(0, greatest, 12).astype(">u2").reshape(3, 4)
+    head = f"{'P2' if plain else 'P5'}\n4 3\n{greatest}\n".encode()
+    path = tmp_path / "a.pgm"
+    path.write_bytes(
+        head + (b" ".join(b"%d" % v for v in values.ravel()) if plain else values.tobytes())
+    )
+    expected = values.astype(float) / greatest * 255
+    assert np.abs(pixels_of(path, "gray")[..., 0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_sixteen_bits_are_read_in_either_order_of_bytes(order: str, tmp_path: Path) -> None:
+    values = np.array([[0, 256, 65535]], dtype=order)
+    path = save_png(tmp_path / "a.tiff", values)
+    assert pixels_of(path, "gray")[0, :, 0].tolist() == [0, 1, 255]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(np.float32, "floating-point"), (np.int32, "32-bit integer")]
+)
+def test_pixels_without_a_known_range_are_refused(kind: type, words: str, tmp_path: Path) -> None:
+    path = save_png(tmp_path / "a.tiff", np.ones((2, 2), dtype=kind))
+    with pytest.raises(DataError, match=f"row 7: it: the image has {words} pixels"):
         pixels_of(path)
 
 

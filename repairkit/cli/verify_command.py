@@ -10,6 +10,9 @@ import typer
 from repairkit.api import verify
 from repairkit.cli import options, show
 
+_SHOWN = 30
+_LONGEST = 40
+
 
 def verify_command(
     context: typer.Context,
@@ -49,3 +52,10 @@ def verify_command(
             "original bit for bit without graph optimisation, within "
             f"{found.proof.relative:.1e} with it"
         )
+        if found.unproven:
+            names = [name[:_LONGEST] for name in found.unproven[:_SHOWN]]
+            more = len(found.unproven) - len(names)
+            show.say(
+                f"unproven: what the patch file says of {', '.join(names)}"
+                f"{f' and {more} more' if more else ''}; two models cannot tell whether it is true"
+            )

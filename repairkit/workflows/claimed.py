@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
-from repairkit.core.patch import Patch
-from repairkit.graph.bake import Baked, bake
+from repairkit.core.patch import Patch, constant_of
+from repairkit.graph.bake import Baked, bake, representable
 from repairkit.graph.files import ModelFile, digest_of
 from repairkit.graph.revert import write_claims
 from repairkit.graph.sites import Survey, survey
@@ -54,6 +55,7 @@ def bake_claims(
             found = survey(
                 model, output=claim["output"], at=claim["sites_at"], include=claim["include"]
             )
+            _check_constants(found, patch)
             baked = bake(model, patch, found=found)
         except (SettingsError, ModelError) as error:
             raise VerificationError(
@@ -63,6 +65,29 @@ def bake_claims(
         steps.append(Step(model, found, patch, baked))
         model, digest = baked.model, digest_of(baked.model)
     return steps
+
+
+def _check_constants(found: Survey, patch: Patch) -> None:
+    """Every constant is a number that the file holds; baking would round another one silently.
+
+    Raises:
+        ModelError: one is not.
+    """
+    shapes = {site.name: site.level_shape for site in found.sites}
+    claimed = {
+        f.filter.site: np.zeros(shapes[f.filter.site])
+        for f in patch.frozen
+        if f.filter.site in shapes
+    }
+    for f in patch.frozen:
+        if f.filter.site in claimed and 0 <= f.filter.channel < len(claimed[f.filter.site]):
+            claimed[f.filter.site][f.filter.channel] = f.constant
+    held = representable(found, claimed)
+    for f in patch.frozen:
+        if f.filter.site not in held or f.filter.channel >= len(held[f.filter.site]):
+            continue  # baking tells that there is no such filter
+        if constant_of(held[f.filter.site][f.filter.channel]) != f.constant:
+            raise ModelError(f"{f.filter.id} cannot hold {f.constant}")
 
 
 def another_model(patched: ModelFile, subject: Subject, claim: dict[str, Any]) -> VerificationError:

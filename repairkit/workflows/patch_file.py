@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,17 @@ from repairkit.workflows.layout import StoredFile, stored_file
 SCHEMA = 1
 KIND = "repairkit patch"
 
+_TEXTS = ("source", "sites_at", "output")
+_CLAIMED = (*_TEXTS, "include", "frozen")
+# What is read of a patch file; all else in it can be proven by nobody.
+_READ = {
+    "source": {"digest", "layout"},
+    "result": {"digest"},
+    "sites": {"at", "include", "output"},
+    "frozen": {"filter", "site", "channel", "constant"},
+    "edits": {"kind", "tensor", "runs", "old", "node", "slot", "replaces"},
+}
+
 _T = TypeVar("_T")
 
 
@@ -32,7 +43,8 @@ class PatchFile:
     """A patch bound to one model.
 
     `digest` covers the source, the sites and what is frozen. `layout` tells the source's files from
-    its canonical bytes; it is empty where the source is one file of just these.
+    its canonical bytes; it is empty where the source is one file of just these. `unproven` names
+    what stands in the file and cannot be proven from the two models: figures, notes, settings.
     """
 
     patch: Patch
@@ -44,6 +56,7 @@ class PatchFile:
     output: str
     story: Mapping[str, Any]
     layout: tuple[StoredFile, ...] = ()
+    unproven: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -74,17 +87,41 @@ def patch_of_claim(claim: Mapping[str, Any]) -> Patch:
     """The patch that a model's metadata claims.
 
     Raises:
-        VerificationError: the claim is broken, or does not match its own digest.
+        VerificationError: the claim is broken, does not match its own digest, or says more than
+            what can be proven.
     """
     body = {k: v for k, v in claim.items() if k != "digest"}
     if claim.get("digest") != claim_digest(body):
         raise VerificationError("the model's claim of its patch does not match its own digest")
+    further = sorted(set(body) - set(_CLAIMED))
+    if further:
+        raise VerificationError(
+            f"the model's claim of its patch also names {', '.join(further)}, which nothing can "
+            "prove; repairkit claims the source, the sites and what is frozen, no more"
+        )
     try:
         frozen = [FrozenFilter(Filter.parse(i), constant_of(c)) for i, c in body["frozen"]]
-        _ = body["source"], body["output"], body["sites_at"], body["include"]
-    except (KeyError, TypeError, ValueError, SettingsError) as error:
-        raise VerificationError("the model's claim of its patch is broken") from error
-    return Patch(tuple(frozen))
+        patch = Patch(tuple(frozen))
+        _check_once(patch)
+        include = tuple(body["include"])
+        read = PatchFile(
+            patch, (), body["source"], "", body["sites_at"], include, body["output"], {}
+        )
+        if not all(isinstance(text, str) for text in (*include, *(body[n] for n in _TEXTS))):
+            raise TypeError("a name is no text")
+        # What was read says the same, so that nothing hides in how it is written.
+        if claim_digest(read.claim()) != claim["digest"]:
+            raise ValueError("it is not written as repairkit writes it")
+    except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
+        raise VerificationError(f"the model's claim of its patch is broken ({error})") from error
+    return patch
+
+
+def _check_once(patch: Patch) -> None:
+    names = [found.id for found in patch.filters]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"it names the filter {twice[0]} twice")
 
 
 def write_patch_file(path: Path, file: PatchFile) -> None:
@@ -161,9 +198,11 @@ def read_patch_file(path: Path) -> PatchFile:
 
 def _parse(document: Mapping[str, Any]) -> PatchFile:
     source, sites = _typed(document, "source", dict), _typed(document, "sites", dict)
-    known = {"schema", "kind", "seal", "digest", "source", "result", "sites", "frozen", "edits"}
+    known = {"schema", "kind", "seal", "digest", *_READ}
+    patch = Patch(tuple(_frozen(f) for f in _typed(document, "frozen", list)))
+    _check_once(patch)
     return PatchFile(
-        Patch(tuple(_frozen(f) for f in _typed(document, "frozen", list))),
+        patch,
         tuple(_edit(e) for e in _typed(document, "edits", list)),
         _typed(source, "digest", str),
         _typed(_typed(document, "result", dict), "digest", str),
@@ -172,7 +211,16 @@ def _parse(document: Mapping[str, Any]) -> PatchFile:
         _typed(sites, "output", str),
         {k: v for k, v in document.items() if k not in known},
         tuple(stored_file(f) for f in source.get("layout", [])),
+        (*sorted(set(document) - known), *_unread(document)),
     )
+
+
+def _unread(document: Mapping[str, Any]) -> Iterator[str]:
+    """What parts of a patch file hold besides what is read of them."""
+    for part, read in _READ.items():
+        entries = document[part] if isinstance(document[part], list) else [document[part]]
+        further = {name for entry in entries for name in entry} - read
+        yield from (f"{part}.{name}" for name in sorted(further))
 
 
 def _typed(document: Any, key: str, kind: type[_T]) -> _T:

@@ -19,6 +19,7 @@ from repairkit.graph.bake import bake
 from repairkit.graph.files import ModelFile
 from repairkit.graph.infer import infer_patch
 from repairkit.graph.instrument import instrument, mask_name, mask_shape
+from repairkit.graph.outside import outside_digests
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.revert import (
     first_difference,
@@ -31,6 +32,7 @@ from repairkit.graph.sites import Survey, survey
 from repairkit.workflows.claimed import Step, another_model, bake_claims
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.idle import constant_text, is_idle
+from repairkit.workflows.layout import digest_of_files, restored_files
 from repairkit.workflows.noise import noise_images
 from repairkit.workflows.patch_file import PatchFile, claim_digest
 from repairkit.workflows.subject import Subject
@@ -40,7 +42,8 @@ from repairkit.workflows.subject import Subject
 class Verified:
     """What was proven.
 
-    `images` says what the outputs were compared on; `inferred`, that no claim named the filters.
+    `images` says what the outputs were compared on; `inferred`, that no claim named the filters;
+    `unproven`, what the patch file tells besides, which no two models can prove.
     """
 
     patch: Patch
@@ -48,6 +51,7 @@ class Verified:
     proof: Proof
     images: str
     inferred: bool = False
+    unproven: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +64,7 @@ class Verified:
             "exact_without_optimisation": self.proof.exact,
             "relative_difference_with_optimisation": self.proof.relative,
             "same_answers": self.proof.same_answer,
+            "unproven": list(self.unproven),
         }
 
 
@@ -109,7 +114,20 @@ def verify(
             f"{patched.path}: is not the original with just the claimed filters frozen: "
             + first_difference(steps[-1].baked.model, patched.model)
         )
-    return _joined([_prove_step(subject, step, images, feeds) for step in steps])
+    if file is not None:
+        _check_undoing(file, steps[-1])
+    verified = _joined([_prove_step(subject, step, images, feeds) for step in steps])
+    return replace(verified, unproven=() if file is None else file.unproven)
+
+
+def _check_undoing(file: PatchFile, step: Step) -> None:
+    """The patch file gives back every byte of the model that the patch was made to."""
+    contents = restored_files(step.model, file.layout)
+    if digest_of_files(contents, outside_digests(step.model)) != file.source_digest:
+        raise VerificationError(
+            "the patch file's layout of the original does not give back its files; the patch could "
+            "not be undone from it"
+        )
 
 
 def _prove_step(

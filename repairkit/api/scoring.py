@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def score(
         method: an estimator's name, a norm's, or `module:object`.
         options: settings of the estimator, such as `{"top_k": 20, "side": "lowest"}`.
         max_evaluations: coalitions tried at the most.
-        time_limit: seconds at the most.
+        time_limit: seconds that it may take, reading and preparations included.
         settings: everything else: groups, preprocessing, parts, sites, device, seed. If None, what
             `repairkit.toml` says, beside the model or in the working folder.
         out: a run folder; nothing is written if None.
@@ -66,6 +67,7 @@ def score(
     Raises:
         RepairkitError: anything that the user can mend.
     """
+    began = time.monotonic()
     names = (metric,) if isinstance(metric, str) else tuple(metric or ())
     subject, job = open_job(model, data, settings, trust=trust)
     job = replace(job, metrics=names or job.metrics, named_by=without(job.named_by, names))
@@ -76,6 +78,7 @@ def score(
         budget,
         paper=paper,
         statistics=statistics,
+        began=began,
         exclude=None if exclude_top_of is None else Exclusion(Path(exclude_top_of), exclude_share),
     )
     place = None if out is None else Path(out)

@@ -24,6 +24,7 @@ from repairkit.cli.report_command import report_command
 from repairkit.cli.revert_command import revert_command
 from repairkit.cli.score_command import score_command
 from repairkit.cli.stages import staged
+from repairkit.cli.started import process_began
 from repairkit.cli.verify_command import verify_command
 from repairkit.core.errors import RepairkitError
 from repairkit.core.text import printable
@@ -84,7 +85,7 @@ def main() -> None:
     handler.setLevel(logging.DEBUG if debug else logging.WARNING)
     logging.basicConfig(level=handler.level, handlers=[handler])
     forget_working_folder()
-    sys.exit(run(arguments, debug=debug))
+    sys.exit(run(arguments, debug=debug, began=process_began()))
 
 
 def forget_working_folder() -> None:
@@ -95,10 +96,10 @@ def forget_working_folder() -> None:
     sys.path[:] = [place for place in sys.path if place not in ("", ".")]
 
 
-def run(arguments: list[str], *, debug: bool = False) -> int:
-    """Run one command; its exit code."""
+def run(arguments: list[str], *, debug: bool = False, began: float | None = None) -> int:
+    """Run one command that `began` then, by `time.monotonic`, or now; its exit code."""
     try:
-        code = app(arguments, prog_name="repairkit", standalone_mode=False)
+        code = app(arguments, prog_name="repairkit", standalone_mode=False, obj=began)
     except _UsageError as error:
         text = error.format_message() if hasattr(error, "format_message") else str(error)
         return _fail(f"{text} (repairkit COMMAND --help lists the options)", 2)

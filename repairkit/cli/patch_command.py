@@ -22,6 +22,7 @@ from repairkit.cli.score_command import (
     has_side,
     how_to_score,
 )
+from repairkit.cli.started import began
 from repairkit.core.filters import Filter
 from repairkit.core.layer_map import Origin
 from repairkit.engine.precision import IN_WORDS
@@ -161,6 +162,7 @@ def patch_command(
             truncate_at=truncate_at,
             max_evaluations=max_evaluations,
             time_limit=time_limit,
+            began=began(context),
         ),
         objective,
         tuple(Target.parse(text) for text in target or ()),

@@ -13,6 +13,7 @@ from repairkit.cli import options, show
 from repairkit.cli.classes import ExcludeShare, ExcludeTopOf, exclusion
 from repairkit.cli.clusters import Ray, RayCores, ray_cluster
 from repairkit.cli.score_tables import print_scored
+from repairkit.cli.started import began
 from repairkit.cli.unattended import LogJson, PrometheusFile, PrometheusPort, unattended
 from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
@@ -44,7 +45,7 @@ MaxEvaluations = Annotated[
     int | None, typer.Option("--max-evaluations", min=1, help="Coalitions tried at the most.")
 ]
 TimeLimit = Annotated[
-    float | None, typer.Option("--time-limit", min=0.0, help="Seconds at the most.")
+    float | None, typer.Option("--time-limit", min=0.0, help="Seconds that the command may take.")
 ]
 
 
@@ -69,6 +70,7 @@ def how_to_score(
     statistics: bool = False,
     exclude: Exclusion | None = None,
     for_patch: bool = False,
+    began: float | None = None,
 ) -> ScoreSettings:
     """Score settings with only those estimator options that were given.
 
@@ -90,6 +92,7 @@ def how_to_score(
         statistics,
         exclude=exclude,
         for_patch=for_patch,
+        began=began,
     )
 
 
@@ -193,6 +196,7 @@ def score_command(
         statistics=statistics,
         exclude=exclusion(exclude_top_of, exclude_share),
         for_patch=for_patch,
+        began=began(context),
     )
     subject, settings = options.settle_job(context.params)
     folder = out or default_folder(subject.file.path, settings.metrics[0], how.method)

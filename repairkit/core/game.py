@@ -55,7 +55,8 @@ class GameFacts:
     where it is not known;
     `guard` is the column of the metric on which walks are truncated. `images_of` (n_metrics,) says
     on which images of the pool a metric's scores can differ from zero; None, or no entry, where on
-    all.
+    all. `of_sets` is true where some metric judges images together: it is no mean over images, so
+    that only all of them tell its value (see `estimators/whole.py`).
     """
 
     n_players: int
@@ -64,6 +65,7 @@ class GameFacts:
     pool: ImagePool
     guard: int = 0
     images_of: tuple[NDArray[np.intp] | None, ...] = ()
+    of_sets: bool = False
 
     @property
     def n_metrics(self) -> int:

@@ -77,6 +77,7 @@ class ModelGame:
             ImagePool(drawn, _strata(suite)),
             len(metrics) if guard is not None else 0,
             tuple(self._images_of(i) for i in range(len(self._metrics))),
+            any(not metric.per_image for metric in metrics),
         )
 
     @property

@@ -17,11 +17,14 @@ from repairkit.estimators.leave_one_out import LeaveOneOut
 from repairkit.estimators.marginals import Marginals
 from repairkit.estimators.permutation import Permutation
 from repairkit.estimators.random_scores import RandomScores
-from repairkit.estimators.regression import Regression, RepairRegression
+from repairkit.estimators.regression import FEW_PLAYERS, Regression, RepairRegression
+from repairkit.estimators.ridge import LEAST_ROWS
 from repairkit.estimators.tmab import PAPER, Tmab
 
 __all__ = [
     "ESTIMATORS",
+    "FEW_PLAYERS",
+    "LEAST_ROWS",
     "PAPER",
     "Auto",
     "CheckpointStore",

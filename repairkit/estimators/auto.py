@@ -25,7 +25,7 @@ from repairkit.estimators.boundary import (
     settle_top_k,
 )
 from repairkit.estimators.checks import check_positive, check_real, check_whole
-from repairkit.estimators.combining import combine, pooled_variances
+from repairkit.estimators.combining import LEFT_OUT, combine, pooled_variances
 from repairkit.estimators.intervals import around
 from repairkit.estimators.moments import Moments
 from repairkit.estimators.regression import Regression
@@ -65,6 +65,7 @@ class Auto:
         batch_size: images of a star.
         most_contenders: players in a star at most; those nearest to the boundary.
         round_rows: the most coalitions of the regression in a round.
+        pilot_rows: coalitions of the regression's pilot, which few players do not need.
     """
 
     top_k: int | None = None
@@ -76,13 +77,16 @@ class Auto:
     batch_size: int = 16
     most_contenders: int = 64
     round_rows: int = 4096
+    pilot_rows: int = 512
 
     def __post_init__(self) -> None:
         check_question(self.top_k, self.side)
         check_real("epsilon", self.epsilon, least=0.0)
         check_positive("marginal_cost", self.marginal_cost)
         check_positive("scattered_cost", self.scattered_cost)
-        for name in ("images_per_coalition", "batch_size", "most_contenders", "round_rows"):
+        for name in (
+            "images_per_coalition", "batch_size", "most_contenders", "round_rows", "pilot_rows",
+        ):  # fmt: skip
             check_whole(name, getattr(self, name), least=1)
 
     def start(self, facts: GameFacts, rng: np.random.Generator) -> AutoRun:
@@ -113,7 +117,7 @@ class AutoRun:
             round_rows=settings.round_rows,
             top_k=self.top_k,
             side=settings.side,
-            pilot_rows=min(512, settings.round_rows),
+            pilot_rows=min(settings.pilot_rows, settings.round_rows),
         ).start(facts, rng)
         self.entropy = draw_entropy(rng)
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
@@ -159,6 +163,10 @@ class AutoRun:
         if not self.still_open.any():
             return Round.nothing(self.facts.n_players)
         return self.regression.ask() if self.star is None else ask_for_star(self.star, _CHUNK)
+
+    def can_be_told(self, n_rows: int) -> bool:
+        """See `estimators.driver`."""
+        return self.star is not None or self.regression.can_be_told(n_rows)
 
     def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
         """See `estimators.flight`: up to the next look, and as long as no star is due."""
@@ -258,7 +266,8 @@ class AutoRun:
         return 1.0 if stars < self.regression_price else 0.0
 
     def _estimates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return combine(*self.regression.estimates(), self.moments)
+        left_out = 0.0 if self.regression.whole_law else LEFT_OUT
+        return combine(*self.regression.estimates(), self.moments, left_out=left_out)
 
     def read(self) -> Scores:
         values, errors = self._estimates()
@@ -276,7 +285,15 @@ class AutoRun:
             np.maximum(counts, 1) if known else np.zeros_like(counts),
             ~(self.still_open & still_open),
             CONFIDENCE,
-            "normal, for one player at one look: sandwich errors over rows of the regression and a "
-            "tenth of its value for the sizes it leaves out, with marginals where there are any",
+            self._describe(),
             False,
+        )
+
+    def _describe(self) -> str:
+        errors = "normal, for one player at one look: sandwich errors over rows of the regression"
+        if self.regression.whole_law:
+            return f"{errors}, with marginals where there are any"
+        return (
+            f"{errors} and a tenth of its value for the sizes it leaves out, with marginals where "
+            "there are any"
         )

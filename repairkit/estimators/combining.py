@@ -25,18 +25,21 @@ def pooled_variances(moments: Moments) -> Floats:
     return variances
 
 
-def combine(values: Floats, errors: Floats, moments: Moments) -> tuple[Floats, Floats]:
+def combine(
+    values: Floats, errors: Floats, moments: Moments, *, left_out: float = LEFT_OUT
+) -> tuple[Floats, Floats]:
     """Weigh both by their precision; (values, standard errors), (n_players, n_metrics).
 
-    A tenth of the regression's value is counted as an error of its own, since it leaves out sizes
+    A share of the regression's value is counted as an error of its own where it leaves out sizes
     behind the collapse; marginals are unbiased.
 
     Args:
         values: of the regression.
         errors: its standard errors; infinite where unknown.
         moments: of the marginals.
+        left_out: the share; 0 where the regression draws all sizes.
     """
-    own = np.hypot(errors, LEFT_OUT * values)
+    own = np.hypot(errors, left_out * values)
     variances = pooled_variances(moments) / np.maximum(moments.counts, 1)[:, None]
     both = np.isfinite(own) & (moments.counts >= _LEAST_SAMPLES)[:, None]
     total = own**2 + variances

@@ -54,6 +54,10 @@ class ExactRun:
     def ask(self) -> Round:
         return self.ask_ahead(())
 
+    def can_be_told(self, n_rows: int) -> bool:
+        """See `estimators.driver`: rows are told one after another."""
+        return n_rows > 0
+
     def ask_ahead(self, pending: Sequence[Round]) -> Round:
         """See `estimators.flight`: nothing hangs on outcomes."""
         first = self.n_known + sum(map(len, pending))

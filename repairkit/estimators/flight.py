@@ -9,11 +9,13 @@ never matters to a result how many rounds are under way. A game that can have se
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from repairkit.core.game import Game, Outcomes, Round
 from repairkit.core.scores import Run
+from repairkit.estimators.whole import as_played, as_told
 
 
 class Flight:
@@ -22,12 +24,14 @@ class Flight:
     Args:
         game: what is played.
         run: who asks.
+        known: a round on all images that was played already, and its outcomes.
     """
 
-    def __init__(self, game: Game, run: Run) -> None:
+    def __init__(self, game: Game, run: Run, known: tuple[Round, Outcomes] | None = None) -> None:
         self.game: Any = game
         self.run: Any = run
-        self._overlaps = hasattr(game, "begin")
+        self.known = known
+        self.overlaps = hasattr(game, "begin")
         self._sees_ahead = hasattr(run, "ask_ahead")
         self._pending: deque[tuple[Round, Any]] = deque()
 
@@ -43,16 +47,27 @@ class Flight:
             round: of `ask`.
             rows_left: evaluations that the budget still allows, those of `round` included.
         """
-        outcomes: Outcomes
-        if not self._overlaps:
-            outcomes = self.game.play(round)
-            return replace(outcomes, asked=round)
+        facts = self.game.facts
+        if self.known is not None and self.knows(round):
+            return as_told(self.known[1], round, facts)
+        if not self.overlaps:
+            return as_told(self.game.play(as_played(round, facts)), round, facts)
         if not self._pending:
-            self._pending.append((round, self.game.begin(round)))
+            self._begin(round)
         self._look_ahead(rows_left)
         outcomes = self.game.finish(self._pending[0][1])
         self._pending.popleft()
-        return replace(outcomes, asked=round)
+        return as_told(outcomes, round, facts)
+
+    def knows(self, round: Round) -> bool:
+        """Whether the round was played before."""
+        if self.known is None or self._pending or round.images is not None:
+            return False
+        return np.array_equal(round.coalitions, self.known[0].coalitions)
+
+    def _begin(self, round: Round) -> None:
+        played = as_played(round, self.game.facts)
+        self._pending.append((round, self.game.begin(played)))
 
     def _look_ahead(self, rows_left: int | None) -> None:
         while self._sees_ahead and self.game.hungry:
@@ -62,4 +77,4 @@ class Flight:
                 return
             if rows_left is not None and sum(map(len, pending)) + len(following) > rows_left:
                 return
-            self._pending.append((following, self.game.begin(following)))
+            self._begin(following)

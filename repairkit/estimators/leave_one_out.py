@@ -51,6 +51,10 @@ class LeaveOneOutRun:
     def ask(self) -> Round:
         return self.ask_ahead(())
 
+    def can_be_told(self, n_rows: int) -> bool:
+        """See `estimators.driver`: rows are told one after another."""
+        return n_rows > 0
+
     def ask_ahead(self, pending: Sequence[Round]) -> Round:
         """See `estimators.flight`: nothing hangs on outcomes."""
         n, asked = self.facts.n_players, sum(map(len, pending))

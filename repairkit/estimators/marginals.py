@@ -133,6 +133,10 @@ class MarginalsRun:
             return Round.nothing(self.facts.n_players)
         return ask_for_star(self.star, self.settings.chunk)
 
+    def can_be_told(self, n_rows: int) -> bool:
+        """See `estimators.driver`: a star goes on from wherever it is."""
+        return n_rows > 0
+
     def tell(self, outcomes: Outcomes) -> None:
         learn_star(self.star, outcomes.values)
         self.n_evaluations += len(outcomes.values)

@@ -20,6 +20,7 @@ from repairkit.estimators.checks import check_positive, check_real, check_whole,
 from repairkit.estimators.regression_run import Plan, RegressionRun
 from repairkit.estimators.ridge import ErrorsOver
 
+FEW_PLAYERS = 64
 _JUST_ABOVE_ONE = math.nextafter(1, 2)
 
 
@@ -30,7 +31,10 @@ class Regression:
     Attributes:
         sizes: `falling`, with probability 1/sqrt(j) of j removals: values are those of Shapley cut
             off behind the collapse, with sizes weighted by sqrt(j) (n - j) rather than evenly;
-            `shapley`, with Shapley's own weights up to all players: unbiased and noisier; `even`.
+            `shapley`, with Shapley's own weights up to all players: unbiased and, of many players,
+            noisier; `even`. If None, `shapley` up to `FEW_PLAYERS` players, of whose values too
+            much lies behind the collapse, and beyond `falling`; but `shapley` there too where the
+            pilot finds V below V(none): then what lies behind the collapse cannot be left out.
         lost: the share of V(all) - V(none), of the guard metric, that is lost at the largest size.
         most_removed: the largest size as a share of the players, in place of the pilot; with
             `shapley` all sizes are drawn and neither counts.
@@ -42,7 +46,7 @@ class Regression:
         side: whether the `highest`, the `lowest` or `both` top k are asked for.
     """
 
-    sizes: sizes_of.Law = "falling"
+    sizes: sizes_of.Law | None = None
     lost: float = 0.85
     most_removed: float | None = None
     images_per_coalition: int = 1
@@ -53,7 +57,7 @@ class Regression:
     side: Side = "highest"
 
     def __post_init__(self) -> None:
-        if self.sizes not in sizes_of.LAWS:
+        if self.sizes is not None and self.sizes not in sizes_of.LAWS:
             raise unknown("sizes", str(self.sizes), sizes_of.LAWS)
         check_positive("lost", self.lost, below=_JUST_ABOVE_ONE)
         if self.most_removed is not None:
@@ -71,14 +75,16 @@ class Regression:
         """
         n = facts.n_players
         most = max(n - 1, 1)
-        if self.sizes == "shapley":
+        law = self._law(n)
+        if law == "shapley":
             reach = most
         elif self.most_removed is not None:
             reach = min(max(round(self.most_removed * n), 1), most)
         else:
             reach = 0
         plan = Plan(
-            law=self.sizes,
+            law=law,
+            settled=self.sizes is not None or self.most_removed is not None,
             least=1,
             most=reach,
             lost=self.lost,
@@ -91,6 +97,12 @@ class Regression:
             scaled=True,
         )
         return RegressionRun(facts, plan, rng)
+
+    def _law(self, n_players: int) -> sizes_of.Law:
+        if self.sizes is not None:
+            return self.sizes
+        few = n_players <= FEW_PLAYERS and self.most_removed is None
+        return "shapley" if few else "falling"
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,7 @@ class RepairRegression:
         least = min(max(math.floor(self.least_removed * n), 1), largest)
         plan = Plan(
             law="even",
+            settled=True,
             least=least,
             most=min(max(math.ceil(self.most_removed * n), least), largest),
             lost=1.0,

@@ -37,11 +37,13 @@ _MOST_BEYOND = 1.3
 class Plan:
     """Settings of a regression in one game.
 
-    `most` is 0 where the pilot is to find it. Values are `scaled` to sum over all sizes, as
+    `most` is 0 where the pilot is to find it, and the law, where it is not `settled`, may then
+    become Shapley's. Values are `scaled` to sum over all sizes, as
     Shapley's do; else they are a mean over the sizes drawn.
     """
 
     law: sizes_of.Law
+    settled: bool
     least: int
     most: int
     lost: float
@@ -68,6 +70,7 @@ class RegressionRun:
     plan: Plan
     entropy: tuple[int, int]
     n_told: int
+    law: sizes_of.Law
     most: int
     ends: NDArray[np.float64]
     baseline: NDArray[np.float64]
@@ -80,6 +83,7 @@ class RegressionRun:
         self.facts, self.plan = facts, plan
         self.entropy = draw_entropy(rng)
         self.n_told = 0
+        self.law = plan.law
         self.most = plan.most
         self.ends = np.zeros((0, facts.n_metrics))
         self.baseline = np.zeros((0, facts.n_metrics))
@@ -99,6 +103,11 @@ class RegressionRun:
             return 2
         first = min(self.plan.round_rows, _LEAST_ROUND)
         return 2 + (0 if self.plan.most else self.plan.pilot_rows) + first
+
+    @property
+    def whole_law(self) -> bool:
+        """Whether all sizes are drawn, with Shapley's weights, so that nothing is left out."""
+        return self.law == "shapley"
 
     @property
     def conclusion(self) -> str:
@@ -143,6 +152,10 @@ class RegressionRun:
             return Round.nothing(n)
         return self._draw(self.n_told, len(self.rows))
 
+    def can_be_told(self, n_rows: int) -> bool:
+        """See `estimators.driver`: rows stand for themselves, and the pilot's sizes take turns."""
+        return bool(len(self.ends)) and (bool(self.most) or n_rows >= sizes_of.MEASURED)
+
     def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
         """See `estimators.flight`: once the pilot is told, nothing hangs on outcomes."""
         if not len(self.ends) or not self.most or self.facts.n_players == 1:
@@ -166,7 +179,7 @@ class RegressionRun:
         """Rounds grow with what is known, so that a budget is nearly used whatever it is."""
         plan = self.plan
         n_rows = min(plan.round_rows, max(_LEAST_ROUND, n_known // _GROWTH))
-        shares = sizes_of.probabilities(plan.law, plan.least, self.most, self.facts.n_players)
+        shares = sizes_of.probabilities(self.law, plan.least, self.most, self.facts.n_players)
         return sizes_of.draw_sizes(rng, shares, plan.least, n_rows)
 
     def tell(self, outcomes: Outcomes) -> None:
@@ -176,23 +189,25 @@ class RegressionRun:
             # On a drawn row an image's score is larger the more rarely it is drawn.
             drawn = (pool.probabilities * len(pool))[:, None]
             scores = outcomes.scores[0]
+            if len(scores) != len(pool):  # the pool's one image stands for all, see `whole`
+                scores = outcomes.values[:1]
             self.baseline = np.divide(scores, drawn, out=np.zeros_like(scores), where=drawn > 0)
         elif not self.most:
-            self.most = self._read_pilot(outcomes.values)
+            self._read_pilot(outcomes.values)
         else:
             self.rows.add(self.ask() if outcomes.asked is None else outcomes.asked)
             self.outcomes.add(outcomes.values)
         self.n_told += 1
 
-    def _read_pilot(self, values: NDArray[np.float64]) -> int:
+    def _read_pilot(self, values: NDArray[np.float64]) -> None:
         guard, n = self.facts.guard, self.facts.n_players
-        return sizes_of.find_collapse(
-            sizes_of.pilot_sizes(n, len(values)),
-            values[:, guard],
-            full=float(self.ends[0, guard]),
-            empty=float(self.ends[1, guard]),
-            lost=self.plan.lost,
-            n_players=n,
+        full, empty = (float(end) for end in self.ends[:, guard])
+        sizes = sizes_of.pilot_sizes(n, len(values))
+        if not self.plan.settled and sizes_of.falls_below(sizes, values[:, guard], empty):
+            self.law, self.most = "shapley", n - 1
+            return
+        self.most = sizes_of.find_collapse(
+            sizes, values[:, guard], full=full, empty=empty, lost=self.plan.lost, n_players=n
         )
 
     def fit_rows(self) -> Fit | None:
@@ -224,7 +239,7 @@ class RegressionRun:
         fitted = self.fit_rows()
         if fitted is None:
             return np.zeros(shape), np.full(shape, np.inf)
-        if self.plan.law == "shapley":
+        if self.whole_law:
             return fitted.shares + grand / n, fitted.errors
         # At a fixed size, someone absent means that one fewer of the others is.
         scale = self._scale(fitted.drops) if self.plan.scaled else 1.0
@@ -261,7 +276,7 @@ class RegressionRun:
             ~still_open,
             CONFIDENCE,
             self._describe(),
-            plan.law == "shapley",
+            self.whole_law,
         )
 
     def _samples(self) -> NDArray[np.int64]:
@@ -273,7 +288,7 @@ class RegressionRun:
         plan, n = self.plan, self.facts.n_players
         errors = "rows" if plan.errors_over == "rows" else "images (clusters)"
         what = f"sandwich errors over {errors}, normal, for one player at one look"
-        if plan.law == "shapley":
+        if self.whole_law:
             return what
         if plan.scaled:
             return f"{what}; values cut off behind {self.most} of {n} removals"

@@ -14,7 +14,8 @@ Ints = NDArray[np.int64]
 Law = Literal["falling", "shapley", "even"]
 
 LAWS: tuple[Law, ...] = get_args(Law)
-_MEASURED = 12
+MEASURED = 12
+_SURE = 3.0  # standard errors: a dozen sizes are looked at
 
 
 def probabilities(law: Law, least: int, most: int, n_players: int) -> Floats:
@@ -62,7 +63,7 @@ def remove_at_random(rng: np.random.Generator, sizes: Ints, n_players: int) -> C
 def pilot_sizes(n_players: int, n_rows: int) -> Ints:
     """A dozen sizes, evenly apart on a scale of ratios, over all rows in turn."""
     most = max(n_players - 1, 1)
-    grid = np.unique(np.geomspace(1, most, min(_MEASURED, most)).round().astype(np.int64))
+    grid = np.unique(np.geomspace(1, most, min(MEASURED, most)).round().astype(np.int64))
     return np.resize(grid, n_rows)
 
 
@@ -97,6 +98,22 @@ def find_collapse(
     step = (curve[after - 1] - floor) / (curve[after - 1] - curve[after])
     found = np.exp(scale[after - 1] + step * (scale[after] - scale[after - 1])) - 1
     return int(np.clip(round(float(found)), 1, n_players - 1))
+
+
+def falls_below(sizes: Ints, values: Floats, empty: float) -> bool:
+    """Whether V is surely less at some of the pilot's sizes than with no one present.
+
+    That happens where the empty network does well by chance, for instance by always giving the
+    commonest class. The last removals then win back what the others lost, so that a value cut off
+    before them is another one.
+    """
+    for size in np.unique(sizes):
+        own = values[sizes == size]
+        if len(own) > 1:
+            error = float(own.std(ddof=1)) / np.sqrt(len(own))
+            if empty - own.mean() > _SURE * max(error, np.finfo(float).eps):
+                return True
+    return False
 
 
 def _falling(means: Floats, counts: Ints) -> Floats:

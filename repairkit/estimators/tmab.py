@@ -202,6 +202,10 @@ class TmabRun:
             return Round.nothing(self.facts.n_players)
         return ask_for(self.walks, self.settings.chunk, self.facts.n_players)
 
+    def can_be_told(self, n_rows: int) -> bool:
+        """See `estimators.driver`: a walk goes on from wherever it is."""
+        return n_rows > 0
+
     def tell(self, outcomes: Outcomes) -> None:
         rule = Truncation(self.settings.truncate_at, self.settings.truncate_patience)
         chunk, guard = self.settings.chunk, self.facts.guard

@@ -97,12 +97,13 @@ def ask_for(walks: list[Walk], chunk: int, n_players: int) -> Round:
 def advance(
     walks: list[Walk], values: NDArray[np.float64], chunk: int, *, guard: int, rule: Truncation
 ) -> None:
-    """Hand out the values of the round that `ask_for` made."""
+    """Hand out the values of the round that `ask_for` made, or of its first rows."""
     start = 0
     for walk in [walk for walk in walks if not walk.done]:
         n_rows = min(chunk, len(walk.prefixes) - walk.n_known)
-        _learn(walk, values[start : start + n_rows], guard, rule)
-        start += n_rows
+        own = values[start : start + n_rows]
+        _learn(walk, own, guard, rule)
+        start += len(own)
     assert start == len(values)
 
 

@@ -70,7 +70,11 @@ class Step:
 
 @dataclass
 class Search:
-    """A search under way: what was looked at is never looked at twice."""
+    """A search under way: what was looked at is never looked at twice.
+
+    `out_of_time` is asked before every look, and told how many steps there were; once it is true,
+    the search goes no further than what it has seen.
+    """
 
     answer: Answer
     criterion: Criterion
@@ -78,6 +82,7 @@ class Search:
     folds: Folds
     settings: SearchSettings
     rng: np.random.Generator
+    out_of_time: Callable[[int], bool] = lambda _: False
     steps: list[Step] = field(default_factory=list)
     n_looks: int = 0
     _known: dict[frozenset[int], Looked | str] = field(default_factory=dict)
@@ -109,6 +114,8 @@ class Search:
         current = self._looked(champion)
         if not ahead:
             reason = "no candidate is left that keeps to the limits"
+            if self._is_over:
+                reason = "the time limit was reached"
             return Step(champion, None, None, current.figure, None, False, reason)
         gain = gain_of_choice(
             self.criterion,
@@ -153,11 +160,19 @@ class Search:
         coalitions = np.ones((len(fresh), self.n_players), bool)
         for row, key in enumerate(fresh):
             coalitions[row, list(key)] = False
-        self.n_looks += len(fresh)
-        for key, outputs in zip(fresh, self.answer(coalitions) if fresh else (), strict=True):
+        answers = iter(self.answer(coalitions)) if fresh else iter(())
+        for key in fresh:
+            if object_to and self._is_over:  # what nothing was frozen in is always looked at
+                break
+            outputs = next(answers)
+            self.n_looks += 1
             objection = self.criterion.objection(outputs) if object_to else ""
             self._known[key] = objection or look(self.criterion, outputs, self.folds)
-        return [f for key, f in ordered.items() if isinstance(self._known[key], Looked)]
+        return [f for key, f in ordered.items() if isinstance(self._known.get(key), Looked)]
+
+    @property
+    def _is_over(self) -> bool:
+        return self.out_of_time(len(self.steps))
 
     def _looked(self, frozen: Frozen) -> Looked:
         found = self._known[frozenset(frozen)]

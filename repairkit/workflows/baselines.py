@@ -123,10 +123,10 @@ def _rankings(
     how: PatchSettings, objective: Objective, on_progress: OnProgress
 ) -> Iterator[Ranking]:
     sign = objective.sign
-    budget = how.score.budget
+    budget, began = how.score.budget, how.score.began
 
     def scored(method: str, sign: int) -> Callable[[Bench], Values]:
-        settings = ScoreSettings(method, budget=budget)
+        settings = ScoreSettings(method, budget=budget, began=began)
         return lambda bench: (
             sign * score_bench(bench, settings, on_progress=on_progress).scores.values[:, 0]
         )

@@ -25,6 +25,7 @@ from repairkit.workflows.candidates import Candidates
 from repairkit.workflows.confirming import Refused, refusals
 from repairkit.workflows.criterion import ChoosingCriterion
 from repairkit.workflows.objective import Limit, Objective, Target, metric_names
+from repairkit.workflows.patch_time import PatchTime
 from repairkit.workflows.selection_story import (
     figures_of,
     told_confirmation,
@@ -115,10 +116,15 @@ class Chooser:
     """A joint choice under way."""
 
     def __init__(
-        self, bench: Bench, wishes: Wishes, halves: Halves, candidates: Candidates
+        self,
+        bench: Bench,
+        wishes: Wishes,
+        halves: Halves,
+        candidates: Candidates,
+        time: PatchTime | None = None,
     ) -> None:
         self.bench, self.wishes, self.halves = bench, wishes, halves
-        self.candidates = candidates
+        self.candidates, self.time = candidates, time
         metrics = bench.metrics(wishes.metric_names[:1])
         self._games = [bench.game(half, metrics) for half in (halves.choosing, halves.confirmation)]
         self.criterion = ChoosingCriterion(
@@ -145,7 +151,15 @@ class Chooser:
         strata = _strata(self.halves.choosing)
         folds = assign_folds(strata, self.wishes.search.n_folds, rng)
         n_players = len(self.bench.roster)
-        search = Search(self._answer, self.criterion, n_players, folds, self.wishes.search, rng)
+        search = Search(
+            self._answer,
+            self.criterion,
+            n_players,
+            folds,
+            self.wishes.search,
+            rng,
+            out_of_time=self._out_of_time,
+        )
         path = search.run(self.candidates.players.tolist())
         story = self._story(search, path)
         if len(path) == 1:
@@ -223,10 +237,15 @@ class Chooser:
         names, accuracy = self.wishes.metric_names, self.bench.accuracy
         return names if not self.bench.n_classes or accuracy in names else (*names, accuracy)
 
+    def _out_of_time(self, n_steps: int) -> bool:
+        return self.time is not None and self.time.is_over(n_steps + 1)
+
     def _answer(self, coalitions: Coalitions) -> Iterator[NDArray[Any]]:
-        evaluator = self._games[0].evaluator
-        for start in range(0, len(coalitions), _ROWS_AT_ONCE):
-            yield from evaluator.answer(coalitions[start : start + _ROWS_AT_ONCE], None, keep_all)
+        evaluator, step = self._games[0].evaluator, _ROWS_AT_ONCE
+        if self.time is not None:
+            step = self.time.rows_at_once(len(self.halves.choosing))
+        for start in range(0, len(coalitions), step):
+            yield from evaluator.answer(coalitions[start : start + step], None, keep_all)
 
     @stage("confirming")
     def _confirm(

@@ -18,6 +18,7 @@ from repairkit.workflows.candidates import find_candidates
 from repairkit.workflows.choosing import Chooser, Wishes, split_selection
 from repairkit.workflows.frozen_levels import with_best_levels
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Limit, Objective
+from repairkit.workflows.patch_time import PatchTime
 from repairkit.workflows.plain_recipe import choose_patch, told_plainly, try_patches
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PLAIN_VALUE, PatchSettings
@@ -82,11 +83,12 @@ def make_choice(
     if how.choose == "plain":
         return _choose_plainly(bench, how, objective, on_progress)
     halves = split_selection(bench, how.confirm_share)
-    harm = _values(bench, how, objective, halves.choosing, on_progress)
+    time = PatchTime.of(how.score, bench)
+    harm = _values(bench, _in_time(how, time), objective, halves.choosing, on_progress)
     candidates = find_candidates(harm.values, harm.ci_low, harm.ci_high, objective.sign)
     limits = (Limit(bench.accuracy, how.max_drop),) if bench.n_classes else ()
     wishes = Wishes(objective, limits, how.targets, how.search, how.confirm_share)
-    chooser = Chooser(bench, wishes, halves, candidates)
+    chooser = Chooser(bench, wishes, halves, candidates, time)
     chosen = chooser.choose(with_best_levels if how.level == "best" else None)
     # A run may have been scored on all selection images, those that confirm among them.
     seen = harm.run.get("scored_on", {}).get("part")
@@ -102,12 +104,17 @@ def _choose_plainly(
         raise SettingsError(
             f"the plain recipe knows no {name}, of which less is better; choose jointly"
         )
-    harm = _values(bench, how, objective, suite, on_progress)
+    time = PatchTime.of(how.score, bench)
+    harm = _values(bench, _in_time(how, time), objective, suite, on_progress)
     game = bench.game(suite, bench.metrics((name,)))
     values = objective.sign * harm.values[:, 0]
-    trials = try_patches(bench, game, values, name, how.at_most)
+    trials = try_patches(bench, game, values, name, how.at_most, time=time)
     patch, promise = choose_patch(bench, game, trials, objective, how.max_drop)
     return Made(patch, promise, harm.run, told_plainly(trials, promise, name, len(suite)))
+
+
+def _in_time(how: PatchSettings, time: PatchTime | None) -> PatchSettings:
+    return how if time is None else replace(how, score=time.for_scoring(how.score))
 
 
 def _values(

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
+from repairkit.core.deadline import Deadline
 from repairkit.core.errors import SettingsError
-from repairkit.core.game import Game, Round
+from repairkit.core.game import Game, GameFacts, Round
 from repairkit.core.scores import Budget, Estimator
 from repairkit.estimators import ESTIMATORS, PAPER, make_estimator
+from repairkit.workflows.automatic import (
+    Allowance,
+    Taken,
+    default_evaluations,
+    small_rounds,
+    take_method,
+)
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.norms import NORMS
+from repairkit.workflows.pace import Pace
 
 METHODS = (*ESTIMATORS, *NORMS)
 # Where no limit is given. Regressions try each coalition on one image, the others on a batch.
@@ -27,6 +37,11 @@ EVALUATIONS_PER_FILTER = {
     "repair": 500,
 }
 _TRUNCATION_SHARE = 0.2
+_IN_BATCHES = ("tmab", "permutation", "marginals")
+# With a time limit: what of it the first answer may take, and what a row of a regression takes.
+_SHARE_OF_TIME = 0.5
+_PASSES_OF_A_ROW = 1.5
+_FIRST_WALKS = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,8 @@ class ScoreSettings:
         exclude: filters to leave out of the ranking; none if None.
         for_patch: leave out the selection images on which `patch` confirms.
         budget: where to stop at the latest; `EVALUATIONS_PER_FILTER` where neither limit is given.
+        began: the moment of `time.monotonic` from which a time limit counts; when the job begins if
+            None.
     """
 
     method: str = "auto"
@@ -50,6 +67,17 @@ class ScoreSettings:
     statistics: bool = False
     exclude: Exclusion | None = None
     for_patch: bool = False
+    began: float | None = None
+
+    @property
+    def deadline(self) -> Deadline | None:
+        """When the job is to end; None without a time limit, or before it `begun`."""
+        seconds = self.budget.time_limit_seconds
+        return None if seconds is None or self.began is None else Deadline(self.began, seconds)
+
+    def begun(self) -> ScoreSettings:
+        """The same, with time that counts from now on unless it counts already."""
+        return self if self.began is not None else replace(self, began=time.monotonic())
 
     def __post_init__(self) -> None:
         if self.paper and self.method != "tmab":
@@ -59,29 +87,103 @@ class ScoreSettings:
             )
 
 
-def settle_estimator(how: ScoreSettings, game: Game, bench: Bench) -> tuple[Estimator, Budget]:
+@dataclass(frozen=True)
+class Plan:
+    """An estimator with its defaults for a game, where it stops, and which method that is."""
+
+    estimator: Estimator
+    budget: Budget
+    taken: Taken
+
+
+def settle_estimator(
+    how: ScoreSettings,
+    game: Game,
+    bench: Bench,
+    *,
+    pace: Pace | None = None,
+    again: Taken | None = None,
+) -> Plan:
     """The estimator with its defaults for this game, and where it stops at the latest.
+
+    Args:
+        how: what was asked for.
+        game: to be played.
+        bench: that the game is of.
+        pace: what the time limit allows; None without one.
+        again: what a run that is resumed had taken.
 
     Raises:
         SettingsError: the method or a setting is unknown, or a value makes no sense.
+        BudgetError: no method can give a score within the limits.
     """
+    facts, n_images = game.facts, len(game.facts.pool)
     options = {**PAPER, **how.options} if how.paper else dict(how.options)
-    if how.method in ("tmab", "permutation"):
-        options.setdefault("batch_size", bench.settings.batch_size)
-    if how.method == "tmab" and "truncate_at" not in options and bench.n_classes > 1:
-        options["truncate_at"] = default_truncation(game, bench.n_classes)
-    budget, per_filter = how.budget, EVALUATIONS_PER_FILTER.get(how.method)
+    taken = again or _take(how, facts, pace, bench.settings.batch_size)
+    if taken.method != how.method:
+        options = _handed_on(options, make_estimator(how.method, **options), taken.method)
+    options = _fitting(taken.method, {**taken.options, **options}, game, bench, pace)
+    estimator = make_estimator(taken.method, **options)
+    budget, per_filter = how.budget, EVALUATIONS_PER_FILTER.get(taken.method)
     if budget == Budget() and per_filter is not None:
-        n = game.facts.n_players
-        budget = Budget(max(per_filter * n, 4 * (n + 1)))
-    return make_estimator(how.method, **options), budget
+        budget = Budget(default_evaluations(facts, n_images, per_filter))
+    return Plan(estimator, budget, taken)
 
 
-def default_truncation(game: Game, n_classes: int) -> float:
-    """v_T: accuracy at which a fifth of what the model has above chance is left."""
+def _handed_on(options: Mapping[str, Any], asked: Estimator, method: str) -> dict[str, Any]:
+    """What was asked of one method, as far as the one that is taken in its place knows it."""
+    known = {f.name for f in fields(ESTIMATORS[method])}
+    own = {name: value for name, value in options.items() if name in known}
+    side = getattr(asked, "side", None)
+    return own if side is None or "side" not in known else {"side": side, **own}
+
+
+def _take(how: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_size: int) -> Taken:
+    n, n_images = facts.n_players, len(facts.pool)
+    if pace is not None:
+        pace.refuse_hopeless(n, how.method, of_sets=facts.of_sets)
+    passes = None if pace is None else pace.passes(_SHARE_OF_TIME)
+    allowed = Allowance(how.budget.max_evaluations, passes)
+    if how.method == "auto":
+        return take_method(facts, n_images, allowed)
+    options: dict[str, Any] = {}
+    if how.method in ("regression", "repair"):
+        each = n_images if facts.of_sets else _PASSES_OF_A_ROW
+        rows = [how.budget.max_evaluations, None if passes is None else int(passes / each)]
+        least = min((row for row in rows if row is not None), default=None)
+        if least is not None:
+            options |= small_rounds(n, least, pilot=how.method == "regression")
+        if facts.of_sets and how.method == "repair":
+            options["errors_over"] = "rows"  # of one figure, images tell no error
+    elif passes is not None and how.method in _IN_BATCHES:
+        walks = _FIRST_WALKS * (n + 1)
+        if not facts.of_sets and passes < walks * batch_size:
+            options["batch_size"] = max(passes // walks, 1)
+    return Taken(how.method, options)
+
+
+def _fitting(
+    method: str, options: Mapping[str, Any], game: Game, bench: Bench, pace: Pace | None
+) -> dict[str, Any]:
+    """Settings of a method, with defaults that hang on the game."""
+    own = dict(options)
+    if method in ("tmab", "permutation"):
+        own.setdefault("batch_size", bench.settings.batch_size)
+    if method == "tmab" and "truncate_at" not in own and bench.n_classes > 1:
+        own["truncate_at"] = default_truncation(game, bench.n_classes, whole=pace is not None)
+    if game.facts.of_sets and method in _IN_BATCHES:
+        own["batch_size"] = 1  # which stands for all images
+    return own
+
+
+def default_truncation(game: Game, n_classes: int, *, whole: bool = False) -> float:
+    """v_T: accuracy at which a fifth of what the model has above chance is left.
+
+    It is measured on draws, or on the `whole` part, each image once.
+    """
     facts = game.facts
     rng = np.random.default_rng(0)
-    images = facts.pool.draw(rng, 4096)[None]
+    images = None if whole or facts.of_sets else facts.pool.draw(rng, 4096)[None]
     full = float(
         game.play(Round(np.ones((1, facts.n_players), bool), images)).values[0, facts.guard]
     )

@@ -20,7 +20,7 @@ from repairkit.graph.revert import read_claims, write_claims
 from repairkit.metrics import is_attacked
 from repairkit.repairs import make_patch
 from repairkit.workflows.attack_story import check_attacks, judge_attacks
-from repairkit.workflows.baselines import with_baselines
+from repairkit.workflows.baselines import RANDOM_DRAWS, with_baselines
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.deciding import Made, make_choice, plain_values
 from repairkit.workflows.destination import Companions, check_place
@@ -33,6 +33,7 @@ from repairkit.workflows.layout import layout_of
 from repairkit.workflows.objective import Objective, metric_names
 from repairkit.workflows.patch_file import PatchFile, patch_file_text
 from repairkit.workflows.patch_story import filters_named, patch_story
+from repairkit.workflows.patch_time import PatchTime
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PatchSettings
 from repairkit.workflows.reporting import repair_report
@@ -80,6 +81,7 @@ def patch(
         VerificationError: the result could not be proven; nothing is written.
         RepairkitError: anything else that the user can mend.
     """
+    how = replace(how, score=how.score.begun())
     check_place(subject, settings, out)
     settings = _with_the_runs_code(how, settings)
     objective = how.objective_of(_metric_at_hand(how, settings))
@@ -173,7 +175,10 @@ def _finish(
     judged = not_judged(bench) if bench.unjudged else judge_on_test(bench, model, objective)
     told = None if bench.unjudged else objective
     story = patch_story(bench, how.to_json(), made, told, judged, verified)
-    if how.baselines:
+    time = PatchTime.of(how.score, bench) if how.baselines else None
+    if time is not None and time.is_over(RANDOM_DRAWS):
+        story["notes"] = [*story["notes"], "baselines were left out: the time limit was reached"]
+    elif how.baselines:
         story |= with_baselines(bench, made, how, objective, judged, story, on_progress)
     if is_attacked(bench.dataset.annotations) and not bench.unjudged:
         story["attacks"] = judge_attacks(bench, runner_of(bench, model), draft, how.attacks)

@@ -21,17 +21,26 @@ from repairkit.metrics import difference
 from repairkit.repairs import Trial, choose, propose_patches
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.objective import Objective
+from repairkit.workflows.patch_time import PatchTime
 
 
 def try_patches(
-    bench: Bench, game: ModelGame, values: NDArray[np.float64], objective: str, at_most: int
+    bench: Bench,
+    game: ModelGame,
+    values: NDArray[np.float64],
+    objective: str,
+    at_most: int,
+    *,
+    time: PatchTime | None = None,
 ) -> list[Trial]:
-    """The model as it is, then the 1, 2, ... most harmful filters frozen."""
+    """The model as it is, then the 1, 2, ... most harmful filters frozen, while there is time."""
     suite = bench.parts.selection
     metrics = bench.metrics((objective, bench.accuracy) if bench.n_classes else (objective,))
     patches = [Patch(()), *propose_patches(values, bench.roster, bench.means, at_most=at_most)]
-    trials = []
+    trials: list[Trial] = []
     for candidate in patches:
+        if trials and time is not None and time.is_over(1):
+            break
         outputs = _outputs(bench, game, candidate)
         figures = [_figure(m, outputs, suite) for m in metrics]
         trials.append(Trial(candidate, figures[0], figures[1] if bench.n_classes else None))

@@ -198,6 +198,10 @@ class RunFolder:
             )
         return document
 
+    def before(self) -> dict[str, Any]:
+        """What `run.json` says of an unfinished run, or of a finished one that may go on."""
+        return self.read() if self.run_file.is_file() else {}
+
     def read_metrics(self) -> list[str]:
         """The metrics that were scored, the one that steered first."""
         return list(self.read()["settings"]["metrics"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.game import Round
+from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
 from repairkit.core.scores import Run, Scores, Spent
 from repairkit.core.stages import stage
@@ -23,6 +23,7 @@ from repairkit.estimators import (
     Estimation,
     estimate,
 )
+from repairkit.workflows.automatic import Taken, told_of_method
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.choosing import CONFIRMATION_SHARE, split_selection
 from repairkit.workflows.clusters import Cluster, PlacedGame
@@ -30,6 +31,7 @@ from repairkit.workflows.excluding import NOTHING, find_excluded
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.methods import ScoreSettings, settle_estimator
 from repairkit.workflows.norms import NORMS, score_norms
+from repairkit.workflows.pace import Pace, seconds_per_pass, thin
 from repairkit.workflows.progress import Progress, reporter
 from repairkit.workflows.recipe import Recipe
 from repairkit.workflows.run_document import opening, outcome, plain, told_on_request
@@ -89,6 +91,7 @@ def score(
         RepairkitError: anything that the user can mend.
         KeyboardInterrupt: after the run was saved; `run.json` says that it is unfinished.
     """
+    how = how.begun()
     check_metrics(settings, settings.metrics)
     bench = prepare(subject, settings)
     return score_bench(bench, how, out=out, resume=resume, on_progress=on_progress, cluster=cluster)
@@ -105,6 +108,7 @@ def score_bench(
     cluster: Cluster | None = None,
 ) -> Scored:
     """See `score`, on a workbench that is ready and the images of `suite` (all that select)."""
+    how = how.begun()
     if out is None:
         return _score(bench, how, None, resume, suite, on_progress, cluster)
     RunFolder(out).check_free(resume=resume)
@@ -141,8 +145,12 @@ def _score(
         scores = estimation.scores
     else:
         images = bench.parts.selection if suite is None else suite
+        before = folder.before() if folder is not None and resume else {}
+        pace = _pace(how, bench)
+        images, spared = _affordable(images, metrics, how, bench, pace, before)
         document["scored_on"] = {"part": images.name, "n_images": len(images)}
-        game = _Played(images, metrics, cluster)
+        document["notes"] += spared
+        game = _Played(images, metrics, cluster, pace, before)
         estimation = _watched(bench, how, game, document, folder, on_progress)
         scores = _first_metrics(estimation.scores, len(metrics))
     document |= outcome(estimation, scores)
@@ -196,13 +204,16 @@ class _Played:
     images: Suite
     metrics: tuple[Metric, ...]
     cluster: Cluster | None
+    pace: Pace | None
+    before: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Where the game is played: here, or by the workers of a cluster."""
+    """Where the game is played: here, or by the workers of a cluster; see `_Played` too."""
 
     game: PlacedGame
+    played: _Played
     device: str
     precision: Precision
     n_metrics: int
@@ -213,11 +224,11 @@ def _table(bench: Bench, played: _Played) -> Iterator[_Table]:
     metrics, guard = played.metrics, _guard(bench, played.metrics)
     if played.cluster is None:
         game = bench.game(played.images, metrics, guard=guard)
-        yield _Table(game, bench.device, bench.precision, len(metrics))
+        yield _Table(game, played, bench.device, bench.precision, len(metrics))
         return
     recipe = Recipe.of(bench, played.images, metrics, guard)
     with played.cluster.open(recipe, seed=bench.settings.seed) as remote:
-        yield _Table(remote, remote.device, remote.precision, len(metrics))
+        yield _Table(remote, played, remote.device, remote.precision, len(metrics))
 
 
 def _play(
@@ -229,11 +240,15 @@ def _play(
     watchers: tuple[Watch, Callable[[Progress], None] | None],
 ) -> Estimation:
     """Play the game; the folder is first written to once there is something to keep."""
-    game = table.game
-    document["metrics"] = _ends(game, table.n_metrics)
-    estimator, budget = settle_estimator(how, game, bench)
+    game, played = table.game, table.played
+    known = _play_ends(game)
+    document["metrics"] = _ends(known[1], game, table.n_metrics)
+    plan = settle_estimator(how, game, bench, pace=played.pace, again=_taken(played.before))
+    estimator, budget = plan.estimator, plan.budget
     document["settings"]["estimator"] = plain(estimator)
     document["settings"]["budget"] = dataclasses.asdict(budget)
+    document["taken"] = plan.taken.to_json()
+    document["notes"] += told_of_method(how.method, plan.taken, game.facts)
     document["engine"] = game.path
     document["device"], document["precision"] = table.device, table.precision
     if bench.settings.tf32 and table.precision != "tf32":
@@ -260,9 +275,49 @@ def _play(
             on_round=on_round,
             checkpoint=None if folder is None else CheckpointStore(folder.checkpoint),
             with_details=how.statistics,
+            began=how.began,
+            known=known,
         )
     document["engine"] = game.path  # which now tells of rows that were mixed
     return estimation
+
+
+def _pace(how: ScoreSettings, bench: Bench) -> Pace | None:
+    """What the time limit allows, if there is one."""
+    deadline = how.deadline
+    return None if deadline is None else Pace(deadline, seconds_per_pass(bench))
+
+
+def _affordable(
+    images: Suite,
+    metrics: tuple[Metric, ...],
+    how: ScoreSettings,
+    bench: Bench,
+    pace: Pace | None,
+    before: Mapping[str, Any],
+) -> tuple[Suite, list[str]]:
+    """The images on which a first answer fits the time limit, and what to say of it."""
+    n, seed = len(bench.roster), bench.settings.seed
+    if before:
+        fewer = thin(images, int(before.get("scored_on", {}).get("n_images", len(images))), seed)
+    elif pace is None:
+        return images, []
+    else:
+        of_sets = any(not metric.per_image for metric in metrics)
+        pace.refuse_hopeless(n, how.method, of_sets=of_sets)
+        fewer = thin(images, pace.most_images(n, how.method, of_sets=of_sets), seed)
+    if len(fewer) == len(images):
+        return images, []
+    return fewer, [
+        f"scored on {len(fewer)} of {len(images)} selection images, drawn evenly over labels and "
+        "groups, because of the time limit"
+    ]
+
+
+def _taken(before: Mapping[str, Any]) -> Taken | None:
+    """What the run that is resumed had taken."""
+    known = before.get("taken")
+    return None if known is None else Taken(known["method"], known["options"], known["why"])
 
 
 def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:
@@ -273,10 +328,16 @@ def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:
 
 
 @stage("playing with all filters and with none")
-def _ends(game: PlacedGame, n_metrics: int) -> dict[str, dict[str, float]]:
-    """V(all) and V(none) of every metric, on all selection images."""
+def _play_ends(game: PlacedGame) -> tuple[Round, Outcomes]:
+    """Everyone and no one, on all images."""
     n = game.facts.n_players
-    values = game.play(Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))).values
+    round = Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))
+    return round, game.play(round)
+
+
+def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, dict[str, float]]:
+    """V(all) and V(none) of every metric, on all images of the game."""
+    values = outcomes.values
     return {
         name: {"all": float(values[0, i]), "none": float(values[1, i])}
         for i, name in enumerate(game.facts.metrics[:n_metrics])

@@ -60,7 +60,7 @@ CASES = (
     Case("tmab-paper", Tmab.paper(top_k=2, batch_size=8), shapley=False),
     Case(
         "regression",
-        Regression(round_rows=64, pilot_rows=32, top_k=1, side="both"),
+        Regression(sizes="falling", round_rows=64, pilot_rows=32, top_k=1, side="both"),
         shapley=False,
         linear=False,
     ),

@@ -26,6 +26,7 @@ LEAST_ROWS = 32
 _PENALTIES = np.geomspace(1e-4, 1e4, 65)
 _GROUP = 8
 _LEAST_ROWS_PER_IMAGE = 4
+_LEAST_IMAGES = 8
 _FEW_PLAYERS = 32
 _MANY_PLAYERS = 4096
 _MOST_STEPS = 16
@@ -126,13 +127,17 @@ def _usual_residuals(rows: RegressionRows, outcomes: Floats, design: Floats) -> 
     """The mean residual of the row's image over its other rows, (n_rows, 1).
 
     Some images are harder than their baseline says. Other rows have coalitions of their own, so
-    that this too is uncorrelated with the players' columns. None where images have too few rows, or
-    rows several images.
+    that this too is uncorrelated with the players' columns. None where images have too few rows,
+    rows several images, or images are few: of one image, the other rows' mean is what a row lacks
+    to the sum of all, and would explain everything.
     """
     images = rows.all_images()
     if images.shape[1] != 1:
         return None
-    counts = np.bincount(images[:, 0]).astype(np.float64)[images[:, 0]]
+    by_image = np.bincount(images[:, 0]).astype(np.float64)
+    if np.count_nonzero(by_image) < _LEAST_IMAGES:
+        return None
+    counts = by_image[images[:, 0]]
     if counts.mean() < _LEAST_ROWS_PER_IMAGE:
         return None
     residuals = outcomes - design @ np.linalg.lstsq(design, outcomes, rcond=None)[0]

@@ -189,6 +189,8 @@ def test_a_run_that_was_killed_resumes_to_the_same_bytes(project: Project, tmp_p
         "from repairkit.cli import main; main()",
         "score",
         str(project.model),
+        "--method",
+        "regression",
         "--max-evaluations",
         "20000",
         "--metric",

@@ -90,6 +90,7 @@ def make_metric(
     annotations: Annotations,
     n_classes: int,
     sample: NDArray[Any] | None = None,
+    places: NDArray[np.intp] | None = None,
 ) -> Metric:
     """The metric called `name` (see `METRIC_NAMES`).
 
@@ -102,7 +103,7 @@ def make_metric(
         DataError: The labels are not what the metric needs.
     """
     if is_user_metric(name):
-        return user_metric(name, annotations, sample)
+        return user_metric(name, annotations, sample, places)
     if name == "recall":
         raise SettingsError(f"recall of which class? Write recall:CLASS{_known(annotations)}")
     built_in = name.startswith((_RECALL, _GROUP, _GROUP_LOSS)) or name in METRIC_NAMES

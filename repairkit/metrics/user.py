@@ -102,11 +102,16 @@ class UserMetric:
         return self.name.partition(":")[2]
 
 
-def user_metric(name: str, annotations: Annotations, sample: NDArray[Any] | None) -> UserMetric:
+def user_metric(
+    name: str,
+    annotations: Annotations,
+    sample: NDArray[Any] | None,
+    places: NDArray[np.intp] | None = None,
+) -> UserMetric:
     """The metric that `module:function` names.
 
-    `sample` holds the raw outputs for the first images of `annotations`; calling the function on
-    them once tells whether it gives one number or one per image.
+    `sample` holds the raw outputs for the images of `annotations` at `places`, the first ones if
+    None; calling the function on them once tells whether it gives one number or one per image.
 
     Raises:
         SettingsError: There is no such function, or what it gives cannot be used.
@@ -119,7 +124,8 @@ def user_metric(name: str, annotations: Annotations, sample: NDArray[Any] | None
         )
     # One image twice, so that a row of numbers cannot be taken for a single one.
     positions = np.arange(len(sample)) if len(sample) > 1 else np.zeros(2, np.intp)
-    outputs, some = sample[positions % len(sample)], annotations.take(positions)
+    outputs = sample[positions % len(sample)]
+    some = annotations.take(positions if places is None else places[positions % len(places)])
     shape = call(name, function, outputs, some).shape
     if shape not in {(), (len(some),)}:
         raise SettingsError(

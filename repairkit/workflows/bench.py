@@ -32,7 +32,14 @@ from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.recast import recast
 from repairkit.graph.sites import Survey, select_sites, survey
-from repairkit.metrics import CLEAN_ACCURACY, OutputForm, is_attacked, make_metric, spell_out
+from repairkit.metrics import (
+    CLEAN_ACCURACY,
+    OutputForm,
+    is_attacked,
+    is_user_metric,
+    make_metric,
+    spell_out,
+)
 from repairkit.workflows.common_means import CommonMeans, read_means
 from repairkit.workflows.inputs import with_inputs
 from repairkit.workflows.reading import check_labels, first_images, read_dataset, settle_form
@@ -40,6 +47,7 @@ from repairkit.workflows.settings import Settings, check_metrics
 from repairkit.workflows.subject import Subject
 
 _PROOF_IMAGES = 8
+_MOST_TRIED = 64
 _REGRESSION = {"mean_absolute_error"}
 
 
@@ -115,13 +123,15 @@ class Bench:
             SettingsError: one is unknown, unfit, or code that only a file named.
         """
         check_metrics(self.settings, names)
+        sample, places = self.trial if any(map(is_user_metric, names)) else (self.sample, None)
         return tuple(
             make_metric(
                 name,
                 form=self.form,
                 annotations=self.dataset.annotations,
                 n_classes=self.n_classes,
-                sample=self.sample,
+                sample=sample,
+                places=places,
             )
             for name in names
         )
@@ -144,6 +154,19 @@ class Bench:
         if answers is not None:  # its batching was proven on just these
             return answers[self.subject.output]
         return self.run_plain(first_images(self.dataset, _PROOF_IMAGES))
+
+    @cached_property
+    def trial(self) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        """What a user's metric is tried on: outputs of some images, and which ones they are.
+
+        They are the first of the data and, so that a figure that compares classes or groups exists,
+        two of every label and group, 64 at the most.
+        """
+        places = _of_every_kind(self.dataset, len(self.sample))
+        if len(places) == len(self.sample):
+            return self.sample, places
+        whole = Suite.whole("sample", self.dataset.images, self.dataset.annotations)
+        return self.run_plain(whole.take(places)), places
 
     def run_plain(self, suite: Suite) -> NDArray[Any]:
         """The untouched model's outputs for a suite."""
@@ -343,3 +366,15 @@ def run_suite(runner: Runner, suite: Suite, batch_size: int) -> NDArray[Any]:
             parts.append(answers[runner.outputs[0]])
             tell(int(positions[-1]) + 1)
     return np.concatenate(parts)
+
+
+def _of_every_kind(dataset: Dataset, n_first: int) -> NDArray[np.intp]:
+    """The first images, then two of every label and of every group; `_MOST_TRIED` at the most."""
+    about = dataset.annotations
+    found = list(range(n_first))
+    for kinds in (about.labels, about.groups):
+        if kinds is None:
+            continue
+        for kind in np.unique(kinds)[:_MOST_TRIED]:
+            found += np.flatnonzero(kinds == kind)[:2].tolist()
+    return np.array(list(dict.fromkeys(found))[: max(_MOST_TRIED, n_first)], np.intp)

@@ -190,7 +190,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_bytes(project: Project, tmp_p
         "score",
         str(project.model),
         "--method",
-        "regression",
+        "marginals",
         "--max-evaluations",
         "20000",
         "--metric",

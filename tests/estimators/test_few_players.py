@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Budget, Estimator
 from repairkit.estimators import FEW_PLAYERS, Auto, Regression, estimate
 from repairkit.estimators.exact import shapley_values
@@ -53,10 +54,10 @@ class Rising:
         self.inner = SoftGame(n_players, seed=2)
         self.facts = self.inner.facts
 
-    def play(self, round):  # noqa: ANN001, ANN201 (a Game)
+    def play(self, round: Round) -> Outcomes:
         outcomes = self.inner.play(round)
         gone = (~round.coalitions).mean(axis=1)[:, None, None]
-        return type(outcomes)(outcomes.scores * (1 - gone) + gone**2)
+        return Outcomes(outcomes.scores * (1 - gone) + gone**2)
 
 
 def test_where_v_falls_below_v_none_no_size_is_left_out() -> None:

@@ -43,12 +43,18 @@ def noise_images(
         ModelError: the input takes no numbers, or more than an image holds, or the model runs on
             none of the sides.
     """
+    # Also no numbers of 8 bits or fewer with a point, which NumPy does not know.
+    if not issubclass(subject.spec.dtype.type, np.floating | np.integer):
+        raise ModelError(
+            f"the input {subject.input_name!r} takes {subject.spec.dtype}, and images are numbers "
+            "of 16 bits and more, or whole; export the model with such an input"
+        )
     shape = _settled(subject, sides)
     n_numbers = math.prod(shape)
-    if n_numbers > _MOST_NUMBERS or subject.spec.dtype.kind not in "fiu":
+    if n_numbers > _MOST_NUMBERS:
         raise ModelError(
             f"the input {subject.input_name!r} takes {n_numbers} numbers of {subject.spec.dtype} "
-            "per image, which is more than an image holds or no number"
+            "per image, which is more than an image holds"
         )
     n_images = max(1, min(n_images, _MOST_NUMBERS // max(1, n_numbers)))
     return _noise(subject, shape, n_images)
@@ -69,7 +75,7 @@ def _settled(subject: Subject, sides: Sequence[int]) -> tuple[int, ...]:
     """The input's shape; open sizes get the first side on which the model runs."""
     spec = subject.spec
     shapes = [tuple(size or side for size in spec.shape) for side in sides]
-    if None not in spec.shape or spec.dtype.kind not in "fiu":
+    if None not in spec.shape:
         return shapes[0]
     fitting = [s for s in shapes if math.prod(s) <= _MOST_OF_AN_OPEN_INPUT] or shapes[:1]
     step = fixed_batch(subject.model, subject.input_name)

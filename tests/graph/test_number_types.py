@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +18,9 @@ from repairkit.graph.instrument import instrument, mask_name, mask_shape
 from repairkit.graph.revert import revert
 from repairkit.graph.sites import survey
 from repairkit.graph.sparse import dense_array
+from repairkit.workflows.inspection import inspect
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import read_subject
 from tests.models import images
 from tests.running import run
 
@@ -84,13 +89,12 @@ def _runs(model: ModelProto) -> bool:
     return True
 
 
-def _prove(model: ModelProto, level: float = 0.3) -> None:
+def _prove(model: ModelProto, site: str = "conv") -> None:
     """Freezing a filter equals masking it, is told from the files alone, and can be undone."""
-    found = survey(model)
-    assert [s.name for s in found.sites] == ["conv"]
-    wanted = {"conv": np.full(5, level, np.float32)}
-    levels = representable(found, wanted)
-    patch = Patch((FrozenFilter(Filter("conv", 3), float(levels["conv"][3])),))
+    found = survey(model, include=() if site == "conv" else ["dense"])
+    assert [s.name for s in found.sites] == [site]
+    levels = representable(found, {site: np.full(5, 0.3, np.float32)})
+    patch = Patch((FrozenFilter(Filter(site, 3), float(levels[site][3])),))
     baked = bake(model, patch, found=found)
     mask = np.ones(mask_shape(found.sites[0], 1), bool)
     mask.reshape(-1)[3] = False
@@ -131,6 +135,27 @@ def test_weights_that_are_quantised_in_the_graph_can_be_frozen(kind: str) -> Non
     model = _network(nodes, stored, "w")
     assert _runs(model)
     _prove(model)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_of_any_type_is_inspected(kind: str, tmp_path: Path) -> None:
+    """Input, weights and output are all of the type, which the runtime may not run."""
+    number = TensorProto.DataType.Value(kind)
+    model = _network([], [_stored(kind, raw=False)], "stored")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = number
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    found = inspect(read_subject(path), Settings())
+    if kind in ("FLOAT", "FLOAT16", "DOUBLE"):
+        assert [s.site.name for s in found.sites] == ["conv"]
+    else:
+        reasons = [x.reason for x in found.left_out if x.name == "conv"]
+        assert reasons == [f"its weights are of type {_name(number)}, which cannot hold a constant"]
+
+
+def _name(number: int) -> str:
+    return str(helper.tensor_dtype_to_np_dtype(number).name)
 
 
 def test_spare_bits_of_packed_weights_come_back() -> None:
@@ -253,6 +278,36 @@ def test_sparse_weights_can_be_frozen(flat: bool) -> None:
     for model in (as_node, as_initializer):
         _prove(model)
         np.testing.assert_array_equal(survey(model).constants.array("w"), kernel)
+
+
+@pytest.mark.parametrize("how", ["sparse", "INT4", "FLOAT8E5M2"])
+def test_dense_weights_of_rare_kinds_can_be_frozen(how: str) -> None:
+    rng = np.random.default_rng(4)
+    weights = np.rint(rng.normal(0, 2, (72, 5))).astype(np.float32)
+    scales = numpy_helper.from_array(rng.uniform(0.1, 0.2, (5, 5)).astype("f"), "scale")
+    stored = [scales]
+    if how == "sparse":
+        before = _constant("w", sparse_value=_sparse(weights, "w"))
+    else:
+        kind = TensorProto.DataType.Value(how)
+        stored.append(helper.make_tensor("codes", kind, weights.shape, weights.reshape(-1)))
+        before = helper.make_node(
+            "DequantizeLinear", ["codes", "scale"], ["w"], axis=0, block_size=16
+        )
+    model = _network([before], stored, "w")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(5, np.float32), "bias"))
+    tail = model.graph.node[-1]
+    tail.input[0] = "act"
+    nodes = [
+        before,
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "bias"], ["y"], "dense"),
+        helper.make_node("Relu", ["y"], ["act"]),
+        NodeProto.FromString(tail.SerializeToString()),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    _prove(model, "dense")
 
 
 def test_a_sparse_tensor_outside_of_its_shape_leaves_its_layer_out() -> None:

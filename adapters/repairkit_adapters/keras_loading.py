@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from repairkit.core.errors import AdapterError
+from repairkit.core.errors import AdapterError, RepairkitError
+from repairkit.core.foreign import no_exit
 from repairkit.core.framework import LoadOptions
 from repairkit.core.trust import import_named, offer, refuse_untrusted
 from repairkit_adapters.keras_runtime import Runtime, quiet, told
@@ -168,7 +169,10 @@ def _from_factory(runtime: Runtime, source: str) -> Any:
             "keras.applications:NAME or module:factory"
         )
     try:
-        found = import_named(module)
+        with no_exit(source, AdapterError):
+            found = import_named(module)
+    except RepairkitError:
+        raise
     except Exception as error:  # whatever the user's module raises
         raise AdapterError(
             f"{source}: {module} cannot be imported ({told(error)}); run where it lies, or install "
@@ -183,8 +187,10 @@ def _from_factory(runtime: Runtime, source: str) -> Any:
             "colon"
         )
     try:
-        with quiet():
+        with quiet(), no_exit(source, AdapterError):
             model = factory()
+    except RepairkitError:
+        raise
     except Exception as error:  # as above
         raise AdapterError(
             f"{source}: raised an error ({told(error)}); name a function that gives the model "

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from repairkit.core.errors import AdapterError
+from repairkit.core.errors import AdapterError, RepairkitError
+from repairkit.core.foreign import no_exit
 from repairkit.core.framework import LoadOptions
 from repairkit.core.trust import import_named, offer, refuse_untrusted
 from repairkit_adapters.pickles import foreign_names, names_in, pickles_in
@@ -53,7 +54,10 @@ def _made(source: str) -> Any:
             "or a TorchScript file"
         )
     try:
-        found: Any = import_named(module_name)
+        with no_exit(source, AdapterError):
+            found: Any = import_named(module_name)
+    except RepairkitError:
+        raise
     except Exception as error:
         raise AdapterError(
             f"{source}: the module {module_name!r} cannot be imported ({_line(error)}); run where "
@@ -69,7 +73,10 @@ def _made(source: str) -> Any:
     if not isinstance(found, torch.nn.Module) and callable(found):
         try:
             inspect.signature(found).bind()
-            found = found()
+            with no_exit(source, AdapterError):
+                found = found()
+        except RepairkitError:
+            raise
         except Exception as error:
             raise AdapterError(
                 f"{source}: cannot be called without arguments ({_line(error)}); name a function "

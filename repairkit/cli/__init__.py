@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
+import signal
 import sys
 import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from types import FrameType
+from typing import Any
 
 import typer
 
 import repairkit
 from repairkit.cli.apply_command import apply_command
+from repairkit.cli.arguments import flag_positions, refuse_infinite
 from repairkit.cli.attack_command import attack_command
 from repairkit.cli.compare_command import compare_command
 from repairkit.cli.demo_command import demo_command
@@ -25,8 +31,16 @@ from repairkit.cli.revert_command import revert_command
 from repairkit.cli.score_command import score_command
 from repairkit.cli.stages import staged
 from repairkit.cli.started import process_began
+from repairkit.cli.streams import (
+    forget_output,
+    prepare_streams,
+    reader_is_gone,
+    reserved,
+    write_document,
+)
 from repairkit.cli.verify_command import verify_command
 from repairkit.core.errors import RepairkitError
+from repairkit.core.foreign import exit_words
 from repairkit.core.text import printable
 
 app = typer.Typer(
@@ -52,7 +66,9 @@ app.command("merge")(staged(merge_command))
 app.command("demo")(staged(demo_command))
 
 _INTERRUPTED = 130
+_TERMINATED = 143  # as shells have it: 128 and the signal's number
 _LONGEST_LINE = 2000
+_PARSERS = ("click", "typer")
 # Typer brings its own copy of click from some version on; this is the base of its usage errors.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -78,13 +94,17 @@ class _PrintableFormatter(logging.Formatter):
 
 def main() -> None:
     """Run the command line; errors become one line and an exit code."""
-    debug = "--debug" in sys.argv
-    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    command, arguments = _command(), sys.argv[1:]
+    for position in reversed(flag_positions(command, arguments, "--debug")):
+        del arguments[position]
+    debug = len(arguments) < len(sys.argv) - 1
+    prepare_streams(one_document=_wants_document(command, arguments))
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     handler.setLevel(logging.DEBUG if debug else logging.WARNING)
     logging.basicConfig(level=handler.level, handlers=[handler])
     forget_working_folder()
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(run(arguments, debug=debug, began=process_began()))
 
 
@@ -96,52 +116,123 @@ def forget_working_folder() -> None:
     sys.path[:] = [place for place in sys.path if place not in ("", ".")]
 
 
+class _StoppedError(BaseException):
+    """SIGTERM has come; typer lets this pass, and would make code 130 of a KeyboardInterrupt."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the signal's)
+    raise _StoppedError
+
+
 def run(arguments: list[str], *, debug: bool = False, began: float | None = None) -> int:
-    """Run one command that `began` then, by `time.monotonic`, or now; its exit code."""
+    """Run one command that `began` then, by `time.monotonic`, or now; its exit code.
+
+    Where `--json` is among the arguments, standard output gets one document, whatever happens.
+    """
+    command = _command()
+    if not _wants_document(command, arguments):
+        return _told(_ending(command, arguments, debug=debug, began=began)).code
+    with reserved() as (kept, output):
+        ending = _told(_ending(command, arguments, debug=debug, began=began))
+    document = kept.document
+    if ending.error is not None:
+        found = document if isinstance(document, dict) else {}
+        document = {**found, "error": ending.error, "exit_code": ending.code}
+    if kept.given or ending.error is not None:
+        try:
+            write_document(output, document)
+        except BrokenPipeError:
+            forget_output()
+    return ending.code
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How a command ended: its exit code, and what went wrong in one line, if anything."""
+
+    code: int
+    error: str | None = None
+
+
+@cache
+def _command() -> Any:
+    command = typer.main.get_command(app)
+    refuse_infinite(command)
+    return command
+
+
+def _wants_document(command: Any, arguments: list[str]) -> bool:
+    helps = any(flag_positions(command, arguments, flag) for flag in ("--help", "--version"))
+    return not helps and bool(flag_positions(command, arguments, "--json"))
+
+
+def _ending(command: Any, arguments: list[str], *, debug: bool, began: float | None) -> _Ending:
     try:
-        code = app(arguments, prog_name="repairkit", standalone_mode=False, obj=began)
-    except _UsageError as error:
-        text = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _fail(f"{text} (repairkit COMMAND --help lists the options)", 2)
-    except (typer.Abort, KeyboardInterrupt):
-        return _interrupted()
-    except RepairkitError as error:
-        if debug:
+        code = command(arguments, prog_name="repairkit", standalone_mode=False, obj=began)
+        sys.stdout.flush()
+    except BaseException as error:  # noqa: BLE001 - whatever it is becomes one line and a code
+        ending = _failed(_unwrapped(error))
+        if debug and ending.error is not None:
             traceback.print_exc()
-        return _fail(str(error), error.exit_code)
-    except (BrokenPipeError, SystemExit):  # typer and rich make the one the other
-        return _reader_left()
-    except MemoryError:
-        if debug:
-            traceback.print_exc()
-        return _fail("the memory of this machine does not suffice; use fewer images at once", 1)
-    except OSError as error:
-        if debug:
-            traceback.print_exc()
-        return _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
-    except Exception as error:  # noqa: BLE001 - the last resort: no user should see a traceback
-        if debug:
-            traceback.print_exc()
-        text = (str(error).splitlines() or [""])[0]
-        return _fail(
-            f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)", 1
-        )
+        return ending
     if code == _INTERRUPTED:
-        return _interrupted()
-    return code if isinstance(code, int) else 0
+        return _Ending(_INTERRUPTED, "interrupted; nothing was written")
+    return _Ending(code if isinstance(code, int) else 0)
 
 
-def _reader_left() -> int:
-    """Whoever read the output has seen enough, and the work is done."""
-    # The stream must not be flushed once more at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+def _failed(error: BaseException) -> _Ending:
+    """What an exception means to the user."""
+    if isinstance(error, _UsageError):
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _Ending(2, f"{text} (repairkit COMMAND --help lists the options)")
+    if isinstance(error, _StoppedError):
+        return _Ending(_TERMINATED, "stopped by SIGTERM; nothing was written")
+    if isinstance(error, (typer.Abort, KeyboardInterrupt)):
+        return _Ending(_INTERRUPTED, "interrupted; nothing was written")
+    if isinstance(error, RepairkitError):
+        return _Ending(error.exit_code, str(error))
+    if _reader_left(error):
+        forget_output()
+        return _Ending(0)
+    if isinstance(error, SystemExit):
+        return _Ending(1, exit_words(error))
+    if isinstance(error, MemoryError):
+        return _Ending(1, "the memory of this machine does not suffice; use fewer images at once")
+    if isinstance(error, OSError):
+        return _Ending(1, f"{error.filename or 'output'}: {error.strerror or error}")
+    text = (str(error).splitlines() or [""])[0]
+    return _Ending(
+        1, f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)"
+    )
 
 
-def _interrupted() -> int:
-    return _fail("interrupted; nothing was written", _INTERRUPTED)
+def _unwrapped(error: BaseException) -> BaseException:
+    """The error about a pipe that typer made an exit of; any other as it is."""
+    cause = error.__context__
+    return cause if isinstance(cause, BrokenPipeError) and _exiter(error) in _PARSERS else error
 
 
-def _fail(text: str, code: int) -> int:
-    sys.stderr.write(f"repairkit: {printable(' '.join(text.split()))[:_LONGEST_LINE]}\n")
-    return code
+def _reader_left(error: BaseException) -> bool:
+    """Whether the output's reader has left."""
+    if isinstance(error, BrokenPipeError):
+        return reader_is_gone()
+    # Rich has sent the rest of the output nowhere by then.
+    return isinstance(error.__context__, BrokenPipeError) and _exiter(error) == "rich"
+
+
+def _exiter(error: BaseException) -> str:
+    """The package that called `sys.exit`, if it was that."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not (isinstance(error, SystemExit) and frames):
+        return ""
+    return str(frames[-1].f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _told(ending: _Ending) -> _Ending:
+    """Say on standard error what went wrong; the error in one line that steers no terminal."""
+    if ending.error is None:
+        return ending
+    line = printable(" ".join(ending.error.split()))[:_LONGEST_LINE]
+    with suppress(BrokenPipeError):
+        sys.stderr.write(f"repairkit: {line}\n")
+    return _Ending(ending.code, line)

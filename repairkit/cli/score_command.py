@@ -227,6 +227,9 @@ def score_command(
                 show.remark(
                     f"stopped by SIGTERM; {folder} keeps what was done, go on with --resume"
                 )
+            if as_json:
+                unfinished = {"run": str(folder), "finished": False, "stopped_by": "SIGTERM"}
+                show.print_json(unfinished)
             return
         raise Interruption(
             f"interrupted; {folder} keeps what was done, go on with --resume"

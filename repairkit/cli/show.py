@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from repairkit.cli.stages import show_facts
+from repairkit.cli.streams import Reserved, write_document
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.patch import Constant, Evaluation, Figure, Patch
 from repairkit.core.text import printable
-from repairkit.workflows.files import to_json
 from repairkit.workflows.progress import Progress as ScoreProgress
 
 _SHARES = {
@@ -54,8 +54,11 @@ def remark(text: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """The one document of `--json`."""
-    sys.stdout.write(to_json(document))
+    """The one document of `--json`; written when the command has ended."""
+    if isinstance(sys.stdout, Reserved):
+        sys.stdout.keep(document)
+    else:
+        write_document(sys.stdout, document)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from repairkit.core.errors import RepairkitError, SettingsError
+from repairkit.core.foreign import no_exit
 from repairkit.core.scores import Estimator
 from repairkit.core.text import first_line
 from repairkit.core.trust import import_named
@@ -57,7 +58,10 @@ def _import(name: str, module_name: str, path: str) -> Any:
     if not module_name or not path or module_name.startswith("."):
         raise SettingsError(f"estimator {name!r} is incomplete; write module:object")
     try:
-        found: Any = import_named(module_name)
+        with no_exit(f"estimator {name}", SettingsError):
+            found: Any = import_named(module_name)
+    except RepairkitError:
+        raise
     except Exception as error:
         raise SettingsError(
             f"module {module_name!r} of estimator {name} cannot be imported "
@@ -77,7 +81,8 @@ def _call(name: str, factory: Any, settings: Mapping[str, Any]) -> Any:
         return factory
     try:
         inspect.signature(factory).bind(**settings)
-        return factory(**settings)
+        with no_exit(f"estimator {name}", SettingsError):
+            return factory(**settings)
     except RepairkitError:
         raise
     except Exception as error:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RepairkitError, SettingsError
+from repairkit.core.foreign import no_exit
 from repairkit.core.suite import Annotations
 from repairkit.core.trust import import_named
 from repairkit.metrics import weights
@@ -146,7 +147,8 @@ def call(
 ) -> NDArray[np.float64]:
     """What the function returns, as an array; SettingsError where it fails or is no number."""
     try:
-        result = function(outputs, annotations.labels, dict(annotations.attributes))
+        with no_exit(f"metric {name}", SettingsError):
+            result = function(outputs, annotations.labels, dict(annotations.attributes))
         return np.asarray(result, dtype=np.float64)
     except RepairkitError:
         raise
@@ -167,7 +169,10 @@ def _load(name: str, folder: Path | None = None) -> Callable[..., Any]:
     if not module_name or not function_name or module_name.startswith("."):
         raise SettingsError(f"metric {name!r} is incomplete; write module:function")
     try:
-        module = import_named(module_name, folder)
+        with no_exit(f"metric {name}", SettingsError):
+            module = import_named(module_name, folder)
+    except RepairkitError:
+        raise
     except Exception as error:
         raise SettingsError(
             f"module {module_name!r} of metric {name} cannot be imported ({type(error).__name__}: "

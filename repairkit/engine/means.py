@@ -15,6 +15,8 @@ from repairkit.core.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.engine.leaves import LeafReader, mean_leaves
 from repairkit.engine.runner import Runner
+from repairkit.graph.index import GraphIndex
+from repairkit.graph.rounding import find_rounding
 
 _CHUNK_BYTES = 256 * 2**20
 
@@ -107,6 +109,7 @@ def measure_sums(
                 magnitude=magnitude,
             )
         return sums
+    tensors = tuple(site.tensor for site in sites)
     tapped = ModelProto()
     tapped.CopyFrom(model)
     # One tensor can be the model's own output already.
@@ -116,7 +119,13 @@ def measure_sums(
             known.add(site.tensor)
             tapped.graph.output.append(helper.make_empty_tensor_value_info(site.tensor))
     runner = Runner(
-        tapped, input_name, step, outputs=tuple(site.tensor for site in sites), device=device
+        tapped,
+        input_name,
+        step,
+        outputs=tensors,
+        device=device,
+        # What rounds to steps takes other steps where the runtime rewrites it.
+        optimise=find_rounding(GraphIndex(model), tensors) is None,
     )
     totals = {site.name: np.zeros(site.n_channels) for site in sites}
     counts = dict.fromkeys(totals, 0)

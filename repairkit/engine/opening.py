@@ -70,7 +70,7 @@ class Candidates:
     @cached_property
     def rounding(self) -> Rounding | None:
         """Where the model rounds to steps: other ways to compute it must then give equal bits."""
-        return find_rounding(self.found.index, self.output)
+        return find_rounding(self.found.index, (self.output,))
 
     @property
     def ways(self) -> tuple[str, ...]:

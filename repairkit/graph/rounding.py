@@ -41,9 +41,9 @@ class Rounding:
     at_the_end: bool
 
 
-def find_rounding(index: GraphIndex, output: str) -> Rounding | None:
-    """Where what leads to an output is rounded to steps; None where it nowhere is."""
-    needed = index.leading_to((output,))
+def find_rounding(index: GraphIndex, outputs: tuple[str, ...]) -> Rounding | None:
+    """Where what leads to some tensors is rounded to steps; None where it nowhere is."""
+    needed = index.leading_to(outputs)
     half = {t.name for t in index.graph.initializer if t.data_type in _COARSE}
     half |= {
         value.name
@@ -61,7 +61,7 @@ def find_rounding(index: GraphIndex, output: str) -> Rounding | None:
         return None
     first = rounding[0]
     makes = {o for node in rounding for o in node.output if o}
-    at_the_end = _met_before_weights(index, output, makes, data)
+    at_the_end = _met_before(index, outputs, makes, data)
     return Rounding(f"node {node_name(first)!r} ({first.op_type})", at_the_end)
 
 
@@ -73,9 +73,11 @@ def _rounds(node: NodeProto, half: set[str]) -> bool:
     return any(name in half for name in (*node.input, *node.output))
 
 
-def _met_before_weights(index: GraphIndex, output: str, makes: set[str], data: set[str]) -> bool:
+def _met_before(
+    index: GraphIndex, outputs: tuple[str, ...], makes: set[str], data: set[str]
+) -> bool:
     """Whether a rounded tensor lies between an output and the layers with weights before it."""
-    waiting, seen = [output], set()
+    waiting, seen = list(outputs), set()
     while waiting:
         name = waiting.pop()
         if name in seen or name not in data:

@@ -7,7 +7,9 @@ size below one is open. A file keeps what it says: only what a session gets is f
 
 from __future__ import annotations
 
-from onnx import ModelProto, ValueInfoProto
+from collections.abc import Iterator
+
+from onnx import GraphProto, ModelProto, ValueInfoProto
 
 
 def dims_of(value: ValueInfoProto) -> tuple[int | None, ...] | None:
@@ -19,17 +21,19 @@ def dims_of(value: ValueInfoProto) -> tuple[int | None, ...] | None:
 
 
 def with_open_sizes(model: ModelProto) -> ModelProto:
-    """The model without the sizes below one of its inputs and outputs; itself where none is."""
+    """The model without the sizes below one that it names; itself where none is."""
     # An initializer may be listed as an input too, and may be empty.
     stored = {tensor.name for tensor in model.graph.initializer}
-    fed = [v for v in model.graph.input if v.name not in stored]
-    if not any(_says_less_than_one(v) for v in (*fed, *model.graph.output)):
+
+    def named(graph: GraphProto) -> Iterator[ValueInfoProto]:
+        values = (*graph.input, *graph.output, *graph.value_info)
+        return (value for value in values if value.name not in stored)
+
+    if not any(_says_less_than_one(value) for value in named(model.graph)):
         return model
     result = ModelProto()
     result.CopyFrom(model)
-    for value in (*result.graph.input, *result.graph.output):
-        if value.name in stored:
-            continue
+    for value in named(result.graph):
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value < 1:
                 dim.ClearField("dim_value")

@@ -10,6 +10,7 @@ import onnx
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, RepairkitError
+from repairkit.graph.dims import with_open_sizes
 from repairkit.workflows.subject import Subject
 
 _P = ParamSpec("_P")
@@ -45,7 +46,7 @@ def judging_the_model(
 def _fault(model: ModelProto) -> str:
     """What ONNX's checker has against a model; empty where nothing."""
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(with_open_sizes(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     except ValueError:  # a model over 2 GB, which the checker does not take

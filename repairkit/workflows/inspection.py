@@ -103,7 +103,8 @@ def inspect(subject: Subject, settings: Settings) -> Inspection:
     found = survey(
         subject.model, output=settings.output, at=settings.sites_at, include=settings.include
     )
-    shares, note = _shares(with_inputs(subject, settings, None), found)
+    fed = with_inputs(subject, settings, None)
+    shares, note = _shares(fed, found)
     step = fixed_batch(subject.model, subject.input_name)
     return Inspection(
         subject,
@@ -112,7 +113,7 @@ def inspect(subject: Subject, settings: Settings) -> Inspection:
         "any" if step is None else f"fixed at {step}",
         GraphIndex(subject.model).outputs,
         "; ".join(part for part in (note, _company(subject)) if part),
-        time_passes(subject, sum(site.n_channels for site in found.sites)),
+        time_passes(fed, sum(site.n_channels for site in found.sites)),
     )
 
 

@@ -75,7 +75,7 @@ def time_passes(subject: Subject, n_filters: int) -> PassTime:
         images = noise_images(subject, 1, sides=USUAL_FIRST)
         images, shape = np.repeat(images, batch, axis=0), images.shape[1:]
         runner = Runner(
-            subject.model,
+            subject.working,
             subject.input_name,
             step,
             outputs=(subject.output,),

@@ -15,9 +15,10 @@ from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.graph.bake import bake
 from repairkit.graph.image_axes import ImageAxes, image_axes
 from repairkit.graph.index import GraphIndex
+from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.inspection import inspect
 from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.workflows.subject import Subject, read_subject
 from tests.models import own_bias
 from tests.running import run
 
@@ -97,6 +98,35 @@ def test_an_open_size_that_one_dense_layer_settles_is_found(tmp_path: Path, side
     found = inspect(read_subject(path), Settings())
     assert f"images of 2 x {side} x {side}" in found.note
     assert [s.share for s in found.sites] == [1.0]
+
+
+def test_open_sizes_are_not_blamed_for_what_else_fails(tmp_path: Path) -> None:
+    model = _model([-1, -1, -1, -1], [0, -1])
+    model.graph.value_info.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [-1, -1]))
+    del model.graph.value_info[0].type.tensor_type.shape.dim[:]
+    for size in (-1, -1, 0, -3):
+        model.graph.value_info[0].type.tensor_type.shape.dim.add(dim_value=size)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+
+    @judging_the_model
+    def fail(subject: Subject) -> None:
+        raise KeyError(subject.output)
+
+    with pytest.raises(KeyError):
+        fail(read_subject(path))
+
+
+def test_a_model_of_open_sizes_and_two_inputs_is_inspected_and_timed(tmp_path: Path) -> None:
+    model = _model([-1, -1, -1, -1], [-1, 3])
+    model.graph.input.append(helper.make_tensor_value_info("factor", TensorProto.FLOAT, [1]))
+    model.graph.node[-1].output[0] = "plain"
+    model.graph.node.append(helper.make_node("Mul", ["plain", "factor"], ["logits"], "times"))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    found = inspect(read_subject(path), Settings())
+    assert [s.share for s in found.sites] == [1.0]
+    assert found.passes.seconds is not None
 
 
 def test_a_model_that_runs_on_no_size_says_so(tmp_path: Path) -> None:

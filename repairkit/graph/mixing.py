@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto, NodeProto
 
+from repairkit.graph.dims import with_open_sizes
 from repairkit.graph.following import Mixer, Shapes, Trace, node_name
 from repairkit.graph.index import RANDOM, GraphIndex
 from repairkit.graph.storage import Constants
@@ -86,7 +87,7 @@ def _shapes(model: ModelProto, image: str) -> Shapes:
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
-        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(with_open_sizes(bare), data_prop=True)
     except Exception:  # noqa: BLE001 (it is a help and no more: ranks stay unknown without it)
         return {}
     found: Shapes = {}

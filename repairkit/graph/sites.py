@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, shape_inference
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import Site
 from repairkit.graph.codes import DENSE_ON_CODES, slots_of
+from repairkit.graph.dims import with_open_sizes
 from repairkit.graph.heads import head_layers, is_product
 from repairkit.graph.index import GraphIndex, all_nodes, subgraphs
 from repairkit.graph.layers import CONVOLUTIONS, DENSE, Layer, read_layer, with_activation
@@ -151,7 +152,7 @@ def _contradiction(layer: Layer, index: GraphIndex, constants: Constants) -> str
 def _ranks(model: ModelProto) -> dict[str, int]:
     """The rank of every tensor that shape inference can tell."""
     try:
-        inferred = shape_inference.infer_shapes(model, data_prop=True)
+        inferred = shape_inference.infer_shapes(with_open_sizes(model), data_prop=True)
     except (ValueError, RuntimeError, shape_inference.InferenceError):
         return {}  # a model over 2 GB, or one that contradicts itself
     values = (*inferred.graph.value_info, *inferred.graph.output)

@@ -92,7 +92,9 @@ def head_layers(index: GraphIndex, outputs: tuple[str, ...]) -> set[int]:
             continue
         joined = _joined(fed)
         if _is_layer(node, joined, constants, inside):
-            if any(o in needed for o in node.output):
+            # A sum also stands in a normalisation written out, beside the numbers that it divides:
+            # a layer whose channels reach the output beside a sum still makes it.
+            if any(o in needed for o in node.output) and node.op_type not in _SUMS:
                 followed |= joined.makers
             state = _State(
                 frozenset({position}), rank=_rank_made(node, joined, constants), fresh=True

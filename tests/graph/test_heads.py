@@ -346,6 +346,24 @@ LAST: dict[str, Tail] = {
         ],
         {"scale": _normal(1, WIDTH, 1, 1)},
     ),
+    "a bias behind the pooling and a softmax written out": Tail(
+        [
+            _node("Add", "flat bias", "moved"),
+            _node("Exp", "moved", "powers"),
+            _node("ReduceSum", "powers second", "sum", keepdims=1),
+            _node("Div", "powers sum", "y"),
+        ],
+        {"second": np.array([1])},
+    ),
+    "an embedding, centred, scaled and normalised": Tail(
+        [
+            _node("Sub", "flat bias", "centred"),
+            _node("Mul", "centred scale", "scaled"),
+            _node("ReduceL2", "scaled", "norm", axes=[-1]),
+            _node("Div", "scaled norm", "y"),
+        ],
+        {"scale": _normal(WIDTH)},
+    ),
     "an If that moves axes": Tail(
         [
             _node(

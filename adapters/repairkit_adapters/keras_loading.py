@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import json
 import zipfile
@@ -17,7 +18,12 @@ from repairkit_adapters.keras_runtime import Runtime, quiet, told
 
 APPLICATIONS = "keras.applications:"
 FILES = (".keras", ".h5", ".hdf5")
-_KERAS = ("keras", "builtins", "tensorflow", "tf_keras")
+# What saved models are made of. `keras.utils`, say, has functions that download and write files.
+_PARTS = {
+    "activations", "applications", "constraints", "dtype_policies", "engine", "initializers",
+    "layers", "losses", "metrics", "models", "ops", "optimizers", "quantizers", "random",
+    "regularizers",
+}  # fmt: skip
 _MOST_CONFIG = 256 << 20
 _MISFIT = (
     ArithmeticError,
@@ -130,12 +136,21 @@ def _named_code(config: Any) -> Iterator[str]:
                 inner = found.get("config")
                 if name == "function" and isinstance(inner, str):
                     name = inner
-                if module.partition(".")[0] not in _KERAS and (module, name) not in seen:
+                if not _is_keras_own(module, name) and (module, name) not in seen:
                     seen.add((module, name))
                     yield f"{module}:{name}"
             waiting += found.values()
         elif isinstance(found, list):
             waiting += found
+
+
+def _is_keras_own(module: str, name: str) -> bool:
+    if module == "builtins":  # a function that was registered, or a plain type
+        found = getattr(builtins, name, None)
+        return found is None or (isinstance(found, type) and found not in (type, object))
+    root, *parts = module.removeprefix("keras.src").removeprefix("keras").split(".") or [""]
+    of_keras = module == "keras" or module.startswith("keras.")
+    return of_keras and not root and (not parts or parts[0] in _PARTS)
 
 
 def _unknown_class(message: str) -> str | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
+import numpy as np
 from onnx import ModelProto
 
 from repairkit.core.errors import RepairkitError, RunFolderError, SettingsError
@@ -32,7 +33,7 @@ INSTRUMENTED = "repairkit.instrumented"
 """The metadata entry of a model that `instrument` wrote."""
 
 _START = 2000  # bytes
-_MOST_CARD = 1 << 20
+_MOST_TEXT = 1 << 20  # bytes
 _PAGE = b'content="repairkit"'
 _DEVICES = ("/dev", "/proc", "/sys")
 
@@ -229,9 +230,16 @@ def _is_patched(model: ModelProto) -> bool:
 def _is_attack(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            return {"x.npy", "y.npy", "split.npy", "attack.npy"} <= set(archive.namelist())
-    except (OSError, ValueError, zipfile.BadZipFile):
+            if archive.getinfo("attack.npy").file_size > _MOST_TEXT:
+                return False
+            with archive.open("attack.npy") as member:
+                text = str(np.lib.format.read_array(member, allow_pickle=False))
+        told = json.loads(text)
+    except (OSError, ValueError, LookupError, EOFError, MemoryError, RecursionError):
         return False
+    except zipfile.BadZipFile:
+        return False
+    return isinstance(told, dict) and told.get("kind") == "repairkit attack"
 
 
 def _check_model(out: Path, ours: Callable[[ModelProto], bool], what: str) -> None:
@@ -268,7 +276,7 @@ def _kind(name: str) -> bytes:
 def _text(path: Path) -> str:
     """What a card holds; nothing of a file that is no card."""
     try:
-        if path.stat().st_size > _MOST_CARD or not os.access(path, os.R_OK):
+        if path.stat().st_size > _MOST_TEXT or not os.access(path, os.R_OK):
             return "?"
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError):

@@ -93,39 +93,38 @@ def score(
     """
     how = how.begun()
     check_metrics(settings, settings.metrics)
-    bench = prepare(subject, settings)
-    return score_bench(bench, how, out=out, resume=resume, on_progress=on_progress, cluster=cluster)
+    if out is None:
+        return score_bench(
+            prepare(subject, settings), how, on_progress=on_progress, cluster=cluster
+        )
+    folder = RunFolder(out)
+    folder.check_free(resume=resume)
+    with locked(out):
+        return score_bench(
+            prepare(subject, settings),
+            how,
+            folder=folder,
+            resume=resume,
+            on_progress=on_progress,
+            cluster=cluster,
+        )
 
 
 def score_bench(
     bench: Bench,
     how: ScoreSettings,
     *,
-    out: Path | None = None,
+    folder: RunFolder | None = None,
     resume: bool = False,
     suite: Suite | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     cluster: Cluster | None = None,
 ) -> Scored:
-    """See `score`, on a workbench that is ready and the images of `suite` (all that select)."""
+    """See `score`, on a workbench that is ready and the images of `suite` (all that select).
+
+    Nobody else writes into `folder` meanwhile.
+    """
     how = how.begun()
-    if out is None:
-        return _score(bench, how, None, resume, suite, on_progress, cluster)
-    RunFolder(out).check_free(resume=resume)
-    with locked(out):
-        return _score(bench, how, RunFolder(out), resume, suite, on_progress, cluster)
-
-
-def _score(
-    bench: Bench,
-    how: ScoreSettings,
-    folder: RunFolder | None,
-    resume: bool,
-    suite: Suite | None,
-    on_progress: Callable[[Progress], None] | None,
-    cluster: Cluster | None,
-) -> Scored:
-    """See `score_bench`; nobody else writes into the folder meanwhile."""
     metrics = bench.metrics(bench.metric_names)
     excluded = NOTHING if how.exclude is None else find_excluded(how.exclude, bench)
     options: dict[str, Any] = {name: True for name in ("paper", "for_patch") if getattr(how, name)}

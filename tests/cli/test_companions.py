@@ -133,7 +133,7 @@ def test_models_and_attacks_replace_only_their_like(
     repairkit: Command, project: Project, tmp_path: Path
 ) -> None:
     onnx.save(models.LAYERS["own_bias"](), tmp_path / "mine.onnx")
-    np.savez(tmp_path / "mine.npz", x=np.zeros(3))
+    np.savez(tmp_path / "mine.npz", x=np.zeros(3), attack=np.array("{}"))
     instrument = ("instrument", project.model, "--absent", "zero", "-o")
     attack = ("attack", project.model, "--queries", "2", "--images", "4", "--range", "-9,9")
     for words, mine, ours in (

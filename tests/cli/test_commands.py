@@ -192,7 +192,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_bytes(project: Project, tmp_p
         "--method",
         "marginals",
         "--max-evaluations",
-        "20000",
+        "3000",
         "--metric",
         "loss",
         "--epsilon",

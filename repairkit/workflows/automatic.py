@@ -27,6 +27,7 @@ _USUAL_ROUND, _FIRST_ROUND = 4096, 256
 _KNOWN_PER_FILTER = 8
 _MOST_IMAGES = 32
 _ENDS = 2
+_PASSES_PER_ROW = 3
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def take_method(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
     if facts.of_sets:
         return _of_sets(facts, n_images, allowed)
     n, evaluations = facts.n_players, allowed.evaluations
-    rows = evaluations if allowed.passes is None else _least_of(evaluations, allowed.passes)
+    rows = _least_of(evaluations, _rows_in_time(n, allowed))
     if rows is None or rows >= _ENDS + _USUAL_PILOT + _FIRST_ROUND:
         return Taken("auto")
     few = evaluations is not None and n + 1 <= evaluations < _KNOWN_PER_FILTER * n
@@ -102,7 +103,7 @@ def small_rounds(n_players: int, rows: int, *, pilot: bool) -> dict[str, int]:
     usual = _USUAL_PILOT if pilot else 0
     if rows >= _ENDS + usual + _FIRST_ROUND:
         return {}
-    n_pilot = min(max((rows - _ENDS) // 4, _LEAST_PILOT), _USUAL_PILOT) if pilot else 0
+    n_pilot = min(max((rows - _ENDS) // 8, _LEAST_PILOT), _USUAL_PILOT) if pilot else 0
     left = max(rows - _ENDS - n_pilot, LEAST_ROWS)
     return {"round_rows": min(left, _FIRST_ROUND)} | ({"pilot_rows": n_pilot} if pilot else {})
 
@@ -134,10 +135,21 @@ def _in_time(passes: int, allowed: Allowance) -> bool:
     return allowed.passes is None or passes <= allowed.passes
 
 
+def _rows_in_time(n: int, allowed: Allowance) -> int | None:
+    """Rows of a regression that leave time for more; that a first answer fits is known."""
+    if allowed.passes is None:
+        return None
+    return max(allowed.passes // _PASSES_PER_ROW, _least_rows(n))
+
+
+def _least_rows(n: int) -> int:
+    return _ENDS + LEAST_ROWS + (_LEAST_PILOT if n > FEW_PLAYERS else 0)
+
+
 def _of_sets(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
     """Every coalition is tried on all images, which walks use best."""
     n = facts.n_players
-    whole = None if allowed.passes is None else allowed.passes // n_images
+    whole = None if allowed.passes is None else max(allowed.passes // n_images, _least_rows(n))
     rows = _least_of(allowed.evaluations, whole)
     if rows is None or rows >= _LEAST_WALKS * (n + 1):
         why = "the metric judges images together, so that every coalition is tried on all of them"
@@ -156,7 +168,7 @@ def _left_out(n: int, because: str) -> Taken:
 
 
 def _small_regression(n: int, rows: int, allowed: Allowance) -> Taken:
-    least = _ENDS + LEAST_ROWS + (_LEAST_PILOT if n > FEW_PLAYERS else 0)
+    least = _least_rows(n)
     if rows < least:
         raise BudgetError(
             f"{rows} evaluations are too few for any score of {n} filters; raise the limit to at "
@@ -166,7 +178,10 @@ def _small_regression(n: int, rows: int, allowed: Allowance) -> Taken:
     if allowed.passes is None:
         share = _EVALUATIONS_PER_FILTER * n // (4 * rows)
         options["images_per_coalition"] = min(max(share, 1), _MOST_IMAGES)
-    why = f"only {rows:,} evaluations are allowed: a smaller pilot and smaller rounds, wide errors"
+    few = f"only {rows:,} evaluations are allowed"
+    if allowed.passes is not None:
+        few = f"about {rows:,} coalitions fit a third of the time that is left"
+    why = f"{few}: a smaller pilot and smaller rounds, and errors may be wide"
     return Taken("auto", options, why)
 
 

@@ -21,9 +21,6 @@ from repairkit.estimators import LEAST_ROWS
 from repairkit.graph.instrument import mask_name, mask_shape
 from repairkit.workflows.bench import Bench
 
-FIRST_ANSWERS = (10, 150, 500)
-"""Passes per filter after which: a first look, a useful ranking, the default."""
-
 _PROBE_SECONDS = 0.5
 _MOST_TRIES = 3
 _FEWEST_IMAGES = 16
@@ -78,6 +75,14 @@ class Pace:
         whole = method in ("exact", "leave-one-out") or of_sets
         each = _FEWEST_IMAGES if whole else 1
         return _ENDS * _FEWEST_IMAGES + each * rows.get(method, 2.0 * LEAST_ROWS)
+
+    def told(self, n_filters: int, method: str) -> str:
+        """What to say before anything is scored."""
+        needed = self.first_answer(n_filters, method, of_sets=False) * self.per_pass
+        return (
+            f"{max(self.deadline.left, 0):.0f} of {self.deadline.seconds:g} s are left: a pass of "
+            f"an image takes {self.per_pass:.2g} s, a first score by {method} about {needed:.2g} s"
+        )
 
     def refuse_hopeless(self, n_filters: int, method: str, *, of_sets: bool) -> None:
         """Say at once that no score can come of it.

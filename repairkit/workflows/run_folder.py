@@ -202,6 +202,19 @@ class RunFolder:
         """What `run.json` says of an unfinished run, or of a finished one that may go on."""
         return self.read() if self.run_file.is_file() else {}
 
+    def starts_anew(self, document: Mapping[str, Any]) -> bool:
+        """Whether the run that is there was finished by another method, or on fewer images.
+
+        Other limits made it so. Nothing of it can be gone on from: its checkpoint is removed.
+        """
+        known = self.before()
+        if not known.get("finished") or "taken" not in known:
+            return False
+        if all(known.get(name) == document[name] for name in ("taken", "scored_on")):
+            return False
+        self.checkpoint.unlink(missing_ok=True)
+        return True
+
     def read_metrics(self) -> list[str]:
         """The metrics that were scored, the one that steered first."""
         return list(self.read()["settings"]["metrics"])

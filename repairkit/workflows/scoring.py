@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,8 @@ def score_bench(
         document["scored_on"] = {"part": images.name, "n_images": len(images)}
         document["notes"] += spared
         game = _Played(images, metrics, cluster, pace, before)
-        estimation = _watched(bench, how, game, document, folder, on_progress)
+        with nullcontext() if pace is None else stage(pace.told(len(bench.roster), how.method)):
+            estimation = _watched(bench, how, game, document, folder, on_progress)
         scores = _first_metrics(estimation.scores, len(metrics))
     document |= outcome(estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
@@ -263,7 +264,7 @@ def _play(
         if report is not None:
             report(run, spent)
 
-    if folder is not None:
+    if folder is not None and not folder.starts_anew(document):
         folder.check_values(document["metrics"])
     with stage("scoring"):
         estimation = estimate(
@@ -284,7 +285,10 @@ def _play(
 def _pace(how: ScoreSettings, bench: Bench) -> Pace | None:
     """What the time limit allows, if there is one."""
     deadline = how.deadline
-    return None if deadline is None else Pace(deadline, seconds_per_pass(bench))
+    if deadline is None:
+        return None
+    with stage("timing a pass of an image"):
+        return Pace(deadline, seconds_per_pass(bench))
 
 
 def _affordable(

@@ -462,7 +462,7 @@ def test_the_recall_of_every_class_comes_from_one_run(
 def test_statistics_are_told_on_request(
     repairkit: Command, project: Project, tmp_path: Path
 ) -> None:
-    for method in ("auto", "tmab"):
+    for method in ("regression", "tmab"):
         answer = repairkit(
             "score", project.model, "--method", method, "--statistics", "-o", method,
             "--max-evaluations", "2000",

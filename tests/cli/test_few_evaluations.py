@@ -120,6 +120,34 @@ def test_a_small_budget_is_no_refusal(
     assert len(scores_of(tmp_path / "run")) == n_filters
 
 
+def test_a_larger_budget_may_take_another_method_in_the_same_folder(
+    repairkit: Command, tmp_path: Path
+) -> None:
+    model = wide_model(tmp_path, 100)
+    common = ("score", model, "--data", "wide.npz", "-o", "run", "--json")
+    taken = []
+    for evaluations in ("150", "2000", "3000"):
+        answer = repairkit(*common, "--max-evaluations", evaluations)
+        assert answer.code == 0, answer.err
+        taken.append(json.loads(answer.out)["taken"]["method"])
+    assert taken == ["leave-one-out", "auto", "auto"]
+    assert repairkit(*common[:-3], "-o", "other", "--max-evaluations", "3000").code == 0
+    assert scores_of(tmp_path / "run") == scores_of(tmp_path / "other")
+
+
+def test_a_small_run_that_was_stopped_goes_on_by_the_same_method(
+    repairkit: Command, tmp_path: Path
+) -> None:
+    model = wide_model(tmp_path, 100)
+    common = ("score", model, "--data", "wide.npz", "-o", "run", "--json")
+    assert repairkit(*common, "--max-evaluations", "150").code == 0
+    whole = scores_of(tmp_path / "run")
+    answer = repairkit(*common, "--max-evaluations", "5000", "--resume")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["taken"]["method"] == "leave-one-out"
+    assert scores_of(tmp_path / "run") == whole
+
+
 def test_where_nothing_can_be_said_the_least_is_named(repairkit: Command, tmp_path: Path) -> None:
     model = wide_model(tmp_path, 100)
     common = ("score", model, "--data", "wide.npz", "--max-evaluations")

@@ -58,6 +58,11 @@ class Agreement:
         images = np.tile(np.arange(min(at_most, n_images)), (len(rows), 1))
         return cls(coalitions, images, reference.answer(coalitions, images, keep_all))
 
+    @property
+    def whole(self) -> Agreement:
+        """Of the coalition of all filters alone."""
+        return Agreement(self.coalitions[:1], self.images[:1], self.expected[:1])
+
     def fault(
         self, evaluator: Evaluator, precision: Precision = "float32", *, bits: bool = False
     ) -> str | None:

@@ -40,6 +40,7 @@ WAYS: dict[str, Level] = {
 }
 """Ways to compile a model for the CPU, the fastest first; and the one for other devices."""
 
+_NOTHING_OVERWRITTEN = "{}, nothing overwritten"
 _ON_CPU = ("blocked weights", "plain weights", "mask nodes")
 
 
@@ -189,10 +190,13 @@ def _open_on_cpu(
                     macs = _cost(evaluator)
                     n_players, n_images = len(candidates.roster), len(reference.suite)
                     agreement = Agreement.ask(judge, n_players, n_images, macs)
-                fault = agreement.fault(evaluator, bits=bits)
+                whole = agreement.whole.fault(evaluator, bits=bits)
+                fault = whole or agreement.fault(evaluator, bits=bits)
                 if fault is None and isinstance(evaluator, FastEvaluator):
                     fault = cones_fault(evaluator, agreement.images[0])
             candidates.proven[name] = fault
+            if whole is not None:  # then it is no matter of what cones overwrite
+                candidates.proven[_NOTHING_OVERWRITTEN.format(name)] = whole
             if fault is not None:
                 logger.warning("%s are not used: %s", evaluator.path, fault)
         if candidates.proven[name] is None:
@@ -231,7 +235,7 @@ def _fast_evaluators(
         if compiled is None:
             continue
         for overwriting in (True, False):
-            name = way if overwriting else f"{way}, nothing overwritten"
+            name = way if overwriting else _NOTHING_OVERWRITTEN.format(way)
             if candidates.proven.get(name) is not None:
                 continue
             yield (

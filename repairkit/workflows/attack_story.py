@@ -146,7 +146,7 @@ def _original(bench: Bench) -> Judged:
         outputs=(bench.subject.output,),
         device=bench.settings.device,
     )
-    return Judged(runner, bench.form, bench.n_classes, bench.settings.batch_size)
+    return Judged(runner, bench.form, bench.n_classes, bench.batch_size)
 
 
 def _path(bench: Bench) -> Path:

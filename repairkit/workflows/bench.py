@@ -28,6 +28,7 @@ from repairkit.engine.scattered import AffineMasks, LateScattered, with_scattere
 from repairkit.engine.trees import TreeEvaluator
 from repairkit.graph.affine import with_affine_masks
 from repairkit.graph.bake import representable
+from repairkit.graph.footprint import bytes_of_largest_node
 from repairkit.graph.instrument import instrument
 from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.recast import recast
@@ -48,6 +49,10 @@ from repairkit.workflows.subject import Subject
 
 _PROOF_IMAGES = 8
 _MOST_TRIED = 64
+_LEAST_PROOF_IMAGES = 2
+_PROOF_BYTES = 2**29
+_RUN_BYTES = 3 * 2**28  # of the largest node; a run takes a little more
+_FEW_PASSES = 32  # of one image, up to which masks cost less than a proof
 _REGRESSION = {"mean_absolute_error"}
 
 
@@ -170,7 +175,7 @@ class Bench:
 
     def run_plain(self, suite: Suite) -> NDArray[Any]:
         """The untouched model's outputs for a suite."""
-        return run_suite(self.plain_runner, suite, self.settings.batch_size)
+        return run_suite(self.plain_runner, suite, self.batch_size)
 
     @cached_property
     def plain_runner(self) -> Runner:
@@ -268,12 +273,40 @@ class Bench:
             step=self.batching.step,
         )
 
+    @cached_property
+    def batch_size(self) -> int:
+        """Images in one run at the most: those of the settings, or as many as the memory bears."""
+        return min(self.settings.batch_size, _fitting(self.subject, self.dataset, _RUN_BYTES))
+
+    def _is_few(self, n_passes: int) -> bool:
+        trees = any(site.n_values is not None for site in self.roster.sites)
+        return n_passes <= _FEW_PASSES and self.precision == "float32" and not trees
+
     def game(
-        self, suite: Suite, metrics: Sequence[Metric], *, guard: Metric | None = None
+        self,
+        suite: Suite,
+        metrics: Sequence[Metric],
+        *,
+        guard: Metric | None = None,
+        n_rows: int | None = None,
     ) -> ModelGame:
-        """The game of the roster's filters on a suite."""
+        """The game of the roster's filters on a suite.
+
+        Args:
+            suite: the images.
+            metrics: the first steers the search.
+            guard: see `ModelGame`.
+            n_rows: how many coalitions of all images will be asked, if they are few. A few passes
+                go by the masks at once: to compile the model and to prove that costs more.
+        """
         executor = make_executor(self.settings.workers or default_workers())
-        batch_size, precision = self.settings.batch_size, self.precision
+        batch_size, precision = self.batch_size, self.precision
+        if n_rows is not None and self._is_few(n_rows * len(suite)):
+            judge = self.runner.sharing(step=self.batching.step or 1)
+            masks = MaskEvaluator(
+                judge, self.roster, suite, executor=executor, batch_size=batch_size
+            )
+            return ModelGame(masks, self.roster, suite, metrics, guard=guard)
         evaluator = open_evaluator(
             self.candidates,
             self.runner,
@@ -315,7 +348,8 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
     if dataset is None:
         dataset = read_dataset(subject, settings, regression=regression)
     subject = with_inputs(subject, settings, dataset)
-    few = first_images(dataset, _PROOF_IMAGES)
+    fitting = _fitting(subject, dataset, _PROOF_BYTES)
+    few = first_images(dataset, int(np.clip(fitting, _LEAST_PROOF_IMAGES, _PROOF_IMAGES)))
     everyone = np.arange(len(few))
     proof = few.batch(everyone)
     batching = settle_batching(
@@ -354,6 +388,13 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
         form,
         n_classes,
     )
+
+
+def _fitting(subject: Subject, dataset: Dataset, n_bytes: int) -> int:
+    """How many images a run may have for its largest node to fit into so many bytes."""
+    first = first_images(dataset, 1).batch(np.arange(1))
+    each = bytes_of_largest_node(subject.model, subject.input_name, first.shape[1:])
+    return max(1, n_bytes // max(each, 1))
 
 
 def run_suite(runner: Runner, suite: Suite, batch_size: int) -> NDArray[Any]:

@@ -67,7 +67,7 @@ def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> NDArray[Any]:
 
 def outputs_of(bench: Bench, model: ModelProto, suite: Suite) -> NDArray[Any]:
     """The outputs of a model that has the subject's inputs and outputs, in 32 bits."""
-    return run_suite(runner_of(bench, model), suite, bench.settings.batch_size)
+    return run_suite(runner_of(bench, model), suite, bench.batch_size)
 
 
 def runner_of(bench: Bench, model: ModelProto) -> Runner:

@@ -44,6 +44,8 @@ from repairkit.workflows.unattended import Terminated, Watch, event, unfinished
 
 logger = logging.getLogger(__name__)
 
+_ENDS = 2  # rows: all filters, and none
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -177,7 +179,7 @@ def _watched(
     opened = event("started", key=document["key"], method=how.method, model=document["model"])
     logger.info("scoring %d filters", len(bench.roster), extra=opened)
     try:
-        with _table(bench, played) as table:
+        with _table(bench, played, how) as table:
             estimation = _play(bench, how, table, document, folder, (watch, on_progress))
     except KeyboardInterrupt as stop:
         why = "stopped by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
@@ -220,10 +222,10 @@ class _Table:
 
 
 @contextmanager
-def _table(bench: Bench, played: _Played) -> Iterator[_Table]:
+def _table(bench: Bench, played: _Played, how: ScoreSettings) -> Iterator[_Table]:
     metrics, guard = played.metrics, _guard(bench, played.metrics)
     if played.cluster is None:
-        game = bench.game(played.images, metrics, guard=guard)
+        game = bench.game(played.images, metrics, guard=guard, n_rows=_rows_of(how, bench))
         yield _Table(game, played, bench.device, bench.precision, len(metrics))
         return
     recipe = Recipe.of(bench, played.images, metrics, guard)
@@ -321,6 +323,16 @@ def _taken(before: Mapping[str, Any]) -> Taken | None:
     """What the run that is resumed had taken."""
     known = before.get("taken")
     return None if known is None else Taken(known["method"], known["options"], known["why"])
+
+
+def _rows_of(how: ScoreSettings, bench: Bench) -> int | None:
+    """How many coalitions of all images a method asks at the most; None where it draws images."""
+    n = len(bench.roster)
+    wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(how.method)
+    if wanted is None:
+        return None
+    most = how.budget.max_evaluations
+    return _ENDS + (wanted if most is None else min(wanted, most))
 
 
 def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:

@@ -43,6 +43,8 @@ def print_tops(scored: Scored) -> None:
     rows = []
     for column, metric in enumerate(metrics):
         ranked = scored.scores.ranking(column).tolist()
+        if metric in scored.document["less_is_better"]:
+            ranked.reverse()
         best = [p for p in ranked if p not in scored.excluded][:_PER_METRIC]
         values = scored.scores.values[:, column]
         rows.append([metric, ", ".join(f"{ids[p]} ({values[p]:+.4f})" for p in best)])

@@ -19,7 +19,6 @@ from repairkit.cli.score_command import (
     TimeLimit,
     TopK,
     TruncateAt,
-    has_side,
     how_to_score,
 )
 from repairkit.cli.started import began
@@ -146,7 +145,6 @@ def patch_command(
     """Choose filters, freeze them, prove the result and write the patched model."""
     subject, settings = options.settle_job(context.params)
     loaded = source_options.load_source(context.params, subject)
-    worst = "highest" if robustness else "lowest"
     plan = PatchSettings(
         tuple(Filter.parse(i) for i in options.split_names(remove) or ()),
         scores,
@@ -156,7 +154,7 @@ def patch_command(
         how_to_score(
             method,
             top_k=top_k,
-            side=worst if has_side(method) else None,
+            side=None,
             epsilon=epsilon,
             delta=delta,
             truncate_at=truncate_at,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,6 @@ from repairkit.cli.started import began
 from repairkit.cli.unattended import LogJson, PrometheusFile, PrometheusPort, unattended
 from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
-from repairkit.estimators import ESTIMATORS
 from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.methods import METHODS, ScoreSettings
 from repairkit.workflows.owned import check_share_place, share
@@ -47,12 +45,6 @@ MaxEvaluations = Annotated[
 TimeLimit = Annotated[
     float | None, typer.Option("--time-limit", min=0.0, help="Seconds that the command may take.")
 ]
-
-
-def has_side(method: str) -> bool:
-    """Whether a method of repairkit's own looks at one side of the ranking."""
-    settings = ESTIMATORS.get(method)
-    return settings is not None and "side" in {f.name for f in fields(settings)}
 
 
 def how_to_score(

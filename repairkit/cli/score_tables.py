@@ -18,10 +18,12 @@ def print_scored(scored: Scored) -> None:
     rows = scored.table()
     document = scored.document
     metric = scored.scores.metrics[0]
+    less = document["less_is_better"]
     shown = rows if len(rows) <= 2 * _SHOWN else [*rows[:_SHOWN], {}, *rows[-_SHOWN:]]
     layer = ["layer"] if "layer" in rows[0] else []
     show.table(
-        f"Value of {len(rows)} filters for {metric}, highest and lowest ({document['interval']})",
+        f"Value of {len(rows)} filters for {metric}{_direction(metric, less)}, highest and lowest "
+        f"({document['interval']})",
         ["filter", *layer, "value", "std error", "from", "to", "samples", "decided"],
         [_row(row, layer) for row in shown],
     )
@@ -53,6 +55,10 @@ def print_scored(scored: Scored) -> None:
     if scored.details:
         _print_statistics(scored.details)
     show.say(f"written to {scored.folder}")
+
+
+def _direction(metric: str, less_is_better: list[str]) -> str:
+    return " (less is better: a filter above 0 harms)" if metric in less_is_better else ""
 
 
 def _print_statistics(details: Mapping[str, Any]) -> None:

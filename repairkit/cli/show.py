@@ -13,23 +13,11 @@ from rich.table import Table
 from repairkit.cli.stages import show_facts
 from repairkit.cli.streams import Reserved, write_document
 from repairkit.core.layer_map import LayerMap
+from repairkit.core.measures import measure_of
 from repairkit.core.patch import Constant, Evaluation, Figure, Patch
 from repairkit.core.text import printable
 from repairkit.workflows.progress import Progress as ScoreProgress
 
-_SHARES = {
-    "group_accuracy",
-    "worst_group_accuracy",
-    "demographic_parity_difference",
-    "equalized_odds_difference",
-    "equal_opportunity_difference",
-    "demographic_parity_ratio",
-    "equalized_odds_ratio",
-    "equal_opportunity_ratio",
-    "clean_accuracy",
-    "attack_success",
-    "fooled",
-}
 
 
 def printer() -> Console:
@@ -113,7 +101,7 @@ def short_duration(seconds: float) -> str:
 
 def _is_share(metric: str) -> bool:
     """Whether a metric is a share of images, or a difference of such shares."""
-    return metric.startswith(("accuracy", "recall:")) or metric in _SHARES
+    return measure_of(metric).unit == "share"
 
 
 def figure(metric: str, found: Figure) -> str:

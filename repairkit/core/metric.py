@@ -1,4 +1,4 @@
-"""What a metric is: model outputs and annotations to a figure of which more is better."""
+"""What a metric is: model outputs and annotations to a figure, in its natural direction."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class Metric(Protocol):
 
     @property
     def per_image(self) -> bool: ...
+
+    @property
+    def greater_is_better(self) -> bool:
+        """False for a metric such as an error, of which less is better."""
+        ...
 
     @property
     def score_range(self) -> tuple[float, float]:

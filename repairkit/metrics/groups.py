@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.measures import measure_of
 from repairkit.core.suite import Annotations, Indices
 from repairkit.metrics import weights
 from repairkit.metrics.outputs import OutputForm
@@ -58,6 +59,10 @@ class GroupMetric:
     weigh: Callable[[Annotations], weights.Weights]
     n_behind: Callable[[Tally], int] | None = None
     per_image: ClassVar[bool] = False
+
+    @property
+    def greater_is_better(self) -> bool:
+        return measure_of(self.name).greater_is_better
 
     @property
     def scorer(self) -> object:
@@ -113,9 +118,9 @@ def worst_group_accuracy(form: OutputForm, n_classes: int) -> GroupMetric:
 
 
 def demographic_parity_difference(form: OutputForm, n_classes: int) -> GroupMetric:
-    """Minus the greatest difference between groups in the share predicted to be of a class.
+    """The greatest difference between groups in the share predicted to be of a class.
 
-    Fairlearn's definition; range [-1, 0]. With two classes, class 1 is meant; with more, the class
+    Fairlearn's definition; range [0, 1]. With two classes, class 1 is meant; with more, the class
     with the greatest difference. Images are best drawn evenly over groups but not over labels:
     that would change the shares.
     """
@@ -123,16 +128,16 @@ def demographic_parity_difference(form: OutputForm, n_classes: int) -> GroupMetr
         "demographic_parity_difference",
         form,
         n_classes,
-        (-1.0, 0.0),
-        _parity_penalty,
+        (0.0, 1.0),
+        _parity_gap,
         weights.over_groups,
     )
 
 
 def equal_opportunity_difference(form: OutputForm, n_classes: int) -> GroupMetric:
-    """Minus the greatest difference between groups in the share of a class that is found.
+    """The greatest difference between groups in the share of a class that is found.
 
-    Fairlearn's definition (true positive rates); range [-1, 0]. With two classes, class 1 is meant;
+    Fairlearn's definition (true positive rates); range [0, 1]. With two classes, class 1 is meant;
     with more, the class with the greatest difference. A group without images of a class is left
     out of its rates.
     """
@@ -140,24 +145,22 @@ def equal_opportunity_difference(form: OutputForm, n_classes: int) -> GroupMetri
         "equal_opportunity_difference",
         form,
         n_classes,
-        (-1.0, 0.0),
-        _opportunity_penalty,
+        (0.0, 1.0),
+        _opportunity_gap,
         weights.over_groups_and_labels,
     )
 
 
 def equalized_odds_difference(form: OutputForm, n_classes: int) -> GroupMetric:
-    """Minus the greater of the differences in true and in false positive rates between groups.
+    """The greater of the differences in true and in false positive rates between groups.
 
-    Fairlearn's definition, worst case; range [-1, 0]. With two classes, class 1 is meant; with
+    Fairlearn's definition, worst case; range [0, 1]. With two classes, class 1 is meant; with
     more, one against the rest and the class with the greatest difference. A group without images
     of a class (or of any other) is left out of that rate. Images are best drawn evenly over labels
     too, but with two classes only: the rest, as one class, must keep its mixture.
     """
     weigh = weights.over_groups_and_labels if n_classes == 2 else weights.over_groups
-    return GroupMetric(
-        "equalized_odds_difference", form, n_classes, (-1.0, 0.0), _odds_penalty, weigh
-    )
+    return GroupMetric("equalized_odds_difference", form, n_classes, (0.0, 1.0), _odds_gap, weigh)
 
 
 def demographic_parity_ratio(form: OutputForm, n_classes: int) -> GroupMetric:
@@ -207,18 +210,18 @@ def _worst_group_size(tally: Tally) -> int:
     return int(sizes[worst].min())
 
 
-def _parity_penalty(tally: Tally) -> Figures:
-    return _penalty(tally.predicted, tally.group_sizes[..., np.newaxis])
+def _parity_gap(tally: Tally) -> Figures:
+    return _gap(tally.predicted, tally.group_sizes[..., np.newaxis])
 
 
-def _opportunity_penalty(tally: Tally) -> Figures:
-    return _penalty(tally.hits, tally.labelled)
+def _opportunity_gap(tally: Tally) -> Figures:
+    return _gap(tally.hits, tally.labelled)
 
 
-def _odds_penalty(tally: Tally) -> Figures:
+def _odds_gap(tally: Tally) -> Figures:
     others = tally.group_sizes[..., np.newaxis] - tally.labelled
-    false_positives = _penalty(tally.predicted - tally.hits, others)
-    return np.minimum(_opportunity_penalty(tally), false_positives)
+    false_positives = _gap(tally.predicted - tally.hits, others)
+    return np.maximum(_opportunity_gap(tally), false_positives)
 
 
 def _parity_ratio(tally: Tally) -> Figures:
@@ -243,13 +246,12 @@ def _ratio(part: Counts, whole: Counts) -> Figures:
     return worst
 
 
-def _penalty(part: Counts, whole: Counts) -> Figures:
-    """Minus the greatest difference of part / whole between groups; 0 where fewer than two."""
+def _gap(part: Counts, whole: Counts) -> Figures:
+    """The greatest difference of part / whole between groups; 0 where fewer than two."""
     greatest, least = extremes(part, whole)
     differences = np.maximum(greatest - least, 0.0)  # -inf where no group counts
-    # 0 - x rather than -x: nobody wants to read "-0.0".
-    penalties: Figures = 0.0 - _judged(differences).max(axis=-1)
-    return penalties
+    widest: Figures = _judged(differences).max(axis=-1)
+    return widest
 
 
 def extremes(part: Counts, whole: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

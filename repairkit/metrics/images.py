@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.measures import measure_of
 from repairkit.core.suite import Annotations
 from repairkit.metrics import weights
 from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
+
+_LOSSES = (0.0, -LOG_FLOOR)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,10 @@ class ImageMetric:
     score_images: Callable[[NDArray[Any], Annotations], NDArray[np.float64]]
     weigh: Callable[[Annotations], weights.Weights]
     per_image: ClassVar[bool] = True
+
+    @property
+    def greater_is_better(self) -> bool:
+        return measure_of(self.name).greater_is_better
 
     @property
     def scorer(self) -> object:
@@ -66,23 +73,23 @@ def accuracy_of_group(name: str, group_number: int, form: OutputForm) -> ImageMe
 
 
 def loss(form: OutputForm) -> ImageMetric:
-    """The mean log-likelihood of the true class (log loss, sign turned); range [LOG_FLOOR, 0]."""
-    return ImageMetric("loss", (LOG_FLOOR, 0.0), LogLikelihoods(form), weights.uniform)
+    """The mean negative log-likelihood of the true class (log loss); range [0, -LOG_FLOOR]."""
+    return ImageMetric("loss", _LOSSES, Surprises(form), weights.uniform)
 
 
 def group_loss(form: OutputForm) -> ImageMetric:
-    """The mean over groups of the loss in each; range [LOG_FLOOR, 0]."""
-    return ImageMetric("group_loss", (LOG_FLOOR, 0.0), LogLikelihoods(form), weights.over_groups)
+    """The mean over groups of the loss in each; range [0, -LOG_FLOOR]."""
+    return ImageMetric("group_loss", _LOSSES, Surprises(form), weights.over_groups)
 
 
 def loss_of_group(name: str, group_number: int, form: OutputForm) -> ImageMetric:
-    """The loss on the images of one group; range [LOG_FLOOR, 0]."""
+    """The loss on the images of one group; range [0, -LOG_FLOOR]."""
     weigh = partial(weights.of_group, group_number)
-    return ImageMetric(name, (LOG_FLOOR, 0.0), LogLikelihoods(form), weigh)
+    return ImageMetric(name, _LOSSES, Surprises(form), weigh)
 
 
 def mean_absolute_error(annotations: Annotations, form: OutputForm) -> ImageMetric:
-    """The mean distance to the target, sign turned; range [-width, 0].
+    """The mean distance to the target; range [0, width].
 
     `width` is the greatest label less the least one, over all of the data. An error beyond it
     counts as `width`, and so does an answer that is NaN: a bounded score is what the search's
@@ -100,9 +107,7 @@ def mean_absolute_error(annotations: Annotations, form: OutputForm) -> ImageMetr
             f"every label is {labels[0]:g}, so errors have no scale; give images with different "
             f"targets, or a metric module:function"
         )
-    return ImageMetric(
-        "mean_absolute_error", (-width, 0.0), Closeness(width, form), weights.uniform
-    )
+    return ImageMetric("mean_absolute_error", (0.0, width), Distances(width, form), weights.uniform)
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,19 @@ class LogLikelihoods:
 
 
 @dataclass(frozen=True)
-class Closeness:
-    """Minus an image's absolute error, `width` at the most."""
+class Surprises:
+    """The negative log-likelihood of an image's true class."""
+
+    form: OutputForm
+
+    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+        # 0 - x rather than -x: nobody wants to read "-0.0".
+        return 0.0 - LogLikelihoods(self.form)(outputs, annotations)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """An image's absolute error, `width` at the most."""
 
     width: float
     form: OutputForm
@@ -143,4 +159,4 @@ class Closeness:
                 f"needs one; choose another --output"
             )
         errors = np.abs(answers[:, 0] - annotations.labels)
-        return -np.where(np.isnan(errors), self.width, np.minimum(errors, self.width))
+        return np.where(np.isnan(errors), self.width, np.minimum(errors, self.width))

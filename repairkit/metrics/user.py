@@ -1,9 +1,10 @@
 """Metrics that the user wrote, named `module:function`.
 
 The function is called with the model's raw outputs, the labels and the attributes (name to column,
-all of the same images) and returns one number, or one number per image; more is better. A function
-attribute `score_range = (low, high)` says which numbers it can give. Without it any finite number
-will do, and only methods whose intervals follow from such bounds (tmab, marginals) ask for it.
+all of the same images) and returns one number, or one number per image. A function attribute
+`score_range = (low, high)` says which numbers it can give. Without it any finite number will do,
+and only methods whose intervals follow from such bounds (tmab, marginals) ask for it. More is
+better, but where the function has the attribute `greater_is_better = False`.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ _OPEN = (-math.inf, math.inf)
 class UserMetric:
     """A function of the user's, checked at every call; every image counts the same.
 
-    `least` is what counts where the model is broken; None where that is not known.
+    `worst` is what counts where the model is broken; None where that is not known.
     """
 
     name: str
     function: Callable[..., Any]
     per_image: bool
     score_range: tuple[float, float]
-    least: float | None = None
+    worst: float | None = None
+    greater_is_better: bool = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A worker on another machine, or in another folder, imports the function anew."""
@@ -57,9 +59,9 @@ class UserMetric:
     def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
         """Shape (n_images,) where `per_image` is true, else ().
 
-        A number that is not finite counts as the least of the range (0 where no range was given and
-        the first images' numbers lie in [0, 1]) where the outputs hold such numbers themselves: a
-        search breaks models on purpose.
+        A number that is not finite counts as the worst of the range (0, or 1 of a metric of which
+        less is better, where no range was given and the first images' numbers lie in [0, 1]) where
+        the outputs hold such numbers themselves: a search breaks models on purpose.
 
         Raises:
             SettingsError: The function failed, or gave another shape, a number that is not
@@ -80,13 +82,13 @@ class UserMetric:
                     f"metric {self.name} gave {scores[broken].flat[0]} for finite outputs; "
                     f"return a finite number for every image"
                 )
-            if self.least is None:
+            if self.worst is None:
                 raise SettingsError(
                     f"metric {self.name} gave {scores[broken].flat[0]} for a model whose outputs "
                     f"are not finite; set {self._short}.score_range = (low, high) beside the "
-                    "function, so that such a model counts as low"
+                    "function, so that such a model counts as the worst of them"
                 )
-            scores = np.where(broken, self.least, scores)
+            scores = np.where(broken, self.worst, scores)
         if self.score_range == _OPEN:
             return scores
         slack = _ROUNDING * (high - low)
@@ -133,12 +135,13 @@ def user_metric(
             f"metric {name} gave shape {shape} for {len(some)} images; return one number, or "
             f"one per image: shape ({len(some)},)"
         )
-    low = score_range[0]
-    least = low if math.isfinite(low) else None
-    metric = UserMetric(name, function, shape != (), score_range, least)
+    more = _direction(name, function)
+    end = score_range[0 if more else 1]
+    worst = end if math.isfinite(end) else None
+    metric = UserMetric(name, function, shape != (), score_range, worst, more)
     scores = metric.score(outputs, some)
-    if least is None and scores.size and scores.min() >= 0 and scores.max() <= 1:
-        return replace(metric, least=0.0)
+    if worst is None and scores.size and scores.min() >= 0 and scores.max() <= 1:
+        return replace(metric, worst=0.0 if more else 1.0)
     return metric
 
 
@@ -202,3 +205,13 @@ def _score_range(name: str, function: Callable[..., Any]) -> tuple[float, float]
             f"and the greatest that the function can give"
         )
     return low, high
+
+
+def _direction(name: str, function: Callable[..., Any]) -> bool:
+    given = getattr(function, "greater_is_better", True)
+    if not isinstance(given, bool | np.bool_):
+        raise SettingsError(
+            f"greater_is_better of metric {name} is {given!r}; make it True, or False where less "
+            f"is better"
+        )
+    return bool(given)

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from repairkit.core.measures import measure_of
 from repairkit.core.text import printable
 
-_SHARES = {"group_accuracy", "worst_group_accuracy", "robustness"}
-_LESS_IS_BETTER = {"robustness"}
 _NOTHING = 1e-12
 _MINUS = "\N{MINUS SIGN}"
 _EN_DASH = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"
-_WORDS = {
-    "accuracy": "accuracy",
-    "worst_group_accuracy": "accuracy of the worst group",
-    "group_accuracy": "mean accuracy over groups",
-    "loss": "log-likelihood",
-    "robustness": "adversary's success less clean accuracy",
-    "mean_absolute_error": "mean absolute error (negated)",
-}
 
 
 def visible(text: object) -> str:
@@ -32,24 +23,25 @@ def visible(text: object) -> str:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of images, or a difference of such shares."""
-    name = metric.partition(":")[0]
-    return name in ("accuracy", "recall") or name in _SHARES or name.endswith("_difference")
+    return measure_of(metric).unit == "share"
 
 
-def sign(metric: str) -> int:
-    """1 where more of a metric is better, else -1."""
-    return -1 if metric in _LESS_IS_BETTER else 1
+def sign(metric: str, less_is_better: Collection[str] = ()) -> int:
+    """1 where more of a metric is better, else -1; a document may name further ones of the kind."""
+    return -1 if metric in less_is_better else measure_of(metric).sign
 
 
 def in_words(metric: str) -> str:
     """A metric's name as people say it."""
-    if metric in _WORDS:
-        return _WORDS[metric]
     kind, colon, name = metric.partition(":")
+    if not colon and measure_of(metric).words:
+        return measure_of(metric).words
     if colon and kind == "accuracy":
         return f"accuracy of {name}"
     if colon and kind == "recall":
         return f"recall of {name}"
+    if colon and kind in ("group_accuracy", "group_loss"):
+        return f"{kind.removeprefix('group_')} of {name}"
     return metric.replace("_", " ") if "." not in metric and not colon else metric
 
 

@@ -26,7 +26,9 @@ def repair_facts(document: Mapping[str, Any]) -> dict[str, Any]:
         "source_name": PurePath(document["source"]["path"]).name,
         "verdict": verdict(document),
         "warnings": overlap_warnings(document["parts"]),
-        "rows": metric_rows(document["evaluations"], document["objective"]),
+        "rows": metric_rows(
+            document["evaluations"], document["objective"], document.get("less_is_better", ())
+        ),
         "trade_off": trade_off(document),
         "groups": [_shortened(table) for table in tables],
         "small_note": (document.get("fairness") or {}).get(

@@ -31,6 +31,7 @@ def run_facts(document: Mapping[str, Any]) -> dict[str, Any]:
             "sentence": _sentence(scores, metric, run),
         },
         "warnings": overlap_warnings(run["parts"]),
+        "less_is_better": bool(scores.get("less_is_better")),
         "highest": _marked(scores["highest"], scores, metric),
         "lowest": _marked(scores["lowest"], scores, metric),
         "layers": _layers(document.get("spread")),
@@ -51,8 +52,9 @@ def _sentence(scores: Mapping[str, Any], metric: str, run: Mapping[str, Any]) ->
     if not harmful + helpful:
         return f"Of {n}, none can be told from zero for {name} yet: every interval holds zero."
     rest = scores["n_filters"] - harmful - helpful
+    side = "above" if scores.get("less_is_better") else "below"
     return (
-        f"Of {n}, {harmful:,} harm the {name} (their intervals lie below zero), {helpful:,} help, "
+        f"Of {n}, {harmful:,} harm the {name} (their intervals lie {side} zero), {helpful:,} help, "
         f"and {rest:,} cannot be told from zero."
     )
 

@@ -34,7 +34,7 @@ def with_marks(rows: Sequence[Row], *, less_is_better: Iterable[str] = ()) -> li
     for row in rows:
         low, high = scales[numbers.is_share(row["metric"])]
         found, metric = row["difference"], row["metric"]
-        turn = -1 if row["name"] in lessened else numbers.sign(metric)
+        turn = numbers.sign(metric, lessened)
         told = (
             f"{numbers.change(found['value'], metric)}, "
             f"95 % interval {numbers.interval(found, metric, signed=True)}"
@@ -61,7 +61,9 @@ def _scale(rows: Sequence[Row], *, share: bool) -> tuple[float, float]:
     return low - reach, high + reach
 
 
-def metric_rows(evaluations: Mapping[str, Any], objective: str) -> list[Row]:
+def metric_rows(
+    evaluations: Mapping[str, Any], objective: str, less_is_better: Iterable[str] = ()
+) -> list[Row]:
     """The metrics of the two models, the objective first."""
     before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
     names = sorted(before["metrics"], key=lambda name: name != objective)
@@ -77,13 +79,14 @@ def metric_rows(evaluations: Mapping[str, Any], objective: str) -> list[Row]:
                 },
             )
             for name in names
-        ]
+        ],
+        less_is_better=less_is_better,
     )
 
 
 def _told(metric: str) -> str:
     words = numbers.in_words(metric)
-    return f"{words}, negated (0 is even)" if metric.endswith("_difference") else words
+    return f"{words} (0 is even)" if metric.endswith("_difference") else words
 
 
 def group_tables(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -123,7 +126,6 @@ def _judged_by(column: Mapping[str, Any]) -> dict[str, Any]:
         for name, three in column["disparities"].items()
         if name not in ("accuracy", "worst_group_accuracy", "group_accuracy") or len(rows) > 1
     ]
-    less = [numbers.in_words(n) for n in column["disparities"] if n.endswith("_difference")]
     rates = [
         {"group": group["name"], "rate": rate.replace("_", " "), **three}
         for group in column["groups"]
@@ -133,6 +135,6 @@ def _judged_by(column: Mapping[str, Any]) -> dict[str, Any]:
         "name": column["name"],
         "rates_of": column.get("rates_of", ""),
         "rows": with_marks(rows),
-        "apart": with_marks(apart, less_is_better=less),
+        "apart": with_marks(apart),
         "rates": rates,
     }

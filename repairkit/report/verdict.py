@@ -21,7 +21,8 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     n_images = evaluations["before"]["n_images"]
     before, after = (evaluations[key]["metrics"][objective] for key in ("before", "after"))
     moved = evaluations["difference"][objective]
-    low, high = sorted(sign(objective) * moved[end] for end in ("ci_low", "ci_high"))
+    direction = sign(objective, document.get("less_is_better", ()))
+    low, high = sorted(direction * moved[end] for end in ("ci_low", "ci_high"))
     tone = "good" if low > 0 else "bad" if high < 0 else "open"
     what = _frozen(document, n_frozen)
     where = f"on {count(n_images, 'image')} of the {evaluations['before']['suite']} part"

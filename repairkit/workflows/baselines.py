@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RepairkitError
+from repairkit.core.measures import sign_of
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
 from repairkit.core.stages import stage
@@ -29,6 +30,7 @@ from repairkit.workflows.fairness import Outputs
 from repairkit.workflows.frozen_levels import patched_outputs
 from repairkit.workflows.judging import Judged
 from repairkit.workflows.methods import ScoreSettings
+from repairkit.workflows.norms import NORMS
 from repairkit.workflows.objective import Objective
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PatchSettings
@@ -49,7 +51,7 @@ def with_baselines(
     bench: Bench,
     made: Made,
     how: PatchSettings,
-    objective: str,
+    objective: Objective,
     judged: Judged,
     story: Mapping[str, Any],
     on_progress: OnProgress,
@@ -59,10 +61,10 @@ def with_baselines(
         bench,
         made,
         how,
-        Objective.of(objective),
+        objective,
         judged.outputs,
         metrics=bench.metrics(tuple(judged.before.metrics)),
-        further=_by_gradients(how, Objective.of(objective)),
+        further=_by_gradients(how, objective),
         on_progress=on_progress,
     )
     n_looks = sum(bool(row["figures"]) for row in rows)
@@ -122,33 +124,34 @@ def _by_gradients(how: PatchSettings, objective: Objective) -> tuple[Ranking, ..
 def _rankings(
     how: PatchSettings, objective: Objective, on_progress: OnProgress
 ) -> Iterator[Ranking]:
-    sign = objective.sign
     budget, began = how.score.budget, how.score.began
 
-    def scored(method: str, sign: int) -> Callable[[Bench], Values]:
+    def scored(method: str) -> Callable[[Bench], Values]:
         settings = ScoreSettings(method, budget=budget, began=began)
-        return lambda bench: (
-            sign * score_bench(bench, settings, on_progress=on_progress).scores.values[:, 0]
-        )
+
+        def values(bench: Bench) -> Values:
+            (metric,) = bench.metrics(bench.metric_names[:1])
+            found = score_bench(bench, settings, on_progress=on_progress).scores.values[:, 0]
+            return np.asarray(found if method in NORMS else sign_of(metric) * found)
+
+        return values
 
     plain, smooth = plain_values(objective), objective.values[:1]
     yield Ranking(
         "plain recipe",
         f"freezes the lowest by Shapley value for {plain[0]}",
-        scored("auto", sign),
+        scored("auto"),
         plain,
     )
     yield Ranking(
         "leave-one-out",
         f"freezes those whose absence alone does {smooth[0]} the most good",
-        scored("leave-one-out", sign),
+        scored("leave-one-out"),
         smooth,
     )
+    yield Ranking("weight norm", "freezes those with the smallest kernels", scored("weight-norm"))
     yield Ranking(
-        "weight norm", "freezes those with the smallest kernels", scored("weight-norm", 1)
-    )
-    yield Ranking(
-        "activation norm", "freezes those that yield the least", scored("activation-norm", 1)
+        "activation norm", "freezes those that yield the least", scored("activation-norm")
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ def find_candidates(
     values: NDArray[np.float64],
     ci_low: NDArray[np.float64],
     ci_high: NDArray[np.float64],
-    sign: int,
+    signs: int | Sequence[int],
 ) -> Candidates:
     """Those whose interval lies on the harmful side for one metric at least.
 
@@ -34,10 +35,12 @@ def find_candidates(
         values: shape (n_players, n_metrics); NaN where a filter was not scored.
         ci_low: limits of the intervals, of the same shape.
         ci_high: of the same shape.
-        sign: 1 where a negative value is harm, -1 where a positive one is.
+        signs: 1 where a negative value is harm, -1 where a positive one is; one for each metric,
+            or one for all.
     """
-    good = sign * values
-    worst = sign * (ci_high if sign > 0 else ci_low)
+    turn = np.broadcast_to(np.asarray(signs), values.shape)
+    good = turn * values
+    worst = turn * np.where(turn > 0, ci_high, ci_low)
     bounded = bool(np.isfinite(worst).any())
     with np.errstate(invalid="ignore"):
         harmful = (worst < 0 if bounded else good < 0).any(axis=1)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.game import Coalitions
-from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.stages import stage
 from repairkit.core.suite import Indices, Suite
@@ -287,15 +286,9 @@ class Chooser:
         )
 
     def _decline(self, reason: str, story: dict[str, Any]) -> TargetNotMetError:
-        metrics = zip(self.wishes.targets, self._targeted(), strict=True)
-        hints = [hint for target, metric in metrics if (hint := target.out_of_reach(metric))]
-        told = "; ".join([reason, *hints])
         return TargetNotMetError(
-            f"no repair: {told}; nothing was written", {**story, "declined": told}
+            f"no repair: {reason}; nothing was written", {**story, "declined": reason}
         )
-
-    def _targeted(self) -> tuple[Metric, ...]:
-        return self.bench.metrics([target.metric for target in self.wishes.targets])
 
 
 def _strata(suite: Suite) -> NDArray[np.int64]:

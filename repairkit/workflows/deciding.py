@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.core.errors import RunFolderError
+from repairkit.core.measures import sign_of
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Suite
 from repairkit.workflows.bench import Bench
@@ -58,12 +59,17 @@ class Made:
 
 @dataclass(frozen=True)
 class Harm:
-    """Values of all filters with their intervals, (n_players, n_metrics), and their run."""
+    """Values of all filters with their intervals, (n_players, n_metrics), and their run.
+
+    `signs` hold 1 for each metric of which more is better, else -1: where more is better, a filter
+    of negative value does harm.
+    """
 
     values: NDArray[np.float64]
     ci_low: NDArray[np.float64]
     ci_high: NDArray[np.float64]
     run: dict[str, Any]
+    signs: tuple[int, ...]
 
 
 def plain_values(objective: Objective) -> tuple[str, ...]:
@@ -85,7 +91,7 @@ def make_choice(
     halves = split_selection(bench, how.confirm_share)
     time = PatchTime.of(how.score, bench)
     harm = _values(bench, _in_time(how, time), objective, halves.choosing, on_progress)
-    candidates = find_candidates(harm.values, harm.ci_low, harm.ci_high, objective.sign)
+    candidates = find_candidates(harm.values, harm.ci_low, harm.ci_high, harm.signs)
     limits = (Limit(bench.accuracy, how.max_drop),) if bench.n_classes else ()
     wishes = Wishes(objective, limits, how.targets, how.search, how.confirm_share)
     chooser = Chooser(bench, wishes, halves, candidates, time)
@@ -100,14 +106,10 @@ def _choose_plainly(
     bench: Bench, how: PatchSettings, objective: Objective, on_progress: OnProgress
 ) -> Made:
     suite, name = bench.parts.selection, objective.metric
-    if objective.sign < 0:
-        raise SettingsError(
-            f"the plain recipe knows no {name}, of which less is better; choose jointly"
-        )
     time = PatchTime.of(how.score, bench)
     harm = _values(bench, _in_time(how, time), objective, suite, on_progress)
     game = bench.game(suite, bench.metrics((name,)))
-    values = objective.sign * harm.values[:, 0]
+    values = harm.signs[0] * harm.values[:, 0]
     trials = try_patches(bench, game, values, name, how.at_most, time=time)
     patch, promise = choose_patch(bench, game, trials, objective, how.max_drop)
     return Made(patch, promise, harm.run, told_plainly(trials, promise, name, len(suite)))
@@ -129,9 +131,11 @@ def _values(
         if len(bench.metric_names) > _MOST_VALUES:
             few = replace(bench.settings, metrics=bench.settings.metrics[:1])
             bench = replace(bench, settings=few)
-        scored = score_bench(bench, how.score, suite=suite, on_progress=on_progress)
+        asked = how.score.towards(_signs(bench, bench.metric_names[:1])[0])
+        scored = score_bench(bench, asked, suite=suite, on_progress=on_progress)
         found = scored.scores
-        return Harm(found.values, found.ci_low, found.ci_high, scored.document)
+        signs = _signs(bench, found.metrics)
+        return Harm(found.values, found.ci_low, found.ci_high, scored.document, signs)
     folder = RunFolder(how.scores)
     run = folder.read()
     if run["model"]["digest"] != bench.subject.file.digest:
@@ -151,7 +155,11 @@ def _values(
         folder.read_values(bench.roster, column)[:, None]
         for column in ("value", "ci_low", "ci_high")
     )
-    return Harm(values, low, high, run)
+    return Harm(values, low, high, run, _signs(bench, run["settings"]["metrics"][:1]))
+
+
+def _signs(bench: Bench, metrics: Sequence[str]) -> tuple[int, ...]:
+    return tuple(sign_of(metric) for metric in bench.metrics(metrics))
 
 
 def _check_run(path: Path, run: Mapping[str, Any], bench: Bench, objective: Objective) -> None:

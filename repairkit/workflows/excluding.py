@@ -96,7 +96,9 @@ def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
     metric = next(iter(columns))
     values = columns[metric]
     n_top = max(1, round(exclusion.share * len(values)))
-    top = sorted(values, key=lambda name: -values[name])[:n_top]
+    # Where less is better, the filters that the model lives on have the lowest values.
+    turn = 1 if metric in run.get("less_is_better", []) else -1
+    top = sorted(values, key=lambda name: turn * values[name])[:n_top]
     known = {f.id: player for player, f in enumerate(bench.roster.filters)}
     players = frozenset(known[name] for name in top if name in known)
     if len(players) == len(bench.roster):

@@ -95,7 +95,7 @@ def _judge_by(
 
     def moved(name: str) -> dict[str, Any]:
         figures = (before.metrics[name], after.metrics[name], change[name])
-        return _three(*(_fairlearns(name, figure) for figure in figures))
+        return _three(*figures)
 
     return {
         "name": CROSS.join(columns),
@@ -131,14 +131,6 @@ def _grouped(annotations: Annotations, columns: tuple[str, ...]) -> Annotations:
 def _is_small(n_images: int, *figures: Figure) -> bool:
     widest = max(figure.ci_high - figure.ci_low for figure in figures)
     return n_images < FEWEST_IMAGES or bool(widest > WIDEST_INTERVAL)
-
-
-def _fairlearns(name: str, figure: Figure) -> Figure:
-    """Metrics say 'more is better', and so turn the sign of differences; here it is turned back."""
-    if not name.endswith("_difference"):
-        return figure
-    # 0 - x rather than -x: nobody wants to read "-0.0".
-    return Figure(0.0 - figure.value, 0.0 - figure.ci_high, 0.0 - figure.ci_low)
 
 
 def _three(before: Figure, after: Figure, change: Figure) -> dict[str, Any]:

@@ -79,12 +79,29 @@ class ScoreSettings:
         """The same, with time that counts from now on unless it counts already."""
         return self if self.began is not None else replace(self, began=time.monotonic())
 
+    def towards(self, sign: int) -> ScoreSettings:
+        """The same, looking for filters that do harm, where no side was named.
+
+        Args:
+            sign: 1 for a metric of which more is better, else -1.
+        """
+        if "side" in self.options or not has_side(self.method):
+            return self
+        side = "lowest" if sign > 0 else "highest"
+        return replace(self, options={**self.options, "side": side})
+
     def __post_init__(self) -> None:
         if self.paper and self.method != "tmab":
             raise SettingsError(
                 f"the paper's settings are those of tmab and {self.method} was asked for; use "
                 "--method tmab --paper"
             )
+
+
+def has_side(method: str) -> bool:
+    """Whether a method of repairkit's own looks at one side of the ranking."""
+    settings = ESTIMATORS.get(method)
+    return settings is not None and "side" in {f.name for f in fields(settings)}
 
 
 @dataclass(frozen=True)

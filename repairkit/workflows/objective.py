@@ -5,16 +5,15 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from repairkit.core.errors import SettingsError
+from repairkit.core.measures import Measure, check_bound, measure_of, sign_of
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
-from repairkit.metrics import ROBUSTNESS, ROBUSTNESS_LOSS
+from repairkit.metrics import ROBUSTNESS, ROBUSTNESS_LOSS, is_user_metric
 
 FAIRNESS_OBJECTIVE = "worst_group_accuracy"
-LOWER_IS_BETTER = frozenset({ROBUSTNESS})
-"""Metrics of which less is wanted: those who raise them are the ones to freeze."""
 
 # Metrics that compare groups are harmed where the likelihood of some group's classes is.
 _VALUES = {
@@ -44,9 +43,15 @@ class Objective:
 
     @classmethod
     def of(cls, metric: str) -> Objective:
-        """The objective called `metric`, with the values that it is best searched by."""
-        sign = -1 if metric in LOWER_IS_BETTER else 1
-        return cls(metric, _VALUES.get(metric, (metric,)), sign)
+        """The objective called `metric`, with the values that it is best searched by.
+
+        The sign of a `module:function` is 1 until `fitted` has looked at the function.
+        """
+        return cls(metric, _VALUES.get(metric, (metric,)), measure_of(metric).sign)
+
+    def fitted(self, metric: Metric) -> Objective:
+        """The same objective with the direction that its metric has."""
+        return replace(self, sign=sign_of(metric))
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,23 @@ class Target:
                 "worst_group_accuracy>=0.8"
             ) from None
 
-    def out_of_reach(self, metric: Metric) -> str:
-        """Why no model could ever reach it, `metric` being the one that it is about; else empty."""
-        low, high = metric.score_range
-        reachable = self.bound <= high if self.relation == ">=" else self.bound >= low
-        return "" if reachable else f"{self.metric} lies between {low:g} and {high:g} by nature"
+    def check(self, metric: Metric | None = None) -> None:
+        """Refuse a target that says nothing, as far as the name or the metric itself tells.
+
+        Args:
+            metric: the one that it is about, once it is known; what a `module:function` measures
+                and how large an error can be are known only then.
+
+        Raises:
+            SettingsError: no model could meet it, every model meets it, or only bad ones do.
+        """
+        measure = measure_of(self.metric)
+        if metric is not None:
+            better = sign_of(metric) > 0
+            measure = replace(measure, greater_is_better=better)
+            check_bound(str(self), self.relation, self.bound, measure, metric.score_range)
+        elif measure != Measure() and not is_user_metric(self.metric):
+            check_bound(str(self), self.relation, self.bound, measure, measure.ends)
 
     def __str__(self) -> str:
         return f"{self.metric}{self.relation}{self.bound:g}"

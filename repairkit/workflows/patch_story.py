@@ -11,7 +11,7 @@ from repairkit.core.patch import Patch
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import Made
 from repairkit.workflows.judging import Judged
-from repairkit.workflows.run_document import versions
+from repairkit.workflows.run_document import less_is_better, versions
 from repairkit.workflows.verifying import Verified
 
 
@@ -33,6 +33,7 @@ def patch_story(
     return {
         "versions": versions(),
         "objective": objective,
+        "less_is_better": less_is_better(bench, judged.before.metrics),
         "choice": {
             **choice,
             "absent": bench.settings.absent,

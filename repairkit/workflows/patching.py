@@ -99,7 +99,7 @@ def patch(
             settings, metrics=plain_values(objective) if plainly else objective.values
         )
     bench = prepare_unjudged(subject, settings) if how.remove else prepare(subject, settings)
-    _check_wishes(bench, how, objective)
+    objective = _check_wishes(bench, how, objective)
     check_attacks(bench, how.attacks, baselines=how.baselines)
     if how.remove:
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
@@ -107,14 +107,14 @@ def patch(
         made = without_idle(bench, Made(make_patch(players, bench.roster, bench.means)))
     else:
         made = make_choice(bench, how, objective, on_progress)
-    return _finish(bench, made, how, objective.metric, out, on_progress)
+    return _finish(bench, made, how, objective, out, on_progress)
 
 
-def _check_wishes(bench: Bench, how: PatchSettings, objective: Objective) -> None:
-    """Before anything is scored: all that is wished for exists.
+def _check_wishes(bench: Bench, how: PatchSettings, objective: Objective) -> Objective:
+    """Before anything is scored: all that is wished for exists; the objective with its direction.
 
     Raises:
-        SettingsError: a metric is unknown or does not fit the data.
+        SettingsError: a metric is unknown or does not fit the data, or a target says nothing.
     """
     known = bench.dataset.annotations.group_names
     if how.fairness and len(known) == 1:
@@ -127,8 +127,12 @@ def _check_wishes(bench: Bench, how: PatchSettings, objective: Objective) -> Non
             f"--baselines compares figures and no metric can be computed ({bench.unjudged})"
         )
     if how.remove:
-        return
-    bench.metrics(metric_names(objective, (), how.targets))
+        return objective
+    names = metric_names(objective, (), how.targets)
+    metrics = dict(zip(names, bench.metrics(names), strict=True))
+    for target in how.targets:
+        target.check(metrics[target.metric])
+    return objective.fitted(metrics[objective.metric])
 
 
 def _with_the_runs_code(how: PatchSettings, settings: Settings) -> Settings:
@@ -154,12 +158,12 @@ def _finish(
     bench: Bench,
     made: Made,
     how: PatchSettings,
-    objective: str,
+    aim: Objective,
     out: Path,
     on_progress: Callable[[Progress], None] | None,
 ) -> Patched:
     """Bake, prove, judge once on the test part, and write."""
-    chosen = made.patch
+    chosen, objective = made.patch, aim.metric
     draft, model = _bake(bench, chosen)
     calibration = bench.parts.calibration
     first = np.arange(min(_PROOF_IMAGES, len(calibration)))
@@ -179,7 +183,7 @@ def _finish(
     if time is not None and time.is_over(RANDOM_DRAWS):
         story["notes"] = [*story["notes"], "baselines were left out: the time limit was reached"]
     elif how.baselines:
-        story |= with_baselines(bench, made, how, objective, judged, story, on_progress)
+        story |= with_baselines(bench, made, how, aim, judged, story, on_progress)
     if is_attacked(bench.dataset.annotations) and not bench.unjudged:
         story["attacks"] = judge_attacks(bench, runner_of(bench, model), draft, how.attacks)
     file = replace(draft, result_digest=digest_of(model), story=story)

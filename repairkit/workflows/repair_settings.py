@@ -85,6 +85,8 @@ class PatchSettings:
                 f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
             )
         _check_word("--choose", self.choose, RECIPES)
+        for target in self.targets:
+            target.check()
         if self.level is not None:
             _check_word("--level", self.level, LEVELS)
         if self.choose == "plain" and (self.targets or self.beam != 1 or self.level == "best"):

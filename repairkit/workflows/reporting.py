@@ -111,7 +111,7 @@ def report_run(
         "schema": SCHEMA,
         "kind": RUN_KIND,
         "run": run,
-        "scores": _scores(rows),
+        "scores": _scores(rows, less_is_better=_first_lessened(run)),
         "statistics": _statistics(run_folder),
         "spread": None,
         "removal": None,
@@ -233,17 +233,26 @@ def _row(row: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _first_lessened(run: Mapping[str, Any]) -> bool:
+    """Whether less is better of the metric that was scored first."""
+    names = [*run["metrics"], *run["settings"]["metrics"]]
+    return names[0] in run.get("less_is_better", [])
+
+
+def _scores(rows: list[dict[str, Any]], *, less_is_better: bool) -> dict[str, Any]:
     """The extremes, how many are surely harmful or helpful, and how often filters were sampled."""
     with_error = [row for row in rows if row["std_error"]]
     known = [row for row in with_error if None not in (row["ci_low"], row["ci_high"])]
+    below = sum(row["ci_high"] < 0 for row in known)
+    above = sum(row["ci_low"] > 0 for row in known)
     n_each = min(_ROWS_EACH, max(len(rows) // 2, 1))
     counts = np.array([row["samples"] for row in rows])
     edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))
     return {
         "n_filters": len(rows),
-        "harmful": sum(row["ci_high"] < 0 for row in known) if known else None,
-        "helpful": sum(row["ci_low"] > 0 for row in known) if known else None,
+        "less_is_better": less_is_better,
+        "harmful": (above if less_is_better else below) if known else None,
+        "helpful": (below if less_is_better else above) if known else None,
         "highest": rows[:n_each],
         "lowest": rows[::-1][:n_each],
         "samples": {

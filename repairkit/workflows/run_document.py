@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import onnx
 
+from repairkit.core.measures import sign_of
 from repairkit.core.scores import Budget, Scores
 from repairkit.engine.opening import stated_agreement
 from repairkit.engine.runtime import choose_device, load_runtime
@@ -89,6 +90,7 @@ def opening(
         "engine": "none",
         "n_filters": len(bench.roster),
         "n_sites": len(bench.roster.sites),
+        "less_is_better": less_is_better(bench, bench.metric_names),
         "notes": list(bench.notes),
         "metrics": {},
         "finished": False,
@@ -100,6 +102,13 @@ def _agreement(bench: Bench) -> str:
     if choose_device(bench.settings.device) != "cpu" or bench.settings.half:
         return "within the tolerance of the device and the precision"
     return stated_agreement(find_rounding(bench.found.index, (bench.subject.output,)))
+
+
+def less_is_better(bench: Bench, names: Iterable[str]) -> list[str]:
+    """The metrics of which less is better: a filter of positive value does harm there."""
+    wanted = list(names)
+    metrics = zip(wanted, bench.metrics(wanted), strict=True)
+    return [name for name, metric in metrics if sign_of(metric) < 0]
 
 
 def counts(bench: Bench) -> dict[str, Any]:

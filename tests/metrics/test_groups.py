@@ -43,7 +43,7 @@ def score(name, labels, predictions, groups, n_classes=2, n_groups=None) -> floa
 def test_two_classes_agree_with_fairlearn(name, case):
     labels, predictions, groups = case
     expected = DIFFERENCES[name](labels, predictions, sensitive_features=groups)
-    assert score(name, labels, predictions, groups) == pytest.approx(-expected)
+    assert score(name, labels, predictions, groups) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)
@@ -55,7 +55,7 @@ def test_several_classes_are_fairlearns_worst_of_one_against_the_rest(name, case
         DIFFERENCES[name](labels == k, predictions == k, sensitive_features=groups)
         for k in range(3)
     )
-    assert score(name, labels, predictions, groups, 3) == pytest.approx(-expected)
+    assert score(name, labels, predictions, groups, 3) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", RATIOS)
@@ -117,7 +117,7 @@ def test_a_group_without_a_class_is_left_out_of_that_rate():
 def test_groups_absent_from_a_batch_are_not_judged():
     labels, predictions, groups = [1, 0, 1], [1, 0, 0], [2, 2, 0]
     assert score("worst_group_accuracy", labels, predictions, groups, n_groups=4) == 0.0
-    assert score("demographic_parity_difference", labels, predictions, groups, n_groups=4) == -0.5
+    assert score("demographic_parity_difference", labels, predictions, groups, n_groups=4) == 0.5
     alone = score("equalized_odds_difference", [1, 0], [1, 1], [1, 1], n_groups=3)
     assert alone == 0.0
     assert str(alone) == "0.0"
@@ -126,7 +126,7 @@ def test_groups_absent_from_a_batch_are_not_judged():
 def test_a_nan_is_a_mistake_and_a_prediction_of_no_class():
     annotations = annotate([1, 1, 1], [0, 1, 1])
     outputs = np.array([[np.nan, 1.0], [0.0, 1.0], [0.0, 1.0]])
-    for name, expected in (("worst_group_accuracy", 0.0), ("demographic_parity_difference", -1.0)):
+    for name, expected in (("worst_group_accuracy", 0.0), ("demographic_parity_difference", 1.0)):
         metric = make_metric(name, form=CERTAIN, annotations=annotations, n_classes=2)
         assert metric.score(outputs, annotations) == expected
 

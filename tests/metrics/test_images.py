@@ -63,16 +63,17 @@ def test_group_accuracy_by_class_is_balanced_accuracy():
     assert value_of(metric, one_hot(predictions, 4), annotations) == pytest.approx(expected)
 
 
-def test_loss_is_the_log_loss_with_its_sign_turned():
+def test_loss_is_the_log_loss_of_which_less_is_better():
     rng = np.random.default_rng(2)
     labels = rng.integers(5, size=80)
     logits = noisy_logits(labels, 5, rng)
     annotations = annotate(labels)
     metric = make_metric("loss", form=LOGITS, annotations=annotations, n_classes=5)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    expected = -log_loss(labels, probabilities, labels=range(5))
+    expected = log_loss(labels, probabilities, labels=range(5))
     assert value_of(metric, logits, annotations) == pytest.approx(expected)
-    assert metric.score_range == (LOG_FLOOR, 0.0)
+    assert metric.score_range == (0.0, -LOG_FLOOR)
+    assert not metric.greater_is_better
 
 
 def test_recall_knows_classes_by_name_and_by_number():
@@ -92,22 +93,22 @@ def test_recall_knows_classes_by_name_and_by_number():
 def test_a_nan_counts_as_a_mistake():
     annotations = annotate([0, 0])
     outputs = np.array([[np.nan, 1.0], [1.0, 0.0]])
-    for name, expected in (("accuracy", [0.0, 1.0]), ("loss", [LOG_FLOOR, 0.0])):
+    for name, expected in (("accuracy", [0.0, 1.0]), ("loss", [-LOG_FLOOR, 0.0])):
         metric = make_metric(name, form=CERTAIN, annotations=annotations, n_classes=2)
         np.testing.assert_array_equal(metric.score(outputs, annotations), expected)
 
 
-def test_mean_absolute_error_is_negated_and_bounded_by_the_range_of_the_labels():
+def test_mean_absolute_error_is_bounded_by_the_range_of_the_labels():
     annotations = Annotations(np.array([10.0, 20.0, 30.0]))
     metric = make_metric(
         "mean_absolute_error", form=OutputForm("values"), annotations=annotations, n_classes=1
     )
     answers = np.array([[11.0], [18.0], [30.0]])
-    expected = -mean_absolute_error(annotations.labels, answers[:, 0])
+    expected = mean_absolute_error(annotations.labels, answers[:, 0])
     assert value_of(metric, answers, annotations) == pytest.approx(expected)
-    assert metric.score_range == (-20.0, 0.0)
+    assert metric.score_range == (0.0, 20.0)
     broken = metric.score(np.array([np.nan, 1e9, -np.inf]), annotations)
-    np.testing.assert_array_equal(broken, [-20.0, -20.0, -20.0])
+    np.testing.assert_array_equal(broken, [20.0, 20.0, 20.0])
     with pytest.raises(SettingsError, match="2 numbers per image"):
         metric.score(np.zeros((3, 2)), annotations)
 

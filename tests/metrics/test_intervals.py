@@ -191,7 +191,7 @@ def test_regressors_and_other_outputs_have_no_accuracy_by_group():
     form = OutputForm("values")
     metrics = metrics_for(annotations, 1, ("mean_absolute_error",), form)
     found = evaluate(answers, annotations, metrics, form=form, suite="t", seed=0)
-    assert found.metrics["mean_absolute_error"].value == pytest.approx(-0.1)
+    assert found.metrics["mean_absolute_error"].value == pytest.approx(0.1)
     assert found.groups == {}
     assert found.group_sizes == {"dark": 30, "fair": 30}
     boxes = UserMetric("u:set", lambda o, *_: float(o.max() > 0), False, (0.0, 1.0))
@@ -224,7 +224,7 @@ def test_many_classes_fit_into_memory():
     outputs, annotations = grouped_case(n_images=50, n_classes=1000, n_groups=4)
     metrics = metrics_for(annotations, 1000, ("demographic_parity_difference",))
     found = evaluate(outputs, annotations, metrics, form=LOGITS, suite="t", n_resamples=600, seed=0)
-    assert found.metrics["demographic_parity_difference"].value < 0.0
+    assert found.metrics["demographic_parity_difference"].value > 0.0
 
 
 @pytest.mark.parametrize(

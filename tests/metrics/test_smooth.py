@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from repairkit.core.measures import sign_of
 from repairkit.core.suite import Annotations
 from repairkit.metrics import OutputForm, figure_of, make_metric, smooth_figure
 
@@ -43,11 +44,13 @@ def test_a_metric_of_a_subset_is_the_metric_of_those_images(name: str) -> None:
      ("group_accuracy:odd", "group_loss:odd")],
 )  # fmt: skip
 def test_shares_become_likelihoods_of_the_same_images(name: str, smooth: str) -> None:
+    """As good where the metric itself is: a share becomes a log-likelihood, the loss's opposite."""
+    turn = sign_of(metric(name)) * sign_of(metric(smooth))
     everyone = np.arange(N)
     found = smooth_figure(metric(name), ANNOTATIONS, FORM)
     expected = figure_of(metric(smooth), ANNOTATIONS)
     assert found.figure(found.columns(OUTPUTS), everyone) == pytest.approx(
-        expected.figure(expected.columns(OUTPUTS), everyone)
+        turn * expected.figure(expected.columns(OUTPUTS), everyone)
     )
 
 
@@ -55,9 +58,9 @@ def test_the_worst_group_becomes_the_group_of_the_least_likelihood() -> None:
     everyone = np.arange(N)
     found = smooth_figure(metric("worst_group_accuracy"), ANNOTATIONS, FORM)
     groups = [figure_of(metric(f"group_loss:{name}"), ANNOTATIONS) for name in ("even", "odd")]
-    least = min(g.figure(g.columns(OUTPUTS), everyone) for g in groups)
+    least = -max(g.figure(g.columns(OUTPUTS), everyone) for g in groups)
     columns = found.columns(OUTPUTS)
     assert found.figure(columns, everyone) == pytest.approx(least)
     odd = np.flatnonzero(ANNOTATIONS.groups == 1)
     alone = groups[1].figure(groups[1].columns(OUTPUTS), odd)
-    assert found.figure(columns, odd) == pytest.approx(alone)
+    assert found.figure(columns, odd) == pytest.approx(-alone)

@@ -9,6 +9,7 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
 from repairkit.metrics import OutputForm, difference, make_metric
+from repairkit.metrics.user import UserMetric
 from repairkit.workflows.candidates import MOST_CANDIDATES, find_candidates
 from repairkit.workflows.objective import Limit, Objective, Target, metric_names
 
@@ -18,7 +19,7 @@ from repairkit.workflows.objective import Limit, Objective, Target, metric_names
     [
         ("worst_group_accuracy>=0.8", "worst_group_accuracy", ">=", 0.8),
         (" recall:T-shirt >= 9e-1 ", "recall:T-shirt", ">=", 0.9),
-        ("loss >= -0.4", "loss", ">=", -0.4),
+        ("loss <= 0.4", "loss", "<=", 0.4),
         ("robustness<=0.1", "robustness", "<=", 0.1),
         ("mine:f>=2", "mine:f", ">=", 2.0),
     ],
@@ -32,6 +33,44 @@ def test_targets_are_read(text: str, metric: str, relation: str, bound: float) -
 def test_what_is_no_target_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="METRIC>=NUMBER"):
         Target.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("accuracy<=0.9", "more is better.*write >="),
+        ("loss>=0.2", "less is better.*write <="),
+        ("equalized_odds_difference>=-0.05", "write <="),
+        ("demographic_parity_difference<=-0.05", "between 0 and 1.*without a turned sign"),
+        ("loss<=-0.4", "never below 0"),
+        ("accuracy>=95", "0.95 for 95 %"),
+        ("recall:cat>=1.5", "between 0 and 1"),
+        ("attack_success<=5", "0.05 for 5 %"),
+        ("accuracy>=0", "every model meets it"),
+        ("attack_success<=1", "every model meets it"),
+        ("robustness<=1", "every model meets it"),
+    ],
+)
+def test_targets_that_say_nothing_are_refused(text: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words) as caught:
+        Target.parse(text).check()
+    assert "\n" not in str(caught.value)
+
+
+def test_targets_of_metrics_known_only_by_their_function_are_checked_by_it() -> None:
+    about = Annotations(np.array([0.0, 3.0]))
+    error = make_metric(
+        "mean_absolute_error", form=OutputForm("values"), annotations=about, n_classes=1
+    )
+    Target.parse("mean_absolute_error<=1").check(error)
+    with pytest.raises(SettingsError, match="every model meets it"):
+        Target.parse("mean_absolute_error<=3").check(error)
+    cost = UserMetric("m:cost", lambda *_: 0.0, False, (0.0, 9.0), greater_is_better=False)
+    Target.parse("m:cost<=4").check()
+    Target.parse("m:cost<=4").check(cost)
+    with pytest.raises(SettingsError, match="less is better"):
+        Target.parse("m:cost>=4").check(cost)
+    assert Objective.of("m:cost").fitted(cost).sign == -1
 
 
 def test_a_target_must_be_met_with_a_standard_error_to_spare() -> None:
@@ -49,8 +88,13 @@ def test_a_limit_holds_with_a_standard_error_to_spare_and_rounding_never_breaks_
     assert Limit("accuracy", 0.01).kept(0.0, 0.009)
 
 
-def test_of_robustness_less_is_wanted() -> None:
-    assert Objective.of("robustness").sign == -1
+def test_direction_belongs_to_the_metric() -> None:
+    for less in ("robustness", "robustness_loss", "attack_success", "loss", "group_loss",
+                 "group_loss:a", "mean_absolute_error", "demographic_parity_difference",
+                 "equalized_odds_difference", "equal_opportunity_difference"):  # fmt: skip
+        assert Objective.of(less).sign == -1
+    for more in ("group_accuracy:loss", "recall:loss", "demographic_parity_ratio"):
+        assert Objective.of(more).sign == 1
     assert Objective.of("accuracy").sign == 1
     fair = Objective.of("worst_group_accuracy")
     assert fair.values[0] == "group_loss"
@@ -66,6 +110,9 @@ def test_candidates_are_those_whose_bound_says_harm_for_some_metric() -> None:
     assert found.players.tolist() == [0, 2]  # 1 may be harmless, for all we know
     assert found.n_scored == 5
     assert find_candidates(-values, -high, -low, -1).players.tolist() == [0, 2]
+    turn = np.array([1, -1])
+    ends = np.sort(np.stack([turn * low, turn * high]), axis=0)
+    assert find_candidates(turn * values, *ends, [1, -1]).players.tolist() == [0, 2]
 
 
 def test_without_bounds_a_harmful_value_makes_a_candidate() -> None:

@@ -19,10 +19,10 @@ class Dataset:
     """Images, annotations and, where the data has one, the split each image belongs to.
 
     `split` is (n_images,). `digest` is the SHA-256, in hexadecimal, of all that was read, and does
-    not depend on where it lies. `notes` are sentences that a user should see. Where `labelled` is
-    false the data names no labels that the job could use, and those of `annotations` are all 0.
-    `further` and `constants` are for the model's other inputs, by name: a row per image, or one
-    array for all.
+    not depend on where it lies. `notes` are sentences that a user should see. `how` says how labels
+    were read, `left_out` what of the source was not read and why. Where `labelled` is false the
+    data names no labels that the job could use, and those of `annotations` are all 0. `further` and
+    `constants` are for the model's other inputs, by name: a row per image, or one array for all.
     """
 
     images: ImageSource
@@ -30,6 +30,8 @@ class Dataset:
     split: NDArray[np.str_] | None
     digest: str
     notes: tuple[str, ...] = ()
+    how: str = ""
+    left_out: tuple[str, ...] = ()
     labelled: bool = True
     further: Mapping[str, ImageSource] = field(default_factory=dict)
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -51,16 +53,17 @@ class Records:
     `labels`, `split` and `attributes` are (n_images,), as they came; `labels` are None where none
     were asked for. `locate` names an image's place in the source for messages. `class_names` is
     given where the source itself numbers its classes. `load` reads the images: labels are judged
-    first, for they cost nothing.
+    first, for they cost nothing. `left_out` says what was not read and why.
     """
 
     labels: NDArray[Any] | None
     locate: Callable[[int], str]
     load: Callable[[], LoadedImages]
-    split: NDArray[np.str_] | None = None
+    split: NDArray[Any] | None = None
     attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     further: Mapping[str, ImageSource] = field(default_factory=dict)
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 

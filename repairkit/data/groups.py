@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError
 from repairkit.data.names import did_you_mean, listing
+from repairkit.data.text import as_texts, clean
 
 CROSS = " × "  # noqa: RUF001 - a cross is what is meant, and an x could stand in a name
 
@@ -42,6 +43,7 @@ def cross_groups(
 def _texts(
     attributes: Mapping[str, NDArray[Any]], column: str, locate: Callable[[int], str]
 ) -> list[str]:
+    column = clean(column)
     if column not in attributes:
         known = list(attributes)
         found = f"the data has {listing(known)}" if known else "the data has no attributes"
@@ -49,19 +51,10 @@ def _texts(
             f"unknown group column {column!r}: {found}{did_you_mean(column, known)}; "
             "groups name attribute columns, for several as race,sex"
         )
-    texts = [_text(value) for value in attributes[column].tolist()]
+    texts = as_texts(attributes[column])
     if "" in texts:
         raise DataError(
             f"{locate(texts.index(''))}: no value for {column!r}, by which images are grouped; "
             "fill it in or remove the image"
         )
     return texts
-
-
-def _text(value: Any) -> str:
-    """A value as a group is named; empty where it is missing."""
-    if isinstance(value, float):
-        if value != value:
-            return ""
-        return str(int(value)) if value.is_integer() else str(value)
-    return str(value).strip()

@@ -1,4 +1,13 @@
-"""Labels as they came to class numbers, or to targets for a regressor."""
+"""Labels as they came to class numbers, or to targets for a regressor.
+
+One procedure for every source. A label is compared as text: `1`, `1.0` in a column of numbers and
+the folder `1` are the same label. In this order:
+
+1. Every label is one of the class names: they are names.
+2. Every label is a whole number: they are class numbers, from 0 on.
+3. Every label is true or false: false is 0 and true is 1.
+4. No class names are known: labels are names, numbered in sorted order, and it is said.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +21,23 @@ from numpy.typing import NDArray
 from repairkit.core.errors import DataError
 from repairkit.data.names import did_you_mean, listing
 from repairkit.data.tables import numeric_if_all_numbers
+from repairkit.data.text import as_texts, clean, clean_column, n_respelt, typed_column, whole_number
 
 Locate = Callable[[int], str]
+_TRUTH = {"false": 0, "true": 1}
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Labels (n_images,): int64 class numbers or float64 targets; class names where known."""
+    """Labels (n_images,): int64 class numbers or float64 targets; class names where known.
+
+    `how` says in words how they were read.
+    """
 
     values: NDArray[Any]
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    how: str = ""
 
 
 def read_targets(raw: NDArray[Any], locate: Locate) -> Labels:
@@ -31,6 +46,7 @@ def read_targets(raw: NDArray[Any], locate: Locate) -> Labels:
     Raises:
         DataError: a label is no finite number; `locate` names its image.
     """
+    raw = clean_column(raw)
     numbers = numeric_if_all_numbers(raw) if raw.dtype.kind == "U" else raw
     if numbers.dtype.kind not in "fiub":
         index = next((i for i, text in enumerate(raw) if not _is_number(text)), 0)
@@ -40,89 +56,150 @@ def read_targets(raw: NDArray[Any], locate: Locate) -> Labels:
         )
     values = numbers.astype(np.float64)
     _refuse_not_finite(values, locate)
-    return Labels(values)
+    return Labels(values, how="labels are targets of a regressor")
 
 
 def read_classes(
     raw: NDArray[Any], class_names: Sequence[str], n_classes: int | None, locate: Locate
 ) -> Labels:
-    """Class numbers from numbers or from names, (n_images,).
-
-    Names are numbered by `class_names`, or in sorted order where there are none. Text that holds
-    only whole numbers is taken for class numbers, unless all of it stands in `class_names`.
+    """Class numbers from numbers or from names, (n_images,); see the head of this module.
 
     Raises:
-        DataError: a label is missing, unknown, no whole number or beyond the classes.
+        DataError: a label is missing, unknown, no whole number or beyond the classes, or labels
+            could be names as well as numbers.
     """
-    if raw.dtype.kind == "U":
-        _refuse_empty(raw, locate)
-        if class_names and set(raw.tolist()) <= set(class_names):
-            return _named(raw, class_names, locate)
-        numbers = numeric_if_all_numbers(raw)
-        if numbers.dtype.kind == "U":
-            if class_names:
-                return _named(raw, class_names, locate)
-            return _numbered_by_sorting(raw, n_classes, locate)
-        raw = numbers
-    limit = n_classes if n_classes is not None else len(class_names) or None
-    return Labels(_class_numbers(raw, limit, locate), tuple(class_names))
-
-
-def _named(raw: NDArray[Any], class_names: Sequence[str], locate: Locate) -> Labels:
-    numbers = {name: number for number, name in enumerate(class_names)}
-    for index, name in enumerate(raw.tolist()):
-        if name not in numbers:
-            raise DataError(
-                f"{locate(index)}: label {name!r} is none of the classes "
-                f"({listing(list(class_names))}){did_you_mean(name, list(class_names))}; correct "
-                "the label or classes"
-            )
-    values = np.array([numbers[name] for name in raw.tolist()], dtype=np.int64)
-    return Labels(values, tuple(class_names))
-
-
-def _numbered_by_sorting(raw: NDArray[Any], n_classes: int | None, locate: Locate) -> Labels:
-    names, values = np.unique(raw, return_inverse=True)
-    class_names = tuple(names.tolist())
-    if n_classes is not None and len(class_names) > n_classes:
-        index = int(np.argmax(values >= n_classes))
-        raise DataError(
-            f"{locate(index)}: label {raw[index]!s} is one of {len(class_names)} names and the "
-            f"model has {n_classes} classes; give their names in its order as classes"
-        )
-    pairs = [f"{number} = {name}" for number, name in enumerate(class_names)]
-    note = f"labels were numbered by sorted name: {listing(pairs)}; set classes for another order"
-    return Labels(values.astype(np.int64), class_names, (note,))
-
-
-def _class_numbers(raw: NDArray[Any], limit: int | None, locate: Locate) -> NDArray[np.int64]:
-    if raw.dtype.kind not in "fiub":
+    if raw.dtype.kind not in "Ufiub":
         raise DataError(f"{locate(0)}: label has type {raw.dtype}; expected class numbers or names")
+    texts = _texts(raw, locate)
+    notes = _respelt(raw, texts)
+    names = tuple(clean(name) for name in class_names)
+    known, found = set(names), set(texts)
+    whole = {text: whole_number(text) for text in found}
+    if known and found <= known:
+        numbers = {name: number for number, name in enumerate(names)}
+        how = "labels are names of the classes"
+        return Labels(_mapped(texts, numbers), names, notes, how)
+    if all(number is not None for number in whole.values()):
+        if known & found:
+            raise DataError(_half_names(texts, names, locate))
+        limit = n_classes if n_classes is not None else len(names) or None
+        values = _class_numbers(texts, limit, locate)
+        return Labels(values, names, notes, "labels are class numbers")
+    if known:
+        raise DataError(_unknown_name(texts, names, locate))
+    if {text.lower() for text in found} <= set(_TRUTH):
+        values = _mapped([text.lower() for text in texts], _TRUTH)
+        return Labels(values, ("false", "true"), notes, "labels are false (0) and true (1)")
+    return _numbered_by_sorting(texts, n_classes, locate, notes)
+
+
+def _texts(raw: NDArray[Any], locate: Locate) -> list[str]:
+    """Labels as text; refuses what is missing and numbers that are no class numbers."""
     if raw.dtype.kind == "f":
         _refuse_not_finite(raw, locate)
-        broken = raw != np.rint(raw)
-        if broken.any():
-            index = int(broken.argmax())
-            raise DataError(
-                f"{locate(index)}: label {raw[index]} is no whole class number; correct it, or "
-                "choose a metric for regression"
-            )
-    top = np.iinfo(np.int64).max if limit is None else limit - 1
-    outside = (raw < 0) | (raw > top)
-    if outside.any():
-        index = int(outside.argmax())
-        allowed = f"0 to {top}" if limit is not None else "0 and up"
+        _refuse_broken(raw, raw, locate)
+    texts = as_texts(raw)
+    if "" in texts:
+        raise DataError(f"{locate(texts.index(''))}: the label is missing; give one")
+    if raw.dtype.kind == "U":
+        numbers = typed_column(np.array(texts, dtype=np.str_))
+        if numbers.dtype.kind == "f":
+            _refuse_not_finite(numbers, locate)
+            _refuse_broken(numbers, np.array(texts), locate)
+    return texts
+
+
+def _mapped(texts: Sequence[str], numbers: dict[str, int]) -> NDArray[np.int64]:
+    return np.array([numbers[text] for text in texts], dtype=np.int64)
+
+
+def _respelt(raw: NDArray[Any], texts: Sequence[str]) -> tuple[str, ...]:
+    n_other = n_respelt(raw.tolist(), texts) if raw.dtype.kind == "U" else 0
+    if not n_other:
+        return ()
+    return (
+        f"{n_other} labels were read without blanks around them and with composed letters (NFC), "
+        "so that spellings which look alike are one",
+    )
+
+
+def _half_names(texts: Sequence[str], names: Sequence[str], locate: Locate) -> str:
+    index = next(i for i, text in enumerate(texts) if text not in names)
+    return (
+        f"{locate(index)}: label {texts[index]} is none of the classes ({listing(list(names))}), "
+        "and others are: numbers are names for every image or class numbers for every image; "
+        "correct the label or classes"
+    )
+
+
+def _unknown_name(texts: Sequence[str], names: Sequence[str], locate: Locate) -> str:
+    index = next(i for i, text in enumerate(texts) if text not in names)
+    name, known = texts[index], list(names)
+    return (
+        f"{locate(index)}: label {name!r} is none of the classes ({listing(known)})"
+        f"{did_you_mean(name, known)}; correct the label or classes"
+    )
+
+
+def _numbered_by_sorting(
+    texts: Sequence[str], n_classes: int | None, locate: Locate, notes: tuple[str, ...]
+) -> Labels:
+    class_names = tuple(sorted(set(texts)))
+    numbers = {name: number for number, name in enumerate(class_names)}
+    values = _mapped(texts, numbers)
+    n_names = len(class_names)
+    if n_classes is not None and n_names > n_classes:
+        index = int(np.argmax(values >= n_classes))
         raise DataError(
-            f"{locate(index)}: label {raw[index]:.0f} is outside the classes {allowed}; correct "
-            "the label, or number classes from 0"
+            f"{locate(index)}: label {texts[index]} is one of {n_names} names and the "
+            f"model has {n_classes} classes; give their names in its order as classes"
         )
-    return raw.astype(np.int64)
+    refuse_padded(class_names, n_classes, locate)
+    pairs = [f"{number} = {name}" for number, name in enumerate(class_names)]
+    note = f"labels were numbered by sorted name: {listing(pairs)}; set classes for another order"
+    return Labels(values, class_names, (*notes, note), "labels are names, numbered in sorted order")
 
 
-def _refuse_empty(raw: NDArray[Any], locate: Locate) -> None:
-    empty = np.char.strip(raw) == ""
-    if empty.any():
-        raise DataError(f"{locate(int(empty.argmax()))}: the label is missing; give one")
+def refuse_padded(names: Sequence[str], n_classes: int | None, locate: Locate) -> None:
+    """Refuse codes such as `03` and `07` that do not name every class: their order says nothing.
+
+    Raises:
+        DataError: so it is.
+    """
+    padded = bool(names) and all(name.lstrip("+-").isdecimal() for name in names)
+    if n_classes is not None and len(names) < n_classes and padded:
+        raise DataError(
+            f"{locate(0)}: the labels {listing(list(names))} are {len(names)} codes and no plainly "
+            f"written numbers, and the model has {n_classes} classes; give the codes of all in its "
+            "order as classes, or write class numbers without zeros in front"
+        )
+
+
+def _class_numbers(texts: Sequence[str], limit: int | None, locate: Locate) -> NDArray[np.int64]:
+    numbers = {text: whole_number(text) or 0 for text in set(texts)}
+    top = np.iinfo(np.int64).max if limit is None else limit - 1
+    index = next((i for i, text in enumerate(texts) if not 0 <= numbers[text] <= top), None)
+    if index is None:
+        return _mapped(texts, numbers)
+    allowed = f"0 to {top}" if limit is not None else "0 and up"
+    remedy = "correct the label, or number classes from 0"
+    found = sorted(set(numbers.values()))
+    if limit is not None and len(found) == limit:
+        told = listing([str(number) for number in found]).replace(", ", ",")
+        remedy += f"; if they are names, give them in the model's order: --classes={told}"
+    raise DataError(
+        f"{locate(index)}: label {numbers[texts[index]]} is outside the classes {allowed}; {remedy}"
+    )
+
+
+def _refuse_broken(numbers: NDArray[Any], shown: NDArray[Any], locate: Locate) -> None:
+    broken = numbers != np.rint(numbers)
+    if broken.any():
+        index = int(broken.argmax())
+        raise DataError(
+            f"{locate(index)}: label {shown[index]} is no whole class number; correct it, or "
+            "choose a metric for regression"
+        )
 
 
 def _refuse_not_finite(values: NDArray[Any], locate: Locate) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,6 +15,7 @@ from repairkit.core.suite import Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.names import did_you_mean, listing
 from repairkit.data.strata import draw_shares
+from repairkit.data.text import clean
 
 PART_NAMES = ("calibration", "selection", "test")
 DEFAULT_SHARES = {"calibration": 0.2, "selection": 0.4, "test": 0.4}
@@ -38,13 +39,18 @@ class PartPlan:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts, the pairs of them that share images, and one sentence on how they came about."""
+    """The parts, the pairs of them that share images, and one sentence on how they came about.
+
+    `n_unused` images are in no part; `notes` say so where a split column left them out.
+    """
 
     calibration: Suite
     selection: Suite
     test: Suite
     overlaps: tuple[tuple[str, str], ...]
     how: str
+    n_unused: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
@@ -71,7 +77,25 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
         name: Suite(name, dataset.images, dataset.annotations.take(chosen), chosen, dataset.further)
         for name, chosen in rows.items()
     }
-    return Parts(**suites, overlaps=overlaps, how=_sentence(dataset, choices, overlaps, seed))
+    unused = np.ones(len(dataset.annotations), bool)
+    for chosen in rows.values():
+        unused[chosen] = False
+    return Parts(
+        **suites,
+        overlaps=overlaps,
+        how=_sentence(dataset, choices, overlaps, seed),
+        n_unused=int(unused.sum()),
+        notes=tuple(_unused_notes(dataset, unused)),
+    )
+
+
+def _unused_notes(dataset: Dataset, unused: NDArray[np.bool_]) -> Iterator[str]:
+    if dataset.split is None or not unused.any():
+        return
+    names, counts = np.unique(dataset.split[unused], return_counts=True)
+    counted = zip(names.tolist(), counts.tolist(), strict=True)
+    told = listing([f"{name!r} ({n})" if name else f"none ({n})" for name, n in counted])
+    yield f"{unused.sum()} of {len(unused)} images are in no part, for their split is {told}"
 
 
 @dataclass(frozen=True)
@@ -112,8 +136,8 @@ def _choices(dataset: Dataset, plan: PartPlan) -> Mapping[str, _Choice]:
 
 def _choice(name: str, wish: str | float, splits: list[str]) -> _Choice:
     if isinstance(wish, str):
-        if wish in splits:
-            return _Choice(split=wish)
+        if clean(wish).lower() in splits:
+            return _Choice(split=clean(wish).lower())
         if wish.strip().lower() == "all":
             return _Choice()
     try:

@@ -18,7 +18,7 @@ from repairkit.data.dataset import Dataset, Records, digest_records
 from repairkit.data.folder import read_folder
 from repairkit.data.further import take_arrays, take_columns
 from repairkit.data.groups import cross_groups
-from repairkit.data.labels import Labels, read_classes, read_targets
+from repairkit.data.labels import Labels, read_classes, read_targets, refuse_padded
 from repairkit.data.manifest import (
     CSV_SUFFIXES,
     PARQUET_SUFFIXES,
@@ -29,6 +29,7 @@ from repairkit.data.names import listing
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.rows import is_tabular, read_rows
 from repairkit.data.spec import FurtherInput, InputSpec, describe_shape
+from repairkit.data.text import as_texts, clean, clean_column
 
 
 def read_data(
@@ -60,7 +61,7 @@ def read_data(
         SettingsError: preprocessing or class names do not fit the model.
     """
     path = Path(path)
-    class_names = tuple(class_names)
+    class_names = tuple(clean(name) for name in class_names)
     _check_class_names(class_names, n_classes)
     spec = spec.with_layout(preprocessing.layout)
     if path.suffix.lower() in (*CSV_SUFFIXES, *PARQUET_SUFFIXES) and is_tabular(spec):
@@ -79,11 +80,11 @@ def read_data(
             spec,
             preprocessing,
             class_names,
-            n_classes,
             with_labels=with_labels,
             inputs=inputs,
             image_name=image_name,
         )
+    records, split_notes = _cleaned(records)
     labels = _read_labels(path, records, class_names, n_classes, regression=regression)
     numbers, names = (
         cross_groups(records.attributes, groups, records.locate) if groups else (None, ())
@@ -98,11 +99,30 @@ def read_data(
         ),
         split=records.split,
         digest=digest_records(records, loaded.digest),
-        notes=(*records.notes, *labels.notes, *loaded.notes),
+        notes=(*records.notes, *records.left_out, *split_notes, *labels.notes, *loaded.notes),
+        how=labels.how,
+        left_out=records.left_out,
         labelled=with_labels,
         further=records.further,
         constants=records.constants,
     )
+
+
+def _cleaned(records: Records) -> tuple[Records, tuple[str, ...]]:
+    """Split and attributes without what does not show, and what is to be said of it."""
+    attributes = {name: clean_column(column) for name, column in records.attributes.items()}
+    if records.split is None:
+        return replace(records, attributes=attributes), ()
+    written = [str(value) for value in records.split.tolist()]
+    read = [text.lower() for text in as_texts(records.split)]
+    changed = sorted({(a, b) for a, b in zip(written, read, strict=True) if a != b and b})
+    notes = ()
+    if changed and records.split.dtype.kind == "U":
+        n_changed = sum(a != b for a, b in zip(written, read, strict=True) if b)
+        told = listing([f"{a!r} as {b!r}" for a, b in changed])
+        notes = (f"{n_changed} names of the split were read without blanks and capitals: {told}",)
+    split = np.array(read, dtype=np.str_)
+    return replace(records, attributes=attributes, split=split), notes
 
 
 def _refuse_preprocessing(preprocessing: Preprocessing) -> None:
@@ -129,7 +149,6 @@ def _read_records(
     spec: InputSpec,
     preprocessing: Preprocessing,
     class_names: tuple[str, ...],
-    n_classes: int | None,
     *,
     with_labels: bool,
     inputs: Sequence[FurtherInput],
@@ -138,9 +157,7 @@ def _read_records(
     if not path.exists():
         raise DataError(f"{path}: does not exist; check --data")
     if path.is_dir():
-        return read_folder(
-            path, spec, preprocessing, class_names, n_classes, with_labels=with_labels
-        )
+        return read_folder(path, spec, preprocessing, class_names, with_labels=with_labels)
     suffix = path.suffix.lower()
     if suffix in (*CSV_SUFFIXES, *PARQUET_SUFFIXES):
         records = read_manifest(path, spec, preprocessing, with_labels=with_labels)
@@ -173,20 +190,21 @@ def _read_labels(
     if regression:
         return read_targets(records.labels, records.locate)
     classes = class_names or records.class_names
-    if n_classes is not None and len(classes) > n_classes:
+    if n_classes is not None and not class_names and len(classes) > n_classes:
         raise DataError(
             f"{path}: has {len(classes)} class folders ({listing(classes)}) and the model has "
             f"{n_classes} classes; remove the folders it does not know"
         )
+    refuse_padded(classes if not class_names else (), n_classes, records.locate)
     labels = read_classes(records.labels, classes, n_classes, records.locate)
     found = labels.class_names
-    if n_classes is None or not 0 < len(found) < n_classes:
+    if class_names or n_classes is None or not 0 < len(found) < n_classes:
         return labels
     note = (
         f"the data names {len(found)} classes and the model has {n_classes}: numbers are right "
         "only if the model's first classes are these; set classes to be sure"
     )
-    return Labels(labels.values, found, (*labels.notes, note))
+    return replace(labels, notes=(*labels.notes, note))
 
 
 def _archive_records(
@@ -212,7 +230,7 @@ def _archive_records(
         raise DataError(f"{path}: x holds no image; give at least one")
     further, constants = take_arrays(arrays, inputs, len(images), preprocessing, str(path))
     columns = {
-        name: _column(path, name, array, len(images))
+        clean(name): _column(path, name, array, len(images))
         for name, array in sorted(arrays.items())
         # One without an axis tells of the file, and of no image.
         if (array.ndim or name in ("y", "split"))

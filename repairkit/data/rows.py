@@ -21,6 +21,7 @@ from repairkit.data.images import ReadyImages
 from repairkit.data.names import did_you_mean, listing
 from repairkit.data.spec import InputSpec
 from repairkit.data.tables import Table, numeric_if_all_numbers
+from repairkit.data.text import clean_column, text_column, typed_column
 
 _KEPT = ("label", "split")
 
@@ -55,7 +56,8 @@ def read_rows(
             takes.
         SettingsError: `features` names a column that the table lacks, or one twice.
     """
-    columns = {name: _parse(column) for name, column in table.columns.items()}
+    texts = {name: clean_column(column) for name, column in table.columns.items()}
+    columns = {name: typed_column(c) if c.dtype.kind == "U" else c for name, c in texts.items()}
     if with_labels and "label" not in columns:
         raise DataError(
             f"{path}: has no column label; found {listing(list(columns))}"
@@ -63,7 +65,8 @@ def read_rows(
         )
     if spec.dtype.kind not in "fiu":
         raise DataError(f"{path}: holds numbers and the model takes {spec.dtype}")
-    names = _feature_names(path, columns, spec, features, groups)
+    taken = {name: _numbers(column) for name, column in texts.items()}
+    names = _feature_names(path, columns, taken, spec, features, groups)
 
     def locate(index: int) -> str:
         return f"{path}, row {table.row_numbers[index]}"
@@ -73,18 +76,21 @@ def read_rows(
     return Records(
         labels=table.columns["label"] if with_labels else None,
         locate=locate,
-        load=lambda: _load({name: columns[name] for name in names}, spec, locate),
-        split=None if split is None else split.astype(np.str_),
+        load=lambda: _load({name: taken[name] for name in names}, spec, locate),
+        split=None if split is None else text_column(split),
         attributes={name: column for name, column in columns.items() if name not in _KEPT},
         notes=(note,),
     )
 
 
-def _parse(column: NDArray[Any]) -> NDArray[Any]:
-    """A column of text as numbers, NaN where it is empty, if the rest of it is numbers."""
+def _numbers(column: NDArray[Any]) -> NDArray[Any]:
+    """A column of text as numbers however they are written, NaN where it is empty, else as it is.
+
+    For what the model takes: there, `007` is 7.
+    """
     if column.dtype.kind != "U":
         return column
-    texts = np.char.strip(column)
+    texts = column
     given = texts != ""
     numbers = numeric_if_all_numbers(texts[given])
     if not given.any() or numbers.dtype.kind == "U":
@@ -99,10 +105,12 @@ def _parse(column: NDArray[Any]) -> NDArray[Any]:
 def _feature_names(
     path: Path,
     columns: Mapping[str, NDArray[Any]],
+    taken: Mapping[str, NDArray[Any]],
     spec: InputSpec,
     features: Sequence[str],
     groups: Sequence[str],
 ) -> list[str]:
+    """The columns that the model takes: those of plain numbers, else all that could be numbers."""
     wanted = spec.shape[0]
     if features:
         names = _named(path, list(columns), features)
@@ -113,6 +121,9 @@ def _feature_names(
         others = [name for name in names if name not in groups]
         if len(names) != wanted and (wanted is None or len(others) == wanted):
             names = others
+        lenient = [n for n, c in taken.items() if n not in _KEPT and c.dtype.kind in "fiub"]
+        if len(names) != wanted == len(lenient):
+            names = lenient
     if not names or wanted not in (None, len(names)):
         raise DataError(
             f"{path}: {found} beside label and split ({listing(names) or 'none'}) and the model "
@@ -120,7 +131,7 @@ def _feature_names(
             "as features in repairkit.toml"
         )
     for name in names:
-        if columns[name].dtype.kind not in "fiub":
+        if taken[name].dtype.kind not in "fiub":
             raise DataError(f"{path}: the column {name!r} holds text; the model takes numbers")
     return names
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import DataError
 from repairkit.core.text import first_line
 from repairkit.data.names import listing
+from repairkit.data.text import clean
 
 _MOST_BYTES = 128 << 20
 _MOST_CELLS = 10_000_000
@@ -71,7 +72,7 @@ def read_csv(path: Path) -> Table:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check it") from error
     if not rows:
         raise DataError(f"{path}: is empty; expected a header with the columns path and label")
-    return _table(path, [name.strip() for name in rows[0]], rows[1:], numbers[1:])
+    return _table(path, [clean(name) for name in rows[0]], rows[1:], numbers[1:])
 
 
 def _table(path: Path, header: list[str], rows: list[list[str]], row_numbers: list[int]) -> Table:
@@ -158,7 +159,7 @@ def read_parquet(path: Path) -> Table:
     if not table.num_rows:
         raise DataError(f"{path}: has no rows; add one row per image")
     columns = {
-        name: column
+        clean(name): column
         for name in table.column_names
         if (column := _plain_column(path, name, table.column(name).to_pylist())) is not None
     }
@@ -168,7 +169,7 @@ def read_parquet(path: Path) -> Table:
 def _bounded(path: Path, file: Any, pyarrow: Any) -> Any:
     """The flat columns, read piece by piece: what a file declares of its size need not be so."""
     schema = file.schema_arrow
-    _check_header(path, schema.names)
+    _check_header(path, [clean(name) for name in schema.names])
     flat = [f.name for f in schema if not pyarrow.types.is_nested(f.type)]
     batches, n_bytes, n_cells = [], 0, 0
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=flat):

@@ -83,7 +83,8 @@ class Bench:
         unjudged = [f"no metric was computed: {self.unjudged}"] if self.unjudged else []
         fed = ", ".join(self.dataset.further)
         slow = [f"{fed}: fed with each image, so that nothing is shared between coalitions"]
-        return (*self.dataset.notes, *batching, *unjudged, *(slow if fed else []))
+        read = (*self.dataset.notes, *self.parts.notes)
+        return (*read, *batching, *unjudged, *(slow if fed else []))
 
     @cached_property
     def levels(self) -> FilterMeans:

@@ -58,6 +58,7 @@ def attack_command(
     inputs: options.Inputs = None,
     columns: options.Columns = None,
     threshold: options.Threshold = None,
+    outputs_are: options.OutputsAre = None,
     batch: options.Batch = 128,
     device: options.Device = "auto",
     seed: options.Seed = None,

@@ -60,6 +60,10 @@ Threshold = Annotated[
     float | None,
     typer.Option("--threshold", help="Number from which on a single column says class 1."),
 ]
+OutputsAre = Annotated[
+    str | None,
+    typer.Option("--outputs-are", help="logits, probabilities or log-probabilities; else told."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Tf32 = Annotated[
     bool,
@@ -207,8 +211,8 @@ def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options under the names that `Settings` has for them; None or empty where not given."""
     parts = ("calibration", "selection", "test")
     same = (
-        "data", "output", "threshold", "sites_at", "absent", "device", "tf32", "half", "workers",
-        "seed", "means", "trust", "image_input",
+        "data", "output", "threshold", "outputs_are", "sites_at", "absent", "device", "tf32",
+        "half", "workers", "seed", "means", "trust", "image_input",
     )  # fmt: skip
     return {
         **{name: given.get(name) for name in same},

@@ -118,6 +118,7 @@ def patch_command(
     output: options.Output = None,
     columns: options.Columns = None,
     threshold: options.Threshold = None,
+    outputs_are: options.OutputsAre = None,
     sites: options.Sites = None,
     sites_at: options.SitesAt = "pre-activation",
     include: options.Include = None,

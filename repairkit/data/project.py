@@ -19,8 +19,8 @@ PROJECT_FILE = "repairkit.toml"
 _MOST_BYTES = 256 << 10
 _MOST_DOTS = 500
 _KEYS = (
-    "model", "data", "groups", "classes", "metrics", "output", "columns", "threshold", "seed",
-    "preprocessing", "parts", "features", "image_input", "inputs",
+    "model", "data", "groups", "classes", "metrics", "output", "columns", "threshold",
+    "outputs_are", "seed", "preprocessing", "parts", "features", "image_input", "inputs",
 )  # fmt: skip
 
 
@@ -44,6 +44,7 @@ class Project:
     output: str | None = None
     columns: str | None = None
     threshold: float | None = None
+    outputs_are: str | None = None
     seed: int | None = None
     features: tuple[str, ...] = ()
     image_input: str | None = None
@@ -87,6 +88,7 @@ def read_project(path: Path) -> Project:
         output=_text(path, settings, "output"),
         columns=_text(path, settings, "columns"),
         threshold=_threshold(path, settings),
+        outputs_are=_text(path, settings, "outputs_are"),
         seed=_seed(path, settings),
         features=_texts(path, settings, "features", separator=","),
         image_input=_text(path, settings, "image_input"),

@@ -116,7 +116,7 @@ def _cleaned(records: Records) -> tuple[Records, tuple[str, ...]]:
     written = [str(value) for value in records.split.tolist()]
     read = [text.lower() for text in as_texts(records.split)]
     changed = sorted({(a, b) for a, b in zip(written, read, strict=True) if a != b and b})
-    notes = ()
+    notes: tuple[str, ...] = ()
     if changed and records.split.dtype.kind == "U":
         n_changed = sum(a != b for a, b in zip(written, read, strict=True) if b)
         told = listing([f"{a!r} as {b!r}" for a, b in changed])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,50 @@ LOG_FLOOR = math.log(1e-7)
 
 # A softmax that was quantised to 8 bits adds up to 255 or 256, give or take what rounding loses.
 _UINT8_SUM, _UINT8_SLACK = 255.5, 13.0
+# Half precision rounds so far, whatever type its numbers are handed on in.
+_SLACK, _SUM_SLACK = 1e-3, 1e-2
+_LEAST_SUM, _HALF = 1e-12, 0.5
+
+
+FORMS = ("logits", "probabilities", "log-probabilities")
+"""What a user can say that outputs are."""
+
+_SURE_IMAGES = 20
+_ASK = "say what the outputs are with --outputs-are logits or --outputs-are probabilities"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a model's outputs beside their numbers.
+
+    Attributes:
+        said: by the user, one of `FORMS`; None where nothing was said.
+        ending: `softmax`, `sigmoid`, `log-softmax` or `linear`, as the graph ends; None where it
+            does not tell.
+        operator: that says so, for messages.
+        ask: refuse numbers that could be either, rather than take the likelier.
+    """
+
+    said: str | None = None
+    ending: str | None = None
+    operator: str = ""
+    ask: bool = False
+
+
+_NOTHING = Evidence()
 
 
 @dataclass(frozen=True)
 class OutputForm:
     """How raw outputs are to be read.
 
-    `kind` is `probabilities` or `logits` (one column per class), `binary-probability` or
-    `binary-logit` (one column: class 1), or `values` (one column: a regressor's answer). Raw
+    `kind` is `probabilities`, `separate-probabilities` (which need not add up to 1) or `logits`
+    (one column per class), `binary-probability` or `binary-logit` (one column: class 1), or
+    `values` (one column: a regressor's answer). Logarithms of probabilities are logits. Raw
     outputs have shape (n, K), (n,) or these with further axes of length one, as (n, K, 1, 1).
     `columns` are the first of those K that counts and the one behind the last; all if None.
     `threshold` is the number from which on a single column says class 1; 0.5 for a probability and
-    0 for a logit if None.
+    0 for a logit if None. `how` says in words why they are read so.
 
     Outputs that are not finite never raise: they are wrong predictions.
     """
@@ -35,6 +67,7 @@ class OutputForm:
     kind: str
     columns: tuple[int, int] | None = None
     threshold: float | None = None
+    how: str = field(default="", compare=False)
 
     @classmethod
     def detect(
@@ -44,16 +77,19 @@ class OutputForm:
         regression: bool = False,
         columns: tuple[int, int] | None = None,
         threshold: float | None = None,
+        evidence: Evidence = _NOTHING,
     ) -> OutputForm:
-        """The form of `outputs`, which the whole model gave for some real images.
+        """The form of `outputs`, which the whole model gave for real images.
 
-        Rows that add up to 1 within 1e-3 (1e-2 for float16), without negative numbers, are
-        probabilities, and so are integer rows that all add up to 255 or so (a quantised softmax);
-        other rows are logits. A single column within [0, 1] is a probability.
+        What the user said decides, then how the graph ends, then the numbers of all these images:
+        rows that add up to 1 within 1e-2, without negative numbers, are probabilities, and so are
+        integer rows that all add up to 255 or so (a quantised softmax); other rows are logits. A
+        single column within [0, 1], but for rounding, is a probability.
 
         Raises:
             SettingsError: The outputs are of no form that the built-in metrics can judge, or have
-                no such columns, or the threshold fits no single column.
+                no such columns, or the threshold fits no single column, or they could be logits as
+                well as probabilities.
             DataError: There are no outputs, or none that are finite.
         """
         table = _columns(outputs, columns)
@@ -71,18 +107,19 @@ class OutputForm:
                     f"judged by one; choose another --output or one of --columns, or give a "
                     f"metric module:function"
                 )
-            return cls("values", columns)
+            return cls("values", columns, how="outputs are a regressor's answers")
+        kind, how = _told_kind(evidence, single=single, part=columns is not None)
+        if kind and not (single and table.dtype.kind in "iu" and threshold is None):
+            return cls(kind, columns, threshold, how)
         rows = table[np.isfinite(table).all(axis=1)].astype(np.float64)
         if not len(rows):
             raise DataError(
                 f"none of the {len(table)} outputs looked at is finite; check the preprocessing "
                 f"(scale, mean, std) and that the model works as it is"
             )
-        integer = table.dtype.kind in "iub"
-        if single:
-            return cls(_kind_of_column(rows, integer, threshold), columns, threshold)
-        slack = 1e-2 if table.dtype == np.float16 else 1e-3
-        return cls(_kind_of_rows(rows, integer, slack), columns)
+        judge = _kind_of_column if single else _kind_of_rows
+        found, why = judge(rows, table.dtype, threshold, ask=evidence.ask)
+        return cls(found, columns, threshold, f"{_WORDS[found]}: {why}")
 
     def n_classes(self, outputs: NDArray[Any]) -> int:
         """K; 2 for the binary kinds, 1 for `values`."""
@@ -93,8 +130,8 @@ class OutputForm:
     def class_scores(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
         """Shape (n, K): probabilities, or logits; greater means likelier, and (n, 1) for `values`.
 
-        The binary kinds are expanded to [1 - p, p] and [0, logit]; integer probabilities are
-        divided by their row's sum.
+        The binary kinds are expanded to [1 - p, p] and [0, logit]; integer and separate
+        probabilities are divided by their row's sum.
         """
         raw = _columns(outputs, self.columns)
         columns = raw.astype(np.float64)
@@ -102,8 +139,14 @@ class OutputForm:
             return np.hstack([1.0 - columns, columns])
         if self.kind == "binary-logit":
             return np.hstack([np.zeros_like(columns), columns])
-        if self.kind == "probabilities" and raw.dtype.kind in "iub":
+        if not self.kind.endswith("probabilities"):
+            return columns
+        if raw.dtype.kind in "iub":
+            lowest = np.iinfo(raw.dtype).min if raw.dtype.kind == "i" else 0
+            columns = columns - lowest if (columns < 0).any() else columns
             columns /= np.maximum(columns.sum(axis=1, keepdims=True), 1.0)
+        elif self.kind == "separate-probabilities":
+            columns /= np.maximum(columns.sum(axis=1, keepdims=True), _LEAST_SUM)
         return columns
 
     def log_probabilities(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
@@ -163,21 +206,89 @@ def _columns(outputs: NDArray[Any], wanted: tuple[int, int] | None) -> NDArray[A
     return columns[:, wanted[0] : wanted[1]]
 
 
-def _kind_of_column(column: NDArray[np.float64], integer: bool, threshold: float | None) -> str:
-    within = column.min() >= 0.0 and column.max() <= 1.0
-    if integer and not within and threshold is None:
+_WORDS = {
+    "probabilities": "outputs are read as probabilities",
+    "separate-probabilities": "outputs are read as probabilities, each for its class alone",
+    "logits": "outputs are read as logits",
+    "binary-probability": "the output is read as the probability of class 1",
+    "binary-logit": "the output is read as the logit of class 1",
+}
+_TOLD: dict[str, tuple[str, str, str]] = {
+    # Of rows, of some columns of rows, of a single column.
+    "softmax": ("probabilities", "separate-probabilities", "binary-probability"),
+    "sigmoid": ("separate-probabilities", "separate-probabilities", "binary-probability"),
+    "log-softmax": ("logits", "logits", ""),
+    "linear": ("logits", "logits", "binary-logit"),
+    "probabilities": ("separate-probabilities", "separate-probabilities", "binary-probability"),
+    "logits": ("logits", "logits", "binary-logit"),
+    "log-probabilities": ("logits", "logits", ""),
+}
+
+
+def _told_kind(evidence: Evidence, *, single: bool, part: bool) -> tuple[str, str]:
+    """What the user or the graph says, and how; empty where they say nothing."""
+    source = evidence.said or evidence.ending
+    if source is None:
+        return "", ""
+    kind = _TOLD[source][2 if single else 1 if part else 0]
+    if not kind and evidence.said:
         raise SettingsError(
-            f"the output holds one whole number per image, up to {column.max():g}: class numbers "
+            "the model gives one number per image, which is no logarithm of a probability; say "
+            "--outputs-are logits or --outputs-are probabilities"
+        )
+    why = "as you said" if evidence.said else f"the graph ends in {evidence.operator}"
+    return kind, f"{_WORDS[kind]}: {why}" if kind else ""
+
+
+def _kind_of_column(
+    column: NDArray[np.float64], dtype: np.dtype[Any], threshold: float | None, *, ask: bool
+) -> tuple[str, str]:
+    low, high = float(column.min()), float(column.max())
+    integer, n = dtype.kind in "iub", len(column)
+    if integer and not (low >= 0.0 and high <= 1.0) and threshold is None:
+        raise SettingsError(
+            f"the output holds one whole number per image, up to {high:g}: class numbers "
             f"or quantised scores; choose the --output with the class scores, give a --threshold, "
             f"or give a metric module:function"
         )
-    return "binary-probability" if within else "binary-logit"
+    slack = 0.0 if integer else _SLACK
+    if low < -slack or high > 1.0 + slack:
+        return "binary-logit", f"over {n} images it goes from {low:.4g} to {high:.4g}"
+    told = f"over {n} images it stays within 0 and 1"
+    if ask and not integer and threshold is None and not (n >= _SURE_IMAGES and low < 0.5 <= high):
+        raise SettingsError(
+            f"{told}, from {low:.4g} to {high:.4g}, so that it could be a logit as well as a "
+            f"probability, and the graph does not tell; {_ASK}"
+        )
+    return "binary-probability", told
 
 
-def _kind_of_rows(rows: NDArray[np.float64], integer: bool, slack: float) -> str:
-    sums = rows.sum(axis=1)
-    if rows.min() < 0.0:
-        return "logits"
-    normalised = bool((np.abs(sums - 1.0) <= slack).all())
-    quantised = integer and bool((np.abs(sums - _UINT8_SUM) <= _UINT8_SLACK).all())
-    return "probabilities" if normalised or quantised else "logits"
+def _kind_of_rows(
+    rows: NDArray[np.float64],
+    dtype: np.dtype[Any],
+    _: float | None,
+    *,
+    ask: bool,
+) -> tuple[str, str]:
+    n = len(rows)
+    if dtype.kind == "i" and dtype.itemsize == 1:
+        rows = rows - np.iinfo(dtype).min
+        quantised = bool((np.abs(rows.sum(axis=1) - _UINT8_SUM) <= _UINT8_SLACK).all())
+        return _told_rows("probabilities" if quantised else "logits", n)
+    negative = (rows < -_SLACK).any(axis=1)
+    even = ~negative & (np.abs(rows.sum(axis=1) - 1.0) <= _SUM_SLACK)
+    integer = dtype.kind in "iub"
+    quantised = integer and bool((np.abs(rows.sum(axis=1) - _UINT8_SUM) <= _UINT8_SLACK).all())
+    if even.all() or quantised:
+        return _told_rows("probabilities", n)
+    if ask and even.mean() > _HALF:
+        raise SettingsError(
+            f"{even.sum()} of {n} outputs add up to 1 as probabilities do and the others do not, "
+            f"and the graph does not tell what they are; {_ASK}"
+        )
+    return _told_rows("logits", n)
+
+
+def _told_rows(kind: str, n: int) -> tuple[str, str]:
+    add = "add up to 1" if kind == "probabilities" else "do not add up to 1"
+    return kind, f"over {n} images they {add}"

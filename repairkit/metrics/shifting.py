@@ -34,7 +34,7 @@ def shift_outputs(
     elif form.kind == "binary-probability":
         odds = scores * np.exp(biases - biases.max())
         rows[:, first:behind] = (odds / np.maximum(odds.sum(axis=1, keepdims=True), _LEAST))[:, 1:]
-    elif form.kind == "probabilities":
+    elif form.kind.endswith("probabilities"):
         weighted = scores * np.exp(biases - biases.max())
         rows[:, first:behind] = weighted / np.maximum(weighted.sum(axis=1, keepdims=True), _LEAST)
     else:

@@ -12,9 +12,11 @@ from repairkit.attacks import Pgd, PixelBox, Square, pgd, square
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure
 from repairkit.core.stages import stage
+from repairkit.core.suite import Suite
 from repairkit.data import Dataset
 from repairkit.engine.runner import Runner, settle_batching
 from repairkit.metrics import OutputForm, wilson
+from repairkit.workflows.bench import run_suite
 from repairkit.workflows.inputs import with_inputs
 from repairkit.workflows.reading import check_labels, first_images, read_dataset, settle_form
 from repairkit.workflows.settings import Settings
@@ -123,7 +125,14 @@ def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, Judged]:
         subject.working, name, proof, outputs=(subject.output,), device=device
     )
     runner = Runner(batching.model, name, batching.step, outputs=(subject.output,), device=device)
-    form, n_classes = settle_form(runner.run(proof)[subject.output], settings, regression=False)
+    everything = Suite.whole("all", dataset.images, dataset.annotations)
+    form, n_classes = settle_form(
+        runner.run(proof)[subject.output],
+        settings,
+        subject,
+        lambda: run_suite(runner, everything, settings.batch_size),
+        regression=False,
+    )
     if form is None or n_classes < 2:
         raise SettingsError("an attack needs a model that tells classes apart")
     check_labels(dataset, n_classes, regression=False)

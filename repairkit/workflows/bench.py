@@ -363,7 +363,14 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
     )
     assert batching.answers is not None
     sample = batching.answers[subject.output]
-    form, n_classes = settle_form(sample, settings, regression=regression)
+    parts = split_parts(dataset, settings.parts, seed=settings.seed)
+    form, n_classes = settle_form(
+        sample,
+        settings,
+        subject,
+        lambda: run_suite(runner, parts.calibration, settings.batch_size),
+        regression=regression,
+    )
     if form is not None and len(sample) != len(few):
         raise SettingsError(
             f"output {subject.output!r} gives {len(sample)} rows for {len(few)} images and one row "
@@ -385,7 +392,7 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
         roster,
         batching,
         dataset,
-        split_parts(dataset, settings.parts, seed=settings.seed),
+        parts,
         form,
         n_classes,
     )

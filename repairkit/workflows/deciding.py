@@ -35,6 +35,7 @@ _MUST_AGREE = (
     "output",
     "columns",
     "threshold",
+    "outputs_are",
     "sites_at",
     "include",
     "absent",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, read_data
+from repairkit.graph.endings import ending_of
 from repairkit.metrics import OutputForm, is_user_metric
+from repairkit.metrics.outputs import Evidence
 from repairkit.workflows.settings import Settings, require_data
 from repairkit.workflows.subject import Subject
 
@@ -42,21 +45,49 @@ def _promised(subject: Subject, settings: Settings) -> int | None:
 
 
 def settle_form(
-    sample: NDArray[Any], settings: Settings, *, regression: bool
+    sample: NDArray[Any],
+    settings: Settings,
+    subject: Subject,
+    more: Callable[[], NDArray[Any]],
+    *,
+    regression: bool,
 ) -> tuple[OutputForm | None, int]:
-    """The form of the output, and how many classes it has; None where only users can judge it."""
+    """The form of the output, and how many classes it has; None where only users can judge it.
+
+    Args:
+        sample: outputs for a few images, which tell the shape.
+        settings: of the job.
+        subject: whose graph may tell the form by how it ends.
+        more: gives the outputs for all calibration images; asked where the graph does not tell.
+        regression: whether outputs are answers of a regressor.
+    """
     try:
         form = OutputForm.detect(
-            sample,
+            sample if regression else _telling(sample, settings, subject, more),
             regression=regression,
             columns=settings.columns,
             threshold=settings.threshold,
+            evidence=_evidence(settings, subject),
         )
     except SettingsError:
         if all(is_user_metric(name) for name in settings.metrics):
             return None, 0
         raise
     return form, 0 if regression else form.n_classes(sample)
+
+
+def _evidence(settings: Settings, subject: Subject) -> Evidence:
+    found = ending_of(subject.model, subject.output)
+    ending, operator = found or (None, "")
+    return Evidence(settings.outputs_are, ending, operator, ask=True)
+
+
+def _telling(
+    sample: NDArray[Any], settings: Settings, subject: Subject, more: Callable[[], NDArray[Any]]
+) -> NDArray[Any]:
+    """The outputs to be looked at: of the order of the images nothing may depend."""
+    evidence = _evidence(settings, subject)
+    return sample if evidence.said or evidence.ending else more()
 
 
 def check_labels(dataset: Dataset, n_classes: int, *, regression: bool) -> None:

@@ -33,8 +33,8 @@ _ROWS_EACH = 15
 _FILTERS_EACH = 6
 _BINS = 20
 _KEPT = (
-    "class_names", "features", "output", "sites_at", "absent", "threshold", "batch_size", "seed",
-    "metrics", "groups", "sites", "include", "image_input", "inputs",
+    "class_names", "features", "output", "sites_at", "absent", "threshold", "outputs_are",
+    "batch_size", "seed", "metrics", "groups", "sites", "include", "image_input", "inputs",
 )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ def opening(
                 "output",
                 "columns",
                 "threshold",
+                "outputs_are",
                 "sites",
                 "sites_at",
                 "include",

@@ -11,6 +11,7 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.trust import check_trusted
 from repairkit.data import PROJECT_FILE, PartPlan, Preprocessing, Project
 from repairkit.metrics import is_user_metric
+from repairkit.metrics.outputs import FORMS
 
 ABSENT = ("mean", "zero", "bias")
 
@@ -30,6 +31,8 @@ class Settings:
         columns: the first column of the output that is judged and the one behind the last; all if
             None.
         threshold: from which number on an output of one column says class 1.
+        outputs_are: `logits`, `probabilities` or `log-probabilities`; told from the graph or the
+            calibration images if None.
         sites: patterns of site names; all sites if empty.
         sites_at: `pre-activation` or `activation`.
         include: further kinds of sites (`dense`).
@@ -59,6 +62,7 @@ class Settings:
     output: str | None = None
     columns: tuple[int, int] | None = None
     threshold: float | None = None
+    outputs_are: str | None = None
     sites: tuple[str, ...] = ()
     sites_at: str = "pre-activation"
     include: tuple[str, ...] = ()
@@ -81,6 +85,10 @@ class Settings:
         if self.absent not in ABSENT:
             raise SettingsError(
                 f"an absent filter cannot yield {self.absent!r}; choose {', '.join(ABSENT)}"
+            )
+        if self.outputs_are is not None and self.outputs_are not in FORMS:
+            raise SettingsError(
+                f"outputs are {self.outputs_are!r}; expected {', '.join(FORMS)}, or leave it out"
             )
         if self.means is not None and self.absent != "mean":
             raise SettingsError(
@@ -124,6 +132,7 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
             "output": project.output,
             "columns": read_columns(project.columns),
             "threshold": project.threshold,
+            "outputs_are": project.outputs_are,
             "seed": project.seed,
         }
         given = {**{n: v for n, v in from_file.items() if v not in (None, ())}, **given}

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from repairkit.cli.reading_shown import reading_shown
 from repairkit.core.stages import Listener, listener, listening
 from repairkit.core.text import printable
 
@@ -199,7 +200,7 @@ def shown(*, quiet: bool) -> Iterator[None]:
     console = Console(stderr=True, highlight=False)
     display = Bars(console) if console.is_terminal else Lines()
     try:
-        with listening(display):
+        with listening(display), reading_shown():
             yield
     finally:
         display.close()

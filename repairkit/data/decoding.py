@@ -21,6 +21,7 @@ from repairkit.data.geometry import Geometry, as_pixels
 # Named, for Pillow would else run Ghostscript on whatever looks like PostScript.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
 _MOST_BYTES = 512 << 20
+_BITS_PER_SAMPLE = 258
 _LARGE_PIXELS = 1 << 24
 _LARGE = threading.Lock()
 _MODES = {"gray": "L", "rgb": "RGB", "bgr": "RGB"}
@@ -36,10 +37,14 @@ class ImageFile:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Pixels, uint8 (height, width, channels), and the SHA-256 of the file they came from."""
+    """Pixels, uint8 (height, width, channels), and the SHA-256 of the file they came from.
+
+    `n_frames` is how many frames or pages the file holds, of which the first was read.
+    """
 
     pixels: NDArray[np.uint8]
     digest: str
+    n_frames: int = 1
 
 
 def decode(file: ImageFile, color: str, geometry: Geometry) -> Decoded:
@@ -57,14 +62,17 @@ def decode(file: ImageFile, color: str, geometry: Geometry) -> Decoded:
         content = file.path.read_bytes()
     except OSError as error:
         raise DataError(f"{file.place}: cannot be read ({error.strerror}); check it") from error
+    if not content:
+        raise DataError(f"{file.place}: the file is empty; replace or remove it")
     with _refusals_named(file.place), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         _refuse_bomb(image)
         with _one_at_a_time(image):
+            n_frames = getattr(image, "n_frames", 1)
             upright = ImageOps.exif_transpose(image)
             pixels = as_pixels(geometry.apply(_convert(upright, image.format, _MODES[color])))
     if color == "bgr":
         pixels = pixels[..., ::-1]
-    return Decoded(pixels, hashlib.sha256(content).hexdigest())
+    return Decoded(pixels, hashlib.sha256(content).hexdigest(), n_frames)
 
 
 @contextmanager
@@ -105,11 +113,18 @@ def _refuse_bomb(image: Image.Image) -> None:
         raise Image.DecompressionBombError
 
 
+def _bits(image: Image.Image) -> int:
+    """How many bits the values of an image of over 8 bits have; a TIFF may hold 12 of 16."""
+    declared = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    bits = declared[0] if isinstance(declared, tuple) else declared
+    return int(bits) if 8 < int(bits) <= 16 else 16
+
+
 def _convert(image: Image.Image, file_format: str | None, mode: str) -> Image.Image:
     # Pillow holds 16-bit PNG and PGM files in mode `I`, scaled to 65535; elsewhere `I` is 32 bits.
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
         # Pillow would clip 16-bit values at 255 rather than scale them.
-        values = np.asarray(image).astype(np.uint16) >> 8
+        values = np.asarray(image).astype(np.uint16) >> (_bits(image) - 8)
         image = Image.fromarray(values.astype(np.uint8))
     if image.mode in ("I", "F"):
         kind = "floating-point" if image.mode == "F" else "32-bit integer"

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.stages import stage
 from repairkit.data.dataset import LoadedImages
-from repairkit.data.decoding import ImageFile, decode
+from repairkit.data.decoding import Decoded, ImageFile, decode
 from repairkit.data.geometry import Geometry, plan_geometry
 from repairkit.data.images import PixelImages
 from repairkit.data.preprocessing import Preprocessing, value_table
@@ -43,18 +44,19 @@ def load_files(
         _check_size(files[0], first, geometry)
         pixels = allocate_pixels((len(files), *first.shape))
 
-        def store(index: int) -> str:
+        def store(index: int) -> Decoded:
             decoded = decode(files[index], color, geometry)
             if decoded.pixels.shape != first.shape:
                 raise DataError(_uneven(files[index], decoded.pixels, files[0], first))
             pixels[index] = decoded.pixels
-            return decoded.digest
+            return replace(decoded, pixels=first)
 
-        digests = _map_in_threads(store, len(files))
+        read = _map_in_threads(store, len(files))
+    digests = [decoded.digest for decoded in read]
     return LoadedImages(
         PixelImages(pixels, table, channels_first=spec.layout == "nchw"),
         hashlib.sha256("\n".join(digests).encode()).hexdigest(),
-        _duplicates_note(digests),
+        (*_duplicates_note(digests), *_frames_note(read)),
     )
 
 
@@ -78,7 +80,7 @@ def _color(spec: InputSpec, preprocessing: Preprocessing) -> str:
     )
 
 
-def _map_in_threads(store: Callable[[int], str], n_files: int) -> list[str]:
+def _map_in_threads(store: Callable[[int], Decoded], n_files: int) -> list[Decoded]:
     pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
     try:
         with stage("decoding images", total=n_files) as tell:
@@ -117,6 +119,13 @@ def _uneven(
         f"{describe_shape(first.shape[:2])}; the model fixes no size, so set "
         "resize = [height, width]"
     )
+
+
+def _frames_note(read: Sequence[Decoded]) -> tuple[str, ...]:
+    n_files = sum(decoded.n_frames > 1 for decoded in read)
+    if not n_files:
+        return ()
+    return (f"{n_files} image file(s) hold several frames or pages, of which the first was read",)
 
 
 def _duplicates_note(digests: Sequence[str]) -> tuple[str, ...]:

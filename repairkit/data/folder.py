@@ -14,6 +14,7 @@ from repairkit.core.errors import DataError
 from repairkit.data.dataset import Records
 from repairkit.data.decoding import ImageFile
 from repairkit.data.files import load_files
+from repairkit.data.labels import TRUTH
 from repairkit.data.names import did_you_mean, listing
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.spec import InputSpec
@@ -55,6 +56,7 @@ def read_folder(
         )
     _refuse_part_folders(folder, folders)
     numbered = all(whole_number(clean(name)) is not None for name in folders)
+    numbered = numbered or all(clean(name).lower() in TRUTH for name in folders)
     for name in folders:
         if class_names and clean(name) not in class_names and not numbered:
             raise DataError(

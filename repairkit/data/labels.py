@@ -24,7 +24,7 @@ from repairkit.data.tables import numeric_if_all_numbers
 from repairkit.data.text import as_texts, clean, clean_column, n_respelt, typed_column, whole_number
 
 Locate = Callable[[int], str]
-_TRUTH = {"false": 0, "true": 1}
+TRUTH = {"false": 0, "true": 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +87,8 @@ def read_classes(
         return Labels(values, names, notes, "labels are class numbers")
     if known:
         raise DataError(_unknown_name(texts, names, locate))
-    if {text.lower() for text in found} <= set(_TRUTH):
-        values = _mapped([text.lower() for text in texts], _TRUTH)
+    if {text.lower() for text in found} <= set(TRUTH):
+        values = _mapped([text.lower() for text in texts], TRUTH)
         return Labels(values, ("false", "true"), notes, "labels are false (0) and true (1)")
     return _numbered_by_sorting(texts, n_classes, locate, notes)
 

@@ -22,7 +22,7 @@ _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _PLAIN_WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0*)?")
 # An exponent with its sign, as programs write it: 12E3 is a code.
 _PLAIN_NUMBER = re.compile(
-    r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-][0-9]+)?|-?\.[0-9]+([eE][+-][0-9]+)?"
+    r"(?!-0\Z)-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-][0-9]+)?|-?\.[0-9]+([eE][+-][0-9]+)?"
     r"|[+-]?inf(inity)?|nan",
     re.IGNORECASE,
 )

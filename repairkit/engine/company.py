@@ -26,7 +26,9 @@ def with_noise(images: NDArray[Any]) -> NDArray[Any]:
 
     Images may all be alike, and what mixes them then shows in no answer.
     """
-    low, high = float(images.min()), float(images.max())
+    # A missing value of a table is NaN, and of NaN there is no range.
+    finite = images[np.isfinite(images)] if images.dtype.kind == "f" else images
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     shape = (_N_NOISE, *images.shape[1:])
     noise = np.random.default_rng(0).uniform(low, max(high, low + 1), shape)
     if images.dtype.kind == "f":

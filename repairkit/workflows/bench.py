@@ -181,16 +181,7 @@ class Bench:
     @cached_property
     def plain_runner(self) -> Runner:
         """A runner of the working model as it is, in 32 bits."""
-        batching, outputs = self.batching, (self.subject.output,)
-        if batching.runner is not None:
-            return batching.runner.sharing(step=batching.step, outputs=outputs)
-        return Runner(
-            batching.model,
-            self.subject.input_name,
-            batching.step,
-            outputs=outputs,
-            device=self.settings.device,
-        )
+        return _plain_runner(self.subject, self.settings, self.batching)
 
     @cached_property
     def runner(self) -> Runner:
@@ -368,7 +359,9 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
         sample,
         settings,
         subject,
-        lambda: run_suite(runner, parts.calibration, settings.batch_size),
+        lambda: run_suite(
+            _plain_runner(subject, settings, batching), parts.calibration, settings.batch_size
+        ),
         regression=regression,
     )
     if form is not None and len(sample) != len(few):
@@ -403,6 +396,20 @@ def _fitting(subject: Subject, dataset: Dataset, n_bytes: int) -> int:
     first = first_images(dataset, 1).batch(np.arange(1))
     each = bytes_of_largest_node(subject.model, subject.input_name, first.shape[1:])
     return max(1, n_bytes // max(each, 1))
+
+
+def _plain_runner(subject: Subject, settings: Settings, batching: Batching) -> Runner:
+    """A runner of the working model as it is, in 32 bits."""
+    outputs = (subject.output,)
+    if batching.runner is not None:
+        return batching.runner.sharing(step=batching.step, outputs=outputs)
+    return Runner(
+        batching.model,
+        subject.input_name,
+        batching.step,
+        outputs=outputs,
+        device=settings.device,
+    )
 
 
 def run_suite(runner: Runner, suite: Suite, batch_size: int) -> NDArray[Any]:

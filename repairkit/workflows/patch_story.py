@@ -12,6 +12,7 @@ from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import Made
 from repairkit.workflows.judging import Judged
 from repairkit.workflows.run_document import less_is_better, versions
+from repairkit.workflows.told_reading import told_reading
 from repairkit.workflows.verifying import Verified
 
 
@@ -51,6 +52,7 @@ def patch_story(
             "overlaps": [list(pair) for pair in parts.overlaps],
             **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
         },
+        "read": told_reading(bench),
         "notes": [
             *bench.notes,
             *made.notes,

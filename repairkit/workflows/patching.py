@@ -40,6 +40,7 @@ from repairkit.workflows.reporting import repair_report
 from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.settings import Settings, check_metrics, named_in
 from repairkit.workflows.subject import Subject
+from repairkit.workflows.told_reading import tell_reading, told_reading
 from repairkit.workflows.unjudged import prepare_unjudged
 from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
 
@@ -101,6 +102,7 @@ def patch(
     bench = prepare_unjudged(subject, settings) if how.remove else prepare(subject, settings)
     objective = _check_wishes(bench, how, objective)
     check_attacks(bench, how.attacks, baselines=how.baselines)
+    tell_reading(told_reading(bench))
     if how.remove:
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)

@@ -19,6 +19,7 @@ from repairkit.estimators import Estimation
 from repairkit.graph.rounding import find_rounding
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.run_folder import SCHEMA, key_of
+from repairkit.workflows.told_reading import told_reading
 
 _BINS = 20
 
@@ -92,6 +93,7 @@ def opening(
         "n_filters": len(bench.roster),
         "n_sites": len(bench.roster.sites),
         "less_is_better": less_is_better(bench, bench.metric_names),
+        "read": told_reading(bench),
         "notes": list(bench.notes),
         "metrics": {},
         "finished": False,

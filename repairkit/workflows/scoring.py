@@ -40,6 +40,7 @@ from repairkit.workflows.run_lock import locked
 from repairkit.workflows.score_table import finite_rows, scores_table
 from repairkit.workflows.settings import Settings, check_metrics
 from repairkit.workflows.subject import Subject
+from repairkit.workflows.told_reading import tell_reading
 from repairkit.workflows.unattended import Terminated, Watch, event, unfinished
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ def score_bench(
         folder.check_writable()
         if resume:
             folder.sweep()
+        tell_reading(document["read"])
     if how.method in NORMS:
         estimation = score_norms(how.method, bench, metrics[0].name)
         scores = estimation.scores

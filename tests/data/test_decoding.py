@@ -84,6 +84,13 @@ def test_pixels_without_a_known_range_are_refused(kind: type, words: str, tmp_pa
         pixels_of(path)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bits_are_read_as_the_same_picture_in_eight(tmp_path: Path, suffix: str) -> None:
+    values = np.array([[0, 9000], [30000, 65535]], np.uint16)
+    found = pixels_of(save_png(tmp_path / f"a.{suffix}", values))[..., 0]
+    assert np.abs(found - values / 257.0).max() <= 1
+
+
 def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
     image = Image.fromarray(noise(4, 4, 3)).convert("P")
     image.save(tmp_path / "a.png", transparency=bytes(range(256)))
@@ -111,10 +118,16 @@ def test_a_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
         pixels_of(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+@pytest.mark.parametrize("content", [b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match="row 7: it: is no image that Pillow can read"):
+        pixels_of(tmp_path / "a.png")
+
+
+def test_a_file_of_no_bytes_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(DataError, match="row 7: it: the file is empty"):
         pixels_of(tmp_path / "a.png")
 
 

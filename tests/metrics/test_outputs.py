@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.metrics import LOG_FLOOR, OutputForm
+from repairkit.metrics.outputs import Evidence
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(6, 4)).astype(np.float32)
@@ -162,3 +165,84 @@ def test_a_threshold_for_many_columns_is_refused() -> None:
         OutputForm.detect(np.ones((4, 3)), threshold=0.5)
     with pytest.raises(SettingsError, match="judged as a regressor"):
         OutputForm.detect(np.ones((4, 1)), regression=True, threshold=0.5)
+
+
+ASK = Evidence(ask=True)
+
+
+@pytest.mark.parametrize(
+    ("ending", "one", "rows"),
+    [
+        ("linear", "binary-logit", "logits"),
+        ("sigmoid", "binary-probability", "separate-probabilities"),
+        ("softmax", "binary-probability", "probabilities"),
+        ("log-softmax", "binary-probability", "logits"),
+    ],
+)
+def test_the_graph_decides_before_the_numbers(ending, one, rows):
+    """Of numbers that look like probabilities, and of some that do not."""
+    evidence = Evidence(ending=ending, operator="X", ask=True)
+    column, table = np.linspace(0, 1, 40)[:, None], np.array([[0.25, 0.75], [0.5, 0.5]])
+    assert OutputForm.detect(column, evidence=evidence).kind == one
+    form = OutputForm.detect(table, evidence=evidence)
+    assert form.kind == rows
+    assert "the graph ends in X" in form.how
+    assert OutputForm.detect(3 * table, evidence=evidence).kind == rows
+
+
+def test_the_user_decides_before_the_graph():
+    said = Evidence(said="probabilities", ending="linear", operator="Gemm")
+    assert OutputForm.detect(np.array([[0.4], [2.0]]), evidence=said).kind == "binary-probability"
+    logs = Evidence(said="log-probabilities")
+    table = np.log(np.array([[0.2, 0.8], [0.6, 0.4]]))
+    form = OutputForm.detect(table, evidence=logs)
+    np.testing.assert_allclose(form.log_probabilities(table), table)
+    with pytest.raises(SettingsError, match=r"one number per image.*--outputs-are"):
+        OutputForm.detect(np.array([[0.4]]), evidence=logs)
+
+
+@given(seed=st.integers(0, 2**16), shift=st.floats(-3, 3), n=st.integers(30, 60))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_images_never_matters(seed, shift, n):
+    rng = np.random.default_rng(seed)
+    for outputs in (
+        rng.normal(size=(n, 1)) + shift,
+        rng.uniform(size=(n, 1)),
+        rng.dirichlet(np.ones(3), n),
+        rng.normal(size=(n, 3)) + shift,
+    ):
+        kinds = set()
+        for order in (
+            np.arange(n),
+            np.arange(n)[::-1],
+            rng.permutation(n),
+            np.argsort(outputs[:, 0]),
+        ):
+            try:
+                kinds.add(OutputForm.detect(outputs[order], evidence=ASK).kind)
+            except SettingsError:
+                kinds.add("asks")
+        assert len(kinds) == 1
+
+
+def test_numbers_that_could_be_either_are_asked_about():
+    for outputs in (np.full((8, 1), 0.7), np.linspace(0.6, 0.9, 50)[:, None]):
+        with pytest.raises(SettingsError, match="--outputs-are logits or --outputs-are"):
+            OutputForm.detect(outputs, evidence=ASK)
+    mixed = np.array([[0.5, 0.5]] * 9 + [[0.5, 1.5]])
+    with pytest.raises(SettingsError, match="9 of 10 outputs add up to 1"):
+        OutputForm.detect(mixed, evidence=ASK)
+
+
+def test_rounding_above_one_makes_no_logit():
+    column = np.linspace(0, 1, 40)[:, None] * (1 + 1e-6)
+    assert OutputForm.detect(column, evidence=ASK).kind == "binary-probability"
+    halves = np.random.default_rng(0).dirichlet(np.ones(50), 40).astype(np.float16)
+    assert OutputForm.detect(halves.astype(np.float32), evidence=ASK).kind == "probabilities"
+
+
+def test_separate_probabilities_are_compared_by_their_shares():
+    form = OutputForm("separate-probabilities")
+    outputs = np.array([[0.9, 0.3], [0.2, 0.2]])
+    assert form.predictions(outputs).tolist() == [0, 0]
+    np.testing.assert_allclose(np.exp(form.log_probabilities(outputs)), [[0.75, 0.25], [0.5, 0.5]])

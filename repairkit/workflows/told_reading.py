@@ -1,0 +1,84 @@
+"""What was read of the data, told before anything is spent: images by part, class and group."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.suite import Annotations
+from repairkit.workflows.bench import Bench
+from repairkit.workflows.unattended import event
+
+logger = logging.getLogger(__name__)
+_SHOWN = 8
+
+
+def told_reading(bench: Bench) -> dict[str, Any]:
+    """The entry `read` of `run.json` and of reports.
+
+    Counts are by part in the order calibration, selection, test. A class or group that no part
+    holds is left out of them.
+    """
+    dataset, parts = bench.dataset, bench.parts
+    suites = (parts.calibration, parts.selection, parts.test)
+    whole = dataset.annotations
+    annotations = [suite.annotations for suite in suites]
+    class_names = _class_names(whole) if dataset.labelled else ()
+    return {
+        "images": len(whole),
+        "labels": dataset.how,
+        "outputs": "" if bench.form is None else bench.form.how,
+        "parts": {suite.name: len(suite) for suite in suites},
+        "in_no_part": parts.n_unused,
+        "classes": _counts([_classes(about) for about in annotations], class_names),
+        "groups": _counts([about.groups for about in annotations], whole.group_names),
+        "left_out": list(dataset.left_out),
+    }
+
+
+def tell_reading(read: Mapping[str, Any]) -> None:
+    """Log what was read; the command line shows it."""
+    logger.info("%s", "\n".join(reading_lines(read)), extra=event("read", **read))
+
+
+def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
+    """The same for people, in a few lines however many classes there are."""
+    parts = ", ".join(f"{name} {n}" for name, n in read["parts"].items())
+    unused = f", in no part {read['in_no_part']}" if read["in_no_part"] else ""
+    labels = f"; {read['labels']}" if read["labels"] else ""
+    yield f"read {read['images']} images{labels}"
+    yield f"images by part: {parts}{unused}"
+    for noun in ("classes", "groups"):
+        counts = read[noun]
+        if counts:
+            rows = [f"{name} {'/'.join(map(str, row))}" for name, row in counts.items()]
+            more = f", ... and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+            order = "calibration/selection/test"
+            yield f"images of the {len(rows)} {noun} ({order}): {', '.join(rows[:_SHOWN])}{more}"
+    if read["outputs"]:
+        yield str(read["outputs"])
+    yield from (f"left out: {sentence}" for sentence in read["left_out"])
+
+
+def _classes(about: Annotations) -> NDArray[Any] | None:
+    return about.labels if about.labels.dtype.kind in "iu" else None
+
+
+def _class_names(whole: Annotations) -> tuple[str, ...]:
+    if whole.labels.dtype.kind not in "iu":
+        return ()
+    n_named, n_classes = len(whole.class_names), int(whole.labels.max(initial=-1)) + 1
+    return (*whole.class_names, *(str(number) for number in range(n_named, n_classes)))
+
+
+def _counts(columns: list[NDArray[Any] | None], names: tuple[str, ...]) -> dict[str, list[int]]:
+    """Images by name, one number per part."""
+    known = [column for column in columns if column is not None]
+    if len(known) < len(columns) or not names:
+        return {}
+    table = np.stack([np.bincount(column, minlength=len(names)) for column in known], axis=1)
+    return {name: row for name, row in zip(names, table.tolist(), strict=True) if any(row)}

@@ -19,7 +19,6 @@ from repairkit.core.text import printable
 from repairkit.workflows.progress import Progress as ScoreProgress
 
 
-
 def printer() -> Console:
     """Standard output; as wide as it needs where that is no terminal."""
     console = Console(highlight=False)

@@ -26,6 +26,7 @@ from repairkit.workflows.repair_settings import PLAIN_VALUE, PatchSettings
 from repairkit.workflows.run_document import plain
 from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.scoring import score_bench
+from repairkit.workflows.told_reading import tell_reading, told_reading
 
 _MUST_AGREE = (
     "groups",
@@ -156,6 +157,7 @@ def _values(
         folder.read_values(bench.roster, column)[:, None]
         for column in ("value", "ci_low", "ci_high")
     )
+    tell_reading(told_reading(bench))
     return Harm(values, low, high, run, _signs(bench, run["settings"]["metrics"][:1]))
 
 

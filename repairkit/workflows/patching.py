@@ -102,10 +102,10 @@ def patch(
     bench = prepare_unjudged(subject, settings) if how.remove else prepare(subject, settings)
     objective = _check_wishes(bench, how, objective)
     check_attacks(bench, how.attacks, baselines=how.baselines)
-    tell_reading(told_reading(bench))
     if how.remove:
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)
+        tell_reading(told_reading(bench))
         made = without_idle(bench, Made(make_patch(players, bench.roster, bench.means)))
     else:
         made = make_choice(bench, how, objective, on_progress)

@@ -142,7 +142,6 @@ def score_bench(
         folder.check_writable()
         if resume:
             folder.sweep()
-        tell_reading(document["read"])
     if how.method in NORMS:
         estimation = score_norms(how.method, bench, metrics[0].name)
         scores = estimation.scores
@@ -270,6 +269,7 @@ def _play(
 
     if folder is not None and not folder.starts_anew(document):
         folder.check_values(document["metrics"])
+    tell_reading(document["read"])
     with stage("scoring"):
         estimation = estimate(
             game,

@@ -72,10 +72,8 @@ def _without_images(subject: Subject, settings: Settings) -> Bench:
     shape = [size or 1 for size in subject.spec.shape]
     images = ReadyImages(np.zeros((0, *shape), subject.spec.dtype), subject.spec.dtype)
     annotations = Annotations(np.zeros(0, np.int64))
-    empty = {name: Suite.whole(name, images, annotations) for name in PART_NAMES}
-    parts = Parts(
-        *(empty[name] for name in PART_NAMES), overlaps=(), how=f"{_NO_IMAGES.capitalize()}."
-    )
+    calibration, selection, test = (Suite.whole(n, images, annotations) for n in PART_NAMES)
+    parts = Parts(calibration, selection, test, (), f"{_NO_IMAGES.capitalize()}.")
     dataset = Dataset(images, annotations, None, "", labelled=False)
     return _bench(with_inputs(subject, settings, None), settings, dataset, parts, _NO_IMAGES)
 

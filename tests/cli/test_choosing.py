@@ -48,7 +48,8 @@ def chosen(answer: Answer) -> dict[str, Any]:
 
 def declined(answer: Answer, words: str) -> None:
     assert answer.code == 4, answer.out
-    assert answer.err.count("\n") == 1
+    assert answer.err.count("repairkit: no repair") == 1
+    assert answer.err.splitlines()[-1].startswith("repairkit: no repair")
     assert words in answer.err
     assert "nothing was written" in answer.err
     assert not list(Path.cwd().glob("*.patched*"))

@@ -119,7 +119,7 @@ def stated_agreement(rounding: Rounding | None) -> str:
             "instrumented model as written, image by image"
         )
     return (
-        "the bits of the instrumented model as written, image by image, since "
+        "the bits of the instrumented model as written, image by image on one thread, since "
         f"{rounding.node} rounds to steps"
     )
 

@@ -272,6 +272,7 @@ class Oracle:
     def session(self, model: ModelProto) -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        options.intra_op_num_threads = 1  # how a convolution is cut up follows from the threads
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -450,8 +451,7 @@ def test_what_optimising_changes_is_no_part_of_any_answer() -> None:
         x = net.op("Relu", net.conv(x, 32, 32))
     model = net.model(x, 32)
     setup = set_up(model, pictures(8))
-    n_filters = len(setup.roster)
-    rows = left_out(n_filters)[:: n_filters // 6]
+    rows = left_out(len(setup.roster))[:40]
     oracle = Oracle(model, setup.roster.sites)
     expected = oracle.outputs(oracle.masked(dict(setup.means)), rows, pictures(8))
 

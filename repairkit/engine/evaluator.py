@@ -19,6 +19,8 @@ from repairkit.engine.executor import SerialExecutor
 from repairkit.engine.runner import Feeds, Masks, Runner
 from repairkit.graph.instrument import mask_name, mask_shape
 
+_RUNS_PER_PIECE = 8
+
 Reduce = Callable[[NDArray[Any], Indices], NDArray[Any]]
 """Outputs and positions of some images to what is kept of them, first axis (n_images,)."""
 
@@ -109,7 +111,9 @@ class MaskEvaluator:
         return self._run(suite.batch(positions), coalitions, suite.feeds(positions))
 
     def _pieces(self, positions: Indices) -> list[Indices]:
-        size = self.batch_size
+        # Where runs have a fixed number of images, pieces change no answer and feed more workers.
+        step = self.runner.step
+        size = self.batch_size if step is None else _RUNS_PER_PIECE * step
         return [positions[i : i + size] for i in range(0, len(positions), size)]
 
     def _all(self, coalitions: Coalitions, positions: Indices, reduce: Reduce) -> NDArray[Any]:

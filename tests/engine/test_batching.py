@@ -121,3 +121,23 @@ def test_outputs_that_are_no_numbers_are_compared_without_a_warning(odd: float) 
     assert _same(expected.copy(), expected, 2)
     assert not _same(np.array([[odd, 1.0], [0.5, -2.1]], np.float32), expected, 2)
     assert not _same(np.nan_to_num(expected, nan=0.0, posinf=9.0), expected, 2)
+
+
+def test_a_fixed_batch_of_several_whose_images_mix_says_what_an_answer_depends_on() -> None:
+    model = models.stuck_batch()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    batching = settle_batching(model, "image", models.images(6))
+    assert batching.step == 4
+    assert "depends on the 3 beside it, which are the next in the order" in batching.note
+    assert "node 'centre' (ReduceMean)" in batching.note
+
+
+def test_the_order_and_the_company_of_images_are_tried() -> None:
+    """Each image, in reverse and beside noise out of range, gets what it gets alone."""
+    x = models.images(4)
+    batching = settle_batching(models.own_bias(), "image", x)
+    assert batching.answers is not None
+    found = batching.answers["logits"]
+    alone = [run(models.own_bias(), {"image": x[i : i + 1]}, optimise=True)[0] for i in range(4)]
+    np.testing.assert_allclose(found, np.concatenate(alone), rtol=1e-5, atol=1e-5)

@@ -409,7 +409,6 @@ def test_any_network_gives_a_row_what_it_gives_each_image_alone(
     blocks: list[str], seed: int, n_images: int
 ) -> None:
     """Whole suites, batches and mixed rows: an answer hangs on its row and its image alone."""
-    logging.getLogger("repairkit").setLevel(logging.ERROR)
     model = network(*(BLOCKS[name] for name in blocks), seed=seed)
     images, rng = pictures(9, seed + 1), np.random.default_rng(seed)
     setup = set_up(model, images)

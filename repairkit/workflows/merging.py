@@ -240,8 +240,8 @@ def _check_place(out: Path, runs: Sequence[OwnedRun]) -> None:
     """The result may replace an earlier merge and nothing else."""
     if any(out.exists() and out.samefile(run.path) for run in runs):
         raise RunFolderError(f"{out}: is one of the runs; choose another place with -o")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
     folder = RunFolder(out)
+    if not out.exists() or folder.is_free():
+        return
     if not folder.run_file.is_file() or "merged" not in folder.read():
         raise RunFolderError(f"{out}: exists and is no merged run; choose another place with -o")

@@ -131,7 +131,7 @@ def check_shareable(document: Mapping[str, Any]) -> None:
 
 
 def _is_ours(out: Path) -> bool:
-    if not any(out.iterdir()):
-        return True
     folder = RunFolder(out)
+    if folder.is_free():
+        return True
     return folder.run_file.is_file() and "shared" in folder.read()

@@ -124,7 +124,7 @@ class RunFolder:
         """
         if self.run_file.is_file():
             return
-        if os.path.lexists(self.path) and not self._is_free():
+        if os.path.lexists(self.path) and not self.is_free():
             raise RunFolderError(
                 f"{self.path}: exists and is no run folder; choose another place with -o"
             )
@@ -133,7 +133,7 @@ class RunFolder:
                 f"{self.path}: holds no run to resume; leave --resume out to start one"
             )
 
-    def _is_free(self) -> bool:
+    def is_free(self) -> bool:
         """Whether nothing is there but a lock and what a killed process left of its first file."""
         return self.path.is_dir() and all(
             is_draft(path) or path.name == LOCK for path in self.path.iterdir()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from repairkit.core.errors import RunFolderError
@@ -94,6 +95,36 @@ def test_a_folder_that_came_to_nothing_is_removed(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "run"):
         raise ZeroDivisionError
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["merge", "share", "score"])
+def test_what_a_killed_process_left_is_in_nobodys_way(
+    repairkit: Command,
+    project: Project,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    command: str,
+) -> None:
+    (tmp_path / "out").mkdir()
+    with held(tmp_path / "out") as process:
+        process.kill()
+        process.wait()
+    (tmp_path / "out" / ".run.json.0123456789abcdef.tmp").write_text('{"half')
+    score = ("score", project.model, "--method", "leave-one-out", "--quiet", "-o")
+    if command == "merge":
+        stored = dict(np.load(project.data))
+        np.savez(tmp_path / "more.npz", **{**stored, "x": stored["x"][::-1]})
+        shared = (*score[:-1], "--absent", "zero", "-o")
+        assert repairkit(*shared, "one").code == 0
+        assert repairkit(*shared, "two", "--data", "more.npz").code == 0
+        answer = repairkit("merge", "one", "two", "-o", "out")
+    elif command == "share":
+        answer = repairkit(*score, "one", "--share", "out")
+    else:
+        answer = repairkit(*score, "out")
+    assert answer.code == 0, answer.err
+    assert "took over the lock" in caplog.text
+    assert (tmp_path / "out" / "run.json").is_file()
 
 
 def test_a_file_or_a_link_of_that_name_is_kept(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def _take(folder: Path) -> int:
         try:
             held, before = _hold(file), _read(file, folder)
             if held is False or (held is None and _may_live(before)):
-                raise RunFolderError(_in_use(folder, before))
+                raise RunFolderError(_in_use(folder, before, known=held is False))
             if _is_still_there(file, folder / LOCK):
                 if before:
                     logger.warning("%s: took over the lock of %s, which is gone", folder, before)
@@ -165,11 +165,13 @@ def _is_still_there(file: int, path: Path) -> bool:
     return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
 
 
-def _in_use(folder: Path, holder: Holder | None) -> str:
+def _in_use(folder: Path, holder: Holder | None, *, known: bool) -> str:
     who = "another process" if holder is None else str(holder)
+    # The system's lock is that of a living process; a mere file may be of a dead one elsewhere.
+    doubt = "" if known else f" (if it is gone for sure, remove {folder / LOCK})"
     return (
         f"{folder}: {who} is writing into it; wait for it or stop it, or choose another place with "
-        f"-o (if it is gone for sure, remove {folder / LOCK})"
+        f"-o{doubt}"
     )
 
 

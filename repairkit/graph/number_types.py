@@ -40,7 +40,10 @@ def code_limits(dtype: DTypeLike) -> tuple[float, float, bool]:
 
         floats: Any = ml_dtypes.finfo(kind)  # type: ignore[no-untyped-call]  # it is not typed
         return float(floats.min), float(floats.max), False
-    raise ModelError(f"numbers of type {kind.name} are no codes that can be dequantised")
+    raise ModelError(
+        f"codes read as {kind.name} cannot be dequantised; if the file holds smaller numbers, a "
+        "newer version of onnx reads them"
+    )
 
 
 def holds(values: NDArray[Any], dtype: DTypeLike) -> bool:

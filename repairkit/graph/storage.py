@@ -102,8 +102,8 @@ class Constants:
         if name in self.index.initializers:
             tensor = self.index.initializers[name]
             shared = shared or is_outside(tensor)
-            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            return _written(Storage("initializer", name, shared), positions, values, dtype)
+            storage = Storage("initializer", name, shared)
+            return _written(storage, positions, values, tensor.data_type)
         if name in self.index.sparse_initializers:
             return None
         node = self.index.nodes[self.index.producers[name]]
@@ -112,8 +112,8 @@ class Constants:
             if stored is None:
                 return None
             shared = shared or is_outside(stored)
-            dtype = helper.tensor_dtype_to_np_dtype(stored.data_type)
-            return _written(Storage("constant", name, shared), positions, values, dtype)
+            storage = Storage("constant", name, shared)
+            return _written(storage, positions, values, stored.data_type)
         if node.domain not in ("", "ai.onnx"):
             return None
         inner = self._through(node, positions, values)
@@ -200,10 +200,15 @@ def _spread(
 
 
 def _written(
-    storage: Storage, positions: NDArray[np.int64], values: NDArray[np.float64], dtype: Any
+    storage: Storage, positions: NDArray[np.int64], values: NDArray[np.float64], data_type: int
 ) -> Write | None:
-    """The write, if the stored type can hold the values."""
-    return Write(storage, positions, values.astype(dtype)) if holds(values, dtype) else None
+    """The write, if the stored type can hold the values and this version of onnx can write it."""
+    dtype = helper.tensor_dtype_to_np_dtype(data_type)
+    # Older versions read the rarer types as wider ones, and would write those.
+    writes = numpy_helper.from_array(np.zeros(0, dtype)).data_type == data_type
+    if not writes or not holds(values, dtype):
+        return None
+    return Write(storage, positions, values.astype(dtype))
 
 
 def constant_tensor(node: NodeProto) -> TensorProto | None:

@@ -48,7 +48,8 @@ def find_candidates(
     if bounded:  # how many standard errors below nothing
         width = np.abs(ci_high - ci_low)
         surely = np.isfinite(width) & (width > 0)
-        scaled = np.divide(good, width, out=np.sign(good) * np.inf, where=surely)
+        far = np.where(good == 0, 0.0, np.copysign(np.inf, good))
+        scaled = np.divide(good, width, out=far, where=surely)
         key = np.where(np.isnan(scaled), np.inf, scaled)
     players = np.flatnonzero(harmful)
     ranked = players[np.argsort(key[players].min(axis=1), kind="stable")]

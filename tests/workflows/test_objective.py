@@ -115,6 +115,12 @@ def test_candidates_are_those_whose_bound_says_harm_for_some_metric() -> None:
     assert find_candidates(turn * values, *ends, [1, -1]).players.tolist() == [0, 2]
 
 
+def test_a_value_of_exactly_nothing_without_width_is_no_candidate() -> None:
+    values = np.array([[0.0], [-0.2], [0.1]])
+    assert find_candidates(values, values, values, 1).players.tolist() == [1]
+    assert find_candidates(values, values, values, -1).players.tolist() == [2]
+
+
 def test_without_bounds_a_harmful_value_makes_a_candidate() -> None:
     values = np.array([[0.1], [-0.2], [-0.5], [np.nan]])
     infinite = np.full_like(values, np.inf)

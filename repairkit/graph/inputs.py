@@ -12,6 +12,7 @@ from onnx import ModelProto, helper, numpy_helper
 from repairkit.graph.index import GraphIndex
 
 _EXPAND_SINCE = 8
+_DEFAULTS_SINCE = 4  # IR version in which a listed initializer is a default, and no constant
 _SLICE_READS_INPUTS_SINCE = 10
 
 
@@ -31,6 +32,9 @@ def with_constants(
     result.CopyFrom(model)
     graph = result.graph
     kept = [value for value in graph.input if value.name not in constants]
+    if model.ir_version < _DEFAULTS_SINCE:  # what is stored is constant, and must stay so
+        names = {tensor.name for tensor in graph.initializer}
+        kept = [value for value in kept if value.name not in names]
     del graph.input[:]
     graph.input.extend(kept)
     stored = [tensor for tensor in graph.initializer if tensor.name not in constants]
@@ -62,7 +66,7 @@ def with_constants(
     del graph.node[:]
     graph.node.extend([*nodes, *rest])
     # From version 4 on, an initializer need not be an input too.
-    result.ir_version = max(result.ir_version, 4)
+    result.ir_version = max(result.ir_version, _DEFAULTS_SINCE)
     return result
 
 

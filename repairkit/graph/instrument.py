@@ -24,6 +24,7 @@ from repairkit.graph.tree_masks import mask_trees
 
 _WHERE_SINCE = 9
 _EXPAND_SINCE = 8
+_DEFAULTS_SINCE = 4  # IR version in which a listed initializer is a default, and no constant
 # Its notes would go to standard output, where only results belong.
 G_LOGGER.severity = Logger.CRITICAL
 
@@ -106,7 +107,24 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
         raise ModelError(f"the graph cannot be written back ({error}); export it anew") from error
     result.ir_version = max(model.ir_version, 4)
     _restore_types(result, model)
+    if model.ir_version >= _DEFAULTS_SINCE:
+        _restore_inputs(result, model)
     return result
+
+
+def _restore_inputs(result: ModelProto, model: ModelProto) -> None:
+    """List initializers as inputs again where the model does.
+
+    From IR version 4 on the runtime does not take these for constants: a matrix product then has
+    other kernels, which round differently.
+    """
+    stored = {tensor.name for tensor in result.graph.initializer}
+    listed = {value.name for value in result.graph.input}
+    fed = list(result.graph.input)
+    kept = [v for v in model.graph.input if v.name in stored and v.name not in listed]
+    if kept:
+        del result.graph.input[:]
+        result.graph.input.extend([*fed, *kept])
 
 
 def _restore_types(result: ModelProto, model: ModelProto) -> None:

@@ -62,6 +62,7 @@ class Bench:
 
     `original` surveys the file's model, `found` the working one (`batching.model`); both have the
     same sites. `unjudged` says why no metric can be computed; it is empty where one can.
+    With `all_outputs` the sites lead to any output of the model, else to the judged one.
     """
 
     subject: Subject
@@ -75,6 +76,7 @@ class Bench:
     form: OutputForm | None
     n_classes: int
     unjudged: str = ""
+    all_outputs: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:

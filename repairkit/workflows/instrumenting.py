@@ -36,7 +36,7 @@ def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple
     )
     sites = select_sites(found, settings.sites)
     if settings.absent == "mean":
-        levels = prepare_unjudged(subject, settings).means
+        levels = prepare_unjudged(subject, settings, sites=[site.name for site in sites]).means
     else:
         wanted = zero_levels(sites) if settings.absent == "zero" else bias_levels(found, sites)
         levels = representable(found, wanted)

@@ -53,7 +53,7 @@ class PatchFile:
     result_digest: str
     sites_at: str
     include: tuple[str, ...]
-    output: str
+    output: str | None
     story: Mapping[str, Any]
     layout: tuple[StoredFile, ...] = ()
     unproven: tuple[str, ...] = ()
@@ -208,7 +208,7 @@ def _parse(document: Mapping[str, Any]) -> PatchFile:
         _typed(_typed(document, "result", dict), "digest", str),
         _typed(sites, "at", str),
         tuple(_text(kind) for kind in _typed(sites, "include", list)),
-        _typed(sites, "output", str),
+        None if sites["output"] is None else _typed(sites, "output", str),
         {k: v for k, v in document.items() if k not in known},
         tuple(stored_file(f) for f in source.get("layout", [])),
         (*sorted(set(document) - known), *_unread(document)),

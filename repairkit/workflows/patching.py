@@ -99,7 +99,10 @@ def patch(
         settings = replace(
             settings, metrics=plain_values(objective) if plainly else objective.values
         )
-    bench = prepare_unjudged(subject, settings) if how.remove else prepare(subject, settings)
+    if how.remove:
+        bench = prepare_unjudged(subject, settings, sites={f.site for f in how.remove})
+    else:
+        bench = prepare(subject, settings)
     objective = _check_wishes(bench, how, objective)
     check_attacks(bench, how.attacks, baselines=how.baselines)
     if how.remove:
@@ -217,7 +220,7 @@ def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
         "",
         settings.sites_at,
         settings.include,
-        subject.output,
+        None if bench.all_outputs else subject.output,
         {},
         layout_of(subject.file),
     )

@@ -8,9 +8,11 @@ which images the means come from.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
+from onnx import ModelProto
 
 from repairkit.core.errors import DataError, ModelError, SettingsError
 from repairkit.core.filters import Roster
@@ -29,24 +31,34 @@ _NO_IMAGES = "no images were given"
 _NO_LABELS = "the data gives no labels that fit the model"
 
 
-def prepare_unjudged(subject: Subject, settings: Settings) -> Bench:
+def prepare_unjudged(subject: Subject, settings: Settings, *, sites: Collection[str] = ()) -> Bench:
     """A bench with or without a metric, as model and data allow.
+
+    Args:
+        subject: the model.
+        settings: of the job.
+        sites: names of those that are needed. Where one of them does not lead to the output that is
+            judged, the bench has the sites of all outputs, and no metric.
 
     Raises:
         SettingsError: means are wanted and there are no images, or a setting makes no sense.
         DataError: the images cannot be read.
     """
+    elsewhere = settings.output is None and _leads_elsewhere(subject, settings, sites)
     if settings.data is None:
-        return _without_images(subject, settings)
+        return _without_images(subject, settings, all_outputs=elsewhere)
     dataset = read_any(subject, settings)
     why = "" if dataset.labelled else _NO_LABELS
-    if dataset.labelled:
+    if elsewhere:
+        why = f"a filter does not lead to the output {subject.output!r}, the first; see --output"
+    elif dataset.labelled:
         try:
             return prepare(subject, settings, dataset=dataset)
         except (SettingsError, DataError, ModelError) as error:
             why = str(error)
     subject = with_inputs(subject, settings, dataset)
-    return _bench(subject, settings, dataset, _parts(dataset, settings), why)
+    parts = _parts(dataset, settings)
+    return _bench(subject, settings, dataset, parts, why, all_outputs=elsewhere)
 
 
 def _parts(dataset: Dataset, settings: Settings) -> Parts:
@@ -62,7 +74,7 @@ def _parts(dataset: Dataset, settings: Settings) -> Parts:
     return replace(parts, overlaps=(), how=how)
 
 
-def _without_images(subject: Subject, settings: Settings) -> Bench:
+def _without_images(subject: Subject, settings: Settings, *, all_outputs: bool) -> Bench:
     if settings.absent == "mean" and settings.means is None:
         raise SettingsError(
             "no images were given and absent filters hold their mean over images; use --data "
@@ -75,18 +87,36 @@ def _without_images(subject: Subject, settings: Settings) -> Bench:
     calibration, selection, test = (Suite.whole(n, images, annotations) for n in PART_NAMES)
     parts = Parts(calibration, selection, test, (), f"{_NO_IMAGES.capitalize()}.")
     dataset = Dataset(images, annotations, None, "", labelled=False)
-    return _bench(with_inputs(subject, settings, None), settings, dataset, parts, _NO_IMAGES)
+    subject = with_inputs(subject, settings, None)
+    return _bench(subject, settings, dataset, parts, _NO_IMAGES, all_outputs=all_outputs)
 
 
-def _bench(subject: Subject, settings: Settings, dataset: Dataset, parts: Parts, why: str) -> Bench:
-    found = survey(
-        subject.model, output=subject.output, at=settings.sites_at, include=settings.include
-    )
+def _leads_elsewhere(subject: Subject, settings: Settings, sites: Collection[str]) -> bool:
+    """Whether a needed site leads to other outputs alone, or no site leads to the judged one."""
+    own, every = (_survey(subject, settings, output).sites for output in (subject.output, None))
+    known, others = {site.name for site in own}, {site.name for site in every}
+    return not known or any(name in others - known for name in sites)
+
+
+def _bench(
+    subject: Subject,
+    settings: Settings,
+    dataset: Dataset,
+    parts: Parts,
+    why: str,
+    *,
+    all_outputs: bool,
+) -> Bench:
+    output = None if all_outputs else subject.output
+    found = _survey(subject, settings, output)
+    working = found
+    if subject.working is not subject.model:
+        working = _survey(subject, settings, output, model=subject.working)
     return Bench(
         subject,
         settings,
         found,
-        found if subject.working is subject.model else _survey(subject, settings),
+        working,
         Roster(select_sites(found, settings.sites)),
         as_declared(subject.working, subject.input_name),
         dataset,
@@ -94,10 +124,16 @@ def _bench(subject: Subject, settings: Settings, dataset: Dataset, parts: Parts,
         None,
         0,
         unjudged=why,
+        all_outputs=all_outputs,
     )
 
 
-def _survey(subject: Subject, settings: Settings) -> Survey:
+def _survey(
+    subject: Subject, settings: Settings, output: str | None, *, model: ModelProto | None = None
+) -> Survey:
     return survey(
-        subject.working, output=subject.output, at=settings.sites_at, include=settings.include
+        subject.model if model is None else model,
+        output=output,
+        at=settings.sites_at,
+        include=settings.include,
     )

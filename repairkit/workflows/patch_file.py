@@ -107,7 +107,9 @@ def patch_of_claim(claim: Mapping[str, Any]) -> Patch:
         read = PatchFile(
             patch, (), body["source"], "", body["sites_at"], include, body["output"], {}
         )
-        if not all(isinstance(text, str) for text in (*include, *(body[n] for n in _TEXTS))):
+        # The output alone may be null: the sites then lead to any.
+        texts = [body[n] for n in _TEXTS if n != "output" or body[n] is not None]
+        if not all(isinstance(text, str) for text in (*include, *texts)):
             raise TypeError("a name is no text")
         # What was read says the same, so that nothing hides in how it is written.
         if claim_digest(read.claim()) != claim["digest"]:

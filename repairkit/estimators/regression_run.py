@@ -138,7 +138,7 @@ class RegressionRun:
         if len(self.rows) < 2 * LEAST_ROWS:
             return {}
         trace = halves_trace(self.rows, self.outcomes, self.baseline, self.ends[0])
-        before = self.plan.pilot_rows + len(self.ends)
+        before = (0 if self.plan.most else self.plan.pilot_rows) + len(self.ends)
         return {
             "convergence": [[float(before + n), correlation] for n, correlation in trace],
             "curve": mean_by_size(self.rows, self.outcomes, self.facts.guard),

@@ -246,7 +246,7 @@ def test_settings_without_sense_are_refused(
 
 def test_halves_of_the_rows_come_to_agree_and_v_falls_with_removals() -> None:
     game = SoftGame(60)
-    run = Regression().start(game.facts, np.random.default_rng(0))
+    run = Regression(sizes="falling").start(game.facts, np.random.default_rng(0))
     for _ in range(40):
         run.tell(game.play(run.ask()))
     details = run.details

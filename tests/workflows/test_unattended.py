@@ -20,7 +20,8 @@ from tests.conftest import Answer, Project
 Command = Callable[..., Answer]
 
 RUN = [sys.executable, "-c", "from repairkit.cli import main; main()", "score"]
-LONG = ["--max-evaluations", "30000", "--metric", "loss", "--epsilon", "1e-9", "--batch", "8"]
+LONG = ["--method", "marginals", "--max-evaluations", "3000", "--metric", "loss", "--epsilon", "1e-9",
+        "--batch", "8"]  # fmt: skip
 
 
 def start(project: Project, folder: Path, *more: str) -> subprocess.Popen[bytes]:

@@ -20,8 +20,10 @@ from tests.conftest import Answer, Project
 Command = Callable[..., Answer]
 
 RUN = [sys.executable, "-c", "from repairkit.cli import main; main()", "score"]
-LONG = ["--method", "marginals", "--max-evaluations", "3000", "--metric", "loss", "--epsilon", "1e-9",
-        "--batch", "8"]  # fmt: skip
+LONG = [
+    *("--method", "marginals", "--max-evaluations", "3000", "--metric", "loss"),
+    *("--epsilon", "1e-9", "--batch", "8"),
+]
 
 
 def start(project: Project, folder: Path, *more: str) -> subprocess.Popen[bytes]:

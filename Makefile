@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test test-all check fix golden bench compatibility fuzz fuzz-guided clean
+.PHONY: setup demo test test-all check lowest fix golden bench compatibility fuzz fuzz-guided clean
 
 setup: $(INSTALLED)
 
@@ -21,6 +21,17 @@ test: setup
 # Also what takes longer than a second or so.
 test-all: setup
 	$(BIN)/python -m pytest -m "not gpu"
+
+# Every command on the lowest versions that pyproject.toml allows, in an environment of its own.
+LOWEST := .lowest
+lowest:
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)/tool
+	$(LOWEST)/tool/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/tool/bin/uv venv --quiet --python $(PYTHON) $(LOWEST)/env
+	$(LOWEST)/tool/bin/uv pip install --quiet --python $(LOWEST)/env/bin/python \
+		--resolution lowest-direct '.[cpu,parquet,prometheus]'
+	cd $(LOWEST) && env -u PYTHONPATH env/bin/python ../tests/lowest/smoke.py
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -58,4 +69,4 @@ fuzz-guided: setup
 	$(BIN)/python -m tests.fuzz.guided $(TARGET) -runs=$(INPUTS) -rss_limit_mb=2048 -timeout=10
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .lowest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -108,7 +108,7 @@ def _read_map(path: Path) -> LayerMap:
             raise ModelError(f"{path}: holds no map of layers; export the model with repairkit")
         return known
     try:
-        return LayerMap.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return LayerMap.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError) as error:
         raise AdapterError(f"{path}: cannot be read as a map of layers ({error})") from error
 

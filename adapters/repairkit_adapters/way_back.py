@@ -99,7 +99,7 @@ def _read_map(path: Path) -> LayerMap:
             )
         return found
     try:
-        return LayerMap.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return LayerMap.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: cannot be read as a map of layers ({error})") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,7 +105,10 @@ def attack_command(
 def _fraction(option: str, text: str) -> float:
     numerator, slash, denominator = text.partition("/")
     try:
-        return float(numerator) / float(denominator) if slash else float(text)
+        number = float(numerator) / float(denominator) if slash else float(text)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
     except (ValueError, ZeroDivisionError):
         raise SettingsError(
             f"{option} {text!r} is no number; give one such as 16/255 or 0.06"

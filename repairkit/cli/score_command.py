@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,9 +97,12 @@ def _parse(further: list[str] | None) -> dict[str, Any]:
         if not name or not sign:
             raise SettingsError(f"--set {text!r} is no setting; write NAME=VALUE, as in lanes=4")
         try:
-            found[name.replace("-", "_")] = json.loads(value)
+            number = json.loads(value)
         except ValueError:
-            found[name.replace("-", "_")] = value
+            number = value
+        if isinstance(number, float) and not math.isfinite(number):
+            raise SettingsError(f"--set {text!r} is not a finite number; give one such as 0.5")
+        found[name.replace("-", "_")] = number
     return found
 
 

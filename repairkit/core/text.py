@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+_OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 # A cell that starts so is taken for a formula by spreadsheets.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+
+
+def decoded(content: bytes) -> str:
+    """UTF-8 text, with or without a byte-order mark.
+
+    Raises:
+        ValueError: it is no UTF-8; the message names UTF-16 or UTF-32 where a mark tells.
+    """
+    if content.startswith(_OTHER_MARKS):
+        raise ValueError("it is UTF-16 or UTF-32 text; save it as UTF-8")
+    return content.decode("utf-8-sig")
 
 
 def printable(text: str) -> str:

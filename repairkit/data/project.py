@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.text import first_line
+from repairkit.core.text import decoded, first_line
 from repairkit.data.names import check_keys
 from repairkit.data.parts import PART_NAMES
 from repairkit.data.preprocessing import Preprocessing
@@ -100,11 +100,11 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise SettingsError(f"{path}: is over {_MOST_BYTES >> 10} KiB; no settings are so long")
-        text = path.read_text(encoding="utf-8")
+        text = decoded(path.read_bytes())
         # The parser takes the square of the dots in one key.
         if max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
             raise SettingsError(f"{path}: has a line of over {_MOST_DOTS} dots; no settings do")
-        return tomllib.loads(text)
+        return tomllib.loads(text.replace("\r\n", "\n"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); check it") from error
     except (ValueError, RecursionError) as error:  # of TOML and of UTF-8

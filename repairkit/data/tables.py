@@ -63,7 +63,8 @@ def read_csv(path: Path) -> Table:
                     rows.append(row)
                     numbers.append(reader.line_num)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+        kind = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else error.reason
+        raise DataError(f"{path}: is not UTF-8 text ({kind}); save it as UTF-8") from error
     except csv.Error as error:
         raise DataError(
             f"{path}, row {reader.line_num}: is no valid CSV ({error}); correct it"

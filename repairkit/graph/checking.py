@@ -56,7 +56,7 @@ def _check_texts(model: ModelProto) -> None:
     while waiting:
         for field, value in waiting.pop().ListFields():
             if field.message_type is not None:
-                waiting.extend(value if field.is_repeated else (value,))
+                waiting.extend((value,) if isinstance(value, Message) else value)
             elif field.type == field.TYPE_STRING and not _is_text(value):
                 raise ModelError(f"it holds text that is not UTF-8, in {field.full_name}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import RunFolderError
+from repairkit.core.text import decoded
 from repairkit.core.writing import Drafts, together
 
 _MOST_VALUES = 4_000_000
@@ -78,7 +79,7 @@ def read_json(path: Path, what: str, *, limit: int = 128 * 2**20) -> Any:
         if sum(content.count(mark) for mark in (b",", b"[", b"{")) > _MOST_VALUES:
             raise RunFolderError(f"{path}: holds too many values to be {what}")
         return json.loads(
-            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant
+            decoded(content), object_pairs_hook=_object, parse_constant=_refuse_constant
         )
     except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: cannot be read as {what} ({_reason(error)})") from error

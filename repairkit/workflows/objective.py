@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -72,7 +73,9 @@ class Target:
         found = _TARGET.match(text)
         try:
             assert found is not None
-            return cls(found["metric"], found["sign"], float(found["bound"]))
+            bound = float(found["bound"])
+            assert math.isfinite(bound)  # 1e999 reads as infinity
+            return cls(found["metric"], found["sign"], bound)
         except (AssertionError, ValueError):
             raise SettingsError(
                 f"{text!r} is no target; write METRIC>=NUMBER or METRIC<=NUMBER, such as "

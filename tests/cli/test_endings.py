@@ -223,3 +223,32 @@ def test_options_that_are_numbers_are_finite(
         line = capsys.readouterr().err
         assert line.count("\n") == 1
         assert option in line
+
+
+@pytest.mark.parametrize("words", [
+    ["attack", "--epsilon", "1e400"],
+    ["attack", "--range", "0,inf"],
+    ["patch", "--target", "accuracy>=1e999"],
+    ["score", "--set", "lanes=NaN"],
+    ["score", "--set", "lanes=-Infinity"],
+    ["score", "--scale", "nan"],
+])  # fmt: skip
+def test_numbers_inside_text_are_finite(
+    words: list[str], model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(model.parent / "data.npz")
+    assert cli.run([words[0], str(model), "--data", data, *words[1:]]) in (1, 2)
+    line = capsys.readouterr().err
+    assert line.startswith("repairkit: ")
+    assert "unexpected" not in line
+
+
+def test_settings_may_begin_with_a_mark(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings_file = model.parent / "repairkit.toml"
+    text = 'classes = ["a", "b", "c"]\r\n[preprocessing]\r\nscale = "1/2"\r\n'
+    settings_file.write_bytes(text.encode("utf-8-sig"))
+    assert cli.run(["inspect", str(model)]) == 0
+    settings_file.write_bytes(text.encode("utf-16"))
+    capsys.readouterr()
+    assert cli.run(["inspect", str(model)]) == 1
+    assert "save it as UTF-8" in capsys.readouterr().err

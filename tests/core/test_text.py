@@ -6,10 +6,11 @@ import csv
 import io
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repairkit.core.text import from_cell, plain_cell, printable
+from repairkit.core.text import decoded, from_cell, plain_cell, printable
 from repairkit.workflows.files import to_json
 
 ODD = st.text(st.characters() | st.sampled_from("=+-@'\t\r\n\x1b\x9b\u202e\ud800[]/"))
@@ -47,3 +48,17 @@ def test_json_is_printable_and_means_the_same(document: object) -> None:
     text = to_json(document)
     assert text.replace("\n", "").isprintable()
     assert json.loads(text) == document
+
+
+@given(st.text())
+def test_text_is_read_with_and_without_a_mark(text: str) -> None:
+    plain = text.removeprefix("\ufeff")
+    assert decoded(plain.encode("utf-8")) == plain.removeprefix("\ufeff")
+    assert decoded(plain.encode("utf-8-sig")) == plain
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_with_a_mark_are_named(encoding: str) -> None:
+    mark = "" if encoding in ("utf-16", "utf-32") else "\ufeff"
+    with pytest.raises(ValueError, match="save it as UTF-8"):
+        decoded((mark + "model = 1").encode(encoding))

@@ -48,7 +48,8 @@ NEARLY = 2  # times as far from 64 bits as the instrumented model at the most
 def paths(setup: Setup) -> Iterator[tuple[str, Evaluator]]:
     """Every path that a model can take; one is closed before the next is opened."""
     sample = setup.suite.batch(np.arange(1))
-    for way in WAYS:
+    rounds = setup.candidates.rounding is not None
+    for way in setup.candidates.ways if rounds else WAYS:
         compiled = replace(setup.candidates, _compiled={}).compile(way, sample)
         if compiled is not None and way == "stacked masks":
             yield (
@@ -118,7 +119,7 @@ def test_every_path_agrees_on_200_random_coalitions(path: Path) -> None:
     for name, evaluator in paths(setup):
         n_paths += 1
         _judge(name, evaluator.answer(rows, None, keep_all), expected, rows, truth)
-    assert n_paths or setup.batching.step is not None
+    assert n_paths or setup.batching.step is not None or setup.candidates.rounding is not None
     drawn = rng.integers(0, n_images, (N_ROWS, 1))
     each = with_scattered(reference, reference).answer(rows, drawn, keep_all)
     one = np.take_along_axis(expected, drawn.reshape(-1, 1, *[1] * (expected.ndim - 2)), axis=1)

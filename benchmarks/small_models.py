@@ -4,20 +4,30 @@ The models hold a few megabytes and yet much arithmetic or many nodes: a densely
 224x224, a detector with many heads whose batch is fixed at one, and a fully convolutional network
 on large images. Their weights are noise from a seed, which speed does not mind.
 
-    python benchmarks/small_models.py [dense|detector|wide ...]
+    python benchmarks/small_models.py [dense detector wide]
 """
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from repairkit.workflows.methods import ScoreSettings
+from repairkit.workflows.scoring import score
+from repairkit.workflows.settings import Settings
+from repairkit.workflows.subject import read_subject
+
 _IMAGES = 8
-_EVALUATIONS = 40
 
 
 @dataclass
@@ -131,3 +141,44 @@ def wide(side: int = 1024) -> ModelProto:
 
 
 MODELS: dict[str, Callable[[], ModelProto]] = {"dense": dense, "detector": detector, "wide": wide}
+"""Name to what builds the model."""
+
+SITES = {"dense": "conv41?", "detector": "conv6*", "wide": "conv22"}
+"""Late sites of a few dozen filters."""
+
+_SIDES = {"dense": 224, "detector": 256, "wide": 1024}
+
+
+def run(name: str) -> None:
+    """Score one model's few filters, and print what that took."""
+    with tempfile.TemporaryDirectory(prefix="repairkit-small-") as folder:
+        model, data = Path(folder) / f"{name}.onnx", Path(folder) / "images.npz"
+        onnx.save(MODELS[name](), model)
+        side, rng = _SIDES[name], np.random.default_rng(0)
+        images = rng.standard_normal((_IMAGES, 3, side, side)).astype(np.float32)
+        np.savez(data, x=images, y=np.arange(_IMAGES) % 2)
+        before = os.times()
+        settings = Settings(data=data, sites=(SITES[name],), workers=1)
+        scored = score(read_subject(model), settings, ScoreSettings("leave-one-out"))
+        after = os.times()
+    used = after.user + after.system - before.user - before.system
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    told = scored.document
+    sys.stdout.write(
+        f"{name:9} {len(scored.bench.roster):3} filters, {told['evaluations']:3} coalitions: "
+        f"{used:6.1f} CPU s, peak {peak:.0f} MiB, by {told['engine']}\n"
+    )
+
+
+def main() -> None:
+    """Each model in a process of its own, so that memory is told apart."""
+    names = sys.argv[1:] or list(MODELS)
+    if len(names) == 1:
+        run(names[0])
+        return
+    for name in names:
+        subprocess.run([sys.executable, __file__, name], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -25,6 +25,7 @@ _N_SINGLE = 3  # filters that are left out one at a time
 _OF_EFFECT = 1e-2  # of what leaving out one filter changes
 _ROUNDING = 2e-6  # of the largest output, below which 32 bits say nothing
 _CONE_IMAGES = 2  # bits are compared, which more images would not make more alike
+_CONE_IMAGE_MACS = 8e9  # of them together, beyond which one image must do
 _MOST_STEPS = 8
 _FEWEST_STEPS = 4
 _CONE_MACS = 2e10  # of the full passes that cones are compared with, beyond which steps are fewer
@@ -137,8 +138,9 @@ def difference(
 def cones_fault(evaluator: FastEvaluator, images: NDArray[np.intp]) -> str | None:
     """Whether cones give other bits than full passes: one filter less each, then ever fewer."""
     n_players = len(evaluator.routes.compiled.roster)
-    images = images[:_CONE_IMAGES]
-    each = 2 * len(images) * max(evaluator.routes.full.cost, 1.0)
+    cost = max(evaluator.routes.full.cost, 1.0)
+    images = images[: int(np.clip(_CONE_IMAGE_MACS // cost, 1, _CONE_IMAGES))]
+    each = 2 * len(images) * cost
     n_steps = int(np.clip(_CONE_MACS // each, _FEWEST_STEPS, _MOST_STEPS))
     rng = np.random.default_rng(1)
     base = rng.random(n_players) < _SHARES_PRESENT[1]

@@ -229,6 +229,7 @@ class Bench:
             model, self.subject.input_name, None, outputs=(self.subject.output,), device="cpu"
         )
 
+    @stage("opening the instrumented model")
     def _instrumented(self, precision: Precision = "float32", *, optimise: bool = True) -> Runner:
         model = instrument(self.batching.model, self.roster.sites, self.means)
         return Runner(

@@ -349,10 +349,10 @@ def left_out(n: int) -> Array:
     return rows
 
 
-def log_likelihood(outputs: Array, labels: Array) -> Array:
+def losses(outputs: Array, labels: Array) -> Array:
     top = outputs.max(axis=-1, keepdims=True)
     logs = outputs - top - np.log(np.exp(outputs - top).sum(axis=-1, keepdims=True))
-    found: Array = logs[:, np.arange(len(labels)), labels].mean(axis=1)
+    found: Array = -logs[:, np.arange(len(labels)), labels].mean(axis=1)
     return found
 
 
@@ -387,7 +387,7 @@ def test_leave_one_out_values_are_those_of_single_images(
     means = representable(found, oracle.means(images))
     rows = left_out(len(scored.scores.values))
     outputs = oracle.outputs(oracle.masked(means), rows, images)
-    worth = log_likelihood(outputs, labels)
+    worth = losses(outputs, labels)
     expected = worth[0] - worth[1:]
     assert np.abs(expected).max() > 1e-3
     off = np.abs(scored.scores.values[:, 0] - expected).max() / np.abs(expected).max()

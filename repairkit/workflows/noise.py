@@ -90,7 +90,8 @@ def _settled(subject: Subject, sides: Sequence[int]) -> tuple[int, ...]:
     started = time.monotonic()
     for shape in fitting:
         try:
-            runner.run(np.zeros((1, *shape), spec.dtype))
+            for _ in runner.raw(np.zeros((1, *shape), spec.dtype)):  # outputs of any kind
+                pass
         except ModelError as error:
             fault = error
         else:

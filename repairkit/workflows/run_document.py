@@ -110,6 +110,8 @@ def _agreement(bench: Bench) -> str:
 def less_is_better(bench: Bench, names: Iterable[str]) -> list[str]:
     """The metrics of which less is better: a filter of positive value does harm there."""
     wanted = list(names)
+    if not wanted:  # nothing was judged, and there may be no images to fit a metric to
+        return []
     metrics = zip(wanted, bench.metrics(wanted), strict=True)
     return [name for name, metric in metrics if sign_of(metric) < 0]
 

@@ -99,7 +99,7 @@ def prepare(folder: Path) -> None:
 
     (folder / "network.py").write_text(NETWORK, encoding="utf-8")
     with np.load(folder / DATA) as data:
-        x, y = data["x"], data["y"]
+        arrays = {name: data[name] for name in data.files}
     place = folder / "manifest"
     place.mkdir()
     (place / "model.onnx").write_bytes((folder / MODEL).read_bytes())
@@ -107,12 +107,13 @@ def prepare(folder: Path) -> None:
     names = []
     for number in range(40):
         names.append(f"{number}.png")
-        pixels = rng.integers(0, 256, x.shape[-2:], np.uint8)
+        pixels = rng.integers(0, 256, arrays["x"].shape[-2:], np.uint8)
         Image.fromarray(pixels).save(place / names[-1])
-    table = pyarrow.table({"path": names, "label": [int(label) for label in y[:40]]})
+    table = pyarrow.table({"path": names, "label": [int(label) for label in arrays["y"][:40]]})
     pyarrow.parquet.write_table(table, place / "rows.parquet")
     for part, name in enumerate(("a.npz", "b.npz")):
-        np.savez(folder / name, x=x[part::2], y=y[part::2])
+        halves = {key: array[part::2] for key, array in arrays.items()}
+        np.savez(folder / name, **halves)
     means = ["means", MODEL, "--data", DATA, "-o", "common.json"]
     for words in (
         means,

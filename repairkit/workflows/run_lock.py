@@ -41,8 +41,8 @@ _UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 def locked(folder: Path) -> Iterator[None]:
     """Within, no other process writes into a run folder; it is made where it is missing.
 
-    A lock that a dead process left is taken over with a warning. A folder that was made here and
-    that nothing was put into is removed again.
+    A lock that a dead process left is taken over with a warning. Folders that were made here and
+    that nothing was put into are removed again.
 
     Args:
         folder: a run folder, or a place where one may be made; the caller has checked that.
@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: another process holds the lock, or the folder cannot be written.
     """
-    made = not folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _take(folder)
@@ -67,9 +67,9 @@ def locked(folder: Path) -> Iterator[None]:
             # Removed while it is held: a process that opened it before sees that, and tries anew.
             (folder / LOCK).unlink()
         os.close(file)
-        if made:
-            with suppress(OSError):  # something was put into it
-                folder.rmdir()
+        with suppress(OSError):  # something was put into one of them
+            for place in made:
+                place.rmdir()
 
 
 def _take(folder: Path) -> int:

@@ -53,7 +53,7 @@ def model_patched(folder: Path, rng: random.Random) -> Arguments:
     (folder / "data.npz").write_bytes(corpus.archive())
     data = ["--data", str(folder / "data.npz"), "--calibration", "all"]
     data += ["--selection", "all", "--test", "all", "-o", str(folder / "out.onnx")]
-    return ["patch", str(folder / "model.onnx"), "--remove", "conv:0", *data]
+    return ["patch", str(folder / "model.onnx"), "--remove", "conv:0", *data, "--quiet"]
 
 
 @cache
@@ -170,9 +170,9 @@ def run_folder(folder: Path, rng: random.Random) -> Arguments:
     corpus.write_model(folder)
     (folder / "data.npz").write_bytes(corpus.archive())
     out = ["--scores", str(folder / "run"), "-o", str(folder / "out.onnx")]
-    data = ["--data", str(folder / "data.npz"), "--seed", "0"]
+    data = ["--data", str(folder / "data.npz"), "--seed", "0", "--quiet"]
     if rng.random() < 0.3:
-        resume = ["--method", "exact", "--resume", "-o", str(folder / "run"), "--quiet"]
+        resume = ["--method", "exact", "--resume", "-o", str(folder / "run")]
         return ["score", str(folder / "model.onnx"), *data, *resume]
     return ["patch", str(folder / "model.onnx"), *data, *out]
 

@@ -92,9 +92,11 @@ def test_a_lock_that_was_given_back_is_said_nowhere(
 
 
 def test_a_folder_that_came_to_nothing_is_removed(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), locked(tmp_path / "run"):
-        raise ZeroDivisionError
-    assert not (tmp_path / "run").exists()
+    (tmp_path / "kept").mkdir()
+    for place in ("run", "kept/runs/one"):
+        with pytest.raises(ZeroDivisionError), locked(tmp_path / place):
+            raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
 
 
 @pytest.mark.parametrize("command", ["merge", "share", "score"])

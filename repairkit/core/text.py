@@ -1,10 +1,16 @@
-"""Text that came from a file, made fit to be shown: nothing in it can steer a terminal."""
+"""Text that came from a file: how it is compared, and made fit to steer no terminal."""
 
 from __future__ import annotations
+
+import unicodedata
 
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 # A cell that starts so is taken for a formula by spreadsheets.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+
+# Marks without width say nothing at the ends; within a word some of them shape letters.
+_WIDTHLESS = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
+_NOWHERE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
 
 
 def decoded(content: bytes) -> str:
@@ -50,3 +56,12 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, so that ours stays one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def clean(text: str) -> str:
+    """The text as it is compared and shown: composed letters, plain spaces, nothing around it."""
+    if text.isascii():
+        return text.strip()
+    composed = unicodedata.normalize("NFC", text).translate(_NOWHERE)
+    spaced = "".join(" " if mark.isspace() else mark for mark in composed)
+    return spaced.strip(f" {_WIDTHLESS}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from repairkit.core.errors import DataError
+from repairkit.core.text import clean
 from repairkit.data.dataset import Records
 from repairkit.data.decoding import ImageFile
 from repairkit.data.files import load_files
@@ -18,7 +19,7 @@ from repairkit.data.labels import TRUTH
 from repairkit.data.names import did_you_mean, listing
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.spec import InputSpec
-from repairkit.data.text import clean, whole_number
+from repairkit.data.text import whole_number
 
 # As torchvision.datasets.folder.IMG_EXTENSIONS.
 IMAGE_SUFFIXES = (

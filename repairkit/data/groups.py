@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError
+from repairkit.core.text import clean
 from repairkit.data.names import did_you_mean, listing
-from repairkit.data.text import as_texts, clean
+from repairkit.data.text import as_texts
 
 CROSS = " × "  # noqa: RUF001 - a cross is what is meant, and an x could stand in a name
 

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError
+from repairkit.core.text import clean
 from repairkit.data.names import did_you_mean, listing
 from repairkit.data.tables import numeric_if_all_numbers
-from repairkit.data.text import as_texts, clean, clean_column, n_respelt, typed_column, whole_number
+from repairkit.data.text import as_texts, clean_column, n_respelt, typed_column, whole_number
 
 Locate = Callable[[int], str]
 TRUTH = {"false": 0, "true": 1}

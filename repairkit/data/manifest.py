@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from repairkit.core.errors import DataError
+from repairkit.core.text import clean
 from repairkit.data.dataset import Records
 from repairkit.data.decoding import ImageFile
 from repairkit.data.files import load_files
@@ -14,7 +15,7 @@ from repairkit.data.names import did_you_mean, listing
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.spec import InputSpec
 from repairkit.data.tables import Table, read_csv, read_parquet
-from repairkit.data.text import as_texts, clean, clean_column, text_column, typed_column
+from repairkit.data.text import as_texts, clean_column, text_column, typed_column
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 CSV_SUFFIXES = (".csv", ".tsv")

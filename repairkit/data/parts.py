@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.suite import Suite
+from repairkit.core.text import clean
 from repairkit.data.dataset import Dataset
 from repairkit.data.names import did_you_mean, listing
 from repairkit.data.strata import draw_shares
-from repairkit.data.text import clean
 
 PART_NAMES = ("calibration", "selection", "test")
 DEFAULT_SHARES = {"calibration": 0.2, "selection": 0.4, "test": 0.4}

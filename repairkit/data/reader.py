@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.suite import Annotations
+from repairkit.core.text import clean
 from repairkit.data.archive import read_archive
 from repairkit.data.arrays import load_array
 from repairkit.data.dataset import Dataset, Records, digest_records
@@ -29,7 +30,7 @@ from repairkit.data.names import listing
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.rows import is_tabular, read_rows
 from repairkit.data.spec import FurtherInput, InputSpec, describe_shape
-from repairkit.data.text import as_texts, clean, clean_column
+from repairkit.data.text import as_texts, clean_column, text_column
 
 
 def read_data(
@@ -237,15 +238,15 @@ def _archive_records(
         and (with_labels or array.shape in ((len(images),), (len(images), 1)))
     }
     split = columns.pop("split", None)
-    if split is not None and split.dtype.kind != "U":
+    if split is not None and split.dtype.kind not in "Ufiub":
         raise DataError(
-            f"{path}: split holds {split.dtype}; expected the part of each image as text"
+            f"{path}: split holds {split.dtype}; expected the part of each image as text or number"
         )
     return Records(
         labels=columns.pop("y") if with_labels else None,
         locate=lambda index: f"{path}, image {index}",
         load=lambda: load_array(images, spec, preprocessing, f"{path}: x"),
-        split=split,
+        split=None if split is None else text_column(split),
         attributes=columns,
         further=further,
         constants=constants,
@@ -258,8 +259,22 @@ def _column(path: Path, name: str, array: NDArray[Any], n_images: int) -> NDArra
     if array.shape != (n_images,):
         raise DataError(
             f"{path}: {name} has shape {describe_shape(array.shape)} and x holds {n_images} "
-            f"images; expected one value per image, shape {n_images}"
+            f"images; expected one value per image, shape {n_images}{_hint(name, array)}"
         )
-    if array.dtype.kind == "S":
-        return np.char.decode(array, "utf-8", "replace")
-    return array
+    if array.dtype.kind != "S":
+        return array
+    try:
+        return np.char.decode(array, "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: {name} holds bytes that are no UTF-8 text, such as {error.object!r}; save "
+            "it as text: numpy.char.decode(column, ENCODING)"
+        ) from error
+
+
+def _hint(name: str, array: NDArray[Any]) -> str:
+    """What to do with labels that are rows of zeros and a one."""
+    if name != "y" or array.ndim != 2 or array.dtype.kind not in "fiub":
+        return ""
+    one_hot = bool(((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all())
+    return "; for rows with a single 1 that is y.argmax(axis=1)" if one_hot else ""

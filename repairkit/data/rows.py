@@ -93,12 +93,13 @@ def _numbers(column: NDArray[Any]) -> NDArray[Any]:
     texts = column
     given = texts != ""
     numbers = numeric_if_all_numbers(texts[given])
-    if not given.any() or numbers.dtype.kind == "U":
+    if numbers.dtype.kind == "U" and given.any():
         return column
     if given.all():
         return numbers
     padded = np.full(len(texts), np.nan)
-    padded[given] = numbers
+    if given.any():
+        padded[given] = numbers
     return padded
 
 
@@ -110,7 +111,10 @@ def _feature_names(
     features: Sequence[str],
     groups: Sequence[str],
 ) -> list[str]:
-    """The columns that the model takes: those of plain numbers, else all that could be numbers."""
+    """The columns that the model takes: those of plain numbers, else all that could be numbers.
+
+    A column without any value counts last: it is a missing value in every row.
+    """
     wanted = spec.shape[0]
     if features:
         names = _named(path, list(columns), features)
@@ -122,8 +126,10 @@ def _feature_names(
         if len(names) != wanted and (wanted is None or len(others) == wanted):
             names = others
         lenient = [n for n, c in taken.items() if n not in _KEPT and c.dtype.kind in "fiub"]
-        if len(names) != wanted == len(lenient):
-            names = lenient
+        filled = [n for n in lenient if columns[n].dtype.kind != "U" or (columns[n] != "").any()]
+        for other in (filled, lenient):
+            if len(names) != wanted == len(other):
+                names = other
     if not names or wanted not in (None, len(names)):
         raise DataError(
             f"{path}: {found} beside label and split ({listing(names) or 'none'}) and the model "

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError
-from repairkit.core.text import first_line
+from repairkit.core.text import clean, first_line
 from repairkit.data.names import listing
-from repairkit.data.text import clean
 
 _MOST_BYTES = 128 << 20
 _MOST_CELLS = 10_000_000
@@ -199,4 +199,14 @@ def _plain_column(path: Path, name: str, values: list[Any]) -> NDArray[Any] | No
         return np.array(values)
     if kinds and kinds <= {int, float}:
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    if kinds and all(issubclass(kind, datetime) for kind in kinds):
+        values = _days(values)
     return _texts(path, name, ["" if value is None else str(value) for value in values])
+
+
+def _days(moments: list[Any]) -> list[Any]:
+    """Days where every moment is a midnight, as pandas writes such a column to a CSV."""
+    known = [moment for moment in moments if moment is not None]
+    if any(moment.time() != time() or getattr(moment, "nanosecond", 0) for moment in known):
+        return moments
+    return [None if moment is None else moment.date() for moment in moments]

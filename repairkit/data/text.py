@@ -8,16 +8,14 @@ codes, and so are `a` and `A`.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Marks without width say nothing at the ends; within a word some of them shape letters.
-_WIDTHLESS = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
-_NOWHERE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
+from repairkit.core.text import clean
+
 _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _PLAIN_WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0*)?")
 # An exponent with its sign, as programs write it: 12E3 is a code.
@@ -27,15 +25,6 @@ _PLAIN_NUMBER = re.compile(
     re.IGNORECASE,
 )
 _MOST_DIGITS = 18
-
-
-def clean(text: str) -> str:
-    """The text as it is compared and shown: composed letters, plain spaces, nothing around it."""
-    if text.isascii():
-        return text.strip()
-    composed = unicodedata.normalize("NFC", text).translate(_NOWHERE)
-    spaced = "".join(" " if mark.isspace() else mark for mark in composed)
-    return spaced.strip(f" {_WIDTHLESS}")
 
 
 def clean_column(texts: NDArray[Any]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Annotations
+from repairkit.core.text import clean
 from repairkit.metrics import groups, images
 from repairkit.metrics.outputs import OutputForm
 from repairkit.metrics.robustness import ROBUSTNESS_METRICS, check_targets
 from repairkit.metrics.user import user_metric
 
 _RECALL = "recall:"
+_WHOLE = re.compile(r"\A(0|-?[1-9][0-9]*)\.0*\Z")
 _GROUP = "group_accuracy:"
 _GROUP_LOSS = "group_loss:"
 EVERY_RECALL = "recall:*"
@@ -176,9 +179,10 @@ def _check_groups(name: str, annotations: Annotations) -> None:
 
 
 def _class_number(name: str, annotations: Annotations, n_classes: int) -> int:
-    wanted = name.removeprefix(_RECALL)
-    if wanted in annotations.class_names[:n_classes]:
-        return annotations.class_names.index(wanted)
+    wanted = clean(name.removeprefix(_RECALL))
+    number = _position(wanted, annotations.class_names[:n_classes])
+    if number is not None:
+        return number
     if wanted.isdecimal() and int(wanted) < n_classes:
         return int(wanted)
     close = difflib.get_close_matches(wanted, annotations.class_names, 1)
@@ -190,12 +194,27 @@ def _class_number(name: str, annotations: Annotations, n_classes: int) -> int:
 
 
 def _group_number(name: str, annotations: Annotations) -> int:
-    wanted, names = name.partition(":")[2], annotations.group_names
-    if wanted in names:
-        return names.index(wanted)
+    wanted, names = clean(name.partition(":")[2]), annotations.group_names
+    number = _position(wanted, names)
+    if number is not None:
+        return number
     raise SettingsError(
         f"there is no group {wanted!r}; use one of: {', '.join(names)}, or * for each"
     )
+
+
+def _position(wanted: str, names: Sequence[str]) -> int | None:
+    """Where a name stands: spelt alike, else the one that is the same number (`1.0` for `1`)."""
+    for spelling in (clean, _without_zeros):
+        alike = [i for i, name in enumerate(names) if spelling(name) == spelling(wanted)]
+        if len(alike) == 1:
+            return alike[0]
+    return None
+
+
+def _without_zeros(name: str) -> str:
+    """`1.0` as `1`, as a column of numbers is read; any other name as it is."""
+    return _WHOLE.sub(r"\1", clean(name))
 
 
 def _known(annotations: Annotations) -> str:

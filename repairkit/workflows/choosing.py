@@ -286,9 +286,20 @@ class Chooser:
         )
 
     def _decline(self, reason: str, story: dict[str, Any]) -> TargetNotMetError:
+        told = f"{reason}{self._met_already()}"
         return TargetNotMetError(
-            f"no repair: {reason}; nothing was written", {**story, "declined": reason}
+            f"no repair: {told}; nothing was written", {**story, "declined": told}
         )
+
+    def _met_already(self) -> str:
+        """What is to be said of targets that need no repair."""
+        plain = self.criterion.plain
+        met = [
+            str(target)
+            for target in self.wishes.targets
+            if target.met(self.criterion.value(target.metric, plain))
+        ]
+        return f"; as it is, the model meets {' and '.join(met)} on them" if met else ""
 
 
 def _strata(suite: Suite) -> NDArray[np.int64]:

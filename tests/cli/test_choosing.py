@@ -122,6 +122,17 @@ def test_a_target_is_reached_or_nothing_is_written(repairkit: Command, harmed: P
     assert document["selection"]["reached"]["accuracy"]["value"] >= 0.2
 
 
+def test_a_target_that_is_met_already_is_told_to_be_so(repairkit: Command, harmed: Project) -> None:
+    document = chosen(repairkit("patch", harmed.model, "--fairness", *FAST))
+    Path(document["patched_model"]).rename("whole.onnx")
+    for path in Path.cwd().glob("*.patched*"):
+        path.unlink()
+    answer = repairkit(
+        "patch", "whole.onnx", "--data", harmed.data, "--target", "accuracy>=0.2", *FAST
+    )
+    declined(answer, "; as it is, the model meets accuracy>=0.2 on them; nothing was written")
+
+
 @pytest.mark.parametrize(
     ("options", "how"),
     [

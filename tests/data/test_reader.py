@@ -124,9 +124,16 @@ def test_an_array_without_an_axis_tells_of_the_file_and_of_no_image(tmp_path: Pa
     ("arrays", "message"),
     [
         ({"y": np.array([0, 1])}, "y has shape 2 and x holds 3 images"),
-        ({"y": np.eye(3)}, "y has shape 3 x 3 and x holds 3 images; expected one value per image"),
+        (
+            {"y": np.eye(3)},
+            r"expected one value per image, shape 3; .* that is y\.argmax\(axis=1\)",
+        ),
+        ({"y": np.eye(3) * 2}, "y has shape 3 x 3 and x holds 3 images; expected .*, shape 3$"),
         ({"age": np.zeros(4)}, "age has shape 4"),
-        ({"split": np.array([0, 1, 2])}, "split holds int64; expected the part of each image"),
+        (
+            {"split": np.array([0j, 1, 2])},
+            "split holds complex128; expected the part of each image",
+        ),
         ({"x": np.zeros((0, 3, 8, 8))}, "x holds no image"),
         ({"x": np.array(1)}, "x holds no image"),
         ({"y": np.array([0, None, 1])}, "y: is a pickled object array"),
@@ -147,3 +154,21 @@ def test_an_archive_without_images_or_labels_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz")
     with pytest.raises(DataError, match="has no array 'x'; found nothing"):
         read(tmp_path / "b.npz")
+
+
+def test_bytes_of_another_encoding_are_refused_and_never_made_alike(tmp_path: Path) -> None:
+    names = np.array(["Å", "Ø", "Å"])
+    latin = np.char.encode(names, "latin-1")
+    with pytest.raises(DataError, match=r"town holds bytes that are no UTF-8 text, such as b'"):
+        read(save_npz(tmp_path / "a.npz", town=latin), groups=("town",))
+    plain = read(save_npz(tmp_path / "b.npz", town=np.char.encode(names, "utf-8")), groups=["town"])
+    assert plain.annotations.group_names == ("Å", "Ø")
+
+
+def test_parts_may_be_numbered_in_every_source(tmp_path: Path) -> None:
+    found = read(save_npz(tmp_path / "a.npz", split=np.array([2, 0, 1])))
+    assert found.split is not None
+    text = "path,label,split\na.png,cat,2\nb.png,dog,0\na.png,cat,1\n"
+    table = read(save_manifest(tmp_path / "m.csv", text))
+    assert table.split is not None
+    assert found.split.tolist() == table.split.tolist() == ["2", "0", "1"]

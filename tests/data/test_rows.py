@@ -59,6 +59,14 @@ def test_an_empty_cell_is_a_missing_value(tmp_path: Path) -> None:
     assert "2 values are missing" in found.notes[-1]
 
 
+def test_a_column_without_any_value_is_missing_in_every_row(tmp_path: Path) -> None:
+    text = "a,empty,b,label\n1,,2,0\n3,,4,1\n"
+    assert batch(read(tmp_path, text)).tolist() == [[1, 2], [3, 4]]
+    for features in ((), ("a", "empty", "b")):
+        rows = batch(read(tmp_path, text, 3, features=features))
+        np.testing.assert_array_equal(rows, [[1, np.nan, 2], [3, np.nan, 4]])
+
+
 def test_the_digest_tells_features_apart(tmp_path: Path) -> None:
     text = "a,b,c,label\n1,2,3,0\n4,5,6,1\n"
     digests = {read(tmp_path, text, features=f).digest for f in (("a", "b"), ("b", "a"))}

@@ -130,3 +130,22 @@ def test_a_missing_pyarrow_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"needs pyarrow.*pip install 'repairkit\[parquet\]'"):
         read_parquet(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("moments", "read"),
+    [
+        (["2019-02-03", None, "2020-12-31"], ["2019-02-03", "", "2020-12-31"]),
+        (["2019-02-03 00:00", "2019-02-03 12:30"], ["2019-02-03 00:00:00", "2019-02-03 12:30:00"]),
+    ],
+)
+def test_days_in_a_parquet_file_are_written_as_pandas_writes_them_to_a_csv(
+    tmp_path: Path, moments: list[str | None], read: list[str]
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    times = np.array(moments, dtype="datetime64[us]")
+    table = pyarrow.table({"day": pyarrow.array(times, type=pyarrow.timestamp("us"))})
+    parquet.write_table(table, tmp_path / "d.parquet")
+    assert read_parquet(tmp_path / "d.parquet").columns["day"].tolist() == read

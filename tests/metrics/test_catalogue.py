@@ -112,3 +112,27 @@ def test_the_accuracy_of_a_group_looks_at_its_images_alone():
     empty = Annotations(LABELS, np.zeros(4, np.int64), ("dark", "fair"))
     with pytest.raises(DataError, match="none of the 4 images is of group 'fair'"):
         make("group_accuracy:fair", CLASSES, empty).weights(empty)
+
+
+@pytest.mark.parametrize("written", ["Zoë", "Zoe\u0308", " Zoe\u0308 ", "Zoë\u00a0"])
+def test_a_class_or_group_is_found_however_its_letters_are_composed(written):
+    named = Annotations(LABELS, np.array([0, 1, 0, 1]), ("Ada", "Zoë"), ("Ada", "Ida", "Zoë"))
+    outputs = np.eye(3)[[0, 1, 2, 2]]
+    recall = make(f"recall:{written}", CLASSES, named)
+    assert recall.weights(named) @ recall.score(outputs, named) == 1.0
+    group = make(f"group_accuracy:{written}", CLASSES, named)
+    assert group.weights(named) @ group.score(outputs, named) == 0.5
+
+
+def test_a_group_of_a_column_of_numbers_is_found_by_the_number():
+    years = Annotations(LABELS, np.array([0, 1, 0, 1]), ("1", "2"), NAMED.class_names)
+    codes = Annotations(LABELS, np.array([0, 1, 0, 1]), ("1.0", "01"), NAMED.class_names)
+    outputs = np.eye(3)[[0, 2, 2, 2]]
+    for about, name in ((years, "1.0"), (codes, "1"), (codes, "1.0")):
+        metric = make(f"group_accuracy:{name}", CLASSES, about)
+        assert metric.weights(about) @ metric.score(outputs, about) == 1.0
+    both = Annotations(LABELS, np.array([0, 1, 0, 1]), ("1", "1.0"), NAMED.class_names)
+    metric = make("group_accuracy:1.0", CLASSES, both)
+    assert metric.weights(both) @ metric.score(outputs, both) == 0.0
+    with pytest.raises(SettingsError, match="no group '1e0'"):
+        make("group_accuracy:1e0", CLASSES, years)

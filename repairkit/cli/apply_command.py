@@ -9,6 +9,7 @@ import typer
 
 from repairkit.api import apply
 from repairkit.cli import options, show
+from repairkit.core.text import counted
 
 
 def apply_command(
@@ -41,9 +42,9 @@ def apply_command(
         show.print_json(done.to_json())
     elif not quiet:
         patch_made = done.verified.patch
-        show.frozen(f"{len(patch_made)} filters frozen", patch_made, subject.layer_map)
+        show.frozen(f"{counted(len(patch_made), 'filter')} frozen", patch_made, subject.layer_map)
         show.say(
-            f"verified on {done.verified.proof.n_images} images ({done.verified.images}); the "
-            "digest is the one that the patch file promises"
+            f"verified on {counted(done.verified.proof.n_images, 'image')} "
+            f"({done.verified.images}); the digest is the one that the patch file promises"
         )
         show.say(f"patched model  {done.out}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from repairkit.cli import options, show
+from repairkit.core.text import counted
 from repairkit.data.spec import describe_shape
 from repairkit.workflows.inspection import Inspection, inspect
 from repairkit.workflows.timing import PASSES_PER_FILTER, PassTime
@@ -56,13 +57,13 @@ def _print(found: Inspection) -> None:
     ]
     n_filters = sum(s.site.n_channels for s in found.sites)
     show.table(
-        f"{len(rows)} sites with {n_filters} filters",
+        f"{counted(len(rows), 'site')} with {counted(n_filters, 'filter')}",
         ["site", *([] if layers is None else ["layer"]), "kind", "filters", "multiplications"],
         rows,
     )
     if found.left_out:
         show.table(
-            f"{len(found.left_out)} layers left out",
+            f"{counted(len(found.left_out), 'layer')} left out",
             ["layer", "kind", "why"],
             [[x.name, x.kind, x.reason] for x in found.left_out],
         )
@@ -82,6 +83,6 @@ def _print_passes(passes: PassTime) -> None:
     )
     if passes.n_filters:
         told = ", ".join(
-            f"{n}: {show.duration(passes.seconds_of(n) or 0.0)}" for n in PASSES_PER_FILTER
+            f"{n} take {show.duration(passes.seconds_of(n) or 0.0)}" for n in PASSES_PER_FILTER
         )
         show.say(f"passes for each of the {passes.n_filters} filters, on one core: {told}")

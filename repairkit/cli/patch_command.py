@@ -24,6 +24,7 @@ from repairkit.cli.score_command import (
 from repairkit.cli.started import began
 from repairkit.core.filters import Filter
 from repairkit.core.layer_map import Origin
+from repairkit.core.text import counted
 from repairkit.engine.precision import IN_WORDS
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.choosing import CONFIRMATION_SHARE
@@ -238,9 +239,8 @@ def print_patched(done: Patched) -> None:
         show.say(f"note: the parts {pair[0]} and {pair[1]} share images")
     proof = done.verified.proof
     show.say(
-        f"verified on {proof.n_images} images ({done.verified.images}), all outputs: equal to the "
-        "masked original bit for bit without "
-        f"graph optimisation, within {proof.relative:.1e} with it; undoing gives the original back"
+        f"verified on {counted(proof.n_images, 'image')} ({done.verified.images}), all outputs: "
+        f"{show.agreement(proof)}; undoing gives the original back"
     )
     show.say(f"patched model  {done.out}")
     show.say(f"patch file     {done.patch_file}")

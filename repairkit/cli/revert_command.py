@@ -9,6 +9,7 @@ import typer
 
 from repairkit.api import revert
 from repairkit.cli import options, show
+from repairkit.core.text import counted
 
 
 def revert_command(
@@ -30,6 +31,9 @@ def revert_command(
     if as_json:
         show.print_json(done.to_json())
     elif not quiet:
-        show.say(f"{len(done.patch)} filters are back as they were, byte for byte: {done.out}")
+        show.say(
+            f"{counted(len(done.patch), 'filter')} back as before, and the file byte for byte: "
+            f"{done.out}"
+        )
         if done.left:
             show.say(f"{done.left} earlier patches are still in the model")

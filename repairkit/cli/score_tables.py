@@ -22,8 +22,8 @@ def print_scored(scored: Scored) -> None:
     shown = rows if len(rows) <= 2 * _SHOWN else [*rows[:_SHOWN], {}, *rows[-_SHOWN:]]
     layer = ["layer"] if "layer" in rows[0] else []
     show.table(
-        f"Value of {len(rows)} filters for {metric}{_direction(metric, less)}, highest and lowest "
-        f"({document['interval']})",
+        f"Value of {len(rows)} filters for {metric}{_direction(metric, less)}, highest and lowest"
+        f"{_interval(document)}",
         ["filter", *layer, "value", "std error", "from", "to", "samples", "decided"],
         [_row(row, layer) for row in shown],
     )
@@ -49,12 +49,17 @@ def print_scored(scored: Scored) -> None:
     for note in document["notes"]:
         show.say(f"note: {note}")
     if document["n_undecided"]:
-        show.say(
-            f"undecided: {document['n_undecided']} filters; raise --max-evaluations to tell more"
-        )
+        limit = "--time-limit" if "time limit" in document["reason"] else "--max-evaluations"
+        show.say(f"undecided: {document['n_undecided']} filters; raise {limit} to tell more")
     if scored.details:
         _print_statistics(scored.details)
     show.say(f"written to {scored.folder}")
+
+
+def _interval(document: Mapping[str, Any]) -> str:
+    """The confidence of `from` and `to`; what the intervals rest on stands in `run.json`."""
+    confidence = document["confidence"]
+    return "" if confidence is None else f" (from, to: {100 * confidence:g} % intervals)"
 
 
 def _direction(metric: str, less_is_better: list[str]) -> str:

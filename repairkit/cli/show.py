@@ -16,6 +16,7 @@ from repairkit.core.layer_map import LayerMap
 from repairkit.core.measures import measure_of
 from repairkit.core.patch import Constant, Evaluation, Figure, Patch
 from repairkit.core.text import printable
+from repairkit.engine.proof import Proof
 from repairkit.workflows.progress import Progress as ScoreProgress
 
 
@@ -76,12 +77,14 @@ def _facts(progress: ScoreProgress) -> str:
         f"{progress.spent.evaluations} evaluations, {progress.evaluations_per_second:.0f}/s"
     )
     if progress.seconds_left is not None:
-        facts += f", at most {duration(progress.seconds_left)} left"
+        facts += f", at most {duration(max(progress.seconds_left, 1.0))} left"
     return facts
 
 
 def duration(seconds: float) -> str:
     """Seconds for people."""
+    if seconds < 1:
+        return "under 1 s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
@@ -123,6 +126,16 @@ def constant(found: Constant) -> str:
     """What a frozen filter yields, in as many digits as 32-bit floats have."""
     numbers = found if isinstance(found, tuple) else (found,)
     return ", ".join(f"{n:.9g}" for n in numbers)
+
+
+def agreement(proof: Proof) -> str:
+    """How near the patched model is to the original under the same mask."""
+    if not proof.relative:
+        return "equal to the masked original bit for bit, with graph optimisation and without"
+    return (
+        "equal to the masked original bit for bit without graph optimisation, within "
+        f"{proof.relative:.1e} of the greatest output with it"
+    )
 
 
 def frozen(title: str, patch: Patch, layers: LayerMap | None) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from repairkit.api import verify
 from repairkit.cli import options, show
+from repairkit.core.text import counted
 
 _SHOWN = 30
 _LONGEST = 40
@@ -42,18 +43,19 @@ def verify_command(
     if as_json:
         show.print_json(found.to_json())
     elif not quiet:
-        show.say(f"verified: {patched} is {original} with {len(found.patch)} filters frozen")
+        show.say(
+            f"verified: {patched} is {original} with {counted(len(found.patch), 'filter')} frozen"
+        )
         if found.inferred:
             show.say("it claims no patch; the filters were inferred from the tensors that differ")
         show.frozen("frozen filters", found.patch, subject.layer_map)
         show.say(
-            f"bytes: only {len(found.edits)} tensors differ, and undoing the patch gives the "
-            "original back"
+            f"bytes: {counted(len(found.edits), 'tensor')} changed and no other; "
+            "undoing the patch gives the original back"
         )
         show.say(
-            f"outputs on {found.proof.n_images} images ({found.images}): equal to the masked "
-            "original bit for bit without graph optimisation, within "
-            f"{found.proof.relative:.1e} with it"
+            f"outputs on {counted(found.proof.n_images, 'image')} ({found.images}): "
+            f"{show.agreement(found.proof)}"
         )
         if found.unproven:
             names = [name[:_LONGEST] for name in found.unproven[:_SHOWN]]

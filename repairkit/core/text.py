@@ -52,6 +52,11 @@ def from_cell(cell: str) -> str:
     return cell.removeprefix("'")
 
 
+def counted(n: int, noun: str) -> str:
+    """The number and the noun, which gets its plural's s where the number is not one."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, so that ours stays one line."""
     lines = str(error).strip().splitlines()

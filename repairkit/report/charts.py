@@ -124,11 +124,16 @@ def interval_mark(
     within: tuple[float, float],
     description: str,
     zero: bool = True,
+    more_is_better: bool = True,
 ) -> Markup:
-    """A point with its interval over a shared scale, as small as a word."""
+    """A point with its interval over a shared scale, as small as a word.
+
+    What is surely good has the colour of a gain, what is surely bad that of a loss.
+    """
     scale = _Scale(within[0], within[1], 4.0, 116.0)
     cut = [min(max(v, within[0]), within[1]) for v in (low, value, high)]
-    style = "gain" if low > 0 else "loss" if high < 0 else "open"
+    good, bad = (low > 0, high < 0) if more_is_better else (high < 0, low > 0)
+    style = "gain" if good else "loss" if bad else "open"
     parts = [
         tag("line", x1=scale(cut[0]), x2=scale(cut[2]), y1=9, y2=9, class_=f"reach {style}"),
         tag("circle", cx=scale(cut[1]), cy=9, r=3.6, class_=f"dot {style}"),

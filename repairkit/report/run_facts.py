@@ -54,7 +54,7 @@ def _sentence(scores: Mapping[str, Any], metric: str, run: Mapping[str, Any]) ->
     rest = scores["n_filters"] - harmful - helpful
     side = "above" if scores.get("less_is_better") else "below"
     return (
-        f"Of {n}, {harmful:,} harm the {name} (their intervals lie {side} zero), {helpful:,} help, "
+        f"Of {n}, {harmful:,} harm the {name}: their intervals lie {side} zero. {helpful:,} help, "
         f"and {rest:,} cannot be told from zero."
     )
 
@@ -79,6 +79,7 @@ def _marked(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], metric
                 high_end,
                 within=(low - reach, high + reach),
                 description=f"{numbers.in_words(metric)}: {told}",
+                more_is_better=not scores.get("less_is_better"),
             )
         )
         marked.append({**row, "mark": mark})

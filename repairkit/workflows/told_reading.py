@@ -50,8 +50,12 @@ def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
     parts = ", ".join(f"{name} {n}" for name, n in read["parts"].items())
     unused = f", in no part {read['in_no_part']}" if read["in_no_part"] else ""
     labels = f"; {read['labels']}" if read["labels"] else ""
-    yield f"read {read['images']} images{labels}"
-    yield f"images by part: {parts}{unused}"
+    if not read["images"]:
+        yield "no images were given"
+        return
+    shared = sum(read["parts"].values()) + read["in_no_part"] > read["images"]
+    yield f"read {read['images']:,} images{labels}"
+    yield f"images by part: {parts}{unused}{' (the parts share images)' if shared else ''}"
     for noun in ("classes", "groups"):
         counts = read[noun]
         if counts:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repairkit.core.text import decoded, from_cell, plain_cell, printable
+from repairkit.core.text import counted, decoded, from_cell, plain_cell, printable
 from repairkit.workflows.files import to_json
 
 ODD = st.text(st.characters() | st.sampled_from("=+-@'\t\r\n\x1b\x9b\u202e\ud800[]/"))
@@ -62,3 +62,10 @@ def test_other_encodings_with_a_mark_are_named(encoding: str) -> None:
     mark = "" if encoding in ("utf-16", "utf-32") else "\ufeff"
     with pytest.raises(ValueError, match="save it as UTF-8"):
         decoded((mark + "model = 1").encode(encoding))
+
+
+@given(st.integers(0, 10**6))
+def test_only_one_thing_is_counted_without_an_s(n: int) -> None:
+    number, noun = counted(n, "filter").split()
+    assert int(number.replace(",", "")) == n
+    assert (noun == "filter") == (n == 1)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import repairkit.report
 from repairkit.report import draw_picture, model_card, render_patch, render_run
-from repairkit.report.charts import spread, ticks
+from repairkit.report.charts import interval_mark, spread, ticks
 from repairkit.report.verdict import verdict
 from tests.report.documents import HOSTILE, PICTURES, figure, repair, scoring
 
@@ -239,6 +239,24 @@ def test_less_is_better_where_it_is() -> None:
     document = repair([], objective="robustness", gain=-0.2)
     assert verdict(document)["tone"] == "good"
     assert 'class="dot gain"' in render_patch(document)
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 1), st.booleans(), st.booleans())
+def test_a_colour_tells_good_from_bad_not_high_from_low(
+    near: float, reach: float, high: bool, more_is_better: bool
+) -> None:
+    low_end, high_end = (near, near + reach) if high else (-near - reach, -near)
+    drawn = interval_mark(
+        (low_end + high_end) / 2,
+        low_end,
+        high_end,
+        within=(-3.0, 3.0),
+        description="",
+        more_is_better=more_is_better,
+    )
+    wanted, other = ("gain", "loss") if high == more_is_better else ("loss", "gain")
+    assert wanted in drawn
+    assert other not in drawn
 
 
 def test_overlapping_parts_are_warned_of() -> None:

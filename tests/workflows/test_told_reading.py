@@ -1,0 +1,42 @@
+"""What was read is told in few lines that are true of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from repairkit.workflows.told_reading import reading_lines
+
+
+def _read(images: int, parts: dict[str, int], unused: int = 0) -> dict[str, Any]:
+    return {
+        "images": images,
+        "labels": "",
+        "outputs": "",
+        "parts": parts,
+        "in_no_part": unused,
+        "classes": {},
+        "groups": {},
+        "left_out": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("parts", "unused", "shared"),
+    [
+        ({"calibration": 3, "selection": 4, "test": 5}, 0, False),
+        ({"calibration": 3, "selection": 4, "test": 4}, 1, False),
+        ({"calibration": 12, "selection": 12, "test": 12}, 0, True),
+        ({"calibration": 12, "selection": 6, "test": 6}, 0, True),
+    ],
+)
+def test_shared_images_are_not_told_as_if_they_were_apart(
+    parts: dict[str, int], unused: int, shared: bool
+) -> None:
+    told = "\n".join(reading_lines(_read(12, parts, unused)))
+    assert ("share images" in told) == shared
+
+
+def test_without_images_nothing_is_counted() -> None:
+    assert list(reading_lines(_read(0, dict.fromkeys(("a", "b"), 0)))) == ["no images were given"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Scores
@@ -27,6 +28,7 @@ from repairkit.estimators.walks import (
 )
 
 CONFIDENCE = 0.95
+_FEW_WALKS = 16
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Permutation:
     """Every player in every walk, until the budget ends.
 
     A walk counts when it is complete: then its shares add up to V(all) - V(none) on its images.
-    The intervals hold at one look, so that nothing is stopped by them.
+    The intervals hold at one look, so that nothing is stopped by them. Of fewer than 16 walks or so
+    they are wider than one player's own walks say.
 
     Attributes:
         batch_size: images in a walk.
@@ -137,10 +140,23 @@ class PermutationRun:
         size = self.settings.batch_size
         return begin_walk(self.facts, self.entropy, number, players=everyone, batch_size=size)
 
+    def _cautious_errors(self) -> NDArray[np.float64]:
+        """Standard errors that a few lucky walks cannot make small, (n_players, n_metrics).
+
+        A player often changes nothing and now and then much. A few walks may have met none of the
+        large changes, and their spread is then far too small. So no player's variance is taken for
+        less than the mean over all players, a share of it that fades as walks become many.
+        """
+        variances, counts = self.moments.variances(), self.moments.counts[:, None]
+        share = np.minimum(1.0, _FEW_WALKS / np.maximum(counts, 1))
+        least = share * np.mean(variances, axis=0, keepdims=True)
+        errors: NDArray[np.float64] = np.sqrt(np.maximum(variances, least) / np.maximum(counts, 1))
+        return errors
+
     def read(self) -> Scores:
         values, errors = self.moments.means.copy(), self.moments.std_errors()
         quantile = student_quantile(CONFIDENCE, max(self.n_walks - 1, 1))
-        low, high = around(values, quantile * errors)
+        low, high = around(values, quantile * self._cautious_errors())
         still_open = astride(
             low[:, 0], high[:, 0], values[:, 0], top_k=self.top_k, side=self.settings.side
         )
@@ -153,6 +169,6 @@ class PermutationRun:
             self.moments.counts.copy(),
             ~still_open,
             CONFIDENCE,
-            "Student's t over walks, for one player at one look",
+            "Student's t over walks, cautious where they are few, for one player at one look",
             self.settings.truncate_at is None,
         )

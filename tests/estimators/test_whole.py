@@ -127,3 +127,39 @@ def test_a_game_of_means_is_asked_as_ever() -> None:
     watched = WatchedGame(game)
     estimate(watched, Permutation(batch_size=5), budget=Budget(50), seed=0)
     assert all(round.images is not None for round in watched.rounds)
+
+
+class VotingGame:
+    """A weighted vote: in every walk one player turns the result, and all others change nothing.
+
+    The last player has no weight.
+    """
+
+    def __init__(self, seed: int, n_players: int = 10) -> None:
+        weights = np.random.default_rng(seed).integers(2, 9, n_players)
+        weights[-1] = 0
+        self.values = (members(n_players) @ weights > weights.sum() / 2).astype(float)
+        pool = ImagePool.uniform(4)
+        self.facts = GameFacts(n_players, ("vote",), (1.0,), pool, of_sets=True)
+
+    def play(self, round: Round) -> Outcomes:
+        codes = round.coalitions @ (1 << np.arange(self.facts.n_players))
+        return Outcomes(np.repeat(self.values[codes][:, None, None], 4, axis=1))
+
+
+@pytest.mark.parametrize("n_walks", [3, 5, 9, 20])
+def test_intervals_of_a_few_walks_hold_values_that_most_walks_do_not_show(n_walks: int) -> None:
+    held = []
+    for seed in range(20):
+        game = VotingGame(seed)
+        true = shapley_values(game.values[:, None])[:, 0]
+        scores = estimate(game, Permutation(), budget=Budget(11 * n_walks), seed=seed).scores
+        low, high = scores.ci_low[:, 0] - 1e-9, scores.ci_high[:, 0] + 1e-9
+        held.append((low <= true) & (true <= high))
+    assert np.mean(held) >= 0.9
+
+
+def test_with_many_walks_a_filter_that_never_matters_is_known_to_be_of_no_value() -> None:
+    scores = estimate(VotingGame(1), Permutation(), budget=Budget(11 * 400), seed=0).scores
+    assert scores.values[-1, 0] == 0
+    assert scores.ci_high[-1, 0] - scores.ci_low[-1, 0] < 0.02

@@ -13,6 +13,7 @@ from google.protobuf.message import EncodeError
 from onnx import ModelProto
 
 from repairkit.core.errors import DeviceError, ModelError, SettingsError
+from repairkit.core.text import first_line
 from repairkit.graph.dims import with_open_sizes
 from repairkit.graph.outside import as_on_disk, folder_of
 
@@ -51,11 +52,16 @@ def load_runtime() -> ModuleType:
     """The onnxruntime module.
 
     Raises:
-        DeviceError: no ONNX Runtime is installed.
+        DeviceError: no ONNX Runtime is installed, or it cannot be imported.
     """
     try:
         import onnxruntime
     except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError) or error.name != "onnxruntime":
+            raise DeviceError(
+                f"ONNX Runtime is installed and cannot be imported ({first_line(error)}); "
+                "install it anew"
+            ) from error
         raise DeviceError(
             "ONNX Runtime is not installed; install it with `pip install 'repairkit[cpu]'`, or "
             "`pip install 'repairkit[cuda]'` for an NVIDIA GPU"

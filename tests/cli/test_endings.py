@@ -252,3 +252,20 @@ def test_settings_may_begin_with_a_mark(model: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert cli.run(["inspect", str(model)]) == 1
     assert "save it as UTF-8" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_the_command_line_is_imported_leaves_no_traceback() -> None:
+    code = """
+import os, signal, sys
+import repairkit.__main__ as start
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+start.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

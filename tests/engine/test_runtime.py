@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,3 +139,25 @@ def test_a_quarter_of_a_card_is_of_all_it_has() -> None:
 @pytest.mark.parametrize("failing", ["start", "device", "memory"])
 def test_a_driver_that_fails_gives_the_default(failing: str) -> None:
     assert quarter_of_card_memory(driver(total=80 * 2**30, failing=failing)) == 2**30
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ModuleNotFoundError("no", name="onnxruntime"), "is not installed"),
+        (ImportError("libfoo.so: cannot open"), r"cannot be imported \(libfoo.so: cannot open\)"),
+        (ModuleNotFoundError("No module named 'flatbuffers'", name="flatbuffers"), "flatbuffers"),
+    ],
+)
+def test_a_runtime_that_is_there_and_broken_is_not_called_missing(
+    error: ImportError, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "onnxruntime":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(DeviceError, match=told):
+        runtime.load_runtime()

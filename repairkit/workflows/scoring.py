@@ -40,7 +40,7 @@ from repairkit.workflows.run_lock import locked
 from repairkit.workflows.score_table import finite_rows, scores_table
 from repairkit.workflows.settings import Settings, check_metrics
 from repairkit.workflows.subject import Subject
-from repairkit.workflows.told_reading import tell_reading
+from repairkit.workflows.told_reading import tell_reading, told_of_ends
 from repairkit.workflows.unattended import Terminated, Watch, event, unfinished
 
 logger = logging.getLogger(__name__)
@@ -246,6 +246,7 @@ def _play(
     game, played = table.game, table.played
     known = _play_ends(game)
     document["metrics"] = _ends(known[1], game, table.n_metrics)
+    document["notes"] += told_of_ends(document["metrics"])
     plan = settle_estimator(how, game, bench, pace=played.pace, again=_taken(played.before))
     estimator, budget = plan.estimator, plan.budget
     document["settings"]["estimator"] = plain(estimator)

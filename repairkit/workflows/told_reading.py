@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.measures import measure_of
 from repairkit.core.suite import Annotations
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.unattended import event
 
 logger = logging.getLogger(__name__)
 _SHOWN = 8
+_PLAIN = ("accuracy", "loss", "group_accuracy", "group_loss", "mean_absolute_error")
 
 
 def told_reading(bench: Bench) -> dict[str, Any]:
@@ -66,6 +68,21 @@ def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
     if read["outputs"]:
         yield str(read["outputs"])
     yield from (f"left out: {sentence}" for sentence in read["left_out"])
+
+
+def told_of_ends(ends: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A note where the model does no better than without all filters: its images are hardly right.
+
+    Args:
+        ends: V(all) and V(none) by metric.
+    """
+    return [
+        f"with all filters {name} is {found['all']:.4f}, no better than {found['none']:.4f} with "
+        "none: check that images and labels are what the model was trained with (--scale, --mean, "
+        "--std, --color, --classes)"
+        for name, found in ends.items()
+        if name in _PLAIN and measure_of(name).sign * (found["all"] - found["none"]) <= 0
+    ]
 
 
 def _classes(about: Annotations) -> NDArray[Any] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from repairkit.workflows.told_reading import reading_lines
+from repairkit.workflows.told_reading import reading_lines, told_of_ends
 
 
 def _read(images: int, parts: dict[str, int], unused: int = 0) -> dict[str, Any]:
@@ -40,3 +40,20 @@ def test_shared_images_are_not_told_as_if_they_were_apart(
 
 def test_without_images_nothing_is_counted() -> None:
     assert list(reading_lines(_read(0, dict.fromkeys(("a", "b"), 0)))) == ["no images were given"]
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "empty", "told"),
+    [
+        ("accuracy", 0.1, 0.1, True),
+        ("accuracy", 0.11, 0.1, False),
+        ("loss", 2.4, 2.3, True),
+        ("loss", 2.2, 2.3, False),
+        ("demographic_parity_difference", 0.2, 0.0, False),
+    ],
+)
+def test_a_model_that_does_no_better_than_without_filters_is_told(
+    name: str, full: float, empty: float, told: bool
+) -> None:
+    notes = told_of_ends({name: {"all": full, "none": empty}})
+    assert bool(notes) == told

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.data.dataset import LoadedImages, digest_array
+from repairkit.data.dataset import LoadedImages, copies_note, digest_array
 from repairkit.data.geometry import Geometry, plan_geometry, resize_pixels
 from repairkit.data.images import PixelImages, ReadyImages
 from repairkit.data.preprocessing import Preprocessing, value_table
-from repairkit.data.spec import InputSpec, describe_shape
+from repairkit.data.spec import InputSpec, describe_shape, is_tabular
 from repairkit.data.storage import allocate_pixels
 
 _BLOCK = 256
@@ -32,17 +32,26 @@ def load_array(
     digest_array(digest, array)
     if array.dtype == np.uint8 and spec.dtype.kind == "f" and spec.layout != "other":
         pixel_images = _load_pixels(array, spec, preprocessing, where)
-        return LoadedImages(pixel_images, digest.hexdigest())
-    _check_ready(array, spec, where)
+        return LoadedImages(pixel_images, digest.hexdigest(), _copies(array))
+    n_missing = _check_ready(array, spec, where)
     notes = []
+    if n_missing:
+        notes.append(f"{n_missing} values are missing; the model gets NaN for them")
     if preprocessing != Preprocessing(layout=preprocessing.layout):
         notes.append("x is ready for the model, so no preprocessing was applied to it")
     elif array.dtype.kind in "iu" and spec.dtype.kind == "f":
         notes.append(f"x holds {array.dtype} and was passed to the model as it is, unscaled")
+    if not is_tabular(spec):
+        notes += _copies(array)
     return LoadedImages(ReadyImages(array, spec.dtype), digest.hexdigest(), tuple(notes))
 
 
-def _check_ready(array: NDArray[Any], spec: InputSpec, where: str) -> None:
+def _copies(array: NDArray[Any]) -> tuple[str, ...]:
+    return copies_note([hashlib.blake2b(image.tobytes()).hexdigest() for image in array])
+
+
+def _check_ready(array: NDArray[Any], spec: InputSpec, where: str) -> int:
+    """Refuse what the model cannot take; the number of missing values, which only rows may have."""
     found = array.shape[1:]
     fits = len(found) == len(spec.shape) and all(
         want in (None, have) for want, have in zip(spec.shape, found, strict=True)
@@ -57,15 +66,21 @@ def _check_ready(array: NDArray[Any], spec: InputSpec, where: str) -> None:
         raise DataError(
             f"{where}: holds {array.dtype} and the model takes {spec.dtype}; give numbers"
         )
+    n_missing = 0
     for start in range(0, len(array), _BLOCK):
         block = array[start : start + _BLOCK]
-        bad = ~_kept_by_cast(block, spec.dtype).reshape(len(block), -1).all(axis=1)
+        kept = _kept_by_cast(block, spec.dtype)
+        if is_tabular(spec) and spec.dtype.kind == block.dtype.kind == "f":
+            missing = np.isnan(block)
+            kept, n_missing = kept | missing, n_missing + int(missing.sum())
+        bad = ~kept.reshape(len(block), -1).all(axis=1)
         if bad.any():
             raise DataError(
                 f"{where}[{start + int(bad.argmax())}]: holds values that are not finite or that "
                 f"{spec.dtype} cannot hold without change (x is {array.dtype}); convert x to "
                 f"{spec.dtype} yourself"
             )
+    return n_missing
 
 
 def _kept_by_cast(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.bool_]:

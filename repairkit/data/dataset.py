@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,14 @@ def digest_records(records: Records, images_digest: str) -> str:
         digest.update(f"\n{name}\n".encode())
         digest_array(digest, column)
     return digest.hexdigest()
+
+
+def copies_note(digests: Sequence[str]) -> tuple[str, ...]:
+    """What is to be said of images whose digests are alike."""
+    n_copies = len(digests) - len(set(digests))
+    if not n_copies:
+        return ()
+    return (f"{n_copies} image(s) are copies of another one; copies can fall into different parts",)
 
 
 def digest_array(digest: hashlib._Hash, array: NDArray[Any]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.stages import stage
-from repairkit.data.dataset import LoadedImages
+from repairkit.data.dataset import LoadedImages, copies_note
 from repairkit.data.decoding import Decoded, ImageFile, decode
 from repairkit.data.geometry import Geometry, plan_geometry
 from repairkit.data.images import PixelImages
@@ -56,7 +56,7 @@ def load_files(
     return LoadedImages(
         PixelImages(pixels, table, channels_first=spec.layout == "nchw"),
         hashlib.sha256("\n".join(digests).encode()).hexdigest(),
-        (*_duplicates_note(digests), *_frames_note(read)),
+        (*copies_note(digests), *_frames_note(read)),
     )
 
 
@@ -126,10 +126,3 @@ def _frames_note(read: Sequence[Decoded]) -> tuple[str, ...]:
     if not n_files:
         return ()
     return (f"{n_files} image file(s) hold several frames or pages, of which the first was read",)
-
-
-def _duplicates_note(digests: Sequence[str]) -> tuple[str, ...]:
-    n_copies = len(digests) - len(set(digests))
-    if not n_copies:
-        return ()
-    return (f"{n_copies} image(s) are copies of another one; copies can fall into different parts",)

@@ -28,8 +28,8 @@ from repairkit.data.manifest import (
 )
 from repairkit.data.names import listing
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.data.rows import is_tabular, read_rows
-from repairkit.data.spec import FurtherInput, InputSpec, describe_shape
+from repairkit.data.rows import read_rows
+from repairkit.data.spec import FurtherInput, InputSpec, describe_shape, is_tabular
 from repairkit.data.text import as_texts, clean_column, text_column
 
 

@@ -26,11 +26,6 @@ from repairkit.data.text import clean_column, text_column, typed_column
 _KEPT = ("label", "split")
 
 
-def is_tabular(spec: InputSpec) -> bool:
-    """Whether the model takes a row of numbers, and no image."""
-    return len(spec.shape) == 1
-
-
 def read_rows(
     path: Path,
     table: Table,

@@ -79,3 +79,8 @@ class FurtherInput:
 def describe_shape(shape: tuple[int | None, ...]) -> str:
     """`(3, None, 224)` as `3 x ? x 224`."""
     return " x ".join("?" if size is None else str(size) for size in shape) or "a single number"
+
+
+def is_tabular(spec: InputSpec) -> bool:
+    """Whether the model takes a row of numbers, and no image."""
+    return len(spec.shape) == 1

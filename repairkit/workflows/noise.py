@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import ModelError
-from repairkit.data.rows import is_tabular
+from repairkit.data.spec import is_tabular
 from repairkit.engine.runner import Runner
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.tree_noise import spread_over_thresholds

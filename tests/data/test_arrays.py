@@ -60,7 +60,6 @@ def test_a_wrong_shape_shows_both(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("value", "dtype", "model_dtype"),
     [
-        (np.nan, np.float32, np.float32),
         (np.inf, np.float64, np.float32),
         (1e300, np.float64, np.float32),
         (0.5, np.float32, np.int64),
@@ -177,3 +176,22 @@ def test_the_digest_names_the_content() -> None:
     digest = load_array(pixels, spec(), PLAIN, "x").digest
     assert digest == load_array(pixels.copy(), spec(), SCALED, "y").digest
     assert digest != load_array(pixels[::-1], spec(), PLAIN, "x").digest
+
+
+def test_a_missing_value_in_a_row_of_numbers_stays_missing_and_is_counted() -> None:
+    row = InputSpec("other", (3,), np.dtype("float32"))
+    array = np.array([[np.nan, 1, 2], [3, np.nan, np.nan]])
+    np.testing.assert_array_equal(batch(array, row), array)
+    assert load_array(array, row, PLAIN, "x").notes[-1].startswith("3 values are missing")
+    with pytest.raises(DataError, match=r"x\[1\]: holds values that are not finite"):
+        load_array(np.array([[0, 1, 2], [3, np.inf, np.nan]]), row, PLAIN, "x")
+    with pytest.raises(DataError, match=r"x\[0\]: holds values that are not finite"):
+        load_array(np.full((1, 3, 8, 8), np.nan), spec(), PLAIN, "x")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_copies_are_counted_as_they_are_among_files(dtype: type[Any]) -> None:
+    array = noise(4, 8, 8, 3).transpose(0, 3, 1, 2).astype(dtype)
+    assert load_array(array, spec(), PLAIN, "x").notes == ()
+    array[3] = array[1]
+    assert "1 image(s) are copies of another one" in load_array(array, spec(), PLAIN, "x").notes[0]

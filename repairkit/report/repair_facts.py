@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from repairkit.report import numbers
 from repairkit.report.charts import Axis, Series, line_chart
+from repairkit.report.commands import reading_words
 from repairkit.report.tables import group_tables, metric_rows
 from repairkit.report.verdict import verdict
 
@@ -150,11 +151,13 @@ def commands(document: Mapping[str, Any]) -> dict[str, str]:
         data += ["--image-input", choice["image_input"]]
     for name, value in (choice.get("inputs") or {}).items():
         data += ["--input", f"{name}={value}"]
+    data += reading_words(choice.get("preprocessing"))
+    classes = reading_words(None, choice.get("class_names"))
     return {
         "verify": _shell("verify", source, result, "--patch", patch, *data),
         "revert": _shell("revert", result, patch, "-o", again),
         "apply": _shell("apply", source, patch, "-o", again),
-        "choose": _shell("patch", source, *data, *_choice(document), "-o", again),
+        "choose": _shell("patch", source, *data, *classes, *_choice(document), "-o", again),
     }
 
 

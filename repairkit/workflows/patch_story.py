@@ -11,7 +11,7 @@ from repairkit.core.patch import Patch
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import Made
 from repairkit.workflows.judging import Judged
-from repairkit.workflows.run_document import less_is_better, versions
+from repairkit.workflows.run_document import less_is_better, plain, versions
 from repairkit.workflows.told_reading import told_reading
 from repairkit.workflows.verifying import Verified
 
@@ -39,6 +39,8 @@ def patch_story(
             **choice,
             "absent": bench.settings.absent,
             "seed": bench.settings.seed,
+            "preprocessing": plain(bench.settings.preprocessing),
+            "class_names": list(bench.settings.class_names),
             "image_input": bench.settings.image_input,
             "inputs": dict(bench.settings.inputs),
             "promised_on_selection": None if made.promise is None else asdict(made.promise),

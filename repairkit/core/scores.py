@@ -61,7 +61,7 @@ class Scores:
             counts,
             np.zeros(len(values), bool),
             0.95,
-            "normal, for one player at one look",
+            "normal, for one filter at one look",
             False,
         )
 

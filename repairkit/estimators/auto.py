@@ -290,7 +290,7 @@ class AutoRun:
         )
 
     def _describe(self) -> str:
-        errors = "normal, for one player at one look: sandwich errors over rows of the regression"
+        errors = "normal, for one filter at one look: sandwich errors over rows of the regression"
         if self.regression.whole_law:
             return f"{errors}, with marginals where there are any"
         return (

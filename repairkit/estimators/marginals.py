@@ -194,6 +194,6 @@ class MarginalsRun:
             self.moments.counts.copy(),
             ~self.still_open,
             1 - self.settings.delta,
-            "empirical Bernstein (Maurer & Pontil 2009), for all players and looks together",
+            "empirical Bernstein (Maurer & Pontil 2009), for all filters and looks together",
             False,
         )

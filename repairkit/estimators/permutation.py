@@ -169,6 +169,6 @@ class PermutationRun:
             self.moments.counts.copy(),
             ~still_open,
             CONFIDENCE,
-            "Student's t over walks, cautious where they are few, for one player at one look",
+            "Student's t over walks, cautious where they are few, for one filter at one look",
             self.settings.truncate_at is None,
         )

@@ -287,7 +287,7 @@ class RegressionRun:
     def _describe(self) -> str:
         plan, n = self.plan, self.facts.n_players
         errors = "rows" if plan.errors_over == "rows" else "images (clusters)"
-        what = f"sandwich errors over {errors}, normal, for one player at one look"
+        what = f"sandwich errors over {errors}, normal, for one filter at one look"
         if self.whole_law:
             return what
         if plan.scaled:

@@ -290,7 +290,7 @@ class TmabRun:
             errors[again] = self.fresh.std_errors()[again]
             samples[again] = self.fresh.counts[again]
             low, high = np.minimum(low, values), np.maximum(high, values)
-        scope = "for all players and looks together" if self.settings.union_bound else "for each"
+        scope = "for all filters and looks together" if self.settings.union_bound else "for each"
         return Scores(
             self.facts.metrics,
             values,

@@ -241,6 +241,22 @@ def test_less_is_better_where_it_is() -> None:
     assert 'class="dot gain"' in render_patch(document)
 
 
+def test_a_page_tells_what_was_read_and_left_out() -> None:
+    told = {
+        "images": 1234,
+        "labels": "labels are class numbers",
+        "outputs": "outputs are read as <logits>",
+        "left_out": ["2 files are no images"],
+    }
+    run = scoring()
+    for page in (
+        render_patch({**repair(), "read": told}),
+        render_run({**run, "run": {**run["run"], "read": told}}),
+    ):
+        assert "images; labels are class numbers; outputs are read as &lt;logits&gt;." in page
+        assert "Left out: 2 files are no images." in page
+
+
 @given(st.floats(0.01, 1), st.floats(0.01, 1), st.booleans(), st.booleans())
 def test_a_colour_tells_good_from_bad_not_high_from_low(
     near: float, reach: float, high: bool, more_is_better: bool

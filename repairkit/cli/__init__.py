@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
@@ -143,6 +144,9 @@ def run(arguments: list[str], *, debug: bool = False, began: float | None = None
             write_document(output, document)
         except BrokenPipeError:
             forget_output()
+        except OSError as error:  # such as a full disk behind `>`
+            forget_output(output)
+            return _told(_failed(error)).code
     return ending.code
 
 
@@ -199,6 +203,8 @@ def _failed(error: BaseException) -> _Ending:
     if isinstance(error, MemoryError):
         return _Ending(1, "the memory of this machine does not suffice; use fewer images at once")
     if isinstance(error, OSError):
+        if error.filename is None and error.errno == errno.ENOSPC:
+            forget_output()
         return _Ending(1, f"{error.filename or 'output'}: {error.strerror or error}")
     text = (str(error).splitlines() or [""])[0]
     return _Ending(

@@ -107,6 +107,9 @@ def reader_is_gone() -> bool:
     return any(state & (select.POLLERR | select.POLLHUP) for _, state in poll.poll(0))
 
 
-def forget_output() -> None:
-    """Send the rest of standard output nowhere: it must not be flushed once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def forget_output(stream: TextIO | None = None) -> None:
+    """Send the rest of standard output nowhere: it must not be flushed once more at exit.
+
+    `stream` is where it goes, if not to `sys.stdout` itself.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())

@@ -110,7 +110,7 @@ class OutputForm:
             return cls("values", columns, how="outputs are a regressor's answers")
         kind, how = _told_kind(evidence, single=single, part=columns is not None)
         if kind and not (single and table.dtype.kind in "iu" and threshold is None):
-            return cls(kind, columns, threshold, how)
+            return cls(kind, columns, threshold, how + _doubt(evidence.said, table))
         rows = table[np.isfinite(table).all(axis=1)].astype(np.float64)
         if not len(rows):
             raise DataError(
@@ -238,6 +238,21 @@ def _told_kind(evidence: Evidence, *, single: bool, part: bool) -> tuple[str, st
         )
     why = "as you said" if evidence.said else f"the graph ends in {evidence.operator}"
     return kind, f"{_WORDS[kind]}: {why}" if kind else ""
+
+
+def _doubt(said: str | None, table: NDArray[Any]) -> str:
+    """What numbers show that are not what the user said; empty where they could be."""
+    numbers = table[np.isfinite(table)]
+    if said is None or table.dtype.kind != "f" or not numbers.size:
+        return ""
+    low, high = float(numbers.min()), float(numbers.max())
+    fits = {
+        "probabilities": low >= -_SLACK and high <= 1.0 + _SLACK,
+        "log-probabilities": high <= _SLACK,
+    }
+    if fits.get(said, True):
+        return ""
+    return f", although over {len(table)} images there are numbers from {low:.4g} to {high:.4g}"
 
 
 def _kind_of_column(

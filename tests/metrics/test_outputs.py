@@ -246,3 +246,21 @@ def test_separate_probabilities_are_compared_by_their_shares():
     outputs = np.array([[0.9, 0.3], [0.2, 0.2]])
     assert form.predictions(outputs).tolist() == [0, 0]
     np.testing.assert_allclose(np.exp(form.log_probabilities(outputs)), [[0.75, 0.25], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("said", "outputs", "doubted"),
+    [
+        ("probabilities", LOGITS, True),
+        ("probabilities", LOGITS[:, :1], True),
+        ("probabilities", SOFTMAX * 1.0005, False),
+        ("log-probabilities", LOGITS, True),
+        ("log-probabilities", np.log(SOFTMAX), False),
+        ("logits", LOGITS, False),
+        ("probabilities", np.array([[0, 255], [250, 5]], np.uint8), False),
+    ],
+)
+def test_numbers_that_are_not_what_the_user_said_are_told(said, outputs, doubted):
+    form = OutputForm.detect(outputs, evidence=Evidence(said=said))
+    assert "as you said" in form.how
+    assert ("although" in form.how) == doubted

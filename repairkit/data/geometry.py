@@ -77,9 +77,11 @@ def plan_geometry(spec: InputSpec, preprocessing: Preprocessing) -> Geometry:
     final = geometry.final_size
     if final is not None and not geometry.fits(final):
         wanted = " x ".join("?" if size is None else str(size) for size in geometry.wanted)
+        option = "resize" if crop is None else "crop"
+        size = "" if None in geometry.wanted else f" {','.join(map(str, geometry.wanted))}"
         raise SettingsError(
             f"preprocessing ends in images of {final[0]} x {final[1]} pixels and the model takes "
-            f"{wanted} (height x width); change {'resize' if crop is None else 'crop'}"
+            f"{wanted} (height x width); give --{option}{size or ' that size'}, or leave it out"
         )
     return geometry
 

@@ -44,7 +44,8 @@ def test_a_model_of_open_size_leaves_images_as_they_are() -> None:
     [(Preprocessing(resize=(9, 9)), "resize"), (Preprocessing(resize=20, crop=(9, 9)), "crop")],
 )
 def test_a_size_other_than_the_models_is_refused(preprocessing: Preprocessing, key: str) -> None:
-    with pytest.raises(SettingsError, match=f"9 x 9 pixels and the model takes 8 x 8 .*{key}$"):
+    told = f"9 x 9 pixels and the model takes 8 x 8 .* give --{key} 8,8, or leave it out"
+    with pytest.raises(SettingsError, match=told):
         plan_geometry(spec(3, 8, 8), preprocessing)
 
 

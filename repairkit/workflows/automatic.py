@@ -114,7 +114,7 @@ def default_evaluations(facts: GameFacts, n_images: int, per_filter: int) -> int
     if facts.of_sets:
         # As many passes as walks with batches of 128 take, at a few evaluations per filter.
         per_filter = max(min(_WALKS, _WALKS * 128 // n_images), 2 * _KNOWN_PER_FILTER)
-    return max(per_filter * n, 4 * (n + 1))
+    return max(per_filter * n, 4 * (n + 1), _least_rows(n))
 
 
 def _enumerable(facts: GameFacts, n_images: int, allowed: Allowance) -> bool:

@@ -167,6 +167,9 @@ def _take(how: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_size: i
     if how.method in ("regression", "repair"):
         each = n_images if facts.of_sets else _PASSES_OF_A_ROW
         rows = [how.budget.max_evaluations, None if passes is None else int(passes / each)]
+        if how.budget == Budget():
+            per_filter = EVALUATIONS_PER_FILTER[how.method]
+            rows.append(default_evaluations(facts, n_images, per_filter))
         least = min((row for row in rows if row is not None), default=None)
         if least is not None:
             options |= small_rounds(n, least, pilot=how.method == "regression")

@@ -255,3 +255,25 @@ def test_a_run_of_another_metric_is_refused_in_the_words_of_the_user(
     assert (answer.code, answer.err.count("\n")) == (1, 1)
     assert "'accuracy', which does not tell who harms worst_group_accuracy" in answer.err
     assert "--metric worst_group_accuracy or group_loss" in answer.err
+
+
+def test_a_metric_of_sets_of_which_less_is_better_is_repaired_without_more_words(
+    repairkit: Command, harmed: Project
+) -> None:
+    Path("judge.py").write_text(
+        "def balanced_error(outputs, labels, attributes):\n"
+        "    wrong = outputs.argmax(axis=1) != labels\n"
+        "    return sum(wrong[labels == c].mean() for c in set(labels.tolist())) / 2\n"
+        "balanced_error.greater_is_better = False\n"
+    )
+    document = chosen(
+        repairkit("patch", harmed.model, "--objective", "judge:balanced_error", "--json")
+    )
+    assert "conv:2" in [frozen["filter"] for frozen in document["frozen"]]
+    assert document["selection"]["promised"]["ci_high"] < 0
+    for method in ("regression", "repair"):
+        answer = repairkit(
+            "score", harmed.model, "--metric", "judge:balanced_error", "--method", method,
+            "-o", method, "--quiet",
+        )  # fmt: skip
+        assert answer.code == 0, answer.err

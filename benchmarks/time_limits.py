@@ -47,7 +47,9 @@ class Line:
 
 def make_data(model: Path, place: Path, n_images: int) -> str:
     """Write noise with labels for a model; why it cannot be had, else empty."""
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone: warnings would stand between the rows
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     image = session.get_inputs()[0]
     kind = _TYPES.get(image.type)
     if kind is None or len(image.shape) != 4:

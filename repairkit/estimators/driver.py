@@ -122,7 +122,14 @@ def _statistics(run: Run) -> dict[str, float]:
 def _start(facts: GameFacts, estimator: Estimator, seed: int) -> Run:
     if facts.n_players < 1:
         raise SettingsError("the game has no players; choose sites that hold filters")
-    return estimator.start(seen_by_run(facts), np.random.default_rng(seed))
+    run = estimator.start(seen_by_run(facts), np.random.default_rng(seed))
+    lacking = [name for name in ("ask", "tell", "read") if not callable(getattr(run, name, None))]
+    if lacking:
+        raise SettingsError(
+            f"`start` of {type(estimator).__name__} gave a {type(run).__name__} without "
+            f"{', '.join(lacking)}; return a run that has ask, tell and read"
+        )
+    return run
 
 
 class _Job:

@@ -192,3 +192,13 @@ def test_values_that_are_not_finite_are_refused() -> None:
 def test_a_game_without_players_is_refused() -> None:
     with pytest.raises(SettingsError, match="no players"):
         estimate(TableGame(np.zeros((1, 1, 1))), Exact(), budget=Budget(), seed=0)
+
+
+def test_an_estimator_of_the_users_that_starts_nothing_is_told_what_a_run_has() -> None:
+    class Forgetful:
+        def start(self, facts: GameFacts, rng: np.random.Generator) -> None:
+            """The run is made here and not returned."""
+
+    game = TableGame(quiet(any_values(3)))
+    with pytest.raises(SettingsError, match="Forgetful gave a NoneType without ask, tell, read;"):
+        estimate(game, Forgetful(), budget=Budget(10), seed=0)  # type: ignore[arg-type]  # so it is

@@ -113,6 +113,16 @@ class Plan:
     taken: Taken
 
 
+def check_method(how: ScoreSettings) -> None:
+    """Refuse an unknown method or setting of repairkit's own before anything is computed.
+
+    Raises:
+        SettingsError: the method or a setting is unknown, or a value makes no sense.
+    """
+    if how.method not in NORMS and ":" not in how.method:
+        make_estimator(how.method, **({**PAPER, **how.options} if how.paper else how.options))
+
+
 def settle_estimator(
     how: ScoreSettings,
     game: Game,

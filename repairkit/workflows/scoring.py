@@ -29,7 +29,7 @@ from repairkit.workflows.choosing import CONFIRMATION_SHARE, split_selection
 from repairkit.workflows.clusters import Cluster, PlacedGame
 from repairkit.workflows.excluding import NOTHING, find_excluded
 from repairkit.workflows.faults import judging_the_model
-from repairkit.workflows.methods import ScoreSettings, settle_estimator
+from repairkit.workflows.methods import ScoreSettings, check_method, settle_estimator
 from repairkit.workflows.norms import NORMS, score_norms
 from repairkit.workflows.pace import Pace, seconds_per_pass, thin
 from repairkit.workflows.progress import Progress, reporter
@@ -142,6 +142,8 @@ def score_bench(
         folder.check_writable()
         if resume:
             folder.sweep()
+    check_method(how)
+    tell_reading(document["read"])
     if how.method in NORMS:
         estimation = score_norms(how.method, bench, metrics[0].name)
         scores = estimation.scores
@@ -270,7 +272,6 @@ def _play(
 
     if folder is not None and not folder.starts_anew(document):
         folder.check_values(document["metrics"])
-    tell_reading(document["read"])
     with stage("scoring"):
         estimation = estimate(
             game,

@@ -1,12 +1,13 @@
-"""What is decided about a model: which filters to freeze, and at what."""
+"""What is decided about a model: which filters to freeze and at what, and a change of its head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repairkit.core.filters import Filter
 
@@ -28,23 +29,69 @@ def constant_of(level: Any) -> Constant:
 
 @dataclass(frozen=True)
 class FrozenFilter:
-    """A filter and the constant that it is to yield."""
+    """A filter and the constant that it is to yield.
+
+    `gain`, in [0, 1), is how much of the filter is left: it yields
+    `constant + gain * (own output - constant)`. 0 freezes it wholly.
+    """
 
     filter: Filter
     constant: Constant
+    gain: float = 0.0
+
+
+HeadKind = Literal["bias", "last-layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadChange:
+    """New numbers for the layer that makes the class scores.
+
+    Attributes:
+        kind: `bias` where only the biases change; `last-layer` where the weights change too.
+        layer: its name, as a site's: of its node, or of the node's first output.
+        bias: (n_classes,), the whole bias of every class; None where the layer has none and keeps
+            having none.
+        weight: (n_classes, n_features), or None for kind `bias`.
+    """
+
+    kind: HeadKind
+    layer: str
+    bias: NDArray[np.float64] | None = None
+    weight: NDArray[np.float64] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HeadChange) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        arrays = (self.bias, self.weight)
+        return (
+            self.kind,
+            self.layer,
+            *(a if a is None else (a.shape, a.tobytes()) for a in arrays),
+        )
 
 
 @dataclass(frozen=True)
 class Patch:
-    """Filters and constants; decided, not yet applied. Ordered as they were chosen."""
+    """Filters and constants, and a change of the head if any; decided, not yet applied.
 
-    frozen: tuple[FrozenFilter, ...]
+    Filters are ordered as they were chosen.
+    """
+
+    frozen: tuple[FrozenFilter, ...] = ()
+    head: HeadChange | None = None
 
     @property
     def filters(self) -> tuple[Filter, ...]:
         return tuple(f.filter for f in self.frozen)
 
     def __len__(self) -> int:
+        """How many filters are frozen."""
         return len(self.frozen)
 
 

@@ -9,6 +9,7 @@ from repairkit.metrics.catalogue import (
 )
 from repairkit.metrics.intervals import difference, evaluate, wilson
 from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
+from repairkit.metrics.paired import Change, Discordant, binomial_tail, paired_change
 from repairkit.metrics.robustness import (
     ADVERSARIAL,
     ATTACK_SUCCESS,
@@ -19,7 +20,7 @@ from repairkit.metrics.robustness import (
     adversarial,
     is_attacked,
 )
-from repairkit.metrics.smooth import figure_of, smooth_figure
+from repairkit.metrics.smooth import FigureOfImages, FigureOfOutputs, figure_of, smooth_figure
 
 __all__ = [
     "ADVERSARIAL",
@@ -31,14 +32,20 @@ __all__ = [
     "ROBUSTNESS",
     "ROBUSTNESS_LOSS",
     "TARGET",
+    "Change",
+    "Discordant",
+    "FigureOfImages",
+    "FigureOfOutputs",
     "OutputForm",
     "adversarial",
+    "binomial_tail",
     "difference",
     "evaluate",
     "figure_of",
     "is_attacked",
     "is_user_metric",
     "make_metric",
+    "paired_change",
     "smooth_figure",
     "spell_out",
     "wilson",

@@ -21,6 +21,8 @@ from repairkit.metrics.outputs import OutputForm
 from repairkit.metrics.robustness import Persuasion, SuccessLessAccuracy
 
 WORST_GROUP = "worst_group_accuracy"
+SHARPNESS = 8.0
+"""Of the softened minimum over groups, per unit of log-likelihood."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class FigureOfImages:
     Attributes:
         score: outputs and annotations to one number for each image, (n_images,).
         weights: how much each image counts, (n_images,).
-        groups: group of each image where the figure is that of the group that fares worst.
+        groups: group of each image where the figure is that of the group that fares worst: a
+            softened minimum, so that groups that fare nearly as badly count too.
     """
 
     annotations: Annotations
@@ -51,7 +54,14 @@ class FigureOfImages:
         groups = self.groups[positions]
         wholes = np.bincount(groups, weights)
         sums = np.bincount(groups, weights * scores)
-        return float((sums[wholes > 0] / wholes[wholes > 0]).min())
+        return _soft_minimum(sums[wholes > 0] / wholes[wholes > 0])
+
+
+def _soft_minimum(figures: NDArray[np.float64]) -> float:
+    """-log(mean(exp(-s x))) / s for sharpness s: between the mean and the minimum."""
+    least = figures.min()
+    away = np.exp(-SHARPNESS * (figures - least)).mean()
+    return float(least - np.log(away) / SHARPNESS)
 
 
 @dataclass(frozen=True)

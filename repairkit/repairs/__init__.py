@@ -8,10 +8,12 @@ from repairkit.repairs.crossfit import (
     Folds,
     assign_folds,
     gain_of_choice,
+    gain_of_columns,
     look,
+    widening,
 )
 from repairkit.repairs.propose import make_patch, propose_patches
-from repairkit.repairs.search import Answer, Frozen, Search, SearchSettings, Step
+from repairkit.repairs.search import Answer, Frozen, Screened, Search, SearchSettings, Step
 
 __all__ = [
     "Answer",
@@ -20,6 +22,7 @@ __all__ = [
     "Criterion",
     "Folds",
     "Frozen",
+    "Screened",
     "Search",
     "SearchSettings",
     "Step",
@@ -27,7 +30,9 @@ __all__ = [
     "assign_folds",
     "choose",
     "gain_of_choice",
+    "gain_of_columns",
     "look",
     "make_patch",
     "propose_patches",
+    "widening",
 ]

@@ -1,7 +1,7 @@
-"""Gains that no choice has flattered: what is best on some images is judged on the others.
+"""Gains free of selection bias: what is best on some images is judged on the others.
 
 The best of many coalitions looks better than it is on the images that made it the best (winner's
-curse). Here each fold of the images is judged under the coalition that is best without it; the
+curse). Here each fold of the images is judged under the coalition that is best without it. The
 judged images together tell what choosing like this is worth, however many were looked at.
 """
 
@@ -22,7 +22,13 @@ Columns = NDArray[Any]
 
 
 class Criterion(Protocol):
-    """What a search maximises, on any subset of the images that it was made for."""
+    """What a search maximises, on any subset of the images that it was made for.
+
+    `additive` tells whether changes of `columns` may be added up to predict those of larger sets.
+    """
+
+    @property
+    def additive(self) -> bool: ...
 
     def columns(self, outputs: NDArray[Any]) -> Columns:
         """What `figure` needs of the outputs for all images, in order."""
@@ -32,8 +38,8 @@ class Criterion(Protocol):
         """The figure of the images at `positions` (some may stand twice); greater is better."""
         ...
 
-    def objection(self, outputs: NDArray[Any]) -> str:
-        """Which limit these outputs for all images break, for people; empty where none."""
+    def objection(self, outputs: NDArray[Any], positions: Indices) -> str:
+        """Which limit these outputs break on the images at `positions`; empty where none."""
         ...
 
 
@@ -49,8 +55,8 @@ class Bound:
 class Folds:
     """Images shared out for cross-fitting.
 
-    `fold_of` (n_images,) numbers each image's fold; `strata` (n_images,) are resampled each by
-    itself.
+    `fold_of` (n_images,) numbers each image's fold; -1 marks an image that takes no part. `strata`
+    (n_images,) are resampled each by itself.
     """
 
     fold_of: NDArray[np.intp]
@@ -61,26 +67,63 @@ class Folds:
         return int(self.fold_of.max()) + 1
 
     @property
+    def everyone(self) -> Indices:
+        """The images that take part."""
+        return np.flatnonzero(self.fold_of >= 0)
+
+    @property
     def rest(self) -> list[Indices]:
-        """For each fold the images outside it."""
-        return [np.flatnonzero(self.fold_of != fold) for fold in range(self.n_folds)]
+        """For each fold the images outside it that take part."""
+        part = self.fold_of >= 0
+        return [np.flatnonzero(part & (self.fold_of != fold)) for fold in range(self.n_folds)]
 
     def draws(self, n_resamples: int, rng: np.random.Generator) -> NDArray[np.intp]:
-        """Positions (n_resamples, n_images): as many of each stratum as there are."""
+        """Positions (n_resamples, n_taking_part): as many of each stratum as there are."""
         parts = []
-        for stratum in np.unique(self.strata):
-            members = np.flatnonzero(self.strata == stratum)
+        part = self.fold_of >= 0
+        for stratum in np.unique(self.strata[part]):
+            members = np.flatnonzero(part & (self.strata == stratum))
             parts.append(members[rng.integers(len(members), size=(n_resamples, len(members)))])
         return np.hstack(parts)
 
 
-def assign_folds(strata: NDArray[np.int64], n_folds: int, rng: np.random.Generator) -> Folds:
-    """Folds that hold their share of every stratum; never more than there are images."""
-    n_folds = max(2, min(n_folds, len(strata)))
-    order = np.lexsort((rng.random(len(strata)), strata))
-    fold_of = np.empty(len(strata), np.intp)
-    fold_of[order] = np.arange(len(strata)) % n_folds
+def assign_folds(
+    strata: NDArray[np.int64],
+    n_folds: int,
+    rng: np.random.Generator,
+    *,
+    within: Indices | None = None,
+    twins: NDArray[np.intp] | None = None,
+) -> Folds:
+    """Folds that hold their share of every stratum; never more than there are images.
+
+    Args:
+        strata: of each image, (n_images,).
+        n_folds: how many.
+        rng: draws them.
+        within: positions of the images that take part; all if None.
+        twins: (n_images,): images of one number are kept in one fold; each is alone if None. The
+            stratum of the first image of a number counts for all of them.
+    """
+    positions = np.arange(len(strata)) if within is None else within
+    alone = np.arange(len(strata)) if twins is None else twins
+    _, first, family = np.unique(alone[positions], return_index=True, return_inverse=True)
+    n_folds = max(2, min(n_folds, len(first)))
+    order = np.lexsort((rng.random(len(first)), strata[positions[first]]))
+    fold_of_family = np.empty(len(first), np.intp)
+    fold_of_family[order] = np.arange(len(first)) % n_folds
+    fold_of = np.full(len(strata), -1, np.intp)
+    fold_of[positions] = fold_of_family[family]
     return Folds(fold_of, strata)
+
+
+def widening(n_folds: int) -> float:
+    """By how much the error of a cross-fitted figure exceeds that of independent images.
+
+    Folds share most of the images that choose, so their results vary together. The factor is
+    sqrt(1 + K / (K - 1)) for K folds (Nadeau & Bengio 2003, section 4).
+    """
+    return math.sqrt(1 + n_folds / (n_folds - 1))
 
 
 @dataclass(frozen=True)
@@ -94,19 +137,33 @@ class Looked:
 
 def look(criterion: Criterion, outputs: NDArray[Any], folds: Folds) -> Looked:
     """Judge a coalition's outputs."""
-    columns = criterion.columns(outputs)
-    everyone = np.arange(len(columns))
+    return look_at_columns(criterion, criterion.columns(outputs), folds)
+
+
+def look_at_columns(criterion: Criterion, columns: Columns, folds: Folds) -> Looked:
+    """Judge a coalition by what a criterion keeps of its outputs."""
     without = tuple(criterion.figure(columns, rest) for rest in folds.rest)
-    return Looked(columns, criterion.figure(columns, everyone), without)
+    return Looked(columns, criterion.figure(columns, folds.everyone), without)
 
 
-def cross_fitted(contenders: Sequence[Looked], folds: Folds) -> Columns:
-    """Every image's columns under the contender that is best without the image's fold."""
-    best = np.argmax([c.without for c in contenders], axis=0)
-    columns = np.empty_like(contenders[0].columns)
+Allowed = NDArray[np.bool_]
+"""Shape (n_contenders, n_folds): whether a contender was found without the images of a fold."""
+
+
+def cross_fitted(
+    champion: Looked, contenders: Sequence[Looked], folds: Folds, allowed: Allowed
+) -> Columns:
+    """Every image's columns under the contender that is best without the image's fold.
+
+    Where no contender is allowed for a fold, the champion stays.
+    """
+    without = np.array([c.without for c in contenders], dtype=float)
+    best = np.where(allowed, without, -np.inf).argmax(axis=0)
+    columns = champion.columns.copy()
     for fold, winner in enumerate(best.tolist()):
-        members = folds.fold_of == fold
-        columns[members] = contenders[winner].columns[members]
+        if allowed[:, fold].any():
+            members = folds.fold_of == fold
+            columns[members] = contenders[winner].columns[members]
     return columns
 
 
@@ -119,22 +176,47 @@ def gain_of_choice(
     doubt: float,
     n_resamples: int,
     rng: np.random.Generator,
+    allowed: Allowed | None = None,
 ) -> Bound:
     """What taking the best contender gains over the champion, cross-fitted.
 
-    The bound is the `doubt` quantile of a paired bootstrap over images, stratified, and drawn out:
-    folds share the images that choose, so that a cross-fitted figure varies more than one of as
-    many independent images (Nadeau & Bengio 2003, section 4).
+    The bound is the `doubt` quantile of a paired bootstrap over images, stratified, and widened by
+    `widening`.
+
+    Args:
+        criterion: the figure.
+        champion: what the contenders are compared with.
+        contenders: at least one.
+        folds: of the images.
+        doubt: the chance that the true gain lies below the bound.
+        n_resamples: of the bootstrap.
+        rng: draws them.
+        allowed: see `Allowed`; every contender is allowed everywhere if None.
     """
-    chosen = cross_fitted(contenders, folds)
-    everyone = np.arange(len(chosen))
+    if allowed is None:
+        allowed = np.ones((len(contenders), folds.n_folds), bool)
+    chosen = cross_fitted(champion, contenders, folds, allowed)
+    return gain_of_columns(
+        criterion, champion.columns, chosen, folds, doubt=doubt, n_resamples=n_resamples, rng=rng
+    )
+
+
+def gain_of_columns(
+    criterion: Criterion,
+    before: Columns,
+    after: Columns,
+    folds: Folds,
+    *,
+    doubt: float,
+    n_resamples: int,
+    rng: np.random.Generator,
+) -> Bound:
+    """The gain of cross-fitted columns over others, with its bound; see `gain_of_choice`."""
 
     def gain(positions: Indices) -> float:
-        before = criterion.figure(champion.columns, positions)
-        return criterion.figure(chosen, positions) - before
+        return criterion.figure(after, positions) - criterion.figure(before, positions)
 
     resampled = [gain(draw) for draw in folds.draws(n_resamples, rng)]
-    value = gain(everyone)
-    drawn_out = math.sqrt(1 + folds.n_folds / (folds.n_folds - 1))
+    value = gain(folds.everyone)
     below = value - float(np.quantile(resampled, doubt))
-    return Bound(value, value - drawn_out * max(0.0, below))
+    return Bound(value, value - widening(folds.n_folds) * max(0.0, below))

@@ -1,9 +1,11 @@
 """Joint forward selection: which filters, frozen together, a criterion gains from.
 
 Filters interact, so each is tried beside those that are frozen already, and those are tried again
-once another has joined. A step is taken only where its cross-fitted gain is sure; the search ends
-at the first step that is not. So the chance that a useless filter is ever let in is that of one
-test, however many filters and steps were looked at.
+once another has joined. Sets of one are all looked at. Of larger sets only those are looked at that
+seem best when the changes of single filters are added up. A step is taken only where its
+cross-fitted gain is sure; the search ends at the first step that is not. Screening and ranking are
+repeated without the images of each fold, so that a fold's images have no say in what is judged on
+them.
 """
 
 from __future__ import annotations
@@ -16,14 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.game import Coalitions
-from repairkit.repairs.crossfit import Bound, Criterion, Folds, Looked, gain_of_choice, look
+from repairkit.repairs.crossfit import (
+    Bound,
+    Columns,
+    Criterion,
+    Folds,
+    Looked,
+    gain_of_choice,
+    look,
+    look_at_columns,
+)
 
 Frozen = tuple[int, ...]
 """Players, in the order in which they were frozen."""
 
-Answer = Callable[[Coalitions], Iterable[NDArray[Any]]]
-"""The outputs for all images under each coalition, in order."""
+Answer = Callable[[Sequence[Frozen]], Iterable[NDArray[Any]]]
+"""The outputs for all images with each set frozen, in order."""
+
+_MOST_LET_GO = 2  # sets with one filter less that are looked at after a step
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,8 @@ class SearchSettings:
     Attributes:
         at_most: players frozen together at the most.
         beam: sets of each size that are gone on from.
+        width: sets of each size above 1 that are looked at, for each fold's ranking and set of the
+            beam.
         n_folds: of the cross-fitting.
         doubt: the chance of taking a step that gains nothing.
         n_resamples: of the bootstrap behind each step.
@@ -40,15 +54,40 @@ class SearchSettings:
 
     at_most: int = 16
     beam: int = 1
+    width: int = 8
     n_folds: int = 5
     doubt: float = 0.3
     n_resamples: int = 400
 
     def __post_init__(self) -> None:
-        if self.at_most < 1 or self.beam < 1 or self.n_folds < 2:
+        if self.at_most < 1 or self.beam < 1 or self.width < 1 or self.n_folds < 2:
             raise SettingsError("a search freezes 1 filter or more, with a beam of 1 or more")
         if not 0 < self.doubt < 1 or self.n_resamples < 1:
             raise SettingsError(f"the doubt is {self.doubt}; expected a chance between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Screened:
+    """The players to search among.
+
+    `players` are in order of their rank. `without` (n_players_to_search, n_folds) tells whether
+    each passes the screening that leaves the images of a fold out.
+    """
+
+    players: tuple[int, ...]
+    without: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, overall: Sequence[int], by_fold: Sequence[Sequence[int]]) -> Screened:
+        """Those that pass with all images or without those of some fold."""
+        players = tuple(dict.fromkeys([*overall, *(p for found in by_fold for p in found)]))
+        passed = [[player in set(found) for found in by_fold] for player in players]
+        return cls(players, np.array(passed, bool).reshape(len(players), len(by_fold)))
+
+    def allowed(self, player: int) -> NDArray[np.bool_]:
+        """For which folds a player was found without the fold's images, (n_folds,)."""
+        row: NDArray[np.bool_] = self.without[self.players.index(player)]
+        return row
 
 
 @dataclass(frozen=True)
@@ -78,27 +117,32 @@ class Search:
 
     answer: Answer
     criterion: Criterion
-    n_players: int
     folds: Folds
     settings: SearchSettings
     rng: np.random.Generator
     out_of_time: Callable[[int], bool] = lambda _: False
     steps: list[Step] = field(default_factory=list)
-    n_looks: int = 0
-    _known: dict[frozenset[int], Looked | str] = field(default_factory=dict)
+    _known: dict[frozenset[int], Looked] = field(default_factory=dict)
+    _objections: dict[frozenset[int], str] = field(default_factory=dict)
 
-    def run(self, candidates: Sequence[int]) -> tuple[Frozen, ...]:
+    @property
+    def n_looks(self) -> int:
+        """Sets that were looked at, the empty one among them."""
+        return len(self._known)
+
+    def run(self, screened: Screened) -> tuple[Frozen, ...]:
         """The sets that were taken, one after the other; the first freezes nothing."""
         taken: list[Frozen] = [()]
         self._look([()], object_to=False)
         beam: list[Frozen] = [()]
         while len(taken[-1]) < self.settings.at_most:
-            ahead = self._look(_extensions(beam, candidates))
-            step = self._step(taken[-1], ahead)
+            found = self._shortlist(_extensions(beam, screened.players), screened)
+            ahead = self._look(found)
+            step = self._step(taken[-1], ahead, found)
             self.steps.append(step)
             if not step.kept:
                 break
-            ahead.sort(key=self._figure, reverse=True)
+            ahead.sort(key=self.figure, reverse=True)
             taken.append(self._revisit(step.frozen))
             beam = [taken[-1], *ahead[1 : self.settings.beam]]
         else:
@@ -106,12 +150,52 @@ class Search:
         return tuple(taken)
 
     def figure(self, frozen: Frozen) -> float:
-        """The criterion on all images that choose, of a set that was looked at."""
-        return self._looked(frozen).figure
+        """The criterion on the images that choose, of a set that was looked at."""
+        return self._known[frozenset(frozen)].figure
 
-    def _step(self, champion: Frozen, ahead: Sequence[Frozen]) -> Step:
+    def objection(self, frozen: Frozen) -> str:
+        """What speaks against a set that was looked at; empty where nothing does."""
+        return self._objections[frozenset(frozen)]
+
+    def _shortlist(
+        self, sets: Iterable[Frozen], screened: Screened
+    ) -> dict[Frozen, NDArray[np.bool_]]:
+        """The sets to look at, each with the folds without whose images it was found.
+
+        Of sets of one that is all of them; of others those that are predicted to be best, by all
+        images or without the images of some fold.
+        """
+        unique = {frozenset(frozen): frozen for frozen in sets}
+        allowed = {frozen: screened.allowed(frozen[-1]) for frozen in unique.values()}
+        most = self.settings.width * self.settings.beam
+        singles = all(len(frozen) == 1 for frozen in allowed)
+        if singles or len(allowed) <= most or not self.criterion.additive:
+            return allowed
+        predicted = {f: self._predicted(f) for f in allowed if self._is_predictable(f)}
+        best = set(_largest({f: looked.figure for f, looked in predicted.items()}, most))
+        found_without = {frozen: np.zeros(self.folds.n_folds, bool) for frozen in predicted}
+        for fold in range(self.folds.n_folds):
+            own = {f: p.without[fold] for f, p in predicted.items() if allowed[f][fold]}
+            for frozen in _largest(own, most):
+                found_without[frozen][fold] = True
+        return {f: folds for f, folds in found_without.items() if f in best or folds.any()}
+
+    def _is_predictable(self, frozen: Frozen) -> bool:
+        parts = [frozenset(frozen[:-1]), frozenset(frozen[-1:])]
+        return all(part in self._known for part in parts)
+
+    def _predicted(self, frozen: Frozen) -> Looked:
+        """The set, if the last player changed the outputs as it does alone."""
+        plain = self._known[frozenset()].columns
+        before = self._known[frozenset(frozen[:-1])].columns
+        alone = self._known[frozenset(frozen[-1:])].columns
+        return look_at_columns(self.criterion, before + (alone - plain), self.folds)
+
+    def _step(
+        self, champion: Frozen, ahead: Sequence[Frozen], found: dict[Frozen, NDArray[np.bool_]]
+    ) -> Step:
         """The best set ahead, and whether to go there."""
-        current = self._looked(champion)
+        current = self._known[frozenset(champion)]
         if not ahead:
             reason = "no candidate is left that keeps to the limits"
             if self._is_over:
@@ -120,67 +204,74 @@ class Search:
         gain = gain_of_choice(
             self.criterion,
             current,
-            [self._looked(frozen) for frozen in ahead],
+            [self._known[frozenset(frozen)] for frozen in ahead],
             self.folds,
             doubt=self.settings.doubt,
             n_resamples=self.settings.n_resamples,
             rng=self.rng,
+            allowed=np.stack([found[frozen] for frozen in ahead]),
         )
-        best = max(ahead, key=self._figure)
-        kept = gain.low > 0 and self._figure(best) > current.figure
+        best = max(ahead, key=self.figure)
+        kept = gain.low > 0 and self.figure(best) > current.figure
         reason = (
             f"gains {gain.value:+.4f} on images that did not choose it, at least {gain.low:+.4f} "
             f"at {1 - self.settings.doubt:.0%}"
         )
         if not kept:
             reason += ": not sure enough"
-        return Step(best, best[-1], None, self._figure(best), gain, kept, reason)
+        return Step(best, best[-1], None, self.figure(best), gain, kept, reason)
 
     def _revisit(self, frozen: Frozen) -> Frozen:
-        """Let go whoever the others do without."""
+        """Unfreeze filters whose removal from the set does not lower the criterion."""
         while len(frozen) > 1:
-            fewer = self._look([tuple(p for p in frozen if p != out) for out in frozen[:-1]])
-            best = max(fewer, key=self._figure, default=None)
-            if best is None or self._figure(best) < self._figure(frozen):
+            sets = {frozen[:i] + frozen[i + 1 :]: frozen[i] for i in range(len(frozen) - 1)}
+            if self.criterion.additive:
+                figures = {smaller: self._without(frozen, out) for smaller, out in sets.items()}
+                fewer = self._look(_largest(figures, _MOST_LET_GO))
+            else:
+                fewer = self._look(sets)
+            best = max(fewer, key=self.figure, default=None)
+            if best is None or self.figure(best) < self.figure(frozen):
                 break
             (out,) = set(frozen) - set(best)
             reason = "the others do as well without it"
-            self.steps.append(Step(best, None, out, self._figure(best), None, True, reason))
+            self.steps.append(Step(best, None, out, self.figure(best), None, True, reason))
             frozen = best
         return frozen
 
+    def _without(self, frozen: Frozen, player: int) -> float:
+        """The figure that is predicted once a player of a set computes again."""
+        plain = self._known[frozenset()].columns
+        alone = self._known[frozenset([player])].columns
+        columns: Columns = self._known[frozenset(frozen)].columns - (alone - plain)
+        return self.criterion.figure(columns, self.folds.everyone)
+
     def _full(self, frozen: Frozen) -> Step:
         reason = f"{self.settings.at_most} are frozen, as many as allowed"
-        return Step(frozen, None, None, self._figure(frozen), None, False, reason)
+        return Step(frozen, None, None, self.figure(frozen), None, False, reason)
 
     def _look(self, sets: Iterable[Frozen], *, object_to: bool = True) -> list[Frozen]:
         """Judge the sets that are new; those that keep to the limits come back."""
         ordered = {frozenset(frozen): frozen for frozen in sets}
         fresh = [key for key in ordered if key not in self._known]
-        coalitions = np.ones((len(fresh), self.n_players), bool)
-        for row, key in enumerate(fresh):
-            coalitions[row, list(key)] = False
-        answers = iter(self.answer(coalitions)) if fresh else iter(())
+        answers = iter(self.answer([ordered[key] for key in fresh])) if fresh else iter(())
         for key in fresh:
             if object_to and self._is_over:  # what nothing was frozen in is always looked at
                 break
             outputs = next(answers)
-            self.n_looks += 1
-            objection = self.criterion.objection(outputs) if object_to else ""
-            self._known[key] = objection or look(self.criterion, outputs, self.folds)
-        return [f for key, f in ordered.items() if isinstance(self._known.get(key), Looked)]
+            everyone = self.folds.everyone
+            self._known[key] = look(self.criterion, outputs, self.folds)
+            self._objections[key] = self.criterion.objection(outputs, everyone) if object_to else ""
+        return [f for key, f in ordered.items() if self._objections.get(key) == ""]
 
     @property
     def _is_over(self) -> bool:
         return self.out_of_time(len(self.steps))
 
-    def _looked(self, frozen: Frozen) -> Looked:
-        found = self._known[frozenset(frozen)]
-        assert isinstance(found, Looked)
-        return found
 
-    def _figure(self, frozen: Frozen) -> float:
-        return self._looked(frozen).figure
+def _largest(figures: dict[Frozen, float], most: int) -> list[Frozen]:
+    """The sets of the largest figures, the earlier of equals first."""
+    return sorted(figures, key=lambda frozen: figures[frozen], reverse=True)[:most]
 
 
 def _extensions(beam: Sequence[Frozen], candidates: Sequence[int]) -> Iterator[Frozen]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import TargetNotMetError
-from repairkit.core.game import Coalitions
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.stages import stage
 from repairkit.core.suite import Indices, Suite
 from repairkit.data.strata import draw_shares
 from repairkit.engine.evaluator import keep_all
 from repairkit.metrics import adversarial, difference, evaluate, is_attacked
-from repairkit.repairs import Frozen, Search, SearchSettings, assign_folds, make_patch
+from repairkit.repairs import Frozen, Screened, Search, SearchSettings, assign_folds, make_patch
 from repairkit.workflows.attack_file import with_twins
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.candidates import Candidates
@@ -149,17 +148,16 @@ class Chooser:
         rng = np.random.default_rng([self.bench.settings.seed, _FOLDS])
         strata = _strata(self.halves.choosing)
         folds = assign_folds(strata, self.wishes.search.n_folds, rng)
-        n_players = len(self.bench.roster)
         search = Search(
             self._answer,
             self.criterion,
-            n_players,
             folds,
             self.wishes.search,
             rng,
             out_of_time=self._out_of_time,
         )
-        path = search.run(self.candidates.players.tolist())
+        found = self.candidates.players.tolist()
+        path = search.run(Screened.of(found, [found] * folds.n_folds))
         story = self._story(search, path)
         if len(path) == 1:
             raise self._decline(self._nothing(search), story)
@@ -239,8 +237,9 @@ class Chooser:
     def _out_of_time(self, n_steps: int) -> bool:
         return self.time is not None and self.time.is_over(n_steps + 1)
 
-    def _answer(self, coalitions: Coalitions) -> Iterator[NDArray[Any]]:
+    def _answer(self, sets: Sequence[Frozen]) -> Iterator[NDArray[Any]]:
         evaluator, step = self._games[0].evaluator, _ROWS_AT_ONCE
+        coalitions = coalitions_without(sets, len(self.bench.roster))
         if self.time is not None:
             step = self.time.rows_at_once(len(self.halves.choosing))
         for start in range(0, len(coalitions), step):
@@ -271,7 +270,7 @@ class Chooser:
     def _nothing(self, search: Search) -> str:
         name = self.wishes.objective.metric
         known = (
-            f"{name} is {self.criterion.value(name, self.criterion.plain):.4f} on the "
+            f"{name} is {self._value(name):.4f} on the "
             f"{len(self.halves.choosing)} selection images that choose"
         )
         if not len(self.candidates.players):
@@ -291,15 +290,24 @@ class Chooser:
             f"no repair: {told}; nothing was written", {**story, "declined": told}
         )
 
+    def _value(self, name: str) -> float:
+        """A metric of the model as it is, on the images that choose."""
+        return self.criterion.before(name, np.arange(len(self.halves.choosing)))
+
     def _met_already(self) -> str:
         """What is to be said of targets that need no repair."""
-        plain = self.criterion.plain
         met = [
-            str(target)
-            for target in self.wishes.targets
-            if target.met(self.criterion.value(target.metric, plain))
+            str(target) for target in self.wishes.targets if target.met(self._value(target.metric))
         ]
         return f"; as it is, the model meets {' and '.join(met)} on them" if met else ""
+
+
+def coalitions_without(sets: Sequence[Frozen], n_players: int) -> NDArray[np.bool_]:
+    """A row for each set of players, in which just these are absent: (n_sets, n_players)."""
+    coalitions = np.ones((len(sets), n_players), bool)
+    for row, frozen in enumerate(sets):
+        coalitions[row, list(frozen)] = False
+    return coalitions
 
 
 def _strata(suite: Suite) -> NDArray[np.int64]:

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Annotations, Indices
-from repairkit.metrics import OutputForm, figure_of, smooth_figure
+from repairkit.metrics import (
+    FigureOfImages,
+    FigureOfOutputs,
+    OutputForm,
+    figure_of,
+    is_user_metric,
+    smooth_figure,
+)
 from repairkit.workflows.objective import Limit, Objective, Target, metric_names
 
 MetricsOf = Callable[[Sequence[str]], Sequence[Metric]]
@@ -26,7 +33,12 @@ class ChoosingCriterion:
     is or leads away from one that it does not, or lowers the objective itself.
 
     Attributes:
-        annotations: of the images that choose.
+        objective: what is to be improved.
+        limits: what metrics may lose.
+        targets: figures to be reached.
+        metrics: from names to metrics.
+        form: of the outputs.
+        annotations: of all images that may choose.
         plain: the model's outputs for them as it is.
     """
 
@@ -44,50 +56,68 @@ class ChoosingCriterion:
         return dict(zip(unique, self.metrics(unique), strict=True))
 
     @cached_property
-    def _smooth(self) -> Any:
-        return smooth_figure(self._known[self.objective.metric], self.annotations, self.form)
+    def _figures(self) -> dict[str, FigureOfImages | FigureOfOutputs]:
+        return {n: figure_of(metric, self.annotations) for n, metric in self._known.items()}
 
     @cached_property
-    def _before(self) -> dict[str, float]:
-        return {name: self.value(name, self.plain) for name in self._known}
+    def _plain_columns(self) -> dict[str, NDArray[Any]]:
+        return {name: found.columns(self.plain) for name, found in self._figures.items()}
+
+    @cached_property
+    def smooth(self) -> FigureOfImages | FigureOfOutputs:
+        """The figure that is searched by, in its natural direction."""
+        return smooth_figure(self._known[self.objective.metric], self.annotations, self.form)
+
+    @property
+    def additive(self) -> bool:
+        """See `repairs.Criterion`; a user's function may refuse outputs that no model gave."""
+        of_outputs = isinstance(self.smooth, FigureOfOutputs)
+        return not (of_outputs and is_user_metric(self.objective.metric))
 
     def columns(self, outputs: NDArray[Any]) -> NDArray[Any]:
         """See `repairs.Criterion`."""
-        columns: NDArray[Any] = self._smooth.columns(outputs)
+        columns: NDArray[Any] = self.smooth.columns(outputs)
         return columns
 
     def figure(self, columns: NDArray[Any], positions: Indices) -> float:
         """See `repairs.Criterion`."""
-        return float(self.objective.sign * self._smooth.figure(columns, positions))
+        return float(self.objective.sign * self.smooth.figure(columns, positions))
 
-    def objection(self, outputs: NDArray[Any]) -> str:
+    def objection(self, outputs: NDArray[Any], positions: Indices) -> str:
         """See `repairs.Criterion`."""
         name, sign = self.objective.metric, self.objective.sign
-        if sign * self.value(name, outputs) < sign * self._before[name]:
+        if sign * self.value(name, outputs, positions) < sign * self.before(name, positions):
             return f"{name} itself gets worse"
         for limit in self.limits:
-            if not limit.kept(*self._change(limit.metric, outputs)):
+            if not limit.kept(*self._change(limit.metric, outputs, positions)):
                 return f"{limit.metric} may lose more than {limit.most:g}"
         for target in self.targets:
-            after, before = self.value(target.metric, outputs), self._before[target.metric]
+            after = self.value(target.metric, outputs, positions)
+            before = self.before(target.metric, positions)
             closer = after >= before if target.relation == ">=" else after <= before
             if not (target.met(after) or (closer and not target.met(before))):
                 return f"leads away from {target}"
         return ""
 
-    def value(self, name: str, outputs: NDArray[Any]) -> float:
-        """A metric of the images that choose."""
-        found = figure_of(self._known[name], self.annotations)
-        return found.figure(found.columns(outputs), np.arange(len(outputs)))
+    def value(self, name: str, outputs: NDArray[Any], positions: Indices) -> float:
+        """A metric of the images at `positions`."""
+        found = self._figures[name]
+        return found.figure(found.columns(outputs), positions)
 
-    def _change(self, name: str, outputs: NDArray[Any]) -> tuple[float, float]:
+    def before(self, name: str, positions: Indices) -> float:
+        """The same of the model as it is."""
+        return self._figures[name].figure(self._plain_columns[name], positions)
+
+    def _change(self, name: str, outputs: NDArray[Any], positions: Indices) -> tuple[float, float]:
         """What a metric changes by, and the standard error; 0 where it is no mean over images."""
-        metric = self._known[name]
-        if not metric.per_image:
-            return self.value(name, outputs) - self._before[name], 0.0
-        weights = metric.weights(self.annotations)
-        changes = metric.score(outputs, self.annotations) - metric.score(
-            self.plain, self.annotations
-        )
-        mean = float(weights @ changes)
-        return mean, float(np.sqrt((weights**2) @ (changes - mean) ** 2))
+        found = self._figures[name]
+        if not isinstance(found, FigureOfImages):
+            return self.value(name, outputs, positions) - self.before(name, positions), 0.0
+        weights = found.weights[positions]
+        whole = weights.sum()
+        if whole <= 0:
+            return 0.0, 0.0
+        shares = weights / whole
+        changes = found.columns(outputs)[positions] - self._plain_columns[name][positions]
+        mean = float(shares @ changes)
+        return mean, float(np.sqrt((shares**2) @ (changes - mean) ** 2))

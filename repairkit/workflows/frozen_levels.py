@@ -86,9 +86,10 @@ def runner_of(bench: Bench, model: ModelProto) -> Runner:
 
 def _figure(chooser: Chooser, outputs: NDArray[Any]) -> float:
     criterion = chooser.criterion
-    if criterion.objection(outputs):
+    everyone = np.arange(len(outputs))
+    if criterion.objection(outputs, everyone):
         return -np.inf
-    return criterion.figure(criterion.columns(outputs), np.arange(len(outputs)))
+    return criterion.figure(criterion.columns(outputs), everyone)
 
 
 def _options(bench: Bench) -> list[FilterMeans]:

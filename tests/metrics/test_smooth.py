@@ -7,7 +7,7 @@ import pytest
 
 from repairkit.core.measures import sign_of
 from repairkit.core.suite import Annotations
-from repairkit.metrics import OutputForm, figure_of, make_metric, smooth_figure
+from repairkit.metrics import FigureOfImages, OutputForm, figure_of, make_metric, smooth_figure
 
 FORM = OutputForm("logits")
 RNG = np.random.default_rng(0)
@@ -54,13 +54,25 @@ def test_shares_become_likelihoods_of_the_same_images(name: str, smooth: str) ->
     )
 
 
-def test_the_worst_group_becomes_the_group_of_the_least_likelihood() -> None:
+def test_the_worst_group_becomes_a_soft_minimum_of_the_groups_likelihoods() -> None:
     everyone = np.arange(N)
     found = smooth_figure(metric("worst_group_accuracy"), ANNOTATIONS, FORM)
     groups = [figure_of(metric(f"group_loss:{name}"), ANNOTATIONS) for name in ("even", "odd")]
-    least = -max(g.figure(g.columns(OUTPUTS), everyone) for g in groups)
+    figures = np.array([-g.figure(g.columns(OUTPUTS), everyone) for g in groups])
     columns = found.columns(OUTPUTS)
-    assert found.figure(columns, everyone) == pytest.approx(least)
+    soft = found.figure(columns, everyone)
+    assert soft == pytest.approx(-np.log(np.exp(-8 * figures).mean()) / 8)
+    assert figures.min() <= soft <= figures.mean()
     odd = np.flatnonzero(ANNOTATIONS.groups == 1)
-    alone = groups[1].figure(groups[1].columns(OUTPUTS), odd)
-    assert found.figure(columns, odd) == pytest.approx(-alone)
+    assert found.figure(columns, odd) == pytest.approx(
+        -groups[1].figure(groups[1].columns(OUTPUTS), odd)
+    )
+
+
+def test_the_soft_minimum_of_groups_far_apart_is_that_of_the_worst_but_for_a_constant() -> None:
+    labels, groups = np.zeros(4, np.int64), np.array([0, 0, 1, 1])
+    annotations = Annotations(labels, groups, ("a", "b"))
+    figure = FigureOfImages(annotations, lambda o, _: o, np.full(4, 0.25), groups)
+    far = [figure.figure(np.array([0, 0, w, w]), np.arange(4)) for w in (-20.0, -21.0, -300.0)]
+    assert far[0] - far[1] == pytest.approx(1.0)
+    assert far[2] == pytest.approx(-300 + np.log(2) / 8)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.game import Coalitions
 from repairkit.core.suite import Indices
-from repairkit.repairs import Frozen, Search, SearchSettings, assign_folds, gain_of_choice, look
+from repairkit.repairs import (
+    Frozen,
+    Screened,
+    Search,
+    SearchSettings,
+    assign_folds,
+    gain_of_choice,
+    look,
+    widening,
+)
 
 Floats = NDArray[np.float64]
 Worth = Callable[[frozenset[int]], float]
@@ -28,6 +38,7 @@ class MadeUp:
     n_images: int = 120
     seed: int = 0
     limit: Callable[[frozenset[int]], str] = lambda _: ""
+    additive: bool = True
 
     def outputs(self, frozen: frozenset[int]) -> Floats:
         members = sum(1 << player for player in frozen)
@@ -35,9 +46,9 @@ class MadeUp:
         # The members stand in front, for `objection`.
         return np.append(self.worth(frozen) + self.noise * scatter, members)
 
-    def answer(self, coalitions: Coalitions) -> Iterator[Floats]:
-        for row in coalitions:
-            yield self.outputs(frozenset(np.flatnonzero(~row).tolist()))
+    def answer(self, sets: Sequence[Frozen]) -> Iterator[Floats]:
+        for frozen in sets:
+            yield self.outputs(frozenset(frozen))
 
     def columns(self, outputs: NDArray[Any]) -> Floats:
         columns: Floats = outputs[:-1]
@@ -46,7 +57,8 @@ class MadeUp:
     def figure(self, columns: Floats, positions: Indices) -> float:
         return float(columns[positions].mean())
 
-    def objection(self, outputs: NDArray[Any]) -> str:
+    def objection(self, outputs: NDArray[Any], positions: Indices) -> str:
+        assert len(positions)
         members = int(outputs[-1])
         return self.limit(frozenset(i for i in range(members.bit_length()) if members >> i & 1))
 
@@ -56,17 +68,21 @@ def search(made_up: MadeUp, n_players: int, **settings: Any) -> tuple[tuple[Froz
     asked = SearchSettings(**settings)
     strata = np.arange(made_up.n_images) % 2
     folds = assign_folds(strata.astype(np.int64), asked.n_folds, rng)
-    found = Search(made_up.answer, made_up, n_players, folds, asked, rng)
-    return found.run(range(n_players)), found
+    found = Search(made_up.answer, made_up, folds, asked, rng)
+    everyone = list(range(n_players))
+    return found.run(Screened.of(everyone, [everyone] * folds.n_folds)), found
 
 
 def test_planted_harm_is_found_and_nothing_else() -> None:
     harm = {3: 0.5, 7: 0.3}
     made_up = MadeUp(lambda frozen: sum(harm.get(p, -0.2) for p in frozen), noise=0.1)
-    path, found = search(made_up, 12)
+    path, found = search(made_up, 12, width=12)
     assert path == ((), (3,), (3, 7))
     assert not found.steps[-1].kept
     assert found.n_looks == 1 + 12 + 11 + 10  # to let one go is to look where it was looked
+    narrow, fewer = search(made_up, 12, width=2)
+    assert narrow == path
+    assert fewer.n_looks < found.n_looks
 
 
 def test_two_that_stand_in_for_each_other_are_not_both_frozen() -> None:
@@ -177,3 +193,118 @@ def test_folds_hold_their_share_of_every_stratum() -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         SearchSettings(**wrong)
+
+
+def test_what_cannot_be_added_up_is_looked_at_in_full() -> None:
+    made_up = MadeUp(lambda frozen: 0.5 * len(frozen & {1, 2}), noise=0.01, additive=False)
+    _, found = search(made_up, 9, width=2, at_most=2)
+    assert found.n_looks == 1 + 9 + 8
+    made_up.additive = True
+    _, found = search(made_up, 9, width=2, at_most=2)
+    assert found.n_looks < 1 + 9 + 8
+
+
+def test_screening_of_noise_without_the_judging_fold_lets_in_as_few_as_stated() -> None:
+    """Players screened on the images that then judge them would be let in far more often."""
+    n_runs, doubt, n_players, n_images = 100, 0.3, 60, 100
+    let_in = {"inside": 0, "outside": 0}
+    for seed in range(n_runs):
+        rng = np.random.default_rng([seed, 3])
+        changes = rng.standard_normal((n_players, n_images))
+        made_up = _Table(changes)
+        folds = assign_folds(np.zeros(n_images, np.int64), 5, rng)
+
+        def screen(rows: Indices, changes: Floats = changes) -> list[int]:
+            return list(map(int, np.argsort(-changes[:, rows].mean(axis=1))[:5]))
+
+        overall = screen(folds.everyone)
+        ways = {"inside": [screen(rest) for rest in folds.rest], "outside": [overall] * 5}
+        for way, by_fold in ways.items():
+            settings = SearchSettings(at_most=1, doubt=doubt, n_resamples=60)
+            found = Search(made_up.answer, made_up, folds, settings, np.random.default_rng(seed))
+            let_in[way] += len(found.run(Screened.of(overall, by_fold))) > 1
+    error = np.sqrt(doubt * (1 - doubt) / n_runs)
+    assert let_in["inside"] / n_runs <= doubt + 3 * error
+    assert let_in["outside"] / n_runs > let_in["inside"] / n_runs
+
+
+@dataclass
+class _Table:
+    """Changes that single players make to each image, (n_players, n_images); they add up."""
+
+    changes: Floats
+    additive: bool = True
+
+    def answer(self, sets: Sequence[Frozen]) -> Iterator[Floats]:
+        for frozen in sets:
+            yield self.changes[list(frozen)].sum(axis=0)
+
+    def columns(self, outputs: NDArray[Any]) -> Floats:
+        return outputs
+
+    def figure(self, columns: Floats, positions: Indices) -> float:
+        return float(columns[positions].mean())
+
+    def objection(self, outputs: NDArray[Any], positions: Indices) -> str:
+        assert len(outputs) >= len(positions)
+        return ""
+
+
+def test_images_outside_have_no_say() -> None:
+    """What a search takes follows from the images that take part, whatever the others say."""
+    rng = np.random.default_rng(4)
+    changes = rng.normal(0.0, 1.0, (12, 150))
+    changes[[2, 7]] += 0.6
+    within = np.sort(rng.choice(150, 90, replace=False))
+    paths = []
+    for others in (0.0, 5.0):
+        known = changes.copy()
+        known[3, np.setdiff1d(np.arange(150), within)] += others
+        folds = assign_folds(np.zeros(150, np.int64), 5, np.random.default_rng(1), within=within)
+        assert (folds.everyone == within).all()
+        everyone = list(range(12))
+        table = _Table(known)
+        settings = SearchSettings(at_most=4)
+        found = Search(table.answer, table, folds, settings, np.random.default_rng(2))
+        paths.append(found.run(Screened.of(everyone, [everyone] * folds.n_folds)))
+    assert paths[0] == paths[1]
+    assert len(paths[0]) > 1
+
+
+@given(st.lists(st.integers(0, 2), min_size=8, max_size=60), st.integers(2, 6), st.integers(0, 99))
+def test_twins_share_a_fold_and_strata_their_shares(
+    strata: list[int], n_folds: int, seed: int
+) -> None:
+    twice = np.array(strata * 2)
+    twins = np.tile(np.arange(len(strata)), 2)
+    rng = np.random.default_rng(seed)
+    folds = assign_folds(twice, n_folds, rng, twins=twins)
+    assert (folds.fold_of[: len(strata)] == folds.fold_of[len(strata) :]).all()
+    for stratum in set(strata):
+        own = folds.fold_of[: len(strata)][np.array(strata) == stratum]
+        counts = np.bincount(own, minlength=folds.n_folds)
+        assert counts.max() - counts.min() <= 1
+    assert folds.everyone.tolist() == list(range(len(twice)))
+
+
+def test_a_cross_fitted_figure_is_widened_as_published() -> None:
+    assert widening(5) == pytest.approx(np.sqrt(1 + 5 / 4))
+    assert widening(2) == pytest.approx(np.sqrt(3))
+
+
+def test_a_fold_without_a_contender_keeps_the_champion() -> None:
+    table = _Table(np.array([[1.0] * 10]))
+    folds = assign_folds(np.zeros(10, np.int64), 2, np.random.default_rng(0))
+    champion, better = (look(table, np.full(10, worth), folds) for worth in (0.0, 1.0))
+    allowed = np.array([[True, False]])
+    gain = gain_of_choice(
+        table,
+        champion,
+        [better],
+        folds,
+        doubt=0.3,
+        n_resamples=20,
+        rng=np.random.default_rng(0),
+        allowed=allowed,
+    )
+    assert gain.value == pytest.approx(0.5)

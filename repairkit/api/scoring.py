@@ -18,7 +18,7 @@ from repairkit.workflows.excluding import Exclusion
 from repairkit.workflows.measuring import compute_means
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.progress import Progress
-from repairkit.workflows.scoring import Scored
+from repairkit.workflows.scored import Scored
 from repairkit.workflows.settings import Settings
 
 

@@ -10,7 +10,7 @@ import typer
 from repairkit.cli import show
 from repairkit.core.errors import SettingsError
 from repairkit.workflows.excluding import Exclusion
-from repairkit.workflows.scoring import Scored
+from repairkit.workflows.scored import Scored
 
 _MOST_METRICS = 10
 _PER_METRIC = 3

@@ -8,7 +8,7 @@ from typing import Any
 from repairkit.cli import show
 from repairkit.cli.classes import print_tops
 from repairkit.engine.precision import IN_WORDS
-from repairkit.workflows.scoring import Scored
+from repairkit.workflows.scored import Scored
 
 _SHOWN = 10
 

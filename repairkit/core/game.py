@@ -73,6 +73,35 @@ class GameFacts:
 
 
 @dataclass(frozen=True)
+class SomeImages:
+    """Some images of a game, which then count as if the game had held no others.
+
+    Attributes:
+        facts: of the game that holds only these images, in the order of `positions`.
+        positions: of the images in the pool of the whole game, (n_kept,).
+        ratios: weight of an image among these over its weight among all, (n_kept, n_metrics).
+        share: how likely one draw from the whole pool is one of these images.
+        n_all: images of the whole game.
+    """
+
+    facts: GameFacts
+    positions: Indices
+    ratios: NDArray[np.float64]
+    share: float
+    n_all: int
+
+    @property
+    def drawn(self) -> NDArray[np.float64]:
+        """What the score of an image on a drawn row is multiplied by, (n_kept, n_metrics)."""
+        return self.ratios * self.share
+
+    @property
+    def undrawn(self) -> NDArray[np.float64]:
+        """The same on a row that holds every image."""
+        return self.ratios * len(self.positions) / self.n_all
+
+
+@dataclass(frozen=True)
 class Round:
     """Coalitions to try, and for each row the images to try it on.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Roster
-from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round
+from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Indices, Suite
 from repairkit.engine.evaluator import Evaluator, keep_all
@@ -31,6 +32,47 @@ def draw_probabilities(
         return (together or list(weights))[0]
     others: NDArray[np.float64] = np.mean(weights[1:], axis=0)
     return 0.5 * weights[0] + 0.5 * others
+
+
+def some_images(
+    facts: GameFacts,
+    suite: Suite,
+    metrics: Sequence[Metric],
+    positions: Indices,
+    *,
+    guard: Metric | None = None,
+) -> SomeImages | None:
+    """Some images of a game, weighted as if its suite had held no others.
+
+    Labels and groups of the other images play no part. None where the game cannot be cut: a metric
+    judges images together, or an image counts here and did not count among all.
+
+    Args:
+        facts: of the whole game.
+        suite: of the whole game.
+        metrics: of the game.
+        positions: in the suite.
+        guard: see `ModelGame`.
+
+    Raises:
+        DataError: a metric needs a class or group of which there is no image here.
+    """
+    if facts.of_sets:
+        return None
+    pool, kept = facts.pool, suite.take(positions)
+    among_all = _with_guard(_weights(metrics, suite), guard, pool.probabilities, suite)
+    share = float(pool.probabilities[positions].sum())
+    if share <= 0:
+        return None
+    drawn = pool.probabilities[positions] / share
+    here = _with_guard(_weights(metrics, kept), guard, drawn, kept)
+    before = among_all[positions]
+    if (here[before == 0] > 0).any():
+        return None
+    ratios = np.divide(here, before, out=np.zeros_like(here), where=before > 0)
+    images_of = tuple(_counted(column) for column in here.T)
+    part = replace(facts, pool=ImagePool(drawn, pool.strata[positions]), images_of=images_of)
+    return SomeImages(part, positions, ratios, share, len(suite))
 
 
 class ModelGame:
@@ -55,12 +97,11 @@ class ModelGame:
         guard: Metric | None = None,
     ) -> None:
         self.evaluator, self.roster, self.suite = evaluator, roster, suite
-        weights = [metric.weights(suite.annotations) for metric in metrics]
+        weights = _weights(metrics, suite)
         drawn = draw_probabilities(metrics, weights)
         self._clash = _clash(metrics, weights, drawn)
         self._metrics = list(metrics) if guard is None else [*metrics, guard]
-        guarded = [] if guard is None else [_as_drawn(guard, drawn, suite)]
-        self._weights = np.stack([*weights, *guarded], axis=1)
+        self._weights = _with_guard(weights, guard, drawn, suite)
         self._bytes_per_image: float | None = None  # of the outputs, once there were any
         rates = np.broadcast_to(drawn[:, None], self._weights.shape)
         self._ratios = np.divide(
@@ -93,9 +134,8 @@ class ModelGame:
         return float(bounds.max() - bounds.min())
 
     def _images_of(self, column: int) -> NDArray[np.intp] | None:
-        counted = np.flatnonzero(self._weights[:, column])
-        everyone = not self._metrics[column].per_image or len(counted) == len(self.suite)
-        return None if everyone else counted
+        per_image = self._metrics[column].per_image
+        return _counted(self._weights[:, column]) if per_image else None
 
     @property
     def path(self) -> str:
@@ -160,6 +200,27 @@ class ModelGame:
             rows = slice(start, start + int(np.clip(fitting, 1, 64)))
             yield self._play_together(round, rows)
             start = rows.stop
+
+
+def _weights(metrics: Sequence[Metric], suite: Suite) -> list[NDArray[np.float64]]:
+    return [metric.weights(suite.annotations) for metric in metrics]
+
+
+def _with_guard(
+    weights: list[NDArray[np.float64]],
+    guard: Metric | None,
+    drawn: NDArray[np.float64],
+    suite: Suite,
+) -> NDArray[np.float64]:
+    """The weights of all metrics, (n_images, n_metrics); the guard's column is the last."""
+    guarded = [] if guard is None else [_as_drawn(guard, drawn, suite)]
+    return np.stack([*weights, *guarded], axis=1)
+
+
+def _counted(weights: NDArray[np.float64]) -> NDArray[np.intp] | None:
+    """The images that count; None where all do."""
+    counted = np.flatnonzero(weights)
+    return None if len(counted) == len(weights) else counted
 
 
 def _as_drawn(guard: Metric, drawn: NDArray[np.float64], suite: Suite) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ costs for these, and the cheaper one goes on: few contenders and cheap rows favo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
 from repairkit.estimators.boundary import (
     Side,
@@ -199,6 +200,17 @@ class AutoRun:
         if len(self.regression.rows) >= self.look_at or self.facts.n_players == 1:
             self._look()
         self.star = self._next_star()
+
+    def on_images(self, some: SomeImages) -> AutoRun | None:
+        """See `RegressionRun.on_images`; marginals, whose batches mix images, are left out."""
+        regression = self.regression.on_images(some)
+        if regression is None:
+            return None
+        part = copy.copy(self)
+        part.facts, part.regression = some.facts, regression
+        part.moments = Moments.empty(part.facts.n_players, part.facts.n_metrics)
+        part.still_open = np.ones_like(self.still_open)
+        return part
 
     def _look(self) -> None:
         """Solve, and see who is still in the way of an answer."""

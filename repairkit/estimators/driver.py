@@ -43,7 +43,8 @@ class Estimation:
     """Scores, their cost, whether the run came to its own end, and why it ended, in words.
 
     `statistics` are what the run tells of itself, finite numbers by name; `details` what it tells
-    on request, empty where nobody asked.
+    on request, empty where nobody asked. `run` is what was driven, as it ended, in the
+    game of `facts`.
     """
 
     scores: Scores
@@ -52,6 +53,8 @@ class Estimation:
     reason: str
     statistics: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    run: Run | None = field(default=None, repr=False, compare=False)
+    facts: GameFacts | None = field(default=None, repr=False, compare=False)
 
 
 def estimate(
@@ -215,7 +218,9 @@ class _Job:
             raise BudgetError(f"{reason}, and that is too early for any score; {self._remedy()}")
         statistics = _statistics(self.run)
         details: Mapping[str, Any] = getattr(self.run, "details", {}) if with_details else {}
-        return Estimation(scores, self.spent, finished, reason, statistics, details)
+        return Estimation(
+            scores, self.spent, finished, reason, statistics, details, self.run, self.facts
+        )
 
     def save(self) -> None:
         """Save the run if there is a store; rarely enough to take a twentieth of the time."""

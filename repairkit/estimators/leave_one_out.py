@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
+from repairkit.estimators.image_table import ImageTable
 from repairkit.estimators.intervals import around, student_quantile
 
 CONFIDENCE = 0.95
@@ -27,6 +29,8 @@ class LeaveOneOut:
 class LeaveOneOutRun:
     """`base` holds the scores of the full coalition, (n_images, n_metrics), once known.
 
+    `table` keeps what each image loses, so that values of some images can be told later.
+
     An error is stated over the images, from the differences image by image. A metric that never
     varies from image to image within a row is one figure of all images together, and no error can
     be told from one figure: it is infinite.
@@ -39,6 +43,7 @@ class LeaveOneOutRun:
         self.std_errors = np.full((facts.n_players, facts.n_metrics), np.inf)
         self.varies = np.zeros(facts.n_metrics, bool)
         self.n_known = 0
+        self.table = ImageTable.of(facts)
 
     @property
     def least_evaluations(self) -> int:
@@ -73,12 +78,27 @@ class LeaveOneOutRun:
             self.varies = np.ptp(self.base, axis=0) > 0
         differences = self.base - scores
         n_images = differences.shape[1]
+        self.table.add(differences)
         known = slice(self.n_known, self.n_known + len(scores))
         self.values[known] = differences.mean(axis=1)
         self.varies |= (np.ptp(scores, axis=1) > 0).any(axis=0)
         if n_images > 1:
             self.std_errors[known] = differences.std(axis=1, ddof=1) / math.sqrt(n_images)
         self.n_known += len(scores)
+
+    def on_images(self, some: SomeImages) -> LeaveOneOutRun | None:
+        """The same run as if these images were all there are; None where no table was kept."""
+        if not self.table.kept or not len(self.base):
+            return None
+        part = copy.copy(self)
+        part.facts, part.base = some.facts, self.base[some.positions] * some.undrawn
+        means, variances = self.table.moments(some)
+        part.values = np.zeros_like(self.values)
+        part.values[: self.n_known] = means
+        part.std_errors = np.full_like(self.std_errors, np.inf)
+        part.std_errors[: self.n_known] = np.sqrt(variances / len(some.positions))
+        part.varies = (np.ptp(part.base, axis=0) > 0) | (variances > 0).any(axis=0)
+        return part
 
     def read(self) -> Scores:
         """Values of the players left out so far; the others are zero with an infinite error."""

@@ -45,6 +45,24 @@ class OutcomeTable:
         self.numbers.append(kept)
         self.n_rows += len(values)
 
+    def part(self, rows: NDArray[np.intp], factors: Floats) -> OutcomeTable:
+        """Some rows (rising), each number multiplied by its factor, (n_kept_rows, n_metrics)."""
+        kept = OutcomeTable(self.n_metrics, len(rows))
+        if not self.numbers:
+            return kept
+        numbers = np.concatenate(self.numbers)
+        if not self.places:
+            kept.numbers.append((numbers[rows] * factors).astype(np.float32))
+            return kept
+        at, metrics = np.divmod(np.concatenate(self.places), self.n_metrics)
+        new = np.full(self.n_rows, -1, np.int64)
+        new[rows] = np.arange(len(rows))
+        there = new[at] >= 0
+        at, metrics = new[at[there]], metrics[there]
+        kept.numbers.append((numbers[there] * factors[at, metrics]).astype(np.float32))
+        kept.places.append(at * self.n_metrics + metrics)
+        return kept
+
     def columns(self) -> Columns:
         """Ready to be looked at metric by metric."""
         numbers = np.concatenate(self.numbers)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
 
 
@@ -32,6 +32,10 @@ class RandomRun:
 
     def tell(self, outcomes: Outcomes) -> None:
         assert not len(outcomes.scores), "nothing was asked"
+
+    def on_images(self, some: SomeImages) -> RandomRun:  # noqa: ARG002 (the protocol's)
+        """The same: images play no part."""
+        return self
 
     def read(self) -> Scores:
         n = self.facts.n_players

@@ -7,6 +7,7 @@ rows.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
 from repairkit.estimators import sizes as sizes_of
 from repairkit.estimators.boundary import Side, contested
@@ -61,7 +62,8 @@ class RegressionRun:
     """First everyone and no one on every image, then the pilot, then rows.
 
     `ends` (2, n_metrics) are V(all) and V(none); `baseline` (n_images, n_metrics) the outcomes of
-    every image with everyone present; `most` the largest size, 0 until known.
+    every image with everyone present, `empty` the same with no one; `most` the largest size, 0
+    until known.
     """
 
     stored_types: ClassVar[tuple[type, ...]] = (Fit,)
@@ -74,6 +76,7 @@ class RegressionRun:
     most: int
     ends: NDArray[np.float64]
     baseline: NDArray[np.float64]
+    empty: NDArray[np.float64]
     rows: RegressionRows
     outcomes: OutcomeTable
     fit: Fit | None
@@ -87,6 +90,7 @@ class RegressionRun:
         self.most = plan.most
         self.ends = np.zeros((0, facts.n_metrics))
         self.baseline = np.zeros((0, facts.n_metrics))
+        self.empty = np.zeros((0, facts.n_metrics))
         self.rows = RegressionRows.none(facts.n_players)
         self.outcomes = OutcomeTable(facts.n_metrics)
         self.fit = None
@@ -185,19 +189,43 @@ class RegressionRun:
     def tell(self, outcomes: Outcomes) -> None:
         if not len(self.ends):
             self.ends = outcomes.values.copy()
-            pool = self.facts.pool
-            # On a drawn row an image's score is larger the more rarely it is drawn.
-            drawn = (pool.probabilities * len(pool))[:, None]
-            scores = outcomes.scores[0]
-            if len(scores) != len(pool):  # the pool's one image stands for all, see `whole`
-                scores = outcomes.values[:1]
-            self.baseline = np.divide(scores, drawn, out=np.zeros_like(scores), where=drawn > 0)
+            self.baseline, self.empty = (self._as_on_drawn_rows(outcomes, end) for end in (0, 1))
         elif not self.most:
             self._read_pilot(outcomes.values)
         else:
             self.rows.add(self.ask() if outcomes.asked is None else outcomes.asked)
             self.outcomes.add(outcomes.values)
         self.n_told += 1
+
+    def _as_on_drawn_rows(self, outcomes: Outcomes, end: int) -> NDArray[np.float64]:
+        """The outcomes of every image in one of the ends, as a drawn row would tell them."""
+        pool, scores = self.facts.pool, outcomes.scores[end]
+        if len(scores) != len(pool):  # the pool's one image stands for all, see `whole`
+            scores = outcomes.values[end, None]
+        # On a drawn row an image's score is larger the more rarely it is drawn.
+        drawn = (pool.probabilities * len(pool))[:, None]
+        found: NDArray[np.float64] = np.zeros_like(scores)
+        np.divide(scores, drawn, out=found, where=drawn > 0)
+        return found
+
+    def on_images(self, some: SomeImages) -> RegressionRun | None:
+        """The same run as if these images were all there are, from their rows alone.
+
+        A pilot's finding, how many removals V survives, stays that of all images. None where
+        images share coalitions.
+        """
+        if self.plan.images_per_coalition != 1 or not len(self.ends):
+            return None
+        part = copy.copy(self)
+        part.facts, part.fit, part.n_fitted = some.facts, None, 0
+        part.baseline = self.baseline[some.positions] * some.drawn
+        part.empty = self.empty[some.positions] * some.drawn
+        drawn = some.facts.pool.probabilities
+        part.ends = np.stack([drawn @ part.baseline, drawn @ part.empty])
+        part.rows, numbers = self.rows.on(some.positions, some.n_all)
+        factors = some.drawn[part.rows.all_images()[:, 0]] if len(numbers) else some.drawn[:0]
+        part.outcomes = self.outcomes.part(numbers, factors)
+        return part
 
     def _read_pilot(self, values: NDArray[np.float64]) -> None:
         guard, n = self.facts.guard, self.facts.n_players

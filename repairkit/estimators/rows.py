@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.game import Coalitions, Round
+from repairkit.core.suite import Indices
 
 Floats = NDArray[np.float64]
 
@@ -71,6 +72,25 @@ class RegressionRows:
         (bits,), (sizes,), (images,) = self.bits, self.sizes, self.images
         return RegressionRows(self.counts, [bits[numbers]], [sizes[numbers]], [images[numbers]])
 
+    def on(self, positions: Indices, n_images: int) -> tuple[RegressionRows, NDArray[np.intp]]:
+        """The rows of one image each whose image is among `positions`, and their numbers.
+
+        Images are numbered anew, in the order of `positions`.
+
+        Args:
+            positions: images that are kept, each once.
+            n_images: of the whole pool.
+        """
+        places = np.full(n_images, -1, np.int64)
+        places[positions] = np.arange(len(positions))
+        image = places[self.all_images()[:, 0]] if len(self) else places[:0]
+        numbers = np.flatnonzero(image >= 0)
+        if not len(numbers):
+            return RegressionRows.none(self.n_players), numbers
+        kept = self.joined().part(numbers)
+        counts = kept.removed_times(np.ones((len(numbers), 1)))[:, 0].round().astype(np.int64)
+        return RegressionRows(counts, kept.bits, kept.sizes, [image[numbers, None]]), numbers
+
     def all_sizes(self) -> NDArray[np.int64]:
         return np.concatenate(self.sizes)
 
@@ -127,6 +147,8 @@ class RegressionRows:
         shares = (self.all_sizes() / self.n_players)[:, None]
         ordered = residuals[order].astype(np.float32)
         base = np.add.reduceat((shares * residuals)[order], starts, axis=0)
+        ends = [*starts[1:].tolist(), len(order)]
+        bounds = [slice(*pair) for pair in zip(starts.tolist(), ends, strict=True)]
         result = np.zeros((self.n_players, residuals.shape[1]))
         step = max(1, _COLUMN_BYTES // (32 * len(order)))
         for first in range(0, self.bits[0].shape[1], step):
@@ -134,9 +156,8 @@ class RegressionRows:
             removed = np.unpackbits(packed, axis=1).astype(np.float32)
             players = slice(8 * first, min(8 * (first + step), self.n_players))
             removed = removed[:, : players.stop - players.start]
-            for metric in range(residuals.shape[1]):
-                sums = np.add.reduceat(removed * ordered[:, metric, None], starts, axis=0)
-                result[players, metric] = ((base[:, metric, None] - sums) ** 2).sum(axis=0)
+            for own, rows in zip(base, bounds, strict=True):
+                result[players] += (own - removed[rows].T @ ordered[rows]) ** 2
         return result
 
     def _blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
-from repairkit.core.scores import Run, Scores, Spent
+from repairkit.core.scores import Run, Spent
 from repairkit.core.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.engine.precision import Precision
@@ -37,7 +37,7 @@ from repairkit.workflows.recipe import Recipe
 from repairkit.workflows.run_document import opening, outcome, plain, told_on_request
 from repairkit.workflows.run_folder import RunFolder
 from repairkit.workflows.run_lock import locked
-from repairkit.workflows.score_table import finite_rows, scores_table
+from repairkit.workflows.scored import Evidence, Scored, first_metrics
 from repairkit.workflows.settings import Settings, check_metrics
 from repairkit.workflows.subject import Subject
 from repairkit.workflows.told_reading import tell_reading, told_of_ends
@@ -46,26 +46,6 @@ from repairkit.workflows.unattended import Terminated, Watch, event, unfinished
 logger = logging.getLogger(__name__)
 
 _ENDS = 2  # rows: all filters, and none
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A finished (or interrupted and saved) scoring."""
-
-    scores: Scores
-    bench: Bench
-    document: dict[str, Any]
-    folder: Path | None
-    details: Mapping[str, Any] = field(default_factory=dict)
-    excluded: frozenset[int] = frozenset()
-
-    def table(self) -> list[dict[str, Any]]:
-        layers = self.bench.subject.layer_map
-        return scores_table(self.scores, self.bench.roster.filters, layers, without=self.excluded)
-
-    def to_json(self) -> dict[str, Any]:
-        told = {"details": dict(self.details)} if self.details else {}
-        return {**self.document, **told, "scores": finite_rows(self.table())}
 
 
 @judging_the_model
@@ -144,20 +124,22 @@ def score_bench(
             folder.sweep()
     check_method(how)
     tell_reading(document["read"])
+    evidence = None
     if how.method in NORMS:
         estimation = score_norms(how.method, bench, metrics[0].name)
         scores = estimation.scores
     else:
-        images = bench.parts.selection if suite is None else suite
+        asked = bench.parts.selection if suite is None else suite
         before = folder.before() if folder is not None and resume else {}
         pace = _pace(how, bench)
-        images, spared = _affordable(images, metrics, how, bench, pace, before)
+        images, spared = _affordable(asked, metrics, how, bench, pace, before)
         document["scored_on"] = {"part": images.name, "n_images": len(images)}
         document["notes"] += spared
         game = _Played(images, metrics, cluster, pace, before)
         with nullcontext() if pace is None else stage(pace.told(len(bench.roster), how.method)):
             estimation = _watched(bench, how, game, document, folder, on_progress)
-        scores = _first_metrics(estimation.scores, len(metrics))
+        scores = first_metrics(estimation.scores, len(metrics))
+        evidence = _evidence(estimation, bench, asked, game)
     document |= outcome(estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
     if folder is not None:
@@ -166,7 +148,17 @@ def score_bench(
             document, scores, bench.roster, layers, without=without, details=details
         )
     place = None if folder is None else folder.path
-    return Scored(scores, bench, document, place, details, excluded.players)
+    return Scored(scores, bench, document, place, details, excluded.players, evidence)
+
+
+def _evidence(
+    estimation: Estimation, bench: Bench, asked: Suite, played: _Played
+) -> Evidence | None:
+    run, facts = estimation.run, estimation.facts
+    if run is None or facts is None:
+        return None
+    guard = _guard(bench, played.metrics)
+    return Evidence(run, facts, asked, played.images, played.metrics, guard)
 
 
 def _watched(
@@ -361,15 +353,3 @@ def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, dic
         name: {"all": float(values[0, i]), "none": float(values[1, i])}
         for i, name in enumerate(game.facts.metrics[:n_metrics])
     }
-
-
-def _first_metrics(scores: Scores, n_metrics: int) -> Scores:
-    """Without the guard, which nobody asked for."""
-    return dataclasses.replace(
-        scores,
-        metrics=scores.metrics[:n_metrics],
-        values=scores.values[:, :n_metrics],
-        std_errors=scores.std_errors[:, :n_metrics],
-        ci_low=scores.ci_low[:, :n_metrics],
-        ci_high=scores.ci_high[:, :n_metrics],
-    )

@@ -1,5 +1,8 @@
 """Freeze filters inside the model's own tensors: kernel zero, bias at the wanted constant.
 
+A filter that is frozen partly keeps a share of its kernel, `gain`, and its bias moves towards the
+constant by the rest. A change of the head goes the same way (see `head_bake`).
+
 The argument's names, node order, metadata and every untouched byte survive. A filter behind a
 `BatchNormalization` also gets scale zero, so that whatever its convolution yields is ignored; one
 with a bias `Add` gets the constant there and zero in the convolution's own bias. A tensor that
@@ -12,20 +15,29 @@ instrumented one would not. Finite inputs give the constant exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.patch import Constant, Patch, TensorEdit
+from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
+from repairkit.graph.class_head import head_named
 from repairkit.graph.codes import kernel_rest, slots_of
-from repairkit.graph.layers import Layer, activation_bounds, addend_slot, kernel_mask
+from repairkit.graph.editing import Editor, as_stored
+from repairkit.graph.head_bake import bake_head
+from repairkit.graph.layers import (
+    Layer,
+    activation_bounds,
+    addend_slot,
+    is_dequantised,
+    kernel_mask,
+)
 from repairkit.graph.sites import Survey, survey
-from repairkit.graph.storage import Constants, constant_tensor, runs_of, store
 from repairkit.graph.tree_bake import freeze_trees, representable_trees
 
 
@@ -55,116 +67,106 @@ def bake(model: ModelProto, patch: Patch, *, found: Survey | None = None) -> Bak
         roster.column(frozen.filter)
     result = ModelProto()
     result.CopyFrom(model)
-    by_site: dict[str, dict[int, Constant]] = {}
+    by_site: dict[str, list[FrozenFilter]] = {}
     for frozen in patch.frozen:
-        by_site.setdefault(frozen.filter.site, {})[frozen.filter.channel] = frozen.constant
-    editor = _Editor(result, found)
-    for site, constants in by_site.items():
+        by_site.setdefault(frozen.filter.site, []).append(frozen)
+    editor = Editor(result, found.index, found.constants)
+    for site, members in by_site.items():
+        if any(f.gain for f in members):
+            reason = why_not_partly(found, site)
+            if reason:
+                raise ModelError(f"filters of {site!r} cannot be frozen partly: {reason}")
         if site in found.ensembles:
             trees = found.ensembles[site]
             node = result.graph.node[trees.node]
-            editor.edits.append(freeze_trees(node, site, trees, constants))
+            levels = {f.filter.channel: f.constant for f in members}
+            editor.edits.append(freeze_trees(node, site, trees, levels))
         else:
-            _freeze(editor, site, found.layers[site], constants)
+            _freeze(editor, site, found.layers[site], members)
+    if patch.head is not None:
+        bake_head(editor, head_named(found.index, patch.head.layer), patch.head)
     return Baked(result, tuple(editor.edits))
 
 
-def _freeze(editor: _Editor, site: str, layer: Layer, constants: dict[int, Constant]) -> None:
-    node = editor.found.index.nodes[layer.node]
-    channels = np.array(sorted(constants))
-    levels = np.array([constants[c] for c in channels.tolist()], np.float64)
-    zeros = np.zeros(len(channels))
-    shape = editor.found.constants.array(layer.kernel).shape
-    mask = np.zeros(shape, bool)
-    for channel in channels.tolist():
-        mask |= kernel_mask(node, shape, channel)
-    positions = np.flatnonzero(mask)
+def why_not_partly(found: Survey, site: str) -> str:
+    """Why filters of a site can only be frozen wholly; empty where they can be frozen partly."""
+    if site in found.ensembles:
+        return "they are trees"
+    layer = found.layers[site]
+    if layer.codes is not None or is_dequantised(found.index, layer.kernel):
+        return "their numbers are integer codes, which cannot be scaled exactly"
+    if layer.activation is not None:
+        return "an activation stands between the layer's numbers and the filters"
+    return ""
+
+
+def _freeze(editor: Editor, site: str, layer: Layer, members: Sequence[FrozenFilter]) -> None:
+    node = editor.index.nodes[layer.node]
+    members = sorted(members, key=lambda f: f.filter.channel)
+    channels = np.array([f.filter.channel for f in members])
+    levels = np.array([f.constant for f in members], np.float64)
+    gains = np.array([f.gain for f in members])
+    _write_kernel(editor, site, layer, channels, gains)
     slots = slots_of(node)
-    rest = np.broadcast_to(kernel_rest(node, editor.found.constants), shape)
-    editor.write(layer.node, slots.kernel, positions, rest[mask], f"{site}/kernel")
     if layer.codes is not None:
         every = np.zeros(layer.n_channels)
         every[channels] = levels
         levels = layer.codes.bias(every)[channels]
+
+    def left(position: int, slot: int) -> NDArray[np.float64]:
+        """What is left of the numbers of these channels at an input of a node."""
+        numbers = editor.constants.array(editor.index.nodes[position].input[slot])
+        flat = np.broadcast_to(numbers.reshape(-1), (layer.n_channels,))
+        kept = gains > 0  # what is not kept may be infinite
+        found = np.zeros(len(channels))
+        found[kept] = gains[kept] * flat[channels][kept].astype(np.float64)
+        return found
+
+    moved = np.where(gains > 0, (1 - gains) * levels, levels)
     has_bias = slots.bias is not None and len(node.input) > slots.bias
     has_bias = has_bias and bool(node.input[slots.bias or 0])
     if layer.norm is not None:
-        editor.write(layer.norm, 1, channels, zeros, f"{site}/scale")
-        editor.write(layer.norm, 2, channels, levels, f"{site}/bias")
+        norm = layer.norm
+        editor.write(norm, 1, channels, left(norm, 1), f"{site}/scale")
+        editor.write(norm, 2, channels, moved + left(norm, 2), f"{site}/bias")
     elif layer.add is not None:
-        slot = addend_slot(editor.found.index.nodes[layer.add], editor.found.index)
+        slot = addend_slot(editor.index.nodes[layer.add], editor.index)
         assert slot is not None
-        editor.write(layer.add, slot, channels, levels, f"{site}/bias")
+        editor.write(layer.add, slot, channels, moved + left(layer.add, slot), f"{site}/bias")
         if has_bias:
-            editor.write(layer.node, slots.bias or 0, channels, zeros, f"{site}/own_bias")
+            own = slots.bias or 0
+            editor.write(layer.node, own, channels, left(layer.node, own), f"{site}/own_bias")
     elif has_bias:
-        editor.write(layer.node, slots.bias or 0, channels, levels, f"{site}/bias")
+        own = slots.bias or 0
+        editor.write(layer.node, own, channels, moved + left(layer.node, own), f"{site}/bias")
     else:
-        kernel = editor.found.constants.array(layer.kernel)
+        kernel = editor.constants.array(layer.kernel)
         bias = np.zeros(layer.n_channels, kernel.dtype if layer.codes is None else np.int32)
-        bias[channels] = levels
+        bias[channels] = moved
         editor.add(layer.node, slots.bias or 0, bias, f"{site}/bias")
 
 
-@dataclass
-class _Editor:
-    """Edits a model whose graph is still laid out as `found` says."""
-
-    model: ModelProto
-    found: Survey
-    edits: list[TensorEdit] = field(default_factory=list)
-
-    def write(
-        self,
-        node: int,
-        slot: int,
-        positions: NDArray[Any],
-        values: NDArray[np.float64],
-        clone: str,
-    ) -> None:
-        """Put values at flat positions of the tensor that a node reads at `slot`."""
-        name = self.found.index.nodes[node].input[slot]
-        value = self.found.constants.array(name)
-        write = self.found.constants.write(name, positions, values)
-        if write is None or write.storage.shared:
-            array = value.copy()
-            array.reshape(-1)[positions] = values
-            self.add(node, slot, array, clone)
-            return
-        graph = self.model.graph
-        if write.storage.kind == "initializer":
-            tensor = next(t for t in graph.initializer if t.name == write.storage.name)
-        else:
-            maker = graph.node[self.found.index.producers[write.storage.name]]
-            held = constant_tensor(maker)
-            assert held is not None
-            tensor = held
-        runs = runs_of(write.positions)
-        old = store(tensor, write)
-        self.edits.append(TensorEdit(write.storage.kind, write.storage.name, tuple(runs), old))
-
-    def add(self, node: int, slot: int, array: NDArray[Any], name: str) -> None:
-        """A new initializer, read by a node at `slot` instead of what it read before."""
-        fresh, number = name, 1
-        taken = self.found.index.names | {edit.tensor for edit in self.edits}
-        while fresh in taken:
-            number += 1
-            fresh = f"{name}_{number}"
-        reader = self.model.graph.node[node]
-        replaces = reader.input[slot] if len(reader.input) > slot else None
-        if len(reader.input) > slot:
-            reader.input[slot] = fresh
-        else:
-            reader.input.append(fresh)
-        tensor = numpy_helper.from_array(array, fresh)
-        self.model.graph.initializer.append(tensor)
-        if self.model.ir_version < 4:  # which demands that an initializer be an input too
-            self.model.graph.input.append(
-                helper.make_tensor_value_info(fresh, tensor.data_type, array.shape)
-            )
-        self.edits.append(
-            TensorEdit("added", fresh, node=reader.output[0], slot=slot, replaces=replaces)
-        )
+def _write_kernel(
+    editor: Editor, site: str, layer: Layer, channels: NDArray[Any], gains: NDArray[np.float64]
+) -> None:
+    """Leave of the kernel what is kept of each channel; a normalisation scales what it follows."""
+    node = editor.index.nodes[layer.node]
+    kernel = editor.constants.array(layer.kernel)
+    gone, kept = np.zeros(kernel.shape, bool), np.zeros(kernel.shape)
+    for channel, gain in zip(channels.tolist(), gains.tolist(), strict=True):
+        if gain and layer.norm is not None:
+            continue
+        mask = kernel_mask(node, kernel.shape, channel)
+        gone |= mask
+        kept[mask] = gain
+    if not gone.any():
+        return
+    values = np.broadcast_to(kernel_rest(node, editor.constants), kernel.shape)[gone]
+    scaled = kept[gone] > 0
+    if scaled.any():
+        values = np.where(scaled, kept[gone] * kernel[gone].astype(np.float64), values)
+    positions = np.flatnonzero(gone)
+    editor.write(layer.node, slots_of(node).kernel, positions, values, f"{site}/kernel")
 
 
 def representable(found: Survey, means: FilterMeans) -> FilterMeans:
@@ -209,13 +211,4 @@ def _nearest(found: Survey, site: str, layer: Layer, level: NDArray[np.float32])
     if len(inputs) <= slot or not inputs[slot]:
         dtype = constants.array(layer.kernel).dtype
         return wanted.astype(dtype).astype(np.float32)
-    return _rounded(constants, inputs[slot], wanted).astype(np.float32) + np.float32(0)
-
-
-def _rounded(constants: Constants, name: str, wanted: NDArray[np.float64]) -> NDArray[Any]:
-    """`wanted` as it reads back once it is stored behind `name`."""
-    write = constants.write(name, np.arange(len(wanted)), wanted)
-    value = constants.array(name)
-    if write is None or write.storage.shared:
-        return wanted.astype(value.dtype)
-    return constants.read_back(name, write)
+    return as_stored(constants, inputs[slot], wanted).astype(np.float32) + np.float32(0)

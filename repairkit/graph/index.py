@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -154,3 +154,22 @@ def outer_names(node: NodeProto) -> set[str]:
     return {
         name for graph in subgraphs(node) for inner in all_nodes(graph) for name in inner.input
     } | {output.name for graph in subgraphs(node) for output in graph.output}
+
+
+def layer_names(index: GraphIndex) -> list[str]:
+    """The node's name, or its first output's name where that is empty or not unique."""
+    counts = Counter(node.name for node in index.nodes)
+    named = [bool(node.name) and counts[node.name] == 1 for node in index.nodes]
+    while True:
+        pairs = list(zip(index.nodes, named, strict=True))
+        outputs = {_first_output(node) for node, is_named in pairs if not is_named}
+        # A name that is another node's output would be ambiguous too.
+        kept = [is_named and node.name not in outputs for node, is_named in pairs]
+        if kept == named:
+            return [node.name if is_named else _first_output(node) for node, is_named in pairs]
+        named = kept
+
+
+def _first_output(node: NodeProto) -> str:
+    """The first output that a node makes; a recurrent layer may leave out the ones before."""
+    return next((str(name) for name in node.output if name), "")

@@ -55,6 +55,18 @@ def addend_slot(node: NodeProto, index: GraphIndex) -> int | None:
     return constant[0] if node.op_type == "Add" and len(constant) == 1 else None
 
 
+def is_dequantised(index: GraphIndex, name: str) -> bool:
+    """Whether a tensor comes from integer codes: the runtime then computes on integers."""
+    while name in index.producers:
+        node = index.nodes[index.producers[name]]
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+            return True
+        if name not in index.constant or not node.input:
+            return False
+        name = node.input[0]
+    return False
+
+
 def kernel_mask(node: NodeProto, shape: tuple[int, ...], channel: int) -> NDArray[np.bool_]:
     """True at the kernel's elements that feed one output channel."""
     mask = np.zeros(shape, bool)

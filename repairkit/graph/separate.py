@@ -18,7 +18,7 @@ from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.graph.index import GraphIndex, attribute
 from repairkit.graph.instrument import instrument, mask_name
-from repairkit.graph.layers import Layer, addend_slot
+from repairkit.graph.layers import Layer, addend_slot, is_dequantised
 from repairkit.graph.outside import folder_of
 from repairkit.graph.sites import Survey
 from repairkit.graph.sparse import with_dense_tensors
@@ -104,19 +104,7 @@ def _foldable(found: Survey, layer: Layer, *, in_game: bool) -> bool:
         return False
     index = found.index
     node = index.nodes[layer.node]
-    return not any(_dequantised(index, name) for name in node.input if name)
-
-
-def _dequantised(index: GraphIndex, name: str) -> bool:
-    """Whether a tensor comes from integer codes: the runtime then computes on integers."""
-    while name in index.producers:
-        node = index.nodes[index.producers[name]]
-        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
-            return True
-        if name not in index.constant or not node.input:
-            return False
-        name = node.input[0]
-    return False
+    return not any(is_dequantised(index, name) for name in node.input if name)
 
 
 def _folded(found: Survey, layer: Layer) -> tuple[Floats, Floats]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -15,7 +14,7 @@ from repairkit.core.filters import Site
 from repairkit.graph.codes import DENSE_ON_CODES, slots_of
 from repairkit.graph.dims import with_open_sizes
 from repairkit.graph.heads import head_layers, is_product
-from repairkit.graph.index import GraphIndex, all_nodes, subgraphs
+from repairkit.graph.index import GraphIndex, all_nodes, layer_names, subgraphs
 from repairkit.graph.layers import CONVOLUTIONS, DENSE, Layer, read_layer, with_activation
 from repairkit.graph.storage import Constants
 from repairkit.graph.trees import (
@@ -87,7 +86,7 @@ def survey(
     constants = Constants(index)
     outputs = index.outputs if output is None else (output,)
     needed, heads = index.leading_to(outputs), head_layers(index, outputs)
-    names = _site_names(index)
+    names = layer_names(index)
     ranks = _ranks(model) if "dense" in include else {}
     sites, left_out, layers = [], _hidden_layers(index), {}
     ensembles: dict[str, Ensemble] = {}
@@ -205,25 +204,6 @@ def _foreign(node: NodeProto, index: GraphIndex) -> str | None:
     if not reads or not any(o in index.fed for o in node.output):
         return None
     return f"units of {node.op_type} layers cannot be frozen"
-
-
-def _site_names(index: GraphIndex) -> list[str]:
-    """The node's name, or its first output's name where that is empty or not unique."""
-    counts = Counter(node.name for node in index.nodes)
-    named = [bool(node.name) and counts[node.name] == 1 for node in index.nodes]
-    while True:
-        pairs = list(zip(index.nodes, named, strict=True))
-        outputs = {_first_output(node) for node, is_named in pairs if not is_named}
-        # A name that is another node's output would be ambiguous too.
-        kept = [is_named and node.name not in outputs for node, is_named in pairs]
-        if kept == named:
-            return [node.name if is_named else _first_output(node) for node, is_named in pairs]
-        named = kept
-
-
-def _first_output(node: NodeProto) -> str:
-    """The first output that a node makes; a recurrent layer may leave out the ones before."""
-    return next((str(name) for name in node.output if name), "")
 
 
 def _hidden_layers(index: GraphIndex) -> list[LeftOut]:

@@ -111,7 +111,8 @@ class RepairRegression:
 
     The value is the mean of V(S + i) - V(S) over sets S that lack 1 to 5 % of the players, every
     size as likely: a semivalue (Dubey, Neyman & Weber 1981), not Shapley's. It does not add up to
-    anything. Meant for a metric that is smooth in every image; negative is harmful.
+    anything. Meant for a metric that is smooth in every image; negative is harmful. Rows are
+    drawn such that the regression's own weights make it so, see `sizes.semivalue_probabilities`.
 
     Attributes:
         least_removed: the smallest size as a share of the players.
@@ -151,7 +152,7 @@ class RepairRegression:
         largest = max(n - 1, 1)
         least = min(max(math.floor(self.least_removed * n), 1), largest)
         plan = Plan(
-            law="even",
+            law="semivalue",
             settled=True,
             least=least,
             most=min(max(math.ceil(self.most_removed * n), least), largest),

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ _GROWTH = 4
 _LEAST_ROUND = 256
 _FOR_TRACES = 2**62
 _MOST_BEYOND = 1.3
+Law = sizes_of.Law | Literal["semivalue"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Plan:
     Shapley's do; else they are a mean over the sizes drawn.
     """
 
-    law: sizes_of.Law
+    law: Law
     settled: bool
     least: int
     most: int
@@ -72,7 +73,7 @@ class RegressionRun:
     plan: Plan
     entropy: tuple[int, int]
     n_told: int
-    law: sizes_of.Law
+    law: Law
     most: int
     ends: NDArray[np.float64]
     baseline: NDArray[np.float64]
@@ -182,8 +183,14 @@ class RegressionRun:
     def _draw_sizes(self, rng: np.random.Generator, n_known: int) -> NDArray[np.int64]:
         """Rounds grow with what is known, so that a budget is nearly used whatever it is."""
         plan = self.plan
-        n_rows = min(plan.round_rows, max(_LEAST_ROUND, n_known // _GROWTH))
-        shares = sizes_of.probabilities(self.law, plan.least, self.most, self.facts.n_players)
+        n_rows, n = (
+            min(plan.round_rows, max(_LEAST_ROUND, n_known // _GROWTH)),
+            self.facts.n_players,
+        )
+        if self.law == "semivalue":
+            shares = sizes_of.semivalue_probabilities(plan.least, self.most, n)
+            return sizes_of.draw_sizes(rng, shares, max(plan.least - 1, 1), n_rows)
+        shares = sizes_of.probabilities(self.law, plan.least, self.most, n)
         return sizes_of.draw_sizes(rng, shares, plan.least, n_rows)
 
     def tell(self, outcomes: Outcomes) -> None:
@@ -256,6 +263,7 @@ class RegressionRun:
             full=self.ends[0],
             errors_over=self.plan.errors_over,
             entropy=(*self.entropy, _FOR_TRACES),
+            span=(self.plan.least, self.most) if self.law == "semivalue" else None,
         )
 
     def estimates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

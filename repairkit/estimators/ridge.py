@@ -62,6 +62,7 @@ def fit(
     *,
     errors_over: ErrorsOver,
     rng: np.random.Generator,
+    span: tuple[int, int] | None = None,
 ) -> Fit:
     """Fit all metrics.
 
@@ -73,8 +74,10 @@ def fit(
         errors_over: `rows` states the error as an estimate of V on these images; `images` also as
             one of V on images like these (a sandwich whose clusters are images).
         rng: for the traces.
+        span: the least and the greatest size over which a mean drop is to be taken, evenly; if
+            None, as the players' shares weigh the sizes of the rows.
     """
-    residuals, drops, drop_errors = _partial_out(rows, outcomes, baseline, full)
+    residuals, drops, drop_errors = _partial_out(rows, outcomes, baseline, full, span)
     targets = rows.transposed_times(residuals)
     spectra, traces = _spectra(rows, targets, rng)
     choices = [
@@ -94,17 +97,25 @@ def fit(
 
 
 def _partial_out(
-    rows: RegressionRows, outcomes: Floats, baseline: Floats, full: Floats
+    rows: RegressionRows,
+    outcomes: Floats,
+    baseline: Floats,
+    full: Floats,
+    span: tuple[int, int] | None,
 ) -> tuple[Floats, Floats, Floats]:
     """Outcomes less what size and image explain; the mean drop of V per removal and its error."""
     sizes = rows.all_sizes()
     most = int(sizes.max())
     powers = np.arange(1, min(3, len(np.unique(sizes))) + 1)
     by_size = (sizes[:, None] / most) ** powers
-    # A player's share is a mean over sizes with weights j (n - j); so must the drop be.
-    weights = (sizes * (rows.n_players - sizes)).astype(np.float64)
-    weights /= max(weights.sum(), 1.0)
-    contrast = weights @ (((sizes[:, None] - 1) / most) ** powers - by_size)
+    if span is None:
+        # A player's share is a mean over sizes with weights j (n - j); so must the drop be.
+        weights = (sizes * (rows.n_players - sizes)).astype(np.float64)
+        weights /= max(weights.sum(), 1.0)
+        contrast = weights @ (((sizes[:, None] - 1) / most) ** powers - by_size)
+    else:
+        first, last = (span[0] - 1) / most, span[1] / most
+        contrast = (first**powers - last**powers) / (span[1] - span[0] + 1)
     ahead = baseline[rows.all_images()].mean(axis=1) - full
     drops, errors = np.zeros(len(full)), np.zeros(len(full))
     residuals = outcomes - full

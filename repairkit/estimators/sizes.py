@@ -35,6 +35,25 @@ def probabilities(law: Law, least: int, most: int, n_players: int) -> Floats:
     return shares
 
 
+def semivalue_probabilities(least: int, most: int, n_players: int) -> Floats:
+    """Of removing j = max(least - 1, 1) ... most players, for a semivalue over even sizes.
+
+    Let s_j be the mean of V with a player less that without, among coalitions that lack j players,
+    and f(j) the mean of V over all of these. The mean over j = a ... b of V(S + i) - V(S), where S
+    lacks j players and S + i one less, is (f(a - 1) - f(b)) / (b - a + 1) and, beside it, a mean of
+    the s_j with weights (a - 1) / n at a - 1, 1 at a ... b - 1 and 1 - b / n at b. The regression
+    weighs a row by j (n - j); so sizes are drawn in proportion to these weights over that.
+    """
+    sizes = np.arange(max(least - 1, 1), most + 1, dtype=np.float64)
+    wanted = np.ones(len(sizes))
+    wanted[-1] = 1 - most / n_players
+    if least > 1:
+        wanted[0] = (least - 1) / n_players
+    weights = wanted / (sizes * (n_players - sizes))
+    shares: Floats = weights / weights.sum()
+    return shares
+
+
 def draw_sizes(rng: np.random.Generator, shares: Floats, least: int, n_rows: int) -> Ints:
     """Sizes in proportion to their probabilities (systematic sampling), in random order."""
     points = (rng.random() + np.arange(n_rows)) / n_rows * shares.sum()

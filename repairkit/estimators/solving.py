@@ -28,6 +28,7 @@ def solve(
     full: Floats,
     errors_over: ErrorsOver,
     entropy: tuple[int, ...],
+    span: tuple[int, int] | None = None,
 ) -> Fit:
     """See `ridge.fit`; a metric with too few rows of its own gets zeros and infinite errors.
 
@@ -39,6 +40,7 @@ def solve(
         full: V(all), (n_metrics,).
         errors_over: see `ridge.fit`.
         entropy: of the generator that estimates traces.
+        span: see `ridge.fit`.
     """
     shape = (facts.n_players, facts.n_metrics)
     whole = _nothing_known(shape)
@@ -57,6 +59,7 @@ def solve(
             full[metrics],
             errors_over=errors_over,
             rng=np.random.default_rng(entropy),
+            span=span,
         )
         whole.shares[:, metrics], whole.errors[:, metrics] = found.shares, found.errors
         whole.drops[metrics], whole.drop_errors[metrics] = found.drops, found.drop_errors

@@ -17,7 +17,17 @@ from repairkit.estimators.sizes import (
     probabilities,
     remove_at_random,
 )
-from tests.games import Floats, SoftGame, TableGame, WatchedGame, additive, any_values, noisy, quiet
+from tests.games import (
+    Floats,
+    SoftGame,
+    TableGame,
+    WatchedGame,
+    additive,
+    any_values,
+    members,
+    noisy,
+    quiet,
+)
 
 SHAPLEY = Regression(sizes="shapley", round_rows=256)
 
@@ -165,9 +175,42 @@ def test_repair_removes_one_to_five_in_a_hundred() -> None:
     game = WatchedGame(SoftGame(200, seed=0))
     end = estimate(game, RepairRegression(), budget=Budget(2_000), seed=0)
     sizes = np.concatenate([(~r.coalitions).sum(axis=1) for r in game.rounds[1:]])
-    assert (sizes.min(), sizes.max()) == (2, 10)
+    assert (sizes.min(), sizes.max()) == (1, 10)  # one lacks one player less than the least
     assert "a semivalue over 2 to 10 of 200 removals" in end.scores.interval
     assert not end.scores.efficient
+
+
+def semivalue(values: Floats, weights: Floats) -> Floats:
+    """By enumeration: the mean of V(S + i) - V(S), where S lacks j players by `weights[j]`."""
+    n = len(values).bit_length() - 1
+    present = members(n)
+    lacking = n - present.sum(axis=1)
+    found = np.zeros(n)
+    for player in range(n):
+        for j in np.flatnonzero(weights):
+            own = np.flatnonzero((lacking == j) & ~present[:, player])
+            found[player] += weights[j] * (values[own | 1 << player, 0] - values[own, 0]).mean()
+    return found / weights.sum()
+
+
+@pytest.mark.parametrize(("n", "least", "most"), [(13, 1, 4), (12, 3, 7), (6, 2, 5)])
+def test_every_size_of_a_repair_counts_the_same(n: int, least: int, most: int) -> None:
+    """Players matter the more the more others are gone, so that it shows which sizes count."""
+    own = np.random.default_rng(n).normal(0.0, 1.0, n)
+    present = members(n)
+    lacking = n - present.sum(axis=1)
+    values = ((present @ own) * (1 + lacking**2 / 4.0))[:, None]
+    sizes = np.arange(n + 1)
+    asked = (sizes >= least) & (sizes <= most)
+    even = semivalue(values, asked.astype(float))
+    by_rows = semivalue(values, (asked * sizes * (n - sizes)).astype(float))
+    estimator = RepairRegression(
+        least_removed=(least + 0.5) / n, most_removed=(most - 0.5) / n, top_k=1
+    )
+    found = estimate(TableGame(quiet(values)), estimator, budget=Budget(40_000), seed=1).scores
+    assert (abs(found.values[:, 0] - even) <= 4.5 * found.std_errors[:, 0]).all()
+    off = (found.values[:, 0] - by_rows) / found.std_errors[:, 0]
+    assert abs(off).max() > 4.5
 
 
 def test_errors_over_images_are_no_smaller_than_over_rows() -> None:

@@ -113,6 +113,33 @@ def conv_whole() -> ModelProto:
     return _model(nodes, {"w": _normal(3, _BODY, 2, 2), "b": _normal(3)}, [3, 1, 1])
 
 
+def conv_padded() -> ModelProto:
+    """Windows of uneven padding and steps, and a mean over positions."""
+    nodes = [
+        helper.make_node(
+            "Conv",
+            ["act", "w", "b"],
+            ["maps"],
+            "classes",
+            pads=[1, 0, 2, 1],
+            strides=[2, 1],
+            dilations=[1, 2],
+        ),
+        helper.make_node("GlobalAveragePool", ["maps"], ["scores"], "pool"),
+    ]
+    return _model(nodes, {"w": _normal(3, _BODY, 3, 2), "b": _normal(3)}, [3, 1, 1])
+
+
+def conv_same() -> ModelProto:
+    """Padding that the runtime settles: an odd number of rows."""
+    model = conv_padded()
+    fresh = helper.make_node(
+        "Conv", ["act", "w", "b"], ["maps"], "classes", auto_pad="SAME_UPPER", strides=[1, 2]
+    )
+    model.graph.node[-2].CopyFrom(fresh)
+    return model
+
+
 def softmax() -> ModelProto:
     more = {"w": _normal(_BODY, 3), "b": _normal(3)}
     nodes = [
@@ -207,7 +234,8 @@ HEADS: dict[str, Callable[[], ModelProto]] = {
     made.__name__: made
     for made in (
         gemm, gemm_transposed, gemm_without_bias, gemm_one_bias, matmul_add, matmul_alone,
-        conv_pooled, conv_without_bias, conv_whole, softmax, log_softmax, temperature, sigmoid,
+        conv_pooled, conv_without_bias, conv_whole, conv_padded, conv_same,
+        softmax, log_softmax, temperature, sigmoid,
         channels_last, normalised, shared_bias, constant_weights,
     )
 }  # fmt: skip

@@ -114,7 +114,7 @@ def verify(
     patch_file: str | Path | None = None,
     settings: Settings | None = None,
 ) -> Verified:
-    """Prove that `patched` is `original` with just the claimed filters frozen.
+    """Prove that `patched` is `original` with just the claimed changes.
 
     Args:
         original: the model before.

@@ -42,7 +42,8 @@ def apply_command(
         show.print_json(done.to_json())
     elif not quiet:
         patch_made = done.verified.patch
-        show.frozen(f"{counted(len(patch_made), 'filter')} frozen", patch_made, subject.layer_map)
+        show.say(f"applied: {show.changes(patch_made)}")
+        show.frozen("frozen filters", patch_made, subject.layer_map)
         show.say(
             f"verified on {counted(done.verified.proof.n_images, 'image')} "
             f"({done.verified.images}); the digest is the one that the patch file promises"

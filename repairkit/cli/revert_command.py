@@ -31,9 +31,8 @@ def revert_command(
     if as_json:
         show.print_json(done.to_json())
     elif not quiet:
-        show.say(
-            f"{counted(len(done.patch), 'filter')} back as before, and the file byte for byte: "
-            f"{done.out}"
-        )
+        back = [counted(len(done.patch), "filter")] if done.patch.frozen else []
+        back += [] if done.patch.head is None else [f"the last layer {done.patch.head.layer!r}"]
+        show.say(f"{' and '.join(back)} back as before, and the file byte for byte: {done.out}")
         if done.left:
             show.say(f"{done.left} earlier patches are still in the model")

@@ -15,7 +15,7 @@ from repairkit.cli.streams import Reserved, write_document
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.measures import measure_of
 from repairkit.core.patch import Constant, Evaluation, Figure, Patch
-from repairkit.core.text import printable
+from repairkit.core.text import counted, printable
 from repairkit.engine.proof import Proof
 from repairkit.workflows.progress import Progress as ScoreProgress
 
@@ -129,7 +129,11 @@ def constant(found: Constant) -> str:
 
 
 def agreement(proof: Proof) -> str:
-    """How near the patched model is to the original under the same mask."""
+    """How near the patched model is to what it is compared with."""
+    if proof.tolerance:
+        return (
+            f"within {proof.relative:.1e} of {proof.against}, with graph optimisation and without"
+        )
     if not proof.relative:
         return "equal to the masked original bit for bit, with graph optimisation and without"
     return (
@@ -138,13 +142,26 @@ def agreement(proof: Proof) -> str:
     )
 
 
+def changes(patch: Patch) -> str:
+    """What a patch changes, in words: `3 filters frozen and new class biases in 'fc'`."""
+    told = [f"{counted(len(patch), 'filter')} frozen"] if patch.frozen else []
+    if patch.head is not None:
+        what = "new class biases" if patch.head.kind == "bias" else "a refitted last layer"
+        told.append(f"{what} in {patch.head.layer!r}")
+    return " and ".join(told)
+
+
 def frozen(title: str, patch: Patch, layers: LayerMap | None) -> None:
     """Filters and constants, with the layers that they come from, if known."""
-    rows = []
+    if not patch.frozen:
+        return
+    rows, partly = [], any(f.gain for f in patch.frozen)
     for f in patch.frozen:
         origin = [] if layers is None else [str(layers.origin(f.filter) or "")]
-        rows.append([f.filter.id, *origin, constant(f.constant)])
-    table(title, ["filter", *([] if layers is None else ["layer"]), "constant"], rows)
+        gain = [f"{100 * f.gain:g} %"] if partly else []
+        rows.append([f.filter.id, *origin, constant(f.constant), *gain])
+    origins, left = [] if layers is None else ["layer"], ["left"] if partly else []
+    table(title, ["filter", *origins, "constant", *left], rows)
 
 
 def before_after(before: Evaluation, after: Evaluation, moved: dict[str, Figure]) -> None:

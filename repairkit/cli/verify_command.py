@@ -37,17 +37,17 @@ def verify_command(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Prove that PATCHED is ORIGINAL with just the claimed filters frozen."""
+    """Prove that PATCHED is ORIGINAL with just the claimed changes."""
     subject, settings = options.settle_job({**context.params, "model": original})
     found = verify(original, patched, patch_file=patch, settings=settings)
     if as_json:
         show.print_json(found.to_json())
     elif not quiet:
-        show.say(
-            f"verified: {patched} is {original} with {counted(len(found.patch), 'filter')} frozen"
-        )
+        show.say(f"verified: {patched} is {original} with {show.changes(found.patch)}")
         if found.inferred:
-            show.say("it claims no patch; the filters were inferred from the tensors that differ")
+            show.say(
+                "it claims no patch; what was changed was inferred from the tensors that differ"
+            )
         show.frozen("frozen filters", found.patch, subject.layer_map)
         show.say(
             f"bytes: {counted(len(found.edits), 'tensor')} changed and no other; "

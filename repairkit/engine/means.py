@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.stages import stage
@@ -16,6 +16,7 @@ from repairkit.core.suite import Suite
 from repairkit.engine.leaves import LeafReader, mean_leaves
 from repairkit.engine.runner import Runner
 from repairkit.graph.index import GraphIndex
+from repairkit.graph.instrument import tapped
 from repairkit.graph.rounding import find_rounding
 
 _CHUNK_BYTES = 256 * 2**20
@@ -110,16 +111,8 @@ def measure_sums(
             )
         return sums
     tensors = tuple(site.tensor for site in sites)
-    tapped = ModelProto()
-    tapped.CopyFrom(model)
-    # One tensor can be the model's own output already.
-    known = {o.name for o in tapped.graph.output}
-    for site in sites:
-        if site.tensor not in known:
-            known.add(site.tensor)
-            tapped.graph.output.append(helper.make_empty_tensor_value_info(site.tensor))
     runner = Runner(
-        tapped,
+        tapped(model, tensors),
         input_name,
         step,
         outputs=tensors,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,10 @@ class Proof:
     `exact`: all outputs equal bit for bit with graph optimisation off. `relative`: the largest
     difference with it on, relative to the largest number of that output. `same_answer`: the
     class with the largest score is the same for every image (true where outputs are no scores).
-    `changed`: on some image some output is not that of the model with all its filters.
+    `changed`: on some image some output is not that of the model as it was. `tolerance` is the
+    `relative` difference that rounding at another place may cause; 0 where all must be `exact`.
+    Then `relative` is the largest with optimisation and without. `against` says in words what the
+    outputs were compared with.
     """
 
     n_images: int
@@ -30,10 +33,24 @@ class Proof:
     relative: float
     same_answer: bool
     changed: bool = True
+    tolerance: float = 0.0
+    against: str = "the masked original"
 
     @property
     def holds(self) -> bool:
-        return self.exact
+        return self.exact or self.relative < self.tolerance
+
+    def joined(self, other: Proof) -> Proof:
+        """What two proofs on the same images show together."""
+        return Proof(
+            self.n_images,
+            self.exact and other.exact,
+            max(self.relative, other.relative),
+            self.same_answer and other.same_answer,
+            self.changed or other.changed,
+            max(self.tolerance, other.tolerance),
+            " and ".join(dict.fromkeys((self.against, other.against))),
+        )
 
 
 def prove(
@@ -45,6 +62,7 @@ def prove(
     input_name: str,
     step: int | None,
     feeds: Feeds | None = None,
+    tolerance: float = 0.0,
 ) -> Proof:
     """Run both models on the images, with graph optimisation off and on, and compare all outputs.
 
@@ -61,17 +79,19 @@ def prove(
         step: the fixed batch of both models, if any. A model of a free batch that fails on several
             images is run on one at a time.
         feeds: what the models take beside each image; see `Runner.run`.
+        tolerance: see `Proof`.
 
     Raises:
         ModelError: ONNX Runtime fails on a model.
     """
     models = seeded(patched), seeded(instrumented)
     try:
-        return _prove(models, masks, images, feeds, input_name, step)
+        found = _prove(models, masks, images, feeds, input_name, step, tolerance)
     except ModelError:
         if step is not None:
             raise
-    return _prove(models, masks, images, feeds, input_name, 1)
+        found = _prove(models, masks, images, feeds, input_name, 1, tolerance)
+    return replace(found, tolerance=tolerance)
 
 
 def _prove(
@@ -81,6 +101,7 @@ def _prove(
     feeds: Feeds | None,
     input_name: str,
     step: int | None,
+    tolerance: float,
 ) -> Proof:
     exact, relative, same, changed = True, 0.0, True, False
     everyone = {name: np.ones_like(mask) for name, mask in masks.items()}
@@ -90,10 +111,10 @@ def _prove(
         runs = zip(ours.raw(images, feeds=feeds), theirs.raw(images, masks, feeds), strict=True)
         for (_, found), (_, expected) in runs:
             for a, b in zip(found, expected, strict=True):
-                if optimise:
-                    relative = max(relative, _relative(a, b))
+                if optimise or tolerance:
+                    relative = max(relative, relative_difference(a, b))
                     same = same and _same_answer(a, b)
-                else:
+                if not optimise:
                     exact = exact and equal_outputs(a, b)
         if not optimise:
             whole = zip(
@@ -135,7 +156,7 @@ def _equal(found: Any, expected: Any) -> bool:
     return a.dtype == b.dtype and bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"))
 
 
-def _relative(found: Any, expected: Any) -> float:
+def relative_difference(found: Any, expected: Any) -> float:
     """The largest difference relative to the largest number; 1 where they are of other kinds."""
     ours, theirs = list(_leaves(found)), list(_leaves(expected))
     if len(ours) != len(theirs):

@@ -12,7 +12,7 @@ and class biases or new weights have the same effect in the file as they have he
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,9 @@ from repairkit.graph.index import GraphIndex, attribute, int_attribute, layer_na
 from repairkit.graph.layers import is_dequantised
 from repairkit.graph.number_types import FROZEN_TYPES
 from repairkit.graph.storage import Constants
+from repairkit.graph.windows import Windows, windows_of
 
 Floats = NDArray[np.float64]
-Rows = Literal["dense", "pointwise", "whole"]
 
 _PASSING = {
     "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "CastLike",
@@ -64,9 +64,7 @@ class ClassHead:
         weight: (n_classes, n_features), as stored.
         features: the tensor that feeds it.
         own_output: the tensor that it makes.
-        rows: how `features` becomes one row for each image.
-        strides: of a convolution.
-        window: the spatial size of a convolution's kernel.
+        windows: what a convolution sees; None for a dense layer.
         ending: what the model makes of the scores.
         own_bias: (n_classes,), what the layer itself adds.
         place: where a class bias is best stored; None where there is no place.
@@ -86,9 +84,7 @@ class ClassHead:
     weight: Floats
     features: str
     own_output: str
-    rows: Rows
-    strides: tuple[int, ...]
-    window: tuple[int, ...]
+    windows: Windows | None
     ending: Ending
     own_bias: Floats
     place: Place | None
@@ -123,24 +119,11 @@ class ClassHead:
         return np.asarray(self.tail_scale * own + self.tail_shift)
 
     def feature_rows(self, features: NDArray[Any]) -> NDArray[Any]:
-        """Features (n, n_features) of n images, so that the scores are linear in them.
-
-        Raises:
-            ModelError: they are of another size than the layer's window.
-        """
-        n, width = len(features), self.weight.shape[1]
-        if self.rows == "dense":
-            rows = features.reshape(n, -1, width)
-            return rows[:, 0] if rows.shape[1] == 1 else rows.mean(axis=1, dtype=np.float64)
-        if self.rows == "whole":
-            if features.shape[2:] != self.window:
-                raise ModelError(
-                    f"the last layer {self.name!r} is a convolution over {self.window} of "
-                    f"{features.shape[2:]} positions, so its weights cannot be refitted"
-                )
-            return features.reshape(n, -1)
-        every: tuple[Any, ...] = (..., *(slice(None, None, step) for step in self.strides))
-        return np.asarray(features[every].reshape(n, width, -1).mean(axis=2, dtype=np.float64))
+        """Features (n, n_features) of n images, so that the scores are linear in them."""
+        if self.windows is not None:
+            return self.windows.means(features).reshape(len(features), -1)
+        rows = features.reshape(len(features), -1, self.weight.shape[1])
+        return rows[:, 0] if rows.shape[1] == 1 else rows.mean(axis=1, dtype=np.float64)
 
     def scores(self, rows: NDArray[Any], weight: Floats, bias: Floats | None) -> Floats:
         """Class scores of features under stored weights and a stored bias."""
@@ -217,7 +200,7 @@ def find_head(index: GraphIndex, output: str) -> ClassHead:
         if node.domain not in _STANDARD or subgraphs(node):
             raise _between(node, output)
         if kind in _LAYERS:
-            head = _read(index, constants, position, pooled=pooled)
+            head = _read(index, constants, position)
             return _behind(head, index, steps, ending or "linear")
         if kind in _ENDINGS or kind == "Log":
             if ending is not None or pooled or steps:
@@ -286,7 +269,7 @@ def _flat(constants: Constants, name: str) -> Floats:
     return constants.array(name).reshape(-1).astype(np.float64)
 
 
-def _read(index: GraphIndex, constants: Constants, position: int, *, pooled: bool) -> ClassHead:
+def _read(index: GraphIndex, constants: Constants, position: int) -> ClassHead:
     """The layer itself, as if nothing followed it."""
     node, name = index.nodes[position], layer_names(index)[position]
     kind, told = node.op_type, f"the last layer {name!r}"
@@ -301,7 +284,6 @@ def _read(index: GraphIndex, constants: Constants, position: int, *, pooled: boo
     if kernel.dtype.name not in FROZEN_TYPES:
         raise ModelError(f"the weights of {told} are of type {kernel.dtype.name}, not of floats")
     alpha, beta = (_number(node, what) if kind == "Gemm" else 1.0 for what in ("alpha", "beta"))
-    fixed = _why_fixed(node, kernel, pooled=pooled)
     if kind != "Conv" and (kernel.ndim != 2 or int_attribute(node, "transA", 0)):
         raise ModelError(f"{told} is no product of a row of features and a matrix of weights")
     weight = _rows_of(node, kernel)
@@ -313,9 +295,7 @@ def _read(index: GraphIndex, constants: Constants, position: int, *, pooled: boo
     if stored is not None and stored.size not in (1, n_classes):
         raise ModelError(f"the bias of {told} has {stored.size} values for {n_classes} classes")
     one = np.ones(n_classes)
-    window = tuple(kernel.shape[2:])
-    rows: Rows = "dense" if kind != "Conv" else "whole" if np.prod(window) > 1 else "pointwise"
-    found = attribute(node, "strides")
+    grouped = kind == "Conv" and int_attribute(node, "group", 1) != 1
     return ClassHead(
         name=name,
         node=position,
@@ -324,9 +304,7 @@ def _read(index: GraphIndex, constants: Constants, position: int, *, pooled: boo
         weight=weight.astype(np.float64),
         features=str(node.input[0]),
         own_output=str(node.output[0]),
-        rows=rows,
-        strides=tuple(found.ints) if found is not None else (1,) * len(window),
-        window=window,
+        windows=windows_of(node, kernel.shape[2:]) if kind == "Conv" else None,
         ending="linear",
         own_bias=np.zeros(n_classes) if stored is None else beta * stored * one,
         place=None if kind == "MatMul" or not beta else Place(position, _BIAS),
@@ -335,7 +313,9 @@ def _read(index: GraphIndex, constants: Constants, position: int, *, pooled: boo
         bias_scale=beta * one,
         tail_scale=one,
         tail_shift=np.zeros(n_classes),
-        fixed_weight=f"{told} {fixed}, so its weights cannot be refitted" if fixed else "",
+        fixed_weight=f"{told} is a convolution of several groups, so its weights cannot be refitted"
+        if grouped
+        else "",
         dtype=kernel.dtype.name,
     )
 
@@ -390,23 +370,3 @@ def kernel_order(node: NodeProto, weight: Floats) -> Floats:
     if node.op_type == "Conv" or (node.op_type == "Gemm" and int_attribute(node, "transB", 0)):
         return weight.reshape(-1)
     return weight.T.reshape(-1)
-
-
-def _why_fixed(node: NodeProto, kernel: NDArray[Any], *, pooled: bool) -> str:
-    """Why scores are not linear in one row of features for each image; empty where they are."""
-    if node.op_type != "Conv":
-        return ""
-    if int_attribute(node, "group", 1) != 1:
-        return "is a convolution of several groups"
-    pads, dilations = attribute(node, "pads"), attribute(node, "dilations")
-    padding = attribute(node, "auto_pad")
-    wide = int(np.prod(kernel.shape[2:])) > 1
-    padded = pads is not None and any(pads.ints)
-    padded = padded or (
-        wide and padding is not None and padding.s not in (b"", b"NOTSET", b"VALID")
-    )
-    if padded or (dilations is not None and wide and any(d != 1 for d in dilations.ints)):
-        return "is a convolution over padded or dilated positions"
-    if wide and pooled:
-        return "is a convolution over more than one position, with a mean behind it"
-    return ""

@@ -1,4 +1,4 @@
-"""Infer from two models alone which filters were frozen, and at what."""
+"""Infer from two models alone which filters were frozen, and at what, and how the head changed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.errors import ModelError
 from repairkit.core.filters import Filter, Site
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.patch import FrozenFilter, HeadChange, HeadKind, Patch
+from repairkit.graph.class_head import find_head
 from repairkit.graph.codes import kernel_rest
+from repairkit.graph.head_bake import changes_head
+from repairkit.graph.index import GraphIndex
 from repairkit.graph.layers import kernel_mask
 from repairkit.graph.levels import bias_levels
 from repairkit.graph.sites import Survey, survey
@@ -20,6 +24,7 @@ from repairkit.graph.trees import constant_of_tree
 def infer_patch(original: ModelProto, patched: ModelProto) -> Patch:
     """The filters that hold a constant in `patched` and did not, or held another, in `original`.
 
+    A filter that was frozen partly holds none and is not seen. New numbers of the last layer are.
     Layers of every kind count, whatever output they lead to. Whether the models differ in nothing
     else is not told: bake what was found into the original and compare.
     """
@@ -37,7 +42,25 @@ def infer_patch(original: ModelProto, patched: ModelProto) -> Patch:
             # Baking appends what it adds, site by site in the order of the patch.
             found.append((min((added.get(name, 0) for name in fresh), default=0), frozen))
     found.sort(key=lambda pair: pair[0])
-    return Patch(tuple(f for _, frozen in found for f in frozen))
+    every = tuple(f for _, of_site in found for f in of_site)
+    return Patch(every, _changed_head(before.index, after.index))
+
+
+def _changed_head(before: GraphIndex, after: GraphIndex) -> HeadChange | None:
+    """The new numbers of the first last layer that differs; None where none does."""
+    for output in before.outputs:
+        try:
+            old, new = find_head(before, output), find_head(after, output)
+        except ModelError:
+            continue  # an output that no layer of classes makes
+        if old.name != new.name or old.weight.shape != new.weight.shape:
+            continue
+        refitted = not np.array_equal(old.weight, new.weight)
+        kind: HeadKind = "last-layer" if refitted else "bias"
+        change = HeadChange(kind, new.name, new.bias, new.weight if refitted else None)
+        if changes_head(old, change):
+            return change
+    return None
 
 
 def _frozen(site: Site, before: Survey, after: Survey) -> list[FrozenFilter]:

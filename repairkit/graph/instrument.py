@@ -7,14 +7,14 @@ NaNs vanish.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import ModelProto, version_converter
+from onnx import ModelProto, helper, numpy_helper, version_converter
 from onnx_graphsurgeon.logger.logger import G_LOGGER, Logger
 
 from repairkit.core.errors import ModelError
@@ -109,6 +109,46 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
     _restore_types(result, model)
     if model.ir_version >= _DEFAULTS_SINCE:
         _restore_inputs(result, model)
+    return result
+
+
+def tapped(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
+    """A copy that gives some of its tensors as further outputs."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    known = {o.name for o in result.graph.output}
+    for name in dict.fromkeys(tensors):
+        if name not in known:
+            result.graph.output.append(helper.make_empty_tensor_value_info(name))
+    return result
+
+
+def with_gains(
+    instrumented: ModelProto, sites: tuple[Site, ...], gains: Mapping[str, NDArray[np.float64]]
+) -> ModelProto:
+    """A copy in which an absent filter yields `mean + gain * (own output - mean)`.
+
+    Args:
+        instrumented: see `instrument`.
+        sites: those that were instrumented.
+        gains: (n_channels,) of some sites, by name; of channels, not of trees.
+    """
+    result = ModelProto()
+    result.CopyFrom(instrumented)
+    by_mask = {mask_name(site): site for site in sites if site.name in gains}
+    for position in reversed(range(len(result.graph.node))):
+        where = result.graph.node[position]
+        site = by_mask.get(where.input[0]) if where.op_type == "Where" else None
+        if site is None:
+            continue
+        raw, means = where.input[1:]
+        off, scaled, left, gain = (f"{site.name}/{w}" for w in ("off", "scaled", "left", "gain"))
+        numbers = gains[site.name].astype(site.dtype).reshape(mask_shape(site, 1))
+        result.graph.initializer.append(numpy_helper.from_array(numbers, gain))
+        where.input[2] = left
+        result.graph.node.insert(position, helper.make_node("Add", [means, scaled], [left], left))
+        result.graph.node.insert(position, helper.make_node("Mul", [off, gain], [scaled], scaled))
+        result.graph.node.insert(position, helper.make_node("Sub", [raw, means], [off], off))
     return result
 
 

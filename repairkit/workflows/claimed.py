@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.patch import Patch, constant_of
 from repairkit.graph.bake import Baked, bake, representable
+from repairkit.graph.class_head import head_named
 from repairkit.graph.files import ModelFile, digest_of
+from repairkit.graph.head_bake import held
+from repairkit.graph.index import GraphIndex
 from repairkit.graph.revert import write_claims
 from repairkit.graph.sites import Survey, survey
 from repairkit.workflows.patch_file import patch_of_claim
@@ -45,10 +49,17 @@ def bake_claims(
     Raises:
         VerificationError: a claim is broken, or was made of another model.
     """
+
+    def weights_of(layer: str) -> NDArray[np.float64]:
+        try:
+            return head_named(GraphIndex(patched.model), layer).weight
+        except ModelError as error:
+            raise VerificationError(f"{patched.path}: {error}") from error
+
     steps: list[Step] = []
     model, digest = subject.model, subject.file.digest
     for count, claim in enumerate(fresh, start=1):
-        patch = patch_of_claim(claim)
+        patch = patch_of_claim(claim, weights_of)
         if claim["source"] != digest:
             raise another_model(patched, subject, claim)
         try:
@@ -68,7 +79,7 @@ def bake_claims(
 
 
 def _check_constants(found: Survey, patch: Patch) -> None:
-    """Every constant is a number that the file holds; baking would round another one silently.
+    """Every number is one that the file holds; baking would round another one silently.
 
     Raises:
         ModelError: one is not.
@@ -82,12 +93,17 @@ def _check_constants(found: Survey, patch: Patch) -> None:
     for f in patch.frozen:
         if f.filter.site in claimed and 0 <= f.filter.channel < len(claimed[f.filter.site]):
             claimed[f.filter.site][f.filter.channel] = f.constant
-    held = representable(found, claimed)
+    nearest = representable(found, claimed)
     for f in patch.frozen:
-        if f.filter.site not in held or f.filter.channel >= len(held[f.filter.site]):
+        if f.filter.site not in nearest or f.filter.channel >= len(nearest[f.filter.site]):
             continue  # baking tells that there is no such filter
-        if constant_of(held[f.filter.site][f.filter.channel]) != f.constant:
+        if constant_of(nearest[f.filter.site][f.filter.channel]) != f.constant:
             raise ModelError(f"{f.filter.id} cannot hold {f.constant}")
+    if patch.head is None:
+        return
+    head = head_named(found.index, patch.head.layer)
+    if held(found.index, head, patch.head) != patch.head:
+        raise ModelError(f"the last layer {head.name!r} cannot hold the numbers that are claimed")
 
 
 def another_model(patched: ModelFile, subject: Subject, claim: dict[str, Any]) -> VerificationError:

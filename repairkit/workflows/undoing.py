@@ -52,6 +52,7 @@ class Reverted:
             "model": str(self.out),
             "digest": self.digest,
             "taken_off": [f.filter.id for f in self.patch.frozen],
+            **({} if self.patch.head is None else {"head_restored": self.patch.head.layer}),
             "patches_left": self.left,
         }
 
@@ -66,7 +67,7 @@ def apply_patch(
     images: NDArray[Any] | None = None,
     feeds: Feeds | None = None,
 ) -> Applied:
-    """Freeze what a patch file names in the very model that it was made for, and prove it.
+    """Change what a patch file names in the very model that it was made for, and prove it.
 
     Args:
         subject: the model.
@@ -86,8 +87,8 @@ def apply_patch(
     found, baked = _bake(subject, file)
     if baked.edits != file.edits:
         raise VerificationError(
-            "the patch file was altered: the bytes that it keeps are not those that freezing its "
-            "filters changes in this model"
+            "the patch file was altered: the bytes that it keeps are not those that it "
+            "changes in this model"
         )
     claim = sign_claim(file.claim())
     write_claims(baked.model, [*read_claims(subject.model), claim])

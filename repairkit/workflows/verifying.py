@@ -1,8 +1,9 @@
-"""Prove that a patched model is the original with just the claimed filters frozen."""
+"""Prove that a patched model is the original with just the claimed changes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,17 @@ from onnx import ModelProto
 
 from repairkit.core.errors import VerificationError
 from repairkit.core.filters import FilterMeans
-from repairkit.core.patch import Patch, TensorEdit
+from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
 from repairkit.core.stages import stage
+from repairkit.engine.features import prove_head
 from repairkit.engine.proof import Proof, prove
 from repairkit.engine.runner import Feeds
 from repairkit.graph.bake import bake
+from repairkit.graph.class_head import head_named
 from repairkit.graph.files import ModelFile
+from repairkit.graph.head_bake import changes_head
 from repairkit.graph.infer import infer_patch
-from repairkit.graph.instrument import instrument, mask_name, mask_shape
+from repairkit.graph.instrument import instrument, mask_name, mask_shape, with_gains
 from repairkit.graph.outside import outside_digests
 from repairkit.graph.rebatch import fixed_batch
 from repairkit.graph.revert import (
@@ -37,6 +41,9 @@ from repairkit.workflows.noise import noise_images
 from repairkit.workflows.patch_file import PatchFile, claim_digest
 from repairkit.workflows.subject import Subject
 
+# Relative: a filter that is frozen partly rounds in its layer, and later layers carry that on.
+_ROUNDED_ELSEWHERE = 1e-4
+
 
 @dataclass(frozen=True)
 class Verified:
@@ -54,10 +61,12 @@ class Verified:
     unproven: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        head = self.patch.head
         return {
             "verified": True,
             "inferred": self.inferred,
-            "frozen": [{"filter": f.filter.id, "constant": f.constant} for f in self.patch.frozen],
+            "frozen": [told_filter(f) for f in self.patch.frozen],
+            **({} if head is None else {"head": {"kind": head.kind, "layer": head.layer}}),
             "tensors": [e.tensor for e in self.edits],
             "n_images": self.proof.n_images,
             "images": self.images,
@@ -66,6 +75,12 @@ class Verified:
             "same_answers": self.proof.same_answer,
             "unproven": list(self.unproven),
         }
+
+
+def told_filter(frozen: FrozenFilter) -> dict[str, Any]:
+    """A frozen filter for JSON."""
+    gain = {"gain": frozen.gain} if frozen.gain else {}
+    return {"filter": frozen.filter.id, "constant": frozen.constant, **gain}
 
 
 @stage("verifying")
@@ -111,7 +126,7 @@ def verify(
         )
     if not same_model(steps[-1].baked.model, patched.model):
         raise VerificationError(
-            f"{patched.path}: is not the original with just the claimed filters frozen: "
+            f"{patched.path}: is not the original with just the claimed changes: "
             + first_difference(steps[-1].baked.model, patched.model)
         )
     if file is not None:
@@ -148,16 +163,15 @@ def _prove_step(
 def _joined(proofs: list[Verified]) -> Verified:
     """What is proven of a stack: the constants that stand last, and the worst of the figures."""
     last = {f.filter: f for verified in proofs for f in verified.patch.frozen}
-    parts = [verified.proof for verified in proofs]
-    proof = Proof(
-        parts[-1].n_images,
-        all(p.exact for p in parts),
-        max(p.relative for p in parts),
-        all(p.same_answer for p in parts),
-        any(p.changed for p in parts),
-    )
+    heads = [v.patch.head for v in proofs if v.patch.head is not None]
+    proof = reduce(Proof.joined, (verified.proof for verified in proofs))
     edits = tuple(edit for verified in proofs for edit in verified.edits)
-    return replace(proofs[-1], patch=Patch(tuple(last.values())), edits=edits, proof=proof)
+    return replace(
+        proofs[-1],
+        patch=Patch(tuple(last.values()), heads[-1] if heads else None),
+        edits=edits,
+        proof=proof,
+    )
 
 
 def _verify_inferred(
@@ -173,9 +187,9 @@ def _verify_inferred(
             f"{len(patch)} filters that are frozen in it: "
             + first_difference(baked.model, patched.model)
         )
-    if not patch.frozen:
+    if not patch.frozen and patch.head is None:
         raise VerificationError(
-            f"{patched.path}: is the original; it names no patch and no filter is frozen in it"
+            f"{patched.path}: is the original; it names no patch and nothing was changed in it"
         )
     verified = prove_patch(
         subject,
@@ -238,34 +252,71 @@ def prove_patch(
             "undoing the patch does not give the original back: "
             + first_difference(undone, subject.model)
         )
-    frozen_sites = {f.site for f in patch.filters}
-    sites = tuple(s for s in found.sites if s.name in frozen_sites)
-    levels: FilterMeans = {s.name: np.zeros(s.level_shape) for s in sites}
-    masks = {mask_name(s): np.ones(mask_shape(s, 1), bool) for s in sites}
-    for f in patch.frozen:
-        levels[f.filter.site][f.filter.channel] = f.constant
-        site = next(s for s in sites if s.name == f.filter.site)
-        masks[mask_name(site)].reshape(-1)[f.filter.channel] = False
     given = images is not None
-    proof = prove(
-        subject.runnable(patched),
-        subject.runnable(instrument(subject.model, sites, levels)),
-        masks,
-        images if images is not None else noise_images(subject),
-        input_name=subject.input_name,
-        step=fixed_batch(subject.model, subject.input_name),
-        feeds=feeds,
-    )
-    if not proof.holds:
-        raise VerificationError(
-            "the patched model's outputs differ from those of the original under the same mask "
-            f"(relative difference {proof.relative:.3g} on {proof.n_images} images)"
+    rows = images if images is not None else noise_images(subject)
+    common: dict[str, Any] = {
+        "input_name": subject.input_name,
+        "step": fixed_batch(subject.model, subject.input_name),
+        "feeds": feeds,
+    }
+    proofs = []
+    if patch.head is None:
+        frozen = patched
+    else:
+        frozen = bake(subject.model, Patch(patch.frozen), found=found).model
+        before = subject.runnable(frozen)
+        proofs.append(prove_head(subject.runnable(patched), before, patch.head, rows, **common))
+    if patch.frozen:
+        instrumented, masks = _masked(subject.model, found, patch)
+        tolerance = _ROUNDED_ELSEWHERE if any(f.gain for f in patch.frozen) else 0.0
+        proofs.append(
+            prove(
+                subject.runnable(frozen),
+                subject.runnable(instrumented),
+                masks,
+                rows,
+                tolerance=tolerance,
+                **common,
+            )
         )
+    for proof in proofs:
+        if not proof.holds:
+            raise VerificationError(
+                f"the patched model's outputs differ from {proof.against} "
+                f"(relative difference {proof.relative:.3g} on {proof.n_images} images)"
+            )
+    proof = reduce(Proof.joined, proofs)
     return Verified(patch, edits, proof, "given images" if given else "generated noise")
 
 
+def _masked(
+    model: ModelProto, found: Survey, patch: Patch
+) -> tuple[ModelProto, dict[str, NDArray[np.bool_]]]:
+    """The instrumented model, with masks and levels under which it does what the patch does."""
+    sites = tuple(s for s in found.sites if s.name in {f.site for f in patch.filters})
+    levels: FilterMeans = {s.name: np.zeros(s.level_shape) for s in sites}
+    masks = {s.name: np.ones(mask_shape(s, 1), bool) for s in sites}
+    gains = {s.name: np.zeros(s.n_channels) for s in sites}
+    for f in patch.frozen:
+        site, channel = f.filter.site, f.filter.channel
+        levels[site][channel], gains[site][channel] = f.constant, f.gain
+        masks[site].reshape(-1)[channel] = False
+    instrumented = instrument(model, sites, levels)
+    partly = {site: gain for site, gain in gains.items() if gain.any()}
+    return (
+        with_gains(instrumented, sites, partly),
+        {mask_name(site): masks[site.name] for site in sites},
+    )
+
+
 def _refuse_idle(model: ModelProto, found: Survey, patch: Patch) -> None:
-    """Freezing must change something of each filter, or the patch claims what it did not do."""
+    """Every change must change something, or the patch claims what it did not do."""
+    if patch.head is not None and not changes_head(
+        head_named(found.index, patch.head.layer), patch.head
+    ):
+        raise VerificationError(
+            f"the new numbers of the last layer {patch.head.layer!r} are those that it has already"
+        )
     for frozen in patch.frozen:
         if is_idle(model, found, frozen):
             raise VerificationError(

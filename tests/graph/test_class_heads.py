@@ -59,7 +59,7 @@ def test_the_head_makes_the_outputs_of_its_features(name: str) -> None:
 
 @EVERY
 @given(seed=st.integers(0, 1000))
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=3)
 def test_baked_class_biases_add_to_the_scores_and_are_undone_to_the_byte(
     name: str, seed: int
 ) -> None:
@@ -81,7 +81,7 @@ def test_baked_class_biases_add_to_the_scores_and_are_undone_to_the_byte(
 
 @EVERY
 @given(seed=st.integers(0, 1000))
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=3)
 def test_a_baked_last_layer_gives_what_its_features_give_and_is_undone_to_the_byte(
     name: str, seed: int
 ) -> None:

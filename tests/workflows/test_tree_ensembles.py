@@ -161,7 +161,7 @@ def test_a_leaf_that_was_changed_besides_is_found_out(repairkit: Command, tmp_pa
     onnx.save(model, out)
     answer = repairkit("verify", path, out)
     assert answer.code == 3
-    assert "is not the original with just the claimed filters frozen" in answer.err
+    assert "is not the original with just the claimed changes" in answer.err
 
 
 def test_a_patch_of_a_forest_of_three_classes_is_applied_read_off_and_taken_back(

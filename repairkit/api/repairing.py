@@ -41,6 +41,7 @@ def patch(
     scores: str | Path | None = None,
     at_most: int = 16,
     max_drop: float = 0.01,
+    max_group_drop: float = 0.05,
     objective: str | None = None,
     targets: Sequence[str] = (),
     choose: str = "joint",
@@ -66,6 +67,7 @@ def patch(
         scores: a run folder whose values rank the candidates.
         at_most: filters frozen together at the most.
         max_drop: overall accuracy that may be lost, in [0, 1].
+        max_group_drop: what the accuracy of a group may lose, in [0, 1].
         objective: the metric to improve, in place of `fairness`.
         targets: figures that must be reached, such as "worst_group_accuracy>=0.8".
         choose: `joint`, or `plain` for the lowest-ranked filters, as many as look best.
@@ -103,6 +105,7 @@ def patch(
         attacks=FreshAttacks(
             None if source is None else (type(source).__name__, source), tuple(map(Path, transfers))
         ),
+        max_group_drop=max_group_drop,
     )
     return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
 

@@ -20,7 +20,7 @@ def baseline_table(rows: Sequence[Mapping[str, Any]], objective: str, n_images: 
             row["method"],
             str(row["n_frozen"]),
             *(
-                show.change(name, Figure(**row["figures"][name]["difference"]))
+                show.change(name, Figure.from_json(row["figures"][name]["difference"]))
                 if row["figures"]
                 else "-"
                 for name in shown

@@ -10,7 +10,7 @@ import typer
 
 from repairkit.cli import options, show, source_options
 from repairkit.cli.baseline_tables import baseline_table
-from repairkit.cli.fairness_tables import fairness_tables
+from repairkit.cli.fairness_tables import classes_table, fairness_tables
 from repairkit.cli.score_command import (
     Epsilon,
     MaxEvaluations,
@@ -26,6 +26,7 @@ from repairkit.core.filters import Filter
 from repairkit.core.layer_map import Origin
 from repairkit.core.text import counted
 from repairkit.engine.precision import IN_WORDS
+from repairkit.report.verdict import verdict
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.choosing import CONFIRMATION_SHARE
 from repairkit.workflows.destination import Companions
@@ -68,6 +69,12 @@ def patch_command(
     max_drop: Annotated[
         float, typer.Option("--max-drop", min=0.0, max=1.0, help="Overall accuracy that may go.")
     ] = 0.01,
+    max_group_drop: Annotated[
+        float,
+        typer.Option(
+            "--max-group-drop", min=0.0, max=1.0, help="Accuracy that any group may lose."
+        ),
+    ] = 0.05,
     objective: Annotated[
         str | None, typer.Option("--objective", help="The metric to improve.")
     ] = None,
@@ -141,6 +148,12 @@ def patch_command(
     mean: options.Mean = None,
     std: options.Std = None,
     layout: options.Layout = None,
+    details: Annotated[
+        bool,
+        typer.Option(
+            "--details", help="Also print groups by each column alone, their rates, and classes."
+        ),
+    ] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -173,13 +186,14 @@ def patch_command(
         baselines,
         robustness,
         FreshAttacks(loaded, tuple(transfer or ())),
+        max_group_drop=max_group_drop,
     )
     place = out or Path(f"{subject.file.path.stem}.patched.onnx")
     done = patch(subject, settings, plan, out=place, on_progress=show.scoring_progress)
     if as_json:
         show.print_json(to_json(done))
     elif not quiet:
-        print_patched(done)
+        print_patched(done, details=details)
 
 
 def to_json(done: Patched) -> dict[str, object]:
@@ -191,9 +205,15 @@ def to_json(done: Patched) -> dict[str, object]:
         "report": str(done.report_file),
         "page": str(places.page),
         "model_card": str(places.card),
+        "verdict": _verdict(done),
         "frozen": [{"filter": f.filter.id, "constant": f.constant} for f in done.patch.frozen],
         **done.document,
     }
+
+
+def _verdict(done: Patched) -> dict[str, str]:
+    frozen = [[f.filter.id, f.constant] for f in done.patch.frozen]
+    return verdict({**done.document, "patch": {"frozen": frozen}})
 
 
 def _named(found: str, layers: Mapping[str, Any]) -> str:
@@ -201,8 +221,10 @@ def _named(found: str, layers: Mapping[str, Any]) -> str:
     return f"{found} ({Origin(**layers[found])})" if found in layers else found
 
 
-def print_patched(done: Patched) -> None:
-    """The story of a patch, for people."""
+def print_patched(done: Patched, *, details: bool = False) -> None:
+    """The story of a patch, for people; the verdict first, who pays in its first sentence."""
+    told = _verdict(done)
+    show.say(show.plainly(f"{told['word']}: {told['sentence']}"))
     layers = (done.document["layers"] or {}).get("frozen", {})
     show.say(f"frozen: {', '.join(_named(f.id, layers) for f in done.patch.filters)}")
     selection = done.document["selection"]
@@ -226,9 +248,12 @@ def print_patched(done: Patched) -> None:
             "the figures and the proof are in 32 bits"
         )
     if done.before.metrics:
-        show.before_after(done.before, done.after, done.change)
+        grouped = done.document["fairness"] is not None
+        show.before_after(done.before, done.after, done.change, groups=not grouped)
     if done.document["fairness"] is not None:
-        fairness_tables(done.document["fairness"])
+        fairness_tables(done.document["fairness"], details=details)
+    if done.document["classes"] and details:
+        classes_table(done.document["classes"], done.before.suite)
     if done.document["baselines"] and done.objective is not None:
         baseline_table(done.document["baselines"], done.objective, done.before.n_images)
     if "attacks" in done.document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from repairkit.core.patch import Constant, Evaluation, Figure, Patch
 from repairkit.core.text import counted, printable
 from repairkit.engine.proof import Proof
 from repairkit.workflows.progress import Progress as ScoreProgress
+
+_PLAIN = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{MINUS SIGN}"): "-"}
 
 
 def printer() -> Console:
@@ -64,6 +67,11 @@ def _is_number(text: str) -> bool:
     return not text or not text[0].isalpha()
 
 
+def plainly(text: str) -> str:
+    """A sentence of a page for a terminal: plain spaces and signs."""
+    return text.translate(_PLAIN)
+
+
 def scoring_progress(progress: ScoreProgress) -> None:
     """Undecided filters, evaluations per second and time left, in the stage that scores."""
     done, left = progress.spent.evaluations, progress.evaluations_left
@@ -108,18 +116,25 @@ def _is_share(metric: str) -> bool:
 
 def figure(metric: str, found: Figure) -> str:
     """A figure with its 95 % interval; shares in per cent."""
-    numbers = (found.value, found.ci_low, found.ci_high)
-    if _is_share(metric):
-        return "{:.1f} [{:.1f}, {:.1f}] %".format(*(100 * n for n in numbers))
-    return "{:.4f} [{:.4f}, {:.4f}]".format(*numbers)
+    return _with_interval(metric, found, "", " %")
 
 
 def change(metric: str, found: Figure) -> str:
     """A difference with its 95 % interval; of shares in points."""
-    numbers = (found.value, found.ci_low, found.ci_high)
-    if _is_share(metric):
-        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * n for n in numbers))
-    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*numbers)
+    return _with_interval(metric, found, "+", "")
+
+
+def _with_interval(metric: str, found: Figure, sign: str, unit: str) -> str:
+    """A dash for a figure that is not defined; no interval where there is none."""
+    share = _is_share(metric)
+
+    def told(number: float) -> str:
+        return f"{100 * number:{sign}.1f}" if share else f"{number:{sign}.4f}"
+
+    if not found.known:
+        return "-"
+    interval = "" if math.isnan(found.ci_low) else f" [{told(found.ci_low)}, {told(found.ci_high)}]"
+    return f"{told(found.value)}{interval}{unit if share else ''}"
 
 
 def constant(found: Constant) -> str:
@@ -164,8 +179,10 @@ def frozen(title: str, patch: Patch, layers: LayerMap | None) -> None:
     table(title, ["filter", *origins, "constant", *left], rows)
 
 
-def before_after(before: Evaluation, after: Evaluation, moved: dict[str, Figure]) -> None:
-    """Figures per metric and group on the test part, before and after."""
+def before_after(
+    before: Evaluation, after: Evaluation, moved: dict[str, Figure], *, groups: bool
+) -> None:
+    """Figures per metric, and per group if wanted, on the test part, before and after."""
     rows = [
         [
             name,
@@ -184,7 +201,7 @@ def before_after(before: Evaluation, after: Evaluation, moved: dict[str, Figure]
             figure("accuracy", after.groups[name]),
             change("accuracy", moved[f"accuracy:{name}"]),
         ]
-        for name, f in before.groups.items()
+        for name, f in (before.groups.items() if groups else ())
     ]
     table(
         f"On the {before.n_images} images of the {before.suite} part, with 95 % intervals",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,11 +98,25 @@ class Patch:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its interval."""
+    """A figure with its interval; NaN where the images do not define it."""
 
     value: float
     ci_low: float
     ci_high: float
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, float | None]) -> Figure:
+        """The figure that `to_json` told."""
+        return cls(**{name: math.nan if end is None else end for name, end in told.items()})
+
+    @property
+    def known(self) -> bool:
+        return not math.isnan(self.value)
+
+    def to_json(self) -> dict[str, float | None]:
+        """Null for what is not defined."""
+        ends = {"value": self.value, "ci_low": self.ci_low, "ci_high": self.ci_high}
+        return {name: None if math.isnan(end) else end for name, end in ends.items()}
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,16 @@ class Evaluation:
     metrics: dict[str, Figure]
     groups: dict[str, Figure]
     group_sizes: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures that are not defined are null."""
+        return {
+            "suite": self.suite,
+            "n_images": self.n_images,
+            "metrics": {name: figure.to_json() for name, figure in self.metrics.items()},
+            "groups": {name: figure.to_json() for name, figure in self.groups.items()},
+            "group_sizes": dict(self.group_sizes),
+        }
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from repairkit.metrics.catalogue import (
     make_metric,
     spell_out,
 )
+from repairkit.metrics.groups import check_defined
 from repairkit.metrics.intervals import difference, evaluate, wilson
+from repairkit.metrics.limits import falls_beyond, groups_beyond, told_beyond
 from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
 from repairkit.metrics.paired import Change, Discordant, binomial_tail, paired_change
 from repairkit.metrics.robustness import (
@@ -39,14 +41,18 @@ __all__ = [
     "OutputForm",
     "adversarial",
     "binomial_tail",
+    "check_defined",
     "difference",
     "evaluate",
+    "falls_beyond",
     "figure_of",
+    "groups_beyond",
     "is_attacked",
     "is_user_metric",
     "make_metric",
     "paired_change",
     "smooth_figure",
     "spell_out",
+    "told_beyond",
     "wilson",
 ]

@@ -8,6 +8,7 @@ is called once per resample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,10 @@ class Means:
 def resampled_sets(
     outputs: NDArray[Any], annotations: Annotations, metrics: Sequence[Metric], draws: Indices
 ) -> FigureTable:
-    """Figures of metrics that are no means over images: (n_draws, n_metrics)."""
+    """Figures of metrics that are no means over images: (n_draws, n_metrics).
+
+    NaN where a draw does not define one: no two groups hold images that its rates count.
+    """
     tallied = [metric for metric in metrics if isinstance(metric, GroupMetric)]
     n_cells = max((m.n_classes * len(annotations.group_names) for m in tallied), default=1)
     n_rows = max(1, _CHUNK // n_cells)
@@ -64,7 +68,8 @@ def resampled_sets(
                 key = (metric.form, metric.n_classes)
                 if key not in tallies:
                     tallies[key] = metric.tally(outputs, annotations, draws[rows])
-                figures[rows, column] = metric.judge(tallies[key])
+                tally = tallies[key]
+                figures[rows, column] = np.where(metric.known(tally), metric.judge(tally), np.nan)
             else:
                 figures[rows, column] = [
                     metric.score(outputs[draw], annotations.take(draw)) for draw in draws[rows]
@@ -83,14 +88,19 @@ def figures_with_intervals(
     """One figure per column of what `figures` makes of draws, with its percentile interval.
 
     Resampling makes a worst group or a greatest difference look worse than it is, so such intervals
-    lean to the worse side; they are widened to hold the figure itself.
+    lean to the worse side; they are widened to hold the figure itself. Draws that do not define a
+    figure say nothing of it. One that the images themselves do not define is NaN, and so are the
+    ends of an interval that no draw tells of.
     """
     values = figures(np.arange(len(strata))[np.newaxis])[0]
     rng = np.random.default_rng(seed)
     tables = [figures(draws) for draws in stratified_draws(strata, n_resamples, rng)]
     found = []
     for value, column in zip(values, np.vstack(tables).T, strict=True):
-        known = np.append(column[~np.isnan(column)], [value] if np.isnan(column).all() else [])
+        known = column[~np.isnan(column)]
+        if np.isnan(value) or not len(known):
+            found.append(Figure(float(value), math.nan, math.nan))
+            continue
         low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
         found.append(Figure(float(value), float(min(low, value)), float(max(high, value))))
     return found

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.errors import DataError
 from repairkit.core.measures import measure_of
+from repairkit.core.metric import Metric
 from repairkit.core.suite import Annotations, Indices
 from repairkit.metrics import weights
 from repairkit.metrics.outputs import OutputForm
 
 Counts = NDArray[np.int64]
 """Shape (n_draws, n_groups, n_classes)."""
+_Any = TypeVar("_Any", np.float64, np.bool_)
 Figures = NDArray[np.float64]
 """Shape (n_draws,)."""
 
@@ -48,7 +51,9 @@ class GroupMetric:
     """A figure of the images together; `score` judges the groups that are present.
 
     `judge` makes figures of tallies. `n_behind` gives the images of which the figure is the plain
-    share, for metrics that are such a share; an interval may rest on it.
+    share, for metrics that are such a share; an interval may rest on it. `know` tells which tallies
+    define the figure: a rate needs images that it counts in two groups. For the others `judge` says
+    that nothing sets groups apart, as a search takes it; a report says that it is not known.
     """
 
     name: str
@@ -58,6 +63,7 @@ class GroupMetric:
     judge: Callable[[Tally], Figures]
     weigh: Callable[[Annotations], weights.Weights]
     n_behind: Callable[[Tally], int] | None = None
+    know: Callable[[Tally], NDArray[np.bool_]] | None = None
     per_image: ClassVar[bool] = False
 
     @property
@@ -75,6 +81,10 @@ class GroupMetric:
     def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
         """Shape ()."""
         return np.asarray(self.judge(self.tally(outputs, annotations))[0])
+
+    def known(self, tally: Tally) -> NDArray[np.bool_]:
+        """Which tallies define the figure: (n_draws,)."""
+        return np.ones(len(tally.labelled), bool) if self.know is None else self.know(tally)
 
     def tally(
         self, outputs: NDArray[Any], annotations: Annotations, draws: Indices | None = None
@@ -95,6 +105,39 @@ class GroupMetric:
             return counts.reshape(len(rows), n_groups, n_classes)
 
         return Tally(count(true_cells), count(said_cells), count(hit_cells))
+
+
+def check_defined(metric: Metric, annotations: Annotations, part: str) -> None:
+    """Refuse images that do not define a metric, before anything is spent on them.
+
+    Args:
+        metric: any.
+        annotations: of the images.
+        part: of which these are the images.
+
+    Raises:
+        DataError: no image is of the class or the group that is judged, or no two groups have
+            images that a rate counts.
+    """
+    try:
+        metric.weights(annotations)
+    except DataError as error:
+        raise DataError(f"{metric.name} on the {part} part: {error}") from error
+    if isinstance(metric, GroupMetric) and not metric.known(_labels_alone(metric, annotations))[0]:
+        raise DataError(
+            f"{metric.name} is not defined on the {len(annotations)} images of the {part} part: no "
+            "class that it judges has images in two groups; give this part other images, or choose "
+            "another metric"
+        )
+
+
+def _labels_alone(metric: GroupMetric, annotations: Annotations) -> Tally:
+    """The tally of a model that says nothing; what defines a figure hangs on labels alone."""
+    shape = (1, len(annotations.group_names), metric.n_classes)
+    cells = weights.groups_of(annotations) * metric.n_classes + annotations.labels
+    labelled = np.bincount(cells, minlength=shape[1] * shape[2]).reshape(shape)
+    nothing = np.zeros(shape, np.int64)
+    return Tally(labelled, nothing, nothing)
 
 
 def count_draws(drawn: NDArray[np.int64], n_bins: int) -> NDArray[np.int64]:
@@ -131,6 +174,7 @@ def demographic_parity_difference(form: OutputForm, n_classes: int) -> GroupMetr
         (0.0, 1.0),
         _parity_gap,
         weights.over_groups,
+        know=_parity_known,
     )
 
 
@@ -148,6 +192,7 @@ def equal_opportunity_difference(form: OutputForm, n_classes: int) -> GroupMetri
         (0.0, 1.0),
         _opportunity_gap,
         weights.over_groups_and_labels,
+        know=_opportunity_known,
     )
 
 
@@ -160,7 +205,15 @@ def equalized_odds_difference(form: OutputForm, n_classes: int) -> GroupMetric:
     too, but with two classes only: the rest, as one class, must keep its mixture.
     """
     weigh = weights.over_groups_and_labels if n_classes == 2 else weights.over_groups
-    return GroupMetric("equalized_odds_difference", form, n_classes, (0.0, 1.0), _odds_gap, weigh)
+    return GroupMetric(
+        "equalized_odds_difference",
+        form,
+        n_classes,
+        (0.0, 1.0),
+        _odds_gap,
+        weigh,
+        know=_odds_known,
+    )
 
 
 def demographic_parity_ratio(form: OutputForm, n_classes: int) -> GroupMetric:
@@ -254,6 +307,25 @@ def _gap(part: Counts, whole: Counts) -> Figures:
     return widest
 
 
+def _parity_known(tally: Tally) -> NDArray[np.bool_]:
+    return _comparable(tally.group_sizes[..., np.newaxis]).any(axis=-1)
+
+
+def _opportunity_known(tally: Tally) -> NDArray[np.bool_]:
+    return _judged(_comparable(tally.labelled)).any(axis=-1)
+
+
+def _odds_known(tally: Tally) -> NDArray[np.bool_]:
+    others = tally.group_sizes[..., np.newaxis] - tally.labelled
+    return _opportunity_known(tally) | _judged(_comparable(others)).any(axis=-1)
+
+
+def _comparable(whole: Counts) -> NDArray[np.bool_]:
+    """Whether two groups have images that a rate counts, by draw and class."""
+    several: NDArray[np.bool_] = (whole > 0).sum(axis=-2) >= 2
+    return several
+
+
 def extremes(part: Counts, whole: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The greatest and the least rate of any group per draw and class; -inf and inf of none."""
     rates, known = _rates(part, whole)
@@ -263,7 +335,7 @@ def extremes(part: Counts, whole: Counts) -> tuple[NDArray[np.float64], NDArray[
     )
 
 
-def _judged(by_class: NDArray[np.float64]) -> NDArray[np.float64]:
+def _judged(by_class: NDArray[_Any]) -> NDArray[_Any]:
     """Of two classes only the second is judged; of more, each against the rest."""
     return by_class[..., 1:] if by_class.shape[-1] == 2 else by_class
 

@@ -26,6 +26,7 @@ _COUNTED: dict[str, Callable[[NDArray[np.bool_]], NDArray[np.bool_]]] = {
     "false_positive_rate": np.logical_not,
 }
 RATES = tuple(_COUNTED)
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,44 @@ def group_rates(
                 name = f"{rate}:{class_number}:{group}"
                 found[rate, group] = ImageMetric(name, (0.0, 1.0), Said(form, class_number), weigh)
     return found
+
+
+def left_out(annotations: Annotations, n_classes: int) -> list[str]:
+    """Sentences on the groups that have no rate of a class, for they hold no image that it counts.
+
+    Of two classes only the second is judged; of more, each against the rest.
+    """
+    groups, names = weights.groups_of(annotations), annotations.group_names
+    cells = np.bincount(
+        groups * n_classes + annotations.labels, minlength=len(names) * n_classes
+    ).reshape(len(names), n_classes)
+    first = 1 if n_classes == 2 else 0  # the first class that is judged
+    counted = {
+        "true positive rate": ("images of", cells[:, first:]),
+        "false positive rate": (
+            "images but of",
+            cells.sum(axis=1, keepdims=True) - cells[:, first:],
+        ),
+    }
+    sentences = []
+    for rate, (lacks, n_counted) in counted.items():
+        pairs = np.argwhere(n_counted == 0)
+        if len(pairs):
+            shown = [
+                f"{names[group]} has no {lacks} {_class_name(annotations, first + number)}"
+                for group, number in pairs[:_SHOWN]
+            ]
+            more = f", and {len(pairs) - _SHOWN} more such pairs" if len(pairs) > _SHOWN else ""
+            sentences.append(
+                f"{rate} not defined, and left out of what compares groups: "
+                f"{'; '.join(shown)}{more}"
+            )
+    return sentences
+
+
+def _class_name(annotations: Annotations, class_number: int) -> str:
+    names = annotations.class_names
+    return names[class_number] if class_number < len(names) else str(class_number)
 
 
 def class_furthest_apart(outputs: NDArray[Any], annotations: Annotations, odds: GroupMetric) -> int:

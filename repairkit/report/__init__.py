@@ -2,11 +2,13 @@
 
 from repairkit.report.card import is_own_card, marked_card, model_card
 from repairkit.report.page import render_patch, render_run
+from repairkit.report.payers import find_payers
 from repairkit.report.pictures import Picture, draw_picture
 
 __all__ = [
     "Picture",
     "draw_picture",
+    "find_payers",
     "is_own_card",
     "marked_card",
     "model_card",

@@ -11,7 +11,7 @@ from typing import Any
 
 from repairkit.report import numbers
 from repairkit.report.repair_facts import commands, overlap_warnings
-from repairkit.report.tables import group_tables
+from repairkit.report.tables import Row, class_rows, group_tables
 from repairkit.report.verdict import verdict
 
 _MARK = "<!-- A model card by repairkit, which replaces it as long as it is not edited: "
@@ -44,13 +44,13 @@ def model_card(document: Mapping[str, Any]) -> str:
         three = found, evaluations["after"]["metrics"][name], evaluations["difference"][name]
         lines.append(_row(numbers.in_words(name), n_images, name, *three))
     tables = group_tables(document)
-    for table in tables:
-        for row in table["rows"][:_GROUPS_SHOWN]:
-            name = f"accuracy of {row['name']}" + (" (few images)" if row["small"] else "")
-            three = row["before"], row["after"], row["difference"]
-            lines.append(_row(name, row["n"], "accuracy", *three))
-        if len(table["rows"]) > _GROUPS_SHOWN:
-            lines += ["", f"{len(table['rows']) - _GROUPS_SHOWN} more groups: see the report."]
+    rows = tables[0]["rows"] if tables else class_rows(document)
+    for row in _first(rows):
+        name = f"accuracy of {row['name']}" + (" (few images)" if row["small"] else "")
+        three = row["before"], row["after"], row["difference"]
+        lines.append(_row(name, row["n"], "accuracy", *three))
+    if len(rows) > _GROUPS_SHOWN:
+        lines += ["", f"{len(rows) - _GROUPS_SHOWN} more groups: see the report."]
     lines += ["", *_limits(document, grouped=bool(tables)), ""]
     return "\n".join(lines)
 
@@ -65,14 +65,23 @@ def is_own_card(text: str) -> bool:
     return not text or text == marked_card(text.partition("\n")[2])
 
 
+def _first(rows: list[Row]) -> list[Row]:
+    """As many rows as a card shows, those that pay among them."""
+    if len(rows) <= _GROUPS_SHOWN:
+        return rows
+    ranked = sorted(range(len(rows)), key=lambda k: not rows[k]["pays"])
+    return [rows[k] for k in sorted(ranked[:_GROUPS_SHOWN])]
+
+
 def _row(name: str, n: int, metric: str, before: Any, after: Any, moved: Any) -> str:
     interval = numbers.interval(moved, metric, signed=True)
+    told = f" ({interval})" if interval else ""
     cells = (
         safe(name),
         f"{n:,}",
         numbers.figure(before["value"], metric),
         numbers.figure(after["value"], metric),
-        f"{numbers.change(moved['value'], metric)} ({interval})",
+        f"{numbers.change(moved['value'], metric)}{told}",
     )
     return f"| {' | '.join(cells)} |"
 

@@ -11,7 +11,8 @@ from repairkit.core.text import printable
 
 _NOTHING = 1e-12
 _MINUS = "\N{MINUS SIGN}"
-_EN_DASH = "\N{EN DASH}"
+UNKNOWN = "-"
+"""In the place of a figure that is not defined."""
 _SPACE = "\N{NO-BREAK SPACE}"
 
 
@@ -48,7 +49,7 @@ def in_words(metric: str) -> str:
 def number(value: float | None, metric: str = "", *, signed: bool = False) -> str:
     """A figure without its unit; a dash where it is not known."""
     if value is None or not math.isfinite(value):
-        return _EN_DASH
+        return UNKNOWN
     value = 0.0 if abs(value) < _NOTHING else value
     share = is_share(metric)
     shown = 100 * value if share else value
@@ -63,17 +64,19 @@ def number(value: float | None, metric: str = "", *, signed: bool = False) -> st
 def figure(value: float | None, metric: str) -> str:
     """A figure with its unit."""
     text = number(value, metric)
-    return f"{text}{_SPACE}%" if is_share(metric) and text != _EN_DASH else text
+    return f"{text}{_SPACE}%" if is_share(metric) and text != UNKNOWN else text
 
 
 def change(value: float | None, metric: str) -> str:
     """A difference with its sign and unit: of shares, points."""
     text = number(value, metric, signed=True)
-    return f"{text}{_SPACE}points" if is_share(metric) and text != _EN_DASH else text
+    return f"{text}{_SPACE}points" if is_share(metric) and text != UNKNOWN else text
 
 
 def interval(found: Mapping[str, Any], metric: str, *, signed: bool = False) -> str:
-    """`61.0 to 64.2`, of a figure as JSON has it."""
+    """`61.0 to 64.2`, of a figure as JSON has it; empty where there is none."""
+    if found.get("value") is None and found.get("ci_low") is None:
+        return ""
     low, high = (number(found.get(end), metric, signed=signed) for end in ("ci_low", "ci_high"))
     return f"{low} to {high}"
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from repairkit.report import numbers
 from repairkit.report.charts import Axis, Series, line_chart
 from repairkit.report.commands import reading_words
-from repairkit.report.tables import group_tables, metric_rows
+from repairkit.report.tables import class_rows, group_tables, metric_rows
 from repairkit.report.verdict import verdict
 
 _GROUPS_SHOWN = 24
@@ -21,6 +21,8 @@ _GROUPS_SHOWN = 24
 def repair_facts(document: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of the template, by name; blocks that are missing are None or empty."""
     tables = group_tables(document)
+    shown = [_shortened(table) for table in tables]
+    classes = class_rows(document)
     return {
         "document": document,
         "name": PurePath(document["result"]["path"]).name,
@@ -31,7 +33,9 @@ def repair_facts(document: Mapping[str, Any]) -> dict[str, Any]:
             document["evaluations"], document["objective"], document.get("less_is_better", ())
         ),
         "trade_off": trade_off(document),
-        "groups": [_shortened(table) for table in tables],
+        "groups": shown[:1],
+        "columns_alone": shown[1:],
+        "classes": _shortened({"name": "", "rows": classes}) if classes else None,
         "small_note": (document.get("fairness") or {}).get(
             "small", "a group is small where it has fewer than 30 images"
         ),
@@ -57,12 +61,12 @@ def overlap_warnings(parts: Mapping[str, Any]) -> list[str]:
 
 
 def _shortened(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Of many groups, those that fare worst now and those that moved most; all are in `rows`."""
+    """Of many groups, those that pay, fare worst now or moved most; all are in `rows`."""
     rows = table["rows"]
     if len(rows) <= _GROUPS_SHOWN:
         return {**table, "leading": rows, "n_more": 0}
     half = _GROUPS_SHOWN // 2
-    worst = sorted(rows, key=lambda row: row["after"]["value"])[:half]
+    worst = sorted(rows, key=lambda row: (not row["pays"], row["after"]["value"]))[:half]
     names = {row["name"] for row in worst}
     rest = [row for row in rows if row["name"] not in names]
     rest.sort(key=lambda row: -abs(row["difference"]["value"]))

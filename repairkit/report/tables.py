@@ -11,12 +11,19 @@ from repairkit.report.charts import interval_mark
 SMALL_GROUP = 30
 
 Row = dict[str, Any]
+_UNKNOWN = {"value": None, "ci_low": None, "ci_high": None}
 
 
 def moved_row(
-    name: str, metric: str, three: Mapping[str, Any], *, n: int | None = None, small: bool = False
+    name: str,
+    metric: str,
+    three: Mapping[str, Any] | None,
+    *,
+    n: int | None = None,
+    small: bool = False,
 ) -> Row:
-    """One row; `three` holds the figures `before`, `after` and `difference`."""
+    """One row; `three` holds the figures `before`, `after` and `difference`, None if unknown."""
+    three = three or dict.fromkeys(("before", "after", "difference"), _UNKNOWN)
     return {
         "name": name,
         "metric": metric,
@@ -34,6 +41,9 @@ def with_marks(rows: Sequence[Row], *, less_is_better: Iterable[str] = ()) -> li
     for row in rows:
         low, high = scales[numbers.is_share(row["metric"])]
         found, metric = row["difference"], row["metric"]
+        if found["value"] is None or found["ci_low"] is None:
+            marked.append({**row, "mark": ""})
+            continue
         turn = numbers.sign(metric, lessened)
         told = (
             f"{numbers.change(found['value'], metric)}, "
@@ -55,7 +65,8 @@ def with_marks(rows: Sequence[Row], *, less_is_better: Iterable[str] = ()) -> li
 def _scale(rows: Sequence[Row], *, share: bool) -> tuple[float, float]:
     """The range that holds zero and every interval of the rows of one kind."""
     peers = [row["difference"] for row in rows if numbers.is_share(row["metric"]) == share]
-    ends = [0.0, *(found[end] for found in peers for end in ("ci_low", "ci_high"))]
+    known = [found for found in peers if found["ci_low"] is not None]
+    ends = [0.0, *(found[end] for found in known for end in ("ci_low", "ci_high"))]
     low, high = min(ends), max(ends)
     reach = 0.04 * (high - low) or 1.0
     return low - reach, high + reach
@@ -92,11 +103,13 @@ def _told(metric: str) -> str:
 def group_tables(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A table of groups per column of groups, with what sets the groups apart where that is known.
 
-    Without a `fairness` block the one table is of the groups that were evaluated.
+    The first is of the groups that were chosen for, those of all columns crossed. Without a
+    `fairness` block it is the one table, of the groups that were evaluated.
     """
     fairness = document.get("fairness")
     if fairness:
-        return [_judged_by(column) for column in fairness["columns"]]
+        *alone, crossed = fairness["columns"]
+        return [_judged_by(column) for column in (crossed, *alone)]
     evaluations = document["evaluations"]
     before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
     rows = [
@@ -113,7 +126,26 @@ def group_tables(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
         for name, found in before["groups"].items()
     ]
-    return [{"name": "", "rows": with_marks(rows), "apart": [], "rates": []}] if rows else []
+    return [_table(rows)] if rows else []
+
+
+def _table(rows: Sequence[Row]) -> dict[str, Any]:
+    shown = paying(with_marks(rows))
+    return {"name": "", "rows": shown, "apart": [], "rates": [], "left_out": []}
+
+
+def class_rows(document: Mapping[str, Any]) -> list[Row]:
+    """The accuracy of each class, where it was looked at: where there are no groups."""
+    rows = [
+        moved_row(row["name"], "accuracy", row, n=row["n"], small=row["n"] < SMALL_GROUP)
+        for row in document.get("classes") or ()
+    ]
+    return paying(with_marks(rows))
+
+
+def paying(rows: Sequence[Row]) -> list[Row]:
+    """The rows with `pays`: whether the accuracy surely falls."""
+    return [{**row, "pays": (row["difference"]["ci_high"] or 0.0) < 0} for row in rows]
 
 
 def _judged_by(column: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,14 +159,15 @@ def _judged_by(column: Mapping[str, Any]) -> dict[str, Any]:
         if name not in ("accuracy", "worst_group_accuracy", "group_accuracy") or len(rows) > 1
     ]
     rates = [
-        {"group": group["name"], "rate": rate.replace("_", " "), **three}
+        {"group": group["name"], "rate": rate.replace("_", " "), **moved_row("", "accuracy", three)}
         for group in column["groups"]
         for rate, three in (group.get("rates") or {}).items()
     ]
     return {
         "name": column["name"],
         "rates_of": column.get("rates_of", ""),
-        "rows": with_marks(rows),
+        "rows": paying(with_marks(rows)),
         "apart": with_marks(apart),
         "rates": rates,
+        "left_out": list(column.get("left_out") or ()),
     }

@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from repairkit.report.numbers import change, count, figure, in_words, interval, sign
+from repairkit.report.payers import payers_by_chance, payers_in_words
+
+_WORDS = {"good": "Improved", "mixed": "Mixed", "open": "Not proven", "bad": "Worse"}
 
 
 def verdict(document: Mapping[str, Any]) -> dict[str, str]:
-    """`tone` (good, open or bad), `word` for it, and the `sentence`, from the test part's figures.
+    """`tone`, `word` for it, and the `sentence`, from the figures of the images that report.
 
-    Good needs an interval of the objective's difference that lies on the good side of zero.
+    Good needs an interval of the objective's difference that lies on the good side of zero, and
+    nobody who pays for it: groups, or classes where there are no groups, that surely lose accuracy
+    are named in the first sentence. They turn good to mixed, and open to bad.
     """
     objective = document["objective"]
     evaluations = document["evaluations"]
@@ -21,8 +26,10 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     n_images = evaluations["before"]["n_images"]
     before, after = (evaluations[key]["metrics"][objective] for key in ("before", "after"))
     moved = evaluations["difference"][objective]
+    if moved["value"] is None:
+        return _undefined(document, n_frozen)
     direction = sign(objective, document.get("less_is_better", ()))
-    low, high = sorted(direction * moved[end] for end in ("ci_low", "ci_high"))
+    low, high = sorted(direction * (moved[end] or 0.0) for end in ("ci_low", "ci_high"))
     tone = "good" if low > 0 else "bad" if high < 0 else "open"
     what = _frozen(document, n_frozen)
     where = f"on {count(n_images, 'image')} of the {evaluations['before']['suite']} part"
@@ -35,15 +42,20 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     name = in_words(objective)
     if tone != "open":
         verb = "lifts" if moved["value"] > 0 else "lowers"
-        sentence = f"Freezing {what} {verb} the {name} {numbers}."
+        sentence = f"Freezing {what} {verb} the {name} {numbers}"
     elif moved["value"] == moved["ci_low"] == moved["ci_high"] == 0:
-        sentence = f"Freezing {what} leaves the {name} as it was {where}."
+        sentence = f"Freezing {what} leaves the {name} as it was {where}"
     else:
-        sentence = f"Freezing {what} moves the {name} {numbers}, which may be chance."
+        sentence = f"Freezing {what} moves the {name} {numbers}, which may be chance"
+    pay = payers_in_words(document)
+    if pay:
+        sentence += f"; it {pay}" if tone == "bad" else f", but {pay}"
+        tone = {"good": "mixed", "open": "bad"}.get(tone, tone)
     return {
         "tone": tone,
-        "word": {"good": "Improved", "open": "Not proven", "bad": "Worse"}[tone],
-        "sentence": sentence + _price(objective, evaluations["difference"]),
+        "word": _WORDS[tone],
+        "sentence": f"{sentence}.{payers_by_chance(document)}"
+        + _price(objective, evaluations["difference"]),
     }
 
 
@@ -61,6 +73,20 @@ def _without_figures(document: Mapping[str, Any], n_frozen: int) -> dict[str, st
     }
 
 
+def _undefined(document: Mapping[str, Any], n_frozen: int) -> dict[str, str]:
+    name, before = in_words(document["objective"]), document["evaluations"]["before"]
+    where = f"{count(before['n_images'], 'image')} of the {before['suite']} part"
+    pay = payers_in_words(document)
+    return {
+        "tone": "bad" if pay else "open",
+        "word": _WORDS["bad" if pay else "open"],
+        "sentence": (
+            f"Freezing {_frozen(document, n_frozen)} changes the {name} by an unknown amount: "
+            f"the {where} do not define it{f'; it {pay}' if pay else ''}."
+        ),
+    }
+
+
 def _frozen(document: Mapping[str, Any], n_frozen: int) -> str:
     scoring = document.get("scoring") or {}
     total = scoring.get("n_filters")
@@ -74,6 +100,8 @@ def _price(objective: str, differences: Mapping[str, Any]) -> str:
     if objective == "accuracy" or "accuracy" not in differences:
         return ""
     moved = differences["accuracy"]
+    if moved["value"] is None or moved["ci_low"] is None:
+        return ""
     limits = interval(moved, "accuracy", signed=True)
     told = f"{change(moved['value'], 'accuracy')} (interval {limits})"
     if moved["ci_high"] < 0:

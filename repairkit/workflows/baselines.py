@@ -9,7 +9,7 @@ baseline may only win against the chosen repair where it was named beforehand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -209,9 +209,9 @@ def _row(
 ) -> dict[str, Any]:
     figures = {
         name: {
-            "before": asdict(figure),
-            "after": asdict(after[name]),
-            "difference": asdict(change[name]),
+            "before": figure.to_json(),
+            "after": after[name].to_json(),
+            "difference": change[name].to_json(),
         }
         for name, figure in before.items()
     }

@@ -50,6 +50,7 @@ class Wishes:
         targets: figures to be reached.
         search: how to search.
         share: of the selection images, those that confirm and choose nothing.
+        max_group_drop: what the accuracy of a group may lose, in [0, 1].
     """
 
     objective: Objective
@@ -57,6 +58,7 @@ class Wishes:
     targets: tuple[Target, ...] = ()
     search: SearchSettings = field(default_factory=SearchSettings)
     share: float = CONFIRMATION_SHARE
+    max_group_drop: float = 1.0
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -219,6 +221,7 @@ class Chooser:
             "looks": search.n_looks,
             "settings": told_settings(self.wishes.search),
             "limits": {limit.metric: limit.most for limit in self.wishes.limits},
+            "max_group_drop": self.wishes.max_group_drop,
             "targets": [str(target) for target in self.wishes.targets],
             "steps": told_steps(search.steps, roster, on_choosing),
             "trade_off": told_trade_off(sets, path, roster, on_all),
@@ -257,7 +260,14 @@ class Chooser:
         reached = evaluate(after, about, metrics, suite="confirmation", **common)
         story |= told_confirmation(changes, reached.metrics, wishes.objective.metric)
         promise = changes[wishes.objective.metric]
-        found = refusals(wishes.objective, wishes.limits, wishes.targets, changes, reached.metrics)
+        found = refusals(
+            wishes.objective,
+            wishes.limits,
+            wishes.targets,
+            changes,
+            reached.metrics,
+            max_group_drop=wishes.max_group_drop,
+        )
         for refusal, by_limit in found:
             reason = (
                 f"freezing {len(patch)} filters ({', '.join(f.id for f in patch.filters)}) was "

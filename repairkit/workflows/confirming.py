@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repairkit.core.patch import Figure
+from repairkit.metrics import falls_beyond, told_beyond
 from repairkit.workflows.objective import Limit, Objective, Target
 
 
@@ -28,6 +29,8 @@ def refusals(
     targets: tuple[Target, ...],
     changes: Mapping[str, Figure],
     reached: Mapping[str, Figure],
+    *,
+    max_group_drop: float = 1.0,
 ) -> Iterator[tuple[str, bool]]:
     """All that speaks against a set: the reason, and whether it is that the set costs too much.
 
@@ -37,9 +40,10 @@ def refusals(
         targets: figures to be reached.
         changes: of every metric, with intervals.
         reached: the metrics' figures with the set frozen.
+        max_group_drop: what the accuracy of a group may lose, in [0, 1].
     """
     name, sign, promise = objective.metric, objective.sign, changes[objective.metric]
-    if min(sign * promise.ci_low, sign * promise.ci_high) <= 0:
+    if not min(sign * promise.ci_low, sign * promise.ci_high) > 0:  # NaN is no gain
         interval = f"(95 % interval {promise.ci_low:+.4f} to {promise.ci_high:+.4f})"
         yield f"{name} changes by {promise.value:+.4f}, which may be chance {interval}", False
     for limit in limits:
@@ -50,6 +54,9 @@ def refusals(
                 f"is not surely within the {limit.most:g} that it may lose"
             )
             yield reason, True
+    beyond = falls_beyond(changes, max_group_drop)
+    if beyond:
+        yield told_beyond(beyond, max_group_drop), True
     for target in targets:
         figure = reached[target.metric]
         if not target.met_with_caution(figure):

@@ -95,7 +95,14 @@ def make_choice(
     harm = _values(bench, _in_time(how, time), objective, halves.choosing, on_progress)
     candidates = find_candidates(harm.values, harm.ci_low, harm.ci_high, harm.signs)
     limits = (Limit(bench.accuracy, how.max_drop),) if bench.n_classes else ()
-    wishes = Wishes(objective, limits, how.targets, how.search, how.confirm_share)
+    wishes = Wishes(
+        objective,
+        limits,
+        how.targets,
+        how.search,
+        share=how.confirm_share,
+        max_group_drop=how.max_group_drop,
+    )
     chooser = Chooser(bench, wishes, halves, candidates, time)
     chosen = chooser.choose(with_best_levels if how.level == "best" else None)
     # A run may have been scored on all selection images, those that confirm among them.
@@ -113,7 +120,7 @@ def _choose_plainly(
     game = bench.game(suite, bench.metrics((name,)))
     values = harm.signs[0] * harm.values[:, 0]
     trials = try_patches(bench, game, values, name, how.at_most, time=time)
-    patch, promise = choose_patch(bench, game, trials, objective, how.max_drop)
+    patch, promise = choose_patch(bench, game, trials, objective, how)
     return Made(patch, promise, harm.run, told_plainly(trials, promise, name, len(suite)))
 
 

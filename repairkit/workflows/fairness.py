@@ -8,7 +8,7 @@ the images alone.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from repairkit.core.suite import Annotations, Suite
 from repairkit.data.groups import CROSS, cross_groups
 from repairkit.metrics import OutputForm, difference, evaluate, make_metric
 from repairkit.metrics.groups import equalized_odds_difference
-from repairkit.metrics.rates import class_furthest_apart, group_rates
+from repairkit.metrics.rates import RATES, class_furthest_apart, group_rates, left_out
 
 FEWEST_IMAGES = 30
 WIDEST_INTERVAL = 0.2
@@ -93,9 +93,10 @@ def _judge_by(
     )
     change = difference(*outputs, annotations, metrics, form=form, suite=suite.name, seed=seed)
 
-    def moved(name: str) -> dict[str, Any]:
+    def moved(name: str) -> dict[str, Any] | None:
+        """None where the images do not define the figure, which hangs on labels alone."""
         figures = (before.metrics[name], after.metrics[name], change[name])
-        return _three(*figures)
+        return _three(*figures) if before.metrics[name].known else None
 
     return {
         "name": CROSS.join(columns),
@@ -111,14 +112,14 @@ def _judge_by(
                 ),
                 **_three(before.groups[group], after.groups[group], change[f"accuracy:{group}"]),
                 "rates": {
-                    rate: moved(metric.name)
-                    for (rate, of_group), metric in rates.items()
-                    if of_group == group
+                    rate: moved(rates[rate, group].name) if (rate, group) in rates else None
+                    for rate in RATES
                 },
             }
             for group in before.groups
         ],
         "disparities": {name: moved(name) for name in names},
+        "left_out": left_out(annotations, n_classes),
     }
 
 
@@ -134,4 +135,4 @@ def _is_small(n_images: int, *figures: Figure) -> bool:
 
 
 def _three(before: Figure, after: Figure, change: Figure) -> dict[str, Any]:
-    return {"before": asdict(before), "after": asdict(after), "difference": asdict(change)}
+    return {"before": before.to_json(), "after": after.to_json(), "difference": change.to_json()}

@@ -10,8 +10,10 @@ from onnx import ModelProto
 
 from repairkit.core.patch import Evaluation, Figure
 from repairkit.core.stages import stage
+from repairkit.core.suite import Suite
 from repairkit.metrics import ATTACK_SUCCESS, difference, evaluate, is_attacked
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.classes import classes_block
 from repairkit.workflows.fairness import Outputs, fairness_block
 from repairkit.workflows.frozen_levels import outputs_of
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE
@@ -28,6 +30,7 @@ class Judged:
         change: the paired differences.
         outputs: of both, for every test image.
         fairness: groups before and after; None where there are none.
+        classes: classes before and after, where there are no groups.
     """
 
     before: Evaluation
@@ -35,13 +38,20 @@ class Judged:
     change: dict[str, Figure]
     outputs: Outputs
     fairness: dict[str, Any] | None
+    classes: list[dict[str, Any]] | None = None
 
 
 @stage("judging on the test part")
 def judge_on_test(bench: Bench, patched: ModelProto, objective: str) -> Judged:
     """Figures before and after on the test part, and the paired difference."""
-    suite, settings = bench.parts.test, bench.settings
+    suite = bench.parts.test
     outputs = (bench.run_plain(suite), outputs_of(bench, patched, suite))
+    return judge_outputs(bench, outputs, suite, objective)
+
+
+def judge_outputs(bench: Bench, outputs: Outputs, suite: Suite, objective: str) -> Judged:
+    """Figures before and after of the images of `suite`, and the paired difference."""
+    settings = bench.settings
     metrics = bench.metrics(judged_names(bench, objective))
     common: dict[str, Any] = {"form": bench.form, "seed": settings.seed}
     before, after = (
@@ -53,6 +63,7 @@ def judge_on_test(bench: Bench, patched: ModelProto, objective: str) -> Judged:
         difference(*outputs, suite.annotations, metrics, **common),
         outputs,
         fairness_block(outputs, suite, settings.groups, n_classes=bench.n_classes, **common),
+        classes_block(outputs, suite, n_classes=bench.n_classes, **common),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from repairkit.core.filters import Filter
 from repairkit.core.patch import Patch
+from repairkit.report import find_payers
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import Made
 from repairkit.workflows.judging import Judged
@@ -29,6 +30,15 @@ def patch_story(
     `objective` is None where no metric could be computed; there are no figures then.
     """
     parts = bench.parts
+    figures = {
+        "evaluations": {
+            "before": judged.before.to_json(),
+            "after": judged.after.to_json(),
+            "difference": {name: figure.to_json() for name, figure in judged.change.items()},
+        },
+        "fairness": judged.fairness,
+        "classes": judged.classes,
+    }
     # Constants that were chosen by themselves are no rounded levels.
     rounded = [] if choice["level"] == "best" else rounding(bench, verified.patch)
     return {
@@ -43,7 +53,7 @@ def patch_story(
             "class_names": list(bench.settings.class_names),
             "image_input": bench.settings.image_input,
             "inputs": dict(bench.settings.inputs),
-            "promised_on_selection": None if made.promise is None else asdict(made.promise),
+            "promised_on_selection": None if made.promise is None else made.promise.to_json(),
         },
         "data": {
             "path": None if bench.settings.data is None else str(bench.settings.data),
@@ -69,12 +79,8 @@ def patch_story(
         if made.selection is None
         else {"device": bench.device, "precision": bench.precision},
         "selection": made.selection,
-        "evaluations": {
-            "before": asdict(judged.before),
-            "after": asdict(judged.after),
-            "difference": {name: asdict(figure) for name, figure in judged.change.items()},
-        },
-        "fairness": judged.fairness,
+        **figures,
+        "payers": find_payers(figures),
         "baselines": None,
         "verification": verified.to_json(),
         "scoring": made.scoring,

@@ -17,7 +17,7 @@ from repairkit.core.trust import without
 from repairkit.graph.bake import bake
 from repairkit.graph.files import add_model, digest_of
 from repairkit.graph.revert import read_claims, write_claims
-from repairkit.metrics import is_attacked
+from repairkit.metrics import check_defined, is_attacked
 from repairkit.repairs import make_patch
 from repairkit.workflows.attack_story import check_attacks, judge_attacks
 from repairkit.workflows.baselines import RANDOM_DRAWS, with_baselines
@@ -137,6 +137,9 @@ def _check_wishes(bench: Bench, how: PatchSettings, objective: Objective) -> Obj
     metrics = dict(zip(names, bench.metrics(names), strict=True))
     for target in how.targets:
         target.check(metrics[target.metric])
+    for part in (bench.parts.selection, bench.parts.test):
+        for metric in metrics.values() if len(part) else ():
+            check_defined(metric, part.annotations, part.name)
     return objective.fitted(metrics[objective.metric])
 
 

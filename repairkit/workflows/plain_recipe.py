@@ -6,7 +6,6 @@ All selection images rank, choose and judge, so what it promises is flattered by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,12 @@ from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Suite
 from repairkit.engine.game import ModelGame
-from repairkit.metrics import difference
+from repairkit.metrics import difference, falls_beyond, told_beyond
 from repairkit.repairs import Trial, choose, propose_patches
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.objective import Objective
 from repairkit.workflows.patch_time import PatchTime
+from repairkit.workflows.repair_settings import PatchSettings
 
 
 def try_patches(
@@ -62,7 +62,7 @@ def _figure(metric: Metric, outputs: NDArray[Any], suite: Suite) -> float:
 
 
 def choose_patch(
-    bench: Bench, game: ModelGame, trials: Sequence[Trial], aim: Objective, max_drop: float
+    bench: Bench, game: ModelGame, trials: Sequence[Trial], aim: Objective, how: PatchSettings
 ) -> tuple[Patch, Figure]:
     """The best patch on the selection images, and the improvement that it promises there.
 
@@ -70,7 +70,7 @@ def choose_patch(
         TargetNotMetError: no patch improves the objective by more than chance would.
     """
     objective = aim.metric
-    best, plain = choose(trials, max_drop=max_drop, sign=aim.sign), trials[0]
+    best, plain = choose(trials, max_drop=how.max_drop, sign=aim.sign), trials[0]
     if not len(best.patch):
         raise TargetNotMetError(_refusal(trials, aim, len(bench.parts.selection)))
     gains = difference(
@@ -82,12 +82,19 @@ def choose_patch(
         seed=bench.settings.seed,
     )
     gain = gains[objective]
-    if min(aim.sign * gain.ci_low, aim.sign * gain.ci_high) <= 0:
+    if not min(aim.sign * gain.ci_low, aim.sign * gain.ci_high) > 0:  # NaN is no gain
         raise TargetNotMetError(
             f"no repair: freezing {len(best.patch)} filters changes {objective} on the "
             f"{len(bench.parts.selection)} selection images by {gain.value:+.4f}, which may be "
             f"chance (95 % interval {gain.ci_low:.4f} to {gain.ci_high:.4f}); more selection "
             "images may tell; nothing was written"
+        )
+    beyond = falls_beyond(gains, how.max_group_drop)
+    if beyond:
+        raise TargetNotMetError(
+            f"no repair: freezing {len(best.patch)} filters looks best on the "
+            f"{len(bench.parts.selection)} selection images, but "
+            f"{told_beyond(beyond, how.max_group_drop)}; nothing was written"
         )
     return best.patch, gain
 
@@ -132,6 +139,6 @@ def told_plainly(
             for trial in trials
         ],
         "confirmation": None,
-        "promised": asdict(promise),
+        "promised": promise.to_json(),
         "declined": None,
     }

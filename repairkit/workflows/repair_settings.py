@@ -42,6 +42,8 @@ class PatchSettings:
         confirm_share: of the selection images, those that confirm and choose nothing.
         baselines: judge simpler cures beside the chosen one.
         robustness: short for the objective `robustness`, of which less is better.
+        max_group_drop: what the accuracy of a group may lose, in [0, 1]; a repair by which one
+            surely loses more is not promised.
         attacks: what else the patched model is attacked with, where the data was attacked; its
             source also serves the baseline by gradients.
     """
@@ -61,6 +63,7 @@ class PatchSettings:
     baselines: bool = False
     robustness: bool = False
     attacks: FreshAttacks = field(default_factory=FreshAttacks)
+    max_group_drop: float = 0.05
 
     def __post_init__(self) -> None:
         named = self.fairness or self.robustness or self.objective
@@ -80,6 +83,8 @@ class PatchSettings:
             raise SettingsError(f"--robustness is for {ROBUSTNESS}; leave out --objective")
         if self.at_most < 1 or not 0 <= self.max_drop <= 1:
             raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
+        if not 0 <= self.max_group_drop <= 1:
+            raise SettingsError("--max-group-drop must lie in [0, 1]")
         if not 0 < self.confirm_share < 1:
             raise SettingsError(
                 f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
@@ -122,6 +127,7 @@ class PatchSettings:
             "scores": None if self.scores is None else str(self.scores),
             "at_most": self.at_most,
             "max_drop": self.max_drop,
+            "max_group_drop": self.max_group_drop,
             "targets": [str(target) for target in self.targets],
             "choose": None if self.remove else self.choose,
             "beam": self.beam,

@@ -23,6 +23,7 @@ from repairkit.estimators import (
     Estimation,
     estimate,
 )
+from repairkit.metrics import check_defined
 from repairkit.workflows.automatic import Taken, told_of_method
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.choosing import CONFIRMATION_SHARE, split_selection
@@ -132,6 +133,8 @@ def score_bench(
         asked = bench.parts.selection if suite is None else suite
         before = folder.before() if folder is not None and resume else {}
         pace = _pace(how, bench)
+        for metric in metrics:
+            check_defined(metric, asked.annotations, asked.name)
         images, spared = _affordable(asked, metrics, how, bench, pace, before)
         document["scored_on"] = {"part": images.name, "n_images": len(images)}
         document["notes"] += spared

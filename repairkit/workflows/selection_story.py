@@ -68,9 +68,9 @@ def told_confirmation(
 ) -> dict[str, Any]:
     """What the images that chose nothing say: changes and figures reached, with intervals."""
     return {
-        "confirmation": {name: asdict(figure) for name, figure in changes.items()},
-        "reached": {name: asdict(figure) for name, figure in reached.items()},
-        "promised": asdict(changes[objective]),
+        "confirmation": {name: figure.to_json() for name, figure in changes.items()},
+        "reached": {name: figure.to_json() for name, figure in reached.items()},
+        "promised": changes[objective].to_json(),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jsonschema
 import numpy as np
 import pandas as pd
@@ -154,3 +156,54 @@ def test_a_model_or_data_without_groups_or_classes_has_no_block() -> None:
         (before, after), suite, ("race",), form=OutputForm("values"), n_classes=0, seed=0
     )
     assert values is None
+
+
+def one_sided(n: int = 240) -> tuple[Suite, np.ndarray, np.ndarray]:
+    """Three groups; `none` has no image of class 1, `few` two of them."""
+    suite, before, after = make_suite(n, 2)
+    labels = suite.annotations.labels.copy()
+    ward = np.array(["all", "few", "none"])[np.arange(n) % 3]
+    labels[ward != "all"] = 0
+    labels[np.flatnonzero(ward == "few")[:2]] = 1
+    names, groups = np.unique(ward, return_inverse=True)
+    about = Annotations(labels, groups, tuple(names.tolist()), ("no", "yes"), {"ward": ward})
+    return Suite("test", Nothing(), about, np.arange(n)), before, after
+
+
+def test_a_rate_that_no_image_of_a_group_counts_for_is_null_and_left_out_of_comparisons() -> None:
+    suite, before, after = one_sided()
+    view = judge(suite, before, after, ("ward",))["columns"][0]
+    rates = {group["name"]: group["rates"] for group in view["groups"]}
+    assert rates["none"]["true_positive_rate"] is None
+    assert rates["none"]["false_positive_rate"] is not None
+    told = [rates[name]["true_positive_rate"]["before"]["value"] for name in ("all", "few")]
+    found = view["disparities"]["equal_opportunity_difference"]["before"]
+    assert found["value"] == pytest.approx(max(told) - min(told))
+    assert found["ci_low"] is not None
+    assert any("none has no images of yes" in sentence for sentence in view["left_out"])
+    json.dumps(view, allow_nan=False)
+
+
+def test_what_no_two_groups_define_is_null_not_even() -> None:
+    suite, before, after = one_sided()
+    about = suite.annotations
+    keep = np.flatnonzero((about.attributes["ward"] != "few") | (about.labels == 0))
+    taken = suite.take(keep)
+    view = judge(taken, before[keep], after[keep], ("ward",))["columns"][0]
+    assert view["disparities"]["equal_opportunity_difference"] is None
+    assert view["disparities"]["equal_opportunity_ratio"] is None
+    odds = view["disparities"]["equalized_odds_difference"]["before"]["value"]
+    rates = [group["rates"]["false_positive_rate"]["before"]["value"] for group in view["groups"]]
+    assert odds == pytest.approx(max(rates) - min(rates))
+
+
+def test_resamples_that_do_not_define_a_comparison_say_nothing_of_it() -> None:
+    """With two images of the class in the second group, a resample in seven lacks both."""
+    suite, before, _ = one_sided()
+    keep = np.flatnonzero(suite.annotations.attributes["ward"] != "none")
+    taken, outputs = suite.take(keep), before[keep].copy()
+    labels, ward = taken.annotations.labels, taken.annotations.attributes["ward"]
+    outputs[:, 1] = np.where(labels == 1, np.where(ward == "all", 9.0, -9.0), outputs[:, 1])
+    view = judge(taken, outputs, outputs, ("ward",))["columns"][0]
+    found = view["disparities"]["equal_opportunity_difference"]["before"]
+    assert found == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}

@@ -18,9 +18,9 @@ from repairkit.core.suite import Suite
 from repairkit.data import PartPlan, Parts, Preprocessing
 from repairkit.metrics import difference, evaluate
 from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.deciding import make_choice, plain_values
+from repairkit.workflows.deciding import make_choice
 from repairkit.workflows.methods import ScoreSettings
-from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective
+from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
 from repairkit.workflows.repair_settings import PatchSettings
 from repairkit.workflows.settings import Settings
 from repairkit.workflows.subject import read_subject

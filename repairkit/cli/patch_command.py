@@ -28,10 +28,10 @@ from repairkit.core.text import counted
 from repairkit.engine.precision import IN_WORDS
 from repairkit.report.verdict import verdict
 from repairkit.workflows.attack_story import FreshAttacks
-from repairkit.workflows.choosing import CONFIRMATION_SHARE
 from repairkit.workflows.destination import Companions
 from repairkit.workflows.objective import Target
 from repairkit.workflows.patching import Patched, PatchSettings, patch
+from repairkit.workflows.promises import PROMISES
 
 
 def patch_command(
@@ -101,13 +101,18 @@ def patch_command(
         bool, typer.Option("--baselines", help="Judge simpler cures beside the chosen one.")
     ] = False,
     confirm_share: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--confirm-share",
-            show_default="a third",
-            help="Share of the selection images that only confirm.",
+            help="Share of the selection images that only confirm; else all choose and confirm.",
         ),
-    ] = CONFIRMATION_SHARE,
+    ] = None,
+    promise: Annotated[
+        str,
+        typer.Option(
+            "--promise", help="The least that must be sure: objective, smooth or likelihood."
+        ),
+    ] = PROMISES[-1],
     metric: Metrics = None,
     method: Method = "repair",
     top_k: TopK = None,
@@ -187,6 +192,7 @@ def patch_command(
         robustness,
         FreshAttacks(loaded, tuple(transfer or ())),
         max_group_drop=max_group_drop,
+        promise=promise,
     )
     place = out or Path(f"{subject.file.path.stem}.patched.onnx")
     done = patch(subject, settings, plan, out=place, on_progress=show.scoring_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ def groups_beyond(
     return falls_beyond(changes, most)
 
 
-def falls_beyond(changes: dict[str, Figure], most: float) -> dict[str, Figure]:
+def falls_beyond(changes: Mapping[str, Figure], most: float) -> dict[str, Figure]:
     """The changes of the groups that surely lose accuracy, and more than `most` of it.
 
     A loss is sure where its interval lies below 0. So a group of 8 images of which one is lost

@@ -107,6 +107,17 @@ def read_attack_settings(path: Path) -> dict[str, Any]:
     )
 
 
+def twins_of(annotations: Annotations) -> NDArray[np.intp] | None:
+    """A number for each image, the same for a clean image and what an attack made of it.
+
+    None where there are no such pairs.
+    """
+    numbers = annotations.attributes.get(IMAGE)
+    if not is_attacked(annotations) or numbers is None:
+        return None
+    return np.unique(numbers, return_inverse=True)[1].astype(np.intp)
+
+
 def with_twins(annotations: Annotations, halves: NDArray[np.intp]) -> NDArray[np.intp]:
     """The half of each image, an adversarial one's that of the clean image that it was made of.
 

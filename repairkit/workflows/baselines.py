@@ -25,13 +25,13 @@ from repairkit.repairs import make_patch
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.conductance import Ranking, Values, conductance_ranking
 from repairkit.workflows.controls import fit_control
-from repairkit.workflows.deciding import Made, plain_values
+from repairkit.workflows.deciding import Made
 from repairkit.workflows.fairness import Outputs
 from repairkit.workflows.frozen_levels import patched_outputs
 from repairkit.workflows.judging import Judged
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.norms import NORMS
-from repairkit.workflows.objective import Objective
+from repairkit.workflows.objective import Objective, plain_values
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PatchSettings
 from repairkit.workflows.scoring import score_bench

@@ -1,57 +1,91 @@
-"""Who may be frozen: filters that their confidence bounds say do harm."""
+"""Which filters a search tries: those whose values say most surely that they do harm."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_CANDIDATES = 64
+from repairkit.core.scores import Scores
+from repairkit.metrics.smooth import SHARPNESS
+
+MOST_CANDIDATES = 24
+Floats = NDArray[np.float64]
+_GROUP = "group_loss:"
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Players, the most surely harmful first, and how many were looked at."""
+class Harm:
+    """Values of all filters with their intervals, (n_players, n_metrics).
 
-    players: NDArray[np.intp]
-    n_scored: int
-    how: str
+    `signs` hold 1 for each metric of which more is better, else -1: where more is better, a filter
+    of negative value does harm.
+    """
+
+    metrics: tuple[str, ...]
+    values: Floats
+    ci_low: Floats
+    ci_high: Floats
+    signs: tuple[int, ...]
+
+    @classmethod
+    def of(cls, scores: Scores, signs: tuple[int, ...]) -> Harm:
+        """What scores tell."""
+        return cls(scores.metrics, scores.values, scores.ci_low, scores.ci_high, signs)
+
+    def towards_the_worst(self, losses: dict[str, float]) -> Harm:
+        """The overall figure, and that of groups weighed by how badly they fare.
+
+        A group of loss `l` counts in proportion to exp(s l), as in the softened minimum that is
+        searched by (see `metrics.smooth`). Groups hold different images, so their errors are
+        independent.
+
+        Args:
+            losses: of the groups, by name, on the images that the values come from.
+        """
+        columns = [i for i, name in enumerate(self.metrics) if name.startswith(_GROUP)]
+        named = [self.metrics[i].removeprefix(_GROUP) for i in columns]
+        if not columns or any(name not in losses for name in named):
+            return self
+        own = np.array([losses[name] for name in named])
+        shares = np.exp(SHARPNESS * (own - own.max()))
+        shares /= shares.sum()
+        # A group of no weight must not bring in its unknown error.
+        used = shares > 0
+        chosen, shares = np.array(columns)[used], shares[used]
+        value = self.values[:, chosen] @ shares
+        reach = np.sqrt((self.ci_high - self.ci_low)[:, chosen] ** 2 @ shares**2) / 2
+        first = slice(0, 1)
+        return Harm(
+            (self.metrics[0], "groups by their loss"),
+            np.column_stack([self.values[:, first], value]),
+            np.column_stack([self.ci_low[:, first], value - reach]),
+            np.column_stack([self.ci_high[:, first], value + reach]),
+            (self.signs[0], self.signs[columns[0]]),
+        )
 
 
-def find_candidates(
-    values: NDArray[np.float64],
-    ci_low: NDArray[np.float64],
-    ci_high: NDArray[np.float64],
-    signs: int | Sequence[int],
-) -> Candidates:
-    """Those whose interval lies on the harmful side for one metric at least.
+def find_candidates(harm: Harm, *, most: int = MOST_CANDIDATES) -> tuple[int, ...]:
+    """The filters whose values say most surely that they do harm by some metric.
 
-    An estimator that states no errors (leave-one-out of few images, norms, random scores) has no
-    bounds; then whoever has a harmful value is a candidate.
+    They are ranked by value over width of the interval; where no error is known (norms, random
+    scores), by value. Whether a filter is worth freezing, the search finds out.
 
     Args:
-        values: shape (n_players, n_metrics); NaN where a filter was not scored.
-        ci_low: limits of the intervals, of the same shape.
-        ci_high: of the same shape.
-        signs: 1 where a negative value is harm, -1 where a positive one is; one for each metric,
-            or one for all.
+        harm: the values; NaN where a filter was not scored.
+        most: how many.
     """
-    turn = np.broadcast_to(np.asarray(signs), values.shape)
-    good = turn * values
-    worst = turn * np.where(turn > 0, ci_high, ci_low)
-    bounded = bool(np.isfinite(worst).any())
+    good = np.asarray(harm.signs) * harm.values
     with np.errstate(invalid="ignore"):
-        harmful = (worst < 0 if bounded else good < 0).any(axis=1)
+        harmful = (good < 0).any(axis=1)
+        width = np.abs(harm.ci_high - harm.ci_low)
     key = np.where(np.isnan(good), np.inf, good)
-    if bounded:  # how many standard errors below nothing
-        width = np.abs(ci_high - ci_low)
-        surely = np.isfinite(width) & (width > 0)
+    if np.isfinite(width).any():
+        known = np.isfinite(width) & (width > 0)
         far = np.where(good == 0, 0.0, np.copysign(np.inf, good))
-        scaled = np.divide(good, width, out=far, where=surely)
+        scaled = np.divide(good, width, out=far, where=known)
         key = np.where(np.isnan(scaled), np.inf, scaled)
     players = np.flatnonzero(harmful)
     ranked = players[np.argsort(key[players].min(axis=1), kind="stable")]
-    how = "the 95 % interval lies on the harmful side" if bounded else "the value is harmful"
-    return Candidates(ranked[:MOST_CANDIDATES], len(values), how)
+    return tuple(map(int, ranked[:most]))

@@ -1,9 +1,9 @@
-"""Choose jointly on some selection images, confirm on others that chose nothing, or decline."""
+"""Choose a cure, confirm it by images that did not choose it, or decline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,35 +12,25 @@ from numpy.typing import NDArray
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.stages import stage
-from repairkit.core.suite import Indices, Suite
-from repairkit.data.strata import draw_shares
-from repairkit.engine.evaluator import keep_all
-from repairkit.metrics import adversarial, difference, evaluate, is_attacked
-from repairkit.repairs import Frozen, Screened, Search, SearchSettings, assign_folds, make_patch
-from repairkit.workflows.attack_file import with_twins
+from repairkit.core.suite import Annotations, Indices, Suite
+from repairkit.data.strata import draw_shares, label_bins
+from repairkit.metrics import adversarial, is_attacked
+from repairkit.repairs import SearchSettings, assign_folds
+from repairkit.workflows.attack_file import twins_of, with_twins
 from repairkit.workflows.bench import Bench
-from repairkit.workflows.candidates import Candidates
-from repairkit.workflows.confirming import Refused, refusals
-from repairkit.workflows.criterion import ChoosingCriterion
+from repairkit.workflows.confirming import not_sure
+from repairkit.workflows.cross_confirming import CrossFitted, confirm, cross_fit
+from repairkit.workflows.cures import Cure, Cured, Nothing
 from repairkit.workflows.objective import Limit, Objective, Target, metric_names
-from repairkit.workflows.patch_time import PatchTime
-from repairkit.workflows.selection_story import (
-    figures_of,
-    told_confirmation,
-    told_settings,
-    told_steps,
-    told_trade_off,
-)
+from repairkit.workflows.promises import PROMISES, Judge, Rung, Verdict
 
 CONFIRMATION_SHARE = 1 / 3
-_ROWS_AT_ONCE = 32
-_SPLIT, _FOLDS = 1, 2  # streams of the seed
-
-Refine = Callable[["Chooser", Patch], tuple[Patch, Callable[[Suite], NDArray[Any]]]]
-"""The patch with other constants, and what gives the outputs of a model with it."""
+N_FOLDS = 5
+_FEWEST_OF_A_GROUP = 3
+_SPLIT, _CROSS = 1, 3  # streams of the seed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Wishes:
     """What is to be improved, how far and at which cost.
 
@@ -49,16 +39,21 @@ class Wishes:
         limits: what metrics may lose.
         targets: figures to be reached.
         search: how to search.
-        share: of the selection images, those that confirm and choose nothing.
+        share: of the selection images, those that confirm and choose nothing; None where every
+            image does both, by cross-fitting.
         max_group_drop: what the accuracy of a group may lose, in [0, 1].
+        promise: the lowest promise that will do.
+        n_folds: of the cross-fitting.
     """
 
     objective: Objective
     limits: tuple[Limit, ...] = ()
     targets: tuple[Target, ...] = ()
     search: SearchSettings = field(default_factory=SearchSettings)
-    share: float = CONFIRMATION_SHARE
+    share: float | None = None
     max_group_drop: float = 1.0
+    promise: str = PROMISES[-1]
+    n_folds: int = N_FOLDS
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -66,13 +61,18 @@ class Wishes:
         return metric_names(self.objective, self.limits, self.targets)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chosen:
-    """A patch, what it promises, and how it came to be chosen (the report's `selection`)."""
+    """A patch, what it promises, and how it came to be chosen (the report's `selection`).
+
+    `outputs` are those before and after for all selection images, each under a cure that it did not
+    choose; None where a part of them confirmed.
+    """
 
     patch: Patch
     promise: Figure
     story: dict[str, Any]
+    outputs: tuple[NDArray[Any], NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,215 +112,229 @@ def split_selection(bench: Bench, share: float) -> Halves:
     )
 
 
-class Chooser:
-    """A joint choice under way."""
+def strata_of(about: Annotations) -> NDArray[np.int64]:
+    """What folds hold their shares of: group, class and whether an attack made it, (n_images,)."""
+    groups = np.zeros(len(about), np.int64) if about.groups is None else about.groups
+    made = adversarial(about) if is_attacked(about) else np.zeros(len(about), bool)
+    labels = label_bins(about.labels)
+    # Groups first: folds dealt out in this order hold their share of each group as a whole.
+    return np.asarray((groups * (labels.max() + 1) + labels) * 2 + made, np.int64)
 
-    def __init__(
-        self,
-        bench: Bench,
-        wishes: Wishes,
-        halves: Halves,
-        candidates: Candidates,
-        time: PatchTime | None = None,
-    ) -> None:
-        self.bench, self.wishes, self.halves = bench, wishes, halves
-        self.candidates, self.time = candidates, time
-        metrics = bench.metrics(wishes.metric_names[:1])
-        self._games = [bench.game(half, metrics) for half in (halves.choosing, halves.confirmation)]
-        self.criterion = ChoosingCriterion(
-            wishes.objective,
-            wishes.limits,
-            wishes.targets,
-            bench.metrics,
-            bench.form,
-            halves.choosing.annotations,
-            self.outputs((), 0),
+
+def check_groups(about: Annotations) -> None:
+    """Every group needs images to choose on, to screen within these, and to confirm on.
+
+    Raises:
+        TargetNotMetError: a group has too few images.
+    """
+    if about.groups is None:
+        return
+    counts = np.bincount(about.groups, minlength=len(about.group_names))
+    fewest = int(np.where(counts > 0, counts, len(about) + 1).argmin())
+    if counts[fewest] < _FEWEST_OF_A_GROUP:
+        raise TargetNotMetError(
+            f"no repair: too few of the {len(about)} selection images, {counts[fewest]}, are of "
+            f"group {about.group_names[fewest]!r} to choose on some and confirm on others; give at "
+            f"least {_FEWEST_OF_A_GROUP} of each, better 30; nothing was written"
         )
 
-    @stage("choosing")
-    def choose(self, refine: Refine | None = None) -> Chosen:
-        """The patch, once images that chose nothing have confirmed it.
 
-        Args:
-            refine: sets the chosen filters' constants anew, on the images that choose.
+def judge_of(bench: Bench, wishes: Wishes, about: Annotations, *, n_folds: int) -> Judge:
+    """What cures are judged by."""
+    names = wishes.metric_names
+    if bench.n_classes and bench.accuracy not in names:
+        names = (*names, bench.accuracy)
+    return Judge(
+        wishes.objective,
+        wishes.limits,
+        wishes.targets,
+        wishes.max_group_drop,
+        bench.metrics,
+        names,
+        bench.form,
+        about,
+        n_folds,
+        bench.settings.seed,
+    )
 
-        Raises:
-            TargetNotMetError: there is nothing to gain, or not surely enough.
-        """
-        rng = np.random.default_rng([self.bench.settings.seed, _FOLDS])
-        strata = _strata(self.halves.choosing)
-        folds = assign_folds(strata, self.wishes.search.n_folds, rng)
-        search = Search(
-            self._answer,
-            self.criterion,
-            folds,
-            self.wishes.search,
-            rng,
-            out_of_time=self._out_of_time,
+
+@stage("choosing")
+def choose_by_all(
+    bench: Bench, wishes: Wishes, cure: Cure, plain: NDArray[Any], story: Mapping[str, Any]
+) -> tuple[Chosen, CrossFitted]:
+    """Every image chooses and every image confirms; see `cross_confirming`.
+
+    Args:
+        bench: the workbench.
+        wishes: what is to be improved.
+        cure: the way to change the model.
+        plain: the model's outputs for the selection images as it is.
+        story: what the report's `selection` is to hold beside.
+
+    Raises:
+        TargetNotMetError: there is nothing to gain, or not surely enough.
+    """
+    about = bench.parts.selection.annotations
+    check_groups(about)
+    rng = np.random.default_rng([bench.settings.seed, _CROSS])
+    folds = assign_folds(strata_of(about), wishes.n_folds, rng, twins=twins_of(about))
+    fitted = cross_fit(cure, folds, plain)
+    judge = judge_of(bench, wishes, about, n_folds=folds.n_folds)
+    told = {
+        **_opening(bench, wishes, len(about), len(about)),
+        **story,
+        **fitted.whole.story,
+        "folds": fitted.told_folds(len(about)),
+    }
+    if isinstance(fitted.whole, Nothing):
+        raise _declined(fitted.whole.reason, told, wishes, judge, plain)
+    with stage("confirming"):
+        found = confirm(fitted, judge)
+    verdict, n_steps = found.verdict, found.n_steps
+    shipped = fitted.whole.first(n_steps)
+    told |= {
+        **_told_verdict(verdict, wishes, found.looks),
+        "cure": shipped.name,
+        "folds": fitted.told_folds(n_steps),
+        "stability": fitted.stability(n_steps),
+        "unstable": fitted.unstable(n_steps),
+    }
+    rung = verdict.best(wishes.promise)
+    if verdict.refused is not None or rung is None:
+        refused = verdict.refused
+        reason = refused[0] if refused is not None else _not_enough(verdict, wishes)
+        raise _declined(f"{_what(shipped)} {reason}", told, wishes, judge, plain)
+    chosen = Chosen(
+        shipped.patch, verdict.changes[wishes.objective.metric], told, (plain, found.answers)
+    )
+    return chosen, fitted
+
+
+@stage("choosing")
+def choose_by_part(
+    bench: Bench,
+    wishes: Wishes,
+    halves: Halves,
+    cure: Cure,
+    plain: NDArray[Any],
+    story: Mapping[str, Any],
+) -> Chosen:
+    """Some selection images choose, the others confirm and have no say in the choice.
+
+    Raises:
+        TargetNotMetError: there is nothing to gain, or not surely enough.
+    """
+    within, others = halves.positions
+    judge = judge_of(bench, wishes, halves.confirmation.annotations, n_folds=0)
+    told = {**_opening(bench, wishes, len(within), len(others)), **story}
+    whole = cure.on(within)
+    told |= whole.story
+    if isinstance(whole, Nothing):
+        raise _declined(whole.reason, told, wishes, judge, plain[others])
+    first = ""
+    for looks, n_steps in enumerate(range(whole.n_steps, 0, -1), 1):
+        cured = whole.first(n_steps)
+        with stage("confirming"):
+            verdict = judge.judge(plain[others], cured.outputs[others])
+        if not first:
+            told |= _told_verdict(verdict, wishes, looks)
+        chance = not_sure(wishes.objective, verdict.changes)
+        if not chance and verdict.refused is None:
+            told |= {**_told_verdict(verdict, wishes, looks), "cure": cured.name}
+            return Chosen(cured.patch, verdict.changes[wishes.objective.metric], told)
+        first = first or (
+            f"{_what(cured)} was best on the {len(within)} images that chose, but on the "
+            f"{len(others)} that confirm {chance or (verdict.refused or ('',))[0]}; more "
+            "selection images may tell"
         )
-        found = self.candidates.players.tolist()
-        path = search.run(Screened.of(found, [found] * folds.n_folds))
-        story = self._story(search, path)
-        if len(path) == 1:
-            raise self._decline(self._nothing(search), story)
-        refused: list[Refused] = []
-        for looks, frozen in enumerate(reversed(path[1:]), 1):
-            patch, after = self._made(frozen, refine)
-            found = self._confirm(patch, after, {**story, "confirmation_looks": looks})
-            if isinstance(found, Chosen):
-                return found
-            refused.append(found)
-            # Fewer filters cost less. They also gain less, so nothing but a limit sends us back.
-            if not found.by_limit:
-                break
-        reason = refused[0].reason
-        if looks > 1:
-            reason += f" ({looks - 1} smaller sets on the way there were not borne out either)"
-        raise self._decline(reason, refused[0].story | {"confirmation_looks": looks})
-
-    def _made(self, frozen: Frozen, refine: Refine | None) -> tuple[Patch, NDArray[Any]]:
-        """The patch that freezes these, and the outputs with it for the images that confirm."""
-        patch = make_patch(np.array(frozen, np.intp), self.bench.roster, self.bench.means)
-        if refine is None:
-            return patch, self.outputs(frozen, 1)
-        patch, run = refine(self, patch)
-        return patch, run(self.halves.confirmation)
-
-    def outputs(self, frozen: Frozen, half: int) -> NDArray[Any]:
-        """The model's outputs for the images that choose (0) or confirm (1)."""
-        coalition = np.ones(len(self.bench.roster), bool)
-        coalition[list(frozen)] = False
-        return self._games[half].outputs(coalition)
-
-    def _story(self, search: Search, path: tuple[Frozen, ...]) -> dict[str, Any]:
-        """How the choice was made; figures of the trade-off are of all selection images."""
-        halves, roster = self.halves, self.bench.roster
-        tried = [step.frozen for step in search.steps if step.gain is not None]
-        ways = dict.fromkeys([*path, *tried])
-        about = self.bench.parts.selection.annotations
-        metrics = self.bench.metrics(self.metric_names)
-        on_all, on_choosing = {}, {}
-        for frozen in ways:
-            first, second = self.outputs(frozen, 0), self.outputs(frozen, 1)
-            both = np.empty((len(about), *first.shape[1:]), first.dtype)
-            both[halves.positions[0]], both[halves.positions[1]] = first, second
-            on_all[frozenset(frozen)] = figures_of(metrics, both, about)
-            on_choosing[frozenset(frozen)] = figures_of(metrics, first, halves.choosing.annotations)
-        sets = sorted(ways, key=len)
-        return {
-            "how": "joint",
-            "objective": self.wishes.objective.metric,
-            "parts": {
-                "choosing": len(halves.choosing),
-                "confirmation": len(halves.confirmation),
-                "share": self.wishes.share,
-                "seed": self.bench.settings.seed,
-            },
-            "candidates": len(self.candidates.players),
-            "candidates_how": self.candidates.how,
-            "looks": search.n_looks,
-            "settings": told_settings(self.wishes.search),
-            "limits": {limit.metric: limit.most for limit in self.wishes.limits},
-            "max_group_drop": self.wishes.max_group_drop,
-            "targets": [str(target) for target in self.wishes.targets],
-            "steps": told_steps(search.steps, roster, on_choosing),
-            "trade_off": told_trade_off(sets, path, roster, on_all),
-            "confirmation": None,
-            "confirmation_looks": 0,
-            "promised": None,
-            "declined": None,
-        }
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """What is told of every set: objective, limits, targets, and accuracy where it exists."""
-        names, accuracy = self.wishes.metric_names, self.bench.accuracy
-        return names if not self.bench.n_classes or accuracy in names else (*names, accuracy)
-
-    def _out_of_time(self, n_steps: int) -> bool:
-        return self.time is not None and self.time.is_over(n_steps + 1)
-
-    def _answer(self, sets: Sequence[Frozen]) -> Iterator[NDArray[Any]]:
-        evaluator, step = self._games[0].evaluator, _ROWS_AT_ONCE
-        coalitions = coalitions_without(sets, len(self.bench.roster))
-        if self.time is not None:
-            step = self.time.rows_at_once(len(self.halves.choosing))
-        for start in range(0, len(coalitions), step):
-            yield from evaluator.answer(coalitions[start : start + step], None, keep_all)
-
-    @stage("confirming")
-    def _confirm(
-        self, patch: Patch, after: NDArray[Any], story: dict[str, Any]
-    ) -> Chosen | Refused:
-        """Judge on images that chose nothing."""
-        wishes, about = self.wishes, self.halves.confirmation.annotations
-        metrics = self.bench.metrics(self.metric_names)
-        common: dict[str, Any] = {"form": self.bench.form, "seed": self.bench.settings.seed}
-        changes = difference(self.outputs((), 1), after, about, metrics, **common)
-        reached = evaluate(after, about, metrics, suite="confirmation", **common)
-        story |= told_confirmation(changes, reached.metrics, wishes.objective.metric)
-        promise = changes[wishes.objective.metric]
-        found = refusals(
-            wishes.objective,
-            wishes.limits,
-            wishes.targets,
-            changes,
-            reached.metrics,
-            max_group_drop=wishes.max_group_drop,
-        )
-        for refusal, by_limit in found:
-            reason = (
-                f"freezing {len(patch)} filters ({', '.join(f.id for f in patch.filters)}) was "
-                f"best on the {len(self.halves.choosing)} images that chose, but on the "
-                f"{len(about)} that confirm {refusal}; more selection images may tell"
-            )
-            return Refused(reason, by_limit, story)
-        return Chosen(patch, promise, story)
-
-    def _nothing(self, search: Search) -> str:
-        name = self.wishes.objective.metric
-        known = (
-            f"{name} is {self._value(name):.4f} on the "
-            f"{len(self.halves.choosing)} selection images that choose"
-        )
-        if not len(self.candidates.players):
-            return f"{known}, and no filter's confidence bound says that it harms"
-        last = search.steps[-1]
-        if last.added is None:
-            return f"{known}; {last.reason}"
-        best = self.bench.roster.filters[last.added].id
-        return (
-            f"{known}; of {len(self.candidates.players)} candidates the best to freeze is {best}, "
-            f"which {last.reason}"
-        )
-
-    def _decline(self, reason: str, story: dict[str, Any]) -> TargetNotMetError:
-        told = f"{reason}{self._met_already()}"
-        return TargetNotMetError(
-            f"no repair: {told}; nothing was written", {**story, "declined": told}
-        )
-
-    def _value(self, name: str) -> float:
-        """A metric of the model as it is, on the images that choose."""
-        return self.criterion.before(name, np.arange(len(self.halves.choosing)))
-
-    def _met_already(self) -> str:
-        """What is to be said of targets that need no repair."""
-        met = [
-            str(target) for target in self.wishes.targets if target.met(self._value(target.metric))
-        ]
-        return f"; as it is, the model meets {' and '.join(met)} on them" if met else ""
+        # Fewer filters cost less. They also gain less, so nothing but a limit sends us back.
+        if chance or (verdict.refused is not None and not verdict.refused[1]):
+            break
+    told["confirmation_looks"] = looks
+    if looks > 1:
+        first += f" ({looks - 1} smaller sets on the way there were not borne out either)"
+    raise _declined(first, told, wishes, judge, plain[others])
 
 
-def coalitions_without(sets: Sequence[Frozen], n_players: int) -> NDArray[np.bool_]:
-    """A row for each set of players, in which just these are absent: (n_sets, n_players)."""
-    coalitions = np.ones((len(sets), n_players), bool)
-    for row, frozen in enumerate(sets):
-        coalitions[row, list(frozen)] = False
-    return coalitions
+def _opening(bench: Bench, wishes: Wishes, n_choosing: int, n_confirming: int) -> dict[str, Any]:
+    crossed = wishes.share is None
+    return {
+        "how": "joint",
+        "objective": wishes.objective.metric,
+        "parts": {
+            "choosing": n_choosing,
+            "confirmation": n_confirming,
+            "share": wishes.share,
+            "folds": wishes.n_folds if crossed else None,
+            "seed": bench.settings.seed,
+        },
+        "settings": asdict(wishes.search),
+        "limits": {limit.metric: limit.most for limit in wishes.limits},
+        "max_group_drop": wishes.max_group_drop,
+        "targets": [str(target) for target in wishes.targets],
+        "confirmation": None,
+        "confirmation_looks": 0,
+        "promised": None,
+        "promise": None,
+        "declined": None,
+    }
 
 
-def _strata(suite: Suite) -> NDArray[np.int64]:
-    about = suite.annotations
-    groups = np.zeros(len(suite), np.int64) if about.groups is None else about.groups
-    return 2 * groups + adversarial(about) if is_attacked(about) else groups
+def _told_verdict(verdict: Verdict, wishes: Wishes, looks: int) -> dict[str, Any]:
+    return {
+        "confirmation": {name: figure.to_json() for name, figure in verdict.changes.items()},
+        "reached": {name: figure.to_json() for name, figure in verdict.reached.items()},
+        "promised": verdict.changes[wishes.objective.metric].to_json(),
+        "promise": verdict.to_json(wishes.promise) if wishes.share is None else None,
+        "confirmation_looks": looks,
+    }
+
+
+def _what(cured: Cured) -> str:
+    """A cure in words."""
+    if cured.patch.head is not None:
+        return {"bias": "moving the class biases"}.get(cured.name, "refitting the last layer")
+    names = ", ".join(f.id for f in cured.patch.filters)
+    return f"freezing {len(cured.patch)} filters ({names})"
+
+
+def _not_enough(verdict: Verdict, wishes: Wishes) -> str:
+    """Why no promise that will do is borne out, and how many more images it would take."""
+    wanted = PROMISES[: PROMISES.index(wishes.promise) + 1]
+    rungs = [rung for rung in verdict.rungs if rung.name in wanted]
+    change = verdict.changes[wishes.objective.metric]
+    told = "; ".join(f"{rung.words}: {rung.why}" for rung in rungs)
+    return (
+        f"is best on all selection images, but choosing like this changes "
+        f"{wishes.objective.metric} by {change.value:+.4f} on images that did not choose, which "
+        f"may be chance ({told}){_more(rungs)}"
+    )
+
+
+def _more(rungs: list[Rung]) -> str:
+    """How many more images would tell, by the answers that changed."""
+    needed = [rung for rung in rungs if rung.needed]
+    if not needed:
+        return ""
+    first = min(needed, key=lambda rung: rung.needed or 0)
+    of_group = f" of group {first.of_group}" if first.of_group else ""
+    return f"; about {first.needed:,} more selection images{of_group} would tell"
+
+
+def _declined(
+    reason: str,
+    story: Mapping[str, Any],
+    wishes: Wishes,
+    judge: Judge,
+    plain: NDArray[Any],
+) -> TargetNotMetError:
+    told = f"{reason}{_met_already(wishes, judge, plain)}"
+    return TargetNotMetError(f"no repair: {told}; nothing was written", {**story, "declined": told})
+
+
+def _met_already(wishes: Wishes, judge: Judge, plain: NDArray[Any]) -> str:
+    """What is to be said of targets that need no repair."""
+    met = [
+        str(target) for target in wishes.targets if target.met(judge.value(target.metric, plain))
+    ]
+    return f"; as it is, the model meets {' and '.join(met)} on them" if met else ""

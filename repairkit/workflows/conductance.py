@@ -12,8 +12,7 @@ from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Attributing, FrameworkModel
 from repairkit.core.layer_map import LayerMap
 from repairkit.workflows.bench import Bench
-from repairkit.workflows.deciding import plain_values
-from repairkit.workflows.objective import Objective
+from repairkit.workflows.objective import Objective, plain_values
 from repairkit.workflows.repair_settings import PatchSettings
 
 _MOST_IMAGES = 512

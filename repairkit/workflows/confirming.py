@@ -1,30 +1,24 @@
-"""What images that chose nothing may say against a set of filters."""
+"""What images that chose nothing may say against a cure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from repairkit.core.patch import Figure
 from repairkit.metrics import falls_beyond, told_beyond
 from repairkit.workflows.objective import Limit, Objective, Target
 
 
-@dataclass(frozen=True)
-class Refused:
-    """Why a set is not borne out, and the story up to there.
-
-    `by_limit` says that it costs too much and nothing else was found before.
-    """
-
-    reason: str
-    by_limit: bool
-    story: dict[str, Any]
+def not_sure(objective: Objective, changes: Mapping[str, Figure]) -> str:
+    """Why the gain may be chance, by its interval; empty where it is sure."""
+    name, sign, promise = objective.metric, objective.sign, changes[objective.metric]
+    if min(sign * promise.ci_low, sign * promise.ci_high) > 0:  # NaN is no gain
+        return ""
+    interval = f"(95 % interval {promise.ci_low:+.4f} to {promise.ci_high:+.4f})"
+    return f"{name} changes by {promise.value:+.4f}, which may be chance {interval}"
 
 
-def refusals(
-    objective: Objective,
+def broken(
     limits: tuple[Limit, ...],
     targets: tuple[Target, ...],
     changes: Mapping[str, Figure],
@@ -32,20 +26,15 @@ def refusals(
     *,
     max_group_drop: float = 1.0,
 ) -> Iterator[tuple[str, bool]]:
-    """All that speaks against a set: the reason, and whether it is that the set costs too much.
+    """Limits and targets that are not kept: the reason, and whether it is that it costs too much.
 
     Args:
-        objective: what was to be improved.
         limits: what metrics may lose.
         targets: figures to be reached.
         changes: of every metric, with intervals.
-        reached: the metrics' figures with the set frozen.
+        reached: the metrics' figures with the cure.
         max_group_drop: what the accuracy of a group may lose, in [0, 1].
     """
-    name, sign, promise = objective.metric, objective.sign, changes[objective.metric]
-    if not min(sign * promise.ci_low, sign * promise.ci_high) > 0:  # NaN is no gain
-        interval = f"(95 % interval {promise.ci_low:+.4f} to {promise.ci_high:+.4f})"
-        yield f"{name} changes by {promise.value:+.4f}, which may be chance {interval}", False
     for limit in limits:
         change = changes[limit.metric]
         if not limit.kept_by(change):

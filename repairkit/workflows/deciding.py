@@ -2,81 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RunFolderError
-from repairkit.core.measures import sign_of
 from repairkit.core.patch import Figure, Patch
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Indices
+from repairkit.workflows.attack_file import twins_of
 from repairkit.workflows.bench import Bench
-from repairkit.workflows.candidates import find_candidates
-from repairkit.workflows.choosing import Chooser, Wishes, split_selection
-from repairkit.workflows.frozen_levels import with_best_levels
-from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Limit, Objective
+from repairkit.workflows.choosing import (
+    CONFIRMATION_SHARE,
+    Wishes,
+    check_groups,
+    choose_by_all,
+    choose_by_part,
+    split_selection,
+    strata_of,
+)
+from repairkit.workflows.criterion import ChoosingCriterion
+from repairkit.workflows.filter_values import (
+    Screening,
+    Values,
+    can_be_solved_anew,
+    find_values,
+)
+from repairkit.workflows.freezing import Freezing
+from repairkit.workflows.frozen_levels import best_levels
+from repairkit.workflows.looks import Looks
+from repairkit.workflows.objective import Limit, Objective
 from repairkit.workflows.patch_time import PatchTime
 from repairkit.workflows.plain_recipe import choose_patch, told_plainly, try_patches
 from repairkit.workflows.progress import Progress
-from repairkit.workflows.repair_settings import PLAIN_VALUE, PatchSettings
-from repairkit.workflows.run_document import plain
-from repairkit.workflows.run_folder import RunFolder
-from repairkit.workflows.scoring import score_bench
-from repairkit.workflows.told_reading import tell_reading, told_reading
+from repairkit.workflows.repair_settings import PatchSettings
 
-_MUST_AGREE = (
-    "groups",
-    "preprocessing",
-    "parts",
-    "seed",
-    "output",
-    "columns",
-    "threshold",
-    "outputs_are",
-    "sites_at",
-    "include",
-    "absent",
-)
-
-
-# With more groups than this their values are left to the figure over all groups.
-_MOST_VALUES = 9
 OnProgress = Callable[[Progress], None] | None
 
 
 @dataclass(frozen=True)
 class Made:
-    """A patch and how it was chosen; no more than patch and notes where its filters were named."""
+    """A patch and how it was chosen; no more than patch and notes where its filters were named.
+
+    `outputs`: see `choosing.Chosen`.
+    """
 
     patch: Patch
     promise: Figure | None = None
     scoring: dict[str, Any] | None = None
     selection: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Harm:
-    """Values of all filters with their intervals, (n_players, n_metrics), and their run.
-
-    `signs` hold 1 for each metric of which more is better, else -1: where more is better, a filter
-    of negative value does harm.
-    """
-
-    values: NDArray[np.float64]
-    ci_low: NDArray[np.float64]
-    ci_high: NDArray[np.float64]
-    run: dict[str, Any]
-    signs: tuple[int, ...]
-
-
-def plain_values(objective: Objective) -> tuple[str, ...]:
-    """What the plain recipe ranks by: shares of right answers."""
-    return (PLAIN_VALUE if objective.metric == FAIRNESS_OBJECTIVE else objective.metric,)
+    outputs: tuple[NDArray[Any], NDArray[Any]] | None = None
 
 
 def make_choice(
@@ -90,25 +68,142 @@ def make_choice(
     """
     if how.choose == "plain":
         return _choose_plainly(bench, how, objective, on_progress)
-    halves = split_selection(bench, how.confirm_share)
-    time = PatchTime.of(how.score, bench)
-    harm = _values(bench, _in_time(how, time), objective, halves.choosing, on_progress)
-    candidates = find_candidates(harm.values, harm.ci_low, harm.ci_high, harm.signs)
     limits = (Limit(bench.accuracy, how.max_drop),) if bench.n_classes else ()
     wishes = Wishes(
-        objective,
-        limits,
-        how.targets,
-        how.search,
+        objective=objective,
+        limits=limits,
+        targets=how.targets,
+        search=how.search,
         share=how.confirm_share,
         max_group_drop=how.max_group_drop,
+        promise=how.promise,
     )
-    chooser = Chooser(bench, wishes, halves, candidates, time)
-    chosen = chooser.choose(with_best_levels if how.level == "best" else None)
+    why = _why_a_part_confirms(bench, how)
+    if wishes.share is None and not why:
+        made = _choose_by_all(bench, how, wishes, on_progress)
+        if made is not None:
+            return made
+        why = "its values cannot be solved anew for some of the images"
+    share = CONFIRMATION_SHARE if wishes.share is None else wishes.share
+    made = _choose_by_part(bench, how, replace(wishes, share=share), on_progress)
+    if not why:
+        return made
+    note = (
+        f"{share:.0%} of the selection images confirmed and the others chose ({why}); "
+        "with --method repair every image does both"
+    )
+    return replace(made, notes=(*made.notes, note))
+
+
+def _why_a_part_confirms(bench: Bench, how: PatchSettings) -> str:
+    """Why not every image can choose and confirm; empty where it can."""
+    if how.confirm_share is not None:
+        return ""
+    if how.scores is not None:
+        return "the values come from a run folder"
+    if not can_be_solved_anew(how.score.method):
+        return f"the values of {how.score.method} cannot be solved anew for some of the images"
+    if any(not metric.per_image for metric in bench.metrics(bench.metric_names)):
+        return "its metric judges images together"
+    return ""
+
+
+def _choose_by_all(
+    bench: Bench, how: PatchSettings, wishes: Wishes, on_progress: OnProgress
+) -> Made | None:
+    """Every image chooses and confirms; None where values cannot be solved for some images."""
+    suite = bench.parts.selection
+    check_groups(suite.annotations)
+    time = PatchTime.of(how.score, bench)
+    values = find_values(bench, _in_time(how, time), wishes.objective, suite, on_progress)
+    if values.on(np.arange(len(suite))) is None:
+        return None
+    freezing = _freezing(bench, how, wishes, values, time, np.arange(len(suite)))
+    plain = freezing.looks.of(())
+    chosen, _ = choose_by_all(bench, wishes, freezing, plain, {"repair": "freeze"})
+    spent = _passes(values.run, freezing)
+    return Made(
+        chosen.patch,
+        chosen.promise,
+        values.run,
+        {**chosen.story, "passes": spent},
+        outputs=chosen.outputs,
+    )
+
+
+def _choose_by_part(
+    bench: Bench, how: PatchSettings, wishes: Wishes, on_progress: OnProgress
+) -> Made:
+    assert wishes.share is not None
+    halves = split_selection(bench, wishes.share)
+    time = PatchTime.of(how.score, bench)
+    values = find_values(bench, _in_time(how, time), wishes.objective, halves.choosing, on_progress)
+    freezing = _freezing(bench, how, wishes, values, time, halves.positions[0])
+    plain = freezing.looks.of(())
+    chosen = choose_by_part(bench, wishes, halves, freezing, plain, {"repair": "freeze"})
     # A run may have been scored on all selection images, those that confirm among them.
-    seen = harm.run.get("scored_on", {}).get("part")
+    seen = values.run.get("scored_on", {}).get("part")
     story = {**chosen.story, "scores_saw_confirmation": seen != "choosing"}
-    return Made(chosen.patch, chosen.promise, harm.run, story)
+    return Made(chosen.patch, chosen.promise, values.run, story)
+
+
+def _freezing(
+    bench: Bench,
+    how: PatchSettings,
+    wishes: Wishes,
+    values: Values,
+    time: PatchTime | None,
+    scored: Indices,
+) -> Freezing:
+    """The cure that freezes filters.
+
+    Args:
+        bench: the workbench.
+        how: the settings.
+        wishes: what is to be improved.
+        values: of the filters.
+        time: what is left, if there is a limit.
+        scored: positions of the scored images among those of the selection part.
+    """
+    suite = bench.parts.selection
+    about, objective = suite.annotations, wishes.objective
+    game = bench.game(suite, bench.metrics((objective.metric,)))
+    rows = None if time is None else time.rows_at_once(len(suite))
+    looks = Looks(
+        game.evaluator, n_players=len(bench.roster), n_images=len(suite), rows_at_once=rows
+    )
+    plain = looks.of(())
+    criterion = ChoosingCriterion(
+        objective, wishes.limits, wishes.targets, bench.metrics, bench.form, about, plain
+    )
+    names = wishes.metric_names
+    if bench.n_classes and bench.accuracy not in names:
+        names = (*names, bench.accuracy)
+    refine = partial(best_levels, bench, criterion) if how.level == "best" else None
+    return Freezing(
+        bench,
+        criterion,
+        looks,
+        Screening(bench, values, objective, plain, scored),
+        wishes.search,
+        strata_of(about),
+        twins_of(about),
+        bench.settings.seed,
+        names,
+        over=lambda _: False if time is None else time.is_over(1),
+        refine=refine,
+    )
+
+
+def _passes(run: Mapping[str, Any], freezing: Freezing) -> dict[str, int]:
+    """Image passes: of the values, of one search on all images, and of all searches together."""
+    n_images = freezing.looks.n_images
+    first = freezing.searches[0].n_looks if freezing.searches else 0
+    return {
+        "values": int(run.get("image_passes", 0)),
+        "one_search": first * n_images,
+        "all_searches": freezing.looks.n_asked * n_images,
+    }
 
 
 def _choose_plainly(
@@ -116,85 +211,13 @@ def _choose_plainly(
 ) -> Made:
     suite, name = bench.parts.selection, objective.metric
     time = PatchTime.of(how.score, bench)
-    harm = _values(bench, _in_time(how, time), objective, suite, on_progress)
+    found = find_values(bench, _in_time(how, time), objective, suite, on_progress)
     game = bench.game(suite, bench.metrics((name,)))
-    values = harm.signs[0] * harm.values[:, 0]
+    values = found.harm.signs[0] * found.harm.values[:, 0]
     trials = try_patches(bench, game, values, name, how.at_most, time=time)
     patch, promise = choose_patch(bench, game, trials, objective, how)
-    return Made(patch, promise, harm.run, told_plainly(trials, promise, name, len(suite)))
+    return Made(patch, promise, found.run, told_plainly(trials, promise, name, len(suite)))
 
 
 def _in_time(how: PatchSettings, time: PatchTime | None) -> PatchSettings:
     return how if time is None else replace(how, score=time.for_scoring(how.score))
-
-
-def _values(
-    bench: Bench,
-    how: PatchSettings,
-    objective: Objective,
-    suite: Suite,
-    on_progress: OnProgress,
-) -> Harm:
-    """What filters are worth on `suite`, or by a run that is there."""
-    if how.scores is None:
-        if len(bench.metric_names) > _MOST_VALUES:
-            few = replace(bench.settings, metrics=bench.settings.metrics[:1])
-            bench = replace(bench, settings=few)
-        asked = how.score.towards(_signs(bench, bench.metric_names[:1])[0])
-        scored = score_bench(bench, asked, suite=suite, on_progress=on_progress)
-        found = scored.scores
-        signs = _signs(bench, found.metrics)
-        return Harm(found.values, found.ci_low, found.ci_high, scored.document, signs)
-    folder = RunFolder(how.scores)
-    run = folder.read()
-    if run["model"]["digest"] != bench.subject.file.digest:
-        raise RunFolderError(
-            f"{how.scores}: holds scores of another model ({run['model']['path']})"
-        )
-    if not run["finished"]:
-        raise RunFolderError(f"{how.scores}: is not finished; go on with score --resume")
-    _check_run(how.scores, run, bench, objective)
-    seen = run.get("scored_on", {})
-    if seen.get("part") == suite.name == "choosing" and seen["n_images"] != len(suite):
-        raise RunFolderError(
-            f"{how.scores}: was scored on {seen['n_images']} images and {len(suite)} are to "
-            "choose; leave --confirm-share out"
-        )
-    values, low, high = (
-        folder.read_values(bench.roster, column)[:, None]
-        for column in ("value", "ci_low", "ci_high")
-    )
-    tell_reading(told_reading(bench))
-    return Harm(values, low, high, run, _signs(bench, run["settings"]["metrics"][:1]))
-
-
-def _signs(bench: Bench, metrics: Sequence[str]) -> tuple[int, ...]:
-    return tuple(sign_of(metric) for metric in bench.metrics(metrics))
-
-
-def _check_run(path: Path, run: Mapping[str, Any], bench: Bench, objective: Objective) -> None:
-    """Scores must be about the images, levels and metric that this job is about.
-
-    Otherwise the test images might have had a say, or another metric's ranking be followed.
-    """
-    if run["data"]["digest"] != bench.dataset.digest:
-        raise RunFolderError(
-            f"{path}: was scored on other data ({run['data']['path']}); score on the data that the "
-            "patch is to be judged on"
-        )
-    settings, known = bench.settings, run["settings"]
-    ours = {name: plain(getattr(settings, name)) for name in _MUST_AGREE}
-    theirs = {name: known.get(name) for name in _MUST_AGREE}
-    fitting = dict.fromkeys([objective.metric, *settings.metrics[:1], *plain_values(objective)])
-    if known["metrics"][0] not in fitting:
-        raise RunFolderError(
-            f"{path}: was scored with the metric {known['metrics'][0]!r}, which does not tell who "
-            f"harms {objective.metric}; score with --metric {' or '.join(fitting)}, or choose "
-            f"with --objective {known['metrics'][0]}"
-        )
-    for name, value in ours.items():
-        if theirs[name] != value:
-            raise RunFolderError(
-                f"{path}: was scored with {name} {theirs[name]!r}, and this job has {value!r}; "
-                "give both the same"
-            )

@@ -7,8 +7,7 @@ patch is baked for each, so that only what the model's numbers can hold is tried
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,46 +17,50 @@ from onnx import ModelProto
 from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
 from repairkit.core.stages import stage
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Indices, Suite
 from repairkit.engine.runner import Runner
 from repairkit.graph.bake import bake, representable
 from repairkit.graph.levels import bias_levels, zero_levels
 from repairkit.graph.rebatch import fixed_batch
+from repairkit.repairs import Criterion
 from repairkit.workflows.bench import Bench, run_suite
-from repairkit.workflows.choosing import Chooser
 
 _SPREADS = (-1.0, -0.5, 0.5, 1.0)
 _PASSES = 2
 
 
-def with_best_levels(
-    chooser: Chooser, patch: Patch
-) -> tuple[Patch, Callable[[Suite], NDArray[Any]]]:
-    """`best_levels`, and what gives the outputs of the model with them."""
-    best = best_levels(chooser, patch)
-    return best, partial(patched_outputs, chooser.bench, best)
-
-
 @stage("choosing levels")
-def best_levels(chooser: Chooser, patch: Patch) -> Patch:
-    """The patch with the constants that the images that choose like best, one filter at a time.
+def best_levels(
+    bench: Bench, criterion: Criterion, patch: Patch, within: Indices
+) -> tuple[Patch, NDArray[Any]]:
+    """The patch with the constants that some images like best, one filter at a time.
 
     A constant is changed only for a higher figure of the criterion, within limits and targets.
+
+    Args:
+        bench: the workbench.
+        criterion: of all selection images.
+        patch: the filters, at the level of absent ones.
+        within: positions of the selection images that choose.
+
+    Returns:
+        The patch, and the outputs with it for all selection images.
     """
-    bench, suite = chooser.bench, chooser.halves.choosing
-    options = _options(bench)
-    best = _figure(chooser, patched_outputs(bench, patch, suite))
+    suite, options = bench.parts.selection, _options(bench)
+    outputs = patched_outputs(bench, patch, suite)
+    best = _figure(criterion, outputs, within)
     for _ in range(_PASSES):
         before = patch
         for position in range(len(patch)):
             for constant in _constants(options, patch.frozen[position]):
                 tried = _with_constant(patch, position, constant)
-                figure = _figure(chooser, patched_outputs(bench, tried, suite))
+                found = patched_outputs(bench, tried, suite)
+                figure = _figure(criterion, found, within)
                 if figure > best:
-                    patch, best = tried, figure
+                    patch, best, outputs = tried, figure, found
         if patch == before:
             break
-    return patch
+    return patch, outputs
 
 
 def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> NDArray[Any]:
@@ -84,12 +87,10 @@ def runner_of(bench: Bench, model: ModelProto) -> Runner:
     )
 
 
-def _figure(chooser: Chooser, outputs: NDArray[Any]) -> float:
-    criterion = chooser.criterion
-    everyone = np.arange(len(outputs))
-    if criterion.objection(outputs, everyone):
+def _figure(criterion: Criterion, outputs: NDArray[Any], within: Indices) -> float:
+    if criterion.objection(outputs, within):
         return -np.inf
-    return criterion.figure(criterion.columns(outputs), everyone)
+    return criterion.figure(criterion.columns(outputs), within)
 
 
 def _options(bench: Bench) -> list[FilterMeans]:

@@ -16,8 +16,7 @@ from repairkit.workflows.bench import Bench
 from repairkit.workflows.classes import classes_block
 from repairkit.workflows.fairness import Outputs, fairness_block
 from repairkit.workflows.frozen_levels import outputs_of
-from repairkit.workflows.objective import FAIRNESS_OBJECTIVE
-from repairkit.workflows.repair_settings import PLAIN_VALUE
+from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from repairkit.core.patch import Figure
 from repairkit.metrics import ROBUSTNESS, ROBUSTNESS_LOSS, is_user_metric
 
 FAIRNESS_OBJECTIVE = "worst_group_accuracy"
+PLAIN_VALUE = "group_accuracy"
 
 # Metrics that compare groups are harmed where the likelihood of some group's classes is.
 _VALUES = {
@@ -53,6 +54,11 @@ class Objective:
     def fitted(self, metric: Metric) -> Objective:
         """The same objective with the direction that its metric has."""
         return replace(self, sign=sign_of(metric))
+
+
+def plain_values(objective: Objective) -> tuple[str, ...]:
+    """What the plain recipe ranks by: shares of right answers."""
+    return (PLAIN_VALUE if objective.metric == FAIRNESS_OBJECTIVE else objective.metric,)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from repairkit.repairs import make_patch
 from repairkit.workflows.attack_story import check_attacks, judge_attacks
 from repairkit.workflows.baselines import RANDOM_DRAWS, with_baselines
 from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.deciding import Made, make_choice, plain_values
+from repairkit.workflows.deciding import Made, make_choice
 from repairkit.workflows.destination import Companions, check_place
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import outputs
@@ -30,7 +30,7 @@ from repairkit.workflows.frozen_levels import runner_of
 from repairkit.workflows.idle import without_idle
 from repairkit.workflows.judging import judge_on_test, not_judged
 from repairkit.workflows.layout import layout_of
-from repairkit.workflows.objective import Objective, metric_names
+from repairkit.workflows.objective import Objective, metric_names, plain_values
 from repairkit.workflows.patch_file import PatchFile, patch_file_text
 from repairkit.workflows.patch_story import filters_named, patch_story
 from repairkit.workflows.patch_time import PatchTime

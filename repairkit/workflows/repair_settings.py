@@ -11,15 +11,14 @@ from repairkit.core.filters import Filter
 from repairkit.metrics import ROBUSTNESS
 from repairkit.repairs import SearchSettings
 from repairkit.workflows.attack_story import FreshAttacks
-from repairkit.workflows.choosing import CONFIRMATION_SHARE
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective, Target
+from repairkit.workflows.promises import PROMISES
 
 Recipe = Literal["joint", "plain"]
 Level = Literal["mean", "zero", "bias", "best"]
 RECIPES: tuple[str, ...] = get_args(Recipe)
 LEVELS: tuple[str, ...] = get_args(Level)
-PLAIN_VALUE = "group_accuracy"
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,15 @@ class PatchSettings:
         beam: sets of each size that the joint search goes on from.
         level: at what filters are frozen: `mean`, `zero`, `bias`, or `best` for the constant that
             the images that choose like best; as absent filters yield if None.
-        confirm_share: of the selection images, those that confirm and choose nothing.
+        confirm_share: of the selection images, those that confirm and choose nothing; None where
+            every image does both, by cross-fitting.
         baselines: judge simpler cures beside the chosen one.
         robustness: short for the objective `robustness`, of which less is better.
         max_group_drop: what the accuracy of a group may lose, in [0, 1]; a repair by which one
             surely loses more is not promised.
         attacks: what else the patched model is attacked with, where the data was attacked; its
             source also serves the baseline by gradients.
+        promise: the lowest promise that will do, one of `PROMISES`.
     """
 
     remove: tuple[Filter, ...] = ()
@@ -59,11 +60,12 @@ class PatchSettings:
     choose: str = "joint"
     beam: int = 1
     level: str | None = None
-    confirm_share: float = CONFIRMATION_SHARE
+    confirm_share: float | None = None
     baselines: bool = False
     robustness: bool = False
     attacks: FreshAttacks = field(default_factory=FreshAttacks)
     max_group_drop: float = 0.05
+    promise: str = PROMISES[-1]
 
     def __post_init__(self) -> None:
         named = self.fairness or self.robustness or self.objective
@@ -85,11 +87,12 @@ class PatchSettings:
             raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
         if not 0 <= self.max_group_drop <= 1:
             raise SettingsError("--max-group-drop must lie in [0, 1]")
-        if not 0 < self.confirm_share < 1:
+        if self.confirm_share is not None and not 0 < self.confirm_share < 1:
             raise SettingsError(
                 f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
             )
         _check_word("--choose", self.choose, RECIPES)
+        _check_word("--promise", self.promise, PROMISES)
         for target in self.targets:
             target.check()
         if self.level is not None:
@@ -132,6 +135,8 @@ class PatchSettings:
             "choose": None if self.remove else self.choose,
             "beam": self.beam,
             "level": self.level,
+            "confirm_share": self.confirm_share,
+            "promise": self.promise,
         }
 
 

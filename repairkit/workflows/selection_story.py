@@ -8,14 +8,8 @@ from typing import Any
 
 from repairkit.core.filters import Roster
 from repairkit.core.metric import Metric
-from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
-from repairkit.repairs import Frozen, SearchSettings, Step
-
-
-def told_settings(search: SearchSettings) -> dict[str, Any]:
-    """The settings of the search, for whoever repeats it."""
-    return asdict(search)
+from repairkit.repairs import Frozen, Step
 
 
 def told_steps(
@@ -61,17 +55,6 @@ def told_trade_off(
         }
         for frozen in sets
     ]
-
-
-def told_confirmation(
-    changes: Mapping[str, Figure], reached: Mapping[str, Figure], objective: str
-) -> dict[str, Any]:
-    """What the images that chose nothing say: changes and figures reached, with intervals."""
-    return {
-        "confirmation": {name: figure.to_json() for name, figure in changes.items()},
-        "reached": {name: figure.to_json() for name, figure in reached.items()},
-        "promised": changes[objective].to_json(),
-    }
 
 
 def figures_of(metrics: Sequence[Metric], outputs: Any, about: Annotations) -> dict[str, float]:

@@ -10,7 +10,7 @@ from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
 from repairkit.metrics import OutputForm, difference, make_metric
 from repairkit.metrics.user import UserMetric
-from repairkit.workflows.candidates import MOST_CANDIDATES, find_candidates
+from repairkit.workflows.candidates import MOST_CANDIDATES, Harm, find_candidates
 from repairkit.workflows.objective import Limit, Objective, Target, metric_names
 
 
@@ -102,32 +102,51 @@ def test_direction_belongs_to_the_metric() -> None:
     assert names == ("worst_group_accuracy", "accuracy")
 
 
-def test_candidates_are_those_whose_bound_says_harm_for_some_metric() -> None:
+def harm(
+    values: np.ndarray, errors: np.ndarray | float, signs: tuple[int, ...] | None = None
+) -> Harm:
+    names = tuple(f"metric{i}" for i in range(values.shape[1]))
+    known = (1,) * len(names) if signs is None else signs
+    return Harm(names, values, values - 1.96 * errors, values + 1.96 * errors, known)
+
+
+def test_candidates_are_ranked_by_how_surely_they_harm_by_some_metric() -> None:
     values = np.array([[-1.0, 0.5], [-1.0, 0.5], [0.2, -0.3], [0.3, 0.1], [np.nan, np.nan]])
     errors = np.array([[0.2, 1.0], [0.8, 1.0], [1.0, 0.1], [0.1, 0.1], [1.0, 1.0]])
-    low, high = values - 1.96 * errors, values + 1.96 * errors
-    found = find_candidates(values, low, high, 1)
-    assert found.players.tolist() == [0, 2]  # 1 may be harmless, for all we know
-    assert found.n_scored == 5
-    assert find_candidates(-values, -high, -low, -1).players.tolist() == [0, 2]
-    turn = np.array([1, -1])
-    ends = np.sort(np.stack([turn * low, turn * high]), axis=0)
-    assert find_candidates(turn * values, *ends, [1, -1]).players.tolist() == [0, 2]
+    assert find_candidates(harm(values, errors)) == (0, 2, 1)
+    assert find_candidates(harm(-values, errors, (-1, -1))) == (0, 2, 1)
+    assert find_candidates(harm(values * np.array([1, -1]), errors, (1, -1))) == (0, 2, 1)
+    assert find_candidates(harm(values, errors), most=2) == (0, 2)
 
 
 def test_a_value_of_exactly_nothing_without_width_is_no_candidate() -> None:
     values = np.array([[0.0], [-0.2], [0.1]])
-    assert find_candidates(values, values, values, 1).players.tolist() == [1]
-    assert find_candidates(values, values, values, -1).players.tolist() == [2]
+    assert find_candidates(harm(values, 0.0)) == (1,)
+    assert find_candidates(harm(values, 0.0, (-1,))) == (2,)
 
 
 def test_without_bounds_a_harmful_value_makes_a_candidate() -> None:
     values = np.array([[0.1], [-0.2], [-0.5], [np.nan]])
-    infinite = np.full_like(values, np.inf)
-    assert find_candidates(values, -infinite, infinite, 1).players.tolist() == [2, 1]
+    assert find_candidates(harm(values, np.inf)) == (2, 1)
     many = -np.arange(200.0)[:, None] - 1
-    found = find_candidates(many, many - np.inf, many + np.inf, 1)
-    assert found.players.tolist() == list(range(199, 199 - MOST_CANDIDATES, -1))
+    found = find_candidates(harm(many, np.inf))
+    assert found == tuple(range(199, 199 - MOST_CANDIDATES, -1))
+
+
+def test_groups_that_fare_worst_count_most_in_what_harms_the_worst_group() -> None:
+    """Filter 0 harms the worst group, filter 1 another; their sum over groups is alike."""
+    names = ("group_loss", "group_loss:a", "group_loss:b")
+    values = np.array([[0.1, 0.2, 0.0], [0.1, 0.0, 0.2]])
+    ends = values - 0.05, values + 0.05
+    known = Harm(names, values, *ends, (-1, -1, -1))
+    found = known.towards_the_worst({"a": 1.5, "b": 0.3})
+    assert found.values[0, 1] == pytest.approx(0.2, abs=1e-4)
+    assert found.values[1, 1] < 0.001
+    assert (found.ci_high - found.ci_low)[0, 1] == pytest.approx(0.1, abs=1e-4)
+    even = known.towards_the_worst({"a": 1.0, "b": 1.0})
+    assert even.values[:, 1] == pytest.approx([0.1, 0.1])
+    assert (even.ci_high - even.ci_low)[0, 1] == pytest.approx(0.1 / np.sqrt(2))
+    assert known.towards_the_worst({"a": 1.0}) is known  # a group without a known loss
 
 
 def test_images_that_confirm_bear_out_a_set_that_does_nothing_as_rarely_as_stated() -> None:

@@ -1,24 +1,30 @@
-"""Fit the control that freezes nothing on the selection part, and apply it to outputs."""
+"""Class biases that gain most on some images, and the control that freezes nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.suite import Indices
 from repairkit.metrics import OutputForm
 from repairkit.metrics.shifting import shift_outputs
-from repairkit.repairs.controls import Biases, fit_biases
+from repairkit.repairs import Criterion
+from repairkit.repairs.biases import Biases, best_shift, fit_biases
 from repairkit.workflows.bench import Bench
-from repairkit.workflows.objective import Objective
-from repairkit.workflows.selection_story import figures_of
+from repairkit.workflows.criterion import ChoosingCriterion
+from repairkit.workflows.objective import Limit, Objective
 
 _TWO = 2
 _MOST_THRESHOLDS = 201
 _MOST_CLASSES = 32
-_GRID = tuple(np.linspace(-3.0, 3.0, 25).tolist())
+_GRID = tuple(np.linspace(-3.0, 3.0, 49).tolist())
+
+Shifted = Callable[[Biases], NDArray[Any]]
+"""The outputs for all images under class biases."""
 
 
 @dataclass(frozen=True)
@@ -35,31 +41,59 @@ class Control:
 
 
 def fit_control(bench: Bench, objective: Objective, max_drop: float) -> Control | None:
-    """The best shift on the selection part within the accuracy that may be lost.
+    """The best class biases on the selection part within the accuracy that may be lost.
 
-    With two classes every threshold that images tell apart is tried (at most 201 of them); with
-    more, biases from -3 to 3 in steps of a quarter for the 32 classes most often mistaken. None for
-    a model without classes.
+    None for a model without classes.
     """
     form, suite = bench.form, bench.parts.selection
     if form is None or form.kind == "values" or not bench.n_classes:
         return None
     outputs, about = bench.run_plain(suite), suite.annotations
-    metrics = bench.metrics(tuple(dict.fromkeys((objective.metric, "accuracy"))))
-
-    def judge(biases: Biases) -> tuple[float, float | None]:
-        figures = figures_of(metrics, shift_outputs(outputs, form, biases), about)
-        return objective.sign * figures[objective.metric], figures["accuracy"]
-
-    binary = bench.n_classes == _TWO
-    biases = fit_biases(
-        judge,
-        bench.n_classes,
-        classes=[1] if binary else _mistaken(form.predictions(outputs), about.labels),
-        shifts=_thresholds(form, outputs) if binary else _GRID,
-        max_drop=max_drop,
+    criterion = ChoosingCriterion(
+        objective, (Limit(bench.accuracy, max_drop),), (), bench.metrics, form, about, outputs
     )
-    return Control(form, biases, _note(biases, binary))
+
+    def shifted(biases: Biases) -> NDArray[Any]:
+        return shift_outputs(outputs, form, biases) if biases.any() else outputs
+
+    everyone = np.arange(len(suite))
+    biases = fit_shift(shifted, criterion, everyone, form, bench.n_classes, about.labels)
+    return Control(form, biases, _note(biases, bench.n_classes == _TWO))
+
+
+def fit_shift(
+    shifted: Shifted,
+    criterion: Criterion,
+    within: Indices,
+    form: OutputForm,
+    n_classes: int,
+    labels: NDArray[np.int64],
+) -> Biases:
+    """The class biases that gain most on some images within all limits.
+
+    With two classes the thresholds between images are tried (at most 201 of them) and a grid; with
+    more, the biases of the 32 classes most often mistaken are moved, from coarse to fine.
+
+    Args:
+        shifted: see `Shifted`.
+        criterion: of all these images.
+        within: positions of the images that choose.
+        form: of the outputs.
+        n_classes: of the data.
+        labels: of all images.
+    """
+
+    def figure(biases: Biases) -> float:
+        return criterion.figure(criterion.columns(shifted(biases)), within)
+
+    def allowed(biases: Biases) -> bool:
+        return not criterion.objection(shifted(biases), within)
+
+    plain = shifted(np.zeros(n_classes))[within]
+    if n_classes == _TWO:
+        return best_shift(figure, allowed, [*_GRID, *_thresholds(form, plain)])
+    classes = _mistaken(form.predictions(plain), labels[within])
+    return fit_biases(figure, allowed, n_classes, classes=classes)
 
 
 def _thresholds(form: OutputForm, outputs: NDArray[Any]) -> list[float]:

@@ -1,0 +1,155 @@
+"""Refit the last layer on few images, shrunk towards the weights that it has.
+
+Deep feature reweighting (Kirichenko, Izmailov & Wilson 2022): features of a network that fails on
+some groups often hold what is needed, and a last layer that is fitted on group-balanced images uses
+it. Here the penalty is on the change of the weights: a strong one leaves the model as it is.
+
+    sum over images of weight * cross-entropy(scores + features @ change.T) + penalty/2 * |change|^2
+
+The loss is minimised by the bound of Böhning & Lindsay (1988): the curvature of the cross-entropy
+is nowhere above that of a quadratic known beforehand, so each step is a ridge regression in closed
+form and no step can lead too far. Steps are accelerated (Nesterov), and begin anew where they
+overshoot (O'Donoghue & Candès 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
+"""From strong to weak; features have a mean square length of 1."""
+
+_MOST_DIRECTIONS = 256
+_MOST_STEPS = 400
+_CLOSE = 1e-4
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Features in the directions in which they vary most, scaled to a mean square length of 1.
+
+    Weights along other directions stay as they are. The last direction is a constant 1: the bias.
+
+    Attributes:
+        rows: (n_images, n_directions).
+        axes: (n_directions - 1, n_features), each divided by `scale`.
+        center: (n_features,).
+    """
+
+    rows: Floats
+    axes: Floats
+    center: Floats
+
+    @classmethod
+    def of(cls, features: NDArray[Any], *, bias: bool = True) -> Directions:
+        """The directions of some features (n_images, n_features); `bias` adds the constant."""
+        center = features.mean(axis=0, dtype=np.float64) if bias else np.zeros(features.shape[1])
+        off = features - center
+        scale = float(np.sqrt((off**2).sum(axis=1).mean())) or 1.0
+        if off.shape[0] < off.shape[1]:
+            values, vectors = np.linalg.eigh(off @ off.T)
+            kept = _main(values)
+            axes = (vectors[:, kept] / np.sqrt(values[kept])).T @ off
+        else:
+            values, vectors = np.linalg.eigh(off.T @ off)
+            axes = vectors[:, _main(values)].T
+        axes = axes / scale
+        rows = off @ axes.T
+        if bias:
+            rows = np.hstack([rows, np.ones((len(rows), 1))])
+        return cls(rows, axes, center)
+
+    def change(self, coefficients: Floats) -> tuple[Floats, Floats]:
+        """Changes of weights (n_classes, n_features) and biases (n_classes,) in the layer's terms.
+
+        Args:
+            coefficients: (n_directions, n_classes).
+        """
+        n_axes = len(self.axes)
+        weight = coefficients[:n_axes].T @ self.axes
+        bias = coefficients[n_axes:].sum(axis=0) - weight @ self.center
+        return weight, bias
+
+
+def _main(values: Floats) -> NDArray[np.intp]:
+    """The directions of the greatest variances, as many as can be told from rounding."""
+    order = np.argsort(-values)[:_MOST_DIRECTIONS]
+    return order[values[order] > 1e-10 * max(float(values.max()), 1e-300)]
+
+
+def balanced_weights(groups: NDArray[np.int64]) -> Floats:
+    """Weights of images, adding up to 1, under which every group has the same total."""
+    counts = np.bincount(groups)
+    return 1.0 / (np.count_nonzero(counts) * counts[groups])
+
+
+def refit_path(
+    rows: Floats,
+    scores: Floats,
+    labels: NDArray[np.int64],
+    weights: Floats,
+    penalties: Sequence[float] = PENALTIES,
+) -> Iterator[Floats]:
+    """Coefficients (n_directions, n_scores) for each penalty, each found from the one before.
+
+    Args:
+        rows: of `Directions`, (n_images, n_directions).
+        scores: class scores of the model as it is, (n_images, n_scores); a single column is the
+            log-odds of class 1.
+        labels: (n_images,), below the number of classes.
+        weights: (n_images,), adding up to 1.
+        penalties: from strong to weak.
+    """
+    single = scores.shape[1] == 1
+    target = labels[:, None] == (1 if single else np.arange(scores.shape[1]))
+    bound = 0.25 if single else 0.5
+    values, vectors = np.linalg.eigh(bound * (rows.T * weights) @ rows)
+    turned = rows @ vectors
+    coefficients = np.zeros((rows.shape[1], scores.shape[1]))
+    for penalty in penalties:
+        stiffness = (np.maximum(values, 0.0) + penalty)[:, None]
+        coefficients = _minimise(turned, scores, target, weights, penalty, stiffness, coefficients)
+        yield vectors @ coefficients
+
+
+def _minimise(
+    rows: Floats,
+    scores: Floats,
+    target: NDArray[np.bool_],
+    weights: Floats,
+    penalty: float,
+    stiffness: Floats,
+    start: Floats,
+) -> Floats:
+    """Accelerated steps of the bound; `stiffness` is the bound's curvature in each direction."""
+    here = ahead = start
+    momentum = 1.0
+    for _ in range(_MOST_STEPS):
+        error = (_probabilities(scores + rows @ ahead) - target) * weights[:, None]
+        step = (rows.T @ error + penalty * ahead) / stiffness
+        there = ahead - step
+        moved = there - here
+        if float((step * stiffness * moved).sum()) > 0:  # the last steps went too far
+            momentum = 1.0
+        faster = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = there + (momentum - 1) / faster * moved
+        here, momentum = there, faster
+        if float((stiffness * step**2).sum()) < (_CLOSE**2) * max(
+            float((stiffness * here**2).sum()), _CLOSE**2
+        ):
+            break
+    return here
+
+
+def _probabilities(scores: Floats) -> Floats:
+    if scores.shape[1] == 1:
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(scores, -700.0, 700.0))))
+    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True))

@@ -1,0 +1,294 @@
+"""The cures that change the last layer: class biases, or new weights.
+
+The model is run once on all selection images, and what passes its last layer is kept. All that
+follows is arithmetic: a choice without some images costs no forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import ModelError
+from repairkit.core.patch import HeadChange, Patch
+from repairkit.core.stages import stage
+from repairkit.core.suite import Indices
+from repairkit.engine.features import HeadReader, Tapped, changed_scores, check_head
+from repairkit.graph.class_head import ClassHead, find_head
+from repairkit.graph.head_bake import biased, changes_head, refitted
+from repairkit.graph.index import GraphIndex
+from repairkit.metrics import OutputForm
+from repairkit.repairs import Bound, Criterion, Folds, assign_folds, gain_of_columns
+from repairkit.repairs.refit import PENALTIES, Directions, balanced_weights, refit_path
+from repairkit.workflows.bench import Bench
+from repairkit.workflows.controls import fit_shift
+from repairkit.workflows.cures import Cured
+
+N_FOLDS = 5
+_DOUBT, _RESAMPLES = 0.3, 200
+_STREAM = 5  # of the seed
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The last layer of a workbench's model, and what passes it for the selection images.
+
+    Attributes:
+        index: of the model.
+        layer: its last layer.
+        form: of the outputs.
+        read: what passes it.
+        n_classes: of the data.
+    """
+
+    index: GraphIndex
+    layer: ClassHead
+    form: OutputForm
+    read: Tapped
+    n_classes: int
+
+    @property
+    def columns(self) -> slice:
+        """The scores that count."""
+        first, behind = self.form.columns or (0, self.layer.n_classes)
+        return slice(first, behind)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether one score tells two classes apart: the log-odds of class 1."""
+        return self.form.kind.startswith("binary")
+
+    def outputs(self, scores: NDArray[np.float64]) -> NDArray[Any]:
+        """What the model makes of class scores, as it gives them."""
+        plain = self.read.outputs
+        return self.layer.answers(scores).astype(plain.dtype).reshape(-1, *plain.shape[1:])
+
+    def shifted(self, biases: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Biases of the classes of the data, as a shift of all class scores."""
+        shift = np.zeros(self.layer.n_classes)
+        shift[self.columns] = biases[1:] - biases[:1] if self.is_single else biases
+        return shift
+
+
+def find_class_head(bench: Bench) -> Head:
+    """Find the last layer, run the model once on all selection images, and check both.
+
+    Raises:
+        ModelError: why the last layer cannot be changed, in one line.
+    """
+    form = bench.form
+    if form is None or form.kind == "values" or not bench.n_classes:
+        raise ModelError("the model gives no classes, so its last layer has no class scores")
+    index, output = GraphIndex(bench.subject.model), bench.subject.output
+    head = find_head(index, output)
+    if head.fixed_bias and head.fixed_weight:
+        raise ModelError(f"{head.fixed_bias}; {head.fixed_weight}")
+    reader = HeadReader(
+        bench.batching.model,
+        head,
+        output,
+        bench.subject.input_name,
+        bench.batching.step,
+        device=bench.settings.device,
+        features=not head.fixed_weight,
+    )
+    suite, parts = bench.parts.selection, []
+    with stage("reading the last layer", total=len(suite)) as tell:
+        for start in range(0, len(suite), bench.batch_size):
+            places = np.arange(start, min(start + bench.batch_size, len(suite)))
+            parts.append(reader.read(suite.batch(places), suite.feeds(places)))
+            tell(int(places[-1]) + 1)
+    features = [part.features for part in parts if part.features is not None]
+    read = Tapped(
+        np.concatenate(features) if features else None,
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.outputs for part in parts]),
+    )
+    check_head(head, read, output)
+    return Head(index, head, form, read, bench.n_classes)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadChoice:
+    """What cures of the head have in common.
+
+    Attributes:
+        head: the last layer.
+        criterion: what to improve, on all selection images.
+        labels: of the selection images, (n_images,).
+        groups: of the selection images, or None where there are none.
+        strata: see `assign_folds`.
+        twins: see `assign_folds`.
+        seed: of the job.
+    """
+
+    head: Head
+    criterion: Criterion
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64] | None = None
+    strata: NDArray[np.int64]
+    twins: NDArray[np.intp] | None = None
+    seed: int = 0
+
+    def folds(self, within: Indices) -> Folds:
+        """Folds inside the images that choose."""
+        rng = np.random.default_rng([self.seed, _STREAM])
+        return assign_folds(self.strata, N_FOLDS, rng, within=within, twins=self.twins)
+
+    def gain(self, after: NDArray[Any], folds: Folds) -> Bound:
+        """What columns that no image chose for itself gain over the model as it is."""
+        rng = np.random.default_rng([self.seed, _STREAM, 1])
+        return gain_of_columns(
+            self.criterion,
+            self.plain_columns,
+            after,
+            folds,
+            doubt=_DOUBT,
+            n_resamples=_RESAMPLES,
+            rng=rng,
+        )
+
+    @cached_property
+    def plain_columns(self) -> NDArray[Any]:
+        """Of the criterion, for the model as it is."""
+        return self.criterion.columns(self.head.outputs(self.head.read.scores))
+
+    def cured(self, change: HeadChange, gain: Bound, story: dict[str, Any]) -> Cured | None:
+        """The cure that a change makes; None where it changes nothing that the file can hold."""
+        if not changes_head(self.head.layer, change):
+            return None
+        scores = changed_scores(self.head.layer, change, self.head.read)
+        told = {"layer": change.layer, **story}
+        return Cured(Patch((), change), self.head.outputs(scores), gain, told)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBiases:
+    """See `cures.Cure`: class biases, or a moved threshold for two classes."""
+
+    choice: HeadChoice
+    name: str = "bias"
+
+    def __post_init__(self) -> None:
+        if self.choice.head.layer.fixed_bias:
+            raise ModelError(self.choice.head.layer.fixed_bias)
+
+    def on(self, within: Indices) -> Cured | None:
+        """See `cures.Cure`."""
+        choice, head = self.choice, self.choice.head
+        folds = choice.folds(within)
+        after = choice.plain_columns.copy()
+        for fold, rest in enumerate(folds.rest):
+            members = folds.fold_of == fold
+            after[members] = choice.criterion.columns(self._outputs(self._fit(rest)))[members]
+        gain = choice.gain(after, folds)
+        biases = self._fit(within)
+        if not biases.any() or gain.value <= 0:
+            return None
+        change = biased(head.index, head.layer, head.shifted(biases))
+        return choice.cured(change, gain, {"biases": biases.tolist()})
+
+    def _outputs(self, biases: NDArray[np.float64]) -> NDArray[Any]:
+        head = self.choice.head
+        return head.outputs(head.read.scores + head.shifted(biases))
+
+    def _fit(self, within: Indices) -> NDArray[np.float64]:
+        head, about = self.choice.head, self.choice
+        return fit_shift(
+            self._outputs, about.criterion, within, head.form, head.n_classes, about.labels
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LastLayer:
+    """See `cures.Cure`: a last layer refitted on group-balanced images, see `repairs.refit`."""
+
+    choice: HeadChoice
+    name: str = "last-layer"
+    penalties: Sequence[float] = PENALTIES
+
+    def __post_init__(self) -> None:
+        if self.choice.head.layer.fixed_weight:
+            raise ModelError(self.choice.head.layer.fixed_weight)
+
+    def on(self, within: Indices) -> Cured | None:
+        """See `cures.Cure`."""
+        choice, head = self.choice, self.choice.head
+        features = head.read.features
+        assert features is not None
+        directions = Directions.of(features[within], bias=head.layer.place is not None)
+        place = np.full(len(choice.labels), -1)
+        place[within] = np.arange(len(within))
+        folds = choice.folds(within)
+        scores = np.repeat(head.read.scores[None], len(self.penalties), axis=0)
+        for fold, rest in enumerate(folds.rest):
+            members = np.flatnonzero(folds.fold_of == fold)
+            for number, found in enumerate(self._path(directions, rest, place)):
+                moved = directions.rows[place[members]] @ found
+                scores[number][members, head.columns] += moved
+        outputs = [head.outputs(one) for one in scores]
+        columns = [choice.criterion.columns(one) for one in outputs]
+        best, after = self._chosen(outputs, columns, folds, within)
+        gain = choice.gain(after, folds)
+        if best is None or gain.value <= 0:
+            return None
+        *_, found = self._path(directions, within, place, self.penalties[: best + 1])
+        weight, shift = (self._spread(part) for part in directions.change(found))
+        figures = [choice.criterion.figure(one, within) for one in columns]
+        story = {
+            "penalty": self.penalties[best],
+            "figures": {f"{p:g}": f for p, f in zip(self.penalties, figures, strict=True)},
+            "figure_before": choice.criterion.figure(choice.plain_columns, within),
+        }
+        return choice.cured(refitted(head.index, head.layer, weight, shift), gain, story)
+
+    def _path(
+        self,
+        directions: Directions,
+        within: Indices,
+        place: NDArray[np.intp],
+        penalties: Sequence[float] | None = None,
+    ) -> Iterator[NDArray[np.float64]]:
+        """Coefficients for each penalty, fitted on the images at some positions."""
+        labels = self.choice.labels[within]
+        groups = labels if self.choice.groups is None else self.choice.groups[within]
+        return refit_path(
+            directions.rows[place[within]],
+            self.choice.head.read.scores[within, self.choice.head.columns],
+            labels,
+            balanced_weights(groups),
+            self.penalties if penalties is None else penalties,
+        )
+
+    def _chosen(
+        self,
+        outputs: Sequence[NDArray[Any]],
+        columns: Sequence[NDArray[Any]],
+        folds: Folds,
+        within: Indices,
+    ) -> tuple[int | None, NDArray[Any]]:
+        """The best penalty within limits, None where none is better than the model as it is.
+
+        With the columns of each fold's images under the penalty that is best on the other folds.
+        """
+        fit = [not self.choice.criterion.objection(one, within) for one in outputs]
+        ways = [self.choice.plain_columns, *(c for c, ok in zip(columns, fit, strict=True) if ok)]
+        numbers = [None, *np.flatnonzero(fit).tolist()]
+        after = self.choice.plain_columns.copy()
+        for fold, rest in enumerate(folds.rest):
+            members = folds.fold_of == fold
+            winner = int(np.argmax([self.choice.criterion.figure(way, rest) for way in ways]))
+            after[members] = ways[winner][members]
+        best = int(np.argmax([self.choice.criterion.figure(way, within) for way in ways]))
+        return numbers[best], after
+
+    def _spread(self, part: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A change of the scores that count, as one of all scores."""
+        whole = np.zeros((self.choice.head.layer.n_classes, *part.shape[1:]))
+        whole[self.choice.head.columns] = part
+        return whole

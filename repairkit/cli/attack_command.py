@@ -129,6 +129,8 @@ def _print(done: Attacked) -> None:
     show.say(_in_words(document))
     rows = []
     for part in ("selection", "test"):
+        if part not in document["figures"]:  # no test part was wanted
+            continue
         found: Mapping[str, Any] = document["figures"][part]
         shares = ("clean_accuracy", "attack_success", "fooled")
         rows.append(

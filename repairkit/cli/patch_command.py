@@ -266,8 +266,9 @@ def print_patched(done: Patched, *, details: bool = False) -> None:
         show.attacks(done.document["attacks"])
     for note in done.document["notes"]:
         show.say(f"note: {note}")
-    for pair in done.document["parts"]["overlaps"]:
-        show.say(f"note: the parts {pair[0]} and {pair[1]} share images")
+    for first, second in done.document["parts"]["overlaps"]:
+        if second == "test":
+            show.say(f"note: the parts {first} and test share images")
     proof = done.verified.proof
     show.say(
         f"verified on {counted(proof.n_images, 'image')} ({done.verified.images}), all outputs: "

@@ -38,14 +38,13 @@ def print_scored(scored: Scored) -> None:
         precision = IN_WORDS[document["precision"]]
         show.say(f"evaluated on {document['device']} in {precision}: {document['engine']}")
     parts = document["parts"]
+    means = document["read"]["means"]
+    by_design = f" ({means})" if means else ""
     show.say(
-        f"{parts['calibration']} calibration and {parts['selection']} selection images; "
+        f"{parts['calibration']} calibration{by_design} and {parts['selection']} selection images; "
         f"{document['evaluations']} evaluations in {document['seconds']:.1f} s; "
         f"{document['reason']}"
     )
-    for pair in parts["overlaps"]:
-        if "test" not in pair:
-            show.say(f"note: the parts {pair[0]} and {pair[1]} share images")
     for note in document["notes"]:
         show.say(f"note: {note}")
     if document["n_undecided"]:

@@ -40,6 +40,11 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def class_name(self, label: int) -> str:
+        """The name of a class; its number where it has none."""
+        named = 0 <= label < len(self.class_names)
+        return self.class_names[label] if named else str(label)
+
     def take(self, indices: Indices) -> Annotations:
         return Annotations(
             self.labels[indices],

@@ -5,7 +5,8 @@
 """
 
 from repairkit.data.dataset import Dataset
-from repairkit.data.parts import PART_NAMES, PartPlan, Parts, split_parts
+from repairkit.data.part_plan import PART_NAMES, PartPlan
+from repairkit.data.parts import Parts, split_parts
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import PROJECT_FILE, Project, find_project, read_project
 from repairkit.data.reader import read_data

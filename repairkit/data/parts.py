@@ -1,8 +1,12 @@
-"""The three parts in which data is used: calibration, selection and test."""
+"""The three parts in which data is used: calibration, selection and test.
+
+Means look at no label, so the calibration part may share images with the selection part; with the
+test part it shares none unless that was asked for.
+"""
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,38 +14,28 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.attacked import ADVERSARIAL, is_attacked
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.suite import Suite
-from repairkit.core.text import clean
+from repairkit.core.suite import Annotations, Suite
 from repairkit.data.dataset import Dataset
-from repairkit.data.names import did_you_mean, listing
+from repairkit.data.names import listing
+from repairkit.data.part_plan import PART_NAMES, Choice, PartPlan, choose_parts
 from repairkit.data.strata import draw_shares
 
-PART_NAMES = ("calibration", "selection", "test")
-DEFAULT_SHARES = {"calibration": 0.2, "selection": 0.4, "test": 0.4}
-
 _Rows = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class PartPlan:
-    """Which images each part gets: `all`, a value of the split column, or a share in (0, 1].
-
-    Shares are of the images that no named part holds. Text like `"0.3"` is a share, unless the
-    split column has that value. A part left open (None) takes the split that bears its name where
-    there is a split column, else the share of `DEFAULT_SHARES`.
-    """
-
-    calibration: str | float | None = None
-    selection: str | float | None = None
-    test: str | float | None = None
+_COUNTED = 12
 
 
 @dataclass(frozen=True)
 class Parts:
     """The parts, the pairs of them that share images, and one sentence on how they came about.
 
-    `n_unused` images are in no part; `notes` say so where a split column left them out.
+    A calibration part that was left open holds the selection images by design: that pair is not
+    among `overlaps`. `means` says in words which images such a part holds; it is empty where the
+    calibration part was named. The test part is empty where none was wanted. `digest` is the
+    SHA-256, in hexadecimal, of the positions of all images by part. `n_unused` images are in no
+    part. `left_open` are the parts that were not asked for and that no split bears the name of.
+    `notes` tell of images that a split column leaves out, and name the classes that a part lacks.
     """
 
     calibration: Suite
@@ -49,7 +43,10 @@ class Parts:
     test: Suite
     overlaps: tuple[tuple[str, str], ...]
     how: str
+    means: str = ""
+    digest: str = ""
     n_unused: int = 0
+    left_open: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -64,14 +61,16 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
     """
     if seed < 0:
         raise SettingsError(f"seed is {seed}; expected a whole number, 0 or more")
-    choices = _choices(dataset, plan)
+    splits = [] if dataset.split is None else sorted(set(dataset.split.tolist()) - {""})
+    choices = choose_parts(plan, splits)
     rows = _rows(dataset, choices, seed)
     for name, chosen in rows.items():
         _check_part(dataset, name, choices[name], chosen)
+    by_design = {("calibration", "selection")} if choices["calibration"].beside_test else set()
     overlaps = tuple(
-        (first, second)
-        for first, second in combinations(PART_NAMES, 2)
-        if np.intersect1d(rows[first], rows[second], assume_unique=True).size
+        pair
+        for pair in combinations(PART_NAMES, 2)
+        if pair not in by_design and np.isin(rows[pair[0]], rows[pair[1]]).any()
     )
     suites = {
         name: Suite(name, dataset.images, dataset.annotations.take(chosen), chosen, dataset.further)
@@ -80,13 +79,29 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
     unused = np.ones(len(dataset.annotations), bool)
     for chosen in rows.values():
         unused[chosen] = False
+    means = _told_means(dataset, rows) if by_design else ""
     return Parts(
         **suites,
         overlaps=overlaps,
-        how=_sentence(dataset, choices, overlaps, seed),
+        how=_sentence(dataset, choices, means, overlaps, seed),
+        means=means,
+        digest=_digest(rows),
         n_unused=int(unused.sum()),
-        notes=tuple(_unused_notes(dataset, unused)),
+        left_open=tuple(
+            name
+            for name, choice in choices.items()
+            if getattr(plan, name) is None and choice.split is None
+        ),
+        notes=(*_unused_notes(dataset, unused), *_lacking_notes(dataset, rows)),
     )
+
+
+def _digest(rows: Mapping[str, _Rows]) -> str:
+    digest = hashlib.sha256()
+    for name in PART_NAMES:
+        digest.update(f"\n{name}\n".encode())
+        digest.update(rows[name].astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _unused_notes(dataset: Dataset, unused: NDArray[np.bool_]) -> Iterator[str]:
@@ -98,62 +113,23 @@ def _unused_notes(dataset: Dataset, unused: NDArray[np.bool_]) -> Iterator[str]:
     yield f"{unused.sum()} of {len(unused)} images are in no part, for their split is {told}"
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """A part's share, or the value of its split; of neither, all images."""
-
-    share: float | None = None
-    split: str | None = None
-
-    def __str__(self) -> str:
-        if self.share is not None:
-            return f"a share of {self.share:g}"
-        return "all images" if self.split is None else f"split {self.split!r}"
-
-
-def _choices(dataset: Dataset, plan: PartPlan) -> Mapping[str, _Choice]:
-    splits = [] if dataset.split is None else sorted(set(dataset.split.tolist()) - {""})
-    given = {name: getattr(plan, name) for name in PART_NAMES}
-    untouched = [name for name in PART_NAMES if given[name] is None]
-    wishes = {name: DEFAULT_SHARES[name] if w is None else w for name, w in given.items()}
-    if splits:
-        wishes |= {name: name for name in untouched if name in splits}
-        missing = [name for name in PART_NAMES if name not in splits]
-        if len(untouched) == len(PART_NAMES) and missing:
-            raise SettingsError(
-                f"the split column has no {' and no '.join(missing)}; it has {listing(splits)}; "
-                f"say which part is which with --{', --'.join(missing)} all|NAME|SHARE"
+def _lacking_notes(dataset: Dataset, rows: Mapping[str, _Rows]) -> Iterator[str]:
+    """Classes of the data that the images which choose or judge lack; means need no class."""
+    labels = dataset.annotations.labels
+    if not dataset.labelled or labels.dtype.kind not in "iu":
+        return
+    present = np.unique(labels)
+    for name in ("selection", "test"):
+        lacking = np.setdiff1d(present, labels[rows[name]])
+        if len(rows[name]) and len(lacking):
+            told = listing([repr(dataset.annotations.class_name(n)) for n in lacking.tolist()])
+            yield (
+                f"the {name} part holds no image of {len(lacking)} of the {len(present)} classes "
+                f"of the data: {told}"
             )
-    choices = {name: _choice(name, wish, splits) for name, wish in wishes.items()}
-    total = math.fsum(choice.share or 0.0 for choice in choices.values())
-    if total > 1 + 1e-9:
-        raise SettingsError(
-            f"the shares of the parts add up to {total:g}; give at most 1 in all, or all for a "
-            "part that may overlap the others"
-        )
-    return choices
 
 
-def _choice(name: str, wish: str | float, splits: list[str]) -> _Choice:
-    if isinstance(wish, str):
-        if clean(wish).lower() in splits:
-            return _Choice(split=clean(wish).lower())
-        if wish.strip().lower() == "all":
-            return _Choice()
-    try:
-        share = float("nan") if isinstance(wish, bool) else float(wish)
-    except ValueError:
-        found = f"a split ({listing(splits)})" if splits else "the data has no split column"
-        raise SettingsError(
-            f"--{name} is {wish!r}; expected all, a share like 0.4, or "
-            f"{found}{did_you_mean(str(wish), splits)}"
-        ) from None
-    if not 0 < share <= 1:
-        raise SettingsError(f"--{name} is {wish!r}; expected a share above 0 and at most 1")
-    return _Choice(share=share)
-
-
-def _rows(dataset: Dataset, choices: Mapping[str, _Choice], seed: int) -> dict[str, _Rows]:
+def _rows(dataset: Dataset, choices: Mapping[str, Choice], seed: int) -> dict[str, _Rows]:
     annotations = dataset.annotations
     rows = {name: np.arange(len(annotations)) for name in PART_NAMES}
     free = np.ones(len(annotations), dtype=bool)
@@ -162,44 +138,86 @@ def _rows(dataset: Dataset, choices: Mapping[str, _Choice], seed: int) -> dict[s
             chosen = dataset.split == choice.split
             rows[name] = np.flatnonzero(chosen)
             free &= ~chosen
+        elif choice.none:
+            rows[name] = rows[name][:0]
     pool = annotations.take(np.flatnonzero(free))
     shares = {name: choice.share for name, choice in choices.items() if choice.share is not None}
     rng = np.random.default_rng(seed)
     drawn = draw_shares(pool.labels, pool.groups, list(shares.values()), rng)
     for position, name in enumerate(shares):
         rows[name] = np.flatnonzero(free)[drawn == position]
+    if choices["calibration"].beside_test:
+        rows["calibration"] = _beside(annotations, rows["test"])
     return rows
 
 
-def _check_part(dataset: Dataset, name: str, choice: _Choice, rows: _Rows) -> None:
+def _beside(annotations: Annotations, test: _Rows) -> _Rows:
+    """All images that are not test; of an attack's data the clean ones alone.
+
+    What filters yield on calibration images must not be drawn by an attack. Where every image is
+    test, there is no other way than to use them all.
+    """
+    clean = np.ones(len(annotations), bool)
+    if is_attacked(annotations):
+        clean = annotations.attributes[ADVERSARIAL] == 0
+    beside = clean.copy()
+    beside[test] = False
+    return np.flatnonzero(beside if beside.any() else clean)
+
+
+def _told_means(dataset: Dataset, rows: Mapping[str, _Rows]) -> str:
+    """Which images a calibration part holds that was left open, in words."""
+    kind = "clean images" if is_attacked(dataset.annotations) else "images"
+    n_images, test = len(rows["calibration"]), rows["test"]
+    if not len(test) or np.isin(rows["calibration"], test).any():
+        return f"all {n_images:,} {kind}"
+    return f"the {n_images:,} {kind} that are not test"
+
+
+def _check_part(dataset: Dataset, name: str, choice: Choice, rows: _Rows) -> None:
+    if choice.none:
+        return
+    about = dataset.annotations
+    without = ", or use --test none" if name == "test" else ""
     if not len(rows):
         raise DataError(
-            f"the {name} part, {choice}, would hold no image of {len(dataset.annotations)}; "
-            f"change --{name} or give more images"
+            f"the {name} part, {choice}, would hold no image of {len(about)}; "
+            f"change --{name}{without}, or give more images"
         )
-    if dataset.annotations.groups is None:
+    if about.groups is None or choice.beside_test:
         return
-    counts = np.bincount(
-        dataset.annotations.groups[rows], minlength=len(dataset.annotations.group_names)
-    )
-    if not counts.all():
-        group = dataset.annotations.group_names[int(counts.argmin())]
+    n_groups = len(about.group_names)
+    lacking = np.flatnonzero(np.bincount(about.groups[rows], minlength=n_groups) == 0)
+    if len(lacking):
+        in_all = np.bincount(about.groups, minlength=n_groups)
+        told = [repr(about.group_names[g]) for g in lacking]
+        counts = ", ".join(f"{in_all[g]:,}" for g in lacking[:_COUNTED])
+        one = len(told) == 1
+        which = told[0] if one else f"{len(told)} groups: {listing(told)}"
+        whose = "the group, which has" if one else "these, which have"
         raise DataError(
-            f"the {name} part, {choice}, holds no image of group {group!r}; change --{name}, "
-            "or give more images of the group"
+            f"the {name} part, {choice}, holds no image of {'group ' if one else ''}{which}; "
+            f"change --{name}{without}, or give more images of {whose} {counts} in all"
         )
 
 
 def _sentence(
     dataset: Dataset,
-    choices: Mapping[str, _Choice],
+    choices: Mapping[str, Choice],
+    means: str,
     overlaps: tuple[tuple[str, str], ...],
     seed: int,
 ) -> str:
-    sentence = ", ".join(f"{name}: {choice}" for name, choice in choices.items())
-    if any(choice.share is not None for choice in choices.values()):
+    named = any(choice.split is not None for choice in choices.values())
+    told = {name: str(choice) for name, choice in choices.items()}
+    for name, choice in choices.items():
+        if named and choice.share is not None and not choice.drawn:
+            told[name] = "all images in no named split"
+    told |= {"calibration": means} if means else {}
+    sentence = ", ".join(f"{name}: {what}" for name, what in told.items())
+    if any(choice.drawn for choice in choices.values()):
         by = "label" if dataset.annotations.groups is None else "label and group"
-        rest = " of the images in no named split" if any(c.split for c in choices.values()) else ""
+        rest = " of the images in no named split" if named else ""
         sentence += f"; shares{rest} drawn by {by} with seed {seed}"
     if overlaps:
         sentence += f"; overlapping: {', '.join(' and '.join(pair) for pair in overlaps)}"

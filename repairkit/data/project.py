@@ -12,7 +12,7 @@ from typing import Any
 from repairkit.core.errors import SettingsError
 from repairkit.core.text import decoded, first_line
 from repairkit.data.names import check_keys
-from repairkit.data.parts import PART_NAMES
+from repairkit.data.part_plan import PART_NAMES
 from repairkit.data.preprocessing import Preprocessing
 
 PROJECT_FILE = "repairkit.toml"

@@ -1,5 +1,6 @@
 """Model outputs and annotations to figures; pure."""
 
+from repairkit.core.attacked import ADVERSARIAL, TARGET, is_attacked
 from repairkit.metrics.catalogue import (
     EVERY_RECALL,
     METRIC_NAMES,
@@ -13,14 +14,11 @@ from repairkit.metrics.limits import falls_beyond, groups_beyond, told_beyond
 from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
 from repairkit.metrics.paired import Change, Discordant, binomial_tail, paired_change
 from repairkit.metrics.robustness import (
-    ADVERSARIAL,
     ATTACK_SUCCESS,
     CLEAN_ACCURACY,
     ROBUSTNESS,
     ROBUSTNESS_LOSS,
-    TARGET,
     adversarial,
-    is_attacked,
 )
 from repairkit.metrics.smooth import FigureOfImages, FigureOfOutputs, figure_of, smooth_figure
 

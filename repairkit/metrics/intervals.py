@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Evaluation, Figure
@@ -36,7 +37,7 @@ from repairkit.metrics.bootstrap import (
 from repairkit.metrics.groups import GroupMetric
 from repairkit.metrics.outputs import OutputForm
 from repairkit.metrics.paired import binomial_tail
-from repairkit.metrics.robustness import adversarial, is_attacked
+from repairkit.metrics.robustness import adversarial
 
 FEWEST_FOR_BOOTSTRAP = 30
 """With fewer images, percentiles of a resampled share are too narrow."""

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.attacked import ADVERSARIAL, TARGET, is_attacked
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.suite import Annotations
 from repairkit.metrics.images import Hits, ImageMetric
 from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
 from repairkit.metrics.weights import Weights
 
-ADVERSARIAL = "adversarial"
-TARGET = "target"
 ROBUSTNESS = "robustness"
 ROBUSTNESS_LOSS = "robustness_loss"
 CLEAN_ACCURACY = "clean_accuracy"
@@ -66,15 +65,6 @@ ROBUSTNESS_METRICS: dict[str, Callable[[OutputForm], ImageMetric]] = {
     CLEAN_ACCURACY: clean_accuracy,
     ATTACK_SUCCESS: attack_success,
 }
-
-
-def is_attacked(annotations: Annotations) -> bool:
-    """Whether the images are clean and adversarial ones, as `repairkit attack` writes them."""
-    columns = annotations.attributes
-    if not {ADVERSARIAL, TARGET} <= set(columns):
-        return False
-    numbers = columns[ADVERSARIAL].dtype.kind in "iub" and columns[TARGET].dtype.kind in "iu"
-    return bool(numbers and np.isin(columns[ADVERSARIAL], (0, 1)).all())
 
 
 def adversarial(annotations: Annotations) -> NDArray[np.bool_]:

@@ -93,7 +93,7 @@ def _limits(document: Mapping[str, Any], *, grouped: bool) -> list[str]:
     parts = document["parts"]
     counts = (
         f" {parts['calibration']:,} calibration, {parts['selection']:,} selection and "
-        f"{parts['test']:,} test images."
+        f"{parts['test'] or 'no'} test images."
     )
     found = [
         f"- Frozen at constants in the model's own tensors: {shown}{more}. Interface and cost of "

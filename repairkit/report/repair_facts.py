@@ -48,16 +48,16 @@ def repair_facts(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlap_warnings(parts: Mapping[str, Any]) -> list[str]:
-    """Sentences on parts that share images."""
-    found = []
-    for first, second in parts.get("overlaps", []):
-        consequence = (
-            "the figures of the test part are too good to be believed"
-            if "test" in (first, second)
-            else "its figures lean to the good side"
-        )
-        found.append(f"The parts {first} and {second} share images: {consequence}.")
-    return found
+    """Sentences on parts that share images with the test part; means look at no label."""
+    consequences = {
+        "selection": "the figures of the test part are too good to be believed",
+        "calibration": "what frozen filters yield was measured on images that judge it",
+    }
+    return [
+        f"The parts {first} and test share images: {consequences[first]}."
+        for first, second in parts.get("overlaps", [])
+        if second == "test"
+    ]
 
 
 def _shortened(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,9 @@ It is data like any other: `x` in the model's own scale, `y` the true labels, `s
 an image belongs to, and columns with a number for each image: `adversarial` (0 or 1), `target` (the
 class that the attack wants; -1 for a calibration image, of which none was made) and `image` (its
 position in the data that was attacked, shared by a clean image and the one made of it). Calibration
-images are clean alone: what filters yield on them must not be drawn by an attack. The array
+images are clean alone: what filters yield on them must not be drawn by an attack. A file has such
+images where some were neither to choose nor to test; else means are of the clean images that are
+not test. The array
 `attack`, without an axis, holds the settings as JSON.
 """
 

@@ -83,12 +83,12 @@ def attack(
     dataset, judged = open_judged(subject, settings)
     check_columns(dataset.annotations.attributes)
     parts = split_parts(dataset, settings.parts, seed=settings.seed)
-    if parts.overlaps:
-        first, second = parts.overlaps[0]
-        raise SettingsError(
-            f"the parts {first} and {second} share images, and an attack's file keeps each image "
-            "in one part; name parts that are disjoint"
-        )
+    for first, second in parts.overlaps:
+        if second == "test":
+            raise SettingsError(
+                f"the parts {first} and test share images, and an attack's file keeps each image "
+                "in one part; name parts that are disjoint"
+            )
     rng = np.random.default_rng(settings.seed)
     parts = _fewer(parts, how.at_most, rng)
     box, origin = pixel_range(dataset, subject.spec, settings.preprocessing, how.pixel_range)
@@ -153,7 +153,7 @@ def _make(
     rng: np.random.Generator,
 ) -> tuple[AttackedImages, dict[str, Any]]:
     """Clean images of all parts, then the adversarial ones of two; and how they fare."""
-    attacked = (parts.selection, parts.test)
+    attacked = [suite for suite in (parts.selection, parts.test) if len(suite)]
     rows = np.concatenate([suite.indices for suite in attacked])
     clean = np.concatenate([suite.batch(np.arange(len(suite))) for suite in attacked])
     making.box.check(clean)
@@ -161,8 +161,9 @@ def _make(
     targets = random_targets(labels, making.judged.n_classes, rng)
     made = making(clean, targets, rng)
     names = np.repeat([suite.name for suite in attacked], [len(suite) for suite in attacked])
-    still = parts.calibration.batch(np.arange(len(parts.calibration)))
-    kept = parts.calibration.indices
+    # The means of whoever reads the file are of its clean images that are not test, these included.
+    apart = np.flatnonzero(~np.isin(parts.calibration.indices, rows))
+    still, kept = parts.calibration.batch(apart), parts.calibration.indices[apart]
     every = np.concatenate([kept, rows, rows])
     images = AttackedImages(
         np.concatenate([still, clean, made]),

@@ -18,6 +18,7 @@ from repairkit.workflows.bench import Bench
 from repairkit.workflows.candidates import Harm, find_candidates
 from repairkit.workflows.norms import NORMS
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
+from repairkit.workflows.part_records import options_in_words, parts_in_words, same_parts
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PatchSettings
 from repairkit.workflows.run_document import plain
@@ -29,7 +30,6 @@ from repairkit.workflows.told_reading import tell_reading, told_reading
 _MUST_AGREE = (
     "groups",
     "preprocessing",
-    "parts",
     "seed",
     "output",
     "columns",
@@ -194,3 +194,8 @@ def _check_run(path: Path, run: Mapping[str, Any], bench: Bench, objective: Obje
                 f"{path}: was scored with {name} {theirs[name]!r}, and this job has {value!r}; "
                 "give both the same"
             )
+    if not same_parts(run, settings.parts, bench.parts):
+        raise RunFolderError(
+            f"{path}: was scored with parts of other images ({parts_in_words(run)}) than this job "
+            f"has ({bench.parts.how.rstrip('.')}); give both the same{options_in_words(run)}"
+        )

@@ -12,6 +12,7 @@ from repairkit.report import find_payers
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import Made
 from repairkit.workflows.judging import Judged
+from repairkit.workflows.part_records import told_parts
 from repairkit.workflows.run_document import less_is_better, plain, versions
 from repairkit.workflows.told_reading import told_reading
 from repairkit.workflows.verifying import Verified
@@ -29,7 +30,6 @@ def patch_story(
 
     `objective` is None where no metric could be computed; there are no figures then.
     """
-    parts = bench.parts
     figures = {
         "evaluations": {
             "before": judged.before.to_json(),
@@ -59,11 +59,7 @@ def patch_story(
             "path": None if bench.settings.data is None else str(bench.settings.data),
             "digest": bench.dataset.digest or None,
         },
-        "parts": {
-            "how": parts.how,
-            "overlaps": [list(pair) for pair in parts.overlaps],
-            **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
-        },
+        "parts": told_parts(bench.parts),
         "read": told_reading(bench),
         "notes": [
             *bench.notes,

@@ -15,13 +15,14 @@ from repairkit.core.errors import RepairkitError, RunFolderError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import Patch
 from repairkit.core.stages import stage
-from repairkit.data import PartPlan, Preprocessing
+from repairkit.data import Preprocessing
 from repairkit.report import marked_card, model_card, render_patch, render_run
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.destination import Companions, check_replaced
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import outputs, read_json, to_json
 from repairkit.workflows.interpreting import Interpretation, interpret
+from repairkit.workflows.part_records import recorded_plan
 from repairkit.workflows.removal import removal_curves, spread_over_layers
 from repairkit.workflows.run_folder import RunFolder, unreadable
 from repairkit.workflows.settings import Settings, check_metrics, named_in
@@ -121,7 +122,7 @@ def report_run(
     shown: Mapping[int, Any] = {}
     if pictures:
         named_by = named_in(run_folder.run_file, run["settings"]["metrics"])
-        found = _settings(run["settings"], Path(run["data"]["path"]) if data is None else data)
+        found = _settings(run, Path(run["data"]["path"]) if data is None else data)
         settings = dataclasses.replace(found, named_by=named_by, trust=trust)
         check_metrics(settings, settings.metrics)
         path = Path(run["model"]["path"]) if model is None else model
@@ -184,8 +185,9 @@ def _look(
     return seen
 
 
-def _settings(known: Mapping[str, Any], data: Path) -> Settings:
+def _settings(run: Mapping[str, Any], data: Path) -> Settings:
     """The settings that a run was scored with."""
+    known = run["settings"]
     kept = {name: known[name] for name in _KEPT if name in known}
     lists = {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
     columns = known.get("columns")
@@ -194,7 +196,7 @@ def _settings(known: Mapping[str, Any], data: Path) -> Settings:
         data=data,
         columns=None if columns is None else (int(columns[0]), int(columns[1])),
         preprocessing=_dataclass(Preprocessing, known["preprocessing"]),
-        parts=_dataclass(PartPlan, known["parts"]),
+        parts=recorded_plan(run),
     )
 
 

@@ -18,6 +18,7 @@ from repairkit.engine.runtime import choose_device, load_runtime
 from repairkit.estimators import Estimation
 from repairkit.graph.rounding import find_rounding
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.part_records import keyed_parts, told_parts
 from repairkit.workflows.run_folder import SCHEMA, key_of
 from repairkit.workflows.told_reading import told_reading
 
@@ -28,7 +29,7 @@ def opening(
     bench: Bench, method: str, options: Mapping[str, Any], budget: Budget
 ) -> dict[str, Any]:
     """`run.json` as it stands before anything is estimated."""
-    settings, parts = bench.settings, bench.parts
+    settings = bench.settings
     asked = {
         "method": method,
         "estimator": dict(options),
@@ -69,6 +70,7 @@ def opening(
     means = {} if bench.common is None else {"means": bench.common.digest}
     key = key_of(
         {k: v for k, v in asked.items() if k != "budget"}
+        | {"parts": keyed_parts(settings.parts, bench.parts, bench.dataset)}
         | {"model": model["digest"], "data": data["digest"]}
         | means
     )
@@ -82,11 +84,7 @@ def opening(
         "settings": asked,
         **means,
         "counts": counts(bench),
-        "parts": {
-            "how": parts.how,
-            "overlaps": [list(pair) for pair in parts.overlaps],
-            **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
-        },
+        "parts": told_parts(bench.parts),
         "batching": bench.batching.how,
         "agreement": _agreement(bench),
         "engine": "none",

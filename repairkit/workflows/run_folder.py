@@ -23,6 +23,7 @@ from repairkit.core.scores import Scores
 from repairkit.core.text import from_cell
 from repairkit.core.writing import is_draft
 from repairkit.workflows.files import outputs, read_json, to_json, write_json
+from repairkit.workflows.part_records import are_other_parts, options_in_words, parts_in_words
 from repairkit.workflows.run_lock import LOCK
 from repairkit.workflows.score_table import scores_csv
 
@@ -89,8 +90,12 @@ class RunFolder:
     def checkpoint(self) -> Path:
         return self.path / "checkpoint"
 
-    def claim(self, key: str, model_digest: str, *, resume: bool) -> None:
-        """Make sure that the folder is free for this run, or holds it already.
+    def claim(self, run: Mapping[str, Any], *, resume: bool) -> None:
+        """Make sure that the folder is free for a run, or holds it already.
+
+        Args:
+            run: its `run.json` as it stands before anything is estimated.
+            resume: whether an unfinished run may be there.
 
         Raises:
             RunFolderError: it holds another model's run, an unfinished run that was not asked
@@ -100,12 +105,17 @@ class RunFolder:
         if not self.run_file.is_file():
             return
         known = self.read()
-        if known["model"]["digest"] != model_digest:
+        if known["model"]["digest"] != run["model"]["digest"]:
             raise RunFolderError(
                 f"{self.path}: holds a run of another model ({known['model']['path']}); choose "
                 "another place with -o"
             )
-        if known["key"] != key:
+        if known["key"] != run["key"] and are_other_parts(known, run):
+            raise RunFolderError(
+                f"{self.path}: holds a run with other parts ({parts_in_words(known)}); repeat them"
+                f"{options_in_words(known)}; or choose another place with -o"
+            )
+        if known["key"] != run["key"]:
             raise RunFolderError(
                 f"{self.path}: holds a run with other settings or data; repeat its settings (see "
                 "run.json), or choose another place with -o"

@@ -119,7 +119,7 @@ def score_bench(
     document |= excluded.told
     document["notes"] += excluded.notes
     if folder is not None:
-        folder.claim(document["key"], bench.subject.file.digest, resume=resume)
+        folder.claim(document, resume=resume)
         folder.check_writable()
         if resume:
             folder.sweep()

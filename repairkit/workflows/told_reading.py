@@ -23,7 +23,8 @@ def told_reading(bench: Bench) -> dict[str, Any]:
     """The entry `read` of `run.json` and of reports.
 
     Counts are by part in the order calibration, selection, test. A class or group that no part
-    holds is left out of them.
+    holds is left out of them. `means` says which images a calibration part holds that was left
+    open: it holds the selection images, and that is by design.
     """
     dataset, parts = bench.dataset, bench.parts
     suites = (parts.calibration, parts.selection, parts.test)
@@ -35,6 +36,7 @@ def told_reading(bench: Bench) -> dict[str, Any]:
         "labels": dataset.how,
         "outputs": "" if bench.form is None else bench.form.how,
         "parts": {suite.name: len(suite) for suite in suites},
+        "means": parts.means,
         "in_no_part": parts.n_unused,
         "classes": _counts([_classes(about) for about in annotations], class_names),
         "groups": _counts([about.groups for about in annotations], whole.group_names),
@@ -49,21 +51,26 @@ def tell_reading(read: Mapping[str, Any]) -> None:
 
 def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
     """The same for people, in a few lines however many classes there are."""
-    parts = ", ".join(f"{name} {n}" for name, n in read["parts"].items())
+    told = {name: f"{name} {n}" if n else f"{name} none" for name, n in read["parts"].items()}
+    by_design = read.get("means", "")
+    if by_design:
+        told["calibration"] += f" ({by_design})"
     unused = f", in no part {read['in_no_part']}" if read["in_no_part"] else ""
     labels = f"; {read['labels']}" if read["labels"] else ""
     if not read["images"]:
         yield "no images were given"
         return
-    shared = sum(read["parts"].values()) + read["in_no_part"] > read["images"]
+    apart = sum(n for name, n in read["parts"].items() if name != "calibration" or not by_design)
+    shared = " (the parts share images)" if apart + read["in_no_part"] > read["images"] else ""
     yield f"read {read['images']:,} images{labels}"
-    yield f"images by part: {parts}{unused}{' (the parts share images)' if shared else ''}"
+    yield f"images by part: {', '.join(told.values())}{unused}{shared}"
     for noun in ("classes", "groups"):
         counts = read[noun]
         if counts:
-            rows = [f"{name} {'/'.join(map(str, row))}" for name, row in counts.items()]
+            held = [i for i, n in enumerate(read["parts"].values()) if n]
+            rows = [f"{name} {'/'.join(str(row[i]) for i in held)}" for name, row in counts.items()]
             more = f", ... and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-            order = "calibration/selection/test"
+            order = "/".join(list(read["parts"])[i] for i in held)
             yield f"images of the {len(rows)} {noun} ({order}): {', '.join(rows[:_SHOWN])}{more}"
     if read["outputs"]:
         yield str(read["outputs"])

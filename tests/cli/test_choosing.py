@@ -138,7 +138,7 @@ def test_a_target_that_is_met_already_is_told_to_be_so(repairkit: Command, harme
     [
         (("--objective", "accuracy"), "objective"),
         (("--objective", "loss", "--at-most", "1"), "objective"),
-        (("--fairness", "--beam", "2", "--at-most", "2"), "fairness"),
+        (("--fairness", "--beam", "2", "--at-most", "2", "--test", "0.1"), "fairness"),
         (("--fairness", "--choose", "plain"), "fairness"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,21 @@ def dataset(
     labels: Sequence[Any],
     groups: Sequence[int] | None = None,
     split: Sequence[str] | None = None,
+    *,
+    attributes: Mapping[str, NDArray[Any]] | None = None,
+    class_names: tuple[str, ...] = (),
 ) -> Dataset:
     """A data set in memory whose image i holds the number i."""
     names = () if groups is None else tuple(f"g{i}" for i in range(max(groups) + 1))
     return Dataset(
         ReadyImages(np.arange(len(labels), dtype=np.float32)[:, None], np.dtype(np.float32)),
-        Annotations(np.array(labels), None if groups is None else np.array(groups), names),
+        Annotations(
+            np.array(labels),
+            None if groups is None else np.array(groups),
+            names,
+            class_names,
+            attributes or {},
+        ),
         None if split is None else np.array(split),
         digest="0" * 64,
     )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from tests.data.builders import dataset
 LABELS = [0, 1] * 30
 GROUPS = [0, 0, 0, 1] * 15
 SPLIT = ["train"] * 30 + ["val"] * 20 + ["test"] * 10
+OF_VAL = PartPlan(selection="val")
 
 
 def suites(parts: Parts) -> dict[str, Suite]:
@@ -27,24 +27,124 @@ def rows(parts: Parts) -> dict[str, list[int]]:
     return {name: suite.indices.tolist() for name, suite in suites(parts).items()}
 
 
-@given(
-    cells=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), min_size=10, max_size=80),
-    seed=st.integers(0, 2**32),
-)
-def test_drawn_parts_are_disjoint_ascending_and_stratified(
+CELLS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), min_size=10, max_size=80)
+
+
+def of_cells(cells: list[tuple[int, int]]) -> tuple[Any, list[tuple[int, int]]]:
+    """Data of these labels and groups, with enough images of each group that every part has one."""
+    cells = cells + [(0, 0)] * 5 + [(0, 1)] * 5
+    return dataset([cell[0] for cell in cells], [cell[1] for cell in cells]), cells
+
+
+@given(cells=CELLS, seed=st.integers(0, 2**32))
+def test_seven_tenths_choose_three_test_and_means_see_all_that_is_not_test(
     cells: list[tuple[int, int]], seed: int
 ) -> None:
-    # Enough of each group that every part has one.
-    cells = cells + [(0, 0)] * 5 + [(0, 1)] * 5
-    data = dataset([cell[0] for cell in cells], [cell[1] for cell in cells])
+    data, cells = of_cells(cells)
     parts = split_parts(data, PartPlan(), seed=seed)
     chosen = rows(parts)
-    assert sorted(chain.from_iterable(chosen.values())) == list(range(len(cells)))
+    assert sorted(chosen["selection"] + chosen["test"]) == list(range(len(cells)))
     assert all(part == sorted(part) for part in chosen.values())
+    assert chosen["calibration"] == chosen["selection"]
     assert parts.overlaps == ()
+    assert parts.how.startswith(
+        f"calibration: the {len(chosen['calibration'])} images that are not test, "
+        "selection: a share of 0.7, test: a share of 0.3; shares drawn by label and group"
+    )
     for cell, count in Counter(cells).items():
-        for name, share in (("calibration", 0.2), ("selection", 0.4), ("test", 0.4)):
+        for name, share in (("selection", 0.7), ("test", 0.3)):
             assert abs(sum(cells[row] == cell for row in chosen[name]) - share * count) < 1
+
+
+WISHES = st.one_of(
+    st.none(), st.sampled_from(["all", "train", "val", "test"]), st.floats(0.05, 0.3)
+)
+
+
+@given(
+    selection=WISHES,
+    test=st.one_of(WISHES, st.just("none")),
+    with_split=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_a_calibration_part_left_open_is_all_that_is_not_test(
+    selection: str | float | None, test: str | float | None, with_split: bool, seed: int
+) -> None:
+    data = dataset(LABELS, split=SPLIT if with_split else None)
+    try:
+        parts = split_parts(data, PartPlan(selection=selection, test=test), seed=seed)
+    except (SettingsError, DataError):
+        return
+    chosen = {name: set(part) for name, part in rows(parts).items()}
+    beside = set(range(60)) - chosen["test"]
+    assert chosen["calibration"] == (beside or set(range(60)))
+    shared = {pair for pair in parts.overlaps if chosen[pair[0]] & chosen[pair[1]]}
+    assert shared == set(parts.overlaps)
+    assert (("calibration", "test") in shared) == (not beside)
+    assert ("calibration", "selection") not in shared
+    assert (("selection", "test") in shared) == bool(chosen["selection"] & chosen["test"])
+
+
+@given(test=st.floats(0.01, 0.99), seed=st.integers(0, 99))
+def test_a_selection_part_left_open_takes_what_other_shares_leave(test: float, seed: int) -> None:
+    data = dataset([0, 1] * 100)
+    chosen = rows(split_parts(data, PartPlan(test=test), seed=seed))
+    assert sorted(chosen["selection"] + chosen["test"]) == list(range(200))
+    chosen = rows(split_parts(data, PartPlan(0.2, test=0.8 * test), seed=seed))
+    assert sorted(chosen["calibration"] + chosen["selection"] + chosen["test"]) == list(range(200))
+    assert not set(chosen["calibration"]) & set(chosen["selection"])
+
+
+def test_a_test_part_left_open_takes_at_most_what_is_left() -> None:
+    data = dataset([0] * 100)
+    assert len(split_parts(data, PartPlan(selection=0.9), seed=0).test) == 10
+    assert len(split_parts(data, PartPlan(selection=0.2), seed=0).test) == 30
+    with pytest.raises(SettingsError, match=r"shares of the parts add up to 1\.3"):
+        split_parts(data, PartPlan(selection=1), seed=0)
+
+
+@given(cells=CELLS, seed=st.integers(0, 2**32))
+def test_without_a_test_part_all_images_choose(cells: list[tuple[int, int]], seed: int) -> None:
+    data, cells = of_cells(cells)
+    parts = split_parts(data, PartPlan(test="none"), seed=seed)
+    every = list(range(len(cells)))
+    assert rows(parts) == {"calibration": every, "selection": every, "test": []}
+    assert parts.overlaps == ()
+    assert parts.how == (
+        f"calibration: all {len(every)} images, selection: all images, test: none."
+    )
+
+
+def test_without_a_test_part_a_group_of_one_image_will_do() -> None:
+    data = dataset([0] * 10, [0] * 9 + [1])
+    with pytest.raises(DataError, match=r"--test none, or give more .* group, which has 1 in all"):
+        split_parts(data, PartPlan(), seed=0)
+    assert len(split_parts(data, PartPlan(test="None"), seed=0).test) == 0
+
+
+def test_means_never_see_what_an_attack_made() -> None:
+    made = np.array([0, 0, 1] * 20)
+    columns = {"adversarial": made, "target": np.where(made, 1, -1)}
+    parts = split_parts(dataset(LABELS, split=SPLIT, attributes=columns), OF_VAL, seed=0)
+    chosen = rows(parts)["calibration"]
+    assert chosen == [row for row in range(50) if not made[row]]
+    assert f"calibration: the {len(chosen)} clean images that are not test" in parts.how
+
+
+def test_parts_of_one_digest_hold_the_same_images() -> None:
+    data = dataset(LABELS)
+    digests = [split_parts(data, PartPlan(), seed=seed).digest for seed in (1, 1, 2)]
+    assert digests[0] == digests[1] != digests[2]
+    named = PartPlan(selection=0.7, test=0.3)
+    assert split_parts(data, named, seed=1).digest == digests[0]
+    assert split_parts(data, PartPlan(test="none"), seed=1).digest not in digests
+
+
+def test_a_note_names_the_classes_that_a_part_lacks() -> None:
+    data = dataset([0] * 30 + [1], class_names=("cat", "dog"))
+    (note,) = split_parts(data, PartPlan(), seed=0).notes
+    assert note.endswith("part holds no image of 1 of the 2 classes of the data: 'dog'")
+    assert split_parts(data, PartPlan(test="none"), seed=0).notes == ()
 
 
 def test_a_part_knows_its_images_and_annotations() -> None:
@@ -81,7 +181,7 @@ def test_shares_may_leave_images_unused_but_not_exceed_them() -> None:
         "test": 30,
     }
     with pytest.raises(SettingsError, match=r"shares of the parts add up to 1\.2; give at most 1"):
-        split_parts(dataset(LABELS), PartPlan(test=0.6), seed=0)
+        split_parts(dataset(LABELS), PartPlan(selection=0.6, test=0.6), seed=0)
 
 
 def test_splits_that_bear_the_names_of_the_parts_are_taken() -> None:
@@ -96,14 +196,17 @@ def test_splits_that_bear_the_names_of_the_parts_are_taken() -> None:
 def test_splits_of_other_names_must_be_assigned() -> None:
     with pytest.raises(
         SettingsError,
-        match=r"no calibration and no selection; it has test, train, val; .*"
-        r"--calibration, --selection all\|NAME\|SHARE",
+        match=r"no selection; it has test, train, val; .*--selection all\|NAME\|SHARE$",
     ):
         split_parts(dataset(LABELS, split=SPLIT), PartPlan(), seed=0)
+    with pytest.raises(
+        SettingsError, match=r"--selection, --test all\|NAME\|SHARE, or --test none"
+    ):
+        split_parts(dataset(LABELS, split=SPLIT[:30] * 2), PartPlan(), seed=0)
 
 
 def test_named_splits_may_be_mixed_with_shares_of_the_rest() -> None:
-    parts = split_parts(dataset(LABELS, split=SPLIT), PartPlan(selection="val"), seed=3)
+    parts = split_parts(dataset(LABELS, split=SPLIT), PartPlan(0.2, "val"), seed=3)
     chosen = rows(parts)
     assert chosen["selection"] == list(range(30, 50))
     assert chosen["test"] == list(range(50, 60))
@@ -112,6 +215,9 @@ def test_named_splits_may_be_mixed_with_shares_of_the_rest() -> None:
     assert parts.overlaps == ()
     assert "a share of 0.2" in parts.how
     assert "shares of the images in no named split drawn by label with seed 3" in parts.how
+    parts = split_parts(dataset(LABELS, split=SPLIT), PartPlan(test="test"), seed=3)
+    assert rows(parts)["selection"] == list(range(50))
+    assert "selection: all images in no named split, test: split 'test'." in parts.how
 
 
 def test_all_a_share_and_a_name_work_together() -> None:
@@ -139,9 +245,11 @@ def test_a_split_named_like_a_share_is_a_split() -> None:
     [
         (
             PartPlan(test="tset"),
-            r"--test is 'tset'; expected all, a share .* a split \(test, train",
+            r"--test is 'tset'; expected all, none, a share .* a split \(test, train",
         ),
         (PartPlan(test="tset"), "did you mean 'test'"),
+        (PartPlan(selection="none"), "--selection is 'none'; expected all, a share like"),
+        (PartPlan(calibration="none"), "--calibration is 'none'; expected all, a share like"),
         (PartPlan(test="0"), "--test is '0'; expected a share above 0 and at most 1"),
         (PartPlan(test=1.5), r"--test is 1\.5"),
         (PartPlan(test=float("nan")), "--test is nan"),
@@ -166,7 +274,7 @@ def test_a_negative_seed_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "plan", "message"),
     [
-        (dataset([0, 0]), PartPlan(), "the calibration part, a share of 0.2, would hold no image"),
+        (dataset([0]), PartPlan(), r"test part, a share of 0\.3, would hold no image of 1; change"),
         (
             dataset([0, 0], split=["a", "b"]),
             PartPlan("a", "b", 0.5),
@@ -174,7 +282,7 @@ def test_a_negative_seed_is_refused() -> None:
         ),
         (
             dataset([0] * 20, [0] * 18 + [1] * 2),
-            PartPlan(),
+            PartPlan(0.2),
             "part, a share of .*, holds no image of group 'g1'",
         ),
         (

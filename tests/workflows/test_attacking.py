@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from repairkit.data import PartPlan, Preprocessing
 from repairkit.workflows.attack_file import read_attack_settings, with_twins
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.attacking import AttackSettings, attack
+from repairkit.workflows.bench import prepare
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.patching import PatchSettings, patch
 from repairkit.workflows.scoring import score
@@ -88,7 +89,46 @@ def test_the_file_holds_what_the_attack_promises(place: Place, made: Path) -> No
     assert shown.max() < 1 + 1e-6
     assert (arrays["target"][adversarial] != arrays["y"][adversarial]).all()
     assert set(arrays["split"][adversarial]) == {"selection", "test"}
-    assert (arrays["split"][clean] == "calibration").sum() == told["parts"]["calibration"]
+    # All images that are not test choose, so that none is left that is for means alone.
+    assert set(arrays["split"]) == {"selection", "test"}
+    assert (arrays["split"][clean] != "test").sum() == told["parts"]["calibration"]
+
+
+def test_means_of_attacked_data_are_of_its_clean_images_that_are_not_test(
+    place: Place, made: Path
+) -> None:
+    bench = prepare(place.subject, Settings(data=made))
+    about = bench.parts.calibration.annotations.attributes
+    assert not about["adversarial"].any()
+    assert len(about["image"]) == len(set(about["image"].tolist())) == 350
+    tested = bench.parts.test.annotations.attributes["image"]
+    assert not set(about["image"].tolist()) & set(tested.tolist())
+
+
+def test_images_that_are_not_attacked_are_kept_for_means(place: Place, made: Path) -> None:
+    how = AttackSettings(Square(n_queries=1), at_most=20)
+    few = attack(place.subject, place.settings, how, out=place.folder / "few.npz").out
+    with np.load(few) as stored:
+        kept = stored["image"][stored["split"] == "calibration"]
+        others = stored["image"][stored["split"] != "calibration"]
+    with np.load(made) as stored:
+        tested = stored["image"][stored["split"] == "test"]
+    assert len(kept) == 330
+    assert not set(kept.tolist()) & (set(others.tolist()) | set(tested.tolist()))
+
+
+def test_without_a_test_part_all_images_are_attacked_to_choose_on(place: Place) -> None:
+    settings = replace(place.settings, parts=PartPlan(test="none"))
+    how = AttackSettings(Square(n_queries=1))
+    done = attack(place.subject, settings, how, out=place.folder / "all.npz")
+    assert set(done.document["figures"]) == {"largest_change", "selection"}
+    with pytest.raises(SettingsError, match=r"has no test; it has selection; .* or --test none"):
+        prepare(place.subject, Settings(data=done.out))
+    again = Settings(data=done.out, parts=PartPlan(test="none"))
+    parts = prepare(place.subject, again).parts
+    n_images = done.document["figures"]["selection"]["n_images"]
+    assert len(parts.calibration) == n_images
+    assert len(parts.selection) == 2 * n_images
 
 
 def test_it_is_data_for_the_metric(place: Place, made: Path) -> None:
@@ -231,7 +271,7 @@ def test_the_adapter_s_model_is_frozen_as_the_onnx_file_is(place: Place, made: P
     done = patch(place.subject, Settings(data=made), how, out=place.folder / "by-adapter.onnx")
     fresh = done.document["attacks"][1]
     assert fresh["knowledge"] == "white-box"
-    assert fresh["n_images"] == 200
+    assert fresh["n_images"] == 150
     assert fresh["after"]["attack_success"]["value"] > 0.5
     for before, after in zip(weights, place.own.network.parameters(), strict=True):
         assert (before == after).all()
@@ -321,7 +361,7 @@ def test_a_file_that_no_attack_wrote_is_no_transfer(place: Place, made: Path) ->
 
 def test_parts_that_tear_pairs_apart_are_refused(place: Place, made: Path) -> None:
     plan = PatchSettings(remove=(Filter("/0/Conv", 0),), attacks=FreshAttacks(("own", place.own)))
-    settings = Settings(data=made, parts=PartPlan("calibration", 0.5, 0.5))
+    settings = Settings(data=made, parts=PartPlan(None, 0.5, 0.5))
     with pytest.raises(DataError, match="without the clean ones"):
         patch(place.subject, settings, plan, out=place.folder / "no.onnx")
 

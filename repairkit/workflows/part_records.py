@@ -1,0 +1,83 @@
+"""The parts of the data as `run.json` and `report.json` tell them, and whether two agree.
+
+Runs of earlier versions tell no digest of their parts, and what they left open was a fifth of the
+images for means, two fifths to choose and two fifths to test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from repairkit.data import PART_NAMES, Dataset, PartPlan, Parts
+
+_EARLIER = {"calibration": 0.2, "selection": 0.4, "test": 0.4}
+
+
+def told_parts(parts: Parts) -> dict[str, Any]:
+    """The entry `parts`: one sentence, which parts share images, and how many images each holds."""
+    return {
+        "how": parts.how,
+        "overlaps": [list(pair) for pair in parts.overlaps],
+        "digest": parts.digest,
+        **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
+    }
+
+
+def keyed_parts(plan: PartPlan, parts: Parts, dataset: Dataset) -> dict[str, str | float | None]:
+    """The parts as the key of a run holds them.
+
+    Keys of earlier versions hold None for what was left open; so a run of theirs goes on where its
+    shares are given in so many words.
+    """
+    splits = set() if dataset.split is None else set(dataset.split.tolist())
+    keyed: dict[str, str | float | None] = {}
+    for name, wish in asdict(plan).items():
+        if name in parts.left_open:
+            keyed[name] = "left open"
+        else:
+            earlier = name not in splits and str(wish).strip() == str(_EARLIER[name])
+            keyed[name] = None if earlier else wish
+    return keyed
+
+
+def recorded_plan(run: Mapping[str, Any]) -> PartPlan:
+    """The plan that gives the parts of a run again, whatever version made it."""
+    known, told = run["settings"].get("parts") or {}, run["parts"]
+    plan = {name: known.get(name) for name in PART_NAMES}
+    if not told.get("digest"):
+        for name, share in _EARLIER.items():
+            if plan[name] is None and f"{name}: a share of {share:g}" in str(told.get("how")):
+                plan[name] = share
+    return PartPlan(**plan)
+
+
+def same_parts(run: Mapping[str, Any], plan: PartPlan, parts: Parts) -> bool:
+    """Whether a run on the same data had the same images in each part as a job of this plan has."""
+    told, ours = run["parts"], told_parts(parts)
+    for name in ("digest", "how"):
+        if told.get(name):
+            return bool(told[name] == ours[name])
+    counts = [told.get(name) for name in PART_NAMES] == [ours[name] for name in PART_NAMES]
+    return counts and bool(run["settings"].get("parts") == asdict(plan))
+
+
+def are_other_parts(run: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether of two runs on the same data it is told that their parts hold other images."""
+    same_data = run["data"]["digest"] == other["data"]["digest"]
+    same_seed = run["settings"].get("seed") == other["settings"].get("seed")
+    one, two = (told["parts"].get("how") for told in (run, other))
+    return bool(same_data and same_seed and one and two and one != two)
+
+
+def parts_in_words(run: Mapping[str, Any]) -> str:
+    """How a run came by its parts."""
+    return str(run["parts"].get("how") or run["settings"].get("parts")).rstrip(".")
+
+
+def options_in_words(run: Mapping[str, Any]) -> str:
+    """`: OPTIONS are the run's`, the options that give its parts again."""
+    plan = asdict(recorded_plan(run))
+    given = " ".join(f"--{name} {wish}" for name, wish in plan.items() if wish is not None)
+    return f": {given} are the run's" if given else ": the run was made without options for parts"

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.attacked import is_attacked
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Annotations
 from repairkit.metrics.bootstrap import Means, resampled_sets, stratified_draws
-from repairkit.metrics.robustness import adversarial, is_attacked
+from repairkit.metrics.robustness import adversarial
 from repairkit.metrics.smooth import FigureOfImages, FigureOfOutputs
 
 Floats = NDArray[np.float64]

@@ -6,7 +6,7 @@ cross-confirmation, and are baked, proven and undone by the same patch file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.patch import Patch
 from repairkit.core.suite import Indices
-from repairkit.repairs import Bound, Criterion
-
-CriterionOn = Callable[[Indices], Criterion]
-"""Positions of selection images to the criterion of just these images, in this order.
-
-The columns and figures of that criterion are of these images, and so are the limits to which it
-objects.
-"""
+from repairkit.repairs import Bound
 
 
 @dataclass(frozen=True, eq=False)

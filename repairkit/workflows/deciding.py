@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from repairkit.workflows.filter_values import (
     find_values,
 )
 from repairkit.workflows.freezing import Freezing
-from repairkit.workflows.frozen_levels import best_levels
+from repairkit.workflows.frozen_levels import BestLevels
 from repairkit.workflows.looks import Looks
 from repairkit.workflows.objective import Limit, Objective
 from repairkit.workflows.patch_time import PatchTime
@@ -179,15 +178,17 @@ def _freezing(
     names = wishes.metric_names
     if bench.n_classes and bench.accuracy not in names:
         names = (*names, bench.accuracy)
-    refine = partial(best_levels, bench, criterion) if how.level == "best" else None
+    strata, twins = strata_of(about), twins_of(about)
+    best = how.level == "best"
+    refine = BestLevels(bench, criterion, strata, twins) if best else None
     return Freezing(
         bench,
         criterion,
         looks,
         Screening(bench, values, objective, plain, scored),
         wishes.search,
-        strata_of(about),
-        twins_of(about),
+        strata,
+        twins,
         bench.settings.seed,
         names,
         over=lambda _: False if time is None else time.is_over(1),

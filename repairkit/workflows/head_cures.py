@@ -27,7 +27,7 @@ from repairkit.repairs import Bound, Criterion, Folds, assign_folds, gain_of_col
 from repairkit.repairs.refit import PENALTIES, Directions, balanced_weights, refit_path
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.controls import fit_shift
-from repairkit.workflows.cures import Cured
+from repairkit.workflows.cures import Cured, Nothing
 
 N_FOLDS = 5
 _DOUBT, _RESAMPLES = 0.3, 200
@@ -158,13 +158,15 @@ class HeadChoice:
         """Of the criterion, for the model as it is."""
         return self.criterion.columns(self.head.outputs(self.head.read.scores))
 
-    def cured(self, change: HeadChange, gain: Bound, story: dict[str, Any]) -> Cured | None:
-        """The cure that a change makes; None where it changes nothing that the file can hold."""
+    def cured(
+        self, name: str, change: HeadChange, gain: Bound, story: dict[str, Any]
+    ) -> Cured | Nothing:
+        """The cure that a change makes, if it changes anything that the file can hold."""
         if not changes_head(self.head.layer, change):
-            return None
+            return Nothing("the change is less than the model's numbers can hold", story)
         scores = changed_scores(self.head.layer, change, self.head.read)
         told = {"layer": change.layer, **story}
-        return Cured(Patch((), change), self.head.outputs(scores), gain, told)
+        return Cured(Patch((), change), self.head.outputs(scores), gain, told, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +180,7 @@ class ClassBiases:
         if self.choice.head.layer.fixed_bias:
             raise ModelError(self.choice.head.layer.fixed_bias)
 
-    def on(self, within: Indices) -> Cured | None:
+    def on(self, within: Indices) -> Cured | Nothing:
         """See `cures.Cure`."""
         choice, head = self.choice, self.choice.head
         folds = choice.folds(within)
@@ -189,9 +191,9 @@ class ClassBiases:
         gain = choice.gain(after, folds)
         biases = self._fit(within)
         if not biases.any() or gain.value <= 0:
-            return None
+            return Nothing("no class biases gain anything on images that did not choose them")
         change = biased(head.index, head.layer, head.shifted(biases))
-        return choice.cured(change, gain, {"biases": biases.tolist()})
+        return choice.cured(self.name, change, gain, {"biases": biases.tolist()})
 
     def _outputs(self, biases: NDArray[np.float64]) -> NDArray[Any]:
         head = self.choice.head
@@ -216,7 +218,7 @@ class LastLayer:
         if self.choice.head.layer.fixed_weight:
             raise ModelError(self.choice.head.layer.fixed_weight)
 
-    def on(self, within: Indices) -> Cured | None:
+    def on(self, within: Indices) -> Cured | Nothing:
         """See `cures.Cure`."""
         choice, head = self.choice, self.choice.head
         features = head.read.features
@@ -236,7 +238,7 @@ class LastLayer:
         best, after = self._chosen(outputs, columns, folds, within)
         gain = choice.gain(after, folds)
         if best is None or gain.value <= 0:
-            return None
+            return Nothing("no refit gains anything on images that it was not fitted to")
         *_, found = self._path(directions, within, place, self.penalties[: best + 1])
         weight, shift = (self._spread(part) for part in directions.change(found))
         figures = [choice.criterion.figure(one, within) for one in columns]
@@ -245,7 +247,7 @@ class LastLayer:
             "figures": {f"{p:g}": f for p, f in zip(self.penalties, figures, strict=True)},
             "figure_before": choice.criterion.figure(choice.plain_columns, within),
         }
-        return choice.cured(refitted(head.index, head.layer, weight, shift), gain, story)
+        return choice.cured(self.name, refitted(head.index, head.layer, weight, shift), gain, story)
 
     def _path(
         self,

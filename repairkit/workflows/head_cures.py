@@ -27,7 +27,7 @@ from repairkit.repairs import Bound, Criterion, Folds, assign_folds, gain_of_col
 from repairkit.repairs.refit import PENALTIES, Directions, balanced_weights, refit_path
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.controls import fit_shift
-from repairkit.workflows.cures import Cured, Nothing
+from repairkit.workflows.cures import Cure, Cured, Nothing
 
 N_FOLDS = 5
 _DOUBT, _RESAMPLES = 0.3, 200
@@ -294,3 +294,47 @@ class LastLayer:
         whole = np.zeros((self.choice.head.layer.n_classes, *part.shape[1:]))
         whole[self.choice.head.columns] = part
         return whole
+
+
+def cures_of_head(
+    bench: Bench,
+    criterion: Criterion,
+    strata: NDArray[np.int64],
+    twins: NDArray[np.intp] | None = None,
+) -> tuple[tuple[Cure, ...], dict[str, str]]:
+    """The cures that this model's last layer can take, and why it cannot take the others.
+
+    The model is run once on the selection images.
+
+    Args:
+        bench: the workbench.
+        criterion: what to improve, on all selection images.
+        strata: of the selection images, see `assign_folds`.
+        twins: see `assign_folds`.
+
+    Returns:
+        Cures, the simplest first; and reasons in one line each, by the names of the other cures.
+    """
+    kinds = {"bias": ClassBiases, "last-layer": LastLayer}
+    about = bench.parts.selection.annotations
+    try:
+        head = find_class_head(bench)
+    except ModelError as error:
+        return (), dict.fromkeys(kinds, str(error))
+    choice = HeadChoice(
+        head=head,
+        criterion=criterion,
+        labels=about.labels,
+        groups=about.groups,
+        strata=strata,
+        twins=twins,
+        seed=bench.settings.seed,
+    )
+    cures: list[Cure] = []
+    reasons: dict[str, str] = {}
+    for name, kind in kinds.items():
+        try:
+            cures.append(kind(choice))
+        except ModelError as error:
+            reasons[name] = str(error)
+    return tuple(cures), reasons

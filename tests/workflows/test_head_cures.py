@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 
-from repairkit.core.errors import ModelError
 from repairkit.core.suite import Indices
 from repairkit.graph.bake import bake
 from repairkit.workflows.bench import Bench, prepare
@@ -20,6 +19,7 @@ from repairkit.workflows.head_cures import (
     ClassBiases,
     HeadChoice,
     LastLayer,
+    cures_of_head,
     find_class_head,
 )
 from repairkit.workflows.objective import Limit, Objective
@@ -135,10 +135,12 @@ def test_limits_that_nothing_keeps_leave_the_model_as_it_is(kind: str, tmp_path:
 
 
 def test_a_last_layer_without_a_place_for_biases_is_told_in_one_line(tmp_path: Path) -> None:
-    choice = _choice(_bench(tmp_path, class_heads.matmul_alone()))
-    with pytest.raises(ModelError, match="no place for class biases") as caught:
-        ClassBiases(choice)
-    assert "\n" not in str(caught.value)
+    bench = _bench(tmp_path, class_heads.matmul_alone())
+    choice = _choice(bench)
+    cures, reasons = cures_of_head(bench, choice.criterion, choice.strata)
+    assert [cure.name for cure in cures] == ["last-layer"]
+    assert "no place for class biases" in reasons["bias"]
+    assert "\n" not in reasons["bias"]
     assert _cured(LastLayer(choice), np.arange(len(choice.labels))).patch.head is not None
 
 
@@ -149,8 +151,20 @@ def test_an_output_that_the_last_layer_does_not_make_is_refused(tmp_path: Path) 
     model.graph.node.append(turned)
     order = onnx.numpy_helper.from_array(np.array([2, 0, 1]), "order")
     model.graph.initializer.append(order)
-    with pytest.raises(ModelError, match="a Gather stands before it"):
-        find_class_head(_bench(tmp_path, model))
+    bench = _bench(tmp_path, model)
+    criterion = ChoosingCriterion(
+        Objective("accuracy", ()),
+        (),
+        (),
+        bench.metrics,
+        bench.form,
+        bench.parts.selection.annotations,
+        bench.run_plain(bench.parts.selection),
+    )
+    cures, reasons = cures_of_head(bench, criterion, np.zeros(len(bench.parts.selection), int))
+    assert cures == ()
+    assert set(reasons) == {"bias", "last-layer"}
+    assert all("a Gather stands before it" in reason for reason in reasons.values())
 
 
 @zoo.needs_zoo

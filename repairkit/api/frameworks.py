@@ -77,6 +77,7 @@ def attack(
     pixel_range: tuple[float, float] | None = None,
     at_most: int | None = None,
     settings: Settings | None = None,
+    accept_preprocessing: bool = False,
 ) -> Attacked:
     """Make images that fool a model, as `repairkit attack` does.
 
@@ -90,11 +91,13 @@ def attack(
             data does not tell.
         at_most: images attacked of each part; all if None.
         settings: preprocessing, parts, seed; see `score`.
+        accept_preprocessing: go on where images or classes are hardly as the model expects
+            (docs/guide/data.md).
 
     Raises:
         RepairkitError: anything that the user can mend.
     """
-    subject, job = open_job(model, data, settings)
+    subject, job = open_job(model, data, settings, accept_preprocessing=accept_preprocessing)
     if method is None:
         method = Square() if source is None else Pgd()
     how = AttackSettings(method, pixel_range, at_most)

@@ -16,6 +16,7 @@ def open_job(
     settings: Settings | None,
     *,
     trust: bool = False,
+    accept_preprocessing: bool = False,
 ) -> tuple[Subject, Settings]:
     """The model, and what is settled about it by arguments and by `repairkit.toml`.
 
@@ -24,6 +25,7 @@ def open_job(
         data: in place of the settings'.
         settings: in place of `repairkit.toml`.
         trust: run code that `repairkit.toml` names.
+        accept_preprocessing: go on where images or classes are hardly as the model expects.
     """
     path = Path(model)
     job = settle({}, find_project(path, Path.cwd())) if settings is None else settings
@@ -31,6 +33,8 @@ def open_job(
         job = replace(job, data=Path(data))
     if trust:
         job = replace(job, trust=True)
+    if accept_preprocessing:
+        job = replace(job, accept_preprocessing=True)
     subject = read_subject(
         path,
         output=job.output,

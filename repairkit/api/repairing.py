@@ -55,6 +55,7 @@ def patch(
     settings: Settings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     trust: bool = False,
+    accept_preprocessing: bool = False,
 ) -> Patched:
     """Choose filters, freeze them, prove the result and write it, as `repairkit patch` does.
 
@@ -82,12 +83,16 @@ def patch(
         on_progress: called now and then while scoring.
         trust: run code that `repairkit.toml` or the run in `scores` names; what is named in this
             call runs anyway.
+        accept_preprocessing: go on where images or classes are hardly as the model expects
+            (docs/guide/data.md).
 
     Raises:
         TargetNotMetError: freezing nothing is best; nothing is written.
         RepairkitError: anything else that the user can mend.
     """
-    subject, job = open_job(model, data, settings, trust=trust)
+    subject, job = open_job(
+        model, data, settings, trust=trust, accept_preprocessing=accept_preprocessing
+    )
     plan = PatchSettings(
         tuple(Filter.parse(name) for name in remove),
         None if scores is None else Path(scores),

@@ -41,6 +41,7 @@ def score(
     on_progress: Callable[[Progress], None] | None = None,
     ray: str | None = None,
     trust: bool = False,
+    accept_preprocessing: bool = False,
 ) -> Scored:
     """Estimate the value of every filter, as `repairkit score` does.
 
@@ -63,13 +64,17 @@ def score(
         on_progress: called now and then.
         ray: `local`, `auto` or the address of a Ray cluster, to evaluate there.
         trust: run code that `repairkit.toml` names; what is named in this call runs anyway.
+        accept_preprocessing: go on where images or classes are hardly as the model expects
+            (docs/guide/data.md).
 
     Raises:
         RepairkitError: anything that the user can mend.
     """
     began = time.monotonic()
     names = (metric,) if isinstance(metric, str) else tuple(metric or ())
-    subject, job = open_job(model, data, settings, trust=trust)
+    subject, job = open_job(
+        model, data, settings, trust=trust, accept_preprocessing=accept_preprocessing
+    )
     job = replace(job, metrics=names or job.metrics, named_by=without(job.named_by, names))
     budget = Budget(max_evaluations, time_limit)
     how = ScoreSettings(

@@ -73,6 +73,7 @@ def attack_command(
     mean: options.Mean = None,
     std: options.Std = None,
     layout: options.Layout = None,
+    accept_preprocessing: options.AcceptPreprocessing = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -112,6 +112,13 @@ Share = Annotated[
     typer.Option("--share", help="Also write a run folder that may leave the data's owner."),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help=TRUST_HELP)]
+AcceptPreprocessing = Annotated[
+    bool,
+    typer.Option(
+        "--accept-preprocessing",
+        help="Go on where images or classes are hardly as the model expects.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no table.")]
 
@@ -228,4 +235,5 @@ def _settings_options(given: Mapping[str, Any]) -> dict[str, Any]:
         "cache_memory": _bytes(given.get("cache_memory")),
         "parts": {name: given[name] for name in parts if given.get(name) is not None},
         "preprocessing": _image_options(given),
+        "accept_preprocessing": given.get("accept_preprocessing") or None,
     }

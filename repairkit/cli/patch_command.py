@@ -159,6 +159,7 @@ def patch_command(
             "--details", help="Also print groups by each column alone, their rates, and classes."
         ),
     ] = False,
+    accept_preprocessing: options.AcceptPreprocessing = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

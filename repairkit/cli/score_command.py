@@ -169,6 +169,7 @@ def score_command(
     mean: options.Mean = None,
     std: options.Std = None,
     layout: options.Layout = None,
+    accept_preprocessing: options.AcceptPreprocessing = False,
     trust: options.Trust = False,
     ray: Ray = None,
     ray_cores: RayCores = 1,

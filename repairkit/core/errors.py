@@ -5,6 +5,7 @@ Exit codes stand in brackets:
     RepairkitError (1)            something the user can mend
     ├── ModelError                the model cannot be read, or is not what a command needs
     ├── DataError                 images, labels, groups or their files
+    │   └── PreprocessingError    images are hardly prepared as the model expects
     ├── SettingsError             an option, a name or a combination that makes no sense
     │   └── BudgetError           the budget is too small for the work asked
     ├── RunFolderError            a run folder or an output that cannot be used or written
@@ -34,6 +35,10 @@ class ModelError(RepairkitError):
 
 class DataError(RepairkitError):
     """Images, labels or groups are missing, broken or contradict the model."""
+
+
+class PreprocessingError(DataError):
+    """Images are hardly prepared as the model expects, or their classes hardly in its order."""
 
 
 class SettingsError(RepairkitError):

@@ -26,6 +26,9 @@ from repairkit.data.text import as_texts, clean_column, n_respelt, typed_column,
 
 Locate = Callable[[int], str]
 TRUTH = {"false": 0, "true": 1}
+HOW_NUMBERS = "labels are class numbers"
+HOW_TRUTH = "labels are false (0) and true (1)"
+HOW_NUMBERED = "labels are names, numbered in sorted order"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +88,12 @@ def read_classes(
             raise DataError(_half_names(texts, names, locate))
         limit = n_classes if n_classes is not None else len(names) or None
         values = _class_numbers(texts, limit, locate)
-        return Labels(values, names, notes, "labels are class numbers")
+        return Labels(values, names, notes, HOW_NUMBERS)
     if known:
         raise DataError(_unknown_name(texts, names, locate))
     if {text.lower() for text in found} <= set(TRUTH):
         values = _mapped([text.lower() for text in texts], TRUTH)
-        return Labels(values, ("false", "true"), notes, "labels are false (0) and true (1)")
+        return Labels(values, ("false", "true"), notes, HOW_TRUTH)
     return _numbered_by_sorting(texts, n_classes, locate, notes)
 
 
@@ -158,7 +161,7 @@ def _numbered_by_sorting(
     refuse_padded(class_names, n_classes, locate)
     pairs = [f"{number} = {name}" for number, name in enumerate(class_names)]
     note = f"labels were numbered by sorted name: {listing(pairs)}; set classes for another order"
-    return Labels(values, class_names, (*notes, note), "labels are names, numbered in sorted order")
+    return Labels(values, class_names, (*notes, note), HOW_NUMBERED)
 
 
 def refuse_padded(names: Sequence[str], n_classes: int | None, locate: Locate) -> None:

@@ -21,6 +21,7 @@ _MOST_DOTS = 500
 _KEYS = (
     "model", "data", "groups", "classes", "metrics", "output", "columns", "threshold",
     "outputs_are", "seed", "preprocessing", "parts", "features", "image_input", "inputs",
+    "accept_preprocessing",
 )  # fmt: skip
 
 
@@ -49,6 +50,7 @@ class Project:
     features: tuple[str, ...] = ()
     image_input: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
+    accept_preprocessing: bool = False
 
 
 def find_project(model: Path | None, cwd: Path) -> Project | None:
@@ -93,6 +95,7 @@ def read_project(path: Path) -> Project:
         features=_texts(path, settings, "features", separator=","),
         image_input=_text(path, settings, "image_input"),
         inputs=_inputs(path, settings),
+        accept_preprocessing=_truth(path, settings, "accept_preprocessing"),
     )
 
 
@@ -170,6 +173,13 @@ def _inputs(path: Path, settings: Mapping[str, Any]) -> dict[str, str]:
         words = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
         found[name] = ",".join(words)
     return found
+
+
+def _truth(path: Path, settings: Mapping[str, Any], key: str) -> bool:
+    value = settings.get(key, False)
+    if isinstance(value, bool):
+        return value
+    raise _wrong(path, key, value, "true or false")
 
 
 def _seed(path: Path, settings: Mapping[str, Any]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from repairkit.data import Dataset, Parts, split_parts
 from repairkit.metrics import OutputForm
 from repairkit.workflows.adversary import Attack, Judged, open_judged, share
 from repairkit.workflows.attack_file import AttackedImages, check_columns, write_attack_file
+from repairkit.workflows.bench import run_suite
 from repairkit.workflows.destination import check_attack_place
 from repairkit.workflows.faults import judging_the_model
+from repairkit.workflows.first_look import doubts
+from repairkit.workflows.looking import Scene, look_or_stop
 from repairkit.workflows.pixel_range import pixel_range
 from repairkit.workflows.reading import first_images
 from repairkit.workflows.run_document import versions
@@ -89,6 +93,9 @@ def attack(
                 f"the parts {first} and test share images, and an attack's file keeps each image "
                 "in one part; name parts that are disjoint"
             )
+    outputs = partial(run_suite, judged.runner, batch_size=judged.batch_size)
+    scene = Scene(subject, settings, dataset, parts, judged.form, judged.n_classes, outputs)
+    look = look_or_stop(scene)
     rng = np.random.default_rng(settings.seed)
     parts = _fewer(parts, how.at_most, rng)
     box, origin = pixel_range(dataset, subject.spec, settings.preprocessing, how.pixel_range)
@@ -117,8 +124,9 @@ def attack(
         "data": {"path": str(settings.data), "digest": dataset.digest},
         "parts": {"how": parts.how, **{p.name: len(p) for p in _each(parts)}},
         "seed": settings.seed,
+        "first_look": None if look is None else look.to_json(),
         "figures": told,
-        "notes": list(dataset.notes),
+        "notes": [*dataset.notes, *doubts(look)],
     }
     write_attack_file(out, images, document)
     return Attacked(out, document)

@@ -42,6 +42,7 @@ from repairkit.metrics import (
     spell_out,
 )
 from repairkit.workflows.common_means import CommonMeans, read_means
+from repairkit.workflows.first_look import ErrorLook, FirstLook, doubts
 from repairkit.workflows.inputs import with_inputs
 from repairkit.workflows.reading import check_labels, first_images, read_dataset, settle_form
 from repairkit.workflows.settings import Settings, check_metrics
@@ -62,7 +63,8 @@ class Bench:
 
     `original` surveys the file's model, `found` the working one (`batching.model`); both have the
     same sites. `unjudged` says why no metric can be computed; it is empty where one can.
-    With `all_outputs` the sites lead to any output of the model, else to the judged one.
+    With `all_outputs` the sites lead to any output of the model, else to the judged one. `look` is
+    the first look at model and data, where one was taken (see `looking`).
     """
 
     subject: Subject
@@ -77,6 +79,7 @@ class Bench:
     n_classes: int
     unjudged: str = ""
     all_outputs: bool = False
+    look: FirstLook | ErrorLook | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -86,7 +89,7 @@ class Bench:
         fed = ", ".join(self.dataset.further)
         slow = [f"{fed}: fed with each image, so that nothing is shared between coalitions"]
         read = (*self.dataset.notes, *self.parts.notes)
-        return (*read, *batching, *unjudged, *(slow if fed else []))
+        return (*read, *batching, *unjudged, *(slow if fed else []), *doubts(self.look))
 
     @cached_property
     def levels(self) -> FilterMeans:

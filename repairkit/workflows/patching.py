@@ -30,6 +30,7 @@ from repairkit.workflows.frozen_levels import runner_of
 from repairkit.workflows.idle import without_idle
 from repairkit.workflows.judging import judge_on_test, not_judged
 from repairkit.workflows.layout import layout_of
+from repairkit.workflows.looking import looked_at
 from repairkit.workflows.objective import Objective, metric_names, plain_values
 from repairkit.workflows.patch_file import PatchFile, patch_file_text
 from repairkit.workflows.patch_story import filters_named, patch_story
@@ -105,6 +106,12 @@ def patch(
         bench = prepare(subject, settings)
     objective = _check_wishes(bench, how, objective)
     check_attacks(bench, how.attacks, baselines=how.baselines)
+    bench = looked_at(
+        bench,
+        how.score.deadline,
+        thorough="told" if how.remove else "doubt",
+        go_on=bool(how.remove),
+    )
     if how.remove:
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)

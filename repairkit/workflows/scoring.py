@@ -30,6 +30,7 @@ from repairkit.workflows.choosing import CONFIRMATION_SHARE, split_selection
 from repairkit.workflows.clusters import Cluster, PlacedGame
 from repairkit.workflows.excluding import NOTHING, find_excluded
 from repairkit.workflows.faults import judging_the_model
+from repairkit.workflows.looking import looked_at
 from repairkit.workflows.methods import ScoreSettings, check_method, settle_estimator
 from repairkit.workflows.norms import NORMS, score_norms
 from repairkit.workflows.pace import Pace, seconds_per_pass, thin
@@ -115,6 +116,9 @@ def score_bench(
     if how.for_patch and suite is None:
         suite = split_selection(bench, CONFIRMATION_SHARE).choosing
     options |= excluded.keyed
+    check_method(how)
+    before = folder.before() if folder is not None and resume else {}
+    bench = looked_at(bench, how.deadline, go_on=bool(before))
     document = opening(bench, how.method, {**how.options, **options}, how.budget)
     document |= excluded.told
     document["notes"] += excluded.notes
@@ -123,7 +127,6 @@ def score_bench(
         folder.check_writable()
         if resume:
             folder.sweep()
-    check_method(how)
     tell_reading(document["read"])
     evidence = None
     if how.method in NORMS:
@@ -131,7 +134,6 @@ def score_bench(
         scores = estimation.scores
     else:
         asked = bench.parts.selection if suite is None else suite
-        before = folder.before() if folder is not None and resume else {}
         pace = _pace(how, bench)
         for metric in metrics:
             check_defined(metric, asked.annotations, asked.name)

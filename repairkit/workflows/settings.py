@@ -51,6 +51,7 @@ class Settings:
         trust: import those too; see `repairkit.core.trust`.
         image_input: the input that takes the images; the likeliest if None.
         inputs: constants for the model's other inputs, as text, by name.
+        accept_preprocessing: go on where the images are hardly prepared as the model expects.
     """
 
     data: Path | None = None
@@ -80,6 +81,7 @@ class Settings:
     trust: bool = False
     image_input: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
+    accept_preprocessing: bool = False
 
     def __post_init__(self) -> None:
         if self.absent not in ABSENT:
@@ -134,6 +136,7 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
             "threshold": project.threshold,
             "outputs_are": project.outputs_are,
             "seed": project.seed,
+            "accept_preprocessing": project.accept_preprocessing or None,
         }
         given = {**{n: v for n, v in from_file.items() if v not in (None, ())}, **given}
         if not options.get("metrics"):

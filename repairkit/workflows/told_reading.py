@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from repairkit.core.measures import measure_of
 from repairkit.core.suite import Annotations
 from repairkit.workflows.bench import Bench
+from repairkit.workflows.first_look import first_look_lines
 from repairkit.workflows.unattended import event
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,18 @@ def told_reading(bench: Bench) -> dict[str, Any]:
         "classes": _counts([_classes(about) for about in annotations], class_names),
         "groups": _counts([about.groups for about in annotations], whole.group_names),
         "left_out": list(dataset.left_out),
+        **({} if bench.look is None else {"first_look": bench.look.to_json()}),
     }
 
 
 def tell_reading(read: Mapping[str, Any]) -> None:
     """Log what was read; the command line shows it."""
     logger.info("%s", "\n".join(reading_lines(read)), extra=event("read", **read))
+
+
+def tell_first_look(look: Mapping[str, Any]) -> None:
+    """Log a first look alone, for jobs that tell nothing else of what they read."""
+    logger.info("%s", "\n".join(first_look_lines(look)), extra=event("first_look", look=look))
 
 
 def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
@@ -75,6 +82,8 @@ def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
     if read["outputs"]:
         yield str(read["outputs"])
     yield from (f"left out: {sentence}" for sentence in read["left_out"])
+    if "first_look" in read:
+        yield from first_look_lines(read["first_look"])
 
 
 def told_of_ends(ends: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -53,6 +53,9 @@ def harm(project: Project) -> None:
     stored["y"] = run(repaired, {"image": stored["x"]})[0].argmax(1)
     onnx.save(model, project.model)
     np.savez(project.data, **stored)
+    # It is right on hardly any image, which would stop a user's job.
+    settings = project.folder / "repairkit.toml"
+    settings.write_text(f"accept_preprocessing = true\n{settings.read_text()}")
 
 
 def test_inspect_lists_sites_and_the_rest(repairkit: Command, project: Project) -> None:

@@ -29,7 +29,7 @@ def auc(outputs, labels, attributes):
 
 
 def wide_model(folder: Path, n_filters: int) -> Path:
-    """Many filters, of which all but a few do little; and images that it gets mostly right."""
+    """Many filters, of which all but a few do little; and labels that it knows nothing of."""
     rng = np.random.default_rng(5)
     size = np.exp(-np.arange(n_filters) / 4)[:, None]
     weights = {
@@ -56,6 +56,8 @@ def wide_model(folder: Path, n_filters: int) -> Path:
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
     x = rng.standard_normal((90, 3, 8, 8)).astype(np.float32)
     np.savez(folder / "wide.npz", x=x, y=rng.integers(0, 3, 90))
+    # It is right by chance alone, which would stop a user's job.
+    (folder / "repairkit.toml").write_text("accept_preprocessing = true\n")
     return path
 
 

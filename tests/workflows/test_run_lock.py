@@ -118,7 +118,7 @@ def test_what_a_killed_process_left_is_in_nobodys_way(
         np.savez(tmp_path / "more.npz", **{**stored, "x": stored["x"][::-1]})
         shared = (*score[:-1], "--absent", "zero", "-o")
         assert repairkit(*shared, "one").code == 0
-        assert repairkit(*shared, "two", "--data", "more.npz").code == 0
+        assert repairkit(*shared, "two", "--data", "more.npz", "--accept-preprocessing").code == 0
         answer = repairkit("merge", "one", "two", "-o", "out")
     elif command == "share":
         answer = repairkit(*score, "one", "--share", "out")

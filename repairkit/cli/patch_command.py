@@ -30,8 +30,10 @@ from repairkit.report.verdict import verdict
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.destination import Companions
 from repairkit.workflows.objective import Target
+from repairkit.workflows.patch_file import claimed_patch
 from repairkit.workflows.patching import Patched, PatchSettings, patch
 from repairkit.workflows.promises import PROMISES
+from repairkit.workflows.verifying import told_filter
 
 
 def patch_command(
@@ -213,14 +215,13 @@ def to_json(done: Patched) -> dict[str, object]:
         "page": str(places.page),
         "model_card": str(places.card),
         "verdict": _verdict(done),
-        "frozen": [{"filter": f.filter.id, "constant": f.constant} for f in done.patch.frozen],
+        "frozen": [told_filter(f) for f in done.patch.frozen],
         **done.document,
     }
 
 
 def _verdict(done: Patched) -> dict[str, str]:
-    frozen = [[f.filter.id, f.constant] for f in done.patch.frozen]
-    return verdict({**done.document, "patch": {"frozen": frozen}})
+    return verdict({**done.document, "patch": claimed_patch(done.patch)})
 
 
 def _named(found: str, layers: Mapping[str, Any]) -> str:
@@ -233,7 +234,10 @@ def print_patched(done: Patched, *, details: bool = False) -> None:
     told = _verdict(done)
     show.say(show.plainly(f"{told['word']}: {told['sentence']}"))
     layers = (done.document["layers"] or {}).get("frozen", {})
-    show.say(f"frozen: {', '.join(_named(f.id, layers) for f in done.patch.filters)}")
+    if done.patch.head is not None:
+        show.say(f"changed: {show.changes(done.patch)}")
+    if done.patch.frozen:
+        show.say(f"frozen: {', '.join(_named(f.id, layers) for f in done.patch.filters)}")
     selection = done.document["selection"]
     if selection is not None:
         parts = selection["parts"]

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from repairkit.report import numbers
+from repairkit.report.changes import head_in_words
 from repairkit.report.repair_facts import commands, overlap_warnings
 from repairkit.report.tables import Row, class_rows, group_tables
 from repairkit.report.verdict import verdict
@@ -95,9 +96,10 @@ def _limits(document: Mapping[str, Any], *, grouped: bool) -> list[str]:
         f" {parts['calibration']:,} calibration, {parts['selection']:,} selection and "
         f"{parts['test'] or 'no'} test images."
     )
+    changed = [f"Frozen at constants in the model's own tensors: {shown}{more}."] if frozen else []
+    changed += [f"{safe(head)}."] if (head := head_in_words(document)) else []
     found = [
-        f"- Frozen at constants in the model's own tensors: {shown}{more}. Interface and cost of "
-        "the model are unchanged.",
+        f"- {' '.join(changed)} Interface and cost of the model are unchanged.",
         f"- Data: {safe(parts['how'])}{'' if document['objective'] is None else counts}",
     ]
     found += [f"- {safe(text)}" for text in overlap_warnings(parts)]

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from repairkit.report import numbers
+from repairkit.report.changes import act, head_in_words
 from repairkit.report.charts import Axis, Series, line_chart
 from repairkit.report.commands import reading_words
 from repairkit.report.tables import class_rows, group_tables, metric_rows
@@ -40,6 +41,9 @@ def repair_facts(document: Mapping[str, Any]) -> dict[str, Any]:
             "small", "a group is small where it has fewer than 30 images"
         ),
         "constants": dict(document["patch"]["frozen"]),
+        "gains": document["patch"].get("gains", {}),
+        "act": act(document),
+        "head": head_in_words(document),
         "interpretation": document.get("interpretation"),
         "baselines": baselines(document),
         "selection": document.get("selection"),

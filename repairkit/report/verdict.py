@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from repairkit.report.changes import act
 from repairkit.report.numbers import change, count, figure, in_words, interval, sign
 from repairkit.report.payers import payers_by_chance, payers_in_words
 
@@ -20,18 +21,17 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     """
     objective = document["objective"]
     evaluations = document["evaluations"]
-    n_frozen = len(document["patch"]["frozen"])
     if objective is None:
-        return _without_figures(document, n_frozen)
+        return _without_figures(document)
     n_images = evaluations["before"]["n_images"]
     before, after = (evaluations[key]["metrics"][objective] for key in ("before", "after"))
     moved = evaluations["difference"][objective]
     if moved["value"] is None:
-        return _undefined(document, n_frozen)
+        return _undefined(document)
     direction = sign(objective, document.get("less_is_better", ()))
     low, high = sorted(direction * (moved[end] or 0.0) for end in ("ci_low", "ci_high"))
     tone = "good" if low > 0 else "bad" if high < 0 else "open"
-    what = _frozen(document, n_frozen)
+    what = act(document)
     where = f"on {count(n_images, 'image')} of the {evaluations['before']['suite']} part"
     ends = f"from {figure(before['value'], objective)} to {figure(after['value'], objective)}"
     numbers = (
@@ -42,11 +42,11 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     name = in_words(objective)
     if tone != "open":
         verb = "lifts" if moved["value"] > 0 else "lowers"
-        sentence = f"Freezing {what} {verb} the {name} {numbers}"
+        sentence = f"{what} {verb} the {name} {numbers}"
     elif moved["value"] == moved["ci_low"] == moved["ci_high"] == 0:
-        sentence = f"Freezing {what} leaves the {name} as it was {where}"
+        sentence = f"{what} leaves the {name} as it was {where}"
     else:
-        sentence = f"Freezing {what} moves the {name} {numbers}, which may be chance"
+        sentence = f"{what} moves the {name} {numbers}, which may be chance"
     pay = payers_in_words(document)
     if pay:
         sentence += f"; it {pay}" if tone == "bad" else f", but {pay}"
@@ -59,7 +59,8 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _without_figures(document: Mapping[str, Any], n_frozen: int) -> dict[str, str]:
+def _without_figures(document: Mapping[str, Any]) -> dict[str, str]:
+    n_frozen = len(document["patch"]["frozen"])
     proof = document["verification"]
     on = f"{count(proof['n_images'], 'image')} ({proof['images']})"
     what = "1 filter is" if n_frozen == 1 else f"{count(n_frozen, 'filter')} are"
@@ -73,7 +74,7 @@ def _without_figures(document: Mapping[str, Any], n_frozen: int) -> dict[str, st
     }
 
 
-def _undefined(document: Mapping[str, Any], n_frozen: int) -> dict[str, str]:
+def _undefined(document: Mapping[str, Any]) -> dict[str, str]:
     name, before = in_words(document["objective"]), document["evaluations"]["before"]
     where = f"{count(before['n_images'], 'image')} of the {before['suite']} part"
     pay = payers_in_words(document)
@@ -81,18 +82,10 @@ def _undefined(document: Mapping[str, Any], n_frozen: int) -> dict[str, str]:
         "tone": "bad" if pay else "open",
         "word": _WORDS["bad" if pay else "open"],
         "sentence": (
-            f"Freezing {_frozen(document, n_frozen)} changes the {name} by an unknown amount: "
+            f"{act(document)} changes the {name} by an unknown amount: "
             f"the {where} do not define it{f'; it {pay}' if pay else ''}."
         ),
     }
-
-
-def _frozen(document: Mapping[str, Any], n_frozen: int) -> str:
-    scoring = document.get("scoring") or {}
-    total = scoring.get("n_filters")
-    if total is None:
-        return count(n_frozen, "filter")
-    return f"{n_frozen:,} of {count(total, 'filter')}"
 
 
 def _price(objective: str, differences: Mapping[str, Any]) -> str:

@@ -71,23 +71,29 @@ class PatchFile:
 
     def claim(self) -> dict[str, Any]:
         """What the patched model's metadata says of this patch, as JSON has it; not the digest."""
-        frozen = [
-            [f.filter.id, list(f.constant) if isinstance(f.constant, tuple) else f.constant]
-            for f in self.patch.frozen
-        ]
-        claim: dict[str, Any] = {
+        return {
             "source": self.source_digest,
             "sites_at": self.sites_at,
             "include": list(self.include),
             "output": self.output,
-            "frozen": frozen,
+            **claimed_patch(self.patch),
         }
-        gains = {f.filter.id: f.gain for f in self.patch.frozen if f.gain}
-        if gains:
-            claim["gains"] = gains
-        if self.patch.head is not None:
-            claim["head"] = claimed_head(self.patch.head)
-        return claim
+
+
+def claimed_patch(patch: Patch) -> dict[str, Any]:
+    """What metadata and reports say of a patch: what is frozen, how far, and the head's change."""
+    claim: dict[str, Any] = {
+        "frozen": [
+            [f.filter.id, list(f.constant) if isinstance(f.constant, tuple) else f.constant]
+            for f in patch.frozen
+        ]
+    }
+    gains = {f.filter.id: f.gain for f in patch.frozen if f.gain}
+    if gains:
+        claim["gains"] = gains
+    if patch.head is not None:
+        claim["head"] = claimed_head(patch.head)
+    return claim
 
 
 def claimed_head(head: HeadChange) -> dict[str, Any]:

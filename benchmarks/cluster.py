@@ -112,7 +112,9 @@ def make_bench(folder: Path, width: int, depth: int, side: int, n_images: int) -
     onnx.save(stack_of_convolutions(width, depth, side), folder / "stack.onnx")
     x = rng.standard_normal((n_images, 3, side, side)).astype(np.float32)
     np.savez(folder / "noise.npz", x=x, y=rng.integers(0, 10, n_images))
-    settings = Settings(data=folder / "noise.npz", metrics=("loss",), device="cpu")
+    settings = Settings(
+        data=folder / "noise.npz", metrics=("loss",), device="cpu", accept_preprocessing=True
+    )
     return prepare(read_subject(folder / "stack.onnx"), settings)
 
 

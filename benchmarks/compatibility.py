@@ -192,6 +192,7 @@ def _score(
             *patterns,
             "--method",
             "leave-one-out",
+            "--accept-preprocessing",  # the images are noise
             "-o",
             "run",
             "--json",

@@ -132,7 +132,7 @@ def make(folder: Path, side: int, n_images: int) -> tuple[Path, Path]:
 def measure(model: Path, data: Path, *, remove: bool, folder: Path) -> Meter:
     """Run the job up to its first round, or to its end where it has none."""
     meter = Meter(model.stat().st_size, "scoring")
-    settings = Settings(data=data)
+    settings = Settings(data=data, accept_preprocessing=True)
     with listening(meter), counted(meter):
         try:
             subject = read_subject(model)

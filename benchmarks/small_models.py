@@ -158,7 +158,7 @@ def run(name: str) -> None:
         images = rng.standard_normal((_IMAGES, 3, side, side)).astype(np.float32)
         np.savez(data, x=images, y=np.arange(_IMAGES) % 2)
         before = os.times()
-        settings = Settings(data=data, sites=(SITES[name],), workers=1)
+        settings = Settings(data=data, sites=(SITES[name],), workers=1, accept_preprocessing=True)
         scored = score(read_subject(model), settings, ScoreSettings("leave-one-out"))
         after = os.times()
     used = after.user + after.system - before.user - before.system

@@ -95,6 +95,7 @@ def measure(model: Path, limits: Sequence[float], asked: argparse.Namespace) -> 
         start = [sys.executable, "-c", "from repairkit.cli import main; main()"]
         for limit in limits:
             common = [str(model), "--data", str(data), "--time-limit", f"{limit:g}"]
+            common.append("--accept-preprocessing")  # the images are noise
             commands = {
                 f"score {method}": [
                     "score",

@@ -28,3 +28,13 @@ def reading_words(
     if class_names and not any("," in name for name in class_names):
         words.append(f"--classes={','.join(class_names)}")
     return words
+
+
+def accepting_words(read: Mapping[str, Any] | None) -> list[str]:
+    """`--accept-preprocessing` where a job went on although its first look left a doubt.
+
+    Args:
+        read: what was read, as documents have it; those of other versions may have none.
+    """
+    look = (read or {}).get("first_look") or {}
+    return ["--accept-preprocessing"] if look.get("doubt") and look.get("accepted") else []

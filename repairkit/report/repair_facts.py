@@ -12,7 +12,7 @@ from markupsafe import Markup
 from repairkit.report import numbers
 from repairkit.report.changes import act, head_in_words
 from repairkit.report.charts import Axis, Series, line_chart
-from repairkit.report.commands import reading_words
+from repairkit.report.commands import accepting_words, reading_words
 from repairkit.report.tables import class_rows, group_tables, metric_rows
 from repairkit.report.verdict import verdict
 
@@ -161,6 +161,7 @@ def commands(document: Mapping[str, Any]) -> dict[str, str]:
         data += ["--input", f"{name}={value}"]
     data += reading_words(choice.get("preprocessing"))
     classes = reading_words(None, choice.get("class_names"))
+    classes += accepting_words(document.get("read"))
     return {
         "verify": _shell("verify", source, result, "--patch", patch, *data),
         "revert": _shell("revert", result, patch, "-o", again),

@@ -9,7 +9,7 @@ from typing import Any
 
 from repairkit.report import numbers
 from repairkit.report.charts import Axis, Series, bar_chart, interval_mark, line_chart
-from repairkit.report.commands import reading_words
+from repairkit.report.commands import accepting_words, reading_words
 from repairkit.report.numbers import count
 from repairkit.report.repair_facts import overlap_warnings
 
@@ -156,6 +156,7 @@ def _commands(run: Mapping[str, Any]) -> dict[str, str]:
     settings = run["settings"]
     words = ["repairkit", "score", run["model"]["path"], "--data", run["data"]["path"]]
     words += reading_words(settings.get("preprocessing"), settings.get("class_names"))
+    words += accepting_words(run.get("read"))
     for metric in settings["metrics"]:
         words += ["--metric", metric]
     words += ["--method", settings["method"]]

@@ -34,7 +34,7 @@ COMMANDS: dict[str, list[list[str]]] = {
         [MODEL, *QUICK, "permutation", "--max-evaluations", "1500", "-o", "two"],
         [MODEL, *QUICK, "auto", "--max-evaluations", "1500", "-o", "three"],
         ["manifest/model.onnx", "--data", "manifest/rows.parquet", "--metric", "accuracy",
-         "--method", "random", "-o", "four"],
+         "--method", "random", "--accept-preprocessing", "-o", "four"],
     ],
     "compare": [["one", "two"]],
     "report": [["one"]],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.report.commands import reading_words
+from repairkit.report.commands import accepting_words, reading_words
 
 SIZES = st.tuples(st.integers(1, 999), st.integers(1, 999))
 NUMBERS = st.lists(st.floats(0.001, 300), max_size=3).map(tuple)
@@ -35,3 +35,11 @@ def test_the_options_say_the_preprocessing_again(way: Preprocessing) -> None:
 def test_names_that_no_option_can_hold_are_left_out() -> None:
     assert reading_words({}, ["cat", "dog"]) == ["--classes=cat,dog"]
     assert reading_words(None, ["cat, wild", "dog"]) == []
+
+
+def test_a_doubt_that_was_accepted_is_accepted_again() -> None:
+    doubt = {"first_look": {"doubt": "at chance", "accepted": True}}
+    assert accepting_words(doubt) == ["--accept-preprocessing"]
+    assert accepting_words({"first_look": {"doubt": "", "accepted": True}}) == []
+    assert accepting_words({"first_look": {"metric": "mean_absolute_error"}}) == []
+    assert accepting_words({}) == accepting_words(None) == []

@@ -6,10 +6,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.promising import Judge, Row, try_rule
 from benchmarks.shortcuts import Setting
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.metric import Metric
@@ -120,6 +122,31 @@ class Lab:
         except TargetNotMetError:
             return Outcome(way)
         return self.judge(way, made.patch, test)
+
+    def promise(
+        self, sample: Sample, key: tuple[Any, ...], groups: NDArray[np.int64] | None = None
+    ) -> Row:
+        """What the rule of `key` makes of the selection images, from which the means come too.
+
+        Args:
+            sample: whose test part is not used.
+            key: see `Row`.
+            groups: of all images, in place of their own. They have nothing to do with the images,
+                so that each has the accuracy of all: the truth is told by all fresh images.
+        """
+        selection = self._suite(sample.selection, "selection")
+        if groups is not None:
+            about = replace(selection.annotations, groups=groups[sample.selection])
+            selection = replace(selection, annotations=about)
+        parts = Parts(selection, selection, selection, (), "drawn by the benchmark")
+        settings = replace(
+            self.bench.settings, metrics=Objective.of(FAIRNESS_OBJECTIVE).values, seed=key[3]
+        )
+        bench = replace(self.bench, parts=parts, settings=settings)
+        known = self.fresh.annotations.groups
+        assert known is not None
+        compared = known if groups is None else np.zeros_like(known)
+        return try_rule(key, bench, Judge(bench, self.fresh, compared, self.before))
 
     def judge(self, way: str, patch: Patch, test: Suite) -> Outcome:
         """The figures of a patch on the test part and on fresh images."""

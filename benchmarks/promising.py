@@ -44,8 +44,8 @@ WORST, ACCURACY, SMOOTH, BALANCED, LIKELIHOOD = (
 )
 # The figure that each rung of the ladder promises, by objective.
 PROMISED = {
-    WORST: {"accuracy": WORST, "smooth": SMOOTH, "likelihood": BALANCED},
-    ACCURACY: {"accuracy": ACCURACY, "smooth": LIKELIHOOD, "likelihood": LIKELIHOOD},
+    WORST: {"objective": WORST, "smooth": SMOOTH, "likelihood": BALANCED},
+    ACCURACY: {"objective": ACCURACY, "smooth": LIKELIHOOD, "likelihood": LIKELIHOOD},
 }
 
 

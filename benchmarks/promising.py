@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from repairkit.core.errors import TargetNotMetError
-from repairkit.core.patch import Patch
+from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Annotations, Suite
 from repairkit.engine.runner import Runner
 from repairkit.graph.bake import bake
@@ -34,7 +34,7 @@ from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.workflows.repair_settings import PatchSettings
 
 TODAY, NEW = "a third confirms", "cross-confirmation"
-RULES: dict[str, dict[str, Any]] = {TODAY: {"confirm_share": 1 / 3}}
+RULES: dict[str, dict[str, Any]] = {TODAY: {"confirm_share": 1 / 3}, NEW: {}}
 WORST, ACCURACY, SMOOTH, BALANCED, LIKELIHOOD = (
     FAIRNESS_OBJECTIVE,
     "accuracy",
@@ -67,7 +67,7 @@ class Row:
         n_frozen: filters that are frozen.
         cure: how the model was changed.
         seconds: CPU time of the choice.
-        passes: images times coalitions that were evaluated.
+        passes: of images, as the choice tells them.
         reason: why nothing was promised.
     """
 
@@ -84,7 +84,7 @@ class Row:
     n_frozen: int = 0
     cure: str = ""
     seconds: float = 0.0
-    passes: int = 0
+    passes: Mapping[str, int] = field(default_factory=dict)
     reason: str = ""
 
     @property
@@ -202,17 +202,29 @@ def try_rule(
     true, falls = judge.changes(judge.outputs(made.patch))
     assert made.promise is not None
     assert made.selection is not None
-    promise = made.promise
+    figure, promise = _promise(objective, made.promise, made.selection.get("promise"))
     return Row(
         **named,
-        figure=PROMISED[objective][made.selection.get("promised_rung") or "accuracy"],
+        figure=figure,
         stated=(promise.value, promise.ci_low, promise.ci_high),
         true=true,
         falls=falls,
         n_frozen=len(made.patch),
         cure=str(made.selection.get("cure") or "freeze"),
         seconds=seconds,
+        passes=made.selection.get("passes") or {},
     )
+
+
+def _promise(objective: str, plain: Figure, told: Mapping[str, Any] | None) -> tuple[str, Figure]:
+    """Which figure is promised, and its change; of losses the fall is the change."""
+    if told is None:
+        return objective, plain
+    (rung,) = (rung for rung in told["rungs"] if rung["name"] == told["reached"])
+    figure, change = PROMISED[objective][rung["name"]], Figure(**rung["change"])
+    if rung["name"] == "likelihood":  # it is told as a loss
+        change = Figure(-change.value, -change.ci_high, -change.ci_low)
+    return figure, change
 
 
 @cache

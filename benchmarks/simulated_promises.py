@@ -33,9 +33,6 @@ from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from repairkit.workflows.cross_confirming import confirm, cross_fit
-from repairkit.workflows.promises import PROMISES, Judge
-
 from benchmarks.promising import (
     BALANCED,
     NEW,
@@ -57,14 +54,16 @@ from repairkit.repairs import Bound, Frozen, Screened, Search, SearchSettings, a
 from repairkit.workflows.choosing import N_FOLDS, strata_of
 from repairkit.workflows.confirming import not_sure
 from repairkit.workflows.criterion import ChoosingCriterion
+from repairkit.workflows.cross_confirming import confirm, cross_fit
 from repairkit.workflows.cures import Cured, Nothing
 from repairkit.workflows.objective import Limit, Objective
+from repairkit.workflows.promises import PROMISES, Judge
 
 N_FILTERS, N_PLANTED, N_CANDIDATES = 40, 3, 24
 SPREAD, NOISE = 1.5, 0.3  # of margins, and of what a filter does to them
 SIZES, N_GROUPS = (200, 600, 1_500), (2, 10)
 NOTHING, GAINS = ("0", "-0.5"), ("+3", "+7", "+14")
-NEGLIGIBLE = 0.001
+NEGLIGIBLE, MAX_GROUP_DROP = 0.001, 0.05
 ROWS = Path(__file__).parent / ".cache" / "simulated_promises"
 Floats = NDArray[np.float64]
 
@@ -155,9 +154,17 @@ class Table:
 
     def judge(self, within: Indices, *, n_folds: int) -> Judge:
         """Of some of the images."""
-        names, about = (WORST, "accuracy"), self.about.take(within)
         return Judge(
-            Objective.of(WORST), LIMITS, (), self.metrics, names, FORM, about, n_folds, self.seed
+            objective=Objective.of(WORST),
+            limits=LIMITS,
+            targets=(),
+            max_group_drop=MAX_GROUP_DROP,
+            metrics=self.metrics,
+            told=(WORST, "accuracy"),
+            form=FORM,
+            annotations=self.about.take(within),
+            n_folds=n_folds,
+            seed=self.seed,
         )
 
     def outputs(self, frozen: Frozen) -> Floats:

@@ -112,7 +112,12 @@ def look_thoroughly(subject: Subject, settings: Settings) -> FirstLook | ErrorLo
         DataError: the data cannot be read.
     """
     try:
-        bench = prepare_unjudged(subject, replace(settings, parts=PartPlan()))
+        bench = prepare_unjudged(subject, settings)
+        split = bench.dataset.split
+        if bench.unjudged and split is not None:  # whose names may be those of no part
+            test = "test" if "test" in split else "none"
+            plan = PartPlan(calibration="all", selection="all", test=test)
+            bench = prepare_unjudged(subject, replace(settings, parts=plan))
     except (SettingsError, ModelError) as error:
         return str(error)
     look = looked_at(bench, None, thorough="all", go_on=True).look

@@ -206,3 +206,16 @@ def test_the_same_seed_looks_at_the_same_images(colours: tuple[Subject, Settings
         look["seconds"] = 0.0
     assert found[0] == found[1]
     assert found[0]["in_use"] == found[0]["best"] == "1/255, RGB"
+
+
+def test_splits_of_other_names_are_looked_at_but_for_the_test(
+    colours: tuple[Subject, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, settings = colours
+    stored = dict(np.load(tmp_path / "data.npz"))
+    split = np.resize(["train", "val", "test", "train"], N)
+    np.savez(tmp_path / "split.npz", **stored, split=split)
+    seen = watched(monkeypatch)
+    look = look_thoroughly(subject, replace(settings, data=tmp_path / "split.npz"))
+    assert isinstance(look, FirstLook)
+    assert set(split[seen]) == {"train", "val"}

@@ -48,7 +48,7 @@ class WatchedGame:
 
     @property
     def evaluations(self) -> int:
-        return sum(len(round) for round in self.rounds)
+        return sum(round.evaluations for round in self.rounds)
 
     def play(self, round: Round) -> Outcomes:
         self.before(len(self.rounds))

@@ -106,11 +106,13 @@ class Round:
     """Coalitions to try, and for each row the images to try it on.
 
     `images` has shape (n_rows, n_images_per_row), drawn with the pool's probabilities; None asks
-    for every image of the suite, once, in every row.
+    for every image of the suite, once, in every row. Each row counts as `charged` evaluations, more
+    than one where a budget of small rows also pays for rows of many images.
     """
 
     coalitions: Coalitions
     images: NDArray[np.intp] | None = None
+    charged: int = 1
 
     def __post_init__(self) -> None:
         assert self.coalitions.ndim == 2
@@ -118,6 +120,11 @@ class Round:
 
     def __len__(self) -> int:
         return len(self.coalitions)
+
+    @property
+    def evaluations(self) -> int:
+        """What the round counts for in a budget."""
+        return len(self) * self.charged
 
     @classmethod
     def nothing(cls, n_players: int) -> Round:

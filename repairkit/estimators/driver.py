@@ -237,9 +237,9 @@ class _Job:
             conclusion = getattr(self.run, "conclusion", "there is nothing more to learn")
             return True, conclusion
         allowed, seconds = self.budget.max_evaluations, self.budget.time_limit_seconds
-        if allowed is not None and self.spent.evaluations + len(round) > allowed:
+        if allowed is not None and self.spent.evaluations + round.evaluations > allowed:
             if not self.spent.rounds:
-                self._refuse_below("one round", len(round))
+                self._refuse_below("one round", round.evaluations)
             return False, f"the budget of {allowed:,} evaluations is spent"
         if seconds is not None and self.spent.rounds and self.timekeeper.over:
             return False, self._out_of_time()
@@ -274,7 +274,7 @@ class _Job:
         per_row = len(self.facts.pool) if images is None else images.shape[1]
         self.spent = Spent(
             self.spent.rounds + 1,
-            self.spent.evaluations + n_rows,
+            self.spent.evaluations + n_rows * round.charged,
             self.spent.image_passes + n_rows * per_row,
             self.clock() - self._epoch,
         )

@@ -75,6 +75,7 @@ class Flight:
             following = self.run.ask_ahead(pending)
             if following is None or not len(following):
                 return
-            if rows_left is not None and sum(map(len, pending)) + len(following) > rows_left:
+            under_way = sum(each.evaluations for each in pending)
+            if rows_left is not None and under_way + following.evaluations > rows_left:
                 return
             self._begin(following)

@@ -103,15 +103,16 @@ class Columns:
 
 @dataclass(frozen=True)
 class Share:
-    """Metrics that look at the same images: rows on others are zero for them and tell nothing.
+    """Metrics that look at the same `images`: rows on others are zero for them and tell nothing.
 
-    `rows` are None where all count; `weight` is the probability that a row does, by which outcomes
-    are multiplied to stay estimates of V.
+    `rows` and `images` are None where all count; `weight` is the probability that a row does, by
+    which outcomes are multiplied to stay estimates of V.
     """
 
     metrics: NDArray[np.intp]
     rows: NDArray[np.intp] | None
     weight: float
+    images: NDArray[np.intp] | None = None
 
 
 def shares(facts: GameFacts, rows: RegressionRows) -> Iterator[Share]:
@@ -128,7 +129,7 @@ def shares(facts: GameFacts, rows: RegressionRows) -> Iterator[Share]:
         if own is None:
             yield Share(np.array(metrics), None, 1.0)
         else:
-            yield Share(np.array(metrics), *_of_images(facts.pool, own, drawn[:, 0]))
+            yield Share(np.array(metrics), *_of_images(facts.pool, own, drawn[:, 0]), own)
 
 
 def _of_images(

@@ -18,9 +18,15 @@ from repairkit.estimators import sizes as sizes_of
 from repairkit.estimators.boundary import Side, check_question, settle_top_k
 from repairkit.estimators.checks import check_positive, check_real, check_whole, unknown
 from repairkit.estimators.regression_run import Plan, RegressionRun
+from repairkit.estimators.repair_run import RepairRun
 from repairkit.estimators.ridge import ErrorsOver
+from repairkit.estimators.split import Split
 
 FEW_PLAYERS = 64
+ENTRY_COST = 0.22
+"""Of an image in a cone, in rows of one image: a third to six tenths of a pass, where rows take two
+(.17 and .28 of a row on two networks). Not measured on the spot: results would differ by machine.
+"""
 _JUST_ABOVE_ONE = math.nextafter(1, 2)
 
 
@@ -119,6 +125,9 @@ class RepairRegression:
         most_removed: the largest.
         images_per_coalition, errors_over, round_rows, top_k, side: see `Regression`; errors are
             those for other images like these, since a repair is for images to come.
+        rows: the budget, in rows. Where it is known, a pilot finds how much of it is best spent on
+            a table of what images lose with each player alone, see `estimators/repair_run.py`.
+        entry_cost: of an entry of that table, an image with one player removed, in rows.
     """
 
     least_removed: float = 0.01
@@ -128,6 +137,8 @@ class RepairRegression:
     round_rows: int = 4096
     top_k: int | None = None
     side: Side = "lowest"
+    rows: int | None = None
+    entry_cost: float = ENTRY_COST
 
     def __post_init__(self) -> None:
         check_real("least_removed", self.least_removed, least=0.0, below=1.0)
@@ -139,10 +150,13 @@ class RepairRegression:
             )
         for name in ("images_per_coalition", "round_rows"):
             check_whole(name, getattr(self, name), least=1)
+        if self.rows is not None:
+            check_whole("rows", self.rows, least=1)
+        check_positive("entry_cost", self.entry_cost)
         _check_errors_over(self.errors_over, self.images_per_coalition)
         check_question(self.top_k, self.side)
 
-    def start(self, facts: GameFacts, rng: np.random.Generator) -> RegressionRun:
+    def start(self, facts: GameFacts, rng: np.random.Generator) -> RegressionRun | RepairRun:
         """Begin.
 
         Raises:
@@ -165,7 +179,15 @@ class RepairRegression:
             side=self.side,
             scaled=False,
         )
-        return RegressionRun(facts, plan, rng)
+        if self.rows is not None and n > 1 and self.images_per_coalition == 1:
+            drawn = int(np.count_nonzero(facts.pool.probabilities))
+            split = Split(n, drawn, facts.n_metrics, self.rows, self.entry_cost)
+            # One image stands for all where images are judged together, see `whole`.
+            if split.pilot_images and not facts.of_sets:
+                return RepairRun(facts, plan, split, rng)
+        run = RegressionRun(facts, plan, rng)
+        run.most_rows = 0 if self.rows is None else max(self.rows - 2, 0)
+        return run
 
 
 def _check_errors_over(errors_over: str, images_per_coalition: int) -> None:

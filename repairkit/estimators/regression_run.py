@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
+from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
 from repairkit.estimators import sizes as sizes_of
 from repairkit.estimators.boundary import Side, contested
+from repairkit.estimators.control import Control, ControlTable
 from repairkit.estimators.intervals import around
 from repairkit.estimators.outcome_table import OutcomeTable
 from repairkit.estimators.ridge import LEAST_ROWS, ErrorsOver, Fit
@@ -64,10 +65,12 @@ class RegressionRun:
 
     `ends` (2, n_metrics) are V(all) and V(none); `baseline` (n_images, n_metrics) the outcomes of
     every image with everyone present, `empty` the same with no one; `most` the largest size, 0
-    until known.
+    until known. `most_rows` is after how many rows the budget ends; 0 where that is not known.
+    `pool` tells how often images are drawn for rows; `table`, where there is one, is a
+    control variate that knows all of them, and `predicted` what it says of the rows.
     """
 
-    stored_types: ClassVar[tuple[type, ...]] = (Fit,)
+    stored_types: ClassVar[tuple[type, ...]] = (Fit, ControlTable)
 
     facts: GameFacts
     plan: Plan
@@ -80,6 +83,10 @@ class RegressionRun:
     empty: NDArray[np.float64]
     rows: RegressionRows
     outcomes: OutcomeTable
+    most_rows: int
+    pool: ImagePool
+    table: ControlTable | None
+    predicted: OutcomeTable
     fit: Fit | None
     n_fitted: int
 
@@ -94,6 +101,10 @@ class RegressionRun:
         self.empty = np.zeros((0, facts.n_metrics))
         self.rows = RegressionRows.none(facts.n_players)
         self.outcomes = OutcomeTable(facts.n_metrics)
+        self.most_rows = 0
+        self.pool = facts.pool
+        self.table = None
+        self.predicted = OutcomeTable(facts.n_metrics)
         self.fit = None
         self.n_fitted = 0
 
@@ -177,16 +188,15 @@ class RegressionRun:
             sizes = self._draw_sizes(rng, n_known)
         coalitions = sizes_of.remove_at_random(rng, sizes, n)
         per_row = self.plan.images_per_coalition
-        images = self.facts.pool.draw(rng, len(sizes) * per_row)
+        images = self.pool.draw(rng, len(sizes) * per_row)
         return Round(coalitions, rng.permutation(images).reshape(len(sizes), per_row))
 
     def _draw_sizes(self, rng: np.random.Generator, n_known: int) -> NDArray[np.int64]:
-        """Rounds grow with what is known, so that a budget is nearly used whatever it is."""
-        plan = self.plan
-        n_rows, n = (
-            min(plan.round_rows, max(_LEAST_ROUND, n_known // _GROWTH)),
-            self.facts.n_players,
-        )
+        """Rounds grow with what is known, so that any budget is nearly used."""
+        plan, n = self.plan, self.facts.n_players
+        n_rows = min(plan.round_rows, max(_LEAST_ROUND, n_known // _GROWTH))
+        if n_known < self.most_rows:
+            n_rows = min(n_rows, self.most_rows - n_known)
         if self.law == "semivalue":
             shares = sizes_of.semivalue_probabilities(plan.least, self.most, n)
             return sizes_of.draw_sizes(rng, shares, max(plan.least - 1, 1), n_rows)
@@ -200,8 +210,11 @@ class RegressionRun:
         elif not self.most:
             self._read_pilot(outcomes.values)
         else:
-            self.rows.add(self.ask() if outcomes.asked is None else outcomes.asked)
+            asked = self.ask() if outcomes.asked is None else outcomes.asked
+            self.rows.add(asked)
             self.outcomes.add(outcomes.values)
+            if self.table is not None:
+                self.predicted.add(self.table.predict(asked, len(self.pool)))
         self.n_told += 1
 
     def _as_on_drawn_rows(self, outcomes: Outcomes, end: int) -> NDArray[np.float64]:
@@ -214,6 +227,15 @@ class RegressionRun:
         found: NDArray[np.float64] = np.zeros_like(scores)
         np.divide(scores, drawn, out=found, where=drawn > 0)
         return found
+
+    def draw_on(self, images: NDArray[np.intp]) -> None:
+        """Draw rows on these images alone."""
+        self.pool = _restricted(self.facts.pool, images)
+
+    def use(self, table: ControlTable) -> None:
+        """From now on with a control variate, which knows all images that rows are drawn on."""
+        assert not len(self.rows), "rows without predictions"
+        self.table = table
 
     def on_images(self, some: SomeImages) -> RegressionRun | None:
         """The same run as if these images were all there are, from their rows alone.
@@ -232,6 +254,13 @@ class RegressionRun:
         part.rows, numbers = self.rows.on(some.positions, some.n_all)
         factors = some.drawn[part.rows.all_images()[:, 0]] if len(numbers) else some.drawn[:0]
         part.outcomes = self.outcomes.part(numbers, factors)
+        part.pool = some.facts.pool
+        if self.table is not None:
+            part.table = self.table.on(some)
+            if not len(part.table):
+                return None
+            part.pool = _restricted(some.facts.pool, part.table.images)
+            part.predicted = self.predicted.part(numbers, factors)
         return part
 
     def _read_pilot(self, values: NDArray[np.float64]) -> None:
@@ -255,8 +284,9 @@ class RegressionRun:
         return self.fit
 
     def _solve(self, rows: RegressionRows, outcomes: OutcomeTable) -> Fit:
+        table, predicted = self.table, self.predicted
         return solve(
-            self.facts,
+            replace(self.facts, pool=self.pool),
             rows,
             outcomes,
             baseline=self.baseline,
@@ -264,6 +294,7 @@ class RegressionRun:
             errors_over=self.plan.errors_over,
             entropy=(*self.entropy, _FOR_TRACES),
             span=(self.plan.least, self.most) if self.law == "semivalue" else None,
+            control=None if table is None else Control(table, predicted, self.pool),
         )
 
     def estimates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -328,7 +359,25 @@ class RegressionRun:
             return what
         if plan.scaled:
             return f"{what}; values cut off behind {self.most} of {n} removals"
-        return f"{what}; a semivalue over {plan.least} to {self.most} of {n} removals"
+        return f"{what}; a semivalue over {plan.least} to {self.most} of {n} removals{self._told()}"
+
+    def _told(self) -> str:
+        """What there is to say of the table."""
+        fitted = self.fit
+        if self.table is None or fitted is None or not len(fitted.coefficients):
+            return ""
+        return (
+            f"; beside the rows a table of what {len(self.table)} images lose with each filter "
+            f"alone, times {fitted.coefficients[0]:.2f}, which explains "
+            f"{100 * fitted.explained[0]:.0f} % of the rows' variance"
+        )
+
+
+def _restricted(pool: ImagePool, images: NDArray[Any]) -> ImagePool:
+    """The pool of which no other images are drawn."""
+    probabilities = np.zeros(len(pool))
+    probabilities[images] = pool.probabilities[images]
+    return ImagePool(probabilities / probabilities.sum(), pool.strata)
 
 
 def _reliability(shares: NDArray[np.float64], errors: NDArray[np.float64]) -> float:

@@ -10,12 +10,13 @@ of E[V | i in S] - E[V | i not in S]; with Shapley's weights that is Shapley's v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.estimators.control import Beside, shrink
 from repairkit.estimators.krylov import Spectrum, lanczos
 from repairkit.estimators.rows import RegressionRows
 
@@ -43,6 +44,8 @@ class Fit:
     (n_metrics,) are the mean loss of V by one more removal, `drop_errors` theirs. For the first
     metric: the penalty in units of a column's sum of squares, the fit's degrees of freedom, and the
     share of the residual variance that the players explain, by generalised cross-validation.
+    `coefficients` and `explained` (n_metrics,) are those of a control variate: by how much it is
+    multiplied, and its share of the rows' variance; empty without one.
     """
 
     shares: Floats
@@ -52,6 +55,8 @@ class Fit:
     penalty: float
     degrees: float
     r2: float
+    coefficients: Floats = field(default_factory=lambda: np.zeros(0))
+    explained: Floats = field(default_factory=lambda: np.zeros(0))
 
 
 def fit(
@@ -63,6 +68,7 @@ def fit(
     errors_over: ErrorsOver,
     rng: np.random.Generator,
     span: tuple[int, int] | None = None,
+    beside: Beside | None = None,
 ) -> Fit:
     """Fit all metrics.
 
@@ -76,6 +82,7 @@ def fit(
         rng: for the traces.
         span: the least and the greatest size over which a mean drop is to be taken, evenly; if
             None, as the players' shares weigh the sizes of the rows.
+        beside: the additive game that was added to the outcomes; its semivalues are added back.
     """
     residuals, drops, drop_errors = _partial_out(rows, outcomes, baseline, full, span)
     targets = rows.transposed_times(residuals)
@@ -90,9 +97,15 @@ def fit(
     residuals -= rows.times(solutions)
     shares = solutions * [choice.unshrunk for choice in choices]
     scatter = np.array([choice.variance for choice in choices])
-    errors = _errors(rows, residuals, scatter, errors_over)
     first = choices[0]
     penalty = first.penalty / rows.spread()
+    if beside is None:
+        errors = np.sqrt(_variances(rows, residuals, scatter, errors_over, None)[0])
+    else:
+        means = beside.means()
+        together = _variances(rows, residuals, scatter, errors_over, beside)
+        shares, errors = _with_means(shares, means, *together)
+        drops = drops + means.mean(axis=0)
     return Fit(shares, errors, drops, drop_errors, penalty, first.degrees, first.r2)
 
 
@@ -219,20 +232,42 @@ def _choose(
     return _Choice(penalty, float(degrees[best]), float(lost), float(variance), float(max(r2, 0.0)))
 
 
-def _errors(
-    rows: RegressionRows, residuals: Floats, scatter: Floats, errors_over: ErrorsOver
-) -> Floats:
-    """Standard errors of the shares: the mean variance, spread as the sandwich's middle is.
+def _variances(
+    rows: RegressionRows,
+    residuals: Floats,
+    scatter: Floats,
+    errors_over: ErrorsOver,
+    beside: Beside | None,
+) -> tuple[Floats, Floats, Floats]:
+    """Of the shares, (n_players, n_metrics): the mean variance, spread as the sandwich's middle is.
 
     Columns are nearly orthogonal, so that the sandwich's outer layers are the same for all players
-    but for their columns' sums of squares.
+    but for their columns' sums of squares. Beside it, the covariance with the means of the game
+    `beside` over images like these, and the variance of these means; zeros without one.
     """
     squares = rows.squares(np.concatenate([residuals, np.ones((len(residuals), 1))], axis=1))
-    middle, own = squares[:, :-1], squares[:, -1:]
+    middle, own = squares[:, :-1], np.maximum(squares[:, -1:], 1e-12)
+    crosses, spread = np.zeros_like(middle), np.zeros_like(middle)
+    if beside is not None:
+        spread = beside.spread()
     if errors_over == "images":
-        middle = np.maximum(middle, rows.squares_by_image(residuals))
+        by_image, crosses = rows.squares_by_image(
+            residuals, None if beside is None else beside.numbers
+        )
+        middle = np.maximum(middle, by_image)
+    elif beside is not None:  # these images are all there are; a table of some is a sample of them
+        spread *= beside.left
     flat = np.maximum((residuals**2).mean(axis=0), np.finfo(float).tiny)
-    ratio = middle / np.maximum(own, 1e-12) / flat * (own.mean() / np.maximum(own, 1e-12))
-    errors: Floats = np.sqrt(ratio * scatter)
-    errors[own[:, 0] <= 0] = np.inf
-    return errors
+    scale = scatter * squares[:, -1].mean() / flat
+    variances = middle / own**2 * scale
+    variances[squares[:, -1] <= 0] = np.inf
+    return variances, crosses / own * np.sqrt(scale), spread
+
+
+def _with_means(
+    shares: Floats, means: Floats, variances: Floats, crosses: Floats, spread: Floats
+) -> tuple[Floats, Floats]:
+    """Shares with the semivalues of the game beside, and their errors."""
+    factors, left = shrink(shares, variances)
+    together = left + np.maximum(2 * factors * crosses, 0.0) + spread
+    return factors * shares + means - means.mean(axis=0), np.sqrt(together)

@@ -7,7 +7,7 @@ moment; X'X is never formed, which would take n^2 numbers and, per row, n^2 oper
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from repairkit.core.game import Coalitions, Round
 from repairkit.core.suite import Indices
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 _BLOCK_BYTES = 2**21
 _COLUMN_BYTES = 2**27
@@ -136,10 +137,22 @@ class RegressionRows:
         rest: Floats = (shares**2 * weights).sum(axis=0)
         return self.removed_times((1 - 2 * shares) * weights) + rest
 
-    def squares_by_image(self, residuals: Floats) -> Floats:
+    def squares_by_image(
+        self,
+        residuals: Floats,
+        beside: Callable[[slice], tuple[Ints, Floats]] | None = None,
+    ) -> tuple[Floats, Floats]:
         """Sum over images of (sum of x e over the image's rows)^2, (n_players, n_metrics).
 
         Asks for one image per row.
+
+        Args:
+            residuals: e, (n_rows, n_metrics).
+            beside: of some players, numbers that images have beside their rows, and which images:
+                (n_images, n_own, n_metrics), (n_images,).
+
+        Returns:
+            The squares, and the sums over images of the image's sum times its number beside.
         """
         images = self.all_images()[:, 0]
         order = np.argsort(images, kind="stable")
@@ -149,16 +162,21 @@ class RegressionRows:
         base = np.add.reduceat((shares * residuals)[order], starts, axis=0)
         ends = [*starts[1:].tolist(), len(order)]
         bounds = [slice(*pair) for pair in zip(starts.tolist(), ends, strict=True)]
-        result = np.zeros((self.n_players, residuals.shape[1]))
-        step = max(1, _COLUMN_BYTES // (32 * len(order)))
+        squares = np.zeros((self.n_players, residuals.shape[1]))
+        crosses = np.zeros_like(squares)
+        step = max(1, _COLUMN_BYTES // (32 * max(len(order), residuals.size)))
         for first in range(0, self.bits[0].shape[1], step):
             packed = np.concatenate([bits[:, first : first + step] for bits in self.bits])[order]
             removed = np.unpackbits(packed, axis=1).astype(np.float32)
             players = slice(8 * first, min(8 * (first + step), self.n_players))
             removed = removed[:, : players.stop - players.start]
-            for own, rows in zip(base, bounds, strict=True):
-                result[players] += (own - removed[rows].T @ ordered[rows]) ** 2
-        return result
+            numbers = {} if beside is None else _by_image(*beside(players))
+            for image, own, rows in zip(images[order][starts].tolist(), base, bounds, strict=True):
+                sums = own - removed[rows].T @ ordered[rows]
+                squares[players] += sums**2
+                if image in numbers:
+                    crosses[players] += sums * numbers[image]
+        return squares, crosses
 
     def _blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Rows and who was removed in them, as 32-bit floats that fit a cache."""
@@ -170,6 +188,10 @@ class RegressionRows:
                 block = np.unpackbits(part, axis=1, count=self.n_players).astype(np.float32)
                 yield slice(start, start + len(part)), block
                 start += len(part)
+
+
+def _by_image(images: Ints, numbers: Floats) -> dict[int, Floats]:
+    return dict(zip(images.tolist(), numbers, strict=True))
 
 
 def _times(few: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:

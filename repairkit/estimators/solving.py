@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts
+from repairkit.estimators.control import Control, Rows
 from repairkit.estimators.convergence import rank_correlation
 from repairkit.estimators.outcome_table import OutcomeTable, shares
 from repairkit.estimators.ridge import LEAST_ROWS, ErrorsOver, Fit, fit
@@ -29,6 +30,7 @@ def solve(
     errors_over: ErrorsOver,
     entropy: tuple[int, ...],
     span: tuple[int, int] | None = None,
+    control: Control | None = None,
 ) -> Fit:
     """See `ridge.fit`; a metric with too few rows of its own gets zeros and infinite errors.
 
@@ -41,10 +43,13 @@ def solve(
         errors_over: see `ridge.fit`.
         entropy: of the generator that estimates traces.
         span: see `ridge.fit`.
+        control: predictions of the rows, if there are any.
     """
     shape = (facts.n_players, facts.n_metrics)
     whole = _nothing_known(shape)
     columns, joined = outcomes.columns(), None
+    known = None if control is None else control.predicted.columns()
+    told = np.zeros((2, facts.n_metrics))
     for share in shares(facts, rows):
         metrics, own = share.metrics, rows
         if share.rows is not None:
@@ -52,14 +57,23 @@ def solve(
                 continue
             joined = rows.joined() if joined is None else joined
             own = joined.part(share.rows)
+        given = columns.of(metrics, share.rows) * share.weight
+        base, beside = baseline[:, metrics] * share.weight, None
+        if control is not None and known is not None:
+            predicted = known.of(metrics, share.rows) * share.weight
+            beside, added, told[:, metrics] = control.beside(
+                Rows.of(own, given, predicted, base, full[metrics]), share
+            )
+            given += added
         found = fit(
             own,
-            columns.of(metrics, share.rows) * share.weight,
-            baseline[:, metrics] * share.weight,
+            given,
+            base,
             full[metrics],
             errors_over=errors_over,
             rng=np.random.default_rng(entropy),
             span=span,
+            beside=beside,
         )
         whole.shares[:, metrics], whole.errors[:, metrics] = found.shares, found.errors
         whole.drops[metrics], whole.drop_errors[metrics] = found.drops, found.drop_errors
@@ -67,7 +81,9 @@ def solve(
             whole = dataclasses.replace(
                 whole, penalty=found.penalty, degrees=found.degrees, r2=found.r2
             )
-    return whole
+    if control is None:
+        return whole
+    return dataclasses.replace(whole, coefficients=told[0], explained=told[1])
 
 
 def halves_trace(

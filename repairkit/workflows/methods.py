@@ -183,6 +183,8 @@ def _take(how: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_size: i
         least = min((row for row in rows if row is not None), default=None)
         if least is not None:
             options |= small_rounds(n, least, pilot=how.method == "regression")
+            if how.method == "repair":
+                options["rows"] = least
         if facts.of_sets and how.method == "repair":
             options["errors_over"] = "rows"  # of one figure, images tell no error
     elif passes is not None and how.method in _IN_BATCHES:

@@ -71,6 +71,12 @@ CASES = (
         linear=False,
     ),
     Case("repair", RepairRegression(most_removed=0.8), shapley=False, linear=False),
+    Case(
+        "repair-table",
+        RepairRegression(most_removed=0.8, rows=2_500, entry_cost=0.01),
+        shapley=False,
+        linear=False,
+    ),
     Case("marginals", Marginals(top_k=2, batch_size=8, chunk=4)),
     Case("marginals-reach", Marginals(top_k=1, side="both", batch_size=4, reach=0.5)),
     Case(

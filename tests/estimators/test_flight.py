@@ -30,6 +30,7 @@ SEERS: dict[str, Estimator] = {
     "permutation": Permutation(batch_size=4, chunk=3),
     "regression": Regression(round_rows=300, pilot_rows=64),
     "repair": RepairRegression(round_rows=300),
+    "repair-table": RepairRegression(round_rows=300, rows=4_000, entry_cost=0.01),
     "auto": Auto(round_rows=300, epsilon=1e-9, top_k=2),
 }
 OTHERS: dict[str, Estimator] = {

@@ -68,11 +68,18 @@ def test_clusters_are_the_sums_over_the_rows_of_an_image() -> None:
     rows, design = rows_of(40, 19)
     residuals = np.random.default_rng(2).standard_normal((120, 2))
     images = rows.all_images()[:, 0]
-    expected = np.zeros((19, 2))
+    expected, crossed = np.zeros((19, 2)), np.zeros((19, 2))
+    known = np.array([5, 0, 3])
+    beside = np.random.default_rng(3).standard_normal((3, 19, 2))
     for image in range(7):
         own = images == image
-        expected += (design[own].T @ residuals[own]) ** 2
-    np.testing.assert_allclose(rows.squares_by_image(residuals), expected, rtol=1e-3)
+        sums = design[own].T @ residuals[own]
+        expected += sums**2
+        for place in np.flatnonzero(known == image):
+            crossed += sums * beside[place]
+    squares, crosses = rows.squares_by_image(residuals, lambda players: (known, beside[:, players]))
+    np.testing.assert_allclose(squares, expected, rtol=1e-3)
+    np.testing.assert_allclose(crosses, crossed, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -1,13 +1,13 @@
 """What does a table of single removals beside the rows gain `repair`, at the same cost?
 
-    python benchmarks/repair_values.py [--model sample|MODEL.onnx --data FILE.npz] [--rows 3000 10000]
+    python benchmarks/repair_values.py [--model MODEL.onnx --data FILE.npz] [--rows 3000 10000]
         [--images N] [--long ROWS] [--repeats 4] [--json FILE]
 
 Values by rows alone and with a table, at the cost of so many rows, are judged against a long run of
-rows alone on the same images: how many of its 10 most harmful filters are among the 10 most harmful
-found, the rank correlation, the root mean squared error, and how often a 95 % interval holds the
-long run's value (of errors for these images). Costs are counted in rows; `cpu` is what a repeat took
-in processor seconds, so that the counting itself can be judged.
+rows alone on the same images: how many of its 10 most harmful filters are among the 10 most
+harmful found, the rank correlation, the root mean squared error, and how often a 95 % interval
+holds the long run's value (of errors for these images). Costs are counted in rows; `cpu` is what a
+repeat took in processor seconds, so that the counting itself can be judged.
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ def judge(game: Game, truth: Estimation, rows: int, *, table: bool, repeats: int
     """One line of the table."""
     true, unsure = truth.scores.values[:, 0], truth.scores.std_errors[:, 0]
     worst = set(np.argsort(-true)[:TOP].tolist())
-    began, found = time.process_time(), []
-    for seed in range(repeats):
-        found.append(values_of(game, rows, table=table, seed=seed))
+    began = time.process_time()
+    found = [values_of(game, rows, table=table, seed=seed) for seed in range(repeats)]
     cpu = (time.process_time() - began) / repeats
     values = np.stack([each.scores.values[:, 0] for each in found])
     errors = np.stack([each.scores.std_errors[:, 0] for each in found])
@@ -104,6 +103,7 @@ def judge(game: Game, truth: Estimation, rows: int, *, table: bool, repeats: int
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="sample")
     parser.add_argument("--data")

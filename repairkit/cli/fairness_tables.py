@@ -7,6 +7,7 @@ from typing import Any
 
 from repairkit.cli import show
 from repairkit.core.patch import Figure
+from repairkit.report.numbers import of_part
 
 _ALREADY_SHOWN = {"accuracy"}
 _RATES = {
@@ -39,7 +40,9 @@ def fairness_tables(block: Mapping[str, Any], *, details: bool) -> None:
 def classes_table(rows: Sequence[Mapping[str, Any]], suite: str) -> None:
     """The accuracy of each class."""
     cells = [[row["name"], str(row["n"]), *_cells("accuracy", row)] for row in rows]
-    show.table(f"Accuracy of the classes on the {suite} part", ["class", *_COLUMNS], cells)
+    show.table(
+        f"Accuracy of the classes on the images {of_part(suite)}", ["class", *_COLUMNS], cells
+    )
 
 
 def _groups(view: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from repairkit.core.measures import measure_of
 from repairkit.core.patch import Constant, Evaluation, Figure, Patch
 from repairkit.core.text import counted, printable
 from repairkit.engine.proof import Proof
+from repairkit.report.numbers import of_part
 from repairkit.workflows.progress import Progress as ScoreProgress
 
 _PLAIN = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{MINUS SIGN}"): "-"}
@@ -182,7 +183,7 @@ def frozen(title: str, patch: Patch, layers: LayerMap | None) -> None:
 def before_after(
     before: Evaluation, after: Evaluation, moved: dict[str, Figure], *, groups: bool
 ) -> None:
-    """Figures per metric, and per group if wanted, on the test part, before and after."""
+    """Figures per metric, and per group if wanted, of the images that report."""
     rows = [
         [
             name,
@@ -204,7 +205,7 @@ def before_after(
         for name, f in (before.groups.items() if groups else ())
     ]
     table(
-        f"On the {before.n_images} images of the {before.suite} part, with 95 % intervals",
+        f"On the {before.n_images} images {of_part(before.suite)}, with 95 % intervals",
         ["figure", "images", "before", "after", "change"],
         rows,
     )

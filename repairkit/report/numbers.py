@@ -22,6 +22,16 @@ def visible(text: object) -> str:
     return _SPACE.join(printable(part) for part in parts)
 
 
+def of_part(suite: str) -> str:
+    """Which images a figure is of: `of the test part`, or `(selection, cross-fitted)`."""
+    return f"({suite})" if is_cross_fitted(suite) else f"of the {suite} part"
+
+
+def is_cross_fitted(suite: str) -> bool:
+    """Whether there is no test part, and each image was judged under a cure it did not choose."""
+    return "," in suite
+
+
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of images, or a difference of such shares."""
     return measure_of(metric).unit == "share"

@@ -53,7 +53,13 @@ def _environment() -> Environment:
         "change": numbers.change,
         "interval": numbers.interval,
     }
-    environment.globals |= {"count": numbers.count, "share_bar": share_bar, "spot": spot}
+    environment.globals |= {
+        "count": numbers.count,
+        "of_part": numbers.of_part,
+        "is_cross_fitted": numbers.is_cross_fitted,
+        "share_bar": share_bar,
+        "spot": spot,
+    }
     return environment
 
 

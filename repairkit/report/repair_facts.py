@@ -100,6 +100,7 @@ def trade_off(document: Mapping[str, Any]) -> dict[str, Any] | None:
     frozen = [name for name, _ in document["patch"]["frozen"]]
     chosen = [p for p in points if set(p.get("filters", frozen)) == set(frozen)]
     chosen = [p for p in chosen if p["n_frozen"] == n_frozen]
+    suite = evaluations["before"]["suite"].rpartition(", ")[2]
     tested = [place(n, {k: f["value"] for k, f in metrics.items()}) for n, metrics in ends]
     # Sets that were tried and given up stand beside the way that was kept.
     way = [p for p in points if p.get("kept", True)]
@@ -108,7 +109,7 @@ def trade_off(document: Mapping[str, Any]) -> dict[str, Any] | None:
     series = [
         Series("tried", [place(p["n_frozen"], p) for p in way], "tried", labels),
         Series("aside", [place(p["n_frozen"], p) for p in aside], "aside", joined=False),
-        Series("test", tested, "tested", ["test, before", "test, after"]),
+        Series("test", tested, "tested", [f"{suite}, before", f"{suite}, after"]),
     ]
     if chosen:
         last = place(n_frozen, chosen[-1])

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from repairkit.report.changes import act
-from repairkit.report.numbers import change, count, figure, in_words, interval, sign
+from repairkit.report.numbers import (
+    change,
+    count,
+    figure,
+    in_words,
+    interval,
+    is_cross_fitted,
+    of_part,
+    sign,
+)
 from repairkit.report.payers import payers_by_chance, payers_in_words
 
 _WORDS = {"good": "Improved", "mixed": "Mixed", "open": "Not proven", "bad": "Worse"}
@@ -31,8 +40,12 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     direction = sign(objective, document.get("less_is_better", ()))
     low, high = sorted(direction * (moved[end] or 0.0) for end in ("ci_low", "ci_high"))
     tone = "good" if low > 0 else "bad" if high < 0 else "open"
-    what = act(document)
-    where = f"on {count(n_images, 'image')} of the {evaluations['before']['suite']} part"
+    suite = evaluations["before"]["suite"]
+    where = f"on {count(n_images, 'image')} {of_part(suite)}"
+    crossed = is_cross_fitted(suite)
+    done = act(document)
+    what = "Choosing like this" if crossed else done
+    ships = f" What ships: {done[0].lower()}{done[1:]}." if crossed else ""
     ends = f"from {figure(before['value'], objective)} to {figure(after['value'], objective)}"
     numbers = (
         f"{ends} {where}: "
@@ -55,7 +68,8 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
         "tone": tone,
         "word": _WORDS[tone],
         "sentence": f"{sentence}.{payers_by_chance(document)}"
-        + _price(objective, evaluations["difference"]),
+        + _price(objective, evaluations["difference"])
+        + ships,
     }
 
 
@@ -76,7 +90,7 @@ def _without_figures(document: Mapping[str, Any]) -> dict[str, str]:
 
 def _undefined(document: Mapping[str, Any]) -> dict[str, str]:
     name, before = in_words(document["objective"]), document["evaluations"]["before"]
-    where = f"{count(before['n_images'], 'image')} of the {before['suite']} part"
+    where = f"{count(before['n_images'], 'image')} {of_part(before['suite'])}"
     pay = payers_in_words(document)
     return {
         "tone": "bad" if pay else "open",

@@ -101,6 +101,11 @@ def check_attacks(bench: Bench, fresh: FreshAttacks, *, baselines: bool = False)
                 "adversarial images; give --data what repairkit attack wrote, or leave them out"
             )
         return
+    if not len(bench.parts.test) and (fresh.transfers or (fresh.source and not baselines)):
+        raise SettingsError(
+            "--source and --transfer attack test images, and --test none leaves none; give a test "
+            "part, such as --test 0.3, or leave them out"
+        )
     for path in fresh.transfers:
         read_attack_settings(path)
     if fresh.source is not None:
@@ -124,6 +129,9 @@ def judge_attacks(
     before = _original(bench)
     pair = _Pair(before, replace(before, runner=patched))
     test = bench.parts.test
+    if not len(test):
+        row = {"attack": "the same images", "knowledge": "any", "n_images": 0}
+        return [{**row, "note": "left out: there is no test part that chose nothing"}]
     made = np.flatnonzero(adversarial(test.annotations))
     images = test.batch(made)
     known = test.annotations.take(made)

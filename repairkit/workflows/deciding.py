@@ -37,6 +37,7 @@ from repairkit.workflows.patch_time import PatchTime
 from repairkit.workflows.plain_recipe import choose_patch, told_plainly, try_patches
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PatchSettings
+from repairkit.workflows.without_test import require_test
 
 OnProgress = Callable[[Progress], None] | None
 
@@ -65,6 +66,10 @@ def make_choice(
         TargetNotMetError: nothing can be promised.
         RunFolderError: the run is about something else.
     """
+    why = _why_a_part_confirms(bench, how)
+    given = "" if how.confirm_share is None else "--confirm-share keeps images to confirm alone"
+    plainly = "--choose plain judges by the images that chose" if how.choose == "plain" else ""
+    require_test(bench, plainly or given or why)
     if how.choose == "plain":
         return _choose_plainly(bench, how, objective, on_progress)
     limits = (Limit(bench.accuracy, how.max_drop),) if bench.n_classes else ()
@@ -77,12 +82,12 @@ def make_choice(
         max_group_drop=how.max_group_drop,
         promise=how.promise,
     )
-    why = _why_a_part_confirms(bench, how)
     if wishes.share is None and not why:
         made = _choose_by_all(bench, how, wishes, on_progress)
         if made is not None:
             return made
         why = "its values cannot be solved anew for some of the images"
+        require_test(bench, why)
     share = CONFIRMATION_SHARE if wishes.share is None else wishes.share
     made = _choose_by_part(bench, how, replace(wishes, share=share), on_progress)
     if not why:

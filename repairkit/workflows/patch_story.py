@@ -16,6 +16,7 @@ from repairkit.workflows.part_records import told_parts
 from repairkit.workflows.run_document import less_is_better, plain, versions
 from repairkit.workflows.told_reading import told_reading
 from repairkit.workflows.verifying import Verified
+from repairkit.workflows.without_test import note_on_test
 
 
 def patch_story(
@@ -64,6 +65,7 @@ def patch_story(
         "notes": [
             *bench.notes,
             *made.notes,
+            *note_on_test(bench, chosen=made.selection is not None),
             *_effect_note(verified),
             *_rounding_note(rounded),
             *_confirmation_note(made.selection),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from repairkit.core.errors import SettingsError
+from repairkit.core.errors import SettingsError, TargetNotMetError
 from repairkit.core.patch import Evaluation, Figure, Patch
 from repairkit.core.stages import stage
 from repairkit.core.trust import without
@@ -26,9 +26,9 @@ from repairkit.workflows.deciding import Made, make_choice
 from repairkit.workflows.destination import Companions, check_place
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import outputs
-from repairkit.workflows.frozen_levels import runner_of
+from repairkit.workflows.frozen_levels import outputs_of, runner_of
 from repairkit.workflows.idle import without_idle
-from repairkit.workflows.judging import judge_on_test, not_judged
+from repairkit.workflows.judging import Judged, judge_on_test, not_judged
 from repairkit.workflows.layout import layout_of
 from repairkit.workflows.looking import looked_at
 from repairkit.workflows.objective import Objective, metric_names, plain_values
@@ -44,6 +44,12 @@ from repairkit.workflows.subject import Subject
 from repairkit.workflows.told_reading import tell_reading, told_reading
 from repairkit.workflows.unjudged import prepare_unjudged
 from repairkit.workflows.verifying import Verified, prove_patch, sign_claim
+from repairkit.workflows.without_test import (
+    has_test,
+    judge_cross_fitted,
+    judge_on_selection,
+    with_hint,
+)
 
 __all__ = ["PatchSettings", "Patched", "patch"]
 
@@ -118,7 +124,10 @@ def patch(
         tell_reading(told_reading(bench))
         made = without_idle(bench, Made(make_patch(players, bench.roster, bench.means)))
     else:
-        made = make_choice(bench, how, objective, on_progress)
+        try:
+            made = make_choice(bench, how, objective, on_progress)
+        except TargetNotMetError as error:
+            raise with_hint(bench, error) from None
     return _finish(bench, made, how, objective, out, on_progress)
 
 
@@ -133,6 +142,11 @@ def _check_wishes(bench: Bench, how: PatchSettings, objective: Objective) -> Obj
         raise SettingsError(
             f"--fairness compares groups and there is only {known[0]!r}; choose a column with two "
             "or more values with --group"
+        )
+    if how.baselines and not has_test(bench) and not bench.unjudged:
+        raise SettingsError(
+            "--baselines judges every cure by test images, and --test none leaves none; give a "
+            "test part, such as --test 0.3, or leave --baselines out"
         )
     if bench.unjudged and how.baselines:
         raise SettingsError(
@@ -191,7 +205,7 @@ def _finish(
         images=calibration.batch(first) if len(calibration) else None,
         feeds=calibration.feeds(first),
     )
-    judged = not_judged(bench) if bench.unjudged else judge_on_test(bench, model, objective)
+    judged = _judge(bench, made, model, objective)
     told = None if bench.unjudged else objective
     story = patch_story(bench, how.to_json(), made, told, judged, verified)
     time = PatchTime.of(how.score, bench) if how.baselines else None
@@ -216,6 +230,22 @@ def _finish(
         judged.change,
         story,
     )
+
+
+def _judge(bench: Bench, made: Made, model: ModelProto, objective: str) -> Judged:
+    """The figures to report: of the test part, else of images that did not choose their cure."""
+    if bench.unjudged:
+        return not_judged(bench)
+    if has_test(bench):
+        return judge_on_test(bench, model, objective)
+    if made.selection is None:  # filters that were named
+        suite = bench.parts.selection
+        return judge_on_selection(
+            bench, (bench.run_plain(suite), outputs_of(bench, model, suite)), objective
+        )
+    assert made.outputs is not None
+    n_folds = made.selection["parts"]["folds"]
+    return judge_cross_fitted(bench, made.outputs, objective, n_folds=n_folds)
 
 
 @stage("baking")

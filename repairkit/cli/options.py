@@ -79,14 +79,17 @@ Seed = Annotated[
 ]
 Calibration = Annotated[
     str | None,
-    typer.Option("--calibration", help="Images for means: all, a split's name or a share."),
+    typer.Option("--calibration", help="Images for means: all, a name or a share (all but test)."),
 ]
 Selection = Annotated[
     str | None,
-    typer.Option("--selection", help="Images to score and choose on: all, a name or a share."),
+    typer.Option(
+        "--selection", help="Images to score and choose on: all, a name or a share (0.7)."
+    ),
 ]
 Test = Annotated[
-    str | None, typer.Option("--test", help="Images for the last figures: all, a name or a share.")
+    str | None,
+    typer.Option("--test", help="Images that only report: all, none, a name or a share (0.3)."),
 ]
 Resize = Annotated[
     str | None, typer.Option("--resize", help="Resize to HEIGHT,WIDTH or to a shorter side.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,9 +19,15 @@ from numpy.typing import NDArray
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
 from repairkit.estimators import sizes as sizes_of
-from repairkit.estimators.control import N_FOLDS, ControlTable, Rows, fit_coefficients
+from repairkit.estimators.control import (
+    N_FOLDS,
+    Beside,
+    ControlTable,
+    Rows,
+    fit_coefficients,
+)
 from repairkit.estimators.regression_run import Plan, RegressionRun
-from repairkit.estimators.ridge import Fit
+from repairkit.estimators.ridge import LEAST_ROWS, Fit
 from repairkit.estimators.split import Split
 from repairkit.estimators.walks import draw_entropy
 
@@ -116,7 +123,20 @@ class RepairRun:
         self.n_told += 1
 
     def read(self) -> Scores:
-        return self.regression.read()
+        """See `RegressionRun.read`; where time ended before its rows, what the entries say."""
+        table = self.table if self.regression.table is None else self.regression.table
+        if len(self.regression.rows) >= LEAST_ROWS or not len(table):
+            return self.regression.read()
+        rates = self.facts.pool.probabilities[table.images]
+        ones = np.ones((len(table), self.facts.n_metrics))
+        left = 1 - len(table) / len(self.order)
+        alone = Beside(table.losses, ones, rates / rates.sum(), table.images, left)
+        values, errors = alone.means(), np.sqrt(alone.spread())
+        plain = Scores.plain(
+            self.facts.metrics, values, errors, np.full(len(values), len(table), np.int64)
+        )
+        told = f"what {len(table)} images lose with each filter alone, since no rows were played"
+        return replace(plain, interval=f"{plain.interval}; {told}: not the semivalue")
 
     def on_images(self, some: SomeImages) -> RepairRun | None:
         """See `RegressionRun.on_images`; how many images the table has stays as it was found."""

@@ -174,6 +174,24 @@ def _with_other_outcomes(run: RepairRun, images: np.ndarray) -> Run:
     return run
 
 
+def test_a_run_stopped_before_its_rows_tells_what_its_entries_say() -> None:
+    game = ImageGame(40, 90, sway=0.3, pairs=0.02)
+    run = RepairRegression(most_removed=0.1, rows=4_000, top_k=2).start(
+        game.facts, np.random.default_rng(0)
+    )
+    assert not run.read().samples.any()
+    while not (isinstance(run, RepairRun) and run.regression.table):
+        run.tell(game.play(run.ask()))
+    found = run.read()
+    present = np.ones((41, 40), bool)
+    present[np.arange(40), np.arange(40)] = False
+    outcomes = game.play(Round(present)).scores[:, :, 0]
+    lost = outcomes[-1] - outcomes[:-1]
+    np.testing.assert_allclose(found.values[:, 0], lost.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(found.std_errors[:, 0], lost.std(axis=1) / 90**0.5, rtol=1e-4)
+    assert "not the semivalue" in found.interval
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(2, 20_000),

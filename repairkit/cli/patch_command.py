@@ -109,6 +109,12 @@ def patch_command(
             help="Share of the selection images that only confirm; else all choose and confirm.",
         ),
     ] = None,
+    repair: Annotated[
+        str,
+        typer.Option(
+            "--repair", help="freeze filters, bias, last-layer, or best of them; see the guide."
+        ),
+    ] = "freeze",
     promise: Annotated[
         str,
         typer.Option(
@@ -196,6 +202,7 @@ def patch_command(
         FreshAttacks(loaded, tuple(transfer or ())),
         max_group_drop=max_group_drop,
         promise=promise,
+        repair=repair,
     )
     place = out or Path(f"{subject.file.path.stem}.patched.onnx")
     done = patch(subject, settings, plan, out=place, on_progress=show.scoring_progress)

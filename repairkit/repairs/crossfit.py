@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from repairkit.core.suite import Indices
 
+_FEWEST_FOLDS = 2
+
 Columns = NDArray[Any]
 """Shape (n_images, ...): what a criterion keeps of each image's outputs."""
 
@@ -76,6 +78,21 @@ class Folds:
         """For each fold the images outside it that take part."""
         part = self.fold_of >= 0
         return [np.flatnonzero(part & (self.fold_of != fold)) for fold in range(self.n_folds)]
+
+    def among(self, within: Indices) -> Folds | None:
+        """The same folds of just the images at `within`, numbered anew.
+
+        None where these images do not make up two whole folds or more.
+        """
+        part = np.zeros(len(self.fold_of), bool)
+        part[within] = True
+        kept = np.unique(self.fold_of[part & (self.fold_of >= 0)])
+        whole = np.isin(self.fold_of, kept) & (self.fold_of >= 0)
+        if len(kept) < _FEWEST_FOLDS or not (whole == part).all():
+            return None
+        numbers = np.full(len(self.fold_of), -1, np.intp)
+        numbers[part] = np.searchsorted(kept, self.fold_of[part])
+        return Folds(numbers, self.strata)
 
     def draws(self, n_resamples: int, rng: np.random.Generator) -> NDArray[np.intp]:
         """Positions (n_resamples, n_taking_part): as many of each stratum as there are."""

@@ -13,13 +13,14 @@ from repairkit.core.errors import TargetNotMetError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.stages import stage
 from repairkit.core.suite import Annotations, Indices, Suite
+from repairkit.core.text import counted
 from repairkit.data.strata import draw_shares, label_bins
 from repairkit.metrics import adversarial, is_attacked
-from repairkit.repairs import SearchSettings, assign_folds
+from repairkit.repairs import Folds, SearchSettings, assign_folds
 from repairkit.workflows.attack_file import twins_of, with_twins
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.confirming import not_sure
-from repairkit.workflows.cross_confirming import CrossFitted, confirm, cross_fit
+from repairkit.workflows.cross_confirming import confirm, cross_fit
 from repairkit.workflows.cures import Cure, Cured, Nothing
 from repairkit.workflows.objective import Limit, Objective, Target, metric_names
 from repairkit.workflows.promises import PROMISES, Judge, Rung, Verdict
@@ -121,7 +122,18 @@ def strata_of(about: Annotations) -> NDArray[np.int64]:
     return np.asarray((groups * (labels.max() + 1) + labels) * 2 + made, np.int64)
 
 
-def check_groups(about: Annotations) -> None:
+def draw_folds(about: Annotations, n_folds: int, seed: int) -> Folds:
+    """Folds by class, group and twins, for `choose_by_all`.
+
+    Raises:
+        TargetNotMetError: a group has too few images.
+    """
+    _check_groups(about)
+    rng = np.random.default_rng([seed, _CROSS])
+    return assign_folds(strata_of(about), n_folds, rng, twins=twins_of(about))
+
+
+def _check_groups(about: Annotations) -> None:
     """Every group needs images to choose on, to screen within these, and to confirm on.
 
     Raises:
@@ -160,13 +172,19 @@ def judge_of(bench: Bench, wishes: Wishes, about: Annotations, *, n_folds: int) 
 
 @stage("choosing")
 def choose_by_all(
-    bench: Bench, wishes: Wishes, cure: Cure, plain: NDArray[Any], story: Mapping[str, Any]
-) -> tuple[Chosen, CrossFitted]:
+    wishes: Wishes,
+    judge: Judge,
+    folds: Folds,
+    cure: Cure,
+    plain: NDArray[Any],
+    story: Mapping[str, Any],
+) -> Chosen:
     """Every image chooses and every image confirms; see `cross_confirming`.
 
     Args:
-        bench: the workbench.
         wishes: what is to be improved.
+        judge: of all selection images.
+        folds: of the selection images.
         cure: the way to change the model.
         plain: the model's outputs for the selection images as it is.
         story: what the report's `selection` is to hold beside.
@@ -174,17 +192,12 @@ def choose_by_all(
     Raises:
         TargetNotMetError: there is nothing to gain, or not surely enough.
     """
-    about = bench.parts.selection.annotations
-    check_groups(about)
-    rng = np.random.default_rng([bench.settings.seed, _CROSS])
-    folds = assign_folds(strata_of(about), wishes.n_folds, rng, twins=twins_of(about))
-    fitted = cross_fit(cure, folds, plain)
-    judge = judge_of(bench, wishes, about, n_folds=folds.n_folds)
+    fitted, n_images = cross_fit(cure, folds, plain), len(judge.annotations)
     told = {
-        **_opening(bench, wishes, len(about), len(about)),
+        **_opening(wishes, n_images, n_images, judge.seed),
         **story,
         **fitted.whole.story,
-        "folds": fitted.told_folds(len(about)),
+        "folds": fitted.told_folds(wishes.search.at_most),
     }
     if isinstance(fitted.whole, Nothing):
         raise _declined(fitted.whole.reason, told, wishes, judge, plain)
@@ -202,18 +215,20 @@ def choose_by_all(
     rung = verdict.best(wishes.promise)
     if verdict.refused is not None or rung is None:
         refused = verdict.refused
-        reason = refused[0] if refused is not None else _not_enough(verdict, wishes)
-        raise _declined(f"{_what(shipped)} {reason}", told, wishes, judge, plain)
-    chosen = Chosen(
+        reason = _not_enough(verdict, wishes)
+        if refused is not None:
+            reason = f"on images that did not choose, {refused[0]}"
+        told_reason = f"{_what(shipped)} is best on all selection images, but {reason}"
+        raise _declined(told_reason, told, wishes, judge, plain)
+    return Chosen(
         shipped.patch, verdict.changes[wishes.objective.metric], told, (plain, found.answers)
     )
-    return chosen, fitted
 
 
 @stage("choosing")
 def choose_by_part(
-    bench: Bench,
     wishes: Wishes,
+    judge: Judge,
     halves: Halves,
     cure: Cure,
     plain: NDArray[Any],
@@ -225,8 +240,7 @@ def choose_by_part(
         TargetNotMetError: there is nothing to gain, or not surely enough.
     """
     within, others = halves.positions
-    judge = judge_of(bench, wishes, halves.confirmation.annotations, n_folds=0)
-    told = {**_opening(bench, wishes, len(within), len(others)), **story}
+    told = {**_opening(wishes, len(within), len(others), judge.seed), **story}
     whole = cure.on(within)
     told |= whole.story
     if isinstance(whole, Nothing):
@@ -256,7 +270,7 @@ def choose_by_part(
     raise _declined(first, told, wishes, judge, plain[others])
 
 
-def _opening(bench: Bench, wishes: Wishes, n_choosing: int, n_confirming: int) -> dict[str, Any]:
+def _opening(wishes: Wishes, n_choosing: int, n_confirming: int, seed: int) -> dict[str, Any]:
     crossed = wishes.share is None
     return {
         "how": "joint",
@@ -266,7 +280,7 @@ def _opening(bench: Bench, wishes: Wishes, n_choosing: int, n_confirming: int) -
             "confirmation": n_confirming,
             "share": wishes.share,
             "folds": wishes.n_folds if crossed else None,
-            "seed": bench.settings.seed,
+            "seed": seed,
         },
         "settings": asdict(wishes.search),
         "limits": {limit.metric: limit.most for limit in wishes.limits},
@@ -295,7 +309,7 @@ def _what(cured: Cured) -> str:
     if cured.patch.head is not None:
         return {"bias": "moving the class biases"}.get(cured.name, "refitting the last layer")
     names = ", ".join(f.id for f in cured.patch.filters)
-    return f"freezing {len(cured.patch)} filters ({names})"
+    return f"freezing {counted(len(cured.patch), 'filter')} ({names})"
 
 
 def _not_enough(verdict: Verdict, wishes: Wishes) -> str:
@@ -305,8 +319,8 @@ def _not_enough(verdict: Verdict, wishes: Wishes) -> str:
     change = verdict.changes[wishes.objective.metric]
     told = "; ".join(f"{rung.words}: {rung.why}" for rung in rungs)
     return (
-        f"is best on all selection images, but choosing like this changes "
-        f"{wishes.objective.metric} by {change.value:+.4f} on images that did not choose, which "
+        f"choosing like this changes {wishes.objective.metric} by {change.value:+.4f} on images "
+        f"that did not choose, which "
         f"may be chance ({told}){_more(rungs)}"
     )
 

@@ -50,7 +50,14 @@ def fit_control(bench: Bench, objective: Objective, max_drop: float) -> Control 
         return None
     outputs, about = bench.run_plain(suite), suite.annotations
     criterion = ChoosingCriterion(
-        objective, (Limit(bench.accuracy, max_drop),), (), bench.metrics, form, about, outputs
+        objective,
+        (Limit(bench.accuracy, max_drop),),
+        (),
+        1.0,
+        bench.metrics,
+        form,
+        about,
+        outputs,
     )
 
     def shifted(biases: Biases) -> NDArray[Any]:

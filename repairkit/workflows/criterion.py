@@ -16,7 +16,9 @@ from repairkit.metrics import (
     FigureOfImages,
     FigureOfOutputs,
     OutputForm,
+    adversarial,
     figure_of,
+    is_attacked,
     is_user_metric,
     smooth_figure,
 )
@@ -36,6 +38,7 @@ class ChoosingCriterion:
         objective: what is to be improved.
         limits: what metrics may lose.
         targets: figures to be reached.
+        max_group_drop: what the accuracy of a group may lose, in [0, 1].
         metrics: from names to metrics.
         form: of the outputs.
         annotations: of all images that may choose.
@@ -45,6 +48,7 @@ class ChoosingCriterion:
     objective: Objective
     limits: tuple[Limit, ...]
     targets: tuple[Target, ...]
+    max_group_drop: float
     metrics: MetricsOf
     form: OutputForm | None
     annotations: Annotations
@@ -91,6 +95,9 @@ class ChoosingCriterion:
         for limit in self.limits:
             if not limit.kept(*self._change(limit.metric, outputs, positions)):
                 return f"{limit.metric} may lose more than {limit.most:g}"
+        group = self._group_beyond(outputs, positions)
+        if group:
+            return f"the accuracy of {group} may fall by more than {100 * self.max_group_drop:g} %"
         for target in self.targets:
             after = self.value(target.metric, outputs, positions)
             before = self.before(target.metric, positions)
@@ -98,6 +105,31 @@ class ChoosingCriterion:
             if not (target.met(after) or (closer and not target.met(before))):
                 return f"leads away from {target}"
         return ""
+
+    def _group_beyond(self, outputs: NDArray[Any], positions: Indices) -> str:
+        """The group that loses most, where it loses more than it may; empty where none does.
+
+        A single image never counts as a loss: in a group of 8 images it is 12 %.
+        """
+        about = self.annotations
+        if about.groups is None or self._right is None or self.form is None:
+            return ""
+        after = self.form.predictions(outputs) == about.labels
+        lost = (self._right & ~after).astype(np.int64) - (after & ~self._right)
+        if is_attacked(about):
+            positions = positions[~adversarial(about)[positions]]
+        groups, n_groups = about.groups[positions], len(about.group_names)
+        net = np.bincount(groups, lost[positions], n_groups)
+        sizes = np.bincount(groups, minlength=n_groups)
+        beyond = net - np.maximum(self.max_group_drop * sizes, 1)
+        return about.group_names[int(beyond.argmax())] if beyond.max() > 0 else ""
+
+    @cached_property
+    def _right(self) -> NDArray[np.bool_] | None:
+        """Whether the model as it is answers each image rightly; None without classes."""
+        if self.form is None or self.form.kind == "values":
+            return None
+        return np.asarray(self.form.predictions(self.plain) == self.annotations.labels)
 
     def value(self, name: str, outputs: NDArray[Any], positions: Indices) -> float:
         """A metric of the images at `positions`."""

@@ -69,6 +69,26 @@ class Cure(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """A cure that chooses once for the same images, however often it is asked."""
+
+    cure: Cure
+    _known: dict[bytes, Cured | Nothing] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """See `Cure`."""
+        return self.cure.name
+
+    def on(self, within: Indices) -> Cured | Nothing:
+        """See `Cure`."""
+        key = within.tobytes()
+        if key not in self._known:
+            self._known[key] = self.cure.on(within)
+        return self._known[key]
+
+
 @dataclass(frozen=True)
 class BestCure:
     """Of several cures the one that gains most, by cross-fitting on the images that choose."""

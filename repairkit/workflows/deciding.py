@@ -9,20 +9,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure, Patch
+from repairkit.core.stages import stage
 from repairkit.core.suite import Indices
+from repairkit.repairs import Folds
 from repairkit.workflows.attack_file import twins_of
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.choosing import (
     CONFIRMATION_SHARE,
     Wishes,
-    check_groups,
     choose_by_all,
     choose_by_part,
+    draw_folds,
+    judge_of,
     split_selection,
     strata_of,
 )
 from repairkit.workflows.criterion import ChoosingCriterion
+from repairkit.workflows.cure_table import compare_cures
+from repairkit.workflows.cures import BestCure, Cure, Remembered
 from repairkit.workflows.filter_values import (
     Screening,
     Values,
@@ -31,12 +37,13 @@ from repairkit.workflows.filter_values import (
 )
 from repairkit.workflows.freezing import Freezing
 from repairkit.workflows.frozen_levels import BestLevels
+from repairkit.workflows.head_cures import cures_of_head
 from repairkit.workflows.looks import Looks
 from repairkit.workflows.objective import Limit, Objective
 from repairkit.workflows.patch_time import PatchTime
 from repairkit.workflows.plain_recipe import choose_patch, told_plainly, try_patches
 from repairkit.workflows.progress import Progress
-from repairkit.workflows.repair_settings import PatchSettings
+from repairkit.workflows.repair_settings import BEST, PatchSettings
 from repairkit.workflows.without_test import require_test
 
 OnProgress = Callable[[Progress], None] | None
@@ -105,6 +112,8 @@ def _why_a_part_confirms(bench: Bench, how: PatchSettings) -> str:
         return ""
     if how.scores is not None:
         return "the values come from a run folder"
+    if not how.freezes:
+        return ""
     if not can_be_solved_anew(how.score.method):
         return f"the values of {how.score.method} cannot be solved anew for some of the images"
     if any(not metric.per_image for metric in bench.metrics(bench.metric_names)):
@@ -112,27 +121,68 @@ def _why_a_part_confirms(bench: Bench, how: PatchSettings) -> str:
     return ""
 
 
+@dataclass(frozen=True, eq=False)
+class _Ways:
+    """The cures at hand by name, why there are no others, and what they rest on.
+
+    `freezing` and `values` are None where no filter is to be frozen.
+    """
+
+    cures: dict[str, Cure]
+    reasons: dict[str, str]
+    plain: NDArray[Any]
+    freezing: Freezing | None = None
+    values: Values | None = None
+
+    def wanted(self, repair: str) -> Cure:
+        """The cure of that name.
+
+        Raises:
+            SettingsError: this model cannot be changed so.
+        """
+        if repair == BEST:
+            return BestCure(tuple(self.cures.values()))
+        if repair not in self.cures:
+            reason = self.reasons[repair]
+            raise SettingsError(f"--repair {repair} cannot be had with this model: {reason}")
+        return self.cures[repair]
+
+    @property
+    def run(self) -> dict[str, Any] | None:
+        """What the report tells of the scoring."""
+        return None if self.values is None else self.values.run
+
+
 def _choose_by_all(
     bench: Bench, how: PatchSettings, wishes: Wishes, on_progress: OnProgress
 ) -> Made | None:
     """Every image chooses and confirms; None where values cannot be solved for some images."""
     suite = bench.parts.selection
-    check_groups(suite.annotations)
+    folds = draw_folds(suite.annotations, wishes.n_folds, bench.settings.seed)
     time = PatchTime.of(how.score, bench)
-    values = find_values(bench, _in_time(how, time), wishes.objective, suite, on_progress)
-    if values.on(np.arange(len(suite))) is None:
-        return None
-    freezing = _freezing(bench, how, wishes, values, time, np.arange(len(suite)))
-    plain = freezing.looks.of(())
-    chosen, _ = choose_by_all(bench, wishes, freezing, plain, {"repair": "freeze"})
-    spent = _passes(values.run, freezing)
-    return Made(
-        chosen.patch,
-        chosen.promise,
-        values.run,
-        {**chosen.story, "passes": spent},
-        outputs=chosen.outputs,
-    )
+    values = None
+    if how.freezes:
+        values = find_values(bench, _in_time(how, time), wishes.objective, suite, on_progress)
+        if values.on(np.arange(len(suite))) is None:
+            return None
+    ways = _ways(bench, how, wishes, values, time, np.arange(len(suite)), folds)
+    judge = judge_of(bench, wishes, suite.annotations, n_folds=folds.n_folds)
+    cure, story = ways.wanted(how.repair), {"repair": how.repair}
+    chosen = choose_by_all(wishes, judge, folds, cure, ways.plain, story)
+    told = dict(chosen.story)
+    if time is None or not time.is_over(1):
+        with stage("judging simpler cures"):
+            told["cures"] = compare_cures(
+                ways.cures,
+                ways.reasons,
+                judge=judge,
+                folds=folds,
+                plain=ways.plain,
+                lowest=how.promise,
+            )
+    if ways.freezing is not None and ways.run is not None:
+        told["passes"] = _passes(ways.run, ways.freezing)
+    return Made(chosen.patch, chosen.promise, ways.run, told, outputs=chosen.outputs)
 
 
 def _choose_by_part(
@@ -140,15 +190,66 @@ def _choose_by_part(
 ) -> Made:
     assert wishes.share is not None
     halves = split_selection(bench, wishes.share)
-    time = PatchTime.of(how.score, bench)
-    values = find_values(bench, _in_time(how, time), wishes.objective, halves.choosing, on_progress)
-    freezing = _freezing(bench, how, wishes, values, time, halves.positions[0])
-    plain = freezing.looks.of(())
-    chosen = choose_by_part(bench, wishes, halves, freezing, plain, {"repair": "freeze"})
+    time, values = PatchTime.of(how.score, bench), None
+    if how.freezes:
+        values = find_values(
+            bench, _in_time(how, time), wishes.objective, halves.choosing, on_progress
+        )
+    ways = _ways(bench, how, wishes, values, time, halves.positions[0])
+    judge = judge_of(bench, wishes, halves.confirmation.annotations, n_folds=0)
+    cure, story = ways.wanted(how.repair), {"repair": how.repair}
+    chosen = choose_by_part(wishes, judge, halves, cure, ways.plain, story)
     # A run may have been scored on all selection images, those that confirm among them.
-    seen = values.run.get("scored_on", {}).get("part")
-    story = {**chosen.story, "scores_saw_confirmation": seen != "choosing"}
-    return Made(chosen.patch, chosen.promise, values.run, story)
+    seen = None if ways.run is None else ways.run.get("scored_on", {}).get("part")
+    told = {**chosen.story, "scores_saw_confirmation": seen not in (None, "choosing")}
+    return Made(chosen.patch, chosen.promise, ways.run, told)
+
+
+def _ways(
+    bench: Bench,
+    how: PatchSettings,
+    wishes: Wishes,
+    values: Values | None,
+    time: PatchTime | None,
+    scored: Indices,
+    folds: Folds | None = None,
+) -> _Ways:
+    """The cures that can be had.
+
+    Args:
+        bench: the workbench.
+        how: the settings.
+        wishes: what is to be improved.
+        values: of the filters; None where no filter is to be frozen.
+        time: what is left, if there is a limit.
+        scored: positions of the scored images among those of the selection part.
+        folds: of the cross-confirmation.
+    """
+    about, cures = bench.parts.selection.annotations, {}
+    strata, twins = strata_of(about), twins_of(about)
+    if values is None:
+        freezing, plain = None, bench.run_plain(bench.parts.selection)
+        criterion = _criterion(bench, wishes, plain)
+    else:
+        freezing = _freezing(bench, how, wishes, values, time, scored, folds)
+        plain, criterion = freezing.looks.of(()), freezing.criterion
+        cures[freezing.name] = Remembered(freezing)
+    of_head, reasons = cures_of_head(bench, criterion, strata, twins)
+    cures |= {cure.name: Remembered(cure) for cure in of_head}
+    return _Ways(dict(cures), reasons, plain, freezing, values)
+
+
+def _criterion(bench: Bench, wishes: Wishes, plain: NDArray[Any]) -> ChoosingCriterion:
+    return ChoosingCriterion(
+        wishes.objective,
+        wishes.limits,
+        wishes.targets,
+        wishes.max_group_drop,
+        bench.metrics,
+        bench.form,
+        bench.parts.selection.annotations,
+        plain,
+    )
 
 
 def _freezing(
@@ -158,6 +259,7 @@ def _freezing(
     values: Values,
     time: PatchTime | None,
     scored: Indices,
+    folds: Folds | None = None,
 ) -> Freezing:
     """The cure that freezes filters.
 
@@ -168,6 +270,7 @@ def _freezing(
         values: of the filters.
         time: what is left, if there is a limit.
         scored: positions of the scored images among those of the selection part.
+        folds: of the cross-confirmation.
     """
     suite = bench.parts.selection
     about, objective = suite.annotations, wishes.objective
@@ -177,9 +280,7 @@ def _freezing(
         game.evaluator, n_players=len(bench.roster), n_images=len(suite), rows_at_once=rows
     )
     plain = looks.of(())
-    criterion = ChoosingCriterion(
-        objective, wishes.limits, wishes.targets, bench.metrics, bench.form, about, plain
-    )
+    criterion = _criterion(bench, wishes, plain)
     names = wishes.metric_names
     if bench.n_classes and bench.accuracy not in names:
         names = (*names, bench.accuracy)
@@ -196,6 +297,7 @@ def _freezing(
         twins,
         bench.settings.seed,
         names,
+        folds,
         over=lambda _: False if time is None else time.is_over(1),
         refine=refine,
     )

@@ -49,6 +49,8 @@ class Freezing:
         strata: of each selection image, (n_images,).
         twins: see `assign_folds`.
         seed: of folds and resamples.
+        folds: of the cross-confirmation. A choice on the images of some of them cross-fits over
+            just these, so that few sets of images need values of their own. Drawn anew if None.
         told: metrics whose figures the report tells of every set.
         over: whether a search is to end; asked with the number of searches begun.
         refine: sets constants anew; None keeps them.
@@ -63,6 +65,7 @@ class Freezing:
     twins: NDArray[np.intp] | None
     seed: int
     told: tuple[str, ...]
+    folds: Folds | None = None
     over: Callable[[int], bool] = lambda _: False
     refine: Refine | None = None
     searches: list[Search] = field(default_factory=list)
@@ -71,7 +74,8 @@ class Freezing:
     def on(self, within: Indices) -> Cured | Nothing:
         """See `cures.Cure`."""
         rng = np.random.default_rng([self.seed, _FOLDS])
-        folds = assign_folds(
+        folds = None if self.folds is None else self.folds.among(within)
+        folds = folds or assign_folds(
             self.strata, self.settings.n_folds, rng, within=within, twins=self.twins
         )
         screened = self._screened(folds)

@@ -17,6 +17,10 @@ from repairkit.workflows.promises import PROMISES
 
 Recipe = Literal["joint", "plain"]
 Level = Literal["mean", "zero", "bias", "best"]
+Repair = Literal["freeze", "bias", "last-layer", "best"]
+BEST = "best"
+REPAIRS: tuple[str, ...] = get_args(Repair)
+_FREEZING = ("freeze", BEST)
 RECIPES: tuple[str, ...] = get_args(Recipe)
 LEVELS: tuple[str, ...] = get_args(Level)
 
@@ -47,6 +51,8 @@ class PatchSettings:
         attacks: what else the patched model is attacked with, where the data was attacked; its
             source also serves the baseline by gradients.
         promise: the lowest promise that will do, one of `PROMISES`.
+        repair: what is changed: filters are frozen, class biases moved or the last layer refitted;
+            or whichever gains most.
     """
 
     remove: tuple[Filter, ...] = ()
@@ -66,6 +72,7 @@ class PatchSettings:
     attacks: FreshAttacks = field(default_factory=FreshAttacks)
     max_group_drop: float = 0.05
     promise: str = PROMISES[-1]
+    repair: str = "freeze"
 
     def __post_init__(self) -> None:
         named = self.fairness or self.robustness or self.objective
@@ -93,6 +100,16 @@ class PatchSettings:
             )
         _check_word("--choose", self.choose, RECIPES)
         _check_word("--promise", self.promise, PROMISES)
+        _check_word("--repair", self.repair, REPAIRS)
+        if self.repair != "freeze" and (self.remove or self.choose == "plain"):
+            raise SettingsError(
+                f"--repair {self.repair} chooses what to change; leave out --remove and --choose "
+                "plain, which freeze filters"
+            )
+        if not self.freezes and (self.scores or self.level == "best"):
+            raise SettingsError(
+                f"--repair {self.repair} freezes no filter; leave out --scores and --level best"
+            )
         for target in self.targets:
             target.check()
         if self.level is not None:
@@ -102,6 +119,11 @@ class PatchSettings:
                 "the plain recipe knows no --target, no --beam and no --level best; leave them "
                 "out, or choose jointly"
             )
+
+    @property
+    def freezes(self) -> bool:
+        """Whether filters may be frozen."""
+        return self.repair in _FREEZING
 
     @property
     def search(self) -> SearchSettings:
@@ -137,6 +159,7 @@ class PatchSettings:
             "level": self.level,
             "confirm_share": self.confirm_share,
             "promise": self.promise,
+            "repair": self.repair,
         }
 
 

@@ -26,6 +26,13 @@ from repairkit.core.filters import Filter
 from repairkit.core.layer_map import Origin
 from repairkit.core.text import counted
 from repairkit.engine.precision import IN_WORDS
+from repairkit.report.promise import (
+    cure_rows,
+    cures_caption,
+    promise_in_words,
+    search_in_words,
+    shown_cures,
+)
 from repairkit.report.verdict import verdict
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.destination import Companions
@@ -247,18 +254,17 @@ def print_patched(done: Patched, *, details: bool = False) -> None:
         show.say(f"frozen: {', '.join(_named(f.id, layers) for f in done.patch.filters)}")
     selection = done.document["selection"]
     if selection is not None:
-        parts = selection["parts"]
-        show.say(
-            f"chosen {selection['how']}ly among {selection['candidates']} candidates in "
-            f"{selection['looks']} looks, on {parts['choosing']} selection images"
-        )
-        if done.promise is not None and done.objective is not None:
-            ranked = selection.get("scores_saw_confirmation")
-            role = "ranked the candidates too" if ranked else "chose nothing"
-            on = f"{parts['confirmation']} that {role}" if parts["confirmation"] else "these"
-            show.say(
-                f"promised on {on}: {done.objective} {show.change(done.objective, done.promise)}"
-            )
+        show.say(show.plainly(search_in_words(selection)))
+        for sentence in promise_in_words(done.document):
+            show.say(show.plainly(sentence))
+        rows = cure_rows(done.document)
+        if rows:
+            columns = ["cure", str(done.objective), "accuracy", "promise"]
+            cells = [[show.plainly(cell) for cell in row] for row in shown_cures(rows)]
+            show.table(show.plainly(cures_caption(selection)), columns, cells)
+            for row in rows:
+                if row["note"]:
+                    show.say(show.plainly(f"{row['cure']}: {row['note']}"))
     tried = done.document["tried"]
     if tried is not None and tried["precision"] != "float32":
         show.say(

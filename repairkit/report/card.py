@@ -11,6 +11,7 @@ from typing import Any
 
 from repairkit.report import numbers
 from repairkit.report.changes import head_in_words
+from repairkit.report.promise import promise_in_words
 from repairkit.report.repair_facts import commands, overlap_warnings
 from repairkit.report.tables import Row, class_rows, group_tables
 from repairkit.report.verdict import verdict
@@ -104,6 +105,7 @@ def _limits(document: Mapping[str, Any], *, grouped: bool) -> list[str]:
     ]
     found += [f"- {safe(text)}" for text in overlap_warnings(parts)]
     found += [f"- {safe(text)}" for text in document.get("notes", [])]
+    found += [f"- {safe(text)}" for text in promise_in_words(document)]
     if grouped:
         found.append(
             "- Groups were looked at to choose and to judge. The repaired model takes the images "

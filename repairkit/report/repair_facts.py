@@ -13,6 +13,12 @@ from repairkit.report import numbers
 from repairkit.report.changes import act, head_in_words
 from repairkit.report.charts import Axis, Series, line_chart
 from repairkit.report.commands import accepting_words, reading_words
+from repairkit.report.promise import (
+    cure_rows,
+    cures_caption,
+    promise_in_words,
+    search_in_words,
+)
 from repairkit.report.tables import class_rows, group_tables, metric_rows
 from repairkit.report.verdict import verdict
 
@@ -47,6 +53,10 @@ def repair_facts(document: Mapping[str, Any]) -> dict[str, Any]:
         "interpretation": document.get("interpretation"),
         "baselines": baselines(document),
         "selection": document.get("selection"),
+        "promise": promise_in_words(document),
+        "search": search_in_words(document["selection"]) if document.get("selection") else "",
+        "cures": cure_rows(document),
+        "cures_caption": cures_caption(document["selection"]) if cure_rows(document) else "",
         "commands": commands(document),
     }
 

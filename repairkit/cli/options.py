@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -127,15 +128,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no t
 
 
 def split_names(text: str | None) -> tuple[str, ...] | None:
-    """A comma-separated list; None stays None.
+    """A comma-separated list; None stays None. A name that holds a comma stands in quotes, "a,b".
 
     Raises:
         SettingsError: an empty name.
     """
     if text is None:
         return None
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
+    names = tuple(name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row)
+    if not all(names) or not names:
         raise SettingsError(f"{text!r} holds an empty name; separate names by single commas")
     return names
 

@@ -308,16 +308,21 @@ def _gap(part: Counts, whole: Counts) -> Figures:
 
 
 def _parity_known(tally: Tally) -> NDArray[np.bool_]:
-    return _comparable(tally.group_sizes[..., np.newaxis]).any(axis=-1)
+    return _any_class(_comparable(tally.group_sizes[..., np.newaxis]))
 
 
 def _opportunity_known(tally: Tally) -> NDArray[np.bool_]:
-    return _judged(_comparable(tally.labelled)).any(axis=-1)
+    return _any_class(_judged(_comparable(tally.labelled)))
 
 
 def _odds_known(tally: Tally) -> NDArray[np.bool_]:
     others = tally.group_sizes[..., np.newaxis] - tally.labelled
-    return _opportunity_known(tally) | _judged(_comparable(others)).any(axis=-1)
+    return _opportunity_known(tally) | _any_class(_judged(_comparable(others)))
+
+
+def _any_class(by_class: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    known: NDArray[np.bool_] = np.asarray(by_class.any(axis=-1))
+    return known
 
 
 def _comparable(whole: Counts) -> NDArray[np.bool_]:

@@ -1,23 +1,48 @@
-"""Options that say again how images were read, for the commands that a page shows."""
+"""Commands that a page shows, so that a shell takes them as they stand on the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 _NOTHING = {"scale": 1.0}
 
 
-def reading_words(
-    preprocessing: Mapping[str, Any] | None, class_names: Sequence[str] | None = None
-) -> list[str]:
-    """`--scale=0.5` and so on for what differs from the defaults, and `--classes`.
+def shell(*words: str) -> str:
+    """A line for bash, of characters that show. A `~/` at the start of a word stays the home."""
+    return " ".join(_word(word) for word in ("repairkit", *words))
 
-    Names that hold a comma fit into no option, only into `repairkit.toml`.
+
+def _word(word: str) -> str:
+    if not word.isprintable():
+        return f"$'{''.join(_escaped(character) for character in word)}'"
+    if word.startswith("~/"):
+        return f"~/{shlex.quote(word[2:])}"
+    return shlex.quote(word)
+
+
+def _escaped(character: str) -> str:
+    if character in "'\\":
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 128 else f"\\U{code:08x}"
+
+
+def command_again(again: Mapping[str, Any] | None, out: str) -> str:
+    """The command that does a job again; empty where the document does not say how."""
+    return "" if not again else shell(again["command"], *again["words"], "-o", out)
+
+
+def reading_words(preprocessing: Mapping[str, Any] | None) -> list[str]:
+    """`--scale=0.5` and so on for what differs from the defaults.
 
     Args:
         preprocessing: by name, as `run.json` has it; documents of other versions may have none.
-        class_names: in the order of the model's outputs.
     """
     words = []
     for name, value in (preprocessing or {}).items():
@@ -25,16 +50,4 @@ def reading_words(
             continue
         told = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         words.append(f"--{name}={told}")
-    if class_names and not any("," in name for name in class_names):
-        words.append(f"--classes={','.join(class_names)}")
     return words
-
-
-def accepting_words(read: Mapping[str, Any] | None) -> list[str]:
-    """`--accept-preprocessing` where a job went on although its first look left a doubt.
-
-    Args:
-        read: what was read, as documents have it; those of other versions may have none.
-    """
-    look = (read or {}).get("first_look") or {}
-    return ["--accept-preprocessing"] if look.get("doubt") and look.get("accepted") else []

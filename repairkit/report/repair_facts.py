@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -12,7 +11,7 @@ from markupsafe import Markup
 from repairkit.report import numbers
 from repairkit.report.changes import act, head_in_words
 from repairkit.report.charts import Axis, Series, line_chart
-from repairkit.report.commands import accepting_words, reading_words
+from repairkit.report.commands import command_again, reading_words, shell
 from repairkit.report.promise import (
     cure_rows,
     cures_caption,
@@ -171,36 +170,9 @@ def commands(document: Mapping[str, Any]) -> dict[str, str]:
     for name, value in (choice.get("inputs") or {}).items():
         data += ["--input", f"{name}={value}"]
     data += reading_words(choice.get("preprocessing"))
-    classes = reading_words(None, choice.get("class_names"))
-    classes += accepting_words(document.get("read"))
     return {
-        "verify": _shell("verify", source, result, "--patch", patch, *data),
-        "revert": _shell("revert", result, patch, "-o", again),
-        "apply": _shell("apply", source, patch, "-o", again),
-        "choose": _shell("patch", source, *data, *classes, *_choice(document), "-o", again),
+        "verify": shell("verify", source, result, "--patch", patch, *data),
+        "revert": shell("revert", result, patch, "-o", again),
+        "apply": shell("apply", source, patch, "-o", again),
+        "choose": command_again(document.get("again"), again),
     }
-
-
-def _choice(document: Mapping[str, Any]) -> list[str]:
-    choice = document["choice"]
-    settings = (document.get("scoring") or {}).get("settings") or {}
-    found: list[str] = []
-    if choice["how"] == "named":
-        found = ["--remove", ",".join(name for name, _ in document["patch"]["frozen"])]
-    elif choice["how"] == "fairness":
-        found = ["--fairness"]
-    elif choice.get("scores"):
-        found = ["--scores", choice["scores"]]
-    else:
-        found = ["--objective", document["objective"]]
-    for target in choice.get("targets") or []:
-        found += ["--target", target]
-    if settings.get("groups"):
-        found += ["--group", ",".join(settings["groups"])]
-    if choice["how"] != "named":
-        found += ["--at-most", str(choice["at_most"]), "--max-drop", str(choice["max_drop"])]
-    return [*found, "--seed", str(choice["seed"])]
-
-
-def _shell(*words: str) -> str:
-    return " ".join(shlex.quote(word) for word in ("repairkit", *words))

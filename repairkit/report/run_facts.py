@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from repairkit.report import numbers
 from repairkit.report.charts import Axis, Series, bar_chart, interval_mark, line_chart
-from repairkit.report.commands import accepting_words, reading_words
+from repairkit.report.commands import command_again
 from repairkit.report.numbers import count
 from repairkit.report.repair_facts import overlap_warnings
 
@@ -19,6 +18,7 @@ _LAYERS_SHOWN = 60
 def run_facts(document: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of the template, by name; blocks that are missing are None or empty."""
     run = document["run"]
+    again = run.get("again")
     metric = run["settings"]["metrics"][0] if not run["metrics"] else next(iter(run["metrics"]))
     scores = document["scores"]
     return {
@@ -40,7 +40,7 @@ def run_facts(document: Mapping[str, Any]) -> dict[str, Any]:
         "truncation": _truncation(document.get("statistics"), metric),
         "samples": _samples(scores.get("samples")),
         "interpretation": document.get("interpretation"),
-        "commands": _commands(run),
+        "commands": {"score": command_again(again, (again or {}).get("out", ""))},
     }
 
 
@@ -150,21 +150,3 @@ def _samples(samples: Mapping[str, Any] | None) -> dict[str, Any] | None:
     )
     rows = list(zip(samples["edges"][:-1], samples["edges"][1:], samples["filters"], strict=True))
     return {"chart": chart, "rows": rows}
-
-
-def _commands(run: Mapping[str, Any]) -> dict[str, str]:
-    settings = run["settings"]
-    words = ["repairkit", "score", run["model"]["path"], "--data", run["data"]["path"]]
-    words += reading_words(settings.get("preprocessing"), settings.get("class_names"))
-    words += accepting_words(run.get("read"))
-    for metric in settings["metrics"]:
-        words += ["--metric", metric]
-    words += ["--method", settings["method"]]
-    if settings.get("groups"):
-        words += ["--group", ",".join(settings["groups"])]
-    for name, option in (("max_evaluations", "--max-evaluations"),):
-        limit = (settings.get("budget") or {}).get(name)
-        if limit is not None:
-            words += [option, str(limit)]
-    words += ["--seed", str(settings["seed"])]
-    return {"score": " ".join(shlex.quote(word) for word in words)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from repairkit.workflows.scored import Scored
 from repairkit.workflows.scoring import score_bench
 from repairkit.workflows.told_reading import tell_reading, told_reading
 
+_SHARE = re.compile(r"[0-9]*\.?[0-9]+")
 _MUST_AGREE = (
     "groups",
     "preprocessing",
@@ -168,6 +170,15 @@ def _signs(bench: Bench, metrics: Sequence[str]) -> tuple[int, ...]:
     return tuple(sign_of(metric) for metric in bench.metrics(metrics))
 
 
+def _comparable(setting: Any) -> Any:
+    """A setting in which a share is a number, as an option and a file of settings may give it."""
+    if isinstance(setting, dict):
+        return {name: _comparable(value) for name, value in setting.items()}
+    if isinstance(setting, str) and _SHARE.fullmatch(setting):
+        return float(setting)
+    return setting
+
+
 def _check_run(path: Path, run: Mapping[str, Any], bench: Bench, objective: Objective) -> None:
     """Scores must be about the images, levels and metric that this job is about.
 
@@ -179,8 +190,8 @@ def _check_run(path: Path, run: Mapping[str, Any], bench: Bench, objective: Obje
             "patch is to be judged on"
         )
     settings, known = bench.settings, run["settings"]
-    ours = {name: plain(getattr(settings, name)) for name in _MUST_AGREE}
-    theirs = {name: known.get(name) for name in _MUST_AGREE}
+    ours = {name: _comparable(plain(getattr(settings, name))) for name in _MUST_AGREE}
+    theirs = {name: _comparable(known.get(name)) for name in _MUST_AGREE}
     fitting = dict.fromkeys([objective.metric, *settings.metrics[:1], *plain_values(objective)])
     if known["metrics"][0] not in fitting:
         raise RunFolderError(

@@ -97,7 +97,8 @@ def share(run: Path, out: Path) -> None:
     document["parts"] = {**document["parts"], "how": ""}
     document["notes"] = []
     document["shared"] = HOLDS
-    document.pop("statistics", None)
+    for name in ("statistics", "again"):
+        document.pop(name, None)
     check_share_place(out)
     with locked(out), outputs(out) as drafts:
         drafts.write(out / "scores.csv", RunFolder(run).scores_file.read_bytes())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from repairkit.core.filters import Filter
@@ -13,6 +14,7 @@ from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import Made
 from repairkit.workflows.judging import Judged
 from repairkit.workflows.part_records import told_parts
+from repairkit.workflows.places import Places
 from repairkit.workflows.run_document import less_is_better, plain, versions
 from repairkit.workflows.told_reading import told_reading
 from repairkit.workflows.verifying import Verified
@@ -31,6 +33,7 @@ def patch_story(
 
     `objective` is None where no metric could be computed; there are no figures then.
     """
+    told = Places.here().told
     figures = {
         "evaluations": {
             "before": judged.before.to_json(),
@@ -57,7 +60,7 @@ def patch_story(
             "promised_on_selection": None if made.promise is None else made.promise.to_json(),
         },
         "data": {
-            "path": None if bench.settings.data is None else str(bench.settings.data),
+            "path": None if bench.settings.data is None else told(bench.settings.data),
             "digest": bench.dataset.digest or None,
         },
         "parts": told_parts(bench.parts),
@@ -81,7 +84,16 @@ def patch_story(
         "payers": find_payers(figures),
         "baselines": None,
         "verification": verified.to_json(),
-        "scoring": made.scoring,
+        "scoring": None if made.scoring is None else _told_scoring(made.scoring, told),
+    }
+
+
+def _told_scoring(scoring: Mapping[str, Any], told: Callable[[Path], str]) -> dict[str, Any]:
+    """The run of the scores, with its paths as a report tells them."""
+    places = {name: scoring[name] for name in ("model", "data") if name in scoring}
+    return {
+        **scoring,
+        **{name: {**place, "path": told(Path(place["path"]))} for name, place in places.items()},
     }
 
 

@@ -19,6 +19,7 @@ from repairkit.graph.files import add_model, digest_of
 from repairkit.graph.revert import read_claims, write_claims
 from repairkit.metrics import check_defined, is_attacked
 from repairkit.repairs import make_patch
+from repairkit.workflows.again import Again, patch_again
 from repairkit.workflows.attack_story import check_attacks, judge_attacks
 from repairkit.workflows.baselines import RANDOM_DRAWS, with_baselines
 from repairkit.workflows.bench import Bench, prepare
@@ -35,6 +36,7 @@ from repairkit.workflows.objective import Objective, metric_names, plain_values
 from repairkit.workflows.patch_file import PatchFile, patch_file_text
 from repairkit.workflows.patch_story import filters_named, patch_story
 from repairkit.workflows.patch_time import PatchTime
+from repairkit.workflows.places import Places
 from repairkit.workflows.progress import Progress
 from repairkit.workflows.repair_settings import PatchSettings
 from repairkit.workflows.reporting import repair_report
@@ -89,6 +91,7 @@ def patch(
         VerificationError: the result could not be proven; nothing is written.
         RepairkitError: anything else that the user can mend.
     """
+    again = patch_again(subject.file.path, settings, how)
     how = replace(how, score=how.score.begun())
     check_place(subject, settings, out)
     settings = _with_the_runs_code(how, settings)
@@ -128,7 +131,7 @@ def patch(
             made = make_choice(bench, how, objective, on_progress)
         except TargetNotMetError as error:
             raise with_hint(bench, error) from None
-    return _finish(bench, made, how, objective, out, on_progress)
+    return _finish(bench, made, how, objective, out, on_progress, again=again)
 
 
 def _check_wishes(bench: Bench, how: PatchSettings, objective: Objective) -> Objective:
@@ -190,6 +193,8 @@ def _finish(
     aim: Objective,
     out: Path,
     on_progress: Callable[[Progress], None] | None,
+    *,
+    again: Again,
 ) -> Patched:
     """Bake, prove, judge once on the test part, and write."""
     chosen, objective = made.patch, aim.metric
@@ -215,6 +220,8 @@ def _finish(
         story |= with_baselines(bench, made, how, aim, judged, story, on_progress)
     if is_attacked(bench.dataset.annotations) and not bench.unjudged:
         story["attacks"] = judge_attacks(bench, runner_of(bench, model), draft, how.attacks)
+    story["again"] = again.to_json()
+    story = Places.here().cleaned(story)
     file = replace(draft, result_digest=digest_of(model), story=story)
     places = _write(bench, file, model, out)
     return Patched(
@@ -271,15 +278,15 @@ def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
 @stage("writing")
 def _write(bench: Bench, file: PatchFile, model: ModelProto, out: Path) -> Companions:
     """All files together, the model last: where it lies, its patch file and report lie too."""
-    subject, places = bench.subject, Companions.of(out)
+    subject, places, told = bench.subject, Companions.of(out), Places.here().told
     report = {
         "schema": 1,
         "kind": "repairkit report",
         **file.story,
         "patch": file.claim(),
         "patch_digest": file.digest,
-        "source": {"path": str(subject.file.path), "digest": subject.file.digest},
-        "result": {"path": str(out), "digest": file.result_digest},
+        "source": {"path": told(subject.file.path), "digest": subject.file.digest},
+        "result": {"path": told(out), "digest": file.result_digest},
     }
     texts = repair_report(bench, report, file.patch, places)
     check_place(subject, bench.settings, out)  # the user may have put something there meanwhile

@@ -13,6 +13,7 @@ from repairkit.repairs import SearchSettings
 from repairkit.workflows.attack_story import FreshAttacks
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective, Target
+from repairkit.workflows.places import Places
 from repairkit.workflows.promises import PROMISES
 
 Recipe = Literal["joint", "plain"]
@@ -149,7 +150,7 @@ class PatchSettings:
             else "scores"
             if self.scores
             else "objective",
-            "scores": None if self.scores is None else str(self.scores),
+            "scores": None if self.scores is None else Places.here().told(self.scores),
             "at_most": self.at_most,
             "max_drop": self.max_drop,
             "max_group_drop": self.max_group_drop,

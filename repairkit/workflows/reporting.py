@@ -23,6 +23,7 @@ from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import outputs, read_json, to_json
 from repairkit.workflows.interpreting import Interpretation, interpret
 from repairkit.workflows.part_records import recorded_plan
+from repairkit.workflows.places import Places
 from repairkit.workflows.removal import removal_curves, spread_over_layers
 from repairkit.workflows.run_folder import RunFolder, unreadable
 from repairkit.workflows.settings import Settings, check_metrics, named_in
@@ -111,7 +112,7 @@ def report_run(
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": RUN_KIND,
-        "run": run,
+        "run": told_run(run),
         "scores": _scores(rows, less_is_better=_first_lessened(run)),
         "statistics": _statistics(run_folder),
         "spread": None,
@@ -129,10 +130,17 @@ def report_run(
         shown = _look_again(path, settings, document, rows, folder).pictures
     else:
         document["notes"] = ["model and data were not looked at, as was asked for"]
+    document = Places.here().cleaned(document)
     with outputs(page) as drafts:
         drafts.write(report_file, to_json(document).encode())
         drafts.write(page, render_run(document, shown).encode())
     return Reported(page, report_file, document)
+
+
+def told_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run with its paths as a report tells them."""
+    told = Places.here().told
+    return {**run, **{k: {**run[k], "path": told(Path(run[k]["path"]))} for k in ("model", "data")}}
 
 
 def _look_again(

@@ -24,6 +24,7 @@ from repairkit.estimators import (
     estimate,
 )
 from repairkit.metrics import check_defined
+from repairkit.workflows.again import score_again
 from repairkit.workflows.automatic import Taken, told_of_method
 from repairkit.workflows.bench import Bench, prepare
 from repairkit.workflows.choosing import CONFIRMATION_SHARE, split_selection
@@ -34,6 +35,7 @@ from repairkit.workflows.looking import looked_at
 from repairkit.workflows.methods import ScoreSettings, check_method, settle_estimator
 from repairkit.workflows.norms import NORMS, score_norms
 from repairkit.workflows.pace import Pace, seconds_per_pass, thin
+from repairkit.workflows.places import Places
 from repairkit.workflows.progress import Progress, reporter
 from repairkit.workflows.recipe import Recipe
 from repairkit.workflows.run_document import opening, outcome, plain, told_on_request
@@ -121,6 +123,9 @@ def score_bench(
     bench = looked_at(bench, how.deadline, go_on=bool(before))
     document = opening(bench, how.method, {**how.options, **options}, how.budget)
     document |= excluded.told
+    if folder is not None:
+        again = score_again(bench.subject.file.path, bench.settings, how)
+        document["again"] = again.to_json() | {"out": f"{Places.here().told(folder.path)}.again"}
     document["notes"] += excluded.notes
     if folder is not None:
         folder.claim(document, resume=resume)

@@ -8,10 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Deadline:
-    """`seconds` after the moment `began`, which is one of `time.monotonic`."""
+    """`seconds` after the moment `began`, which is one of `time.monotonic`.
+
+    `whole` is the time limit that was asked for, where this is the end of a part of the job.
+    """
 
     began: float
     seconds: float
+    whole: float | None = None
+
+    @property
+    def limit(self) -> float:
+        """The time limit that was asked for."""
+        return self.seconds if self.whole is None else self.whole
 
     @property
     def left(self) -> float:

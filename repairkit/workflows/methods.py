@@ -58,6 +58,7 @@ class ScoreSettings:
         budget: where to stop at the latest; `EVALUATIONS_PER_FILTER` where neither limit is given.
         began: the moment of `time.monotonic` from which a time limit counts; when the job begins if
             None.
+        whole_limit: the time limit that was asked for, where scoring has a share of it.
     """
 
     method: str = "auto"
@@ -68,12 +69,15 @@ class ScoreSettings:
     exclude: Exclusion | None = None
     for_patch: bool = False
     began: float | None = None
+    whole_limit: float | None = None
 
     @property
     def deadline(self) -> Deadline | None:
         """When the job is to end; None without a time limit, or before it `begun`."""
         seconds = self.budget.time_limit_seconds
-        return None if seconds is None or self.began is None else Deadline(self.began, seconds)
+        if seconds is None or self.began is None:
+            return None
+        return Deadline(self.began, seconds, self.whole_limit)
 
     def begun(self) -> ScoreSettings:
         """The same, with time that counts from now on unless it counts already."""

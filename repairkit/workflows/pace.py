@@ -28,6 +28,7 @@ _ENDS = 2
 _SHARE_OF_ENDS = 0.1
 _SHARE_OF_WHOLE = 0.5
 _MOST_BITS = 60
+_PARTS = 4  # how many times as long the whole job takes, where scoring is a part of it
 _THIN = 9  # a stream of the seed
 
 
@@ -61,7 +62,8 @@ class Pace:
 
     def least_seconds(self, passes: float) -> int:
         """The time limit with which so many passes would fit, with something to spare."""
-        return math.ceil(1.25 * (self.deadline.elapsed + passes * self.per_pass) + 1)
+        parts = 1.0 if self.deadline.whole is None else _PARTS
+        return math.ceil(1.25 * (self.deadline.elapsed + parts * passes * self.per_pass) + 1)
 
     def first_answer(self, n_filters: int, method: str, *, of_sets: bool) -> float:
         """Passes that a first answer takes at the least, on the fewest images."""
@@ -93,7 +95,7 @@ class Pace:
         needed = self.first_answer(n_filters, method, of_sets=of_sets)
         if needed * self.per_pass > self.deadline.left:
             raise BudgetError(
-                f"the time limit of {self.deadline.seconds:g} s is too short: "
+                f"the time limit of {self.deadline.limit:g} s is too short: "
                 f"{self.deadline.elapsed:.1f} s went into preparations, a pass of an image takes "
                 f"{self.per_pass:.3g} s and a first score of {n_filters} filters by {method} "
                 f"needs {needed:,.0f} of them; give at least {self.least_seconds(needed)} s"

@@ -48,7 +48,8 @@ class PatchTime:
     def for_scoring(self, how: ScoreSettings) -> ScoreSettings:
         """The same settings, with the share of the time that scoring may take."""
         seconds = self.deadline.elapsed + _SCORING * (self.deadline.left - self.kept)
-        return replace(how, budget=Budget(how.budget.max_evaluations, max(seconds, 0.0)))
+        budget = Budget(how.budget.max_evaluations, max(seconds, 0.0))
+        return replace(how, budget=budget, whole_limit=self.deadline.limit)
 
     def is_over(self, n_sets: int) -> bool:
         """Whether to stop choosing, `n_sets` being told of in the end."""

@@ -166,6 +166,12 @@ def test_a_time_limit_that_is_too_short_names_a_longer_one(
     answer = repairkit("score", model, "--data", "wide.npz", "--time-limit", "0", "-o", "run")
     assert answer.code == 1
     assert "give at least" in answer.err
+    # The repair's own share of the time is no limit that anybody gave.
+    answer = repairkit(
+        "patch", model, "--data", "wide.npz", "--objective", "accuracy", "--time-limit", "0.125"
+    )
+    assert answer.code == 1
+    assert "the time limit of 0.125 s is too short" in answer.err
 
 
 @pytest.mark.slow

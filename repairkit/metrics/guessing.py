@@ -17,7 +17,7 @@ _SURE = 0.05
 _LITTLE_SKILL = 0.25  # of the way from guessing to perfect
 _NEARLY_ALL = 0.9
 _MORE_THAN_LABELS = 0.25
-_FEWEST = 8
+_FEWEST = 20
 _HARDLY_BY_CHANCE = 0.01
 _PERMUTATIONS = 2000
 
@@ -52,8 +52,8 @@ class Guessing:
 
     @property
     def at_chance(self) -> bool:
-        """Whether the answers are near or below chance, as far as so many images can tell."""
-        return self.p_value > _SURE and self.surely_little
+        """Whether the answers are near or below chance; a handful of images cannot tell."""
+        return self.n_images >= _FEWEST and self.p_value > _SURE and self.surely_little
 
     @property
     def one_takes_all(self) -> bool:

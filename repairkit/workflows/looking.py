@@ -113,6 +113,9 @@ def look_thoroughly(subject: Subject, settings: Settings) -> FirstLook | ErrorLo
     """
     try:
         bench = prepare_unjudged(subject, settings)
+        if bench.unjudged and bench.dataset.annotations.labels.dtype.kind == "f":
+            settings = replace(settings, metrics=("mean_absolute_error",))
+            bench = prepare_unjudged(subject, settings)
         split = bench.dataset.split
         if bench.unjudged and split is not None:  # whose names may be those of no part
             test = "test" if "test" in split else "none"

@@ -24,7 +24,8 @@ Data = Annotated[
     typer.Option("--data", help="Folder of class folders, CSV or Parquet manifest, or .npz."),
 ]
 Groups = Annotated[
-    str | None, typer.Option("--group", help="Columns that make the groups, comma-separated.")
+    str | None,
+    typer.Option("--group", help="Columns that make the groups, comma-separated; label is one."),
 ]
 Classes = Annotated[
     str | None, typer.Option("--classes", help="Class names in the order of the outputs.")

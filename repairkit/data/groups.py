@@ -1,20 +1,75 @@
-"""Groups of images: the values of one attribute, or of several crossed."""
+"""Groups of images: the values of one column, or of several crossed; `label` is one of them."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError
+from repairkit.core.suite import Annotations
 from repairkit.core.text import clean
 from repairkit.data.names import did_you_mean, listing
 from repairkit.data.text import as_texts
 
 CROSS = " × "  # noqa: RUF001 - a cross is what is meant, and an x could stand in a name
+
+
+LABEL = "label"
+_SHOWN = 8
+
+
+def columns_to_group(annotations: Annotations, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The columns that may make groups: the attributes, and `label`, the names of the classes.
+
+    An attribute of that name, which only an archive can have, stands for itself.
+
+    Args:
+        annotations: of the images.
+        wanted: the columns by which images are to be grouped.
+
+    Raises:
+        DataError: `label` is wanted, and the labels are targets of a regressor.
+    """
+    columns = dict(annotations.attributes)
+    if annotations.labels.dtype.kind in "iu":
+        names = [annotations.class_name(label) for label in annotations.labels.tolist()]
+        columns.setdefault(LABEL, np.array(names, np.str_))
+    if LABEL in map(clean, wanted) and LABEL not in columns:
+        raise DataError(
+            "images cannot be grouped by 'label': the labels are targets of a regressor, which are "
+            "no classes; name another column with --group"
+        )
+    return columns
+
+
+def empty_crosses(
+    attributes: Mapping[str, NDArray[Any]], columns: Sequence[str], names: Collection[str]
+) -> tuple[str, ...]:
+    """A note where values that occur in several columns never occur together.
+
+    Args:
+        attributes: of the images.
+        columns: that are crossed.
+        names: of the groups that occur.
+    """
+    values = [sorted(set(as_texts(attributes[clean(column)]))) for column in columns]
+    n_crosses = math.prod(map(len, values))
+    n_empty = n_crosses - len(names)
+    if len(columns) < 2 or not n_empty:
+        return ()
+    crosses = map(CROSS.join, product(*values))
+    shown = list(islice((name for name in crosses if name not in names), _SHOWN))
+    more = f" and {n_empty - len(shown):,} more" if n_empty > len(shown) else ""
+    return (
+        f"{n_empty:,} of the {n_crosses:,} groups by {CROSS.join(columns)} have no image: "
+        f"{', '.join(map(repr, shown))}{more}",
+    )
 
 
 def cross_groups(
@@ -50,7 +105,7 @@ def _texts(
         found = f"the data has {listing(known)}" if known else "the data has no attributes"
         raise DataError(
             f"unknown group column {column!r}: {found}{did_you_mean(column, known)}; "
-            "groups name attribute columns, for several as race,sex"
+            "groups name columns, for several as race,sex"
         )
     texts = as_texts(attributes[column])
     if "" in texts:

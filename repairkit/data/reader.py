@@ -18,7 +18,7 @@ from repairkit.data.arrays import load_array
 from repairkit.data.dataset import Dataset, Records, digest_records
 from repairkit.data.folder import read_folder
 from repairkit.data.further import take_arrays, take_columns
-from repairkit.data.groups import cross_groups
+from repairkit.data.groups import LABEL, columns_to_group, cross_groups, empty_crosses
 from repairkit.data.labels import Labels, read_classes, read_targets, refuse_padded
 from repairkit.data.manifest import (
     CSV_SUFFIXES,
@@ -50,8 +50,9 @@ def read_data(
     """Images that are ready for the model, and what is known of each.
 
     A model that takes rows of numbers is given those of a table: see `read_rows`.
-    `groups` names the attributes to cross. `class_names` are the classes in the model's order,
-    `n_classes` their number where it is known. With `regression` labels are targets, float64.
+    `groups` names the columns to cross: attributes, and `label` for the classes. `class_names` are
+    the classes in the model's order, `n_classes` their number where it is known. With `regression`
+    labels are targets, float64.
     Without `with_labels` none are needed and none are read: any folder of images will do.
     `inputs` are what the model takes beside its images: arrays of an archive and columns of a
     manifest that bear their names are for them. `image_name` is the images' array where there is
@@ -87,9 +88,7 @@ def read_data(
         )
     records, split_notes = _cleaned(records)
     labels = _read_labels(path, records, class_names, n_classes, regression=regression)
-    numbers, names = (
-        cross_groups(records.attributes, groups, records.locate) if groups else (None, ())
-    )
+    numbers, names, empty = _grouped(records, labels, groups)
     loaded = records.load()
     if labels is None:
         labels = Labels(np.zeros(len(loaded.images), np.int64))
@@ -100,13 +99,36 @@ def read_data(
         ),
         split=records.split,
         digest=digest_records(records, loaded.digest),
-        notes=(*records.notes, *records.left_out, *split_notes, *labels.notes, *loaded.notes),
+        notes=(
+            *records.notes,
+            *records.left_out,
+            *split_notes,
+            *labels.notes,
+            *empty,
+            *loaded.notes,
+        ),
         how=labels.how,
         left_out=records.left_out,
         labelled=with_labels,
         further=records.further,
         constants=records.constants,
     )
+
+
+def _grouped(
+    records: Records, labels: Labels | None, groups: Sequence[str]
+) -> tuple[NDArray[np.int64] | None, tuple[str, ...], tuple[str, ...]]:
+    """Group numbers, names and notes; without labels, by the other columns alone."""
+    columns = records.attributes
+    if labels is not None:
+        about = Annotations(labels.values, class_names=labels.class_names, attributes=columns)
+        columns = columns_to_group(about, groups)
+    else:
+        groups = [name for name in groups if clean(name) != LABEL or LABEL in columns]
+    if not groups:
+        return None, (), ()
+    numbers, names = cross_groups(columns, groups, records.locate)
+    return numbers, names, empty_crosses(columns, groups, names)
 
 
 def _cleaned(records: Records) -> tuple[Records, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations, Suite
-from repairkit.data.groups import CROSS, cross_groups
+from repairkit.data.groups import CROSS, columns_to_group, cross_groups
 from repairkit.metrics import OutputForm, difference, evaluate, make_metric
 from repairkit.metrics.groups import equalized_odds_difference
 from repairkit.metrics.rates import RATES, class_furthest_apart, group_rates, left_out
@@ -125,7 +125,8 @@ def _judge_by(
 
 def _grouped(annotations: Annotations, columns: tuple[str, ...]) -> Annotations:
     """Annotations whose groups are the values of these columns alone."""
-    groups, names = cross_groups(annotations.attributes, columns, lambda row: f"image {row}")
+    known = columns_to_group(annotations, columns)
+    groups, names = cross_groups(known, columns, lambda row: f"image {row}")
     return replace(annotations, groups=groups, group_names=names)
 
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit.core.errors import DataError
+from repairkit.core.suite import Annotations
 from repairkit.data.groups import CROSS as AND
-from repairkit.data.groups import cross_groups
+from repairkit.data.groups import columns_to_group, cross_groups, empty_crosses
 
 
 def cross(columns: dict[str, list[Any]], *names: str) -> tuple[list[int], tuple[str, ...]]:
@@ -59,3 +60,38 @@ def test_two_groups_never_share_a_name() -> None:
     columns = {"a": np.array(["x", f"x{AND}y"]), "b": np.array([f"y{AND}z", "z"])}
     with pytest.raises(DataError, match="2 groups would be called"):
         cross_groups(columns, ["a", "b"], str)
+
+
+LABELLED = st.lists(st.tuples(st.integers(0, 3), st.sampled_from("xyz")), min_size=1, max_size=30)
+
+
+@given(rows=LABELLED, named=st.integers(0, 4))
+def test_classes_cross_with_columns_as_any_column_does(
+    rows: list[tuple[int, str]], named: int
+) -> None:
+    names = ("cat", "dog", "eel", "fox")[:named]
+    labels, texts = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    about = Annotations(labels, class_names=names, attributes={"tag": texts})
+    columns = columns_to_group(about, ["label", "tag"])
+    groups, found = cross_groups(columns, ["label", "tag"], str)
+    told = [names[label] if label < named else str(label) for label, _ in rows]
+    wanted = [f"{name}{AND}{text}" for name, text in zip(told, texts, strict=True)]
+    assert [found[group] for group in groups] == wanted
+    notes = empty_crosses(columns, ["label", "tag"], found)
+    n_crosses = len(set(told)) * len(set(texts.tolist()))
+    assert bool(notes) == (len(found) < n_crosses)
+    if notes:
+        assert notes[0].startswith(f"{n_crosses - len(found)} of the {n_crosses} groups by label")
+    assert empty_crosses(columns, ["label"], set(told)) == ()
+
+
+def test_an_attribute_that_is_called_label_stands_for_itself() -> None:
+    about = Annotations(np.array([0, 1]), attributes={"label": np.array(["sunny", "rainy"])})
+    assert columns_to_group(about, ["label"])["label"].tolist() == ["sunny", "rainy"]
+
+
+def test_targets_make_no_groups() -> None:
+    about = Annotations(np.array([0.5, 1.5]), attributes={"sex": np.array(["m", "w"])})
+    assert set(columns_to_group(about, ["sex"])) == {"sex"}
+    with pytest.raises(DataError, match=r"targets of a regressor.* another column with --group"):
+        columns_to_group(about, ["sex", " label "])

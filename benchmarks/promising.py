@@ -30,11 +30,18 @@ from repairkit.metrics import OutputForm
 from repairkit.metrics.images import LogLikelihoods
 from repairkit.workflows.bench import Bench, run_suite
 from repairkit.workflows.deciding import make_choice
+from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.workflows.repair_settings import PatchSettings
 
 TODAY, NEW = "a third confirms", "cross-confirmation"
-RULES: dict[str, dict[str, Any]] = {TODAY: {"confirm_share": 1 / 3}, NEW: {}}
+_ALONE = {"score": ScoreSettings("leave-one-out")}
+RULES: dict[str, dict[str, Any]] = {
+    TODAY: {"confirm_share": 1 / 3},
+    NEW: {},
+    f"{TODAY}, leave-one-out": {"confirm_share": 1 / 3, **_ALONE},
+    f"{NEW}, leave-one-out": _ALONE,
+}
 WORST, ACCURACY, SMOOTH, BALANCED, LIKELIHOOD = (
     FAIRNESS_OBJECTIVE,
     "accuracy",

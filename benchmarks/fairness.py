@@ -98,7 +98,9 @@ def print_bars(found: list[Outcome]) -> None:
     bar(f"{text}, 90 % asked for", share >= 0.9)
 
 
-def promises(names: list[str], rules: list[str], n_resamplings: int, folder: Path) -> None:
+def promises(
+    names: list[str], rules: list[str], sizes: list[int], n_resamplings: int, folder: Path
+) -> None:
     """Small selection sets drawn anew; settings take turns, networks too."""
     labs: dict[tuple[str, int], Lab] = {}
 
@@ -113,10 +115,11 @@ def promises(names: list[str], rules: list[str], n_resamplings: int, folder: Pat
     for rule in rules:
         rows = Rows(folder / f"{rule.replace(' ', '-')}.jsonl")
         for number in range(n_resamplings):
-            for size in SIZES:
+            for size in sizes:
                 key = (names[number % len(names)], WORST, size, number, rule)
                 row = rows.make(key, partial(try_one, key))
-                print(f"  {key}, {row.seconds:.0f} s: {row.figure or 'declined'}", file=sys.stderr)
+                told = f"  {key}, {row.seconds:.0f} s: {row.figure or 'declined'}"
+                print(told, file=sys.stderr, flush=True)
 
 
 def print_promises(rows: list[Row]) -> None:
@@ -144,13 +147,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--promises", action="store_true")
     parser.add_argument("--resamplings", type=int, default=40)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.promises:
         if not options.table:
-            promises(options.settings, options.rules, options.resamplings, options.rows)
+            promises(
+                options.settings, options.rules, options.sizes, options.resamplings, options.rows
+            )
         print_promises([row for path in sorted(options.rows.glob("*.jsonl")) for row in Rows(path)])
         return
     found = compare(options.settings, options.seeds)

@@ -35,12 +35,17 @@ from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.workflows.repair_settings import PatchSettings
 
 TODAY, NEW = "a third confirms", "cross-confirmation"
+BIAS, LAST, BEST = (f"{NEW}, {cure}" for cure in ("class biases", "last layer", "best cure"))
 _ALONE = {"score": ScoreSettings("leave-one-out")}
 RULES: dict[str, dict[str, Any]] = {
     TODAY: {"confirm_share": 1 / 3},
     NEW: {},
+    BIAS: {"repair": "bias"},
+    LAST: {"repair": "last-layer"},
+    BEST: {"repair": "best"},
     f"{TODAY}, leave-one-out": {"confirm_share": 1 / 3, **_ALONE},
     f"{NEW}, leave-one-out": _ALONE,
+    f"{BEST}, leave-one-out": {"repair": "best", **_ALONE},
 }
 WORST, ACCURACY, SMOOTH, BALANCED, LIKELIHOOD = (
     FAIRNESS_OBJECTIVE,

@@ -33,6 +33,7 @@ def fit_biases(
     *,
     classes: Sequence[int],
     steps: Sequence[float] = STEPS,
+    start: Biases | None = None,
 ) -> Biases:
     """The best biases within limits, class by class, with steps from coarse to fine.
 
@@ -42,9 +43,14 @@ def fit_biases(
         n_classes: of the model.
         classes: whose biases are moved, in this order.
         steps: by how much; each is used until no move is better.
+        start: biases to begin at where they, or half of them, are better than none.
     """
     best = np.zeros(n_classes)
     reached = figure(best)
+    for tried in () if start is None else (start, start / 2):
+        found = figure(tried)
+        if found > reached + _LEAST_GAIN and allowed(tried):
+            best, reached = tried, found
     for step in steps:
         for _ in range(_PASSES):
             before = best

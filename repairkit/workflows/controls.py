@@ -13,14 +13,16 @@ from repairkit.core.suite import Indices
 from repairkit.metrics import OutputForm
 from repairkit.metrics.shifting import shift_outputs
 from repairkit.repairs import Criterion
-from repairkit.repairs.biases import Biases, best_shift, fit_biases
+from repairkit.repairs.biases import STEPS, Biases, best_shift, fit_biases
+from repairkit.repairs.refit import balanced_weights, refit_path
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.criterion import ChoosingCriterion
 from repairkit.workflows.objective import Limit, Objective
 
 _TWO = 2
 _MOST_THRESHOLDS = 201
-_MOST_CLASSES = 32
+_FEW_CLASSES = 16
+_BIAS_PENALTY = 1e-3
 _GRID = tuple(np.linspace(-3.0, 3.0, 49).tolist())
 
 Shifted = Callable[[Biases], NDArray[Any]]
@@ -79,7 +81,9 @@ def fit_shift(
     """The class biases that gain most on some images within all limits.
 
     With two classes the thresholds between images are tried (at most 201 of them) and a grid; with
-    more, the biases of the 32 classes most often mistaken are moved, from coarse to fine.
+    more, the biases of the classes most often mistaken are moved, from coarse to fine. Of over 16
+    classes these are the 16 worst, beginning at the biases that make classes of equal weight the
+    likeliest.
 
     Args:
         shifted: see `Shifted`.
@@ -100,7 +104,17 @@ def fit_shift(
     if n_classes == _TWO:
         return best_shift(figure, allowed, [*_GRID, *_thresholds(form, plain)])
     classes = _mistaken(form.predictions(plain), labels[within])
-    return fit_biases(figure, allowed, n_classes, classes=classes)
+    if n_classes <= _FEW_CLASSES:
+        return fit_biases(figure, allowed, n_classes, classes=classes)
+    start = _likeliest(form.log_probabilities(plain), labels[within])
+    return fit_biases(figure, allowed, n_classes, classes=classes, steps=STEPS[1:3], start=start)
+
+
+def _likeliest(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Biases:
+    """The biases under which the labels are the likeliest, every class counting the same."""
+    constant = np.ones((len(labels), 1))
+    (found,) = refit_path(constant, scores, labels, balanced_weights(labels), (_BIAS_PENALTY,))
+    return found[0]
 
 
 def _thresholds(form: OutputForm, outputs: NDArray[Any]) -> list[float]:
@@ -129,7 +143,7 @@ def _mistaken(said: NDArray[np.int64], labels: NDArray[np.int64]) -> list[int]:
     wrong = said != labels
     touched = np.concatenate([labels[wrong], said[wrong & (said >= 0)]])
     classes, counts = np.unique(touched, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:_MOST_CLASSES]
+    order = np.argsort(-counts, kind="stable")[:_FEW_CLASSES]
     return [int(number) for number in classes[order]]
 
 

@@ -59,3 +59,16 @@ def test_biases_of_a_smooth_figure_are_found_within_the_finest_step(
         lambda b: -float(((b - best) ** 2).sum()), _always, n_classes, classes=range(n_classes)
     )
     assert np.abs(found - best).max() <= STEPS[-1]
+
+
+def test_a_start_is_taken_where_it_is_better_than_nothing() -> None:
+    best = np.linspace(-2, 2, 5)
+
+    def figure(biases: np.ndarray) -> float:
+        return -float(((biases - best) ** 2).sum())
+
+    found = fit_biases(figure, _always, 5, classes=(), start=best)
+    assert np.array_equal(found, best)
+    assert np.array_equal(fit_biases(figure, _always, 5, classes=(), start=2 * best), best)
+    assert not fit_biases(figure, _always, 5, classes=(), start=-best).any()
+    assert not fit_biases(figure, lambda b: not b.any(), 5, classes=(), start=best).any()

@@ -27,6 +27,7 @@ from repairkit.core.layer_map import Origin
 from repairkit.core.text import counted
 from repairkit.engine.precision import IN_WORDS
 from repairkit.report.promise import (
+    cure_metrics,
     cure_rows,
     cures_caption,
     promise_in_words,
@@ -259,7 +260,7 @@ def print_patched(done: Patched, *, details: bool = False) -> None:
             show.say(show.plainly(sentence))
         rows = cure_rows(done.document)
         if rows:
-            columns = ["cure", str(done.objective), "accuracy", "promise"]
+            columns = ["cure", *cure_metrics(done.document), "promise"]
             cells = [[show.plainly(cell) for cell in row] for row in shown_cures(rows)]
             show.table(show.plainly(cures_caption(selection)), columns, cells)
             for row in rows:

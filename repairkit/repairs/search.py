@@ -157,6 +157,18 @@ class Search:
         """What speaks against a set that was looked at; empty where nothing does."""
         return self._objections[frozenset(frozen)]
 
+    @property
+    def best_objected(self) -> tuple[Frozen, str] | None:
+        """The best set that does not keep to the limits, and why, if it beats all that do."""
+        objected = [key for key, reason in self._objections.items() if reason]
+        kept = [key for key, reason in self._objections.items() if not reason]
+        if not objected:
+            return None
+        best = max(objected, key=lambda key: self._known[key].figure)
+        if any(self._known[key].figure >= self._known[best].figure for key in kept):
+            return None
+        return tuple(sorted(best)), self._objections[best]
+
     def _shortlist(
         self, sets: Iterable[Frozen], screened: Screened
     ) -> dict[Frozen, NDArray[np.bool_]]:

@@ -98,9 +98,20 @@ def search_in_words(selection: Mapping[str, Any]) -> str:
     return f"{how} {looked}; {confirmed}."
 
 
-def cure_rows(document: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The cures beside each other by their answers out of fold, ready to be shown."""
-    selection, objective = document.get("selection") or {}, document["objective"]
+def cure_metrics(document: Mapping[str, Any]) -> list[str]:
+    """The metrics of `cure_rows`: the objective, and accuracy where that is another."""
+    cures = (document.get("selection") or {}).get("cures") or []
+    known = {name for cure in cures for name in cure["changes"]}
+    accuracy = "clean_accuracy" if "clean_accuracy" in known else "accuracy"
+    return list(dict.fromkeys([document["objective"], *({accuracy} & known)]))
+
+
+def cure_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cures beside each other by their answers out of fold, ready to be shown.
+
+    `figures` hold one text for each of `cure_metrics`.
+    """
+    selection = document.get("selection") or {}
     rows = []
     for cure in selection.get("cures") or []:
         moved: Mapping[str, Any] = cure["changes"]
@@ -108,8 +119,7 @@ def cure_rows(document: Mapping[str, Any]) -> list[dict[str, str]]:
         rows.append(
             {
                 "cure": _CURES.get(cure["cure"], cure["cure"]),
-                "objective": _moved(moved, objective),
-                "accuracy": _moved(moved, _accuracy(moved)),
+                "figures": [_moved(moved, metric) for metric in cure_metrics(document)],
                 "promise": promise or "-",
                 "note": cure["reason"],
                 "shipped": "yes" if cure["cure"] == selection.get("cure") else "",
@@ -118,12 +128,8 @@ def cure_rows(document: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _accuracy(moved: Mapping[str, Any]) -> str:
-    return "clean_accuracy" if "clean_accuracy" in moved else "accuracy"
-
-
 def _moved(moved: Mapping[str, Any], metric: str) -> str:
-    if metric not in moved:
+    if metric not in moved or moved[metric]["value"] is None:
         return "-"
     found = moved[metric]
     return f"{change(found['value'], metric)} ({interval(found, metric, signed=True)})"
@@ -138,12 +144,13 @@ def cures_caption(selection: Mapping[str, Any]) -> str:
     )
 
 
-def shown_cures(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
-    """The cells of a table: cure, objective, accuracy, promise."""
+def shown_cures(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The cells of a table: cure, a figure for each metric, promise."""
     return [
         [
             f"{row['cure']}{' (this repair)' if row['shipped'] else ''}",
-            *(row[key] for key in ("objective", "accuracy", "promise")),
+            *row["figures"],
+            row["promise"],
         ]
         for row in rows
     ]

@@ -13,6 +13,7 @@ from repairkit.report.changes import act, head_in_words
 from repairkit.report.charts import Axis, Series, line_chart
 from repairkit.report.commands import command_again, reading_words, shell
 from repairkit.report.promise import (
+    cure_metrics,
     cure_rows,
     cures_caption,
     promise_in_words,
@@ -55,6 +56,7 @@ def repair_facts(document: Mapping[str, Any]) -> dict[str, Any]:
         "promise": promise_in_words(document),
         "search": search_in_words(document["selection"]) if document.get("selection") else "",
         "cures": cure_rows(document),
+        "cure_metrics": cure_metrics(document),
         "cures_caption": cures_caption(document["selection"]) if cure_rows(document) else "",
         "commands": commands(document),
     }

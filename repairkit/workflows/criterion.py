@@ -97,7 +97,10 @@ class ChoosingCriterion:
                 return f"{limit.metric} may lose more than {limit.most:g}"
         group = self._group_beyond(outputs, positions)
         if group:
-            return f"the accuracy of {group} may fall by more than {100 * self.max_group_drop:g} %"
+            return (
+                f"the accuracy of group {group!r} may fall by more than the "
+                f"{100 * self.max_group_drop:g} points that --max-group-drop allows"
+            )
         for target in self.targets:
             after = self.value(target.metric, outputs, positions)
             before = self.before(target.metric, positions)

@@ -140,14 +140,23 @@ class Freezing:
         )
         if not screened.players:
             return f"{known}, and no filter's value says that it harms"
-        last = search.steps[-1]
+        last, forbidden = search.steps[-1], self._forbidden(search)
         if last.added is None:
-            return f"{known}; {last.reason}"
+            return f"{known}; {last.reason}{forbidden}"
         best = self.bench.roster.filters[last.added].id
+        allowed = " that keeps to the limits" if forbidden else ""
         return (
-            f"{known}; of {len(screened.players)} candidates the best to freeze is {best}, "
-            f"which {last.reason}"
+            f"{known}; of {len(screened.players)} candidates the best to freeze{allowed} is "
+            f"{best}, which {last.reason}{forbidden}"
         )
+
+    def _forbidden(self, search: Search) -> str:
+        """What would do better, but for a limit; empty where nothing would."""
+        if search.best_objected is None:
+            return ""
+        frozen, objection = search.best_objected
+        names = " and ".join(self.bench.roster.filters[player].id for player in frozen)
+        return f"; freezing {names} would do better, but {objection}"
 
 
 def _gain(search: Search) -> Bound:

@@ -123,6 +123,18 @@ def test_a_folder_of_classes_with_preprocessing(repairkit: Command, home: Path) 
     assert {"--resize", "--scale", "--mean", "--level"} <= set(words)
 
 
+def test_another_cure_without_a_test_part(repairkit: Command, home: Path) -> None:
+    repaired(
+        repairkit(
+            "patch", home / "model.onnx", "--data", home / "data.npz", "--group", "group",
+            "--fairness", "--repair", "last-layer", "--promise", "smooth", "--test", "none",
+            "-o", "out.onnx",
+        )
+    )  # fmt: skip
+    words = check_again(home, "out", home)
+    assert {"--repair", "--promise", "--test"} <= set(words)
+
+
 def test_filters_that_were_named_and_a_model_elsewhere(
     repairkit: Command, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any
 ) -> None:

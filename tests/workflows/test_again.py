@@ -37,57 +37,58 @@ WORD = st.text(st.sampled_from("abc ,'\"$"), min_size=1, max_size=5).map(str.str
 NAMES = st.lists(TEXT, max_size=3, unique=True).map(tuple)
 PART = st.sampled_from([None, "all", "0.3", "north -x", "none"])
 SHARE = st.floats(0.001, 0.999)
-SETTINGS = st.builds(
-    Settings,
-    data=TEXT.map(lambda name: Path(f"d {name}")),
-    metrics=st.lists(st.sampled_from(["accuracy", "loss", "recall:a b"]), min_size=1, max_size=2)
+OF_SETTINGS: dict[str, Any] = {
+    "data": TEXT.map(lambda name: Path(f"d {name}")),
+    "metrics": st.lists(st.sampled_from(["accuracy", "loss", "recall:a b"]), min_size=1, max_size=2)
     .map(dict.fromkeys)
     .map(tuple),
-    groups=NAMES,
-    class_names=NAMES,
-    preprocessing=WAYS,
-    parts=st.builds(PartPlan, PART, PART, PART),
-    output=st.sampled_from([None, "logits"]),
-    columns=st.sampled_from([None, (0, 1), (2, 7)]),
-    threshold=st.none() | st.floats(-2, 2),
-    outputs_are=st.sampled_from([None, "logits"]),
-    sites=NAMES,
-    sites_at=st.sampled_from(["pre-activation", "activation"]),
-    include=st.sampled_from([(), ("dense",)]),
-    absent=st.sampled_from(["mean", "zero"]),
-    device=st.sampled_from(["auto", "cpu"]),
-    tf32=st.just(False),
-    half=st.booleans(),
-    batch_size=st.integers(1, 999),
-    seed=st.integers(0, 9),
-    features=NAMES,
-    trust=st.booleans(),
-    accept_preprocessing=st.booleans(),
-    image_input=st.sampled_from([None, "image"]),
-    inputs=st.dictionaries(WORD, TEXT, max_size=2),
-)
+    "groups": NAMES,
+    "class_names": NAMES,
+    "preprocessing": WAYS,
+    "parts": st.builds(PartPlan, PART, PART, PART),
+    "output": st.sampled_from([None, "logits"]),
+    "columns": st.sampled_from([None, (0, 1), (2, 7)]),
+    "threshold": st.none() | st.floats(-2, 2),
+    "outputs_are": st.sampled_from([None, "logits"]),
+    "sites": NAMES,
+    "sites_at": st.sampled_from(["pre-activation", "activation"]),
+    "include": st.sampled_from([(), ("dense",)]),
+    "absent": st.sampled_from(["mean", "zero"]),
+    "device": st.sampled_from(["auto", "cpu"]),
+    "tf32": st.just(False),
+    "half": st.booleans(),
+    "batch_size": st.integers(1, 999),
+    "seed": st.integers(0, 9),
+    "features": NAMES,
+    "trust": st.booleans(),
+    "accept_preprocessing": st.booleans(),
+    "image_input": st.sampled_from([None, "image"]),
+    "inputs": st.dictionaries(WORD, TEXT, max_size=2),
+}
+SETTINGS = st.builds(Settings, **OF_SETTINGS)
 BUDGETS = st.builds(Budget, st.none() | st.integers(1, 999), st.none() | st.floats(0.5, 99))
 OPTIONS = st.fixed_dictionaries(
     {},
     optional={"top_k": st.integers(1, 9), "epsilon": SHARE, "delta": SHARE, "truncate_at": SHARE},
 )
 TARGETS = st.builds(Target, st.just("accuracy"), st.just(">="), SHARE)
-REPAIRS = st.builds(
-    PatchSettings,
-    scores=st.none() | TEXT.map(Path),
-    objective=st.sampled_from(["accuracy", "recall:a b"]),
-    at_most=st.integers(1, 99),
-    max_drop=SHARE,
-    max_group_drop=SHARE,
-    score=st.builds(ScoreSettings, st.sampled_from(["repair", "exact"]), OPTIONS, BUDGETS),
-    targets=st.lists(TARGETS, max_size=2).map(tuple),
-    level=st.sampled_from([None, "zero", "best"]),
-    beam=st.integers(1, 3),
-    confirm_share=st.none() | SHARE,
-    promise=st.sampled_from(PROMISES),
-    baselines=st.booleans(),
-    attacks=st.builds(FreshAttacks, transfers=NAMES.map(lambda names: tuple(map(Path, names)))),
-)
+OF_REPAIRS: dict[str, Any] = {
+    "scores": st.none() | TEXT.map(Path),
+    "objective": st.sampled_from(["accuracy", "recall:a b"]),
+    "at_most": st.integers(1, 99),
+    "max_drop": SHARE,
+    "max_group_drop": SHARE,
+    "score": st.builds(ScoreSettings, st.sampled_from(["repair", "exact"]), OPTIONS, BUDGETS),
+    "targets": st.lists(TARGETS, max_size=2).map(tuple),
+    "level": st.sampled_from([None, "zero", "best"]),
+    "beam": st.integers(1, 3),
+    "confirm_share": st.none() | SHARE,
+    "promise": st.sampled_from(PROMISES),
+    "baselines": st.booleans(),
+    "attacks": st.builds(FreshAttacks, transfers=NAMES.map(lambda names: tuple(map(Path, names)))),
+    "repair": st.sampled_from(["freeze", "freeze", "best"]),
+}
+REPAIRS = st.builds(PatchSettings, **OF_REPAIRS)
 REMOVALS = st.builds(
     PatchSettings,
     remove=st.lists(WORD.map(lambda site: Filter(site, 3)), min_size=1, max_size=3).map(tuple),
@@ -118,6 +119,25 @@ def test_every_option_is_said_again_or_its_absence_has_a_reason(command: str) ->
     assert known - said - set(NOT_SAID) == set()
     assert not said & set(NOT_SAID)
     assert said - known == set()
+
+
+def test_every_setting_is_tried_below() -> None:
+    """What is not drawn for the laws has a test of its own, or never affects a result."""
+    elsewhere = {"workers", "cache_memory", "named_by", "means", "remove", "fairness", "robustness"}
+    known = {each.name for kind in (Settings, PatchSettings) for each in dataclasses.fields(kind)}
+    assert known - set(OF_SETTINGS) - set(OF_REPAIRS) == elsewhere | {"choose"}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        PatchSettings(fairness=True),
+        PatchSettings(robustness=True),
+        PatchSettings(objective="loss", choose="plain"),
+    ],
+)
+def test_a_kind_of_repair_is_said_again(model: Path, how: PatchSettings) -> None:
+    agree(how, understood("patch", patch_again(model, Settings(), how).words)[1])
 
 
 @pytest.fixture(scope="module")

@@ -96,9 +96,9 @@ class Rows:
     """What the control is fitted to, of rows of one image each.
 
     `outcomes` (less V(all)), `predicted` and `ahead` (the image's baseline less V(all)) are
-    (n_rows, n_metrics); `sizes` and `images` (n_rows,). `usual` hold, (n_rows, n_metrics)
-    each, what is explained without a table too: what a mean image loses with these players, and
-    what the image loses with a mean player.
+    (n_rows, n_metrics); `sizes`, `images` and `weights`, by which rows count here, (n_rows,).
+    `usual` hold, (n_rows, n_metrics) each, what is explained without a table too: what a mean image
+    loses with these players, and what the image loses with a mean player.
     """
 
     outcomes: Floats
@@ -106,6 +106,7 @@ class Rows:
     ahead: Floats
     sizes: Ints
     images: Ints
+    weights: Floats
     usual: tuple[Floats, ...] = ()
 
     @classmethod
@@ -117,8 +118,12 @@ class Rows:
         baseline: Floats,
         full: Floats,
     ) -> Rows:
-        images = rows.all_images()[:, 0]
-        return cls(outcomes - full, predicted, baseline[images] - full, rows.all_sizes(), images)
+        images, sizes, counted = rows.all_images()[:, 0], rows.all_sizes(), rows.all_weights()
+        # The variance of a value is a sum of squares with these weights.
+        weights = sizes.astype(np.float64)
+        if counted is not None:
+            weights *= counted**2
+        return cls(outcomes - full, predicted, baseline[images] - full, sizes, images, weights)
 
 
 def fit_coefficients(rows: Rows, folds: Ints) -> tuple[Floats, Floats]:
@@ -136,6 +141,7 @@ def fit_coefficients(rows: Rows, folds: Ints) -> tuple[Floats, Floats]:
     sizes = rows.sizes[:, None] / max(int(rows.sizes.max()), 1)
     powers = sizes ** np.arange(1, min(3, len(np.unique(rows.sizes))) + 1)
     coefficients, explained = np.zeros((N_FOLDS, n_metrics)), np.zeros(n_metrics)
+    roots = np.sqrt(rows.weights / rows.weights.mean())[:, None]
     for metric in range(n_metrics):
         ahead = rows.ahead[:, metric, None]
         usual = [column[:, metric, None] for column in rows.usual]
@@ -143,8 +149,9 @@ def fit_coefficients(rows: Rows, folds: Ints) -> tuple[Floats, Floats]:
         own = rows.predicted[:, metric]
         if not own.any():
             continue
-        design = np.concatenate([plain, own[:, None]], axis=1)
-        target = rows.outcomes[:, metric]
+        plain = roots * plain
+        design = np.concatenate([plain, roots * own[:, None]], axis=1)
+        target = roots[:, 0] * rows.outcomes[:, metric]
         grams = np.stack([design[folds == f].T @ design[folds == f] for f in range(N_FOLDS)])
         sides = np.stack([design[folds == f].T @ target[folds == f] for f in range(N_FOLDS)])
         for fold in range(N_FOLDS):

@@ -118,7 +118,7 @@ class RepairRegression:
     The value is the mean of V(S + i) - V(S) over sets S that lack 1 to 5 % of the players, every
     size as likely: a semivalue (Dubey, Neyman & Weber 1981), not Shapley's. It does not add up to
     anything. Meant for a metric that is smooth in every image; negative is harmful. Rows are
-    drawn such that the regression's own weights make it so, see `sizes.semivalue_probabilities`.
+    weighed by their size such that it is so, see `sizes.semivalue_sizes`.
 
     Attributes:
         least_removed: the smallest size as a share of the players.

@@ -65,9 +65,10 @@ class RegressionRun:
 
     `ends` (2, n_metrics) are V(all) and V(none); `baseline` (n_images, n_metrics) the outcomes of
     every image with everyone present, `empty` the same with no one; `most` the largest size, 0
-    until known. `most_rows` is after how many rows the budget ends; 0 where that is not known.
-    `pool` tells how often images are drawn for rows; `table`, where there is one, is a
-    control variate that knows all of them, and `predicted` what it says of the rows.
+    until known. `tilt` is that of `sizes.semivalue_sizes`. `most_rows` is after how many rows the
+    budget ends; 0 where that is not known. `pool` tells how often images are drawn for rows;
+    `table`, where there is one, is a control variate that knows all of them, and `predicted` what
+    it says of the rows.
     """
 
     stored_types: ClassVar[tuple[type, ...]] = (Fit, ControlTable)
@@ -81,6 +82,7 @@ class RegressionRun:
     ends: NDArray[np.float64]
     baseline: NDArray[np.float64]
     empty: NDArray[np.float64]
+    tilt: float
     rows: RegressionRows
     outcomes: OutcomeTable
     most_rows: int
@@ -99,7 +101,8 @@ class RegressionRun:
         self.ends = np.zeros((0, facts.n_metrics))
         self.baseline = np.zeros((0, facts.n_metrics))
         self.empty = np.zeros((0, facts.n_metrics))
-        self.rows = RegressionRows.none(facts.n_players)
+        self.tilt = 0.0
+        self.rows = self._no_rows()
         self.outcomes = OutcomeTable(facts.n_metrics)
         self.most_rows = 0
         self.pool = facts.pool
@@ -198,8 +201,8 @@ class RegressionRun:
         if n_known < self.most_rows:
             n_rows = min(n_rows, self.most_rows - n_known)
         if self.law == "semivalue":
-            shares = sizes_of.semivalue_probabilities(plan.least, self.most, n)
-            return sizes_of.draw_sizes(rng, shares, max(plan.least - 1, 1), n_rows)
+            shares, _ = sizes_of.semivalue_sizes(plan.least, self.most, n, self.tilt)
+            return sizes_of.draw_sizes(rng, shares, 0, n_rows)
         shares = sizes_of.probabilities(self.law, plan.least, self.most, n)
         return sizes_of.draw_sizes(rng, shares, plan.least, n_rows)
 
@@ -229,8 +232,19 @@ class RegressionRun:
         return found
 
     def draw_on(self, images: NDArray[np.intp]) -> None:
-        """Draw rows on these images alone."""
+        """Draw rows on these images alone, for what a control variate leaves of them."""
+        assert not len(self.rows), "rows of another law"
         self.pool = _restricted(self.facts.pool, images)
+        # Of single removals nothing is left, and the rest grows with the square of their number.
+        self.tilt = 0.5
+        self.rows = self._no_rows()
+
+    def _no_rows(self) -> RegressionRows:
+        n, plan = self.facts.n_players, self.plan
+        if self.law != "semivalue" or n == 1:
+            return RegressionRows.none(n)
+        weights = sizes_of.semivalue_sizes(plan.least, plan.most, n, self.tilt)[1]
+        return RegressionRows.none(n, weights)
 
     def use(self, table: ControlTable) -> None:
         """From now on with a control variate, which knows all images that rows are drawn on."""

@@ -229,8 +229,8 @@ class RepairRun:
         """Rows on the pilot's images, each as often."""
         rng = np.random.default_rng([*self.entropy, 1])
         n, plan, n_rows = self.facts.n_players, self.plan, self.split.pilot_rows
-        shares = sizes_of.semivalue_probabilities(plan.least, plan.most, n)
-        sizes = sizes_of.draw_sizes(rng, shares, max(plan.least - 1, 1), n_rows)
+        shares, _ = sizes_of.semivalue_sizes(plan.least, plan.most, n, 0.0)
+        sizes = sizes_of.draw_sizes(rng, shares, 0, n_rows)
         images = np.resize(self.order[: self.split.pilot_images], n_rows)
         return Round(sizes_of.remove_at_random(rng, sizes, n), images[:, None])
 
@@ -248,6 +248,7 @@ class RepairRun:
             self.regression.baseline[images, first] - ends,
             sizes,
             images,
+            1.0 / np.maximum(sizes, 1),  # which their weights in a value come to
             # Players explain the first without a table, and other rows of the image the second.
             (removed @ losses.mean(axis=0), sizes[:, None] * losses.mean(axis=1)[place]),
         )

@@ -85,11 +85,15 @@ def fit(
         beside: the additive game that was added to the outcomes; its semivalues are added back.
     """
     residuals, drops, drop_errors = _partial_out(rows, outcomes, baseline, full, span)
-    targets = rows.transposed_times(residuals)
+    weights = rows.all_weights()
+    column = None if weights is None else weights[:, None]
+    targets = rows.transposed_times(residuals if column is None else residuals * column)
     spectra, traces = _spectra(rows, targets, rng)
+    squares = residuals**2 if column is None else residuals**2 * column
+    totals, spread = squares.sum(axis=0).tolist(), rows.spread()
     choices = [
-        _choose(spectra[i // _GROUP], i % _GROUP, traces, residuals[:, i], rows.spread())
-        for i in range(targets.shape[1])
+        _choose(spectra[i // _GROUP], i % _GROUP, traces, total, len(residuals), spread)
+        for i, total in enumerate(totals)
     ]
     solutions = np.stack(
         [spectra[i // _GROUP].solve(i % _GROUP, c.penalty) for i, c in enumerate(choices)], axis=1
@@ -213,12 +217,10 @@ def _spectra(
 
 
 def _choose(
-    spectrum: Spectrum, column: int, traces: _Traces, residuals: Floats, spread: float
+    spectrum: Spectrum, column: int, traces: _Traces, total: float, n_rows: int, spread: float
 ) -> _Choice:
     """The penalty of the least generalised cross-validation error (Golub, Heath & Wahba 1979)."""
-    n_rows = len(residuals)
     penalties = _PENALTIES * spread
-    total = float(residuals @ residuals)
     squares = np.maximum(total - spectrum.explained(column, penalties), 0.0)
     degrees = np.array([traces.degrees(penalty) for penalty in penalties])
     free = n_rows - degrees
@@ -245,19 +247,20 @@ def _variances(
     but for their columns' sums of squares. Beside it, the covariance with the means of the game
     `beside` over images like these, and the variance of these means; zeros without one.
     """
-    squares = rows.squares(np.concatenate([residuals, np.ones((len(residuals), 1))], axis=1))
+    weights = rows.all_weights()
+    counted = np.ones(len(residuals)) if weights is None else weights
+    flat = np.maximum((counted @ residuals**2) / len(residuals), np.finfo(float).tiny)
+    pulls = residuals * counted[:, None]
+    squares = rows.squares(np.concatenate([pulls, np.sqrt(counted)[:, None]], axis=1))
     middle, own = squares[:, :-1], np.maximum(squares[:, -1:], 1e-12)
     crosses, spread = np.zeros_like(middle), np.zeros_like(middle)
     if beside is not None:
         spread = beside.spread()
     if errors_over == "images":
-        by_image, crosses = rows.squares_by_image(
-            residuals, None if beside is None else beside.numbers
-        )
+        by_image, crosses = rows.squares_by_image(pulls, None if beside is None else beside.numbers)
         middle = np.maximum(middle, by_image)
     elif beside is not None:  # these images are all there are; a table of some is a sample of them
         spread *= beside.left
-    flat = np.maximum((residuals**2).mean(axis=0), np.finfo(float).tiny)
     scale = scatter * squares[:, -1].mean() / flat
     variances = middle / own**2 * scale
     variances[squares[:, -1] <= 0] = np.inf

@@ -8,7 +8,7 @@ moment; X'X is never formed, which would take n^2 numbers and, per row, n^2 oper
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ class RegressionRows:
     """One entry per round in each list.
 
     `bits` are packed removals (n_rows, ceil(n_players / 8)); `sizes` (n_rows,) how many were
-    removed; `images` (n_rows, n_images_per_row).
+    removed; `images` (n_rows, n_images_per_row). Rows of a size count by `weights`
+    (n_players + 1,); all the same where it is empty.
     `counts` (n_players,) says in how many rows each player was removed.
 
     The design X has a column per player: present less its mean among coalitions of the row's size,
@@ -41,10 +42,12 @@ class RegressionRows:
     bits: list[NDArray[np.uint8]] = field(default_factory=list)
     sizes: list[NDArray[np.int64]] = field(default_factory=list)
     images: list[NDArray[np.int64]] = field(default_factory=list)
+    weights: Floats = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
-    def none(cls, n_players: int) -> RegressionRows:
-        return cls(np.zeros(n_players, np.int64))
+    def none(cls, n_players: int, weights: Floats | None = None) -> RegressionRows:
+        rows = cls(np.zeros(n_players, np.int64))
+        return rows if weights is None else replace(rows, weights=weights)
 
     def __len__(self) -> int:
         return sum(map(len, self.sizes))
@@ -64,14 +67,14 @@ class RegressionRows:
 
     def joined(self) -> RegressionRows:
         """The same rows in one piece each."""
-        return RegressionRows(
-            self.counts, [np.concatenate(self.bits)], [self.all_sizes()], [self.all_images()]
-        )
+        pieces = [np.concatenate(self.bits)], [self.all_sizes()], [self.all_images()]
+        return RegressionRows(self.counts, *pieces, self.weights)
 
     def part(self, numbers: NDArray[np.intp]) -> RegressionRows:
         """Some rows, of those in one piece; their `counts` are those of all."""
         (bits,), (sizes,), (images,) = self.bits, self.sizes, self.images
-        return RegressionRows(self.counts, [bits[numbers]], [sizes[numbers]], [images[numbers]])
+        pieces = [bits[numbers]], [sizes[numbers]], [images[numbers]]
+        return RegressionRows(self.counts, *pieces, self.weights)
 
     def on(self, positions: Indices, n_images: int) -> tuple[RegressionRows, NDArray[np.intp]]:
         """The rows of one image each whose image is among `positions`, and their numbers.
@@ -87,10 +90,11 @@ class RegressionRows:
         image = places[self.all_images()[:, 0]] if len(self) else places[:0]
         numbers = np.flatnonzero(image >= 0)
         if not len(numbers):
-            return RegressionRows.none(self.n_players), numbers
+            return RegressionRows.none(self.n_players, self.weights), numbers
         kept = self.joined().part(numbers)
         counts = kept.removed_times(np.ones((len(numbers), 1)))[:, 0].round().astype(np.int64)
-        return RegressionRows(counts, kept.bits, kept.sizes, [image[numbers, None]]), numbers
+        renumbered = [image[numbers, None]]
+        return RegressionRows(counts, kept.bits, kept.sizes, renumbered, self.weights), numbers
 
     def all_sizes(self) -> NDArray[np.int64]:
         return np.concatenate(self.sizes)
@@ -98,17 +102,28 @@ class RegressionRows:
     def all_images(self) -> NDArray[np.int64]:
         return np.concatenate(self.images)
 
+    def all_weights(self) -> Floats | None:
+        """How much each row counts, (n_rows,); None where all count the same."""
+        return self.weights[self.all_sizes()] if len(self.weights) else None
+
     def spread(self) -> float:
-        """The mean over players of their column's sum of squares."""
-        shares = self.all_sizes() / self.n_players
-        return float((shares * (1 - shares)).sum())
+        """The mean over players of their column's weighted sum of squares."""
+        shares, weights = self.all_sizes() / self.n_players, self.all_weights()
+        squares = shares * (1 - shares)
+        return float(squares.sum() if weights is None else squares @ weights)
 
     def gram_times(self, vectors: Floats) -> Floats:
-        """X'X V for V (n_players, n_columns) whose columns add up to zero; so X V = -removed V."""
+        """X'W X V for V (n_players, n_columns) whose columns add up to zero; so X V = -removed V.
+
+        W are the rows' weights.
+        """
         turned = np.ascontiguousarray(vectors.T, np.float32)
-        total = np.zeros(turned.shape)
-        for _, removed in self._blocks():
-            total += _times(_times(turned, removed.T), removed)
+        total, weights = np.zeros(turned.shape), self.all_weights()
+        for rows, removed in self._blocks():
+            products = _times(turned, removed.T)
+            if weights is not None:
+                products *= weights[rows].astype(np.float32)
+            total += _times(products, removed)
         return _centred(total.T)
 
     def times(self, vectors: Floats) -> Floats:

@@ -35,23 +35,36 @@ def probabilities(law: Law, least: int, most: int, n_players: int) -> Floats:
     return shares
 
 
-def semivalue_probabilities(least: int, most: int, n_players: int) -> Floats:
-    """Of removing j = max(least - 1, 1) ... most players, for a semivalue over even sizes.
+def semivalue_sizes(least: int, most: int, n_players: int, tilt: float) -> tuple[Floats, Floats]:
+    """How often to draw each size for a semivalue over even sizes, and how much its rows count.
 
     Let s_j be the mean of V with a player less that without, among coalitions that lack j players,
     and f(j) the mean of V over all of these. The mean over j = a ... b of V(S + i) - V(S), where S
     lacks j players and S + i one less, is (f(a - 1) - f(b)) / (b - a + 1) and, beside it, a mean of
-    the s_j with weights (a - 1) / n at a - 1, 1 at a ... b - 1 and 1 - b / n at b. The regression
-    weighs a row by j (n - j); so sizes are drawn in proportion to these weights over that.
+    the s_j with weights m: (a - 1) / n at a - 1, 1 at a ... b - 1 and 1 - b / n at b. A regression
+    weighs a row by j (n - j) of itself. So rows are drawn as one likes and weighed back. What a row
+    says of a player grows with j; where its variance does so too, sizes are best drawn by m, and
+    where it grows with the square of j, by m sqrt(j).
+
+    Args:
+        least: a, at least 1.
+        most: b, at most n - 1.
+        n_players: n.
+        tilt: sizes are drawn in proportion to m times this power of j.
+
+    Returns:
+        Probabilities of the sizes 0 ... n, and weights of their rows, whose mean is one.
     """
-    sizes = np.arange(max(least - 1, 1), most + 1, dtype=np.float64)
-    wanted = np.ones(len(sizes))
-    wanted[-1] = 1 - most / n_players
+    sizes = np.arange(n_players + 1, dtype=np.float64)
+    wanted = ((sizes >= least) & (sizes < most)).astype(np.float64)
+    wanted[most] = 1 - most / n_players
     if least > 1:
-        wanted[0] = (least - 1) / n_players
-    weights = wanted / (sizes * (n_players - sizes))
-    shares: Floats = weights / weights.sum()
-    return shares
+        wanted[least - 1] = (least - 1) / n_players
+    drawn = wanted * np.maximum(sizes, 1) ** tilt
+    drawn /= drawn.sum()
+    inner = np.maximum(sizes * (n_players - sizes), 1)
+    weights = np.divide(wanted / inner, drawn, out=np.zeros_like(drawn), where=drawn > 0)
+    return drawn, weights / (drawn @ weights)
 
 
 def draw_sizes(rng: np.random.Generator, shares: Floats, least: int, n_rows: int) -> Ints:

@@ -231,7 +231,7 @@ def rows_to_fit(n_rows: int, truth: Floats, rng: np.random.Generator) -> tuple[R
     predicted = rng.standard_normal((n_rows, 1))
     sizes = rng.integers(1, 6, n_rows)
     outcomes = -predicted * truth[images % N_FOLDS] + ahead - 0.1 * sizes[:, None]
-    return Rows(outcomes, predicted, ahead, sizes, images), images % N_FOLDS
+    return Rows(outcomes, predicted, ahead, sizes, images, np.ones(n_rows)), images % N_FOLDS
 
 
 def test_a_folds_coefficient_comes_from_the_other_folds() -> None:

@@ -56,6 +56,8 @@ class ScoreSettings:
         exclude: filters to leave out of the ranking; none if None.
         for_patch: leave out the selection images on which `patch` confirms.
         budget: where to stop at the latest; `EVALUATIONS_PER_FILTER` where neither limit is given.
+        per_filter: evaluations per filter where neither limit is given; of
+            `EVALUATIONS_PER_FILTER` if None.
         began: the moment of `time.monotonic` from which a time limit counts; when the job begins if
             None.
         whole_limit: the time limit that was asked for, where scoring has a share of it.
@@ -64,6 +66,7 @@ class ScoreSettings:
     method: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+    per_filter: int | None = None
     paper: bool = False
     statistics: bool = False
     exclude: Exclusion | None = None
@@ -155,7 +158,7 @@ def settle_estimator(
         options = _handed_on(options, make_estimator(how.method, **options), taken.method)
     options = _fitting(taken.method, {**taken.options, **options}, game, bench, pace)
     estimator = make_estimator(taken.method, **options)
-    budget, per_filter = how.budget, EVALUATIONS_PER_FILTER.get(taken.method)
+    budget, per_filter = how.budget, how.per_filter or EVALUATIONS_PER_FILTER.get(taken.method)
     if budget == Budget() and per_filter is not None:
         budget = Budget(default_evaluations(facts, n_images, per_filter))
     return Plan(estimator, budget, taken)
@@ -182,7 +185,7 @@ def _take(how: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_size: i
         each = n_images if facts.of_sets else _PASSES_OF_A_ROW
         rows = [how.budget.max_evaluations, None if passes is None else int(passes / each)]
         if how.budget == Budget():
-            per_filter = EVALUATIONS_PER_FILTER[how.method]
+            per_filter = how.per_filter or EVALUATIONS_PER_FILTER[how.method]
             rows.append(default_evaluations(facts, n_images, per_filter))
         least = min((row for row in rows if row is not None), default=None)
         if least is not None:

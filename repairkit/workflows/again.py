@@ -61,7 +61,7 @@ _OTHER_NAMES = {
     "time_limit_seconds": "--time-limit",
 }
 _LISTS = ("groups", "class_names", "features")
-_UNSAID_FIELDS = ("named_by", "began", "whole_limit", "source")
+_UNSAID_FIELDS = ("named_by", "began", "whole_limit", "per_filter", "source")
 _OF_METHOD = ("top_k", "side", "epsilon", "delta", "truncate_at")
 _ALWAYS = ("--seed",)
 # What has no usual value: it is said wherever it is there.

@@ -65,9 +65,21 @@ class Made:
 
 
 def make_choice(
-    bench: Bench, how: PatchSettings, objective: Objective, on_progress: OnProgress
+    bench: Bench,
+    how: PatchSettings,
+    objective: Objective,
+    on_progress: OnProgress,
+    *,
+    compare: bool = True,
 ) -> Made:
     """Choose what to freeze.
+
+    Args:
+        bench: the workbench.
+        how: the settings.
+        objective: what is to be improved.
+        on_progress: called now and then while filters are scored.
+        compare: put the other cures beside the chosen one.
 
     Raises:
         TargetNotMetError: nothing can be promised.
@@ -90,7 +102,7 @@ def make_choice(
         promise=how.promise,
     )
     if wishes.share is None and not why:
-        made = _choose_by_all(bench, how, wishes, on_progress)
+        made = _choose_by_all(bench, how, wishes, on_progress, compare)
         if made is not None:
             return made
         why = "its values cannot be solved anew for some of the images"
@@ -154,7 +166,7 @@ class _Ways:
 
 
 def _choose_by_all(
-    bench: Bench, how: PatchSettings, wishes: Wishes, on_progress: OnProgress
+    bench: Bench, how: PatchSettings, wishes: Wishes, on_progress: OnProgress, compare: bool
 ) -> Made | None:
     """Every image chooses and confirms; None where values cannot be solved for some images."""
     suite = bench.parts.selection
@@ -170,7 +182,7 @@ def _choose_by_all(
     cure, story = ways.wanted(how.repair), {"repair": how.repair}
     chosen = choose_by_all(wishes, judge, folds, cure, ways.plain, story)
     told = dict(chosen.story)
-    if time is None or not time.is_over(1):
+    if compare and (time is None or not time.is_over(1)):
         with stage("judging simpler cures"):
             told["cures"] = compare_cures(
                 ways.cures,

@@ -66,13 +66,13 @@ class ScoreSettings:
     method: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
-    per_filter: int | None = None
     paper: bool = False
     statistics: bool = False
     exclude: Exclusion | None = None
     for_patch: bool = False
     began: float | None = None
     whole_limit: float | None = None
+    per_filter: int | None = None
 
     @property
     def deadline(self) -> Deadline | None:

@@ -172,7 +172,7 @@ def agree(ours: Any, theirs: Any) -> None:
     """All fields but those that are not about the result; numbers may have become text."""
     for each in dataclasses.fields(ours):
         mine, other = getattr(ours, each.name), getattr(theirs, each.name)
-        if each.name in ("began", "named_by", "source"):
+        if each.name in ("began", "named_by", "source", "per_filter"):
             continue
         if dataclasses.is_dataclass(mine):
             agree(mine, other)

@@ -68,24 +68,23 @@ def left_out(annotations: Annotations, n_classes: int) -> list[str]:
     ).reshape(len(names), n_classes)
     first = 1 if n_classes == 2 else 0  # the first class that is judged
     counted = {
-        "true positive rate": ("images of", cells[:, first:]),
+        "true positive rate": ("no images", cells[:, first:]),
         "false positive rate": (
-            "images but of",
+            "only images",
             cells.sum(axis=1, keepdims=True) - cells[:, first:],
         ),
     }
     sentences = []
-    for rate, (lacks, n_counted) in counted.items():
+    for rate, (has, n_counted) in counted.items():
         pairs = np.argwhere(n_counted == 0)
         if len(pairs):
             shown = [
-                f"{names[group]} has no {lacks} {_class_name(annotations, first + number)}"
+                f"{names[group]} has {has} of class {_class_name(annotations, first + number)}"
                 for group, number in pairs[:_SHOWN]
             ]
             more = f", and {len(pairs) - _SHOWN} more such pairs" if len(pairs) > _SHOWN else ""
             sentences.append(
-                f"{rate} not defined, and left out of what compares groups: "
-                f"{'; '.join(shown)}{more}"
+                f"the {rate} is not defined, and comparisons leave it out: {'; '.join(shown)}{more}"
             )
     return sentences
 

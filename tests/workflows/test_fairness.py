@@ -180,7 +180,7 @@ def test_a_rate_that_no_image_of_a_group_counts_for_is_null_and_left_out_of_comp
     found = view["disparities"]["equal_opportunity_difference"]["before"]
     assert found["value"] == pytest.approx(max(told) - min(told))
     assert found["ci_low"] is not None
-    assert any("none has no images of yes" in sentence for sentence in view["left_out"])
+    assert any("none has no images of class yes" in sentence for sentence in view["left_out"])
     json.dumps(view, allow_nan=False)
 
 

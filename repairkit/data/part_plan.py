@@ -122,5 +122,8 @@ def _choice(name: str, wish: str | float | None, splits: list[str]) -> Choice | 
             f"{found}{did_you_mean(str(wish), splits)}"
         ) from None
     if not 0 < share <= 1:
-        raise SettingsError(f"--{name} is {wish!r}; expected a share above 0 and at most 1")
+        instead = ", or none for no test part" if name == "test" else ""
+        raise SettingsError(
+            f"--{name} is {wish!r}; expected a share above 0 and at most 1{instead}"
+        )
     return Choice(share=share)

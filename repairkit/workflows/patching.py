@@ -130,7 +130,7 @@ def patch(
         try:
             made = make_choice(bench, how, objective, on_progress)
         except TargetNotMetError as error:
-            raise with_hint(bench, error) from None
+            raise with_hint(bench, how, error) from None
     return _finish(bench, made, how, objective, out, on_progress, again=again)
 
 

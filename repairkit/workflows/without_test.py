@@ -20,6 +20,7 @@ from repairkit.repairs import widening
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.fairness import Outputs
 from repairkit.workflows.judging import Judged, judge_outputs
+from repairkit.workflows.repair_settings import PatchSettings
 
 ENOUGH_IMAGES = 2_000
 """From so many images on, a test part is advised."""
@@ -112,8 +113,10 @@ def note_on_test(bench: Bench, *, chosen: bool) -> list[str]:
     return [f"{told}; with {n_images:,} images a test part is advised (--test 0.3)"]
 
 
-def with_hint(bench: Bench, error: TargetNotMetError) -> TargetNotMetError:
+def with_hint(bench: Bench, how: PatchSettings, error: TargetNotMetError) -> TargetNotMetError:
     """The error, with how many images `--test none` would add where they may be what is missing."""
+    if how.choose == "plain" or how.confirm_share is not None or how.scores is not None:
+        return error  # these need a test part
     parts = bench.parts
     n_images = len(bench.dataset.annotations)
     if not has_test(bench) or n_images >= ENOUGH_IMAGES or "selection" not in parts.left_open:

@@ -161,3 +161,15 @@ def test_declining_says_how_many_images_a_test_part_keeps_away(
     assert refusal().endswith("; --test none would add 36 images to choose on; nothing was written")
     assert "would add" not in refusal("--test", "none")
     assert "would add" not in refusal("--selection", "0.7")
+    assert "would add" not in refusal("--confirm-share", "0.3")
+
+
+def test_the_project_file_may_ask_for_no_test_part(repairkit: Command, small: Project) -> None:
+    with (small.folder / "repairkit.toml").open("a", encoding="utf-8") as file:
+        file.write('[parts]\ntest = "none"\n')
+    told = read(repairkit("patch", small.model, "--fairness", "--json"))
+    assert told["evaluations"]["before"]["suite"] == CROSS_FITTED
+    over = read(
+        repairkit("patch", small.model, "--fairness", "--json", "--test=0.2", "-o", "b.onnx")
+    )
+    assert over["evaluations"]["before"]["suite"] == "test"

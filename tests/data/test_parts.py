@@ -250,7 +250,10 @@ def test_a_split_named_like_a_share_is_a_split() -> None:
         (PartPlan(test="tset"), "did you mean 'test'"),
         (PartPlan(selection="none"), "--selection is 'none'; expected all, a share like"),
         (PartPlan(calibration="none"), "--calibration is 'none'; expected all, a share like"),
-        (PartPlan(test="0"), "--test is '0'; expected a share above 0 and at most 1"),
+        (
+            PartPlan(test="0"),
+            "--test is '0'; expected a share above 0 and at most 1, or none for no",
+        ),
         (PartPlan(test=1.5), r"--test is 1\.5"),
         (PartPlan(test=float("nan")), "--test is nan"),
         (PartPlan(test=True), "--test is True"),

@@ -70,14 +70,15 @@ def choose_parts(plan: PartPlan, splits: list[str]) -> dict[str, Choice]:
         SettingsError: the plan names no split, or shares more than there is.
     """
     given = {name: getattr(plan, name) for name in PART_NAMES}
-    missing = [name for name in ("selection", "test") if given[name] is None and name not in splits]
-    if splits and missing and set(given.values()) == {None}:
+    choices = {name: _choice(name, wish, splits) for name, wish in given.items()}
+    missing = [name for name in ("selection", "test") if choices[name] is None]
+    told = [choice for name, choice in choices.items() if given[name] is not None and choice]
+    if splits and missing and all(choice.none for choice in told):
         none = ", or --test none" if "test" in missing else ""
         raise SettingsError(
             f"the split column has no {' and no '.join(missing)}; it has {listing(splits)}; "
             f"say which part is which with --{', --'.join(missing)} all|NAME|SHARE{none}"
         )
-    choices = {name: _choice(name, wish, splits) for name, wish in given.items()}
     left = max(0.0, 1 - _total(choices))
     if choices["test"] is None:
         choices["test"] = Choice(min(TEST_SHARE, left) if left > _ROUNDING else TEST_SHARE)

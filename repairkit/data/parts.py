@@ -147,7 +147,10 @@ def _rows(dataset: Dataset, choices: Mapping[str, Choice], seed: int) -> dict[st
     for position, name in enumerate(shares):
         rows[name] = np.flatnonzero(free)[drawn == position]
     if choices["calibration"].beside_test:
-        rows["calibration"] = _beside(annotations, rows["test"])
+        test = rows["test"]
+        if choices["test"].none and dataset.split is not None:  # kept for another day
+            test = np.flatnonzero(dataset.split == "test")
+        rows["calibration"] = _beside(annotations, test)
     return rows
 
 
@@ -167,11 +170,14 @@ def _beside(annotations: Annotations, test: _Rows) -> _Rows:
 
 def _told_means(dataset: Dataset, rows: Mapping[str, _Rows]) -> str:
     """Which images a calibration part holds that was left open, in words."""
-    kind = "clean images" if is_attacked(dataset.annotations) else "images"
-    n_images, test = len(rows["calibration"]), rows["test"]
-    if not len(test) or np.isin(rows["calibration"], test).any():
-        return f"all {n_images:,} {kind}"
-    return f"the {n_images:,} {kind} that are not test"
+    about, n_images = dataset.annotations, len(rows["calibration"])
+    kind = "clean images" if is_attacked(about) else "images"
+    n_clean = len(_beside(about, np.zeros(0, np.intp)))
+    return (
+        f"all {n_clean:,} {kind}"
+        if n_images == n_clean
+        else f"the {n_images:,} {kind} that are not test"
+    )
 
 
 def _check_part(dataset: Dataset, name: str, choice: Choice, rows: _Rows) -> None:

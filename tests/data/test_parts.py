@@ -77,6 +77,8 @@ def test_a_calibration_part_left_open_is_all_that_is_not_test(
         return
     chosen = {name: set(part) for name, part in rows(parts).items()}
     beside = set(range(60)) - chosen["test"]
+    if test == "none" and with_split:  # what a split calls test is left alone
+        beside = {row for row in range(60) if SPLIT[row] != "test"}
     assert chosen["calibration"] == (beside or set(range(60)))
     shared = {pair for pair in parts.overlaps if chosen[pair[0]] & chosen[pair[1]]}
     assert shared == set(parts.overlaps)
@@ -113,6 +115,23 @@ def test_without_a_test_part_all_images_choose(cells: list[tuple[int, int]], see
     assert parts.how == (
         f"calibration: all {len(every)} images, selection: all images, test: none."
     )
+
+
+def test_without_a_test_part_images_that_a_split_calls_test_are_left_alone() -> None:
+    names = ["selection", "selection", "test", "extra"] * 5
+    parts = split_parts(dataset([0] * 20, split=names), PartPlan(test="none"), seed=0)
+    chosen = rows(parts)
+    assert {names[row] for row in chosen["selection"]} == {"selection"}
+    assert chosen["calibration"] == [row for row in range(20) if names[row] != "test"]
+    assert parts.how == (
+        "calibration: the 15 images that are not test, selection: split 'selection', test: none."
+    )
+    assert parts.notes == ("5 of 20 images are in no part, for their split is 'test' (5)",)
+    # Which images choose is not guessed: a model fits those that it was trained on.
+    with pytest.raises(
+        SettingsError, match="the split column has no selection; it has test, train"
+    ):
+        split_parts(dataset([0] * 20, split=["train", "test"] * 10), PartPlan(test="none"), seed=0)
 
 
 def test_without_a_test_part_a_group_of_one_image_will_do() -> None:

@@ -35,4 +35,5 @@ def revert_command(
         back += [] if done.patch.head is None else [f"the last layer {done.patch.head.layer!r}"]
         show.say(f"{' and '.join(back)} back as before, and the file byte for byte: {done.out}")
         if done.left:
-            show.say(f"{done.left} earlier patches are still in the model")
+            many = done.left != 1
+            show.say(f"{done.left} earlier patch{'es are' if many else ' is'} still in the model")

@@ -17,7 +17,8 @@ _SURE = 0.05
 _LITTLE_SKILL = 0.25  # of the way from guessing to perfect
 _NEARLY_ALL = 0.9
 _MORE_THAN_LABELS = 0.25
-_FEWEST = 20
+FEWEST = 20
+"""With fewer images nothing is said of guesses."""
 _HARDLY_BY_CHANCE = 0.01
 _PERMUTATIONS = 2000
 
@@ -53,7 +54,7 @@ class Guessing:
     @property
     def at_chance(self) -> bool:
         """Whether the answers are near or below chance; a handful of images cannot tell."""
-        return self.n_images >= _FEWEST and self.p_value > _SURE and self.surely_little
+        return self.n_images >= FEWEST and self.p_value > _SURE and self.surely_little
 
     @property
     def one_takes_all(self) -> bool:
@@ -62,7 +63,7 @@ class Guessing:
         count = round(self.share * self.n_images)
         by_chance = _at_least(count, self.n_images, self.label_share)
         return (
-            self.n_images >= _FEWEST
+            self.n_images >= FEWEST
             and self.share >= _NEARLY_ALL
             and self.share - self.label_share >= _MORE_THAN_LABELS
             and skill < _LITTLE_SKILL

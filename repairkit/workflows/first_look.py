@@ -21,13 +21,15 @@ from repairkit.core.suite import Suite
 from repairkit.data.orders import Order
 from repairkit.data.usual import Way
 from repairkit.metrics import OutputForm
-from repairkit.metrics.guessing import Guessing, better_by_chance, look_for_guessing
+from repairkit.metrics.guessing import FEWEST, Guessing, better_by_chance, look_for_guessing
 
 MOST_IMAGES = 400
 TRIED_IMAGES = 64
-_CHUNKS = (16, 16, 32)  # of the images on which ways are tried
+# Of the images on which ways are tried: few at first, so that a slow model is found out early.
+_CHUNKS = (2, 2, 4, 8, 16, 32)
 _CHUNK = 64
 _LEAST_TRIED = 16
+_MORE = "repairkit inspect --data takes the time"
 _SURE = 0.01
 _LEAST_LEAD = 0.05
 _WORTH_A_SECOND_LOOK = 3  # images
@@ -241,7 +243,8 @@ def take_first_look(
         for until in _steps(len(images)):
             answers.go_on(ways[0], until)
             tell(until)
-            if until >= _LEAST_TRIED and time.monotonic() - began > pains.seconds / 2:
+            lasted = time.monotonic() - began
+            if lasted > pains.seconds or (lasted > pains.seconds / 2 and until >= FEWEST):
                 break
     n = answers.n_of(ways[0])
     told = look_for_guessing(
@@ -255,7 +258,9 @@ def take_first_look(
     n_wrong = n - round(told.accuracy * n)
     room = n_wrong >= max(_WORTH_A_SECOND_LOOK, _LEAST_LEAD * n)
     tried, note = ways[:1], ""
-    if len(ways) > 1 and (pains.thorough == "all" or (pains.thorough == "doubt" and room)):
+    if n < min(FEWEST, len(images)):
+        note = f"{n} images tell little, and more take too long here; {_MORE}"
+    elif len(ways) > 1 and (pains.thorough == "all" or (pains.thorough == "doubt" and room)):
         tried, note = answers.try_all(ways, limit)
     n_tried = min(answers.n_of(way) for way in tried)
     looked = tuple(answers.looked(way, n_tried) for way in tried)
@@ -350,7 +355,7 @@ class _Answers:
             return ways, ""
         return done, (
             f"{n_left} other usual preprocessings were not tried, as that takes too long here; "
-            "repairkit inspect --data tries them all"
+            f"{_MORE}"
         )
 
 

@@ -34,7 +34,7 @@ from repairkit.workflows.subject import Subject
 from repairkit.workflows.told_reading import tell_first_look, tell_reading, told_reading
 from repairkit.workflows.unjudged import prepare_unjudged
 
-_SECONDS = 5.0
+_SECONDS = 8.0
 _PATIENCE = 15.0  # more seconds, where the job is about to stop
 _SHARE_OF_LIMIT = 0.05
 _OTHER_SEED = 0x100C  # so that these images are not drawn as the parts were

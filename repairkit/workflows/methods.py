@@ -82,6 +82,16 @@ class ScoreSettings:
             return None
         return Deadline(self.began, seconds, self.whole_limit)
 
+    @property
+    def takes_usual(self) -> bool:
+        """Whether the usual number of evaluations is enough.
+
+        So it is without limits, and where the rest of the job needs what is left of the time.
+        """
+        limits = self.budget
+        alone = limits.time_limit_seconds is None or self.whole_limit is not None
+        return limits.max_evaluations is None and alone
+
     def begun(self) -> ScoreSettings:
         """The same, with time that counts from now on unless it counts already."""
         return self if self.began is not None else replace(self, began=time.monotonic())
@@ -159,8 +169,9 @@ def settle_estimator(
     options = _fitting(taken.method, {**taken.options, **options}, game, bench, pace)
     estimator = make_estimator(taken.method, **options)
     budget, per_filter = how.budget, how.per_filter or EVALUATIONS_PER_FILTER.get(taken.method)
-    if budget == Budget() and per_filter is not None:
-        budget = Budget(default_evaluations(facts, n_images, per_filter))
+    if how.takes_usual and per_filter is not None:
+        usual = default_evaluations(facts, n_images, per_filter)
+        budget = Budget(usual, budget.time_limit_seconds)
     return Plan(estimator, budget, taken)
 
 
@@ -184,7 +195,7 @@ def _take(how: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_size: i
     if how.method in ("regression", "repair"):
         each = n_images if facts.of_sets else _PASSES_OF_A_ROW
         rows = [how.budget.max_evaluations, None if passes is None else int(passes / each)]
-        if how.budget == Budget():
+        if how.takes_usual:
             per_filter = how.per_filter or EVALUATIONS_PER_FILTER[how.method]
             rows.append(default_evaluations(facts, n_images, per_filter))
         least = min((row for row in rows if row is not None), default=None)

@@ -114,7 +114,7 @@ def _likeliest(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Biases
     """The biases under which the labels are the likeliest, every class counting the same."""
     constant = np.ones((len(labels), 1))
     (found,) = refit_path(constant, scores, labels, balanced_weights(labels), (_BIAS_PENALTY,))
-    return found[0]
+    return np.asarray(found[0])
 
 
 def _thresholds(form: OutputForm, outputs: NDArray[Any]) -> list[float]:

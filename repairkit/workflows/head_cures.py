@@ -6,8 +6,8 @@ follows is arithmetic: a choice without some images costs no forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,9 @@ from repairkit.workflows.controls import fit_shift
 from repairkit.workflows.cures import Cure, Cured, Nothing
 
 N_FOLDS = 5
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of a change: where the whole of it costs too much, a part of it may not."""
+
 _DOUBT, _RESAMPLES = 0.3, 200
 _STREAM = 5  # of the seed
 
@@ -140,33 +143,54 @@ class HeadChoice:
         rng = np.random.default_rng([self.seed, _STREAM])
         return assign_folds(self.strata, N_FOLDS, rng, within=within, twins=self.twins)
 
-    def gain(self, after: NDArray[Any], folds: Folds) -> Bound:
-        """What columns that no image chose for itself gain over the model as it is."""
+    @cached_property
+    def plain_columns(self) -> NDArray[Any]:
+        """Of the criterion, for the model as it is."""
+        return self.criterion.columns(self.head.outputs(self.head.read.scores))
+
+    def gain(self, scores: NDArray[np.float64], folds: Folds) -> Bound:
+        """What class scores gain that no image chose for itself, over the model as it is."""
         rng = np.random.default_rng([self.seed, _STREAM, 1])
         return gain_of_columns(
             self.criterion,
             self.plain_columns,
-            after,
+            self.criterion.columns(self.head.outputs(scores)),
             folds,
             doubt=_DOUBT,
             n_resamples=_RESAMPLES,
             rng=rng,
         )
 
-    @cached_property
-    def plain_columns(self) -> NDArray[Any]:
-        """Of the criterion, for the model as it is."""
-        return self.criterion.columns(self.head.outputs(self.head.read.scores))
-
     def cured(
-        self, name: str, change: HeadChange, gain: Bound, story: dict[str, Any]
+        self,
+        name: str,
+        change_of: Callable[[float], HeadChange],
+        scores: NDArray[np.float64],
+        folds: Folds,
+        story: dict[str, Any],
     ) -> Cured | Nothing:
-        """The cure that a change makes, if it changes anything that the file can hold."""
-        if not changes_head(self.head.layer, change):
+        """The cure, with a quarter, a half and three quarters of the change as smaller steps.
+
+        Args:
+            name: of the cure.
+            change_of: a share of the change, in (0, 1], to what is baked.
+            scores: class scores of each image under the change that its fold did not choose.
+            folds: inside the images that chose.
+            story: how it was chosen.
+        """
+        steps: list[Cured] = []
+        read = self.head.read
+        for share in SHARES:
+            change = change_of(share)
+            if not changes_head(self.head.layer, change):
+                continue
+            outputs = self.head.outputs(changed_scores(self.head.layer, change, read))
+            gain = self.gain(read.scores + share * (scores - read.scores), folds)
+            told = {"layer": change.layer, "share": share, **story}
+            steps.append(Cured(Patch((), change), outputs, gain, told, name))
+        if not steps:
             return Nothing("the change is less than the model's numbers can hold", story)
-        scores = changed_scores(self.head.layer, change, self.head.read)
-        told = {"layer": change.layer, **story}
-        return Cured(Patch((), change), self.head.outputs(scores), gain, told, name)
+        return replace(steps[-1], fewer=tuple(steps[:-1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,16 +208,17 @@ class ClassBiases:
         """See `cures.Cure`."""
         choice, head = self.choice, self.choice.head
         folds = choice.folds(within)
-        after = choice.plain_columns.copy()
+        scores = head.read.scores.copy()
         for fold, rest in enumerate(folds.rest):
-            members = folds.fold_of == fold
-            after[members] = choice.criterion.columns(self._outputs(self._fit(rest)))[members]
-        gain = choice.gain(after, folds)
+            scores[folds.fold_of == fold] += head.shifted(self._fit(rest))
         biases = self._fit(within)
-        if not biases.any() or gain.value <= 0:
+        if not biases.any() or choice.gain(scores, folds).value <= 0:
             return Nothing("no class biases gain anything on images that did not choose them")
-        change = biased(head.index, head.layer, head.shifted(biases))
-        return choice.cured(self.name, change, gain, {"biases": biases.tolist()})
+
+        def change_of(share: float) -> HeadChange:
+            return biased(head.index, head.layer, share * head.shifted(biases))
+
+        return choice.cured(self.name, change_of, scores, folds, {"biases": biases.tolist()})
 
     def _outputs(self, biases: NDArray[np.float64]) -> NDArray[Any]:
         head = self.choice.head
@@ -233,21 +258,21 @@ class LastLayer:
             for number, found in enumerate(self._path(directions, rest, place)):
                 moved = directions.rows[place[members]] @ found
                 scores[number][members, head.columns] += moved
-        outputs = [head.outputs(one) for one in scores]
-        columns = [choice.criterion.columns(one) for one in outputs]
-        best, after = self._chosen(outputs, columns, folds, within)
-        gain = choice.gain(after, folds)
-        if best is None or gain.value <= 0:
+        best, after, figures = self._chosen(scores, folds, within)
+        if best is None or choice.gain(after, folds).value <= 0:
             return Nothing("no refit gains anything on images that it was not fitted to")
         *_, found = self._path(directions, within, place, self.penalties[: best + 1])
         weight, shift = (self._spread(part) for part in directions.change(found))
-        figures = [choice.criterion.figure(one, within) for one in columns]
+
+        def change_of(share: float) -> HeadChange:
+            return refitted(head.index, head.layer, share * weight, share * shift)
+
         story = {
             "penalty": self.penalties[best],
             "figures": {f"{p:g}": f for p, f in zip(self.penalties, figures, strict=True)},
             "figure_before": choice.criterion.figure(choice.plain_columns, within),
         }
-        return choice.cured(self.name, refitted(head.index, head.layer, weight, shift), gain, story)
+        return choice.cured(self.name, change_of, after, folds, story)
 
     def _path(
         self,
@@ -268,26 +293,36 @@ class LastLayer:
         )
 
     def _chosen(
-        self,
-        outputs: Sequence[NDArray[Any]],
-        columns: Sequence[NDArray[Any]],
-        folds: Folds,
-        within: Indices,
-    ) -> tuple[int | None, NDArray[Any]]:
+        self, scores: NDArray[np.float64], folds: Folds, within: Indices
+    ) -> tuple[int | None, NDArray[np.float64], list[float]]:
         """The best penalty within limits, None where none is better than the model as it is.
 
-        With the columns of each fold's images under the penalty that is best on the other folds.
+        With the scores of each fold's images under the penalty that is best on the other folds, and
+        the figure of each penalty.
+
+        Args:
+            scores: (n_penalties, n_images, n_classes), of images that were not fitted to.
+            folds: inside the images that choose.
+            within: the images that choose.
         """
-        fit = [not self.choice.criterion.objection(one, within) for one in outputs]
-        ways = [self.choice.plain_columns, *(c for c, ok in zip(columns, fit, strict=True) if ok)]
+        choice, head = self.choice, self.choice.head
+        outputs = [head.outputs(one) for one in scores]
+        columns = [choice.criterion.columns(one) for one in outputs]
+        fit = [not choice.criterion.objection(one, within) for one in outputs]
         numbers = [None, *np.flatnonzero(fit).tolist()]
-        after = self.choice.plain_columns.copy()
+
+        def best(positions: Indices) -> int | None:
+            ways = [choice.plain_columns if n is None else columns[n] for n in numbers]
+            figures = [choice.criterion.figure(way, positions) for way in ways]
+            return numbers[int(np.argmax(figures))]
+
+        after = head.read.scores.copy()
         for fold, rest in enumerate(folds.rest):
-            members = folds.fold_of == fold
-            winner = int(np.argmax([self.choice.criterion.figure(way, rest) for way in ways]))
-            after[members] = ways[winner][members]
-        best = int(np.argmax([self.choice.criterion.figure(way, within) for way in ways]))
-        return numbers[best], after
+            winner, members = best(rest), folds.fold_of == fold
+            if winner is not None:
+                after[members] = scores[winner][members]
+        figures = [choice.criterion.figure(way, within) for way in columns]
+        return best(within), after, figures
 
     def _spread(self, part: NDArray[np.float64]) -> NDArray[np.float64]:
         """A change of the scores that count, as one of all scores."""

@@ -83,13 +83,14 @@ def test_what_a_cure_says_is_what_the_baked_model_gives(
     bench = _bench(tmp_path, HEADS[name]())
     choice = _choice(bench)
     found = _cured(CURES[kind](choice), np.arange(0, len(choice.labels), 2))
-    baked = bake(bench.subject.model, found.patch, found=bench.original).model
-    outputs = outputs_of(bench, baked, bench.parts.selection)
-    assert found.outputs.shape == outputs.shape
-    assert found.outputs.dtype == outputs.dtype
-    scale = max(np.abs(outputs).max(), 1.0)
-    assert np.abs(found.outputs - outputs).max() <= 1e-5 * scale
     assert found.gain.value > 0
+    for step in (found.first(2), found):  # a half of the change, and the whole
+        baked = bake(bench.subject.model, step.patch, found=bench.original).model
+        outputs = outputs_of(bench, baked, bench.parts.selection)
+        assert step.outputs.shape == outputs.shape
+        assert step.outputs.dtype == outputs.dtype
+        scale = max(np.abs(outputs).max(), 1.0)
+        assert np.abs(step.outputs - outputs).max() <= 1e-5 * scale
 
 
 @pytest.mark.parametrize("kind", CURES)
@@ -127,6 +128,19 @@ def test_a_last_layer_is_cured_on_images_that_chose_nothing(kind: str, tmp_path:
         for outputs in (choice.head.read.outputs, found.outputs)
     )
     assert after > before + 0.1
+
+
+@pytest.mark.parametrize("kind", CURES)
+def test_a_share_of_a_cure_changes_that_share(kind: str, tmp_path: Path) -> None:
+    choice = _choice(_bench(tmp_path, class_heads.gemm()))
+    found = _cured(CURES[kind](choice), np.arange(len(choice.labels)))
+    plain = choice.head.read.outputs  # logits
+    whole = found.outputs - plain
+    assert found.n_steps == 4
+    for n_steps, share in ((1, 0.25), (2, 0.5), (3, 0.75)):
+        step = found.first(n_steps)
+        assert np.allclose(step.outputs - plain, share * whole, atol=1e-4)
+        assert step.name == found.name == kind
 
 
 @pytest.mark.parametrize("kind", CURES)

@@ -272,3 +272,36 @@ def test_numbers_that_the_last_layer_has_already_are_no_patch(source: Path) -> N
     write_patched(source, Patch((), same), out)
     with pytest.raises(VerificationError, match="that it has already"):
         verify(source, out)
+
+
+def _both_outputs() -> onnx.ModelProto:
+    """Probabilities and, as a second output, the scores that they are made of."""
+    model = class_heads.softmax()
+    logits = onnx.helper.make_tensor_value_info("logits", 1, ["batch", 3])
+    model.graph.output.append(logits)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["bias", "last-layer"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        _both_outputs,
+        models.half_precision,
+        models.old_opset,
+        models.fixed_batch,
+        models.stuck_batch,
+        models.unnamed_nodes,
+    ],
+)
+def test_the_last_layer_of_an_odd_model_is_proven_and_undone(
+    model: Callable[[], onnx.ModelProto], kind: str, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "patched.onnx"
+    onnx.save(model(), source)
+    write_patched(source, Patch((), _head_change(onnx.load(source), kind)), out)
+    proof = verify(source, out).proof
+    assert proof.changed
+    assert proof.relative < (1e-2 if model is models.half_precision else 1e-5)
+    revert(out, out.with_suffix(".patch.json"), out=tmp_path / "back.onnx")
+    assert (tmp_path / "back.onnx").read_bytes() == source.read_bytes()

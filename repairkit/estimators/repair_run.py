@@ -145,6 +145,12 @@ class RepairRun:
             return None
         part = copy.copy(self)
         part.facts, part.regression = some.facts, regression
+        part.order = np.arange(len(some.positions))
+        if len(self.table):  # entries that the regression did not take
+            part.table = self.table.on(some)
+        too_few = len(regression.rows) < LEAST_ROWS <= len(self.regression.rows)
+        if too_few and not len(part.table) and regression.table is None:
+            return None
         return part
 
     # Rounds since everyone and no one: the pilot's entries, its rows, the other entries, rows.

@@ -161,6 +161,20 @@ def test_values_of_some_images_are_solved_from_their_rows_and_entries() -> None:
     assert again.std_errors.tobytes() == found.std_errors.tobytes()
 
 
+@pytest.mark.parametrize("n_kept", [1, 4, 20])
+def test_few_images_of_a_run_without_a_table_are_told_or_left_out(n_kept: int) -> None:
+    game = ImageGame(30, 60, sway=0.0, pairs=0.1)
+    run = run_of(game, budget=900, top_k=2, entry_cost=0.1).run
+    assert isinstance(run, RepairRun)
+    assert run.n_images == 0
+    some = np.arange(0, 3 * n_kept, 3)
+    facts = GameFacts(30, ("m",), (9.0,), ImagePool.uniform(n_kept), 0, (None,))
+    cut = SomeImages(facts, some, np.full((n_kept, 1), 60 / n_kept), n_kept / 60, 60)
+    found = scores_on(run, cut)
+    assert found is None or (found.samples.any() and np.isfinite(found.values).all())
+    assert n_kept < 20 or found is not None
+
+
 def _with_other_outcomes(run: RepairRun, images: np.ndarray) -> Run:
     """Whatever these images told is replaced by nonsense."""
     inner = run.regression

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# What a path may stand between; a longer path may hold the same names.
+_BEFORE = r"(?<![^\s\"'`(\[{<=,:;])"
+_BEHIND = r"(?![^\s\"'`)\]}>,:;])"
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,12 @@ class Places:
         return document
 
     def _cleaned_text(self, text: str) -> str:
-        for place, instead in ((self.folder, ""), (self.home, "~/")):
+        for place, inside, itself in ((self.folder, "", "."), (self.home, "~/", "~")):
             # A root would stand in every text that holds a slash.
             if place != Path(place.anchor):
-                text = text.replace(f"{place}{os.sep}", instead)
+                start = f"{_BEFORE}{re.escape(str(place))}"
+                text = re.sub(f"{start}{re.escape(os.sep)}", inside, text)
+                text = re.sub(f"{start}{_BEHIND}", itself, text)
         return text
 
     @staticmethod

@@ -232,5 +232,8 @@ def test_paths_are_relative_and_never_lead_through_the_home() -> None:
     assert outside.told(Path("d/../e.npz")) == "d/../e.npz"
     assert outside.told(Path("~/d.npz")) == "./~/d.npz"
     assert outside.told(Path("-d.npz")) == "./-d.npz"
-    text = "/home/eve/x is missing; /srv/job/y and /srv/jobs stay"
-    assert outside.cleaned({"a": [text, 3]}) == {"a": ["~/x is missing; y and /srv/jobs stay", 3]}
+    text = (
+        "/home/eve/x is missing; '/srv/job/y', /srv/jobs and /x/srv/job/z; see /home/eve: /srv/job"
+    )
+    told = "~/x is missing; 'y', /srv/jobs and /x/srv/job/z; see ~: ."
+    assert outside.cleaned({"a": [text, 3]}) == {"a": [told, 3]}

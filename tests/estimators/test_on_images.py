@@ -158,6 +158,17 @@ def test_what_the_other_images_did_plays_no_part(positions: np.ndarray) -> None:
         assert first.std_errors.tobytes() == second.std_errors.tobytes()
 
 
+@pytest.mark.parametrize("n_rows", [260, 270, 280])
+@pytest.mark.parametrize("seed", range(4))
+def test_few_rows_are_enough_or_it_is_said_that_nothing_can_be_told(n_rows: int, seed: int) -> None:
+    """Of a small scoring, a part of the images has fewer rows than values need."""
+    positions = np.array([0, 1, 2, 11 + seed])  # one of each kind at least
+    whole, _, some = games(positions, n_metrics=2, seed=seed)
+    run = told(whole, RepairRegression(most_removed=0.5, rows=n_rows), n_rows)
+    found = scores_on(run, some)
+    assert found is None or np.isfinite(found.values).all()
+
+
 def test_auto_solves_its_regression_without_the_marginals() -> None:
     positions = np.arange(0, N_IMAGES, 2)
     whole, _, some = games(positions, n_metrics=2, seed=4)

@@ -56,7 +56,7 @@ class SearchSettings:
     beam: int = 1
     width: int = 8
     n_folds: int = 5
-    doubt: float = 0.3
+    doubt: float = 0.5
     n_resamples: int = 400
 
     def __post_init__(self) -> None:

@@ -44,7 +44,7 @@ _MUST_AGREE = (
 # With more groups than this their values are left to the figure over all groups.
 _MOST_VALUES = 25
 # Evaluations per filter: values only screen here. Ten times as many led to the same repairs.
-_TO_SCREEN = 50
+_TO_SCREEN, _LEAST_ROWS = 50, 3000
 _SOLVED_ANEW = ("repair", "regression", "auto", "leave-one-out", "random", *NORMS)
 
 OnProgress = Callable[[Progress], None] | None
@@ -94,7 +94,7 @@ def find_values(
         bench = replace(bench, settings=few)
     asked = how.score.towards(_signs(bench, bench.metric_names[:1])[0])
     if asked.method == "repair":
-        asked = replace(asked, per_filter=_TO_SCREEN)
+        asked = replace(asked, per_filter=max(_TO_SCREEN, _LEAST_ROWS // len(bench.roster)))
     scored = score_bench(bench, asked, suite=suite, on_progress=on_progress)
     harm = Harm.of(scored.scores, _signs(bench, scored.scores.metrics))
     return Values(harm, scored.document, scored)

@@ -24,6 +24,7 @@ class Counted:
 
     def answer(self, coalitions: NDArray[np.bool_], images: None, reduce: Any) -> NDArray[Any]:
         assert images is None
+        assert callable(reduce)
         sets = [tuple(np.flatnonzero(~row).tolist()) for row in coalitions]
         self.asked += sets
         return np.stack([_outputs(frozen) for frozen in sets])

@@ -64,6 +64,9 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
     if pay:
         sentence += f"; it {pay}" if tone == "bad" else f", but {pay}"
         tone = {"good": "mixed", "open": "bad"}.get(tone, tone)
+    if _is_doubtful(document):
+        sentence += ", and the preprocessing is doubtful"
+        tone = {"good": "mixed"}.get(tone, tone)
     return {
         "tone": tone,
         "word": _WORDS[tone],
@@ -71,6 +74,12 @@ def verdict(document: Mapping[str, Any]) -> dict[str, str]:
         + _price(objective, evaluations["difference"])
         + ships,
     }
+
+
+def _is_doubtful(document: Mapping[str, Any]) -> bool:
+    """Whether the job went on although its preprocessing looked wrong."""
+    look = (document.get("read") or {}).get("first_look") or {}
+    return bool(look.get("doubt"))
 
 
 def _without_figures(document: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from repairkit.core.filters import Filter
 from repairkit.core.patch import Patch
+from repairkit.core.text import counted
 from repairkit.report import find_payers
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.deciding import Made
@@ -174,7 +175,7 @@ def _confirmation_note(selection: Mapping[str, Any] | None) -> list[str]:
     looks = 0 if selection is None else selection.get("confirmation_looks", 0)
     if looks > 1:
         notes.append(
-            f"the search went further: {looks - 1} larger sets cost more than allowed on the "
-            "images that confirm, so these were asked more than once"
+            f"{counted(looks - 1, 'larger change')} cost more than allowed on the images that "
+            f"confirm, so that these were asked {looks} times"
         )
     return notes

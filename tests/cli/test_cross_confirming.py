@@ -130,3 +130,11 @@ def test_wishes_that_do_not_go_together_are_refused(repairkit: Command, harmed: 
         answer = repairkit("patch", harmed.model, *words)
         assert answer.code == 1
         assert told in answer.err.splitlines()[-1]
+
+
+def test_a_doubtful_preprocessing_turns_the_verdict(repairkit: Command, harmed: Project) -> None:
+    """The fixture's model takes nearly all images for one class: its classes are in doubt."""
+    document = made(repairkit("patch", harmed.model, "--fairness", "--json"))
+    assert document["read"]["first_look"]["doubt"]
+    assert document["verdict"]["word"] == "Mixed"
+    assert "the preprocessing is doubtful" in document["verdict"]["sentence"]

@@ -257,7 +257,9 @@ def test_a_set_that_costs_too_much_gives_way_to_a_smaller_one(place: Place, made
         kept = [set(point["filters"]) for point in told["trade_off"] if point["kept"]]
         looks = told["confirmation_looks"]
         assert {f.id for f in done.patch.filters} == kept[-looks]
-        noted = any("larger sets cost more than allowed" in n for n in done.document["notes"])
+        noted = any(
+            "cost more than allowed on the images that confirm" in n for n in done.document["notes"]
+        )
         assert noted == (looks > 1)
         seen.append(looks)
     assert max(seen) > 1

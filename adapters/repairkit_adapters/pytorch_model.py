@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -141,6 +141,17 @@ class PyTorchModel:
         from repairkit_adapters.pytorch_conductance import layer_conductance
 
         return layer_conductance(self, images, labels)
+
+    def first_order(
+        self,
+        images: Images,
+        labels: NDArray[np.intp],
+        constants: Mapping[str, NDArray[np.float64]],
+    ) -> dict[str, NDArray[np.float32]]:
+        """See `pytorch_gradients.first_order_changes`."""
+        from repairkit_adapters.pytorch_gradients import first_order_changes
+
+        return first_order_changes(self, images, labels, constants)
 
     def patched(self, file: PatchFile, layers: LayerMap) -> PyTorchModel:
         """A copy with the filters of a patch frozen; the module itself stays as it is.

@@ -6,6 +6,7 @@ that keeps `Adapter`. Listing them imports no framework; loading a model does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,29 @@ class Attributing(Protocol):
         """Neuron conductance for each image's label, (n_images, n_channels) by layer's name.
 
         Layers that it cannot be told of are left out.
+        """
+        ...
+
+
+@runtime_checkable
+class Differentiating(Protocol):
+    """A framework model that can tell, by gradients, what a channel is worth to an image."""
+
+    def first_order(
+        self,
+        images: Images,
+        labels: NDArray[np.intp],
+        constants: Mapping[str, NDArray[np.float64]],
+    ) -> dict[str, NDArray[np.float32]]:
+        """The change of each image's log-likelihood if one channel alone were held at a constant.
+
+        To first order, (n_images, n_channels) by layer's name. Layers that it cannot be told of are
+        left out.
+
+        Args:
+            images: as the model takes them.
+            labels: class numbers, (n_images,).
+            constants: (n_channels,) by layer's name.
         """
         ...
 

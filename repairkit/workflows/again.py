@@ -13,13 +13,14 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import SettingsError
 from repairkit.data import Preprocessing, find_project
 from repairkit.workflows.excluding import Exclusion
+from repairkit.workflows.first_order import GRADIENT
 from repairkit.workflows.methods import ScoreSettings
 from repairkit.workflows.places import Places
 from repairkit.workflows.repair_settings import PatchSettings
@@ -42,7 +43,7 @@ NOT_SAID: Mapping[str, str] = {
     "--out": "the result has another name, so that nothing is replaced",
     "--share": "a second folder with the same values",
     "--resume": "a run that was resumed has the values of one that was not interrupted",
-    "--source": "only judges the patched model; its name does not reach the settings",
+    "--source": "its name does not reach the settings; told as lacking where it has a say",
     "--weights": "of --source",
     "--framework": "of --source",
     "--input-shape": "of --source",
@@ -104,7 +105,10 @@ def options_said(command: str) -> frozenset[str]:
 
 def patch_again(model: Path, settings: Settings, how: PatchSettings) -> Again:
     """How to choose again as `how` says."""
-    return _again("patch", model, settings, how, PatchSettings(fairness=True), how.score)
+    again = _again("patch", model, settings, how, PatchSettings(fairness=True), how.score)
+    # Of gradients alone the source has a say in what is chosen.
+    needed = ("--source",) if how.score.method == GRADIENT else ()
+    return replace(again, lacks=(*again.lacks, *needed))
 
 
 def score_again(model: Path, settings: Settings, how: ScoreSettings) -> Again:

@@ -68,7 +68,7 @@ def _values(bench: Bench, how: PatchSettings, weighed_as: str) -> Values:
     suite = bench.parts.selection
     rng = np.random.default_rng(bench.settings.seed)
     few = suite.take(rng.permutation(len(suite))[:_MOST_IMAGES])
-    _check_same(bench, model, source)
+    check_same(bench, model, source)
     found = model.conductance(few.batch(np.arange(len(few))), few.annotations.labels)
     (metric,) = bench.metrics((weighed_as,))
     weights = metric.weights(few.annotations)
@@ -85,7 +85,12 @@ def by_filter(bench: Bench, layers: LayerMap, means: Mapping[str, Values]) -> Va
     return values
 
 
-def _check_same(bench: Bench, model: FrameworkModel, source: str) -> None:
+def check_same(bench: Bench, model: FrameworkModel, source: str) -> None:
+    """Refuse a framework's model that does not compute what the bench's does.
+
+    Raises:
+        AdapterError: their outputs differ.
+    """
     images = bench.parts.selection.batch(np.arange(min(_PROOF_IMAGES, len(bench.parts.selection))))
     ours = bench.run_plain(bench.parts.selection.take(np.arange(len(images))))
     theirs = model.outputs(images).reshape(ours.shape)

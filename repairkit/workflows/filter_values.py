@@ -17,6 +17,7 @@ from repairkit.core.suite import Indices, Suite
 from repairkit.metrics import FigureOfImages, figure_of
 from repairkit.workflows.bench import Bench
 from repairkit.workflows.candidates import Harm, find_candidates
+from repairkit.workflows.first_order import GRADIENT, FirstOrder, first_order
 from repairkit.workflows.norms import NORMS
 from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
 from repairkit.workflows.part_records import options_in_words, parts_in_words, same_parts
@@ -45,7 +46,7 @@ _MUST_AGREE = (
 _MOST_VALUES = 25
 # Evaluations per filter: values only screen here. Ten times as many led to the same repairs.
 _TO_SCREEN, _LEAST_ROWS = 50, 3000
-_SOLVED_ANEW = ("repair", "regression", "auto", "leave-one-out", "random", *NORMS)
+_SOLVED_ANEW = (GRADIENT, "repair", "regression", "auto", "leave-one-out", "random", *NORMS)
 
 OnProgress = Callable[[Progress], None] | None
 
@@ -67,7 +68,7 @@ class Values:
 
     harm: Harm
     run: dict[str, Any]
-    scored: Scored | None = None
+    scored: Scored | FirstOrder | None = None
 
     def on(self, positions: Indices) -> Harm | None:
         """By the scored images at some positions alone; None where that cannot be told."""
@@ -89,6 +90,11 @@ def find_values(
     """
     if how.scores is not None:
         return _read_values(how.scores, bench, objective, suite)
+    if how.score.method == GRADIENT:
+        table, told = first_order(bench, how.attacks.source, suite)
+        scores = table.on(np.arange(len(suite)))
+        tell_reading(told_reading(bench))
+        return Values(Harm.of(scores, _signs(bench, scores.metrics)), told, table)
     if len(bench.metric_names) > _MOST_VALUES:
         few = replace(bench.settings, metrics=bench.settings.metrics[:1])
         bench = replace(bench, settings=few)

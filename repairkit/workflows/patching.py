@@ -27,6 +27,7 @@ from repairkit.workflows.deciding import Made, make_choice
 from repairkit.workflows.destination import Companions, check_place
 from repairkit.workflows.faults import judging_the_model
 from repairkit.workflows.files import outputs
+from repairkit.workflows.first_order import GRADIENT
 from repairkit.workflows.frozen_levels import outputs_of, runner_of
 from repairkit.workflows.idle import without_idle
 from repairkit.workflows.judging import Judged, judge_on_test, not_judged
@@ -114,7 +115,8 @@ def patch(
     else:
         bench = prepare(subject, settings)
     objective = _check_wishes(bench, how, objective)
-    check_attacks(bench, how.attacks, baselines=how.baselines)
+    other_use = how.baselines or how.score.method == GRADIENT
+    check_attacks(bench, how.attacks, baselines=other_use)
     bench = looked_at(
         bench,
         how.score.deadline,

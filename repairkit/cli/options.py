@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,6 +128,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no table.")]
 
 
+_NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^,]*))(,|\Z)')
+
+
 def split_names(text: str | None) -> tuple[str, ...] | None:
     """A comma-separated list; None stays None. A name that holds a comma stands in quotes, "a,b".
 
@@ -136,10 +139,21 @@ def split_names(text: str | None) -> tuple[str, ...] | None:
     """
     if text is None:
         return None
-    names = tuple(name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row)
-    if not all(names) or not names:
+    names = tuple(_parts_of(text))
+    if not all(names):
         raise SettingsError(f"{text!r} holds an empty name; separate names by single commas")
     return names
+
+
+def _parts_of(text: str) -> Iterator[str]:
+    """The names between commas, of any characters, line breaks too; quotes are taken off."""
+    start, more = 0, True
+    while more:
+        found = _NAME.match(text, start)
+        assert found is not None  # it matches nothing at all too
+        quoted, bare, end = found.groups()
+        yield bare.strip() if quoted is None else quoted.replace('""', '"').strip()
+        start, more = found.end(), end == ","
 
 
 def _image_options(given: Mapping[str, Any]) -> dict[str, Any]:

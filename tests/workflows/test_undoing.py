@@ -183,7 +183,7 @@ def test_apply_and_revert_go_round(repairkit: Command, project: Project, stacked
 
     answer = repairkit("revert", "two.onnx", "-o", "back1.onnx")  # its patch file lies beside it
     assert answer.code == 0, answer.err
-    assert "1 earlier patches" in answer.out
+    assert "1 earlier patch is" in answer.out
     assert (stacked / "back1.onnx").read_bytes() == (stacked / "one.onnx").read_bytes()
     answer = repairkit("revert", "back1.onnx", "one.patch.json", "-o", "back0.onnx", "--json")
     assert json.loads(answer.out)["taken_off"] == ["conv:2"]

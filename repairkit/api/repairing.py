@@ -39,7 +39,7 @@ def patch(
     fairness: bool = False,
     remove: Sequence[str] = (),
     scores: str | Path | None = None,
-    at_most: int = 16,
+    at_most: int = 8,
     max_drop: float = 0.01,
     max_group_drop: float = 0.05,
     objective: str | None = None,

@@ -75,7 +75,7 @@ def patch_command(
     ] = None,
     at_most: Annotated[
         int, typer.Option("--at-most", min=1, help="Filters frozen at the most.")
-    ] = 16,
+    ] = 8,
     max_drop: Annotated[
         float, typer.Option("--max-drop", min=0.0, max=1.0, help="Overall accuracy that may go.")
     ] = 0.01,

@@ -57,6 +57,7 @@ from repairkit.workflows.without_test import (
 __all__ = ["PatchSettings", "Patched", "patch"]
 
 _PROOF_IMAGES = 64
+_CACHE_BYTES = 2**28  # searches ask for sets that share little; more does not make them faster
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def patch(
         raise SettingsError(
             f"{what} needs groups; name the columns with --group, or in repairkit.toml"
         )
+    if settings.cache_memory is None:
+        settings = replace(settings, cache_memory=_CACHE_BYTES)
     if how.level not in (None, "best"):
         settings = replace(settings, absent=how.level)
     if not how.remove:

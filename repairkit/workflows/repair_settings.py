@@ -59,7 +59,7 @@ class PatchSettings:
     remove: tuple[Filter, ...] = ()
     scores: Path | None = None
     fairness: bool = False
-    at_most: int = 16
+    at_most: int = 8
     max_drop: float = 0.01
     score: ScoreSettings = field(default_factory=lambda: ScoreSettings("repair"))
     objective: str | None = None

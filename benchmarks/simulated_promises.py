@@ -22,7 +22,7 @@ import argparse
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
 from repairkit.metrics import OutputForm, make_metric
-from repairkit.repairs import Bound, Frozen, Screened, Search, SearchSettings, assign_folds
-from repairkit.workflows.choosing import N_FOLDS, strata_of
+from repairkit.repairs import Bound, Folds, Frozen, Screened, Search, SearchSettings, assign_folds
+from repairkit.workflows.choosing import N_FOLDS, draw_folds, strata_of
 from repairkit.workflows.confirming import not_sure
 from repairkit.workflows.criterion import ChoosingCriterion
 from repairkit.workflows.cross_confirming import confirm, cross_fit
@@ -126,12 +126,17 @@ def _shift(before: Floats, after: Floats, n_filters: int) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Selection images that were drawn; a `Cure` that freezes filters of the table."""
+    """Selection images that were drawn; a `Cure` that freezes filters of the table.
+
+    `folds` are those of the cross-fitting, which a search inside it uses too; None where there is
+    none.
+    """
 
     groups: Indices
     margins: Floats
     effects: Floats
     seed: int
+    folds: Folds | None = None
     name: str = "freeze"
 
     @cached_property
@@ -144,7 +149,14 @@ class Table:
     @cached_property
     def criterion(self) -> ChoosingCriterion:
         return ChoosingCriterion(
-            Objective.of(WORST), LIMITS, (), self.metrics, FORM, self.about, self.outputs(())
+            objective=Objective.of(WORST),
+            limits=LIMITS,
+            targets=(),
+            max_group_drop=MAX_GROUP_DROP,
+            metrics=self.metrics,
+            form=FORM,
+            annotations=self.about,
+            plain=self.outputs(()),
         )
 
     def metrics(self, names: Any) -> tuple[Any, ...]:
@@ -193,7 +205,9 @@ class Table:
         """See `cures.Cure`."""
         rng = np.random.default_rng([self.seed, 2])
         settings = SearchSettings()
-        folds = assign_folds(strata_of(self.about), settings.n_folds, rng, within=within)
+        folds = None if self.folds is None else self.folds.among(within)
+        strata = strata_of(self.about)
+        folds = folds or assign_folds(strata, settings.n_folds, rng, within=within)
         search = Search(
             lambda sets: (self.outputs(frozen) for frozen in sets),
             self.criterion,
@@ -221,9 +235,8 @@ LIMITS = (Limit("accuracy", 0.01),)
 def by_all(table: Table) -> tuple[Patch, str, float] | None:
     """What cross-confirmation promises: patch, figure and stated change."""
     everyone = np.arange(len(table.groups))
-    rng = np.random.default_rng([table.seed, 3])
-    folds = assign_folds(strata_of(table.about), N_FOLDS, rng)
-    fitted = cross_fit(table, folds, table.outputs(()))
+    folds = draw_folds(table.about, N_FOLDS, table.seed)
+    fitted = cross_fit(replace(table, folds=folds), folds, table.outputs(()))
     if isinstance(fitted.whole, Nothing):
         return None
     found = confirm(fitted, table.judge(everyone, n_folds=folds.n_folds))

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("scipy", reason="exact intervals and normal margins take scipy")
 
 from benchmarks.promising import BALANCED, SMOOTH, WORST, Row, Rows, bounds_of_share
-from benchmarks.simulated_promises import World
+from benchmarks.simulated_promises import WAYS, World, try_one
 
 ROW = Row(setting="net", objective=WORST, n_images=200, draw=3, rule="new", revision="abc")
 
@@ -72,3 +72,17 @@ def test_the_exact_truth_of_a_table_is_what_many_images_say(
     assert found[BALANCED] == pytest.approx(likelihoods.mean(), abs=0.01)
     change = found[WORST] - world.figures(())[WORST]
     assert change == pytest.approx(float(truth) / 100, abs=1e-9)
+
+
+@pytest.mark.parametrize("rule", WAYS)
+def test_no_rule_promises_of_a_table_in_which_every_filter_helps(rule: str) -> None:
+    assert not try_one(2, "-0.5", 200, 0, rule).promised
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", WAYS)
+def test_both_rules_promise_of_a_table_what_its_truth_bears_out(rule: str) -> None:
+    row = try_one(2, "+14", 1_500, 0, rule)
+    assert row.promised
+    assert row.kept
+    assert 0.02 < row.true[WORST] <= 0.16

@@ -119,13 +119,11 @@ def told(row: Row) -> str:
 
 def print_bars(rows: list[Row]) -> None:
     """What must hold: promises are kept, and there are more and better ones than by a third."""
-    for rule in dict.fromkeys(row.rule for row in rows):
+    for rule in dict.fromkeys(row.rule for row in rows if not row.rule.startswith(TODAY)):
         made = [row for row in rows if row.rule == rule and row.promised]
         kept = sum(row.kept for row in made)
         share = kept / len(made) if made else 0.0
         bar(f"{rule}: {kept} of {len(made)} promises kept, 90 % asked for", share >= 0.9)
-        if rule.startswith(TODAY):
-            continue
         old = {row.key[:-1]: row for row in rows if row.rule == rule.replace(NEW, TODAY)}
         own = [row for row in rows if row.rule == rule]
         pairs = [(row, old[row.key[:-1]]) for row in own if row.key[:-1] in old]

@@ -112,9 +112,8 @@ def make() -> Path:
     return path
 
 
-def run(command: list[str], folder: Path) -> tuple[dict[str, Any], list[tuple[float, str]]]:
-    """The command's JSON document and cost, and what it told on standard error, with the time."""
-    told: list[tuple[float, str]] = []
+def run(command: list[str], folder: Path) -> dict[str, Any]:
+    """The command's JSON document and cost; what it tells on standard error is printed at once."""
     began = time.monotonic()
     child = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -123,7 +122,8 @@ def run(command: list[str], folder: Path) -> tuple[dict[str, Any], list[tuple[fl
     assert child.stderr is not None
 
     def listen(stream: Any) -> None:
-        told.extend((time.monotonic() - began, line.rstrip()) for line in stream)
+        for line in stream:
+            print(f"{time.monotonic() - began:7.1f} s  {line.rstrip()}", flush=True)
 
     listener = threading.Thread(target=listen, args=(child.stderr,))
     listener.start()
@@ -137,7 +137,7 @@ def run(command: list[str], folder: Path) -> tuple[dict[str, Any], list[tuple[fl
         "cpu": used.ru_utime + used.ru_stime,
         "bytes": used.ru_maxrss * 1024,
     }
-    return {"document": found, **cost}, told
+    return {"document": found, **cost}
 
 
 def main() -> None:
@@ -153,9 +153,7 @@ def main() -> None:
         del images
         command = [sys.executable, "-c", _COMMAND, "patch", str(model), "--data", "faces.npz"]
         command += ["--group", "tint", "--fairness", "--scale", "1/255", "-o", "repaired.onnx"]
-        made, told = run([*command, "--json", *further], folder)
-    for seconds, line in told:
-        print(f"{seconds:7.1f} s  {line}")
+        made = run([*command, "--json", *further], folder)
     document = made["document"]
     selection = document.get("selection") or document.get("details") or {}
     passes = selection.get("passes")

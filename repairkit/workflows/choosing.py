@@ -151,11 +151,15 @@ def _check_groups(about: Annotations) -> None:
         )
 
 
+def told_names(bench: Bench, wishes: Wishes) -> tuple[str, ...]:
+    """The metrics that a report tells of a choice: all that is wished for, and accuracy."""
+    names = wishes.metric_names
+    return names if not bench.n_classes or bench.accuracy in names else (*names, bench.accuracy)
+
+
 def judge_of(bench: Bench, wishes: Wishes, about: Annotations, *, n_folds: int) -> Judge:
     """What cures are judged by."""
-    names = wishes.metric_names
-    if bench.n_classes and bench.accuracy not in names:
-        names = (*names, bench.accuracy)
+    names = told_names(bench, wishes)
     return Judge(
         wishes.objective,
         wishes.limits,

@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.repairs import Folds
@@ -128,10 +127,3 @@ def confirm(fitted: CrossFitted, judge: Judge) -> Confirmed:
             break
     assert first is not None
     return first
-
-
-def outside(within: NDArray[np.intp], n_images: int) -> NDArray[np.intp]:
-    """The positions that are not `within`."""
-    rest = np.ones(n_images, bool)
-    rest[within] = False
-    return np.flatnonzero(rest)

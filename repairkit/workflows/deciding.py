@@ -25,6 +25,7 @@ from repairkit.workflows.choosing import (
     judge_of,
     split_selection,
     strata_of,
+    told_names,
 )
 from repairkit.workflows.criterion import ChoosingCriterion
 from repairkit.workflows.cure_table import compare_cures
@@ -293,9 +294,7 @@ def _freezing(
     )
     plain = looks.of(())
     criterion = _criterion(bench, wishes, plain)
-    names = wishes.metric_names
-    if bench.n_classes and bench.accuracy not in names:
-        names = (*names, bench.accuracy)
+    names = told_names(bench, wishes)
     strata, twins = strata_of(about), twins_of(about)
     best = how.level == "best"
     refine = BestLevels(bench, criterion, strata, twins) if best else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,22 @@ from tests.running import run
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="renew the golden files")
+
+
+@pytest.fixture(autouse=True)
+def _modules_of_one_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget modules that a test imported from its own folder.
+
+    Another test may write a module of the same name, and would be given this one.
+    """
+    folder, modules = tmp_path_factory.getbasetemp().resolve(), set(sys.modules)
+    yield
+    for finder in list(sys.meta_path):
+        if Path(getattr(finder, "folder", "/")).is_relative_to(folder):
+            sys.meta_path.remove(finder)
+    for name in set(sys.modules) - modules:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(folder):
+            del sys.modules[name]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,6 @@ from repairkit.core.trust import import_named, refuse_untrusted, without
 from repairkit.metrics.user import user_metric
 
 PLANTED = "raise SystemExit('planted code was run')\n"
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    finders, modules = list(sys.meta_path), set(sys.modules)
-    yield
-    sys.meta_path[:] = finders
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
 
 
 @pytest.fixture

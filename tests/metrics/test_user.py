@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -69,8 +67,6 @@ def module(tmp_path, monkeypatch):
     (tmp_path / "judge.py").write_text(MODULE)
     (tmp_path / "crooked.py").write_text("import no_such_thing\n")
     monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("judge", None)
 
 
 def make(name: str, sample=SAMPLE):

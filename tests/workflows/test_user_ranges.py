@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +23,14 @@ def margin(outputs, labels, attributes):
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "margins.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     onnx.save(no_bias(), tmp_path / "m.onnx")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 2, 6, 6)).astype(np.float32)
     np.savez(tmp_path / "d.npz", x=x, y=rng.integers(0, 3, 40))
-    yield tmp_path
-    sys.modules.pop("margins", None)
+    return tmp_path
 
 
 def _settings(place: Path) -> Settings:

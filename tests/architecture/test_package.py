@@ -22,6 +22,14 @@ def test_every_package_is_shipped() -> None:
     assert on_disk <= set(SETTINGS["tool"]["setuptools"]["packages"])
 
 
+def test_no_link_is_kept_in_the_repository() -> None:
+    """A link leads to a place of one machine."""
+    kept = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True)
+    if kept.returncode:
+        pytest.skip("not a clone")
+    assert not [line for line in kept.stdout.splitlines() if line.startswith("120000")]
+
+
 def test_imports_point_downwards() -> None:
     done = subprocess.run(
         [str(Path(sys.executable).with_name("lint-imports"))],

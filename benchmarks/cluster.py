@@ -31,11 +31,11 @@ from repairkit.core.game import GameFacts, ImagePool, Outcomes
 from repairkit.core.scores import Budget, Scores
 from repairkit.engine.dispatch import DispatchedGame, Part, Report
 from repairkit.estimators import Regression, estimate
-from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.clusters import ClusterOptions, find_cluster
-from repairkit.workflows.recipe import Recipe
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.jobs.score.clusters import ClusterOptions, find_cluster
+from repairkit.jobs.score.recipe import Recipe
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 
 WORKERS = (1, 2, 16, 64, 256)
 LATENCIES = (0.25, 1.0, 4.0, 30.0)

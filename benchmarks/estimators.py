@@ -40,7 +40,7 @@ from repairkit.estimators import (
     Regression,
     Tmab,
 )
-from repairkit.workflows.methods import default_truncation
+from repairkit.jobs.score.methods import default_truncation
 
 Floats = NDArray[np.float64]
 

@@ -38,7 +38,7 @@ from repairkit.core.game import Round
 from repairkit.core.scores import Budget
 from repairkit.engine.game import ModelGame
 from repairkit.estimators import Estimation, Permutation, Tmab, estimate, make_estimator
-from repairkit.workflows.methods import default_truncation
+from repairkit.jobs.score.methods import default_truncation
 
 SIZES = (5, 10, 20, 30)
 _CLASS_FILTERS = 10

@@ -25,14 +25,14 @@ from repairkit.core.errors import TargetNotMetError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Annotations, Suite
 from repairkit.engine.runner import Runner
-from repairkit.graph.bake import bake
+from repairkit.graph.patch.bake import bake
+from repairkit.jobs.repair.deciding import make_choice
+from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
+from repairkit.jobs.repair.repair_settings import PatchSettings
+from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.setup.bench import Bench, run_suite
 from repairkit.metrics import OutputForm
 from repairkit.metrics.images import LogLikelihoods
-from repairkit.workflows.bench import Bench, run_suite
-from repairkit.workflows.deciding import make_choice
-from repairkit.workflows.methods import ScoreSettings
-from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective
-from repairkit.workflows.repair_settings import PatchSettings
 
 TODAY, NEW = "a third confirms", "cross-confirmation"
 BIAS, LAST, BEST = (f"{NEW}, {cure}" for cure in ("class biases", "last layer", "best cure"))

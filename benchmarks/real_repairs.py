@@ -41,10 +41,10 @@ from benchmarks.promising import (
     try_rule,
 )
 from repairkit.data import PartPlan, Parts
-from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.objective import Objective
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.jobs.repair.objective import Objective
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 
 ZOO = Path(os.environ.get("REPAIRKIT_ZOO", Path(__file__).parents[2] / "shared" / "zoo"))
 ROWS = Path(__file__).parent / ".cache" / "real_repairs"

@@ -30,10 +30,10 @@ from benchmarks import trained
 from benchmarks.ranking import TOP, correlations, shared
 from repairkit.core.scores import Budget
 from repairkit.data import PartPlan, Preprocessing
-from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.scoring import ScoreSettings, score_bench
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.jobs.score.scoring import ScoreSettings, score_bench
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "tmab": {"top_k": TOP, "side": "both"},

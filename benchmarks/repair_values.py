@@ -31,10 +31,10 @@ from repairkit.core.scores import Budget
 from repairkit.core.suite import Suite
 from repairkit.data import PartPlan
 from repairkit.estimators import Estimation, RepairRegression, estimate
-from repairkit.estimators.convergence import rank_correlation
-from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.estimators.statistics.convergence import rank_correlation
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 
 Floats = NDArray[np.float64]
 SAMPLE = Path(__file__).parent.parent / "samples" / "digits" / "model.onnx"

@@ -18,14 +18,14 @@ from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Suite
 from repairkit.data import PartPlan, Parts, Preprocessing
+from repairkit.jobs.repair.deciding import make_choice
+from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
+from repairkit.jobs.repair.repair_settings import PatchSettings
+from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 from repairkit.metrics import difference, evaluate
-from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.deciding import make_choice
-from repairkit.workflows.methods import ScoreSettings
-from repairkit.workflows.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
-from repairkit.workflows.repair_settings import PatchSettings
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
 
 OURS, PLAIN = "joint, values in the repair regime", "plain recipe, Shapley values"
 WAYS = {

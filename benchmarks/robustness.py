@@ -25,13 +25,13 @@ from benchmarks.attacked import EPOCHS, NETWORKS, make
 from benchmarks.trained import CACHE, fashion
 from repairkit.core.framework import FrameworkModel
 from repairkit.data import Preprocessing
-from repairkit.workflows.attack_file import read_attack_settings
-from repairkit.workflows.attack_story import FreshAttacks
-from repairkit.workflows.attacking import AttackSettings, attack
-from repairkit.workflows.exporting import export
-from repairkit.workflows.patching import Patched, PatchSettings, patch
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.jobs.attack.attack_file import read_attack_settings
+from repairkit.jobs.attack.attack_story import FreshAttacks
+from repairkit.jobs.attack.attacking import AttackSettings, attack
+from repairkit.jobs.export.exporting import export
+from repairkit.jobs.repair.patching import Patched, PatchSettings, patch
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 from repairkit_adapters.pytorch import wrap
 
 SHAPE = (1, 28, 28)

@@ -25,12 +25,12 @@ import onnx
 import onnxruntime
 
 from repairkit.core.filters import Filter
-from repairkit.core.stages import listening
-from repairkit.workflows.methods import ScoreSettings
-from repairkit.workflows.patching import PatchSettings, patch
-from repairkit.workflows.scoring import score
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.core.process.stages import listening
+from repairkit.jobs.repair.patching import PatchSettings, patch
+from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.scoring import score
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 
 _WHOLE = 0.6  # of the model's bytes: a session of so much holds the whole model
 

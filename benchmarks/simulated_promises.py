@@ -49,15 +49,15 @@ from benchmarks.promising import (
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
+from repairkit.jobs.repair.confirm.choosing import N_FOLDS, draw_folds, strata_of
+from repairkit.jobs.repair.confirm.confirming import not_sure
+from repairkit.jobs.repair.confirm.cross_confirming import confirm, cross_fit
+from repairkit.jobs.repair.confirm.promises import PROMISES, Judge
+from repairkit.jobs.repair.cures.criterion import ChoosingCriterion
+from repairkit.jobs.repair.cures.cures import Cured, Nothing
+from repairkit.jobs.repair.objective import Limit, Objective
 from repairkit.metrics import OutputForm, make_metric
 from repairkit.repairs import Bound, Folds, Frozen, Screened, Search, SearchSettings, assign_folds
-from repairkit.workflows.choosing import N_FOLDS, draw_folds, strata_of
-from repairkit.workflows.confirming import not_sure
-from repairkit.workflows.criterion import ChoosingCriterion
-from repairkit.workflows.cross_confirming import confirm, cross_fit
-from repairkit.workflows.cures import Cured, Nothing
-from repairkit.workflows.objective import Limit, Objective
-from repairkit.workflows.promises import PROMISES, Judge
 
 N_FILTERS, N_PLANTED, N_CANDIDATES = 40, 3, 24
 SPREAD, NOISE = 1.5, 0.3  # of margins, and of what a filter does to them

@@ -22,10 +22,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from repairkit.workflows.methods import ScoreSettings
-from repairkit.workflows.scoring import score
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.scoring import score
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 
 _IMAGES = 8
 

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.trained import CACHE, Images, _moved, fashion
 from repairkit.data import PartPlan, Preprocessing
-from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 
 PLAIN, DROPOUT = "plain", "dropout"
 KINDS = {PLAIN: 0.0, DROPOUT: 0.2}

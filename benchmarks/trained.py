@@ -35,9 +35,9 @@ from benchmarks.long_run import Part, Truth, cached, long_run, one_by_one
 from repairkit.core.game import Round
 from repairkit.data import PartPlan, Preprocessing
 from repairkit.engine.game import ModelGame
-from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 
 CACHE = Path(__file__).parent / ".cache"
 ZOO = Path(os.environ.get("REPAIRKIT_ZOO", Path(__file__).parents[2] / "shared" / "zoo"))

@@ -20,13 +20,13 @@ from repairkit.core.suite import Annotations, Suite
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator
 from repairkit.engine.executor import make_executor
 from repairkit.engine.opening import Candidates, open_evaluator, open_stacked
+from repairkit.engine.ort.runtime import open_session
+from repairkit.engine.rows.scattered import AffineMasks, with_scattered
 from repairkit.engine.runner import Runner
-from repairkit.engine.runtime import open_session
-from repairkit.engine.scattered import AffineMasks, with_scattered
-from repairkit.graph.affine import with_affine_masks
-from repairkit.graph.bake import bake
-from repairkit.graph.instrument import instrument
-from repairkit.graph.sites import Survey, survey
+from repairkit.graph.coalitions.affine import with_affine_masks
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.kinds.sites import Survey, survey
+from repairkit.graph.patch.bake import bake
 
 NAMES = ("squeezenet1.1", "resnet18", "mobilenet_v2", "inception_v3", "mlperf_resnet8")
 ZOO = Path(__file__).parents[2] / "shared" / "zoo" / "models"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from repairkit.api import apply, attack, export, means, merge, patch, revert, score, verify
-    from repairkit.workflows.methods import ScoreSettings
-    from repairkit.workflows.settings import Settings
+    from repairkit.jobs.score.methods import ScoreSettings
+    from repairkit.jobs.setup.settings import Settings
 
     __version__: str
 
@@ -38,8 +38,8 @@ _HOMES = {
     "revert": "repairkit.api",
     "score": "repairkit.api",
     "verify": "repairkit.api",
-    "ScoreSettings": "repairkit.workflows.methods",
-    "Settings": "repairkit.workflows.settings",
+    "ScoreSettings": "repairkit.jobs.score.methods",
+    "Settings": "repairkit.jobs.setup.settings",
 }
 
 

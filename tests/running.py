@@ -9,7 +9,7 @@ import onnxruntime
 from onnx import ModelProto
 
 from repairkit.core.filters import FilterMeans, Site
-from repairkit.graph.instrument import mask_name, mask_shape
+from repairkit.graph.coalitions.instrument import mask_name, mask_shape
 
 
 def run(model: ModelProto, feeds: dict[str, Any], *, optimise: bool = False) -> list[Any]:

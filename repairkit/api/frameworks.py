@@ -10,11 +10,12 @@ from repairkit.api.jobs import open_job
 from repairkit.attacks import Pgd, Square
 from repairkit.core.framework import FrameworkModel, LoadOptions
 from repairkit.data import find_project
-from repairkit.workflows import attacking, exporting
-from repairkit.workflows.adapters import load_framework_model
-from repairkit.workflows.attacking import Attacked, AttackSettings
-from repairkit.workflows.exporting import Exported
-from repairkit.workflows.settings import Settings, settle
+from repairkit.jobs.attack import attacking
+from repairkit.jobs.attack.attacking import Attacked, AttackSettings
+from repairkit.jobs.export import exporting
+from repairkit.jobs.export.adapters import load_framework_model
+from repairkit.jobs.export.exporting import Exported
+from repairkit.jobs.setup.settings import Settings, settle
 
 
 def export(

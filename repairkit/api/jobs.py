@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from repairkit.data import find_project
-from repairkit.workflows.settings import Settings, settle
-from repairkit.workflows.subject import Subject, read_subject
+from repairkit.jobs.setup.settings import Settings, settle
+from repairkit.jobs.setup.subject import Subject, read_subject
 
 
 def open_job(

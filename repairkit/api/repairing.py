@@ -12,21 +12,22 @@ from numpy.typing import NDArray
 from repairkit.api.jobs import open_job
 from repairkit.core.filters import Filter
 from repairkit.core.framework import FrameworkModel
-from repairkit.graph.files import read_model
-from repairkit.workflows import patching, verifying
-from repairkit.workflows.attack_story import FreshAttacks
-from repairkit.workflows.destination import Companions
-from repairkit.workflows.inputs import with_inputs
-from repairkit.workflows.methods import ScoreSettings
-from repairkit.workflows.objective import Target
-from repairkit.workflows.patch_file import read_patch_file
-from repairkit.workflows.patching import Patched, PatchSettings
-from repairkit.workflows.progress import Progress
-from repairkit.workflows.reading import read_any
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import Subject
-from repairkit.workflows.undoing import Applied, Reverted, apply_patch, revert_patch
-from repairkit.workflows.verifying import Verified
+from repairkit.graph.stored.files import read_model
+from repairkit.jobs.attack.attack_story import FreshAttacks
+from repairkit.jobs.output.destination import Companions
+from repairkit.jobs.output.progress import Progress
+from repairkit.jobs.proof import verifying
+from repairkit.jobs.proof.patch_file import read_patch_file
+from repairkit.jobs.proof.undoing import Applied, Reverted, apply_patch, revert_patch
+from repairkit.jobs.proof.verifying import Verified
+from repairkit.jobs.repair import patching
+from repairkit.jobs.repair.objective import Target
+from repairkit.jobs.repair.patching import Patched, PatchSettings
+from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.setup.inputs import with_inputs
+from repairkit.jobs.setup.reading import read_any
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import Subject
 
 _PROOF_IMAGES = 64
 

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.api.jobs import open_job
+from repairkit.core.process.trust import without
 from repairkit.core.scores import Budget
-from repairkit.core.trust import without
-from repairkit.workflows import merging, scoring
-from repairkit.workflows.clusters import ClusterOptions, find_cluster
-from repairkit.workflows.common_means import CommonMeans, write_means
-from repairkit.workflows.excluding import Exclusion
-from repairkit.workflows.measuring import compute_means
-from repairkit.workflows.methods import ScoreSettings
-from repairkit.workflows.progress import Progress
-from repairkit.workflows.scored import Scored
-from repairkit.workflows.settings import Settings
+from repairkit.jobs.output.progress import Progress
+from repairkit.jobs.owners import merging
+from repairkit.jobs.owners.measuring import compute_means
+from repairkit.jobs.score import scoring
+from repairkit.jobs.score.clusters import ClusterOptions, find_cluster
+from repairkit.jobs.score.excluding import Exclusion
+from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.scored import Scored
+from repairkit.jobs.setup.common_means import CommonMeans, write_means
+from repairkit.jobs.setup.settings import Settings
 
 
 def score(
@@ -123,7 +124,7 @@ def merge(
     by: merging.By = "images",
     weights: Sequence[float] | None = None,
 ) -> merging.Merged:
-    """Add up values over data that could not leave its owners; see `workflows.merging.merge`.
+    """Add up values over data that could not leave its owners; see `jobs.owners.merging.merge`.
 
     Raises:
         RepairkitError: the runs do not add up, or cannot be read.

@@ -16,33 +16,33 @@ from typing import Any
 import typer
 
 import repairkit
-from repairkit.cli.apply_command import apply_command
-from repairkit.cli.arguments import flag_positions, refuse_infinite
-from repairkit.cli.attack_command import attack_command
-from repairkit.cli.compare_command import compare_command
-from repairkit.cli.demo_command import demo_command
-from repairkit.cli.export_command import export_command
-from repairkit.cli.inspect_command import inspect_command
-from repairkit.cli.instrument_command import instrument_command
-from repairkit.cli.means_command import means_command
-from repairkit.cli.merge_command import merge_command
-from repairkit.cli.patch_command import patch_command
-from repairkit.cli.report_command import report_command
-from repairkit.cli.revert_command import revert_command
-from repairkit.cli.score_command import score_command
-from repairkit.cli.stages import staged
-from repairkit.cli.started import process_began
-from repairkit.cli.streams import (
+from repairkit.cli.commands.apply import apply_command
+from repairkit.cli.commands.attack import attack_command
+from repairkit.cli.commands.compare import compare_command
+from repairkit.cli.commands.demo import demo_command
+from repairkit.cli.commands.export import export_command
+from repairkit.cli.commands.inspect import inspect_command
+from repairkit.cli.commands.instrument import instrument_command
+from repairkit.cli.commands.means import means_command
+from repairkit.cli.commands.merge import merge_command
+from repairkit.cli.commands.patch import patch_command
+from repairkit.cli.commands.report import report_command
+from repairkit.cli.commands.revert import revert_command
+from repairkit.cli.commands.score import score_command
+from repairkit.cli.commands.verify import verify_command
+from repairkit.cli.options.arguments import flag_positions, refuse_infinite
+from repairkit.cli.options.started import process_began
+from repairkit.cli.shown.stages import staged
+from repairkit.cli.shown.streams import (
     forget_output,
     prepare_streams,
     reader_is_gone,
     reserved,
     write_document,
 )
-from repairkit.cli.verify_command import verify_command
 from repairkit.core.errors import RepairkitError
-from repairkit.core.foreign import exit_words
-from repairkit.core.text import printable
+from repairkit.core.process.foreign import exit_words
+from repairkit.core.process.text import printable
 
 app = typer.Typer(
     name="repairkit",
@@ -112,7 +112,7 @@ def main() -> None:
 def forget_working_folder() -> None:
     """Import nothing that merely lies in the working folder (`python -c` puts it first).
 
-    What the user names there is found by `repairkit.core.trust`.
+    What the user names there is found by `repairkit.core.process.trust`.
     """
     sys.path[:] = [place for place in sys.path if place not in ("", ".")]
 

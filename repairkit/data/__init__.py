@@ -7,10 +7,10 @@
 from repairkit.data.dataset import Dataset
 from repairkit.data.part_plan import PART_NAMES, PartPlan
 from repairkit.data.parts import Parts, split_parts
-from repairkit.data.preprocessing import Preprocessing
+from repairkit.data.pixels.preprocessing import Preprocessing
+from repairkit.data.pixels.spec import FurtherInput, InputSpec
 from repairkit.data.project import PROJECT_FILE, Project, find_project, read_project
 from repairkit.data.reader import read_data
-from repairkit.data.spec import FurtherInput, InputSpec
 
 __all__ = [
     "PART_NAMES",

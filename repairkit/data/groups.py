@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError
+from repairkit.core.process.text import clean
 from repairkit.core.suite import Annotations
-from repairkit.core.text import clean
 from repairkit.data.names import did_you_mean, listing
 from repairkit.data.text import as_texts
 

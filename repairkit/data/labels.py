@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError
-from repairkit.core.text import clean
+from repairkit.core.process.text import clean
 from repairkit.data.names import did_you_mean, listing
-from repairkit.data.tables import numeric_if_all_numbers
+from repairkit.data.sources.tables import numeric_if_all_numbers
 from repairkit.data.text import as_texts, clean_column, n_respelt, typed_column, whole_number
 
 Locate = Callable[[int], str]

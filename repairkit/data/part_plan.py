@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.text import clean
+from repairkit.core.process.text import clean
 from repairkit.data.names import did_you_mean, listing
 
 PART_NAMES = ("calibration", "selection", "test")

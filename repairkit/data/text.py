@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.text import clean
+from repairkit.core.process.text import clean
 
 _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _PLAIN_WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0*)?")

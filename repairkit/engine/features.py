@@ -13,9 +13,9 @@ from repairkit.core.errors import ModelError
 from repairkit.core.patch import HeadChange
 from repairkit.engine.proof import Proof, equal_outputs
 from repairkit.engine.runner import Feeds, Runner
-from repairkit.graph.class_head import ClassHead, find_head
+from repairkit.graph.coalitions.instrument import tapped
 from repairkit.graph.index import GraphIndex
-from repairkit.graph.instrument import tapped
+from repairkit.graph.kinds.class_head import ClassHead, find_head
 from repairkit.graph.seeding import seeded
 
 Floats = NDArray[np.float64]

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.filters import FilterMeans, Site
-from repairkit.core.stages import stage
+from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
-from repairkit.engine.leaves import LeafReader, mean_leaves
+from repairkit.engine.ensembles.leaves import LeafReader, mean_leaves
 from repairkit.engine.runner import Runner
+from repairkit.graph.coalitions.instrument import tapped
+from repairkit.graph.facts.rounding import find_rounding
 from repairkit.graph.index import GraphIndex
-from repairkit.graph.instrument import tapped
-from repairkit.graph.rounding import find_rounding
 
 _CHUNK_BYTES = 256 * 2**20
 

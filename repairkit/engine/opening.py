@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.game import Executor
-from repairkit.core.stages import stage
+from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
-from repairkit.engine.agreement import Agreement, cones_fault
-from repairkit.engine.compiled import Compiled
+from repairkit.engine.ensembles.trees import open_trees
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator
-from repairkit.engine.fast import FastEvaluator
+from repairkit.engine.ort.runtime import session_device
+from repairkit.engine.ort.sessions import Level
 from repairkit.engine.precision import IN_WORDS, Precision
-from repairkit.engine.routes import Routes
+from repairkit.engine.rows.stacked import StackedEvaluator
 from repairkit.engine.runner import Runner
-from repairkit.engine.runtime import session_device
-from repairkit.engine.sessions import Level
-from repairkit.engine.stacked import StackedEvaluator
-from repairkit.engine.trees import open_trees
-from repairkit.graph.rounding import Rounding, find_rounding
-from repairkit.graph.sites import Survey
+from repairkit.engine.weights.agreement import Agreement, cones_fault
+from repairkit.engine.weights.compiled import Compiled
+from repairkit.engine.weights.fast import FastEvaluator
+from repairkit.engine.weights.routes import Routes
+from repairkit.graph.facts.rounding import Rounding, find_rounding
+from repairkit.graph.kinds.sites import Survey
 
 logger = logging.getLogger(__name__)
 

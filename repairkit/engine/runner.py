@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.core.stages import stage
-from repairkit.engine.company import differing_output, first_mixing_node, with_noise
-from repairkit.engine.memory import release_freed
-from repairkit.engine.runtime import load_runtime, open_session, runtime_complaint
-from repairkit.graph.mixing import find_mixers, find_random
-from repairkit.graph.rebatch import fixed_batch, rebatch
-from repairkit.graph.zipmaps import without_zipmaps
+from repairkit.core.process.stages import stage
+from repairkit.engine.ort.company import differing_output, first_mixing_node, with_noise
+from repairkit.engine.ort.memory import release_freed
+from repairkit.engine.ort.runtime import load_runtime, open_session, runtime_complaint
+from repairkit.graph.coalitions.rebatch import fixed_batch, rebatch
+from repairkit.graph.coalitions.zipmaps import without_zipmaps
+from repairkit.graph.facts.mixing import find_mixers, find_random
 
 Masks = Mapping[str, NDArray[np.bool_]]
 Feeds = Mapping[str, NDArray[Any]]

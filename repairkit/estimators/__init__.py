@@ -9,17 +9,17 @@ from typing import Any
 from repairkit.core.scores import Estimator
 from repairkit.estimators import loading
 from repairkit.estimators.auto import Auto
-from repairkit.estimators.checkpoint import CheckpointStore
 from repairkit.estimators.checks import unknown
-from repairkit.estimators.driver import Estimation, estimate, undecided
+from repairkit.estimators.driving.checkpoint import CheckpointStore
+from repairkit.estimators.driving.driver import Estimation, estimate, undecided
 from repairkit.estimators.exact import Exact
 from repairkit.estimators.leave_one_out import LeaveOneOut
-from repairkit.estimators.marginals import Marginals
-from repairkit.estimators.permutation import Permutation
+from repairkit.estimators.linear.regression import FEW_PLAYERS, Regression, RepairRegression
+from repairkit.estimators.linear.ridge import LEAST_ROWS
 from repairkit.estimators.random_scores import RandomScores
-from repairkit.estimators.regression import FEW_PLAYERS, Regression, RepairRegression
-from repairkit.estimators.ridge import LEAST_ROWS
-from repairkit.estimators.tmab import PAPER, Tmab
+from repairkit.estimators.walking.marginals import Marginals
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import PAPER, Tmab
 
 __all__ = [
     "ESTIMATORS",

@@ -18,21 +18,21 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
-from repairkit.estimators.boundary import (
+from repairkit.estimators.checks import check_positive, check_real, check_whole
+from repairkit.estimators.linear.regression import Regression
+from repairkit.estimators.linear.regression_run import CONFIDENCE
+from repairkit.estimators.linear.ridge import Fit
+from repairkit.estimators.statistics.boundary import (
     Side,
     check_question,
     contested,
     describe,
     settle_top_k,
 )
-from repairkit.estimators.checks import check_positive, check_real, check_whole
-from repairkit.estimators.combining import LEFT_OUT, combine, pooled_variances
-from repairkit.estimators.intervals import around
-from repairkit.estimators.moments import Moments
-from repairkit.estimators.regression import Regression
-from repairkit.estimators.regression_run import CONFIDENCE
-from repairkit.estimators.ridge import Fit
-from repairkit.estimators.stars import (
+from repairkit.estimators.statistics.combining import LEFT_OUT, combine, pooled_variances
+from repairkit.estimators.statistics.intervals import around
+from repairkit.estimators.statistics.moments import Moments
+from repairkit.estimators.walking.stars import (
     Sizes,
     Star,
     ask_for_star,
@@ -40,7 +40,7 @@ from repairkit.estimators.stars import (
     learn_star,
     star_marginals,
 )
-from repairkit.estimators.walks import draw_entropy
+from repairkit.estimators.walking.walks import draw_entropy
 
 _ROWS_PER_PLAYER = 8
 _LEAST_ROWS = 4096

@@ -11,8 +11,8 @@ import numpy as np
 
 from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
-from repairkit.estimators.image_table import ImageTable
-from repairkit.estimators.intervals import around, student_quantile
+from repairkit.estimators.linear.image_table import ImageTable
+from repairkit.estimators.statistics.intervals import around, student_quantile
 
 CONFIDENCE = 0.95
 _ROWS = 256

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from repairkit.core.errors import RepairkitError, SettingsError
-from repairkit.core.foreign import no_exit
+from repairkit.core.process.foreign import no_exit
+from repairkit.core.process.text import first_line
+from repairkit.core.process.trust import import_named
 from repairkit.core.scores import Estimator
-from repairkit.core.text import first_line
-from repairkit.core.trust import import_named
 from repairkit.estimators.checks import unknown
 
 

@@ -9,10 +9,7 @@ from repairkit.metrics.catalogue import (
     spell_out,
 )
 from repairkit.metrics.groups import check_defined
-from repairkit.metrics.intervals import difference, evaluate, wilson
-from repairkit.metrics.limits import falls_beyond, groups_beyond, told_beyond
 from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
-from repairkit.metrics.paired import Change, Discordant, binomial_tail, paired_change
 from repairkit.metrics.robustness import (
     ATTACK_SUCCESS,
     CLEAN_ACCURACY,
@@ -21,6 +18,9 @@ from repairkit.metrics.robustness import (
     adversarial,
 )
 from repairkit.metrics.smooth import FigureOfImages, FigureOfOutputs, figure_of, smooth_figure
+from repairkit.metrics.statistics.intervals import difference, evaluate, wilson
+from repairkit.metrics.statistics.limits import falls_beyond, groups_beyond, told_beyond
+from repairkit.metrics.statistics.paired import Change, Discordant, binomial_tail, paired_change
 
 __all__ = [
     "ADVERSARIAL",

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Metric
+from repairkit.core.process.text import clean
 from repairkit.core.suite import Annotations
-from repairkit.core.text import clean
 from repairkit.metrics import groups, images
 from repairkit.metrics.outputs import OutputForm
 from repairkit.metrics.robustness import ROBUSTNESS_METRICS, check_targets

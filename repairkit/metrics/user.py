@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RepairkitError, SettingsError
-from repairkit.core.foreign import no_exit
+from repairkit.core.process.foreign import no_exit
+from repairkit.core.process.trust import import_named
 from repairkit.core.suite import Annotations
-from repairkit.core.trust import import_named
 from repairkit.metrics import weights
 
 # Rounding may carry a sum of scores this share of the range past its ends.

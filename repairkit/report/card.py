@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from repairkit.report import numbers
-from repairkit.report.changes import head_in_words
-from repairkit.report.promise import promise_in_words
-from repairkit.report.repair_facts import commands, overlap_warnings
+from repairkit.report.facts import numbers
+from repairkit.report.facts.changes import head_in_words
+from repairkit.report.facts.promise import promise_in_words
+from repairkit.report.facts.repair_facts import commands, overlap_warnings
+from repairkit.report.facts.verdict import verdict
 from repairkit.report.tables import Row, class_rows, group_tables
-from repairkit.report.verdict import verdict
 
 _MARK = "<!-- A model card by repairkit, which replaces it as long as it is not edited: "
 _GROUPS_SHOWN = 40

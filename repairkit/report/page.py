@@ -8,11 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from repairkit.report import numbers
 from repairkit.report.charts import share_bar
+from repairkit.report.facts import numbers
+from repairkit.report.facts.repair_facts import repair_facts
+from repairkit.report.facts.run_facts import run_facts
 from repairkit.report.pictures import Picture
-from repairkit.report.repair_facts import repair_facts
-from repairkit.report.run_facts import run_facts
 
 Pictures = Mapping[int, Picture]
 """Pictures of images by their row in the data."""

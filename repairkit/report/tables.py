@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from repairkit.report import numbers
 from repairkit.report.charts import interval_mark
+from repairkit.report.facts import numbers
 
 SMALL_GROUP = 30
 

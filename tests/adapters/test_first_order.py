@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from repairkit_adapters.pytorch_model import PyTorchModel  # noqa: E402
+from repairkit_adapters.pytorch.model import PyTorchModel  # noqa: E402
 from tests.conftest import Answer  # noqa: E402
 
 FACTORY = """
@@ -36,7 +36,7 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.syspath_prepend(str(tmp_path))
     # Also where the installed distribution does not name its adapters yet.
     named = EntryPoint("pytorch", "repairkit_adapters.pytorch:ADAPTER", "repairkit.adapters")
-    monkeypatch.setattr("repairkit.workflows.adapters.entry_points", lambda group: [named])  # noqa: ARG005
+    monkeypatch.setattr("repairkit.jobs.export.adapters.entry_points", lambda group: [named])  # noqa: ARG005
     return "small_network:make"
 
 

@@ -19,15 +19,15 @@ from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
 from repairkit.core.game import Game
 from repairkit.core.scores import Budget, Estimator, Scores
 from repairkit.estimators import Auto, Exact, Permutation, Regression, Tmab, estimate
-from repairkit.workflows.bench import Bench, prepare
-from repairkit.workflows.clusters import ClusterOptions, find_cluster
-from repairkit.workflows.recipe import Recipe
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.jobs.score.clusters import ClusterOptions, find_cluster
+from repairkit.jobs.score.recipe import Recipe
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 from tests.conftest import Answer, Project, write_project
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'repairkit[ray]'")
-ray_cluster = pytest.importorskip("repairkit_adapters.ray_cluster")
+ray_cluster = pytest.importorskip("repairkit_adapters.ray.cluster")
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
 

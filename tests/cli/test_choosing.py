@@ -13,10 +13,10 @@ import jsonschema
 import numpy as np
 import pytest
 
-from repairkit.workflows.bench import prepare
-from repairkit.workflows.choosing import split_selection
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.jobs.repair.confirm.choosing import split_selection
+from repairkit.jobs.setup.bench import prepare
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project, write_project
 
@@ -76,7 +76,7 @@ def test_the_report_tells_how_filters_were_chosen(repairkit: Command, harmed: Pr
     assert selection["promised"]["ci_low"] > 0
     assert selection["confirmation"]["worst_group_accuracy"] == selection["promised"]
     assert selection["confirmation"]["accuracy"]["value"] >= -0.01
-    schema = json.loads((files("repairkit.workflows") / "patch.schema.json").read_text())
+    schema = json.loads((files("repairkit.jobs") / "patch.schema.json").read_text())
     jsonschema.validate(json.loads(Path(document["patch_file"]).read_text()), schema)
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import repairkit.cli as cli
-from repairkit.cli.arguments import flag_positions
+from repairkit.cli.options.arguments import flag_positions
 from repairkit.core.errors import RunFolderError, VerificationError
 from tests.conftest import Project
 

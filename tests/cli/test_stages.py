@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from repairkit.cli import app, stages
-from repairkit.core.stages import listening, stage
+from repairkit.cli import app
+from repairkit.cli.shown import stages
+from repairkit.core.process.stages import listening, stage
 from tests.conftest import Answer, Project
 
 Command = Callable[..., Answer]

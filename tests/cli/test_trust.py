@@ -13,7 +13,7 @@ import pytest
 
 from repairkit import score
 from repairkit.core.errors import SettingsError
-from repairkit.workflows.reporting import report_run
+from repairkit.jobs.look.reporting import report_run
 from tests.conftest import Answer, Project
 
 Command = Callable[..., Answer]

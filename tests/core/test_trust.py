@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError
+from repairkit.core.process.trust import import_named, refuse_untrusted, without
 from repairkit.core.suite import Annotations
-from repairkit.core.trust import import_named, refuse_untrusted, without
 from repairkit.metrics.user import user_metric
 
 PLANTED = "raise SystemExit('planted code was run')\n"

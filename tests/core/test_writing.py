@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from repairkit.core import writing
-from repairkit.core.writing import is_draft, together, write_whole
+from repairkit.core.process import writing
+from repairkit.core.process.writing import is_draft, together, write_whole
 
 
 def names(folder: Path) -> set[str]:
@@ -36,7 +36,7 @@ def write_all(places: list[Path]) -> None:
 DYING = """
 import os, sys
 from pathlib import Path
-from repairkit.core.writing import together
+from repairkit.core.process.writing import together
 left, replace = [int(sys.argv[1])], Path.replace
 def dying(self, target):
     if not left[0]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from repairkit.core.suite import Annotations
 from repairkit.data import Dataset, InputSpec, Preprocessing
-from repairkit.data.images import ReadyImages
+from repairkit.data.pixels.images import ReadyImages
 
 PLAIN = Preprocessing()
 

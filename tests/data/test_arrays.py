@@ -7,8 +7,8 @@ import pytest
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.data import InputSpec, Preprocessing
-from repairkit.data.arrays import load_array
-from repairkit.data.geometry import plan_geometry, resize_pixels
+from repairkit.data.pixels.geometry import plan_geometry, resize_pixels
+from repairkit.data.sources.arrays import load_array
 from tests.data.builders import PLAIN, noise, spec
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.data import Preprocessing
-from repairkit.data.decoding import ImageFile
-from repairkit.data.files import load_files
+from repairkit.data.pixels.decoding import ImageFile
+from repairkit.data.sources.files import load_files
 from tests.data.builders import PLAIN, noise, save_png, spec
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from repairkit.core.errors import DataError
 from repairkit.data.dataset import Records
-from repairkit.data.folder import read_folder
+from repairkit.data.sources.folder import read_folder
 from tests.data.builders import PLAIN, noise, save_folder, save_png, spec
 
 

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError, RunFolderError, SettingsError
-from repairkit.data import archive as archive_reader
-from repairkit.data import decoding, tables
-from repairkit.data.archive import read_archive
-from repairkit.data.decoding import ImageFile, decode
-from repairkit.data.geometry import Geometry
+from repairkit.data.pixels import decoding
+from repairkit.data.pixels.decoding import ImageFile, decode
+from repairkit.data.pixels.geometry import Geometry
 from repairkit.data.project import read_project
-from repairkit.data.tables import read_csv, read_parquet
-from repairkit.workflows.files import read_json
+from repairkit.data.sources import archive as archive_reader
+from repairkit.data.sources import tables
+from repairkit.data.sources.archive import read_archive
+from repairkit.data.sources.tables import read_csv, read_parquet
+from repairkit.jobs.output.files import read_json
 
 MANY = 1 << 40
 

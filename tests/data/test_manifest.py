@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError
-from repairkit.data.manifest import read_manifest
+from repairkit.data.sources.manifest import read_manifest
 from tests.data.builders import PLAIN, noise, save_manifest, save_png, spec
 
 

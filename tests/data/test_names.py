@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.text import first_line
+from repairkit.core.process.text import first_line
 from repairkit.data.names import check_keys, listing
 
 

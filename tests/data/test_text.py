@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repairkit.core.text import clean
+from repairkit.core.process.text import clean
 from repairkit.data.text import as_text, typed_column, whole_number
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repairkit.data.arrays import load_array
-from repairkit.data.preprocessing import Preprocessing
-from repairkit.data.spec import InputSpec
-from repairkit.data.usual import Way, usual_ways
+from repairkit.data.pixels.preprocessing import Preprocessing
+from repairkit.data.pixels.spec import InputSpec
+from repairkit.data.pixels.usual import Way, usual_ways
+from repairkit.data.sources.arrays import load_array
 
 FEW = np.arange(4)
 

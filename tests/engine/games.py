@@ -14,9 +14,9 @@ from repairkit.core.suite import Annotations, Suite
 from repairkit.engine.evaluator import MaskEvaluator
 from repairkit.engine.opening import Candidates
 from repairkit.engine.runner import Batching, Runner, settle_batching
-from repairkit.graph.bake import representable
-from repairkit.graph.instrument import instrument
-from repairkit.graph.sites import select_sites, survey
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.kinds.sites import select_sites, survey
+from repairkit.graph.patch.bake import representable
 from tests.models import head, model_of
 from tests.running import input_name, random_levels
 

@@ -16,16 +16,16 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from repairkit.core.game import Coalitions
-from repairkit.engine.agreement import STEPS_OF_ONE, difference
 from repairkit.engine.evaluator import Evaluator, keep_all
 from repairkit.engine.executor import ThreadExecutor
-from repairkit.engine.fast import FastEvaluator
 from repairkit.engine.opening import WAYS, open_evaluator
-from repairkit.engine.routes import Routes
-from repairkit.engine.scattered import with_scattered
-from repairkit.engine.stacked import StackedEvaluator
-from repairkit.graph.instrument import instrument, mask_name, mask_shape
-from repairkit.graph.recast import recast
+from repairkit.engine.rows.scattered import with_scattered
+from repairkit.engine.rows.stacked import StackedEvaluator
+from repairkit.engine.weights.agreement import STEPS_OF_ONE, difference
+from repairkit.engine.weights.fast import FastEvaluator
+from repairkit.engine.weights.routes import Routes
+from repairkit.graph.coalitions.instrument import instrument, mask_name, mask_shape
+from repairkit.graph.coalitions.recast import recast
 from tests.engine.games import Setup, set_up
 from tests.graph.test_real_models import image_of, load
 from tests.models import model_of

@@ -7,11 +7,11 @@ import pytest
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.engine.company import _same
+from repairkit.engine.ort.company import _same
 from repairkit.engine.runner import Runner, settle_batching
-from repairkit.graph.instrument import instrument
-from repairkit.graph.rebatch import rebatch
-from repairkit.graph.sites import find_sites
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.coalitions.rebatch import rebatch
+from repairkit.graph.kinds.sites import find_sites
 from tests import models, wild_models
 from tests.running import random_levels, run
 

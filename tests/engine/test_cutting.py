@@ -12,10 +12,10 @@ from onnx import ModelProto, TensorProto, helper
 
 from repairkit.engine.evaluator import Evaluator, keep_all
 from repairkit.engine.executor import ThreadExecutor
-from repairkit.engine.fast import FastEvaluator
 from repairkit.engine.opening import open_evaluator
-from repairkit.engine.routes import Routes
-from repairkit.engine.scattered import ScatteredEvaluator, with_scattered
+from repairkit.engine.rows.scattered import ScatteredEvaluator, with_scattered
+from repairkit.engine.weights.fast import FastEvaluator
+from repairkit.engine.weights.routes import Routes
 from tests.engine.games import Setup, deep_model, set_up
 from tests.models import LAYERS, head, images, model_of
 

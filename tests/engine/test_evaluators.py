@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repairkit.core.game import Coalitions
-from repairkit.engine.agreement import difference
 from repairkit.engine.evaluator import keep_all
 from repairkit.engine.executor import ThreadExecutor
-from repairkit.engine.fast import FastEvaluator
 from repairkit.engine.opening import WAYS, open_evaluator
-from repairkit.engine.routes import Routes
+from repairkit.engine.weights.agreement import difference
+from repairkit.engine.weights.fast import FastEvaluator
+from repairkit.engine.weights.routes import Routes
 from tests.engine.games import Setup, deep_model, set_up
 from tests.models import LAYERS, images
 

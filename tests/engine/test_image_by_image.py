@@ -34,14 +34,14 @@ from repairkit.core.filters import Site
 from repairkit.data import PartPlan
 from repairkit.engine.evaluator import MaskEvaluator, keep_all
 from repairkit.engine.opening import open_evaluator
+from repairkit.engine.rows.scattered import AffineMasks, with_scattered
 from repairkit.engine.runner import Runner, settle_batching
-from repairkit.engine.scattered import AffineMasks, with_scattered
-from repairkit.graph.affine import with_affine_masks
-from repairkit.graph.bake import representable
-from repairkit.graph.instrument import instrument
-from repairkit.graph.mixing import find_mixers
-from repairkit.graph.sites import survey
-from repairkit.workflows.settings import Settings
+from repairkit.graph.coalitions.affine import with_affine_masks
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.facts.mixing import find_mixers
+from repairkit.graph.kinds.sites import survey
+from repairkit.graph.patch.bake import representable
+from repairkit.jobs.setup.settings import Settings
 from tests.engine.games import set_up
 from tests.models import model_of
 

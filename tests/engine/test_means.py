@@ -7,7 +7,7 @@ import pytest
 from repairkit.core.suite import Annotations, Suite
 from repairkit.engine import means as streaming
 from repairkit.engine.means import measure_means
-from repairkit.graph.sites import find_sites
+from repairkit.graph.kinds.sites import find_sites
 from tests import models
 from tests.running import run
 

@@ -8,15 +8,15 @@ import sys
 import pytest
 
 from repairkit.engine.evaluator import MaskEvaluator
-from repairkit.engine.fast import FastEvaluator
 from repairkit.engine.opening import open_evaluator
-from repairkit.engine.scattered import ScatteredEvaluator
+from repairkit.engine.rows.scattered import ScatteredEvaluator
+from repairkit.engine.weights.fast import FastEvaluator
 from tests.engine.games import deep_model, set_up
 from tests.models import images
 
 _FREES = """
 from pathlib import Path
-from repairkit.engine.memory import release_freed
+from repairkit.engine.ort.memory import release_freed
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from repairkit.engine import compiled as compiled_module
-from repairkit.engine.agreement import Agreement, cones_fault
 from repairkit.engine.evaluator import keep_all
-from repairkit.engine.fast import FastEvaluator
 from repairkit.engine.opening import open_evaluator
-from repairkit.engine.routes import Routes
-from repairkit.graph import switches as switches_module
-from repairkit.graph.switches import Switched
+from repairkit.engine.weights import compiled as compiled_module
+from repairkit.engine.weights.agreement import Agreement, cones_fault
+from repairkit.engine.weights.fast import FastEvaluator
+from repairkit.engine.weights.routes import Routes
+from repairkit.graph.coalitions import switches as switches_module
+from repairkit.graph.coalitions.switches import Switched
 from tests import models
 from tests.engine.games import deep_model, set_up
 

@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 
 from repairkit.core.errors import DeviceError, ModelError
-from repairkit.engine import runtime
-from repairkit.engine.card import quarter_of_card_memory
-from repairkit.engine.runtime import (
+from repairkit.engine.ort import runtime
+from repairkit.engine.ort.card import quarter_of_card_memory
+from repairkit.engine.ort.runtime import (
     CUDA,
     open_session,
     out_of_memory,

@@ -9,16 +9,16 @@ import pytest
 from onnx import numpy_helper
 
 from repairkit.core.errors import DeviceError
-from repairkit.engine import stacked as stacked_module
-from repairkit.engine.agreement import difference
 from repairkit.engine.evaluator import MaskEvaluator, keep_all
 from repairkit.engine.opening import open_evaluator, open_stacked
 from repairkit.engine.precision import Precision
-from repairkit.engine.routes import Routes
+from repairkit.engine.rows import stacked as stacked_module
+from repairkit.engine.rows.stacked import StackedEvaluator
 from repairkit.engine.runner import Runner
-from repairkit.engine.stacked import StackedEvaluator
-from repairkit.graph.instrument import instrument
-from repairkit.graph.recast import recast
+from repairkit.engine.weights.agreement import difference
+from repairkit.engine.weights.routes import Routes
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.coalitions.recast import recast
 from tests.engine.games import Setup, deep_model, set_up
 from tests.models import LAYERS, images
 

@@ -11,16 +11,16 @@ from onnx import ModelProto, TensorProto, helper
 
 from repairkit.core.filters import Roster
 from repairkit.core.suite import Annotations, Suite
-from repairkit.data.images import ReadyImages
+from repairkit.data.pixels.images import ReadyImages
+from repairkit.engine.ensembles.trees import TreeEvaluator
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator, keep_all
 from repairkit.engine.executor import ThreadExecutor
 from repairkit.engine.means import measure_means
 from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.runner import Runner
-from repairkit.engine.trees import TreeEvaluator
-from repairkit.graph.bake import representable
-from repairkit.graph.instrument import instrument
-from repairkit.graph.sites import survey
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.kinds.sites import survey
+from repairkit.graph.patch.bake import representable
 from tests.ensembles import forest, rows_of
 
 EXACT = [

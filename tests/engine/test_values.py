@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-import repairkit.engine.values as values_module
-from repairkit.engine.sessions import Call, open_slice
-from repairkit.engine.values import as_value, memory_of, owned_outputs
+import repairkit.engine.ort.values as values_module
+from repairkit.engine.ort.sessions import Call, open_slice
+from repairkit.engine.ort.values import as_value, memory_of, owned_outputs
 
 SHAPE = [33, 17]
 FLOATS = TensorProto.FLOAT

@@ -6,8 +6,8 @@ import pytest
 from repairkit.core.errors import SettingsError
 from repairkit.core.scores import Budget
 from repairkit.estimators import Auto, estimate
-from repairkit.estimators.combining import combine, pooled_variances
-from repairkit.estimators.moments import Moments
+from repairkit.estimators.statistics.combining import combine, pooled_variances
+from repairkit.estimators.statistics.moments import Moments
 from tests.games import SoftGame, TableGame, WatchedGame, additive, noisy, quiet
 
 QUICK = Auto(top_k=3, round_rows=256, batch_size=8)

@@ -16,9 +16,9 @@ from repairkit.core.errors import RunFolderError
 from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Budget, Estimator, Scores, Spent
 from repairkit.estimators import CheckpointStore, Permutation, RandomScores, Tmab, estimate
-from repairkit.estimators.checkpoint import settings_key
-from repairkit.estimators.encoding import Decoder, Encoder, dataclass_types
-from repairkit.estimators.moments import Moments
+from repairkit.estimators.driving.checkpoint import settings_key
+from repairkit.estimators.driving.encoding import Decoder, Encoder, dataclass_types
+from repairkit.estimators.statistics.moments import Moments
 from tests.games import TableGame, any_values, noisy
 from tests.strategies import storable_values
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Budget, Run, Scores
 from repairkit.estimators import Estimation, RepairRegression, estimate
-from repairkit.estimators.control import N_FOLDS, Rows, fit_coefficients, shrink
-from repairkit.estimators.on_images import scores_on
-from repairkit.estimators.repair_run import RepairRun
-from repairkit.estimators.split import Split
+from repairkit.estimators.driving.on_images import scores_on
+from repairkit.estimators.linear.control import N_FOLDS, Rows, fit_coefficients, shrink
+from repairkit.estimators.linear.repair_run import RepairRun
+from repairkit.estimators.linear.split import Split
 from tests.estimators.test_regression import semivalue
 from tests.games import Floats, TableGame, WatchedGame, members
 

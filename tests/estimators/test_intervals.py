@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repairkit.estimators.intervals import bernstein_radius, log_term, student_quantile
-from repairkit.estimators.moments import Moments
+from repairkit.estimators.statistics.intervals import bernstein_radius, log_term, student_quantile
+from repairkit.estimators.statistics.moments import Moments
 
 
 @pytest.mark.parametrize(

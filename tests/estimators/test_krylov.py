@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repairkit.estimators.krylov import lanczos
+from repairkit.estimators.linear.krylov import lanczos
 
 
 def problem(n_rows: int, n_players: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import pytest
 from repairkit.core.errors import SettingsError
 from repairkit.core.scores import Budget
 from repairkit.estimators import Exact, Marginals, estimate
-from repairkit.estimators.stars import Sizes, begin_star
+from repairkit.estimators.walking.stars import Sizes, begin_star
 from tests.games import TableGame, WatchedGame, additive, any_values, noisy, quiet
 
 

@@ -17,10 +17,10 @@ from repairkit.estimators import (
     Regression,
     RepairRegression,
     estimate,
-    image_table,
 )
-from repairkit.estimators.on_images import scores_on
-from repairkit.estimators.regression_run import RegressionRun
+from repairkit.estimators.driving.on_images import scores_on
+from repairkit.estimators.linear import image_table
+from repairkit.estimators.linear.regression_run import RegressionRun
 from tests.games import Floats, TableGame, any_values, noisy
 
 N_PLAYERS, N_IMAGES = 6, 24

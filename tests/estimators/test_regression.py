@@ -7,9 +7,9 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Budget
 from repairkit.estimators import Exact, Regression, RepairRegression, estimate
-from repairkit.estimators.regression_run import RegressionRun
-from repairkit.estimators.rows import RegressionRows
-from repairkit.estimators.sizes import (
+from repairkit.estimators.linear.regression_run import RegressionRun
+from repairkit.estimators.linear.rows import RegressionRows
+from repairkit.estimators.linear.sizes import (
     LAWS,
     draw_sizes,
     find_collapse,

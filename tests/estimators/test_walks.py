@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from repairkit.core.game import GameFacts, ImagePool
-from repairkit.estimators.walks import (
+from repairkit.estimators.walking.walks import (
     Truncation,
     Walk,
     advance,

@@ -81,7 +81,7 @@ def patched_model(folder: Path, rng: random.Random) -> Arguments:
 
 def patch_file(folder: Path, rng: random.Random) -> Arguments:
     """A patch file with odd values, half of them sealed anew, applied or undone."""
-    from repairkit.workflows.patch_file import claim_digest
+    from repairkit.jobs.proof.patch_file import claim_digest
 
     original, patched, text = _patched()
     (folder / "model.onnx").write_bytes(original)
@@ -182,7 +182,7 @@ def _run() -> dict[str, bytes]:
     import tempfile
 
     from repairkit import api
-    from repairkit.workflows.settings import Settings
+    from repairkit.jobs.setup.settings import Settings
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

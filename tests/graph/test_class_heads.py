@@ -11,11 +11,11 @@ from onnx import ModelProto, helper
 
 from repairkit.core.errors import ModelError
 from repairkit.core.patch import HeadChange, Patch
-from repairkit.graph.bake import bake
-from repairkit.graph.class_head import ClassHead, find_head, head_named
-from repairkit.graph.head_bake import biased, changes_head, refitted
 from repairkit.graph.index import GraphIndex
-from repairkit.graph.revert import first_difference, revert, same_model
+from repairkit.graph.kinds.class_head import ClassHead, find_head, head_named
+from repairkit.graph.patch.bake import bake
+from repairkit.graph.patch.head_bake import biased, changes_head, refitted
+from repairkit.graph.patch.revert import first_difference, revert, same_model
 from tests import class_heads, models
 from tests.class_heads import HEADS
 from tests.running import run

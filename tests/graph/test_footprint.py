@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from repairkit.graph.footprint import bytes_of_largest_node
-from repairkit.workflows import bench as bench_module
-from repairkit.workflows.bench import prepare
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.graph.facts.footprint import bytes_of_largest_node
+from repairkit.jobs.setup import bench as bench_module
+from repairkit.jobs.setup.bench import prepare
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 from tests import models
 from tests.running import run
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnx import numpy_helper as arrays
 
-from repairkit.graph.sites import survey
+from repairkit.graph.kinds.sites import survey
 from tests.models import images
 from tests.running import run
 

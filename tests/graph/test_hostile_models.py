@@ -13,10 +13,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.files import read_model
-from repairkit.graph.folding import fold
-from repairkit.graph.instrument import instrument
-from repairkit.graph.sites import survey
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.kinds.sites import survey
+from repairkit.graph.stored.files import read_model
+from repairkit.graph.stored.folding import fold
 from tests import models
 
 
@@ -346,7 +346,7 @@ def test_no_custom_library_is_ever_loaded(monkeypatch: pytest.MonkeyPatch, tmp_p
     """Neither a model's metadata nor the surroundings make a session load code."""
     import onnxruntime
 
-    from repairkit.engine.runtime import open_session
+    from repairkit.engine.ort.runtime import open_session
 
     model = models.own_bias()
     model.metadata_props.add(key="ort_config", value='{"session_options": {"a": 1}}')

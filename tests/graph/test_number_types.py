@@ -12,15 +12,15 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.graph.bake import bake, representable
-from repairkit.graph.infer import infer_patch
-from repairkit.graph.instrument import instrument, mask_name, mask_shape
-from repairkit.graph.revert import revert
-from repairkit.graph.sites import survey
-from repairkit.graph.sparse import dense_array
-from repairkit.workflows.inspection import inspect
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import read_subject
+from repairkit.graph.coalitions.instrument import instrument, mask_name, mask_shape
+from repairkit.graph.kinds.sites import survey
+from repairkit.graph.patch.bake import bake, representable
+from repairkit.graph.patch.infer import infer_patch
+from repairkit.graph.patch.revert import revert
+from repairkit.graph.stored.sparse import dense_array
+from repairkit.jobs.look.inspection import inspect
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import read_subject
 from tests.models import images
 from tests.running import run
 

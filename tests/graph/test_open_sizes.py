@@ -12,13 +12,13 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.graph.bake import bake
-from repairkit.graph.image_axes import ImageAxes, image_axes
 from repairkit.graph.index import GraphIndex
-from repairkit.workflows.faults import judging_the_model
-from repairkit.workflows.inspection import inspect
-from repairkit.workflows.settings import Settings
-from repairkit.workflows.subject import Subject, read_subject
+from repairkit.graph.kinds.image_axes import ImageAxes, image_axes
+from repairkit.graph.patch.bake import bake
+from repairkit.jobs.look.inspection import inspect
+from repairkit.jobs.setup.faults import judging_the_model
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import Subject, read_subject
 from tests.models import own_bias
 from tests.running import run
 

@@ -10,10 +10,10 @@ from onnx import ModelProto, numpy_helper
 
 from repairkit.core.filters import Roster
 from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.graph.bake import bake, representable
-from repairkit.graph.instrument import instrument
-from repairkit.graph.revert import revert, same_model
-from repairkit.graph.sites import survey
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.kinds.sites import survey
+from repairkit.graph.patch.bake import bake, representable
+from repairkit.graph.patch.revert import revert, same_model
 from tests.running import all_present, input_name, random_levels, run
 from tests.zoo import LIGHT_MODELS, ZOO_MODELS, needs_zoo
 

@@ -6,7 +6,7 @@ import pytest
 from onnx import helper
 
 from repairkit.core.errors import ModelError, SettingsError
-from repairkit.graph.sites import find_sites, select_sites, survey
+from repairkit.graph.kinds.sites import find_sites, select_sites, survey
 from tests import models
 
 

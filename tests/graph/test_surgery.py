@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.graph.bake import bake, representable
-from repairkit.graph.instrument import instrument, mask_name
-from repairkit.graph.revert import first_difference, revert, same_model
-from repairkit.graph.sites import Survey, survey
+from repairkit.graph.coalitions.instrument import instrument, mask_name
+from repairkit.graph.kinds.sites import Survey, survey
+from repairkit.graph.patch.bake import bake, representable
+from repairkit.graph.patch.revert import first_difference, revert, same_model
 from tests import models
 from tests.running import all_present, input_name, random_levels, run
 

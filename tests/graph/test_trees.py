@@ -12,15 +12,15 @@ from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.filters import Filter, FilterMeans
 from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_of
 from repairkit.core.suite import Annotations, Suite
-from repairkit.data.images import ReadyImages
+from repairkit.data.pixels.images import ReadyImages
 from repairkit.engine.means import measure_means
-from repairkit.graph.bake import bake, representable
-from repairkit.graph.instrument import instrument
-from repairkit.graph.levels import bias_levels, zero_levels
-from repairkit.graph.norms import kernel_norms
-from repairkit.graph.revert import revert, same_model
-from repairkit.graph.sites import Survey, find_sites, survey
-from repairkit.graph.trees import numbers, replace_numbers
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.kinds.levels import bias_levels, zero_levels
+from repairkit.graph.kinds.norms import kernel_norms
+from repairkit.graph.kinds.sites import Survey, find_sites, survey
+from repairkit.graph.kinds.trees import numbers, replace_numbers
+from repairkit.graph.patch.bake import bake, representable
+from repairkit.graph.patch.revert import revert, same_model
 from tests.ensembles import MODES, Forest, forest, rows_of
 from tests.models import own_bias
 from tests.running import run

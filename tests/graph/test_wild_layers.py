@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Suite
-from repairkit.data.images import ReadyImages
+from repairkit.data.pixels.images import ReadyImages
 from repairkit.engine.means import measure_means
-from repairkit.graph.bake import bake, representable
-from repairkit.graph.instrument import instrument
-from repairkit.graph.levels import bias_levels, zero_levels
-from repairkit.graph.norms import kernel_norms
-from repairkit.graph.revert import revert, same_model
-from repairkit.graph.sites import Survey, survey
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.kinds.levels import bias_levels, zero_levels
+from repairkit.graph.kinds.norms import kernel_norms
+from repairkit.graph.kinds.sites import Survey, survey
+from repairkit.graph.patch.bake import bake, representable
+from repairkit.graph.patch.revert import revert, same_model
 from tests import models, wild_models
 from tests.running import all_present, random_levels, run
 

@@ -8,7 +8,7 @@ from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
 from repairkit.metrics import METRIC_NAMES, OutputForm, difference, evaluate, make_metric, wilson
-from repairkit.metrics.bootstrap import stratified_draws
+from repairkit.metrics.statistics.bootstrap import stratified_draws
 from repairkit.metrics.user import UserMetric
 from tests.metrics.cases import ON_ATTACKED, annotate, noisy_logits, one_hot
 

@@ -1,4 +1,4 @@
-"""Documents as the workflows write them, of any size and with any names."""
+"""Documents as the jobs write them, of any size and with any names."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from repairkit.report import find_payers, model_card, render_patch
-from repairkit.report.numbers import visible
-from repairkit.report.verdict import verdict
+from repairkit.report.facts.numbers import visible
+from repairkit.report.facts.verdict import verdict
 from tests.report.documents import HOSTILE, figure, repair
 
 

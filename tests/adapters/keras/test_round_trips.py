@@ -15,12 +15,12 @@ from repairkit.core.filters import Filter
 from repairkit.core.framework import LoadOptions
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.graph.bake import bake
-from repairkit.graph.sites import find_sites
-from repairkit.workflows.exporting import Exported, export
-from repairkit.workflows.settings import settle
+from repairkit.graph.kinds.sites import find_sites
+from repairkit.graph.patch.bake import bake
+from repairkit.jobs.export.exporting import Exported, export
+from repairkit.jobs.setup.settings import settle
+from repairkit_adapters.keras.runtime import quiet
 from repairkit_adapters.keras_models import ADAPTER, apply_patch, wrap
-from repairkit_adapters.keras_runtime import quiet
 from tests.adapters.keras import architectures
 from tests.adapters.keras.needed import needs_keras
 from tests.running import input_name, run

@@ -16,16 +16,16 @@ from repairkit.core.filters import Filter
 from repairkit.core.framework import Layer
 from repairkit.core.layer_map import LayerMap, MappedLayer
 from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.graph.bake import bake
-from repairkit.workflows.attack_story import FreshAttacks
-from repairkit.workflows.attacking import AttackSettings, attack
-from repairkit.workflows.exporting import export
-from repairkit.workflows.patch_file import PatchFile
-from repairkit.workflows.patching import PatchSettings, patch
-from repairkit.workflows.settings import settle
-from repairkit.workflows.subject import read_subject
+from repairkit.graph.patch.bake import bake
+from repairkit.jobs.attack.attack_story import FreshAttacks
+from repairkit.jobs.attack.attacking import AttackSettings, attack
+from repairkit.jobs.export.exporting import export
+from repairkit.jobs.proof.patch_file import PatchFile
+from repairkit.jobs.repair.patching import PatchSettings, patch
+from repairkit.jobs.setup.settings import settle
+from repairkit.jobs.setup.subject import read_subject
+from repairkit_adapters.keras.runtime import quiet
 from repairkit_adapters.keras_models import apply_patch, wrap
-from repairkit_adapters.keras_runtime import quiet
 from tests.adapters.keras import architectures
 from tests.adapters.keras.needed import needs_keras
 from tests.adapters.keras.test_round_trips import are_equal, exported, some_filters

@@ -1,0 +1,268 @@
+"""Sources of Keras models: files, applications and factories."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from repairkit.core.errors import AdapterError, RepairkitError
+from repairkit.core.framework import LoadOptions
+from repairkit.core.process.foreign import no_exit
+from repairkit.core.process.trust import import_named, offer, refuse_untrusted
+from repairkit_adapters.keras.runtime import Runtime, quiet, told
+
+APPLICATIONS = "keras.applications:"
+FILES = (".keras", ".h5", ".hdf5")
+# What saved models are made of. `keras.utils`, say, has functions that download and write files.
+_PARTS = {
+    "activations", "applications", "constraints", "dtype_policies", "engine", "initializers",
+    "layers", "losses", "metrics", "models", "ops", "optimizers", "quantizers", "random",
+    "regularizers",
+}  # fmt: skip
+_MOST_CONFIG = 256 << 20
+_MISFIT = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
+
+
+def load_model(runtime: Runtime, source: str, options: LoadOptions) -> Any:
+    """A Keras model from a file, `keras.applications:NAME` or `module:factory`.
+
+    Raises:
+        AdapterError: it is missing or unreadable, holds a Lambda layer without trust, or does not
+            fit its weights.
+    """
+    if source.lower().endswith(FILES):
+        if options.weights is not None:
+            raise AdapterError(
+                f"{source}: holds its own weights; leave --weights out, or name what they are for "
+                "(keras.applications:NAME or module:factory)"
+            )
+        model = _from_file(runtime, Path(source), options)
+    elif source.startswith(APPLICATIONS):
+        model = _application(runtime, source.removeprefix(APPLICATIONS), options)
+    else:
+        model = _from_factory(runtime, source)
+    if options.weights is not None:
+        _load_weights(runtime, model, source, options)
+    return model
+
+
+def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> Any:
+    if not path.is_file():
+        raise AdapterError(f"{path}: there is no such file")
+    config = _config(path)
+    named = list(_named_code(config))
+    code = [*(f"the Lambda layer {name!r}" for name in _lambdas(config)), *named]
+    refuse_untrusted(AdapterError, path, code, trust=options.trust)
+    for name in named:
+        offer(name.partition(":")[0])
+    try:
+        with quiet():
+            return runtime.keras.models.load_model(path, compile=False, safe_mode=not options.trust)
+    except _MISFIT as error:
+        unknown = _unknown_class(str(error))
+        if unknown:
+            raise AdapterError(
+                f"{path}: the custom layer or object {unknown!r} is not known; give "
+                "`module:factory` of your own code as the source, and the file's weights with "
+                "--weights"
+            ) from error
+        raise AdapterError(f"{path}: cannot be read as a Keras model ({told(error)})") from error
+
+
+def _config(path: Path) -> Any:
+    """What a file says of its layers, read as data."""
+    try:
+        if path.suffix.lower() == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                if archive.getinfo("config.json").file_size > _MOST_CONFIG:
+                    raise ValueError("its config.json is larger than any model needs")
+                return json.loads(archive.read("config.json"))
+        with _h5py().File(path, "r") as file:
+            found = file.attrs.get("model_config")
+        if found is None:
+            raise ValueError(
+                "it holds weights alone; give the model as the source, as "
+                "`keras.applications:NAME` or `module:factory`, and this file with --weights"
+            )
+        return json.loads(found)
+    except _MISFIT as error:
+        raise AdapterError(f"{path}: cannot be read as a Keras model ({told(error)})") from error
+
+
+def _h5py() -> Any:
+    with quiet():
+        return importlib.import_module("h5py")
+
+
+def _lambdas(config: Any) -> Iterator[str]:
+    """The names of Lambda layers, and of functions kept as code, anywhere in a configuration."""
+    waiting = [config]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            if found.get("class_name") in ("Lambda", "__lambda__"):
+                inner = found.get("config")
+                name = inner.get("name") if isinstance(inner, dict) else None
+                yield str(name or found["class_name"])
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+
+
+def _named_code(config: Any) -> Iterator[str]:
+    """Classes and functions that loading would import from modules that are not Keras's own."""
+    waiting = [config]
+    seen = set()
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            module, name = found.get("module"), found.get("class_name")
+            if isinstance(module, str) and isinstance(name, str):
+                inner = found.get("config")
+                if name == "function" and isinstance(inner, str):
+                    name = inner
+                if not _is_keras_own(module, name) and (module, name) not in seen:
+                    seen.add((module, name))
+                    yield f"{module}:{name}"
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+
+
+def _is_keras_own(module: str, name: str) -> bool:
+    if module == "builtins":  # a function that was registered, or a plain type
+        found = getattr(builtins, name, None)
+        return found is None or (isinstance(found, type) and found not in (type, object))
+    root, *parts = module.removeprefix("keras.src").removeprefix("keras").split(".") or [""]
+    of_keras = module == "keras" or module.startswith("keras.")
+    return of_keras and not root and (not parts or parts[0] in _PARTS)
+
+
+def _unknown_class(message: str) -> str | None:
+    for before in ("Could not locate class '", "Unknown layer: '", "Could not locate function '"):
+        if before in message:
+            return message.split(before, 1)[1].split("'", 1)[0]
+    return None
+
+
+def _application(runtime: Runtime, name: str, options: LoadOptions) -> Any:
+    factory = getattr(runtime.keras.applications, name, None)
+    if not callable(factory):
+        known = [n for n in dir(runtime.keras.applications) if n[0].isupper()]
+        raise AdapterError(
+            f"keras.applications has no model {name!r}; it has {', '.join(sorted(known)[:6])} and "
+            "others, written as here"
+        )
+    settings = {} if options.input_shape is None else {"input_shape": options.input_shape}
+    try:
+        with quiet():
+            return factory(weights=None, **settings)
+    except _MISFIT as error:
+        raise AdapterError(f"{APPLICATIONS}{name} cannot be built: {told(error)}") from error
+
+
+def _from_factory(runtime: Runtime, source: str) -> Any:
+    module, colon, name = source.partition(":")
+    if not colon or not module or not name:
+        raise AdapterError(
+            f"{source!r} is no Keras model; expected a .keras or .h5 file, a SavedModel folder, "
+            "keras.applications:NAME or module:factory"
+        )
+    try:
+        with no_exit(source, AdapterError):
+            found = import_named(module)
+    except RepairkitError:
+        raise
+    except Exception as error:  # whatever the user's module raises
+        raise AdapterError(
+            f"{source}: {module} cannot be imported ({told(error)}); run where it lies, or install "
+            "it"
+        ) from error
+    factory = getattr(found, name, None)
+    if isinstance(factory, runtime.keras.Model):
+        return factory
+    if not callable(factory):
+        raise AdapterError(
+            f"{source}: the module {module} has no function {name!r}; check the name after the "
+            "colon"
+        )
+    try:
+        with quiet(), no_exit(source, AdapterError):
+            model = factory()
+    except RepairkitError:
+        raise
+    except Exception as error:  # as above
+        raise AdapterError(
+            f"{source}: raised an error ({told(error)}); name a function that gives the model "
+            "without arguments"
+        ) from error
+    if not isinstance(model, runtime.keras.Model):
+        raise AdapterError(f"{source}: gave a {type(model).__name__}; a keras.Model was expected")
+    return model
+
+
+def _load_weights(runtime: Runtime, model: Any, source: str, options: LoadOptions) -> None:
+    path = options.weights
+    assert path is not None
+    if not path.is_file():
+        raise AdapterError(f"{path}: there is no such file")
+    if not model.built and options.input_shape is not None:
+        model(runtime.tensorflow.zeros((1, *options.input_shape)), training=False)
+    try:
+        with quiet():
+            model.load_weights(path)
+    except _MISFIT as error:
+        raise AdapterError(f"{path}: the weights do not fit {source} ({told(error)})") from error
+
+
+def image_shape(runtime: Runtime, model: Any, options: LoadOptions) -> tuple[int, ...]:
+    """The shape of one image, from the model or the options; builds a model that is not yet.
+
+    Raises:
+        AdapterError: several inputs, or a size that nobody told.
+    """
+    asked = options.input_shape
+    if not model.built and asked is not None:
+        with quiet():
+            try:
+                model(runtime.tensorflow.zeros((1, *asked)), training=False)
+            except _MISFIT as error:
+                raise AdapterError(
+                    f"the model cannot be run on images of shape {asked}: {told(error)}"
+                ) from error
+    inputs = getattr(model, "inputs", None)
+    if inputs is not None and len(inputs) != 1:
+        raise AdapterError(f"the model has {len(inputs)} inputs; one, of images, was expected")
+    own = tuple(inputs[0].shape[1:]) if inputs else None
+    if own is None or None in own:
+        if asked is None:
+            shown = "" if own is None else f" (it says {own})"
+            raise AdapterError(
+                f"the model does not tell the size of its images{shown}; add --input-shape, such "
+                "as 224,224,3"
+            )
+        if own is None:
+            return asked
+    if asked is not None:
+        fits = len(asked) == len(own) and all(
+            o in (None, a) for o, a in zip(own, asked, strict=True)
+        )
+        if not fits:
+            raise AdapterError(f"the model takes images of shape {own}, not {asked}")
+        return asked
+    return tuple(int(size) for size in own)

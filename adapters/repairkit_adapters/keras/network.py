@@ -1,0 +1,278 @@
+"""A Keras model as repairkit sees it: outputs, filters held at constants, gradients, ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import AdapterError
+from repairkit.core.framework import Images, Layer
+from repairkit_adapters.keras.export import write_onnx
+from repairkit_adapters.keras.layers import Tap, find_stages, in_32_bits, named_layers, tapped_stage
+from repairkit_adapters.keras.loss import cross_entropy, logits_of, refuse_no_classifier
+from repairkit_adapters.keras.operators import plain_convolutions
+from repairkit_adapters.keras.runtime import Runtime, quiet, told
+from repairkit_adapters.way_back import channels_by_layer, find_home
+
+if TYPE_CHECKING:
+    from repairkit.core.layer_map import LayerMap
+    from repairkit.jobs.proof.patch_file import PatchFile
+
+Levels = Mapping[str, Mapping[int, float]]
+
+
+class KerasNetwork:
+    """A Keras model of one image input; keeps `FrameworkModel`.
+
+    What is held at a constant is an input of one compiled function, so that trying every filter of
+    a model compiles it once.
+    """
+
+    framework = "keras"
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        model: Any,
+        *,
+        input_shape: tuple[int, ...],
+        opset: int | None,
+        frozen: Levels | None = None,
+    ) -> None:
+        """Watch one trace of the model.
+
+        Args:
+            runtime: Keras and TensorFlow.
+            model: a `keras.Model`.
+            input_shape: of one image.
+            opset: of the exported ONNX; the exporter's own choice if None.
+            frozen: channels that are constant in all that is computed here, by layer, with their
+                constants; the model itself stays as it is.
+
+        Raises:
+            AdapterError: the model does not take one image of that shape.
+        """
+        self.model = model
+        self._runtime = runtime
+        self._input_shape = input_shape
+        self._opset = opset
+        try:
+            with quiet():
+                self.stages = find_stages(runtime, model, input_shape)
+        except (TypeError, ValueError, RuntimeError, runtime.tensorflow.errors.OpError) as error:
+            raise AdapterError(
+                f"the model cannot be run on images of shape {input_shape}: {told(error)}"
+            ) from error
+        self._numbers = {stage.layer.name: i for i, stage in enumerate(self.stages)}
+        self._held: tuple[int, NDArray[np.intp], Images] | None = None
+        self._frozen = dict(frozen or {})
+        self._compiled: dict[tuple[str, bool], Any] = {}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self._input_shape
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(stage.layer for stage in self.stages)
+
+    def outputs(self, images: Images) -> Images:
+        """See `FrameworkModel.outputs`."""
+        return np.asarray(self._run("outputs", self._first, images), np.float32)
+
+    @contextmanager
+    def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
+        """See `FrameworkModel.freezing`.
+
+        Raises:
+            AdapterError: no such layer or channel.
+        """
+        number = self._numbers.get(layer)
+        if number is None:
+            raise AdapterError(
+                f"the model has no layer {layer!r}; its layers are "
+                f"{', '.join(list(self._numbers)[:6])}"
+            )
+        n_channels = self.stages[number].layer.n_channels
+        if np.size(channels) and not 0 <= np.min(channels) <= np.max(channels) < n_channels:
+            raise AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
+        before = self._held
+        self._held = (number, channels, constants)
+        try:
+            yield
+        finally:
+            self._held = before
+
+    def loss_gradients(
+        self, images: Images, labels: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], Images]:
+        """See `FrameworkModel.loss_gradients`.
+
+        Raises:
+            AdapterError: the model is no classifier.
+        """
+        tf = self._runtime.tensorflow
+        if ("gradients", self._held is not None) not in self._compiled:
+            refuse_no_classifier(self.outputs(images[:1]).shape)
+
+        def gradients(x: Any, y: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                losses = cross_entropy(tf, *logits_of(self._first(x)), y)
+            return losses, tape.gradient(losses, x)
+
+        losses, found = self._run("gradients", gradients, images, np.asarray(labels, np.int32))
+        return np.asarray(losses, np.float64), np.asarray(found, np.float32)
+
+    def patched(self, file: PatchFile, layers: LayerMap) -> KerasNetwork:
+        """The model with the filters of a patch frozen; it shares the weights, which stay.
+
+        Args:
+            file: the patch.
+            layers: which channel of which layer each filter is; unproven ones are frozen too, so
+                compare outputs afterwards.
+
+        Raises:
+            AdapterError: the map does not tell of a filter, or the model does not fit it.
+        """
+        home = find_home(file, layers, framework=self.framework, unproven=True)
+        return KerasNetwork(
+            self._runtime,
+            self.model,
+            input_shape=self._input_shape,
+            opset=self._opset,
+            frozen=channels_by_layer(home.channels, self.layers),
+        )
+
+    def export(self, path: Path) -> None:
+        """See `FrameworkModel.export`."""
+
+        def run(images: Any) -> Any:
+            return self._flat(self.model(images, training=False))
+
+        with plain_convolutions(self._runtime, self.model):
+            write_onnx(
+                self._runtime,
+                self._tapping(run, self._frozen_tap),
+                path,
+                input_name=input_name(self.model),
+                input_shape=self._input_shape,
+                opset=self._opset,
+                layers=[name for name, _ in named_layers(self.model)],
+            )
+
+    def _flat(self, outputs: Any) -> list[Any]:
+        return list(self._runtime.keras.tree.flatten(outputs))
+
+    def _first(self, images: Any) -> Any:
+        return self._flat(self.model(images, training=False))[0]
+
+    def _run(self, name: str, function: Callable[..., Any], *inputs: NDArray[Any]) -> Any:
+        """Run a compiled function on images, as things are held now."""
+        tf = self._runtime.tensorflow
+        held = self._held
+        key = (name, held is not None)
+        more: list[NDArray[Any]] = []
+        if held is not None:
+            number, channels, constants = held
+            more = [
+                np.asarray(number, np.int32),
+                np.asarray(channels, np.int32),
+                np.asarray(constants, np.float32),
+            ]
+        with quiet():
+            if key not in self._compiled:
+                free = [tf.TensorSpec((None, *self._input_shape), tf.float32)]
+                free += [tf.TensorSpec((None,), i.dtype) for i in inputs[1:]]
+                free += [tf.TensorSpec((None,) * np.ndim(m), m.dtype) for m in more]
+                if held is None:
+                    whole = self._tapping(function, self._frozen_tap)
+                else:
+                    whole = self._holding(function)
+                self._compiled[key] = tf.function(whole, input_signature=free)
+            try:
+                return self._compiled[key](*inputs, *more)
+            except (TypeError, ValueError, tf.errors.OpError) as error:
+                raise AdapterError(
+                    f"the model cannot be run on images of shape {inputs[0].shape[1:]}: "
+                    f"{told(error)}"
+                ) from error
+
+    def _holding(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with three more inputs: which stage, and each image's channel and level."""
+
+        def run(*inputs: Any) -> Any:
+            *own, chosen, channels, levels = inputs
+
+            def tap_of(number: int) -> Tap:
+                before = self._frozen_tap(number)
+                held = self._held_tap(number, chosen, channels, levels)
+                return held if before is None else lambda tensor: held(before(tensor))
+
+            return self._tapping(function, tap_of)(*own)
+
+        return run
+
+    def _tapping(
+        self, function: Callable[..., Any], tap_of: Callable[[int], Tap | None]
+    ) -> Callable[..., Any]:
+        """The function, traced with taps on stages."""
+
+        def run(*inputs: Any) -> Any:
+            with ExitStack() as stack:
+                stack.enter_context(in_32_bits(named_layers(self.model)))
+                for number, stage in enumerate(self.stages):
+                    tap = tap_of(number)
+                    if tap is not None:
+                        stack.enter_context(tapped_stage(self._runtime, stage, tap))
+                return function(*inputs)
+
+        return run
+
+    def _held_tap(self, number: int, chosen: Any, channels: Any, levels: Any) -> Tap:
+        tf, axis = self._runtime.tensorflow, self.stages[number].channel_axis
+
+        def tap(tensor: Any) -> Any:
+            rank = len(tensor.shape)
+            shape = [1] * rank
+            shape[0] = -1
+            wide = list(shape)
+            wide[axis] = int(tensor.shape[axis])
+
+            def held() -> Any:
+                here = tf.one_hot(channels, wide[axis], True, False, dtype=tf.bool)
+                level = tf.cast(tf.reshape(levels, shape), tensor.dtype)
+                return tf.where(tf.reshape(here, wide), level, tensor)
+
+            return tf.cond(tf.equal(chosen, number), held, lambda: tensor)
+
+        return tap
+
+    def _frozen_tap(self, number: int) -> Tap | None:
+        stage, tf = self.stages[number], self._runtime.tensorflow
+        constants = self._frozen.get(stage.layer.name)
+        if not constants:
+            return None
+        here = np.zeros(stage.layer.n_channels, bool)
+        levels = np.zeros(stage.layer.n_channels, np.float32)
+        for channel, constant in constants.items():
+            here[channel], levels[channel] = True, constant
+
+        def tap(tensor: Any) -> Any:
+            shape = [1] * len(tensor.shape)
+            shape[stage.channel_axis] = -1
+            level = tf.constant(levels.reshape(shape), tensor.dtype)
+            return tf.where(here.reshape(shape), level, tensor)
+
+        return tap
+
+
+def input_name(model: Any) -> str:
+    """What the model's input is called, as far as it has a name."""
+    inputs = getattr(model, "inputs", None) or []
+    return str(getattr(inputs[0], "name", "") or "images") if inputs else "images"

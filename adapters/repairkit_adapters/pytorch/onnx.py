@@ -1,0 +1,147 @@
+"""Write PyTorch models as ONNX: the exporter's errors in one line, its chatter kept from people."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repairkit.core.errors import AdapterError, ExportError
+from repairkit_adapters.pytorch.trace import watching_modules
+
+_INPUT, _OUTPUT = "images", "output"
+_LARGE = 1_500_000_000
+_LONGEST = 200
+_OPERATOR = re.compile(r"target=torch\.ops\.([\w.]+)")
+
+
+def write_onnx(
+    module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool, source: str
+) -> None:
+    """Write a module that is in evaluation mode, with a free batch unless it is `fixed`.
+
+    Raises:
+        ExportError: a layer cannot be exported, or ONNX's exporter is missing.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise AdapterError(
+            f"PyTorch's exporter needs onnxscript ({error}); install it with `pip install "
+            "'repairkit[pytorch]'`"
+        ) from error
+    try:
+        with _quiet(), torch.no_grad():
+            if isinstance(module, torch.jit.ScriptModule):
+                _from_script(module, images, path, opset=opset, fixed=fixed)
+            else:
+                _from_program(module, images, path, opset=opset, fixed=fixed)
+    except (AdapterError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ExportError(_told(source, error, module, images)) from error
+
+
+def _from_program(module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool) -> None:
+    free: Any = {0: torch.export.Dim("batch")}
+    program = torch.onnx.export(
+        module,
+        (images,),
+        dynamo=True,
+        input_names=[_INPUT],
+        dynamic_shapes=None if fixed else ((free,),) if _takes_any_number(module) else (free,),
+        opset_version=opset,
+        verbose=False,
+    )
+    # Stack traces of the user's own code are nobody else's business.
+    for node in program.model.graph:
+        node.metadata_props.clear()
+    n_bytes = sum(t.numel() * t.element_size() for t in module.parameters())
+    program.save(path, external_data=n_bytes > _LARGE)
+
+
+def _takes_any_number(module: Any) -> bool:
+    """Whether `forward` takes the images as one of `*args`; the exporter then wants a tuple."""
+    first = next(iter(inspect.signature(module.forward).parameters.values()), None)
+    return first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
+
+
+def _from_script(module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool) -> None:
+    """TorchScript goes through the exporter that was made for it."""
+    free = {_INPUT: {0: "batch"}, _OUTPUT: {0: "batch"}}
+    torch.onnx.export(
+        module,
+        (images,),
+        str(path),
+        dynamo=False,
+        input_names=[_INPUT],
+        output_names=[_OUTPUT],
+        dynamic_axes=None if fixed else free,
+        opset_version=opset,
+        verbose=False,
+    )
+
+
+def _told(source: str, error: Exception, module: Any, images: Any) -> str:
+    """What went wrong where, and what to do, in one line."""
+    chain: list[str] = []
+    current: BaseException | None = error
+    while current is not None:
+        chain.append(str(current))
+        current = current.__cause__
+    text = "\n".join(reversed(chain))  # the cause comes first
+    with _quiet():
+        where = _layer_at_fault(module, images, text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    place = f"layer {where!r}" if where else "a layer"
+    return (
+        f"{source}: {place} cannot be exported to ONNX ({reason[:_LONGEST]}); replace it by "
+        "operators that ONNX has, or try another --opset"
+    )
+
+
+def _layer_at_fault(module: Any, images: Any, text: str) -> str:
+    """The innermost module where capturing stops, or that calls the operator of the message.
+
+    Empty where that cannot be told.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return ""
+    running: list[str] = []
+    try:
+        with watching_modules(module, running):
+            program = torch.export.export(module, (images,), strict=False)
+        nodes = list(program.run_decompositions().graph.nodes)
+    except Exception:  # noqa: BLE001 - it failed before, and where is all that is asked
+        return running[-1] if running else ""
+    found = _OPERATOR.search(text)
+    for node in nodes:
+        if found is not None and str(node.target) == found.group(1).rstrip("."):
+            stack = list(node.meta.get("nn_module_stack", {}).values())
+            return str(stack[-1][0]) if stack else ""
+    return ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints, logs and warns of its own workings; errors are told as errors."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

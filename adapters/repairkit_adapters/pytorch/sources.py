@@ -1,0 +1,308 @@
+"""Where PyTorch models come from: factories with a state dict, exported programs, TorchScript."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repairkit.core.errors import AdapterError, RepairkitError
+from repairkit.core.framework import LoadOptions
+from repairkit.core.process.foreign import no_exit
+from repairkit.core.process.trust import import_named, offer, refuse_untrusted
+from repairkit_adapters.pickles import foreign_names, names_in, pickles_in
+from repairkit_adapters.pytorch.model import PyTorchModel
+from repairkit_adapters.pytorch.plain import plain_names
+
+_NESTED = ("state_dict", "model_state_dict", "model", "net")
+_SHOWN = 3
+
+
+def load_source(source: str, options: LoadOptions) -> PyTorchModel:
+    """See `PyTorchAdapter.load`."""
+    path = Path(source)
+    is_file = path.suffix.lower() in (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit")
+    if is_file or path.is_file():
+        if options.weights is not None:
+            raise AdapterError(
+                f"{source}: holds its own weights; leave --weights out, or name a factory "
+                "(module:function) that they are for"
+            )
+        return _from_file(path, options)
+    module = _made(source)
+    if options.weights is not None:
+        _fill(module, options.weights, source, trust=options.trust)
+    if options.input_shape is None:
+        raise AdapterError(
+            f"{source}: a module does not say which images it takes; give --input-shape, such as "
+            "3,224,224"
+        )
+    return PyTorchModel(module, options.input_shape, opset=options.opset, source=source)
+
+
+def _made(source: str) -> Any:
+    """What `module:factory` gives."""
+    module_name, _, path = source.partition(":")
+    if not module_name or not path:
+        raise AdapterError(
+            f"{source}: is no PyTorch source; give module:factory, a torch.export program (.pt2) "
+            "or a TorchScript file"
+        )
+    try:
+        with no_exit(source, AdapterError):
+            found: Any = import_named(module_name)
+    except RepairkitError:
+        raise
+    except Exception as error:
+        raise AdapterError(
+            f"{source}: the module {module_name!r} cannot be imported ({_line(error)}); run where "
+            "it lies, or install it"
+        ) from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise AdapterError(
+                f"{source}: the module {module_name!r} has no {path!r}; check the name after the "
+                "colon"
+            )
+        found = getattr(found, part)
+    if not isinstance(found, torch.nn.Module) and callable(found):
+        try:
+            inspect.signature(found).bind()
+            with no_exit(source, AdapterError):
+                found = found()
+        except RepairkitError:
+            raise
+        except Exception as error:
+            raise AdapterError(
+                f"{source}: cannot be called without arguments ({_line(error)}); name a function "
+                "that gives the model by itself"
+            ) from error
+    if not isinstance(found, torch.nn.Module):
+        raise AdapterError(
+            f"{source}: gives a {type(found).__name__}, and a torch.nn.Module was expected"
+        )
+    return found
+
+
+def _fill(module: Any, path: Path, source: str, *, trust: bool) -> None:
+    """Load a state dict that fits to the last tensor."""
+    state = _bare(_read_state(path, trust=trust), module)
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in state]
+    unknown = [name for name in state if name not in wanted]
+    misfits = [
+        f"{name} is {tuple(state[name].shape)} and {tuple(wanted[name].shape)} was expected"
+        for name in wanted
+        if name in state
+        and hasattr(wanted[name], "shape")
+        and state[name].shape != wanted[name].shape
+    ]
+    faults = [
+        *([f"{len(missing)} tensors are missing ({_some(missing)})"] if missing else []),
+        *([f"{len(unknown)} are not the model's ({_some(unknown)})"] if unknown else []),
+        *([f"{len(misfits)} have another shape ({misfits[0]})"] if misfits else []),
+    ]
+    if faults:
+        raise AdapterError(
+            f"{path}: does not fit {source}: {'; '.join(faults)}; name the factory that the "
+            "weights were saved from"
+        )
+    module.load_state_dict(state)
+
+
+def _bare(state: dict[str, Any], module: Any) -> dict[str, Any]:
+    """The state dict inside a checkpoint, without the prefix that wrappers put before names."""
+    for name in _NESTED:
+        if isinstance(state.get(name), dict):
+            state = state[name]
+            break
+    tensors = {n: t for n, t in state.items() if isinstance(t, torch.Tensor)}
+    wanted = module.state_dict()
+    if set(tensors) == set(wanted):
+        return tensors
+    given, taken = plain_names(tensors), plain_names(wanted)
+    if set(given) != set(taken):
+        return tensors
+    return {taken[name]: tensors[old] for name, old in given.items()} | {
+        name: wanted[name] for name in wanted if name not in taken.values()
+    }
+
+
+def _read_state(path: Path, *, trust: bool) -> dict[str, Any]:
+    """A state dict; without trust no pickle in it is run beyond what PyTorch deems safe."""
+    if not path.is_file():
+        raise AdapterError(f"{path}: there is no such file; give --weights a state dict")
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        foreign = foreign_names(path)
+        if not foreign:
+            raise AdapterError(
+                f"{path}: is no state dict that can be read safely ({_line(error)}); save it with "
+                "torch.save(model.state_dict(), ...) or as safetensors"
+            ) from error
+        refuse_untrusted(AdapterError, path, foreign, trust=trust)
+        state = _unpickle(path, foreign)
+    if isinstance(state, torch.nn.Module):
+        state = state.state_dict()
+    if not isinstance(state, dict):
+        raise AdapterError(
+            f"{path}: holds a {type(state).__name__}, and a state dict was expected; save it with "
+            "torch.save(model.state_dict(), ...)"
+        )
+    return state
+
+
+def _unpickle(path: Path, names: tuple[str, ...]) -> Any:
+    """Whatever a trusted file holds; its classes may lie in the working folder.
+
+    Raises:
+        AdapterError: it cannot be read.
+    """
+    for name in names:
+        offer(name.partition(":")[0])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise AdapterError(
+            f"{path}: cannot be unpickled ({_line(error)}); run where its classes are, or save it "
+            "with torch.save(model.state_dict(), ...)"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise AdapterError(
+            f"{path}: reading safetensors needs the package of that name ({error}); install it "
+            "with `pip install 'repairkit[pytorch]'`"
+        ) from error
+    try:
+        state: dict[str, Any] = load_file(path)
+    except SafetensorError as error:
+        raise AdapterError(f"{path}: is no safetensors file ({_line(error)})") from error
+    return state
+
+
+def _from_file(path: Path, options: LoadOptions) -> PyTorchModel:
+    """A `torch.export` program, a TorchScript file, or a module that was pickled whole."""
+    if not path.is_file():
+        raise AdapterError(f"{path}: there is no such file; give the path of a PyTorch model")
+    names = _archive(path)
+    if any(name.endswith("constants.pkl") for name in names):
+        return _from_script(path, options)
+    if any("models/" in n or n.endswith("serialized_exported_program.json") for n in names):
+        return _from_program(path, options)
+    foreign = foreign_names(path)
+    if foreign:
+        refuse_untrusted(AdapterError, path, foreign, trust=options.trust)
+        found = _unpickle(path, foreign)
+        if isinstance(found, torch.nn.Module):
+            return _with_shape(found, path, "a module", options)
+    raise AdapterError(
+        f"{path}: is neither a torch.export program nor TorchScript; of a file with weights "
+        "alone, give --weights and name the model's factory (module:function) as the source"
+    )
+
+
+def _archive(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except zipfile.BadZipFile:
+        return []
+
+
+def _from_script(path: Path, options: LoadOptions) -> PyTorchModel:
+    code = [name for name in _archive(path) if "/code/" in name and name.endswith(".py")]
+    refuse_untrusted(
+        AdapterError,
+        path,
+        [f"the TorchScript program {name.partition('/code/')[2]}" for name in code]
+        or ["a TorchScript program"],
+        trust=options.trust,
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = torch.jit.load(str(path), map_location="cpu")
+    except (RuntimeError, ValueError) as error:
+        raise AdapterError(f"{path}: cannot be read as TorchScript ({_line(error)})") from error
+    return _with_shape(module, path, "TorchScript", options)
+
+
+def _with_shape(module: Any, path: Path, what: str, options: LoadOptions) -> PyTorchModel:
+    if options.input_shape is None:
+        raise AdapterError(
+            f"{path}: {what} does not say which images it takes; give --input-shape, such as "
+            "3,224,224"
+        )
+    return PyTorchModel(module, options.input_shape, opset=options.opset, source=str(path))
+
+
+def _from_program(path: Path, options: LoadOptions) -> PyTorchModel:
+    refuse_untrusted(AdapterError, path, _code_of_program(path), trust=options.trust)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.load(str(path))
+            module = program.module(check_guards=False)
+    except Exception as error:
+        raise AdapterError(
+            f"{path}: cannot be read as a torch.export program ({_line(error)}); export it anew "
+            "with this version of PyTorch"
+        ) from error
+    shape, step = _input_of(program, path)
+    if options.input_shape not in (None, shape):
+        raise AdapterError(
+            f"{path}: takes images of shape {shape}, not {options.input_shape}; leave "
+            "--input-shape out"
+        )
+    return PyTorchModel(module, shape, opset=options.opset, step=step, source=str(path))
+
+
+def _code_of_program(path: Path) -> list[str]:
+    """What loading an exported program runs: the names in its pickles, and its operators."""
+    foreign = foreign_names(path)
+    named = sorted({name for content in pickles_in(path) for name in names_in(content)})
+    pickled = [f"the pickle's {name}" for name in (*foreign, *named)]
+    return [*dict.fromkeys(pickled), "the program's operators"]
+
+
+def _input_of(program: Any, path: Path) -> tuple[tuple[int, ...], int | None]:
+    """The shape of one image, and the batch that the program is fixed at, if any."""
+    wanted = set(program.graph_signature.user_inputs)
+    nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in wanted]
+    values = [n.meta.get("val") for n in nodes]
+    if len(values) != 1 or not isinstance(values[0], torch.Tensor) or values[0].dim() < 2:
+        raise AdapterError(
+            f"{path}: takes {len(values)} inputs, and one batch of images was wanted"
+        )
+    batch, *shape = values[0].shape
+    if not all(isinstance(size, int) for size in shape):
+        raise AdapterError(
+            f"{path}: takes images of any size; export the program with the size that it is used at"
+        )
+    return tuple(shape), batch if isinstance(batch, int) else None
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""Ray: rounds answered by the workers of a cluster."""

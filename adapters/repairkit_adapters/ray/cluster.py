@@ -1,0 +1,307 @@
+"""Games on a Ray cluster: one engine per actor, model and images in the object store once.
+
+The actor is replaced, not restarted by Ray: an engine that was lost is opened again, wherever there
+is room, and what it had under way is handed out again (see `repairkit.engine.dispatch`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
+from repairkit.core.game import GameFacts
+from repairkit.engine.dispatch import DispatchedGame, Part, Report
+from repairkit.engine.precision import Precision
+from repairkit.jobs.score.clusters import ClusterOptions
+from repairkit.jobs.score.recipe import Recipe
+from repairkit_adapters.ray.engine import Engine, engine_versions
+
+logger = logging.getLogger(__name__)
+
+_MOST_STARTS = 3
+_START_SECONDS = 600.0
+
+
+class RayCluster:
+    """See `repairkit.jobs.score.clusters.Cluster`.
+
+    Args:
+        options: `address` is `local` (start one here and stop it at the end), `auto` (the one that
+            runs here or that Ray was told of) or an address.
+    """
+
+    def __init__(self, options: ClusterOptions) -> None:
+        self.options = options
+
+    @contextmanager
+    def open(self, recipe: Recipe, *, seed: int) -> Iterator[RayGame]:
+        """The game of a recipe, played by actors that are gone afterwards.
+
+        Raises:
+            SettingsError: Ray is missing.
+            DeviceError: there is no cluster, no room on it, or its workers are unfit.
+            RepairkitError: the game cannot be opened on them.
+        """
+        ray = _load_ray()
+        with _joined(ray, self.options):
+            crew = RayCrew(ray, recipe, self.options)
+            try:
+                yield RayGame(crew, crew.settle(), seed=seed)
+            finally:
+                crew.close()
+
+
+class RayGame(DispatchedGame):
+    """A dispatched game that says what its workers are."""
+
+    def __init__(self, crew: RayCrew, told: dict[str, Any], *, seed: int) -> None:
+        facts: GameFacts = told["facts"]
+        super().__init__(crew, facts, path=told["path"], seed=seed)
+        self.device: str = told["device"]
+        self.precision: Precision = told["precision"]
+
+
+class RayCrew:
+    """Actors by number; see `repairkit.engine.dispatch.Crew`.
+
+    Args:
+        ray: the module.
+        recipe: of the game.
+        options: see `RayCluster`.
+    """
+
+    def __init__(self, ray: Any, recipe: Recipe, options: ClusterOptions) -> None:
+        self.ray, self.options = ray, options
+        self.n_bytes = recipe.n_bytes
+        on_gpus = recipe.settings.device != "cpu" and _total(ray, "GPU") >= 1
+        self._resources = {"num_gpus": 1} if on_gpus else {"num_cpus": options.cores}
+        self._recipe = ray.put(recipe)
+        room = int(_total(ray, "GPU") if on_gpus else _total(ray, "CPU") // options.cores)
+        n_workers = room if options.workers is None else min(room, options.workers)
+        if n_workers < 1:
+            raise DeviceError(
+                f"the Ray cluster has no room for a worker of {options.cores} cores "
+                f"({_total(ray, 'CPU'):g} CPUs, {_total(ray, 'GPU'):g} GPUs); give --ray-cores less"
+            )
+        self._actors: dict[int, Any] = {}
+        self._waiting: dict[Any, tuple[int, Part | None]] = {}
+        self._starts = dict.fromkeys(range(n_workers), 0)
+        self._first: dict[str, Any] | None = None
+        self._told: dict[int, dict[str, Any]] = {}
+        self._early: list[Report] = []
+        self.n_lost = 0
+        for worker in range(n_workers):
+            self._start(worker)
+
+    @property
+    def n_workers(self) -> int:
+        return len(self._starts)
+
+    def settle(self) -> dict[str, Any]:
+        """Wait for the first worker; what it says of itself, by which the others are judged.
+
+        Raises:
+            DeviceError: none gets ready, or one is unfit.
+        """
+        while self._first is None:
+            self._early += self._collect(_START_SECONDS)
+            if self._first is None and not self._early and self.n_lost == 0:
+                raise DeviceError(
+                    f"no worker of the Ray cluster got ready within {_START_SECONDS:.0f} s; look "
+                    "at `ray status`: others may hold its resources"
+                )
+        return self._first
+
+    def hand_out(self, worker: int, part: Part) -> None:
+        """See `Crew`."""
+        answer_ref = self._actors[worker].play.remote(part)
+        self._waiting[answer_ref] = worker, part
+
+    def gather(self, timeout_seconds: float) -> Sequence[Report]:
+        """See `Crew`."""
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        return self._collect(timeout_seconds)
+
+    def close(self) -> None:
+        for actor in self._actors.values():
+            with suppress(Exception):  # it may be gone already
+                self.ray.kill(actor)
+        self._actors.clear()
+        self._waiting.clear()
+
+    def processes(self) -> list[int]:
+        """Of the workers that are ready, on whatever machine."""
+        return [told["process"] for told in self._told.values()]
+
+    def _start(self, worker: int) -> None:
+        self._starts[worker] += 1
+        kind = self.ray.remote(Engine).options(
+            max_restarts=0, max_task_retries=0, **self._resources
+        )
+        self._actors[worker] = kind.remote(self._recipe, self.options.cores)
+        self._waiting[self._actors[worker].describe.remote()] = worker, None
+
+    def _collect(self, timeout_seconds: float) -> list[Report]:
+        refs = list(self._waiting)
+        done, _ = self.ray.wait(refs, num_returns=1, timeout=timeout_seconds)
+        if done:  # and whatever else is there already
+            done, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
+        reports: list[Report] = []
+        for ref in done:
+            if ref not in self._waiting:  # lost with its worker a moment ago
+                continue
+            worker, part = self._waiting.pop(ref)
+            try:
+                found = self.ray.get(ref)
+            except self.ray.exceptions.RayError as error:
+                reports += self._lose(worker, error)
+                continue
+            if part is None:
+                self._greet(worker, found)
+                reports.append(Report(worker))
+            elif isinstance(found, Exception):
+                reports.append(Report(worker, part.key, error=found))
+            else:
+                self._starts[worker] = 0
+                reports.append(Report(worker, part.key, found))
+        return reports
+
+    def _greet(self, worker: int, told: dict[str, Any]) -> None:
+        """Take a worker on, if it plays the very same game.
+
+        Raises:
+            DeviceError: it has other versions, or rounds otherwise.
+        """
+        ours = engine_versions()
+        for name, version in told["versions"].items():
+            if ours.get(name) != version:
+                raise DeviceError(
+                    f"the worker on {told['place']} has {name} {version} and this machine "
+                    f"{ours.get(name)}; install the same versions on every node"
+                )
+        if self._first is None:
+            self._first = told
+        first = self._first
+        alike = told["path"] == first["path"] and told["precision"] == first["precision"]
+        if told["device"] == "cpu":  # a card's kernels promise no bits
+            alike = alike and told["probe"] == first["probe"]
+        if not alike or told["device"] != first["device"]:
+            raise DeviceError(
+                f"the workers on {first['place']} and {told['place']} do not give the same bits; "
+                "use nodes of one kind of processor, or fewer --workers"
+            )
+        self._told[worker] = told
+
+    def _lose(self, worker: int, error: Exception) -> list[Report]:
+        """Forget a worker's errands, and open its engine again; not for ever."""
+        self.n_lost += 1
+        self._told.pop(worker, None)
+        with suppress(Exception):  # it may be gone already
+            self.ray.kill(self._actors.pop(worker))
+        self._waiting = {ref: held for ref, held in self._waiting.items() if held[0] != worker}
+        cause = _cause(error)
+        if isinstance(cause, RepairkitError):  # opening the game fails everywhere alike
+            raise cause
+        line = _line(cause)
+        logger.warning("a worker was lost: %s", line)
+        if self._starts[worker] >= _MOST_STARTS:
+            del self._starts[worker]
+            if not self._starts:
+                raise DeviceError(
+                    f"no worker stays alive ({line}); the model and its images take "
+                    f"{self.n_bytes / 2**20:.0f} MiB on their way and several times that at work: "
+                    "give each worker more with --ray-cores, or use fewer --workers"
+                ) from error
+        else:
+            self._start(worker)
+        return [Report(worker, error=RuntimeError(line), lost=True)]
+
+
+def _cause(error: BaseException) -> BaseException:
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _load_ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise SettingsError("--ray needs Ray; pip install 'repairkit[ray]'") from None
+    return ray
+
+
+def _total(ray: Any, resource: str) -> float:
+    return float(ray.cluster_resources().get(resource, 0.0))
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Within, the working folder is an empty one.
+
+    Ray puts the folder in which it is started first among those from which workers import.
+    """
+    try:
+        before = Path.cwd()
+    except OSError:  # it is gone
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="repairkit-") as empty:
+        os.chdir(empty)
+        try:
+            yield
+        finally:
+            os.chdir(before)
+
+
+@contextmanager
+def _joined(ray: Any, options: ClusterOptions) -> Iterator[None]:
+    """Within, this process is a driver of the cluster; one that was started here is stopped.
+
+    Raises:
+        DeviceError: there is none, or it has other versions.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # Ray takes SIGTERM for itself.
+    mine = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM) if mine else None
+    # No resources are set on a cluster that is joined: it is not ours.
+    how: dict[str, Any] = {"address": options.address}
+    if options.address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        how = {"address": "local", "include_dashboard": False}
+        if options.workers is not None:
+            how["num_cpus"] = options.workers * options.cores
+    try:
+        with _elsewhere():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
+    except Exception as error:  # Ray raises whatever went wrong below
+        raise DeviceError(
+            f"the Ray cluster {options.address!r} cannot be used ({_line(error)}); start one with "
+            "`ray start --head`, name its address, or use --ray local; one that wants a token is "
+            "joined with RAY_AUTH_MODE=token"
+        ) from error
+    if handler is not None:
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)

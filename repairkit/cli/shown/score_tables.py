@@ -1,0 +1,90 @@
+"""The end of a scoring, told to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from repairkit.cli.shown import show
+from repairkit.cli.shown.classes import print_tops
+from repairkit.engine.precision import IN_WORDS
+from repairkit.jobs.score.scored import Scored
+
+_SHOWN = 10
+
+
+def print_scored(scored: Scored) -> None:
+    """The highest and lowest filters, what they were estimated from, and what to mind."""
+    rows = scored.table()
+    document = scored.document
+    metric = scored.scores.metrics[0]
+    less = document["less_is_better"]
+    shown = rows if len(rows) <= 2 * _SHOWN else [*rows[:_SHOWN], {}, *rows[-_SHOWN:]]
+    layer = ["layer"] if "layer" in rows[0] else []
+    show.table(
+        f"Value of {len(rows)} filters for {metric}{_direction(metric, less)}, highest and lowest"
+        f"{_interval(document)}",
+        ["filter", *layer, "value", "std error", "from", "to", "samples", "decided"],
+        [_row(row, layer) for row in shown],
+    )
+    if len(scored.scores.metrics) > 1:
+        print_tops(scored)
+    metrics = list(document["metrics"].items())
+    for name, ends in metrics[:_SHOWN]:
+        show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
+    if len(metrics) > _SHOWN:
+        show.say(f"and {len(metrics) - _SHOWN} more metrics in run.json and scores.csv")
+    if "device" in document:
+        precision = IN_WORDS[document["precision"]]
+        show.say(f"evaluated on {document['device']} in {precision}: {document['engine']}")
+    parts = document["parts"]
+    means = document["read"]["means"]
+    by_design = f" ({means})" if means else ""
+    show.say(
+        f"{parts['calibration']} calibration{by_design} and {parts['selection']} selection images; "
+        f"{document['evaluations']} evaluations in {document['seconds']:.1f} s; "
+        f"{document['reason']}"
+    )
+    for note in document["notes"]:
+        show.say(f"note: {note}")
+    if document["n_undecided"]:
+        limit = "--time-limit" if "time limit" in document["reason"] else "--max-evaluations"
+        show.say(f"undecided: {document['n_undecided']} filters; raise {limit} to tell more")
+    if scored.details:
+        _print_statistics(scored.details)
+    show.say(f"written to {scored.folder}")
+
+
+def _interval(document: Mapping[str, Any]) -> str:
+    """The confidence of `from` and `to`; what the intervals rest on stands in `run.json`."""
+    confidence = document["confidence"]
+    return "" if confidence is None else f" (from, to: {100 * confidence:g} % intervals)"
+
+
+def _direction(metric: str, less_is_better: list[str]) -> str:
+    return " (less is better: a filter above 0 harms)" if metric in less_is_better else ""
+
+
+def _print_statistics(details: Mapping[str, Any]) -> None:
+    """The last word on convergence, and what truncation hides; the rest is in statistics.json."""
+    trace = details.get("convergence", [])
+    if trace:
+        steps = ", ".join(f"{correlation:.3f} after {n:,.0f}" for n, correlation in trace[-4:])
+        show.say(f"rank correlation of two halves of the samples: {steps} evaluations")
+    for name, bias in details.get("truncation", {}).get("bias", {}).items():
+        show.say(f"truncation leaves out {bias:+.4f} of the sum of values for {name}")
+
+
+def _row(row: dict[str, Any], layer: list[str]) -> list[str]:
+    if not row:
+        return ["...", *([""] * (6 + len(layer)))]
+    return [
+        row["filter"],
+        *(row[name] for name in layer),
+        *(f"{row[name]:+.5f}" for name in ("value",)),
+        f"{row['std_error']:.5f}",
+        f"{row['ci_low']:+.5f}",
+        f"{row['ci_high']:+.5f}",
+        str(row["samples"]),
+        "yes" if row["decided"] else "no",
+    ]

@@ -1,0 +1,224 @@
+"""The stages of a job on standard error: a bar on a terminal, lines in a log.
+
+In a log a quick command says nothing. From the fourth second on a line tells when a stage begins,
+and no four seconds pass without one, however long the stage takes: a thread watches the time.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from repairkit.cli.shown.reading_shown import reading_shown
+from repairkit.core.process.stages import Listener, listener, listening
+from repairkit.core.process.text import printable
+
+FIRST_SECONDS = 3.0
+BETWEEN_SECONDS = 1.0
+SILENT_SECONDS = 4.0
+_LOOK_SECONDS = 0.25
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass
+class _Stage:
+    """A stage under way; `facts` stand in place of the count where they are given."""
+
+    name: str
+    total: int | None
+    unit: str
+    begun: float = field(default_factory=time.monotonic)
+    done: int = 0
+    facts: str = ""
+
+    def told(self) -> str:
+        """How far it is."""
+        if self.facts:
+            return self.facts
+        return f"{self.done} of {self.total} {self.unit}" if self.total else ""
+
+
+class Display(Listener, Protocol):
+    """A listener that also shows how far a scoring is."""
+
+    def show_facts(self, facts: str, done: int, total: int | None) -> None:
+        """What to show of the innermost stage in place of a count."""
+        ...
+
+
+class Lines:
+    """Stages as lines of a log, written by a thread that watches the time."""
+
+    def __init__(self) -> None:
+        self._stages: list[_Stage] = []
+        self._whole = _Stage("working", None, "")
+        self._begun = ""  # the last stage whose beginning was told
+        self._last = time.monotonic()
+        self._quiet_until = self._last + FIRST_SECONDS
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._watcher = threading.Thread(target=self._watch, name="stages", daemon=True)
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Write nothing more."""
+        self._over.set()
+        self._watcher.join()
+
+    def begin(self, name: str, total: int | None, unit: str) -> None:
+        """See `Listener`."""
+        with self._lock:
+            self._stages.append(_Stage(name, total, unit))
+            now = time.monotonic()
+            due = now >= max(self._quiet_until, self._last + BETWEEN_SECONDS)
+            if due and name != self._begun:
+                self._begun = name
+                self._write(name)
+
+    def advance(self, done: int) -> None:
+        """See `Listener`."""
+        with self._lock:
+            self._stages[-1].done = done
+
+    def end(self) -> None:
+        """See `Listener`."""
+        with self._lock:
+            self._stages.pop()
+
+    def show_facts(self, facts: str, done: int, total: int | None) -> None:
+        """See `Display`."""
+        with self._lock:
+            if self._stages:
+                stage = self._stages[-1]
+                stage.facts, stage.done, stage.total = facts, done, total
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK_SECONDS):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._last >= SILENT_SECONDS - 2 * _LOOK_SECONDS:
+                    stage = self._stages[-1] if self._stages else self._whole
+                    told = [stage.told()] if stage.told() else []
+                    lasted = f"{now - stage.begun:.0f} s"
+                    self._write(f"{stage.name}: {', '.join([*told, lasted])}")
+
+    def _write(self, text: str) -> None:
+        self._last = time.monotonic()
+        try:
+            sys.stderr.write(f"{printable(text)}\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):  # nobody reads any more; the job goes on
+            self._over.set()
+
+
+class Bars:
+    """The innermost stage as a bar on a terminal, which is gone once nothing is under way."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stages: list[_Stage] = []
+        self._bar: Progress | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        with self._lock:
+            self._stages.clear()
+            self._show()
+
+    def begin(self, name: str, total: int | None, unit: str) -> None:
+        """See `Listener`."""
+        with self._lock:
+            self._stages.append(_Stage(name, total, unit))
+            self._show(fresh=True)
+
+    def advance(self, done: int) -> None:
+        """See `Listener`."""
+        with self._lock:
+            self._stages[-1].done = done
+            self._show()
+
+    def end(self) -> None:
+        """See `Listener`."""
+        with self._lock:
+            self._stages.pop()
+            self._show(fresh=True)
+
+    def show_facts(self, facts: str, done: int, total: int | None) -> None:
+        """See `Display`."""
+        with self._lock:
+            if self._stages:
+                stage = self._stages[-1]
+                stage.facts, stage.done, stage.total = facts, done, total
+                self._show()
+
+    def _show(self, *, fresh: bool = False) -> None:
+        if not self._stages:
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+            return
+        stage = self._stages[-1]
+        if self._bar is None:
+            # What commands print goes to standard output, and not through the bar.
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[told]}", markup=False),
+                TimeElapsedColumn(),
+                console=self._console,
+                transient=True,
+                redirect_stdout=False,
+            )
+            self._bar.start()
+        if fresh:
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            name = printable(stage.name)
+            self._bar.add_task(name, total=stage.total, completed=stage.done, told=stage.told())
+            return
+        known = self._bar.task_ids[0]
+        self._bar.update(known, total=stage.total, completed=stage.done, told=stage.told())
+
+
+@contextmanager
+def shown(*, quiet: bool) -> Iterator[None]:
+    """Show the stages of all that runs until the block ends."""
+    if quiet or listener() is not None:
+        yield
+        return
+    console = Console(stderr=True, highlight=False)
+    display = Bars(console) if console.is_terminal else Lines()
+    try:
+        with listening(display), reading_shown():
+            yield
+    finally:
+        display.close()
+
+
+def staged(command: Command) -> Command:
+    """A command whose stages are shown, unless it is called with `quiet`."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        with shown(quiet=bool(options.get("quiet"))):
+            return command(*args, **options)
+
+    return run  # type: ignore[return-value]  # it has the command's signature
+
+
+def show_facts(facts: str, done: int, total: int | None) -> None:
+    """Say how far the innermost stage is, where stages are shown."""
+    display = listener()
+    if isinstance(display, Bars | Lines):
+        display.show_facts(facts, done, total)

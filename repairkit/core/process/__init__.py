@@ -1,0 +1,1 @@
+"""The process around the nouns: text, files, code of the user, stages and time limits."""

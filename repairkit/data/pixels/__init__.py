@@ -1,0 +1,1 @@
+"""From image files and arrays to what the model takes."""

@@ -1,0 +1,299 @@
+"""The usual ways to prepare images, applied to images that are there already.
+
+Size and crop stay as they are: what varies is the scale, the mean, the standard deviation, the
+order of the colours and, where a model leaves it open, the layout. Arrays that are ready for the
+model are first read back as pixels, by the range of their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.suite import ImageSource, Indices
+from repairkit.data.pixels.images import PixelImages, ReadyImages
+from repairkit.data.pixels.preprocessing import Preprocessing, value_table
+from repairkit.data.pixels.spec import InputSpec
+
+AS_TOLD = "as told"
+_CHANNEL_AXIS = {"nchw": 0, "nhwc": 2}
+_DARK = 128  # pixels that are all below it hardly go up to 255
+_SLACK = 1e-3
+_Numbers = tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """One way to prepare the images.
+
+    Attributes:
+        name: for people.
+        images: all images of the data, prepared so.
+        changes: the settings under `[preprocessing]` that must change for it, as text.
+        first: what must be done to the data before; empty where the settings are enough.
+    """
+
+    name: str
+    images: ImageSource
+    changes: Mapping[str, str | _Numbers] = field(default_factory=dict)
+    first: str = ""
+
+    @property
+    def remedy(self) -> str:
+        """What the user has to do, with the very options and lines of `repairkit.toml`."""
+        options = " ".join(f"--{key} {_option(value)}" for key, value in self.changes.items())
+        lines = ", ".join(f"{key} = {_toml(value)}" for key, value in self.changes.items())
+        given = f"give {options} (in repairkit.toml under [preprocessing]: {lines})"
+        return " and ".join(part for part in (self.first, given if options else "") if part)
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """A usual preprocessing; `mean` and `std` in the order red, green, blue."""
+
+    name: str
+    scale: str
+    mean: _Numbers = (0.0,)
+    std: _Numbers = (1.0,)
+
+    def in_color(self, color: str | None) -> Preprocessing:
+        numbers = [self.mean, self.std]
+        if color == "bgr":
+            numbers = [values[::-1] for values in numbers]
+        return Preprocessing.from_mapping(
+            {"scale": self.scale, "mean": numbers[0], "std": numbers[1]}, self.name
+        )
+
+
+_PLAIN = (
+    _Usual("raw, 0 to 255", "1"),
+    _Usual("1/255", "1/255"),
+    _Usual("[-1, 1]", "1/127.5", (1.0,)),
+)
+_COLOURED = (
+    _Usual("ImageNet mean and std", "1/255", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    _Usual("ImageNet mean alone (caffe)", "1", (123.68, 116.779, 103.939)),
+)
+_CIFAR = _Usual("CIFAR-10 mean and std", "1/255", (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
+_GRAY = _Usual("ImageNet mean and std, gray", "1/255", (0.449,), (0.226,))
+_MNIST = _Usual("MNIST mean and std", "1/255", (0.1307,), (0.3081,))
+_INT8 = _Usual("pixel - 128", "1", (128.0,))
+_CIFAR_SIDE, _MNIST_SIDE = 32, 28
+
+
+def usual_ways(
+    images: ImageSource, spec: InputSpec, preprocessing: Preprocessing, few: Indices
+) -> tuple[Way, ...]:
+    """The ways that can apply; the first is how the images are prepared now.
+
+    Args:
+        images: as they are prepared now.
+        spec: the model's input, in its layout.
+        preprocessing: what was told; of no effect on arrays that are ready.
+        few: positions of some images, whose values tell the range.
+    """
+    if isinstance(images, PixelImages):
+        return tuple(_ways_of_pixels(images, spec, preprocessing, few))
+    if isinstance(images, ReadyImages) and spec.layout in _CHANNEL_AXIS and len(few):
+        return tuple(_ways_of_arrays(images, spec, preprocessing, few))
+    return (Way(AS_TOLD, images),)
+
+
+def _usuals(channels: int, side: int, dtype: np.dtype[Any], largest: int) -> list[_Usual]:
+    if dtype.kind == "u":
+        return [_PLAIN[0]]
+    if dtype.kind == "i":
+        return [_INT8, _PLAIN[0]]
+    found = list(_PLAIN)
+    if 1 < largest < _DARK:
+        found.append(_Usual(f"1/{largest}, the largest pixel", f"1/{largest}"))
+    if channels == 3:
+        found += _COLOURED
+        found += [_CIFAR] if side == _CIFAR_SIDE else []
+    if channels == 1:
+        found += [_GRAY, *([_MNIST] if side == _MNIST_SIDE else [])]
+    return found
+
+
+def _ways_of_pixels(
+    images: PixelImages, spec: InputSpec, told: Preprocessing, few: Indices
+) -> Iterator[Way]:
+    height, _, channels = images.pixels.shape[1:]
+    sample = np.asarray(images.pixels[few])
+    own = told.color or ("rgb" if channels == 3 else None)
+    colors = _colors(own, sample)
+    in_use, others = AS_TOLD, []
+    for usual in _usuals(channels, height, spec.dtype, int(sample.max(initial=0))):
+        for color in colors:
+            table = value_table(usual.in_color(color), channels, spec.dtype)
+            if color == own and np.array_equal(table, images.table):
+                in_use = _named(usual, color)
+                continue
+            pixels = images.pixels if color == own else images.pixels[..., ::-1]
+            prepared = PixelImages(pixels, table, images.channels_first)
+            others.append(Way(_named(usual, color), prepared, _changes(told, usual, color)))
+    yield Way(in_use, images)
+    yield from others
+    if in_use == AS_TOLD and len(colors) > 1:
+        yield _told_in_other_color(images, told)
+    yield from _other_layout(images, spec, told)
+
+
+def _colors(own: str | None, sample: NDArray[Any]) -> tuple[str | None, ...]:
+    """The orders of colours to be tried: one, where no image has any colour."""
+    if own not in ("rgb", "bgr") or (sample == sample[..., :1]).all():
+        return (own,)
+    return (own, "bgr" if own == "rgb" else "rgb")
+
+
+def _named(usual: _Usual, color: str | None) -> str:
+    return usual.name if color in (None, "gray") else f"{usual.name}, {color.upper()}"
+
+
+def _told_in_other_color(images: PixelImages, told: Preprocessing) -> Way:
+    """What was told, with mean and std in the other order of colours."""
+    color = "rgb" if told.color == "bgr" else "bgr"
+    turned = replace(told, color=color, mean=told.mean[::-1], std=told.std[::-1])
+    changes: dict[str, str | _Numbers] = {"color": color}
+    for key in ("mean", "std"):
+        if getattr(turned, key) != getattr(told, key):
+            changes[key] = getattr(turned, key)
+    table = value_table(turned, images.pixels.shape[-1], images.table.dtype)
+    pixels = PixelImages(images.pixels[..., ::-1], table, images.channels_first)
+    return Way(f"{AS_TOLD}, {color.upper()}", pixels, changes)
+
+
+def _other_layout(images: PixelImages, spec: InputSpec, told: Preprocessing) -> Iterator[Way]:
+    """The other layout, where the model's input has room for both and none was told."""
+    height, width, channels = images.pixels.shape[1:]
+    both = ((channels, height, width), (height, width, channels))
+    fits = all(
+        all(want in (None, have) for want, have in zip(spec.shape, shape, strict=True))
+        for shape in both
+    )
+    if fits and told.layout is None:
+        other = "nhwc" if images.channels_first else "nchw"
+        turned = replace(images, channels_first=not images.channels_first)
+        yield Way(f"layout {other}", turned, {"layout": other})
+
+
+def _changes(told: Preprocessing, usual: _Usual, color: str | None) -> dict[str, str | _Numbers]:
+    """The settings that differ from those told."""
+    wanted = usual.in_color(color)
+    changes: dict[str, str | _Numbers] = {}
+    if told.scale != wanted.scale:
+        changes["scale"] = usual.scale
+    for key, nothing in (("mean", (0.0,)), ("std", (1.0,))):
+        if (getattr(told, key) or nothing) != getattr(wanted, key):
+            changes[key] = getattr(wanted, key)
+    if color in ("rgb", "bgr") and (told.color or "rgb") != color:
+        changes["color"] = color
+    return changes
+
+
+@dataclass(frozen=True, eq=False)
+class _Turned:
+    """Images that are ready, with gain and offset (channels,) and maybe the channels reversed."""
+
+    images: ImageSource
+    channel_axis: int
+    gain: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    reverse: bool
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Indices) -> NDArray[Any]:
+        """As `ImageSource.batch`."""
+        found = self.images.batch(indices)
+        axis = self.channel_axis + 1
+        turned = np.flip(found, axis) if self.reverse else found
+        shape = [-1 if i == axis else 1 for i in range(found.ndim)]
+        moved = turned * self.gain.reshape(shape) + self.offset.reshape(shape)
+        return moved.astype(found.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Range:
+    """How pixels of 0 to 255 come from the values of an array: times `gain`, plus `offset`."""
+
+    gain: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    code: str
+
+
+def _ways_of_arrays(
+    images: ReadyImages, spec: InputSpec, told: Preprocessing, few: Indices
+) -> Iterator[Way]:
+    axis = _CHANNEL_AXIS[spec.layout]
+    sample = np.moveaxis(images.batch(few).astype(np.float64), axis + 1, -1)
+    channels, side = sample.shape[-1], sample.shape[1]
+    own = "rgb" if channels == 3 else None
+    colors = _colors(own, sample)
+    known = _range_of(sample) if spec.dtype.kind == "f" else None
+    if known is None:
+        yield Way(AS_TOLD, images)
+        if len(colors) > 1:
+            one, none = np.ones(channels), np.zeros(channels)
+            where = "x[:, ::-1]" if axis == 0 else "x[..., ::-1]"
+            turned = _Turned(images, axis, one, none, reverse=True)
+            first = f"save x with its channels the other way round, {where}"
+            yield Way("channels the other way round", turned, first=first)
+        return
+    in_use, others = AS_TOLD, []
+    for usual in _usuals(channels, side, spec.dtype, 255):
+        for color in colors:
+            way = usual.in_color(color)
+            reverse = color != own
+            gain, offset = known.gain, known.offset
+            if reverse:
+                gain, offset = gain[::-1], offset[::-1]
+            mean, std = np.array(way.mean), np.array(way.std)
+            gain, offset = gain * way.scale / std, (offset * way.scale - mean) / std
+            if not reverse and np.allclose(gain, 1.0) and np.allclose(offset, 0.0, atol=_SLACK):
+                in_use = _named(usual, color)
+                continue
+            turned = _Turned(images, axis, gain, offset, reverse)
+            first = f"save x as 8-bit pixels, x = {known.code}"
+            changes = _changes(told, usual, color)
+            others.append(Way(_named(usual, color), turned, changes, first))
+    yield Way(in_use, images)
+    yield from others
+
+
+def _range_of(sample: NDArray[np.float64]) -> _Range | None:
+    """What the values of images (n, height, width, channels) tell of their preparation, if that."""
+    channels, low, high = sample.shape[-1], float(sample.min()), float(sample.max())
+    one = np.ones(channels)
+    if low >= -_SLACK and 1.0 + _SLACK < high <= 255.0 + _SLACK:
+        return _Range(one, 0 * one, 'x.round().astype("uint8")')
+    if low >= -_SLACK and high <= 1.0 + _SLACK:
+        return _Range(255 * one, 0 * one, '(x * 255).round().astype("uint8")')
+    if low >= -0.5 - _SLACK and high <= 0.5 + _SLACK:
+        return _Range(255 * one, 127.5 * one, '((x + 0.5) * 255).round().astype("uint8")')
+    if low >= -1.0 - _SLACK and high <= 1.0 + _SLACK:
+        return _Range(127.5 * one, 127.5 * one, '((x + 1) * 127.5).round().astype("uint8")')
+    for usual in _COLOURED if channels == 3 else (_GRAY, _MNIST) if channels == 1 else ():
+        way = usual.in_color("rgb")
+        mean, std = np.array(way.mean) * one, np.array(way.std) * one
+        pixels = (sample * std + mean) / way.scale
+        if pixels.min() >= -1.0 and pixels.max() <= 256.0:
+            code = f"(x * std + mean){' * 255' if way.scale < 1 else ''} rounded to uint8"
+            return _Range(std / way.scale, mean / way.scale, code)
+    return None
+
+
+def _option(value: str | _Numbers) -> str:
+    return value if isinstance(value, str) else ",".join(f"{number:g}" for number in value)
+
+
+def _toml(value: str | _Numbers) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    numbers = [f"{number:g}" for number in value]
+    return numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]"

@@ -1,0 +1,1 @@
+"""Where images, rows and labels are read from: folders, manifests, tables and arrays."""

@@ -1,0 +1,1 @@
+"""Coalitions of trees, answered from the leaves that rows reach."""

@@ -1,0 +1,82 @@
+"""Which leaf of each tree an input reaches, and what trees yield on average."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from repairkit.core.filters import FilterMeans, Site
+from repairkit.core.suite import Suite
+from repairkit.engine.runner import Runner
+from repairkit.graph.coalitions.tree_masks import tap_trees
+from repairkit.graph.index import GraphIndex
+from repairkit.graph.kinds.trees import Ensemble, read_ensemble
+
+_CHUNK = 1024
+
+
+class LeafReader:
+    """A model that tells which leaves are reached.
+
+    Args:
+        model: never modified.
+        sites: of this model; all of them tree ensembles.
+        input_name: of the rows.
+        step: the number of rows that one run must have; None where any goes.
+    """
+
+    def __init__(
+        self, model: ModelProto, sites: Sequence[Site], input_name: str, *, step: int | None = None
+    ) -> None:
+        index = GraphIndex(model)
+        self.ensembles: dict[str, Ensemble] = {}
+        for site in sites:
+            found = read_ensemble(index.producers[site.tensor], index)
+            assert isinstance(found, Ensemble)
+            self.ensembles[site.name] = found
+        tapped, self._taps = tap_trees(model, sites)
+        # Trees run on the CPU alone.
+        outputs = tuple(self._taps.values())
+        self._runner = Runner(tapped, input_name, step, outputs=outputs, device="cpu")
+
+    def read(self, rows: NDArray[Any]) -> dict[str, NDArray[np.int32]]:
+        """The number of the leaf that each row reaches, (n_trees, n_rows) by site."""
+        answers = self._runner.run(rows)
+        return {
+            name: (
+                answers[self._taps[name]].astype(np.int32).T
+                + ensemble.first_leaves.astype(np.int32)[:, None]
+            )
+            for name, ensemble in self.ensembles.items()
+        }
+
+    def read_suite(self, suite: Suite) -> Mapping[str, NDArray[np.int32]]:
+        """See `read`, for every row of a suite in order."""
+        parts = [
+            self.read(suite.batch(np.arange(i, min(i + _CHUNK, len(suite)))))
+            for i in range(0, len(suite), _CHUNK)
+        ]
+        return {name: np.concatenate([p[name] for p in parts], axis=1) for name in self.ensembles}
+
+
+def mean_leaves(reader: LeafReader, suite: Suite, *, magnitude: bool = False) -> FilterMeans:
+    """What each tree yields on average over a suite: (n_trees, n_columns) by site, float64.
+
+    With `magnitude`, one number per tree: the mean size of what it yields, (n_trees,).
+    """
+    means = {}
+    for name, leaves in reader.read_suite(suite).items():
+        ensemble = reader.ensembles[name]
+        table = ensemble.table.astype(np.float64)
+        if magnitude:
+            table = np.linalg.norm(table, axis=1, keepdims=True)
+        reached = np.bincount(leaves.reshape(-1), minlength=len(table))[:, None]
+        total = np.zeros((ensemble.n_trees, table.shape[1]))
+        np.add.at(total, ensemble.tree_of_leaf, table * reached)
+        level = total / len(suite)
+        means[name] = level[:, 0] if magnitude else level
+    return means

@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, values and who owns their memory."""

@@ -1,0 +1,1 @@
+"""Many coalitions in one run, as rows of the batch."""

@@ -1,0 +1,233 @@
+"""Rows of few images each: many coalitions in one run, with a mask row per image.
+
+In weight space every coalition is a run of its own, and with an image or two to a run, what
+surrounds a run costs more than the run. The instrumented model answers 128 coalitions of one image
+in a few runs, at about two plain passes. Which way a row goes follows from the number of its images
+alone, and every run has the same number of images, the last one filled up: a matrix product may
+round differently for another number. So a row's answer hangs on nothing that comes with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import ModelError
+from repairkit.core.filters import FilterMeans
+from repairkit.core.game import Coalitions
+from repairkit.core.process.stages import stage
+from repairkit.core.suite import Indices
+from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce, keep_all
+from repairkit.engine.ort.runtime import session_device
+from repairkit.engine.precision import Precision
+from repairkit.engine.runner import Runner
+from repairkit.engine.weights.agreement import difference
+from repairkit.engine.weights.fast import FastEvaluator
+from repairkit.graph.coalitions.affine import OFFSET, ONES, SCALE, ZEROS, affine_input
+
+logger = logging.getLogger(__name__)
+
+_FEW = 8  # images to a row, up to which masks are faster than weights
+_RUN_IMAGES = 128  # of a small model, at which what surrounds a run hardly counts
+_RUN_MACS = 4e9  # of a large one, where memory counts
+_LEAST_IMAGES = 8
+_SHARES_PRESENT = (1.0, 0.9, 0.5, 0.0)
+
+
+class AffineMasks:
+    """Runs of many coalitions through `graph.affine`, and by the masks where that breaks down.
+
+    Args:
+        runner: of the model with affine masks.
+        masks: of the instrumented model.
+        means: the levels of absent filters.
+    """
+
+    def __init__(self, runner: Runner, masks: MaskEvaluator, means: FilterMeans) -> None:
+        self.runner, self.masks = runner, masks
+        sites = masks.roster.sites
+        self._levels = [np.asarray(means[site.name], np.float32) for site in sites]
+        self._constant: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+
+    def run(self, coalitions: Coalitions, positions: Indices) -> NDArray[Any]:
+        """One run: the outputs for images of the suite, under a row for each image."""
+        feeds: dict[str, NDArray[Any]] = {}
+        for site, levels in zip(self.masks.roster.sites, self._levels, strict=True):
+            own = coalitions[:, self.masks.roster.slices[site.name]]
+            feeds[affine_input(site, SCALE)] = own.astype(np.float32).reshape(-1)
+            feeds[affine_input(site, OFFSET)] = np.where(own, np.float32(0), levels).reshape(-1)
+            zeros, ones = self._zeros_and_ones(own.size)
+            feeds[affine_input(site, ZEROS)] = zeros
+            feeds[affine_input(site, ONES)] = ones
+        images = self.masks.suite.batch(positions)
+        beside = self.masks.suite.feeds(positions)
+        outputs = self.runner.run(images, feeds, beside)[self.runner.outputs[0]]
+        if not np.isfinite(outputs).all():  # infinities outlive a mask, and no multiplication
+            return self.masks.run(coalitions, positions)
+        return outputs
+
+    def _zeros_and_ones(self, size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if size not in self._constant:
+            self._constant[size] = np.zeros(size, np.float32), np.ones(size, np.float32)
+        return self._constant[size]
+
+
+class ScatteredEvaluator:
+    """Rows of few images by masks, all others by another evaluator.
+
+    Args:
+        others: answers rows of many images.
+        masks: of the instrumented model, whose masks may have a row per image.
+        mixer: what runs them; the instrumented model itself if None.
+        macs: multiplications of a full pass of one image; 0 where they are not known.
+    """
+
+    def __init__(
+        self,
+        others: Evaluator,
+        masks: MaskEvaluator,
+        mixer: AffineMasks | None = None,
+        *,
+        macs: float = 0.0,
+    ) -> None:
+        self.others, self.masks = others, masks
+        self.mixer: AffineMasks | MaskEvaluator = masks if mixer is None else mixer
+        most = masks.batch_size  # which a card wants filled
+        fitting = np.clip(_RUN_MACS / max(macs, 1.0), _LEAST_IMAGES, _RUN_IMAGES)
+        self.run_images = min(int(fitting), most) if _on_cpu(masks) else most
+        how = "a mask" if mixer is None else "an affine mask"
+        self.path = f"{others.path}; {how} per image where a row has few"
+
+    def answer(
+        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+    ) -> NDArray[Any]:
+        """See `Evaluator`."""
+        if images is None or images.shape[1] > min(_FEW, self.run_images):
+            return self.others.answer(coalitions, images, reduce)
+        step = max(1, self.run_images // images.shape[1])
+        drawn: NDArray[np.intp] = images
+
+        def mix(start: int) -> NDArray[Any]:
+            rows = slice(start, start + step)
+            return self._mixed(coalitions[rows], drawn[rows], step, reduce)
+
+        return np.concatenate(list(self.masks.executor.map(mix, range(0, len(coalitions), step))))
+
+    def _mixed(
+        self, coalitions: Coalitions, images: NDArray[np.intp], step: int, reduce: Reduce
+    ) -> NDArray[Any]:
+        """One run of `step` rows, of which those given are wanted."""
+        real, n_images = images.shape
+        last = np.minimum(np.arange(step), real - 1)
+        positions = images[last].reshape(-1)
+        outputs = self.mixer.run(coalitions[last].repeat(n_images, axis=0), positions)
+        # A detector may put several rows of output to an image.
+        per_image = len(outputs) // len(positions)
+        kept = reduce(outputs[: real * n_images * per_image], positions[: real * n_images])
+        return kept.reshape(real, n_images * per_image, *kept.shape[1:])
+
+
+class LateScattered:
+    """Rows of few images are mixed from the first on that comes; until then nothing is prepared.
+
+    Args:
+        others: answers rows of many images.
+        settle: makes and proves what answers rows of few; called once.
+    """
+
+    def __init__(self, others: Evaluator, settle: Callable[[], Evaluator]) -> None:
+        self.others, self._settle = others, settle
+        self._settled: Evaluator | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def path(self) -> str:
+        """See `Evaluator`; it tells of mixed rows once there were any."""
+        return (self._settled or self.others).path
+
+    def answer(
+        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+    ) -> NDArray[Any]:
+        """See `Evaluator`."""
+        if images is None or images.shape[1] > _FEW:
+            return self.others.answer(coalitions, images, reduce)
+        with self._lock:
+            if self._settled is None:
+                self._settled = self._settle()
+        return self._settled.answer(coalitions, images, reduce)
+
+
+@stage("proving that rows can share a run")
+def with_scattered(
+    others: Evaluator,
+    masks: MaskEvaluator,
+    *,
+    mixer: AffineMasks | None = None,
+    precision: Precision = "float32",
+    proven: dict[str, str | None] | None = None,
+    bits: bool = False,
+) -> Evaluator:
+    """An evaluator that mixes coalitions in one run, where the model lets images be told apart.
+
+    A model whose convolutions work on something else than one batch entry per image (tiles, frames)
+    would take one image's mask for another's; what it answers row by row tells. On the CPU a row
+    must besides get the same bits wherever it stands in a run, and whatever stands beside it; a
+    card's kernels do not promise that.
+
+    Args:
+        others: answers rows of many images.
+        masks: of the instrumented model.
+        mixer: a faster way to run it, taken if it gives the same.
+        precision: of `masks`.
+        proven: see `Candidates`; nothing is known before if None.
+        bits: see `Agreement.fault`.
+    """
+    proven = {} if proven is None else proven
+    n_players = len(masks.roster)
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.random(n_players) < share for share in _SHARES_PRESENT])
+    positions = rng.integers(0, len(masks.suite), (len(rows), 1))
+    if masks.runner.step is not None:
+        return others
+    alone: NDArray[Any] | None = None
+    macs = others.routes.full.cost if isinstance(others, FastEvaluator) else 0.0
+    for way in (mixer, None) if mixer is not None else (None,):
+        found = ScatteredEvaluator(others, masks, way, macs=macs)
+        if found.path not in proven:
+            alone = masks.answer(rows, positions, keep_all) if alone is None else alone
+            fault = _fault(found, rows, positions, alone, precision, bits=bits)
+            proven[found.path] = fault
+            if fault is not None:
+                logger.info("coalitions do not share runs of %s: %s", found.path, fault)
+        if proven[found.path] is None:
+            return found
+    return others
+
+
+def _fault(
+    found: ScatteredEvaluator,
+    rows: Coalitions,
+    positions: NDArray[np.intp],
+    alone: NDArray[Any],
+    precision: Precision,
+    *,
+    bits: bool,
+) -> str | None:
+    """What is wrong with rows that share a run, given the answers of each alone."""
+    try:
+        together = found.answer(rows, positions, keep_all)
+        backwards = found.answer(rows[::-1], positions[::-1], keep_all)[::-1]
+    except ModelError as error:
+        return str(error)
+    if _on_cpu(found.masks) and not np.array_equal(together, backwards, equal_nan=True):
+        return "an answer hangs on its place in a run"
+    return difference(together[:, 0], alone[:, 0], precision=precision, bits=bits)
+
+
+def _on_cpu(masks: MaskEvaluator) -> bool:
+    return session_device(masks.runner.session) == "cpu"

@@ -1,0 +1,157 @@
+"""The fast evaluator: coalitions in the weights, and only what a change can reach run again.
+
+Every path to an answer gives the same bits: a cone runs the nodes of a full pass on the same
+numbers. The images of a run are cut into pieces whose size follows from the model and the round
+alone, since a matrix product may round differently for another number of images.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.game import Coalitions, Executor
+from repairkit.core.suite import Indices, Suite
+from repairkit.engine.evaluator import Reduce
+from repairkit.engine.executor import SerialExecutor, default_workers
+from repairkit.engine.weights.planner import Plan, Start, make_plan
+from repairkit.engine.weights.routes import Routes, Row
+from repairkit.engine.weights.states import State, States, quarter_of_free_memory
+from repairkit.engine.weights.walk import Walk
+from repairkit.graph.coalitions.cones import Tensors
+
+_LEAST_IMAGES = 8
+_LEAST_MACS = 1e9  # of a run, so that what surrounds it does not count
+_ROWS_PER_JOB = 64
+_ENOUGH_JOBS = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """Rows, by number, on the same images, which begin at `column` of the rows' images."""
+
+    rows: NDArray[np.intp]
+    column: int
+    positions: Indices
+
+
+class FastEvaluator:
+    """A compiled model and a suite.
+
+    Args:
+        routes: of the compiled model.
+        suite: the images.
+        executor: maps over the jobs of a round.
+        batch_size: images in one run at the most.
+        cache_memory: bytes for states; a quarter of the free memory if None.
+    """
+
+    def __init__(
+        self,
+        routes: Routes,
+        suite: Suite,
+        *,
+        executor: Executor | None = None,
+        batch_size: int = 128,
+        cache_memory: int | None = None,
+    ) -> None:
+        self.routes, self.suite = routes, suite
+        self.executor: Executor = SerialExecutor() if executor is None else executor
+        self.states = States(quarter_of_free_memory() if cache_memory is None else cache_memory)
+        self.path = f"{routes.compiled.path} and cones"
+        fitting = max(_LEAST_IMAGES, round(_LEAST_MACS / max(routes.full.cost, 1.0)))
+        self.grain = min(batch_size, fitting)
+
+    def answer(
+        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+    ) -> NDArray[Any]:
+        """See `Evaluator`."""
+        jobs = self._jobs(len(coalitions), images)
+        desk = _Desk(self, np.ascontiguousarray(coalitions), reduce, self._affordable(jobs))
+        parts = list(self.executor.map(desk.work, jobs))
+        n_images = len(self.suite) if images is None else images.shape[1]
+        # A detector may put several rows of output to an image.
+        per_image = parts[0].shape[1] // len(jobs[0].positions)
+        shape = (len(coalitions), n_images * per_image, *parts[0].shape[2:])
+        answers = np.empty(shape, parts[0].dtype)
+        for job, part in zip(jobs, parts, strict=True):
+            first = job.column * per_image
+            answers[job.rows, first : first + part.shape[1]] = part
+        return answers
+
+    def _jobs(self, n_rows: int, images: NDArray[np.intp] | None) -> list[Job]:
+        """Rows on the same images together, and these images in pieces."""
+        if images is None:
+            everyone = np.arange(len(self.suite))
+            enough = self._n_pieces(len(everyone)) >= _ENOUGH_JOBS
+            step = n_rows if enough else _ROWS_PER_JOB
+            parts = [np.arange(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
+            return [job for rows in parts for job in self._pieces(rows, everyone)]
+        groups: dict[bytes, list[int]] = defaultdict(list)
+        for number, row in enumerate(images):
+            groups[row.tobytes()].append(number)
+        return [
+            job for rows in groups.values() for job in self._pieces(np.array(rows), images[rows[0]])
+        ]
+
+    def _pieces(self, rows: NDArray[np.intp], images: Indices) -> Iterator[Job]:
+        column = 0
+        for positions in np.array_split(images, self._n_pieces(len(images))):
+            yield Job(rows, column, positions)
+            column += len(positions)
+
+    def _n_pieces(self, n_images: int) -> int:
+        """An even number, if not one, so that two workers finish together."""
+        n_pieces = -(-n_images // self.grain)
+        return n_pieces if n_pieces == 1 else min(n_pieces + n_pieces % 2, n_images)
+
+    def _affordable(self, jobs: list[Job]) -> Tensors:
+        """What each state may hold, so that those in use, and those of a few walks, fit."""
+        n_states = min(max(len(jobs), 1), 4 * default_workers())
+        n_images = max(len(job.positions) for job in jobs)
+        return self.routes.affordable(self.states.budget_bytes / n_states / n_images)
+
+
+class _Desk:
+    """One round under way."""
+
+    def __init__(
+        self, evaluator: FastEvaluator, rows: Coalitions, reduce: Reduce, keep: Tensors
+    ) -> None:
+        self.evaluator, self.rows, self.reduce, self.keep = evaluator, rows, reduce, keep
+        self.routes, self.states = evaluator.routes, evaluator.states
+        self.plans: dict[tuple[Any, ...], Plan] = {}
+
+    def work(self, job: Job) -> NDArray[Any]:
+        """What is kept of the job's rows: (n_rows, n_images, ...)."""
+        key = job.positions.tobytes()
+        last = self.states.last_row(key, self.rows[job.rows[-1]])
+        state = self.states.take(key)
+        plan = self._plan(job, state, last)
+        answers = []
+        with self.routes.compiled.workspaces.lend() as workspace:
+            walk = Walk(self.routes, workspace, self.evaluator.suite, job.positions, state)
+            for move in plan.moves:
+                outputs = walk.step(move)
+                if move.number is not None:
+                    answers.append(self.reduce(outputs, job.positions))
+        if walk.state is not None:
+            walk.state.n_bytes = len(job.positions) * self.routes.bytes_of(walk.state.cached)
+            self.states.put(key, walk.state)
+        return np.stack(answers)
+
+    def _plan(self, job: Job, state: State | None, last: Row | None) -> Plan:
+        """Pieces of the same rows in the same state share a plan."""
+        start = None if state is None else Start(state.coalition, state.cached)
+        held = None if start is None else (start.coalition.tobytes(), start.cached)
+        if len(job.rows) == 1:
+            return make_plan(self.routes, self.rows[job.rows], start, self.keep, last)
+        key = (job.rows.tobytes(), held)
+        if key not in self.plans:
+            self.plans[key] = make_plan(self.routes, self.rows[job.rows], start, self.keep)
+        return self.plans[key]

@@ -1,0 +1,1 @@
+"""Spend evaluations for a run: budget, time, checkpoints."""

@@ -1,0 +1,295 @@
+"""The only one that spends: plays the rounds that a run asks for, within a budget.
+
+Budgets, checkpoints and interruptions are dealt with here once, for every estimator. A run is
+saved between `tell` and `ask` or while a round is played. Asking must change nothing: asked twice,
+a run asks the same. So the round that was lost is asked for again, and a resumed run ends where
+one never killed would have, bit for bit.
+
+A run may say more of itself than `core.scores.Run` demands, by attributes or properties:
+`least_evaluations` (int), fewer than which give no score at all; `endless` (bool), that it only
+ends by its budget; `conclusion` (str), what it found where it has nothing more to ask;
+`statistics` (dict of floats by name), what is worth telling beside the scores; `details` (dict of
+what JSON can hold), what is told on request, such as how far two halves of the samples agree;
+`n_undecided` (int or None where unknown), which is cheap to ask at any time, while reading a run or
+its details may take long. A run that knows its next rounds before it is told the last ones has
+`ask_ahead` (see `estimators/flight.py`). One with `can_be_told(n_rows)` says whether it can be told
+the first so many rows of the round that it asks, without the others: where the time is over in the
+midst of a round, what is known of it then counts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from repairkit.core.errors import BudgetError, SettingsError
+from repairkit.core.game import Game, GameFacts, Outcomes, Round
+from repairkit.core.scores import Budget, Estimator, Run, Scores, Spent
+from repairkit.estimators.driving.checkpoint import CheckpointStore, settings_key
+from repairkit.estimators.driving.flight import Flight
+from repairkit.estimators.driving.timekeeping import Timekeeper
+from repairkit.estimators.driving.whole import as_played, seen_by_run
+
+_SAVING_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Estimation:
+    """Scores, their cost, whether the run came to its own end, and why it ended, in words.
+
+    `statistics` are what the run tells of itself, finite numbers by name; `details` what it tells
+    on request, empty where nobody asked. `run` is what was driven, as it ended, in the
+    game of `facts`.
+    """
+
+    scores: Scores
+    spent: Spent
+    finished: bool
+    reason: str
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    run: Run | None = field(default=None, repr=False, compare=False)
+    facts: GameFacts | None = field(default=None, repr=False, compare=False)
+
+
+def estimate(
+    game: Game,
+    estimator: Estimator,
+    *,
+    budget: Budget,
+    seed: int,
+    on_round: Callable[[Run, Spent], None] | None = None,
+    checkpoint: CheckpointStore | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    with_details: bool = False,
+    began: float | None = None,
+    known: tuple[Round, Outcomes] | None = None,
+) -> Estimation:
+    """Play until the run has nothing more to ask or the budget ends.
+
+    Args:
+        estimator: whose run asks.
+        game: what is played.
+        budget: a round that would exceed its evaluations is not played; its time is looked at
+            between rounds, from the second on, and within rounds that take long; it counts what
+            was spent before a resumption.
+        seed: the same seed, settings and game give the same scores.
+        on_round: called after every round.
+        checkpoint: where the run is resumed from, if anything is there, and saved.
+        clock: seconds since some moment.
+        with_details: ask the run for its details at the end.
+        began: the moment of `clock` from which the time counts; now if None.
+        known: a round on all images that was played already, so that it is not played again.
+
+    Raises:
+        BudgetError: the budget ends before any score, or is missing for an endless run.
+        SettingsError: the estimator's settings do not fit the game.
+        RunFolderError: the checkpoint is damaged, another run's, or cannot be written.
+        KeyboardInterrupt: after the run was saved.
+    """
+    run = _start(game.facts, estimator, seed)
+    key = settings_key(estimator, game.facts, seed) if checkpoint is not None else ""
+    job = _Job(game, run, budget, checkpoint, key, clock, began)
+    job.refuse_hopeless()
+    try:
+        finished, reason = job.play_all(on_round, known)
+    except KeyboardInterrupt:
+        if job.consistent:
+            job.save()
+        raise
+    job.save()
+    return job.conclude(finished, reason, with_details=with_details)
+
+
+def undecided(run: Run) -> int | None:
+    """For how many players a run's question is open; None where only reading it would tell.
+
+    For progress: it takes no time, where `Run.read` may take minutes.
+    """
+    if hasattr(run, "n_undecided"):
+        count: int | None = run.n_undecided
+        return count
+    return int((~run.read().decided).sum())
+
+
+def _statistics(run: Run) -> dict[str, float]:
+    told: Mapping[str, float] = getattr(run, "statistics", {})
+    return {name: float(value) for name, value in told.items() if np.isfinite(value)}
+
+
+def _start(facts: GameFacts, estimator: Estimator, seed: int) -> Run:
+    if facts.n_players < 1:
+        raise SettingsError("the game has no players; choose sites that hold filters")
+    run = estimator.start(seen_by_run(facts), np.random.default_rng(seed))
+    lacking = [name for name in ("ask", "tell", "read") if not callable(getattr(run, name, None))]
+    if lacking:
+        raise SettingsError(
+            f"`start` of {type(estimator).__name__} gave a {type(run).__name__} without "
+            f"{', '.join(lacking)}; return a run that has ask, tell and read"
+        )
+    return run
+
+
+class _Job:
+    """A run on its way through its budget.
+
+    `consistent` is false while a round is being told: what is then stopped cannot be saved.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        run: Run,
+        budget: Budget,
+        store: CheckpointStore | None,
+        key: str,
+        clock: Callable[[], float],
+        began: float | None,
+    ) -> None:
+        self.game, self.facts, self.run = game, game.facts, run
+        self.budget, self.store, self.key, self.clock = budget, store, key, clock
+        self.spent = (store.load(run, key) if store is not None else None) or Spent()
+        self.consistent = True
+        self._epoch = clock() - self.spent.seconds
+        before = 0.0 if began is None else clock() - began
+        seconds = budget.time_limit_seconds
+        end = None if seconds is None else self._epoch + seconds - before
+        self.timekeeper = Timekeeper(clock, end, self.facts)
+        self._save_at = clock() + (store.every_seconds if store is not None else 0.0)
+
+    def refuse_hopeless(self) -> None:
+        """Raise BudgetError where it is plain from the start that no score will come of it."""
+        if self.budget == Budget() and getattr(self.run, "endless", False):
+            raise BudgetError(
+                "this estimator never ends by itself and the budget has no limit; set "
+                "max_evaluations or time_limit_seconds"
+            )
+        self._refuse_below("the first score", getattr(self.run, "least_evaluations", 0))
+
+    def play_all(
+        self,
+        on_round: Callable[[Run, Spent], None] | None,
+        known: tuple[Round, Outcomes] | None,
+    ) -> tuple[bool, str]:
+        """Play round after round; whether the run came to its own end, and why it ended."""
+        flight = Flight(self.game, self.run, known)
+        while True:
+            round = flight.ask()
+            ending = self._ending(round)
+            if ending is not None:
+                return ending
+            outcomes = self.timekeeper.play(
+                round,
+                lambda part: flight.play(part, rows_left=self._rows_left()),
+                divisible=not flight.overlaps and not flight.knows(round),
+            )
+            n_rows = len(outcomes.scores)
+            if n_rows < len(round) and not self._can_be_told(n_rows):
+                self._charge(round, n_rows)
+                return False, self._out_of_time()
+            self._tell(outcomes, round)
+            if on_round is not None:
+                on_round(self.run, self.spent)
+            if self.store is not None and self.clock() >= self._save_at:
+                self.save()
+
+    def _tell(self, outcomes: Outcomes, round: Round) -> None:
+        n_rows = len(outcomes.scores)
+        _check_outcomes(outcomes, n_rows, self.facts)
+        self.consistent = False
+        with self.timekeeper.thinking():
+            self.run.tell(outcomes)
+        self._charge(round, n_rows)
+        self.consistent = True
+
+    def _can_be_told(self, n_rows: int) -> bool:
+        able: Callable[[int], bool] | None = getattr(self.run, "can_be_told", None)
+        return n_rows > 0 and able is not None and able(n_rows)
+
+    def conclude(self, finished: bool, reason: str, *, with_details: bool) -> Estimation:
+        """Read the run; BudgetError where it was stopped before there is anything to read."""
+        scores = self.run.read()
+        if self.spent.evaluations and not finished and not scores.samples.any():
+            raise BudgetError(f"{reason}, and that is too early for any score; {self._remedy()}")
+        statistics = _statistics(self.run)
+        details: Mapping[str, Any] = getattr(self.run, "details", {}) if with_details else {}
+        return Estimation(
+            scores, self.spent, finished, reason, statistics, details, self.run, self.facts
+        )
+
+    def save(self) -> None:
+        """Save the run if there is a store; rarely enough to take a twentieth of the time."""
+        if self.store is None:
+            return
+        began = self.clock()
+        self.store.save(self.run, self.spent, self.key)
+        ended = self.clock()
+        pause = max(self.store.every_seconds, (ended - began) / _SAVING_SHARE)
+        self._save_at = ended + pause
+
+    def _ending(self, round: Round) -> tuple[bool, str] | None:
+        if not len(round):
+            conclusion = getattr(self.run, "conclusion", "there is nothing more to learn")
+            return True, conclusion
+        allowed, seconds = self.budget.max_evaluations, self.budget.time_limit_seconds
+        if allowed is not None and self.spent.evaluations + round.evaluations > allowed:
+            if not self.spent.rounds:
+                self._refuse_below("one round", round.evaluations)
+            return False, f"the budget of {allowed:,} evaluations is spent"
+        if seconds is not None and self.spent.rounds and self.timekeeper.over:
+            return False, self._out_of_time()
+        return None
+
+    def _out_of_time(self) -> str:
+        return f"the time limit of {self.budget.time_limit_seconds:g} s was reached"
+
+    def _remedy(self) -> str:
+        """How far to raise what ended the run; of a time limit, as far as can be told by now."""
+        seconds, needed = self.budget.time_limit_seconds, getattr(self.run, "least_evaluations", 0)
+        missing = needed - self.spent.evaluations
+        if seconds is None or not self.timekeeper.over or missing <= 0:
+            return "raise it"
+        per_row = (self.clock() - self._epoch) / max(self.spent.evaluations, 1)
+        return f"raise it to about {math.ceil(seconds + 1.2 * missing * per_row):,} s"
+
+    def _rows_left(self) -> int | None:
+        allowed = self.budget.max_evaluations
+        return None if allowed is None else allowed - self.spent.evaluations
+
+    def _refuse_below(self, what: str, needed: int) -> None:
+        allowed = self.budget.max_evaluations
+        if allowed is not None and allowed < needed:
+            raise BudgetError(
+                f"{what} needs {needed} evaluations and the budget allows {allowed}; raise it to "
+                f"at least {needed}"
+            )
+
+    def _charge(self, round: Round, n_rows: int) -> None:
+        images = as_played(round, self.facts).images
+        per_row = len(self.facts.pool) if images is None else images.shape[1]
+        self.spent = Spent(
+            self.spent.rounds + 1,
+            self.spent.evaluations + n_rows * round.charged,
+            self.spent.image_passes + n_rows * per_row,
+            self.clock() - self._epoch,
+        )
+
+
+def _check_outcomes(outcomes: Outcomes, n_rows: int, facts: GameFacts) -> None:
+    """Refuse values that would spoil every sum.
+
+    Raises:
+        SettingsError: a value is not finite.
+    """
+    assert outcomes.values.shape == (n_rows, facts.n_metrics)
+    bad = ~np.isfinite(outcomes.values).all(axis=0)
+    if bad.any():
+        raise SettingsError(
+            f"{facts.metrics[int(np.flatnonzero(bad)[0])]} is not finite for a coalition; use a "
+            "metric that is bounded"
+        )

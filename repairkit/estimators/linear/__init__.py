@@ -1,0 +1,1 @@
+"""Estimators that fit a value per player to many outcomes."""

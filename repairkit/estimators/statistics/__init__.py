@@ -1,0 +1,1 @@
+"""Means, intervals and what is decided by them."""

@@ -1,0 +1,1 @@
+"""Estimators that let players leave one by one."""

@@ -1,0 +1,174 @@
+"""Shapley values by Monte Carlo over permutations (Castro, Gomez & Tejada 2009)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.scores import Scores
+from repairkit.estimators.checks import check_real, check_whole
+from repairkit.estimators.statistics.boundary import Side, astride, check_question, settle_top_k
+from repairkit.estimators.statistics.convergence import Halves
+from repairkit.estimators.statistics.intervals import around, student_quantile
+from repairkit.estimators.statistics.moments import Moments
+from repairkit.estimators.walking.truncation import Curve
+from repairkit.estimators.walking.walks import (
+    Truncation,
+    Walk,
+    advance,
+    ask_for,
+    begin_walk,
+    draw_entropy,
+    marginals,
+)
+
+CONFIDENCE = 0.95
+_FEW_WALKS = 16
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """Every player in every walk, until the budget ends.
+
+    A walk counts when it is complete: then its shares add up to V(all) - V(none) on its images.
+    The intervals hold at one look, so that nothing is stopped by them. Of fewer than 16 walks or so
+    they are wider than one player's own walks say.
+
+    Attributes:
+        batch_size: images in a walk.
+        truncate_at: the guard metric's value at which a walk is cut and the players still present
+            get nothing; None walks to the end.
+        truncate_patience: values below `truncate_at` in a row that it takes to cut.
+        chunk: rows in a round.
+        top_k: the question that `decided` answers; a tenth of the players, 1 to 100, if None.
+        side: whether the `highest`, the `lowest` or `both` top k are asked for.
+    """
+
+    batch_size: int = 128
+    truncate_at: float | None = None
+    truncate_patience: int = 6
+    chunk: int = 64
+    top_k: int | None = None
+    side: Side = "highest"
+
+    def __post_init__(self) -> None:
+        check_whole("batch_size", self.batch_size, least=1)
+        check_whole("truncate_patience", self.truncate_patience, least=1)
+        check_whole("chunk", self.chunk, least=1)
+        if self.truncate_at is not None:
+            check_real("truncate_at", self.truncate_at, least=-np.inf)
+        check_question(self.top_k, self.side)
+
+    def start(self, facts: GameFacts, rng: np.random.Generator) -> PermutationRun:
+        """Begin.
+
+        Raises:
+            SettingsError: fewer players than `top_k`.
+        """
+        return PermutationRun(facts, self, rng)
+
+
+class PermutationRun:
+    """`moments` of the walks completed; `walk` is under way.
+
+    `halves` and `curve` are told on request.
+    """
+
+    endless = True
+
+    def __init__(self, facts: GameFacts, settings: Permutation, rng: np.random.Generator) -> None:
+        self.facts, self.settings = facts, settings
+        self.top_k = settle_top_k(settings.top_k, facts.n_players)
+        self.moments = Moments.empty(facts.n_players, facts.n_metrics)
+        self.entropy = draw_entropy(rng)
+        self.n_walks, self.n_evaluations = 0, 0
+        self.halves = Halves.empty(facts.n_players)
+        self.curve = Curve.empty(facts.n_players, facts.n_metrics)
+        self._begin()
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return self.curve.told(self.facts) | {"convergence": self.halves.told()}
+
+    @property
+    def least_evaluations(self) -> int:
+        """A walk; a truncated one may need less, nobody knows how much."""
+        return self.facts.n_players + 1 if self.settings.truncate_at is None else 1
+
+    def ask(self) -> Round:
+        return ask_for([self.walk], self.settings.chunk, self.facts.n_players)
+
+    def can_be_told(self, n_rows: int) -> bool:
+        """See `estimators.driver`: a walk goes on from wherever it is."""
+        return n_rows > 0
+
+    def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
+        """See `estimators.flight`: a walk that is never cut hangs on no outcomes."""
+        if self.settings.truncate_at is not None:
+            return None
+        walk, chunk = self.walk, self.settings.chunk
+        n_asked = walk.n_known
+        for round in pending:
+            n_asked += len(round)
+            if n_asked >= len(walk.prefixes):
+                walk, n_asked = self._walk(walk.number + 1), 0
+        return ask_for([replace(walk, n_known=n_asked)], chunk, self.facts.n_players)
+
+    def tell(self, outcomes: Outcomes) -> None:
+        rule = Truncation(self.settings.truncate_at, self.settings.truncate_patience)
+        chunk, guard = self.settings.chunk, self.facts.guard
+        advance([self.walk], outcomes.values, chunk, guard=guard, rule=rule)
+        self.n_evaluations += len(outcomes.values)
+        if self.walk.done:
+            samples = marginals(self.walk)
+            self.moments.add(self.walk.players, samples)
+            self.halves.add(self.walk.players, samples, self.n_evaluations)
+            self.curve.add(self.walk, self.facts.guard)
+            self.n_walks += 1
+            self._begin()
+
+    def _begin(self) -> None:
+        self.walk = self._walk(self.n_walks)
+
+    def _walk(self, number: int) -> Walk:
+        everyone = np.arange(self.facts.n_players)
+        size = self.settings.batch_size
+        return begin_walk(self.facts, self.entropy, number, players=everyone, batch_size=size)
+
+    def _cautious_errors(self) -> NDArray[np.float64]:
+        """Standard errors that a few lucky walks cannot make small, (n_players, n_metrics).
+
+        A player often changes nothing and now and then much. A few walks may have met none of the
+        large changes, and their spread is then far too small. So no player's variance is taken for
+        less than the mean over all players, a share of it that fades as walks become many.
+        """
+        variances, counts = self.moments.variances(), self.moments.counts[:, None]
+        share = np.minimum(1.0, _FEW_WALKS / np.maximum(counts, 1))
+        least = share * np.mean(variances, axis=0, keepdims=True)
+        errors: NDArray[np.float64] = np.sqrt(np.maximum(variances, least) / np.maximum(counts, 1))
+        return errors
+
+    def read(self) -> Scores:
+        values, errors = self.moments.means.copy(), self.moments.std_errors()
+        quantile = student_quantile(CONFIDENCE, max(self.n_walks - 1, 1))
+        low, high = around(values, quantile * self._cautious_errors())
+        still_open = astride(
+            low[:, 0], high[:, 0], values[:, 0], top_k=self.top_k, side=self.settings.side
+        )
+        return Scores(
+            self.facts.metrics,
+            values,
+            errors,
+            low,
+            high,
+            self.moments.counts.copy(),
+            ~still_open,
+            CONFIDENCE,
+            "Student's t over walks, cautious where they are few, for one filter at one look",
+            self.settings.truncate_at is None,
+        )

@@ -1,0 +1,310 @@
+"""TMAB-Shapley: truncated walks that look ever closer at the players near the boundary.
+
+Ghorbani & Zou 2020, Algorithm 1, with its gaps mended. Each mending is a setting whose default
+mends; `Tmab.paper` is the letter of the algorithm. The set U of players still open is fixed when a
+walk begins, and a walk counts when it and all before it are complete: whether a player is sampled,
+or a walk is counted, must not hang on what that very walk found.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.game import GameFacts, Outcomes, Round
+from repairkit.core.scores import Scores
+from repairkit.estimators.checks import (
+    check_bounded,
+    check_positive,
+    check_real,
+    check_whole,
+    unknown,
+)
+from repairkit.estimators.statistics.boundary import (
+    Side,
+    check_question,
+    contested,
+    contested_in_paper,
+    describe,
+    selected,
+    settle_top_k,
+)
+from repairkit.estimators.statistics.convergence import Halves
+from repairkit.estimators.statistics.intervals import (
+    around,
+    bernstein_radius,
+    log_term,
+    within_range,
+)
+from repairkit.estimators.statistics.moments import Moments, merge
+from repairkit.estimators.walking.truncation import Curve
+from repairkit.estimators.walking.walks import (
+    Truncation,
+    Walk,
+    advance,
+    ask_for,
+    begin_walk,
+    draw_entropy,
+    marginals,
+)
+
+Stop = Literal["lucb", "paper"]
+_STOPS: tuple[Stop, ...] = ("lucb", "paper")
+
+
+@dataclass(frozen=True)
+class Tmab:
+    """Which are the top k, with probability at least 1 - delta and but for epsilon.
+
+    Attributes:
+        top_k: k; a tenth of the players, 1 to 100, if None.
+        side: whether the `highest`, the `lowest` or `both` top k are asked for.
+        epsilon: a difference in value that does not matter.
+        delta: the probability of a wrong answer.
+        value_range: R, the width of what one marginal of the first metric can be; twice the width
+            of its values if None.
+        truncate_at: v_T, the guard metric's value at which a walk is cut; None walks to the end.
+        truncate_patience: values below `truncate_at` in a row that it takes to cut, since one
+            value is noisy.
+        batch_size: images in a walk.
+        stop: `lucb` ends when the bounds of the top k and of the rest are apart; `paper` when every
+            interval, drawn in by epsilon, excludes the k-th value.
+        union_bound: whether delta holds for all players and looks together, or for each alone.
+        fresh: once the top k are decided, they are sampled again, this many times as often as
+            before, and these samples alone make their values: those that decided were chosen by
+            being large. 0 keeps the latter.
+        lanes: walks under way at once.
+        chunk: rows of each walk in a round; those behind a cut are lost.
+    """
+
+    top_k: int | None = None
+    side: Side = "highest"
+    epsilon: float = 1e-3
+    delta: float = 0.1
+    value_range: float | None = None
+    truncate_at: float | None = None
+    truncate_patience: int = 6
+    batch_size: int = 128
+    stop: Stop = "lucb"
+    union_bound: bool = True
+    fresh: float = 1.0
+    lanes: int = 2
+    chunk: int = 16
+
+    def __post_init__(self) -> None:
+        check_question(self.top_k, self.side)
+        check_real("epsilon", self.epsilon, least=0.0)
+        check_positive("delta", self.delta, below=1.0)
+        check_real("fresh", self.fresh, least=0.0)
+        for name in ("truncate_patience", "batch_size", "lanes", "chunk"):
+            check_whole(name, getattr(self, name), least=1)
+        if self.value_range is not None:
+            check_positive("value_range", self.value_range)
+        if self.truncate_at is not None:
+            check_real("truncate_at", self.truncate_at, least=-np.inf)
+        if self.stop not in _STOPS:
+            raise unknown("stop", str(self.stop), _STOPS)
+
+    @classmethod
+    def paper(cls, **settings: Any) -> Tmab:
+        """The letter of Algorithm 1 with the figures of the paper, one walk after another.
+
+        `settings` are put in place of the paper's, such as `truncate_at=0.6`, the other figure that
+        it gives.
+        """
+        return cls(**(PAPER | settings))
+
+    def start(self, facts: GameFacts, rng: np.random.Generator) -> TmabRun:
+        """Begin.
+
+        Raises:
+            SettingsError: fewer players than `top_k`, or a metric whose range is not known.
+        """
+        check_bounded(facts, "tmab", self.value_range)
+        return TmabRun(facts, self, rng)
+
+
+PAPER: dict[str, Any] = {
+    "top_k": 100,
+    "epsilon": 1e-4,
+    "delta": 0.1,
+    "value_range": 1.0,
+    "truncate_at": 0.2,
+    "truncate_patience": 1,
+    "batch_size": 128,
+    "stop": "paper",
+    "union_bound": False,
+    "fresh": 0.0,
+    "lanes": 1,
+}
+"""Settings of `Tmab` that are the letter of Algorithm 1 (section 4.2 and appendix of the paper)."""
+
+
+class TmabRun:
+    """`walks` are under way, by number; `moments` are those of the `n_walks` that count.
+
+    `still_open` (n_players,) is U. Once it is empty, `fresh` are moments of the `n_fresh` walks of
+    `n_fresh_wanted` in which `selected` (n_selected,) alone are sampled. `halves` and `curve` are
+    told on request; the latter's mean value at a cut less V(none) is what truncation hides.
+    """
+
+    def __init__(self, facts: GameFacts, settings: Tmab, rng: np.random.Generator) -> None:
+        self.facts, self.settings = facts, settings
+        self.top_k = settle_top_k(settings.top_k, facts.n_players)
+        self.moments = Moments.empty(facts.n_players, facts.n_metrics)
+        self.still_open = np.ones(facts.n_players, bool)
+        self.entropy = draw_entropy(rng)
+        self.n_begun, self.n_walks, self.n_evaluations = 0, 0, 0
+        self.halves = Halves.empty(facts.n_players)
+        self.curve = Curve.empty(facts.n_players, facts.n_metrics)
+        self.fresh = Moments.empty(facts.n_players, facts.n_metrics)
+        self.selected = np.zeros(0, np.int64)
+        self.n_fresh, self.n_fresh_wanted = 0, 0
+        self.walks: list[Walk] = []
+        self._fill_lanes()
+
+    @property
+    def least_evaluations(self) -> int:
+        """The first walk of every lane; truncated ones may need less, nobody knows how much."""
+        walks = self.settings.lanes * (self.facts.n_players + 1)
+        return walks if self.settings.truncate_at is None else 1
+
+    @property
+    def conclusion(self) -> str:
+        told = f"{describe(self.top_k, self.settings.side)} are decided"
+        again = f"{told}, and estimated again by {self.n_fresh} fresh walks"
+        return again if self.n_fresh else told
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return self.curve.told(self.facts) | {"convergence": self.halves.told()}
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Of the walks that count; the values at the cut are the first metric's."""
+        curve = self.curve
+        known = {"walks": float(self.n_walks), "truncated_walks": float(curve.n_cut)}
+        known["fresh_walks"] = float(self.n_fresh)
+        if not curve.n_cut:
+            return known
+        at_cut = float(curve.mean_value_at_cut[0])
+        return known | {"mean_cut": curve.mean_cut, "mean_value_at_cut": at_cut}
+
+    @property
+    def n_undecided(self) -> int:
+        return int(self.still_open.sum())
+
+    @property
+    def _over(self) -> bool:
+        return not self.still_open.any() and self.n_fresh >= self.n_fresh_wanted
+
+    def ask(self) -> Round:
+        if self._over:
+            return Round.nothing(self.facts.n_players)
+        return ask_for(self.walks, self.settings.chunk, self.facts.n_players)
+
+    def can_be_told(self, n_rows: int) -> bool:
+        """See `estimators.driver`: a walk goes on from wherever it is."""
+        return n_rows > 0
+
+    def tell(self, outcomes: Outcomes) -> None:
+        rule = Truncation(self.settings.truncate_at, self.settings.truncate_patience)
+        chunk, guard = self.settings.chunk, self.facts.guard
+        advance(self.walks, outcomes.values, chunk, guard=guard, rule=rule)
+        self.n_evaluations += len(outcomes.values)
+        deciding = bool(self.still_open.any())
+        counted = self.n_walks
+        while self.walks and self.walks[0].done:
+            walk = self.walks.pop(0)
+            if deciding:
+                self._count(walk)
+            else:
+                self.fresh.add(walk.players, marginals(walk))
+                self.n_fresh += 1
+        if self.n_walks > counted:
+            self.still_open = self._still_open()
+            if not self.still_open.any():
+                self._begin_anew()
+        if not self._over:
+            self._fill_lanes()
+
+    def _count(self, walk: Walk) -> None:
+        samples = marginals(walk)
+        self.moments.add(walk.players, samples)
+        self.halves.add(walk.players, samples, self.n_evaluations)
+        self.curve.add(walk, self.facts.guard)
+        self.n_walks += 1
+
+    def _begin_anew(self) -> None:
+        """From now on, sample those selected and no one else."""
+        values = self.moments.means[:, 0]
+        self.selected = selected(values, top_k=self.top_k, side=self.settings.side)
+        most = int(self.moments.counts[self.selected].max())
+        self.n_fresh_wanted = math.ceil(self.settings.fresh * most)
+        self.walks = []
+
+    def _fill_lanes(self) -> None:
+        """A walk that is done but waits for an earlier one occupies no lane."""
+        deciding = bool(self.still_open.any())
+        players = np.flatnonzero(self.still_open) if deciding else self.selected
+        size = self.settings.batch_size
+        while sum(not walk.done for walk in self.walks) < self.settings.lanes:
+            self.walks.append(
+                begin_walk(self.facts, self.entropy, self.n_begun, players=players, batch_size=size)
+            )
+            self.n_begun += 1
+
+    def _ranges(self) -> NDArray[np.float64]:
+        """R per metric, (n_metrics,)."""
+        ranges = 2 * np.asarray(self.facts.score_widths, np.float64)
+        if self.settings.value_range is not None:
+            ranges[0] = self.settings.value_range
+        return ranges
+
+    def _radius(self, moments: Moments) -> NDArray[np.float64]:
+        settings, counts = self.settings, moments.counts
+        log_terms = log_term(
+            counts,
+            n_players=len(counts),
+            delta=settings.delta,
+            union_bound=settings.union_bound,
+        )
+        return bernstein_radius(moments.variances(), counts, self._ranges(), log_terms)
+
+    def _still_open(self) -> NDArray[np.bool_]:
+        values = self.moments.means[:, 0]
+        low, high = around(values, self._radius(self.moments)[:, 0])
+        rule = contested if self.settings.stop == "lucb" else contested_in_paper
+        side, epsilon = self.settings.side, self.settings.epsilon
+        return rule(low, high, values, top_k=self.top_k, side=side, epsilon=epsilon)
+
+    def read(self) -> Scores:
+        values, errors = self.moments.means.copy(), self.moments.std_errors()
+        # No sample is needed to exclude what a value cannot be; a range given may be wrong.
+        natural = 2 * np.asarray(self.facts.score_widths, np.float64)
+        everything = merge(self.moments, self.fresh)
+        low, high = within_range(*around(everything.means, self._radius(everything)), natural)
+        samples = everything.counts.copy()
+        if self.n_fresh >= max(self.n_fresh_wanted, 1):
+            again = self.selected
+            values[again] = self.fresh.means[again]
+            errors[again] = self.fresh.std_errors()[again]
+            samples[again] = self.fresh.counts[again]
+            low, high = np.minimum(low, values), np.maximum(high, values)
+        scope = "for all filters and looks together" if self.settings.union_bound else "for each"
+        return Scores(
+            self.facts.metrics,
+            values,
+            errors,
+            low,
+            high,
+            samples,
+            ~self.still_open,
+            1 - self.settings.delta,
+            f"empirical Bernstein (Maurer & Pontil 2009), {scope}",
+            False,
+        )

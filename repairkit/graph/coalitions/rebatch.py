@@ -1,0 +1,196 @@
+"""Give a graph that is fixed at some batch a free batch axis, where that can be tried.
+
+Whether the result keeps each image's output is not known here: the engine proves it on real
+images before it uses a re-batched graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from repairkit.graph.index import GraphIndex, attribute, int_attribute
+from repairkit.graph.stored.storage import Constants
+
+BATCH = "batch"
+_AXES_AS_INPUT = 13  # the opset since which Squeeze reads its axes from an input
+
+
+def fixed_batch(model: ModelProto, name: str) -> int | None:
+    """The fixed size of the first axis of an input, or None where it is free."""
+    value = next(i for i in model.graph.input if i.name == name)
+    dims = value.type.tensor_type.shape.dim
+    return int(dims[0].dim_value) if dims and dims[0].dim_value > 0 else None
+
+
+def rebatch(
+    model: ModelProto, name: str, step: int = 1, *, further: tuple[str, ...] = ()
+) -> ModelProto:
+    """A copy whose input `name`, inputs `further` and outputs have a free first axis.
+
+    Constants that fix the batch at `step` take it from their input instead: the shapes of
+    `Reshape`, the sizes of `Resize`, the axis of `Flatten`, the axes of `Squeeze`, and constants
+    that are joined to images (`Concat`).
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    index = GraphIndex(model)
+    work = _Work(result, index, Constants(index), step)
+    for position, node in enumerate(index.nodes):
+        free = _FREE.get(node.op_type)
+        if free is not None and node.input and any(i in index.fed for i in node.input):
+            free(work, position, node)
+    if work.before:
+        nodes = [NodeProto.FromString(n.SerializeToString()) for n in result.graph.node]
+        del result.graph.node[:]
+        for position, node in enumerate(nodes):
+            result.graph.node.extend([*work.before.get(position, []), node])
+    for value in (*result.graph.input, *result.graph.output):
+        if value.name in (name, *further) or value.name in index.outputs:
+            dims = value.type.tensor_type.shape.dim
+            if dims:
+                dims[0].dim_param = BATCH
+            if value.name in index.outputs and work.rank_changed:
+                value.type.tensor_type.ClearField("shape")
+    # From version 4 on, an initializer need not be an input too.
+    result.ir_version = max(result.ir_version, 4)
+    # Recorded shapes would still claim the old batch.
+    del result.graph.value_info[:]
+    return result
+
+
+@dataclass
+class _Work:
+    """A copy under way, and the nodes to put before some of its nodes.
+
+    `rank_changed`: a tensor kept the batch axis that it would have lost.
+    """
+
+    result: ModelProto
+    index: GraphIndex
+    constants: Constants
+    step: int
+    before: dict[int, list[NodeProto]] = field(default_factory=dict)
+    rank_changed: bool = False
+
+    @property
+    def opset(self) -> int:
+        return next(o.version for o in self.index.model.opset_import if o.domain in ("", "ai.onnx"))
+
+    def constant(self, node: NodeProto, slot: int) -> NDArray[np.int64] | None:
+        """The whole numbers that a node reads at `slot`, None where they are not constant."""
+        if len(node.input) <= slot or node.input[slot] not in self.index.constant:
+            return None
+        return self.constants.array(node.input[slot]).astype(np.int64)
+
+    def store(self, array: NDArray[np.int64], name: str) -> str:
+        self.result.graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    def batch_of(self, position: int, tensor: str, name: str) -> str:
+        """A one-element tensor that holds the first axis of `tensor`, made before a node."""
+        zero, one = (self.store(np.array([n], np.int64), f"{name}/{n}") for n in (0, 1))
+        shape, batch = f"{name}/shape", f"{name}/batch"
+        self.before.setdefault(position, []).extend(
+            [
+                helper.make_node("Shape", [tensor], [shape]),
+                helper.make_node("Slice", [shape, zero, one], [batch])
+                if self.opset >= 10
+                else helper.make_node("Slice", [shape], [batch], starts=[0], ends=[1]),
+            ]
+        )
+        return batch
+
+
+def _free_reshape(work: _Work, position: int, node: NodeProto) -> None:
+    shape = work.constant(node, 1)
+    if node.input[0] not in work.index.fed or shape is None or int_attribute(node, "allowzero", 0):
+        return
+    if shape.size == 0 or shape[0] <= 0:
+        return
+    shape = shape.copy()
+    if -1 not in shape:
+        shape[0] = -1  # also where the batch and another axis were made one
+    elif shape[0] == work.step:
+        shape[0] = 0  # copied from the input's first axis
+    else:
+        return
+    fresh = work.store(shape, f"{node.output[0]}/batched_shape")
+    work.result.graph.node[position].input[1] = fresh
+
+
+def _free_resize(work: _Work, position: int, node: NodeProto) -> None:
+    sizes = work.constant(node, 3)
+    if sizes is None or node.input[0] not in work.index.fed or sizes.size < 2:
+        return
+    name = f"{node.output[0]}/batched_sizes"
+    rest = work.store(sizes[1:], f"{name}/rest")
+    batch = work.batch_of(position, node.input[0], name)
+    work.before[position].append(helper.make_node("Concat", [batch, rest], [name], axis=0))
+    work.result.graph.node[position].input[3] = name
+
+
+def _free_flatten(work: _Work, position: int, node: NodeProto) -> None:
+    axis = attribute(node, "axis")
+    if axis is not None and axis.i == 0:
+        copied = work.result.graph.node[position]
+        next(a for a in copied.attribute if a.name == "axis").i = 1
+
+
+def _free_squeeze(work: _Work, position: int, node: NodeProto) -> None:
+    """Keep the batch axis; without axes, what is squeezed is told from the recorded shape."""
+    given = attribute(node, "axes")
+    axes = work.constant(node, 1) if given is None else np.array(given.ints, np.int64)
+    if axes is None:
+        recorded = {v.name: v for v in work.index.graph.value_info}.get(node.input[0])
+        if len(node.input) > 1 or recorded is None:
+            return
+        dims = recorded.type.tensor_type.shape.dim
+        axes = np.array([a for a, d in enumerate(dims) if d.dim_value == 1], np.int64)
+    kept = axes[axes != 0]
+    if kept.size == axes.size and given is not None:
+        return
+    work.rank_changed = True
+    copied = work.result.graph.node[position]
+    del copied.attribute[:]
+    del copied.input[1:]
+    if not kept.size:
+        copied.op_type = "Identity"
+    elif work.opset >= _AXES_AS_INPUT:
+        copied.input.append(work.store(kept, f"{node.output[0]}/batched_axes"))
+    else:
+        copied.attribute.append(helper.make_attribute("axes", kept.tolist()))
+
+
+def _free_concat(work: _Work, position: int, node: NodeProto) -> None:
+    """Repeat constants along the batch, as the token that a transformer puts before its patches."""
+    if int_attribute(node, "axis", 0) == 0:
+        return
+    fed = next(i for i in node.input if i in work.index.fed)
+    for slot, name in enumerate(node.input):
+        if name in work.index.fed or name not in work.index.constant:
+            continue
+        shape = work.constants.array(name).shape
+        if not shape or shape[0] != 1 or work.step != 1:
+            continue
+        repeated = f"{node.output[0]}/batched_{slot}"
+        ones = work.store(np.ones(len(shape) - 1, np.int64), f"{repeated}/ones")
+        batch = work.batch_of(position, fed, repeated)
+        work.before[position] += [
+            helper.make_node("Concat", [batch, ones], [f"{repeated}/repeats"], axis=0),
+            helper.make_node("Tile", [name, f"{repeated}/repeats"], [repeated]),
+        ]
+        work.result.graph.node[position].input[slot] = repeated
+
+
+_FREE: dict[str, Callable[[_Work, int, NodeProto], None]] = {
+    "Reshape": _free_reshape,
+    "Resize": _free_resize,
+    "Flatten": _free_flatten,
+    "Squeeze": _free_squeeze,
+    "Concat": _free_concat,
+}

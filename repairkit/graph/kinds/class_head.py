@@ -1,0 +1,372 @@
+"""The layer that makes the class scores: how it is stored, and what it makes of its features.
+
+From an output the graph is followed upwards to the last layer. What stands between must be exact in
+the scores: operators that pass numbers on, sums and factors that are stored for each class, a mean
+over positions, and at the very end a softmax or a sigmoid. So the scores are
+
+    scores = score_scale * mean over positions(features @ weight.T) + sums,
+
+and class biases or new weights have the same effect in the file as they have here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from repairkit.core.errors import ModelError
+from repairkit.graph.facts.endings import Ending
+from repairkit.graph.index import GraphIndex, attribute, int_attribute, layer_names, subgraphs
+from repairkit.graph.kinds.codes import DENSE_ON_CODES, ON_CODES
+from repairkit.graph.kinds.layers import is_dequantised
+from repairkit.graph.kinds.windows import Windows, windows_of
+from repairkit.graph.number_types import FROZEN_TYPES
+from repairkit.graph.stored.storage import Constants
+
+Floats = NDArray[np.float64]
+
+_PASSING = {
+    "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "CastLike",
+    "Dropout",
+}  # fmt: skip
+_MEANS = {"GlobalAveragePool", "AveragePool", "ReduceMean"}
+_ENDINGS: dict[str, Ending] = {
+    "Softmax": "softmax",
+    "LogSoftmax": "log-softmax",
+    "Sigmoid": "sigmoid",
+}
+_LAYERS = ("Conv", "Gemm", "MatMul")
+_STANDARD = ("", "ai.onnx")
+_BIAS = 2  # the input of Conv, Gemm and BatchNormalization that holds it
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a bias is stored: the input `slot` of a node, which it may not have yet."""
+
+    node: int
+    slot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassHead:
+    """The last layer and what follows it.
+
+    Attributes:
+        name: of the layer, as a site's.
+        node: its position in the graph.
+        kind: its operator.
+        kernel: the tensor of its weights.
+        weight: (n_classes, n_features), as stored.
+        features: the tensor that feeds it.
+        own_output: the tensor that it makes.
+        windows: what a convolution sees; None for a dense layer.
+        ending: what the model makes of the scores.
+        own_bias: (n_classes,), what the layer itself adds.
+        place: where a class bias is best stored; None where there is no place.
+        bias: (n_classes,), what stands there as stored; None where nothing does.
+        weight_scale: (n_classes,), what a unit of a stored weight is worth in the scores.
+        bias_scale: (n_classes,), the same of the bias.
+        tail_scale: (n_classes,), by what the layer's own output is multiplied behind it.
+        tail_shift: (n_classes,), what is added then.
+        fixed_weight: why the weights cannot be changed; empty where they can be.
+        dtype: of the weights.
+    """
+
+    name: str
+    node: int
+    kind: str
+    kernel: str
+    weight: Floats
+    features: str
+    own_output: str
+    windows: Windows | None
+    ending: Ending
+    own_bias: Floats
+    place: Place | None
+    bias: Floats | None
+    weight_scale: Floats
+    bias_scale: Floats
+    tail_scale: Floats
+    tail_shift: Floats
+    fixed_weight: str
+    dtype: str
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.weight)
+
+    @property
+    def fixed_bias(self) -> str:
+        """Why the class biases cannot be changed; empty where they can be."""
+        if self.place is not None:
+            return ""
+        return (
+            f"the last layer {self.name!r} is a {self.kind} without a bias Add, so it has no place "
+            "for class biases; export the model with a bias in its last layer"
+        )
+
+    def score_rows(self, made: NDArray[Any]) -> Floats:
+        """Class scores (n, n_classes) from what the layer makes for n images."""
+        if self.kind == "Conv":
+            own = made.reshape(len(made), self.n_classes, -1).astype(np.float64).mean(axis=2)
+        else:
+            own = made.reshape(len(made), -1, self.n_classes).astype(np.float64).mean(axis=1)
+        return np.asarray(self.tail_scale * own + self.tail_shift)
+
+    def feature_rows(self, features: NDArray[Any]) -> NDArray[Any]:
+        """Features (n, n_features) of n images, so that the scores are linear in them."""
+        if self.windows is not None:
+            return self.windows.means(features).reshape(len(features), -1)
+        rows = features.reshape(len(features), -1, self.weight.shape[1])
+        return rows[:, 0] if rows.shape[1] == 1 else rows.mean(axis=1, dtype=np.float64)
+
+    def scores(self, rows: NDArray[Any], weight: Floats, bias: Floats | None) -> Floats:
+        """Class scores of features under stored weights and a stored bias."""
+        product = rows.astype(np.float64) @ (self.weight_scale[:, None] * weight).T
+        return np.asarray(product + self.offset(bias))
+
+    def offset(self, bias: Floats | None) -> Floats:
+        """What is added to the product of features and weights, with `bias` in its place."""
+        sums = self.tail_shift + self.tail_scale * self.own_bias
+        if bias is None:
+            return sums
+        before = 0.0 if self.bias is None else self.bias
+        return sums + self.bias_scale * (bias - before)
+
+    def answers(self, scores: Floats) -> Floats:
+        """What the model makes of class scores."""
+        if self.ending == "linear":
+            return scores
+        if self.ending == "sigmoid":
+            return 1.0 / (1.0 + np.exp(-np.clip(scores, -700.0, 700.0)))
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        if self.ending == "softmax":
+            raised = np.exp(shifted)
+            return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An operator behind the layer that multiplies and adds numbers stored for each class."""
+
+    node: int
+    slot: int | None
+    scale: Floats
+    shift: Floats
+    unit: Floats
+    stored: Floats | None
+
+
+def head_named(index: GraphIndex, layer: str) -> ClassHead:
+    """The head of that name, whichever output it makes.
+
+    Raises:
+        ModelError: no output is made by such a layer.
+    """
+    reasons = []
+    for output in index.outputs:
+        try:
+            head = find_head(index, output)
+        except ModelError as error:
+            reasons.append(str(error))
+            continue
+        if head.name == layer:
+            return head
+        reasons.append(f"output {output!r} is made by {head.name!r}")
+    raise ModelError(f"{layer!r} is not a last layer that can be changed: {'; '.join(reasons)}")
+
+
+def find_head(index: GraphIndex, output: str) -> ClassHead:
+    """The layer that makes the class scores of an output.
+
+    Raises:
+        ModelError: there is none whose change would show exactly in the scores.
+    """
+    constants = Constants(index)
+    name, ending, pooled = output, None, False
+    steps: list[_Step] = []
+    for _ in range(len(index.nodes) + 1):
+        if name not in index.producers or name in index.constant:
+            raise ModelError(f"output {output!r} is made by no layer of learned weights")
+        position = index.producers[name]
+        node = index.nodes[position]
+        kind = node.op_type
+        if node.domain not in _STANDARD or subgraphs(node):
+            raise _between(node, output)
+        if kind in _LAYERS:
+            head = _read(index, constants, position)
+            return _behind(head, index, steps, ending or "linear")
+        if kind in _ENDINGS or kind == "Log":
+            if ending is not None or pooled or steps:
+                raise _between(node, output)
+            ending = _ENDINGS.get(kind, "log-softmax")
+            if kind == "Log":
+                position = index.producers.get(node.input[0], position)
+                node = index.nodes[position]
+                if node.op_type != "Softmax":
+                    raise _between(node, output)
+        elif kind in _MEANS:
+            pooled = True
+        elif kind not in _PASSING:
+            step, name = _affine(node, position, index, constants, output)
+            steps.append(step)
+            continue
+        name = str(node.input[0])
+    raise ModelError(f"output {output!r} is made by no layer of learned weights")
+
+
+def _between(node: NodeProto, output: str) -> ModelError:
+    """The error for an operator that no change of the last layer passes exactly."""
+    kind = node.op_type
+    if "Quantize" in kind or "QLinear" in kind or kind in (*ON_CODES, *DENSE_ON_CODES):
+        return ModelError(
+            f"the end of output {output!r} computes on integer codes ({kind}), where biases and "
+            "weights cannot be set exactly; use the model before it was quantised"
+        )
+    return ModelError(
+        f"output {output!r} is not the class scores of a last layer: a {kind} stands before it"
+    )
+
+
+def _affine(
+    node: NodeProto, position: int, index: GraphIndex, constants: Constants, output: str
+) -> tuple[_Step, str]:
+    """Sums and factors stored for each class, and the tensor that they are put on."""
+    kind = node.op_type
+    if kind == "BatchNormalization":
+        if not all(name in index.constant for name in node.input[1:]) or any(node.output[1:]):
+            raise _between(node, output)
+        gamma, beta, mean, variance = (_flat(constants, name) for name in node.input[1:5])
+        found = attribute(node, "epsilon")
+        scale = gamma / np.sqrt(variance + (1e-5 if found is None else found.f))
+        step = _Step(position, _BIAS, scale, beta - mean * scale, np.ones(()), beta)
+        return step, str(node.input[0])
+    fixed = [slot for slot, name in enumerate(node.input) if name in index.constant]
+    if kind not in ("Add", "Sub", "Mul", "Div") or len(node.input) != 2 or len(fixed) != 1:
+        raise _between(node, output)
+    slot = fixed[0]
+    if is_dequantised(index, node.input[slot]):
+        raise _between(index.nodes[index.producers[node.input[slot]]], output)
+    numbers, one, other = _flat(constants, node.input[slot]), np.ones(()), str(node.input[1 - slot])
+    if kind == "Add":
+        return _Step(position, slot, one, numbers, one, numbers), other
+    if kind == "Sub" and slot == 1:
+        return _Step(position, None, one, -numbers, one, None), other
+    if kind == "Mul":
+        return _Step(position, None, numbers, np.zeros(()), one, None), other
+    if kind == "Div" and slot == 1 and numbers.all():
+        return _Step(position, None, 1.0 / numbers, np.zeros(()), one, None), other
+    raise _between(node, output)
+
+
+def _flat(constants: Constants, name: str) -> Floats:
+    return constants.array(name).reshape(-1).astype(np.float64)
+
+
+def _read(index: GraphIndex, constants: Constants, position: int) -> ClassHead:
+    """The layer itself, as if nothing followed it."""
+    node, name = index.nodes[position], layer_names(index)[position]
+    kind, told = node.op_type, f"the last layer {name!r}"
+    if node.input[0] in index.constant or node.input[1] not in index.constant:
+        raise ModelError(f"the weights of {told} are not its second input, stored in the file")
+    if is_dequantised(index, node.input[1]) or is_dequantised(index, node.input[0]):
+        raise ModelError(
+            f"{told} computes on integer codes, where biases and weights cannot be set exactly; "
+            "use the model before it was quantised"
+        )
+    kernel = constants.array(node.input[1])
+    if kernel.dtype.name not in FROZEN_TYPES:
+        raise ModelError(f"the weights of {told} are of type {kernel.dtype.name}, not of floats")
+    alpha, beta = (_number(node, what) if kind == "Gemm" else 1.0 for what in ("alpha", "beta"))
+    if kind != "Conv" and (kernel.ndim != 2 or int_attribute(node, "transA", 0)):
+        raise ModelError(f"{told} is no product of a row of features and a matrix of weights")
+    weight = _rows_of(node, kernel)
+    n_classes = len(weight)
+    has_bias = kind != "MatMul" and len(node.input) > _BIAS and bool(node.input[_BIAS])
+    if has_bias and node.input[_BIAS] not in index.constant:
+        raise ModelError(f"the bias of {told} is computed at run time")
+    stored = _flat(constants, node.input[_BIAS]) if has_bias else None
+    if stored is not None and stored.size not in (1, n_classes):
+        raise ModelError(f"the bias of {told} has {stored.size} values for {n_classes} classes")
+    one = np.ones(n_classes)
+    grouped = kind == "Conv" and int_attribute(node, "group", 1) != 1
+    return ClassHead(
+        name=name,
+        node=position,
+        kind=kind,
+        kernel=str(node.input[1]),
+        weight=weight.astype(np.float64),
+        features=str(node.input[0]),
+        own_output=str(node.output[0]),
+        windows=windows_of(node, kernel.shape[2:]) if kind == "Conv" else None,
+        ending="linear",
+        own_bias=np.zeros(n_classes) if stored is None else beta * stored * one,
+        place=None if kind == "MatMul" or not beta else Place(position, _BIAS),
+        bias=None if stored is None else stored * one,
+        weight_scale=alpha * one,
+        bias_scale=beta * one,
+        tail_scale=one,
+        tail_shift=np.zeros(n_classes),
+        fixed_weight=f"{told} is a convolution of several groups, so its weights cannot be refitted"
+        if grouped
+        else "",
+        dtype=kernel.dtype.name,
+    )
+
+
+def _behind(head: ClassHead, index: GraphIndex, steps: list[_Step], ending: Ending) -> ClassHead:
+    """The head with what follows its layer; `steps` are told from the output upwards."""
+    n = head.n_classes
+    scale, shift = np.ones(n), np.zeros(n)
+    place: Place | None = None
+    bias: Floats | None = None
+    unit = scale
+    for step in steps:  # the last of them stands first
+        for numbers in (step.scale, step.shift):
+            if numbers.size not in (1, n):
+                raise _between(index.nodes[step.node], index.nodes[head.node].output[0])
+        stored = step.stored
+        if place is None and stored is not None and stored.size == n:
+            place, bias, unit = Place(step.node, step.slot or 0), stored, scale * step.unit
+        shift = shift + scale * step.shift
+        scale = scale * step.scale
+    if place is None:
+        place, bias, unit = head.place, head.bias, scale * head.bias_scale
+    return replace(
+        head,
+        ending=ending,
+        place=place if unit.all() else None,
+        bias=bias,
+        bias_scale=unit,
+        weight_scale=scale * head.weight_scale,
+        tail_scale=scale,
+        tail_shift=shift,
+        fixed_weight=head.fixed_weight
+        or ("" if scale.all() and head.weight_scale.all() else "its weights do not count"),
+    )
+
+
+def _number(node: NodeProto, name: str) -> float:
+    found = attribute(node, name)
+    return 1.0 if found is None else float(found.f)
+
+
+def _rows_of(node: NodeProto, kernel: NDArray[Any]) -> NDArray[Any]:
+    """A kernel as (n_classes, n_features)."""
+    if node.op_type == "Conv":
+        return kernel.reshape(len(kernel), -1)
+    transposed = node.op_type == "Gemm" and int_attribute(node, "transB", 0)
+    return kernel if transposed else kernel.T
+
+
+def kernel_order(node: NodeProto, weight: Floats) -> Floats:
+    """Weights (n_classes, n_features) flat, in the order of the layer's kernel."""
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and int_attribute(node, "transB", 0)):
+        return weight.reshape(-1)
+    return weight.T.reshape(-1)

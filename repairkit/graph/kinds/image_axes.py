@@ -1,0 +1,267 @@
+"""Which axis of an input holds the channels of an image, and how many there are.
+
+Many exporters leave every size open. The first convolution still tells: its kernel reads a fixed
+number of channels, and the operators between it and the input (a Transpose, a normalisation, a
+Pad, the slices and the Concat of a swap of colours) tell which axis of the input they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from repairkit.core.errors import ModelError
+from repairkit.graph.index import GraphIndex, attribute, int_attribute
+from repairkit.graph.kinds.codes import slots_of
+from repairkit.graph.stored.storage import Constants
+
+_LIKELY_RANKS = (4, 5, 3)  # of an input whose shape is missing
+
+# These keep every axis of their first input in its place.
+_KEEPING = {
+    *("Abs", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Ceil", "Clip", "Crop"),
+    *("DequantizeLinear", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf", "Exp", "Floor"),
+    *("GridSample", "HardSigmoid", "HardSwish", "Identity", "ImageScaler", "InstanceNormalization"),
+    *("LRN", "LeakyRelu", "Log", "LpNormalization", "LpPool", "MaxPool"),
+    *("MeanVarianceNormalization", "Neg", "PRelu", "QuantizeLinear", "Reciprocal", "Relu"),
+    *("Resize", "Round", "Scaler", "Sigmoid", "Softplus", "Sqrt", "Tanh", "Upsample"),
+}
+_ARITHMETIC = {"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"}
+_CONVOLUTIONS = {"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "QLinearConv"}
+
+
+@dataclass(frozen=True)
+class ImageAxes:
+    """What the graph tells of an input: its rank, and the axis and number of its channels."""
+
+    rank: int
+    channel_axis: int
+    n_channels: int
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of a tensor, `times` an axis of the input and `plus` constants long.
+
+    `source` is None where it comes from no one axis, `times` where only parts of it were taken.
+    """
+
+    source: int | None
+    times: Fraction | None = Fraction(1)
+    plus: int = 0
+
+
+_Axes = tuple[_Axis, ...]
+_UNKNOWN = _Axis(None)
+
+
+def image_axes(index: GraphIndex, name: str, rank: int | None) -> ImageAxes | None:
+    """What the first convolution behind an input tells of it; None where there is none.
+
+    Args:
+        index: of the model.
+        name: of the input.
+        rank: as the input declares it; None where its shape is missing.
+    """
+    constants = Constants(index)
+    for candidate in _LIKELY_RANKS if rank is None else (rank,):
+        found = _trace(constants, name, candidate)
+        if found is not None:
+            return found
+    return None
+
+
+def _trace(constants: Constants, name: str, rank: int) -> ImageAxes | None:
+    known: dict[str, _Axes] = {name: tuple(_Axis(axis) for axis in range(rank))}
+    for node in constants.index.nodes:
+        if not any(i in known for i in node.input) or node.domain not in _DOMAINS:
+            continue
+        try:
+            if node.op_type in _CONVOLUTIONS and node.input[0] in known:
+                found = _read_kernel(node, known[node.input[0]], constants, rank)
+                if found is not None:
+                    return found
+                continue
+            axes = _behind(node, known, constants)
+        except (ModelError, IndexError, ZeroDivisionError):
+            # A constant that cannot be computed, or axes that there are not: nothing is told here.
+            continue
+        if axes is not None:
+            known.update({o: axes for o in node.output if o})
+    return None
+
+
+_DOMAINS = ("", "ai.onnx", "com.microsoft")
+
+
+def _read_kernel(node: NodeProto, axes: _Axes, constants: Constants, rank: int) -> ImageAxes | None:
+    kernel = node.input[slots_of(node).kernel]
+    if kernel not in constants.index.constant:
+        return None
+    shape = constants.array(kernel).shape
+    if len(shape) != len(axes) or len(shape) < 3:
+        return None
+    group = int_attribute(node, "group", 1)
+    n_read = shape[0] if node.op_type == "ConvTranspose" else shape[1] * group
+    channels = axes[1]
+    if channels.source is None:  # what no other axis comes from
+        free = set(range(1, rank)) - {axis.source for axis in axes}
+        if len(free) != 1:
+            return None
+        channels = _Axis(free.pop(), None)
+    assert channels.source is not None
+    if channels.source == 0:
+        return None
+    n_channels = Fraction(n_read)
+    if channels.times is not None:
+        n_channels = (n_read - channels.plus) / channels.times
+    if n_channels.denominator != 1 or n_channels < 1:
+        return None
+    return ImageAxes(rank, channels.source, int(n_channels))
+
+
+def _behind(node: NodeProto, known: dict[str, _Axes], constants: Constants) -> _Axes | None:
+    """The axes of what a node makes of tensors that come from the input."""
+    if node.op_type in _ARITHMETIC:
+        return _arithmetic(node, known, constants)
+    if node.op_type == "Concat":
+        return _concat(node, known, constants)
+    axes = known.get(node.input[0])
+    if axes is None:
+        return None
+    if node.op_type in _KEEPING:
+        return axes
+    if node.op_type in _MOVES:
+        return _MOVES[node.op_type](node, axes)
+    rule = _RULES.get(node.op_type)
+    return None if rule is None else rule(node, axes, constants)
+
+
+def _arithmetic(node: NodeProto, known: dict[str, _Axes], constants: Constants) -> _Axes | None:
+    fed = [known[i] for i in node.input if i in known]
+    axes = max(fed, key=len)
+    for name in node.input:
+        if name in constants.index.constant and name not in known:
+            missing = constants.array(name).ndim - len(axes)
+            axes = (_UNKNOWN,) * max(missing, 0) + axes
+    return axes
+
+
+def _concat(node: NodeProto, known: dict[str, _Axes], constants: Constants) -> _Axes | None:
+    parts = [known.get(i) for i in node.input]
+    first = next(p for p in parts if p is not None)
+    axis = int_attribute(node, "axis", 1) % len(first)
+    joined = _Axis(first[axis].source, Fraction(0))
+    for name, part in zip(node.input, parts, strict=True):
+        if part is None and name in constants.index.constant:
+            joined = replace(joined, plus=joined.plus + constants.array(name).shape[axis])
+        elif part is None or len(part) != len(first) or part[axis].source != joined.source:
+            return None
+        else:
+            times, more = joined.times, part[axis].times
+            both = None if times is None or more is None else times + more
+            joined = _Axis(joined.source, both, joined.plus + part[axis].plus)
+    return (*first[:axis], joined, *first[axis + 1 :])
+
+
+def _transposed(node: NodeProto, axes: _Axes) -> _Axes | None:
+    perm = attribute(node, "perm")
+    order = list(perm.ints) if perm is not None else list(range(len(axes)))[::-1]
+    return tuple(axes[a] for a in order) if sorted(order) == list(range(len(axes))) else None
+
+
+def _padded(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | None:
+    pads = _numbers(node, 1, "pads", constants)
+    if pads is None or pads.size != 2 * len(axes):
+        return axes  # an image is padded along its sides
+    added = pads.reshape(2, -1).sum(axis=0)
+    return tuple(replace(a, plus=a.plus + int(n)) for a, n in zip(axes, added, strict=True))
+
+
+def _sliced(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | None:
+    starts = _numbers(node, 1, "starts", constants)
+    cut = _numbers(node, 3, "axes", constants)
+    if starts is None:
+        return None
+    which = range(starts.size) if cut is None else cut.tolist()
+    return _parts(axes, [a % len(axes) for a in which])
+
+
+def _split(node: NodeProto, axes: _Axes) -> _Axes | None:
+    return _parts(axes, [int_attribute(node, "axis", 0) % len(axes)])
+
+
+def _gathered(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | None:
+    if node.input[1] not in constants.index.constant:
+        return None
+    axis = int_attribute(node, "axis", 0) % len(axes)
+    rank = constants.array(node.input[1]).ndim
+    if rank == 1:
+        return _parts(axes, [axis])
+    return (*axes[:axis], *axes[axis + 1 :]) if rank == 0 else None
+
+
+def _parts(axes: _Axes, taken: list[int]) -> _Axes:
+    """Of some axes only a part is left; the parts of one axis are often joined again."""
+    return tuple(replace(a, times=None) if i in taken else a for i, a in enumerate(axes))
+
+
+def _squeezed(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | None:
+    gone = _numbers(node, 1, "axes", constants)
+    if gone is None:
+        return None
+    dropped = {a % len(axes) for a in gone.tolist()}
+    return tuple(axis for a, axis in enumerate(axes) if a not in dropped)
+
+
+def _unsqueezed(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | None:
+    added = _numbers(node, 1, "axes", constants)
+    if added is None:
+        return None
+    rank = len(axes) + added.size
+    fresh = {a % rank for a in added.tolist()}
+    old = iter(axes)
+    return tuple(_UNKNOWN if a in fresh else next(old) for a in range(rank))
+
+
+def _deepened(node: NodeProto, axes: _Axes) -> _Axes | None:
+    factor = Fraction(int_attribute(node, "blocksize", 1) ** 2)
+    if node.op_type == "DepthToSpace":
+        factor = 1 / factor
+    channels = axes[1]
+    if channels.times is None or channels.plus:
+        return None
+    return (axes[0], replace(channels, times=channels.times * factor), *axes[2:])
+
+
+def _numbers(
+    node: NodeProto, slot: int, name: str, constants: Constants
+) -> NDArray[np.int64] | None:
+    """Whole numbers that stand in an attribute in older opsets and in an input in newer ones."""
+    found = attribute(node, name)
+    if found is not None:
+        return np.array(found.ints, np.int64)
+    if len(node.input) <= slot or node.input[slot] not in constants.index.constant:
+        return None
+    numbers = constants.array(node.input[slot]).reshape(-1)
+    return numbers.astype(np.int64) if numbers.dtype.kind in "iu" else None
+
+
+_MOVES: dict[str, Callable[[NodeProto, _Axes], _Axes | None]] = {
+    "DepthToSpace": _deepened,
+    "SpaceToDepth": _deepened,
+    "Split": _split,
+    "Transpose": _transposed,
+}
+_RULES: dict[str, Callable[[NodeProto, _Axes, Constants], _Axes | None]] = {
+    "Gather": _gathered,
+    "Pad": _padded,
+    "Slice": _sliced,
+    "Squeeze": _squeezed,
+    "Unsqueeze": _unsqueezed,
+}

@@ -1,0 +1,1 @@
+"""Freeze filters inside the model, undo it, and tell what was frozen."""

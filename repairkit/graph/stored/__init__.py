@@ -1,0 +1,1 @@
+"""Models and constant tensors as they are stored: read, checked, edited, written."""

@@ -1,0 +1,1 @@
+"""Make adversarial images, and tell how models fare under them."""

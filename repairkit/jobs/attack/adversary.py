@@ -1,0 +1,145 @@
+"""Who attacks and whom: the model that is judged, and a method that makes images against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.attacks import Pgd, PixelBox, Square, pgd, square
+from repairkit.core.errors import SettingsError
+from repairkit.core.patch import Figure
+from repairkit.core.process.stages import stage
+from repairkit.core.suite import Suite
+from repairkit.data import Dataset
+from repairkit.engine.runner import Runner, settle_batching
+from repairkit.jobs.attack.sources import Source
+from repairkit.jobs.setup.bench import run_suite
+from repairkit.jobs.setup.inputs import with_inputs
+from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset, settle_form
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import Subject
+from repairkit.metrics import OutputForm, wilson
+
+# The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
+_LEAST = 1e-45
+"""Called with the images done and those to do."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model, its output and the form of it, for attacks and for telling what came of them."""
+
+    runner: Runner
+    form: OutputForm
+    n_classes: int
+    batch_size: int
+
+    def outputs(self, images: NDArray[Any]) -> NDArray[Any]:
+        """The judged output for images, in order."""
+        parts = [
+            self.runner.run(images[i : i + self.batch_size])[self.runner.outputs[0]]
+            for i in range(0, len(images), self.batch_size)
+        ]
+        return np.concatenate(parts)
+
+    def scores(self, images: NDArray[Any]) -> NDArray[np.float64]:
+        """A row per image: logits, or logarithms of probabilities."""
+        scores = self.form.class_scores(self.outputs(images))
+        if "probabilit" in self.form.kind:
+            return np.log(np.maximum(scores, _LEAST))
+        return scores
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A method, the pixel range that it keeps to, and the model whose gradients it follows."""
+
+    method: Pgd | Square
+    box: PixelBox
+    judged: Judged
+    source: Source | None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method, Square) and self.source is not None:
+            raise SettingsError(
+                "square asks the ONNX model alone; leave --source out, or use --method pgd"
+            )
+        if isinstance(self.method, Pgd) and self.source is None:
+            raise SettingsError(
+                "pgd follows gradients, which an ONNX file does not give; name the framework's "
+                "model with --source, or attack the ONNX file alone with --method square"
+            )
+
+    def __call__(
+        self,
+        images: NDArray[Any],
+        targets: NDArray[np.intp],
+        rng: np.random.Generator,
+    ) -> NDArray[Any]:
+        """Adversarial images for targets."""
+        made = []
+        size = self.judged.batch_size
+        with stage("attacking", total=len(images)) as tell:
+            for start in range(0, len(images), size):
+                part = slice(start, start + size)
+                made.append(self._attack(images[part], targets[part], rng))
+                tell(min(start + size, len(images)))
+        return np.concatenate(made)
+
+    def _attack(
+        self, images: NDArray[Any], targets: NDArray[np.intp], rng: np.random.Generator
+    ) -> NDArray[Any]:
+        """Some images at once."""
+        if isinstance(self.method, Pgd):
+            assert self.source is not None
+            return pgd(images, targets, self.source.gradients, self.box, self.method, rng)
+        return square(images, targets, self.judged.scores, self.box, self.method, rng)
+
+
+def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, Judged]:
+    """The data, and the model that is judged on it.
+
+    Raises:
+        SettingsError: the model is no classifier of images in floating point.
+        RepairkitError: data or model cannot be read.
+    """
+    if subject.spec.layout == "other" or subject.spec.dtype.kind != "f":
+        raise SettingsError(
+            f"{subject.file.path}: takes {subject.spec.dtype} of {len(subject.spec.shape)} axes an "
+            "image, and attacks need images of three axes in floating point"
+        )
+    dataset = read_dataset(subject, settings, regression=False)
+    subject = with_inputs(subject, settings, dataset)
+    if dataset.further:
+        raise SettingsError(
+            f"an attack changes images alone and the data feeds {', '.join(dataset.further)} with "
+            "each of them; give constants with --input"
+        )
+    few = first_images(dataset, 8)
+    proof = few.batch(np.arange(len(few)))
+    name, device = subject.input_name, settings.device
+    batching = settle_batching(
+        subject.working, name, proof, outputs=(subject.output,), device=device
+    )
+    runner = Runner(batching.model, name, batching.step, outputs=(subject.output,), device=device)
+    everything = Suite.whole("all", dataset.images, dataset.annotations)
+    form, n_classes = settle_form(
+        runner.run(proof)[subject.output],
+        settings,
+        subject,
+        lambda: run_suite(runner, everything, settings.batch_size),
+        regression=False,
+    )
+    if form is None or n_classes < 2:
+        raise SettingsError("an attack needs a model that tells classes apart")
+    check_labels(dataset, n_classes, regression=False)
+    return dataset, Judged(runner, form, n_classes, settings.batch_size)
+
+
+def share(hits: NDArray[np.bool_]) -> Figure:
+    """A share of images with Wilson's 95 % interval."""
+    value = float(hits.mean())
+    return Figure(value, *wilson(float(hits.sum()), len(hits)))

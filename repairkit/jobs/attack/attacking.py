@@ -1,0 +1,212 @@
+"""Make adversarial images of a data set, and tell how often a model falls for them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.attacks import Pgd, Square, random_targets
+from repairkit.core.errors import SettingsError
+from repairkit.core.framework import FrameworkModel
+from repairkit.core.suite import Suite
+from repairkit.data import Dataset, Parts, split_parts
+from repairkit.jobs.attack.adversary import Attack, Judged, open_judged, share
+from repairkit.jobs.attack.attack_file import AttackedImages, check_columns, write_attack_file
+from repairkit.jobs.attack.pixel_range import pixel_range
+from repairkit.jobs.attack.sources import SAME, Source, attach, parity
+from repairkit.jobs.output.destination import check_attack_place
+from repairkit.jobs.runs.run_document import versions
+from repairkit.jobs.setup.bench import run_suite
+from repairkit.jobs.setup.faults import judging_the_model
+from repairkit.jobs.setup.first_look import doubts
+from repairkit.jobs.setup.looking import Scene, look_or_stop
+from repairkit.jobs.setup.reading import first_images
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import Subject
+from repairkit.metrics import OutputForm
+
+_PROOF_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """How to attack.
+
+    Attributes:
+        method: `Pgd` needs a source of gradients, `Square` asks the ONNX model alone.
+        pixel_range: what the darkest and the brightest pixel are in the model's input, where the
+            data does not tell.
+        at_most: images attacked of each part; all if None.
+    """
+
+    method: Pgd | Square = field(default_factory=Pgd)
+    pixel_range: tuple[float, float] | None = None
+    at_most: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.at_most is not None and self.at_most < 1:
+            raise SettingsError("at least one image must be attacked; leave --images out for all")
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A data set that was attacked, and where its images were written."""
+
+    out: Path
+    document: dict[str, Any]
+
+
+@judging_the_model
+def attack(
+    subject: Subject,
+    settings: Settings,
+    how: AttackSettings,
+    *,
+    out: Path,
+    source: tuple[str, FrameworkModel] | None = None,
+) -> Attacked:
+    """Make adversarial images of the selection and the test part, and write them.
+
+    Args:
+        subject: the model that is to be fooled.
+        settings: images, parts, seed.
+        how: method and strength.
+        out: the `.npz`; see `attack_file`.
+        source: name and model that gradients come from; the attack is white-box where it answers
+            as the subject does, and a transfer attack else.
+
+    Raises:
+        RepairkitError: anything that the user can mend.
+    """
+    check_attack_place(out, settings.data)
+    dataset, judged = open_judged(subject, settings)
+    check_columns(dataset.annotations.attributes)
+    parts = split_parts(dataset, settings.parts, seed=settings.seed)
+    for first, second in parts.overlaps:
+        if second == "test":
+            raise SettingsError(
+                f"the parts {first} and test share images, and an attack's file keeps each image "
+                "in one part; name parts that are disjoint"
+            )
+    outputs = partial(run_suite, judged.runner, batch_size=judged.batch_size)
+    scene = Scene(subject, settings, dataset, parts, judged.form, judged.n_classes, outputs)
+    look = look_or_stop(scene)
+    rng = np.random.default_rng(settings.seed)
+    parts = _fewer(parts, how.at_most, rng)
+    box, origin = pixel_range(dataset, subject.spec, settings.preprocessing, how.pixel_range)
+    few = first_images(dataset, _PROOF_IMAGES)
+    proof = few.batch(np.arange(len(few)))
+    given = None if source is None else attach(*source, proof.shape[1:])
+    knowledge = _knowledge(given, judged, proof)
+    making = Attack(how.method, box, judged, given)
+    images, told = _make(making, dataset, parts, rng)
+    document = {
+        "schema": 1,
+        "kind": "repairkit attack",
+        "versions": versions(),
+        "method": type(how.method).__name__.lower(),
+        "norm": "L-infinity",
+        "targets": "random",
+        **asdict(how.method),
+        "model": {"path": str(subject.file.path), "digest": subject.file.digest},
+        "source": knowledge,
+        "pixel_range": {
+            "low": np.ravel(box.low).tolist(),
+            "high": np.ravel(box.high).tolist(),
+            "channel_axis": box.channel_axis,
+            "from": origin,
+        },
+        "data": {"path": str(settings.data), "digest": dataset.digest},
+        "parts": {"how": parts.how, **{p.name: len(p) for p in _each(parts)}},
+        "seed": settings.seed,
+        "first_look": None if look is None else look.to_json(),
+        "figures": told,
+        "notes": [*dataset.notes, *doubts(look)],
+    }
+    write_attack_file(out, images, document)
+    return Attacked(out, document)
+
+
+def _knowledge(source: Source | None, judged: Judged, proof: NDArray[Any]) -> dict[str, Any]:
+    """What the adversary knows: the model itself, another one, or answers alone."""
+    if source is None:
+        return {"name": None, "knowledge": "black-box", "parity": None}
+    if judged.form.columns is not None:
+        raise SettingsError("--columns and --source do not go together: gradients see all columns")
+    outputs = source.outputs(proof, judged.batch_size)
+    n_classes = OutputForm.detect(outputs).n_classes(outputs)
+    if n_classes != judged.n_classes:
+        raise SettingsError(
+            f"{source.name}: tells {n_classes} classes apart and the attacked model "
+            f"{judged.n_classes}; the source must know the same classes"
+        )
+    distance = parity(outputs, judged.outputs(proof), judged.form)
+    return {
+        "name": source.name,
+        "framework": source.model.framework,
+        "knowledge": "white-box" if distance <= SAME else "transfer",
+        "parity": distance if np.isfinite(distance) else None,
+    }
+
+
+def _make(
+    making: Attack,
+    dataset: Dataset,
+    parts: Parts,
+    rng: np.random.Generator,
+) -> tuple[AttackedImages, dict[str, Any]]:
+    """Clean images of all parts, then the adversarial ones of two; and how they fare."""
+    attacked = [suite for suite in (parts.selection, parts.test) if len(suite)]
+    rows = np.concatenate([suite.indices for suite in attacked])
+    clean = np.concatenate([suite.batch(np.arange(len(suite))) for suite in attacked])
+    making.box.check(clean)
+    labels = dataset.annotations.labels[rows].astype(np.intp)
+    targets = random_targets(labels, making.judged.n_classes, rng)
+    made = making(clean, targets, rng)
+    names = np.repeat([suite.name for suite in attacked], [len(suite) for suite in attacked])
+    # The means of whoever reads the file are of its clean images that are not test, these included.
+    apart = np.flatnonzero(~np.isin(parts.calibration.indices, rows))
+    still, kept = parts.calibration.batch(apart), parts.calibration.indices[apart]
+    every = np.concatenate([kept, rows, rows])
+    images = AttackedImages(
+        np.concatenate([still, clean, made]),
+        dataset.annotations.labels[every].astype(np.int64),
+        np.concatenate([np.repeat(["calibration"], len(kept)), names, names]),
+        np.repeat([0, 0, 1], [len(kept), len(rows), len(rows)]).astype(np.uint8),
+        np.concatenate([np.full(len(kept), -1), targets, targets]).astype(np.int64),
+        every.astype(np.int64),
+        {name: column[every] for name, column in dataset.annotations.attributes.items()},
+    )
+    told: dict[str, Any] = {"largest_change": making.box.distance(made, clean)}
+    before, after = (
+        making.judged.form.predictions(making.judged.outputs(i)) for i in (clean, made)
+    )
+    for suite in attacked:
+        here = names == suite.name
+        told[suite.name] = {
+            "n_images": int(here.sum()),
+            "attack_success": asdict(share(after[here] == targets[here])),
+            "fooled": asdict(share(after[here] != labels[here])),
+            "clean_accuracy": asdict(share(before[here] == labels[here])),
+        }
+    return images, told
+
+
+def _fewer(parts: Parts, at_most: int | None, rng: np.random.Generator) -> Parts:
+    """The parts with at most so many images to attack, drawn."""
+
+    def some(suite: Suite) -> Suite:
+        if at_most is None or len(suite) <= at_most:
+            return suite
+        return suite.take(np.sort(rng.choice(len(suite), at_most, replace=False)))
+
+    return replace(parts, selection=some(parts.selection), test=some(parts.test))
+
+
+def _each(parts: Parts) -> tuple[Suite, ...]:
+    return parts.calibration, parts.selection, parts.test

@@ -1,0 +1,1 @@
+"""Write a framework's model as ONNX, proven and mapped."""

@@ -1,0 +1,216 @@
+"""Write a framework's model as ONNX, prove that it computes the same, and map its layers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto
+
+from repairkit.core.errors import ExportError
+from repairkit.core.framework import FrameworkModel
+from repairkit.core.layer_map import LayerMap
+from repairkit.core.process.stages import stage
+from repairkit.engine.runner import Runner
+from repairkit.graph.coalitions.rebatch import fixed_batch
+from repairkit.graph.kinds.sites import find_sites
+from repairkit.graph.layer_names import write_layer_map
+from repairkit.graph.stored.files import add_model, read_model
+from repairkit.jobs.export.mapping import Pairing, prove_layers, sites_without_layer
+from repairkit.jobs.output.destination import check_export_place
+from repairkit.jobs.output.files import outputs, to_json
+from repairkit.jobs.setup.noise import noise_images
+from repairkit.jobs.setup.reading import read_images
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import Subject, read_subject
+
+_PROOF_IMAGES = 64
+_NOISE_IMAGES = 8
+_RELATIVE = 1e-4
+_RELATIVE_IN_16_BITS = 5e-3
+KIND = "repairkit layers"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model that was written, and what was proven of it.
+
+    Attributes:
+        out: the ONNX file.
+        map_file: the map from layers to filters, which is in the ONNX file's metadata too.
+        layers: that map.
+        n_filters: of all sites.
+        without_layer: sites that no layer of the framework became.
+        relative: the greatest difference of outputs, relative to the greatest output.
+        n_images: how many images were compared.
+        images: whether they were given, or generated.
+        digest: of the ONNX file.
+    """
+
+    out: Path
+    map_file: Path
+    layers: LayerMap
+    n_filters: int
+    without_layer: tuple[str, ...]
+    relative: float
+    n_images: int
+    images: str
+    digest: str
+
+    @property
+    def n_mapped(self) -> int:
+        return sum(m.layer.n_channels for m in self.layers.layers if m.site is not None)
+
+    @property
+    def n_proven(self) -> int:
+        return self.n_mapped - sum(len(m.unproven) for m in self.layers.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": str(self.out),
+            "digest": self.digest,
+            "map": str(self.map_file),
+            "n_filters": self.n_filters,
+            "n_mapped": self.n_mapped,
+            "n_proven": self.n_proven,
+            "sites_without_layer": list(self.without_layer),
+            "parity": {
+                "relative": self.relative,
+                "n_images": self.n_images,
+                "images": self.images,
+            },
+            **self.layers.to_json(),
+        }
+
+
+def export(
+    model: FrameworkModel,
+    out: Path,
+    *,
+    settings: Settings,
+    source: str = "model",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Exported:
+    """Write a model with its map of layers; nothing is kept of one that computes something else.
+
+    Args:
+        model: from an adapter.
+        out: the ONNX file; the map goes beside it as `NAME.layers.json`.
+        settings: where they name data, outputs are compared on its first images, else on noise.
+        source: what messages call the model.
+        on_progress: told how many filters are mapped, and of how many.
+
+    Raises:
+        ExportError: a layer cannot be exported, or the ONNX file computes something else.
+        RepairkitError: anything else that the user can mend.
+    """
+    map_file = layers_file(out)
+    check_export_place(out, map_file, settings, KIND)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        draft = Path(folder) / out.name
+        with stage("exporting"):
+            model.export(draft)
+        subject = read_subject(draft, output=settings.output, layout=settings.preprocessing.layout)
+        _refuse_bfloat16(subject.model, source)
+        given = settings.data is not None
+        images = _images(subject, settings)
+        relative, noise = _compare(model, subject, images, source)
+        layers = prove_layers(Pairing(model, subject, images, noise), on_progress=on_progress)
+        written = ModelProto()
+        written.CopyFrom(subject.model)
+        write_layer_map(written, layers)
+        sites = find_sites(subject.model)
+        check_export_place(out, map_file, settings, KIND)
+        with outputs(out) as drafts:
+            document = {"kind": KIND, **layers.to_json()}
+            drafts.write(map_file, to_json(document).encode())
+            add_model(drafts, written, out)
+    return Exported(
+        out,
+        map_file,
+        layers,
+        sum(site.n_channels for site in sites),
+        sites_without_layer(layers, sites),
+        relative,
+        len(images),
+        "given images" if given else "generated noise",
+        read_model(out).digest,
+    )
+
+
+def layers_file(out: Path) -> Path:
+    """Where the map of an exported model lies."""
+    return out.with_name(f"{out.stem}.layers.json")
+
+
+def _refuse_bfloat16(model: ModelProto, source: str) -> None:
+    for node in model.graph.node:
+        if TensorProto.BFLOAT16 in _cast_to(node):
+            raise ExportError(
+                f"{source}: computes in bfloat16 (at {node.name or node.output[0]!r}), which ONNX "
+                "Runtime cannot run on the CPU; make the model compute in float32, without autocast"
+            )
+
+
+def _allowed(model: ModelProto) -> float:
+    """How far outputs may differ: two runtimes round differently, more so in 16 bits."""
+    stored = {tensor.data_type for tensor in model.graph.initializer}
+    made = {kind for node in model.graph.node for kind in _cast_to(node)}
+    return _RELATIVE_IN_16_BITS if TensorProto.FLOAT16 in stored | made else _RELATIVE
+
+
+def _cast_to(node: NodeProto) -> list[int]:
+    return [a.i for a in node.attribute if a.name == "to" and node.op_type == "Cast"]
+
+
+def _images(subject: Subject, settings: Settings) -> NDArray[Any]:
+    if settings.data is None:
+        return noise_images(subject, _NOISE_IMAGES)
+    suite = read_images(subject, settings)
+    return suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
+
+
+@stage("comparing outputs")
+def _compare(
+    model: FrameworkModel, subject: Subject, images: NDArray[Any], source: str
+) -> tuple[float, float]:
+    """The greatest relative difference of outputs, and the usual one.
+
+    Raises:
+        ExportError: it is too great.
+    """
+    runner = Runner(
+        subject.model,
+        subject.input_name,
+        fixed_batch(subject.model, subject.input_name),
+        outputs=(subject.output,),
+    )
+    theirs = model.outputs(images)
+    ours = runner.run(images)[subject.output]
+    if ours.shape != theirs.shape:
+        raise ExportError(
+            f"{source}: the ONNX file gives outputs of shape {ours.shape} for {len(images)} images "
+            f"and {model.framework} {theirs.shape}; nothing was kept"
+        )
+    if not np.isfinite(theirs).all():
+        raise ExportError(
+            f"{source}: {model.framework} yields infinity or NaN for the images; check weights and "
+            "preprocessing (scale, mean, std)"
+        )
+    scale = float(np.abs(theirs).max()) or 1.0
+    each = np.abs(ours - theirs).reshape(len(images), -1).max(1) / scale
+    relative = float(each.max())
+    allowed = _allowed(subject.model)
+    if not relative <= allowed:
+        raise ExportError(
+            f"{source}: the ONNX file's outputs differ from {model.framework}'s by {relative:.2g} "
+            f"of the greatest on {len(images)} images, and {allowed:g} is allowed; nothing was "
+            "kept (does the model draw random numbers, look at the other images of a batch, or "
+            "take whole pixel values, which --data must name then?)"
+        )
+    return relative, float(np.median(each))

@@ -1,0 +1,1 @@
+"""Look at a model or a result: inspect, instrument, interpret, report."""

@@ -1,0 +1,47 @@
+"""Write a model with run-time mask inputs, for other tools to drive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from repairkit.core.filters import Site
+from repairkit.core.process.stages import stage
+from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.kinds.levels import bias_levels, zero_levels
+from repairkit.graph.kinds.sites import select_sites, survey
+from repairkit.graph.patch.bake import representable
+from repairkit.graph.stored.files import write_model
+from repairkit.jobs.output.destination import INSTRUMENTED, check_model_place, is_instrumented
+from repairkit.jobs.setup.faults import judging_the_model
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.unjudged import prepare_unjudged
+
+
+@stage("instrumenting")
+@judging_the_model
+def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple[Site, ...]:
+    """Write the instrumented model; means are measured unless filters are absent otherwise.
+
+    Returns:
+        The sites that got a mask input.
+
+    Raises:
+        SettingsError: means are wanted and there is no data.
+        RepairkitError: anything else that the user can mend.
+    """
+    check_model_place(out, subject, settings.data)
+    found = survey(
+        subject.model, output=settings.output, at=settings.sites_at, include=settings.include
+    )
+    sites = select_sites(found, settings.sites)
+    if settings.absent == "mean":
+        levels = prepare_unjudged(subject, settings, sites=[site.name for site in sites]).means
+    else:
+        wanted = zero_levels(sites) if settings.absent == "zero" else bias_levels(found, sites)
+        levels = representable(found, wanted)
+    result = instrument(subject.model, sites, levels)
+    if not is_instrumented(result):
+        result.metadata_props.add(key=INSTRUMENTED, value=subject.file.digest)
+    write_model(result, out)
+    return sites

@@ -1,0 +1,243 @@
+"""What filters look at and what they are good for: images, groups, classes and layers.
+
+Everything is measured on selection images, so that the test part stays untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.filters import Filter
+from repairkit.core.process.stages import stage
+from repairkit.core.suite import Suite
+from repairkit.data.pixels.images import PixelImages
+from repairkit.engine.game import ModelGame
+from repairkit.engine.responses import Responses, measure_responses
+from repairkit.graph.facts.receptive import receptive_field
+from repairkit.jobs.setup.bench import Bench
+from repairkit.report import Picture, draw_picture
+
+MOST_FILTERS = 24
+_IMAGES_SHOWN = 4
+_MOST_IMAGES = 1000
+_CLASSES_SHOWN = 3
+_BYTES_OF_PICTURES = 3_000_000
+_DARK = 64
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """`document` is what `report.json` says; `pictures` are of images, by their row in the data."""
+
+    document: dict[str, Any]
+    pictures: dict[int, Picture]
+
+
+@stage("looking at filters")
+def interpret(bench: Bench, filters: Sequence[Filter], *, value: str | None) -> Interpretation:
+    """Look at filters through at most a thousand selection images.
+
+    Args:
+        bench: with the model and the images.
+        filters: at most `MOST_FILTERS` of them are looked at, the first ones.
+        value: the metric that the effect of freezing a filter alone is told in; no effects if None.
+
+    Raises:
+        ModelError: ONNX Runtime fails on the model or the images.
+    """
+    looked_at = list(filters)[:MOST_FILTERS]
+    suite = bench.parts.selection.thinned(_MOST_IMAGES)
+    responses = _responses(bench, looked_at, suite)
+    effects: Sequence[dict[str, Any] | None] = [None] * len(looked_at)
+    if value is not None:
+        effects = _effects(bench, looked_at, suite, value)
+    entries = [
+        {
+            **_place(bench, wanted),
+            "effect": effects[number],
+            **(_seen(bench, wanted, number, responses, suite) if responses is not None else {}),
+        }
+        for number, wanted in enumerate(looked_at)
+    ]
+    document = {
+        "suite": suite.name,
+        "n_images": len(suite),
+        "metric": value,
+        "n_filters": len(filters),
+        "filters": entries,
+    }
+    shown = [image["row"] for e in entries for end in ("most", "least") for image in e.get(end, [])]
+    return Interpretation(document, _pictures(bench, suite, shown))
+
+
+def _place(bench: Bench, wanted: Filter) -> dict[str, Any]:
+    sites = [site.name for site in bench.roster.sites]
+    site = bench.roster.sites[sites.index(wanted.site)]
+    return {
+        "filter": wanted.id,
+        "site": wanted.site,
+        "channel": wanted.channel,
+        "kind": site.kind,
+        "layer": sites.index(wanted.site) + 1,
+        "n_layers": len(sites),
+        "n_channels": site.n_channels,
+    }
+
+
+def _responses(bench: Bench, filters: Sequence[Filter], suite: Suite) -> Responses | None:
+    """None for trees, which respond with one leaf or another and at no place."""
+    sites = [s for s in bench.roster.sites if s.name in {f.site for f in filters}]
+    if not filters or any(site.n_values is not None for site in sites):
+        return None
+    return measure_responses(
+        bench.batching.model,
+        sites,
+        filters,
+        suite,
+        input_name=bench.subject.input_name,
+        step=bench.batching.step,
+        device=bench.settings.device,
+    )
+
+
+def _seen(
+    bench: Bench, wanted: Filter, number: int, responses: Responses, suite: Suite
+) -> dict[str, Any]:
+    """The images that a filter responds to most and least, and its mean response per part."""
+    order = np.argsort(-responses.peaks[number], kind="stable")
+    n_shown = min(_IMAGES_SHOWN, len(order) // 2 or 1)
+    site = next(s for s in bench.roster.sites if s.name == wanted.site)
+    field = receptive_field(bench.found.index, site.tensor, bench.subject.input_name)
+    means = responses.means[number]
+    annotations = suite.annotations
+    told: dict[str, Any] = {
+        "map": responses.maps[number].tolist(),
+        "sees": None if field is None else list(field),
+        "response": {"mean": float(means.mean()), "deviation": float(means.std())},
+        "most": [_image(bench, suite, i, number, responses) for i in order[:n_shown].tolist()],
+        "least": [
+            _image(bench, suite, i, number, responses) for i in order[::-1][:n_shown].tolist()
+        ],
+    }
+    if annotations.groups is not None:
+        told["groups"] = _means_by(means, annotations.groups, annotations.group_names)
+    if bench.n_classes:
+        names = [_class_name(suite, label) for label in range(bench.n_classes)]
+        by_class = _means_by(means, annotations.labels, names)
+        by_class.sort(key=lambda row: -row["mean"])
+        told["n_classes"] = len(by_class)
+        if len(by_class) > 2 * _CLASSES_SHOWN:
+            by_class = by_class[:_CLASSES_SHOWN] + by_class[-_CLASSES_SHOWN:]
+        told["classes"] = by_class
+    return told
+
+
+def _image(
+    bench: Bench, suite: Suite, position: int, number: int, responses: Responses
+) -> dict[str, Any]:
+    labels, groups = suite.annotations.labels, suite.annotations.groups
+    return {
+        "row": int(suite.indices[position]),
+        "label": _class_name(suite, labels[position]) if bench.dataset.labelled else None,
+        "group": None if groups is None else suite.annotations.group_names[int(groups[position])],
+        "peak": float(responses.peaks[number, position]),
+        "at": [
+            float(responses.rows[number, position]),
+            float(responses.columns[number, position]),
+        ],
+    }
+
+
+def _class_name(suite: Suite, label: Any) -> str:
+    names = suite.annotations.class_names
+    if np.issubdtype(type(label), np.floating):
+        return f"{float(label):.6g}"
+    return names[int(label)] if int(label) < len(names) else str(int(label))
+
+
+def _means_by(
+    means: NDArray[np.float64], parts: NDArray[np.int64], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The mean response over the images of each part that has any."""
+    counts = np.bincount(parts, minlength=len(names))
+    sums = np.bincount(parts, weights=means, minlength=len(names))
+    return [
+        {"name": names[part], "n": int(counts[part]), "mean": float(sums[part] / counts[part])}
+        for part in np.flatnonzero(counts).tolist()
+    ]
+
+
+def _effects(
+    bench: Bench, filters: Sequence[Filter], suite: Suite, value: str
+) -> list[dict[str, Any]]:
+    """What freezing each filter alone does to the metric, and to the accuracy of each group."""
+    game = bench.game(suite, bench.metrics((value,)))
+    plain = _figures(bench, game, suite, value, [])
+    told = []
+    for wanted in filters:
+        alone = _figures(bench, game, suite, value, [wanted])
+        moved = {name: figure - plain[name] for name, figure in alone.items()}
+        told.append({"value": moved.pop(value), "groups": moved})
+    return told
+
+
+def _figures(
+    bench: Bench, game: ModelGame, suite: Suite, value: str, absent: Sequence[Filter]
+) -> dict[str, float]:
+    coalition = np.ones(len(bench.roster), bool)
+    coalition[[bench.roster.column(f) for f in absent]] = False
+    outputs, annotations = game.outputs(coalition), suite.annotations
+    metric = bench.metrics((value,))[0]
+    scores = metric.score(outputs, annotations)
+    found = float(scores @ metric.weights(annotations)) if metric.per_image else float(scores)
+    figures = {value: found}
+    if annotations.groups is not None and bench.n_classes and bench.form is not None:
+        right = bench.form.predictions(outputs) == annotations.labels
+        for group, name in enumerate(annotations.group_names):
+            members = annotations.groups == group
+            if members.any():
+                figures[f"accuracy:{name}"] = float(right[members].mean())
+    return figures
+
+
+def _pictures(bench: Bench, suite: Suite, rows: Sequence[int]) -> dict[int, Picture]:
+    """Thumbnails, until they are as many bytes as a page should carry."""
+    images = {row: _pixels(bench, suite, row) for row in dict.fromkeys(rows)}
+    found: dict[int, Picture] = {}
+    spent = 0
+    for row, pixels in _brightened(images).items():
+        picture = draw_picture(pixels)
+        if picture is None or spent + len(picture.uri) > _BYTES_OF_PICTURES:
+            continue
+        spent += len(picture.uri)
+        found[row] = picture
+    return found
+
+
+def _brightened(images: dict[int, NDArray[Any]]) -> dict[int, NDArray[Any]]:
+    """Bytes that use a small part of their range, such as 0 to 16, as if they used all of it."""
+    stored = [image for image in images.values() if image.dtype == np.uint8]
+    greatest = max((int(image.max(initial=0)) for image in stored), default=0)
+    if not 0 < greatest < _DARK:
+        return images
+    factor = 255 / greatest
+    return {
+        row: (image * factor).round().astype(np.uint8) if image.dtype == np.uint8 else image
+        for row, image in images.items()
+    }
+
+
+def _pixels(bench: Bench, suite: Suite, row: int) -> NDArray[Any]:
+    """An image as (height, width, channels), before the model's scale and mean if that is known."""
+    source = suite.images
+    if isinstance(source, PixelImages):
+        stored = np.asarray(source.pixels[row])
+        return stored[..., ::-1] if bench.settings.preprocessing.color == "bgr" else stored
+    ready: NDArray[Any] = source.batch(np.array([row]))[0]
+    spec = bench.subject.spec.with_layout(bench.settings.preprocessing.layout)
+    return ready.transpose(1, 2, 0) if spec.layout == "nchw" else ready

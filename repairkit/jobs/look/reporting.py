@@ -1,0 +1,291 @@
+"""Write reports: JSON, page and model card beside a patched model, JSON and page of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import RepairkitError, RunFolderError
+from repairkit.core.filters import Filter, Roster
+from repairkit.core.patch import Patch
+from repairkit.core.process.stages import stage
+from repairkit.data import Preprocessing
+from repairkit.jobs.look.interpreting import Interpretation, interpret
+from repairkit.jobs.look.removal import removal_curves, spread_over_layers
+from repairkit.jobs.output.destination import Companions, check_replaced
+from repairkit.jobs.output.files import outputs, read_json, to_json
+from repairkit.jobs.output.places import Places
+from repairkit.jobs.runs.part_records import recorded_plan
+from repairkit.jobs.runs.run_folder import RunFolder, unreadable
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.faults import judging_the_model
+from repairkit.jobs.setup.settings import Settings, check_metrics, named_in
+from repairkit.jobs.setup.subject import Subject, read_subject
+from repairkit.report import marked_card, model_card, render_patch, render_run
+
+SCHEMA = 1
+RUN_KIND = "repairkit run report"
+_ROWS_EACH = 15
+_FILTERS_EACH = 6
+_BINS = 20
+_KEPT = (
+    "class_names", "features", "output", "sites_at", "absent", "threshold", "outputs_are",
+    "batch_size", "seed", "metrics", "groups", "sites", "include", "image_input", "inputs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Where the report of a run was written, what it says, and what it had to leave out."""
+
+    page: Path
+    report_file: Path
+    document: dict[str, Any]
+
+
+@stage("writing the page")
+def repair_report(
+    bench: Bench, report: Mapping[str, Any], patch: Patch, places: Companions
+) -> dict[Path, str]:
+    """Look at the frozen filters, and tell of them in a report, a page and a model card.
+
+    Raises:
+        ModelError: ONNX Runtime fails on the model or the images.
+    """
+    document = {**report, "interpretation": None}
+    pictures: Mapping[int, Any] = {}
+    if len(bench.parts.selection):
+        seen = interpret(bench, patch.filters, value=report["objective"])
+        document["interpretation"], pictures = seen.document, seen.pictures
+    return {
+        places.report: to_json(document),
+        places.card: marked_card(model_card(document)),
+        places.page: render_patch(document, pictures),
+    }
+
+
+@stage("writing the page")
+def report_run(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    model: Path | None = None,
+    data: Path | None = None,
+    pictures: bool = True,
+    trust: bool = False,
+) -> Reported:
+    """Write the page of a run folder, and its JSON beside the page.
+
+    Args:
+        folder: what `score` wrote.
+        out: the page; `report.html` in the folder if None.
+        model: where the model lies by now; where the run found it if None.
+        data: where the data lie by now; likewise.
+        pictures: look at the extreme filters and play the removal curves, which takes the model and
+            the data; without, the page shows what the folder holds.
+        trust: run code that the run names, such as a metric of the user's; else it is refused.
+
+    Raises:
+        SettingsError: the run names code and nobody trusts it; `pictures` need it, all else not.
+        RunFolderError: the folder is no finished run, or the page cannot be written.
+        RepairkitError: model or data cannot be read, or are not those of the run.
+    """
+    run_folder = RunFolder(folder)
+    run = run_folder.read()
+    if not run["finished"]:
+        raise RunFolderError(f"{folder}: is not finished; go on with score --resume")
+    page = folder / "report.html" if out is None else out
+    report_file = page.with_suffix(".json")
+    check_replaced(page, b'content="repairkit"', "page of repairkit's")
+    check_replaced(report_file, f'"kind": "{RUN_KIND}"'.encode(), "report of repairkit's")
+    if report_file == page:
+        raise RunFolderError(
+            f"{page}: is the name of the numbers beside the page; give -o a name that ends in .html"
+        )
+    rows = _read_rows(run_folder)
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": RUN_KIND,
+        "run": told_run(run),
+        "scores": _scores(rows, less_is_better=_first_lessened(run)),
+        "statistics": _statistics(run_folder),
+        "spread": None,
+        "removal": None,
+        "interpretation": None,
+        "notes": [],
+    }
+    shown: Mapping[int, Any] = {}
+    if pictures:
+        named_by = named_in(run_folder.run_file, run["settings"]["metrics"])
+        found = _settings(run, Path(run["data"]["path"]) if data is None else data)
+        settings = dataclasses.replace(found, named_by=named_by, trust=trust)
+        check_metrics(settings, settings.metrics)
+        path = Path(run["model"]["path"]) if model is None else model
+        shown = _look_again(path, settings, document, rows, folder).pictures
+    else:
+        document["notes"] = ["model and data were not looked at, as was asked for"]
+    document = Places.here().cleaned(document)
+    with outputs(page) as drafts:
+        drafts.write(report_file, to_json(document).encode())
+        drafts.write(page, render_run(document, shown).encode())
+    return Reported(page, report_file, document)
+
+
+def told_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run with its paths as a report tells them."""
+    told = Places.here().told
+    return {**run, **{k: {**run[k], "path": told(Path(run[k]["path"]))} for k in ("model", "data")}}
+
+
+def _look_again(
+    path: Path,
+    settings: Settings,
+    document: dict[str, Any],
+    rows: list[dict[str, Any]],
+    folder: Path,
+) -> Interpretation:
+    """See `_look`.
+
+    Raises:
+        RunFolderError: the model or the data are others by now, or are gone.
+    """
+    run = document["run"]
+    advice = "name where they lie with --model and --data, or use --no-pictures"
+    try:
+        subject = read_subject(
+            path,
+            output=settings.output,
+            layout=settings.preprocessing.layout,
+            image_input=settings.image_input,
+        )
+        if subject.file.digest != run["model"]["digest"]:
+            raise RunFolderError(f"{path}: is not the model that {folder} scored")
+        return _look(subject, settings, document, rows)
+    except (OSError, RepairkitError) as error:
+        raise RunFolderError(f"{folder}: its model or data: {error}; {advice}") from error
+
+
+@judging_the_model
+def _look(
+    subject: Subject, settings: Settings, document: dict[str, Any], rows: list[dict[str, Any]]
+) -> Interpretation:
+    """Add to the document what model and data tell of the extreme filters."""
+    bench = prepare(subject, settings)
+    if bench.dataset.digest != document["run"]["data"]["digest"]:
+        raise RunFolderError(f"{settings.data}: are not the data that were scored on")
+    metric = bench.metric_names[0]
+    values = _values(rows, bench.roster)
+    document["spread"] = spread_over_layers(bench, values)
+    document["removal"] = removal_curves(bench, values, metric)
+    names = [row["filter"] for row in (*rows[:_FILTERS_EACH], *rows[::-1][:_FILTERS_EACH])]
+    chosen = [Filter.parse(name) for name in dict.fromkeys(names)]
+    seen = interpret(bench, chosen, value=metric)
+    by_filter = {row["filter"]: row["value"] for row in rows}
+    for entry in seen.document["filters"]:
+        entry["value"] = by_filter[entry["filter"]]
+    document["interpretation"] = seen.document
+    return seen
+
+
+def _settings(run: Mapping[str, Any], data: Path) -> Settings:
+    """The settings that a run was scored with."""
+    known = run["settings"]
+    kept = {name: known[name] for name in _KEPT if name in known}
+    lists = {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
+    columns = known.get("columns")
+    return Settings(
+        **{**kept, **lists},
+        data=data,
+        columns=None if columns is None else (int(columns[0]), int(columns[1])),
+        preprocessing=_dataclass(Preprocessing, known["preprocessing"]),
+        parts=recorded_plan(run),
+    )
+
+
+def _dataclass(kind: Any, known: Mapping[str, Any]) -> Any:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in known.items()
+            if name in names
+        }
+    )
+
+
+def _read_rows(folder: RunFolder) -> list[dict[str, Any]]:
+    """The rows of `scores.csv`; null for what is not finite."""
+    try:
+        rows = [_row(row) for row in folder.read_rows()]
+    except (KeyError, ValueError, TypeError) as error:
+        raise unreadable(folder.scores_file, error) from error
+    if not rows:
+        raise RunFolderError(f"{folder.scores_file}: holds no scores; score the model again")
+    return rows
+
+
+def _row(row: Mapping[str, str]) -> dict[str, Any]:
+    def finite(name: str) -> float | None:
+        value = float(row[name])
+        return value if np.isfinite(value) else None
+
+    return {
+        "filter": row["filter"],
+        **{name: finite(name) for name in ("value", "std_error", "ci_low", "ci_high")},
+        "samples": int(row["samples"]),
+        "decided": row["decided"] == "true",
+    }
+
+
+def _first_lessened(run: Mapping[str, Any]) -> bool:
+    """Whether less is better of the metric that was scored first."""
+    names = [*run["metrics"], *run["settings"]["metrics"]]
+    return names[0] in run.get("less_is_better", [])
+
+
+def _scores(rows: list[dict[str, Any]], *, less_is_better: bool) -> dict[str, Any]:
+    """The extremes, how many are surely harmful or helpful, and how often filters were sampled."""
+    with_error = [row for row in rows if row["std_error"]]
+    known = [row for row in with_error if None not in (row["ci_low"], row["ci_high"])]
+    below = sum(row["ci_high"] < 0 for row in known)
+    above = sum(row["ci_low"] > 0 for row in known)
+    n_each = min(_ROWS_EACH, max(len(rows) // 2, 1))
+    counts = np.array([row["samples"] for row in rows])
+    edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))
+    return {
+        "n_filters": len(rows),
+        "less_is_better": less_is_better,
+        "harmful": (above if less_is_better else below) if known else None,
+        "helpful": (below if less_is_better else above) if known else None,
+        "highest": rows[:n_each],
+        "lowest": rows[::-1][:n_each],
+        "samples": {
+            "edges": edges.tolist(),
+            "filters": np.histogram(counts, edges)[0].tolist(),
+        }
+        if counts.any()
+        else None,
+    }
+
+
+def _values(rows: list[dict[str, Any]], roster: Roster) -> NDArray[np.float64]:
+    values = np.full(len(roster), np.nan)
+    for row in rows:
+        if row["value"] is not None:
+            values[roster.column(Filter.parse(row["filter"]))] = row["value"]
+    return values
+
+
+def _statistics(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.statistics_file.is_file():
+        return None
+    found = read_json(folder.statistics_file, "statistics")
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{folder.statistics_file}: holds no statistics; score again")
+    return found

@@ -1,0 +1,1 @@
+"""What a job writes and tells: files, places and progress."""

@@ -1,0 +1,292 @@
+"""Where outputs go, and what must not be lost there.
+
+Nothing is replaced that repairkit did not write. What it wrote it knows by the content, not by the
+name: a JSON document by its `kind`, a page by its generator, a patched model by its claims, an
+exported one by its map of layers, a model card by a digest of its text (one that was edited is the
+user's). All of this is checked before anything is computed, and once more before writing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+from onnx import ModelProto
+
+from repairkit.core.errors import RepairkitError, RunFolderError, SettingsError
+from repairkit.graph.layer_names import METADATA_KEY as LAYERS
+from repairkit.graph.patch.revert import read_claims
+from repairkit.graph.stored.files import read_model
+from repairkit.jobs.output.files import read_json
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import Subject
+from repairkit.report import is_own_card
+
+INSTRUMENTED = "repairkit.instrumented"
+"""The metadata entry of a model that `instrument` wrote."""
+
+_START = 2000  # bytes
+_MOST_TEXT = 1 << 20  # bytes
+_PAGE = b'content="repairkit"'
+_DEVICES = ("/dev", "/proc", "/sys")
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What is written beside a patched model, with it or not at all."""
+
+    patch_file: Path
+    report: Path
+    page: Path
+    card: Path
+
+    @classmethod
+    def of(cls, out: Path) -> Companions:
+        """The companions of a model at `out`."""
+        endings = (".patch.json", ".report.json", ".report.html", ".model-card.md")
+        return cls(*(out.with_name(f"{out.stem}{ending}") for ending in endings))
+
+    def check(self, source_digest: str) -> None:
+        """Find out whether all may be written.
+
+        Args:
+            source_digest: of the model that is repaired: its own patch file must stay.
+
+        Raises:
+            RunFolderError: a file that repairkit did not write is there, or one cannot be replaced.
+        """
+        check_replaced(self.patch_file, _kind("repairkit patch"), "patch file")
+        check_replaced(self.report, _kind("repairkit report"), "report of repairkit's")
+        check_replaced(self.page, _PAGE, "page of repairkit's")
+        if is_file(self.card) and not is_own_card(_text(self.card)):
+            raise _in_the_way(self.card, "model card as repairkit wrote it")
+        if self.patch_file.exists() and _result_digest(self.patch_file) == source_digest:
+            raise RunFolderError(
+                f"{self.patch_file}: exists and is the patch file of the model that is repaired, "
+                "which alone can undo that patch; choose another name with -o"
+            )
+
+
+def check_place(subject: Subject, settings: Settings, out: Path) -> None:
+    """Before anything is computed: a patched model and its companions replace only their like.
+
+    Raises:
+        SettingsError: `out` is the model or the data.
+        RunFolderError: something else is there, or nothing can be written.
+    """
+    _check_not_data(out, settings.data)
+    check_result(out, subject.file.path)
+    Companions.of(out).check(subject.file.digest)
+
+
+def check_model_place(out: Path, subject: Subject, data: Path | None) -> None:
+    """Before anything is computed: an instrumented model replaces only an instrumented one.
+
+    Raises:
+        SettingsError: `out` is the model or the data.
+        RunFolderError: something else is there, or nothing can be written.
+    """
+    _check_not_source(out, subject.file.path)
+    _check_not_data(out, data)
+    _check_model(out, is_instrumented, "model that repairkit instrumented")
+
+
+def check_export_place(out: Path, map_file: Path, settings: Settings, kind: str) -> None:
+    """Before anything is computed: an exported model and its map replace only their like.
+
+    Raises:
+        SettingsError: `out` is the data, or no name of an ONNX file.
+        RunFolderError: something else is there, or nothing can be written.
+    """
+    _check_not_data(out, settings.data)
+    if out.suffix.lower() != ".onnx":
+        raise SettingsError(f"{out}: must end in .onnx; choose another name with -o")
+    check_replaced(map_file, _kind(kind), "map of layers")
+    _check_model(out, _is_exported, "model that repairkit exported")
+
+
+def check_result(out: Path, source: Path) -> None:
+    """Before anything is computed: a model made from `source` may replace patched ones alone.
+
+    Raises:
+        SettingsError: `out` is `source`.
+        RunFolderError: something else is there, or nothing can be written.
+    """
+    _check_not_source(out, source)
+    _check_model(out, _is_patched, "model that repairkit patched")
+
+
+def check_attack_place(out: Path, data: Path | None) -> None:
+    """Before anything is computed: an attack's file replaces only an attack's file.
+
+    Raises:
+        SettingsError: `out` is the data.
+        RunFolderError: something else is there, or nothing can be written.
+    """
+    if out.suffix != ".npz":
+        raise RunFolderError(f"{out}: an attack writes an .npz; end the name given to -o in .npz")
+    _check_not_data(out, data)
+    if is_file(out) and not _is_attack(out):
+        raise _in_the_way(out, "file of repairkit attack")
+    probe(out)
+
+
+def check_replaced(path: Path, mark: bytes, what: str) -> None:
+    """A file may replace, or be added to, one that repairkit wrote, and nothing else.
+
+    Args:
+        path: where the file is to go.
+        mark: what stands near the start of such a file.
+        what: what such a file is, for the user.
+
+    Raises:
+        RunFolderError: something else is there.
+    """
+    if not is_file(path):
+        return
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START)
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if start and mark not in start:
+        raise _in_the_way(path, what)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file at the place of an output; one that is there may be written.
+
+    Raises:
+        RunFolderError: something is there that no file should replace.
+    """
+    folder = path.absolute().parent
+    in_memory = folder.is_relative_to("/dev/shm")
+    if any(folder.is_relative_to(place) for place in _DEVICES) and not in_memory:
+        raise RunFolderError(
+            f"{path}: cannot be written: its folder holds devices; give another place"
+        )
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise RunFolderError(
+                f"{path}: exists and is a link that leads nowhere; remove it, or choose another "
+                "place"
+            ) from None
+        return False
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunFolderError(f"{path}: cannot be used ({reason}); choose another place") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise RunFolderError(f"{path}: is a folder; give the name of a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise RunFolderError(f"{path}: is a pipe or a device; give the name of a file")
+    if not found.st_mode & 0o222:
+        raise RunFolderError(
+            f"{path}: exists and is read-only; allow writing (chmod u+w), or choose another place"
+        )
+    return True
+
+
+def probe(out: Path) -> None:
+    """Find out whether a file can be written there; its folder is made where it is missing.
+
+    Raises:
+        RunFolderError: it cannot.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out.parent) as file:
+            file.write(b"-")
+            file.flush()
+    except OSError as error:
+        raise RunFolderError(
+            f"{out}: cannot be written ({error.strerror or error}); free space or choose another "
+            "place with -o"
+        ) from error
+
+
+def is_instrumented(model: ModelProto) -> bool:
+    """Whether `instrument` wrote a model."""
+    return any(entry.key == INSTRUMENTED for entry in model.metadata_props)
+
+
+def _is_exported(model: ModelProto) -> bool:
+    exported = any(entry.key == LAYERS for entry in model.metadata_props)
+    return exported and not is_instrumented(model) and not read_claims(model)
+
+
+def _is_patched(model: ModelProto) -> bool:
+    return bool(read_claims(model)) and not is_instrumented(model)
+
+
+def _is_attack(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("attack.npy").file_size > _MOST_TEXT:
+                return False
+            with archive.open("attack.npy") as member:
+                text = str(np.lib.format.read_array(member, allow_pickle=False))
+        told = json.loads(text)
+    except (OSError, ValueError, LookupError, EOFError, MemoryError, RecursionError):
+        return False
+    except zipfile.BadZipFile:
+        return False
+    return isinstance(told, dict) and told.get("kind") == "repairkit attack"
+
+
+def _check_model(out: Path, ours: Callable[[ModelProto], bool], what: str) -> None:
+    if is_file(out):
+        try:
+            replaceable = ours(read_model(out).model)
+        except RepairkitError:
+            replaceable = False
+        if not replaceable:
+            raise _in_the_way(out, what)
+    probe(out)
+
+
+def _check_not_source(out: Path, source: Path) -> None:
+    if out.exists() and out.samefile(source):
+        raise SettingsError(f"{out}: exists and is the model itself; choose another place with -o")
+
+
+def _check_not_data(out: Path, data: Path | None) -> None:
+    if data is not None and out.exists() and data.exists() and out.samefile(data):
+        raise SettingsError(f"{out}: exists and is the data; choose another place with -o")
+
+
+def _in_the_way(path: Path, what: str) -> RunFolderError:
+    return RunFolderError(
+        f"{path}: exists and is no {what}; move it away, or choose another place with -o"
+    )
+
+
+def _kind(name: str) -> bytes:
+    return f'"kind": {json.dumps(name)}'.encode()
+
+
+def _text(path: Path) -> str:
+    """What a card holds; nothing of a file that is no card."""
+    try:
+        if path.stat().st_size > _MOST_TEXT or not os.access(path, os.R_OK):
+            return "?"
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "?"
+
+
+def _result_digest(path: Path) -> object:
+    try:
+        document = read_json(path, "a patch file")
+    except RunFolderError:
+        return None
+    result = document.get("result") if isinstance(document, dict) else None
+    return result.get("digest") if isinstance(result, dict) else None

@@ -1,0 +1,133 @@
+"""How a model lay on disk where its bytes are not the canonical ones: as pieces of those.
+
+Other programs write the same model in another order of fields, or keep its weights in files beside
+it. What tells such files from the canonical bytes is kept in the patch file, so that undoing the
+patch gives back every byte of every file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from repairkit.core.errors import RunFolderError, VerificationError
+from repairkit.core.process.writing import Drafts
+from repairkit.graph.delta import Piece, describe, restore
+from repairkit.graph.stored.external import external_locations, safe_path
+from repairkit.graph.stored.files import ModelFile, canonical_bytes
+from repairkit.graph.stored.outside import outside_digests
+
+_SLACK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a model: its name, "" for the model itself, and its pieces."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        pieces = [
+            base64.b64encode(p).decode() if isinstance(p, bytes) else list(p) for p in self.pieces
+        ]
+        return {"name": self.name, "pieces": pieces}
+
+    @property
+    def size(self) -> int:
+        return sum(len(p) if isinstance(p, bytes) else p[1] for p in self.pieces)
+
+
+def stored_file(document: Mapping[str, Any]) -> StoredFile:
+    """A file's layout as it stands in a patch file.
+
+    Raises:
+        ValueError: it is no such layout.
+    """
+    pieces: list[Piece] = []
+    for piece in document["pieces"]:
+        if isinstance(piece, str):
+            pieces.append(base64.b64decode(piece, validate=True))
+        elif isinstance(piece, list) and [type(n) for n in piece] == [int, int]:
+            pieces.append((piece[0], piece[1]))
+        else:
+            raise binascii.Error("a piece is neither a range nor bytes")
+    return StoredFile(str(document["name"]), tuple(pieces))
+
+
+def layout_of(file: ModelFile) -> tuple[StoredFile, ...]:
+    """How the files of a model differ from its canonical bytes; nothing where they do not."""
+    content = file.path.read_bytes()
+    canonical = canonical_bytes(file.model)
+    if content == canonical:
+        return ()
+    names = external_locations(ModelProto.FromString(content))
+    kept = outside_digests(file.model)  # these are never written, so nothing need be told of them
+    read = [name for name in names if name not in kept]
+    contents = {"": content} | {n: safe_path(file.path, n).read_bytes() for n in read}
+    return tuple(
+        StoredFile(name, tuple(describe(data, canonical))) for name, data in contents.items()
+    )
+
+
+def restored_files(model: ModelProto, layout: Sequence[StoredFile]) -> dict[str, bytes]:
+    """The bytes of every file of a model, by name; "" is the model itself.
+
+    Raises:
+        VerificationError: the layout is not one of this model.
+    """
+    canonical = canonical_bytes(model)
+    if not layout:
+        return {"": canonical}
+    names = [stored.name for stored in layout]
+    most = 2 * len(canonical) + _SLACK_BYTES
+    if len(set(names)) != len(names) or "" not in names or sum(s.size for s in layout) > most:
+        raise VerificationError("the patch file's layout of the original is not one of this model")
+    try:
+        return {stored.name: restore(stored.pieces, canonical) for stored in layout}
+    except ValueError as error:
+        raise VerificationError(
+            f"the patch file's layout of the original does not fit the model ({error})"
+        ) from error
+
+
+def digest_of_files(contents: Mapping[str, bytes], outside: Mapping[str, str]) -> str:
+    """The digest that `read_model` gives to a model in these files.
+
+    Args:
+        contents: from `restored_files`.
+        outside: digests of the data files that were never read, by name.
+    """
+    hasher = hashlib.sha256(contents[""])
+    digests = {n: hashlib.sha256(data).hexdigest() for n, data in contents.items() if n}
+    for _, digest in sorted((digests | dict(outside)).items()):
+        hasher.update(bytes.fromhex(digest))
+    return hasher.hexdigest()
+
+
+def add_files(drafts: Drafts, contents: Mapping[str, bytes], out: Path) -> None:
+    """Add a model's files to those that appear together; those beside it first, itself last.
+
+    Raises:
+        RunFolderError: a file beside it holds other data.
+        ModelError: a file's name leads out of the folder.
+        OSError: a draft cannot be written.
+    """
+    beside = {safe_path(out, name): data for name, data in contents.items() if name}
+    for path, data in beside.items():
+        if path.exists() and (not path.is_file() or path.read_bytes() != data):
+            raise RunFolderError(
+                f"{path}: is in the way of the model's weights and holds other data; choose "
+                "another folder with -o"
+            )
+    for path, data in beside.items():
+        if not path.exists():
+            drafts.write(path, data)
+    drafts.write(out, contents[""])

@@ -1,0 +1,150 @@
+"""Runs that nobody watches: a sign of life in the run folder, and an end that leaves it whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+from repairkit.core.errors import RunFolderError
+from repairkit.core.scores import Run, Spent
+from repairkit.estimators import undecided
+from repairkit.jobs.output.files import write_json
+from repairkit.jobs.runs.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 10.0
+_LOG_SECONDS = 10.0
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asked the process to end (SIGTERM)."""
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """Within, SIGTERM raises `Terminated` in the main thread; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the signal's)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def event(name: str, **facts: Any) -> dict[str, Any]:
+    """What a log record says besides its sentence; structured logs spell it out."""
+    return {"event": {"event": name, **facts}}
+
+
+class Watch:
+    """What has been spent so far, told to the log and to `heartbeat.json` now and then.
+
+    The file says two times: `time`, that of the beat, which goes on while a round takes long, and
+    `last_round`. It is beaten from a thread of its own, from the first round on.
+
+    Args:
+        folder: the run folder; None for a log alone.
+        n_filters: how many are scored.
+        every_seconds: between beats.
+    """
+
+    def __init__(
+        self, folder: RunFolder | None, n_filters: int, *, every_seconds: float = BEAT_SECONDS
+    ) -> None:
+        self.folder, self.n_filters, self.every_seconds = folder, n_filters, every_seconds
+        self.spent = Spent()
+        self._first: tuple[float, int] | None = None
+        self._undecided: int | None = None
+        self._last_round = ""
+        self._log_at = 0.0
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_round(self, run: Run, spent: Spent) -> None:
+        """To be called after every round; cheap."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, spent.evaluations)
+        self.spent, self._last_round = spent, _now()
+        # Whoever has to be read for it takes too long for this.
+        self._undecided = undecided(run) if hasattr(run, "n_undecided") else None
+        if self.folder is not None and self._thread is None:
+            self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
+            self._thread.start()
+        if now >= self._log_at:
+            self._log_at = now + _LOG_SECONDS
+            facts = self.facts("running")
+            del facts["time"]
+            logger.info("%s evaluations", spent.evaluations, extra=event("progress", **facts))
+
+    def facts(self, state: str) -> dict[str, Any]:
+        """What a beat says."""
+        rate = None
+        if self._first is not None:
+            began, evaluations = self._first
+            elapsed = time.monotonic() - began
+            rate = round((self.spent.evaluations - evaluations) / elapsed, 3) if elapsed else None
+        return {
+            "time": _now(),
+            "state": state,
+            "host": platform.node(),
+            "process": os.getpid(),
+            "last_round": self._last_round,
+            "rounds": self.spent.rounds,
+            "evaluations": self.spent.evaluations,
+            "evaluations_per_second": rate,
+            "undecided": self._undecided,
+            "n_filters": self.n_filters,
+            "seconds": round(self.spent.seconds, 3),
+        }
+
+    def close(self, state: str) -> None:
+        """The last beat: `finished`, `unfinished` or `failed`."""
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._write(self.facts(state))
+
+    def _beat(self) -> None:
+        while not self._done.is_set():
+            self._write(self.facts("running"))
+            self._done.wait(self.every_seconds)
+
+    def _write(self, facts: Mapping[str, Any]) -> None:
+        assert self.folder is not None
+        try:
+            write_json(self.folder.heartbeat_file, dict(facts))
+        except RunFolderError as error:  # the run may yet end well
+            logger.warning("%s", error)
+
+
+def unfinished(spent: Spent, why: str) -> dict[str, Any]:
+    """What is put into `run.json` of a run that was stopped and saved."""
+    return {
+        "finished": False,
+        "reason": f"unfinished: {why}; go on with --resume",
+        "evaluations": spent.evaluations,
+        "image_passes": spent.image_passes,
+        "rounds": spent.rounds,
+        "seconds": round(spent.seconds, 3),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

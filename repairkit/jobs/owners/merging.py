@@ -1,0 +1,247 @@
+"""Add up values of several owners of data, from run folders alone (additivity).
+
+V over all images is the mean of V over each owner's, weighted by how many images each metric
+counts. Shapley values and semivalues are linear in V, so that v = sum_i w_i v_i, exactly. Errors of
+different owners are independent: s^2 = sum_i w_i^2 s_i^2, and the same holds for the two arms of
+normal intervals. Arms of intervals that hold by an inequality (Bernstein) add up as they are,
+v +- sum_i w_i r_i, and their error probabilities with them (union bound).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.core.filters import Filter
+from repairkit.core.scores import Scores
+from repairkit.estimators.statistics.boundary import Side, contested, settle_top_k
+from repairkit.jobs.output.files import outputs, to_json
+from repairkit.jobs.owners.merged_document import describe
+from repairkit.jobs.owners.owned import OwnedRun, read_owned
+from repairkit.jobs.runs.run_folder import RunFolder
+from repairkit.jobs.runs.run_lock import locked
+from repairkit.jobs.runs.score_table import scores_csv, scores_table
+
+By = Literal["images", "groups"]
+Floats = NDArray[np.float64]
+
+_COMMON = ("sites", "sites_at", "include", "absent", "output", "columns", "threshold", "tf32",
+           "half", "preprocessing", "class_names")  # fmt: skip
+# Samples of one and the same number, however they are drawn.
+_SHAPLEY = {"exact", "permutation", "marginals", "tmab"}
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Values over the images of all owners, and what `run.json` says of them."""
+
+    filters: tuple[Filter, ...]
+    scores: Scores
+    document: dict[str, Any]
+
+    def table(self) -> list[dict[str, Any]]:
+        return scores_table(self.scores, self.filters)
+
+
+def merge(
+    paths: Sequence[Path],
+    *,
+    out: Path | None = None,
+    by: By = "images",
+    weights: Sequence[float] | None = None,
+) -> Merged:
+    """Values of the same model and metrics over all owners' images together.
+
+    Args:
+        paths: run folders, shared or not, or merged ones.
+        out: a run folder for the result; nothing is written if None.
+        by: how owners are weighted: by `images` that a metric counts, or by the `groups` that each
+            owner holds whole, for metrics that are means over groups.
+        weights: in place of those, one per run, positive; they are brought to a sum of one.
+
+    Raises:
+        SettingsError: the runs do not add up: another model, metric, method, absent level, or the
+            same data; or nobody says how to weight a metric.
+        RunFolderError: a folder cannot be read, is unfinished, or `out` holds something else.
+    """
+    if by not in get_args(By):
+        raise SettingsError(f"runs are weighted by {' or '.join(get_args(By))}, not by {by!r}")
+    runs = [read_owned(path) for path in paths]
+    _check_alike(runs)
+    shares = {name: _shares(runs, name, by, weights) for name in runs[0].metrics}
+    ids = tuple(sorted(runs[0].rows))
+    filters = tuple(Filter.parse(name) for name in ids)
+    scores = _add(runs, ids, shares)
+    document = describe(runs, scores, shares, by if weights is None else "given weights")
+    if out is not None:
+        _check_place(out, runs)
+        with locked(out), outputs(out) as drafts:
+            drafts.write(out / "scores.csv", scores_csv(scores, filters).encode())
+            drafts.write(out / "run.json", to_json(document).encode())
+    return Merged(filters, scores, document)
+
+
+def _check_alike(runs: Sequence[OwnedRun]) -> None:
+    if len(runs) < 2:
+        raise SettingsError("one run is nothing to merge; name two or more run folders")
+    first = runs[0]
+    for other in runs[1:]:
+        fault = _difference(first, other)
+        if fault:
+            raise SettingsError(f"{other.path} and {first.path} do not add up: {fault}")
+    seen: dict[str, OwnedRun] = {}
+    for run in runs:
+        for digest in run.data:
+            if digest in seen:
+                raise SettingsError(
+                    f"{run.path} and {seen[digest].path} are about the same data (digest "
+                    f"{digest[:12]}), which would count twice; name each owner once"
+                )
+            seen[digest] = run
+
+
+def _difference(first: OwnedRun, other: OwnedRun) -> str:
+    """Why values of two runs do not add up; empty where they do."""
+    one, two = first.document, other.document
+    if one["model"]["digest"] != two["model"]["digest"]:
+        return "they are of different models; score one and the same file"
+    if first.metrics != other.metrics:
+        return f"their metrics are {', '.join(first.metrics)} and {', '.join(other.metrics)}"
+    for name in _COMMON:
+        if one["settings"].get(name) != two["settings"].get(name):
+            return f"they were scored with different {name.replace('_', ' ')}"
+    if one["settings"]["absent"] == "mean" and None in (one.get("means"), two.get("means")):
+        return (
+            "an absent filter yields each owner's own mean; compute common means with `repairkit "
+            "means` and score with --means"
+        )
+    if one.get("means") != two.get("means"):
+        return "absent filters yield different means; score with one and the same --means"
+    if _kind(one) != _kind(two):
+        return (
+            f"their values are of different kinds ({one['settings']['method']} and "
+            f"{two['settings']['method']}); use one --method with the same settings"
+        )
+    if first.rows.keys() != other.rows.keys():
+        return "they score different filters"
+    return ""
+
+
+def _kind(document: Mapping[str, Any]) -> str:
+    """Which number the values of a run are estimates of."""
+    settings = document["settings"]
+    method, options = settings["method"], dict(settings["estimator"])
+    if method == "random":
+        raise SettingsError("random scores are about no data and cannot be merged")
+    if method in _SHAPLEY and options.get("truncate_at") is None:
+        return "Shapley"
+    for name in ("top_k", "side", "epsilon", "delta", "round_rows", "batch_size"):
+        options.pop(name, None)
+    return json.dumps([method, options], sort_keys=True)
+
+
+def _shares(runs: Sequence[OwnedRun], metric: str, by: By, given: Sequence[float] | None) -> Floats:
+    """What share of V each run has, (n_runs,)."""
+    if given is not None:
+        if len(given) != len(runs) or not all(np.isfinite(w) and w > 0 for w in given):
+            raise SettingsError(
+                f"{len(given)} weights were given for {len(runs)} runs; give each run one, greater "
+                "than zero"
+            )
+        counts = [float(weight) for weight in given]
+    elif by == "groups":
+        counts = _group_counts(runs)
+    else:
+        counts = [_count(run, metric) for run in runs]
+    total = sum(counts)
+    return np.array(counts) / total
+
+
+def _count(run: OwnedRun, metric: str) -> float:
+    count = run.document["counts"]["metrics"].get(metric)
+    if count is None:
+        raise SettingsError(
+            f"{metric} is no mean in which every image counts the same, so that images do not "
+            "weight it; score accuracy or 'group_accuracy:*' instead, use --by groups where every "
+            "owner holds whole groups, or give --weights"
+        )
+    return float(count)
+
+
+def _group_counts(runs: Sequence[OwnedRun]) -> list[float]:
+    names = [list(run.document["counts"]["groups"]) for run in runs]
+    for run, own in zip(runs, names, strict=True):
+        if not own:
+            raise SettingsError(f"{run.path}: was scored without groups; use --by images")
+    everyone = [name for own in names for name in own]
+    twice = sorted({name for name in everyone if everyone.count(name) > 1})
+    if twice:
+        raise SettingsError(
+            f"group {twice[0]!r} has images in several runs, so that a mean over groups is no sum "
+            "over owners; score 'group_accuracy:*' and merge that by images"
+        )
+    return [float(len(own)) for own in names]
+
+
+def _add(runs: Sequence[OwnedRun], ids: tuple[str, ...], shares: Mapping[str, Floats]) -> Scores:
+    steering, *others = runs[0].metrics
+
+    def columns(name: str) -> Floats:
+        return np.stack([run.column(name, ids) for run in runs])
+
+    share = shares[steering][:, None]
+    found = columns("value")
+    value = (share * found).sum(axis=0)
+    error = np.sqrt(((share * columns("std_error")) ** 2).sum(axis=0))
+    arms = (share * (found - columns("ci_low")), share * (columns("ci_high") - found))
+    confidences = [float(run.document["confidence"]) for run in runs]
+    kinds = sorted({str(run.document["interval"]) for run in runs})
+    if all("ormal" in kind or "Student" in kind or "exact" in kind for kind in kinds):
+        low, high = (np.sqrt((arm**2).sum(axis=0)) for arm in arms)
+        confidence, how = min(confidences), "root of the sum of squared arms"
+    else:
+        low, high = (arm.sum(axis=0) for arm in arms)
+        confidence, how = max(1 - sum(1 - c for c in confidences), 0.0), "sum of arms, union bound"
+    values = np.stack(
+        [value, *((shares[m][:, None] * columns(f"value:{m}")).sum(axis=0) for m in others)],
+        axis=1,
+    )
+
+    def alone(first: Floats, rest: float) -> Floats:
+        return np.stack([first, *(np.full(len(ids), rest) for _ in others)], axis=1)
+
+    ends = value - low, value + high
+    estimator = runs[0].document["settings"]["estimator"]
+    side: Side = estimator.get("side") or "both"
+    top_k = settle_top_k(estimator.get("top_k"), len(ids))
+    still_open = contested(*ends, value, top_k=top_k, side=side, epsilon=0.0)
+    return Scores(
+        tuple(runs[0].metrics),
+        values,
+        alone(error, np.inf),
+        alone(ends[0], -np.inf),
+        alone(ends[1], np.inf),
+        columns("samples").sum(axis=0).astype(np.int64),
+        ~still_open,
+        confidence,
+        f"merged, {how}, of: {'; '.join(kinds)}",
+        all(bool(run.document["adds_up"]) for run in runs),
+    )
+
+
+def _check_place(out: Path, runs: Sequence[OwnedRun]) -> None:
+    """The result may replace an earlier merge and nothing else."""
+    if any(out.exists() and out.samefile(run.path) for run in runs):
+        raise RunFolderError(f"{out}: is one of the runs; choose another place with -o")
+    folder = RunFolder(out)
+    if not out.exists() or folder.is_free():
+        return
+    if not folder.run_file.is_file() or "merged" not in folder.read():
+        raise RunFolderError(f"{out}: exists and is no merged run; choose another place with -o")

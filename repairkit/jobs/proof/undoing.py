@@ -1,0 +1,173 @@
+"""Take a patch file to the model that it was made for, and take it off again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from repairkit.core.errors import ModelError, SettingsError, VerificationError
+from repairkit.core.patch import Patch
+from repairkit.core.process.stages import stage
+from repairkit.engine.runner import Feeds
+from repairkit.graph.kinds.sites import Survey, survey
+from repairkit.graph.patch.bake import Baked, bake
+from repairkit.graph.patch.revert import read_claims, revert, write_claims
+from repairkit.graph.stored.files import ModelFile, digest_of, write_model
+from repairkit.graph.stored.outside import outside_digests, place_beside
+from repairkit.jobs.output.destination import check_result
+from repairkit.jobs.output.files import outputs
+from repairkit.jobs.output.layout import add_files, digest_of_files, restored_files
+from repairkit.jobs.proof.patch_file import PatchFile
+from repairkit.jobs.proof.verifying import Verified, prove_patch, sign_claim
+from repairkit.jobs.setup.faults import judging_the_model
+from repairkit.jobs.setup.subject import Subject
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A patch that was applied, and what was proven of the result."""
+
+    out: Path
+    digest: str
+    verified: Verified
+
+    def to_json(self) -> dict[str, Any]:
+        return {"model": str(self.out), "digest": self.digest, **self.verified.to_json()}
+
+
+@dataclass(frozen=True)
+class Reverted:
+    """A patch that was taken off. `digest` is the original's; `left` counts patches still on."""
+
+    out: Path
+    digest: str
+    patch: Patch
+    left: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": str(self.out),
+            "digest": self.digest,
+            "taken_off": [f.filter.id for f in self.patch.frozen],
+            **({} if self.patch.head is None else {"head_restored": self.patch.head.layer}),
+            "patches_left": self.left,
+        }
+
+
+@stage("applying the patch")
+@judging_the_model
+def apply_patch(
+    subject: Subject,
+    file: PatchFile,
+    *,
+    out: Path,
+    images: NDArray[Any] | None = None,
+    feeds: Feeds | None = None,
+) -> Applied:
+    """Change what a patch file names in the very model that it was made for, and prove it.
+
+    Args:
+        subject: the model.
+        file: the patch file.
+        out: the patched model.
+        images: real images for the proof, shape (n, *input); generated noise if None.
+        feeds: what the model takes beside each of the images, by the names of inputs.
+
+    Raises:
+        VerificationError: the patch was made for another model, was altered, changes nothing, or
+            its result is not what it promises; nothing is written.
+        RepairkitError: `out` cannot be written, or would replace something else.
+    """
+    check_result(out, subject.file.path)
+    if subject.file.digest != file.source_digest:
+        raise _wrong_model(subject.file, file)
+    found, baked = _bake(subject, file)
+    if baked.edits != file.edits:
+        raise VerificationError(
+            "the patch file was altered: the bytes that it keeps are not those that it "
+            "changes in this model"
+        )
+    claim = sign_claim(file.claim())
+    write_claims(baked.model, [*read_claims(subject.model), claim])
+    digest = digest_of(baked.model)
+    if digest != file.result_digest:
+        raise VerificationError(
+            f"the result is not the one that the patch file promises (digest {digest[:12]}, not "
+            f"{file.result_digest[:12]}); it was altered, or made by another version of repairkit"
+        )
+    verified = prove_patch(
+        subject, found, file.patch, baked.model, baked.edits, images=images, feeds=feeds
+    )
+    write_model(baked.model, out)
+    return Applied(out, digest, verified)
+
+
+def _bake(subject: Subject, file: PatchFile) -> tuple[Survey, Baked]:
+    try:
+        found = survey(subject.model, output=file.output, at=file.sites_at, include=file.include)
+        return found, bake(subject.model, file.patch, found=found)
+    except (SettingsError, ModelError) as error:
+        raise VerificationError(f"the patch file does not fit its model ({error})") from error
+
+
+def _wrong_model(model: ModelFile, file: PatchFile) -> VerificationError:
+    if file.digest in [claim.get("digest") for claim in read_claims(model.model)]:
+        return VerificationError(f"{model.path}: this patch is in the model already")
+    return VerificationError(
+        f"{model.path}: the patch was made for another model (digest {file.source_digest[:12]}, "
+        f"and this one is {model.digest[:12]})"
+    )
+
+
+@stage("taking the patch off")
+def revert_patch(patched: ModelFile, file: PatchFile, *, out: Path) -> Reverted:
+    """Give back, byte for byte, the files that a patch was made to.
+
+    Args:
+        patched: what the patch made; of several patches the last comes off first.
+        file: the patch file.
+        out: the model before; weights that lay beside it are put beside `out`.
+
+    Raises:
+        VerificationError: the model is not what the patch made, or another patch lies upon it;
+            nothing is written.
+        RepairkitError: `out` cannot be written, or would replace something else.
+    """
+    check_result(out, patched.path)
+    claims = read_claims(patched.model)
+    if patched.digest != file.result_digest or claims[-1:] != [sign_claim(file.claim())]:
+        raise _not_the_last(patched, claims, file)
+    undone = revert(patched.model, file.edits)
+    write_claims(undone, claims[:-1])
+    contents = restored_files(undone, file.layout)
+    digest = digest_of_files(contents, outside_digests(undone))
+    if digest != file.source_digest:
+        raise VerificationError(
+            f"{patched.path}: undoing the patch does not give back the model that it was made for "
+            f"(digest {digest[:12]}, not {file.source_digest[:12]}); the patch file was altered"
+        )
+    with outputs(out) as drafts:
+        place_beside(undone, out, drafts)
+        add_files(drafts, contents, out)
+    return Reverted(out, digest, file.patch, len(claims) - 1)
+
+
+def _not_the_last(
+    patched: ModelFile, claims: list[dict[str, Any]], file: PatchFile
+) -> VerificationError:
+    digests = [claim.get("digest") for claim in claims]
+    if file.digest in digests[:-1]:
+        upon = [str(d)[:12] for d in reversed(digests[digests.index(file.digest) + 1 :])]
+        return VerificationError(
+            f"{patched.path}: {len(upon)} other patches were made upon this one and rest on it; "
+            f"take those off first, in this order: {', '.join(upon[:6])}"
+        )
+    if file.digest in digests:
+        return VerificationError(
+            f"{patched.path}: was changed after it was patched (digest {patched.digest[:12]}, not "
+            f"{file.result_digest[:12]}), so the old bytes would not give back the original"
+        )
+    return VerificationError(f"{patched.path}: was not made by this patch, which is not in it")

@@ -1,0 +1,330 @@
+"""Prove that a patched model is the original with just the claimed changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from repairkit.core.errors import VerificationError
+from repairkit.core.filters import FilterMeans
+from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
+from repairkit.core.process.stages import stage
+from repairkit.engine.features import prove_head
+from repairkit.engine.proof import Proof, prove
+from repairkit.engine.runner import Feeds
+from repairkit.graph.coalitions.instrument import instrument, mask_name, mask_shape, with_gains
+from repairkit.graph.coalitions.rebatch import fixed_batch
+from repairkit.graph.kinds.class_head import head_named
+from repairkit.graph.kinds.sites import Survey, survey
+from repairkit.graph.patch.bake import bake
+from repairkit.graph.patch.head_bake import changes_head
+from repairkit.graph.patch.infer import infer_patch
+from repairkit.graph.patch.revert import (
+    first_difference,
+    read_claims,
+    revert,
+    same_model,
+    write_claims,
+)
+from repairkit.graph.stored.files import ModelFile
+from repairkit.graph.stored.outside import outside_digests
+from repairkit.jobs.output.layout import digest_of_files, restored_files
+from repairkit.jobs.proof.claimed import Step, another_model, bake_claims
+from repairkit.jobs.proof.patch_file import PatchFile, claim_digest
+from repairkit.jobs.repair.values.idle import constant_text, is_idle
+from repairkit.jobs.setup.faults import judging_the_model
+from repairkit.jobs.setup.noise import noise_images
+from repairkit.jobs.setup.subject import Subject
+
+# Relative: a filter that is frozen partly rounds in its layer, and later layers carry that on.
+_ROUNDED_ELSEWHERE = 1e-4
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was proven.
+
+    `images` says what the outputs were compared on; `inferred`, that no claim named the filters;
+    `unproven`, what the patch file tells besides, which no two models can prove.
+    """
+
+    patch: Patch
+    edits: tuple[TensorEdit, ...]
+    proof: Proof
+    images: str
+    inferred: bool = False
+    unproven: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        head = self.patch.head
+        return {
+            "verified": True,
+            "inferred": self.inferred,
+            "frozen": [told_filter(f) for f in self.patch.frozen],
+            **({} if head is None else {"head": {"kind": head.kind, "layer": head.layer}}),
+            "tensors": [e.tensor for e in self.edits],
+            "n_images": self.proof.n_images,
+            "images": self.images,
+            "exact_without_optimisation": self.proof.exact,
+            "relative_difference_with_optimisation": self.proof.relative,
+            "same_answers": self.proof.same_answer,
+            "unproven": list(self.unproven),
+        }
+
+
+def told_filter(frozen: FrozenFilter) -> dict[str, Any]:
+    """A frozen filter for JSON."""
+    gain = {"gain": frozen.gain} if frozen.gain else {}
+    return {"filter": frozen.filter.id, "constant": frozen.constant, **gain}
+
+
+@stage("verifying")
+@judging_the_model
+def verify(
+    subject: Subject,
+    patched: ModelFile,
+    *,
+    file: PatchFile | None = None,
+    images: NDArray[Any] | None = None,
+    feeds: Feeds | None = None,
+) -> Verified:
+    """Bake the claimed patch anew, compare to the byte, undo it to the byte, compare outputs.
+
+    Args:
+        subject: the original.
+        patched: the model to prove.
+        file: the patch file; without it the claims in the model's own metadata are proven, and
+            where there are none, what its tensors show to be frozen.
+        images: real images, shape (n, *input); generated noise if None.
+        feeds: what the model takes beside each of the images, by the names of inputs.
+
+    Raises:
+        VerificationError: anything is not as claimed.
+    """
+    known, claims = (read_claims(m) for m in (subject.model, patched.model))
+    if file is None and claims == known:
+        return _verify_inferred(subject, patched, images=images, feeds=feeds)
+    if claims == known:
+        raise VerificationError(
+            f"{patched.path}: its metadata names no patch, so the patch file's is not in it"
+        )
+    if claims[: len(known)] != known:
+        raise another_model(patched, subject, claims[0])
+    fresh = claims[len(known) :]
+    if file is not None:
+        _check_file(file, fresh[-1], patched)
+    steps = bake_claims(subject, patched, known, fresh)
+    if file is not None and file.edits != steps[-1].baked.edits:
+        raise VerificationError(
+            "the old bytes that the patch file keeps are not those of the original; the patch "
+            "could not be undone from it"
+        )
+    if not same_model(steps[-1].baked.model, patched.model):
+        raise VerificationError(
+            f"{patched.path}: is not the original with just the claimed changes: "
+            + first_difference(steps[-1].baked.model, patched.model)
+        )
+    if file is not None:
+        _check_undoing(file, steps[-1])
+    verified = _joined([_prove_step(subject, step, images, feeds) for step in steps])
+    return replace(verified, unproven=() if file is None else file.unproven)
+
+
+def _check_undoing(file: PatchFile, step: Step) -> None:
+    """The patch file gives back every byte of the model that the patch was made to."""
+    contents = restored_files(step.model, file.layout)
+    if digest_of_files(contents, outside_digests(step.model)) != file.source_digest:
+        raise VerificationError(
+            "the patch file's layout of the original does not give back its files; the patch could "
+            "not be undone from it"
+        )
+
+
+def _prove_step(
+    subject: Subject, step: Step, images: NDArray[Any] | None, feeds: Feeds | None
+) -> Verified:
+    before = replace(subject, file=replace(subject.file, model=step.model))
+    return prove_patch(
+        before,
+        step.found,
+        step.patch,
+        step.baked.model,
+        step.baked.edits,
+        images=images,
+        feeds=feeds,
+    )
+
+
+def _joined(proofs: list[Verified]) -> Verified:
+    """What is proven of a stack: the constants that stand last, and the worst of the figures."""
+    last = {f.filter: f for verified in proofs for f in verified.patch.frozen}
+    heads = [v.patch.head for v in proofs if v.patch.head is not None]
+    proof = reduce(Proof.joined, (verified.proof for verified in proofs))
+    edits = tuple(edit for verified in proofs for edit in verified.edits)
+    return replace(
+        proofs[-1],
+        patch=Patch(tuple(last.values()), heads[-1] if heads else None),
+        edits=edits,
+        proof=proof,
+    )
+
+
+def _verify_inferred(
+    subject: Subject, patched: ModelFile, *, images: NDArray[Any] | None, feeds: Feeds | None
+) -> Verified:
+    """Prove a model that names no patch: what was frozen is read off the tensors."""
+    patch = infer_patch(subject.model, patched.model)
+    found = survey(subject.model, include=["dense"])
+    baked = bake(subject.model, patch, found=found)
+    if not same_model(baked.model, patched.model):
+        raise VerificationError(
+            f"{patched.path}: names no patch and differs from the original in more than the "
+            f"{len(patch)} filters that are frozen in it: "
+            + first_difference(baked.model, patched.model)
+        )
+    if not patch.frozen and patch.head is None:
+        raise VerificationError(
+            f"{patched.path}: is the original; it names no patch and nothing was changed in it"
+        )
+    verified = prove_patch(
+        subject,
+        found,
+        patch,
+        baked.model,
+        baked.edits,
+        images=images,
+        feeds=feeds,
+        claimed=False,
+    )
+    return replace(verified, inferred=True)
+
+
+def _check_file(file: PatchFile, claim: dict[str, Any], patched: ModelFile) -> None:
+    if claim["digest"] != file.digest:
+        raise VerificationError(
+            f"{patched.path}: the patch file is for another patch than the one in the model"
+        )
+    if file.result_digest != patched.digest:
+        raise VerificationError(
+            f"{patched.path}: was changed after it was patched (digest {patched.digest[:12]}, not "
+            f"{file.result_digest[:12]})"
+        )
+
+
+@stage("proving the patch")
+def prove_patch(
+    subject: Subject,
+    found: Survey,
+    patch: Patch,
+    patched: ModelProto,
+    edits: tuple[TensorEdit, ...],
+    *,
+    images: NDArray[Any] | None = None,
+    feeds: Feeds | None = None,
+    claimed: bool = True,
+) -> Verified:
+    """Undo the edits to the original's bytes, and compare outputs with the instrumented model.
+
+    Args:
+        subject: the original.
+        found: the survey of the original in which the patch's sites were found.
+        patch: what was frozen.
+        patched: the original with that baked into it.
+        edits: what baking changed.
+        images: real images, shape (n, *input); generated noise if None.
+        feeds: what the model takes beside each of the images, by the names of inputs.
+        claimed: whether the last claim in the metadata is this patch's.
+
+    Raises:
+        VerificationError: either does not come out equal, or a filter was frozen already.
+    """
+    _refuse_idle(subject.model, found, patch)
+    undone = revert(patched, edits)
+    if claimed:
+        write_claims(undone, read_claims(patched)[:-1])
+    if not same_model(undone, subject.model):
+        raise VerificationError(
+            "undoing the patch does not give the original back: "
+            + first_difference(undone, subject.model)
+        )
+    given = images is not None
+    rows = images if images is not None else noise_images(subject)
+    common: dict[str, Any] = {
+        "input_name": subject.input_name,
+        "step": fixed_batch(subject.model, subject.input_name),
+        "feeds": feeds,
+    }
+    proofs = []
+    if patch.head is None:
+        frozen = patched
+    else:
+        frozen = bake(subject.model, Patch(patch.frozen), found=found).model
+        before = subject.runnable(frozen)
+        proofs.append(prove_head(subject.runnable(patched), before, patch.head, rows, **common))
+    if patch.frozen:
+        instrumented, masks = _masked(subject.model, found, patch)
+        tolerance = _ROUNDED_ELSEWHERE if any(f.gain for f in patch.frozen) else 0.0
+        proofs.append(
+            prove(
+                subject.runnable(frozen),
+                subject.runnable(instrumented),
+                masks,
+                rows,
+                tolerance=tolerance,
+                **common,
+            )
+        )
+    for proof in proofs:
+        if not proof.holds:
+            raise VerificationError(
+                f"the patched model's outputs differ from {proof.against} "
+                f"(relative difference {proof.relative:.3g} on {proof.n_images} images)"
+            )
+    proof = reduce(Proof.joined, proofs)
+    return Verified(patch, edits, proof, "given images" if given else "generated noise")
+
+
+def _masked(
+    model: ModelProto, found: Survey, patch: Patch
+) -> tuple[ModelProto, dict[str, NDArray[np.bool_]]]:
+    """The instrumented model, with masks and levels under which it does what the patch does."""
+    sites = tuple(s for s in found.sites if s.name in {f.site for f in patch.filters})
+    levels: FilterMeans = {s.name: np.zeros(s.level_shape) for s in sites}
+    masks = {s.name: np.ones(mask_shape(s, 1), bool) for s in sites}
+    gains = {s.name: np.zeros(s.n_channels) for s in sites}
+    for f in patch.frozen:
+        site, channel = f.filter.site, f.filter.channel
+        levels[site][channel], gains[site][channel] = f.constant, f.gain
+        masks[site].reshape(-1)[channel] = False
+    instrumented = instrument(model, sites, levels)
+    partly = {site: gain for site, gain in gains.items() if gain.any()}
+    return (
+        with_gains(instrumented, sites, partly),
+        {mask_name(site): masks[site.name] for site in sites},
+    )
+
+
+def _refuse_idle(model: ModelProto, found: Survey, patch: Patch) -> None:
+    """Every change must change something, or the patch claims what it did not do."""
+    if patch.head is not None and not changes_head(
+        head_named(found.index, patch.head.layer), patch.head
+    ):
+        raise VerificationError(
+            f"the new numbers of the last layer {patch.head.layer!r} are those that it has already"
+        )
+    for frozen in patch.frozen:
+        if is_idle(model, found, frozen):
+            raise VerificationError(
+                f"freezing {frozen.filter.id} at {constant_text(frozen)} changes nothing: the "
+                "filter holds that constant already; leave it out"
+            )
+
+
+def sign_claim(claim: dict[str, Any]) -> dict[str, Any]:
+    """A claim with its digest, as it stands in a model's metadata."""
+    return {**claim, "digest": claim_digest(claim)}

@@ -1,0 +1,1 @@
+"""Repair a model: choose what to change, confirm it, bake it, tell it."""

@@ -1,0 +1,1 @@
+"""What images that did not choose a cure say of it."""

@@ -1,0 +1,1 @@
+"""The ways to change a model that compete in a repair."""

@@ -1,0 +1,161 @@
+"""Class biases that gain most on some images, and the control that freezes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.suite import Indices
+from repairkit.jobs.repair.cures.criterion import ChoosingCriterion
+from repairkit.jobs.repair.objective import Limit, Objective
+from repairkit.jobs.setup.bench import Bench
+from repairkit.metrics import OutputForm
+from repairkit.metrics.shifting import shift_outputs
+from repairkit.repairs import Criterion
+from repairkit.repairs.biases import STEPS, Biases, best_shift, fit_biases
+from repairkit.repairs.refit import balanced_weights, refit_path
+
+_TWO = 2
+_MOST_THRESHOLDS = 201
+_FEW_CLASSES = 16
+_BIAS_PENALTY = 1e-3
+_GRID = tuple(np.linspace(-3.0, 3.0, 49).tolist())
+
+Shifted = Callable[[Biases], NDArray[Any]]
+"""The outputs for all images under class biases."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """Class biases, and what they are in words."""
+
+    form: OutputForm
+    biases: Biases
+    note: str
+
+    def outputs(self, outputs: NDArray[Any]) -> NDArray[Any]:
+        """What the model would answer."""
+        return shift_outputs(outputs, self.form, self.biases) if self.biases.any() else outputs
+
+
+def fit_control(bench: Bench, objective: Objective, max_drop: float) -> Control | None:
+    """The best class biases on the selection part within the accuracy that may be lost.
+
+    None for a model without classes.
+    """
+    form, suite = bench.form, bench.parts.selection
+    if form is None or form.kind == "values" or not bench.n_classes:
+        return None
+    outputs, about = bench.run_plain(suite), suite.annotations
+    criterion = ChoosingCriterion(
+        objective,
+        (Limit(bench.accuracy, max_drop),),
+        (),
+        1.0,
+        bench.metrics,
+        form,
+        about,
+        outputs,
+    )
+
+    def shifted(biases: Biases) -> NDArray[Any]:
+        return shift_outputs(outputs, form, biases) if biases.any() else outputs
+
+    everyone = np.arange(len(suite))
+    biases = fit_shift(shifted, criterion, everyone, form, bench.n_classes, about.labels)
+    return Control(form, biases, _note(biases, bench.n_classes == _TWO))
+
+
+def fit_shift(
+    shifted: Shifted,
+    criterion: Criterion,
+    within: Indices,
+    form: OutputForm,
+    n_classes: int,
+    labels: NDArray[np.int64],
+) -> Biases:
+    """The class biases that gain most on some images within all limits.
+
+    With two classes the thresholds between images are tried (at most 201 of them) and a grid; with
+    more, the biases of the classes most often mistaken are moved, from coarse to fine. Of over 16
+    classes these are the 16 worst, beginning at the biases that make classes of equal weight the
+    likeliest.
+
+    Args:
+        shifted: see `Shifted`.
+        criterion: of all these images.
+        within: positions of the images that choose.
+        form: of the outputs.
+        n_classes: of the data.
+        labels: of all images.
+    """
+
+    def figure(biases: Biases) -> float:
+        return criterion.figure(criterion.columns(shifted(biases)), within)
+
+    def allowed(biases: Biases) -> bool:
+        return not criterion.objection(shifted(biases), within)
+
+    plain = shifted(np.zeros(n_classes))[within]
+    if n_classes == _TWO:
+        return best_shift(figure, allowed, [*_GRID, *_thresholds(form, plain)])
+    classes = _mistaken(form.predictions(plain), labels[within])
+    if n_classes <= _FEW_CLASSES:
+        return fit_biases(figure, allowed, n_classes, classes=classes)
+    start = _likeliest(form.log_probabilities(plain), labels[within])
+    return fit_biases(figure, allowed, n_classes, classes=classes, steps=STEPS[1:3], start=start)
+
+
+def _likeliest(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Biases:
+    """The biases under which the labels are the likeliest, every class counting the same."""
+    constant = np.ones((len(labels), 1))
+    (found,) = refit_path(constant, scores, labels, balanced_weights(labels), (_BIAS_PENALTY,))
+    return np.asarray(found[0])
+
+
+def _thresholds(form: OutputForm, outputs: NDArray[Any]) -> list[float]:
+    """Shifts of the log-odds that put the threshold between neighbouring images."""
+    logs = form.log_probabilities(outputs)
+    odds = np.unique(logs[:, 1] - logs[:, 0])
+    between = (odds[1:] + odds[:-1]) / 2
+    if len(between) > _MOST_THRESHOLDS:
+        between = np.quantile(between, np.linspace(0, 1, _MOST_THRESHOLDS))
+    border = _border(form)
+    return [border - float(place) for place in between]
+
+
+def _border(form: OutputForm) -> float:
+    """The log-odds at which the model says class 1 as it is."""
+    if form.threshold is None:
+        return 0.0
+    if form.kind == "binary-probability":
+        share = min(max(form.threshold, 1e-12), 1 - 1e-12)
+        return float(np.log(share / (1 - share)))
+    return float(form.threshold)
+
+
+def _mistaken(said: NDArray[np.int64], labels: NDArray[np.int64]) -> list[int]:
+    """Classes by how many mistakes touch them, without those that none does."""
+    wrong = said != labels
+    touched = np.concatenate([labels[wrong], said[wrong & (said >= 0)]])
+    classes, counts = np.unique(touched, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_FEW_CLASSES]
+    return [int(number) for number in classes[order]]
+
+
+def _note(biases: Biases, binary: bool) -> str:
+    if not biases.any():
+        return "freezes nothing; no shift was better than none on the selection part"
+    if binary:
+        return (
+            f"freezes nothing: shifts the log-odds of class 1 by {biases[1]:+.3g}, fitted on the "
+            "selection part"
+        )
+    return (
+        f"freezes nothing: biases on {np.count_nonzero(biases)} classes, fitted on the selection "
+        "part"
+    )

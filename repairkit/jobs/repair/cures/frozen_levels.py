@@ -1,0 +1,169 @@
+"""At which constants chosen filters are best frozen, and how far, on the images that choose.
+
+Filters are chosen at the level that absent ones have. Then other ways are tried for each: 0, what
+it yields for no response, its mean over calibration images give or take its spread, and a share of
+the filter left as it was. A patch is baked for each, so that only what the model's numbers can hold
+is tried. Each filter takes its best way. The ways that folds of the images choose are judged on
+the other images; unless these gain, every filter stays at its mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from repairkit.core.filters import FilterMeans
+from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
+from repairkit.core.process.stages import stage
+from repairkit.core.suite import Indices, Suite
+from repairkit.engine.runner import Runner
+from repairkit.graph.coalitions.rebatch import fixed_batch
+from repairkit.graph.kinds.levels import bias_levels, zero_levels
+from repairkit.graph.patch.bake import bake, representable, why_not_partly
+from repairkit.jobs.setup.bench import Bench, run_suite
+from repairkit.repairs import Criterion, assign_folds
+
+_SPREADS = (-1.0, -0.5, 0.5, 1.0)
+GAINS = (0.25, 0.5)
+"""Shares of a filter that are tried to be left, around its mean."""
+
+N_FOLDS = 5
+_STREAM = 6  # of the seed
+
+
+@dataclass(frozen=True, eq=False)
+class BestLevels:
+    """Sets the levels of a patch's filters anew; see the module.
+
+    Attributes:
+        bench: the workbench.
+        criterion: of all selection images.
+        strata: see `assign_folds`.
+        twins: see `assign_folds`.
+    """
+
+    bench: Bench
+    criterion: Criterion
+    strata: NDArray[np.int64]
+    twins: NDArray[np.intp] | None = None
+    _known: dict[Patch, NDArray[Any]] = field(default_factory=dict)
+
+    @stage("choosing levels")
+    def __call__(self, patch: Patch, within: Indices) -> tuple[Patch, NDArray[Any]]:
+        """The patch with other levels where they gain, and its outputs for all selection images.
+
+        Args:
+            patch: the filters, at the level of absent ones.
+            within: positions of the selection images that choose.
+        """
+        rng = np.random.default_rng([self.bench.settings.seed, _STREAM])
+        folds = assign_folds(self.strata, N_FOLDS, rng, within=within, twins=self.twins)
+        tried = {place: self._variants(patch, place) for place in range(len(patch))}
+        before = self.criterion.columns(self._outputs(patch))
+        after = before.copy()
+        for fold, rest in enumerate(folds.rest):
+            members = folds.fold_of == fold
+            outputs = self._outputs(self._best(patch, tried, rest))
+            after[members] = self.criterion.columns(outputs)[members]
+        gained = self.criterion.figure(after, within) - self.criterion.figure(before, within)
+        best = self._best(patch, tried, within)
+        better = self._figure(best, within) > self._figure(patch, within)
+        chosen = best if gained > 0 and better else patch
+        return chosen, self._outputs(chosen)
+
+    def _variants(self, patch: Patch, place: int) -> list[FrozenFilter]:
+        """The ways to freeze one filter, as it is frozen first."""
+        frozen = patch.frozen[place]
+        constants = _constants(self._options, frozen)
+        ways = [frozen, *(FrozenFilter(frozen.filter, constant) for constant in constants)]
+        if not why_not_partly(self.bench.original, frozen.filter.site):
+            ways += [FrozenFilter(frozen.filter, frozen.constant, gain) for gain in GAINS]
+        return ways
+
+    def _best(
+        self, patch: Patch, tried: Mapping[int, Sequence[FrozenFilter]], within: Indices
+    ) -> Patch:
+        """Every filter in the way that is best beside the others as they are, within limits."""
+        frozen = list(patch.frozen)
+        for place, ways in tried.items():
+            figures = [self._figure(_with(patch, place, way), within) for way in ways]
+            frozen[place] = ways[int(np.argmax(figures))]
+        return Patch(tuple(frozen), patch.head)
+
+    def _figure(self, patch: Patch, within: Indices) -> float:
+        outputs = self._outputs(patch)
+        if self.criterion.objection(outputs, within):
+            return -np.inf
+        return self.criterion.figure(self.criterion.columns(outputs), within)
+
+    def _outputs(self, patch: Patch) -> NDArray[Any]:
+        if patch not in self._known:
+            self._known[patch] = patched_outputs(self.bench, patch, self.bench.parts.selection)
+        return self._known[patch]
+
+    @cached_property
+    def _options(self) -> list[FilterMeans]:
+        return _options(self.bench)
+
+
+def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> NDArray[Any]:
+    """The outputs of the model with a patch baked in."""
+    return outputs_of(bench, bake(bench.subject.model, patch, found=bench.original).model, suite)
+
+
+def outputs_of(bench: Bench, model: ModelProto, suite: Suite) -> NDArray[Any]:
+    """The outputs of a model that has the subject's inputs and outputs, in 32 bits."""
+    return run_suite(runner_of(bench, model), suite, bench.batch_size)
+
+
+def runner_of(bench: Bench, model: ModelProto) -> Runner:
+    """A session of a model that has the subject's inputs and outputs, in 32 bits."""
+    step = fixed_batch(bench.subject.model, bench.subject.input_name)
+    if bench.batching.model is bench.subject.working:
+        step = bench.batching.step
+    return Runner(
+        bench.subject.runnable(model),
+        bench.subject.input_name,
+        step,
+        outputs=(bench.subject.output,),
+        device=bench.settings.device,
+    )
+
+
+def _options(bench: Bench) -> list[FilterMeans]:
+    """Levels to try beside the one that was chosen at."""
+    sites = bench.roster.sites
+    mean, spread = bench.measure(magnitude=False), bench.measure(magnitude=True)
+    # A tree has a number per class, and one size for all of them.
+    sizes = {name: spread[name].reshape(len(spread[name]), -1) for name in spread}
+    sizes = {name: sizes[name].max(axis=1) for name in sizes}
+    shifted = [
+        {name: mean[name] + _apart(factor * sizes[name], mean[name]) for name in mean}
+        for factor in _SPREADS
+    ]
+    wanted = [mean, zero_levels(sites), bias_levels(bench.found, sites), *shifted]
+    return [representable(bench.found, levels) for levels in wanted]
+
+
+def _apart(shift: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """A number per filter, so shaped that it adds to each of the filter's numbers."""
+    return shift.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _constants(options: list[FilterMeans], frozen: FrozenFilter) -> Iterator[Constant]:
+    """The constants to try for a filter, each once."""
+    place = frozen.filter
+    found = [constant_of(levels[place.site][place.channel]) for levels in options]
+    yield from (c for c in dict.fromkeys(found) if c != frozen.constant)
+
+
+def _with(patch: Patch, place: int, way: FrozenFilter) -> Patch:
+    frozen = list(patch.frozen)
+    frozen[place] = way
+    return Patch(tuple(frozen), patch.head)

@@ -1,0 +1,375 @@
+"""The cures that change the last layer: class biases, or new weights.
+
+The model is run once on all selection images, and what passes its last layer is kept. All that
+follows is arithmetic: a choice without some images costs no forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import ModelError
+from repairkit.core.patch import HeadChange, Patch
+from repairkit.core.process.stages import stage
+from repairkit.core.suite import Indices
+from repairkit.engine.features import HeadReader, Tapped, changed_scores, check_head
+from repairkit.graph.index import GraphIndex
+from repairkit.graph.kinds.class_head import ClassHead, find_head
+from repairkit.graph.patch.head_bake import biased, changes_head, refitted
+from repairkit.jobs.repair.cures.controls import fit_shift
+from repairkit.jobs.repair.cures.cures import Cure, Cured, Nothing
+from repairkit.jobs.setup.bench import Bench
+from repairkit.metrics import OutputForm
+from repairkit.repairs import Bound, Criterion, Folds, assign_folds, gain_of_columns
+from repairkit.repairs.refit import PENALTIES, Directions, balanced_weights, refit_path
+
+N_FOLDS = 5
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of a change: where the whole of it costs too much, a part of it may not."""
+
+_DOUBT, _RESAMPLES = 0.3, 200
+_STREAM = 5  # of the seed
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The last layer of a workbench's model, and what passes it for the selection images.
+
+    Attributes:
+        index: of the model.
+        layer: its last layer.
+        form: of the outputs.
+        read: what passes it.
+        n_classes: of the data.
+    """
+
+    index: GraphIndex
+    layer: ClassHead
+    form: OutputForm
+    read: Tapped
+    n_classes: int
+
+    @property
+    def columns(self) -> slice:
+        """The scores that count."""
+        first, behind = self.form.columns or (0, self.layer.n_classes)
+        return slice(first, behind)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether one score tells two classes apart: the log-odds of class 1."""
+        return self.form.kind.startswith("binary")
+
+    def outputs(self, scores: NDArray[np.float64]) -> NDArray[Any]:
+        """What the model makes of class scores, as it gives them."""
+        plain = self.read.outputs
+        return self.layer.answers(scores).astype(plain.dtype).reshape(-1, *plain.shape[1:])
+
+    def shifted(self, biases: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Biases of the classes of the data, as a shift of all class scores."""
+        shift = np.zeros(self.layer.n_classes)
+        shift[self.columns] = biases[1:] - biases[:1] if self.is_single else biases
+        return shift
+
+
+def find_class_head(bench: Bench) -> Head:
+    """Find the last layer, run the model once on all selection images, and check both.
+
+    Raises:
+        ModelError: why the last layer cannot be changed, in one line.
+    """
+    form = bench.form
+    if form is None or form.kind == "values" or not bench.n_classes:
+        raise ModelError("the model gives no classes, so its last layer has no class scores")
+    index, output = GraphIndex(bench.subject.model), bench.subject.output
+    head = find_head(index, output)
+    if head.fixed_bias and head.fixed_weight:
+        raise ModelError(f"{head.fixed_bias}; {head.fixed_weight}")
+    reader = HeadReader(
+        bench.batching.model,
+        head,
+        output,
+        bench.subject.input_name,
+        bench.batching.step,
+        device=bench.settings.device,
+        features=not head.fixed_weight,
+    )
+    suite, parts = bench.parts.selection, []
+    with stage("reading the last layer", total=len(suite)) as tell:
+        for start in range(0, len(suite), bench.batch_size):
+            places = np.arange(start, min(start + bench.batch_size, len(suite)))
+            parts.append(reader.read(suite.batch(places), suite.feeds(places)))
+            tell(int(places[-1]) + 1)
+    features = [part.features for part in parts if part.features is not None]
+    read = Tapped(
+        np.concatenate(features) if features else None,
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.outputs for part in parts]),
+    )
+    check_head(head, read, output)
+    return Head(index, head, form, read, bench.n_classes)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadChoice:
+    """What cures of the head have in common.
+
+    Attributes:
+        head: the last layer.
+        criterion: what to improve, on all selection images.
+        labels: of the selection images, (n_images,).
+        groups: of the selection images, or None where there are none.
+        strata: see `assign_folds`.
+        twins: see `assign_folds`.
+        seed: of the job.
+    """
+
+    head: Head
+    criterion: Criterion
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64] | None = None
+    strata: NDArray[np.int64]
+    twins: NDArray[np.intp] | None = None
+    seed: int = 0
+
+    def folds(self, within: Indices) -> Folds:
+        """Folds inside the images that choose."""
+        rng = np.random.default_rng([self.seed, _STREAM])
+        return assign_folds(self.strata, N_FOLDS, rng, within=within, twins=self.twins)
+
+    @cached_property
+    def plain_columns(self) -> NDArray[Any]:
+        """Of the criterion, for the model as it is."""
+        return self.criterion.columns(self.head.outputs(self.head.read.scores))
+
+    def gain(self, scores: NDArray[np.float64], folds: Folds) -> Bound:
+        """What class scores gain that no image chose for itself, over the model as it is."""
+        rng = np.random.default_rng([self.seed, _STREAM, 1])
+        return gain_of_columns(
+            self.criterion,
+            self.plain_columns,
+            self.criterion.columns(self.head.outputs(scores)),
+            folds,
+            doubt=_DOUBT,
+            n_resamples=_RESAMPLES,
+            rng=rng,
+        )
+
+    def cured(
+        self,
+        name: str,
+        change_of: Callable[[float], HeadChange],
+        scores: NDArray[np.float64],
+        folds: Folds,
+        story: dict[str, Any],
+    ) -> Cured | Nothing:
+        """The cure, with a quarter, a half and three quarters of the change as smaller steps.
+
+        Args:
+            name: of the cure.
+            change_of: a share of the change, in (0, 1], to what is baked.
+            scores: class scores of each image under the change that its fold did not choose.
+            folds: inside the images that chose.
+            story: how it was chosen.
+        """
+        steps: list[Cured] = []
+        read = self.head.read
+        for share in SHARES:
+            change = change_of(share)
+            if not changes_head(self.head.layer, change):
+                continue
+            outputs = self.head.outputs(changed_scores(self.head.layer, change, read))
+            gain = self.gain(read.scores + share * (scores - read.scores), folds)
+            told = {"layer": change.layer, "share": share, **story}
+            steps.append(Cured(Patch((), change), outputs, gain, told, name))
+        if not steps:
+            return Nothing("the change is less than the model's numbers can hold", story)
+        return replace(steps[-1], fewer=tuple(steps[:-1]))
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBiases:
+    """See `cures.Cure`: class biases, or a moved threshold for two classes."""
+
+    choice: HeadChoice
+    name: str = "bias"
+
+    def __post_init__(self) -> None:
+        if self.choice.head.layer.fixed_bias:
+            raise ModelError(self.choice.head.layer.fixed_bias)
+
+    def on(self, within: Indices) -> Cured | Nothing:
+        """See `cures.Cure`."""
+        choice, head = self.choice, self.choice.head
+        folds = choice.folds(within)
+        scores = head.read.scores.copy()
+        for fold, rest in enumerate(folds.rest):
+            scores[folds.fold_of == fold] += head.shifted(self._fit(rest))
+        biases = self._fit(within)
+        if not biases.any() or choice.gain(scores, folds).value <= 0:
+            return Nothing("no class biases gain anything on images that did not choose them")
+
+        def change_of(share: float) -> HeadChange:
+            return biased(head.index, head.layer, share * head.shifted(biases))
+
+        return choice.cured(self.name, change_of, scores, folds, {"biases": biases.tolist()})
+
+    def _outputs(self, biases: NDArray[np.float64]) -> NDArray[Any]:
+        head = self.choice.head
+        return head.outputs(head.read.scores + head.shifted(biases))
+
+    def _fit(self, within: Indices) -> NDArray[np.float64]:
+        head, about = self.choice.head, self.choice
+        return fit_shift(
+            self._outputs, about.criterion, within, head.form, head.n_classes, about.labels
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LastLayer:
+    """See `cures.Cure`: a last layer refitted on group-balanced images, see `repairs.refit`."""
+
+    choice: HeadChoice
+    name: str = "last-layer"
+    penalties: Sequence[float] = PENALTIES
+
+    def __post_init__(self) -> None:
+        if self.choice.head.layer.fixed_weight:
+            raise ModelError(self.choice.head.layer.fixed_weight)
+
+    def on(self, within: Indices) -> Cured | Nothing:
+        """See `cures.Cure`."""
+        choice, head = self.choice, self.choice.head
+        features = head.read.features
+        assert features is not None
+        directions = Directions.of(features[within], bias=head.layer.place is not None)
+        place = np.full(len(choice.labels), -1)
+        place[within] = np.arange(len(within))
+        folds = choice.folds(within)
+        scores = np.repeat(head.read.scores[None], len(self.penalties), axis=0)
+        for fold, rest in enumerate(folds.rest):
+            members = np.flatnonzero(folds.fold_of == fold)
+            for number, found in enumerate(self._path(directions, rest, place)):
+                moved = directions.rows[place[members]] @ found
+                scores[number][members, head.columns] += moved
+        best, after, figures = self._chosen(scores, folds, within)
+        if best is None or choice.gain(after, folds).value <= 0:
+            return Nothing("no refit gains anything on images that it was not fitted to")
+        *_, found = self._path(directions, within, place, self.penalties[: best + 1])
+        weight, shift = (self._spread(part) for part in directions.change(found))
+
+        def change_of(share: float) -> HeadChange:
+            return refitted(head.index, head.layer, share * weight, share * shift)
+
+        story = {
+            "penalty": self.penalties[best],
+            "figures": {f"{p:g}": f for p, f in zip(self.penalties, figures, strict=True)},
+            "figure_before": choice.criterion.figure(choice.plain_columns, within),
+        }
+        return choice.cured(self.name, change_of, after, folds, story)
+
+    def _path(
+        self,
+        directions: Directions,
+        within: Indices,
+        place: NDArray[np.intp],
+        penalties: Sequence[float] | None = None,
+    ) -> Iterator[NDArray[np.float64]]:
+        """Coefficients for each penalty, fitted on the images at some positions."""
+        labels = self.choice.labels[within]
+        groups = labels if self.choice.groups is None else self.choice.groups[within]
+        return refit_path(
+            directions.rows[place[within]],
+            self.choice.head.read.scores[within, self.choice.head.columns],
+            labels,
+            balanced_weights(groups),
+            self.penalties if penalties is None else penalties,
+        )
+
+    def _chosen(
+        self, scores: NDArray[np.float64], folds: Folds, within: Indices
+    ) -> tuple[int | None, NDArray[np.float64], list[float]]:
+        """The best penalty within limits, None where none is better than the model as it is.
+
+        With the scores of each fold's images under the penalty that is best on the other folds, and
+        the figure of each penalty.
+
+        Args:
+            scores: (n_penalties, n_images, n_classes), of images that were not fitted to.
+            folds: inside the images that choose.
+            within: the images that choose.
+        """
+        choice, head = self.choice, self.choice.head
+        outputs = [head.outputs(one) for one in scores]
+        columns = [choice.criterion.columns(one) for one in outputs]
+        fit = [not choice.criterion.objection(one, within) for one in outputs]
+        numbers = [None, *np.flatnonzero(fit).tolist()]
+
+        def best(positions: Indices) -> int | None:
+            ways = [choice.plain_columns if n is None else columns[n] for n in numbers]
+            figures = [choice.criterion.figure(way, positions) for way in ways]
+            return numbers[int(np.argmax(figures))]
+
+        after = head.read.scores.copy()
+        for fold, rest in enumerate(folds.rest):
+            winner, members = best(rest), folds.fold_of == fold
+            if winner is not None:
+                after[members] = scores[winner][members]
+        figures = [choice.criterion.figure(way, within) for way in columns]
+        return best(within), after, figures
+
+    def _spread(self, part: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A change of the scores that count, as one of all scores."""
+        whole = np.zeros((self.choice.head.layer.n_classes, *part.shape[1:]))
+        whole[self.choice.head.columns] = part
+        return whole
+
+
+def cures_of_head(
+    bench: Bench,
+    criterion: Criterion,
+    strata: NDArray[np.int64],
+    twins: NDArray[np.intp] | None = None,
+) -> tuple[tuple[Cure, ...], dict[str, str]]:
+    """The cures that this model's last layer can take, and why it cannot take the others.
+
+    The model is run once on the selection images.
+
+    Args:
+        bench: the workbench.
+        criterion: what to improve, on all selection images.
+        strata: of the selection images, see `assign_folds`.
+        twins: see `assign_folds`.
+
+    Returns:
+        Cures, the simplest first; and reasons in one line each, by the names of the other cures.
+    """
+    kinds = {"bias": ClassBiases, "last-layer": LastLayer}
+    about = bench.parts.selection.annotations
+    try:
+        head = find_class_head(bench)
+    except ModelError as error:
+        return (), dict.fromkeys(kinds, str(error))
+    choice = HeadChoice(
+        head=head,
+        criterion=criterion,
+        labels=about.labels,
+        groups=about.groups,
+        strata=strata,
+        twins=twins,
+        seed=bench.settings.seed,
+    )
+    cures: list[Cure] = []
+    reasons: dict[str, str] = {}
+    for name, kind in kinds.items():
+        try:
+            cures.append(kind(choice))
+        except ModelError as error:
+            reasons[name] = str(error)
+    return tuple(cures), reasons

@@ -1,0 +1,1 @@
+"""The look at the test part, and the repair beside simpler ones."""

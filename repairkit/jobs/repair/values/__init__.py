@@ -1,0 +1,1 @@
+"""What filters are worth to a repair."""

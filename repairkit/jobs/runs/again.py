@@ -1,0 +1,249 @@
+"""The options of a command that does a job again, from the job's settings.
+
+Every field of the settings is said by the option that bears its name, unless a table below says
+otherwise, so that a new setting is said as soon as it is there. What no option says (it came from
+Python) and what does not affect the result is listed too; a test holds these lists against the
+command line.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from repairkit.core.errors import SettingsError
+from repairkit.data import Preprocessing, find_project
+from repairkit.jobs.score.excluding import Exclusion
+from repairkit.jobs.repair.values.first_order import GRADIENT
+from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.output.places import Places
+from repairkit.jobs.repair.repair_settings import PatchSettings
+from repairkit.jobs.setup.settings import Settings, settle
+
+Said = dict[str, list[str] | bool]
+"""Options by name, such as `--seed`: a value for each time that one is given, or a flag."""
+
+NOT_SAID: Mapping[str, str] = {
+    "--workers": "never changes a result",
+    "--cache-memory": "never changes a result",
+    "--ray": "where coalitions are evaluated; never changes a result",
+    "--ray-cores": "where coalitions are evaluated; never changes a result",
+    "--log-json": "tells of the job while it runs",
+    "--prometheus-port": "tells of the job while it runs",
+    "--prometheus-file": "tells of the job while it runs",
+    "--json": "how the result is printed",
+    "--quiet": "how the result is printed",
+    "--details": "how the result is printed",
+    "--out": "the result has another name, so that nothing is replaced",
+    "--share": "a second folder with the same values",
+    "--resume": "a run that was resumed has the values of one that was not interrupted",
+    "--source": "its name does not reach the settings; told as lacking where it has a say",
+    "--weights": "of --source",
+    "--framework": "of --source",
+    "--input-shape": "of --source",
+    "--help": "does nothing",
+}
+"""Options that no command says again, and why."""
+
+_OTHER_NAMES = {
+    "metrics": "--metric",
+    "groups": "--group",
+    "class_names": "--classes",
+    "batch_size": "--batch",
+    "inputs": "--input",
+    "targets": "--target",
+    "transfers": "--transfer",
+    "time_limit_seconds": "--time-limit",
+}
+_LISTS = ("groups", "class_names", "features")
+_UNSAID_FIELDS = ("named_by", "began", "whole_limit", "per_filter", "source")
+_OF_METHOD = ("top_k", "side", "epsilon", "delta", "truncate_at")
+_ALWAYS = ("--seed",)
+# What has no usual value: it is said wherever it is there.
+_CHOICES = ("--fairness", "--robustness", "--objective", "--target", "--scores", "--remove")
+
+
+@dataclass(frozen=True)
+class Again:
+    """A command's options after the model, and what they cannot say.
+
+    Attributes:
+        command: `patch` or `score`.
+        words: the model and the options; every path is relative to the folder of the job.
+        lacks: settings from Python that no option holds.
+        timed: a time limit was given, and another computer does not come as far within it.
+    """
+
+    command: str
+    words: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
+    timed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "command": self.command,
+            "words": list(self.words),
+            "lacks": list(self.lacks),
+            "timed": self.timed,
+        }
+
+
+def options_said(command: str) -> frozenset[str]:
+    """The options that a command's settings are said by, if they differ from the usual."""
+    everything = {"number": 1, **dict.fromkeys(_OF_METHOD, 1)}
+    score = ScoreSettings(options=everything, exclude=Exclusion(Path("run")))
+    parts = [score, Settings()] + ([PatchSettings(fairness=True)] if command == "patch" else [])
+    places = Places.here()
+    return frozenset().union(*(_said(command, part, places)[0] for part in parts))
+
+
+def patch_again(model: Path, settings: Settings, how: PatchSettings) -> Again:
+    """How to choose again as `how` says."""
+    again = _again("patch", model, settings, how, PatchSettings(fairness=True), how.score)
+    # Of gradients alone the source has a say in what is chosen.
+    needed = ("--source",) if how.score.method == GRADIENT else ()
+    return replace(again, lacks=(*again.lacks, *needed))
+
+
+def score_again(model: Path, settings: Settings, how: ScoreSettings) -> Again:
+    """How to score again as `how` says."""
+    return _again("score", model, settings, how, ScoreSettings(), how)
+
+
+def _again(
+    command: str, model: Path, settings: Settings, how: Any, usual: Any, score: ScoreSettings
+) -> Again:
+    places = Places.here()
+    said, lacks = _said(command, how, places)
+    own, lacking = _said(command, settings, places)
+    defaults = _said(command, usual, places)[0] | _said(command, Settings(), places)[0]
+    at_hand = defaults | _said(command, _at_hand(model, places.folder), places)[0]
+    words = list(_words(said | own, (defaults, at_hand)))
+    return Again(
+        command,
+        (places.told(model), *words),
+        (*lacks, *lacking),
+        score.budget.time_limit_seconds is not None,
+    )
+
+
+def _at_hand(model: Path, folder: Path) -> Settings:
+    """What a command would take without options: from a `repairkit.toml`, if there is one."""
+    try:
+        return settle({}, find_project(model, folder))
+    except SettingsError:
+        # Settings from Python read no project file, so a wrong one does not end their job.
+        return Settings()
+
+
+def _words(said: Said, usual: Sequence[Said]) -> Iterator[str]:
+    """The options that differ from what the command takes anyway."""
+    for name, values in said.items():
+        unusual = any(values != known.get(name, []) for known in usual)
+        if name not in (*_ALWAYS, *_CHOICES) and not unusual:
+            continue
+        if isinstance(values, bool):
+            yield from [name] if values else []
+            continue
+        for value in values:
+            # An empty value, or one that looks like an option, needs the sign of equality.
+            yield from [f"{name}={value}"] if value[:1] in ("-", "") else [name, value]
+
+
+def _said(command: str, settings: Any, places: Places) -> tuple[Said, list[str]]:
+    """All options of a dataclass of settings, and what they cannot say."""
+    said: Said = {}
+    lacks: list[str] = []
+    for each in dataclasses.fields(settings):
+        name, value = each.name, getattr(settings, each.name)
+        if name in _UNSAID_FIELDS:
+            continue
+        flag = _OTHER_NAMES.get(name, f"--{name.replace('_', '-')}")
+        if flag in NOT_SAID:
+            continue
+        if name in _WRITERS:
+            said |= _WRITERS[name](value, places)
+        elif name == "options":
+            own, lacking = _method_options(command, value)
+            said |= own
+            lacks += lacking
+        elif dataclasses.is_dataclass(value):
+            own, lacking = _said(command, value, places)
+            said |= own
+            lacks += lacking
+        elif isinstance(value, bool):
+            said[flag] = value
+        elif name in _LISTS:
+            said[flag] = [_listed(value)] if value else []
+        elif isinstance(value, tuple) and not isinstance(settings, Preprocessing):
+            said[flag] = [_text(one, places) for one in value]
+        else:
+            said[flag] = [] if value in (None, ()) else [_text(value, places)]
+    if command == "patch":
+        lacks += [name for name in _SCORE_ONLY if said.pop(name, None) not in (None, [], False)]
+    return said, lacks
+
+
+_SCORE_ONLY = ("--paper", "--statistics", "--for-patch", "--exclude-top-of", "--exclude-share",
+    "--means")  # fmt: skip
+
+
+def _text(value: Any, places: Places) -> str:
+    if isinstance(value, Path):
+        return places.told(value)
+    if isinstance(value, tuple):
+        return ",".join(_text(one, places) for one in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as a comma-separated list; those that hold a comma or a quotation mark in quotes."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()
+
+
+def _method_options(command: str, options: Mapping[str, Any]) -> tuple[Said, list[str]]:
+    """Settings of the method: by options of their own, else by `--set` where there is that."""
+    own = [name for name in _OF_METHOD if name != "side" or command == "score"]
+    said: Said = {
+        f"--{name.replace('_', '-')}": [_plain(options[name])] for name in own if name in options
+    }
+    rest = {name: value for name, value in options.items() if name not in own}
+    if command == "score":
+        said["--set"] = [f"{name}={json.dumps(value)}" for name, value in rest.items()]
+        return said, []
+    return said, list(rest)
+
+
+def _plain(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _excluded(value: Any, places: Places) -> Said:
+    if value is None:
+        return {}
+    return {
+        "--exclude-top-of": [places.told(value.run)],
+        "--exclude-share": [repr(value.share)],
+    }
+
+
+def _columns(value: Any, _: Places) -> Said:
+    return {"--columns": [] if value is None else [f"{value[0]}:{value[1]}"]}
+
+
+_WRITERS: Mapping[str, Callable[[Any, Places], Said]] = {
+    "columns": _columns,
+    "exclude": _excluded,
+    "inputs": lambda value, _: {"--input": [f"{name}={text}" for name, text in value.items()]},
+    "remove": lambda value, _: {"--remove": [_listed([f.id for f in value])] if value else []},
+    "targets": lambda value, _: {"--target": [f"{t.metric}{t.relation}{t.bound!r}" for t in value]},
+}
+"""How fields are said that are neither text, number nor path, nor a list of these."""

@@ -1,0 +1,165 @@
+"""How far finished runs agree on the values of the same filters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.estimators.statistics.convergence import rank_correlation
+from repairkit.jobs.runs.run_columns import read_columns
+from repairkit.jobs.runs.run_folder import RunFolder
+
+_FEWEST = 2
+_TOLD = ("parts", "seed", "groups", "sites_at", "absent", "output")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of two runs' values of the filters that both scored.
+
+    Attributes:
+        first: the run that is taken for the truth in `r2`.
+        second: the other.
+        n_filters: scored by both.
+        rank_correlation: Spearman's; None where all values of a run are equal.
+        correlation: Pearson's; None likewise.
+        r2: coefficient of determination of the second's values for the first's, 1 less the share of
+            the first's variance that they miss; None where those are all equal. It says nothing
+            where the runs are in different units, as norms are.
+        top_k: how many filters each end of the ranking counts.
+        highest: the share of the `top_k` highest that both name.
+        lowest: likewise of the lowest.
+        notes: in what the runs differ beside the method.
+    """
+
+    first: str
+    second: str
+    n_filters: int
+    rank_correlation: float | None
+    correlation: float | None
+    r2: float | None
+    top_k: int
+    highest: float
+    lowest: float
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+def compare(
+    runs: Sequence[Path], *, metric: str | None = None, top_k: int = 20
+) -> tuple[Agreement, ...]:
+    """The agreement of every pair of runs, the first of each pair being named earlier.
+
+    Args:
+        runs: two or more run folders of one model.
+        metric: whose values are compared; each run's first if None.
+        top_k: how many filters at each end of the ranking are held against each other.
+
+    Raises:
+        SettingsError: fewer than two runs.
+        RunFolderError: a run is broken, of another model, lacks the metric, or shares no two
+            filters with another.
+    """
+    if len(runs) < _FEWEST:
+        raise SettingsError(f"{len(runs)} run was given and two or more are compared; name them")
+    if top_k < 1:
+        raise SettingsError(f"--top-k is {top_k}; expected 1 or more")
+    opened = [_open(path, metric) for path in runs]
+    first = opened[0]
+    for other in opened[1:]:
+        if other.document["model"]["digest"] != first.document["model"]["digest"]:
+            raise RunFolderError(
+                f"{other.path}: holds scores of {other.document['model']['path']} and {first.path} "
+                f"of {first.document['model']['path']}, which is another model; values are "
+                "comparable for one model alone"
+            )
+    return tuple(_agreement(one, two, top_k) for one, two in combinations(opened, 2))
+
+
+@dataclass(frozen=True)
+class _Run:
+    path: Path
+    document: Mapping[str, Any]
+    metric: str
+    values: Mapping[str, float]
+
+
+def _open(path: Path, metric: str | None) -> _Run:
+    folder = RunFolder(path)
+    document = folder.read()
+    if not document["finished"]:
+        raise RunFolderError(f"{path}: is not finished; go on with score --resume")
+    columns = read_columns(folder)
+    wanted = metric or document["settings"]["metrics"][0]
+    names = list(columns)
+    # A pattern such as recall:* stands for what was scored first.
+    chosen = wanted if wanted in columns else names[0]
+    if metric is not None and metric not in columns:
+        raise RunFolderError(
+            f"{path}: has no values for {metric}; it has them for {', '.join(names)}"
+        )
+    return _Run(path, document, chosen, columns[chosen])
+
+
+def _agreement(one: _Run, two: _Run, top_k: int) -> Agreement:
+    shared = [name for name in one.values if name in two.values]
+    if len(shared) < _FEWEST:
+        raise RunFolderError(
+            f"{one.path} and {two.path} share {len(shared)} filters; compare runs over the same "
+            "--sites"
+        )
+    first = np.array([one.values[name] for name in shared])
+    second = np.array([two.values[name] for name in shared])
+    k = min(top_k, len(shared))
+    spread = float(((first - first.mean()) ** 2).sum())
+    missed = float(((second - first) ** 2).sum())
+    flat = np.ptp(first) == 0 or np.ptp(second) == 0
+    return Agreement(
+        str(one.path),
+        str(two.path),
+        len(shared),
+        _finite(rank_correlation(first, second)),
+        None if flat else float(np.corrcoef(first, second)[0, 1]),
+        None if spread == 0 else 1 - missed / spread,
+        k,
+        _overlap(first, second, k),
+        _overlap(-first, -second, k),
+        _notes(one, two, len(shared)),
+    )
+
+
+def _overlap(first: NDArray[np.float64], second: NDArray[np.float64], k: int) -> float:
+    """The share of the `k` greatest of one that are among those of the other."""
+    tops = [set(np.argsort(-values, kind="stable")[:k].tolist()) for values in (first, second)]
+    return len(tops[0] & tops[1]) / k
+
+
+def _notes(one: _Run, two: _Run, n_shared: int) -> tuple[str, ...]:
+    notes = []
+    if one.metric != two.metric:
+        notes.append(f"values are of {one.metric} and of {two.metric}")
+    if one.document["data"]["digest"] != two.document["data"]["digest"]:
+        notes.append("the runs saw different data")
+    settings = [run.document["settings"] for run in (one, two)]
+    notes += [
+        f"{name} differs: {settings[0].get(name)!r} and {settings[1].get(name)!r}"
+        for name in _TOLD
+        if settings[0].get(name) != settings[1].get(name)
+    ]
+    n_all = len(set(one.values) | set(two.values))
+    if n_all > n_shared:
+        notes.append(f"{n_all - n_shared} filters were scored by one run alone and are left out")
+    return tuple(notes)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,193 @@
+"""`run.json`: all that a result depends on, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import onnx
+
+from repairkit.core.measures import sign_of
+from repairkit.core.scores import Budget, Scores
+from repairkit.engine.opening import stated_agreement
+from repairkit.engine.ort.runtime import choose_device, load_runtime
+from repairkit.estimators import Estimation
+from repairkit.graph.facts.rounding import find_rounding
+from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.runs.part_records import keyed_parts, told_parts
+from repairkit.jobs.runs.run_folder import SCHEMA, key_of
+from repairkit.jobs.setup.told_reading import told_reading
+
+_BINS = 20
+
+
+def opening(
+    bench: Bench, method: str, options: Mapping[str, Any], budget: Budget
+) -> dict[str, Any]:
+    """`run.json` as it stands before anything is estimated."""
+    settings = bench.settings
+    asked = {
+        "method": method,
+        "estimator": dict(options),
+        "budget": dataclasses.asdict(budget),
+        **{
+            name: plain(getattr(settings, name))
+            for name in (
+                "metrics",
+                "groups",
+                "class_names",
+                "features",
+                "preprocessing",
+                "parts",
+                "output",
+                "columns",
+                "threshold",
+                "outputs_are",
+                "sites",
+                "sites_at",
+                "include",
+                "absent",
+                "batch_size",
+                "tf32",
+                "half",
+                "seed",
+            )
+        },
+    }
+    # Only where given, so that the keys of other runs stay as they were.
+    asked |= {"image_input": settings.image_input} if settings.image_input else {}
+    asked |= {"inputs": dict(settings.inputs)} if settings.inputs else {}
+    model = {"path": str(bench.subject.file.path), "digest": bench.subject.file.digest}
+    data = {
+        "path": str(settings.data),
+        "digest": bench.dataset.digest,
+        "n_images": len(bench.dataset.annotations),
+    }
+    means = {} if bench.common is None else {"means": bench.common.digest}
+    key = key_of(
+        {k: v for k, v in asked.items() if k != "budget"}
+        | {"parts": keyed_parts(settings.parts, bench.parts, bench.dataset)}
+        | {"model": model["digest"], "data": data["digest"]}
+        | means
+    )
+    return {
+        "schema": SCHEMA,
+        "kind": "repairkit run",
+        "versions": versions(),
+        "key": key,
+        "model": model,
+        "data": data,
+        "settings": asked,
+        **means,
+        "counts": counts(bench),
+        "parts": told_parts(bench.parts),
+        "batching": bench.batching.how,
+        "agreement": _agreement(bench),
+        "engine": "none",
+        "n_filters": len(bench.roster),
+        "n_sites": len(bench.roster.sites),
+        "less_is_better": less_is_better(bench, bench.metric_names),
+        "read": told_reading(bench),
+        "notes": list(bench.notes),
+        "metrics": {},
+        "finished": False,
+    }
+
+
+def _agreement(bench: Bench) -> str:
+    """How near answers are to those of one image at a time; proven before they are used."""
+    if choose_device(bench.settings.device) != "cpu" or bench.settings.half:
+        return "within the tolerance of the device and the precision"
+    return stated_agreement(find_rounding(bench.found.index, (bench.subject.output,)))
+
+
+def less_is_better(bench: Bench, names: Iterable[str]) -> list[str]:
+    """The metrics of which less is better: a filter of positive value does harm there."""
+    wanted = list(names)
+    if not wanted:  # nothing was judged, and there may be no images to fit a metric to
+        return []
+    metrics = zip(wanted, bench.metrics(wanted), strict=True)
+    return [name for name, metric in metrics if sign_of(metric) < 0]
+
+
+def counts(bench: Bench) -> dict[str, Any]:
+    """How many images the values of each metric are about, for whoever merges them with others'.
+
+    None for a metric that is not a mean over these images, each counting the same.
+    """
+    annotations = bench.parts.selection.annotations
+    counted: dict[str, int | None] = {}
+    for metric in bench.metrics(bench.metric_names):
+        weights = metric.weights(annotations)
+        own = weights[weights > 0]
+        even = metric.per_image and len(own) > 0 and bool(np.ptp(own) <= 1e-9 * own.max())
+        counted[metric.name] = len(own) if even else None
+    groups, names = annotations.groups, annotations.group_names
+    sizes = [] if groups is None else np.bincount(groups, minlength=len(names)).tolist()
+    told = {name: n for name, n in zip(names, sizes, strict=False) if n}
+    return {"metrics": counted, "groups": told}
+
+
+def outcome(estimation: Estimation, scores: Scores) -> dict[str, Any]:
+    """What is added to the opening once the estimation is over."""
+    spent = estimation.spent
+    return {
+        "finished": True,
+        "decided": bool(scores.decided.all()),
+        "n_undecided": int((~scores.decided).sum()),
+        "reason": estimation.reason,
+        "confidence": scores.confidence,
+        "interval": scores.interval,
+        "adds_up": scores.efficient,
+        "sum_of_values": float(scores.values[:, 0].sum()),
+        "evaluations": spent.evaluations,
+        "image_passes": spent.image_passes,
+        "rounds": spent.rounds,
+        "seconds": round(spent.seconds, 3),
+        "statistics": dict(estimation.statistics),
+    }
+
+
+def told_on_request(estimation: Estimation, document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run tells on request, with the samples per filter and what truncation hides."""
+    counts = estimation.scores.samples
+    edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))
+    numbers, _ = np.histogram(counts, edges)
+    details = dict(estimation.details)
+    details["samples"] = {"edges": edges.tolist(), "filters": numbers.tolist()}
+    cuts = details.get("truncation", {})
+    if cuts.get("truncated_walks"):
+        share = cuts["truncated_walks"] / cuts["walks"]
+        # The sum of all values falls short by what is left at the cut.
+        cuts["bias"] = {
+            name: share * (at_cut - document["metrics"][name]["none"])
+            for name, at_cut in cuts["mean_value_at_cut"].items()
+            if name in document["metrics"]
+        }
+    return details
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON holds it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {
+        "repairkit": version("repairkit"),
+        "onnx": onnx.__version__,
+        "onnxruntime": load_runtime().__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,1 @@
+"""Score the filters of a model."""

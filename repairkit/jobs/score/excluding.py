@@ -1,0 +1,118 @@
+"""Leave out of a ranking the filters that matter to everything, to see those of one class.
+
+A filter that the whole network lives on is worth much for the recall of any class. The filters that
+are critical for one class alone show once the top share by overall accuracy is left out of the
+ranking (Ghorbani & Zou, "Neuron Shapley", 2020, section 4: a fifth). They stay in the game: values
+are those of all filters together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.jobs.runs.run_columns import read_columns
+from repairkit.jobs.runs.run_folder import RunFolder
+from repairkit.jobs.setup.bench import Bench
+
+_AS_HERE = ("sites_at", "include", "absent", "output")
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Filters to leave out: the top `share`, in (0, 1), of a finished run of the same model."""
+
+    run: Path
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise SettingsError(
+                f"--exclude-share is {self.share:g}; expected a share between 0 and 1, such as 0.2"
+            )
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """The players left out, and what `run.json` says of it."""
+
+    players: frozenset[int] = frozenset()
+    document: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The entry in `run.json`; nothing where nobody is left out."""
+        return {"excluded": self.document} if self.document else {}
+
+    @property
+    def keyed(self) -> dict[str, Any]:
+        """What the key of the run depends on, wherever the other run lies."""
+        return {"excluded": {**self.document, "run": None}} if self.document else {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know."""
+        if not self.document:
+            return []
+        run, metric = self.document["run"], self.document["metric"]
+        return [
+            f"{len(self.players)} filters are left out of the ranking: the top "
+            f"{self.document['share']:.0%} for {metric} of {run}; "
+            "they take part in the game, and 'decided' is about the ranking of all filters"
+        ]
+
+
+NOTHING = Excluded()
+"""Nobody is left out."""
+
+
+def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
+    """The filters that a run ranks highest, by the metric that steered it.
+
+    Raises:
+        RunFolderError: the run is broken, unfinished, of another model, about filters read or
+            silenced otherwise, or it leaves nothing to rank.
+    """
+    folder = RunFolder(exclusion.run)
+    run = folder.read()
+    if run["model"]["digest"] != bench.subject.file.digest:
+        raise RunFolderError(
+            f"{exclusion.run}: holds scores of another model ({run['model']['path']}), which say "
+            f"nothing of {bench.subject.file.path}; score it first, then name that run"
+        )
+    if not run["finished"]:
+        raise RunFolderError(f"{exclusion.run}: is not finished; go on with score --resume")
+    for name in _AS_HERE:
+        ours, theirs = getattr(bench.settings, name), run["settings"].get(name)
+        ours = list(ours) if isinstance(ours, tuple) else ours
+        if theirs != ours:
+            raise RunFolderError(
+                f"{exclusion.run}: was scored with {name} {theirs!r}, and this job has {ours!r}; "
+                "give both the same"
+            )
+    columns = read_columns(folder)
+    metric = next(iter(columns))
+    values = columns[metric]
+    n_top = max(1, round(exclusion.share * len(values)))
+    # Where less is better, the filters that the model lives on have the lowest values.
+    turn = 1 if metric in run.get("less_is_better", []) else -1
+    top = sorted(values, key=lambda name: turn * values[name])[:n_top]
+    known = {f.id: player for player, f in enumerate(bench.roster.filters)}
+    players = frozenset(known[name] for name in top if name in known)
+    if len(players) == len(bench.roster):
+        raise RunFolderError(
+            f"{exclusion.run}: its top {n_top} filters are all that this job scores; lower "
+            "--exclude-share, or score more sites"
+        )
+    return Excluded(
+        players,
+        {
+            "run": str(exclusion.run),
+            "key": run["key"],
+            "metric": metric,
+            "share": exclusion.share,
+            "filters": [bench.roster.filters[player].id for player in sorted(players)],
+        },
+    )

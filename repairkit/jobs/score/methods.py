@@ -1,0 +1,241 @@
+"""Which estimator scores a model, with which settings and budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from repairkit.core.errors import SettingsError
+from repairkit.core.game import Game, GameFacts, Round
+from repairkit.core.process.deadline import Deadline
+from repairkit.core.scores import Budget, Estimator
+from repairkit.estimators import ESTIMATORS, PAPER, make_estimator
+from repairkit.jobs.score.automatic import (
+    Allowance,
+    Taken,
+    default_evaluations,
+    small_rounds,
+    take_method,
+)
+from repairkit.jobs.score.excluding import Exclusion
+from repairkit.jobs.score.norms import NORMS
+from repairkit.jobs.score.pace import Pace
+from repairkit.jobs.setup.bench import Bench
+
+METHODS = (*ESTIMATORS, *NORMS)
+# Where no limit is given. Regressions try each coalition on one image, the others on a batch.
+EVALUATIONS_PER_FILTER = {
+    "tmab": 50,
+    "permutation": 50,
+    "marginals": 50,
+    "regression": 500,
+    "auto": 500,
+    "repair": 500,
+}
+_TRUNCATION_SHARE = 0.2
+_IN_BATCHES = ("tmab", "permutation", "marginals")
+# With a time limit: what of it the first answer may take, and what a row of a regression takes.
+_SHARE_OF_TIME = 0.5
+_PASSES_OF_A_ROW = 1.5
+_FIRST_WALKS = 4
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How to score.
+
+    Attributes:
+        method: a name of `METHODS`, or `module:object`.
+        options: settings of the estimator that were given explicitly.
+        paper: the letter of the paper's Algorithm 1 (`tmab`), but for `options`.
+        statistics: tell in detail how far the estimate has come.
+        exclude: filters to leave out of the ranking; none if None.
+        for_patch: leave out the selection images on which `patch` confirms.
+        budget: where to stop at the latest; `EVALUATIONS_PER_FILTER` where neither limit is given.
+        per_filter: evaluations per filter where neither limit is given; of
+            `EVALUATIONS_PER_FILTER` if None.
+        began: the moment of `time.monotonic` from which a time limit counts; when the job begins if
+            None.
+        whole_limit: the time limit that was asked for, where scoring has a share of it.
+    """
+
+    method: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+    paper: bool = False
+    statistics: bool = False
+    exclude: Exclusion | None = None
+    for_patch: bool = False
+    began: float | None = None
+    whole_limit: float | None = None
+    per_filter: int | None = None
+
+    @property
+    def deadline(self) -> Deadline | None:
+        """When the job is to end; None without a time limit, or before it `begun`."""
+        seconds = self.budget.time_limit_seconds
+        if seconds is None or self.began is None:
+            return None
+        return Deadline(self.began, seconds, self.whole_limit)
+
+    @property
+    def takes_usual(self) -> bool:
+        """Whether the usual number of evaluations is enough.
+
+        So it is without limits, and where the rest of the job needs what is left of the time.
+        """
+        limits = self.budget
+        alone = limits.time_limit_seconds is None or self.whole_limit is not None
+        return limits.max_evaluations is None and alone
+
+    def begun(self) -> ScoreSettings:
+        """The same, with time that counts from now on unless it counts already."""
+        return self if self.began is not None else replace(self, began=time.monotonic())
+
+    def towards(self, sign: int) -> ScoreSettings:
+        """The same, looking for filters that do harm, where no side was named.
+
+        Args:
+            sign: 1 for a metric of which more is better, else -1.
+        """
+        if "side" in self.options or not has_side(self.method):
+            return self
+        side = "lowest" if sign > 0 else "highest"
+        return replace(self, options={**self.options, "side": side})
+
+    def __post_init__(self) -> None:
+        if self.paper and self.method != "tmab":
+            raise SettingsError(
+                f"the paper's settings are those of tmab and {self.method} was asked for; use "
+                "--method tmab --paper"
+            )
+
+
+def has_side(method: str) -> bool:
+    """Whether a method of repairkit's own looks at one side of the ranking."""
+    settings = ESTIMATORS.get(method)
+    return settings is not None and "side" in {f.name for f in fields(settings)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An estimator with its defaults for a game, where it stops, and which method that is."""
+
+    estimator: Estimator
+    budget: Budget
+    taken: Taken
+
+
+def check_method(how: ScoreSettings) -> None:
+    """Refuse an unknown method or setting of repairkit's own before anything is computed.
+
+    Raises:
+        SettingsError: the method or a setting is unknown, or a value makes no sense.
+    """
+    if how.method not in NORMS and ":" not in how.method:
+        make_estimator(how.method, **({**PAPER, **how.options} if how.paper else how.options))
+
+
+def settle_estimator(
+    how: ScoreSettings,
+    game: Game,
+    bench: Bench,
+    *,
+    pace: Pace | None = None,
+    again: Taken | None = None,
+) -> Plan:
+    """The estimator with its defaults for this game, and where it stops at the latest.
+
+    Args:
+        how: what was asked for.
+        game: to be played.
+        bench: that the game is of.
+        pace: what the time limit allows; None without one.
+        again: what a run that is resumed had taken.
+
+    Raises:
+        SettingsError: the method or a setting is unknown, or a value makes no sense.
+        BudgetError: no method can give a score within the limits.
+    """
+    facts, n_images = game.facts, len(game.facts.pool)
+    options = {**PAPER, **how.options} if how.paper else dict(how.options)
+    taken = again or _take(how, facts, pace, bench.settings.batch_size)
+    if taken.method != how.method:
+        options = _handed_on(options, make_estimator(how.method, **options), taken.method)
+    options = _fitting(taken.method, {**taken.options, **options}, game, bench, pace)
+    estimator = make_estimator(taken.method, **options)
+    budget, per_filter = how.budget, how.per_filter or EVALUATIONS_PER_FILTER.get(taken.method)
+    if how.takes_usual and per_filter is not None:
+        usual = default_evaluations(facts, n_images, per_filter)
+        budget = Budget(usual, budget.time_limit_seconds)
+    return Plan(estimator, budget, taken)
+
+
+def _handed_on(options: Mapping[str, Any], asked: Estimator, method: str) -> dict[str, Any]:
+    """What was asked of one method, as far as the one that is taken in its place knows it."""
+    known = {f.name for f in fields(ESTIMATORS[method])}
+    own = {name: value for name, value in options.items() if name in known}
+    side = getattr(asked, "side", None)
+    return own if side is None or "side" not in known else {"side": side, **own}
+
+
+def _take(how: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_size: int) -> Taken:
+    n, n_images = facts.n_players, len(facts.pool)
+    if pace is not None:
+        pace.refuse_hopeless(n, how.method, of_sets=facts.of_sets)
+    passes = None if pace is None else pace.passes(_SHARE_OF_TIME)
+    allowed = Allowance(how.budget.max_evaluations, passes)
+    if how.method == "auto":
+        return take_method(facts, n_images, allowed)
+    options: dict[str, Any] = {}
+    if how.method in ("regression", "repair"):
+        each = n_images if facts.of_sets else _PASSES_OF_A_ROW
+        rows = [how.budget.max_evaluations, None if passes is None else int(passes / each)]
+        if how.takes_usual:
+            per_filter = how.per_filter or EVALUATIONS_PER_FILTER[how.method]
+            rows.append(default_evaluations(facts, n_images, per_filter))
+        least = min((row for row in rows if row is not None), default=None)
+        if least is not None:
+            options |= small_rounds(n, least, pilot=how.method == "regression")
+            if how.method == "repair":
+                options["rows"] = least
+        if facts.of_sets and how.method == "repair":
+            options["errors_over"] = "rows"  # of one figure, images tell no error
+    elif passes is not None and how.method in _IN_BATCHES:
+        walks = _FIRST_WALKS * (n + 1)
+        if not facts.of_sets and passes < walks * batch_size:
+            options["batch_size"] = max(passes // walks, 1)
+    return Taken(how.method, options)
+
+
+def _fitting(
+    method: str, options: Mapping[str, Any], game: Game, bench: Bench, pace: Pace | None
+) -> dict[str, Any]:
+    """Settings of a method, with defaults that hang on the game."""
+    own = dict(options)
+    if method in ("tmab", "permutation"):
+        own.setdefault("batch_size", bench.settings.batch_size)
+    if method == "tmab" and "truncate_at" not in own and bench.n_classes > 1:
+        own["truncate_at"] = default_truncation(game, bench.n_classes, whole=pace is not None)
+    if game.facts.of_sets and method in _IN_BATCHES:
+        own["batch_size"] = 1  # which stands for all images
+    return own
+
+
+def default_truncation(game: Game, n_classes: int, *, whole: bool = False) -> float:
+    """v_T: accuracy at which a fifth of what the model has above chance is left.
+
+    It is measured on draws, or on the `whole` part, each image once.
+    """
+    facts = game.facts
+    rng = np.random.default_rng(0)
+    images = None if whole or facts.of_sets else facts.pool.draw(rng, 4096)[None]
+    full = float(
+        game.play(Round(np.ones((1, facts.n_players), bool), images)).values[0, facts.guard]
+    )
+    chance = 1.0 / n_classes
+    return chance + _TRUNCATION_SHARE * max(full - chance, 0.0)

@@ -1,0 +1,38 @@
+"""Baselines that play no game: the size of a filter's kernel or of its activations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from repairkit.core.process.stages import stage
+from repairkit.core.scores import Scores, Spent
+from repairkit.estimators import Estimation
+from repairkit.graph.kinds.norms import kernel_norms
+from repairkit.jobs.setup.bench import Bench
+
+NORMS = ("weight-norm", "activation-norm")
+
+
+@stage("measuring norms")
+def score_norms(method: str, bench: Bench, metric: str) -> Estimation:
+    """L2 norms of kernels, or mean absolute activations over the calibration images."""
+    if method == "weight-norm":
+        by_site = kernel_norms(bench.found)
+    else:
+        measured = bench.measure(magnitude=True)
+        by_site = {name: level.astype(np.float64) for name, level in measured.items()}
+    values = np.concatenate([by_site[site.name] for site in bench.roster.sites])[:, None]
+    n = len(values)
+    scores = Scores(
+        (metric,),
+        values,
+        np.zeros((n, 1)),
+        values,
+        values,
+        np.zeros(n, np.int64),
+        np.ones(n, bool),
+        1.0,
+        "none: a norm is no estimate",
+        False,
+    )
+    return Estimation(scores, Spent(), True, f"{method} needs no evaluation")

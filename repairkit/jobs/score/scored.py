@@ -1,0 +1,106 @@
+"""A finished scoring, and what it says of some of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repairkit.core.game import GameFacts
+from repairkit.core.metric import Metric
+from repairkit.core.scores import Run, Scores
+from repairkit.core.suite import Indices, Suite
+from repairkit.engine.game import some_images
+from repairkit.estimators.driving.on_images import scores_on
+from repairkit.jobs.runs.score_table import finite_rows, scores_table
+from repairkit.jobs.setup.bench import Bench
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What values rest on: the run, and the game that it played.
+
+    Attributes:
+        run: as it ended.
+        facts: of the game.
+        asked: the images that were to be scored.
+        images: those that were; fewer than `asked` where a time limit allowed no more.
+        metrics: of the game, without the guard.
+        guard: see `engine.game.ModelGame`.
+    """
+
+    run: Run
+    facts: GameFacts
+    asked: Suite
+    images: Suite
+    metrics: tuple[Metric, ...]
+    guard: Metric | None
+
+    def on(self, positions: Indices) -> Scores | None:
+        """See `Scored.on`."""
+        own = np.flatnonzero(np.isin(self.images.indices, self.asked.indices[positions]))
+        if not len(own):
+            return None
+        some = some_images(self.facts, self.images, self.metrics, own, guard=self.guard)
+        scores = None if some is None else scores_on(self.run, some)
+        return None if scores is None else first_metrics(scores, len(self.metrics))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished (or interrupted and saved) scoring.
+
+    `evidence` is None where no game was played (norms), or the scoring was read from a folder.
+    """
+
+    scores: Scores
+    bench: Bench
+    document: dict[str, Any]
+    folder: Path | None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    excluded: frozenset[int] = frozenset()
+    evidence: Evidence | None = field(default=None, repr=False)
+
+    def on(self, positions: Indices) -> Scores | None:
+        """The values that the images at `positions` of the scored suite tell by themselves.
+
+        It is as if the suite had held only them: the labels, groups and outputs of the others play
+        no part, and metrics weigh these images as they would weigh a suite of their own. It takes
+        no forward passes. `regression`, `repair` and `auto` solve the rows of these images anew
+        (`auto` without its marginals; how many filters a coalition may lack was found once, by a
+        pilot on all images), `leave-one-out` averages the changes image by image, and norms and
+        `random` look at no image. Images that a time limit left out tell nothing.
+
+        None where that cannot be: `tmab`, `permutation`, `marginals`, `exact`, an estimator of the
+        user's own without a method `on_images`, images that share coalitions, metrics that judge
+        images together, a leave-one-out table above 256 MiB, and positions without a scored image.
+
+        Raises:
+            DataError: a metric needs a class or group of which there is no image here.
+        """
+        if self.evidence is None:
+            return self.scores
+        return self.evidence.on(positions)
+
+    def table(self) -> list[dict[str, Any]]:
+        layers = self.bench.subject.layer_map
+        return scores_table(self.scores, self.bench.roster.filters, layers, without=self.excluded)
+
+    def to_json(self) -> dict[str, Any]:
+        told = {"details": dict(self.details)} if self.details else {}
+        return {**self.document, **told, "scores": finite_rows(self.table())}
+
+
+def first_metrics(scores: Scores, n_metrics: int) -> Scores:
+    """Without the guard, which nobody asked for."""
+    return replace(
+        scores,
+        metrics=scores.metrics[:n_metrics],
+        values=scores.values[:, :n_metrics],
+        std_errors=scores.std_errors[:, :n_metrics],
+        ci_low=scores.ci_low[:, :n_metrics],
+        ci_high=scores.ci_high[:, :n_metrics],
+    )

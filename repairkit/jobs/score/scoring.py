@@ -1,0 +1,365 @@
+"""Score a model's filters into a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repairkit.core.game import Outcomes, Round
+from repairkit.core.metric import Metric
+from repairkit.core.process.stages import stage
+from repairkit.core.scores import Run, Spent
+from repairkit.core.suite import Suite
+from repairkit.engine.precision import Precision
+from repairkit.estimators import (
+    CheckpointStore,
+    Estimation,
+    estimate,
+)
+from repairkit.jobs.output.places import Places
+from repairkit.jobs.output.progress import Progress, reporter
+from repairkit.jobs.output.unattended import Terminated, Watch, event, unfinished
+from repairkit.jobs.repair.confirm.choosing import CONFIRMATION_SHARE, split_selection
+from repairkit.jobs.runs.again import score_again
+from repairkit.jobs.runs.run_document import opening, outcome, plain, told_on_request
+from repairkit.jobs.runs.run_folder import RunFolder
+from repairkit.jobs.runs.run_lock import locked
+from repairkit.jobs.score.automatic import Taken, told_of_method
+from repairkit.jobs.score.clusters import Cluster, PlacedGame
+from repairkit.jobs.score.excluding import NOTHING, find_excluded
+from repairkit.jobs.score.methods import ScoreSettings, check_method, settle_estimator
+from repairkit.jobs.score.norms import NORMS, score_norms
+from repairkit.jobs.score.pace import Pace, seconds_per_pass, thin
+from repairkit.jobs.score.recipe import Recipe
+from repairkit.jobs.score.scored import Evidence, Scored, first_metrics
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.faults import judging_the_model
+from repairkit.jobs.setup.looking import looked_at
+from repairkit.jobs.setup.settings import Settings, check_metrics
+from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.told_reading import tell_reading, told_of_ends
+from repairkit.metrics import check_defined
+
+logger = logging.getLogger(__name__)
+
+_ENDS = 2  # rows: all filters, and none
+
+
+@judging_the_model
+def score(
+    subject: Subject,
+    settings: Settings,
+    how: ScoreSettings,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    cluster: Cluster | None = None,
+) -> Scored:
+    """Estimate the value of every filter.
+
+    Args:
+        subject: the model.
+        settings: images, metrics, sites.
+        how: method and budget.
+        out: the run folder; nothing is written if None.
+        resume: go on with the unfinished run in `out`.
+        on_progress: called now and then.
+        cluster: where coalitions are evaluated; here if None. Never changes a result.
+
+    Raises:
+        RepairkitError: anything that the user can mend.
+        KeyboardInterrupt: after the run was saved; `run.json` says that it is unfinished.
+    """
+    how = how.begun()
+    check_metrics(settings, settings.metrics)
+    if out is None:
+        return score_bench(
+            prepare(subject, settings), how, on_progress=on_progress, cluster=cluster
+        )
+    folder = RunFolder(out)
+    folder.check_free(resume=resume)
+    with locked(out):
+        return score_bench(
+            prepare(subject, settings),
+            how,
+            folder=folder,
+            resume=resume,
+            on_progress=on_progress,
+            cluster=cluster,
+        )
+
+
+def score_bench(
+    bench: Bench,
+    how: ScoreSettings,
+    *,
+    folder: RunFolder | None = None,
+    resume: bool = False,
+    suite: Suite | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    cluster: Cluster | None = None,
+) -> Scored:
+    """See `score`, on a workbench that is ready and the images of `suite` (all that select).
+
+    Nobody else writes into `folder` meanwhile.
+    """
+    how = how.begun()
+    metrics = bench.metrics(bench.metric_names)
+    excluded = NOTHING if how.exclude is None else find_excluded(how.exclude, bench)
+    options: dict[str, Any] = {name: True for name in ("paper", "for_patch") if getattr(how, name)}
+    if how.for_patch and suite is None:
+        suite = split_selection(bench, CONFIRMATION_SHARE).choosing
+    options |= excluded.keyed
+    check_method(how)
+    before = folder.before() if folder is not None and resume else {}
+    bench = looked_at(bench, how.deadline, go_on=bool(before))
+    document = opening(bench, how.method, {**how.options, **options}, how.budget)
+    document |= excluded.told
+    if folder is not None:
+        again = score_again(bench.subject.file.path, bench.settings, how)
+        document["again"] = again.to_json() | {"out": f"{Places.here().told(folder.path)}.again"}
+    document["notes"] += excluded.notes
+    if folder is not None:
+        folder.claim(document, resume=resume)
+        folder.check_writable()
+        if resume:
+            folder.sweep()
+    tell_reading(document["read"])
+    evidence = None
+    if how.method in NORMS:
+        estimation = score_norms(how.method, bench, metrics[0].name)
+        scores = estimation.scores
+    else:
+        asked = bench.parts.selection if suite is None else suite
+        pace = _pace(how, bench)
+        for metric in metrics:
+            check_defined(metric, asked.annotations, asked.name)
+        images, spared = _affordable(asked, metrics, how, bench, pace, before)
+        document["scored_on"] = {"part": images.name, "n_images": len(images)}
+        document["notes"] += spared
+        game = _Played(images, metrics, cluster, pace, before)
+        with nullcontext() if pace is None else stage(pace.told(len(bench.roster), how.method)):
+            estimation = _watched(bench, how, game, document, folder, on_progress)
+        scores = first_metrics(estimation.scores, len(metrics))
+        evidence = _evidence(estimation, bench, asked, game)
+    document |= outcome(estimation, scores)
+    details = told_on_request(estimation, document) if how.statistics else {}
+    if folder is not None:
+        layers, without = bench.subject.layer_map, excluded.players
+        folder.write_result(
+            document, scores, bench.roster, layers, without=without, details=details
+        )
+    place = None if folder is None else folder.path
+    return Scored(scores, bench, document, place, details, excluded.players, evidence)
+
+
+def _evidence(
+    estimation: Estimation, bench: Bench, asked: Suite, played: _Played
+) -> Evidence | None:
+    run, facts = estimation.run, estimation.facts
+    if run is None or facts is None:
+        return None
+    guard = _guard(bench, played.metrics)
+    return Evidence(run, facts, asked, played.images, played.metrics, guard)
+
+
+def _watched(
+    bench: Bench,
+    how: ScoreSettings,
+    played: _Played,
+    document: dict[str, Any],
+    folder: RunFolder | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> Estimation:
+    """Play the game, with signs of life; where that is stopped, the folder says so."""
+    watch = Watch(folder, len(bench.roster))
+    opened = event("started", key=document["key"], method=how.method, model=document["model"])
+    logger.info("scoring %d filters", len(bench.roster), extra=opened)
+    try:
+        with _table(bench, played, how) as table:
+            estimation = _play(bench, how, table, document, folder, (watch, on_progress))
+    except KeyboardInterrupt as stop:
+        why = "stopped by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
+        watch.close("unfinished")
+        document |= unfinished(watch.spent, why)
+        if folder is not None and folder.run_file.is_file():
+            folder.write(document)
+        logger.info("%s", document["reason"], extra=event("unfinished", **watch.facts(why)))
+        raise
+    except BaseException as error:
+        watch.close("failed")
+        logger.info("failed", extra=event("failed", error=str(error), kind=type(error).__name__))
+        raise
+    watch.close("finished")
+    told = event("finished", reason=estimation.reason, **watch.facts("finished"))
+    logger.info("%s", estimation.reason, extra=told)
+    return estimation
+
+
+@dataclass(frozen=True)
+class _Played:
+    """On which images, by which metrics and where (here if None) the game is played."""
+
+    images: Suite
+    metrics: tuple[Metric, ...]
+    cluster: Cluster | None
+    pace: Pace | None
+    before: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Where the game is played: here, or by the workers of a cluster; see `_Played` too."""
+
+    game: PlacedGame
+    played: _Played
+    device: str
+    precision: Precision
+    n_metrics: int
+
+
+@contextmanager
+def _table(bench: Bench, played: _Played, how: ScoreSettings) -> Iterator[_Table]:
+    metrics, guard = played.metrics, _guard(bench, played.metrics)
+    if played.cluster is None:
+        game = bench.game(played.images, metrics, guard=guard, n_rows=_rows_of(how, bench))
+        yield _Table(game, played, bench.device, bench.precision, len(metrics))
+        return
+    recipe = Recipe.of(bench, played.images, metrics, guard)
+    with played.cluster.open(recipe, seed=bench.settings.seed) as remote:
+        yield _Table(remote, played, remote.device, remote.precision, len(metrics))
+
+
+def _play(
+    bench: Bench,
+    how: ScoreSettings,
+    table: _Table,
+    document: dict[str, Any],
+    folder: RunFolder | None,
+    watchers: tuple[Watch, Callable[[Progress], None] | None],
+) -> Estimation:
+    """Play the game; the folder is first written to once there is something to keep."""
+    game, played = table.game, table.played
+    known = _play_ends(game)
+    document["metrics"] = _ends(known[1], game, table.n_metrics)
+    document["notes"] += told_of_ends(document["metrics"])
+    plan = settle_estimator(how, game, bench, pace=played.pace, again=_taken(played.before))
+    estimator, budget = plan.estimator, plan.budget
+    document["settings"]["estimator"] = plain(estimator)
+    document["settings"]["budget"] = dataclasses.asdict(budget)
+    document["taken"] = plan.taken.to_json()
+    document["notes"] += told_of_method(how.method, plan.taken, game.facts)
+    document["engine"] = game.path
+    document["device"], document["precision"] = table.device, table.precision
+    if bench.settings.tf32 and table.precision != "tf32":
+        document["notes"].append("TF32 was asked for, and no CUDA device found: 32 bits were used")
+    watch, on_progress = watchers
+    report = reporter(on_progress, budget, len(bench.roster))
+    unwritten = [folder] if folder is not None else []
+
+    def on_round(run: Run, spent: Spent) -> None:
+        while unwritten:
+            unwritten.pop().write(document)
+        watch.on_round(run, spent)
+        if report is not None:
+            report(run, spent)
+
+    if folder is not None and not folder.starts_anew(document):
+        folder.check_values(document["metrics"])
+    with stage("scoring"):
+        estimation = estimate(
+            game,
+            estimator,
+            budget=budget,
+            seed=bench.settings.seed,
+            on_round=on_round,
+            checkpoint=None if folder is None else CheckpointStore(folder.checkpoint),
+            with_details=how.statistics,
+            began=how.began,
+            known=known,
+        )
+    document["engine"] = game.path  # which now tells of rows that were mixed
+    return estimation
+
+
+def _pace(how: ScoreSettings, bench: Bench) -> Pace | None:
+    """What the time limit allows, if there is one."""
+    deadline = how.deadline
+    if deadline is None:
+        return None
+    with stage("timing a pass of an image"):
+        return Pace(deadline, seconds_per_pass(bench))
+
+
+def _affordable(
+    images: Suite,
+    metrics: tuple[Metric, ...],
+    how: ScoreSettings,
+    bench: Bench,
+    pace: Pace | None,
+    before: Mapping[str, Any],
+) -> tuple[Suite, list[str]]:
+    """The images on which a first answer fits the time limit, and what to say of it."""
+    n, seed = len(bench.roster), bench.settings.seed
+    if before:
+        fewer = thin(images, int(before.get("scored_on", {}).get("n_images", len(images))), seed)
+    elif pace is None:
+        return images, []
+    else:
+        of_sets = any(not metric.per_image for metric in metrics)
+        pace.refuse_hopeless(n, how.method, of_sets=of_sets)
+        fewer = thin(images, pace.most_images(n, how.method, of_sets=of_sets), seed)
+    if len(fewer) == len(images):
+        return images, []
+    return fewer, [
+        f"scored on {len(fewer)} of {len(images)} selection images, drawn evenly over labels and "
+        "groups, because of the time limit"
+    ]
+
+
+def _taken(before: Mapping[str, Any]) -> Taken | None:
+    """What the run that is resumed had taken."""
+    known = before.get("taken")
+    return None if known is None else Taken(known["method"], known["options"], known["why"])
+
+
+def _rows_of(how: ScoreSettings, bench: Bench) -> int | None:
+    """How many coalitions of all images a method asks at the most; None where it draws images."""
+    n = len(bench.roster)
+    wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(how.method)
+    if wanted is None:
+        return None
+    most = how.budget.max_evaluations
+    return _ENDS + (wanted if most is None else min(wanted, most))
+
+
+def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:
+    """Accuracy, on which walks are truncated, where the model has classes and none is asked for."""
+    if metrics[0].name == bench.accuracy or bench.n_classes == 0:
+        return None
+    return bench.metrics((bench.accuracy,))[0]
+
+
+@stage("playing with all filters and with none")
+def _play_ends(game: PlacedGame) -> tuple[Round, Outcomes]:
+    """Everyone and no one, on all images."""
+    n = game.facts.n_players
+    round = Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))
+    return round, game.play(round)
+
+
+def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, dict[str, float]]:
+    """V(all) and V(none) of every metric, on all images of the game."""
+    values = outcomes.values
+    return {
+        name: {"all": float(values[0, i]), "none": float(values[1, i])}
+        for i, name in enumerate(game.facts.metrics[:n_metrics])
+    }

@@ -1,0 +1,452 @@
+"""A first look at a model on its data, before anything is spent: are the images what it expects?
+
+The model answers a few hundred images as they are prepared. Where that leaves room for doubt, it
+answers 64 of them prepared in the other usual ways, and classes are counted in other usual orders.
+The rule and its error rates: docs/decisions/preprocessing-check.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import RepairkitError
+from repairkit.core.process.stages import stage
+from repairkit.core.suite import Suite
+from repairkit.data.orders import Order
+from repairkit.data.pixels.usual import Way
+from repairkit.metrics import OutputForm
+from repairkit.metrics.statistics.guessing import (
+    FEWEST,
+    Guessing,
+    better_by_chance,
+    look_for_guessing,
+)
+
+MOST_IMAGES = 400
+TRIED_IMAGES = 64
+# Of the images on which ways are tried: few at first, so that a slow model is found out early.
+_CHUNKS = (2, 2, 4, 8, 16, 32)
+_CHUNK = 64
+_LEAST_TRIED = 16
+_MORE = "repairkit inspect --data takes the time"
+_SURE = 0.01
+_LEAST_LEAD = 0.05
+_WORTH_A_SECOND_LOOK = 3  # images
+
+Thorough = Literal["told", "doubt", "all"]
+"""Try the told way alone; the others where they could do better; or all of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What a way or an order gives on the images on which it was tried.
+
+    `right` is (n_images,); `likelihood` is the mean probability of the right class; `n_changes` is
+    how many settings differ from those in use.
+    """
+
+    name: str
+    right: NDArray[np.bool_]
+    share: float
+    likelihood: float
+    remedy: str = ""
+    n_changes: int = 0
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
+
+    @property
+    def rank(self) -> tuple[float, int, float]:
+        """By which the best is taken: of equals the one that changes least, then the surest."""
+        return self.accuracy, -self.n_changes, self.likelihood
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "n_images": len(self.right),
+            "accuracy": self.accuracy,
+            "commonest_answer": self.share,
+            "mean_likelihood": self.likelihood,
+            "remedy": self.remedy,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class FirstLook:
+    """What came of it.
+
+    Attributes:
+        told: the answers on all images that were looked at, as they are prepared.
+        class_name: of the commonest answer.
+        part: the part that the images are from.
+        ways: the way in use, then the others that were tried; on the same images.
+        orders: of the classes, with the images as they are prepared; on those of `told`.
+        better: the one that surely does better, if any.
+        note: what was left out, and why.
+        seconds: that it took.
+        accepted: whether a doubt is not to stop the job.
+    """
+
+    told: Guessing
+    class_name: str
+    part: str
+    ways: tuple[Looked, ...]
+    orders: tuple[Looked, ...]
+    better: Looked | None
+    note: str
+    seconds: float
+    accepted: bool = False
+
+    @property
+    def best(self) -> Looked:
+        """The way with the most right answers."""
+        return max(self.ways, key=lambda way: way.rank)
+
+    @property
+    def doubt(self) -> str:
+        """What speaks against the way in use, in words; empty where nothing does."""
+        told, images = self.told, f"{self.told.n_images} {self.part} images"
+        if told.one_takes_all:
+            return (
+                f"the model takes {_percent(told.share)} of {images} for class {self.class_name}, "
+                f"of which {_percent(told.label_share)} are"
+            )
+        if told.at_chance:
+            return (
+                f"the model is right on {_percent(told.accuracy)} of {images}, where guessing "
+                f"gives {_percent(told.by_chance)}"
+            )
+        if self.better is not None:
+            own = self.ways[0] if len(self.better.right) == len(self.ways[0].right) else None
+            share = told.accuracy if own is None else own.accuracy
+            n = len(self.better.right)
+            return f"the model is right on {_percent(share)} of {n} {self.part} images"
+        return ""
+
+    @property
+    def remedy(self) -> str:
+        """What to do about the doubt."""
+        if self.better is not None:
+            return (
+                f"with {self.better.name} it is right on {_percent(self.better.accuracy)}: "
+                f"{self.better.remedy}"
+            )
+        n_tried = len(self.ways) - 1
+        others = f"none of {n_tried} other usual preprocessings does clearly better"
+        check = (
+            "check that images and labels are what the model was trained with (--scale, --mean, "
+            "--std, --color, --resize, --classes, --output)"
+        )
+        return "; ".join(part for part in (others if n_tried else "", self.note, check) if part)
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry `first_look` of what was read."""
+        told = self.told
+        return {
+            "metric": "accuracy",
+            "value": told.accuracy,
+            "by_chance": told.by_chance,
+            "n_images": told.n_images,
+            "part": self.part,
+            "commonest_answer": {
+                "class": self.class_name,
+                "share": told.share,
+                "share_of_labels": told.label_share,
+            },
+            "in_use": self.ways[0].name,
+            "best": self.best.name,
+            "preprocessings": [way.to_json() for way in self.ways],
+            "class_orders": [order.to_json() for order in self.orders],
+            "doubt": self.doubt,
+            "remedy": self.remedy if self.doubt else "",
+            "accepted": self.accepted,
+            "note": self.note,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class ErrorLook:
+    """What a first look at a regressor gives; there is no doubt that could stop it.
+
+    Attributes:
+        error: the mean absolute error.
+        of_mean: that of always answering the mean label.
+        n_images: that were looked at.
+        part: that they are from.
+        accepted: see `FirstLook`.
+    """
+
+    error: float
+    of_mean: float
+    n_images: int
+    part: str
+    accepted: bool = False
+    doubt: str = ""
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """See `FirstLook.to_json`."""
+        return {
+            "metric": "mean_absolute_error",
+            "value": self.error,
+            "of_the_mean_answer": self.of_mean,
+            "n_images": self.n_images,
+            "part": self.part,
+        }
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How outputs for a suite are had, and how they are read; class names where known."""
+
+    outputs: Callable[[Suite], NDArray[Any]]
+    form: OutputForm
+    n_classes: int
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pains:
+    """How much is done.
+
+    Attributes:
+        thorough: which ways are tried.
+        seconds: that it may take.
+        patience: how many more where the answers are no better than guesses.
+        seed: of the permutations.
+    """
+
+    thorough: Thorough
+    seconds: float
+    patience: float
+    seed: int
+
+
+def take_first_look(
+    judge: Judge, images: Suite, ways: Sequence[Way], orders: Sequence[Order], pains: Pains
+) -> FirstLook:
+    """Judge the images as they are prepared and, where it may help, in other ways.
+
+    Args:
+        judge: of the model.
+        images: at least one, of which each beginning is much like the whole.
+        ways: the first is in use.
+        orders: other orders of the classes.
+        pains: how much is done.
+    """
+    began = time.monotonic()
+    answers = _Answers(judge, images)
+    with stage("checking the preprocessing", total=len(images)) as tell:
+        for until in _steps(len(images)):
+            answers.go_on(ways[0], until)
+            tell(until)
+            lasted = time.monotonic() - began
+            if lasted > pains.seconds or (lasted > pains.seconds / 2 and until >= FEWEST):
+                break
+    n = answers.n_of(ways[0])
+    told = look_for_guessing(
+        answers.predictions(ways[0]),
+        images.annotations.labels[:n],
+        judge.n_classes,
+        np.random.default_rng(pains.seed),
+    )
+    guesses = told.at_chance or told.one_takes_all
+    limit = began + pains.seconds + (pains.patience if guesses else 0.0)
+    n_wrong = n - round(told.accuracy * n)
+    room = n_wrong >= max(_WORTH_A_SECOND_LOOK, _LEAST_LEAD * n)
+    tried, note = ways[:1], ""
+    if n < min(FEWEST, len(images)):
+        note = f"{n} images tell little, and more take too long here; {_MORE}"
+    elif len(ways) > 1 and (pains.thorough == "all" or (pains.thorough == "doubt" and room)):
+        tried, note = answers.try_all(ways, limit)
+    n_tried = min(answers.n_of(way) for way in tried)
+    looked = tuple(answers.looked(way, n_tried) for way in tried)
+    counted = tuple(answers.looked(ways[0], n, order) for order in orders)
+    better = None
+    if pains.thorough != "told":
+        better = _surely_better(answers, tried, (looked, counted), n, limit)
+        if better is None and guesses:
+            better = _both(answers, tried, orders, looked)
+    name = "" if told.commonest < 0 else str(told.commonest)
+    if 0 <= told.commonest < len(judge.class_names):
+        name = judge.class_names[told.commonest]
+    lasted = time.monotonic() - began
+    return FirstLook(told, name, images.name, looked, counted, better, note, lasted)
+
+
+def _steps(n_images: int) -> Iterator[int]:
+    """How far the images go, chunk by chunk."""
+    until = 0
+    for size in _CHUNKS:
+        until = min(until + size, n_images)
+        yield until
+    while until < n_images:
+        until = min(until + _CHUNK, n_images)
+        yield until
+
+
+class _Answers:
+    """Outputs of the model by way, for the first images; each is computed once."""
+
+    def __init__(self, judge: Judge, images: Suite) -> None:
+        self._judge = judge
+        self._images = images
+        self._outputs: dict[str, NDArray[Any]] = {}
+
+    def n_of(self, way: Way) -> int:
+        return len(self._outputs.get(way.name, ()))
+
+    def go_on(self, way: Way, until: int) -> None:
+        """Have the answers for the first `until` images."""
+        done = self.n_of(way)
+        if until <= done:
+            return
+        suite = replace(self._images, images=way.images).take(np.arange(done, until))
+        outputs = self._judge.outputs(suite)
+        known = self._outputs.get(way.name)
+        self._outputs[way.name] = outputs if known is None else np.concatenate([known, outputs])
+
+    def predictions(self, way: Way) -> NDArray[np.int64]:
+        return self._judge.form.predictions(self._outputs[way.name])
+
+    def looked(self, way: Way, n: int, order: Order | None = None) -> Looked:
+        """What the first `n` images give, maybe with the classes in another order."""
+        outputs, labels = self._outputs[way.name][:n], self._images.annotations.labels[:n]
+        if order is not None:
+            labels = order.numbers[labels]
+        predictions = self._judge.form.predictions(outputs)
+        answered = np.bincount(predictions[predictions >= 0], minlength=1)
+        chances = np.exp(self._judge.form.log_probabilities(outputs))[np.arange(n), labels]
+        return Looked(
+            way.name if order is None else order.name,
+            predictions == labels,
+            float(answered.max() / n),
+            float(chances.mean()),
+            way.remedy if order is None else order.remedy,
+            len(way.changes) if order is None else 1,
+        )
+
+    def try_all(self, ways: Sequence[Way], limit: float) -> tuple[Sequence[Way], str]:
+        """All ways on the same first images, as many as the time allows, and what was left out.
+
+        A way that the model cannot run is left out.
+        """
+        n = min(TRIED_IMAGES, self.n_of(ways[0]))
+        alive = list(ways)
+        with stage("trying other preprocessings", total=n) as tell:
+            for until in dict.fromkeys(_steps(n)):
+                for way in list(alive):
+                    if time.monotonic() > limit:
+                        return self._in_time(alive)
+                    try:
+                        self.go_on(way, until)
+                    except RepairkitError:  # such as another layout than the model can take
+                        alive.remove(way)
+                tell(until)
+        return alive, ""
+
+    def _in_time(self, ways: Sequence[Way]) -> tuple[Sequence[Way], str]:
+        done = [way for way in ways if self.n_of(way) >= min(_LEAST_TRIED, self.n_of(ways[0]))]
+        n_left = len(ways) - len(done)
+        if not n_left:
+            return ways, ""
+        return done, (
+            f"{n_left} other usual preprocessings were not tried, as that takes too long here; "
+            f"{_MORE}"
+        )
+
+
+def _surely_better(
+    answers: _Answers,
+    ways: Sequence[Way],
+    both: tuple[Sequence[Looked], Sequence[Looked]],
+    n: int,
+    limit: float,
+) -> Looked | None:
+    """The way or order that is right on surely more images, if there is one.
+
+    All are compared on the same images, and corrected for their number (Bonferroni). The best way
+    where that is near is judged again, alone and on images that did not choose it.
+    """
+    looked, orders = both
+    own, n_others = looked[0], len(looked) - 1 + len(orders)
+    told = answers.looked(ways[0], n)
+    found = [
+        other
+        for other, base in [*((w, own) for w in looked[1:]), *((o, told) for o in orders)]
+        if other.accuracy - base.accuracy >= _LEAST_LEAD
+        and better_by_chance(base.right, other.right) <= _SURE / n_others
+    ]
+    if found:
+        return max(found, key=lambda other: other.rank)
+    if len(looked) < 2:
+        return None
+    place = max(range(1, len(looked)), key=lambda i: looked[i].rank)
+    seen = len(own.right)
+    lead = int(looked[place].right.sum()) - int(own.right.sum())
+    if lead < _WORTH_A_SECOND_LOOK or n <= seen:
+        return None
+    for until in _steps(n):
+        if time.monotonic() > limit:
+            break
+        answers.go_on(ways[place], until)
+    again = answers.looked(ways[place], answers.n_of(ways[place]))
+    fresh, before = again.right[seen:], told.right[seen : len(again.right)]
+    if not len(fresh) or fresh.mean() - before.mean() < _LEAST_LEAD:
+        return None
+    return again if better_by_chance(before, fresh) <= _SURE else None
+
+
+def _both(
+    answers: _Answers, ways: Sequence[Way], orders: Sequence[Order], looked: Sequence[Looked]
+) -> Looked | None:
+    """Another way and another order together, where they surely do better."""
+    n = len(looked[0].right)
+    pairs = [(way, order) for way in ways[1:] for order in orders]
+    found = []
+    for way, order in pairs:
+        other = answers.looked(way, n, order)
+        lead = other.accuracy - looked[0].accuracy
+        if lead >= _LEAST_LEAD and better_by_chance(looked[0].right, other.right) <= (
+            _SURE / len(pairs)
+        ):
+            name, remedy = f"{way.name} and {order.name}", f"{way.remedy} and {order.remedy}"
+            changes = len(way.changes) + 1
+            found.append(replace(other, name=name, remedy=remedy, n_changes=changes))
+    return max(found, key=lambda other: other.rank, default=None)
+
+
+def first_look_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """The entry `first_look` for people."""
+    n, part = told["n_images"], told["part"]
+    if told["metric"] != "accuracy":
+        yield (
+            f"the model's mean absolute error on {n} {part} images is {told['value']:.4g}; always "
+            f"answering the mean of their labels gives {told['of_the_mean_answer']:.4g}"
+        )
+        return
+    yield (
+        f"the model is right on {_percent(told['value'])} of {n} {part} images; guessing gives "
+        f"{_percent(told['by_chance'])}"
+    )
+    if told["note"]:
+        yield str(told["note"])
+
+
+def doubts(look: FirstLook | ErrorLook | None) -> list[str]:
+    """The note on a job that went on although its preprocessing is doubtful, if it is."""
+    if look is None or not look.doubt:
+        return []
+    return [f"the preprocessing is doubtful: {look.doubt}; {look.remedy}"]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

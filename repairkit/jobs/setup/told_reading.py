@@ -1,0 +1,121 @@
+"""What was read of the data, told before anything is spent: images by part, class and group."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.measures import measure_of
+from repairkit.core.suite import Annotations
+from repairkit.jobs.output.unattended import event
+from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.first_look import first_look_lines
+
+logger = logging.getLogger(__name__)
+_SHOWN = 8
+_PLAIN = ("accuracy", "loss", "group_accuracy", "group_loss", "mean_absolute_error")
+
+
+def told_reading(bench: Bench) -> dict[str, Any]:
+    """The entry `read` of `run.json` and of reports.
+
+    Counts are by part in the order calibration, selection, test. A class or group that no part
+    holds is left out of them. `means` says which images a calibration part holds that was left
+    open: it holds the selection images, and that is by design.
+    """
+    dataset, parts = bench.dataset, bench.parts
+    suites = (parts.calibration, parts.selection, parts.test)
+    whole = dataset.annotations
+    annotations = [suite.annotations for suite in suites]
+    class_names = _class_names(whole) if dataset.labelled else ()
+    return {
+        "images": len(whole),
+        "labels": dataset.how,
+        "outputs": "" if bench.form is None else bench.form.how,
+        "parts": {suite.name: len(suite) for suite in suites},
+        "means": parts.means,
+        "in_no_part": parts.n_unused,
+        "classes": _counts([_classes(about) for about in annotations], class_names),
+        "groups": _counts([about.groups for about in annotations], whole.group_names),
+        "left_out": list(dataset.left_out),
+        **({} if bench.look is None else {"first_look": bench.look.to_json()}),
+    }
+
+
+def tell_reading(read: Mapping[str, Any]) -> None:
+    """Log what was read; the command line shows it."""
+    logger.info("%s", "\n".join(reading_lines(read)), extra=event("read", **read))
+
+
+def tell_first_look(look: Mapping[str, Any]) -> None:
+    """Log a first look alone, for jobs that tell nothing else of what they read."""
+    logger.info("%s", "\n".join(first_look_lines(look)), extra=event("first_look", look=look))
+
+
+def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
+    """The same for people, in a few lines however many classes there are."""
+    told = {name: f"{name} {n}" if n else f"{name} none" for name, n in read["parts"].items()}
+    by_design = read.get("means", "")
+    if by_design:
+        told["calibration"] += f" ({by_design})"
+    unused = f", in no part {read['in_no_part']}" if read["in_no_part"] else ""
+    labels = f"; {read['labels']}" if read["labels"] else ""
+    if not read["images"]:
+        yield "no images were given"
+        return
+    apart = sum(n for name, n in read["parts"].items() if name != "calibration" or not by_design)
+    shared = " (the parts share images)" if apart + read["in_no_part"] > read["images"] else ""
+    yield f"read {read['images']:,} images{labels}"
+    yield f"images by part: {', '.join(told.values())}{unused}{shared}"
+    for noun in ("classes", "groups"):
+        counts = read[noun]
+        if counts:
+            held = [i for i, n in enumerate(read["parts"].values()) if n]
+            rows = [f"{name} {'/'.join(str(row[i]) for i in held)}" for name, row in counts.items()]
+            more = f", ... and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+            order = "/".join(list(read["parts"])[i] for i in held)
+            yield f"images of the {len(rows)} {noun} ({order}): {', '.join(rows[:_SHOWN])}{more}"
+    if read["outputs"]:
+        yield str(read["outputs"])
+    yield from (f"left out: {sentence}" for sentence in read["left_out"])
+    if "first_look" in read:
+        yield from first_look_lines(read["first_look"])
+
+
+def told_of_ends(ends: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A note where the model does no better than without all filters: its images are hardly right.
+
+    Args:
+        ends: V(all) and V(none) by metric.
+    """
+    return [
+        f"with all filters {name} is {found['all']:.4f}, no better than {found['none']:.4f} with "
+        "none: check that images and labels are what the model was trained with (--scale, --mean, "
+        "--std, --color, --classes)"
+        for name, found in ends.items()
+        if name in _PLAIN and measure_of(name).sign * (found["all"] - found["none"]) <= 0
+    ]
+
+
+def _classes(about: Annotations) -> NDArray[Any] | None:
+    return about.labels if about.labels.dtype.kind in "iu" else None
+
+
+def _class_names(whole: Annotations) -> tuple[str, ...]:
+    if whole.labels.dtype.kind not in "iu":
+        return ()
+    n_named, n_classes = len(whole.class_names), int(whole.labels.max(initial=-1)) + 1
+    return (*whole.class_names, *(str(number) for number in range(n_named, n_classes)))
+
+
+def _counts(columns: list[NDArray[Any] | None], names: tuple[str, ...]) -> dict[str, list[int]]:
+    """Images by name, one number per part."""
+    known = [column for column in columns if column is not None]
+    if len(known) < len(columns) or not names:
+        return {}
+    table = np.stack([np.bincount(column, minlength=len(names)) for column in known], axis=1)
+    return {name: row for name, row in zip(names, table.tolist(), strict=True) if any(row)}

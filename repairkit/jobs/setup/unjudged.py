@@ -1,0 +1,139 @@
+"""A bench for jobs that need no metric: naming filters to freeze, and instrumenting.
+
+Such jobs take any model that has filters, whatever its outputs are, and any images, labelled or
+not. Where a metric can be computed all the same, the bench is the usual one. Where none can, its
+`unjudged` says why, means are measured on one batch of the graph at a time, and the parts only say
+which images the means come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+from onnx import ModelProto
+
+from repairkit.core.errors import DataError, ModelError, SettingsError
+from repairkit.core.filters import Roster
+from repairkit.core.suite import Annotations, Suite
+from repairkit.data import PART_NAMES, Dataset, PartPlan, Parts, split_parts
+from repairkit.data.pixels.images import ReadyImages
+from repairkit.engine.runner import as_declared
+from repairkit.graph.kinds.sites import Survey, select_sites, survey
+from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.inputs import with_inputs
+from repairkit.jobs.setup.reading import read_any
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import Subject
+
+_NO_IMAGES = "no images were given"
+_NO_LABELS = "the data gives no labels that fit the model"
+
+
+def prepare_unjudged(subject: Subject, settings: Settings, *, sites: Collection[str] = ()) -> Bench:
+    """A bench with or without a metric, as model and data allow.
+
+    Args:
+        subject: the model.
+        settings: of the job.
+        sites: names of those that are needed. Where one of them does not lead to the output that is
+            judged, the bench has the sites of all outputs, and no metric.
+
+    Raises:
+        SettingsError: means are wanted and there are no images, or a setting makes no sense.
+        DataError: the images cannot be read.
+    """
+    elsewhere = settings.output is None and _leads_elsewhere(subject, settings, sites)
+    if settings.data is None:
+        return _without_images(subject, settings, all_outputs=elsewhere)
+    dataset = read_any(subject, settings)
+    why = "" if dataset.labelled else _NO_LABELS
+    if elsewhere:
+        why = f"a filter does not lead to the output {subject.output!r}, the first; see --output"
+    elif dataset.labelled:
+        try:
+            return prepare(subject, settings, dataset=dataset)
+        except (SettingsError, DataError, ModelError) as error:
+            why = str(error)
+    subject = with_inputs(subject, settings, dataset)
+    parts = _parts(dataset, settings)
+    return _bench(subject, settings, dataset, parts, why, all_outputs=elsewhere)
+
+
+def _parts(dataset: Dataset, settings: Settings) -> Parts:
+    """The calibration images as they were asked for; all images where nothing was."""
+    splits = set() if dataset.split is None else set(dataset.split.tolist())
+    wishes = {}
+    for name in PART_NAMES:
+        given = getattr(settings.parts, name)
+        wishes[name] = given or (name if name in splits else "all")
+    parts = split_parts(dataset, PartPlan(**wishes), seed=settings.seed)
+    n_images = len(parts.calibration)
+    how = f"Means were measured on {n_images} images (calibration: {wishes['calibration']})."
+    return replace(parts, overlaps=(), how=how)
+
+
+def _without_images(subject: Subject, settings: Settings, *, all_outputs: bool) -> Bench:
+    if settings.absent == "mean" and settings.means is None:
+        raise SettingsError(
+            "no images were given and absent filters hold their mean over images; use --data "
+            "(a folder of images will do, labels are not needed), or let them hold zero or their "
+            "bias (--absent, or --level for a patch)"
+        )
+    shape = [size or 1 for size in subject.spec.shape]
+    images = ReadyImages(np.zeros((0, *shape), subject.spec.dtype), subject.spec.dtype)
+    annotations = Annotations(np.zeros(0, np.int64))
+    calibration, selection, test = (Suite.whole(n, images, annotations) for n in PART_NAMES)
+    parts = Parts(calibration, selection, test, (), f"{_NO_IMAGES.capitalize()}.")
+    dataset = Dataset(images, annotations, None, "", labelled=False)
+    subject = with_inputs(subject, settings, None)
+    return _bench(subject, settings, dataset, parts, _NO_IMAGES, all_outputs=all_outputs)
+
+
+def _leads_elsewhere(subject: Subject, settings: Settings, sites: Collection[str]) -> bool:
+    """Whether a needed site leads to other outputs alone, or no site leads to the judged one."""
+    own, every = (_survey(subject, settings, output).sites for output in (subject.output, None))
+    known, others = {site.name for site in own}, {site.name for site in every}
+    return not known or any(name in others - known for name in sites)
+
+
+def _bench(
+    subject: Subject,
+    settings: Settings,
+    dataset: Dataset,
+    parts: Parts,
+    why: str,
+    *,
+    all_outputs: bool,
+) -> Bench:
+    output = None if all_outputs else subject.output
+    found = _survey(subject, settings, output)
+    working = found
+    if subject.working is not subject.model:
+        working = _survey(subject, settings, output, model=subject.working)
+    return Bench(
+        subject,
+        settings,
+        found,
+        working,
+        Roster(select_sites(found, settings.sites)),
+        as_declared(subject.working, subject.input_name),
+        dataset,
+        parts,
+        None,
+        0,
+        unjudged=why,
+        all_outputs=all_outputs,
+    )
+
+
+def _survey(
+    subject: Subject, settings: Settings, output: str | None, *, model: ModelProto | None = None
+) -> Survey:
+    return survey(
+        subject.model if model is None else model,
+        output=output,
+        at=settings.sites_at,
+        include=settings.include,
+    )

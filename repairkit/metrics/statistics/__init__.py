@@ -1,0 +1,1 @@
+"""Intervals, paired tests and limits: what a figure is worth."""

@@ -1,0 +1,281 @@
+"""Honest figures of one model, or of the change between two, on the images of one suite.
+
+Intervals come from a bootstrap over images, stratified by group: every resample draws, within each
+group, as many images as there are, with replacement, and the limits are percentiles of the
+resampled figures (Efron & Tibshirani 1993, chapter 13), widened to hold the figure itself. Where
+that fails for a share of right answers (all are right, or wrong, or there are fewer than 30), the
+interval is Wilson's. The groups' sizes are taken as fixed: they were chosen rather than found.
+
+A bootstrap also cannot imagine changes that it never saw: where 4 images are lost and none is
+gained, nearly every resample loses some. So the interval of a change of a share is drawn out to
+hold 0 where an exact sign test of the images that changed calls the change chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.attacked import is_attacked
+from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.metric import Metric
+from repairkit.core.patch import Evaluation, Figure
+from repairkit.core.suite import Annotations, Indices
+from repairkit.metrics.groups import GroupMetric
+from repairkit.metrics.outputs import OutputForm
+from repairkit.metrics.robustness import adversarial
+from repairkit.metrics.statistics.bootstrap import (
+    FigureTable,
+    Means,
+    figures_with_intervals,
+    resampled_sets,
+)
+from repairkit.metrics.statistics.paired import binomial_tail
+
+FEWEST_FOR_BOOTSTRAP = 30
+"""With fewer images, percentiles of a resampled share are too narrow."""
+
+
+@dataclass(frozen=True)
+class _Resampling:
+    """How intervals are to be found."""
+
+    n_resamples: int
+    confidence: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.n_resamples < 1 or not 0.0 < self.confidence < 1.0:
+            raise SettingsError(
+                f"{self.n_resamples} resamples at confidence {self.confidence:g} give no "
+                f"interval; use at least 1 (better 1000) and a confidence between 0 and 1"
+            )
+
+
+def evaluate(
+    outputs: NDArray[Any],
+    annotations: Annotations,
+    metrics: Sequence[Metric],
+    *,
+    form: OutputForm | None,
+    suite: str,
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int,
+) -> Evaluation:
+    """The model's metrics on these images, and its accuracy in each group that is present.
+
+    Every figure has a percentile bootstrap interval, except that accuracies (overall, of a group,
+    of a class, of the worst group) that are 0 or 1, or rest on fewer than 30 images, have Wilson's;
+    for group_accuracy, images count as Kish's effective number of them. A penalty of exactly 0 may
+    have an interval without width: the bootstrap cannot imagine mistakes that it never saw. A
+    difference or ratio of rates that no two groups have is NaN, and has no interval. A
+    metric of the user's that gives one number for all images is called once per resample. For a
+    regressor, or a `form` of None, `groups` is empty.
+
+    Raises:
+        DataError: No images, not as many outputs, or a metric lacks a class or a group.
+        SettingsError: `n_resamples` or `confidence` makes no sense, or a user's metric fails.
+    """
+    resampling = _Resampling(n_resamples, confidence, seed)
+    _check_lengths(outputs, annotations, suite)
+    means = _means(outputs, annotations, metrics, form)
+    sets = [metric for metric in metrics if not metric.per_image]
+    set_figures = partial(resampled_sets, outputs, annotations, sets)
+    found = _found(means, set_figures, sets, annotations, resampling)
+    for name, n_effective in _shares(means, outputs, annotations, metrics).items():
+        found[name] = _wilson_if_needed(found[name], n_effective, confidence)
+    overall = {metric.name: found[metric.name] for metric in metrics}
+    sizes = _group_sizes(annotations)
+    groups = {name: found[_of_group(name)] for name in sizes if _of_group(name) in found}
+    return Evaluation(suite, len(annotations), overall, groups, sizes)
+
+
+def difference(
+    outputs_before: NDArray[Any],
+    outputs_after: NDArray[Any],
+    annotations: Annotations,
+    metrics: Sequence[Metric],
+    *,
+    form: OutputForm | None,
+    suite: str = "test",
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int,
+) -> dict[str, Figure]:
+    """What a change to the model did: after less before, on the same images.
+
+    Holds each metric by its name and the accuracy of each present group as `accuracy:GROUP`. All
+    intervals are percentiles of a paired bootstrap: both models are judged on the same resamples.
+    Models that answer alike differ by exactly 0, with no width. The interval of a share that counts
+    its images alike (an accuracy overall, of a group or of a class) lies on one side of 0 only
+    where an exact one-sided sign test agrees, at 5 % for a confidence of 95 %: 5 images must have
+    changed at the least, all in one direction.
+
+    Raises:
+        DataError: As for `evaluate`.
+        SettingsError: As for `evaluate`.
+    """
+    resampling = _Resampling(n_resamples, confidence, seed)
+    _check_lengths(outputs_before, annotations, suite)
+    _check_lengths(outputs_after, annotations, suite)
+    before = _means(outputs_before, annotations, metrics, form)
+    after = _means(outputs_after, annotations, metrics, form)
+    change = Means(before.names, after.scores - before.scores, before.weights)
+    sets = [metric for metric in metrics if not metric.per_image]
+
+    def set_figures(draws: Indices) -> FigureTable:
+        now = resampled_sets(outputs_after, annotations, sets, draws)
+        return now - resampled_sets(outputs_before, annotations, sets, draws)
+
+    found = _found(change, set_figures, sets, annotations, resampling)
+    for name, scores, weights in zip(change.names, change.scores.T, change.weights.T, strict=True):
+        if _may_be_chance(scores[weights > 0], weights[weights > 0], 1 - confidence):
+            found[name] = _with_zero(found[name])
+    # Metrics first, in the caller's order, then the groups.
+    return {metric.name: found[metric.name] for metric in metrics} | found
+
+
+def wilson(successes: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a share (Wilson 1927); `n` may be an effective number."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At the ends the limit is the share itself; rounding would miss it.
+    return (
+        0.0 if share <= 0.0 else max(0.0, centre - reach),
+        1.0 if share >= 1.0 else min(1.0, centre + reach),
+    )
+
+
+def _found(
+    means: Means,
+    set_figures: Callable[[Indices], FigureTable],
+    sets: Sequence[Metric],
+    annotations: Annotations,
+    resampling: _Resampling,
+) -> dict[str, Figure]:
+    """Figures by name: those of means, the groups' among them, then those of sets."""
+    strata = annotations.groups
+    if strata is None:
+        strata = np.zeros(len(annotations), np.int64)
+    if is_attacked(annotations):
+        strata = 2 * strata + adversarial(annotations)
+    intervals = figures_with_intervals(
+        lambda draws: np.hstack([means.resampled(draws), set_figures(draws)]),
+        strata,
+        n_resamples=resampling.n_resamples,
+        confidence=resampling.confidence,
+        seed=resampling.seed,
+    )
+    names = [*means.names, *(metric.name for metric in sets)]
+    return dict(zip(names, intervals, strict=True))
+
+
+def _means(
+    outputs: NDArray[Any],
+    annotations: Annotations,
+    metrics: Sequence[Metric],
+    form: OutputForm | None,
+) -> Means:
+    """The metrics that are means over images, then the accuracy in each present group."""
+    columns = {
+        metric.name: (metric.score(outputs, annotations), metric.weights(annotations))
+        for metric in metrics
+        if metric.per_image
+    }
+    if annotations.groups is not None and form is not None and form.kind != "values":
+        hits = (form.predictions(outputs) == annotations.labels).astype(np.float64)
+        for name in _group_sizes(annotations):
+            members = _plain_groups(annotations) == annotations.group_names.index(name)
+            columns[_of_group(name)] = (hits, members / members.sum())
+    if not columns:
+        return Means((), *np.zeros((2, len(annotations), 0)))
+    scores, weights = zip(*columns.values(), strict=True)
+    return Means(tuple(columns), np.column_stack(scores), np.column_stack(weights))
+
+
+def _shares(
+    means: Means, outputs: NDArray[Any], annotations: Annotations, metrics: Sequence[Metric]
+) -> dict[str, float]:
+    """The effective number of images (Kish 1965) of each figure that is a share of images."""
+    ranges = {metric.name: metric.score_range for metric in metrics}
+    shares = {}
+    for name, scores, weights in zip(means.names, means.scores.T, means.weights.T, strict=True):
+        right_or_wrong = np.isin(scores[weights > 0], (0.0, 1.0)).all()
+        low, high = ranges.get(name, (0.0, 1.0))
+        open_range = np.isinf(low) and np.isinf(high)
+        if right_or_wrong and (open_range or (low, high) == (0.0, 1.0)):
+            shares[name] = float(weights.sum() ** 2 / (weights**2).sum())
+    for metric in metrics:
+        if isinstance(metric, GroupMetric) and metric.n_behind is not None:
+            shares[metric.name] = float(metric.n_behind(metric.tally(outputs, annotations)))
+    return shares
+
+
+def _wilson_if_needed(figure: Figure, n_images: float, confidence: float) -> Figure:
+    if math.isnan(figure.value) or (0.0 < figure.value < 1.0 and n_images >= FEWEST_FOR_BOOTSTRAP):
+        return figure
+    low, high = wilson(figure.value * n_images, n_images, confidence=confidence)
+    return Figure(figure.value, min(low, figure.value), max(high, figure.value))
+
+
+def _may_be_chance(changes: FigureTable, weights: FigureTable, level: float) -> bool:
+    """Whether a sign test cannot tell gains from losses; of shares of equal images alone.
+
+    Args:
+        changes: of each image that counts, (n,): 1 gained, -1 lost, 0 as it was.
+        weights: of these images, (n,).
+        level: of the one-sided test.
+    """
+    alike = not len(weights) or bool(np.ptp(weights) <= 1e-9 * weights.max())
+    if not alike or not np.isin(changes, (-1.0, 0.0, 1.0)).all():
+        return False
+    gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
+    return binomial_tail(max(gained, lost), gained + lost) > level
+
+
+def _with_zero(found: Figure) -> Figure:
+    return Figure(found.value, min(found.ci_low, 0.0), max(found.ci_high, 0.0))
+
+
+def _group_sizes(annotations: Annotations) -> dict[str, int]:
+    """How many images of each group there are; groups without any are left out."""
+    if annotations.groups is None:
+        return {}
+    groups = _plain_groups(annotations)
+    sizes = np.bincount(groups[groups >= 0], minlength=len(annotations.group_names))
+    return {
+        name: int(size) for name, size in zip(annotations.group_names, sizes, strict=True) if size
+    }
+
+
+def _plain_groups(annotations: Annotations) -> NDArray[np.int64]:
+    """The group of each image; -1 for one that an attack made, by which no group is judged."""
+    assert annotations.groups is not None
+    if not is_attacked(annotations):
+        return annotations.groups
+    plain: NDArray[np.int64] = np.where(adversarial(annotations), -1, annotations.groups)
+    return plain
+
+
+def _of_group(name: str) -> str:
+    return f"accuracy:{name}"
+
+
+def _check_lengths(outputs: NDArray[Any], annotations: Annotations, suite: str) -> None:
+    if not len(annotations):
+        raise DataError(f"suite {suite!r} holds no images; give it a share of the data")
+    if len(outputs) != len(annotations):
+        raise DataError(
+            f"suite {suite!r} has {len(annotations)} labels and {len(outputs)} outputs; run the "
+            f"model on exactly the suite's images, in their order"
+        )

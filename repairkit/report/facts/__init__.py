@@ -1,0 +1,1 @@
+"""What pages and cards say, taken from finished results."""

@@ -162,7 +162,7 @@ def understood(kind: str, words: tuple[str, ...]) -> tuple[Settings, Any]:
         raise SettingsError("all is told")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys.modules[f"repairkit.cli.{kind}_command"], kind, instead)
+        patched.setattr(sys.modules[f"repairkit.cli.commands.{kind}"], kind, instead)
         assert run([kind, *words, "-o", "made.onnx"]) == 1
     assert found
     return found[0]

@@ -103,7 +103,7 @@ def uses_of_any(modules: Iterable[Module]) -> list[Offender]:
 
 
 def arrays_of_any(modules: Iterable[Module]) -> list[Offender]:
-    """How often each module says `NDArray[Any]`."""
+    """How often each module says `Array`."""
     return _per_module(
         modules,
         lambda node: (
@@ -343,7 +343,7 @@ def _code_rows(modules: Sequence[Module]) -> Iterator[Row]:
     yield Row("Any per 1,000 lines", _rate(uses, modules), _lines(uses))
     yield Row("  Any in all", f"{_total(uses):,}")
     arrays = arrays_of_any(modules)
-    yield Row("  of these NDArray[Any]", f"{_total(arrays):,}", _lines(arrays))
+    yield Row("  of these Array", f"{_total(arrays):,}", _lines(arrays))
     silenced = suppressions(modules)
     yield Row("suppressions per 1,000 lines", _rate(silenced, modules), _lines(silenced))
     yield Row("  suppressions in all", f"{_total(silenced):,}")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Annotations, Suite
@@ -157,9 +158,9 @@ class Judge:
     bench: Bench
     fresh: Suite
     groups: NDArray[np.int64]
-    before: NDArray[Any]
+    before: Array
 
-    def outputs(self, patch: Patch) -> NDArray[Any]:
+    def outputs(self, patch: Patch) -> Array:
         """The patched model's, by a session of the baked file."""
         subject, batching = self.bench.subject, self.bench.batching
         model = bake(batching.model, patch, found=self.bench.found).model
@@ -168,7 +169,7 @@ class Judge:
         )
         return run_suite(runner, self.fresh, self.bench.batch_size)
 
-    def changes(self, after: NDArray[Any]) -> tuple[dict[str, float], float]:
+    def changes(self, after: Array) -> tuple[dict[str, float], float]:
         """True changes by figure, and the largest fall of a group's accuracy."""
         assert self.bench.form is not None
         about = self.fresh.annotations
@@ -181,7 +182,7 @@ class Judge:
 
 
 def _figures(
-    outputs: NDArray[Any], about: Annotations, groups: NDArray[np.int64], form: OutputForm
+    outputs: Array, about: Annotations, groups: NDArray[np.int64], form: OutputForm
 ) -> tuple[dict[str, float], NDArray[np.float64]]:
     """All figures that may be promised, and the accuracy of each group."""
     right = form.predictions(outputs) == about.labels

@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from repairkit.core.arrays import Array
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.long_run import Part, Truth, cached, long_run, one_by_one
@@ -88,7 +90,7 @@ def digits() -> Images:
 
 def fashion() -> Images:
     """Fashion-MNIST, 10,000 images to train with and 10,000 to judge by."""
-    parts: list[NDArray[Any]] = []
+    parts: list[Array] = []
     for name in ("fashion_train10k", "fashion_test10k"):
         path = ZOO / "data" / f"{name}.npz"
         if not path.exists():

@@ -14,6 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Suite
@@ -36,12 +37,12 @@ ZOO = Path(__file__).parents[2] / "shared" / "zoo" / "models"
 class Images:
     """Images in memory."""
 
-    array: NDArray[Any]
+    array: Array
 
     def __len__(self) -> int:
         return len(self.array)
 
-    def batch(self, indices: NDArray[np.intp]) -> NDArray[Any]:
+    def batch(self, indices: NDArray[np.intp]) -> Array:
         return self.array[indices]
 
 

@@ -19,6 +19,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
+from repairkit.core.arrays import Array
+
 ZOO = Path(os.environ.get("REPAIRKIT_ZOO", Path(__file__).resolve().parents[2] / "shared" / "zoo"))
 ONNX_DATA = Path(onnx.backend.test.__file__).parent / "data"
 LAYERS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv"}
@@ -146,7 +148,7 @@ def write_data(wild: Wild, path: Path, model: ModelProto, n_images: int) -> str:
     return "generated images, the model's own answers as labels"
 
 
-def _generated(shape: list[int], dtype: np.dtype[Any], n_images: int) -> NDArray[Any]:
+def _generated(shape: list[int], dtype: np.dtype[Any], n_images: int) -> Array:
     """Noise that is smooth at several scales, as photographs are."""
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((n_images, *shape))
@@ -160,7 +162,7 @@ def _generated(shape: list[int], dtype: np.dtype[Any], n_images: int) -> NDArray
     return (2 * noise - 1).astype(dtype)
 
 
-def _answers(path: Path, model: ModelProto, name: str, images: NDArray[Any]) -> NDArray[np.int64]:
+def _answers(path: Path, model: ModelProto, name: str, images: Array) -> NDArray[np.int64]:
     onnx.save(model, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     dims = session.get_inputs()[0].shape
@@ -176,7 +178,7 @@ def _answers(path: Path, model: ModelProto, name: str, images: NDArray[Any]) -> 
     return (labels > 0).astype(np.int64) if n_classes == 1 else labels
 
 
-def _save(path: Path, images: NDArray[Any], labels: NDArray[Any]) -> None:
+def _save(path: Path, images: Array, labels: Array) -> None:
     np.savez(path, x=images, y=labels)
 
 

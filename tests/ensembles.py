@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from repairkit.core.arrays import Array
+
 MODES = {
     "BRANCH_LEQ": np.less_equal,
     "BRANCH_LT": np.less,
@@ -32,7 +34,7 @@ class Tree:
     yes: Tree | None = None
     no: Tree | None = None
 
-    def reached(self, row: NDArray[Any]) -> dict[int, float]:
+    def reached(self, row: Array) -> dict[int, float]:
         """The weights of the leaf that a row reaches."""
         if self.weights is not None:
             return self.weights
@@ -52,7 +54,7 @@ class Forest:
     n_columns: int
     dtype: str
 
-    def yields(self, rows: NDArray[Any]) -> NDArray[Any]:
+    def yields(self, rows: Array) -> Array:
         """What each tree yields alone: (n_rows, n_trees, n_columns)."""
         found = np.zeros((len(rows), len(self.trees), self.n_columns), self.dtype)
         for r, row in enumerate(rows):

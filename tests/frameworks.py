@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from repairkit.core.arrays import Array
 from repairkit.core.framework import Layer
 
 SIDE, CLASSES = 12, 4
@@ -34,7 +35,7 @@ class TorchModel:
     def layers(self) -> tuple[Layer, ...]:
         return ()
 
-    def outputs(self, images: NDArray[Any]) -> NDArray[Any]:
+    def outputs(self, images: Array) -> Array:
         with torch.no_grad():
             return self.network(self._tensor(images)).numpy()
 
@@ -42,8 +43,8 @@ class TorchModel:
         raise NotImplementedError
 
     def loss_gradients(
-        self, images: NDArray[Any], labels: NDArray[np.intp]
-    ) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        self, images: Array, labels: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], Array]:
         shown = torch.from_numpy(images).requires_grad_()
         losses = nn.functional.cross_entropy(
             self.network(self._tensor(shown)), torch.from_numpy(labels), reduction="none"

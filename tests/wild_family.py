@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from repairkit.core.arrays import Array
 
 SIDE = 8
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 21)
@@ -40,12 +41,12 @@ class Member:
     """A model, data for it without labels, and constants for inputs that the data does not feed."""
 
     model: ModelProto = field(repr=False)
-    arrays: dict[str, NDArray[Any]] = field(repr=False)
+    arrays: dict[str, Array] = field(repr=False)
     inputs: dict[str, str]
     recipe: str
 
     @property
-    def feeds(self) -> dict[str, NDArray[Any]]:
+    def feeds(self) -> dict[str, Array]:
         """What ONNX Runtime is fed with the first image."""
         wanted = {v.name: v for v in self.model.graph.input}
         stored = {t.name for t in self.model.graph.initializer}
@@ -68,7 +69,7 @@ class _Build:
     opset: int
     dtype: np.dtype[Any]
     nodes: list[NodeProto] = field(default_factory=list)
-    stored: dict[str, NDArray[Any]] = field(default_factory=dict)
+    stored: dict[str, Array] = field(default_factory=dict)
     recipe: list[str] = field(default_factory=list)
     constant_nodes: bool = False
     n: int = 0
@@ -83,7 +84,7 @@ class _Build:
         self.n += 1
         return f"{stem}_{self.n}"
 
-    def weight(self, array: NDArray[Any], stem: str = "w") -> str:
+    def weight(self, array: Array, stem: str = "w") -> str:
         """Store an array as an initializer, or in a `Constant` node."""
         name = self.fresh(stem)
         if self.constant_nodes:
@@ -93,7 +94,7 @@ class _Build:
             self.stored[name] = array
         return name
 
-    def floats(self, *shape: int, spread: float = 0.5) -> NDArray[Any]:
+    def floats(self, *shape: int, spread: float = 0.5) -> Array:
         return (spread * self.rng.standard_normal(shape)).astype(self.dtype)
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
@@ -145,7 +146,7 @@ def members(draw: st.DrawFn) -> Member:
 
 def _open(
     build: _Build, batch: str
-) -> tuple[_Maps, list[ValueInfoProto], dict[str, NDArray[Any]], dict[str, str]]:
+) -> tuple[_Maps, list[ValueInfoProto], dict[str, Array], dict[str, str]]:
     """The inputs, their data, and the tensor that the first layer reads."""
     channels = build.one_of(1, 2, 3)
     stored = build.one_of(build.dtype, build.dtype, np.dtype("uint8"), np.dtype("int8"))
@@ -253,7 +254,7 @@ def _convolution(build: _Build, maps: _Maps, kind: str, *, channels: int | None 
     return _Maps(_activated(build, name, activation), out, side)
 
 
-def _codes(build: _Build, kernel: NDArray[Any]) -> str:
+def _codes(build: _Build, kernel: Array) -> str:
     """The kernel as 8-bit codes behind `DequantizeLinear`."""
     scale = np.array(np.abs(kernel).max() / 127, np.float32)
     codes = np.rint(kernel / scale).astype(np.int8)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from repairkit.api.jobs import open_job
+from repairkit.core.arrays import Array
 from repairkit.core.filters import Filter
 from repairkit.core.framework import FrameworkModel
 from repairkit.graph.stored.files import read_model
@@ -145,9 +144,7 @@ def verify(
     )
 
 
-def _for_proof(
-    subject: Subject, job: Settings
-) -> tuple[Subject, NDArray[Any] | None, dict[str, NDArray[Any]]]:
+def _for_proof(subject: Subject, job: Settings) -> tuple[Subject, Array | None, dict[str, Array]]:
     """The first images of the data, if there is any, and what the model takes beside them."""
     if job.data is None:
         return with_inputs(subject, job, None), None, {}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 
-FilterMeans = dict[str, NDArray[Any]]
+FilterMeans = dict[str, Array]
 """What each filter yields when absent: site name to an array of the site's `level_shape`."""
 
 

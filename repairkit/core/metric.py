@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.suite import Annotations
 
 
@@ -43,6 +44,6 @@ class Metric(Protocol):
         """Shape (n_images,)."""
         ...
 
-    def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def score(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         """Shape (n_images,) where `per_image` is true, else ()."""
         ...

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from repairkit.core.arrays import Array
 
 Indices = NDArray[np.intp]
 
@@ -17,7 +19,7 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Indices) -> NDArray[Any]:
+    def batch(self, indices: Indices) -> Array:
         """Images of shape (len(indices), *model input without its batch axis), model's dtype."""
         ...
 
@@ -31,11 +33,11 @@ class Annotations:
     column as it came.
     """
 
-    labels: NDArray[Any]
+    labels: Array
     groups: NDArray[np.int64] | None = None
     group_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
-    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    attributes: Mapping[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,11 +100,11 @@ class Suite:
             return self
         return self.take(np.linspace(0, len(self) - 1, most).round().astype(np.intp))
 
-    def batch(self, positions: Indices) -> NDArray[Any]:
+    def batch(self, positions: Indices) -> Array:
         """Images of shape (len(positions), *model input without its batch axis)."""
         return self.images.batch(self.indices[positions])
 
-    def feeds(self, positions: Indices) -> dict[str, NDArray[Any]]:
+    def feeds(self, positions: Indices) -> dict[str, Array]:
         """What the model takes beside the images: a row per image, by the names of inputs."""
         rows = self.indices[positions]
         return {name: source.batch(rows) for name, source in self.further.items()}

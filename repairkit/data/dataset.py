@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.suite import Annotations, ImageSource
 
 
@@ -34,7 +34,7 @@ class Dataset:
     left_out: tuple[str, ...] = ()
     labelled: bool = True
     further: Mapping[str, ImageSource] = field(default_factory=dict)
-    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,16 +56,16 @@ class Records:
     first, for they cost nothing. `left_out` says what was not read and why.
     """
 
-    labels: NDArray[Any] | None
+    labels: Array | None
     locate: Callable[[int], str]
     load: Callable[[], LoadedImages]
-    split: NDArray[Any] | None = None
-    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    split: Array | None = None
+    attributes: Mapping[str, Array] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     further: Mapping[str, ImageSource] = field(default_factory=dict)
-    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
 
 
 def digest_records(records: Records, images_digest: str) -> str:
@@ -93,7 +93,7 @@ def copies_note(digests: Sequence[str]) -> tuple[str, ...]:
     return (f"{n_copies} image(s) are copies of another one; copies can fall into different parts",)
 
 
-def digest_array(digest: hashlib._Hash, array: NDArray[Any]) -> None:
+def digest_array(digest: hashlib._Hash, array: Array) -> None:
     """Feed an array's type, shape and values; text counts by value, whatever its stored width."""
     if array.dtype.kind == "U":
         digest.update(json.dumps(array.tolist()).encode())

@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice, product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError
 from repairkit.core.process.text import clean
 from repairkit.core.suite import Annotations
@@ -24,7 +24,7 @@ LABEL = "label"
 _SHOWN = 8
 
 
-def columns_to_group(annotations: Annotations, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+def columns_to_group(annotations: Annotations, wanted: Sequence[str]) -> dict[str, Array]:
     """The columns that may make groups: the attributes, and `label`, the names of the classes.
 
     An attribute of that name, which only an archive can have, stands for itself.
@@ -49,7 +49,7 @@ def columns_to_group(annotations: Annotations, wanted: Sequence[str]) -> dict[st
 
 
 def empty_crosses(
-    attributes: Mapping[str, NDArray[Any]], columns: Sequence[str], names: Collection[str]
+    attributes: Mapping[str, Array], columns: Sequence[str], names: Collection[str]
 ) -> tuple[str, ...]:
     """A note where values that occur in several columns never occur together.
 
@@ -73,7 +73,7 @@ def empty_crosses(
 
 
 def cross_groups(
-    attributes: Mapping[str, NDArray[Any]],
+    attributes: Mapping[str, Array],
     columns: Sequence[str],
     locate: Callable[[int], str],
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -96,9 +96,7 @@ def cross_groups(
     return groups.astype(np.int64), tuple(names.tolist())
 
 
-def _texts(
-    attributes: Mapping[str, NDArray[Any]], column: str, locate: Callable[[int], str]
-) -> list[str]:
+def _texts(attributes: Mapping[str, Array], column: str, locate: Callable[[int], str]) -> list[str]:
     column = clean(column)
     if column not in attributes:
         known = list(attributes)

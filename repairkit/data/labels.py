@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError
 from repairkit.core.process.text import clean
 from repairkit.data.names import did_you_mean, listing
@@ -38,13 +39,13 @@ class Labels:
     `how` says in words how they were read.
     """
 
-    values: NDArray[Any]
+    values: Array
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     how: str = ""
 
 
-def read_targets(raw: NDArray[Any], locate: Locate) -> Labels:
+def read_targets(raw: Array, locate: Locate) -> Labels:
     """Targets of a regressor from numbers or text, (n_images,).
 
     Raises:
@@ -64,7 +65,7 @@ def read_targets(raw: NDArray[Any], locate: Locate) -> Labels:
 
 
 def read_classes(
-    raw: NDArray[Any], class_names: Sequence[str], n_classes: int | None, locate: Locate
+    raw: Array, class_names: Sequence[str], n_classes: int | None, locate: Locate
 ) -> Labels:
     """Class numbers from numbers or from names, (n_images,); see the head of this module.
 
@@ -97,7 +98,7 @@ def read_classes(
     return _numbered_by_sorting(texts, n_classes, locate, notes)
 
 
-def _texts(raw: NDArray[Any], locate: Locate) -> list[str]:
+def _texts(raw: Array, locate: Locate) -> list[str]:
     """Labels as text; refuses what is missing and numbers that are no class numbers."""
     if raw.dtype.kind == "f":
         _refuse_not_finite(raw, locate)
@@ -117,7 +118,7 @@ def _mapped(texts: Sequence[str], numbers: dict[str, int]) -> NDArray[np.int64]:
     return np.array([numbers[text] for text in texts], dtype=np.int64)
 
 
-def _respelt(raw: NDArray[Any], texts: Sequence[str]) -> tuple[str, ...]:
+def _respelt(raw: Array, texts: Sequence[str]) -> tuple[str, ...]:
     n_other = n_respelt(raw.tolist(), texts) if raw.dtype.kind == "U" else 0
     if not n_other:
         return ()
@@ -196,7 +197,7 @@ def _class_numbers(texts: Sequence[str], limit: int | None, locate: Locate) -> N
     )
 
 
-def _refuse_broken(numbers: NDArray[Any], shown: NDArray[Any], locate: Locate) -> None:
+def _refuse_broken(numbers: Array, shown: Array, locate: Locate) -> None:
     broken = numbers != np.rint(numbers)
     if broken.any():
         index = int(broken.argmax())
@@ -206,7 +207,7 @@ def _refuse_broken(numbers: NDArray[Any], shown: NDArray[Any], locate: Locate) -
         )
 
 
-def _refuse_not_finite(values: NDArray[Any], locate: Locate) -> None:
+def _refuse_not_finite(values: Array, locate: Locate) -> None:
     bad = ~np.isfinite(values)
     if bad.any():
         index = int(bad.argmax())

@@ -6,11 +6,11 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.data.labels import HOW_NUMBERED, HOW_NUMBERS, HOW_TRUTH
 
 _MOST_SPELT = 30  # classes that a message may name one by one
@@ -33,7 +33,7 @@ class Order:
 
 
 def class_orders(
-    labels: NDArray[Any],
+    labels: Array,
     class_names: Sequence[str],
     how: str,
     n_classes: int,
@@ -70,7 +70,7 @@ def class_orders(
 
 
 def _sorted_otherwise(
-    names: list[str], labels: NDArray[Any], how: str, from_folder: bool
+    names: list[str], labels: Array, how: str, from_folder: bool
 ) -> Iterator[tuple[str, list[str]]]:
     yield ("the two classes swapped" if len(names) == 2 else "classes reversed"), names[::-1]
     if how == HOW_TRUTH:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.process.text import clean
 from repairkit.core.suite import Annotations
@@ -275,7 +275,7 @@ def _archive_records(
     )
 
 
-def _column(path: Path, name: str, array: NDArray[Any], n_images: int) -> NDArray[Any]:
+def _column(path: Path, name: str, array: Array, n_images: int) -> Array:
     if array.shape == (n_images, 1):
         array = array[:, 0]
     if array.shape != (n_images,):
@@ -294,7 +294,7 @@ def _column(path: Path, name: str, array: NDArray[Any], n_images: int) -> NDArra
         ) from error
 
 
-def _hint(name: str, array: NDArray[Any]) -> str:
+def _hint(name: str, array: Array) -> str:
     """What to do with labels that are rows of zeros and a one."""
     if name != "y" or array.ndim != 2 or array.dtype.kind not in "fiub":
         return ""

@@ -8,11 +8,12 @@ that many small strata do not add up to one large error.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+
+from repairkit.core.arrays import Array
 
 _MAX_BINS = 10
 _IMAGES_PER_BIN = 10
@@ -23,7 +24,7 @@ Quotas = NDArray[np.float64]
 
 
 def draw_shares(
-    labels: NDArray[Any],
+    labels: Array,
     groups: NDArray[np.int64] | None,
     shares: Sequence[float],
     rng: Generator,
@@ -48,12 +49,13 @@ def draw_shares(
     return drawn
 
 
-def label_bins(labels: NDArray[Any]) -> NDArray[np.int64]:
+def label_bins(labels: Array) -> NDArray[np.int64]:
     """The stratum of each label, (n_images,): the label itself, or for targets their quantile."""
     if labels.dtype.kind != "f":
         return np.unique(labels, return_inverse=True)[1].astype(np.int64)
     n_bins = min(_MAX_BINS, max(1, len(labels) // _IMAGES_PER_BIN))
-    edges = np.quantile(labels, np.arange(1, n_bins) / n_bins) if len(labels) else []
+    inner = np.arange(1, n_bins) / n_bins if len(labels) else np.zeros(0)
+    edges: Array = np.quantile(labels, inner) if len(labels) else inner
     return np.searchsorted(edges, labels, side="right").astype(np.int64)
 
 

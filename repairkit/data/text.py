@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.process.text import clean
 
 _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
@@ -27,7 +27,7 @@ _PLAIN_NUMBER = re.compile(
 _MOST_DIGITS = 18
 
 
-def clean_column(texts: NDArray[Any]) -> NDArray[Any]:
+def clean_column(texts: Array) -> Array:
     """A column of text, cleaned; a column of another type as it is."""
     if texts.dtype.kind != "U":
         return texts
@@ -46,12 +46,12 @@ def as_text(value: Any) -> str:
     return clean(str(value))
 
 
-def as_texts(column: NDArray[Any]) -> list[str]:
+def as_texts(column: Array) -> list[str]:
     """A column of any type as text, see `as_text`."""
     return [as_text(value) for value in column.tolist()]
 
 
-def text_column(column: NDArray[Any]) -> NDArray[Any]:
+def text_column(column: Array) -> Array:
     """A column of any type as a column of text; one of text as it is."""
     if column.dtype.kind == "U":
         return column
@@ -64,7 +64,7 @@ def whole_number(text: str) -> int | None:
     return int(found[1]) if found is not None else None
 
 
-def typed_column(texts: NDArray[Any]) -> NDArray[Any]:
+def typed_column(texts: Array) -> Array:
     """A cleaned column of text as int64 or float64 where it holds plain numbers, else as it is.
 
     An empty cell of a column of numbers is a missing value, NaN.

@@ -7,11 +7,12 @@ mask by mask, and is the judge in tests; the fast one in `engine/fast.py` shares
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import Roster
 from repairkit.core.game import Coalitions, Executor
 from repairkit.core.suite import Indices, Suite
@@ -21,7 +22,7 @@ from repairkit.graph.coalitions.instrument import mask_name, mask_shape
 
 _RUNS_PER_PIECE = 8
 
-Reduce = Callable[[NDArray[Any], Indices], NDArray[Any]]
+Reduce = Callable[[Array, Indices], Array]
 """Outputs and positions of some images to what is kept of them, first axis (n_images,)."""
 
 
@@ -35,7 +36,7 @@ class Evaluator(Protocol):
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
-    ) -> NDArray[Any]:
+    ) -> Array:
         """What `reduce` keeps of every image under every row: shape (n_rows, n_images, ...).
 
         `images` (n_rows, n_images) are positions in the suite; None is the whole suite, in order.
@@ -43,7 +44,7 @@ class Evaluator(Protocol):
         ...
 
 
-def keep_all(outputs: NDArray[Any], positions: Indices) -> NDArray[Any]:  # noqa: ARG001 (a Reduce)
+def keep_all(outputs: Array, positions: Indices) -> Array:  # noqa: ARG001 (a Reduce)
     """Keep the outputs themselves."""
     return outputs
 
@@ -91,21 +92,21 @@ class MaskEvaluator:
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
-    ) -> NDArray[Any]:
+    ) -> Array:
         """See `Evaluator`."""
         if images is None:
             pieces = self._pieces(np.arange(len(self.suite)))
             parts = self.executor.map(lambda piece: self._all(coalitions, piece, reduce), pieces)
             return np.concatenate(list(parts), axis=1)
 
-        def answer_row(number: int) -> NDArray[Any]:
+        def answer_row(number: int) -> Array:
             row = coalitions[number : number + 1]
             parts = [self._all(row, piece, reduce) for piece in self._pieces(images[number])]
             return np.concatenate(parts, axis=1)
 
         return np.concatenate(list(self.executor.map(answer_row, range(len(coalitions)))))
 
-    def run(self, coalitions: Coalitions, positions: Indices) -> NDArray[Any]:
+    def run(self, coalitions: Coalitions, positions: Indices) -> Array:
         """One run: the outputs for images of the suite, under one row or a row for each image."""
         suite = self.suite
         return self._run(suite.batch(positions), coalitions, suite.feeds(positions))
@@ -116,14 +117,14 @@ class MaskEvaluator:
         size = self.batch_size if step is None else _RUNS_PER_PIECE * step
         return [positions[i : i + size] for i in range(0, len(positions), size)]
 
-    def _all(self, coalitions: Coalitions, positions: Indices, reduce: Reduce) -> NDArray[Any]:
+    def _all(self, coalitions: Coalitions, positions: Indices, reduce: Reduce) -> Array:
         """Every row on the same images."""
         batch, feeds = self.suite.batch(positions), self.suite.feeds(positions)
         return np.stack(
             [reduce(self._run(batch, row[None], feeds), positions) for row in coalitions]
         )
 
-    def _run(self, images: NDArray[Any], coalitions: Coalitions, feeds: Feeds) -> NDArray[Any]:
+    def _run(self, images: Array, coalitions: Coalitions, feeds: Feeds) -> Array:
         answers = self.runner.run(images, self._masks(coalitions), feeds)
         return answers[self.runner.outputs[0]]
 

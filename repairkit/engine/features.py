@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.patch import HeadChange
 from repairkit.engine.proof import Proof, equal_outputs
@@ -35,9 +35,9 @@ class Tapped:
         outputs: of the model, as it gives them.
     """
 
-    features: NDArray[Any] | None
+    features: Array | None
     scores: Floats
-    outputs: NDArray[Any]
+    outputs: Array
 
 
 class HeadReader:
@@ -66,7 +66,7 @@ class HeadReader:
             optimise=optimise,
         )
 
-    def read(self, images: NDArray[Any], feeds: Feeds | None = None) -> Tapped:
+    def read(self, images: Array, feeds: Feeds | None = None) -> Tapped:
         """Run the model on images of shape (n, *input).
 
         Raises:
@@ -107,7 +107,7 @@ def prove_head(
     patched: ModelProto,
     before: ModelProto,
     change: HeadChange,
-    images: NDArray[Any],
+    images: Array,
     *,
     input_name: str,
     step: int | None,
@@ -142,7 +142,7 @@ def prove_head(
 def _prove(
     models: tuple[ModelProto, ModelProto],
     change: HeadChange,
-    images: NDArray[Any],
+    images: Array,
     feeds: Feeds | None,
     input_name: str,
     step: int | None,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Roster
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
@@ -152,9 +152,9 @@ class ModelGame:
             return Outcomes(self._play_per_image(round))
         return Outcomes(np.concatenate(list(self._play_in_blocks(round))))
 
-    def outputs(self, coalition: NDArray[np.bool_]) -> NDArray[Any]:
+    def outputs(self, coalition: NDArray[np.bool_]) -> Array:
         """The model's outputs for every image of the suite, in order."""
-        answers: NDArray[Any] = self.evaluator.answer(coalition[None], None, keep_all)[0]
+        answers: Array = self.evaluator.answer(coalition[None], None, keep_all)[0]
         return answers
 
     def _play_per_image(self, round: Round) -> NDArray[np.float64]:
@@ -182,7 +182,7 @@ class ModelGame:
         self._bytes_per_image = outputs.nbytes / len(outputs) / max(len(drawn), 1)
         return np.stack(judged)
 
-    def _columns(self, outputs: NDArray[Any], images: Indices) -> NDArray[np.float64]:
+    def _columns(self, outputs: Array, images: Indices) -> NDArray[np.float64]:
         """The numbers of every image, one per scorer: shape (n_images, n_scorers)."""
         annotations = self.suite.annotations.take(images)
         scores = np.empty((len(images), len(self._asked)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
@@ -61,7 +61,7 @@ class Sums:
     total: NDArray[np.float64]
     count: int
 
-    def mean(self, site: Site) -> NDArray[Any]:
+    def mean(self, site: Site) -> Array:
         """As the levels of absent filters: float32, or float64 for trees."""
         return (self.total / self.count).astype(np.float32 if site.n_values is None else np.float64)
 
@@ -122,7 +122,7 @@ def measure_sums(
     )
     totals = {site.name: np.zeros(site.n_channels) for site in sites}
     counts = dict.fromkeys(totals, 0)
-    measure: Callable[[NDArray[Any]], NDArray[Any]] = np.abs if magnitude else np.asarray
+    measure: Callable[[Array], Array] = np.abs if magnitude else np.asarray
     chunk, start = 1, 0
     with stage("measuring means", total=len(suite)) as tell:
         while start < len(suite):

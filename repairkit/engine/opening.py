@@ -6,11 +6,10 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.game import Executor
@@ -85,7 +84,7 @@ class Candidates:
             return _ON_CPU
         return () if self.rounding.at_the_end else _ON_CPU[-1:]
 
-    def compile(self, way: str, sample: NDArray[Any], *, half: bool = False) -> Compiled | None:
+    def compile(self, way: str, sample: Array, *, half: bool = False) -> Compiled | None:
         """The model compiled in one of `WAYS`, None where that cannot be done.
 
         `sample` is one image, shape (1, *input); `half` asks for half precision, for masks alone.

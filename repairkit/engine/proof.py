@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.engine.runner import Feeds, Masks, Runner
 from repairkit.graph.seeding import seeded
@@ -57,7 +57,7 @@ def prove(
     patched: ModelProto,
     instrumented: ModelProto,
     masks: Masks,
-    images: NDArray[Any],
+    images: Array,
     *,
     input_name: str,
     step: int | None,
@@ -97,7 +97,7 @@ def prove(
 def _prove(
     models: tuple[ModelProto, ModelProto],
     masks: Masks,
-    images: NDArray[Any],
+    images: Array,
     feeds: Feeds | None,
     input_name: str,
     step: int | None,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import Filter, Site
 from repairkit.core.suite import Suite
 from repairkit.engine.runner import Runner
@@ -86,7 +86,7 @@ def measure_responses(
     return Responses(peaks, means, rows, columns, maps)
 
 
-def _channel(tensor: NDArray[Any], site: Site, channel: int) -> NDArray[np.float64]:
+def _channel(tensor: Array, site: Site, channel: int) -> NDArray[np.float64]:
     """One channel's responses, (n_images, positions...), codes turned into numbers."""
     taken = np.take(tensor, channel, axis=site.channel_axis % tensor.ndim).astype(np.float64)
     told: NDArray[np.float64] = taken if site.scale is None else (taken - site.zero) * site.scale

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.process.stages import stage
 from repairkit.engine.ort.company import differing_output, first_mixing_node, with_noise
@@ -24,7 +25,7 @@ from repairkit.graph.coalitions.zipmaps import without_zipmaps
 from repairkit.graph.facts.mixing import find_mixers, find_random
 
 Masks = Mapping[str, NDArray[np.bool_]]
-Feeds = Mapping[str, NDArray[Any]]
+Feeds = Mapping[str, Array]
 _RAW_IMAGES = 16
 _NESTED = (list, dict)  # sequences and maps
 _TIMED = 4  # images on which the cost of a pass is taken
@@ -45,14 +46,14 @@ class Batching:
     how: str
     note: str = ""
     runner: Runner | None = field(default=None, compare=False, repr=False)
-    answers: Mapping[str, NDArray[Any]] | None = field(default=None, compare=False, repr=False)
+    answers: Mapping[str, Array] | None = field(default=None, compare=False, repr=False)
 
 
 @stage("checking batches")
 def settle_batching(
     model: ModelProto,
     input_name: str,
-    images: NDArray[Any],
+    images: Array,
     *,
     outputs: tuple[str, ...] = (),
     feeds: Feeds | None = None,
@@ -128,14 +129,14 @@ class _Together:
 
     fault: str
     runner: Runner | None = None
-    answers: Mapping[str, NDArray[Any]] | None = None
+    answers: Mapping[str, Array] | None = None
 
 
 def _try_together(
     open_runner: Callable[[], Runner],
-    images: NDArray[Any],
+    images: Array,
     feeds: Feeds,
-    alone: Mapping[str, NDArray[Any]],
+    alone: Mapping[str, Array],
     n_real: int,
 ) -> _Together:
     """Run all images at once, in reverse: each has another place there, and other neighbours.
@@ -175,8 +176,8 @@ def _told(step: int, fault: str, n_mixers: int, cost: float) -> str:
 def _refuse_random(
     model: ModelProto,
     single: Runner,
-    fed: tuple[NDArray[Any], Feeds],
-    alone: Mapping[str, NDArray[Any]],
+    fed: tuple[Array, Feeds],
+    alone: Mapping[str, Array],
     outputs: tuple[str, ...],
 ) -> None:
     """Stop at a model whose answers are drawn at random.
@@ -201,11 +202,11 @@ def _refuse_random(
             )
 
 
-def _equal_bits(some: NDArray[Any], others: NDArray[Any]) -> bool:
+def _equal_bits(some: Array, others: Array) -> bool:
     return np.array_equal(some, others, equal_nan=some.dtype.kind in "fc")
 
 
-def _turned(answers: NDArray[Any], n_images: int) -> NDArray[Any]:
+def _turned(answers: Array, n_images: int) -> Array:
     """Outputs in the reverse order of the images; a detector may put several rows to an image."""
     if not answers.ndim or len(answers) % n_images:
         return answers
@@ -213,7 +214,7 @@ def _turned(answers: NDArray[Any], n_images: int) -> NDArray[Any]:
     return each[::-1].reshape(answers.shape)
 
 
-def _of_first(answers: NDArray[Any], n_images: int, n_real: int) -> NDArray[Any]:
+def _of_first(answers: Array, n_images: int, n_real: int) -> Array:
     """The part of outputs that belongs to the first `n_real` images."""
     divisible = answers.ndim and len(answers) % n_images == 0
     return answers[: n_real * (len(answers) // n_images)] if divisible else answers
@@ -226,7 +227,7 @@ def _real(answer: Any, real: int, step: int) -> Any:
     return answer[: real * (len(answer) // step)]
 
 
-def _joined(name: str, parts: Sequence[Any]) -> NDArray[Any]:
+def _joined(name: str, parts: Sequence[Any]) -> Array:
     try:
         if all(isinstance(part, np.ndarray) for part in parts):
             return np.concatenate(parts)
@@ -301,8 +302,8 @@ class Runner:
         return twin
 
     def run(
-        self, images: NDArray[Any], masks: Masks | None = None, feeds: Feeds | None = None
-    ) -> dict[str, NDArray[Any]]:
+        self, images: Array, masks: Masks | None = None, feeds: Feeds | None = None
+    ) -> dict[str, Array]:
         """Outputs for images of shape (n, *input); masks are one row, or a row per image.
 
         `feeds` are what the model takes beside each image: a row per image, by names of inputs.
@@ -339,7 +340,7 @@ class Runner:
         return name in self._bare or (name in self._untold and not np.ndim(answer))
 
     def raw(
-        self, images: NDArray[Any], masks: Masks | None = None, feeds: Feeds | None = None
+        self, images: Array, masks: Masks | None = None, feeds: Feeds | None = None
     ) -> Iterator[tuple[int, list[Any]]]:
         """Outputs of whatever kind, run by run, each with its number of real images.
 
@@ -360,7 +361,7 @@ class Runner:
             fed = {name: feed[rows] for name, feed in (feeds or {}).items()}
             yield real, self._call(images[rows], {**(masks or {}), **fed})
 
-    def _call(self, images: NDArray[Any], masks: Feeds) -> list[Any]:
+    def _call(self, images: Array, masks: Feeds) -> list[Any]:
         try:
             with _time_limit(self.seconds) as options:
                 answers: list[Any] = self.session.run(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
+from repairkit.core.arrays import Array
 from repairkit.graph.index import GraphIndex
 
 _EXPAND_SINCE = 8
@@ -17,7 +17,7 @@ _SLICE_READS_INPUTS_SINCE = 10
 
 
 def with_constants(
-    model: ModelProto, constants: Mapping[str, NDArray[Any]], *, image: str, repeated: set[str]
+    model: ModelProto, constants: Mapping[str, Array], *, image: str, repeated: set[str]
 ) -> ModelProto:
     """A copy in which inputs hold constants and are no inputs any more.
 

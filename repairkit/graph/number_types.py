@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 
 FROZEN_TYPES = ("float16", "float32", "float64")
@@ -46,7 +47,7 @@ def code_limits(dtype: DTypeLike) -> tuple[float, float, bool]:
     )
 
 
-def holds(values: NDArray[Any], dtype: DTypeLike) -> bool:
+def holds(values: Array, dtype: DTypeLike) -> bool:
     """Whether a type holds these numbers, rounded at most; the 8 bits of an exponent lack a 0."""
     kind = np.dtype(dtype)
     if kind.kind in "OSUc":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Metric
 from repairkit.core.process.text import clean
@@ -92,7 +92,7 @@ def make_metric(
     form: OutputForm | None,
     annotations: Annotations,
     n_classes: int,
-    sample: NDArray[Any] | None = None,
+    sample: Array | None = None,
     places: NDArray[np.intp] | None = None,
 ) -> Metric:
     """The metric called `name` (see `METRIC_NAMES`).

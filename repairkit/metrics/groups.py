@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError
 from repairkit.core.measures import measure_of
 from repairkit.core.metric import Metric
@@ -78,7 +79,7 @@ class GroupMetric:
         """Shape (n_images,); DataError where a group has no image."""
         return self.weigh(annotations)
 
-    def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def score(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         """Shape ()."""
         return np.asarray(self.judge(self.tally(outputs, annotations))[0])
 
@@ -87,7 +88,7 @@ class GroupMetric:
         return np.ones(len(tally.labelled), bool) if self.know is None else self.know(tally)
 
     def tally(
-        self, outputs: NDArray[Any], annotations: Annotations, draws: Indices | None = None
+        self, outputs: Array, annotations: Annotations, draws: Indices | None = None
     ) -> Tally:
         """Counts of the images at each row of `draws` (n_draws, n); one draw of all by default."""
         groups = weights.groups_of(annotations)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.measures import measure_of
 from repairkit.core.suite import Annotations
@@ -25,7 +26,7 @@ class ImageMetric:
 
     name: str
     score_range: tuple[float, float]
-    score_images: Callable[[NDArray[Any], Annotations], NDArray[np.float64]]
+    score_images: Callable[[Array, Annotations], NDArray[np.float64]]
     weigh: Callable[[Annotations], weights.Weights]
     per_image: ClassVar[bool] = True
 
@@ -41,7 +42,7 @@ class ImageMetric:
         """Shape (n_images,); DataError where a group or class that it needs has no image."""
         return self.weigh(annotations)
 
-    def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def score(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         """Shape (n_images,)."""
         return self.score_images(outputs, annotations)
 
@@ -116,7 +117,7 @@ class Hits:
 
     form: OutputForm
 
-    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         hits = self.form.predictions(outputs) == annotations.labels
         return np.asarray(hits, np.float64)
 
@@ -127,7 +128,7 @@ class LogLikelihoods:
 
     form: OutputForm
 
-    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         logs = self.form.log_probabilities(outputs)
         likelihoods: NDArray[np.float64] = logs[np.arange(len(logs)), annotations.labels]
         return likelihoods
@@ -139,7 +140,7 @@ class Surprises:
 
     form: OutputForm
 
-    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         # 0 - x rather than -x: nobody wants to read "-0.0".
         return 0.0 - LogLikelihoods(self.form)(outputs, annotations)
 
@@ -151,7 +152,7 @@ class Distances:
     width: float
     form: OutputForm
 
-    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         answers = self.form.class_scores(outputs)
         if answers.shape[1] != 1:
             raise SettingsError(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 
 LOG_FLOOR = math.log(1e-7)
@@ -72,7 +73,7 @@ class OutputForm:
     @classmethod
     def detect(
         cls,
-        outputs: NDArray[Any],
+        outputs: Array,
         *,
         regression: bool = False,
         columns: tuple[int, int] | None = None,
@@ -121,13 +122,13 @@ class OutputForm:
         found, why = judge(rows, table.dtype, threshold, ask=evidence.ask)
         return cls(found, columns, threshold, f"{_WORDS[found]}: {why}")
 
-    def n_classes(self, outputs: NDArray[Any]) -> int:
+    def n_classes(self, outputs: Array) -> int:
         """K; 2 for the binary kinds, 1 for `values`."""
         return (
             2 if self.kind.startswith("binary") else int(_columns(outputs, self.columns).shape[1])
         )
 
-    def class_scores(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
+    def class_scores(self, outputs: Array) -> NDArray[np.float64]:
         """Shape (n, K): probabilities, or logits; greater means likelier, and (n, 1) for `values`.
 
         The binary kinds are expanded to [1 - p, p] and [0, logit]; integer and separate
@@ -149,7 +150,7 @@ class OutputForm:
             columns /= np.maximum(columns.sum(axis=1, keepdims=True), _LEAST_SUM)
         return columns
 
-    def log_probabilities(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
+    def log_probabilities(self, outputs: Array) -> NDArray[np.float64]:
         """Shape (n, K), within [LOG_FLOOR, 0]; LOG_FLOOR throughout a row that holds a NaN."""
         scores = self.class_scores(outputs)
         if self.kind.endswith("probabilities") or self.kind == "binary-probability":
@@ -162,7 +163,7 @@ class OutputForm:
             broken = np.isnan(logs).any(axis=1, keepdims=True)
         return np.where(broken, LOG_FLOOR, np.clip(logs, LOG_FLOOR, 0.0))
 
-    def predictions(self, outputs: NDArray[Any]) -> NDArray[np.int64]:
+    def predictions(self, outputs: Array) -> NDArray[np.int64]:
         """Shape (n,): the likeliest class, the first of equals; -1 for a row that holds a NaN.
 
         The binary kinds say class 1 from the threshold on.
@@ -183,7 +184,7 @@ class OutputForm:
         return 0.5 if self.kind == "binary-probability" else 0.0
 
 
-def _columns(outputs: NDArray[Any], wanted: tuple[int, int] | None) -> NDArray[Any]:
+def _columns(outputs: Array, wanted: tuple[int, int] | None) -> Array:
     """Shape (n, K), without the axes of length one and the columns that do not count."""
     shape = np.shape(outputs)
     wide = [length for length in shape[1:] if length != 1]
@@ -240,7 +241,7 @@ def _told_kind(evidence: Evidence, *, single: bool, part: bool) -> tuple[str, st
     return kind, f"{_WORDS[kind]}: {why}" if kind else ""
 
 
-def _doubt(said: str | None, table: NDArray[Any]) -> str:
+def _doubt(said: str | None, table: Array) -> str:
     """What numbers show that are not what the user said; empty where they could be."""
     numbers = table[np.isfinite(table)]
     if said is None or table.dtype.kind != "f" or not numbers.size:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.suite import Annotations
 from repairkit.metrics import weights
 from repairkit.metrics.groups import GroupMetric, extremes
@@ -36,7 +36,7 @@ class Said:
     form: OutputForm
     class_number: int
 
-    def __call__(self, outputs: NDArray[Any], _: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: Array, _: Annotations) -> NDArray[np.float64]:
         return np.asarray(self.form.predictions(outputs) == self.class_number, np.float64)
 
 
@@ -94,7 +94,7 @@ def _class_name(annotations: Annotations, class_number: int) -> str:
     return names[class_number] if class_number < len(names) else str(class_number)
 
 
-def class_furthest_apart(outputs: NDArray[Any], annotations: Annotations, odds: GroupMetric) -> int:
+def class_furthest_apart(outputs: Array, annotations: Annotations, odds: GroupMetric) -> int:
     """The class that differs most between groups in true or in false positive rates.
 
     Of two classes it is always the second, as for the metrics.

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.attacked import ADVERSARIAL, TARGET, is_attacked
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.suite import Annotations
@@ -105,7 +105,7 @@ class TargetHits:
 
     form: OutputForm
 
-    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         hits = self.form.predictions(outputs) == annotations.attributes[TARGET]
         return np.asarray(hits, np.float64)
 
@@ -116,7 +116,7 @@ class SuccessLessAccuracy:
 
     form: OutputForm
 
-    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         predictions = self.form.predictions(outputs)
         made = adversarial(annotations)
         hits_target = predictions == annotations.attributes[TARGET]
@@ -130,7 +130,7 @@ class Persuasion:
 
     form: OutputForm
 
-    def __call__(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         rows = np.arange(len(outputs))
         own = self.form.log_probabilities(outputs)[rows, annotations.labels]
         made = adversarial(annotations)
@@ -138,7 +138,7 @@ class Persuasion:
         likely: NDArray[np.float64] = np.where(made, self._of_others(outputs, targets), own)
         return 0.0 - likely
 
-    def _of_others(self, outputs: NDArray[Any], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _of_others(self, outputs: Array, targets: NDArray[np.int64]) -> NDArray[np.float64]:
         """Taken from the scores themselves: by probabilities, a sure target would leave nothing."""
         scores = self.form.class_scores(outputs)
         if "probabilit" in self.form.kind:

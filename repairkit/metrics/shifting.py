@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.metrics.outputs import OutputForm
 
 _LEAST = 1e-12
 
 
 def shift_outputs(
-    outputs: NDArray[Any], form: OutputForm, biases: NDArray[np.float64]
+    outputs: Array, form: OutputForm, biases: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Outputs whose classes are the likelier by factors exp(bias), in the same form.
 

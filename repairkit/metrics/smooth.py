@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Annotations, Indices
 from repairkit.metrics.groups import GroupMetric
@@ -37,11 +37,11 @@ class FigureOfImages:
     """
 
     annotations: Annotations
-    score: Callable[[NDArray[Any], Annotations], NDArray[np.float64]]
+    score: Callable[[Array, Annotations], NDArray[np.float64]]
     weights: NDArray[np.float64]
     groups: NDArray[np.int64] | None = None
 
-    def columns(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
+    def columns(self, outputs: Array) -> NDArray[np.float64]:
         """Shape (n_images,)."""
         return self.score(outputs, self.annotations)
 
@@ -71,11 +71,11 @@ class FigureOfOutputs:
     annotations: Annotations
     metric: Metric
 
-    def columns(self, outputs: NDArray[Any]) -> NDArray[Any]:
+    def columns(self, outputs: Array) -> Array:
         """The outputs themselves."""
         return outputs
 
-    def figure(self, columns: NDArray[Any], positions: Indices) -> float:
+    def figure(self, columns: Array, positions: Indices) -> float:
         """Of the images at `positions`."""
         return float(self.metric.score(columns[positions], self.annotations.take(positions)))
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError, SettingsError
 from repairkit.core.process.foreign import no_exit
 from repairkit.core.process.trust import import_named
@@ -56,7 +57,7 @@ class UserMetric:
         """Shape (n_images,)."""
         return weights.uniform(annotations)
 
-    def score(self, outputs: NDArray[Any], annotations: Annotations) -> NDArray[np.float64]:
+    def score(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         """Shape (n_images,) where `per_image` is true, else ().
 
         A number that is not finite counts as the worst of the range (0, or 1 of a metric of which
@@ -108,7 +109,7 @@ class UserMetric:
 def user_metric(
     name: str,
     annotations: Annotations,
-    sample: NDArray[Any] | None,
+    sample: Array | None,
     places: NDArray[np.intp] | None = None,
 ) -> UserMetric:
     """The metric that `module:function` names.
@@ -146,7 +147,7 @@ def user_metric(
 
 
 def call(
-    name: str, function: Callable[..., Any], outputs: NDArray[Any], annotations: Annotations
+    name: str, function: Callable[..., Any], outputs: Array, annotations: Annotations
 ) -> NDArray[np.float64]:
     """What the function returns, as an array; SettingsError where it fails or is no number."""
     try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.suite import Annotations
 
@@ -86,7 +85,7 @@ def _groups_all_there(annotations: Annotations) -> NDArray[np.int64]:
     return groups
 
 
-def _balanced(cells: NDArray[Any]) -> Weights:
+def _balanced(cells: Array) -> Weights:
     _, cell, sizes = np.unique(cells, return_inverse=True, return_counts=True)
     weights: Weights = 1.0 / (len(sizes) * sizes[cell])
     return weights

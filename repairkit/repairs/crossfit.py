@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.suite import Indices
 
 _FEWEST_FOLDS = 2
 
-Columns = NDArray[Any]
+Columns = Array
 """Shape (n_images, ...): what a criterion keeps of each image's outputs."""
 
 
@@ -32,7 +33,7 @@ class Criterion(Protocol):
     @property
     def additive(self) -> bool: ...
 
-    def columns(self, outputs: NDArray[Any]) -> Columns:
+    def columns(self, outputs: Array) -> Columns:
         """What `figure` needs of the outputs for all images, in order."""
         ...
 
@@ -40,7 +41,7 @@ class Criterion(Protocol):
         """The figure of the images at `positions` (some may stand twice); greater is better."""
         ...
 
-    def objection(self, outputs: NDArray[Any], positions: Indices) -> str:
+    def objection(self, outputs: Array, positions: Indices) -> str:
         """Which limit these outputs break on the images at `positions`; empty where none."""
         ...
 
@@ -152,7 +153,7 @@ class Looked:
     without: tuple[float, ...]
 
 
-def look(criterion: Criterion, outputs: NDArray[Any], folds: Folds) -> Looked:
+def look(criterion: Criterion, outputs: Array, folds: Folds) -> Looked:
     """Judge a coalition's outputs."""
     return look_at_columns(criterion, criterion.columns(outputs), folds)
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from repairkit.core.arrays import Array
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +49,7 @@ class Directions:
     center: Floats
 
     @classmethod
-    def of(cls, features: NDArray[Any], *, bias: bool = True) -> Directions:
+    def of(cls, features: Array, *, bias: bool = True) -> Directions:
         """The directions of some features (n_images, n_features); `bias` adds the constant."""
         center = features.mean(axis=0, dtype=np.float64) if bias else np.zeros(features.shape[1])
         off = features - center

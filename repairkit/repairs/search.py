@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.repairs.crossfit import (
     Bound,
@@ -32,7 +32,7 @@ from repairkit.repairs.crossfit import (
 Frozen = tuple[int, ...]
 """Players, in the order in which they were frozen."""
 
-Answer = Callable[[Sequence[Frozen]], Iterable[NDArray[Any]]]
+Answer = Callable[[Sequence[Frozen]], Iterable[Array]]
 """The outputs for all images with each set frozen, in order."""
 
 _FEWER_OF_A_FOLD = 4

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from repairkit.core.arrays import Array
 
 _LARGEST = 112
 _SMALLEST = 56
@@ -25,7 +26,7 @@ class Picture:
     height: int
 
 
-def draw_picture(pixels: NDArray[Any]) -> Picture | None:
+def draw_picture(pixels: Array) -> Picture | None:
     """A thumbnail of an image of shape (height, width, channels); None where it is no picture.
 
     Bytes (uint8) are shown as they are; of other numbers the least becomes black and the greatest
@@ -46,7 +47,7 @@ def draw_picture(pixels: NDArray[Any]) -> Picture | None:
     return Picture(_data_uri(image.resize(size, way)), width, height)
 
 
-def _stretched(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def _stretched(pixels: Array) -> NDArray[np.uint8]:
     values = pixels.astype(np.float64)
     known = values[np.isfinite(values)]
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)

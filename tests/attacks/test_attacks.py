@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square, pgd, random_targets, square
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 
 CHANNELS, SIDE, CLASSES = 3, 6, 4
@@ -23,12 +24,12 @@ def linear_model(channel_axis: int = 0, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).standard_normal((CLASSES, *shape))
 
 
-def logits(weights: NDArray[Any], images: NDArray[Any]) -> NDArray[Any]:
+def logits(weights: Array, images: Array) -> Array:
     return np.tensordot(images, weights, axes=((1, 2, 3), (1, 2, 3)))
 
 
-def cross_entropy_gradients(weights: NDArray[Any]) -> Any:
-    def gradients(images: NDArray[Any], labels: NDArray[np.intp]) -> NDArray[Any]:
+def cross_entropy_gradients(weights: Array) -> Any:
+    def gradients(images: Array, labels: NDArray[np.intp]) -> Array:
         scores = logits(weights, images.astype(np.float64))
         likely = np.exp(scores - scores.max(1, keepdims=True))
         likely /= likely.sum(1, keepdims=True)
@@ -85,11 +86,11 @@ def test_square_stays_in_the_ball_and_never_moves_away(
     targets = rng.integers(0, CLASSES, 3)
     asked: list[int] = []
 
-    def scores(shown: NDArray[Any]) -> NDArray[Any]:
+    def scores(shown: Array) -> Array:
         asked.append(len(shown))
         return logits(weights, shown)
 
-    def margins(shown: NDArray[Any]) -> NDArray[Any]:
+    def margins(shown: Array) -> Array:
         found = logits(weights, shown)
         own = found[np.arange(3), targets].copy()
         found[np.arange(3), targets] = -np.inf
@@ -117,7 +118,7 @@ def test_a_model_that_gives_no_numbers_is_not_fooled() -> None:
     box = standardised()
     images = draw_images(box, 2, np.random.default_rng(0))
 
-    def broken(shown: NDArray[Any]) -> NDArray[Any]:
+    def broken(shown: Array) -> Array:
         return np.full((len(shown), CLASSES), np.nan)
 
     made = square(images, np.array([0, 1]), broken, box, Square(0.1, 5), np.random.default_rng(0))
@@ -183,7 +184,7 @@ def test_pgd_agrees_with_the_adversarial_robustness_toolbox() -> None:
     pixels = rng.random((12, CHANNELS, SIDE, SIDE), dtype=np.float32)
     targets = rng.integers(0, CLASSES, 12)
 
-    def gradients(images: NDArray[Any], labels: NDArray[np.intp]) -> NDArray[Any]:
+    def gradients(images: Array, labels: NDArray[np.intp]) -> Array:
         shown = torch.from_numpy(images).requires_grad_()
         loss = torch.nn.functional.cross_entropy(
             network(shown), torch.from_numpy(labels), reduction="sum"

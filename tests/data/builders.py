@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from repairkit.core.arrays import Array
 from repairkit.core.suite import Annotations
 from repairkit.data import Dataset, InputSpec, Preprocessing
 from repairkit.data.pixels.images import ReadyImages
@@ -27,7 +28,7 @@ def noise(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def save_png(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
+def save_png(path: Path, pixels: Array, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
     return path
@@ -56,7 +57,7 @@ def dataset(
     groups: Sequence[int] | None = None,
     split: Sequence[str] | None = None,
     *,
-    attributes: Mapping[str, NDArray[Any]] | None = None,
+    attributes: Mapping[str, Array] | None = None,
     class_names: tuple[str, ...] = (),
 ) -> Dataset:
     """A data set in memory whose image i holds the number i."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.suite import Annotations, Suite
 from repairkit.engine.evaluator import MaskEvaluator
@@ -25,16 +26,16 @@ from tests.running import input_name, random_levels
 class Images:
     """Images in memory."""
 
-    array: NDArray[Any]
+    array: Array
 
     def __len__(self) -> int:
         return len(self.array)
 
-    def batch(self, indices: NDArray[np.intp]) -> NDArray[Any]:
+    def batch(self, indices: NDArray[np.intp]) -> Array:
         return self.array[indices]
 
 
-def suite_of(images: NDArray[Any], labels: NDArray[Any] | None = None) -> Suite:
+def suite_of(images: Array, labels: Array | None = None) -> Suite:
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     return Suite.whole("test", Images(images), Annotations(labels))
 
@@ -56,7 +57,7 @@ class Setup:
 
 def set_up(
     model: ModelProto,
-    images: NDArray[Any],
+    images: Array,
     *,
     at: str = "pre-activation",
     patterns: tuple[str, ...] = (),
@@ -82,7 +83,7 @@ def set_up(
 def deep_model() -> ModelProto:
     """A stem, a residual block, two branches joined, a depthwise layer and a late one."""
     rng = np.random.default_rng(2)
-    weights: dict[str, NDArray[Any]] = {}
+    weights: dict[str, Array] = {}
     nodes = []
 
     def conv(name: str, source: str, n_in: int, n_out: int, size: int, groups: int = 1) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from repairkit.core.arrays import Array
 from repairkit.core.game import Coalitions
 from repairkit.engine.evaluator import Evaluator, keep_all
 from repairkit.engine.executor import ThreadExecutor
@@ -61,7 +61,7 @@ def paths(setup: Setup) -> Iterator[tuple[str, Evaluator]]:
         del compiled
 
 
-def unsure(found: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.intp]:
+def unsure(found: Array, expected: Array) -> NDArray[np.intp]:
     """Rows that differ by more than 1e-5 of their largest output, or in the class of an image."""
     ours, theirs = (x.astype(np.float64).reshape(len(x), x.shape[1], -1) for x in (found, expected))
     assert np.array_equal(np.isnan(ours), np.isnan(theirs))
@@ -77,7 +77,7 @@ class Truth:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self.known: dict[bytes, NDArray[Any]] = {}
+        self.known: dict[bytes, Array] = {}
 
     @cached_property
     def model(self) -> ReferenceEvaluator:
@@ -85,7 +85,7 @@ class Truth:
         masked = instrument(setup.batching.model, setup.roster.sites, setup.means)
         return ReferenceEvaluator(recast(masked, "float64"))
 
-    def answer(self, row: NDArray[np.bool_]) -> NDArray[Any]:
+    def answer(self, row: NDArray[np.bool_]) -> Array:
         """The outputs of all images under a row."""
         setup, key = self.setup, row.tobytes()
         if key not in self.known:
@@ -127,9 +127,7 @@ def test_every_path_agrees_on_200_random_coalitions(path: Path) -> None:
         assert not len(unsure(each, one)) or np.abs(each - one).max() <= STEPS_OF_ONE
 
 
-def _judge(
-    name: str, found: NDArray[Any], expected: NDArray[Any], rows: Coalitions, truth: Truth
-) -> None:
+def _judge(name: str, found: Array, expected: Array, rows: Coalitions, truth: Truth) -> None:
     """Where the two round differently, the path must be as near to 64 bits as the other is."""
     numbers = unsure(found, expected)
     if not len(numbers):

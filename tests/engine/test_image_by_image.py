@@ -18,7 +18,6 @@ import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -29,6 +28,7 @@ from onnxruntime.quantization import (
 )
 
 import repairkit
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import Site
 from repairkit.data import PartPlan
@@ -45,7 +45,7 @@ from repairkit.jobs.setup.settings import Settings
 from tests.engine.games import set_up
 from tests.models import model_of
 
-Array = NDArray[Any]
+Array = Array
 N_IMAGES = 10
 OF_THE_LARGEST = 1e-4  # of the largest value: what 32 bits leave of differences of losses
 SIDE = 6

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from repairkit.core.arrays import Array
 from repairkit.graph.facts.footprint import bytes_of_largest_node
 from repairkit.jobs.setup import bench as bench_module
 from repairkit.jobs.setup.bench import prepare
@@ -72,7 +72,7 @@ def test_a_run_has_as_many_images_as_the_memory_bears(
     runner = bench.plain_runner
     original = runner.run
 
-    def counted(images: NDArray[Any], *rest: Any, **named: Any) -> object:
+    def counted(images: Array, *rest: Any, **named: Any) -> object:
         sizes.append(len(images))
         return original(images, *rest, **named)
 

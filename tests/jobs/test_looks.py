@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.jobs.repair.cures.looks import Looks
 
 N_PLAYERS, N_IMAGES = 6, 5
@@ -22,7 +23,7 @@ class Counted:
     def __init__(self) -> None:
         self.asked: list[tuple[int, ...]] = []
 
-    def answer(self, coalitions: NDArray[np.bool_], images: None, reduce: Any) -> NDArray[Any]:
+    def answer(self, coalitions: NDArray[np.bool_], images: None, reduce: Any) -> Array:
         assert images is None
         assert callable(reduce)
         sets = [tuple(np.flatnonzero(~row).tolist()) for row in coalitions]

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.suite import Annotations
 
 # Of images that were attacked, and of no others; tests/metrics/test_robustness.py has them.
@@ -15,7 +16,7 @@ ON_ATTACKED = ("robustness", "robustness_loss", "clean_accuracy", "attack_succes
 GROUP_NAMES = ("dark", "fair", "olive", "pale")
 
 
-def one_hot(predictions: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
+def one_hot(predictions: Array, n_classes: int) -> NDArray[np.float32]:
     """Probabilities that are certain of the predictions."""
     return np.eye(n_classes, dtype=np.float32)[predictions]
 

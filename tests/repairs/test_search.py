@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.suite import Indices
 from repairkit.repairs import (
@@ -50,14 +51,14 @@ class MadeUp:
         for frozen in sets:
             yield self.outputs(frozenset(frozen))
 
-    def columns(self, outputs: NDArray[Any]) -> Floats:
+    def columns(self, outputs: Array) -> Floats:
         columns: Floats = outputs[:-1]
         return columns
 
     def figure(self, columns: Floats, positions: Indices) -> float:
         return float(columns[positions].mean())
 
-    def objection(self, outputs: NDArray[Any], positions: Indices) -> str:
+    def objection(self, outputs: Array, positions: Indices) -> str:
         assert len(positions)
         members = int(outputs[-1])
         return self.limit(frozenset(i for i in range(members.bit_length()) if members >> i & 1))
@@ -239,13 +240,13 @@ class _Table:
         for frozen in sets:
             yield self.changes[list(frozen)].sum(axis=0)
 
-    def columns(self, outputs: NDArray[Any]) -> Floats:
+    def columns(self, outputs: Array) -> Floats:
         return outputs
 
     def figure(self, columns: Floats, positions: Indices) -> float:
         return float(columns[positions].mean())
 
-    def objection(self, outputs: NDArray[Any], positions: Indices) -> str:
+    def objection(self, outputs: Array, positions: Indices) -> str:
         assert len(outputs) >= len(positions)
         return ""
 

@@ -7,12 +7,11 @@ one tensor of the graph, as it is one channel of the Keras layers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from repairkit.core.arrays import Array
 from repairkit.graph.index import GraphIndex, int_attribute
 
 
@@ -20,8 +19,8 @@ from repairkit.graph.index import GraphIndex, int_attribute
 class _Tail:
     """What follows a convolution alone: a product and a sum per channel."""
 
-    factor: NDArray[Any]
-    shift: NDArray[Any]
+    factor: Array
+    shift: Array
     nodes: list[NodeProto]
 
 
@@ -46,7 +45,7 @@ def fold_normalisations(model: ModelProto) -> None:
 
 def _tail(node: NodeProto, index: GraphIndex, n_channels: int, rank: int) -> _Tail | None:
     """The product behind a convolution and the sum behind that, where each is alone."""
-    found: list[tuple[NodeProto, NDArray[Any]]] = []
+    found: list[tuple[NodeProto, Array]] = []
     tensor = str(node.output[0])
     for kind in ("Mul", "Add"):
         reader = index.sole_reader(tensor)
@@ -66,8 +65,8 @@ def _tail(node: NodeProto, index: GraphIndex, n_channels: int, rank: int) -> _Ta
     return _Tail(factor, shift, [product, addition])
 
 
-def _fold(node: NodeProto, index: GraphIndex, kernel: NDArray[Any], axis: int, tail: _Tail) -> bool:
-    bias: NDArray[Any] = np.zeros_like(tail.shift)
+def _fold(node: NodeProto, index: GraphIndex, kernel: Array, axis: int, tail: _Tail) -> bool:
+    bias: Array = np.zeros_like(tail.shift)
     if len(node.input) > 2 and node.input[2]:
         if node.input[2] not in index.initializers:
             return False

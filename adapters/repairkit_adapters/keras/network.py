@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
 from repairkit_adapters.keras.export import write_onnx
@@ -172,12 +173,12 @@ class KerasNetwork:
     def _first(self, images: Any) -> Any:
         return self._flat(self.model(images, training=False))[0]
 
-    def _run(self, name: str, function: Callable[..., Any], *inputs: NDArray[Any]) -> Any:
+    def _run(self, name: str, function: Callable[..., Any], *inputs: Array) -> Any:
         """Run a compiled function on images, as things are held now."""
         tf = self._runtime.tensorflow
         held = self._held
         key = (name, held is not None)
-        more: list[NDArray[Any]] = []
+        more: list[Array] = []
         if held is not None:
             number, channels, constants = held
             more = [

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError
 from repairkit_adapters.keras.layers import Stage
 from repairkit_adapters.keras.runtime import Runtime
@@ -132,6 +132,6 @@ def _assign(variable: Any, place: Any, value: float) -> None:
     variable.assign(numbers)
 
 
-def _numbers(variable: Any) -> NDArray[Any]:
-    found: NDArray[Any] = variable.value.numpy()
+def _numbers(variable: Any) -> Array:
+    found: Array = variable.value.numpy()
     return found

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.suite import Indices
 
 
@@ -27,7 +28,7 @@ class PixelImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def batch(self, indices: Indices) -> NDArray[Any]:
+    def batch(self, indices: Indices) -> Array:
         """Images of shape (len(indices), *model input without its batch axis), model's dtype."""
         height, width, channels = self.pixels.shape[1:]
         planes = np.empty((len(indices), channels, height, width), dtype=self.table.dtype)
@@ -51,13 +52,13 @@ class ReadyImages:
     its values.
     """
 
-    array: NDArray[Any]
+    array: Array
     dtype: np.dtype[Any]
 
     def __len__(self) -> int:
         return len(self.array)
 
-    def batch(self, indices: Indices) -> NDArray[Any]:
+    def batch(self, indices: Indices) -> Array:
         """Images of shape (len(indices), *model input without its batch axis), model's dtype."""
         return self.array[indices].astype(self.dtype, copy=False)
 

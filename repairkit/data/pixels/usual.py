@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.suite import ImageSource, Indices
 from repairkit.data.pixels.images import PixelImages, ReadyImages
 from repairkit.data.pixels.preprocessing import Preprocessing, value_table
@@ -143,7 +144,7 @@ def _ways_of_pixels(
     yield from _other_layout(images, spec, told)
 
 
-def _colors(own: str | None, sample: NDArray[Any]) -> tuple[str | None, ...]:
+def _colors(own: str | None, sample: Array) -> tuple[str | None, ...]:
     """The orders of colours to be tried: one, where no image has any colour."""
     if own not in ("rgb", "bgr") or (sample == sample[..., :1]).all():
         return (own,)
@@ -208,7 +209,7 @@ class _Turned:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: Indices) -> NDArray[Any]:
+    def batch(self, indices: Indices) -> Array:
         """As `ImageSource.batch`."""
         found = self.images.batch(indices)
         axis = self.channel_axis + 1

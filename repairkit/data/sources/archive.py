@@ -9,12 +9,13 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError
 from repairkit.core.process.text import first_line
 
@@ -40,7 +41,7 @@ _BROKEN = (
 _HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def read_archive(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[Any]]:
+def read_archive(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
     """Every array of the archive, by name.
 
     Raises:
@@ -88,14 +89,14 @@ def _name(path: Path, member: zipfile.ZipInfo) -> str:
     return member.filename.removesuffix(".npy")
 
 
-def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
     with warnings.catch_warnings():
         # That Python 2 wrote a header does not matter.
         warnings.simplefilter("ignore", UserWarning)
         with archive.open(member) as file:
             _check_header(f"{path}: {_name(path, member)}", file, member.file_size)
         with archive.open(member) as file:
-            array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+            array: Array = npy.read_array(file, allow_pickle=False)
             # Reading to the end makes zipfile compare the checksum.
             file.read(1)
     if array.dtype.kind == "U" and (_codes(array) > _LAST_CHARACTER).any():

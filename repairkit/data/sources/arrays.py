@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.data.dataset import LoadedImages, copies_note, digest_array
 from repairkit.data.pixels.geometry import Geometry, plan_geometry, resize_pixels
@@ -20,7 +21,7 @@ _BLOCK = 256
 
 
 def load_array(
-    array: NDArray[Any], spec: InputSpec, preprocessing: Preprocessing, where: str
+    array: Array, spec: InputSpec, preprocessing: Preprocessing, where: str
 ) -> LoadedImages:
     """Images from an array (n_images, ...): uint8 for a float model are pixels, all else is ready.
 
@@ -46,11 +47,11 @@ def load_array(
     return LoadedImages(ReadyImages(array, spec.dtype), digest.hexdigest(), tuple(notes))
 
 
-def _copies(array: NDArray[Any]) -> tuple[str, ...]:
+def _copies(array: Array) -> tuple[str, ...]:
     return copies_note([hashlib.blake2b(image.tobytes()).hexdigest() for image in array])
 
 
-def _check_ready(array: NDArray[Any], spec: InputSpec, where: str) -> int:
+def _check_ready(array: Array, spec: InputSpec, where: str) -> int:
     """Refuse what the model cannot take; the number of missing values, which only rows may have."""
     found = array.shape[1:]
     fits = len(found) == len(spec.shape) and all(
@@ -83,7 +84,7 @@ def _check_ready(array: NDArray[Any], spec: InputSpec, where: str) -> int:
     return n_missing
 
 
-def _kept_by_cast(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+def _kept_by_cast(block: Array, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
     """Whether each value is finite and survives; floats may round, but not overflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         cast = block.astype(dtype, copy=False)

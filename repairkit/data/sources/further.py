@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError
 from repairkit.core.suite import ImageSource
 from repairkit.data.pixels.images import ReadyImages
@@ -15,12 +14,12 @@ from repairkit.data.pixels.preprocessing import Preprocessing
 from repairkit.data.pixels.spec import FurtherInput, InputSpec, describe_shape
 from repairkit.data.sources.arrays import load_array
 
-Further = tuple[dict[str, ImageSource], dict[str, NDArray[Any]]]
+Further = tuple[dict[str, ImageSource], dict[str, Array]]
 """Rows, one per image, and constants, by the names of inputs."""
 
 
 def take_arrays(
-    arrays: dict[str, NDArray[Any]],
+    arrays: dict[str, Array],
     inputs: Sequence[FurtherInput],
     n_images: int,
     preprocessing: Preprocessing,
@@ -35,7 +34,7 @@ def take_arrays(
         DataError: an array fits neither way, or its values do not fit the input's type.
     """
     rows: dict[str, ImageSource] = {}
-    constants: dict[str, NDArray[Any]] = {}
+    constants: dict[str, Array] = {}
     for wanted in inputs:
         if wanted.name not in arrays:
             continue
@@ -57,7 +56,7 @@ def take_arrays(
 
 
 def take_columns(
-    columns: Mapping[str, NDArray[Any]], inputs: Sequence[FurtherInput], where: str
+    columns: Mapping[str, Array], inputs: Sequence[FurtherInput], where: str
 ) -> dict[str, ImageSource]:
     """The columns of a table that are named as inputs, one number per image.
 
@@ -82,7 +81,7 @@ def take_columns(
 
 
 def _rows(
-    array: NDArray[Any], wanted: FurtherInput, preprocessing: Preprocessing, place: str
+    array: Array, wanted: FurtherInput, preprocessing: Preprocessing, place: str
 ) -> ImageSource:
     single = wanted.single[1:]
     if array.ndim == 1 and all(size in (None, 1) for size in single):
@@ -107,7 +106,7 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
     )
 
 
-def _cast(array: NDArray[Any], wanted: FurtherInput, place: str) -> NDArray[Any]:
+def _cast(array: Array, wanted: FurtherInput, place: str) -> Array:
     """The array in the input's type, where that holds its values."""
     if wanted.dtype.kind not in "fiub" or array.dtype.kind not in "fiub":
         if wanted.dtype.kind == "O" and array.dtype.kind == "U":

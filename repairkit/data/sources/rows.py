@@ -10,11 +10,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.data.dataset import LoadedImages, Records, digest_array
 from repairkit.data.names import did_you_mean, listing
@@ -78,7 +77,7 @@ def read_rows(
     )
 
 
-def _numbers(column: NDArray[Any]) -> NDArray[Any]:
+def _numbers(column: Array) -> Array:
     """A column of text as numbers however they are written, NaN where it is empty, else as it is.
 
     For what the model takes: there, `007` is 7.
@@ -100,8 +99,8 @@ def _numbers(column: NDArray[Any]) -> NDArray[Any]:
 
 def _feature_names(
     path: Path,
-    columns: Mapping[str, NDArray[Any]],
-    taken: Mapping[str, NDArray[Any]],
+    columns: Mapping[str, Array],
+    taken: Mapping[str, Array],
     spec: InputSpec,
     features: Sequence[str],
     groups: Sequence[str],
@@ -154,7 +153,7 @@ def _named(path: Path, known: Sequence[str], features: Sequence[str]) -> list[st
 
 
 def _load(
-    columns: Mapping[str, NDArray[Any]], spec: InputSpec, locate: Callable[[int], str]
+    columns: Mapping[str, Array], spec: InputSpec, locate: Callable[[int], str]
 ) -> LoadedImages:
     """Rows in the model's type; a missing value stays NaN where the type has it.
 

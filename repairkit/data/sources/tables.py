@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError
 from repairkit.core.process.text import clean, first_line
 from repairkit.data.names import listing
@@ -35,7 +36,7 @@ class Table:
     numbered by line, the header being 1; rows of a Parquet file from 1.
     """
 
-    columns: Mapping[str, NDArray[Any]]
+    columns: Mapping[str, Array]
     row_numbers: Sequence[int]
 
 
@@ -122,7 +123,7 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         raise DataError(f"{path}: the header names {listing(twice)} more than once; rename one")
 
 
-def numeric_if_all_numbers(texts: NDArray[Any]) -> NDArray[Any]:
+def numeric_if_all_numbers(texts: Array) -> Array:
     """A column of text as int64 or float64 where every value is a number, else as it is."""
     if all(_INTEGER.fullmatch(text) for text in texts):
         try:
@@ -190,7 +191,7 @@ def _text_bytes(column: Any, pyarrow: Any) -> int:
     return longest * len(column)
 
 
-def _plain_column(path: Path, name: str, values: list[Any]) -> NDArray[Any] | None:
+def _plain_column(path: Path, name: str, values: list[Any]) -> Array | None:
     kinds = {type(value) for value in values if value is not None}
     missing = any(value is None for value in values)
     if bytes in kinds:

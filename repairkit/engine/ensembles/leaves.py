@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.suite import Suite
 from repairkit.engine.runner import Runner
@@ -43,7 +43,7 @@ class LeafReader:
         outputs = tuple(self._taps.values())
         self._runner = Runner(tapped, input_name, step, outputs=outputs, device="cpu")
 
-    def read(self, rows: NDArray[Any]) -> dict[str, NDArray[np.int32]]:
+    def read(self, rows: Array) -> dict[str, NDArray[np.int32]]:
         """The number of the leaf that each row reaches, (n_trees, n_rows) by site."""
         answers = self._runner.run(rows)
         return {

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.graph.index import attribute, int_attribute
 from repairkit.graph.kinds.trees import Ensemble, numbers
@@ -50,7 +51,7 @@ class Finish:
             raise ModelError(f"weights for more than {n_outputs} sums are not known")
         self.transform = _TRANSFORMS[kind]
 
-    def __call__(self, sums: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, sums: Array) -> NDArray[np.float32]:
         """Scores (n, n_classes or n_targets) of sums (n, n_columns)."""
         sums = sums / self.sum_type.type(self.divisor) if self.divisor > 1 else sums
         if self.positive is not None:
@@ -62,7 +63,7 @@ class Finish:
             scores += self.base
         return self.transform(scores).astype(np.float32)
 
-    def _two_classes(self, margin: NDArray[Any]) -> NDArray[Any]:
+    def _two_classes(self, margin: Array) -> Array:
         """Weights are for one class: the sum is its probability, or its margin."""
         if self.positive and self.transform is _unchanged:
             return np.concatenate([1 - margin, margin], axis=1)
@@ -80,19 +81,19 @@ def _text(node: NodeProto, name: str, default: str) -> str:
     return default if found is None else str(found.s.decode())
 
 
-def _unchanged(scores: NDArray[Any]) -> NDArray[Any]:
+def _unchanged(scores: Array) -> Array:
     return scores
 
 
-def _logistic(scores: NDArray[Any]) -> NDArray[Any]:
+def _logistic(scores: Array) -> Array:
     away = 1 / (1 + np.exp(-np.abs(scores)))
-    shares: NDArray[Any] = np.where(scores < 0, 1 - away, away)
+    shares: Array = np.where(scores < 0, 1 - away, away)
     return shares
 
 
-def _softmax(scores: NDArray[Any]) -> NDArray[Any]:
+def _softmax(scores: Array) -> Array:
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    shares: NDArray[Any] = powers / powers.sum(axis=1, keepdims=True)
+    shares: Array = powers / powers.sum(axis=1, keepdims=True)
     return shares
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.game import Coalitions, Executor
@@ -78,22 +78,20 @@ class TreeEvaluator:
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
-    ) -> NDArray[Any]:
+    ) -> Array:
         """See `Evaluator`."""
         n_images = self.n_images if images is None else images.shape[1]
         widest = max(table.shape[1] for table in self.tables.values())
         step = max(1, _BLOCK_NUMBERS // (n_images * widest))
         rows = [slice(i, i + step) for i in range(0, len(coalitions), step)]
 
-        def some(part: slice) -> NDArray[Any]:
+        def some(part: slice) -> Array:
             positions = np.arange(n_images)[None] if images is None else images[part]
             return self._block(coalitions[part], positions, reduce)
 
         return np.concatenate(list(self.executor.map(some, rows)))
 
-    def _block(
-        self, coalitions: Coalitions, positions: NDArray[np.intp], reduce: Reduce
-    ) -> NDArray[Any]:
+    def _block(self, coalitions: Coalitions, positions: NDArray[np.intp], reduce: Reduce) -> Array:
         """Some rows; `positions` (n_rows or 1, n_images)."""
         n_rows, n_images = len(coalitions), positions.shape[1]
         scores = {}
@@ -107,9 +105,7 @@ class TreeEvaluator:
         kept = reduce(outputs, everyone)
         return kept.reshape(n_rows, n_images, *kept.shape[1:])
 
-    def _sums(
-        self, site: str, present: NDArray[np.bool_], positions: NDArray[np.intp]
-    ) -> NDArray[Any]:
+    def _sums(self, site: str, present: NDArray[np.bool_], positions: NDArray[np.intp]) -> Array:
         """Shape (n_rows, n_images, n_columns), added in the order of the trees."""
         table, dtype = self.tables[site], self.finishes[site].sum_type
         shape = (len(present), positions.shape[1], table.shape[1])
@@ -120,7 +116,7 @@ class TreeEvaluator:
             total += np.where(present[:, tree, None, None], yielded, absent[tree])
         return total
 
-    def _through_tail(self, scores: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    def _through_tail(self, scores: dict[str, Array]) -> Array:
         assert self.tail is not None
         first = scores.pop(self.tail.input_name)
         return self.tail.run(first, scores)[self.judged]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.engine.ort.runtime import open_session, runtime_complaint
 from repairkit.graph.index import GraphIndex
 
-Outputs = Mapping[str, NDArray[Any]]
+Outputs = Mapping[str, Array]
 
 _RELATIVE = 1e-5  # of an image's largest output
 _STEPS_OF_ONE = 4 * 2.0**-24  # see engine.agreement
@@ -21,7 +20,7 @@ _N_NOISE = 3
 _LOUD = 3.0  # times the range of the images
 
 
-def with_noise(images: NDArray[Any]) -> NDArray[Any]:
+def with_noise(images: Array) -> Array:
     """The images, and behind them three of noise; of floats one is out of the images' range.
 
     Images may all be alike, and what mixes them then shows in no answer.
@@ -44,7 +43,7 @@ def differing_output(found: Outputs, expected: Outputs, n_images: int) -> str | 
     return None
 
 
-def _same(found: NDArray[Any], expected: NDArray[Any], n_images: int) -> bool:
+def _same(found: Array, expected: Array, n_images: int) -> bool:
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     if expected.dtype.kind not in "fciub":  # labels in words
@@ -64,7 +63,7 @@ def _same(found: NDArray[Any], expected: NDArray[Any], n_images: int) -> bool:
     return bool((np.abs(ours - theirs).max(axis=1) <= allowed).all())
 
 
-def first_mixing_node(model: ModelProto, image: str, images: NDArray[Any]) -> str:
+def first_mixing_node(model: ModelProto, image: str, images: Array) -> str:
     """In words, the first node that makes something else of an image where others stand beside it.
 
     Empty where none is found: not all that a graph makes can be compared image by image.

@@ -13,12 +13,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.engine.ort.runtime import load_runtime
 
 
-def as_value(array: NDArray[Any], device: str = "cpu") -> Any:
+def as_value(array: Array, device: str = "cpu") -> Any:
     """A runtime value that shares the memory of a contiguous array; on another device, a copy."""
     return load_runtime().OrtValue.ortvalue_from_numpy(array, device, 0)
 
@@ -31,9 +31,9 @@ def owned_outputs(binding: Any) -> list[Any]:
     return [make(held[position]) for position in range(len(held))]
 
 
-def memory_of(value: Any) -> NDArray[Any]:
+def memory_of(value: Any) -> Array:
     """The memory of a value on the CPU as an array that can be written to."""
-    array: NDArray[Any] = value.numpy()
+    array: Array = value.numpy()
     if _numpy_shares() or not array.size:
         return array
     # Before 1.19 `numpy` copies.

@@ -12,11 +12,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans
 from repairkit.core.game import Coalitions
@@ -54,9 +54,9 @@ class AffineMasks:
         self._levels = [np.asarray(means[site.name], np.float32) for site in sites]
         self._constant: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
-    def run(self, coalitions: Coalitions, positions: Indices) -> NDArray[Any]:
+    def run(self, coalitions: Coalitions, positions: Indices) -> Array:
         """One run: the outputs for images of the suite, under a row for each image."""
-        feeds: dict[str, NDArray[Any]] = {}
+        feeds: dict[str, Array] = {}
         for site, levels in zip(self.masks.roster.sites, self._levels, strict=True):
             own = coalitions[:, self.masks.roster.slices[site.name]]
             feeds[affine_input(site, SCALE)] = own.astype(np.float32).reshape(-1)
@@ -105,14 +105,14 @@ class ScatteredEvaluator:
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
-    ) -> NDArray[Any]:
+    ) -> Array:
         """See `Evaluator`."""
         if images is None or images.shape[1] > min(_FEW, self.run_images):
             return self.others.answer(coalitions, images, reduce)
         step = max(1, self.run_images // images.shape[1])
         drawn: NDArray[np.intp] = images
 
-        def mix(start: int) -> NDArray[Any]:
+        def mix(start: int) -> Array:
             rows = slice(start, start + step)
             return self._mixed(coalitions[rows], drawn[rows], step, reduce)
 
@@ -120,7 +120,7 @@ class ScatteredEvaluator:
 
     def _mixed(
         self, coalitions: Coalitions, images: NDArray[np.intp], step: int, reduce: Reduce
-    ) -> NDArray[Any]:
+    ) -> Array:
         """One run of `step` rows, of which those given are wanted."""
         real, n_images = images.shape
         last = np.minimum(np.arange(step), real - 1)
@@ -152,7 +152,7 @@ class LateScattered:
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
-    ) -> NDArray[Any]:
+    ) -> Array:
         """See `Evaluator`."""
         if images is None or images.shape[1] > _FEW:
             return self.others.answer(coalitions, images, reduce)
@@ -194,7 +194,7 @@ def with_scattered(
     positions = rng.integers(0, len(masks.suite), (len(rows), 1))
     if masks.runner.step is not None:
         return others
-    alone: NDArray[Any] | None = None
+    alone: Array | None = None
     macs = others.routes.full.cost if isinstance(others, FastEvaluator) else 0.0
     for way in (mixer, None) if mixer is not None else (None,):
         found = ScatteredEvaluator(others, masks, way, macs=macs)
@@ -213,7 +213,7 @@ def _fault(
     found: ScatteredEvaluator,
     rows: Coalitions,
     positions: NDArray[np.intp],
-    alone: NDArray[Any],
+    alone: Array,
     precision: Precision,
     *,
     bits: bool,

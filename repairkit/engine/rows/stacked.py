@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.game import Coalitions
 from repairkit.core.suite import Indices, Suite
@@ -82,7 +83,7 @@ class StackedEvaluator:
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
-    ) -> NDArray[Any]:
+    ) -> Array:
         """See `engine.evaluator.Evaluator`.
 
         Raises:
@@ -92,7 +93,7 @@ class StackedEvaluator:
         groups: dict[bytes, list[int]] = defaultdict(list)
         for number in range(len(coalitions)):
             groups[b"" if images is None else images[number].tobytes()].append(number)
-        answers: list[NDArray[Any] | None] = [None] * len(coalitions)
+        answers: list[Array | None] = [None] * len(coalitions)
         for numbers in groups.values():
             positions = everyone if images is None else images[numbers[0]]
             parts = [
@@ -107,9 +108,7 @@ class StackedEvaluator:
         size = self.batch_size
         return [positions[i : i + size] for i in range(0, len(positions), size)]
 
-    def _on_images(
-        self, rows: Coalitions, positions: Indices, reduce: Reduce
-    ) -> list[NDArray[Any]]:
+    def _on_images(self, rows: Coalitions, positions: Indices, reduce: Reduce) -> list[Array]:
         """Rows on the same images: the base first, then cone by cone."""
         routes = self.routes
         live = {routes.anatomy.image: self._put(self.suite.batch(positions))}
@@ -125,7 +124,7 @@ class StackedEvaluator:
                 difference = Difference(routes.difference(base, row).changed, 0)
             cached = 0 if alone else routes.worth_keeping
             cones[routes.route(difference, cached, 0).piece].append(number)
-        found: dict[int, NDArray[Any]] = {}
+        found: dict[int, Array] = {}
         for piece, numbers in cones.items():
             outputs = self._stacks(piece, live, rows[numbers], len(positions))
             kept = [reduce(part, positions) for part in outputs]
@@ -134,9 +133,9 @@ class StackedEvaluator:
 
     def _stacks(
         self, piece: Slice, live: dict[str, Any], rows: Coalitions, n_images: int
-    ) -> list[NDArray[Any]]:
+    ) -> list[Array]:
         """The outputs of every row, from runs of as many rows as the device can hold."""
-        outputs: list[NDArray[Any]] = []
+        outputs: list[Array] = []
         while len(outputs) < len(rows):
             size = self._size(piece, len(rows), n_images)
             stack = rows[len(outputs) : len(outputs) + size]
@@ -247,7 +246,7 @@ class StackedEvaluator:
             self._cones.popitem(last=False)
         return self._cones[piece]
 
-    def _put(self, array: NDArray[Any]) -> Any:
+    def _put(self, array: Array) -> Any:
         """An array as a value on the device."""
         return as_value(np.ascontiguousarray(array), self.device)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.game import Coalitions
 from repairkit.engine.evaluator import Evaluator, keep_all
 from repairkit.engine.precision import TOLERANCES, Precision
@@ -37,7 +37,7 @@ class Agreement:
 
     coalitions: Coalitions
     images: NDArray[np.intp]
-    expected: NDArray[Any]
+    expected: Array
 
     @classmethod
     def ask(cls, reference: Evaluator, n_players: int, n_images: int, macs: float) -> Agreement:
@@ -82,7 +82,7 @@ class Agreement:
                 return f"with {n_absent} filters absent {fault}"
         return None if precision != "float32" or bits else self._hidden_effect(found)
 
-    def _hidden_effect(self, found: NDArray[Any]) -> str | None:
+    def _hidden_effect(self, found: Array) -> str | None:
         """Whether differences are small beside the outputs, and not beside what one filter does."""
         n_absent = (~self.coalitions).sum(axis=1)
         single = np.flatnonzero(n_absent == 1)
@@ -98,8 +98,8 @@ class Agreement:
 
 
 def difference(
-    found: NDArray[Any],
-    expected: NDArray[Any],
+    found: Array,
+    expected: Array,
     *,
     precision: Precision = "float32",
     bits: bool = False,
@@ -154,7 +154,7 @@ def cones_fault(evaluator: FastEvaluator, images: NDArray[np.intp]) -> str | Non
     walk = star.copy()
     for row in range(1, len(walk)):
         walk[row] &= walk[row - 1]
-    passes: dict[bytes, NDArray[Any]] = {}
+    passes: dict[bytes, Array] = {}
     for rows in (star, walk):
         found = evaluator.answer(rows, np.tile(images, (len(rows), 1)), keep_all)
         for ours, row in zip(found, rows, strict=True):
@@ -166,9 +166,7 @@ def cones_fault(evaluator: FastEvaluator, images: NDArray[np.intp]) -> str | Non
     return None
 
 
-def _full_pass(
-    evaluator: FastEvaluator, row: NDArray[np.bool_], images: NDArray[np.intp]
-) -> NDArray[Any]:
+def _full_pass(evaluator: FastEvaluator, row: NDArray[np.bool_], images: NDArray[np.intp]) -> Array:
     with evaluator.routes.compiled.workspaces.lend() as workspace:
         walk = Walk(evaluator.routes, workspace, evaluator.suite, images, None)
         return walk.step(Move(0, row, evaluator.routes.full, follow=False))

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.engine.ort.memory import release_freed
 from repairkit.engine.ort.sessions import Call, Level, open_slice, optimise
@@ -44,7 +44,7 @@ class Overwrite:
 
     tensor: str
     block: int
-    absent: NDArray[Any] | None
+    absent: Array | None
     added: str = ""
     relu: bool = False
 
@@ -75,7 +75,7 @@ class Compiled:
         *,
         image: str,
         output: str,
-        sample: NDArray[Any],
+        sample: Array,
         level: Level = "blocked",
         weight_space: bool = True,
         half: bool = False,
@@ -140,7 +140,7 @@ class Compiled:
                 self._sessions.popitem(last=False)
         return opened
 
-    def _everything(self, images: NDArray[Any], *, present: bool) -> dict[str, NDArray[Any]]:
+    def _everything(self, images: Array, *, present: bool) -> dict[str, Array]:
         """Every tensor that depends on the image, with all filters or none."""
         image = self.anatomy.image
         names = tuple(name for name in self.anatomy.names if name != image)
@@ -154,7 +154,7 @@ class Compiled:
             answers = Call(open_slice(model), names, {name: values[name] for name in fed})({})
         return {name: answer.numpy() for name, answer in answers.items() if answer.is_tensor()}
 
-    def _find_overwrites(self, sample: NDArray[Any]) -> tuple[Overwrite | None, ...]:
+    def _find_overwrites(self, sample: Array) -> tuple[Overwrite | None, ...]:
         """For every site how absent filters are overwritten; None where it must be computed."""
         tensors = self._everything(np.concatenate([sample, sample[:, ::-1] * 0]), present=False)
         found = []
@@ -176,7 +176,7 @@ class Compiled:
         return tuple(found)
 
 
-def _constant_lanes(tensor: str, block: int, absent: NDArray[Any]) -> Overwrite | None:
+def _constant_lanes(tensor: str, block: int, absent: Array) -> Overwrite | None:
     """An overwrite with what a tensor holds where its site has no filter, if images agree on it."""
     first, other = absent[: len(absent) // 2], absent[len(absent) // 2 :]
     if len(first) != 1 or absent.ndim < 2 or not np.array_equal(first, other):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.game import Coalitions, Executor
 from repairkit.core.suite import Indices, Suite
 from repairkit.engine.evaluator import Reduce
@@ -69,7 +70,7 @@ class FastEvaluator:
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
-    ) -> NDArray[Any]:
+    ) -> Array:
         """See `Evaluator`."""
         jobs = self._jobs(len(coalitions), images)
         desk = _Desk(self, np.ascontiguousarray(coalitions), reduce, self._affordable(jobs))
@@ -127,7 +128,7 @@ class _Desk:
         self.routes, self.states = evaluator.routes, evaluator.states
         self.plans: dict[tuple[Any, ...], Plan] = {}
 
-    def work(self, job: Job) -> NDArray[Any]:
+    def work(self, job: Job) -> Array:
         """What is kept of the job's rows: (n_rows, n_images, ...)."""
         key = job.positions.tobytes()
         last = self.states.last_row(key, self.rows[job.rows[-1]])

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.engine.ort.values import memory_of
 from repairkit.engine.weights.compiled import Compiled, Overwrite
 from repairkit.engine.weights.routes import Row
 
-Undo = list[tuple[NDArray[Any], NDArray[np.intp], NDArray[Any]]]
+Undo = list[tuple[Array, NDArray[np.intp], Array]]
 """Lanes of a tensor, the channels that were written, and what was there."""
 
 
@@ -47,41 +48,41 @@ def put_back(undo: Undo) -> None:
 
 
 def _absent(
-    how: Overwrite, channels: NDArray[np.intp], live: Mapping[str, Any], levels: NDArray[Any]
-) -> NDArray[Any]:
+    how: Overwrite, channels: NDArray[np.intp], live: Mapping[str, Any], levels: Array
+) -> Array:
     """What lanes hold without their filters: (n_channels, 1 or n_images, n_positions)."""
     if how.absent is not None:
         rows, lanes = channels // how.block, channels % how.block
-        constant: NDArray[Any] = how.absent[rows, :, lanes][:, None]
+        constant: Array = how.absent[rows, :, lanes][:, None]
         return constant
     added = _read(_lanes(live[how.added].numpy(), how.block), channels)
     added += levels[channels][:, None, None]
     return np.maximum(added, 0, out=added) if how.relu else added
 
 
-def _same_bits(some: NDArray[Any], others: NDArray[Any]) -> bool:
+def _same_bits(some: Array, others: Array) -> bool:
     kind = f"u{some.itemsize}"  # so that zero is told from minus zero
     return bool((some.view(kind) == others.view(kind)).all())
 
 
-def _lanes(tensor: NDArray[Any], block: int) -> NDArray[Any]:
+def _lanes(tensor: Array, block: int) -> Array:
     """A view of shape (n_images, n_blocks, n_positions, block)."""
     view = tensor.reshape(tensor.shape[0], tensor.shape[1] // block, -1, block)
     assert np.shares_memory(view, tensor)
     return view
 
 
-def _read(lanes: NDArray[Any], channels: NDArray[np.intp]) -> NDArray[Any]:
+def _read(lanes: Array, channels: NDArray[np.intp]) -> Array:
     """A copy, (n_channels, n_images, n_positions)."""
     block = lanes.shape[3]
     if len(channels) == 1:
         c = int(channels[0])
         return lanes[None, :, c // block, :, c % block].copy()
-    many: NDArray[Any] = lanes[:, channels // block, :, channels % block]
+    many: Array = lanes[:, channels // block, :, channels % block]
     return many
 
 
-def _write(lanes: NDArray[Any], channels: NDArray[np.intp], values: NDArray[Any]) -> None:
+def _write(lanes: Array, channels: NDArray[np.intp], values: Array) -> None:
     block = lanes.shape[3]
     if len(channels) == 1:
         c = int(channels[0])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.engine.weights.routes import Row
 from repairkit.graph.coalitions.cones import Tensors
 
@@ -31,7 +32,7 @@ class State:
     coalition: Row
     live: dict[str, Any] = field(default_factory=dict)
     cached: Tensors = 0
-    outputs: NDArray[Any] | None = None
+    outputs: Array | None = None
     n_bytes: int = 0
 
 

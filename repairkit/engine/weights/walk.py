@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.suite import Indices, Suite
 from repairkit.engine.ort.values import as_value
 from repairkit.engine.weights.overwriting import overwrite, put_back
@@ -39,7 +39,7 @@ class Walk:
         self.routes, self.workspace, self.state = routes, workspace, state
         self._suite, self._positions = suite, positions
 
-    def step(self, move: Move) -> NDArray[Any]:
+    def step(self, move: Move) -> Array:
         """The model's outputs under the move's row."""
         held = State(move.row) if self.state is None else self.state
         route = move.route
@@ -52,7 +52,7 @@ class Walk:
                 held.coalition = move.row
             return held.outputs
         values = self._run(move, held)
-        outputs: NDArray[Any] = values[self.routes.anatomy.output].numpy()
+        outputs: Array = values[self.routes.anatomy.output].numpy()
         if move.follow:
             self._follow(move, held, values, outputs)
         else:
@@ -72,9 +72,7 @@ class Walk:
     def _image(self) -> Any:
         return as_value(np.ascontiguousarray(self._suite.batch(self._positions)))
 
-    def _follow(
-        self, move: Move, held: State, values: dict[str, Any], outputs: NDArray[Any]
-    ) -> None:
+    def _follow(self, move: Move, held: State, values: dict[str, Any], outputs: Array) -> None:
         anatomy, route = self.routes.anatomy, move.route
         for name in anatomy.names_of(route.lost):
             del held.live[name]

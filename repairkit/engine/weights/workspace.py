@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.engine.ort.sessions import Call
 from repairkit.engine.ort.values import as_value
@@ -61,7 +62,7 @@ class _Weights:
     """The kernel and bias of a site in weight space."""
 
     def __init__(
-        self, switch: Switch, trained: Mapping[str, NDArray[np.float32]], levels: NDArray[Any]
+        self, switch: Switch, trained: Mapping[str, NDArray[np.float32]], levels: Array
     ) -> None:
         kernel, bias = trained[switch.kernel], trained[switch.bias]
         self.arrays = {switch.kernel: kernel.copy(), switch.bias: bias.copy()}

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from repairkit.core.arrays import Array
 
 _NUMBERS = "biufc"
 _GENERATORS: dict[str, type[Any]] = {
@@ -58,7 +59,7 @@ class Encoder:
             return {"dataclass": name_of(type(value)), "fields": parts}
         raise TypeError(f"a {type(value).__name__} cannot be stored in a checkpoint")
 
-    def _array(self, value: NDArray[Any] | np.generic) -> dict[str, Any]:
+    def _array(self, value: Array | np.generic) -> dict[str, Any]:
         if value.dtype.kind not in _NUMBERS:
             raise TypeError(f"an array of {value.dtype} cannot be stored in a checkpoint")
         columns_first = value.flags.f_contiguous and not value.flags.c_contiguous

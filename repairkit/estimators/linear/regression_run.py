@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
 from repairkit.estimators.linear import sizes as sizes_of
@@ -387,7 +388,7 @@ class RegressionRun:
         )
 
 
-def _restricted(pool: ImagePool, images: NDArray[Any]) -> ImagePool:
+def _restricted(pool: ImagePool, images: Array) -> ImagePool:
     """The pool of which no other images are drawn."""
     probabilities = np.zeros(len(pool))
     probabilities[images] = pool.probabilities[images]

@@ -8,7 +8,6 @@ NaNs vanish.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper, version_converter
 from onnx_graphsurgeon.logger.logger import G_LOGGER, Logger
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.graph.coalitions.tree_masks import mask_trees
@@ -42,13 +42,13 @@ def mask_shape(site: Site, rows: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def stored_levels(site: Site, levels: NDArray[np.float32]) -> NDArray[Any]:
+def stored_levels(site: Site, levels: NDArray[np.float32]) -> Array:
     """Levels as the site's tensor holds them: rounded to its type, or integer codes."""
     if site.scale is None:
         return levels.astype(site.dtype)
     limits = np.iinfo(site.dtype)
     codes = np.rint(levels.astype(np.float64) / site.scale) + site.zero
-    stored: NDArray[Any] = np.clip(codes, limits.min, limits.max).astype(site.dtype)
+    stored: Array = np.clip(codes, limits.min, limits.max).astype(site.dtype)
     return stored
 
 

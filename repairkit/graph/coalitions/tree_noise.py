@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.graph.kinds.trees import is_ensemble, numbers
 
 
 def spread_over_thresholds(
-    model: ModelProto, input_name: str, rows: NDArray[Any], rng: np.random.Generator
-) -> NDArray[Any]:
+    model: ModelProto, input_name: str, rows: Array, rng: np.random.Generator
+) -> Array:
     """The rows, with every feature that trees ask for drawn from about the trees' thresholds.
 
     Noise in another range would send all rows to the same leaves. Only ensembles that read the

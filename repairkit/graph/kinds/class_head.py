@@ -12,12 +12,12 @@ and class biases or new weights have the same effect in the file as they have he
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.graph.facts.endings import Ending
 from repairkit.graph.index import GraphIndex, attribute, int_attribute, layer_names, subgraphs
@@ -110,7 +110,7 @@ class ClassHead:
             "for class biases; export the model with a bias in its last layer"
         )
 
-    def score_rows(self, made: NDArray[Any]) -> Floats:
+    def score_rows(self, made: Array) -> Floats:
         """Class scores (n, n_classes) from what the layer makes for n images."""
         if self.kind == "Conv":
             own = made.reshape(len(made), self.n_classes, -1).astype(np.float64).mean(axis=2)
@@ -118,14 +118,14 @@ class ClassHead:
             own = made.reshape(len(made), -1, self.n_classes).astype(np.float64).mean(axis=1)
         return np.asarray(self.tail_scale * own + self.tail_shift)
 
-    def feature_rows(self, features: NDArray[Any]) -> NDArray[Any]:
+    def feature_rows(self, features: Array) -> Array:
         """Features (n, n_features) of n images, so that the scores are linear in them."""
         if self.windows is not None:
             return self.windows.means(features).reshape(len(features), -1)
         rows = features.reshape(len(features), -1, self.weight.shape[1])
         return rows[:, 0] if rows.shape[1] == 1 else rows.mean(axis=1, dtype=np.float64)
 
-    def scores(self, rows: NDArray[Any], weight: Floats, bias: Floats | None) -> Floats:
+    def scores(self, rows: Array, weight: Floats, bias: Floats | None) -> Floats:
         """Class scores of features under stored weights and a stored bias."""
         product = rows.astype(np.float64) @ (self.weight_scale[:, None] * weight).T
         return np.asarray(product + self.offset(bias))
@@ -357,7 +357,7 @@ def _number(node: NodeProto, name: str) -> float:
     return 1.0 if found is None else float(found.f)
 
 
-def _rows_of(node: NodeProto, kernel: NDArray[Any]) -> NDArray[Any]:
+def _rows_of(node: NodeProto, kernel: Array) -> Array:
     """A kernel as (n_classes, n_features)."""
     if node.op_type == "Conv":
         return kernel.reshape(len(kernel), -1)

@@ -9,12 +9,12 @@ and the scale that follow keep, and the bias `Add` behind them holds the level.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from repairkit.core.arrays import Array
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.stored.storage import Constants
 
@@ -81,7 +81,7 @@ def unfit(node: NodeProto, index: GraphIndex) -> str | None:
 def read_codes(node: NodeProto, constants: Constants, n_channels: int) -> Codes | str:
     """The codes that a `QLinearConv` gives, or why its filters cannot be frozen."""
 
-    def value(slot: int) -> NDArray[Any]:
+    def value(slot: int) -> Array:
         return constants.array(node.input[slot])
 
     scale, zero = value(_SCALE), value(_ZERO)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, numpy_helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import Site
 from repairkit.core.patch import Constant, constant_of
 from repairkit.graph.index import GraphIndex, attribute
@@ -60,7 +60,7 @@ class Ensemble:
     columns: tuple[int, ...]
     leaf_of: NDArray[np.intp]
     column_of: NDArray[np.intp]
-    weights: NDArray[Any]
+    weights: Array
     labels: tuple[str, ...]
 
     @property
@@ -83,7 +83,7 @@ class Ensemble:
         return self.tree_of_leaf[self.leaf_of]
 
     @cached_property
-    def table(self) -> NDArray[Any]:
+    def table(self) -> Array:
         """What each leaf yields, (n_leaves, n_columns), in the weights' own precision."""
         yields = np.zeros((len(self.leaves), len(self.columns)), self.weights.dtype)
         yields[self.leaf_of, self.column_of] = self.weights
@@ -210,7 +210,7 @@ def _irregular(found: Ensemble) -> str | None:
 
 def _lists(
     node: NodeProto, prefix: str, wanted: Mapping[str, str], extra: Mapping[str, str]
-) -> dict[str, NDArray[Any]] | str:
+) -> dict[str, Array] | str:
     """Lists of one length by name, or what is wrong with them; an `extra` one may be missing.
 
     The values of `wanted` and `extra` are the kinds of type that their elements must have.
@@ -225,7 +225,7 @@ def _lists(
     return found
 
 
-def numbers(node: NodeProto, name: str) -> NDArray[Any]:
+def numbers(node: NodeProto, name: str) -> Array:
     """A list attribute, also where it is stored as a tensor; empty where the node has none."""
     found = attribute(node, name) or attribute(node, f"{name}_as_tensor")
     if found is None:
@@ -239,7 +239,7 @@ def numbers(node: NodeProto, name: str) -> NDArray[Any]:
     return np.array(found.ints, np.int64)
 
 
-def replace_numbers(node: NodeProto, name: str, values: NDArray[Any]) -> None:
+def replace_numbers(node: NodeProto, name: str, values: Array) -> None:
     """Put another list into an attribute, in the form in which it is stored."""
     found = attribute(node, name) or attribute(node, f"{name}_as_tensor")
     assert found is not None

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from repairkit.core.arrays import Array
 from repairkit.graph.index import attribute
 
 Pads = tuple[tuple[int, int], ...] | Literal["upper", "lower"]
@@ -31,7 +32,7 @@ class Windows:
     dilations: tuple[int, ...]
     pads: Pads
 
-    def means(self, features: NDArray[Any]) -> NDArray[np.float64]:
+    def means(self, features: Array) -> NDArray[np.float64]:
         """What a window sees on the average over positions: (n, channels, *size)."""
         spatial = features.shape[2:]
         steps = list(zip(self.size, self.strides, self.dilations, strict=True))

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
@@ -147,7 +147,7 @@ def _freeze(editor: Editor, site: str, layer: Layer, members: Sequence[FrozenFil
 
 
 def _write_kernel(
-    editor: Editor, site: str, layer: Layer, channels: NDArray[Any], gains: NDArray[np.float64]
+    editor: Editor, site: str, layer: Layer, channels: Array, gains: NDArray[np.float64]
 ) -> None:
     """Leave of the kernel what is kept of each channel; a normalisation scales what it follows."""
     node = editor.index.nodes[layer.node]
@@ -187,7 +187,7 @@ def representable(found: Survey, means: FilterMeans) -> FilterMeans:
     return nearest
 
 
-def _nearest(found: Survey, site: str, layer: Layer, level: NDArray[np.float32]) -> NDArray[Any]:
+def _nearest(found: Survey, site: str, layer: Layer, level: NDArray[np.float32]) -> Array:
     if not np.isfinite(level).all():
         channel = int(np.flatnonzero(~np.isfinite(level))[0])
         raise ModelError(

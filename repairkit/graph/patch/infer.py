@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import Filter, Site
 from repairkit.core.patch import FrozenFilter, HeadChange, HeadKind, Patch
@@ -95,9 +94,7 @@ def _frozen_trees(site: Site, before: Survey, after: Survey) -> list[FrozenFilte
     return frozen
 
 
-def _reading(
-    found: Survey, site: Site
-) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[np.float32]]:
+def _reading(found: Survey, site: Site) -> tuple[Array, Array | None, NDArray[np.float32]]:
     """Kernel, scale of the normalisation if there is one, and bias; the last two per channel."""
     layer = found.layers[site.name]
     kernel = found.constants.array(layer.kernel)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.patch import TensorEdit
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.stored.storage import Constants, constant_tensor, runs_of, store
@@ -27,7 +27,7 @@ class Editor:
         self,
         node: int,
         slot: int,
-        positions: NDArray[Any],
+        positions: Array,
         values: NDArray[np.float64],
         clone: str,
     ) -> None:
@@ -52,7 +52,7 @@ class Editor:
         old = store(tensor, write)
         self.edits.append(TensorEdit(write.storage.kind, write.storage.name, tuple(runs), old))
 
-    def add(self, node: int, slot: int, array: NDArray[Any], name: str) -> None:
+    def add(self, node: int, slot: int, array: Array, name: str) -> None:
         """A new initializer, read by a node at `slot` instead of what it read before."""
         fresh, number = name, 1
         taken = self.index.names | {edit.tensor for edit in self.edits}
@@ -76,7 +76,7 @@ class Editor:
         )
 
 
-def as_stored(constants: Constants, name: str, wanted: NDArray[np.float64]) -> NDArray[Any]:
+def as_stored(constants: Constants, name: str, wanted: NDArray[np.float64]) -> Array:
     """`wanted`, flat and one for every element, as it reads back once stored behind `name`."""
     write = constants.write(name, np.arange(len(wanted)), wanted)
     value = constants.array(name)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 
 _MOST_BYTES = 1 << 29
@@ -25,9 +24,9 @@ _MOST_SHAPE_ELEMENTS = 64
 
 def fold(
     node: NodeProto,
-    feeds: Mapping[str, NDArray[Any]],
+    feeds: Mapping[str, Array],
     opsets: Iterable[onnx.OperatorSetIdProto],
-) -> list[NDArray[Any]]:
+) -> list[Array]:
     """The outputs of a node.
 
     Args:
@@ -54,7 +53,7 @@ def fold(
         ) from error
 
 
-def _check_sizes(model: ModelProto, node: NodeProto, feeds: Mapping[str, NDArray[Any]]) -> None:
+def _check_sizes(model: ModelProto, node: NodeProto, feeds: Mapping[str, Array]) -> None:
     if node.op_type in _NEVER_GROWS and node.domain in ("", "ai.onnx"):
         return
     shaped = ModelProto()

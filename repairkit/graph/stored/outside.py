@@ -11,12 +11,11 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError, RunFolderError
 from repairkit.core.process.writing import Drafts
 from repairkit.graph.index import all_nodes, subgraphs
@@ -60,7 +59,7 @@ def is_outside(tensor: TensorProto) -> bool:
     return tensor.data_location == TensorProto.EXTERNAL and bool(_entry(tensor, _FOLDER))
 
 
-def array_of(tensor: TensorProto) -> NDArray[Any]:
+def array_of(tensor: TensorProto) -> Array:
     """A tensor's numbers; those of one that is kept outside are mapped from its file.
 
     Raises:

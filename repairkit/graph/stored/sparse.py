@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, SparseTensorProto, helper, numpy_helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.graph.index import all_nodes, subgraphs
 
 
-def dense_array(sparse: SparseTensorProto) -> NDArray[Any]:
+def dense_array(sparse: SparseTensorProto) -> Array:
     """A sparse tensor's numbers with the zeros between them.
 
     Raises:

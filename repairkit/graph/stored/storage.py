@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
 from repairkit.graph.number_types import code_limits, holds
@@ -23,7 +23,7 @@ from repairkit.graph.stored.folding import fold
 from repairkit.graph.stored.outside import array_of, is_outside
 from repairkit.graph.stored.sparse import dense_array
 
-_NOTHING: Mapping[str, NDArray[Any]] = {}
+_NOTHING: Mapping[str, Array] = {}
 _MOVES = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 
 
@@ -42,7 +42,7 @@ class Write:
 
     storage: Storage
     positions: NDArray[np.int64]
-    values: NDArray[Any]
+    values: Array
 
 
 class Constants:
@@ -51,7 +51,7 @@ class Constants:
     def __init__(self, index: GraphIndex) -> None:
         self.index = index
 
-    def array(self, name: str, stored: Mapping[str, NDArray[Any]] = _NOTHING) -> NDArray[Any]:
+    def array(self, name: str, stored: Mapping[str, Array] = _NOTHING) -> Array:
         """The value of a tensor of `index.constant`, computed from the file.
 
         `stored` gives other contents for some of the stored tensors.
@@ -72,7 +72,7 @@ class Constants:
         feeds = {i: self.array(i, stored) for i in node.input if i}
         return self._run(node, feeds)[list(node.output).index(name)]
 
-    def _dequantised(self, node: NodeProto, stored: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def _dequantised(self, node: NodeProto, stored: Mapping[str, Array]) -> Array:
         """As the runtime does it: in 32 bits, then rounded to the type of the result."""
         codes = self.array(node.input[0], stored)
         scale, zero = self._quantisation(node)
@@ -82,13 +82,13 @@ class Constants:
         with np.errstate(over="ignore", invalid="ignore"):
             return (levels * scale.astype(np.float32)).astype(width).reshape(codes.shape)
 
-    def read_back(self, name: str, write: Write) -> NDArray[Any]:
+    def read_back(self, name: str, write: Write) -> Array:
         """The flat value of `name` once `write` is done."""
         contents = self.array(write.storage.name).copy()
         contents.reshape(-1)[write.positions] = write.values
         return self.array(name, {write.storage.name: contents}).reshape(-1)
 
-    def _run(self, node: NodeProto, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def _run(self, node: NodeProto, feeds: dict[str, Array]) -> list[Array]:
         return fold(node, feeds, self.index.model.opset_import)
 
     def write(
@@ -171,7 +171,7 @@ class Constants:
 
 
 def _spread(
-    values: NDArray[Any], shape: tuple[int, ...], axis: int, block: int
+    values: Array, shape: tuple[int, ...], axis: int, block: int
 ) -> NDArray[np.float64] | None:
     """Scales or zero points, one for every element and flat; None where they do not fit.
 
@@ -247,7 +247,7 @@ def store(tensor: TensorProto, write: Write) -> bytes:
     return old
 
 
-def _packed(array: NDArray[Any], tensor: TensorProto) -> bytes:
+def _packed(array: Array, tensor: TensorProto) -> bytes:
     """An array as the raw data of a tensor, several numbers to a byte where its type says so."""
     fresh = bytearray(numpy_helper.from_array(array).raw_data)
     spare = 8 * len(fresh) - array.size * bits_of(tensor.data_type)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square, pgd, square
+from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
@@ -37,7 +37,7 @@ class Judged:
     n_classes: int
     batch_size: int
 
-    def outputs(self, images: NDArray[Any]) -> NDArray[Any]:
+    def outputs(self, images: Array) -> Array:
         """The judged output for images, in order."""
         parts = [
             self.runner.run(images[i : i + self.batch_size])[self.runner.outputs[0]]
@@ -45,7 +45,7 @@ class Judged:
         ]
         return np.concatenate(parts)
 
-    def scores(self, images: NDArray[Any]) -> NDArray[np.float64]:
+    def scores(self, images: Array) -> NDArray[np.float64]:
         """A row per image: logits, or logarithms of probabilities."""
         scores = self.form.class_scores(self.outputs(images))
         if "probabilit" in self.form.kind:
@@ -75,10 +75,10 @@ class Attack:
 
     def __call__(
         self,
-        images: NDArray[Any],
+        images: Array,
         targets: NDArray[np.intp],
         rng: np.random.Generator,
-    ) -> NDArray[Any]:
+    ) -> Array:
         """Adversarial images for targets."""
         made = []
         size = self.judged.batch_size
@@ -89,9 +89,7 @@ class Attack:
                 tell(min(start + size, len(images)))
         return np.concatenate(made)
 
-    def _attack(
-        self, images: NDArray[Any], targets: NDArray[np.intp], rng: np.random.Generator
-    ) -> NDArray[Any]:
+    def _attack(self, images: Array, targets: NDArray[np.intp], rng: np.random.Generator) -> Array:
         """Some images at once."""
         if isinstance(self.method, Pgd):
             assert self.source is not None

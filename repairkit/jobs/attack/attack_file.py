@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError
 from repairkit.core.suite import Annotations
 from repairkit.data.sources.archive import read_archive
@@ -38,16 +39,16 @@ TAKEN = ("x", "y", "split", ADVERSARIAL, TARGET, IMAGE, SETTINGS)
 class AttackedImages:
     """Images and what is known of each; every array but `x` is (n_images,)."""
 
-    x: NDArray[Any]
+    x: Array
     y: NDArray[np.int64]
     split: NDArray[np.str_]
     adversarial: NDArray[np.uint8]
     target: NDArray[np.int64]
     image: NDArray[np.int64]
-    attributes: Mapping[str, NDArray[Any]]
+    attributes: Mapping[str, Array]
 
 
-def check_columns(columns: Mapping[str, NDArray[Any]]) -> None:
+def check_columns(columns: Mapping[str, Array]) -> None:
     """Refuse data whose columns an attack file could not keep.
 
     Raises:
@@ -86,7 +87,7 @@ def write_attack_file(path: Path, images: AttackedImages, settings: Mapping[str,
     write_bytes(path, stored.getvalue())
 
 
-def _plain(column: NDArray[Any]) -> NDArray[Any]:
+def _plain(column: Array) -> Array:
     return column.astype(str) if column.dtype == object else column
 
 

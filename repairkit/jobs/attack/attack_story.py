@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square
+from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError, DataError, SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
@@ -36,7 +37,7 @@ from repairkit.metrics import TARGET, adversarial, is_attacked
 
 _PROOF_IMAGES = 64
 _MAPPED_ON = 8
-Made = NDArray[Any]
+Made = Array
 
 
 @dataclass(frozen=True)

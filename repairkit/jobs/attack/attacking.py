@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, Square, random_targets
+from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.suite import Suite
@@ -132,7 +132,7 @@ def attack(
     return Attacked(out, document)
 
 
-def _knowledge(source: Source | None, judged: Judged, proof: NDArray[Any]) -> dict[str, Any]:
+def _knowledge(source: Source | None, judged: Judged, proof: Array) -> dict[str, Any]:
     """What the adversary knows: the model itself, another one, or answers alone."""
     if source is None:
         return {"name": None, "knowledge": "black-box", "parity": None}

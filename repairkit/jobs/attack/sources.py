@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError, SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
@@ -44,7 +44,7 @@ class Source:
     model: FrameworkModel
     order: tuple[int, int, int] | None = None
 
-    def outputs(self, images: NDArray[Any], batch_size: int = 128) -> NDArray[Any]:
+    def outputs(self, images: Array, batch_size: int = 128) -> Array:
         """The first output for images as the ONNX model takes them."""
         parts = [
             self.model.outputs(self._there(images[i : i + batch_size]))
@@ -52,7 +52,7 @@ class Source:
         ]
         return np.concatenate(parts)
 
-    def gradients(self, images: NDArray[Any], labels: NDArray[np.intp]) -> NDArray[Any]:
+    def gradients(self, images: Array, labels: NDArray[np.intp]) -> Array:
         """Of each image's loss for its label, shaped as the images."""
         gradients = self.model.loss_gradients(self._there(images), labels)[1]
         if self.order is None:
@@ -78,7 +78,7 @@ class Source:
             )
         return replace(self, model=freeze(file, layers))
 
-    def _there(self, images: NDArray[Any]) -> NDArray[np.float32]:
+    def _there(self, images: Array) -> NDArray[np.float32]:
         if self.order is not None:
             images = images.transpose(0, *(axis + 1 for axis in self.order))
         return np.ascontiguousarray(images, np.float32)
@@ -107,7 +107,7 @@ def attach(name: str, model: FrameworkModel, image_shape: tuple[int, ...]) -> So
     )
 
 
-def parity(source: NDArray[Any], judged: NDArray[Any], form: OutputForm) -> float:
+def parity(source: Array, judged: Array, form: OutputForm) -> float:
     """How far a source's outputs are from the ONNX model's: the greatest difference, relative.
 
     Logits on one side and their softmax on the other are compared as probabilities. Infinite where
@@ -130,6 +130,6 @@ def parity(source: NDArray[Any], judged: NDArray[Any], form: OutputForm) -> floa
     return distances[-1] if normalised else distances[0]
 
 
-def _relative(found: NDArray[Any], expected: NDArray[Any]) -> float:
+def _relative(found: Array, expected: Array) -> float:
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
     return float(np.abs(found.astype(np.float64) - expected).max(initial=0.0)) / scale

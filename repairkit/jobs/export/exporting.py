@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ExportError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
@@ -168,7 +168,7 @@ def _cast_to(node: NodeProto) -> list[int]:
     return [a.i for a in node.attribute if a.name == "to" and node.op_type == "Cast"]
 
 
-def _images(subject: Subject, settings: Settings) -> NDArray[Any]:
+def _images(subject: Subject, settings: Settings) -> Array:
     if settings.data is None:
         return noise_images(subject, _NOISE_IMAGES)
     suite = read_images(subject, settings)
@@ -177,7 +177,7 @@ def _images(subject: Subject, settings: Settings) -> NDArray[Any]:
 
 @stage("comparing outputs")
 def _compare(
-    model: FrameworkModel, subject: Subject, images: NDArray[Any], source: str
+    model: FrameworkModel, subject: Subject, images: Array, source: str
 ) -> tuple[float, float]:
     """The greatest relative difference of outputs, and the usual one.
 

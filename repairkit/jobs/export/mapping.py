@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.framework import FrameworkModel, Images, Layer
 from repairkit.core.layer_map import LayerMap, MappedLayer
@@ -49,7 +49,7 @@ class Pairing:
 
     framework: FrameworkModel
     subject: Subject
-    images: NDArray[Any]
+    images: Array
     noise: float
 
     @cached_property

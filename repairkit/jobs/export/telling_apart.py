@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.framework import Images
 
 _MOST_NUMBERS = 64
@@ -67,7 +67,7 @@ class Crowd:
         )
 
     def _is_alone(self, output: Images, low: int, high: int, own: int, limit: float) -> bool:
-        near: NDArray[Any] = np.arange(low, high)
+        near: Array = np.arange(low, high)
         near = near[self._order[near] != own]
         for column in range(1, self._rows.shape[1]):
             if not len(near):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
 from repairkit.core.filters import Site
 from repairkit.core.process.stages import stage
@@ -169,7 +169,7 @@ def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
     return {name: amount / total for name, amount in work.items()}, _open_sizes(subject, images)
 
 
-def _open_sizes(subject: Subject, images: NDArray[Any]) -> str:
+def _open_sizes(subject: Subject, images: Array) -> str:
     """What was chosen for the sizes that the model leaves open."""
     if None not in subject.spec.shape:
         return ""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import Filter
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
@@ -219,7 +220,7 @@ def _pictures(bench: Bench, suite: Suite, rows: Sequence[int]) -> dict[int, Pict
     return found
 
 
-def _brightened(images: dict[int, NDArray[Any]]) -> dict[int, NDArray[Any]]:
+def _brightened(images: dict[int, Array]) -> dict[int, Array]:
     """Bytes that use a small part of their range, such as 0 to 16, as if they used all of it."""
     stored = [image for image in images.values() if image.dtype == np.uint8]
     greatest = max((int(image.max(initial=0)) for image in stored), default=0)
@@ -232,12 +233,12 @@ def _brightened(images: dict[int, NDArray[Any]]) -> dict[int, NDArray[Any]]:
     }
 
 
-def _pixels(bench: Bench, suite: Suite, row: int) -> NDArray[Any]:
+def _pixels(bench: Bench, suite: Suite, row: int) -> Array:
     """An image as (height, width, channels), before the model's scale and mean if that is known."""
     source = suite.images
     if isinstance(source, PixelImages):
         stored = np.asarray(source.pixels[row])
         return stored[..., ::-1] if bench.settings.preprocessing.color == "bgr" else stored
-    ready: NDArray[Any] = source.batch(np.array([row]))[0]
+    ready: Array = source.batch(np.array([row]))[0]
     spec = bench.subject.spec.with_layout(bench.settings.preprocessing.layout)
     return ready.transpose(1, 2, 0) if spec.layout == "nchw" else ready

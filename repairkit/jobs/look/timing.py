@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
 from repairkit.core.process.stages import stage
 from repairkit.engine.runner import Runner
@@ -99,7 +99,7 @@ def time_passes(subject: Subject, n_filters: int) -> PassTime:
     return PassTime(each / (step or 1), batch, shape, n_filters)
 
 
-def _fastest(runner: Runner, images: NDArray[Any], end: float) -> float:
+def _fastest(runner: Runner, images: Array, end: float) -> float:
     """Seconds of the fastest of a few runs; the first warms up, and counts only if it is alone."""
     found: list[float] = []
     for _ in range(_RUNS + 1):

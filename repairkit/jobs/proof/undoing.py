@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.patch import Patch
 from repairkit.core.process.stages import stage
@@ -64,7 +63,7 @@ def apply_patch(
     file: PatchFile,
     *,
     out: Path,
-    images: NDArray[Any] | None = None,
+    images: Array | None = None,
     feeds: Feeds | None = None,
 ) -> Applied:
     """Change what a patch file names in the very model that it was made for, and prove it.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import VerificationError
 from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
@@ -90,7 +91,7 @@ def verify(
     patched: ModelFile,
     *,
     file: PatchFile | None = None,
-    images: NDArray[Any] | None = None,
+    images: Array | None = None,
     feeds: Feeds | None = None,
 ) -> Verified:
     """Bake the claimed patch anew, compare to the byte, undo it to the byte, compare outputs.
@@ -146,7 +147,7 @@ def _check_undoing(file: PatchFile, step: Step) -> None:
 
 
 def _prove_step(
-    subject: Subject, step: Step, images: NDArray[Any] | None, feeds: Feeds | None
+    subject: Subject, step: Step, images: Array | None, feeds: Feeds | None
 ) -> Verified:
     before = replace(subject, file=replace(subject.file, model=step.model))
     return prove_patch(
@@ -175,7 +176,7 @@ def _joined(proofs: list[Verified]) -> Verified:
 
 
 def _verify_inferred(
-    subject: Subject, patched: ModelFile, *, images: NDArray[Any] | None, feeds: Feeds | None
+    subject: Subject, patched: ModelFile, *, images: Array | None, feeds: Feeds | None
 ) -> Verified:
     """Prove a model that names no patch: what was frozen is read off the tensors."""
     patch = infer_patch(subject.model, patched.model)
@@ -224,7 +225,7 @@ def prove_patch(
     patched: ModelProto,
     edits: tuple[TensorEdit, ...],
     *,
-    images: NDArray[Any] | None = None,
+    images: Array | None = None,
     feeds: Feeds | None = None,
     claimed: bool = True,
 ) -> Verified:

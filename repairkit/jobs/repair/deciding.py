@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.process.stages import stage
@@ -62,7 +62,7 @@ class Made:
     scoring: dict[str, Any] | None = None
     selection: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
-    outputs: tuple[NDArray[Any], NDArray[Any]] | None = None
+    outputs: tuple[Array, Array] | None = None
 
 
 def make_choice(
@@ -143,7 +143,7 @@ class _Ways:
 
     cures: dict[str, Cure]
     reasons: dict[str, str]
-    plain: NDArray[Any]
+    plain: Array
     freezing: Freezing | None = None
     values: Values | None = None
 
@@ -252,7 +252,7 @@ def _ways(
     return _Ways(dict(cures), reasons, plain, freezing, values)
 
 
-def _criterion(bench: Bench, wishes: Wishes, plain: NDArray[Any]) -> ChoosingCriterion:
+def _criterion(bench: Bench, wishes: Wishes, plain: Array) -> ChoosingCriterion:
     return ChoosingCriterion(
         wishes.objective,
         wishes.limits,

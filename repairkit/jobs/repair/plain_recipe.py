@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure, Patch
@@ -47,14 +48,14 @@ def try_patches(
     return trials
 
 
-def _outputs(bench: Bench, game: ModelGame, candidate: Patch) -> NDArray[Any]:
+def _outputs(bench: Bench, game: ModelGame, candidate: Patch) -> Array:
     """The model's outputs on the game's suite with a patch's filters absent."""
     coalition = np.ones(len(bench.roster), bool)
     coalition[[bench.roster.column(f) for f in candidate.filters]] = False
     return game.outputs(coalition)
 
 
-def _figure(metric: Metric, outputs: NDArray[Any], suite: Suite) -> float:
+def _figure(metric: Metric, outputs: Array, suite: Suite) -> float:
     scores = metric.score(outputs, suite.annotations)
     if not metric.per_image:
         return float(scores)

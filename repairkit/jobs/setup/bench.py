@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
@@ -159,7 +159,7 @@ class Bench:
         return CLEAN_ACCURACY if is_attacked(self.dataset.annotations) else "accuracy"
 
     @cached_property
-    def sample(self) -> NDArray[Any]:
+    def sample(self) -> Array:
         """The untouched model's outputs for the first images of the data."""
         answers = self.batching.answers
         if answers is not None:  # its batching was proven on just these
@@ -167,7 +167,7 @@ class Bench:
         return self.run_plain(first_images(self.dataset, _PROOF_IMAGES))
 
     @cached_property
-    def trial(self) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    def trial(self) -> tuple[Array, NDArray[np.intp]]:
         """What a user's metric is tried on: outputs of some images, and which ones they are.
 
         They are the first of the data and, so that a figure that compares classes or groups exists,
@@ -179,7 +179,7 @@ class Bench:
         whole = Suite.whole("sample", self.dataset.images, self.dataset.annotations)
         return self.run_plain(whole.take(places)), places
 
-    def run_plain(self, suite: Suite) -> NDArray[Any]:
+    def run_plain(self, suite: Suite) -> Array:
         """The untouched model's outputs for a suite."""
         return run_suite(self.plain_runner, suite, self.batch_size)
 
@@ -418,7 +418,7 @@ def _plain_runner(subject: Subject, settings: Settings, batching: Batching) -> R
     )
 
 
-def run_suite(runner: Runner, suite: Suite, batch_size: int) -> NDArray[Any]:
+def run_suite(runner: Runner, suite: Suite, batch_size: int) -> Array:
     """A runner's first output for every image of a suite, in order."""
     parts = []
     with stage("running images", total=len(suite)) as tell:

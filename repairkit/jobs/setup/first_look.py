@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
@@ -207,7 +208,7 @@ class ErrorLook:
 class Judge:
     """How outputs for a suite are had, and how they are read; class names where known."""
 
-    outputs: Callable[[Suite], NDArray[Any]]
+    outputs: Callable[[Suite], Array]
     form: OutputForm
     n_classes: int
     class_names: tuple[str, ...] = ()
@@ -299,7 +300,7 @@ class _Answers:
     def __init__(self, judge: Judge, images: Suite) -> None:
         self._judge = judge
         self._images = images
-        self._outputs: dict[str, NDArray[Any]] = {}
+        self._outputs: dict[str, Array] = {}
 
     def n_of(self, way: Way) -> int:
         return len(self._outputs.get(way.name, ()))

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.data import Dataset, FurtherInput
 from repairkit.data.pixels.spec import describe_shape
@@ -72,7 +72,7 @@ def _with_defaults(subject: Subject, inputs: Mapping[str, str]) -> list[FurtherI
     return found
 
 
-def read_value(wanted: FurtherInput, text: str) -> NDArray[Any]:
+def read_value(wanted: FurtherInput, text: str) -> Array:
     """A constant from text: one value for all elements, or one per element, comma-separated.
 
     Raises:
@@ -110,6 +110,6 @@ def _read_word(word: str, dtype: np.dtype[Any]) -> Any:
     return word
 
 
-def _made_up(wanted: FurtherInput) -> NDArray[Any]:
+def _made_up(wanted: FurtherInput) -> Array:
     value: Any = False if wanted.dtype.kind == "b" else "" if wanted.dtype.kind == "O" else 1
     return np.full([size or 1 for size in wanted.single], value, wanted.dtype)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError, PreprocessingError, SettingsError
 from repairkit.core.process.deadline import Deadline
 from repairkit.core.process.stages import stage
@@ -50,7 +49,7 @@ class Scene:
     parts: Parts
     form: OutputForm
     n_classes: int
-    outputs: Callable[[Suite], NDArray[Any]]
+    outputs: Callable[[Suite], Array]
 
 
 def looked_at(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.data.pixels.spec import is_tabular
 from repairkit.engine.runner import Runner
@@ -31,7 +30,7 @@ _MOST_OF_AN_OPEN_INPUT = 1 << 22  # a volume gets a smaller side than a picture
 
 def noise_images(
     subject: Subject, n_images: int = 8, *, sides: Sequence[int] = SMALL_FIRST
-) -> NDArray[Any]:
+) -> Array:
     """Noise of the model's input shape, for a proof that has no real images.
 
     Args:
@@ -60,7 +59,7 @@ def noise_images(
     return _noise(subject, shape, n_images)
 
 
-def _noise(subject: Subject, shape: tuple[int, ...], n_images: int) -> NDArray[Any]:
+def _noise(subject: Subject, shape: tuple[int, ...], n_images: int) -> Array:
     rng = np.random.default_rng(0)
     if np.issubdtype(subject.spec.dtype, np.floating):
         noise = rng.standard_normal((n_images, *shape)).astype(subject.spec.dtype)

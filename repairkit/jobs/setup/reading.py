@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
@@ -45,10 +44,10 @@ def _promised(subject: Subject, settings: Settings) -> int | None:
 
 
 def settle_form(
-    sample: NDArray[Any],
+    sample: Array,
     settings: Settings,
     subject: Subject,
-    more: Callable[[], NDArray[Any]],
+    more: Callable[[], Array],
     *,
     regression: bool,
 ) -> tuple[OutputForm | None, int]:
@@ -83,8 +82,8 @@ def _evidence(settings: Settings, subject: Subject) -> Evidence:
 
 
 def _telling(
-    sample: NDArray[Any], settings: Settings, subject: Subject, more: Callable[[], NDArray[Any]]
-) -> NDArray[Any]:
+    sample: Array, settings: Settings, subject: Subject, more: Callable[[], Array]
+) -> Array:
     """The outputs to be looked at: of the order of the images nothing may depend."""
     evidence = _evidence(settings, subject)
     return sample if evidence.said or evidence.ending else more()

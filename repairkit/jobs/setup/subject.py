@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.stages import stage
@@ -51,7 +50,7 @@ class Subject:
     spec: InputSpec
     output: str
     further: tuple[FurtherInput, ...] = ()
-    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def n_classes(self) -> int | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.measures import measure_of
 from repairkit.core.suite import Annotations
 from repairkit.jobs.output.unattended import event
@@ -101,7 +101,7 @@ def told_of_ends(ends: Mapping[str, Mapping[str, float]]) -> list[str]:
     ]
 
 
-def _classes(about: Annotations) -> NDArray[Any] | None:
+def _classes(about: Annotations) -> Array | None:
     return about.labels if about.labels.dtype.kind in "iu" else None
 
 
@@ -112,7 +112,7 @@ def _class_names(whole: Annotations) -> tuple[str, ...]:
     return (*whole.class_names, *(str(number) for number in range(n_named, n_classes)))
 
 
-def _counts(columns: list[NDArray[Any] | None], names: tuple[str, ...]) -> dict[str, list[int]]:
+def _counts(columns: list[Array | None], names: tuple[str, ...]) -> dict[str, list[int]]:
     """Images by name, one number per part."""
     known = [column for column in columns if column is not None]
     if len(known) < len(columns) or not names:

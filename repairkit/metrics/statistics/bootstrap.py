@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations, Indices
@@ -50,7 +50,7 @@ class Means:
 
 
 def resampled_sets(
-    outputs: NDArray[Any], annotations: Annotations, metrics: Sequence[Metric], draws: Indices
+    outputs: Array, annotations: Annotations, metrics: Sequence[Metric], draws: Indices
 ) -> FigureTable:
     """Figures of metrics that are no means over images: (n_draws, n_metrics).
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+
+from repairkit.core.arrays import Array
 
 _SURE = 0.05
 _LITTLE_SKILL = 0.25  # of the way from guessing to perfect
@@ -72,7 +73,7 @@ class Guessing:
 
 
 def look_for_guessing(
-    predictions: Predictions, labels: NDArray[Any], n_classes: int, rng: Generator
+    predictions: Predictions, labels: Array, n_classes: int, rng: Generator
 ) -> Guessing:
     """Compare predictions (n_images,), -1 where there is none, with labels; at least one image."""
     n, hits = len(labels), int((predictions == labels).sum())

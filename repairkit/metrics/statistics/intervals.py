@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Metric
@@ -60,7 +60,7 @@ class _Resampling:
 
 
 def evaluate(
-    outputs: NDArray[Any],
+    outputs: Array,
     annotations: Annotations,
     metrics: Sequence[Metric],
     *,
@@ -99,8 +99,8 @@ def evaluate(
 
 
 def difference(
-    outputs_before: NDArray[Any],
-    outputs_after: NDArray[Any],
+    outputs_before: Array,
+    outputs_after: Array,
     annotations: Annotations,
     metrics: Sequence[Metric],
     *,
@@ -181,7 +181,7 @@ def _found(
 
 
 def _means(
-    outputs: NDArray[Any],
+    outputs: Array,
     annotations: Annotations,
     metrics: Sequence[Metric],
     form: OutputForm | None,
@@ -204,7 +204,7 @@ def _means(
 
 
 def _shares(
-    means: Means, outputs: NDArray[Any], annotations: Annotations, metrics: Sequence[Metric]
+    means: Means, outputs: Array, annotations: Annotations, metrics: Sequence[Metric]
 ) -> dict[str, float]:
     """The effective number of images (Kish 1965) of each figure that is a share of images."""
     ranges = {metric.name: metric.score_range for metric in metrics}
@@ -271,7 +271,7 @@ def _of_group(name: str) -> str:
     return f"accuracy:{name}"
 
 
-def _check_lengths(outputs: NDArray[Any], annotations: Annotations, suite: str) -> None:
+def _check_lengths(outputs: Array, annotations: Annotations, suite: str) -> None:
     if not len(annotations):
         raise DataError(f"suite {suite!r} holds no images; give it a share of the data")
     if len(outputs) != len(annotations):

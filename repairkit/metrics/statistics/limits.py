@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from numpy.typing import NDArray
-
+from repairkit.core.arrays import Array
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
 from repairkit.metrics.outputs import OutputForm
@@ -16,8 +14,8 @@ _ROUNDING = 1e-12
 
 
 def groups_beyond(
-    before: NDArray[Any],
-    after: NDArray[Any],
+    before: Array,
+    after: Array,
     annotations: Annotations,
     most: float,
     *,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.attacked import is_attacked
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Annotations
@@ -120,8 +120,8 @@ class Change:
 
 
 def paired_change(
-    before: NDArray[Any],
-    after: NDArray[Any],
+    before: Array,
+    after: Array,
     figure: FigureOfImages | FigureOfOutputs,
     *,
     n_resamples: int = 2000,
@@ -148,10 +148,10 @@ def paired_change(
 
 def _changes(
     figure: FigureOfImages | FigureOfOutputs,
-    before: NDArray[Any],
-    after: NDArray[Any],
-    own: NDArray[Any],
-    changed: NDArray[Any],
+    before: Array,
+    after: Array,
+    own: Array,
+    changed: Array,
     draws: NDArray[np.intp],
 ) -> Floats:
     """The change on each resample, (n_draws,)."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.process.stages import stage
@@ -73,7 +74,7 @@ class Chosen:
     patch: Patch
     promise: Figure
     story: dict[str, Any]
-    outputs: tuple[NDArray[Any], NDArray[Any]] | None = None
+    outputs: tuple[Array, Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def choose_by_all(
     judge: Judge,
     folds: Folds,
     cure: Cure,
-    plain: NDArray[Any],
+    plain: Array,
     story: Mapping[str, Any],
 ) -> Chosen:
     """Every image chooses and every image confirms; see `cross_confirming`.
@@ -235,7 +236,7 @@ def choose_by_part(
     judge: Judge,
     halves: Halves,
     cure: Cure,
-    plain: NDArray[Any],
+    plain: Array,
     story: Mapping[str, Any],
 ) -> Chosen:
     """Some selection images choose, the others confirm and have no say in the choice.
@@ -344,13 +345,13 @@ def _declined(
     story: Mapping[str, Any],
     wishes: Wishes,
     judge: Judge,
-    plain: NDArray[Any],
+    plain: Array,
 ) -> TargetNotMetError:
     told = f"{reason}{_met_already(wishes, judge, plain)}"
     return TargetNotMetError(f"no repair: {told}; nothing was written", {**story, "declined": told})
 
 
-def _met_already(wishes: Wishes, judge: Judge, plain: NDArray[Any]) -> str:
+def _met_already(wishes: Wishes, judge: Judge, plain: Array) -> str:
     """What is to be said of targets that need no repair."""
     met = [
         str(target) for target in wishes.targets if target.met(judge.value(target.metric, plain))

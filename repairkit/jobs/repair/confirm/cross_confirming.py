@@ -12,8 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
-
+from repairkit.core.arrays import Array
 from repairkit.jobs.repair.confirm.promises import Judge, Verdict
 from repairkit.jobs.repair.cures.cures import Cure, Cured, Nothing
 from repairkit.repairs import Folds
@@ -33,11 +32,11 @@ class CrossFitted:
     """
 
     folds: Folds
-    plain: NDArray[Any]
+    plain: Array
     whole: Cured | Nothing
     without: tuple[Cured | Nothing, ...]
 
-    def answers(self, n_steps: int) -> NDArray[Any]:
+    def answers(self, n_steps: int) -> Array:
         """For each image the outputs under the cure that its fold did not choose.
 
         Args:
@@ -81,7 +80,7 @@ class CrossFitted:
         ]
 
 
-def cross_fit(cure: Cure, folds: Folds, plain: NDArray[Any]) -> CrossFitted:
+def cross_fit(cure: Cure, folds: Folds, plain: Array) -> CrossFitted:
     """Choose on all images, and without each fold.
 
     Args:
@@ -104,7 +103,7 @@ class Confirmed:
 
     n_steps: int
     looks: int
-    answers: NDArray[Any]
+    answers: Array
     verdict: Verdict
 
 

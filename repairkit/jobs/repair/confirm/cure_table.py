@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from numpy.typing import NDArray
-
+from repairkit.core.arrays import Array
 from repairkit.jobs.repair.confirm.cross_confirming import CrossFitted, confirm, cross_fit
 from repairkit.jobs.repair.confirm.promises import Judge
 from repairkit.jobs.repair.cures.cures import Cure, Cured, Nothing
@@ -19,7 +18,7 @@ def compare_cures(
     *,
     judge: Judge,
     folds: Folds,
-    plain: NDArray[Any],
+    plain: Array,
     lowest: str,
 ) -> list[dict[str, Any]]:
     """The rows of the report's `selection.cures`.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
@@ -138,7 +139,7 @@ class Judge:
         """The objective's."""
         return self.metrics((self.objective.metric,))[0]
 
-    def value(self, name: str, outputs: NDArray[Any]) -> float:
+    def value(self, name: str, outputs: Array) -> float:
         """A metric of the images that judge."""
         figure = figure_of(self.metrics((name,))[0], self.annotations)
         return figure.figure(figure.columns(outputs), np.arange(len(outputs)))
@@ -147,7 +148,7 @@ class Judge:
     def _told(self) -> Sequence[Metric]:
         return self.metrics(self.told)
 
-    def judge(self, before: NDArray[Any], after: NDArray[Any]) -> Verdict:
+    def judge(self, before: Array, after: Array) -> Verdict:
         """The promises that answers bear out.
 
         Args:
@@ -179,9 +180,7 @@ class Judge:
         low, high = value - figure.ci_low, figure.ci_high - value
         return Figure(value, value - factor * low, value + factor * high)
 
-    def _rungs(
-        self, before: NDArray[Any], after: NDArray[Any], changes: Mapping[str, Figure]
-    ) -> Iterator[Rung]:
+    def _rungs(self, before: Array, after: Array, changes: Mapping[str, Figure]) -> Iterator[Rung]:
         if self.objective.metric == FAIRNESS_OBJECTIVE and self.form is not None:
             yield self._worst_group(before, after, changes)
         else:
@@ -193,9 +192,7 @@ class Judge:
         if likelihood is not None:
             yield likelihood
 
-    def _objective(
-        self, before: NDArray[Any], after: NDArray[Any], changes: Mapping[str, Figure]
-    ) -> Rung:
+    def _objective(self, before: Array, after: Array, changes: Mapping[str, Figure]) -> Rung:
         """The objective itself, by an exact test where it is a share of right answers."""
         name, change = self.objective.metric, changes[self.objective.metric]
         pair = self._right(before), self._right(after)
@@ -216,7 +213,7 @@ class Judge:
         why = f"improves by at least {low:.4f} at {1 - LEVEL:.0%}"
         return Rung("objective", name, low > 0, why, change)
 
-    def _right(self, outputs: NDArray[Any]) -> NDArray[np.bool_] | None:
+    def _right(self, outputs: Array) -> NDArray[np.bool_] | None:
         """Whether each image that counts is right; None for a metric that is no such share."""
         if not self.metric.per_image or self.objective.sign < 0:
             return None
@@ -226,9 +223,7 @@ class Judge:
         even = np.allclose(weights[counted], weights[counted][:1])
         return scores > 0 if even and np.isin(scores, (0.0, 1.0)).all() else None
 
-    def _worst_group(
-        self, before: NDArray[Any], after: NDArray[Any], changes: Mapping[str, Figure]
-    ) -> Rung:
+    def _worst_group(self, before: Array, after: Array, changes: Mapping[str, Figure]) -> Rung:
         """The worst group gains, by the exact test, and no other group stays as bad.
 
         Which group is worst is uncertain too: in each resample of the images the worst group after
@@ -256,7 +251,7 @@ class Judge:
             name,
         )
 
-    def _of_the_worst(self, before: NDArray[Any], after: NDArray[Any]) -> tuple[Discordant, str]:
+    def _of_the_worst(self, before: Array, after: Array) -> tuple[Discordant, str]:
         """What changed in the worst group before; of equals, in the one that gains least."""
         first, second = self._hits(before), self._hits(after)
         shares = {
@@ -282,11 +277,11 @@ class Judge:
             for number, name in enumerate(about.group_names)
         }
 
-    def _hits(self, outputs: NDArray[Any]) -> NDArray[np.bool_]:
+    def _hits(self, outputs: Array) -> NDArray[np.bool_]:
         assert self.form is not None
         return np.asarray(self.form.predictions(outputs) == self.annotations.labels)
 
-    def _smooth(self, before: NDArray[Any], after: NDArray[Any]) -> Rung | None:
+    def _smooth(self, before: Array, after: Array) -> Rung | None:
         """The smooth twin of the objective, where it has one."""
         smooth = smooth_figure(self.metric, self.annotations, self.form)
         own = figure_of(self.metric, self.annotations)
@@ -304,8 +299,8 @@ class Judge:
         name: str,
         words: str,
         figure: FigureOfImages,
-        before: NDArray[Any],
-        after: NDArray[Any],
+        before: Array,
+        after: Array,
         sign: int,
     ) -> Rung:
         moved = paired_change(before, after, figure, seed=self.seed)
@@ -316,7 +311,7 @@ class Judge:
         return Rung(name, words, low > 0, why, self._widened(inside))
 
     def _likelihood(
-        self, before: NDArray[Any], after: NDArray[Any], changes: Mapping[str, Figure]
+        self, before: Array, after: Array, changes: Mapping[str, Figure]
     ) -> Rung | None:
         """The likelihood of the true class, balanced over groups, and no group surely worse."""
         about = self.annotations

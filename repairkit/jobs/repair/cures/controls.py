@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.suite import Indices
 from repairkit.jobs.repair.cures.criterion import ChoosingCriterion
 from repairkit.jobs.repair.objective import Limit, Objective
@@ -25,7 +25,7 @@ _FEW_CLASSES = 16
 _BIAS_PENALTY = 1e-3
 _GRID = tuple(np.linspace(-3.0, 3.0, 49).tolist())
 
-Shifted = Callable[[Biases], NDArray[Any]]
+Shifted = Callable[[Biases], Array]
 """The outputs for all images under class biases."""
 
 
@@ -37,7 +37,7 @@ class Control:
     biases: Biases
     note: str
 
-    def outputs(self, outputs: NDArray[Any]) -> NDArray[Any]:
+    def outputs(self, outputs: Array) -> Array:
         """What the model would answer."""
         return shift_outputs(outputs, self.form, self.biases) if self.biases.any() else outputs
 
@@ -62,7 +62,7 @@ def fit_control(bench: Bench, objective: Objective, max_drop: float) -> Control 
         outputs,
     )
 
-    def shifted(biases: Biases) -> NDArray[Any]:
+    def shifted(biases: Biases) -> Array:
         return shift_outputs(outputs, form, biases) if biases.any() else outputs
 
     everyone = np.arange(len(suite))
@@ -117,7 +117,7 @@ def _likeliest(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Biases
     return np.asarray(found[0])
 
 
-def _thresholds(form: OutputForm, outputs: NDArray[Any]) -> list[float]:
+def _thresholds(form: OutputForm, outputs: Array) -> list[float]:
     """Shifts of the log-odds that put the threshold between neighbouring images."""
     logs = form.log_probabilities(outputs)
     odds = np.unique(logs[:, 1] - logs[:, 0])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Annotations, Indices
 from repairkit.jobs.repair.objective import Limit, Objective, Target, metric_names
@@ -52,7 +52,7 @@ class ChoosingCriterion:
     metrics: MetricsOf
     form: OutputForm | None
     annotations: Annotations
-    plain: NDArray[Any]
+    plain: Array
 
     @cached_property
     def _known(self) -> dict[str, Metric]:
@@ -64,7 +64,7 @@ class ChoosingCriterion:
         return {n: figure_of(metric, self.annotations) for n, metric in self._known.items()}
 
     @cached_property
-    def _plain_columns(self) -> dict[str, NDArray[Any]]:
+    def _plain_columns(self) -> dict[str, Array]:
         return {name: found.columns(self.plain) for name, found in self._figures.items()}
 
     @cached_property
@@ -78,16 +78,16 @@ class ChoosingCriterion:
         of_outputs = isinstance(self.smooth, FigureOfOutputs)
         return not (of_outputs and is_user_metric(self.objective.metric))
 
-    def columns(self, outputs: NDArray[Any]) -> NDArray[Any]:
+    def columns(self, outputs: Array) -> Array:
         """See `repairs.Criterion`."""
-        columns: NDArray[Any] = self.smooth.columns(outputs)
+        columns: Array = self.smooth.columns(outputs)
         return columns
 
-    def figure(self, columns: NDArray[Any], positions: Indices) -> float:
+    def figure(self, columns: Array, positions: Indices) -> float:
         """See `repairs.Criterion`."""
         return float(self.objective.sign * self.smooth.figure(columns, positions))
 
-    def objection(self, outputs: NDArray[Any], positions: Indices) -> str:
+    def objection(self, outputs: Array, positions: Indices) -> str:
         """See `repairs.Criterion`."""
         name, sign = self.objective.metric, self.objective.sign
         if sign * self.value(name, outputs, positions) < sign * self.before(name, positions):
@@ -109,7 +109,7 @@ class ChoosingCriterion:
                 return f"leads away from {target}"
         return ""
 
-    def _group_beyond(self, outputs: NDArray[Any], positions: Indices) -> str:
+    def _group_beyond(self, outputs: Array, positions: Indices) -> str:
         """The group that loses most, where it loses more than it may; empty where none does.
 
         A single image never counts as a loss: in a group of 8 images it is 12 %.
@@ -134,7 +134,7 @@ class ChoosingCriterion:
             return None
         return np.asarray(self.form.predictions(self.plain) == self.annotations.labels)
 
-    def value(self, name: str, outputs: NDArray[Any], positions: Indices) -> float:
+    def value(self, name: str, outputs: Array, positions: Indices) -> float:
         """A metric of the images at `positions`."""
         found = self._figures[name]
         return found.figure(found.columns(outputs), positions)
@@ -143,7 +143,7 @@ class ChoosingCriterion:
         """The same of the model as it is."""
         return self._figures[name].figure(self._plain_columns[name], positions)
 
-    def _change(self, name: str, outputs: NDArray[Any], positions: Indices) -> tuple[float, float]:
+    def _change(self, name: str, outputs: Array, positions: Indices) -> tuple[float, float]:
         """What a metric changes by, and the standard error; 0 where it is no mean over images."""
         found = self._figures[name]
         if not isinstance(found, FigureOfImages):

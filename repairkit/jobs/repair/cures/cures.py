@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
-
+from repairkit.core.arrays import Array
 from repairkit.core.patch import Patch
 from repairkit.core.suite import Indices
 from repairkit.repairs import Bound
@@ -32,7 +31,7 @@ class Cured:
     """
 
     patch: Patch
-    outputs: NDArray[Any]
+    outputs: Array
     gain: Bound
     story: dict[str, Any] = field(default_factory=dict)
     name: str = ""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.patch import Patch
 from repairkit.core.suite import Indices
 from repairkit.jobs.repair.cures.criterion import ChoosingCriterion
@@ -32,7 +33,7 @@ _FOLDS = 2  # a stream of the seed
 Screen = Callable[[Indices], tuple[int, ...]]
 """Positions of selection images to the players that their values say do harm, most surely first."""
 
-Refine = Callable[[Patch, Indices], tuple[Patch, NDArray[Any]]]
+Refine = Callable[[Patch, Indices], tuple[Patch, Array]]
 """A patch with constants chosen anew by the images at some positions, and its outputs for all."""
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
 from repairkit.core.process.stages import stage
@@ -52,10 +52,10 @@ class BestLevels:
     criterion: Criterion
     strata: NDArray[np.int64]
     twins: NDArray[np.intp] | None = None
-    _known: dict[Patch, NDArray[Any]] = field(default_factory=dict)
+    _known: dict[Patch, Array] = field(default_factory=dict)
 
     @stage("choosing levels")
-    def __call__(self, patch: Patch, within: Indices) -> tuple[Patch, NDArray[Any]]:
+    def __call__(self, patch: Patch, within: Indices) -> tuple[Patch, Array]:
         """The patch with other levels where they gain, and its outputs for all selection images.
 
         Args:
@@ -102,7 +102,7 @@ class BestLevels:
             return -np.inf
         return self.criterion.figure(self.criterion.columns(outputs), within)
 
-    def _outputs(self, patch: Patch) -> NDArray[Any]:
+    def _outputs(self, patch: Patch) -> Array:
         if patch not in self._known:
             self._known[patch] = patched_outputs(self.bench, patch, self.bench.parts.selection)
         return self._known[patch]
@@ -112,12 +112,12 @@ class BestLevels:
         return _options(self.bench)
 
 
-def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> NDArray[Any]:
+def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> Array:
     """The outputs of the model with a patch baked in."""
     return outputs_of(bench, bake(bench.subject.model, patch, found=bench.original).model, suite)
 
 
-def outputs_of(bench: Bench, model: ModelProto, suite: Suite) -> NDArray[Any]:
+def outputs_of(bench: Bench, model: ModelProto, suite: Suite) -> Array:
     """The outputs of a model that has the subject's inputs and outputs, in 32 bits."""
     return run_suite(runner_of(bench, model), suite, bench.batch_size)
 
@@ -151,7 +151,7 @@ def _options(bench: Bench) -> list[FilterMeans]:
     return [representable(bench.found, levels) for levels in wanted]
 
 
-def _apart(shift: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+def _apart(shift: Array, like: Array) -> Array:
     """A number per filter, so shaped that it adds to each of the filter's numbers."""
     return shift.reshape(-1, *[1] * (like.ndim - 1))
 

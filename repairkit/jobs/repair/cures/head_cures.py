@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.patch import HeadChange, Patch
 from repairkit.core.process.stages import stage
@@ -66,7 +67,7 @@ class Head:
         """Whether one score tells two classes apart: the log-odds of class 1."""
         return self.form.kind.startswith("binary")
 
-    def outputs(self, scores: NDArray[np.float64]) -> NDArray[Any]:
+    def outputs(self, scores: NDArray[np.float64]) -> Array:
         """What the model makes of class scores, as it gives them."""
         plain = self.read.outputs
         return self.layer.answers(scores).astype(plain.dtype).reshape(-1, *plain.shape[1:])
@@ -144,7 +145,7 @@ class HeadChoice:
         return assign_folds(self.strata, N_FOLDS, rng, within=within, twins=self.twins)
 
     @cached_property
-    def plain_columns(self) -> NDArray[Any]:
+    def plain_columns(self) -> Array:
         """Of the criterion, for the model as it is."""
         return self.criterion.columns(self.head.outputs(self.head.read.scores))
 
@@ -220,7 +221,7 @@ class ClassBiases:
 
         return choice.cured(self.name, change_of, scores, folds, {"biases": biases.tolist()})
 
-    def _outputs(self, biases: NDArray[np.float64]) -> NDArray[Any]:
+    def _outputs(self, biases: NDArray[np.float64]) -> Array:
         head = self.choice.head
         return head.outputs(head.read.scores + head.shifted(biases))
 

@@ -6,11 +6,10 @@ Searches on different images look at the same sets, so they share the answers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.engine.evaluator import Evaluator, keep_all
 from repairkit.repairs import Frozen
 
@@ -38,11 +37,11 @@ class Looks:
         self._evaluator, self._n_players = evaluator, n_players
         self.n_images = n_images
         self._rows, self._most_bytes = rows_at_once or _ROWS_AT_ONCE, most_bytes
-        self._known: dict[frozenset[int], NDArray[Any]] = {}
+        self._known: dict[frozenset[int], Array] = {}
         self._bytes = 0
         self.n_asked = 0
 
-    def __call__(self, sets: Sequence[Frozen]) -> Iterator[NDArray[Any]]:
+    def __call__(self, sets: Sequence[Frozen]) -> Iterator[Array]:
         """The outputs for all images with each set frozen, in order."""
         for start in range(0, len(sets), self._rows):
             chunk = [frozenset(frozen) for frozen in sets[start : start + self._rows]]
@@ -51,11 +50,11 @@ class Looks:
             found |= self._ask(fresh)
             yield from (found[key] for key in chunk)
 
-    def of(self, frozen: Frozen) -> NDArray[Any]:
+    def of(self, frozen: Frozen) -> Array:
         """The outputs for all images with one set frozen."""
         return next(self([frozen]))
 
-    def _ask(self, keys: list[frozenset[int]]) -> dict[frozenset[int], NDArray[Any]]:
+    def _ask(self, keys: list[frozenset[int]]) -> dict[frozenset[int], Array]:
         if not keys:
             return {}
         coalitions = np.ones((len(keys), self._n_players), bool)

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
 from repairkit.core.measures import sign_of
 from repairkit.core.metric import Metric
@@ -158,19 +158,19 @@ def _rankings(
 class _Judge:
     """Judges outputs for the test images against those of the model as it is."""
 
-    def __init__(self, bench: Bench, before: NDArray[Any], metrics: Sequence[Metric]) -> None:
+    def __init__(self, bench: Bench, before: Array, metrics: Sequence[Metric]) -> None:
         self.before, self.metrics = before, metrics
         self._suite = bench.parts.test
         self._common: dict[str, Any] = {"form": bench.form, "seed": bench.settings.seed}
         self.plain = self._evaluate(before)
 
-    def row(self, method: str, n_frozen: int, note: str, after: NDArray[Any]) -> dict[str, Any]:
+    def row(self, method: str, n_frozen: int, note: str, after: Array) -> dict[str, Any]:
         """A row with the figures of a model that answers so."""
         about = self._suite.annotations
         change = difference(self.before, after, about, self.metrics, **self._common)
         return _row(method, n_frozen, note, self.plain, self._evaluate(after), change)
 
-    def _evaluate(self, outputs: NDArray[Any]) -> dict[str, Figure]:
+    def _evaluate(self, outputs: Array) -> dict[str, Figure]:
         suite = self._suite
         return evaluate(
             outputs, suite.annotations, self.metrics, suite=suite.name, **self._common

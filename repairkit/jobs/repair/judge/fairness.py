@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from numpy.typing import NDArray
-
+from repairkit.core.arrays import Array
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations, Suite
@@ -37,7 +36,7 @@ _DISPARITIES = (
     "equal_opportunity_ratio",
 )
 
-Outputs = tuple[NDArray[Any], NDArray[Any]]
+Outputs = tuple[Array, Array]
 """Of the model before and after, for every image of a suite."""
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import RunFolderError
 from repairkit.core.measures import sign_of
 from repairkit.core.suite import Indices, Suite
@@ -121,7 +121,7 @@ class Screening:
     bench: Bench
     values: Values
     objective: Objective
-    plain: NDArray[Any]
+    plain: Array
     scored: Indices
     _known: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
 

@@ -54,7 +54,7 @@ def label_bins(labels: Array) -> NDArray[np.int64]:
     if labels.dtype.kind != "f":
         return np.unique(labels, return_inverse=True)[1].astype(np.int64)
     n_bins = min(_MAX_BINS, max(1, len(labels) // _IMAGES_PER_BIN))
-    inner = np.arange(1, n_bins) / n_bins if len(labels) else np.zeros(0)
+    inner = np.arange(1, n_bins) / n_bins
     edges: Array = np.quantile(labels, inner) if len(labels) else inner
     return np.searchsorted(edges, labels, side="right").astype(np.int64)
 

@@ -73,3 +73,21 @@ def test_options_and_pages_that_the_docs_name_exist(page: Path) -> None:
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= known | foreign
     for named in re.findall(r"`((?:docs|samples|benchmarks)/[\w./-]+)`", text):
         assert (ROOT / named).exists(), named
+
+
+def test_every_decision_has_a_number_of_its_own_and_stands_in_the_index() -> None:
+    folder = ROOT / "docs" / "decisions"
+    pages = sorted(page.name for page in folder.glob("*.md") if page.name != "README.md")
+    assert [name[:5] for name in pages] == [f"{n:04d}-" for n in range(1, len(pages) + 1)]
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", index) == pages
+
+
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name
+)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link

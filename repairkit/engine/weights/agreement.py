@@ -16,7 +16,8 @@ from repairkit.engine.weights.planner import Move
 from repairkit.engine.weights.walk import Walk
 
 # The runtime's sigmoid rounds as 1 does, however small its result: it lies within two and a half
-# such steps of the truth, on either side of the comparison (docs/decisions/engine-agreement.md).
+# such steps of the truth, on either side of the comparison
+# (docs/decisions/0005-engine-agreement.md).
 STEPS_OF_ONE = 4 * 2.0**-24
 _MOST_IMAGES = 16
 _MACS = 4e9  # of one pass of the proof, so that a large model is proven on fewer images

@@ -2,7 +2,7 @@
 
 The model answers a few hundred images as they are prepared. Where that leaves room for doubt, it
 answers 64 of them prepared in the other usual ways, and classes are counted in other usual orders.
-The rule and its error rates: docs/decisions/preprocessing-check.md.
+The rule and its error rates: docs/decisions/0018-preprocessing-check.md.
 """
 
 from __future__ import annotations

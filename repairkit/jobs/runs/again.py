@@ -19,11 +19,11 @@ from typing import Any
 
 from repairkit.core.errors import SettingsError
 from repairkit.data import Preprocessing, find_project
-from repairkit.jobs.score.excluding import Exclusion
-from repairkit.jobs.repair.values.first_order import GRADIENT
-from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.repair_settings import PatchSettings
+from repairkit.jobs.repair.values.first_order import GRADIENT
+from repairkit.jobs.score.excluding import Exclusion
+from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.settings import Settings, settle
 
 Said = dict[str, list[str] | bool]

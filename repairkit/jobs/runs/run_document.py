@@ -17,9 +17,9 @@ from repairkit.engine.opening import stated_agreement
 from repairkit.engine.ort.runtime import choose_device, load_runtime
 from repairkit.estimators import Estimation
 from repairkit.graph.facts.rounding import find_rounding
-from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.runs.part_records import keyed_parts, told_parts
 from repairkit.jobs.runs.run_folder import SCHEMA, key_of
+from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.told_reading import told_reading
 
 _BINS = 20

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.layer_map import LayerMap
-from repairkit.core.scores import Scores
 from repairkit.core.process.text import from_cell
 from repairkit.core.process.writing import is_draft
+from repairkit.core.scores import Scores
 from repairkit.jobs.output.files import outputs, read_json, to_json, write_json
 from repairkit.jobs.runs.part_records import are_other_parts, options_in_words, parts_in_words
 from repairkit.jobs.runs.run_lock import LOCK

@@ -11,8 +11,8 @@ import numpy as np
 
 from repairkit.core.filters import Filter
 from repairkit.core.layer_map import LayerMap
-from repairkit.core.scores import Scores
 from repairkit.core.process.text import plain_cell
+from repairkit.core.scores import Scores
 
 FURTHER = "value:"
 _COLUMNS = (

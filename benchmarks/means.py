@@ -23,11 +23,11 @@ from benchmarks.shortcuts import SETTINGS
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.suite import Suite
 from repairkit.data import Parts
-from repairkit.jobs.repair.cures.frozen_levels import patched_outputs
 from repairkit.jobs.repair.deciding import make_choice
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.setup.bench import patched_outputs
 
 N_APART, N_CHOOSING = 150, 300
 # Leave-one-out values and small repairs: some seconds each, so that draws are many.

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.attacked import EPOCHS, NETWORKS, make
 from benchmarks.trained import CACHE, fashion
+from repairkit.core.attacked import FreshAttacks
 from repairkit.core.framework import FrameworkModel
 from repairkit.data import Preprocessing
 from repairkit.jobs.attack.attack_file import read_attack_settings
-from repairkit.jobs.attack.attack_story import FreshAttacks
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.export.exporting import export
 from repairkit.jobs.repair.patching import Patched, PatchSettings, patch

@@ -9,10 +9,10 @@ import numpy as np
 
 from repairkit.api.jobs import open_job
 from repairkit.core.arrays import Array
+from repairkit.core.attacked import FreshAttacks
 from repairkit.core.filters import Filter
 from repairkit.core.framework import FrameworkModel
 from repairkit.graph.stored.files import read_model
-from repairkit.jobs.attack.attack_story import FreshAttacks
 from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.output.progress import Progress
 from repairkit.jobs.proof import verifying

@@ -1,15 +1,22 @@
-"""Clean images and the adversarial ones made of them, told apart by two columns of the data."""
+"""Clean images and the adversarial ones made of them, told apart by columns of the data."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.framework import FrameworkModel
 from repairkit.core.suite import Annotations
 
 ADVERSARIAL = "adversarial"
 """The column that is 1 for an image that an attack made, else 0."""
 TARGET = "target"
 """The column with the class that the attack wants an image to be taken for."""
+IMAGE = "image"
+"""The column with a number for each clean image, which what was made of it bears too."""
 
 
 def is_attacked(annotations: Annotations) -> bool:
@@ -19,3 +26,48 @@ def is_attacked(annotations: Annotations) -> bool:
         return False
     numbers = columns[ADVERSARIAL].dtype.kind in "iub" and columns[TARGET].dtype.kind in "iu"
     return bool(numbers and np.isin(columns[ADVERSARIAL], (0, 1)).all())
+
+
+@dataclass(frozen=True)
+class FreshAttacks:
+    """What a patched model is attacked with beside the images that the repair was made against.
+
+    Attributes:
+        source: name and framework's model that the ONNX model came from, whose gradients a fresh
+            attack follows.
+        transfers: files of `repairkit attack` that other models' gradients made.
+    """
+
+    source: tuple[str, FrameworkModel] | None = None
+    transfers: tuple[Path, ...] = ()
+
+
+def twins_of(annotations: Annotations) -> NDArray[np.intp] | None:
+    """A number for each image, the same for a clean image and what an attack made of it.
+
+    None where there are no such pairs.
+    """
+    numbers = annotations.attributes.get(IMAGE)
+    if not is_attacked(annotations) or numbers is None:
+        return None
+    return np.unique(numbers, return_inverse=True)[1].astype(np.intp)
+
+
+def with_twins(annotations: Annotations, halves: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The half of each image, an adversarial one's that of the clean image that it was made of.
+
+    Args:
+        annotations: of the images.
+        halves: shape (n_images,), drawn for each by itself.
+    """
+    numbers = annotations.attributes.get(IMAGE)
+    if not is_attacked(annotations) or numbers is None:
+        return halves
+    made = annotations.attributes[ADVERSARIAL].astype(bool)
+    of_clean = dict(zip(numbers[~made].tolist(), halves[~made].tolist(), strict=True))
+    joined = halves.copy()
+    joined[made] = [
+        of_clean.get(number, half)
+        for number, half in zip(numbers[made].tolist(), halves[made].tolist(), strict=True)
+    ]
+    return joined

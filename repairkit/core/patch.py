@@ -41,6 +41,11 @@ class FrozenFilter:
     gain: float = 0.0
 
 
+def constant_text(frozen: FrozenFilter) -> str:
+    """The constant of a frozen filter in as many digits as 32-bit floats have."""
+    return " ".join(f"{number:.9g}" for number in np.atleast_1d(frozen.constant))
+
+
 HeadKind = Literal["bias", "last-layer"]
 
 

@@ -14,18 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from repairkit.cli import app, run
+from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.scores import Budget
 from repairkit.data import PartPlan
-from repairkit.jobs.attack.attack_story import FreshAttacks
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.confirm.promises import PROMISES
 from repairkit.jobs.repair.objective import Target
+from repairkit.jobs.repair.patching import patch_again
 from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.runs.again import NOT_SAID, options_said, patch_again, score_again
+from repairkit.jobs.runs.again import METHOD_OPTIONS, NOT_SAID, options_of
 from repairkit.jobs.score.excluding import Exclusion
 from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.scoring import score_again
 from repairkit.jobs.setup.settings import Settings
 from tests.report.test_commands import WAYS
 from tests.unfair import write_unfair
@@ -105,6 +107,14 @@ SCORINGS = st.builds(
     for_patch=st.booleans(),
 )
 SLOW = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+
+
+def options_said(command: str) -> set[str]:
+    """The options that a command's settings are said by, if they differ from the usual."""
+    everything = {"number": 1, **dict.fromkeys(METHOD_OPTIONS, 1)}
+    score = ScoreSettings(options=everything, exclude=Exclusion(Path("run")))
+    parts = [score, Settings()] + ([PatchSettings(fairness=True)] if command == "patch" else [])
+    return set().union(*(options_of(command, part, Places.here())[0] for part in parts))
 
 
 @pytest.mark.parametrize("command", ["patch", "score"])

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from repairkit.attacks import Pgd, Square
+from repairkit.core.attacked import FreshAttacks, with_twins
 from repairkit.core.errors import AdapterError, DataError, RepairkitError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.suite import Annotations
 from repairkit.data import PartPlan, Preprocessing
-from repairkit.jobs.attack.attack_file import read_attack_settings, with_twins
-from repairkit.jobs.attack.attack_story import FreshAttacks
+from repairkit.jobs.attack.attack_file import read_attack_settings
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.repair.patching import PatchSettings, patch
 from repairkit.jobs.score.methods import ScoreSettings

@@ -18,9 +18,8 @@ from repairkit.jobs.repair.cures.frozen_levels import (
     BestLevels,
     _constants,
     _options,
-    patched_outputs,
 )
-from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.bench import Bench, patched_outputs, prepare
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
 from tests.conftest import Project

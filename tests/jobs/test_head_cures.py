@@ -13,7 +13,6 @@ from repairkit.core.suite import Indices
 from repairkit.graph.patch.bake import bake
 from repairkit.jobs.repair.cures.criterion import ChoosingCriterion
 from repairkit.jobs.repair.cures.cures import Cured, Nothing
-from repairkit.jobs.repair.cures.frozen_levels import outputs_of
 from repairkit.jobs.repair.cures.head_cures import (
     ClassBiases,
     HeadChoice,
@@ -22,7 +21,7 @@ from repairkit.jobs.repair.cures.head_cures import (
     find_class_head,
 )
 from repairkit.jobs.repair.objective import Limit, Objective
-from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.bench import Bench, outputs_of, prepare
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
 from tests import class_heads, models, zoo

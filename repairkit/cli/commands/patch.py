@@ -23,11 +23,11 @@ from repairkit.cli.options.started import began
 from repairkit.cli.shown import show
 from repairkit.cli.shown.baseline_tables import baseline_table
 from repairkit.cli.shown.fairness_tables import classes_table, fairness_tables
+from repairkit.core.attacked import FreshAttacks
 from repairkit.core.filters import Filter
 from repairkit.core.layer_map import Origin
 from repairkit.core.process.text import counted
 from repairkit.engine.precision import IN_WORDS
-from repairkit.jobs.attack.attack_story import FreshAttacks
 from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.proof.patch_file import claimed_patch
 from repairkit.jobs.proof.verifying import told_filter

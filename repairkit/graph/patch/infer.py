@@ -17,7 +17,9 @@ from repairkit.graph.kinds.layers import kernel_mask
 from repairkit.graph.kinds.levels import bias_levels
 from repairkit.graph.kinds.sites import Survey, survey
 from repairkit.graph.kinds.trees import constant_of_tree
+from repairkit.graph.patch.bake import bake
 from repairkit.graph.patch.head_bake import changes_head
+from repairkit.graph.patch.revert import changes_nothing
 
 
 def infer_patch(original: ModelProto, patched: ModelProto) -> Patch:
@@ -110,3 +112,24 @@ def _tensors(found: Survey, site: Site) -> set[str]:
     layer = found.layers[site.name]
     places = (place for place in (layer.node, layer.add, layer.norm) if place is not None)
     return {name for place in places for name in found.index.nodes[place].input if name}
+
+
+def is_idle(model: ModelProto, found: Survey, frozen: FrozenFilter) -> bool:
+    """Whether freezing a filter of a model would change no tensor.
+
+    Args:
+        model: with the filter.
+        found: its survey.
+        frozen: the filter and its constant.
+    """
+    site, channel = frozen.filter.site, frozen.filter.channel
+    trees = found.ensembles.get(site)
+    if trees is not None:
+        held = constant_of_tree(trees, channel)
+        return held is not None and held == frozen.constant
+    layer = found.layers[site]
+    kernel = found.constants.array(layer.kernel)
+    if kernel[kernel_mask(found.index.nodes[layer.node], kernel.shape, channel)].any():
+        return False
+    alone = bake(model, Patch((frozen,)), found=found)
+    return all(changes_nothing(edit, model, alone.model) for edit in alone.edits)

@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
+from repairkit.core.attacked import IMAGE
 from repairkit.core.errors import DataError
-from repairkit.core.suite import Annotations
 from repairkit.data.sources.archive import read_archive
 from repairkit.jobs.output.files import write_bytes
-from repairkit.metrics import ADVERSARIAL, TARGET, adversarial, is_attacked
+from repairkit.metrics import ADVERSARIAL, TARGET
 
-IMAGE = "image"
 SETTINGS = "attack"
 TAKEN = ("x", "y", "split", ADVERSARIAL, TARGET, IMAGE, SETTINGS)
 """Names of arrays that no column of the attacked data may have."""
@@ -108,37 +107,6 @@ def read_attack_settings(path: Path) -> dict[str, Any]:
     raise DataError(
         f"{path}: was not written by repairkit attack; make adversarial images with it first"
     )
-
-
-def twins_of(annotations: Annotations) -> NDArray[np.intp] | None:
-    """A number for each image, the same for a clean image and what an attack made of it.
-
-    None where there are no such pairs.
-    """
-    numbers = annotations.attributes.get(IMAGE)
-    if not is_attacked(annotations) or numbers is None:
-        return None
-    return np.unique(numbers, return_inverse=True)[1].astype(np.intp)
-
-
-def with_twins(annotations: Annotations, halves: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The half of each image, an adversarial one's that of the clean image that it was made of.
-
-    Args:
-        annotations: of the images.
-        halves: shape (n_images,), drawn for each by itself.
-    """
-    numbers = annotations.attributes.get(IMAGE)
-    if not is_attacked(annotations) or numbers is None:
-        return halves
-    made = adversarial(annotations)
-    of_clean = dict(zip(numbers[~made].tolist(), halves[~made].tolist(), strict=True))
-    joined = halves.copy()
-    joined[made] = [
-        of_clean.get(number, half)
-        for number, half in zip(numbers[made].tolist(), halves[made].tolist(), strict=True)
-    ]
-    return joined
 
 
 def _is_whole(told: Mapping[str, Any]) -> bool:

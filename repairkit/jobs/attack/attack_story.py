@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square
 from repairkit.core.arrays import Array
+from repairkit.core.attacked import IMAGE, FreshAttacks
 from repairkit.core.errors import AdapterError, DataError, SettingsError
-from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Suite
@@ -27,7 +27,7 @@ from repairkit.data import split_parts
 from repairkit.engine.runner import Runner
 from repairkit.graph.layer_names import read_layer_map
 from repairkit.jobs.attack.adversary import Attack, Judged, share
-from repairkit.jobs.attack.attack_file import IMAGE, read_attack_settings
+from repairkit.jobs.attack.attack_file import read_attack_settings
 from repairkit.jobs.attack.sources import SAME, Source, attach, parity
 from repairkit.jobs.export.mapping import Pairing, prove_layers
 from repairkit.jobs.proof.patch_file import PatchFile
@@ -38,20 +38,6 @@ from repairkit.metrics import TARGET, adversarial, is_attacked
 _PROOF_IMAGES = 64
 _MAPPED_ON = 8
 Made = Array
-
-
-@dataclass(frozen=True)
-class FreshAttacks:
-    """What a patched model is attacked with beside the images that the repair was made against.
-
-    Attributes:
-        source: name and framework's model that the ONNX model came from, whose gradients a fresh
-            attack follows.
-        transfers: files of `repairkit attack` that other models' gradients made.
-    """
-
-    source: tuple[str, FrameworkModel] | None = None
-    transfers: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

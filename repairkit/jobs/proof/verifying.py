@@ -13,7 +13,7 @@ from onnx import ModelProto
 from repairkit.core.arrays import Array
 from repairkit.core.errors import VerificationError
 from repairkit.core.filters import FilterMeans
-from repairkit.core.patch import FrozenFilter, Patch, TensorEdit
+from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_text
 from repairkit.core.process.stages import stage
 from repairkit.engine.features import prove_head
 from repairkit.engine.proof import Proof, prove
@@ -24,7 +24,7 @@ from repairkit.graph.kinds.class_head import head_named
 from repairkit.graph.kinds.sites import Survey, survey
 from repairkit.graph.patch.bake import bake
 from repairkit.graph.patch.head_bake import changes_head
-from repairkit.graph.patch.infer import infer_patch
+from repairkit.graph.patch.infer import infer_patch, is_idle
 from repairkit.graph.patch.revert import (
     first_difference,
     read_claims,
@@ -37,7 +37,6 @@ from repairkit.graph.stored.outside import outside_digests
 from repairkit.jobs.output.layout import digest_of_files, restored_files
 from repairkit.jobs.proof.claimed import Step, another_model, bake_claims
 from repairkit.jobs.proof.patch_file import PatchFile, claim_digest
-from repairkit.jobs.repair.values.idle import constant_text, is_idle
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.noise import noise_images
 from repairkit.jobs.setup.subject import Subject

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from repairkit.core.arrays import Array
+from repairkit.core.attacked import twins_of
 from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Indices
-from repairkit.jobs.attack.attack_file import twins_of
 from repairkit.jobs.output.progress import Progress
 from repairkit.jobs.repair.confirm.choosing import (
     CONFIRMATION_SHARE,

@@ -32,7 +32,6 @@ from repairkit.jobs.repair.confirm.without_test import (
     judge_on_selection,
     with_hint,
 )
-from repairkit.jobs.repair.cures.frozen_levels import outputs_of, runner_of
 from repairkit.jobs.repair.deciding import Made, make_choice
 from repairkit.jobs.repair.judge.baselines import RANDOM_DRAWS, with_baselines
 from repairkit.jobs.repair.judge.judging import Judged, judge_on_test, not_judged
@@ -42,9 +41,9 @@ from repairkit.jobs.repair.patch_time import PatchTime
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.repair.values.first_order import GRADIENT
 from repairkit.jobs.repair.values.idle import without_idle
-from repairkit.jobs.runs.again import Again, patch_again
+from repairkit.jobs.runs.again import Again, said_again
 from repairkit.jobs.runs.run_folder import RunFolder
-from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.bench import Bench, outputs_of, prepare, runner_of
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.looking import looked_at
 from repairkit.jobs.setup.settings import Settings, check_metrics, named_in
@@ -137,6 +136,21 @@ def patch(
         except TargetNotMetError as error:
             raise with_hint(bench, how, error) from None
     return _finish(bench, made, how, objective, out, on_progress, again=again)
+
+
+def patch_again(model: Path, settings: Settings, how: PatchSettings) -> Again:
+    """The command that makes the same repair."""
+    # Only with values by gradients does the source affect what is chosen.
+    lacks = ("--source",) if how.score.method == GRADIENT else ()
+    return said_again(
+        "patch",
+        model,
+        settings,
+        how,
+        usual=PatchSettings(fairness=True),
+        budget=how.score.budget,
+        lacks=lacks,
+    )
 
 
 def _check_wishes(bench: Bench, how: PatchSettings, objective: Objective) -> Objective:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
-from repairkit.jobs.attack.attack_story import FreshAttacks
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.confirm.promises import PROMISES
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, Target

@@ -13,17 +13,14 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import SettingsError
+from repairkit.core.scores import Budget
 from repairkit.data import Preprocessing, find_project
 from repairkit.jobs.output.places import Places
-from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.repair.values.first_order import GRADIENT
-from repairkit.jobs.score.excluding import Exclusion
-from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.settings import Settings, settle
 
 Said = dict[str, list[str] | bool]
@@ -63,7 +60,7 @@ _OTHER_NAMES = {
 }
 _LISTS = ("groups", "class_names", "features")
 _UNSAID_FIELDS = ("named_by", "began", "whole_limit", "per_filter", "source")
-_OF_METHOD = ("top_k", "side", "epsilon", "delta", "truncate_at")
+METHOD_OPTIONS = ("top_k", "side", "epsilon", "delta", "truncate_at")
 _ALWAYS = ("--seed",)
 # What has no usual value: it is said wherever it is there.
 _CHOICES = ("--fairness", "--robustness", "--objective", "--target", "--scores", "--remove")
@@ -94,42 +91,38 @@ class Again:
         }
 
 
-def options_said(command: str) -> frozenset[str]:
-    """The options that a command's settings are said by, if they differ from the usual."""
-    everything = {"number": 1, **dict.fromkeys(_OF_METHOD, 1)}
-    score = ScoreSettings(options=everything, exclude=Exclusion(Path("run")))
-    parts = [score, Settings()] + ([PatchSettings(fairness=True)] if command == "patch" else [])
-    places = Places.here()
-    return frozenset().union(*(_said(command, part, places)[0] for part in parts))
-
-
-def patch_again(model: Path, settings: Settings, how: PatchSettings) -> Again:
-    """How to choose again as `how` says."""
-    again = _again("patch", model, settings, how, PatchSettings(fairness=True), how.score)
-    # Of gradients alone the source has a say in what is chosen.
-    needed = ("--source",) if how.score.method == GRADIENT else ()
-    return replace(again, lacks=(*again.lacks, *needed))
-
-
-def score_again(model: Path, settings: Settings, how: ScoreSettings) -> Again:
-    """How to score again as `how` says."""
-    return _again("score", model, settings, how, ScoreSettings(), how)
-
-
-def _again(
-    command: str, model: Path, settings: Settings, how: Any, usual: Any, score: ScoreSettings
+def said_again(
+    command: str,
+    model: Path,
+    settings: Settings,
+    asked: Any,
+    *,
+    usual: Any,
+    budget: Budget,
+    lacks: Sequence[str] = (),
 ) -> Again:
+    """How to do a job again.
+
+    Args:
+        command: `patch` or `score`.
+        model: the model's file.
+        settings: images, metrics, sites.
+        asked: the dataclass with the command's further settings.
+        usual: the same as it is without options.
+        budget: whose time limit is noted.
+        lacks: further settings that no option holds.
+    """
     places = Places.here()
-    said, lacks = _said(command, how, places)
-    own, lacking = _said(command, settings, places)
-    defaults = _said(command, usual, places)[0] | _said(command, Settings(), places)[0]
-    at_hand = defaults | _said(command, _at_hand(model, places.folder), places)[0]
-    words = list(_words(said | own, (defaults, at_hand)))
+    asked_options, asked_lacks = options_of(command, asked, places)
+    options, settings_lack = options_of(command, settings, places)
+    defaults = options_of(command, usual, places)[0] | options_of(command, Settings(), places)[0]
+    at_hand = defaults | options_of(command, _at_hand(model, places.folder), places)[0]
+    words = list(_words(asked_options | options, (defaults, at_hand)))
     return Again(
-        command,
-        (places.told(model), *words),
-        (*lacks, *lacking),
-        score.budget.time_limit_seconds is not None,
+        command=command,
+        words=(places.told(model), *words),
+        lacks=(*asked_lacks, *settings_lack, *lacks),
+        timed=budget.time_limit_seconds is not None,
     )
 
 
@@ -156,7 +149,7 @@ def _words(said: Said, usual: Sequence[Said]) -> Iterator[str]:
             yield from [f"{name}={value}"] if value[:1] in ("-", "") else [name, value]
 
 
-def _said(command: str, settings: Any, places: Places) -> tuple[Said, list[str]]:
+def options_of(command: str, settings: Any, places: Places) -> tuple[Said, list[str]]:
     """All options of a dataclass of settings, and what they cannot say."""
     said: Said = {}
     lacks: list[str] = []
@@ -174,7 +167,7 @@ def _said(command: str, settings: Any, places: Places) -> tuple[Said, list[str]]
             said |= own
             lacks += lacking
         elif dataclasses.is_dataclass(value):
-            own, lacking = _said(command, value, places)
+            own, lacking = options_of(command, value, places)
             said |= own
             lacks += lacking
         elif isinstance(value, bool):
@@ -211,7 +204,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _method_options(command: str, options: Mapping[str, Any]) -> tuple[Said, list[str]]:
     """Settings of the method: by options of their own, else by `--set` where there is that."""
-    own = [name for name in _OF_METHOD if name != "side" or command == "score"]
+    own = [name for name in METHOD_OPTIONS if name != "side" or command == "score"]
     said: Said = {
         f"--{name.replace('_', '-')}": [_plain(options[name])] for name in own if name in options
     }

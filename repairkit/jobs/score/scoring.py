@@ -27,7 +27,7 @@ from repairkit.jobs.output.places import Places
 from repairkit.jobs.output.progress import Progress, reporter
 from repairkit.jobs.output.unattended import Terminated, Watch, event, unfinished
 from repairkit.jobs.repair.confirm.choosing import CONFIRMATION_SHARE, split_selection
-from repairkit.jobs.runs.again import score_again
+from repairkit.jobs.runs.again import Again, said_again
 from repairkit.jobs.runs.run_document import opening, outcome, plain, told_on_request
 from repairkit.jobs.runs.run_folder import RunFolder
 from repairkit.jobs.runs.run_lock import locked
@@ -95,6 +95,11 @@ def score(
             on_progress=on_progress,
             cluster=cluster,
         )
+
+
+def score_again(model: Path, settings: Settings, how: ScoreSettings) -> Again:
+    """The command that scores in the same way."""
+    return said_again("score", model, settings, how, usual=ScoreSettings(), budget=how.budget)
 
 
 def score_bench(

@@ -8,11 +8,13 @@ from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
+from repairkit.core.patch import Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, Parts, split_parts
@@ -28,11 +30,12 @@ from repairkit.engine.rows.scattered import AffineMasks, LateScattered, with_sca
 from repairkit.engine.runner import Batching, Runner, settle_batching
 from repairkit.graph.coalitions.affine import with_affine_masks
 from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.coalitions.recast import recast
 from repairkit.graph.facts.footprint import bytes_of_largest_node
 from repairkit.graph.kinds.levels import bias_levels, zero_levels
 from repairkit.graph.kinds.sites import Survey, select_sites, survey
-from repairkit.graph.patch.bake import representable
+from repairkit.graph.patch.bake import bake, representable
 from repairkit.jobs.setup.common_means import CommonMeans, read_means
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, doubts
 from repairkit.jobs.setup.inputs import with_inputs
@@ -428,6 +431,30 @@ def run_suite(runner: Runner, suite: Suite, batch_size: int) -> Array:
             parts.append(answers[runner.outputs[0]])
             tell(int(positions[-1]) + 1)
     return np.concatenate(parts)
+
+
+def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> Array:
+    """The outputs of the model with a patch baked in."""
+    return outputs_of(bench, bake(bench.subject.model, patch, found=bench.original).model, suite)
+
+
+def outputs_of(bench: Bench, model: ModelProto, suite: Suite) -> Array:
+    """The outputs of a model that has the subject's inputs and outputs, in 32 bits."""
+    return run_suite(runner_of(bench, model), suite, bench.batch_size)
+
+
+def runner_of(bench: Bench, model: ModelProto) -> Runner:
+    """A session of a model that has the subject's inputs and outputs, in 32 bits."""
+    step = fixed_batch(bench.subject.model, bench.subject.input_name)
+    if bench.batching.model is bench.subject.working:
+        step = bench.batching.step
+    return Runner(
+        bench.subject.runnable(model),
+        bench.subject.input_name,
+        step,
+        outputs=(bench.subject.output,),
+        device=bench.settings.device,
+    )
 
 
 def _of_every_kind(dataset: Dataset, n_first: int) -> NDArray[np.intp]:

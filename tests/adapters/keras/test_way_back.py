@@ -11,13 +11,13 @@ import onnx
 import pytest
 
 from repairkit.attacks import Pgd
+from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import AdapterError
 from repairkit.core.filters import Filter
 from repairkit.core.framework import Layer
 from repairkit.core.layer_map import LayerMap, MappedLayer
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.graph.patch.bake import bake
-from repairkit.jobs.attack.attack_story import FreshAttacks
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.export.exporting import export
 from repairkit.jobs.proof.patch_file import PatchFile

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
+from repairkit.core.attacked import twins_of, with_twins
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.process.text import counted
 from repairkit.core.suite import Annotations, Indices, Suite
 from repairkit.data.strata import draw_shares, label_bins
-from repairkit.jobs.attack.attack_file import twins_of, with_twins
 from repairkit.jobs.repair.confirm.confirming import not_sure
 from repairkit.jobs.repair.confirm.cross_confirming import confirm, cross_fit
 from repairkit.jobs.repair.confirm.promises import PROMISES, Judge, Rung, Verdict

@@ -15,18 +15,15 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Indices, Suite
-from repairkit.engine.runner import Runner
-from repairkit.graph.coalitions.rebatch import fixed_batch
+from repairkit.core.suite import Indices
 from repairkit.graph.kinds.levels import bias_levels, zero_levels
-from repairkit.graph.patch.bake import bake, representable, why_not_partly
-from repairkit.jobs.setup.bench import Bench, run_suite
+from repairkit.graph.patch.bake import representable, why_not_partly
+from repairkit.jobs.setup.bench import Bench, patched_outputs
 from repairkit.repairs import Criterion, assign_folds
 
 _SPREADS = (-1.0, -0.5, 0.5, 1.0)
@@ -110,30 +107,6 @@ class BestLevels:
     @cached_property
     def _options(self) -> list[FilterMeans]:
         return _options(self.bench)
-
-
-def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> Array:
-    """The outputs of the model with a patch baked in."""
-    return outputs_of(bench, bake(bench.subject.model, patch, found=bench.original).model, suite)
-
-
-def outputs_of(bench: Bench, model: ModelProto, suite: Suite) -> Array:
-    """The outputs of a model that has the subject's inputs and outputs, in 32 bits."""
-    return run_suite(runner_of(bench, model), suite, bench.batch_size)
-
-
-def runner_of(bench: Bench, model: ModelProto) -> Runner:
-    """A session of a model that has the subject's inputs and outputs, in 32 bits."""
-    step = fixed_batch(bench.subject.model, bench.subject.input_name)
-    if bench.batching.model is bench.subject.working:
-        step = bench.batching.step
-    return Runner(
-        bench.subject.runnable(model),
-        bench.subject.input_name,
-        step,
-        outputs=(bench.subject.output,),
-        device=bench.settings.device,
-    )
 
 
 def _options(bench: Bench) -> list[FilterMeans]:

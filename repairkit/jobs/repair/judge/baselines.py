@@ -22,7 +22,6 @@ from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
 from repairkit.jobs.output.progress import Progress
 from repairkit.jobs.repair.cures.controls import fit_control
-from repairkit.jobs.repair.cures.frozen_levels import patched_outputs
 from repairkit.jobs.repair.deciding import Made
 from repairkit.jobs.repair.judge.conductance import Ranking, Values, conductance_ranking
 from repairkit.jobs.repair.judge.fairness import Outputs
@@ -33,7 +32,7 @@ from repairkit.jobs.repair.selection_story import figures_of
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.norms import NORMS
 from repairkit.jobs.score.scoring import score_bench
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.bench import Bench, patched_outputs
 from repairkit.metrics import difference, evaluate
 from repairkit.repairs import make_patch
 

@@ -11,11 +11,10 @@ from onnx import ModelProto
 from repairkit.core.patch import Evaluation, Figure
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
-from repairkit.jobs.repair.cures.frozen_levels import outputs_of
 from repairkit.jobs.repair.judge.classes import classes_block
 from repairkit.jobs.repair.judge.fairness import Outputs, fairness_block
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.bench import Bench, outputs_of
 from repairkit.metrics import ATTACK_SUCCESS, difference, evaluate, is_attacked
 
 

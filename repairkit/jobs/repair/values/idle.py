@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-from onnx import ModelProto
-
 from repairkit.core.errors import SettingsError
-from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.graph.kinds.layers import kernel_mask
-from repairkit.graph.kinds.sites import Survey
-from repairkit.graph.kinds.trees import constant_of_tree
-from repairkit.graph.patch.bake import bake
-from repairkit.graph.patch.revert import changes_nothing
+from repairkit.core.patch import Patch, constant_text
+from repairkit.graph.patch.infer import is_idle
 from repairkit.jobs.repair.deciding import Made
 from repairkit.jobs.setup.bench import Bench
 
@@ -43,29 +36,3 @@ def without_idle(bench: Bench, made: Made) -> Made:
         for f in idle
     ]
     return replace(made, patch=Patch(left), notes=(*made.notes, *notes))
-
-
-def is_idle(model: ModelProto, found: Survey, frozen: FrozenFilter) -> bool:
-    """Whether freezing a filter of a model would change no tensor.
-
-    Args:
-        model: with the filter.
-        found: its survey.
-        frozen: the filter and its constant.
-    """
-    site, channel = frozen.filter.site, frozen.filter.channel
-    trees = found.ensembles.get(site)
-    if trees is not None:
-        held = constant_of_tree(trees, channel)
-        return held is not None and held == frozen.constant
-    layer = found.layers[site]
-    kernel = found.constants.array(layer.kernel)
-    if kernel[kernel_mask(found.index.nodes[layer.node], kernel.shape, channel)].any():
-        return False
-    alone = bake(model, Patch((frozen,)), found=found)
-    return all(changes_nothing(edit, model, alone.model) for edit in alone.edits)
-
-
-def constant_text(frozen: FrozenFilter) -> str:
-    """The constant of a frozen filter in as many digits as 32-bit floats have."""
-    return " ".join(f"{number:.9g}" for number in np.atleast_1d(frozen.constant))

@@ -41,8 +41,8 @@ from wild import (
 )
 
 from repairkit.cli import run
+from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.patch.revert import read_claims, revert, write_claims
-from repairkit.jobs.proof.patch_file import read_patch_file
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "compatibility.md"
 _TIMEOUT_SECONDS = 900

@@ -12,9 +12,9 @@ from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Layer
 from repairkit.core.layer_map import LayerMap, Origin
 from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.formats.patch_file import PatchFile, read_patch_file
 from repairkit.graph.layer_names import read_layer_map
 from repairkit.graph.stored.files import read_model
-from repairkit.jobs.proof.patch_file import PatchFile, read_patch_file
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from repairkit.core.arrays import Array
 from repairkit.core.attacked import FreshAttacks
 from repairkit.core.filters import Filter
 from repairkit.core.framework import FrameworkModel
+from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.files import read_model
 from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.output.progress import Progress
 from repairkit.jobs.proof import verifying
-from repairkit.jobs.proof.patch_file import read_patch_file
 from repairkit.jobs.proof.undoing import Applied, Reverted, apply_patch, revert_patch
 from repairkit.jobs.proof.verifying import Verified
 from repairkit.jobs.repair import patching

@@ -11,15 +11,15 @@ from typing import Any
 from repairkit.api.jobs import open_job
 from repairkit.core.process.trust import without
 from repairkit.core.scores import Budget
+from repairkit.formats.means_file import CommonMeans
 from repairkit.jobs.output.progress import Progress
 from repairkit.jobs.owners import merging
-from repairkit.jobs.owners.measuring import compute_means
+from repairkit.jobs.owners.measuring import compute_means, write_means
 from repairkit.jobs.score import scoring
 from repairkit.jobs.score.clusters import ClusterOptions, find_cluster
 from repairkit.jobs.score.excluding import Exclusion
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scored import Scored
-from repairkit.jobs.setup.common_means import CommonMeans, write_means
 from repairkit.jobs.setup.settings import Settings
 
 

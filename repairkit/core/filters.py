@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
@@ -45,6 +46,18 @@ class Site:
     def level_shape(self) -> tuple[int, ...]:
         """The shape of what the filters yield when absent: one number each, or `n_values`."""
         return (self.n_channels,) if self.n_values is None else (self.n_channels, self.n_values)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the filters of a site yielded in all, (level_shape), and over how many numbers each."""
+
+    total: NDArray[np.float64]
+    count: int
+
+    def mean(self, site: Site) -> Array:
+        """As the levels of absent filters: float32, or float64 for trees."""
+        return (self.total / self.count).astype(np.float32 if site.n_values is None else np.float64)
 
 
 @dataclass(frozen=True)

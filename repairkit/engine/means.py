@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.arrays import Array
-from repairkit.core.filters import FilterMeans, Site
+from repairkit.core.filters import FilterMeans, Site, Sums
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.engine.ensembles.leaves import LeafReader, mean_leaves
@@ -52,18 +50,6 @@ def measure_means(
         magnitude=magnitude,
     )
     return {site.name: sums[site.name].mean(site) for site in sites}
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What the filters of a site yielded in all, (level_shape), and over how many numbers each."""
-
-    total: NDArray[np.float64]
-    count: int
-
-    def mean(self, site: Site) -> Array:
-        """As the levels of absent filters: float32, or float64 for trees."""
-        return (self.total / self.count).astype(np.float32 if site.n_values is None else np.float64)
 
 
 def measure_sums(

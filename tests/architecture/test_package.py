@@ -68,8 +68,8 @@ def test_the_wheel_holds_the_sample_and_the_schemas(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     assert {
         "repairkit/py.typed",
-        "repairkit/jobs/run.schema.json",
-        "repairkit/jobs/patch.schema.json",
+        "repairkit/formats/run.schema.json",
+        "repairkit/formats/patch.schema.json",
         "repairkit/report/report.schema.json",
         "repairkit/report/templates/base.html.j2",
         "repairkit/report/templates/style.css",

@@ -76,7 +76,7 @@ def test_the_report_tells_how_filters_were_chosen(repairkit: Command, harmed: Pr
     assert selection["promised"]["ci_low"] > 0
     assert selection["confirmation"]["worst_group_accuracy"] == selection["promised"]
     assert selection["confirmation"]["accuracy"]["value"] >= -0.01
-    schema = json.loads((files("repairkit.jobs") / "patch.schema.json").read_text())
+    schema = json.loads((files("repairkit.formats") / "patch.schema.json").read_text())
     jsonschema.validate(json.loads(Path(document["patch_file"]).read_text()), schema)
 
 

@@ -45,7 +45,7 @@ def test_the_top_of_another_run_is_left_out_of_the_ranking_and_not_of_the_game(
     kept = json.loads((tmp_path / "own" / "run.json").read_text())["excluded"]
     assert kept["filters"] == [best]
     assert (kept["metric"], kept["share"], kept["run"]) == ("accuracy", 0.25, "overall")
-    schema = json.loads(files("repairkit.jobs").joinpath("run.schema.json").read_text())
+    schema = json.loads(files("repairkit.formats").joinpath("run.schema.json").read_text())
     jsonschema.validate(json.loads((tmp_path / "own" / "run.json").read_text()), schema)
     known = json.loads((tmp_path / "overall" / "run.json").read_text())
     assert kept["key"] == known["key"]
@@ -165,7 +165,7 @@ def test_simpler_cures_stand_beside_the_repair_at_equal_numbers(
     drawn = rows["random"]["figures"]["accuracy"]["difference"]
     assert chosen["difference"]["value"] == pytest.approx(drawn["ci_high"])
     assert drawn["ci_high"] > drawn["ci_low"]
-    schema = json.loads(files("repairkit.jobs").joinpath("patch.schema.json").read_text())
+    schema = json.loads(files("repairkit.formats").joinpath("patch.schema.json").read_text())
     jsonschema.validate(json.loads((tmp_path / "out.patch.json").read_text()), schema)
     assert any("looked at once per method, 7 times" in note for note in report["notes"])
     assert "fairness" in report

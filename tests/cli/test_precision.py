@@ -47,7 +47,7 @@ def test_run_and_terminal_say_where_and_how_precisely(
     answer = score(repairkit, project, tmp_path / "run", "--device", device, option)
     assert answer.code == 0, answer.err
     document = RunFolder(tmp_path / "run").read()
-    schema = json.loads(files("repairkit.jobs").joinpath("run.schema.json").read_text())
+    schema = json.loads(files("repairkit.formats").joinpath("run.schema.json").read_text())
     jsonschema.validate(document, schema)
     assert (document["device"], document["precision"]) == (device, precision)
     assert document["settings"]["half"] is (option == "--half")

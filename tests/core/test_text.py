@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit.core.process.text import counted, decoded, from_cell, plain_cell, printable
-from repairkit.jobs.output.files import to_json
+from repairkit.formats.documents import to_json
 
 ODD = st.text(st.characters() | st.sampled_from("=+-@'\t\r\n\x1b\x9b\u202e\ud800[]/"))
 

@@ -22,7 +22,7 @@ from repairkit.data.sources import archive as archive_reader
 from repairkit.data.sources import tables
 from repairkit.data.sources.archive import read_archive
 from repairkit.data.sources.tables import read_csv, read_parquet
-from repairkit.jobs.output.files import read_json
+from repairkit.formats.documents import read_json
 
 MANY = 1 << 40
 

@@ -81,7 +81,7 @@ def patched_model(folder: Path, rng: random.Random) -> Arguments:
 
 def patch_file(folder: Path, rng: random.Random) -> Arguments:
     """A patch file with odd values, half of them sealed anew, applied or undone."""
-    from repairkit.jobs.proof.patch_file import claim_digest
+    from repairkit.formats.patch_file import claim_digest
 
     original, patched, text = _patched()
     (folder / "model.onnx").write_bytes(original)

@@ -17,7 +17,7 @@ from repairkit.core.errors import AdapterError, DataError, RepairkitError, Setti
 from repairkit.core.filters import Filter
 from repairkit.core.suite import Annotations
 from repairkit.data import PartPlan, Preprocessing
-from repairkit.jobs.attack.attack_file import read_attack_settings
+from repairkit.jobs.attack.adversary import read_attack_settings
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.repair.patching import PatchSettings, patch
 from repairkit.jobs.score.methods import ScoreSettings

@@ -14,13 +14,13 @@ import onnx
 import pytest
 
 from repairkit.core.errors import RunFolderError, VerificationError
+from repairkit.formats.patch_file import claim_digest, read_patch_file
 from repairkit.graph.patch.revert import revert, same_model, write_claims
-from repairkit.jobs.proof.patch_file import claim_digest, read_patch_file
 from tests.conftest import Answer, Project
 
 
 def schema(name: str) -> dict:
-    return json.loads((files("repairkit.jobs") / f"{name}.schema.json").read_text())
+    return json.loads((files("repairkit.formats") / f"{name}.schema.json").read_text())
 
 
 def test_files_fit_their_schemas(

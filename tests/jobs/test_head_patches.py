@@ -18,6 +18,7 @@ from repairkit import apply, revert, verify
 from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.core.filters import Roster
 from repairkit.core.patch import FrozenFilter, HeadChange, Patch
+from repairkit.formats.patch_file import PatchFile, claim_digest, read_patch_file, write_patch_file
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import find_head
 from repairkit.graph.kinds.sites import survey
@@ -25,18 +26,12 @@ from repairkit.graph.patch.bake import bake, representable
 from repairkit.graph.patch.head_bake import biased, held, refitted
 from repairkit.graph.patch.revert import read_claims, write_claims
 from repairkit.graph.stored.files import read_model, write_model
-from repairkit.jobs.output.layout import layout_of
-from repairkit.jobs.proof.patch_file import (
-    PatchFile,
-    claim_digest,
-    read_patch_file,
-    write_patch_file,
-)
+from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.verifying import sign_claim
 from tests import class_heads, models
 from tests.running import random_levels, run
 
-SCHEMA = json.loads((files("repairkit.jobs") / "patch.schema.json").read_text())
+SCHEMA = json.loads((files("repairkit.formats") / "patch.schema.json").read_text())
 FROZEN = ("frozen", "edits", "head", "schema")
 
 
@@ -67,7 +62,14 @@ def write_patched(source: Path, patch: Patch, out: Path) -> PatchFile:
     baked = bake(read.model, patch)
     output = read.model.graph.output[0].name
     draft = PatchFile(
-        patch, baked.edits, read.digest, "", "pre-activation", (), output, {}, layout_of(read)
+        patch=patch,
+        edits=baked.edits,
+        source_digest=read.digest,
+        result_digest="",
+        sites_at="pre-activation",
+        include=(),
+        output=output,
+        layout=layout_of(read),
     )
     write_claims(baked.model, [*read_claims(read.model), sign_claim(draft.claim())])
     file = replace(draft, result_digest=write_model(baked.model, out))

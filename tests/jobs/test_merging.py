@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repairkit.engine.means import Sums
-from repairkit.jobs.setup.common_means import CommonMeans, merge_means, read_means, write_means
+from repairkit.core.filters import Sums
+from repairkit.formats.means_file import CommonMeans, read_means
+from repairkit.jobs.owners.measuring import merge_means, write_means
 from tests.conftest import Answer, Project
 
 Command = Callable[..., Answer]
@@ -62,7 +63,7 @@ def test_exact_values_of_two_owners_are_those_of_all_images(
         assert float(merged[name]["std_error"]) == 0.0
     document = json.loads((tmp_path / "merged" / "run.json").read_text())
     jsonschema.validate(
-        document, json.loads((files("repairkit.jobs") / "run.schema.json").read_text())
+        document, json.loads((files("repairkit.formats") / "run.schema.json").read_text())
     )
     ends = json.loads((tmp_path / "whole" / "run.json").read_text())["metrics"]
     for name, end in ends.items():
@@ -183,7 +184,7 @@ def test_a_shared_folder_names_no_place_and_no_image(
         assert word not in text
     document = json.loads(text)
     jsonschema.validate(
-        document, json.loads((files("repairkit.jobs") / "run.schema.json").read_text())
+        document, json.loads((files("repairkit.formats") / "run.schema.json").read_text())
     )
     assert (shared / "scores.csv").read_bytes() == (tmp_path / "run" / "scores.csv").read_bytes()
     few = dict(np.load(project.data))
@@ -212,7 +213,11 @@ def test_means_of_owners_are_the_same_in_any_order(
     paths = []
     for number, (totals, count) in enumerate(sums):
         own = CommonMeans(
-            "m", "activation", (str(number),), 1, {"conv": Sums(np.array(totals), count)}
+            model="m",
+            sites_at="activation",
+            data=(str(number),),
+            n_images=1,
+            sums={"conv": Sums(np.array(totals), count)},
         )
         write_means(folder / f"{number}.json", own)
         paths.append(folder / f"{number}.json")

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
+from repairkit.formats.patch_file import claim_digest
 from repairkit.graph.patch.revert import METADATA_KEY, read_claims, write_claims
-from repairkit.jobs.proof.patch_file import claim_digest
 from repairkit.jobs.proof.verifying import sign_claim
 from tests.conftest import Answer, Project
 

@@ -28,9 +28,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 import repairkit
+from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.patch.revert import read_claims, revert, same_model, write_claims
 from repairkit.graph.stored.files import read_model
-from repairkit.jobs.proof.patch_file import read_patch_file
 from repairkit.jobs.setup.settings import Settings
 from tests.conftest import Answer
 from tests.running import run
@@ -133,7 +133,7 @@ def test_a_forest_of_fifty_trees_is_scored_patched_verified_and_undone(
     assert proof["exact_without_optimisation"]
     assert proof["relative_difference_with_optimisation"] <= 1e-5
     patch_file = tmp_path / "patched.patch.json"
-    schema = (files("repairkit.jobs") / "patch.schema.json").read_text()
+    schema = (files("repairkit.formats") / "patch.schema.json").read_text()
     jsonschema.validate(json.loads(patch_file.read_text()), json.loads(schema))
     for options in ((), ("--patch", patch_file), ("--data", data)):
         assert repairkit("verify", path, out, *options).code == 0
@@ -268,7 +268,7 @@ def test_what_converters_write_is_scored_and_patched(name: str, tmp_path: Path) 
     assert ends["all"] < ends["none"]  # of an error less is better
     worst = [row["filter"] for row in scored.table()[:2]]
     out = tmp_path / "patched.onnx"
-    schema = json.loads((files("repairkit.jobs") / "patch.schema.json").read_text())
+    schema = json.loads((files("repairkit.formats") / "patch.schema.json").read_text())
     done = repairkit.patch(path, settings=settings, remove=worst, out=out)
     assert done.verified.proof.exact
     jsonschema.validate(json.loads(done.patch_file.read_text()), schema)

@@ -18,17 +18,12 @@ from onnx import ModelProto
 
 from repairkit.core.filters import Filter, FilterMeans, Roster
 from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.formats.patch_file import PatchFile, claim_digest, read_patch_file, write_patch_file
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.patch.bake import bake, representable
 from repairkit.graph.patch.revert import read_claims, write_claims
 from repairkit.graph.stored.files import read_model, write_model
-from repairkit.jobs.output.layout import layout_of
-from repairkit.jobs.proof.patch_file import (
-    PatchFile,
-    claim_digest,
-    read_patch_file,
-    write_patch_file,
-)
+from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.undoing import revert_patch
 from repairkit.jobs.proof.verifying import sign_claim
 from tests import models
@@ -50,7 +45,14 @@ def make_patch_file(model: Path, players: list[int], out: Path, *, seed: int = 0
     output = source.model.graph.output[0].name
     layout = layout_of(source)
     draft = PatchFile(
-        Patch(frozen), baked.edits, source.digest, "", "pre-activation", (), output, {}, layout
+        patch=Patch(frozen),
+        edits=baked.edits,
+        source_digest=source.digest,
+        result_digest="",
+        sites_at="pre-activation",
+        include=(),
+        output=output,
+        layout=layout,
     )
     write_claims(baked.model, [*read_claims(source.model), sign_claim(draft.claim())])
     digest = write_model(baked.model, out)
@@ -289,7 +291,7 @@ def test_a_filter_that_is_frozen_already_is_left_as_it_is(
 def test_patch_files_are_in_canonical_order_of_meaning_not_of_bytes(stacked: Path) -> None:
     path = stacked / "one.patch.json"
     document = json.loads(path.read_text())
-    schema = json.loads((files("repairkit.jobs") / "patch.schema.json").read_text())
+    schema = json.loads((files("repairkit.formats") / "patch.schema.json").read_text())
     jsonschema.validate(document, schema)
     before = read_patch_file(path)
     shuffled = dict(sorted(document.items(), reverse=True))

@@ -16,7 +16,7 @@ from repairkit_adapters.keras.runtime import load_runtime, quiet
 if TYPE_CHECKING:
     from repairkit.core.layer_map import LayerMap
     from repairkit.core.patch import Patch
-    from repairkit.jobs.proof.patch_file import PatchFile
+    from repairkit.formats.patch_file import PatchFile
     from repairkit_adapters.keras.network import KerasNetwork
 
 __all__ = ["ADAPTER", "KerasAdapter", "apply_patch", "wrap"]

@@ -22,7 +22,7 @@ from repairkit_adapters.way_back import channels_by_layer, find_home
 
 if TYPE_CHECKING:
     from repairkit.core.layer_map import LayerMap
-    from repairkit.jobs.proof.patch_file import PatchFile
+    from repairkit.formats.patch_file import PatchFile
 
 Levels = Mapping[str, Mapping[int, float]]
 

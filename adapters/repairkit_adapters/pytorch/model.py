@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
 from repairkit.core.layer_map import LayerMap
-from repairkit.jobs.proof.patch_file import PatchFile
+from repairkit.formats.patch_file import PatchFile
 from repairkit_adapters.pytorch.onnx import write_onnx
 from repairkit_adapters.pytorch.plain import in_32_bits, unwrapped
 from repairkit_adapters.pytorch.trace import Overwriting, TracedLayer, trace_layers

@@ -14,9 +14,9 @@ from torch.nn.utils import parametrize as parametrizations
 
 from repairkit.core.errors import AdapterError, ModelError
 from repairkit.core.layer_map import LayerMap, Origin
+from repairkit.formats.patch_file import PatchFile, read_patch_file
 from repairkit.graph.layer_names import read_layer_map
 from repairkit.graph.stored.files import read_model
-from repairkit.jobs.proof.patch_file import PatchFile, read_patch_file
 from repairkit_adapters.pytorch.model import PyTorchModel
 from repairkit_adapters.pytorch.plain import unwrapped
 from repairkit_adapters.pytorch.trace import TracedLayer

@@ -12,9 +12,9 @@ from repairkit.cli.commands.patch import print_patched, to_json
 from repairkit.cli.options import options
 from repairkit.cli.shown import show
 from repairkit.core.errors import RunFolderError
+from repairkit.formats.documents import write_bytes
+from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.files import read_model
-from repairkit.jobs.output.files import write_bytes
-from repairkit.jobs.proof.patch_file import read_patch_file
 from repairkit.jobs.proof.verifying import verify
 from repairkit.jobs.repair.patching import PatchSettings, patch
 

@@ -10,10 +10,10 @@ import typer
 from repairkit.cli.options import options
 from repairkit.cli.shown import show
 from repairkit.core.errors import SettingsError
-from repairkit.jobs.owners.measuring import compute_means
-from repairkit.jobs.setup.common_means import (
-    CommonMeans,
+from repairkit.formats.means_file import CommonMeans
+from repairkit.jobs.owners.measuring import (
     check_means_place,
+    compute_means,
     merge_means,
     write_means,
 )

@@ -10,8 +10,8 @@ import typer
 from repairkit.cli.options import options
 from repairkit.cli.shown import show
 from repairkit.core.errors import SettingsError
+from repairkit.formats.score_table import finite_rows
 from repairkit.jobs.owners.merging import By, Merged, merge
-from repairkit.jobs.runs.score_table import finite_rows
 
 _SHOWN = 10
 

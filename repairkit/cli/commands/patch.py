@@ -28,8 +28,8 @@ from repairkit.core.filters import Filter
 from repairkit.core.layer_map import Origin
 from repairkit.core.process.text import counted
 from repairkit.engine.precision import IN_WORDS
+from repairkit.formats.patch_file import claimed_patch
 from repairkit.jobs.output.destination import Companions
-from repairkit.jobs.proof.patch_file import claimed_patch
 from repairkit.jobs.proof.verifying import told_filter
 from repairkit.jobs.repair.confirm.promises import PROMISES
 from repairkit.jobs.repair.objective import Target

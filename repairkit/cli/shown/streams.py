@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from repairkit.jobs.output.files import to_json
+from repairkit.formats.documents import to_json
 
 
 class Reserved:

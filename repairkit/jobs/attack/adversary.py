@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset
+from repairkit.data.sources.archive import read_archive
 from repairkit.engine.runner import Runner, settle_batching
+from repairkit.formats.attack_file import RECORD, AttackRecord, attack_record
 from repairkit.jobs.attack.sources import Source
 from repairkit.jobs.setup.bench import run_suite
 from repairkit.jobs.setup.inputs import with_inputs
@@ -25,7 +28,6 @@ from repairkit.metrics import OutputForm, wilson
 
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
 _LEAST = 1e-45
-"""Called with the images done and those to do."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,15 @@ def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, Judged]:
         raise SettingsError("an attack needs a model that tells classes apart")
     check_labels(dataset, n_classes, regression=False)
     return dataset, Judged(runner, form, n_classes, settings.batch_size)
+
+
+def read_attack_settings(path: Path) -> AttackRecord:
+    """How the images of an attack's file were made.
+
+    Raises:
+        DataError: the file is none, or was not written by `repairkit attack`.
+    """
+    return attack_record(path, read_archive(path).get(RECORD))
 
 
 def share(hits: NDArray[np.bool_]) -> Figure:

@@ -25,12 +25,12 @@ from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data import split_parts
 from repairkit.engine.runner import Runner
+from repairkit.formats.attack_file import AttackRecord
+from repairkit.formats.patch_file import PatchFile
 from repairkit.graph.layer_names import read_layer_map
-from repairkit.jobs.attack.adversary import Attack, Judged, share
-from repairkit.jobs.attack.attack_file import read_attack_settings
+from repairkit.jobs.attack.adversary import Attack, Judged, read_attack_settings, share
 from repairkit.jobs.attack.sources import SAME, Source, attach, parity
 from repairkit.jobs.export.mapping import Pairing, prove_layers
-from repairkit.jobs.proof.patch_file import PatchFile
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset
 from repairkit.metrics import TARGET, adversarial, is_attacked
@@ -122,10 +122,10 @@ def judge_attacks(
     made = np.flatnonzero(adversarial(test.annotations))
     images = test.batch(made)
     known = test.annotations.take(made)
-    told = read_attack_settings(_path(bench))
+    record = read_attack_settings(_path(bench))
     rows = [
-        pair.row("the same images", told["source"]["knowledge"], (images, images), known),
-        _fresh(bench, pair, file, fresh, told),
+        pair.row("the same images", record["source"]["knowledge"], (images, images), known),
+        _fresh(bench, pair, file, fresh, record),
     ]
     used = _fingerprints(bench.parts.selection) | _fingerprints(bench.parts.calibration)
     return rows + [_transfer(bench, pair, path, used) for path in fresh.transfers]
@@ -150,10 +150,10 @@ def _path(bench: Bench) -> Path:
 
 
 def _fresh(
-    bench: Bench, pair: _Pair, file: PatchFile, fresh: FreshAttacks, told: dict[str, Any]
+    bench: Bench, pair: _Pair, file: PatchFile, fresh: FreshAttacks, record: AttackRecord
 ) -> dict[str, Any]:
     """The test images attacked anew: the model as it was, and the patched one."""
-    method = _method(told)
+    method = _method(record)
     row: dict[str, Any] = {"attack": "a fresh attack", "knowledge": "white-box", "n_images": 0}
     if isinstance(method, Square):
         row["knowledge"] = "black-box"
@@ -172,7 +172,7 @@ def _fresh(
         except AdapterError as error:
             return {**row, "note": f"left out: {error}"}
         sources = given, frozen
-    box = _box(told, images.dtype)
+    box = _box(record, images.dtype)
     targets = known.attributes[TARGET].astype(np.intp)
     made = [
         Attack(method, box, judged, source)(
@@ -226,7 +226,7 @@ def _prove(source: Source, judged: Judged, images: Made, what: str) -> None:
 
 def _transfer(bench: Bench, pair: _Pair, path: Path, used: set[bytes]) -> dict[str, Any]:
     """Images of another attack's test part, none of which was used to score or choose."""
-    told = read_attack_settings(path)
+    record = read_attack_settings(path)
     settings = replace(bench.settings, data=path)
     dataset = read_dataset(bench.subject, settings, regression=False)
     if not is_attacked(dataset.annotations):
@@ -241,7 +241,7 @@ def _transfer(bench: Bench, pair: _Pair, path: Path, used: set[bytes]) -> dict[s
         )
     made = np.flatnonzero(flags)
     images = test.batch(made)
-    source = told["source"]
+    source = record["source"]
     name = f"from {source['name'] or 'the ONNX model'}"
     return pair.row(name, source["knowledge"], (images, images), test.annotations.take(made))
 
@@ -255,14 +255,16 @@ def _fingerprints(suite: Suite) -> set[bytes]:
     return found
 
 
-def _method(told: dict[str, Any]) -> Pgd | Square:
-    if told["method"] == "pgd":
-        return Pgd(told["epsilon"], told["n_steps"], told["step_size"], told["random_start"])
-    return Square(told["epsilon"], told["n_queries"], told["first_share"])
+def _method(record: AttackRecord) -> Pgd | Square:
+    if record["method"] == "pgd":
+        return Pgd(
+            record["epsilon"], record["n_steps"], record["step_size"], record["random_start"]
+        )
+    return Square(record["epsilon"], record["n_queries"], record["first_share"])
 
 
-def _box(told: dict[str, Any], dtype: np.dtype[Any]) -> PixelBox:
-    kept = told["pixel_range"]
+def _box(record: AttackRecord, dtype: np.dtype[Any]) -> PixelBox:
+    kept = record["pixel_range"]
     shape = (-1, 1, 1) if kept["channel_axis"] == 0 else (1, 1, -1)
-    low, high = (np.array(kept[end], dtype).reshape(shape) for end in ("low", "high"))
+    low, high = (np.array(ends, dtype).reshape(shape) for ends in (kept["low"], kept["high"]))
     return PixelBox(low, high, kept["channel_axis"])

@@ -15,8 +15,9 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, Parts, split_parts
+from repairkit.formats.attack_file import KIND, AttackedImages, attack_archive, check_columns
+from repairkit.formats.documents import write_bytes
 from repairkit.jobs.attack.adversary import Attack, Judged, open_judged, share
-from repairkit.jobs.attack.attack_file import AttackedImages, check_columns, write_attack_file
 from repairkit.jobs.attack.pixel_range import pixel_range
 from repairkit.jobs.attack.sources import SAME, Source, attach, parity
 from repairkit.jobs.output.destination import check_attack_place
@@ -76,7 +77,7 @@ def attack(
         subject: the model that is to be fooled.
         settings: images, parts, seed.
         how: method and strength.
-        out: the `.npz`; see `attack_file`.
+        out: the `.npz`; see `formats.attack_file`.
         source: name and model that gradients come from; the attack is white-box where it answers
             as the subject does, and a transfer attack else.
 
@@ -107,7 +108,7 @@ def attack(
     images, told = _make(making, dataset, parts, rng)
     document = {
         "schema": 1,
-        "kind": "repairkit attack",
+        "kind": KIND,
         "versions": versions(),
         "method": type(how.method).__name__.lower(),
         "norm": "L-infinity",
@@ -128,7 +129,7 @@ def attack(
         "figures": told,
         "notes": [*dataset.notes, *doubts(look)],
     }
-    write_attack_file(out, images, document)
+    write_bytes(out, attack_archive(images, document))
     return Attacked(out, document)
 
 
@@ -173,14 +174,15 @@ def _make(
     apart = np.flatnonzero(~np.isin(parts.calibration.indices, rows))
     still, kept = parts.calibration.batch(apart), parts.calibration.indices[apart]
     every = np.concatenate([kept, rows, rows])
+    about = dataset.annotations
     images = AttackedImages(
-        np.concatenate([still, clean, made]),
-        dataset.annotations.labels[every].astype(np.int64),
-        np.concatenate([np.repeat(["calibration"], len(kept)), names, names]),
-        np.repeat([0, 0, 1], [len(kept), len(rows), len(rows)]).astype(np.uint8),
-        np.concatenate([np.full(len(kept), -1), targets, targets]).astype(np.int64),
-        every.astype(np.int64),
-        {name: column[every] for name, column in dataset.annotations.attributes.items()},
+        x=np.concatenate([still, clean, made]),
+        y=about.labels[every].astype(np.int64),
+        split=np.concatenate([np.repeat(["calibration"], len(kept)), names, names]),
+        adversarial=np.repeat([0, 0, 1], [len(kept), len(rows), len(rows)]).astype(np.uint8),
+        target=np.concatenate([np.full(len(kept), -1), targets, targets]).astype(np.int64),
+        image=every.astype(np.int64),
+        attributes={name: column[every] for name, column in about.attributes.items()},
     )
     told: dict[str, Any] = {"largest_change": making.box.distance(made, clean)}
     before, after = (

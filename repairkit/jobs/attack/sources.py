@@ -17,7 +17,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError, SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
-from repairkit.jobs.proof.patch_file import PatchFile
+from repairkit.formats.patch_file import PatchFile
 from repairkit.metrics import OutputForm
 
 SAME = 1e-4

@@ -17,13 +17,13 @@ from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.stages import stage
 from repairkit.engine.runner import Runner
+from repairkit.formats.documents import outputs, to_json
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.kinds.sites import find_sites
 from repairkit.graph.layer_names import write_layer_map
 from repairkit.graph.stored.files import add_model, read_model
 from repairkit.jobs.export.mapping import Pairing, prove_layers, sites_without_layer
 from repairkit.jobs.output.destination import check_export_place
-from repairkit.jobs.output.files import outputs, to_json
 from repairkit.jobs.setup.noise import noise_images
 from repairkit.jobs.setup.reading import read_images
 from repairkit.jobs.setup.settings import Settings

@@ -16,10 +16,10 @@ from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import Patch
 from repairkit.core.process.stages import stage
 from repairkit.data import Preprocessing
+from repairkit.formats.documents import outputs, read_json, to_json
 from repairkit.jobs.look.interpreting import Interpretation, interpret
 from repairkit.jobs.look.removal import removal_curves, spread_over_layers
 from repairkit.jobs.output.destination import Companions, check_replaced
-from repairkit.jobs.output.files import outputs, read_json, to_json
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.runs.part_records import recorded_plan
 from repairkit.jobs.runs.run_folder import RunFolder, unreadable

@@ -17,7 +17,7 @@ from typing import Any
 from repairkit.core.errors import RunFolderError
 from repairkit.core.scores import Run, Spent
 from repairkit.estimators import undecided
-from repairkit.jobs.output.files import write_json
+from repairkit.formats.documents import write_json
 from repairkit.jobs.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)

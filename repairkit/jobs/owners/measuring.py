@@ -1,15 +1,24 @@
-"""Measure what filters yield over all images of an owner, to be shared as common means."""
+"""Common means: measured over all images of an owner, or added up from the sums of several."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Sequence
+from pathlib import Path
 
-from repairkit.core.errors import ModelError
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import ModelError, SettingsError
+from repairkit.core.filters import Sums
 from repairkit.core.suite import Suite
 from repairkit.engine.means import measure_sums
 from repairkit.engine.runner import as_declared, settle_batching
+from repairkit.formats.documents import write_json
+from repairkit.formats.means_file import KIND as MEANS
+from repairkit.formats.means_file import CommonMeans, read_means
 from repairkit.graph.kinds.sites import select_sites, survey
-from repairkit.jobs.setup.common_means import CommonMeans
+from repairkit.jobs.output.destination import check_replaced
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.inputs import with_inputs
 from repairkit.jobs.setup.reading import read_any
@@ -52,4 +61,75 @@ def compute_means(subject: Subject, settings: Settings) -> CommonMeans:
         step=batching.step,
         device=settings.device,
     )
-    return CommonMeans(subject.file.digest, settings.sites_at, (dataset.digest,), len(suite), sums)
+    return CommonMeans(
+        model=subject.file.digest,
+        sites_at=settings.sites_at,
+        data=(dataset.digest,),
+        n_images=len(suite),
+        sums=sums,
+    )
+
+
+def merge_means(paths: Sequence[Path]) -> CommonMeans:
+    """Add up the sums of several owners; in whatever order, the result is the same.
+
+    Raises:
+        SettingsError: they are of different models or sites, or of the same images.
+        RunFolderError: a file cannot be read.
+    """
+    files = [read_means(path) for path in paths]
+    if len(files) < 2:
+        raise SettingsError("one file of means is nothing to merge; name two or more")
+    first = files[0]
+    for path, other in zip(paths[1:], files[1:], strict=True):
+        if (other.model, other.sites_at, _shapes(other)) != (
+            first.model,
+            first.sites_at,
+            _shapes(first),
+        ):
+            raise SettingsError(
+                f"{path}: holds means of another model or of other sites than {paths[0]}; compute "
+                "them with the same model, --sites, --sites-at and --include"
+            )
+    digests = [digest for file in files for digest in file.data]
+    if len(set(digests)) < len(digests):
+        raise SettingsError("two of the files hold means of the same images; name each owner once")
+    sums = {name: _add([file.sums[name] for file in files]) for name in first.sums}
+    n_images = sum(file.n_images for file in files)
+    return CommonMeans(
+        model=first.model,
+        sites_at=first.sites_at,
+        data=tuple(sorted(digests)),
+        n_images=n_images,
+        sums=sums,
+    )
+
+
+def check_means_place(path: Path) -> None:
+    """Before anything is computed: means may replace means alone.
+
+    Raises:
+        RunFolderError: something else is there.
+    """
+    check_replaced(path, f'"kind": "{MEANS}"'.encode(), "file of means")
+
+
+def write_means(path: Path, means: CommonMeans) -> None:
+    """Write the file whole or not at all.
+
+    Raises:
+        RunFolderError: something else is there, or nothing can be written.
+    """
+    check_means_place(path)
+    write_json(path, means.to_json())
+
+
+def _shapes(means: CommonMeans) -> dict[str, tuple[int, ...]]:
+    return {name: sums.total.shape for name, sums in means.sums.items()}
+
+
+def _add(sums: Sequence[Sums]) -> Sums:
+    """Rounded once, so that the order of the owners does not matter."""
+    totals = np.stack([s.total.reshape(-1) for s in sums], axis=1)
+    exact: NDArray[np.float64] = np.array([math.fsum(row) for row in totals.tolist()])
+    return Sums(exact.reshape(sums[0].total.shape), sum(s.count for s in sums))

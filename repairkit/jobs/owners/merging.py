@@ -22,12 +22,12 @@ from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.scores import Scores
 from repairkit.estimators.statistics.boundary import Side, contested, settle_top_k
-from repairkit.jobs.output.files import outputs, to_json
+from repairkit.formats.documents import outputs, to_json
+from repairkit.formats.score_table import scores_csv, scores_table
 from repairkit.jobs.owners.merged_document import describe
 from repairkit.jobs.owners.owned import OwnedRun, read_owned
 from repairkit.jobs.runs.run_folder import RunFolder
 from repairkit.jobs.runs.run_lock import locked
-from repairkit.jobs.runs.score_table import scores_csv, scores_table
 
 By = Literal["images", "groups"]
 Floats = NDArray[np.float64]

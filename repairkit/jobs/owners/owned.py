@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError
-from repairkit.jobs.output.files import outputs, to_json
+from repairkit.formats.documents import outputs, to_json
 from repairkit.jobs.runs.run_folder import RunFolder
 from repairkit.jobs.runs.run_lock import locked
 

@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.patch import Patch, constant_of
+from repairkit.formats.patch_file import patch_of_claim
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import head_named
 from repairkit.graph.kinds.sites import Survey, survey
@@ -18,7 +19,6 @@ from repairkit.graph.patch.bake import Baked, bake, representable
 from repairkit.graph.patch.head_bake import held
 from repairkit.graph.patch.revert import write_claims
 from repairkit.graph.stored.files import ModelFile, digest_of
-from repairkit.jobs.proof.patch_file import patch_of_claim
 from repairkit.jobs.setup.subject import Subject
 
 

@@ -11,15 +11,15 @@ from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.patch import Patch
 from repairkit.core.process.stages import stage
 from repairkit.engine.runner import Feeds
+from repairkit.formats.documents import outputs
+from repairkit.formats.patch_file import PatchFile
 from repairkit.graph.kinds.sites import Survey, survey
 from repairkit.graph.patch.bake import Baked, bake
 from repairkit.graph.patch.revert import read_claims, revert, write_claims
 from repairkit.graph.stored.files import ModelFile, digest_of, write_model
 from repairkit.graph.stored.outside import outside_digests, place_beside
 from repairkit.jobs.output.destination import check_result
-from repairkit.jobs.output.files import outputs
-from repairkit.jobs.output.layout import add_files, digest_of_files, restored_files
-from repairkit.jobs.proof.patch_file import PatchFile
+from repairkit.jobs.proof.layout import add_files, digest_of_files, restored_files
 from repairkit.jobs.proof.verifying import Verified, prove_patch, sign_claim
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.subject import Subject

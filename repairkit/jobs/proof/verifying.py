@@ -18,6 +18,7 @@ from repairkit.core.process.stages import stage
 from repairkit.engine.features import prove_head
 from repairkit.engine.proof import Proof, prove
 from repairkit.engine.runner import Feeds
+from repairkit.formats.patch_file import PatchFile, claim_digest
 from repairkit.graph.coalitions.instrument import instrument, mask_name, mask_shape, with_gains
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.kinds.class_head import head_named
@@ -34,9 +35,8 @@ from repairkit.graph.patch.revert import (
 )
 from repairkit.graph.stored.files import ModelFile
 from repairkit.graph.stored.outside import outside_digests
-from repairkit.jobs.output.layout import digest_of_files, restored_files
 from repairkit.jobs.proof.claimed import Step, another_model, bake_claims
-from repairkit.jobs.proof.patch_file import PatchFile, claim_digest
+from repairkit.jobs.proof.layout import digest_of_files, restored_files
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.noise import noise_images
 from repairkit.jobs.setup.subject import Subject

@@ -14,17 +14,17 @@ from repairkit.core.errors import SettingsError, TargetNotMetError
 from repairkit.core.patch import Evaluation, Figure, Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.process.trust import without
+from repairkit.formats.documents import outputs
+from repairkit.formats.patch_file import PatchFile, patch_file_text
 from repairkit.graph.patch.bake import bake
 from repairkit.graph.patch.revert import read_claims, write_claims
 from repairkit.graph.stored.files import add_model, digest_of
 from repairkit.jobs.attack.attack_story import check_attacks, judge_attacks
 from repairkit.jobs.look.reporting import repair_report
 from repairkit.jobs.output.destination import Companions, check_place
-from repairkit.jobs.output.files import outputs
-from repairkit.jobs.output.layout import layout_of
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.output.progress import Progress
-from repairkit.jobs.proof.patch_file import PatchFile, patch_file_text
+from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.verifying import Verified, prove_patch, sign_claim
 from repairkit.jobs.repair.confirm.without_test import (
     has_test,
@@ -280,15 +280,14 @@ def _bake(bench: Bench, chosen: Patch) -> tuple[PatchFile, ModelProto]:
     subject, settings = bench.subject, bench.settings
     baked = bake(subject.model, chosen, found=bench.original)
     draft = PatchFile(
-        chosen,
-        baked.edits,
-        subject.file.digest,
-        "",
-        settings.sites_at,
-        settings.include,
-        None if bench.all_outputs else subject.output,
-        {},
-        layout_of(subject.file),
+        patch=chosen,
+        edits=baked.edits,
+        source_digest=subject.file.digest,
+        result_digest="",
+        sites_at=settings.sites_at,
+        include=settings.include,
+        output=None if bench.all_outputs else subject.output,
+        layout=layout_of(subject.file),
     )
     write_claims(baked.model, [*read_claims(subject.model), sign_claim(draft.claim())])
     return draft, baked.model

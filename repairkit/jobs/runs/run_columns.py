@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from repairkit.formats.score_table import FURTHER
 from repairkit.jobs.runs.run_folder import RunFolder, unreadable
-from repairkit.jobs.runs.score_table import FURTHER
 
 
 def read_columns(folder: RunFolder) -> dict[str, dict[str, float]]:

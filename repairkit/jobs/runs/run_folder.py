@@ -22,10 +22,10 @@ from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.text import from_cell
 from repairkit.core.process.writing import is_draft
 from repairkit.core.scores import Scores
-from repairkit.jobs.output.files import outputs, read_json, to_json, write_json
+from repairkit.formats.documents import outputs, read_json, to_json, write_json
+from repairkit.formats.score_table import scores_csv
 from repairkit.jobs.runs.part_records import are_other_parts, options_in_words, parts_in_words
 from repairkit.jobs.runs.run_lock import LOCK
-from repairkit.jobs.runs.score_table import scores_csv
 
 SCHEMA = 1
 _NEEDED: dict[str, type | tuple[type, ...]] = {

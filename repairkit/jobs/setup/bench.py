@@ -28,6 +28,7 @@ from repairkit.engine.ort.runtime import choose_device, session_device
 from repairkit.engine.precision import Precision
 from repairkit.engine.rows.scattered import AffineMasks, LateScattered, with_scattered
 from repairkit.engine.runner import Batching, Runner, settle_batching
+from repairkit.formats.means_file import CommonMeans, read_means
 from repairkit.graph.coalitions.affine import with_affine_masks
 from repairkit.graph.coalitions.instrument import instrument
 from repairkit.graph.coalitions.rebatch import fixed_batch
@@ -36,7 +37,6 @@ from repairkit.graph.facts.footprint import bytes_of_largest_node
 from repairkit.graph.kinds.levels import bias_levels, zero_levels
 from repairkit.graph.kinds.sites import Survey, select_sites, survey
 from repairkit.graph.patch.bake import bake, representable
-from repairkit.jobs.setup.common_means import CommonMeans, read_means
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, doubts
 from repairkit.jobs.setup.inputs import with_inputs
 from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset, settle_form

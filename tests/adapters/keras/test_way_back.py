@@ -17,10 +17,10 @@ from repairkit.core.filters import Filter
 from repairkit.core.framework import Layer
 from repairkit.core.layer_map import LayerMap, MappedLayer
 from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.formats.patch_file import PatchFile
 from repairkit.graph.patch.bake import bake
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.export.exporting import export
-from repairkit.jobs.proof.patch_file import PatchFile
 from repairkit.jobs.repair.patching import PatchSettings, patch
 from repairkit.jobs.setup.settings import settle
 from repairkit.jobs.setup.subject import read_subject
@@ -94,7 +94,16 @@ def test_a_patched_network_is_the_repaired_model_and_leaves_the_given_one_as_it_
     chosen = some_filters(layers)
     images, labels = architectures.images((10, 10, 2)), np.arange(8) % 4
     before = network.outputs(images)
-    frozen = network.patched(PatchFile(chosen, (), "", "", "after", (), "", {}), layers)
+    file = PatchFile(
+        patch=chosen,
+        edits=(),
+        source_digest="",
+        result_digest="",
+        sites_at="after",
+        include=(),
+        output="",
+    )
+    frozen = network.patched(file, layers)
     np.testing.assert_array_equal(network.outputs(images), before)
     held = (network.layers[1].name, np.arange(8) % 4, np.ones(8, np.float32))
     found = [frozen.outputs(images), *frozen.loss_gradients(images, labels)]

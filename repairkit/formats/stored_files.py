@@ -1,8 +1,15 @@
-"""One sequence of bytes told as pieces of another, so that little has to be kept to get it back."""
+"""A file of a model as pieces of the model's canonical bytes, so that little is kept to restore it.
+
+A patch file holds such records where the source's files are not just its canonical bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +19,41 @@ _STRIDE = 1 << 20
 
 Piece = tuple[int, int] | bytes
 """A range (offset, length) of the other sequence, or bytes that are not in it."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a model: its name, "" for the model itself, and its pieces."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        pieces = [
+            base64.b64encode(p).decode() if isinstance(p, bytes) else list(p) for p in self.pieces
+        ]
+        return {"name": self.name, "pieces": pieces}
+
+    @property
+    def size(self) -> int:
+        return sum(len(p) if isinstance(p, bytes) else p[1] for p in self.pieces)
+
+
+def stored_file(document: Mapping[str, Any]) -> StoredFile:
+    """A file's record as it stands in a patch file.
+
+    Raises:
+        ValueError: it is no such record.
+    """
+    pieces: list[Piece] = []
+    for piece in document["pieces"]:
+        if isinstance(piece, str):
+            pieces.append(base64.b64decode(piece, validate=True))
+        elif isinstance(piece, list) and [type(n) for n in piece] == [int, int]:
+            pieces.append((piece[0], piece[1]))
+        else:
+            raise binascii.Error("a piece is neither a range nor bytes")
+    return StoredFile(str(document["name"]), tuple(pieces))
 
 
 def describe(target: bytes, base: bytes) -> list[Piece]:

@@ -1,4 +1,4 @@
-"""Levels of absent filters that several owners of data share: sums over images, and their mean.
+"""The file of common means: levels of absent filters that several owners of data share.
 
 Values are additive over data only where an absent filter yields the same everywhere. So the levels
 are computed once, or from the sums of several owners, and every owner scores with that file.
@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError
-from repairkit.core.filters import FilterMeans, Site
-from repairkit.engine.means import Sums
-from repairkit.jobs.output.destination import check_replaced
-from repairkit.jobs.output.files import read_json, write_json
+from repairkit.core.filters import FilterMeans, Site, Sums
+from repairkit.formats.documents import read_json
 
 KIND = "repairkit means"
 _SCHEMA = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CommonMeans:
     """What filters yielded in all over `n_images`, by the names of the sites.
 
@@ -91,56 +87,8 @@ class CommonMeans:
         }
 
 
-def merge_means(paths: Sequence[Path]) -> CommonMeans:
-    """Add up the sums of several owners; in whatever order, the result is the same.
-
-    Raises:
-        SettingsError: they are of different models or sites, or of the same images.
-        RunFolderError: a file cannot be read.
-    """
-    files = [read_means(path) for path in paths]
-    if len(files) < 2:
-        raise SettingsError("one file of means is nothing to merge; name two or more")
-    first = files[0]
-    for path, other in zip(paths[1:], files[1:], strict=True):
-        if (other.model, other.sites_at, _shapes(other)) != (
-            first.model,
-            first.sites_at,
-            _shapes(first),
-        ):
-            raise SettingsError(
-                f"{path}: holds means of another model or of other sites than {paths[0]}; compute "
-                "them with the same model, --sites, --sites-at and --include"
-            )
-    digests = [digest for file in files for digest in file.data]
-    if len(set(digests)) < len(digests):
-        raise SettingsError("two of the files hold means of the same images; name each owner once")
-    sums = {name: _add([file.sums[name] for file in files]) for name in first.sums}
-    n_images = sum(file.n_images for file in files)
-    return CommonMeans(first.model, first.sites_at, tuple(sorted(digests)), n_images, sums)
-
-
-def check_means_place(path: Path) -> None:
-    """Before anything is computed: means may replace means alone.
-
-    Raises:
-        RunFolderError: something else is there.
-    """
-    check_replaced(path, f'"kind": "{KIND}"'.encode(), "file of means")
-
-
-def write_means(path: Path, means: CommonMeans) -> None:
-    """Write the file whole or not at all.
-
-    Raises:
-        RunFolderError: something else is there, or nothing can be written.
-    """
-    check_means_place(path)
-    write_json(path, means.to_json())
-
-
 def read_means(path: Path) -> CommonMeans:
-    """Read what `write_means` wrote.
+    """The means in a file, whose digest must be that of what it holds.
 
     Raises:
         RunFolderError: it is missing, of another kind, or was altered.
@@ -149,9 +97,9 @@ def read_means(path: Path) -> CommonMeans:
     fault = "it is no file of means"
     if isinstance(document, dict) and document.get("kind") == KIND:
         try:
-            found = _parse(document)
-            if document["schema"] == _SCHEMA and found.digest == document["digest"]:
-                return found
+            means = _parse(document)
+            if document["schema"] == _SCHEMA and means.digest == document["digest"]:
+                return means
             fault = "its digest does not match what it holds"
         except (KeyError, TypeError, ValueError) as error:
             fault = f"{type(error).__name__}: {error}"
@@ -168,20 +116,9 @@ def _parse(document: Mapping[str, Any]) -> CommonMeans:
     if not all(s.count > 0 and np.isfinite(s.total).all() for s in sums.values()):
         raise ValueError("a count or a sum makes no sense")
     return CommonMeans(
-        str(document["model"]["digest"]),
-        str(document["sites_at"]),
-        tuple(str(digest) for digest in document["data"]),
-        int(document["n_images"]),
-        sums,
+        model=str(document["model"]["digest"]),
+        sites_at=str(document["sites_at"]),
+        data=tuple(str(digest) for digest in document["data"]),
+        n_images=int(document["n_images"]),
+        sums=sums,
     )
-
-
-def _shapes(means: CommonMeans) -> dict[str, tuple[int, ...]]:
-    return {name: sums.total.shape for name, sums in means.sums.items()}
-
-
-def _add(sums: Sequence[Sums]) -> Sums:
-    """Rounded once, so that the order of the owners does not matter."""
-    totals = np.stack([s.total.reshape(-1) for s in sums], axis=1)
-    exact: NDArray[np.float64] = np.array([math.fsum(row) for row in totals.tolist()])
-    return Sums(exact.reshape(sums[0].total.shape), sum(s.count for s in sums))

@@ -1,12 +1,27 @@
-"""Output files: written to a temporary name and renamed, so that none is ever half there."""
+"""JSON documents: read within bounds, checked against a record, written whole or not at all.
+
+A record is a `TypedDict`. The document stays what it is, so that what a record does not know (an
+entry of a later version) is kept, and the same document gives the same bytes.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from repairkit.core.errors import RunFolderError
 from repairkit.core.process.text import decoded
@@ -86,10 +101,10 @@ def read_json(path: Path, what: str, *, limit: int = 128 * 2**20) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    document = dict(pairs)
+    if len(document) != len(pairs):
         raise ValueError("it names a value twice")
-    return found
+    return document
 
 
 def _refuse_constant(name: str) -> Any:
@@ -100,3 +115,59 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def fault_of(value: Any, kind: Any, place: str = "") -> str:
+    """In what a value of JSON does not fit its declaration; empty where it fits.
+
+    A whole number may stand where any number may. A truth value is no number.
+
+    Args:
+        value: as it was read.
+        kind: a `TypedDict`, or what one of its entries is declared as.
+        place: of the value in the document, for the words: names, with dots between.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return ""
+    if is_typeddict(kind):
+        return _fault_in_record(value, kind, place)
+    if origin in (Union, UnionType):
+        return "" if any(not fault_of(value, one, place) for one in args) else _no(place, *args)
+    if origin is Literal:
+        fits = any(type(value) is type(one) and value == one for one in args)
+        return "" if fits else f"{place or 'it'} is missing or none of {', '.join(map(str, args))}"
+    if origin is list and isinstance(value, list):
+        return next(filter(None, (fault_of(one, args[0], place) for one in value)), "")
+    if origin is dict and isinstance(value, dict):
+        entries = ((one, f"{place}.{name}") for name, one in value.items())
+        return next(filter(None, (fault_of(one, args[1], name) for one, name in entries)), "")
+    accepted = (int, float) if kind is float else (origin or kind)
+    fits = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
+    return "" if fits else _no(place, origin or kind)
+
+
+def _fault_in_record(value: Any, kind: Any, place: str) -> str:
+    if not isinstance(value, dict):
+        return _no(place, dict)
+    for name, (declared, needed) in _entries_of(kind).items():
+        if needed or name in value:
+            fault = fault_of(value.get(name), declared, f"{place}.{name}" if place else name)
+            if fault:
+                return fault
+    return ""
+
+
+@cache
+def _entries_of(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """What each entry of a record is declared as, and whether it must be there."""
+    entries = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        optional = get_origin(hint) is NotRequired
+        entries[name] = (get_args(hint)[0] if optional else hint, not optional)
+    return entries
+
+
+def _no(place: str, *kinds: Any) -> str:
+    names = " or ".join(getattr(get_origin(kind) or kind, "__name__", str(kind)) for kind in kinds)
+    return f"{place or 'it'} is missing or no {names}"

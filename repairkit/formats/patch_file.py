@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RunFolderError, SettingsError, VerificationError
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, HeadChange, HeadKind, Patch, TensorEdit, constant_of
-from repairkit.jobs.output.files import read_json, to_json, write_text
-from repairkit.jobs.output.layout import StoredFile, stored_file
+from repairkit.formats.documents import read_json, to_json, write_text
+from repairkit.formats.stored_files import StoredFile, stored_file
 
 SCHEMAS = (1, 2)
 KIND = "repairkit patch"
@@ -45,7 +45,7 @@ _READ = {
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatchFile:
     """A patch bound to one model.
 
@@ -61,7 +61,7 @@ class PatchFile:
     sites_at: str
     include: tuple[str, ...]
     output: str | None
-    story: Mapping[str, Any]
+    story: Mapping[str, Any] = field(default_factory=dict)
     layout: tuple[StoredFile, ...] = ()
     unproven: tuple[str, ...] = ()
 
@@ -152,15 +152,21 @@ def patch_of_claim(claim: Mapping[str, Any], weights_of: HeadOf) -> Patch:
         patch = Patch(frozen, head)
         _check_once(patch)
         include = tuple(body["include"])
-        read = PatchFile(
-            patch, (), body["source"], "", body["sites_at"], include, body["output"], {}
+        claimed = PatchFile(
+            patch=patch,
+            edits=(),
+            source_digest=body["source"],
+            result_digest="",
+            sites_at=body["sites_at"],
+            include=include,
+            output=body["output"],
         )
         # The output alone may be null: the sites then lead to any.
         texts = [body[n] for n in _TEXTS if n != "output" or body[n] is not None]
         if not all(isinstance(text, str) for text in (*include, *texts)):
             raise TypeError("a name is no text")
         # What was read says the same, so that nothing hides in how it is written.
-        if claim_digest(read.claim()) != claim["digest"]:
+        if claim_digest(claimed.claim()) != claim["digest"]:
             raise ValueError("it is not written as repairkit writes it")
     except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
         raise VerificationError(f"the model's claim of its patch is broken ({error})") from error
@@ -208,7 +214,7 @@ def _head(document: Any, weight: NDArray[np.float64] | None) -> HeadChange:
 def _check_once(patch: Patch) -> None:
     if not patch.frozen and patch.head is None:
         raise ValueError("it changes nothing")
-    names = [found.id for found in patch.filters]
+    names = [frozen.id for frozen in patch.filters]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"it names the filter {twice[0]} twice")
@@ -312,16 +318,16 @@ def _parse(document: Mapping[str, Any]) -> PatchFile:
     if document["schema"] != (2 if patch.head or any(f.gain for f in frozen) else 1):
         raise ValueError("its schema is not that of what it holds")
     return PatchFile(
-        patch,
-        tuple(_edit(e) for e in _typed(document, "edits", list)),
-        _typed(source, "digest", str),
-        _typed(_typed(document, "result", dict), "digest", str),
-        _typed(sites, "at", str),
-        tuple(_text(kind) for kind in _typed(sites, "include", list)),
-        None if sites["output"] is None else _typed(sites, "output", str),
-        {k: v for k, v in document.items() if k not in known},
-        tuple(stored_file(f) for f in source.get("layout", [])),
-        (*sorted(set(document) - known), *_unread(document)),
+        patch=patch,
+        edits=tuple(_edit(e) for e in _typed(document, "edits", list)),
+        source_digest=_typed(source, "digest", str),
+        result_digest=_typed(_typed(document, "result", dict), "digest", str),
+        sites_at=_typed(sites, "at", str),
+        include=tuple(_text(kind) for kind in _typed(sites, "include", list)),
+        output=None if sites["output"] is None else _typed(sites, "output", str),
+        story={k: v for k, v in document.items() if k not in known},
+        layout=tuple(stored_file(f) for f in source.get("layout", [])),
+        unproven=(*sorted(set(document) - known), *_unread(document)),
     )
 
 
@@ -350,14 +356,14 @@ def _text(value: Any) -> str:
 
 
 def _frozen(document: Any) -> FrozenFilter:
-    found = Filter(_typed(document, "site", str), _typed(document, "channel", int))
+    wanted = Filter(_typed(document, "site", str), _typed(document, "channel", int))
     constant = document["constant"]
     numbers = constant if type(constant) is list else [constant]
     if not numbers or any(type(n) not in (int, float) or not math.isfinite(n) for n in numbers):
-        raise ValueError(f"the constant of {found.id} is no finite number")
-    if document["filter"] != found.id:
-        raise ValueError(f"{document['filter']!r} is not {found.id}")
-    return FrozenFilter(found, constant_of(constant), _gain(document.get("gain", 0.0)))
+        raise ValueError(f"the constant of {wanted.id} is no finite number")
+    if document["filter"] != wanted.id:
+        raise ValueError(f"{document['filter']!r} is not {wanted.id}")
+    return FrozenFilter(wanted, constant_of(constant), _gain(document.get("gain", 0.0)))
 
 
 def _parsed_head(document: Any) -> HeadChange:
@@ -381,11 +387,11 @@ def _edit(document: Any) -> TensorEdit:
         runs.append((start, stop))
     replaces = document["replaces"]
     return TensorEdit(
-        _typed(document, "kind", str),
-        _typed(document, "tensor", str),
-        tuple(runs),
-        base64.b64decode(_typed(document, "old", str), validate=True),
-        _typed(document, "node", str),
-        _typed(document, "slot", int),
-        None if replaces is None else _text(replaces),
+        kind=_typed(document, "kind", str),
+        tensor=_typed(document, "tensor", str),
+        runs=tuple(runs),
+        old=base64.b64decode(_typed(document, "old", str), validate=True),
+        node=_typed(document, "node", str),
+        slot=_typed(document, "slot", int),
+        replaces=None if replaces is None else _text(replaces),
     )

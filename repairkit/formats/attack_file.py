@@ -4,10 +4,9 @@ It is data like any other: `x` in the model's own scale, `y` the true labels, `s
 an image belongs to, and columns with a number for each image: `adversarial` (0 or 1), `target` (the
 class that the attack wants; -1 for a calibration image, of which none was made) and `image` (its
 position in the data that was attacked, shared by a clean image and the one made of it). Calibration
-images are clean alone: what filters yield on them must not be drawn by an attack. A file has such
-images where some were neither to choose nor to test; else means are of the clean images that are
-not test. The array
-`attack`, without an axis, holds the settings as JSON.
+images are clean: an attack must not change what filters yield on them. A file has calibration
+images only where some were neither to choose nor to test; else means are of the clean images that
+are not test. The array `attack`, without an axis, holds the record of the attack as JSON.
 """
 
 from __future__ import annotations
@@ -17,24 +16,61 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
-from repairkit.core.attacked import IMAGE
+from repairkit.core.attacked import ADVERSARIAL, IMAGE, TARGET
 from repairkit.core.errors import DataError
-from repairkit.data.sources.archive import read_archive
-from repairkit.jobs.output.files import write_bytes
-from repairkit.metrics import ADVERSARIAL, TARGET
+from repairkit.formats.documents import fault_of
 
-SETTINGS = "attack"
-TAKEN = ("x", "y", "split", ADVERSARIAL, TARGET, IMAGE, SETTINGS)
+KIND = "repairkit attack"
+RECORD = "attack"
+TAKEN = ("x", "y", "split", ADVERSARIAL, TARGET, IMAGE, RECORD)
 """Names of arrays that no column of the attacked data may have."""
 
 
-@dataclass(frozen=True)
+class Adversary(TypedDict):
+    """The model that the attack follows, and what it knows of the one that is attacked."""
+
+    name: str | None
+    knowledge: str
+    parity: NotRequired[float | None]
+    framework: NotRequired[str]
+
+
+class PixelEnds(TypedDict):
+    """The darkest and the brightest pixel, of all channels or of each, in the model's input."""
+
+    low: list[float]
+    high: list[float]
+    channel_axis: int
+
+
+class AttackRecord(TypedDict):
+    """How the images of an attack were made; the settings of the method stand among the others."""
+
+    method: str
+    epsilon: float
+    source: Adversary
+    pixel_range: PixelEnds
+    n_steps: NotRequired[int]
+    step_size: NotRequired[float]
+    random_start: NotRequired[bool]
+    n_queries: NotRequired[int]
+    first_share: NotRequired[float]
+    figures: NotRequired[dict[str, Any]]
+
+
+_OF_METHOD = {
+    "pgd": ("n_steps", "step_size", "random_start"),
+    "square": ("n_queries", "first_share"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackedImages:
     """Images and what is known of each; every array but `x` is (n_images,)."""
 
@@ -65,12 +101,8 @@ def check_columns(columns: Mapping[str, Array]) -> None:
         )
 
 
-def write_attack_file(path: Path, images: AttackedImages, settings: Mapping[str, Any]) -> None:
-    """Write the file whole or not at all.
-
-    Raises:
-        RunFolderError: it cannot be written.
-    """
+def attack_archive(images: AttackedImages, record: Mapping[str, Any]) -> bytes:
+    """What the file holds."""
     arrays: dict[str, Any] = {
         "x": images.x,
         "y": images.y,
@@ -78,53 +110,45 @@ def write_attack_file(path: Path, images: AttackedImages, settings: Mapping[str,
         ADVERSARIAL: images.adversarial,
         TARGET: images.target,
         IMAGE: images.image,
-        SETTINGS: np.array(json.dumps(settings, ensure_ascii=True, allow_nan=False)),
+        RECORD: np.array(json.dumps(record, ensure_ascii=True, allow_nan=False)),
         **{name: _plain(column) for name, column in images.attributes.items()},
     }
     stored = io.BytesIO()
     np.savez(stored, **arrays)
-    write_bytes(path, stored.getvalue())
+    return stored.getvalue()
 
 
 def _plain(column: Array) -> Array:
     return column.astype(str) if column.dtype == object else column
 
 
-def read_attack_settings(path: Path) -> dict[str, Any]:
-    """How the images of an attack file were made.
+def attack_record(path: Path, stored: Array | None) -> AttackRecord:
+    """The record of an attack, from the array of that name in the file at `path`.
 
     Raises:
-        DataError: the file is none, or was not written by `repairkit attack`.
+        DataError: there is none, or it lacks what a repeated attack needs.
     """
-    stored = read_archive(path).get(SETTINGS)
     if stored is not None and stored.ndim == 0 and stored.dtype.kind == "U":
         try:
-            found = json.loads(str(stored))
+            record = json.loads(str(stored))
         except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict) and _is_whole(found):
-            return found
+            record = None
+        if not fault_of(record, AttackRecord) and _is_whole(record):
+            whole: AttackRecord = record
+            return whole
     raise DataError(
         f"{path}: was not written by repairkit attack; make adversarial images with it first"
     )
 
 
-def _is_whole(told: Mapping[str, Any]) -> bool:
-    """Whether settings hold what a repeated attack needs."""
-    source, ends = told.get("source"), told.get("pixel_range")
-    own = {"pgd": ("n_steps", "step_size", "random_start"), "square": ("n_queries", "first_share")}
-    needed = ("epsilon", *own.get(str(told.get("method")), ("",)))
-    numbers = [told.get(name) for name in needed]
+def _is_whole(record: AttackRecord) -> bool:
+    """Whether the settings of the method are there, and the range of the pixels makes sense."""
+    needed = _OF_METHOD.get(record["method"])
+    ends = record["pixel_range"]
     return (
-        all(isinstance(number, int | float) for number in numbers)
-        and isinstance(source, dict)
-        and {"name", "knowledge"} <= set(source)
-        and isinstance(ends, dict)
-        and {"low", "high", "channel_axis"} <= set(ends)
+        needed is not None
+        and set(needed) <= set(record)
         and ends["channel_axis"] in (0, 2)
-        and all(isinstance(n, int | float) for side in ("low", "high") for n in _list(ends[side]))
+        and bool(ends["low"])
+        and bool(ends["high"])
     )
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) and value else [None]

@@ -7,59 +7,20 @@ patch gives back every byte of every file.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from onnx import ModelProto
 
 from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.core.process.writing import Drafts
-from repairkit.graph.delta import Piece, describe, restore
+from repairkit.formats.stored_files import StoredFile, describe, restore
 from repairkit.graph.stored.external import external_locations, safe_path
 from repairkit.graph.stored.files import ModelFile, canonical_bytes
 from repairkit.graph.stored.outside import outside_digests
 
 _SLACK_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file of a model: its name, "" for the model itself, and its pieces."""
-
-    name: str
-    pieces: tuple[Piece, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        pieces = [
-            base64.b64encode(p).decode() if isinstance(p, bytes) else list(p) for p in self.pieces
-        ]
-        return {"name": self.name, "pieces": pieces}
-
-    @property
-    def size(self) -> int:
-        return sum(len(p) if isinstance(p, bytes) else p[1] for p in self.pieces)
-
-
-def stored_file(document: Mapping[str, Any]) -> StoredFile:
-    """A file's layout as it stands in a patch file.
-
-    Raises:
-        ValueError: it is no such layout.
-    """
-    pieces: list[Piece] = []
-    for piece in document["pieces"]:
-        if isinstance(piece, str):
-            pieces.append(base64.b64decode(piece, validate=True))
-        elif isinstance(piece, list) and [type(n) for n in piece] == [int, int]:
-            pieces.append((piece[0], piece[1]))
-        else:
-            raise binascii.Error("a piece is neither a range nor bytes")
-    return StoredFile(str(document["name"]), tuple(pieces))
 
 
 def layout_of(file: ModelFile) -> tuple[StoredFile, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Layer
@@ -15,6 +15,12 @@ from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.formats.patch_file import PatchFile, read_patch_file
 from repairkit.graph.layer_names import read_layer_map
 from repairkit.graph.stored.files import read_model
+
+PatchSource: TypeAlias = str | Path | PatchFile | Patch
+"""What `repairkit patch` wrote, by its path or read; or a patch that was not written."""
+
+MapSource: TypeAlias = str | Path | LayerMap
+"""The exported ONNX file, the file that `export` wrote beside it, or the map of layers itself."""
 
 
 @dataclass(frozen=True)
@@ -27,47 +33,54 @@ class FrozenChannel:
 
 
 @dataclass(frozen=True)
-class Homecoming:
+class FrameworkPatch:
     """What a patch freezes in the framework's model, which takes images of a shape."""
 
     input_shape: tuple[int, ...]
     channels: tuple[FrozenChannel, ...]
 
 
-def find_home(
-    patch: str | Path | PatchFile | Patch,
-    layers: str | Path | LayerMap | None,
-    *,
-    framework: str,
-    unproven: bool,
-) -> Homecoming:
+@dataclass(frozen=True)
+class _Origins:
+    """What is known of the framework's model, and where filters come from, by their id."""
+
+    framework: str
+    input_shape: tuple[int, ...]
+    origins: Mapping[str, Origin | None]
+
+
+def find_channels(
+    patch: PatchSource, layers: MapSource | None, *, framework: str, unproven: bool
+) -> FrameworkPatch:
     """The channels that a patch freezes.
 
     Args:
-        patch: what `repairkit patch` wrote, by its path or read.
-        layers: the map of layers, the exported ONNX file that holds it, or the file that `export`
-            wrote beside it; if None, what the patch file tells of its filters.
+        patch: the patch.
+        layers: the map of layers; if None, what the patch file says of its filters.
         framework: that the model must have come from.
-        unproven: take channels of which the map is not proven, too.
+        unproven: also take channels for which the map is not proven.
 
     Raises:
-        AdapterError: nothing tells which layers the filters are, or not for sure, or the model
-            came from another framework.
+        AdapterError: the layer of a filter is not known, or not for sure, or the model came from
+            another framework.
         RepairkitError: a file cannot be read.
     """
     if isinstance(patch, str | Path):
         patch = read_patch_file(Path(patch))
     frozen = patch.patch.frozen if isinstance(patch, PatchFile) else patch.frozen
-    if layers is not None:
-        known = layers if isinstance(layers, LayerMap) else _read_map(Path(layers))
-        source, shape = known.framework, known.input_shape
-        origins = {one.filter.id: known.origin(one.filter) for one in frozen}
-    else:
-        source, shape, origins = _told(patch)
-    if source != framework:
-        raise AdapterError(f"the patched model comes from {source}, and {framework} was expected")
-    channels = [_channel(one, origins.get(one.filter.id), unproven=unproven) for one in frozen]
-    return Homecoming(shape, tuple(channels))
+    known = _origins_in_patch(patch) if layers is None else _origins_in_map(layers, frozen)
+    if known.framework != framework:
+        raise AdapterError(
+            f"the patched model comes from {known.framework}, and {framework} was expected"
+        )
+    origins = [(each, _origin(each, known.origins)) for each in frozen]
+    doubtful = [f"{e.filter.id} ({o.layer}:{o.channel})" for e, o in origins if not o.proven]
+    if doubtful and not unproven:
+        raise AdapterError(
+            f"the map of layers is not proven for {', '.join(doubtful)}; give unproven=True to "
+            "freeze these all the same, and compare outputs afterwards"
+        )
+    return FrameworkPatch(known.input_shape, tuple(_channel(e, o) for e, o in origins))
 
 
 def channels_by_layer(
@@ -79,64 +92,72 @@ def channels_by_layer(
         AdapterError: there is no such layer or channel.
     """
     sizes = {layer.name: layer.n_channels for layer in layers}
-    found: dict[str, dict[int, float]] = {}
-    for one in channels:
-        if not 0 <= one.channel < sizes.get(one.layer, 0):
+    frozen: dict[str, dict[int, float]] = {}
+    for each in channels:
+        if not 0 <= each.channel < sizes.get(each.layer, 0):
             raise AdapterError(
-                f"the model has no channel {one.channel} of a layer {one.layer!r}; give the model "
-                "that was exported"
+                f"the model has no channel {each.channel} in a layer {each.layer!r}; give the "
+                "model that was exported"
             )
-        found.setdefault(one.layer, {})[one.channel] = one.constant
-    return found
+        frozen.setdefault(each.layer, {})[each.channel] = each.constant
+    return frozen
+
+
+def _origins_in_map(layers: MapSource, frozen: Sequence[FrozenFilter]) -> _Origins:
+    known = layers if isinstance(layers, LayerMap) else _read_map(Path(layers))
+    origins = {each.filter.id: known.origin(each.filter) for each in frozen}
+    return _Origins(known.framework, known.input_shape, origins)
 
 
 def _read_map(path: Path) -> LayerMap:
     if path.suffix.lower() == ".onnx":
-        found = read_layer_map(read_model(path).model)
-        if found is None:
+        known = read_layer_map(read_model(path).model)
+        if known is None:
             raise AdapterError(
                 f"{path}: holds no map of layers; export the model with `repairkit export`"
             )
-        return found
+        return known
     try:
         return LayerMap.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: cannot be read as a map of layers ({error})") from error
 
 
-def _told(patch: PatchFile | Patch) -> tuple[str, tuple[int, ...], dict[str, Origin | None]]:
-    """The framework, the shape of an image, and the origins that a patch file tells."""
-    told: Any = patch.story.get("layers") if isinstance(patch, PatchFile) else None
-    if told is None:
+def _origins_in_patch(patch: PatchFile | Patch) -> _Origins:
+    story = patch.story.get("layers") if isinstance(patch, PatchFile) else None
+    if story is None:
         raise AdapterError(
-            "the patch does not tell which layers its filters are; give layers=, the .onnx file "
-            "that was exported or its .layers.json"
+            "the patch does not say which layers its filters come from; give layers=, the .onnx "
+            "file that was exported or its .layers.json"
         )
     try:
-        origins: dict[str, Origin | None] = {
-            name: Origin(str(o["layer"]), int(o["channel"]), o["proven"] is True)
-            for name, o in told["frozen"].items()
+        origins = {
+            name: Origin(str(origin["layer"]), int(origin["channel"]), origin["proven"] is True)
+            for name, origin in story["frozen"].items()
         }
-        shape = tuple(int(size) for size in told["input_shape"])
-        return str(told["framework"]), shape, origins
+        shape = tuple(int(size) for size in story["input_shape"])
+        return _Origins(str(story["framework"]), shape, origins)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise AdapterError(
-            "what the patch file tells of layers is broken; give layers=, the .onnx file that was "
+            "what the patch file says of layers is broken; give layers=, the .onnx file that was "
             "exported or its .layers.json"
         ) from error
 
 
-def _channel(one: FrozenFilter, origin: Origin | None, *, unproven: bool) -> FrozenChannel:
+def _origin(frozen: FrozenFilter, origins: Mapping[str, Origin | None]) -> Origin:
+    origin = origins.get(frozen.filter.id)
     if origin is None:
         raise AdapterError(
-            f"nothing tells which layer the filter {one.filter.id} is; give layers= of the very "
-            "model that was patched"
+            f"the map of layers does not say which layer the filter {frozen.filter.id} comes from; "
+            "give layers= of the very model that was patched"
         )
-    if not origin.proven and not unproven:
+    return origin
+
+
+def _channel(frozen: FrozenFilter, origin: Origin) -> FrozenChannel:
+    if isinstance(frozen.constant, tuple):
         raise AdapterError(
-            f"it is not proven that the filter {one.filter.id} is channel {origin.channel} of "
-            f"{origin.layer}; pass unproven=True to freeze it all the same"
+            f"the filter {frozen.filter.id} is a tree, and not a channel of a layer; keep the "
+            "repair in the ONNX file"
         )
-    if isinstance(one.constant, tuple):
-        raise AdapterError(f"the filter {one.filter.id} is a tree, and no channel of a layer")
-    return FrozenChannel(origin.layer, origin.channel, one.constant)
+    return FrozenChannel(origin.layer, origin.channel, frozen.constant)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,34 +12,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from repairkit_adapters.pytorch.model import PyTorchModel  # noqa: E402
+from tests.adapters.conftest import images  # noqa: E402
 from tests.conftest import Answer  # noqa: E402
-
-FACTORY = """
-import torch
-from torch import nn
-
-def make():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(inplace=True),
-        nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3),
-    )
-"""
-
-
-@pytest.fixture
-def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "small_network.py").write_text(FACTORY)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    # Also where the installed distribution does not name its adapters yet.
-    named = EntryPoint("pytorch", "repairkit_adapters.pytorch:ADAPTER", "repairkit.adapters")
-    monkeypatch.setattr("repairkit.jobs.export.adapters.entry_points", lambda group: [named])  # noqa: ARG005
-    return "small_network:make"
-
-
-def images(n: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(n, 2, 8, 8)).astype(np.float32)
 
 
 @pytest.mark.usefixtures("factory")

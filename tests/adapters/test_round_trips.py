@@ -228,8 +228,8 @@ def test_what_cannot_be_taken_home_is_refused_and_nothing_is_changed() -> None:
     before = copy.deepcopy(network.state_dict())
     patch = file_of(one("site", 1, 0.25))
     cases = [
-        ({"layers": a_map("0", "site", 4, (1,))}, "could not be proven for site:1"),
-        ({"layers": a_map("0", "other", 4)}, "does not say which layer site:1"),
+        ({"layers": a_map("0", "site", 4, (1,))}, "not proven for site:1"),
+        ({"layers": a_map("0", "other", 4)}, "does not say which layer the filter site:1"),
         ({"layers": a_map("features.0", "site", 4)}, "no channel 1 in a layer 'features.0'"),
         ({}, "does not say which layers"),
     ]

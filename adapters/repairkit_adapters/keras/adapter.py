@@ -117,10 +117,10 @@ def apply_patch(
         )
     from repairkit_adapters.keras.layers import find_stages
     from repairkit_adapters.keras.patch import freeze_channels
-    from repairkit_adapters.way_back import find_home
+    from repairkit_adapters.way_back import find_channels
 
-    home = find_home(patch, layers, framework="keras", unproven=unproven)
+    frozen = find_channels(patch, layers, framework="keras", unproven=unproven)
     with quiet():
-        stages = find_stages(runtime, model, home.input_shape)
-        freeze_channels(runtime, model, stages, home.channels)
+        stages = find_stages(runtime, model, frozen.input_shape)
+        freeze_channels(runtime, model, stages, frozen.channels)
     return model

@@ -18,11 +18,10 @@ from repairkit_adapters.keras.layers import Tap, find_stages, in_32_bits, named_
 from repairkit_adapters.keras.loss import cross_entropy, logits_of, refuse_no_classifier
 from repairkit_adapters.keras.operators import plain_convolutions
 from repairkit_adapters.keras.runtime import Runtime, quiet, told
-from repairkit_adapters.way_back import channels_by_layer, find_home
+from repairkit_adapters.way_back import PatchSource, channels_by_layer, find_channels
 
 if TYPE_CHECKING:
     from repairkit.core.layer_map import LayerMap
-    from repairkit.formats.patch_file import PatchFile
 
 Levels = Mapping[str, Mapping[int, float]]
 
@@ -130,24 +129,24 @@ class KerasNetwork:
         losses, found = self._run("gradients", gradients, images, np.asarray(labels, np.int32))
         return np.asarray(losses, np.float64), np.asarray(found, np.float32)
 
-    def patched(self, file: PatchFile, layers: LayerMap) -> KerasNetwork:
+    def patched(self, patch: PatchSource, layers: LayerMap) -> KerasNetwork:
         """The model with the filters of a patch frozen; it shares the weights, which stay.
 
         Args:
-            file: the patch.
+            patch: the patch.
             layers: which channel of which layer each filter is; unproven ones are frozen too, so
                 compare outputs afterwards.
 
         Raises:
             AdapterError: the map does not tell of a filter, or the model does not fit it.
         """
-        home = find_home(file, layers, framework=self.framework, unproven=True)
+        frozen = find_channels(patch, layers, framework=self.framework, unproven=True)
         return KerasNetwork(
             self._runtime,
             self.model,
             input_shape=self._input_shape,
             opset=self._opset,
-            frozen=channels_by_layer(home.channels, self.layers),
+            frozen=channels_by_layer(frozen.channels, self.layers),
         )
 
     def export(self, path: Path) -> None:

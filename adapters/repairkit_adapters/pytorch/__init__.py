@@ -1,5 +1,126 @@
-"""PyTorch models: exported to ONNX, patched in their own framework."""
+"""Models trained with PyTorch: loaded, run, frozen channel by channel, exported, repaired.
 
-from repairkit_adapters.pytorch.adapter import ADAPTER, PyTorchAdapter, apply_patch, wrap
+Nothing here imports PyTorch before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from repairkit.core.errors import AdapterError
+from repairkit.core.framework import LoadOptions
+from repairkit_adapters.way_back import MapSource, PatchSource, find_channels
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from repairkit_adapters.pytorch.model import PyTorchModel
 
 __all__ = ["ADAPTER", "PyTorchAdapter", "apply_patch", "wrap"]
+
+_ENDINGS = (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit")
+_OF_OTHERS = ("keras", "tensorflow", "tf_keras", "jax", "flax")
+
+
+class PyTorchAdapter:
+    """Takes `module:factory`, `torch.export` programs and TorchScript files."""
+
+    name = "pytorch"
+    extra = "pytorch"
+
+    def takes(self, source: str) -> bool:
+        """Whether a source looks like PyTorch's; imports nothing and opens no file."""
+        if source.lower().endswith(_ENDINGS):
+            return True
+        module, colon, factory = source.partition(":")
+        names = [*module.split("."), *factory.split(".")]
+        return bool(colon) and all(n.isidentifier() for n in names) and names[0] not in _OF_OTHERS
+
+    def load(self, source: str, options: LoadOptions) -> PyTorchModel:
+        """Load a trained model.
+
+        Args:
+            source: `module:factory` (a function or class that is called without arguments, or a
+                module that exists already), a `torch.export` program or a TorchScript file.
+            options: `weights` of a factory (safetensors, or what `torch.save` made of a state
+                dict), `input_shape` of one image, which only a program says itself.
+
+        Raises:
+            AdapterError: the source, its weights or PyTorch itself is missing or unfit.
+        """
+        _require_torch()
+        from repairkit_adapters.pytorch.torch_sources import load_source
+
+        return load_source(source, options)
+
+
+ADAPTER = PyTorchAdapter()
+
+
+def wrap(
+    module: Module, input_shape: tuple[int, ...], *, opset: int | None = None, source: str = "model"
+) -> PyTorchModel:
+    """A module as repairkit sees it; the module itself stays as it is.
+
+    Args:
+        module: an `nn.Module` that takes a batch of images, on any device.
+        input_shape: of one image, such as (3, 224, 224).
+        opset: of the exported ONNX; the exporter's own choice if None.
+        source: what messages call it.
+
+    Raises:
+        AdapterError: PyTorch is missing, or the module cannot take such images.
+    """
+    _require_torch()
+    from repairkit_adapters.pytorch.model import PyTorchModel
+
+    return PyTorchModel(module, tuple(input_shape), opset=opset, source=source)
+
+
+def apply_patch(
+    model: Module,
+    patch: PatchSource,
+    *,
+    layers: MapSource | None = None,
+    parametrize: bool = False,
+    unproven: bool = False,
+) -> Module:
+    """Freeze in a module what a patch freezes in the ONNX file that was exported from it.
+
+    Args:
+        model: an `nn.Module` with the weights that were exported; changed in place.
+        patch: a patch file, by its path or read.
+        layers: the map that `export` wrote, by its path or read; if None, that of the patch file.
+        parametrize: keep the filters frozen through further training, by parametrizations of
+            `torch.nn.utils.parametrize`; otherwise only the present numbers are changed.
+        unproven: also freeze where the map could not be proven.
+
+    Returns:
+        The module itself. Layers without a bias may have got one, so make optimisers afterwards.
+
+    Raises:
+        AdapterError: PyTorch is missing, the map does not know a filter, or the module does not
+            fit it; nothing was changed.
+        RepairkitError: the patch or the map cannot be read.
+    """
+    _require_torch()
+    from repairkit_adapters.pytorch.frozen_modules import freeze_channels
+    from repairkit_adapters.pytorch.modules import ready_module, unwrapped
+    from repairkit_adapters.pytorch.trace import trace_layers
+
+    frozen = find_channels(patch, layers, framework="pytorch", unproven=unproven)
+    ready = ready_module(model, frozen.input_shape, step=None, source="the model")
+    traced = trace_layers(ready)
+    freeze_channels(unwrapped(model), traced, frozen.channels, parametrize=parametrize)
+    return model
+
+
+def _require_torch() -> None:
+    try:
+        importlib.import_module("torch")
+    except ImportError as error:
+        raise AdapterError(
+            f"PyTorch cannot be imported ({error}); install it with `pip install "
+            "'repairkit[pytorch]'`"
+        ) from error

@@ -1,8 +1,9 @@
-"""Write PyTorch models as ONNX: the exporter's errors in one line, its chatter kept from people."""
+"""Write PyTorch models as ONNX; errors of the exporter become one line, its output stays hidden."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import io
 import logging
@@ -10,12 +11,11 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from repairkit.core.errors import AdapterError, ExportError
-from repairkit_adapters.pytorch.trace import watching_modules
+from repairkit_adapters.pytorch.modules import ImageModule, watching_modules
 
 _INPUT, _OUTPUT = "images", "output"
 _LARGE = 1_500_000_000
@@ -23,35 +23,35 @@ _LONGEST = 200
 _OPERATOR = re.compile(r"target=torch\.ops\.([\w.]+)")
 
 
-def write_onnx(
-    module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool, source: str
-) -> None:
-    """Write a module that is in evaluation mode, with a free batch unless it is `fixed`.
+def write_onnx(model: ImageModule, path: Path, *, opset: int | None) -> None:
+    """Write a module that is in evaluation mode, with a free batch unless it takes one size only.
 
     Raises:
-        ExportError: a layer cannot be exported, or ONNX's exporter is missing.
+        AdapterError: onnxscript, which PyTorch's exporter needs, is missing.
+        ExportError: a layer cannot be exported.
     """
     try:
-        import onnxscript  # noqa: F401
+        importlib.import_module("onnxscript")
     except ImportError as error:
         raise AdapterError(
             f"PyTorch's exporter needs onnxscript ({error}); install it with `pip install "
             "'repairkit[pytorch]'`"
         ) from error
+    module, images = model.module, model.example()
+    write = _from_script if isinstance(module, torch.jit.ScriptModule) else _from_program
     try:
         with _quiet(), torch.no_grad():
-            if isinstance(module, torch.jit.ScriptModule):
-                _from_script(module, images, path, opset=opset, fixed=fixed)
-            else:
-                _from_program(module, images, path, opset=opset, fixed=fixed)
+            write(module, images, path, opset=opset, fixed=model.step is not None)
     except (AdapterError, OSError, MemoryError):
         raise
     except Exception as error:
-        raise ExportError(_told(source, error, module, images)) from error
+        raise ExportError(_message(model.source, error, module, images)) from error
 
 
-def _from_program(module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool) -> None:
-    free: Any = {0: torch.export.Dim("batch")}
+def _from_program(
+    module: torch.nn.Module, images: torch.Tensor, path: Path, *, opset: int | None, fixed: bool
+) -> None:
+    free = {0: torch.export.Dim("batch")}
     program = torch.onnx.export(
         module,
         (images,),
@@ -61,20 +61,22 @@ def _from_program(module: Any, images: Any, path: Path, *, opset: int | None, fi
         opset_version=opset,
         verbose=False,
     )
-    # Stack traces of the user's own code are nobody else's business.
+    # Stack traces of the user's own code are private.
     for node in program.model.graph:
         node.metadata_props.clear()
     n_bytes = sum(t.numel() * t.element_size() for t in module.parameters())
     program.save(path, external_data=n_bytes > _LARGE)
 
 
-def _takes_any_number(module: Any) -> bool:
+def _takes_any_number(module: torch.nn.Module) -> bool:
     """Whether `forward` takes the images as one of `*args`; the exporter then wants a tuple."""
     first = next(iter(inspect.signature(module.forward).parameters.values()), None)
     return first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
 
 
-def _from_script(module: Any, images: Any, path: Path, *, opset: int | None, fixed: bool) -> None:
+def _from_script(
+    module: torch.nn.Module, images: torch.Tensor, path: Path, *, opset: int | None, fixed: bool
+) -> None:
     """TorchScript goes through the exporter that was made for it."""
     free = {_INPUT: {0: "batch"}, _OUTPUT: {0: "batch"}}
     torch.onnx.export(
@@ -90,7 +92,7 @@ def _from_script(module: Any, images: Any, path: Path, *, opset: int | None, fix
     )
 
 
-def _told(source: str, error: Exception, module: Any, images: Any) -> str:
+def _message(source: str, error: Exception, module: torch.nn.Module, images: torch.Tensor) -> str:
     """What went wrong where, and what to do, in one line."""
     chain: list[str] = []
     current: BaseException | None = error
@@ -99,20 +101,20 @@ def _told(source: str, error: Exception, module: Any, images: Any) -> str:
         current = current.__cause__
     text = "\n".join(reversed(chain))  # the cause comes first
     with _quiet():
-        where = _layer_at_fault(module, images, text)
+        layer = _layer_at_fault(module, images, text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = lines[0] if lines else type(error).__name__
-    place = f"layer {where!r}" if where else "a layer"
+    place = f"layer {layer!r}" if layer else "a layer"
     return (
         f"{source}: {place} cannot be exported to ONNX ({reason[:_LONGEST]}); replace it by "
         "operators that ONNX has, or try another --opset"
     )
 
 
-def _layer_at_fault(module: Any, images: Any, text: str) -> str:
+def _layer_at_fault(module: torch.nn.Module, images: torch.Tensor, text: str) -> str:
     """The innermost module where capturing stops, or that calls the operator of the message.
 
-    Empty where that cannot be told.
+    Empty where that is not known.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return ""
@@ -121,11 +123,11 @@ def _layer_at_fault(module: Any, images: Any, text: str) -> str:
         with watching_modules(module, running):
             program = torch.export.export(module, (images,), strict=False)
         nodes = list(program.run_decompositions().graph.nodes)
-    except Exception:  # noqa: BLE001 - it failed before, and where is all that is asked
+    except Exception:  # noqa: BLE001 - the export failed already; only the place is wanted here
         return running[-1] if running else ""
-    found = _OPERATOR.search(text)
+    operator = _OPERATOR.search(text)
     for node in nodes:
-        if found is not None and str(node.target) == found.group(1).rstrip("."):
+        if operator is not None and str(node.target) == operator.group(1).rstrip("."):
             stack = list(node.meta.get("nn_module_stack", {}).values())
             return str(stack[-1][0]) if stack else ""
     return ""
@@ -133,7 +135,7 @@ def _layer_at_fault(module: Any, images: Any, text: str) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints, logs and warns of its own workings; errors are told as errors."""
+    """While open, the exporter's prints, logs and warnings are hidden; errors are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

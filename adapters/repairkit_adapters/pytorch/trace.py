@@ -1,15 +1,15 @@
 """See and change what convolutions yield, by watching PyTorch's operators as they are called.
 
 Operators are watched below modules: convolutions that are called as functions, TorchScript and
-exported programs are seen like any other, and the user's modules get no hook that stays.
+exported programs are seen like any other, and the user's modules keep no hook.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,12 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repairkit.core.framework import Images, Layer
-from repairkit_adapters.pytorch.plain import known_name
+from repairkit_adapters.pytorch.modules import (
+    ImageModule,
+    known_name,
+    tensors_in,
+    watching_modules,
+)
 
 _CONVOLUTIONS = {"aten::convolution", "aten::_convolution"}
 _NORMS = {
@@ -31,15 +36,16 @@ _NORMS = {
     "aten::miopen_batch_norm",
     "aten::batch_norm",
 }
-_TRANSPOSED = 6
+_TRANSPOSED = 6  # the argument of a convolution that says whether it is transposed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TracedLayer:
     """A convolution, in the order of calls.
 
-    `owner` is the module that holds the kernel, and `norm` the module of the normalisation that
-    follows alone; both are empty where no module holds them.
+    `call` and `norm_call` count the calls of convolutions and normalisations. `owner` is the module
+    that holds the kernel, and `norm` the module of the normalisation that follows alone; both are
+    empty where no module holds them.
     """
 
     layer: Layer
@@ -49,15 +55,27 @@ class TracedLayer:
     norm: str
     transposed: bool
 
+    @property
+    def read_call(self) -> int:
+        """The call whose output holds the filters."""
+        return self.call if self.norm_call is None else self.norm_call
 
-@dataclass
+    @property
+    def read_module(self) -> str:
+        """The module of that call."""
+        return self.owner if self.norm_call is None else self.norm
+
+
+@dataclass(kw_only=True)
 class _Call:
-    kind: str
-    source: Any
-    weight: Any
-    out: Any
+    """A call of a convolution or a normalisation."""
+
+    is_norm: bool
+    source: torch.Tensor
+    weight: torch.Tensor
+    out: torch.Tensor
     module: str
-    transposed: bool = False
+    transposed: bool
 
 
 @dataclass
@@ -67,26 +85,38 @@ class _Recorder(TorchDispatchMode):
     running: list[str]
     calls: list[_Call] = field(default_factory=list)
     readers: dict[int, list[int | None]] = field(default_factory=dict)
-    kept: list[Any] = field(default_factory=list)  # so that no tensor takes another's identity
+    kept: list[torch.Tensor] = field(default_factory=list)  # so that no identity is used twice
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def __torch_dispatch__(
-        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        operator: torch._ops.OpOverload,
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         result = operator(*args, **(kwargs or {}))
         name = operator._schema.name
-        kind = "conv" if name in _CONVOLUTIONS else "norm" if name in _NORMS else ""
-        reader = len(self.calls) if kind else None
-        for tensor in _tensors((args, kwargs or {})):
+        is_norm = name in _NORMS
+        counts = is_norm or name in _CONVOLUTIONS
+        reader = len(self.calls) if counts else None
+        for tensor in tensors_in((args, kwargs or {})):
             self.readers.setdefault(id(tensor), []).append(reader)
             self.kept.append(tensor)
-        if kind:
+        if counts:
             out = result[0] if isinstance(result, tuple | list) else result
-            module = self.running[-1] if self.running else ""
-            transposed = kind == "conv" and bool(args[_TRANSPOSED])
-            self.calls.append(_Call(kind, args[0], args[1], out, module, transposed))
+            self.calls.append(
+                _Call(
+                    is_norm=is_norm,
+                    source=args[0],
+                    weight=args[1],
+                    out=out,
+                    module=self.running[-1] if self.running else "",
+                    transposed=not is_norm and bool(args[_TRANSPOSED]),
+                )
+            )
             self.kept.append(out)
         return result
 
@@ -100,8 +130,12 @@ class Overwriting(TorchDispatchMode):
         self.n_calls = 0
 
     def __torch_dispatch__(
-        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        operator: torch._ops.OpOverload,
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         result = operator(*args, **(kwargs or {}))
         name = operator._schema.name
         if name not in _CONVOLUTIONS and name not in _NORMS:
@@ -111,7 +145,7 @@ class Overwriting(TorchDispatchMode):
         self.n_calls += 1
         return result
 
-    def _overwrite(self, out: Any) -> None:
+    def _overwrite(self, out: torch.Tensor) -> None:
         # Layers may see several parts of an image, one behind the other along the batch.
         repeats = len(out) // len(self.channels)
         rows = np.arange(len(self.channels) * repeats)
@@ -121,57 +155,71 @@ class Overwriting(TorchDispatchMode):
         out[torch.from_numpy(rows).to(out.device), channels] = constants.reshape(-1, *ones)
 
 
-def trace_layers(module: Any, images: Any) -> tuple[TracedLayer, ...]:
+def trace_layers(source: ImageModule) -> tuple[TracedLayer, ...]:
     """The convolutions that a module calls for a batch of images, in that order."""
+    module = source.module
     running: list[str] = []
     recorder = _Recorder(running)
-    with torch.no_grad(), ExitStack() as stack:
+    with source.evaluation(), torch.no_grad(), ExitStack() as stack:
+        images = source.example()
         stack.enter_context(watching_modules(module, running))
         stack.enter_context(recorder)
         answer = module(images)
-    given = {id(t) for t in _tensors(answer)}
+    outputs = {id(tensor) for tensor in tensors_in(answer)}
     holders = _holders(module)
     modules = dict(module.named_modules())
     layers: list[TracedLayer] = []
     names: set[str] = set()
     for position, call in enumerate(recorder.calls):
-        if call.kind != "conv":
+        if call.is_norm:
             continue
-        owner = _holder(call.weight, holders) or _parametrized(modules, call.module)
+        owner = holders.get(call.weight.data_ptr(), "") or _parametrized(modules, call.module)
         name = _fresh(known_name(module, owner or call.module) or "convolution", names)
-        norm = _norm_behind(call, recorder, given)
+        norm = _norm_behind(call, recorder, outputs)
         kind = _kind(modules.get(owner or call.module), call)
         layers.append(
             TracedLayer(
-                Layer(name, kind, int(call.out.shape[1])),
-                position,
-                norm,
-                owner,
-                "" if norm is None else recorder.calls[norm].module,
-                call.transposed,
+                layer=Layer(name, kind, int(call.out.shape[1])),
+                call=position,
+                norm_call=norm,
+                owner=owner,
+                norm="" if norm is None else recorder.calls[norm].module,
+                transposed=call.transposed,
             )
         )
     return tuple(layers)
 
 
-def _norm_behind(call: _Call, recorder: _Recorder, given: set[int]) -> int | None:
+def modules_of_layers(
+    module: torch.nn.Module, traced: Iterable[TracedLayer]
+) -> dict[str, torch.nn.Module]:
+    """The module whose output holds a layer's filters, by the layer's name.
+
+    Layers that no module holds are left out, and those of a module that is called several times.
+    """
+    modules = dict(module.named_modules())
+    places = {each.layer.name: each.read_module for each in traced}
+    uses = Counter(places.values())
+    return {
+        name: modules[place]
+        for name, place in places.items()
+        if place in modules and uses[place] == 1
+    }
+
+
+def _norm_behind(call: _Call, recorder: _Recorder, outputs: set[int]) -> int | None:
     """The normalisation that alone reads a convolution's output."""
     readers = recorder.readers.get(id(call.out), [])
-    if id(call.out) in given or len(readers) != 1 or readers[0] is None:
+    if id(call.out) in outputs or len(readers) != 1 or readers[0] is None:
         return None
     reader = recorder.calls[readers[0]]
-    return readers[0] if reader.kind == "norm" and reader.source is call.out else None
+    return readers[0] if reader.is_norm and reader.source is call.out else None
 
 
-def _tensors(tree: Any) -> list[Any]:
-    leaves = torch.utils._pytree.tree_leaves(tree)
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-
-
-def _holders(module: Any) -> dict[int, str]:
+def _holders(module: torch.nn.Module) -> dict[int, str]:
     """Where each tensor starts in memory, and the module of which it is the weight.
 
-    A tensor of another name stands for itself.
+    A tensor that is no weight keeps its own name.
     """
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return {
@@ -181,17 +229,13 @@ def _holders(module: Any) -> dict[int, str]:
     }
 
 
-def _holder(weight: Any, holders: dict[int, str]) -> str:
-    return holders.get(weight.data_ptr(), "")
-
-
-def _parametrized(modules: dict[str, Any], name: str) -> str:
-    """The module under way, if its kernel is computed by a parametrization."""
+def _parametrized(modules: Mapping[str, torch.nn.Module], name: str) -> str:
+    """The module that is being called, if its kernel is computed by a parametrization."""
     module = modules.get(name)
     return name if module is not None and is_parametrized(module, "weight") else ""
 
 
-def _kind(module: Any, call: _Call) -> str:
+def _kind(module: torch.nn.Module | None, call: _Call) -> str:
     if module is not None:
         name = str(getattr(module, "original_name", type(module).__name__))
         if "Conv" in name:
@@ -207,26 +251,3 @@ def _fresh(name: str, taken: set[str]) -> str:
         fresh = f"{name}#{number}"
     taken.add(fresh)
     return fresh
-
-
-@contextmanager
-def watching_modules(module: Any, running: list[str]) -> Iterator[None]:
-    """While open, `running` holds the names of the modules under way; hooks are taken off again."""
-    handles = []
-
-    def enter(name: str) -> Any:
-        return lambda *_: running.append(name)
-
-    def leave(*_: Any) -> None:
-        running.pop()
-
-    if not isinstance(module, torch.jit.ScriptModule):
-        for name, part in module.named_modules():
-            if name and not isinstance(part, torch.jit.ScriptModule):
-                handles.append(part.register_forward_pre_hook(enter(name)))
-                handles.append(part.register_forward_hook(leave))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

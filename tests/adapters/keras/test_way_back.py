@@ -154,9 +154,9 @@ def test_what_the_map_does_not_tell_is_refused() -> None:
     def one(name: str, channel: int) -> Patch:
         return Patch((FrozenFilter(Filter(name, channel), 0.5),))
 
-    with pytest.raises(AdapterError, match="nothing tells which layer the filter other:0 is"):
+    with pytest.raises(AdapterError, match="does not say which layer the filter other:0 comes"):
         apply_patch(model, one("other", 0), layers=layers)
-    with pytest.raises(AdapterError, match=r"not proven.*channel 2 of body/conv"):
+    with pytest.raises(AdapterError, match=r"not proven for .*body/conv:2"):
         apply_patch(model, one("site", 2), layers=layers)
     apply_patch(model, one("site", 2), layers=layers, unproven=True)
     elsewhere = LayerMap("pytorch", (3, 12, 12), layers.layers)
@@ -164,7 +164,7 @@ def test_what_the_map_does_not_tell_is_refused() -> None:
         apply_patch(model, one("site", 0), layers=elsewhere)
     with pytest.raises(AdapterError, match=r"give layers=, the \.onnx file"):
         apply_patch(model, one("site", 0))
-    with pytest.raises(AdapterError, match=r"no channel 1 of a layer 'body/conv'"):
+    with pytest.raises(AdapterError, match=r"no channel 1 in a layer 'body/conv'"):
         apply_patch(architectures.plain(), one("site", 1), layers=layers)
     with pytest.raises(AdapterError, match=r"keras\.Model was expected"):
         apply_patch("model", one("site", 1), layers=layers)

@@ -1,4 +1,4 @@
-"""Where PyTorch models come from: factories with a state dict, exported programs, TorchScript."""
+"""Load PyTorch models from factories with a state dict, exported programs and TorchScript."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import inspect
 import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 
@@ -17,10 +18,12 @@ from repairkit.core.process.foreign import no_exit
 from repairkit.core.process.trust import import_named, offer, refuse_untrusted
 from repairkit_adapters.pickles import foreign_names, names_in, pickles_in
 from repairkit_adapters.pytorch.model import PyTorchModel
-from repairkit_adapters.pytorch.plain import plain_names
+from repairkit_adapters.pytorch.modules import first_line, plain_names
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
-_SHOWN = 3
+_SHOWN = 3  # names of tensors in a message
+
+StateDict: TypeAlias = dict[str, torch.Tensor]
 
 
 def load_source(source: str, options: LoadOptions) -> PyTorchModel:
@@ -34,7 +37,7 @@ def load_source(source: str, options: LoadOptions) -> PyTorchModel:
                 "(module:function) that they are for"
             )
         return _from_file(path, options)
-    module = _made(source)
+    module = _module_of(source)
     if options.weights is not None:
         _fill(module, options.weights, source, trust=options.trust)
     if options.input_shape is None:
@@ -45,52 +48,64 @@ def load_source(source: str, options: LoadOptions) -> PyTorchModel:
     return PyTorchModel(module, options.input_shape, opset=options.opset, source=source)
 
 
-def _made(source: str) -> Any:
-    """What `module:factory` gives."""
+def _module_of(source: str) -> torch.nn.Module:
+    """The module that `module:factory` names or makes."""
     module_name, _, path = source.partition(":")
     if not module_name or not path:
         raise AdapterError(
             f"{source}: is no PyTorch source; give module:factory, a torch.export program (.pt2) "
             "or a TorchScript file"
         )
+    factory = _named(source, module_name, path)
+    module = factory
+    if not isinstance(factory, torch.nn.Module) and callable(factory):
+        module = _called(source, factory)
+    if not isinstance(module, torch.nn.Module):
+        raise AdapterError(
+            f"{source}: gives a {type(module).__name__}, and a torch.nn.Module was expected; name "
+            "a function or class that gives the model"
+        )
+    return module
+
+
+def _named(source: str, module_name: str, path: str) -> object:
+    """The object that a module holds at a path of attributes."""
     try:
         with no_exit(source, AdapterError):
-            found: Any = import_named(module_name)
+            named: object = import_named(module_name)
     except RepairkitError:
         raise
     except Exception as error:
         raise AdapterError(
-            f"{source}: the module {module_name!r} cannot be imported ({_line(error)}); run where "
-            "it lies, or install it"
+            f"{source}: the module {module_name!r} cannot be imported ({first_line(error)}); run "
+            "in the folder where it is, or install it"
         ) from error
     for part in path.split("."):
-        if not hasattr(found, part):
+        if not hasattr(named, part):
             raise AdapterError(
                 f"{source}: the module {module_name!r} has no {path!r}; check the name after the "
                 "colon"
             )
-        found = getattr(found, part)
-    if not isinstance(found, torch.nn.Module) and callable(found):
-        try:
-            inspect.signature(found).bind()
-            with no_exit(source, AdapterError):
-                found = found()
-        except RepairkitError:
-            raise
-        except Exception as error:
-            raise AdapterError(
-                f"{source}: cannot be called without arguments ({_line(error)}); name a function "
-                "that gives the model by itself"
-            ) from error
-    if not isinstance(found, torch.nn.Module):
+        named = getattr(named, part)
+    return named
+
+
+def _called(source: str, factory: Callable[[], object]) -> object:
+    try:
+        inspect.signature(factory).bind()
+        with no_exit(source, AdapterError):
+            return factory()
+    except RepairkitError:
+        raise
+    except Exception as error:
         raise AdapterError(
-            f"{source}: gives a {type(found).__name__}, and a torch.nn.Module was expected"
-        )
-    return found
+            f"{source}: cannot be called without arguments ({first_line(error)}); name a function "
+            "that needs none and gives the model"
+        ) from error
 
 
-def _fill(module: Any, path: Path, source: str, *, trust: bool) -> None:
-    """Load a state dict that fits to the last tensor."""
+def _fill(module: torch.nn.Module, path: Path, source: str, *, trust: bool) -> None:
+    """Load a state dict whose tensors are exactly those of the module."""
     state = _bare(_read_state(path, trust=trust), module)
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state]
@@ -115,7 +130,7 @@ def _fill(module: Any, path: Path, source: str, *, trust: bool) -> None:
     module.load_state_dict(state)
 
 
-def _bare(state: dict[str, Any], module: Any) -> dict[str, Any]:
+def _bare(state: StateDict, module: torch.nn.Module) -> StateDict:
     """The state dict inside a checkpoint, without the prefix that wrappers put before names."""
     for name in _NESTED:
         if isinstance(state.get(name), dict):
@@ -133,8 +148,8 @@ def _bare(state: dict[str, Any], module: Any) -> dict[str, Any]:
     }
 
 
-def _read_state(path: Path, *, trust: bool) -> dict[str, Any]:
-    """A state dict; without trust no pickle in it is run beyond what PyTorch deems safe."""
+def _read_state(path: Path, *, trust: bool) -> StateDict:
+    """A state dict; without trust, only what PyTorch takes for safe is unpickled."""
     if not path.is_file():
         raise AdapterError(f"{path}: there is no such file; give --weights a state dict")
     if path.suffix.lower() == ".safetensors":
@@ -147,8 +162,8 @@ def _read_state(path: Path, *, trust: bool) -> dict[str, Any]:
         foreign = foreign_names(path)
         if not foreign:
             raise AdapterError(
-                f"{path}: is no state dict that can be read safely ({_line(error)}); save it with "
-                "torch.save(model.state_dict(), ...) or as safetensors"
+                f"{path}: is no state dict that can be read safely ({first_line(error)}); save it "
+                "with torch.save(model.state_dict(), ...) or as safetensors"
             ) from error
         refuse_untrusted(AdapterError, path, foreign, trust=trust)
         state = _unpickle(path, foreign)
@@ -162,8 +177,8 @@ def _read_state(path: Path, *, trust: bool) -> dict[str, Any]:
     return state
 
 
-def _unpickle(path: Path, names: tuple[str, ...]) -> Any:
-    """Whatever a trusted file holds; its classes may lie in the working folder.
+def _unpickle(path: Path, names: tuple[str, ...]) -> object:
+    """The object in a trusted file; its classes may lie in the working folder.
 
     Raises:
         AdapterError: it cannot be read.
@@ -176,12 +191,12 @@ def _unpickle(path: Path, names: tuple[str, ...]) -> Any:
             return torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:
         raise AdapterError(
-            f"{path}: cannot be unpickled ({_line(error)}); run where its classes are, or save it "
-            "with torch.save(model.state_dict(), ...)"
+            f"{path}: cannot be unpickled ({first_line(error)}); run where its classes are, or "
+            "save it with torch.save(model.state_dict(), ...)"
         ) from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path) -> StateDict:
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -191,9 +206,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             "with `pip install 'repairkit[pytorch]'`"
         ) from error
     try:
-        state: dict[str, Any] = load_file(path)
+        state: StateDict = load_file(path)
     except SafetensorError as error:
-        raise AdapterError(f"{path}: is no safetensors file ({_line(error)})") from error
+        raise AdapterError(f"{path}: is no safetensors file ({first_line(error)})") from error
     return state
 
 
@@ -209,9 +224,9 @@ def _from_file(path: Path, options: LoadOptions) -> PyTorchModel:
     foreign = foreign_names(path)
     if foreign:
         refuse_untrusted(AdapterError, path, foreign, trust=options.trust)
-        found = _unpickle(path, foreign)
-        if isinstance(found, torch.nn.Module):
-            return _with_shape(found, path, "a module", options)
+        module = _unpickle(path, foreign)
+        if isinstance(module, torch.nn.Module):
+            return _with_shape(module, path, "a module", options)
     raise AdapterError(
         f"{path}: is neither a torch.export program nor TorchScript; of a file with weights "
         "alone, give --weights and name the model's factory (module:function) as the source"
@@ -240,14 +255,18 @@ def _from_script(path: Path, options: LoadOptions) -> PyTorchModel:
             warnings.simplefilter("ignore")
             module = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
-        raise AdapterError(f"{path}: cannot be read as TorchScript ({_line(error)})") from error
+        raise AdapterError(
+            f"{path}: cannot be read as TorchScript ({first_line(error)})"
+        ) from error
     return _with_shape(module, path, "TorchScript", options)
 
 
-def _with_shape(module: Any, path: Path, what: str, options: LoadOptions) -> PyTorchModel:
+def _with_shape(
+    module: torch.nn.Module, path: Path, kind: str, options: LoadOptions
+) -> PyTorchModel:
     if options.input_shape is None:
         raise AdapterError(
-            f"{path}: {what} does not say which images it takes; give --input-shape, such as "
+            f"{path}: {kind} does not say which images it takes; give --input-shape, such as "
             "3,224,224"
         )
     return PyTorchModel(module, options.input_shape, opset=options.opset, source=str(path))
@@ -262,8 +281,8 @@ def _from_program(path: Path, options: LoadOptions) -> PyTorchModel:
             module = program.module(check_guards=False)
     except Exception as error:
         raise AdapterError(
-            f"{path}: cannot be read as a torch.export program ({_line(error)}); export it anew "
-            "with this version of PyTorch"
+            f"{path}: cannot be read as a torch.export program ({first_line(error)}); export it "
+            "again with this version of PyTorch"
         ) from error
     shape, step = _input_of(program, path)
     if options.input_shape not in (None, shape):
@@ -282,14 +301,17 @@ def _code_of_program(path: Path) -> list[str]:
     return [*dict.fromkeys(pickled), "the program's operators"]
 
 
-def _input_of(program: Any, path: Path) -> tuple[tuple[int, ...], int | None]:
-    """The shape of one image, and the batch that the program is fixed at, if any."""
+def _input_of(
+    program: torch.export.ExportedProgram, path: Path
+) -> tuple[tuple[int, ...], int | None]:
+    """The shape of one image, and the batch size that the program is fixed at, if any."""
     wanted = set(program.graph_signature.user_inputs)
     nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in wanted]
     values = [n.meta.get("val") for n in nodes]
     if len(values) != 1 or not isinstance(values[0], torch.Tensor) or values[0].dim() < 2:
         raise AdapterError(
-            f"{path}: takes {len(values)} inputs, and one batch of images was wanted"
+            f"{path}: takes {len(values)} inputs, and one batch of images was expected; export a "
+            "program that takes just the images"
         )
     batch, *shape = values[0].shape
     if not all(isinstance(size, int) for size in shape):
@@ -302,7 +324,3 @@ def _input_of(program: Any, path: Path) -> tuple[tuple[int, ...], int | None]:
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,274 @@
+"""PyTorch modules made ready: without wrappers, in 32-bit numbers, in evaluation mode when called.
+
+`DataParallel`, `torch.compile` and weight averaging wrap a module and put a prefix before the names
+of its layers. A module in 16 or 64 bits is exported with the same weights in 32 bits, which every
+runtime computes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from repairkit.core.errors import AdapterError
+from repairkit.core.framework import Images
+
+_COMPILED = "_orig_mod"
+_WRAPPED = "module"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModule:
+    """A module that takes images. After each call it is back in its own mode.
+
+    Attributes:
+        module: the user's own without wrappers, or a copy in 32 bits.
+        input_shape: of one image.
+        step: the number of images that one call must have; None where any number goes.
+        source: what messages call it.
+    """
+
+    module: torch.nn.Module
+    input_shape: tuple[int, ...]
+    step: int | None
+    source: str
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """While open, every part of the module is in evaluation mode, and nothing is compiled."""
+        parts = [part for part in self.module.modules() if part.training]
+        for part in parts:
+            part.training = False
+        try:
+            with torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            for part in parts:
+                part.training = True
+
+    def tensor(self, images: Images) -> torch.Tensor:
+        """Images on the device of the weights."""
+        weights = next(self.module.parameters(), None)
+        tensor = torch.from_numpy(np.ascontiguousarray(images, np.float32))
+        return tensor if weights is None else tensor.to(weights.device)
+
+    def example(self) -> torch.Tensor:
+        """A batch of noise."""
+        rng = np.random.default_rng(0)
+        noise = rng.standard_normal((self.step or 2, *self.input_shape)).astype(np.float32)
+        return self.tensor(noise)
+
+    def batches(
+        self, n_images: int, at_most: int | None = None
+    ) -> Iterator[tuple[NDArray[np.intp], int]]:
+        """The rows of images for each call, and how many of them, from the first, are real.
+
+        The others repeat the last image, because some modules take batches of one size only.
+
+        Args:
+            n_images: in all.
+            at_most: images of one call where any number goes; all if None.
+        """
+        size = self.step or at_most
+        if size is None:
+            yield np.arange(n_images), n_images
+            return
+        for start in range(0, n_images, size):
+            n_real = min(size, n_images - start)
+            yield start + np.minimum(np.arange(self.step or n_real), n_real - 1), n_real
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The first output, with one row per image.
+
+        Raises:
+            AdapterError: the module cannot take the images, or gives no such output.
+        """
+        try:
+            answer = self.module(tensor)
+        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+            raise AdapterError(
+                f"{self.source}: cannot take images of shape {self.input_shape} "
+                f"({first_line(error)}); give the right --input-shape, without the batch"
+            ) from error
+        outputs = tensors_in(answer)
+        if not outputs or outputs[0].dim() == 0 or len(outputs[0]) != len(tensor):
+            raise AdapterError(
+                f"{self.source}: gives no tensor with one row per image as its first output; "
+                "wrap the module so that it gives one"
+            )
+        return outputs[0]
+
+
+def ready_module(
+    module: torch.nn.Module, input_shape: tuple[int, ...], *, step: int | None, source: str
+) -> ImageModule:
+    """A module of the user's without its wrappers, in 32 bits; see `ImageModule` for the rest.
+
+    Raises:
+        AdapterError: the module cannot be used; see `in_32_bits`.
+    """
+
+    def ready(inner: torch.nn.Module) -> ImageModule:
+        return ImageModule(module=inner, input_shape=input_shape, step=step, source=source)
+
+    given = ready(unwrapped(module))
+    with given.evaluation():
+        return ready(in_32_bits(given.module, given.example(), source))
+
+
+@contextmanager
+def watching_modules(module: torch.nn.Module, running: list[str]) -> Iterator[None]:
+    """While open, `running` holds the names of the modules that are being called, innermost last.
+
+    The hooks that this takes are removed at the end.
+    """
+    handles = []
+
+    def enter(name: str) -> object:
+        return lambda *_: running.append(name)
+
+    def leave(*_: object) -> None:
+        running.pop()
+
+    if not isinstance(module, torch.jit.ScriptModule):
+        for name, part in module.named_modules():
+            if name and not isinstance(part, torch.jit.ScriptModule):
+                handles.append(part.register_forward_pre_hook(enter(name)))
+                handles.append(part.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tensors_in(tree: object) -> list[torch.Tensor]:
+    """The tensors in nested lists, tuples and dictionaries."""
+    leaves = torch.utils._pytree.tree_leaves(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """The user's own module: the very object, not a copy."""
+    while (inner := _inside(module)) is not None:
+        module = module.get_submodule(inner)
+    return module
+
+
+def known_name(module: torch.nn.Module, name: str) -> str:
+    """The name of a part of a module without the wrappers around that part.
+
+    Args:
+        module: any `nn.Module`.
+        name: of a part, as `named_modules` gives it.
+    """
+    kept = []
+    current = module
+    for part in name.split(".") if name else ():
+        if part != _inside(current):
+            kept.append(part)
+        current = getattr(current, part, None)
+    return ".".join(kept)
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """The names of a state dict without the prefixes of wrappers, each with the name it had.
+
+    The count that weight averaging adds is left out.
+    """
+    plain = {name: name for name in names}
+    while (prefix := _common_prefix(plain)) is not None:
+        plain = {n.removeprefix(prefix): old for n, old in plain.items() if n.startswith(prefix)}
+    return {_without_compiled(name): old for name, old in plain.items()}
+
+
+def in_32_bits(module: torch.nn.Module, example: torch.Tensor, source: str) -> torch.nn.Module:
+    """The module, or a copy in 32 bits where all its numbers have 16 or 64.
+
+    A module that casts images to its own type keeps that type, since it could not take others.
+
+    Args:
+        module: in evaluation mode.
+        example: images in 32 bits, as the module would be called with.
+        source: what messages call the module.
+
+    Raises:
+        AdapterError: the module holds no weights yet, or its weights are of quantized integers.
+    """
+    _refuse_unfit(module, source)
+    tensors = [*module.parameters(), *module.buffers()]
+    kinds = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    if len(kinds) != 1 or kinds == {torch.float32}:
+        return module
+    converted = copy.deepcopy(module, _computed(module)).float()
+    try:
+        with torch.no_grad():
+            converted(example)
+    except RuntimeError:  # the module's own code names the type, so it only works as it is
+        return module
+    return converted
+
+
+def _computed(module: torch.nn.Module) -> dict[int, object]:
+    """Copies of tensors that PyTorch does not copy, since they were computed from parameters.
+
+    `torch.nn.utils.weight_norm` keeps such a weight, and computes it anew at every call.
+    """
+    values = [value for part in module.modules() for value in vars(part).values()]
+    tensors = [t for t in values if isinstance(t, torch.Tensor) and not t.is_leaf]
+    return {id(tensor): tensor.detach().clone() for tensor in tensors}
+
+
+def _inside(module: torch.nn.Module | None) -> str | None:
+    """The name of what a wrapper wraps; None where a module is no wrapper."""
+    if isinstance(module, torch.jit.ScriptModule) or not isinstance(module, torch.nn.Module):
+        return None
+    if _COMPILED in module._modules:
+        return _COMPILED
+    parallel = torch.nn.parallel
+    wrappers = (
+        parallel.DataParallel,
+        parallel.DistributedDataParallel,
+        torch.optim.swa_utils.AveragedModel,
+    )
+    return _WRAPPED if isinstance(module, wrappers) else None
+
+
+def _common_prefix(names: Iterable[str]) -> str | None:
+    """The prefix of a wrapper that all names have."""
+    counted = [name for name in names if name != "n_averaged"]
+    for prefix in (f"{_WRAPPED}.", f"{_COMPILED}."):
+        if counted and all(name.startswith(prefix) for name in counted):
+            return prefix
+    return None
+
+
+def _without_compiled(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
+
+
+def _refuse_unfit(module: torch.nn.Module, source: str) -> None:
+    for name, part in module.named_modules():
+        if type(part).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+            raise AdapterError(
+                f"{source}: layer {name!r} holds quantized integers, which PyTorch cannot export; "
+                "export the model as it was before quantization, and quantize the ONNX file"
+            )
+    empty = (torch.nn.parameter.UninitializedParameter, torch.nn.parameter.UninitializedBuffer)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if isinstance(tensor, empty) or tensor.is_meta:
+            raise AdapterError(
+                f"{source}: {name!r} has no numbers yet (a lazy module, or one on the device "
+                "`meta`); load the trained weights first"
+            )

@@ -1,5 +1,123 @@
-"""Keras models: exported to ONNX, patched in their own framework."""
+"""Models trained with Keras 3 on TensorFlow: loaded, run, frozen, exported, repaired.
 
-from repairkit_adapters.keras.adapter import ADAPTER, KerasAdapter, apply_patch, wrap
+Nothing here imports Keras or TensorFlow before it is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repairkit.core.errors import AdapterError
+from repairkit.core.framework import FrameworkModel, LoadOptions
+from repairkit_adapters.keras.keras_runtime import KerasModel, load_runtime, quiet
+from repairkit_adapters.keras.keras_sources import APPLICATIONS, FILES, image_shape, load_model
+from repairkit_adapters.way_back import MapSource, PatchSource, find_channels
+
+if TYPE_CHECKING:
+    from repairkit_adapters.keras.network import KerasNetwork
 
 __all__ = ["ADAPTER", "KerasAdapter", "apply_patch", "wrap"]
+
+_OF_KERAS = ("keras", "tensorflow", "tf_keras")
+
+
+class KerasAdapter:
+    """Takes `.keras`, `.h5`, SavedModel folders, `keras.applications:NAME` and `module:factory`."""
+
+    name = "keras"
+    extra = "keras"
+
+    def takes(self, source: str) -> bool:
+        """Whether a source looks like Keras's; imports nothing and opens no file."""
+        if source.lower().endswith(FILES) or source.startswith(APPLICATIONS):
+            return True
+        if (Path(source) / "saved_model.pb").is_file():
+            return True
+        return ":" in source and source.split(":")[0].split(".")[0] in _OF_KERAS
+
+    def load(self, source: str, options: LoadOptions) -> FrameworkModel:
+        """Load a trained model.
+
+        Args:
+            source: a `.keras` or `.h5` file, a SavedModel folder, `keras.applications:NAME`
+                (built without weights), or `module:factory` (a function that is called without
+                arguments, or a model that exists already).
+            options: `weights` of an application or a factory; `input_shape` where the model takes
+                images of any size; `trust` lets Lambda layers run.
+
+        Raises:
+            AdapterError: the source, its weights or Keras itself is missing or unfit.
+        """
+        runtime = load_runtime()
+        if Path(source).is_dir():
+            from repairkit_adapters.keras.saved import load_saved_model
+
+            return load_saved_model(runtime, Path(source), options)
+        model = load_model(runtime, source, options)
+        return wrap(model, options.input_shape, opset=options.opset)
+
+
+ADAPTER = KerasAdapter()
+
+
+def wrap(
+    model: KerasModel, input_shape: tuple[int, ...] | None = None, *, opset: int | None = None
+) -> KerasNetwork:
+    """A `keras.Model` as repairkit sees it; the model itself stays as it is.
+
+    Args:
+        model: takes a batch of images, and yields scores (or several tensors, scores first).
+        input_shape: of one image, such as (224, 224, 3); None where the model says it.
+        opset: of the exported ONNX; the exporter's own choice if None.
+
+    Raises:
+        AdapterError: Keras is missing or on another backend, or the model cannot take such images.
+    """
+    runtime = load_runtime()
+    from repairkit_adapters.keras.network import KerasNetwork
+
+    options = LoadOptions(input_shape=input_shape)
+    shape = image_shape(runtime, model, options)
+    return KerasNetwork(runtime, model, input_shape=shape, opset=opset)
+
+
+def apply_patch(
+    model: KerasModel,
+    patch: PatchSource,
+    *,
+    layers: MapSource | None = None,
+    unproven: bool = False,
+) -> KerasModel:
+    """Freeze in a Keras model what a patch freezes in the ONNX file that was exported from it.
+
+    Args:
+        model: a `keras.Model` with the weights that were exported; changed in place.
+        patch: what `repairkit patch` wrote, by its path or read.
+        layers: the map of layers: the exported ONNX file, the file that `export` wrote beside it,
+            or the map itself; if None, what the patch file says of its filters.
+        unproven: also freeze where the map could not be proven.
+
+    Returns:
+        The model itself. Layers without a bias may have got one, so compile it again before further
+        training; that moves at most the constants of frozen filters.
+
+    Raises:
+        AdapterError: Keras is missing, the map does not know a filter, or the model does not
+            fit it; nothing was changed.
+        RepairkitError: the patch cannot be read.
+    """
+    runtime = load_runtime()
+    if not isinstance(model, runtime.keras.Model):
+        raise AdapterError(
+            f"a keras.Model was expected and a {type(model).__name__} was given (of a SavedModel, "
+            "repair the .keras file that it was made from)"
+        )
+    from repairkit_adapters.keras.frozen_layers import freeze_channels
+    from repairkit_adapters.keras.stages import find_stages
+
+    frozen = find_channels(patch, layers, framework="keras", unproven=unproven)
+    with quiet():
+        stages = find_stages(runtime, model, frozen.input_shape)
+        freeze_channels(runtime, model, stages, frozen.channels)
+    return model

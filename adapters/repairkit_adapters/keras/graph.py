@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from repairkit.core.framework import Layer
-from repairkit_adapters.keras.runtime import Runtime
+from repairkit_adapters.keras.keras_runtime import (
+    Graph,
+    GraphFunction,
+    Operation,
+    Runtime,
+    Tensor,
+)
+
+if TYPE_CHECKING:
+    from tensorflow.compat.v1 import GraphDef, NodeDef
 
 _KINDS = {
     "Conv2D": "Conv2D",
@@ -27,24 +36,24 @@ class GraphStage:
     """A convolution of a graph, and the tensor where its filters are read."""
 
     layer: Layer
-    tensor: Any
+    tensor: Tensor
     channel_axis: int
 
 
-def find_graph_stages(frozen: Any) -> tuple[GraphStage, ...]:
+def find_graph_stages(frozen: GraphFunction) -> tuple[GraphStage, ...]:
     """The convolutions of a frozen function whose kernels are constant, in graph order."""
     fed, outputs = _fed(frozen), {tensor.name for tensor in frozen.outputs}
-    found = [o for o in frozen.graph.get_operations() if o.type in _KINDS and o.name in fed]
-    names = _layer_names([operation.name for operation in found])
+    operations = [o for o in frozen.graph.get_operations() if o.type in _KINDS and o.name in fed]
+    names = _layer_names([operation.name for operation in operations])
     counts: Counter[str] = Counter()
     stages = []
-    for operation, name in zip(found, names, strict=True):
+    for operation, name in zip(operations, names, strict=True):
         counts[name] += 1
         shown = name if counts[name] == 1 else f"{name}#{counts[name]}"
         channels_first = operation.get_attr("data_format").startswith(b"NC")
         axis = 1 if channels_first else -1
         n_channels = operation.outputs[0].shape[axis]
-        if n_channels is None or _kernel(operation).op.name in fed:
+        if n_channels is None or operation.inputs[1].op.name in fed:
             continue
         tensor = _behind(operation.outputs[0], int(n_channels), fed, outputs)
         layer = Layer(shown, _KINDS[operation.type], int(n_channels))
@@ -52,24 +61,20 @@ def find_graph_stages(frozen: Any) -> tuple[GraphStage, ...]:
     return tuple(stages)
 
 
-def _kernel(operation: Any) -> Any:
-    return operation.inputs[1]
-
-
-def _fed(frozen: Any) -> set[str]:
+def _fed(frozen: GraphFunction) -> set[str]:
     """The operations that depend on the images."""
-    found: set[str] = set()
+    fed: set[str] = set()
     waiting = [frozen.inputs[0].op]
     while waiting:
         operation = waiting.pop()
-        if operation.name not in found:
-            found.add(operation.name)
+        if operation.name not in fed:
+            fed.add(operation.name)
             waiting += [reader for tensor in operation.outputs for reader in tensor.consumers()]
-    return found
+    return fed
 
 
-def _behind(tensor: Any, n_channels: int, fed: set[str], outputs: set[str]) -> Any:
-    """Behind the bias and the normalisation that follow alone."""
+def _behind(tensor: Tensor, n_channels: int, fed: set[str], outputs: set[str]) -> Tensor:
+    """The tensor behind the bias and the normalisation that alone follow."""
     reader = _sole_reader(tensor, outputs)
     if reader is not None and reader.type in _SUMS and _is_per_channel(reader, n_channels, fed):
         tensor = reader.outputs[0]
@@ -85,12 +90,12 @@ def _behind(tensor: Any, n_channels: int, fed: set[str], outputs: set[str]) -> A
     return tensor
 
 
-def _sole_reader(tensor: Any, outputs: set[str]) -> Any | None:
+def _sole_reader(tensor: Tensor, outputs: set[str]) -> Operation | None:
     readers = tensor.consumers()
     return readers[0] if len(readers) == 1 and tensor.name not in outputs else None
 
 
-def _is_per_channel(operation: Any, n_channels: int, fed: set[str]) -> bool:
+def _is_per_channel(operation: Operation, n_channels: int, fed: set[str]) -> bool:
     constants = [tensor for tensor in operation.inputs if tensor.op.name not in fed]
     return len(constants) == 1 and constants[0].shape.num_elements() == n_channels
 
@@ -110,11 +115,11 @@ def _layer_names(operations: Sequence[str]) -> list[str]:
 
 
 def with_choices(
-    runtime: Runtime, graph: Any, stages: Sequence[GraphStage]
-) -> tuple[Any, list[str]]:
+    runtime: Runtime, graph: Graph, stages: Sequence[GraphStage]
+) -> tuple[GraphDef, list[str]]:
     """The graph's definition with a choice behind each stage, and its three more inputs.
 
-    The inputs tell which stage is chosen and, for each image, its channel and level there.
+    The inputs say which stage is chosen and, for each image, its channel and level there.
     """
     tf = runtime.tensorflow
     choices = tf.Graph()
@@ -147,10 +152,10 @@ def with_choices(
     return definition, [f"repairkit/{name}:0" for name in _MORE_INPUTS]
 
 
-def _nodes(graph: Any, left_out: dict[str, str]) -> Iterator[Any]:
+def _nodes(graph: Graph, left_out: dict[str, str]) -> Iterator[NodeDef]:
     return (node for node in graph.as_graph_def().node if node.name not in left_out)
 
 
-def _rewire(node: Any, renamed: dict[str, str]) -> None:
+def _rewire(node: NodeDef, renamed: dict[str, str]) -> None:
     for slot, name in enumerate(node.input):
         node.input[slot] = renamed.get(name.removesuffix(":0"), name)

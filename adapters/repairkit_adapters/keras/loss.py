@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
 
 from repairkit.core.errors import AdapterError
+from repairkit_adapters.keras.keras_runtime import Tensor
 
-# Operators that hand on what they get, between an activation and the output.
+# Operators between an activation and the output that only pass on what they get.
 _PASSING = ("Identity", "Reshape", "Squeeze", "Cast")
 _ACTIVATIONS = ("Softmax", "Sigmoid")
 _ROUNDING = 1e-3
@@ -23,16 +24,16 @@ def refuse_no_classifier(shape: Sequence[int | None]) -> None:
     if len(shape) != 2:
         raise AdapterError(
             "gradients need a classifier with one row of scores per image; the model's output has "
-            f"the shape {tuple(shape)}"
+            f"the shape {tuple(shape)}; give a classifier"
         )
 
 
-def logits_of(outputs: Any) -> tuple[str, Any]:
-    """What made a traced output, and what went into that.
+def logits_of(outputs: Tensor) -> tuple[str, Tensor]:
+    """The operation that made a traced output, and its argument.
 
     Returns:
-        `Softmax` or `Sigmoid` and its argument, where that made the output; else nothing and the
-        output itself, which is taken for logits unless its rows look like probabilities.
+        `Softmax` or `Sigmoid` and its argument, where that made the output; otherwise an empty name
+        and the output itself, which is taken for logits unless its rows look like probabilities.
     """
     tensor = outputs
     while tensor.op.type in _PASSING:
@@ -42,7 +43,7 @@ def logits_of(outputs: Any) -> tuple[str, Any]:
     return "", outputs
 
 
-def cross_entropy(tf: Any, kind: str, logits: Any, labels: Any) -> Any:
+def cross_entropy(tf: ModuleType, kind: str, logits: Tensor, labels: Tensor) -> Tensor:
     """Each image's cross-entropy for its label, shape (n_images,).
 
     It is taken of logits, which stay exact where probabilities round to 0 or 1. A single column
@@ -58,7 +59,7 @@ def cross_entropy(tf: Any, kind: str, logits: Any, labels: Any) -> Any:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
-def _as_logits(tf: Any, scores: Any) -> Any:
+def _as_logits(tf: ModuleType, scores: Tensor) -> Tensor:
     """The logarithms of rows that are no less than 0 and add up to 1; other rows as they are."""
     sums = tf.reduce_sum(scores, axis=1, keepdims=True)
     shares = tf.reduce_all(scores >= 0, axis=1, keepdims=True) & (tf.abs(sums - 1) < _ROUNDING)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
-from repairkit_adapters.keras.export import write_onnx
-from repairkit_adapters.keras.layers import Tap, find_stages, in_32_bits, named_layers, tapped_stage
+from repairkit.core.layer_map import LayerMap
+from repairkit_adapters.keras.conversion import write_onnx
+from repairkit_adapters.keras.keras_runtime import (
+    KerasModel,
+    Runtime,
+    Tensor,
+    quiet,
+    short_message,
+)
 from repairkit_adapters.keras.loss import cross_entropy, logits_of, refuse_no_classifier
-from repairkit_adapters.keras.operators import plain_convolutions
-from repairkit_adapters.keras.runtime import Runtime, quiet, told
+from repairkit_adapters.keras.stages import find_stages, frozen_tap, held_taps, tapped_stage
+from repairkit_adapters.keras.tracing import Tap, in_32_bits, named_layers, plain_convolutions
 from repairkit_adapters.way_back import PatchSource, channels_by_layer, find_channels
 
-if TYPE_CHECKING:
-    from repairkit.core.layer_map import LayerMap
-
-Levels = Mapping[str, Mapping[int, float]]
+Result = TypeVar("Result")  # of a traced function: a tensor, or several
 
 
 class KerasNetwork:
@@ -38,11 +42,11 @@ class KerasNetwork:
     def __init__(
         self,
         runtime: Runtime,
-        model: Any,
+        model: KerasModel,
         *,
         input_shape: tuple[int, ...],
         opset: int | None,
-        frozen: Levels | None = None,
+        frozen: Mapping[str, Mapping[int, float]] | None = None,
     ) -> None:
         """Watch one trace of the model.
 
@@ -66,12 +70,12 @@ class KerasNetwork:
                 self.stages = find_stages(runtime, model, input_shape)
         except (TypeError, ValueError, RuntimeError, runtime.tensorflow.errors.OpError) as error:
             raise AdapterError(
-                f"the model cannot be run on images of shape {input_shape}: {told(error)}"
+                f"the model cannot be run on images of shape {input_shape}: {short_message(error)}"
             ) from error
         self._numbers = {stage.layer.name: i for i, stage in enumerate(self.stages)}
         self._held: tuple[int, NDArray[np.intp], Images] | None = None
         self._frozen = dict(frozen or {})
-        self._compiled: dict[tuple[str, bool], Any] = {}
+        self._compiled: dict[tuple[str, bool], Callable[..., Tensor]] = {}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -120,14 +124,16 @@ class KerasNetwork:
         if ("gradients", self._held is not None) not in self._compiled:
             refuse_no_classifier(self.outputs(images[:1]).shape)
 
-        def gradients(x: Any, y: Any) -> Any:
+        def losses_and_gradients(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             with tf.GradientTape() as tape:
                 tape.watch(x)
                 losses = cross_entropy(tf, *logits_of(self._first(x)), y)
             return losses, tape.gradient(losses, x)
 
-        losses, found = self._run("gradients", gradients, images, np.asarray(labels, np.int32))
-        return np.asarray(losses, np.float64), np.asarray(found, np.float32)
+        losses, gradients = self._run(
+            "gradients", losses_and_gradients, images, np.asarray(labels, np.int32)
+        )
+        return np.asarray(losses, np.float64), np.asarray(gradients, np.float32)
 
     def patched(self, patch: PatchSource, layers: LayerMap) -> KerasNetwork:
         """The model with the filters of a patch frozen; it shares the weights, which stay.
@@ -138,7 +144,7 @@ class KerasNetwork:
                 compare outputs afterwards.
 
         Raises:
-            AdapterError: the map does not tell of a filter, or the model does not fit it.
+            AdapterError: the map does not know a filter, or the model does not fit it.
         """
         frozen = find_channels(patch, layers, framework=self.framework, unproven=True)
         return KerasNetwork(
@@ -152,13 +158,13 @@ class KerasNetwork:
     def export(self, path: Path) -> None:
         """See `FrameworkModel.export`."""
 
-        def run(images: Any) -> Any:
+        def run(images: Tensor) -> list[Tensor]:
             return self._flat(self.model(images, training=False))
 
         with plain_convolutions(self._runtime, self.model):
             write_onnx(
                 self._runtime,
-                self._tapping(run, self._frozen_tap),
+                self._tapping(run),
                 path,
                 input_name=input_name(self.model),
                 input_shape=self._input_shape,
@@ -166,13 +172,13 @@ class KerasNetwork:
                 layers=[name for name, _ in named_layers(self.model)],
             )
 
-    def _flat(self, outputs: Any) -> list[Any]:
+    def _flat(self, outputs: object) -> list[Tensor]:
         return list(self._runtime.keras.tree.flatten(outputs))
 
-    def _first(self, images: Any) -> Any:
+    def _first(self, images: Tensor) -> Tensor:
         return self._flat(self.model(images, training=False))[0]
 
-    def _run(self, name: str, function: Callable[..., Any], *inputs: Array) -> Any:
+    def _run(self, name: str, function: Callable[..., Result], *inputs: Array) -> Result:
         """Run a compiled function on images, as things are held now."""
         tf = self._runtime.tensorflow
         held = self._held
@@ -190,89 +196,58 @@ class KerasNetwork:
                 free = [tf.TensorSpec((None, *self._input_shape), tf.float32)]
                 free += [tf.TensorSpec((None,), i.dtype) for i in inputs[1:]]
                 free += [tf.TensorSpec((None,) * np.ndim(m), m.dtype) for m in more]
-                if held is None:
-                    whole = self._tapping(function, self._frozen_tap)
-                else:
-                    whole = self._holding(function)
+                whole = self._tapping(function) if held is None else self._holding(function)
                 self._compiled[key] = tf.function(whole, input_signature=free)
             try:
-                return self._compiled[key](*inputs, *more)
+                result: Result = self._compiled[key](*inputs, *more)
             except (TypeError, ValueError, tf.errors.OpError) as error:
                 raise AdapterError(
                     f"the model cannot be run on images of shape {inputs[0].shape[1:]}: "
-                    f"{told(error)}"
+                    f"{short_message(error)}"
                 ) from error
+        return result
 
-    def _holding(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _holding(self, function: Callable[..., Result]) -> Callable[..., Result]:
         """The function with three more inputs: which stage, and each image's channel and level."""
 
-        def run(*inputs: Any) -> Any:
-            *own, chosen, channels, levels = inputs
-
-            def tap_of(number: int) -> Tap:
-                before = self._frozen_tap(number)
-                held = self._held_tap(number, chosen, channels, levels)
-                return held if before is None else lambda tensor: held(before(tensor))
-
-            return self._tapping(function, tap_of)(*own)
+        def run(*inputs: Tensor) -> Result:
+            *given, chosen, channels, levels = inputs
+            taps = held_taps(self._runtime, self.stages, chosen, channels, levels)
+            return self._tapping(function, taps)(*given)
 
         return run
 
     def _tapping(
-        self, function: Callable[..., Any], tap_of: Callable[[int], Tap | None]
-    ) -> Callable[..., Any]:
-        """The function, traced with taps on stages."""
+        self, function: Callable[..., Result], held_taps: Sequence[Tap] = ()
+    ) -> Callable[..., Result]:
+        """The function, traced with taps on stages: first what is frozen, then what is held."""
+        runtime, model, stages, frozen = self._runtime, self.model, self.stages, self._frozen
 
-        def run(*inputs: Any) -> Any:
+        def run(*inputs: Tensor) -> Result:
             with ExitStack() as stack:
-                stack.enter_context(in_32_bits(named_layers(self.model)))
-                for number, stage in enumerate(self.stages):
-                    tap = tap_of(number)
-                    if tap is not None:
-                        stack.enter_context(tapped_stage(self._runtime, stage, tap))
+                stack.enter_context(in_32_bits(named_layers(model)))
+                for number, stage in enumerate(stages):
+                    first = frozen_tap(runtime, stage, frozen.get(stage.layer.name, {}))
+                    taps = [tap for tap in (first, *held_taps[number : number + 1]) if tap]
+                    if taps:
+                        stack.enter_context(tapped_stage(runtime, stage, _in_turn(taps)))
                 return function(*inputs)
 
         return run
 
-    def _held_tap(self, number: int, chosen: Any, channels: Any, levels: Any) -> Tap:
-        tf, axis = self._runtime.tensorflow, self.stages[number].channel_axis
 
-        def tap(tensor: Any) -> Any:
-            rank = len(tensor.shape)
-            shape = [1] * rank
-            shape[0] = -1
-            wide = list(shape)
-            wide[axis] = int(tensor.shape[axis])
+def _in_turn(taps: Sequence[Tap]) -> Tap:
+    """One tap that does what several do, one behind the other."""
 
-            def held() -> Any:
-                here = tf.one_hot(channels, wide[axis], True, False, dtype=tf.bool)
-                level = tf.cast(tf.reshape(levels, shape), tensor.dtype)
-                return tf.where(tf.reshape(here, wide), level, tensor)
+    def tap(tensor: Tensor) -> Tensor:
+        for each in taps:
+            tensor = each(tensor)
+        return tensor
 
-            return tf.cond(tf.equal(chosen, number), held, lambda: tensor)
-
-        return tap
-
-    def _frozen_tap(self, number: int) -> Tap | None:
-        stage, tf = self.stages[number], self._runtime.tensorflow
-        constants = self._frozen.get(stage.layer.name)
-        if not constants:
-            return None
-        here = np.zeros(stage.layer.n_channels, bool)
-        levels = np.zeros(stage.layer.n_channels, np.float32)
-        for channel, constant in constants.items():
-            here[channel], levels[channel] = True, constant
-
-        def tap(tensor: Any) -> Any:
-            shape = [1] * len(tensor.shape)
-            shape[stage.channel_axis] = -1
-            level = tf.constant(levels.reshape(shape), tensor.dtype)
-            return tf.where(here.reshape(shape), level, tensor)
-
-        return tap
+    return tap
 
 
-def input_name(model: Any) -> str:
+def input_name(model: KerasModel) -> str:
     """What the model's input is called, as far as it has a name."""
     inputs = getattr(model, "inputs", None) or []
     return str(getattr(inputs[0], "name", "") or "images") if inputs else "images"

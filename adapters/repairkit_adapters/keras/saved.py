@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,21 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer, LoadOptions
 from repairkit.core.process.trust import refuse_untrusted
-from repairkit_adapters.keras.export import write_onnx
+from repairkit_adapters.keras.conversion import write_onnx
 from repairkit_adapters.keras.graph import GraphStage, find_graph_stages, with_choices
+from repairkit_adapters.keras.keras_runtime import (
+    GraphFunction,
+    Runtime,
+    Tensor,
+    quiet,
+    short_message,
+)
+from repairkit_adapters.keras.keras_sources import fits
 from repairkit_adapters.keras.loss import cross_entropy, logits_of, refuse_no_classifier
-from repairkit_adapters.keras.runtime import Runtime, quiet, told
+
+if TYPE_CHECKING:
+    from tensorflow import TensorSpec
+    from tensorflow.compat.v1 import GraphDef
 
 # Operations that reach outside the graph when it runs; saving and restoring have their own.
 _REACHING = {
@@ -58,7 +69,9 @@ def load_saved_model(runtime: Runtime, folder: Path, options: LoadOptions) -> Sa
             loaded = tf.saved_model.load(str(folder))
             signatures = dict(loaded.signatures)
     except misfit as error:
-        raise AdapterError(f"{folder}: cannot be read as a SavedModel ({told(error)})") from error
+        raise AdapterError(
+            f"{folder}: cannot be read as a SavedModel ({short_message(error)})"
+        ) from error
     signature = signatures.get("serving_default")
     if signature is None and len(signatures) == 1:
         signature = next(iter(signatures.values()))
@@ -84,31 +97,34 @@ def _refuse_reaching(folder: Path, *, trust: bool) -> None:
     try:
         saved.ParseFromString((folder / "saved_model.pb").read_bytes())
     except Exception as error:
-        raise AdapterError(f"{folder}: cannot be read as a SavedModel ({told(error)})") from error
+        raise AdapterError(
+            f"{folder}: cannot be read as a SavedModel ({short_message(error)})"
+        ) from error
     for graph in (meta.graph_def for meta in saved.meta_graphs):
         nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-        found = sorted({node.op for node in nodes} & _REACHING)
-        code = [f"the operation {name}, which reaches outside the graph" for name in found]
+        reaching = sorted({node.op for node in nodes} & _REACHING)
+        code = [f"the operation {name}, which reaches outside the graph" for name in reaching]
         refuse_untrusted(AdapterError, folder, code, trust=trust)
 
 
-def _image_shape(folder: Path, spec: Any, options: LoadOptions) -> tuple[int, ...]:
-    own = spec.shape.as_list()
+def _image_shape(folder: Path, spec: TensorSpec, options: LoadOptions) -> tuple[int, ...]:
+    batch, *stated = spec.shape.as_list()
     asked = options.input_shape
-    if own[0] is not None:
+    if batch is not None:
         raise AdapterError(
-            f"{folder}: takes batches of just {own[0]} images; save it with a free batch size"
+            f"{folder}: takes batches of just {batch} images; save it with a free batch size"
         )
     if asked is None:
-        if None in own[1:]:
+        if None in stated:
             raise AdapterError(
-                f"{folder}: does not tell the size of its images {tuple(own[1:])}; add "
+                f"{folder}: does not say the size of its images {tuple(stated)}; add "
                 "--input-shape, such as 224,224,3"
             )
-        return tuple(own[1:])
-    fits = len(asked) == len(own) - 1
-    if not fits or any(o not in (None, a) for o, a in zip(own[1:], asked, strict=True)):
-        raise AdapterError(f"{folder}: takes images of shape {tuple(own[1:])}, not {asked}")
+        return tuple(stated)
+    if not fits(asked, stated):
+        raise AdapterError(
+            f"{folder}: takes images of shape {tuple(stated)}, not {asked}; leave --input-shape out"
+        )
     return asked
 
 
@@ -120,7 +136,7 @@ class SavedNetwork:
     def __init__(
         self,
         runtime: Runtime,
-        frozen: Any,
+        frozen: GraphFunction,
         *,
         input_name: str,
         input_shape: tuple[int, ...],
@@ -135,7 +151,7 @@ class SavedNetwork:
         self._stages: tuple[GraphStage, ...] = find_graph_stages(frozen)
         self._numbers = {stage.layer.name: i for i, stage in enumerate(self._stages)}
         self._held: tuple[int, NDArray[np.intp], Images] | None = None
-        self._functions: dict[str, Callable[..., Any]] = {}
+        self._functions: dict[str, Callable[..., list[Tensor]]] = {}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -196,8 +212,8 @@ class SavedNetwork:
             with tf.GradientTape() as tape:
                 tape.watch(batch)
                 losses = cross_entropy(tf, kind, function(batch)[0], tf.constant(labels, tf.int32))
-            found = tape.gradient(losses, batch)
-        return np.asarray(losses, np.float64), np.asarray(found, np.float32)
+            gradients = tape.gradient(losses, batch)
+        return np.asarray(losses, np.float64), np.asarray(gradients, np.float32)
 
     def export(self, path: Path) -> None:
         """See `FrameworkModel.export`."""
@@ -210,18 +226,18 @@ class SavedNetwork:
             opset=self._opset,
         )
 
-    def _plain(self) -> Callable[..., Any]:
+    def _plain(self) -> Callable[..., list[Tensor]]:
         return self._function("plain", self._graph.as_graph_def(), [], self._outputs)
 
-    def _choosing(self) -> Callable[..., Any]:
+    def _choosing(self) -> Callable[..., list[Tensor]]:
         if "choosing" in self._functions:
             return self._functions["choosing"]
         definition, choices = with_choices(self._runtime, self._graph, self._stages)
         return self._function("choosing", definition, choices, self._outputs[:1])
 
     def _function(
-        self, name: str, definition: Any, more: list[str], fetched: list[str]
-    ) -> Callable[..., Any]:
+        self, name: str, definition: GraphDef, more: list[str], fetched: list[str]
+    ) -> Callable[..., list[Tensor]]:
         """A graph as a function of images, and more inputs, to some of its tensors."""
         if name not in self._functions:
             tf = self._runtime.tensorflow

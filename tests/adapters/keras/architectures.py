@@ -9,7 +9,7 @@ import numpy as np
 
 def keras_module() -> Any:
     """Keras as the adapter imports it."""
-    from repairkit_adapters.keras.runtime import load_runtime
+    from repairkit_adapters.keras.keras_runtime import load_runtime
 
     return load_runtime().keras
 

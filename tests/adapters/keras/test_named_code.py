@@ -11,7 +11,7 @@ import pytest
 
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import LoadOptions
-from repairkit_adapters.keras.loading import _named_code, load_model
+from repairkit_adapters.keras.keras_sources import _named_code, load_model
 
 
 def part(module: str | None, name: str, config: Any = None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from repairkit.graph.kinds.sites import find_sites
 from repairkit.graph.patch.bake import bake
 from repairkit.jobs.export.exporting import Exported, export
 from repairkit.jobs.setup.settings import settle
-from repairkit_adapters.keras.runtime import quiet
+from repairkit_adapters.keras.keras_runtime import quiet
 from repairkit_adapters.keras_models import ADAPTER, apply_patch, wrap
 from tests.adapters.keras import architectures
 from tests.adapters.keras.needed import needs_keras

@@ -81,7 +81,7 @@ def test_a_saved_model_shows_its_convolutions(small: Any, tmp_path: Path) -> Non
 
 @needs_keras
 def test_a_saved_model_that_reaches_files_needs_trust(tmp_path: Path) -> None:
-    from repairkit_adapters.keras.runtime import load_runtime, quiet
+    from repairkit_adapters.keras.keras_runtime import load_runtime, quiet
 
     tf = load_runtime().tensorflow
 
@@ -287,6 +287,6 @@ def _is_one_line(source: str, fault: str, options: LoadOptions = PLAIN) -> None:
 
 
 def _no_warning() -> Any:
-    from repairkit_adapters.keras.runtime import quiet
+    from repairkit_adapters.keras.keras_runtime import quiet
 
     return quiet()

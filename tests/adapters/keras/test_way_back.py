@@ -24,7 +24,7 @@ from repairkit.jobs.export.exporting import export
 from repairkit.jobs.repair.patching import PatchSettings, patch
 from repairkit.jobs.setup.settings import settle
 from repairkit.jobs.setup.subject import read_subject
-from repairkit_adapters.keras.runtime import quiet
+from repairkit_adapters.keras.keras_runtime import quiet
 from repairkit_adapters.keras_models import apply_patch, wrap
 from tests.adapters.keras import architectures
 from tests.adapters.keras.needed import needs_keras

@@ -1,4 +1,4 @@
-"""Sources of Keras models: files, applications and factories."""
+"""Load Keras models from files, applications and factories."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import builtins
 import importlib
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TypeAlias
 
 from repairkit.core.errors import AdapterError, RepairkitError
 from repairkit.core.framework import LoadOptions
 from repairkit.core.process.foreign import no_exit
 from repairkit.core.process.trust import import_named, offer, refuse_untrusted
-from repairkit_adapters.keras.runtime import Runtime, quiet, told
+from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, quiet, short_message
 
 APPLICATIONS = "keras.applications:"
 FILES = (".keras", ".h5", ".hdf5")
@@ -24,7 +25,11 @@ _PARTS = {
     "layers", "losses", "metrics", "models", "ops", "optimizers", "quantizers", "random",
     "regularizers",
 }  # fmt: skip
-_MOST_CONFIG = 256 << 20
+_MOST_CONFIG = 256 << 20  # bytes
+
+Config: TypeAlias = "dict[str, Config] | list[Config] | str | float | bool | None"
+"""What a file says of its layers: JSON."""
+
 _MISFIT = (
     ArithmeticError,
     AttributeError,
@@ -38,7 +43,7 @@ _MISFIT = (
 )
 
 
-def load_model(runtime: Runtime, source: str, options: LoadOptions) -> Any:
+def load_model(runtime: Runtime, source: str, options: LoadOptions) -> KerasModel:
     """A Keras model from a file, `keras.applications:NAME` or `module:factory`.
 
     Raises:
@@ -61,7 +66,7 @@ def load_model(runtime: Runtime, source: str, options: LoadOptions) -> Any:
     return model
 
 
-def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> Any:
+def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> KerasModel:
     if not path.is_file():
         raise AdapterError(f"{path}: there is no such file")
     config = _config(path)
@@ -81,73 +86,79 @@ def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> Any:
                 "`module:factory` of your own code as the source, and the file's weights with "
                 "--weights"
             ) from error
-        raise AdapterError(f"{path}: cannot be read as a Keras model ({told(error)})") from error
+        raise AdapterError(
+            f"{path}: cannot be read as a Keras model ({short_message(error)})"
+        ) from error
 
 
-def _config(path: Path) -> Any:
-    """What a file says of its layers, read as data."""
+def _config(path: Path) -> Config:
+    """The configuration in a file, read as data."""
     try:
         if path.suffix.lower() == ".keras":
             with zipfile.ZipFile(path) as archive:
                 if archive.getinfo("config.json").file_size > _MOST_CONFIG:
                     raise ValueError("its config.json is larger than any model needs")
-                return json.loads(archive.read("config.json"))
-        with _h5py().File(path, "r") as file:
-            found = file.attrs.get("model_config")
-        if found is None:
+                content = archive.read("config.json")
+        else:
+            with _h5py().File(path, "r") as file:
+                content = file.attrs.get("model_config")
+        if content is None:
             raise ValueError(
                 "it holds weights alone; give the model as the source, as "
                 "`keras.applications:NAME` or `module:factory`, and this file with --weights"
             )
-        return json.loads(found)
+        config: Config = json.loads(content)
+        return config
     except _MISFIT as error:
-        raise AdapterError(f"{path}: cannot be read as a Keras model ({told(error)})") from error
+        raise AdapterError(
+            f"{path}: cannot be read as a Keras model ({short_message(error)})"
+        ) from error
 
 
-def _h5py() -> Any:
+def _h5py() -> ModuleType:
     with quiet():
         return importlib.import_module("h5py")
 
 
-def _lambdas(config: Any) -> Iterator[str]:
-    """The names of Lambda layers, and of functions kept as code, anywhere in a configuration."""
+def _objects(config: Config) -> Iterator[dict[str, Config]]:
+    """The JSON objects anywhere in a configuration."""
     waiting = [config]
     while waiting:
-        found = waiting.pop()
-        if isinstance(found, dict):
-            if found.get("class_name") in ("Lambda", "__lambda__"):
-                inner = found.get("config")
-                name = inner.get("name") if isinstance(inner, dict) else None
-                yield str(name or found["class_name"])
-            waiting += found.values()
-        elif isinstance(found, list):
-            waiting += found
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
-def _named_code(config: Any) -> Iterator[str]:
+def _lambdas(config: Config) -> Iterator[str]:
+    """The names of Lambda layers, and of functions kept as code."""
+    for value in _objects(config):
+        if value.get("class_name") in ("Lambda", "__lambda__"):
+            inner = value.get("config")
+            name = inner.get("name") if isinstance(inner, dict) else None
+            yield str(name or value["class_name"])
+
+
+def _named_code(config: Config) -> Iterator[str]:
     """Classes and functions that loading would import from modules that are not Keras's own."""
-    waiting = [config]
     seen = set()
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, dict):
-            module, name = found.get("module"), found.get("class_name")
-            if isinstance(module, str) and isinstance(name, str):
-                inner = found.get("config")
-                if name == "function" and isinstance(inner, str):
-                    name = inner
-                if not _is_keras_own(module, name) and (module, name) not in seen:
-                    seen.add((module, name))
-                    yield f"{module}:{name}"
-            waiting += found.values()
-        elif isinstance(found, list):
-            waiting += found
+    for value in _objects(config):
+        module, name = value.get("module"), value.get("class_name")
+        if isinstance(module, str) and isinstance(name, str):
+            inner = value.get("config")
+            if name == "function" and isinstance(inner, str):
+                name = inner
+            if not _is_of_keras(module, name) and (module, name) not in seen:
+                seen.add((module, name))
+                yield f"{module}:{name}"
 
 
-def _is_keras_own(module: str, name: str) -> bool:
+def _is_of_keras(module: str, name: str) -> bool:
     if module == "builtins":  # a function that was registered, or a plain type
-        found = getattr(builtins, name, None)
-        return found is None or (isinstance(found, type) and found not in (type, object))
+        kind = getattr(builtins, name, None)
+        return kind is None or (isinstance(kind, type) and kind not in (type, object))
     root, *parts = module.removeprefix("keras.src").removeprefix("keras").split(".") or [""]
     of_keras = module == "keras" or module.startswith("keras.")
     return of_keras and not root and (not parts or parts[0] in _PARTS)
@@ -160,7 +171,7 @@ def _unknown_class(message: str) -> str | None:
     return None
 
 
-def _application(runtime: Runtime, name: str, options: LoadOptions) -> Any:
+def _application(runtime: Runtime, name: str, options: LoadOptions) -> KerasModel:
     factory = getattr(runtime.keras.applications, name, None)
     if not callable(factory):
         known = [n for n in dir(runtime.keras.applications) if n[0].isupper()]
@@ -173,10 +184,12 @@ def _application(runtime: Runtime, name: str, options: LoadOptions) -> Any:
         with quiet():
             return factory(weights=None, **settings)
     except _MISFIT as error:
-        raise AdapterError(f"{APPLICATIONS}{name} cannot be built: {told(error)}") from error
+        raise AdapterError(
+            f"{APPLICATIONS}{name} cannot be built: {short_message(error)}"
+        ) from error
 
 
-def _from_factory(runtime: Runtime, source: str) -> Any:
+def _from_factory(runtime: Runtime, source: str) -> KerasModel:
     module, colon, name = source.partition(":")
     if not colon or not module or not name:
         raise AdapterError(
@@ -185,15 +198,15 @@ def _from_factory(runtime: Runtime, source: str) -> Any:
         )
     try:
         with no_exit(source, AdapterError):
-            found = import_named(module)
+            imported = import_named(module)
     except RepairkitError:
         raise
-    except Exception as error:  # whatever the user's module raises
+    except Exception as error:  # the user's module may raise anything
         raise AdapterError(
-            f"{source}: {module} cannot be imported ({told(error)}); run where it lies, or install "
-            "it"
+            f"{source}: {module} cannot be imported ({short_message(error)}); run in the "
+            "folder where it is, or install it"
         ) from error
-    factory = getattr(found, name, None)
+    factory = getattr(imported, name, None)
     if isinstance(factory, runtime.keras.Model):
         return factory
     if not callable(factory):
@@ -208,15 +221,18 @@ def _from_factory(runtime: Runtime, source: str) -> Any:
         raise
     except Exception as error:  # as above
         raise AdapterError(
-            f"{source}: raised an error ({told(error)}); name a function that gives the model "
-            "without arguments"
+            f"{source}: raised an error ({short_message(error)}); name a function that gives "
+            "the model without arguments"
         ) from error
     if not isinstance(model, runtime.keras.Model):
-        raise AdapterError(f"{source}: gave a {type(model).__name__}; a keras.Model was expected")
+        raise AdapterError(
+            f"{source}: gave a {type(model).__name__}, and a keras.Model was expected; name a "
+            "function that gives the model"
+        )
     return model
 
 
-def _load_weights(runtime: Runtime, model: Any, source: str, options: LoadOptions) -> None:
+def _load_weights(runtime: Runtime, model: KerasModel, source: str, options: LoadOptions) -> None:
     path = options.weights
     assert path is not None
     if not path.is_file():
@@ -227,14 +243,16 @@ def _load_weights(runtime: Runtime, model: Any, source: str, options: LoadOption
         with quiet():
             model.load_weights(path)
     except _MISFIT as error:
-        raise AdapterError(f"{path}: the weights do not fit {source} ({told(error)})") from error
+        raise AdapterError(
+            f"{path}: the weights do not fit {source} ({short_message(error)})"
+        ) from error
 
 
-def image_shape(runtime: Runtime, model: Any, options: LoadOptions) -> tuple[int, ...]:
-    """The shape of one image, from the model or the options; builds a model that is not yet.
+def image_shape(runtime: Runtime, model: KerasModel, options: LoadOptions) -> tuple[int, ...]:
+    """The shape of one image, from the model or the options; builds a model that is not built yet.
 
     Raises:
-        AdapterError: several inputs, or a size that nobody told.
+        AdapterError: several inputs, or a size that is not known.
     """
     asked = options.input_shape
     if not model.built and asked is not None:
@@ -243,26 +261,29 @@ def image_shape(runtime: Runtime, model: Any, options: LoadOptions) -> tuple[int
                 model(runtime.tensorflow.zeros((1, *asked)), training=False)
             except _MISFIT as error:
                 raise AdapterError(
-                    f"the model cannot be run on images of shape {asked}: {told(error)}"
+                    f"the model cannot be run on images of shape {asked}: {short_message(error)}"
                 ) from error
     inputs = getattr(model, "inputs", None)
     if inputs is not None and len(inputs) != 1:
         raise AdapterError(f"the model has {len(inputs)} inputs; one, of images, was expected")
-    own = tuple(inputs[0].shape[1:]) if inputs else None
-    if own is None or None in own:
-        if asked is None:
-            shown = "" if own is None else f" (it says {own})"
+    stated = tuple(inputs[0].shape[1:]) if inputs else None
+    if asked is None:
+        if stated is None or None in stated:
+            shown = "" if stated is None else f" (it says {stated})"
             raise AdapterError(
-                f"the model does not tell the size of its images{shown}; add --input-shape, such "
+                f"the model does not say the size of its images{shown}; add --input-shape, such "
                 "as 224,224,3"
             )
-        if own is None:
-            return asked
-    if asked is not None:
-        fits = len(asked) == len(own) and all(
-            o in (None, a) for o, a in zip(own, asked, strict=True)
+        return tuple(int(size) for size in stated)
+    if stated is not None and not fits(asked, stated):
+        raise AdapterError(
+            f"the model takes images of shape {stated}, not {asked}; leave --input-shape out"
         )
-        if not fits:
-            raise AdapterError(f"the model takes images of shape {own}, not {asked}")
-        return asked
-    return tuple(int(size) for size in own)
+    return asked
+
+
+def fits(shape: Sequence[int], stated: Sequence[int | None]) -> bool:
+    """Whether a shape is one that a model states, where None stands for any size."""
+    return len(shape) == len(stated) and all(
+        size in (None, given) for given, size in zip(shape, stated, strict=True)
+    )

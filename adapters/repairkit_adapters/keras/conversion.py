@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ExportError
 from repairkit.core.process.writing import write_whole
-from repairkit_adapters.keras.folding import fold_normalisations
-from repairkit_adapters.keras.operators import operator_handlers
-from repairkit_adapters.keras.runtime import Runtime, load_exporter, quiet, told
+from repairkit_adapters.keras.keras_runtime import (
+    GraphFunction,
+    Runtime,
+    Tensor,
+    load_exporter,
+    quiet,
+    short_message,
+)
+from repairkit_adapters.keras.tidying import fold_normalisations, renumber, store_constants
 
-_NUMBERED = re.compile(r"(?P<before>.*)__(?P<number>\d+)(?P<after>(:\d+)?(/kernel|/bias)?)")
-_GRAPH = onnx.AttributeProto.GRAPH
+if TYPE_CHECKING:
+    from tf2onnx.graph import Graph as OnnxGraph
+    from tf2onnx.graph import Node as OnnxNode
+
 _AGAIN = re.compile(r"_\d+$")
 _NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 
 
 def write_onnx(
     runtime: Runtime,
-    function: Callable[[Any], Any],
+    function: Callable[[Tensor], Tensor | Sequence[Tensor]],
     path: Path,
     *,
     input_name: str,
@@ -55,7 +66,7 @@ def write_onnx(
     with quiet():
         try:
             model, _ = exporter.convert.from_function(
-                traced, signature, opset=opset, custom_op_handlers=operator_handlers(exporter)
+                traced, signature, opset=opset, custom_op_handlers=_operator_handlers(exporter)
             )
             constants = _captured(tf, traced.get_concrete_function(*signature))
         except (
@@ -70,17 +81,62 @@ def write_onnx(
             tf.errors.OpError,
         ) as error:
             raise ExportError(
-                f"tf2onnx could not convert the model: {told(error)}; replace the layer, or try "
-                "another --opset"
+                f"tf2onnx could not convert the model: {short_message(error)}; replace the "
+                "layer, or try another --opset"
             ) from error
-    _store(model, constants)
+    store_constants(model, constants)
     _check_operators(model, layers)
     fold_normalisations(model)
-    _renumber(model)
+    renumber(model)
     write_whole(path, model.SerializeToString())
 
 
-def _captured(tf: Any, function: Any) -> dict[str, Any]:
+def _operator_handlers(exporter: ModuleType) -> dict[str, tuple[Callable[..., None], list[str]]]:
+    """Operators that tf2onnx does not know, in the form of its `custom_op_handlers`.
+
+    Keras computes an exact GELU with the complementary error function, CELU with `expm1`, and
+    `logaddexp` with `log1p`. ONNX has none of the three, but operators that make them up.
+
+    Args:
+        exporter: the module `tf2onnx`.
+    """
+
+    def one_like(graph: OnnxGraph, node: OnnxNode) -> str:
+        kind = exporter.utils.map_onnx_to_numpy_type(graph.get_dtype(node.input[0]))
+        name = exporter.utils.make_name(f"{node.name}/one")
+        return str(graph.make_const(name, np.ones((), kind)).output[0])
+
+    def applied(graph: OnnxGraph, node: OnnxNode, operator: str, inputs: list[str]) -> str:
+        made = graph.make_node(
+            operator,
+            inputs,
+            name=exporter.utils.make_name(f"{node.name}/{operator.lower()}"),
+            shapes=[graph.get_shape(node.input[0])],
+            dtypes=[graph.get_dtype(node.input[0])],
+        )
+        return str(made.output[0])
+
+    def become(graph: OnnxGraph, node: OnnxNode, operator: str, inputs: list[str]) -> None:
+        node.type = operator
+        graph.replace_inputs(node, inputs)
+
+    # tf2onnx also passes a name and arguments, which are not needed here.
+    def erfc(graph: OnnxGraph, node: OnnxNode, *_: object) -> None:
+        error = applied(graph, node, "Erf", list(node.input))
+        become(graph, node, "Sub", [one_like(graph, node), error])
+
+    def expm1(graph: OnnxGraph, node: OnnxNode, *_: object) -> None:
+        power = applied(graph, node, "Exp", list(node.input))
+        become(graph, node, "Sub", [power, one_like(graph, node)])
+
+    def log1p(graph: OnnxGraph, node: OnnxNode, *_: object) -> None:
+        total = applied(graph, node, "Add", [node.input[0], one_like(graph, node)])
+        become(graph, node, "Log", [total])
+
+    return {"Erfc": (erfc, []), "Expm1": (expm1, []), "Log1p": (log1p, [])}
+
+
+def _captured(tf: ModuleType, function: GraphFunction) -> dict[str, Array]:
     """The constants that a traced function takes from outside, by the name of its input for them.
 
     Variables are not among them: tf2onnx stores these itself.
@@ -92,67 +148,8 @@ def _captured(tf: Any, function: Any) -> dict[str, Any]:
     }
 
 
-def _store(model: onnx.ModelProto, constants: dict[str, Any]) -> None:
-    """Turn inputs whose value is known into initializers."""
-    graph = model.graph
-    free = [value for value in graph.input if value.name not in constants]
-    for value in graph.input:
-        if value.name in constants:
-            graph.initializer.append(
-                onnx.numpy_helper.from_array(constants[value.name], value.name)
-            )
-    del graph.input[:]
-    graph.input.extend(free)
-
-
-def _renumber(model: onnx.ModelProto) -> None:
-    """Number what tf2onnx inserted from 1 on, in order, and list constants as they are read.
-
-    It counts on from conversion to conversion, and names and lists constants in any order.
-
-    The graph's inputs and outputs keep their names. Loops and branches are left as they are.
-    """
-    graph = model.graph
-    graph.doc_string = ""
-    if any(attribute.type == _GRAPH for node in graph.node for attribute in node.attribute):
-        return
-    kept = {one.name for one in (*graph.input, *graph.output)}
-    stored = {tensor.name for tensor in graph.initializer}
-    numbers: dict[str, int] = {}
-    constants: dict[str, int] = {}
-
-    def renamed(name: str) -> str:
-        found = _NUMBERED.fullmatch(name)
-        if found is None or name in kept:
-            return name
-        if name in stored:
-            return f"inserted_constant__{constants.setdefault(name, len(constants) + 1)}"
-        number = numbers.setdefault(found["number"], len(numbers) + 1)
-        return f"{found['before']}__{number}{found['after']}"
-
-    order: dict[str, int] = {}
-    for name in (name for node in graph.node for name in node.input):
-        order.setdefault(name, len(order))
-    ordered = sorted(graph.initializer, key=lambda tensor: order.get(tensor.name, len(order)))
-    tensors = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in ordered]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
-    for node in graph.node:
-        node.name = renamed(node.name)
-        for names in (node.input, node.output):
-            names[:] = [renamed(name) for name in names]
-    for tensor in graph.initializer:
-        tensor.name = renamed(tensor.name)
-    for known in graph.value_info:
-        known.name = renamed(known.name)
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for size in value.type.tensor_type.shape.dim:
-            if size.dim_param:
-                size.dim_param = renamed(size.dim_param)
-
-
 def _check_operators(model: onnx.ModelProto, layers: Collection[str]) -> None:
-    """Raise where TensorFlow's own operators were left, which no runtime knows."""
+    """Refuse operators of TensorFlow's own, which no runtime knows."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     for node in model.graph.node:
         if node.domain in ("", "ai.onnx"):
@@ -175,14 +172,14 @@ def _layer_of(node: str, layers: Collection[str]) -> str:
     if scopes[1:]:
         scopes = scopes[1:]
     ends = {name.rpartition("/")[2] for name in layers}
-    found = [name for name in map(partial(_without_number, known=ends), scopes) if name in ends]
-    if found:
-        return "/".join(found)
-    return "/".join(scopes) or node
+    layers_inside = [
+        name for name in map(partial(_without_number, known=ends), scopes) if name in ends
+    ]
+    return "/".join(layers_inside) or "/".join(scopes) or node
 
 
 def _without_number(scope: str, known: Collection[str]) -> str:
-    """A scope as the layer is called: without the numbers that TensorFlow appended."""
+    """The name of a scope's layer: without the numbers that TensorFlow appended."""
     while scope not in known and _AGAIN.search(scope):
         scope = _AGAIN.sub("", scope)
     return scope

@@ -1,7 +1,5 @@
-"""Where a Keras model's filters are, found by watching one trace of it.
+"""Where a Keras model's filters are, found by watching one trace of it, and taps that hold them.
 
-Layers are watched and changed by standing in for their `call` or `activation` while a function is
-traced, so that functional, sequential and subclassed models, and models inside models, are alike.
 A filter is read after the bias and before the activation, or after a `BatchNormalization` that
 alone reads it there. A separable convolution has two stages of filters.
 """
@@ -9,13 +7,23 @@ alone reads it there. A separable convolution has two stages of filters.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+
+import numpy as np
 
 from repairkit.core.framework import Layer
-from repairkit_adapters.keras.runtime import Runtime
+from repairkit_adapters.keras.keras_runtime import KerasLayer, KerasModel, Runtime, Tensor
+from repairkit_adapters.keras.tracing import (
+    Tap,
+    channel_axis,
+    in_32_bits,
+    named_layers,
+    replaced,
+    tapped,
+)
 
 _KINDS = (
     *("Conv1D", "Conv2D", "Conv3D"),
@@ -25,10 +33,8 @@ _KINDS = (
 _SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
 _PART_NAMES = {"depthwise": "depthwise", "output": "pointwise"}
 
-Tap = Callable[[Any], Any]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage of filters of a Keras model.
 
@@ -43,15 +49,17 @@ class Stage:
     """
 
     layer: Layer
-    convolution: Any
+    convolution: KerasLayer
     part: str
-    norm: Any | None
+    norm: KerasLayer | None
     call: int
     n_calls: int
     channel_axis: int
 
 
-def find_stages(runtime: Runtime, model: Any, input_shape: tuple[int, ...]) -> tuple[Stage, ...]:
+def find_stages(
+    runtime: Runtime, model: KerasModel, input_shape: tuple[int, ...]
+) -> tuple[Stage, ...]:
     """The stages of a built model that lead to an output, in the order of computation."""
     keras, tf = runtime.keras, runtime.tensorflow
     kinds = tuple(getattr(keras.layers, kind) for kind in _KINDS)
@@ -67,8 +75,8 @@ def find_stages(runtime: Runtime, model: Any, input_shape: tuple[int, ...]) -> t
 
         stack.enter_context(in_32_bits(named))
 
-        def run(images: Any) -> Any:
-            outputs = keras.tree.flatten(model(images, training=False))
+        def run(images: Tensor) -> list[Tensor]:
+            outputs: list[Tensor] = keras.tree.flatten(model(images, training=False))
             watch.finish(outputs)
             return outputs
 
@@ -77,52 +85,15 @@ def find_stages(runtime: Runtime, model: Any, input_shape: tuple[int, ...]) -> t
     return tuple(watch.stages(names))
 
 
-def named_layers(model: Any) -> list[tuple[str, Any]]:
-    """Every layer inside a model with its name, that of one in another model after a slash."""
-    found: list[tuple[str, Any]] = []
-    met: set[int] = set()
-
-    def walk(parent: Any, prefix: str) -> None:
-        for layer in parent._flatten_layers(include_self=False, recursive=False):
-            if id(layer) in met:
-                continue
-            met.add(id(layer))
-            found.append((prefix + layer.name, layer))
-            walk(layer, f"{prefix}{layer.name}/")
-
-    walk(model, "")
-    counts = Counter(name for name, _ in found)
-    numbers: Counter[str] = Counter()
-    for position, (name, layer) in enumerate(found):
-        if counts[name] > 1:
-            numbers[name] += 1
-            found[position] = (f"{name}#{numbers[name]}", layer)
-    return found
-
-
-@contextmanager
-def tapped(runtime: Runtime, convolution: Any, taps: Mapping[str, Tap]) -> Iterator[None]:
-    """While open, what a convolution yields goes through taps, by part."""
-    with ExitStack() as stack:
-        if "depthwise" in taps:
-            call = _in_two_stages(runtime.keras.ops, convolution, taps["depthwise"])
-            stack.enter_context(replaced(convolution, call=call))
-        if "output" in taps:
-            tap, activation = taps["output"], convolution.activation
-            if activation is None:
-                inner = convolution.call
-                stack.enter_context(replaced(convolution, call=lambda *a, **k: tap(inner(*a, **k))))
-            else:
-                stack.enter_context(replaced(convolution, activation=lambda x: activation(tap(x))))
-        yield
-
-
 @contextmanager
 def tapped_stage(runtime: Runtime, stage: Stage, tap: Tap) -> Iterator[None]:
-    """While open, for one trace, what a stage yields, normalised if it is, goes through a tap."""
+    """While open, for one trace, the output of a stage goes through a tap.
+
+    The tap is behind the normalisation of the stage, where it has one.
+    """
     n_calls = 0
 
-    def at_its_call(tensor: Any) -> Any:
+    def at_its_call(tensor: Tensor) -> Tensor:
         nonlocal n_calls
         n_calls += 1
         return tap(tensor) if n_calls == stage.call + 1 else tensor
@@ -136,109 +107,95 @@ def tapped_stage(runtime: Runtime, stage: Stage, tap: Tap) -> Iterator[None]:
             yield
 
 
-@contextmanager
-def replaced(layer: Any, **attributes: Any) -> Iterator[None]:
-    """While open, a layer has other attributes or methods."""
-    # By its dictionary: a built layer takes no new state, and Keras would track what is set.
-    held = vars(layer)
-    before = {name: held[name] for name in attributes if name in held}
-    held.update(attributes)
-    try:
-        yield
-    finally:
-        for name in attributes:
-            del held[name]
-        held.update(before)
-
-
-@contextmanager
-def in_32_bits(named: Iterable[tuple[str, Any]]) -> Iterator[None]:
-    """While open, layers that compute in 16 bits on weights in 32 compute in 32 bits.
+def held_taps(
+    runtime: Runtime, stages: Sequence[Stage], chosen: Tensor, channels: Tensor, levels: Tensor
+) -> list[Tap]:
+    """Taps that hold one channel of each image at a level, at the stage that is chosen at run time.
 
     Args:
-        named: layers with their names, as `named_layers` gives them.
+        runtime: Keras and TensorFlow.
+        stages: of the model.
+        chosen: the number of a stage.
+        channels: of each image, at that stage.
+        levels: of each image's channel.
     """
-    others = [
-        layer for _, layer in named if layer.compute_dtype in ("float16", "bfloat16", "float64")
-    ]
-    policies = [layer.dtype_policy for layer in others]
-    for layer in others:
-        layer.dtype_policy = "float32"
-    try:
-        yield
-    finally:
-        for layer, policy in zip(others, policies, strict=True):
-            layer.dtype_policy = policy
+    tf = runtime.tensorflow
+
+    def tap_at(number: int, axis: int) -> Tap:
+        def tap(tensor: Tensor) -> Tensor:
+            shape = [1] * len(tensor.shape)
+            shape[0] = -1
+            wide = list(shape)
+            wide[axis] = int(tensor.shape[axis])
+
+            def held() -> Tensor:
+                here = tf.one_hot(channels, wide[axis], True, False, dtype=tf.bool)
+                level = tf.cast(tf.reshape(levels, shape), tensor.dtype)
+                return tf.where(tf.reshape(here, wide), level, tensor)
+
+            return tf.cond(tf.equal(chosen, number), held, lambda: tensor)
+
+        return tap
+
+    return [tap_at(number, stage.channel_axis) for number, stage in enumerate(stages)]
 
 
-def _is_mixed(layer: Any) -> bool:
-    return layer.variable_dtype == "float32" and layer.compute_dtype in ("float16", "bfloat16")
+def frozen_tap(runtime: Runtime, stage: Stage, constants: Mapping[int, float]) -> Tap | None:
+    """A tap that freezes channels of a stage; None where there are none."""
+    if not constants:
+        return None
+    tf = runtime.tensorflow
+    here = np.zeros(stage.layer.n_channels, bool)
+    levels = np.zeros(stage.layer.n_channels, np.float32)
+    for channel, constant in constants.items():
+        here[channel], levels[channel] = True, constant
+
+    def tap(tensor: Tensor) -> Tensor:
+        shape = [1] * len(tensor.shape)
+        shape[stage.channel_axis] = -1
+        level = tf.constant(levels.reshape(shape), tensor.dtype)
+        return tf.where(here.reshape(shape), level, tensor)
+
+    return tap
 
 
-def _parts(keras: Any, layer: Any) -> tuple[str, ...]:
+def _parts(keras: ModuleType, layer: KerasLayer) -> tuple[str, ...]:
     two = tuple(getattr(keras.layers, kind) for kind in _SEPARABLE)
     plain = any(type(layer).call is kind.call for kind in two)
     return ("depthwise", "output") if plain else ("output",)
-
-
-def _in_two_stages(ops: Any, layer: Any, tap: Tap) -> Callable[[Any], Any]:
-    def call(inputs: Any) -> Any:
-        between = ops.depthwise_conv(
-            inputs,
-            layer.depthwise_kernel,
-            strides=layer.strides,
-            padding=layer.padding,
-            dilation_rate=layer.dilation_rate,
-            data_format=layer.data_format,
-        )
-        outputs = ops.conv(
-            tap(between), layer.pointwise_kernel, padding="valid", data_format=layer.data_format
-        )
-        if layer.use_bias:
-            shape = [1] * len(outputs.shape)
-            shape[channel_axis(layer)] = -1
-            outputs = ops.add(outputs, ops.reshape(layer.bias, shape))
-        return outputs if layer.activation is None else layer.activation(outputs)
-
-    return call
-
-
-def channel_axis(layer: Any) -> int:
-    """Of a convolution's output."""
-    return 1 if layer.data_format == "channels_first" else -1
 
 
 @dataclass(frozen=True)
 class _Seen:
     """What a part of a layer yielded during the trace."""
 
-    layer: Any
+    layer: KerasLayer
     part: str
-    tensor: Any
+    tensor: Tensor
 
 
 @dataclass(frozen=True)
 class _Norm:
     """A call of a batch normalisation: what it read, and the operations it made."""
 
-    layer: Any
-    read: Any
+    layer: KerasLayer
+    read: Tensor
     operations: frozenset[str]
 
 
 class _Watch:
-    """What happened during one trace."""
+    """Keeps what happens during one trace."""
 
-    def __init__(self, tf: Any) -> None:
+    def __init__(self, tf: ModuleType) -> None:
         self._tf = tf
         self._seen: list[_Seen] = []
         self._norms: list[_Norm] = []
-        self._outputs: list[Any] = []
+        self._outputs: list[Tensor] = []
         self._needed: set[str] = set()
 
-    def taps(self, layer: Any, parts: tuple[str, ...]) -> dict[str, Tap]:
+    def taps(self, layer: KerasLayer, parts: tuple[str, ...]) -> dict[str, Tap]:
         def tap_of(part: str) -> Tap:
-            def tap(tensor: Any) -> Any:
+            def tap(tensor: Tensor) -> Tensor:
                 self._seen.append(_Seen(layer, part, tensor))
                 return tensor
 
@@ -246,10 +203,10 @@ class _Watch:
 
         return {part: tap_of(part) for part in parts}
 
-    def norm(self, layer: Any) -> Callable[..., Any]:
+    def norm(self, layer: KerasLayer) -> Callable[..., Tensor]:
         inner = layer.call
 
-        def call(inputs: Any, *args: Any, **settings: Any) -> Any:
+        def call(inputs: Tensor, *args: object, **settings: object) -> Tensor:
             graph = self._tf.compat.v1.get_default_graph()
             before = len(graph.get_operations())
             outputs = inner(inputs, *args, **settings)
@@ -259,7 +216,7 @@ class _Watch:
 
         return call
 
-    def finish(self, outputs: list[Any]) -> None:
+    def finish(self, outputs: list[Tensor]) -> None:
         """Note which tensors lead to an output."""
         self._outputs = outputs
         waiting = [output.op for output in outputs]
@@ -270,7 +227,7 @@ class _Watch:
                 waiting += [tensor.op for tensor in operation.inputs]
 
     def stages(self, names: Mapping[int, str]) -> Iterator[Stage]:
-        """What leads to an output."""
+        """The stages that lead to an output."""
         calls: Counter[tuple[int, str]] = Counter()
         totals = Counter((id(seen.layer), seen.part) for seen in self._seen)
         for seen in self._seen:
@@ -284,17 +241,17 @@ class _Watch:
             axis = channel_axis(seen.layer)
             norm = self._norm_behind(seen)
             yield Stage(
-                Layer(
+                layer=Layer(
                     name if call == 0 else f"{name}#{call + 1}",
                     type(seen.layer).__name__,
                     int(seen.tensor.shape[axis]),
                 ),
-                seen.layer,
-                seen.part,
-                None if norm is None else self._norms[norm].layer,
-                call if norm is None else self._call_of(norm),
-                totals[key],
-                axis,
+                convolution=seen.layer,
+                part=seen.part,
+                norm=None if norm is None else self._norms[norm].layer,
+                call=call if norm is None else self._call_of(norm),
+                n_calls=totals[key],
+                channel_axis=axis,
             )
 
     def _norm_behind(self, seen: _Seen) -> int | None:

@@ -11,19 +11,33 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
 
 from repairkit.core.errors import AdapterError
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow
+
+# Both frameworks are optional, and mypy does not look into them: to it each of these is `Any`.
+KerasLayer: TypeAlias = "keras.Layer"
+KerasModel: TypeAlias = "keras.Model"
+Variable: TypeAlias = "keras.Variable"
+Tensor: TypeAlias = "tensorflow.Tensor"
+Operation: TypeAlias = "tensorflow.Operation"
+Graph: TypeAlias = "tensorflow.Graph"
+GraphFunction: TypeAlias = "tensorflow.types.experimental.ConcreteFunction"
 
 _INSTALL = "install it with `pip install 'repairkit[keras]'`"
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The two modules that everything else here works with."""
+    """The two frameworks, imported."""
 
-    keras: Any
-    tensorflow: Any
+    keras: ModuleType
+    tensorflow: ModuleType
 
 
 def load_runtime() -> Runtime:
@@ -41,7 +55,7 @@ def load_runtime() -> Runtime:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             with _without_stderr():
                 tensorflow = _imported("tensorflow")
-                tensorflow.zeros(1)  # looks for devices, and tells of those that are missing
+                tensorflow.zeros(1)  # looks for devices, and complains of those that are missing
         keras = _imported("keras")
     version = getattr(keras, "__version__", "unknown")
     if not version.split(".")[0].isdecimal() or int(version.split(".")[0]) < 3:
@@ -55,7 +69,7 @@ def load_runtime() -> Runtime:
     return Runtime(keras, tensorflow)
 
 
-def load_exporter() -> Any:
+def load_exporter() -> ModuleType:
     """Import tf2onnx.
 
     Raises:
@@ -65,13 +79,13 @@ def load_exporter() -> Any:
         return _imported("tf2onnx")
 
 
-def _imported(name: str) -> Any:
+def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
-        found = "is not installed" if missing else f"cannot be imported ({_first_line(error)})"
-        raise AdapterError(f"{name} {found}; {_INSTALL}") from error
+        fault = "is not installed" if missing else f"cannot be imported ({_first_line(error)})"
+        raise AdapterError(f"{name} {fault}; {_INSTALL}") from error
 
 
 @contextmanager
@@ -92,18 +106,18 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Hold back what native code writes to stderr; it is shown if an error comes of it."""
+    """Hide what native code writes to stderr; it is shown if an error follows."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
         try:
             yield
         except AdapterError:
             raise
         except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
+            written.seek(0)
+            os.write(kept, written.read())
             raise
         finally:
             os.dup2(kept, 2)
@@ -115,7 +129,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def told(error: BaseException) -> str:
-    """What an exception of a framework says, in one line of bearable length."""
+def short_message(error: BaseException) -> str:
+    """What an exception of a framework says, in one line of at most 200 characters."""
     line = _first_line(error)
     return line if len(line) <= 200 else f"{line[:197]}..."

@@ -1,4 +1,4 @@
-"""What the pickles in a file would import and call, told without running them."""
+"""The names that the pickles in a file would import, read without running them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pickletools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 _MOST_BYTES = 1 << 28
 _MOST_NESTED = 3
@@ -19,12 +19,12 @@ _PLAIN = {"collections:OrderedDict", "torch:Size", "torch:device", "torch:dtype"
 
 def foreign_names(path: Path) -> tuple[str, ...]:
     """The names in a file's pickles, as `module:name`, that no plain state dict needs, sorted."""
-    found = {name for content in pickles_in(path) for name in names_in(content)}
-    return tuple(sorted(name for name in found if not _is_plain(name)))
+    names = {name for content in pickles_in(path) for name in names_in(content)}
+    return tuple(sorted(name for name in names if not _is_plain(name)))
 
 
 def pickles_in(path: Path) -> Iterator[bytes]:
-    """Every member of a zip that may be a pickle, those of zips inside it too; else the file."""
+    """Every member of a zip that may be a pickle, also in zips inside it; or the file itself."""
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
             yield from _members(file, _MOST_NESTED)
@@ -33,7 +33,7 @@ def pickles_in(path: Path) -> Iterator[bytes]:
         yield file.read(_TEXT_BYTES)
 
 
-def _members(file: Any, depth: int) -> Iterator[bytes]:
+def _members(file: IO[bytes], depth: int) -> Iterator[bytes]:
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError):
@@ -54,17 +54,17 @@ def _members(file: Any, depth: int) -> Iterator[bytes]:
 
 def names_in(content: bytes) -> set[str]:
     """The names, as `module:name`, that a pickle imports; an old file may hold several pickles."""
-    found: set[str] = set()
+    names: set[str] = set()
     stream = io.BytesIO(content)
     try:
         while stream.tell() < len(content):
-            _read_one(stream, found)
-    except Exception:  # noqa: BLE001 - whatever follows the pickles is read by nobody
+            _read_one(stream, names)
+    except Exception:  # noqa: BLE001 - nothing reads what follows the pickles
         pass
-    return found
+    return names
 
 
-def _read_one(stream: io.BytesIO, found: set[str]) -> None:
+def _read_one(stream: io.BytesIO, names: set[str]) -> None:
     texts: list[str] = []
     memo: dict[int, str | None] = {}
     top: str | None = None  # the text that was put on the stack last, if nothing else was
@@ -74,9 +74,9 @@ def _read_one(stream: io.BytesIO, found: set[str]) -> None:
             continue
         if code.name in ("GLOBAL", "INST"):
             module, _, name = str(argument).partition(" ")
-            found.add(f"{module}:{name}")
+            names.add(f"{module}:{name}")
         elif code.name == "STACK_GLOBAL":
-            found.add(":".join(texts[-2:]) if len(texts) > 1 else "a name made at run time")
+            names.add(":".join(texts[-2:]) if len(texts) > 1 else "a name made at run time")
         top = None
         if code.name in ("GET", "BINGET", "LONG_BINGET"):
             top = memo.get(int(str(argument)))

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,9 +168,9 @@ def test_a_worker_with_other_versions_or_other_bits_is_refused(
         ):
             pass
     with one.open(recipe, seed=5) as game:
-        told = game.crew._told[0]
+        facts = game.crew._workers[0]
         with pytest.raises(DeviceError, match="do not give the same bits"):
-            game.crew._greet(1, told | {"probe": told["probe"][::-1]})
+            game.crew._greet(1, replace(facts, probe=facts.probe[::-1]))
 
 
 @pytest.mark.usefixtures("_started")

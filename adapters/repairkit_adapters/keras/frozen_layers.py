@@ -15,8 +15,8 @@ import numpy as np
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError
+from repairkit_adapters.keras.filter_stages import Stage
 from repairkit_adapters.keras.keras_runtime import KerasLayer, KerasModel, Runtime, Variable
-from repairkit_adapters.keras.stages import Stage
 from repairkit_adapters.way_back import FrozenChannel, channels_by_layer
 
 Place: TypeAlias = int | tuple[EllipsisType | int | slice, ...]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
 from repairkit.core.layer_map import LayerMap
 from repairkit_adapters.keras.conversion import write_onnx
+from repairkit_adapters.keras.filter_stages import Result, TappedModel, find_stages
 from repairkit_adapters.keras.keras_runtime import (
     KerasModel,
     Runtime,
@@ -23,11 +24,11 @@ from repairkit_adapters.keras.keras_runtime import (
     short_message,
 )
 from repairkit_adapters.keras.loss import cross_entropy, logits_of, refuse_no_classifier
-from repairkit_adapters.keras.stages import find_stages, frozen_tap, held_taps, tapped_stage
-from repairkit_adapters.keras.tracing import Tap, in_32_bits, named_layers, plain_convolutions
+from repairkit_adapters.keras.tracing import named_layers, plain_convolutions
 from repairkit_adapters.way_back import PatchSource, channels_by_layer, find_channels
 
-Result = TypeVar("Result")  # of a traced function: a tensor, or several
+Held: TypeAlias = tuple[int, NDArray[np.intp], Images]
+"""The number of a stage, and each image's channel and level there."""
 
 
 class KerasNetwork:
@@ -73,9 +74,11 @@ class KerasNetwork:
                 f"the model cannot be run on images of shape {input_shape}: {short_message(error)}"
             ) from error
         self._numbers = {stage.layer.name: i for i, stage in enumerate(self.stages)}
-        self._held: tuple[int, NDArray[np.intp], Images] | None = None
-        self._frozen = dict(frozen or {})
-        self._compiled: dict[tuple[str, bool], Callable[..., Tensor]] = {}
+        self._held: Held | None = None
+        self._tapped = TappedModel(
+            runtime=runtime, model=model, stages=self.stages, frozen=dict(frozen or {})
+        )
+        self._compiled = _Compiled(self._tapped, input_shape)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -87,7 +90,9 @@ class KerasNetwork:
 
     def outputs(self, images: Images) -> Images:
         """See `FrameworkModel.outputs`."""
-        return np.asarray(self._run("outputs", self._first, images), np.float32)
+        return np.asarray(
+            self._compiled.run("outputs", self._tapped.first_output, self._held, images), np.float32
+        )
 
     @contextmanager
     def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
@@ -127,11 +132,11 @@ class KerasNetwork:
         def losses_and_gradients(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                losses = cross_entropy(tf, *logits_of(self._first(x)), y)
+                losses = cross_entropy(tf, *logits_of(self._tapped.first_output(x)), y)
             return losses, tape.gradient(losses, x)
 
-        losses, gradients = self._run(
-            "gradients", losses_and_gradients, images, np.asarray(labels, np.int32)
+        losses, gradients = self._compiled.run(
+            "gradients", losses_and_gradients, self._held, images, np.asarray(labels, np.int32)
         )
         return np.asarray(losses, np.float64), np.asarray(gradients, np.float32)
 
@@ -157,14 +162,10 @@ class KerasNetwork:
 
     def export(self, path: Path) -> None:
         """See `FrameworkModel.export`."""
-
-        def run(images: Tensor) -> list[Tensor]:
-            return self._flat(self.model(images, training=False))
-
         with plain_convolutions(self._runtime, self.model):
             write_onnx(
                 self._runtime,
-                self._tapping(run),
+                self._tapped.frozen_only(self._tapped.all_outputs),
                 path,
                 input_name=input_name(self.model),
                 input_shape=self._input_shape,
@@ -172,16 +173,32 @@ class KerasNetwork:
                 layers=[name for name, _ in named_layers(self.model)],
             )
 
-    def _flat(self, outputs: object) -> list[Tensor]:
-        return list(self._runtime.keras.tree.flatten(outputs))
 
-    def _first(self, images: Tensor) -> Tensor:
-        return self._flat(self.model(images, training=False))[0]
+class _Compiled:
+    """Functions of a tapped model, each compiled once with and once without a held stage."""
 
-    def _run(self, name: str, function: Callable[..., Result], *inputs: Array) -> Result:
-        """Run a compiled function on images, as things are held now."""
-        tf = self._runtime.tensorflow
-        held = self._held
+    def __init__(self, tapped: TappedModel, input_shape: tuple[int, ...]) -> None:
+        self._tapped, self._input_shape = tapped, input_shape
+        self._functions: dict[tuple[str, bool], Callable[..., Tensor]] = {}
+
+    def __contains__(self, key: tuple[str, bool]) -> bool:
+        return key in self._functions
+
+    def run(
+        self, name: str, function: Callable[..., Result], held: Held | None, *inputs: Array
+    ) -> Result:
+        """Run a function on images.
+
+        Args:
+            name: of the function; one name stands for one function.
+            function: of images, and more inputs.
+            held: the stage that is held, and each image's channel and level there.
+            inputs: of the function.
+
+        Raises:
+            AdapterError: the model cannot take the images.
+        """
+        tf = self._tapped.runtime.tensorflow
         key = (name, held is not None)
         more: list[Array] = []
         if held is not None:
@@ -192,59 +209,24 @@ class KerasNetwork:
                 np.asarray(constants, np.float32),
             ]
         with quiet():
-            if key not in self._compiled:
+            if key not in self._functions:
                 free = [tf.TensorSpec((None, *self._input_shape), tf.float32)]
                 free += [tf.TensorSpec((None,), i.dtype) for i in inputs[1:]]
                 free += [tf.TensorSpec((None,) * np.ndim(m), m.dtype) for m in more]
-                whole = self._tapping(function) if held is None else self._holding(function)
-                self._compiled[key] = tf.function(whole, input_signature=free)
+                whole = (
+                    self._tapped.frozen_only(function)
+                    if held is None
+                    else self._tapped.with_held_stage(function)
+                )
+                self._functions[key] = tf.function(whole, input_signature=free)
             try:
-                result: Result = self._compiled[key](*inputs, *more)
+                result: Result = self._functions[key](*inputs, *more)
             except (TypeError, ValueError, tf.errors.OpError) as error:
                 raise AdapterError(
                     f"the model cannot be run on images of shape {inputs[0].shape[1:]}: "
                     f"{short_message(error)}"
                 ) from error
         return result
-
-    def _holding(self, function: Callable[..., Result]) -> Callable[..., Result]:
-        """The function with three more inputs: which stage, and each image's channel and level."""
-
-        def run(*inputs: Tensor) -> Result:
-            *given, chosen, channels, levels = inputs
-            taps = held_taps(self._runtime, self.stages, chosen, channels, levels)
-            return self._tapping(function, taps)(*given)
-
-        return run
-
-    def _tapping(
-        self, function: Callable[..., Result], held_taps: Sequence[Tap] = ()
-    ) -> Callable[..., Result]:
-        """The function, traced with taps on stages: first what is frozen, then what is held."""
-        runtime, model, stages, frozen = self._runtime, self.model, self.stages, self._frozen
-
-        def run(*inputs: Tensor) -> Result:
-            with ExitStack() as stack:
-                stack.enter_context(in_32_bits(named_layers(model)))
-                for number, stage in enumerate(stages):
-                    first = frozen_tap(runtime, stage, frozen.get(stage.layer.name, {}))
-                    taps = [tap for tap in (first, *held_taps[number : number + 1]) if tap]
-                    if taps:
-                        stack.enter_context(tapped_stage(runtime, stage, _in_turn(taps)))
-                return function(*inputs)
-
-        return run
-
-
-def _in_turn(taps: Sequence[Tap]) -> Tap:
-    """One tap that does what several do, one behind the other."""
-
-    def tap(tensor: Tensor) -> Tensor:
-        for each in taps:
-            tensor = each(tensor)
-        return tensor
-
-    return tap
 
 
 def input_name(model: KerasModel) -> str:

@@ -1,7 +1,7 @@
 """Games on a Ray cluster: one engine per actor, model and images in the object store once.
 
 The actor is replaced, not restarted by Ray: an engine that was lost is opened again, wherever there
-is room, and what it had under way is handed out again (see `repairkit.engine.dispatch`).
+is room, and the parts that it was playing are handed out again (see `repairkit.engine.dispatch`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
-from repairkit.core.game import GameFacts
 from repairkit.engine.dispatch import DispatchedGame, Part, Report
-from repairkit.engine.precision import Precision
 from repairkit.jobs.score.clusters import ClusterOptions
 from repairkit.jobs.score.recipe import Recipe
-from repairkit_adapters.ray.engine import Engine, engine_versions
+from repairkit_adapters.ray.engine import Engine, WorkerFacts, engine_versions
 
 logger = logging.getLogger(__name__)
+
+# Ray is optional, and types must come out the same without it.
+Actor: TypeAlias = Any  # holds an `Engine`
+Answer: TypeAlias = Any  # a `ray.ObjectRef` of what an actor will have answered
 
 _MOST_STARTS = 3
 _START_SECONDS = 600.0
@@ -60,13 +63,12 @@ class RayCluster:
 
 
 class RayGame(DispatchedGame):
-    """A dispatched game that says what its workers are."""
+    """A dispatched game that knows the device and the precision of its workers."""
 
-    def __init__(self, crew: RayCrew, told: dict[str, Any], *, seed: int) -> None:
-        facts: GameFacts = told["facts"]
-        super().__init__(crew, facts, path=told["path"], seed=seed)
-        self.device: str = told["device"]
-        self.precision: Precision = told["precision"]
+    def __init__(self, crew: RayCrew, worker: WorkerFacts, *, seed: int) -> None:
+        super().__init__(crew, worker.facts, path=worker.path, seed=seed)
+        self.device = worker.device
+        self.precision = worker.precision
 
 
 class RayCrew:
@@ -78,7 +80,7 @@ class RayCrew:
         options: see `RayCluster`.
     """
 
-    def __init__(self, ray: Any, recipe: Recipe, options: ClusterOptions) -> None:
+    def __init__(self, ray: ModuleType, recipe: Recipe, options: ClusterOptions) -> None:
         self.ray, self.options = ray, options
         self.n_bytes = recipe.n_bytes
         on_gpus = recipe.settings.device != "cpu" and _total(ray, "GPU") >= 1
@@ -91,11 +93,11 @@ class RayCrew:
                 f"the Ray cluster has no room for a worker of {options.cores} cores "
                 f"({_total(ray, 'CPU'):g} CPUs, {_total(ray, 'GPU'):g} GPUs); give --ray-cores less"
             )
-        self._actors: dict[int, Any] = {}
-        self._waiting: dict[Any, tuple[int, Part | None]] = {}
+        self._actors: dict[int, Actor] = {}
+        self._waiting: dict[Answer, tuple[int, Part | None]] = {}
         self._starts = dict.fromkeys(range(n_workers), 0)
-        self._first: dict[str, Any] | None = None
-        self._told: dict[int, dict[str, Any]] = {}
+        self._first: WorkerFacts | None = None
+        self._workers: dict[int, WorkerFacts] = {}
         self._early: list[Report] = []
         self.n_lost = 0
         for worker in range(n_workers):
@@ -105,18 +107,18 @@ class RayCrew:
     def n_workers(self) -> int:
         return len(self._starts)
 
-    def settle(self) -> dict[str, Any]:
-        """Wait for the first worker; what it says of itself, by which the others are judged.
+    def settle(self) -> WorkerFacts:
+        """Wait for the first worker; the others are compared with it.
 
         Raises:
-            DeviceError: none gets ready, or one is unfit.
+            DeviceError: none becomes ready, or one is unfit.
         """
         while self._first is None:
             self._early += self._collect(_START_SECONDS)
             if self._first is None and not self._early and self.n_lost == 0:
                 raise DeviceError(
-                    f"no worker of the Ray cluster got ready within {_START_SECONDS:.0f} s; look "
-                    "at `ray status`: others may hold its resources"
+                    f"no worker of the Ray cluster became ready within {_START_SECONDS:.0f} s; "
+                    "look at `ray status`: others may hold its resources"
                 )
         return self._first
 
@@ -140,8 +142,8 @@ class RayCrew:
         self._waiting.clear()
 
     def processes(self) -> list[int]:
-        """Of the workers that are ready, on whatever machine."""
-        return [told["process"] for told in self._told.values()]
+        """The ids of the workers that are ready; each is of its own machine."""
+        return [worker.process for worker in self._workers.values()]
 
     def _start(self, worker: int) -> None:
         self._starts[worker] += 1
@@ -154,7 +156,7 @@ class RayCrew:
     def _collect(self, timeout_seconds: float) -> list[Report]:
         refs = list(self._waiting)
         done, _ = self.ray.wait(refs, num_returns=1, timeout=timeout_seconds)
-        if done:  # and whatever else is there already
+        if done:  # and all others that are there already
             done, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
         reports: list[Report] = []
         for ref in done:
@@ -162,55 +164,41 @@ class RayCrew:
                 continue
             worker, part = self._waiting.pop(ref)
             try:
-                found = self.ray.get(ref)
+                answer = self.ray.get(ref)
             except self.ray.exceptions.RayError as error:
                 reports += self._lose(worker, error)
                 continue
             if part is None:
-                self._greet(worker, found)
+                self._greet(worker, answer)
                 reports.append(Report(worker))
-            elif isinstance(found, Exception):
-                reports.append(Report(worker, part.key, error=found))
+            elif isinstance(answer, Exception):
+                reports.append(Report(worker, part.key, error=answer))
             else:
                 self._starts[worker] = 0
-                reports.append(Report(worker, part.key, found))
+                reports.append(Report(worker, part.key, answer))
         return reports
 
-    def _greet(self, worker: int, told: dict[str, Any]) -> None:
-        """Take a worker on, if it plays the very same game.
+    def _greet(self, worker: int, facts: WorkerFacts) -> None:
+        """Let a worker in, if it plays the very same game.
 
         Raises:
             DeviceError: it has other versions, or rounds otherwise.
         """
-        ours = engine_versions()
-        for name, version in told["versions"].items():
-            if ours.get(name) != version:
-                raise DeviceError(
-                    f"the worker on {told['place']} has {name} {version} and this machine "
-                    f"{ours.get(name)}; install the same versions on every node"
-                )
+        _check_versions(facts)
         if self._first is None:
-            self._first = told
-        first = self._first
-        alike = told["path"] == first["path"] and told["precision"] == first["precision"]
-        if told["device"] == "cpu":  # a card's kernels promise no bits
-            alike = alike and told["probe"] == first["probe"]
-        if not alike or told["device"] != first["device"]:
-            raise DeviceError(
-                f"the workers on {first['place']} and {told['place']} do not give the same bits; "
-                "use nodes of one kind of processor, or fewer --workers"
-            )
-        self._told[worker] = told
+            self._first = facts
+        _check_alike(self._first, facts)
+        self._workers[worker] = facts
 
     def _lose(self, worker: int, error: Exception) -> list[Report]:
-        """Forget a worker's errands, and open its engine again; not for ever."""
+        """Forget what a worker was playing, and open its engine again, but only a few times."""
         self.n_lost += 1
-        self._told.pop(worker, None)
+        self._workers.pop(worker, None)
         with suppress(Exception):  # it may be gone already
             self.ray.kill(self._actors.pop(worker))
-        self._waiting = {ref: held for ref, held in self._waiting.items() if held[0] != worker}
+        self._waiting = {ref: task for ref, task in self._waiting.items() if task[0] != worker}
         cause = _cause(error)
-        if isinstance(cause, RepairkitError):  # opening the game fails everywhere alike
+        if isinstance(cause, RepairkitError):  # opening the game fails on every worker
             raise cause
         line = _line(cause)
         logger.warning("a worker was lost: %s", line)
@@ -227,6 +215,32 @@ class RayCrew:
         return [Report(worker, error=RuntimeError(line), lost=True)]
 
 
+def _check_versions(worker: WorkerFacts) -> None:
+    ours = engine_versions()
+    for name, version in worker.versions.items():
+        if ours.get(name) != version:
+            raise DeviceError(
+                f"the worker on {worker.place} has {name} {version} and this machine "
+                f"{ours.get(name)}; install the same versions on every node"
+            )
+
+
+def _check_alike(first: WorkerFacts, worker: WorkerFacts) -> None:
+    """Compare all that decides about the bits of scores."""
+    alike = (worker.path, worker.precision, worker.device) == (
+        first.path,
+        first.precision,
+        first.device,
+    )
+    if worker.device == "cpu":  # kernels of a GPU need not give the same bits twice
+        alike = alike and worker.probe == first.probe
+    if not alike:
+        raise DeviceError(
+            f"the workers on {first.place} and {worker.place} do not give the same bits; use "
+            "nodes with the same kind of processor, or fewer --workers"
+        )
+
+
 def _cause(error: BaseException) -> BaseException:
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
@@ -237,7 +251,7 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def _load_ray() -> Any:
+def _load_ray() -> ModuleType:
     try:
         import ray
     except ImportError:
@@ -245,13 +259,13 @@ def _load_ray() -> Any:
     return ray
 
 
-def _total(ray: Any, resource: str) -> float:
+def _total(ray: ModuleType, resource: str) -> float:
     return float(ray.cluster_resources().get(resource, 0.0))
 
 
 @contextmanager
 def _elsewhere() -> Iterator[None]:
-    """Within, the working folder is an empty one.
+    """While open, the working folder is an empty one.
 
     Ray puts the folder in which it is started first among those from which workers import.
     """
@@ -269,8 +283,8 @@ def _elsewhere() -> Iterator[None]:
 
 
 @contextmanager
-def _joined(ray: Any, options: ClusterOptions) -> Iterator[None]:
-    """Within, this process is a driver of the cluster; one that was started here is stopped.
+def _joined(ray: ModuleType, options: ClusterOptions) -> Iterator[None]:
+    """While open, this process is a driver of the cluster. One that was started here is stopped.
 
     Raises:
         DeviceError: there is none, or it has other versions.
@@ -282,16 +296,21 @@ def _joined(ray: Any, options: ClusterOptions) -> Iterator[None]:
     mine = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if mine else None
     # No resources are set on a cluster that is joined: it is not ours.
-    how: dict[str, Any] = {"address": options.address}
+    resources: dict[str, object] = {}
     if options.address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        how = {"address": "local", "include_dashboard": False}
+        resources["include_dashboard"] = False
         if options.workers is not None:
-            how["num_cpus"] = options.workers * options.cores
+            resources["num_cpus"] = options.workers * options.cores
     try:
         with _elsewhere():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
-    except Exception as error:  # Ray raises whatever went wrong below
+            ray.init(
+                address=options.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **resources,
+            )
+    except Exception as error:  # Ray raises errors of many kinds
         raise DeviceError(
             f"the Ray cluster {options.address!r} cannot be used ({_line(error)}); start one with "
             "`ray start --head`, name its address, or use --ray local; one that wants a token is "

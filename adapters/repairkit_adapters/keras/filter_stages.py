@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from repairkit_adapters.keras.tracing import (
     replaced,
     tapped,
 )
+
+Result = TypeVar("Result")  # of a traced function: a tensor, or several
 
 _KINDS = (
     *("Conv1D", "Conv2D", "Conv3D"),
@@ -107,7 +110,76 @@ def tapped_stage(runtime: Runtime, stage: Stage, tap: Tap) -> Iterator[None]:
             yield
 
 
-def held_taps(
+@dataclass(frozen=True, kw_only=True)
+class TappedModel:
+    """A model, and functions of it that are traced with taps on its stages.
+
+    Attributes:
+        runtime: Keras and TensorFlow.
+        model: a `keras.Model`, which stays as it is.
+        stages: of the model.
+        frozen: channels that are constant in every function, by layer, with their constants.
+    """
+
+    runtime: Runtime
+    model: KerasModel
+    stages: Sequence[Stage]
+    frozen: Mapping[str, Mapping[int, float]]
+
+    def all_outputs(self, images: Tensor) -> list[Tensor]:
+        return list(self.runtime.keras.tree.flatten(self.model(images, training=False)))
+
+    def first_output(self, images: Tensor) -> Tensor:
+        return self.all_outputs(images)[0]
+
+    def frozen_only(self, function: Callable[..., Result]) -> Callable[..., Result]:
+        """A function of the model, with the filters frozen that are."""
+        return self._traced(function, [[] for _ in self.stages])
+
+    def with_held_stage(self, function: Callable[..., Result]) -> Callable[..., Result]:
+        """The function with three more inputs: a stage, and each image's channel and level there.
+
+        The stage is a number. Taps that freeze come first.
+        """
+
+        def run(*inputs: Tensor) -> Result:
+            *given, chosen, channels, levels = inputs
+            held = _held_taps(self.runtime, self.stages, chosen, channels, levels)
+            return self._traced(function, [[tap] for tap in held])(*given)
+
+        return run
+
+    def _traced(
+        self, function: Callable[..., Result], more_taps: Sequence[Sequence[Tap]]
+    ) -> Callable[..., Result]:
+        """The function, traced with taps on each stage, those that freeze first."""
+
+        def run(*inputs: Tensor) -> Result:
+            with ExitStack() as stack:
+                stack.enter_context(in_32_bits(named_layers(self.model)))
+                for stage, more in zip(self.stages, more_taps, strict=True):
+                    constants = self.frozen.get(stage.layer.name, {})
+                    freezing = [_frozen_tap(self.runtime, stage, constants)] if constants else []
+                    taps = [*freezing, *more]
+                    if taps:
+                        stack.enter_context(tapped_stage(self.runtime, stage, _in_turn(taps)))
+                return function(*inputs)
+
+        return run
+
+
+def _in_turn(taps: Sequence[Tap]) -> Tap:
+    """One tap that does what several do, one behind the other."""
+
+    def tap(tensor: Tensor) -> Tensor:
+        for each in taps:
+            tensor = each(tensor)
+        return tensor
+
+    return tap
+
+
+def _held_taps(
     runtime: Runtime, stages: Sequence[Stage], chosen: Tensor, channels: Tensor, levels: Tensor
 ) -> list[Tap]:
     """Taps that hold one channel of each image at a level, at the stage that is chosen at run time.
@@ -140,10 +212,8 @@ def held_taps(
     return [tap_at(number, stage.channel_axis) for number, stage in enumerate(stages)]
 
 
-def frozen_tap(runtime: Runtime, stage: Stage, constants: Mapping[int, float]) -> Tap | None:
-    """A tap that freezes channels of a stage; None where there are none."""
-    if not constants:
-        return None
+def _frozen_tap(runtime: Runtime, stage: Stage, constants: Mapping[int, float]) -> Tap:
+    """A tap that freezes channels of a stage at constants."""
     tf = runtime.tensorflow
     here = np.zeros(stage.layer.n_channels, bool)
     levels = np.zeros(stage.layer.n_channels, np.float32)

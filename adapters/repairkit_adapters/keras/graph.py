@@ -103,7 +103,7 @@ def _is_per_channel(operation: Operation, n_channels: int, fed: set[str]) -> boo
 def _layer_names(operations: Sequence[str]) -> list[str]:
     """`conv1` of `StatefulPartitionedCall/model_1/conv1_1/convolution`.
 
-    Keras enters every scope anew when it saves a model, which appends a number to all of them.
+    Keras enters every scope again when it saves a model, which appends a number to all of them.
     """
     paths = []
     for operation in operations:

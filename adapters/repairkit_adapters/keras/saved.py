@@ -1,7 +1,7 @@
 """A SavedModel folder as repairkit sees it: a graph of operations, in which layers are found.
 
 There are no Keras layers in a SavedModel. Convolutions are found among its operations, and named by
-the scopes that their layers left there. To hold a filter at a constant, the graph is written anew
+the scopes that their layers left there. To hold a filter at a constant, the graph is written again
 with a choice behind every convolution.
 """
 
@@ -78,7 +78,7 @@ def load_saved_model(runtime: Runtime, folder: Path, options: LoadOptions) -> Sa
     if signature is None:
         raise AdapterError(
             f"{folder}: has {len(signatures)} signatures and no serving_default; save the model "
-            "anew with model.export(FOLDER), or give its .keras file"
+            "again with model.export(FOLDER), or give its .keras file"
         )
     inputs = signature.structured_input_signature[1]
     if len(inputs) != 1:

@@ -50,9 +50,17 @@ class PyTorchAdapter:
             AdapterError: the source, its weights or PyTorch itself is missing or unfit.
         """
         _require_torch()
+        from repairkit_adapters.pytorch.model import PyTorchModel
         from repairkit_adapters.pytorch.torch_sources import load_source
 
-        return load_source(source, options)
+        loaded = load_source(source, options)
+        return PyTorchModel(
+            loaded.module,
+            loaded.input_shape,
+            opset=options.opset,
+            step=loaded.step,
+            source=loaded.source,
+        )
 
 
 ADAPTER = PyTorchAdapter()

@@ -15,7 +15,7 @@ from repairkit_adapters.way_back import FrozenChannel, channels_by_layer
 
 
 class Frozen(torch.nn.Module):
-    """A parametrization that holds some numbers of a tensor, whatever training does to them.
+    """A parametrization that holds some numbers of a tensor through training.
 
     Args:
         mask: true where a number is held.

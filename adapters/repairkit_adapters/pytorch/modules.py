@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images
+from repairkit.core.process.text import first_line
 
 _COMPILED = "_orig_mod"
 _WRAPPED = "module"
@@ -154,11 +155,6 @@ def tensors_in(tree: object) -> list[torch.Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
     """The user's own module: the very object, not a copy."""
     while (inner := _inside(module)) is not None:
@@ -223,7 +219,7 @@ def in_32_bits(module: torch.nn.Module, example: torch.Tensor, source: str) -> t
 def _computed(module: torch.nn.Module) -> dict[int, object]:
     """Copies of tensors that PyTorch does not copy, since they were computed from parameters.
 
-    `torch.nn.utils.weight_norm` keeps such a weight, and computes it anew at every call.
+    `torch.nn.utils.weight_norm` keeps such a weight, and computes it again at every call.
     """
     values = [value for part in module.modules() for value in vars(part).values()]
     tensors = [t for t in values if isinstance(t, torch.Tensor) and not t.is_leaf]

@@ -15,10 +15,10 @@ import torch
 from repairkit.core.errors import AdapterError, RepairkitError
 from repairkit.core.framework import LoadOptions
 from repairkit.core.process.foreign import no_exit
+from repairkit.core.process.text import first_line
 from repairkit.core.process.trust import import_named, offer, refuse_untrusted
 from repairkit_adapters.pickles import foreign_names, names_in, pickles_in
-from repairkit_adapters.pytorch.model import PyTorchModel
-from repairkit_adapters.pytorch.modules import first_line, plain_names
+from repairkit_adapters.pytorch.modules import ImageModule, plain_names
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
 _SHOWN = 3  # names of tensors in a message
@@ -26,8 +26,8 @@ _SHOWN = 3  # names of tensors in a message
 StateDict: TypeAlias = dict[str, torch.Tensor]
 
 
-def load_source(source: str, options: LoadOptions) -> PyTorchModel:
-    """See `PyTorchAdapter.load`."""
+def load_source(source: str, options: LoadOptions) -> ImageModule:
+    """The module of a source as it is there, wrappers included; see `PyTorchAdapter.load`."""
     path = Path(source)
     is_file = path.suffix.lower() in (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit")
     if is_file or path.is_file():
@@ -40,12 +40,7 @@ def load_source(source: str, options: LoadOptions) -> PyTorchModel:
     module = _module_of(source)
     if options.weights is not None:
         _fill(module, options.weights, source, trust=options.trust)
-    if options.input_shape is None:
-        raise AdapterError(
-            f"{source}: a module does not say which images it takes; give --input-shape, such as "
-            "3,224,224"
-        )
-    return PyTorchModel(module, options.input_shape, opset=options.opset, source=source)
+    return _with_shape(module, source, "a module", options)
 
 
 def _module_of(source: str) -> torch.nn.Module:
@@ -212,7 +207,7 @@ def _read_safetensors(path: Path) -> StateDict:
     return state
 
 
-def _from_file(path: Path, options: LoadOptions) -> PyTorchModel:
+def _from_file(path: Path, options: LoadOptions) -> ImageModule:
     """A `torch.export` program, a TorchScript file, or a module that was pickled whole."""
     if not path.is_file():
         raise AdapterError(f"{path}: there is no such file; give the path of a PyTorch model")
@@ -226,7 +221,7 @@ def _from_file(path: Path, options: LoadOptions) -> PyTorchModel:
         refuse_untrusted(AdapterError, path, foreign, trust=options.trust)
         module = _unpickle(path, foreign)
         if isinstance(module, torch.nn.Module):
-            return _with_shape(module, path, "a module", options)
+            return _with_shape(module, str(path), "a module", options)
     raise AdapterError(
         f"{path}: is neither a torch.export program nor TorchScript; of a file with weights "
         "alone, give --weights and name the model's factory (module:function) as the source"
@@ -241,7 +236,7 @@ def _archive(path: Path) -> list[str]:
         return []
 
 
-def _from_script(path: Path, options: LoadOptions) -> PyTorchModel:
+def _from_script(path: Path, options: LoadOptions) -> ImageModule:
     code = [name for name in _archive(path) if "/code/" in name and name.endswith(".py")]
     refuse_untrusted(
         AdapterError,
@@ -258,21 +253,21 @@ def _from_script(path: Path, options: LoadOptions) -> PyTorchModel:
         raise AdapterError(
             f"{path}: cannot be read as TorchScript ({first_line(error)})"
         ) from error
-    return _with_shape(module, path, "TorchScript", options)
+    return _with_shape(module, str(path), "TorchScript", options)
 
 
 def _with_shape(
-    module: torch.nn.Module, path: Path, kind: str, options: LoadOptions
-) -> PyTorchModel:
+    module: torch.nn.Module, source: str, kind: str, options: LoadOptions
+) -> ImageModule:
     if options.input_shape is None:
         raise AdapterError(
-            f"{path}: {kind} does not say which images it takes; give --input-shape, such as "
+            f"{source}: {kind} does not say which images it takes; give --input-shape, such as "
             "3,224,224"
         )
-    return PyTorchModel(module, options.input_shape, opset=options.opset, source=str(path))
+    return ImageModule(module=module, input_shape=options.input_shape, step=None, source=source)
 
 
-def _from_program(path: Path, options: LoadOptions) -> PyTorchModel:
+def _from_program(path: Path, options: LoadOptions) -> ImageModule:
     refuse_untrusted(AdapterError, path, _code_of_program(path), trust=options.trust)
     try:
         with warnings.catch_warnings():
@@ -290,7 +285,7 @@ def _from_program(path: Path, options: LoadOptions) -> PyTorchModel:
             f"{path}: takes images of shape {shape}, not {options.input_shape}; leave "
             "--input-shape out"
         )
-    return PyTorchModel(module, shape, opset=options.opset, step=step, source=str(path))
+    return ImageModule(module=module, input_shape=shape, step=step, source=str(path))
 
 
 def _code_of_program(path: Path) -> list[str]:

@@ -38,7 +38,7 @@ class RayCluster:
 
     Args:
         options: `address` is `local` (start one here and stop it at the end), `auto` (the one that
-            runs here or that Ray was told of) or an address.
+            runs here or that Ray is set up for) or an address.
     """
 
     def __init__(self, options: ClusterOptions) -> None:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 from repairkit.core.errors import AdapterError
+from repairkit.core.process.text import first_line
 
 if TYPE_CHECKING:
     import keras
@@ -84,7 +85,7 @@ def _imported(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
-        fault = "is not installed" if missing else f"cannot be imported ({_first_line(error)})"
+        fault = "is not installed" if missing else f"cannot be imported ({short_message(error)})"
         raise AdapterError(f"{name} {fault}; {_INSTALL}") from error
 
 
@@ -124,12 +125,7 @@ def _without_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
 def short_message(error: BaseException) -> str:
     """What an exception of a framework says, in one line of at most 200 characters."""
-    line = _first_line(error)
+    line = first_line(error).strip().rstrip(".")
     return line if len(line) <= 200 else f"{line[:197]}..."

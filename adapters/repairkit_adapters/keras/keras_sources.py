@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
 
-from repairkit.core.errors import AdapterError, RepairkitError
+from repairkit.core.errors import AdapterError
 from repairkit.core.framework import LoadOptions
-from repairkit.core.process.foreign import no_exit
-from repairkit.core.process.trust import import_named, offer, refuse_untrusted
+from repairkit.core.process.trust import offer, refuse_untrusted
+from repairkit_adapters.factories import named_model
 from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, quiet, short_message
 
 APPLICATIONS = "keras.applications:"
@@ -60,7 +60,12 @@ def load_model(runtime: Runtime, source: str, options: LoadOptions) -> KerasMode
     elif source.startswith(APPLICATIONS):
         model = _application(runtime, source.removeprefix(APPLICATIONS), options)
     else:
-        model = _from_factory(runtime, source)
+        if not all(source.partition(":")):
+            raise AdapterError(
+                f"{source!r} is no Keras model; give a .keras or .h5 file, a SavedModel folder, "
+                "keras.applications:NAME or module:factory"
+            )
+        model = named_model(source, runtime.keras.Model, "keras.Model", calling=quiet())
     if options.weights is not None:
         _load_weights(runtime, model, source, options)
     return model
@@ -68,7 +73,7 @@ def load_model(runtime: Runtime, source: str, options: LoadOptions) -> KerasMode
 
 def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> KerasModel:
     if not path.is_file():
-        raise AdapterError(f"{path}: there is no such file")
+        raise AdapterError(f"{path}: there is no such file; check the path")
     config = _config(path)
     named = list(_named_code(config))
     code = [*(f"the Lambda layer {name!r}" for name in _lambdas(config)), *named]
@@ -189,54 +194,11 @@ def _application(runtime: Runtime, name: str, options: LoadOptions) -> KerasMode
         ) from error
 
 
-def _from_factory(runtime: Runtime, source: str) -> KerasModel:
-    module, colon, name = source.partition(":")
-    if not colon or not module or not name:
-        raise AdapterError(
-            f"{source!r} is no Keras model; expected a .keras or .h5 file, a SavedModel folder, "
-            "keras.applications:NAME or module:factory"
-        )
-    try:
-        with no_exit(source, AdapterError):
-            imported = import_named(module)
-    except RepairkitError:
-        raise
-    except Exception as error:  # the user's module may raise anything
-        raise AdapterError(
-            f"{source}: {module} cannot be imported ({short_message(error)}); run in the "
-            "folder where it is, or install it"
-        ) from error
-    factory = getattr(imported, name, None)
-    if isinstance(factory, runtime.keras.Model):
-        return factory
-    if not callable(factory):
-        raise AdapterError(
-            f"{source}: the module {module} has no function {name!r}; check the name after the "
-            "colon"
-        )
-    try:
-        with quiet(), no_exit(source, AdapterError):
-            model = factory()
-    except RepairkitError:
-        raise
-    except Exception as error:  # as above
-        raise AdapterError(
-            f"{source}: raised an error ({short_message(error)}); name a function that gives "
-            "the model without arguments"
-        ) from error
-    if not isinstance(model, runtime.keras.Model):
-        raise AdapterError(
-            f"{source}: gave a {type(model).__name__}, and a keras.Model was expected; name a "
-            "function that gives the model"
-        )
-    return model
-
-
 def _load_weights(runtime: Runtime, model: KerasModel, source: str, options: LoadOptions) -> None:
     path = options.weights
     assert path is not None
     if not path.is_file():
-        raise AdapterError(f"{path}: there is no such file")
+        raise AdapterError(f"{path}: there is no such file; check the path")
     if not model.built and options.input_shape is not None:
         model(runtime.tensorflow.zeros((1, *options.input_shape)), training=False)
     try:

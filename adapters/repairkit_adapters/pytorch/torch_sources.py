@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 
-from repairkit.core.errors import AdapterError, RepairkitError
+from repairkit.core.errors import AdapterError
 from repairkit.core.framework import LoadOptions
-from repairkit.core.process.foreign import no_exit
 from repairkit.core.process.text import first_line
-from repairkit.core.process.trust import import_named, offer, refuse_untrusted
+from repairkit.core.process.trust import offer, refuse_untrusted
+from repairkit_adapters.factories import named_model
 from repairkit_adapters.pickles import foreign_names, names_in, pickles_in
 from repairkit_adapters.pytorch.modules import ImageModule, plain_names
 
@@ -37,66 +35,15 @@ def load_source(source: str, options: LoadOptions) -> ImageModule:
                 "(module:function) that they are for"
             )
         return _from_file(path, options)
-    module = _module_of(source)
-    if options.weights is not None:
-        _fill(module, options.weights, source, trust=options.trust)
-    return _with_shape(module, source, "a module", options)
-
-
-def _module_of(source: str) -> torch.nn.Module:
-    """The module that `module:factory` names or makes."""
-    module_name, _, path = source.partition(":")
-    if not module_name or not path:
+    if not all(source.partition(":")):
         raise AdapterError(
             f"{source}: is no PyTorch source; give module:factory, a torch.export program (.pt2) "
             "or a TorchScript file"
         )
-    factory = _named(source, module_name, path)
-    module = factory
-    if not isinstance(factory, torch.nn.Module) and callable(factory):
-        module = _called(source, factory)
-    if not isinstance(module, torch.nn.Module):
-        raise AdapterError(
-            f"{source}: gives a {type(module).__name__}, and a torch.nn.Module was expected; name "
-            "a function or class that gives the model"
-        )
-    return module
-
-
-def _named(source: str, module_name: str, path: str) -> object:
-    """The object that a module holds at a path of attributes."""
-    try:
-        with no_exit(source, AdapterError):
-            named: object = import_named(module_name)
-    except RepairkitError:
-        raise
-    except Exception as error:
-        raise AdapterError(
-            f"{source}: the module {module_name!r} cannot be imported ({first_line(error)}); run "
-            "in the folder where it is, or install it"
-        ) from error
-    for part in path.split("."):
-        if not hasattr(named, part):
-            raise AdapterError(
-                f"{source}: the module {module_name!r} has no {path!r}; check the name after the "
-                "colon"
-            )
-        named = getattr(named, part)
-    return named
-
-
-def _called(source: str, factory: Callable[[], object]) -> object:
-    try:
-        inspect.signature(factory).bind()
-        with no_exit(source, AdapterError):
-            return factory()
-    except RepairkitError:
-        raise
-    except Exception as error:
-        raise AdapterError(
-            f"{source}: cannot be called without arguments ({first_line(error)}); name a function "
-            "that needs none and gives the model"
-        ) from error
+    module = named_model(source, torch.nn.Module, "torch.nn.Module")
+    if options.weights is not None:
+        _fill(module, options.weights, source, trust=options.trust)
+    return _with_shape(module, source, "a module", options)
 
 
 def _fill(module: torch.nn.Module, path: Path, source: str, *, trust: bool) -> None:

@@ -123,9 +123,9 @@ def test_a_factory_takes_weights_that_fit(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_allclose(network.outputs(images), wrap(trained).outputs(images), rtol=1e-5)
     for source, fault in (
         ("own_keras_factory:wide", "own.weights.h5: the weights do not fit own_keras_factory:wide"),
-        ("own_keras_factory:gone", "has no function 'gone'"),
-        ("own_keras_factory:nothing", "has no function 'nothing'"),
-        ("own_missing:make", "own_missing cannot be imported"),
+        ("own_keras_factory:gone", "has no 'gone'"),
+        ("own_keras_factory:nothing", "gives a int, and a keras.Model was expected"),
+        ("own_missing:make", "'own_missing' cannot be imported"),
         ("keras.applications:Nothing", "has no model 'Nothing'; it has ConvNeXtBase"),
         ("own_keras_factory:broken", "raised an error \\(no data"),
         ("missing.keras", "missing.keras: holds its own weights"),

@@ -133,7 +133,7 @@ class TappedModel:
         return self.all_outputs(images)[0]
 
     def frozen_only(self, function: Callable[..., Result]) -> Callable[..., Result]:
-        """A function of the model, with the filters frozen that are."""
+        """The function, traced with the frozen channels at their constants."""
         return self._traced(function, [[] for _ in self.stages])
 
     def with_held_stage(self, function: Callable[..., Result]) -> Callable[..., Result]:

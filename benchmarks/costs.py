@@ -77,7 +77,7 @@ class MeasuredCosts:
     def masks(self) -> float:
         key = ("masks", 128)
         if key not in self.known:
-            reference = MaskEvaluator(self.bench.runner, self.bench.roster, self.game.suite)
+            reference = MaskEvaluator(self.bench.working.judge, self.bench.roster, self.game.suite)
             by_masks = ModelGame(
                 reference, self.bench.roster, self.game.suite, self.bench.metrics(("accuracy",))
             )
@@ -142,5 +142,5 @@ class _Plain:
     def seconds(self) -> float:
         """Processor seconds of an image."""
         began = time.process_time()
-        self.bench.run_plain(self.suite)
+        self.bench.working.run_plain(self.suite)
         return (time.process_time() - began) / len(self.suite)

@@ -25,13 +25,12 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Annotations, Suite
-from repairkit.engine.runner import Runner
 from repairkit.graph.patch.bake import bake
 from repairkit.jobs.repair.deciding import make_choice
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
-from repairkit.jobs.setup.bench import Bench, run_suite
+from repairkit.jobs.setup.bench import Bench
 from repairkit.metrics import OutputForm
 from repairkit.metrics.images import LogLikelihoods
 
@@ -162,12 +161,10 @@ class Judge:
 
     def outputs(self, patch: Patch) -> Array:
         """The patched model's, by a session of the baked file."""
-        subject, batching = self.bench.subject, self.bench.batching
-        model = bake(batching.model, patch, found=self.bench.found).model
-        runner = Runner(
-            model, subject.input_name, batching.step, outputs=(subject.output,), device="cpu"
-        )
-        return run_suite(runner, self.fresh, self.bench.batch_size)
+        working = self.bench.working
+        model = bake(working.opened.model, patch, found=working.survey).model
+        opened = working.opened.variant(model, device="cpu")
+        return opened.run_suite(self.fresh, working.effort.batch_size)
 
     def changes(self, after: Array) -> tuple[dict[str, float], float]:
         """True changes by figure, and the largest fall of a group's accuracy."""

@@ -73,7 +73,7 @@ class Lab:
         )
         self.bench = prepare(read_subject(ZOO / "models" / f"{NAME}.onnx"), settings)
         self.whole = self.bench.parts.selection
-        self.answers = self.bench.run_plain(self.whole)
+        self.answers = self.bench.working.run_plain(self.whole)
 
     def draw(self, number: int, n_images: int) -> tuple[Bench, Judge]:
         """The bench with the selection images of a draw, and its judge."""

@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     suite: Suite = bench.parts.selection
     if asked.images is not None:
         suite = suite.take(np.arange(min(asked.images, len(suite))))
-    game = bench.game(suite, bench.metrics(bench.metric_names))
+    game = bench.working.game(suite, bench.metrics(bench.metric_names))
     print(f"{len(bench.roster)} filters, {len(suite)} images, {bench.metric_names[0]}", flush=True)
     truth = values_of(game, asked.long, table=False, seed=999)
     reliability = truth.statistics["reliability"]

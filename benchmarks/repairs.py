@@ -94,12 +94,12 @@ class Lab:
         n_here = len(families) // 2 if setting.name == "digits" else 2_000
         self._here = families[:n_here]
         self.fresh = self._suite(self._rows(families[n_here:]), "fresh")
-        self.before = self.bench.run_plain(self.fresh)
+        self.before = self.bench.working.run_plain(self.fresh)
         self.metrics: tuple[Metric, ...] = self.bench.metrics(_NAMES)
         first = self._rows(self._here)[:150]
         self.calibration = self._suite(first, "calibration")
         self.bench = self._with_parts(self.fresh, self.fresh)
-        self._fresh_game = self.bench.game(self.fresh, self.metrics[1:])
+        self._fresh_game = self.bench.working.game(self.fresh, self.metrics[1:])
 
     def sample(self, rng: np.random.Generator, n_selection: int, n_test: int) -> Sample:
         """Other images than the fresh ones, drawn by family; the test part may be empty."""
@@ -154,7 +154,7 @@ class Lab:
         coalition = np.ones(len(bench.roster), bool)
         coalition[[bench.roster.column(f) for f in patch.filters]] = False
         fresh = self._fresh_game.outputs(coalition)
-        game = bench.game(test, self.metrics[1:])
+        game = bench.working.game(test, self.metrics[1:])
         before, after = game.outputs(np.ones_like(coalition)), game.outputs(coalition)
         about, form = test.annotations, bench.form
         change = difference(before, after, about, self.metrics, form=form, seed=0)

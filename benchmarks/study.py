@@ -88,7 +88,7 @@ class Study:
         names = ("accuracy", *(f"recall:{i}" for i in range(self.bench.n_classes)))
         return self.once(
             "selection",
-            lambda: self.bench.game(self.bench.parts.selection, self.bench.metrics(names)),
+            lambda: self.bench.working.game(self.bench.parts.selection, self.bench.metrics(names)),
         )
 
     @property
@@ -96,7 +96,9 @@ class Study:
         """Accuracy alone, on the selection part."""
         return self.once(
             "accuracy",
-            lambda: self.bench.game(self.bench.parts.selection, self.bench.metrics(("accuracy",))),
+            lambda: self.bench.working.game(
+                self.bench.parts.selection, self.bench.metrics(("accuracy",))
+            ),
         )
 
     @property
@@ -104,7 +106,8 @@ class Study:
         """As `selection`, on the test part."""
         names = ("accuracy", *(f"recall:{i}" for i in range(self.bench.n_classes)))
         return self.once(
-            "test", lambda: self.bench.game(self.bench.parts.test, self.bench.metrics(names))
+            "test",
+            lambda: self.bench.working.game(self.bench.parts.test, self.bench.metrics(names)),
         )
 
     @property

@@ -232,7 +232,7 @@ def open_game(made: Trained, *, workers: int | None = None) -> ModelGame:
     bench = open_bench(made, workers=workers)
     suite = bench.parts.selection
     judged = suite.take(np.arange(min(N_JUDGED, len(suite))))
-    return bench.game(judged, bench.metrics(("accuracy",)))
+    return bench.working.game(judged, bench.metrics(("accuracy",)))
 
 
 def truth(made: Trained, *, n_rows: int | None = None) -> Truth:

@@ -103,7 +103,11 @@ class Ways:
             "bench", Images(subject.images), Annotations(np.zeros(len(subject.images), np.int64))
         )
         self.candidates = Candidates(
-            self.found, self.roster, self.means, image=subject.image, output=self.output
+            survey=self.found,
+            roster=self.roster,
+            levels=self.means,
+            image=subject.image,
+            output=self.output,
         )
 
     @cached_property
@@ -141,13 +145,7 @@ class Ways:
                 self.candidates, self.masks(n), device=self.device, memory=cache_memory
             )
         else:
-            opened = open_evaluator(
-                self.candidates,
-                self.runner,
-                self.suite,
-                executor=make_executor(n),
-                cache_memory=cache_memory,
-            )
+            opened = open_evaluator(self.candidates, self.masks(n), cache_memory=cache_memory)
         return with_scattered(opened, self.masks(n), mixer=self._mixer(n))
 
     def _mixer(self, n: int) -> AffineMasks | None:

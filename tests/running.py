@@ -1,4 +1,4 @@
-"""Run models in ONNX Runtime, without repairkit's own engine in the way."""
+"""Run models in ONNX Runtime, without repairkit's own engine in the way, or open them for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import onnxruntime
 from onnx import ModelProto
 
 from repairkit.core.filters import FilterMeans, Site
+from repairkit.engine.runner import OpenModel
 from repairkit.graph.coalitions.instrument import mask_name, mask_shape
+from repairkit.graph.coalitions.rebatch import fixed_batch
 
 
 def run(model: ModelProto, feeds: dict[str, Any], *, optimise: bool = False) -> list[Any]:
@@ -39,3 +41,14 @@ def input_name(model: ModelProto) -> str:
     """The image input."""
     stored = {t.name for t in model.graph.initializer}
     return next(i.name for i in model.graph.input if i.name not in stored)
+
+
+def opened(model: ModelProto, output: str | None = None) -> OpenModel:
+    """A model to be run as its input declares; its first output is judged unless one is named."""
+    image = input_name(model)
+    return OpenModel(
+        model=model,
+        image=image,
+        output=output or model.graph.output[0].name,
+        step=fixed_batch(model, image),
+    )

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.patch import HeadChange
-from repairkit.engine.proof import Proof, equal_outputs
-from repairkit.engine.runner import Feeds, Runner
-from repairkit.graph.coalitions.instrument import tapped
+from repairkit.engine.proof import Proof, equal_outputs, in_batches_or_one_by_one, with_seeds
+from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head
-from repairkit.graph.seeding import seeded
 
 Floats = NDArray[np.float64]
 
@@ -41,30 +38,21 @@ class Tapped:
 
 
 class HeadReader:
-    """A session that gives the features of the head, its scores and the output it makes."""
+    """Gives the features of the last layer, its scores and the output it makes.
+
+    Args:
+        opened: the model; its judged output is the one that the last layer makes.
+        head: the last layer.
+        optimise: let the runtime rewrite the graph.
+        features: whether features are asked for.
+    """
 
     def __init__(
-        self,
-        model: ModelProto,
-        head: ClassHead,
-        output: str,
-        input_name: str,
-        step: int | None,
-        *,
-        device: str = "cpu",
-        optimise: bool = True,
-        features: bool = True,
+        self, opened: OpenModel, head: ClassHead, *, optimise: bool = True, features: bool = True
     ) -> None:
-        self.head, self.output, self.features = head, output, features
-        names = dict.fromkeys([*([head.features] if features else []), head.own_output, output])
-        self._runner = Runner(
-            tapped(model, names),
-            input_name,
-            step,
-            outputs=tuple(names),
-            device=device,
-            optimise=optimise,
-        )
+        self.head, self.output, self.features = head, opened.output, features
+        names = [*([head.features] if features else []), head.own_output, opened.output]
+        self._runner = opened.tap(names, optimise=optimise)
 
     def read(self, images: Array, feeds: Feeds | None = None) -> Tapped:
         """Run the model on images of shape (n, *input).
@@ -104,74 +92,73 @@ def check_head(head: ClassHead, read: Tapped, output: str) -> None:
 
 
 def prove_head(
-    patched: ModelProto,
-    before: ModelProto,
+    patched: OpenModel,
+    before: OpenModel,
     change: HeadChange,
     images: Array,
     *,
-    input_name: str,
-    step: int | None,
     feeds: Feeds | None = None,
 ) -> Proof:
-    """Compare the outputs of a changed head with what NumPy makes of its features.
+    """Compare the outputs of a changed last layer with what NumPy makes of its features.
 
-    Every output that the head makes is compared, with graph optimisation off and on.
+    Every output that the layer makes is compared, with graph optimisation off and on.
 
     Args:
-        patched: the model to prove.
-        before: the same model with the head as it was.
-        change: of the head.
+        patched: the model to prove. If it takes any batch and fails on several images, it is run
+            on one image at a time.
+        before: the same model with the last layer as it was.
+        change: of the last layer.
         images: shape (n, *input).
-        input_name: the image input.
-        step: the fixed batch of both models, if any. A model of a free batch that fails on several
-            images is run on one at a time.
         feeds: what the models take beside each image; see `Runner.run`.
 
     Raises:
-        ModelError: ONNX Runtime fails on a model, or the head is not there.
+        ModelError: ONNX Runtime fails on a model, or the last layer is not there.
     """
-    models = seeded(patched), seeded(before)
-    try:
-        return _prove(models, change, images, feeds, input_name, step)
-    except ModelError:
-        if step is not None:
-            raise
-    return _prove(models, change, images, feeds, input_name, 1)
+    models = with_seeds(patched), with_seeds(before)
+    return in_batches_or_one_by_one(
+        lambda ours, theirs: _prove(ours, theirs, change, images, feeds), models
+    )
 
 
 def _prove(
-    models: tuple[ModelProto, ModelProto],
+    patched: OpenModel,
+    before: OpenModel,
     change: HeadChange,
     images: Array,
     feeds: Feeds | None,
-    input_name: str,
-    step: int | None,
 ) -> Proof:
-    index = GraphIndex(models[1])
+    index = GraphIndex(before.model)
     relative, same, changed, tolerance = 0.0, True, False, TOLERANCE
     for output, head in _made_by(index, change.layer).items():
         tolerance = _tolerance(head)
         for optimise in (False, True):
             reader = HeadReader(
-                models[1],
+                replace(before, output=output),
                 head,
-                output,
-                input_name,
-                step,
                 optimise=optimise,
                 features=change.weight is not None,
             )
             read = reader.read(images, feeds)
-            patched = Runner(models[0], input_name, step, outputs=(output,), optimise=optimise)
-            found = patched.run(images, feeds=feeds)[output]
+            wanted = (output,)
+            runner = (
+                patched.runner(outputs=wanted) if optimise else patched.as_written(outputs=wanted)
+            )
+            outputs = runner.run(images, feeds=feeds)[output]
             scores = changed_scores(head, change, read)
-            rows = found.reshape(len(images), -1).astype(np.float64)
+            rows = outputs.reshape(len(images), -1).astype(np.float64)
             relative = max(relative, _off(rows, head, scores))
             best = head.answers(scores).argmax(axis=1)
             same = same and np.array_equal(rows.argmax(axis=1), best)
-            changed = changed or not equal_outputs(found, read.outputs)
-    against = "what the features and the new last layer give"
-    return Proof(len(images), False, relative, same, changed, tolerance, against)
+            changed = changed or not equal_outputs(outputs, read.outputs)
+    return Proof(
+        n_images=len(images),
+        exact=False,
+        relative=relative,
+        same_answer=same,
+        changed=changed,
+        tolerance=tolerance,
+        against="what the features and the new last layer give",
+    )
 
 
 def changed_scores(head: ClassHead, change: HeadChange, read: Tapped) -> Floats:
@@ -185,17 +172,17 @@ def changed_scores(head: ClassHead, change: HeadChange, read: Tapped) -> Floats:
 
 def _made_by(index: GraphIndex, layer: str) -> dict[str, ClassHead]:
     """The outputs that the head of that name makes, and what each makes of its scores."""
-    found = {}
+    heads = {}
     for output in index.outputs:
         try:
             head = find_head(index, output)
         except ModelError:
             continue  # an output of another kind, which no change of this head reaches exactly
         if head.name == layer:
-            found[output] = head
-    if not found:
+            heads[output] = head
+    if not heads:
         raise ModelError(f"no output is made by a last layer {layer!r}")
-    return found
+    return heads
 
 
 def _off(rows: Floats, head: ClassHead, scores: Floats) -> float:

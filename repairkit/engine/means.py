@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from onnx import ModelProto
 
 from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site, Sums
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.engine.ensembles.leaves import LeafReader, mean_leaves
-from repairkit.engine.runner import Runner
-from repairkit.graph.coalitions.instrument import tapped
+from repairkit.engine.runner import OpenModel
 from repairkit.graph.facts.rounding import find_rounding
 from repairkit.graph.index import GraphIndex
 
@@ -21,14 +19,7 @@ _CHUNK_BYTES = 256 * 2**20
 
 
 def measure_means(
-    model: ModelProto,
-    sites: tuple[Site, ...],
-    suite: Suite,
-    *,
-    input_name: str,
-    step: int | None = None,
-    device: str = "cpu",
-    magnitude: bool = False,
+    opened: OpenModel, sites: tuple[Site, ...], suite: Suite, *, magnitude: bool = False
 ) -> FilterMeans:
     """The mean of every filter over the suite's images and all positions.
 
@@ -40,38 +31,20 @@ def measure_means(
     Raises:
         ModelError: ONNX Runtime fails on the model or the images.
     """
-    sums = measure_sums(
-        model,
-        sites,
-        suite,
-        input_name=input_name,
-        step=step,
-        device=device,
-        magnitude=magnitude,
-    )
+    sums = measure_sums(opened, sites, suite, magnitude=magnitude)
     return {site.name: sums[site.name].mean(site) for site in sites}
 
 
 def measure_sums(
-    model: ModelProto,
-    sites: tuple[Site, ...],
-    suite: Suite,
-    *,
-    input_name: str,
-    step: int | None = None,
-    device: str = "cpu",
-    magnitude: bool = False,
+    opened: OpenModel, sites: tuple[Site, ...], suite: Suite, *, magnitude: bool = False
 ) -> dict[str, Sums]:
-    """What every filter yields in all, over the suite's images and all positions.
+    """The sum of what every filter yields, over the suite's images and all positions.
 
     Args:
-        model: never modified; takes any batch, or `step` images at a time.
+        opened: the model.
         sites: of this model.
         suite: calibration images.
-        input_name: the image input.
-        step: see `Batching`.
-        device: where to run.
-        magnitude: take the mean of absolute values (the activation norm).
+        magnitude: sum up absolute values (the activation norm).
 
     Returns:
         By the names of the sites.
@@ -81,31 +54,14 @@ def measure_sums(
     """
     trees = tuple(site for site in sites if site.n_values is not None)
     if trees:
-        reader = LeafReader(model, trees, input_name, step=step)
-        means = mean_leaves(reader, suite, magnitude=magnitude)
+        means = mean_leaves(LeafReader(opened, trees), suite, magnitude=magnitude)
         sums = {name: Sums(mean * len(suite), len(suite)) for name, mean in means.items()}
         sites = tuple(site for site in sites if site.n_values is None)
-        if sites:
-            sums |= measure_sums(
-                model,
-                sites,
-                suite,
-                input_name=input_name,
-                step=step,
-                device=device,
-                magnitude=magnitude,
-            )
-        return sums
+        return sums | measure_sums(opened, sites, suite, magnitude=magnitude) if sites else sums
     tensors = tuple(site.tensor for site in sites)
-    runner = Runner(
-        tapped(model, tensors),
-        input_name,
-        step,
-        outputs=tensors,
-        device=device,
-        # What rounds to steps takes other steps where the runtime rewrites it.
-        optimise=find_rounding(GraphIndex(model), tensors) is None,
-    )
+    # A model that rounds to steps may take other steps where the runtime rewrites its graph.
+    optimise = find_rounding(GraphIndex(opened.model), tensors) is None
+    runner = opened.tap(tensors, optimise=optimise)
     totals = {site.name: np.zeros(site.n_channels) for site in sites}
     counts = dict.fromkeys(totals, 0)
     measure: Callable[[Array], Array] = np.abs if magnitude else np.asarray

@@ -12,16 +12,14 @@ import numpy as np
 from repairkit.core.arrays import Array
 from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.game import Executor
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Suite
 from repairkit.engine.ensembles.trees import open_trees
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator
 from repairkit.engine.ort.runtime import session_device
 from repairkit.engine.ort.sessions import Level
 from repairkit.engine.precision import IN_WORDS, Precision
 from repairkit.engine.rows.stacked import StackedEvaluator
-from repairkit.engine.runner import Runner
+from repairkit.engine.runner import OpenModel, Runner
 from repairkit.engine.weights.agreement import Agreement, cones_fault
 from repairkit.engine.weights.compiled import Compiled
 from repairkit.engine.weights.fast import FastEvaluator
@@ -43,14 +41,14 @@ _NOTHING_OVERWRITTEN = "{}, nothing overwritten"
 _ON_CPU = ("blocked weights", "plain weights", "mask nodes")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidates:
     """Ways to compile a model, each tried once.
 
     Attributes:
-        found: the survey of the working model.
+        survey: of the working model.
         roster: the game's filters.
-        means: the levels of absent filters.
+        levels: of absent filters.
         image: the name of the image input.
         output: the output that is judged.
         step: the number of images that one run must have; None where any goes.
@@ -58,9 +56,9 @@ class Candidates:
             images of the first game that it is tried for, and the verdict holds for all others.
     """
 
-    found: Survey
+    survey: Survey
     roster: Roster
-    means: FilterMeans
+    levels: FilterMeans
     image: str
     output: str
     step: int | None = None
@@ -70,7 +68,7 @@ class Candidates:
     @cached_property
     def rounding(self) -> Rounding | None:
         """Where the model rounds to steps: other ways to compute it must then give equal bits."""
-        return find_rounding(self.found.index, (self.output,))
+        return find_rounding(self.survey.index, (self.output,))
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -94,9 +92,9 @@ class Candidates:
             try:
                 with stage("compiling"):
                     self._compiled[key] = Compiled(
-                        self.found,
+                        self.survey,
                         self.roster,
-                        self.means,
+                        self.levels,
                         image=self.image,
                         output=self.output,
                         sample=sample,
@@ -125,11 +123,8 @@ def stated_agreement(rounding: Rounding | None) -> str:
 
 def open_evaluator(
     candidates: Candidates,
-    runner: Runner,
-    suite: Suite,
+    reference: MaskEvaluator,
     *,
-    executor: Executor | None = None,
-    batch_size: int = 128,
     cache_memory: int | None = None,
     quick: tuple[Precision, Runner] | None = None,
     optimised: Callable[[], Runner] | None = None,
@@ -138,12 +133,9 @@ def open_evaluator(
 
     Args:
         candidates: of the model.
-        runner: of the instrumented model, in 32 bits: the judge. On the CPU it should run the graph
-            as it is written, since what the runtime's optimisations change shows in no model that
-            they have changed too.
-        suite: the images of the game.
-        executor: maps over the parts of a round.
-        batch_size: images in one run at the most.
+        reference: the instrumented model in 32 bits, on the images of the game: the judge. On the
+            CPU it should run the graph as it is written, since a judge that was optimised too
+            cannot see what the runtime's optimisations change.
         cache_memory: bytes for what is kept between rows and rounds; a quarter of the free memory
             if None.
         quick: a lesser precision and the instrumented model in it, if that is to be used.
@@ -152,18 +144,21 @@ def open_evaluator(
     Raises:
         DeviceError: in the lesser precision the model computes something else.
     """
-    roster = candidates.roster
-    reference = MaskEvaluator(runner, roster, suite, executor=executor, batch_size=batch_size)
+    suite = reference.suite
     if not len(suite):
         return reference
-    if any(site.n_values is not None for site in roster.sites):
+    if any(site.n_values is not None for site in candidates.roster.sites):
         return _open_trees(candidates, reference)
-    device = session_device(runner.session)
+    device = session_device(reference.runner.session)
     if quick is not None:
         precision, rough = quick
-        masks = MaskEvaluator(rough, roster, suite, executor=executor, batch_size=batch_size)
         return open_stacked(
-            candidates, reference, masks, device=device, precision=precision, memory=cache_memory
+            candidates,
+            reference,
+            reference.with_runner(rough),
+            device=device,
+            precision=precision,
+            memory=cache_memory,
         )
     if device != "cpu":
         if candidates.step is not None or suite.further:
@@ -254,14 +249,10 @@ def _open_trees(candidates: Candidates, reference: MaskEvaluator) -> Evaluator:
     layers = any(site.n_values is None for site in candidates.roster.sites)
     if layers or candidates.step is not None:
         return reference
-    return open_trees(
-        candidates.found.index.model,
-        candidates.roster,
-        candidates.means,
-        reference,
-        image=candidates.image,
-        output=candidates.output,
+    opened = OpenModel(
+        model=candidates.survey.index.model, image=candidates.image, output=candidates.output
     )
+    return open_trees(opened, candidates.roster, candidates.levels, reference)
 
 
 def open_stacked(

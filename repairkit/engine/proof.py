@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
-from repairkit.engine.runner import Feeds, Masks, Runner
+from repairkit.engine.runner import Feeds, Masks, OpenModel
 from repairkit.graph.seeding import seeded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Proof:
     """What was found on `n_images` images, of all outputs of the model.
 
@@ -43,24 +42,22 @@ class Proof:
     def joined(self, other: Proof) -> Proof:
         """What two proofs on the same images show together."""
         return Proof(
-            self.n_images,
-            self.exact and other.exact,
-            max(self.relative, other.relative),
-            self.same_answer and other.same_answer,
-            self.changed or other.changed,
-            max(self.tolerance, other.tolerance),
-            " and ".join(dict.fromkeys((self.against, other.against))),
+            n_images=self.n_images,
+            exact=self.exact and other.exact,
+            relative=max(self.relative, other.relative),
+            same_answer=self.same_answer and other.same_answer,
+            changed=self.changed or other.changed,
+            tolerance=max(self.tolerance, other.tolerance),
+            against=" and ".join(dict.fromkeys((self.against, other.against))),
         )
 
 
 def prove(
-    patched: ModelProto,
-    instrumented: ModelProto,
+    patched: OpenModel,
+    instrumented: OpenModel,
     masks: Masks,
     images: Array,
     *,
-    input_name: str,
-    step: int | None,
     feeds: Feeds | None = None,
     tolerance: float = 0.0,
 ) -> Proof:
@@ -71,46 +68,64 @@ def prove(
     ones in both models.
 
     Args:
-        patched: the model to prove.
+        patched: the model to prove. If it takes any batch and fails on several images, it is run
+            on one image at a time.
         instrumented: the original with mask inputs.
         masks: one row: absent where the patch freezes.
         images: shape (n, *input).
-        input_name: the image input.
-        step: the fixed batch of both models, if any. A model of a free batch that fails on several
-            images is run on one at a time.
         feeds: what the models take beside each image; see `Runner.run`.
         tolerance: see `Proof`.
 
     Raises:
         ModelError: ONNX Runtime fails on a model.
     """
-    models = seeded(patched), seeded(instrumented)
+    models = with_seeds(patched), with_seeds(instrumented)
+    proof = in_batches_or_one_by_one(
+        lambda ours, theirs: _prove(ours, theirs, masks, images, feeds, tolerance), models
+    )
+    return replace(proof, tolerance=tolerance)
+
+
+def with_seeds(opened: OpenModel) -> OpenModel:
+    """The model itself, or a variant in which all random nodes have fixed seeds."""
+    model = seeded(opened.model)
+    return opened if model is opened.model else opened.variant(model)
+
+
+def in_batches_or_one_by_one(
+    compare: Callable[[OpenModel, OpenModel], Proof], models: tuple[OpenModel, OpenModel]
+) -> Proof:
+    """Compare two models; if they take any batch and fail on several images, on one at a time."""
     try:
-        found = _prove(models, masks, images, feeds, input_name, step, tolerance)
+        return compare(*models)
     except ModelError:
-        if step is not None:
+        if models[0].step is not None:
             raise
-        found = _prove(models, masks, images, feeds, input_name, 1, tolerance)
-    return replace(found, tolerance=tolerance)
+    ours, theirs = (replace(opened, step=1) for opened in models)
+    return compare(ours, theirs)
 
 
 def _prove(
-    models: tuple[ModelProto, ModelProto],
+    patched: OpenModel,
+    instrumented: OpenModel,
     masks: Masks,
     images: Array,
     feeds: Feeds | None,
-    input_name: str,
-    step: int | None,
     tolerance: float,
 ) -> Proof:
     exact, relative, same, changed = True, 0.0, True, False
     everyone = {name: np.ones_like(mask) for name, mask in masks.items()}
     for optimise in (False, True):
-        ours = Runner(models[0], input_name, step, optimise=optimise)
-        theirs = Runner(models[1], input_name, step, outputs=ours.outputs, optimise=optimise)
+        ours = patched.runner() if optimise else patched.as_written()
+        wanted = ours.outputs
+        theirs = (
+            instrumented.runner(outputs=wanted)
+            if optimise
+            else instrumented.as_written(outputs=wanted)
+        )
         runs = zip(ours.raw(images, feeds=feeds), theirs.raw(images, masks, feeds), strict=True)
-        for (_, found), (_, expected) in runs:
-            for a, b in zip(found, expected, strict=True):
+        for (_, patched_outputs), (_, expected) in runs:
+            for a, b in zip(patched_outputs, expected, strict=True):
                 if optimise or tolerance:
                     relative = max(relative, relative_difference(a, b))
                     same = same and _same_answer(a, b)
@@ -122,10 +137,12 @@ def _prove(
             )
             changed = not all(
                 equal_outputs(a, b)
-                for (_, found), (_, plain) in whole
-                for a, b in zip(found, plain, strict=True)
+                for (_, patched_outputs), (_, plain) in whole
+                for a, b in zip(patched_outputs, plain, strict=True)
             )
-    return Proof(len(images), exact, relative, same, changed)
+    return Proof(
+        n_images=len(images), exact=exact, relative=relative, same_answer=same, changed=changed
+    )
 
 
 def equal_outputs(found: Any, expected: Any) -> bool:

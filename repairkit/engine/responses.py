@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
 
 from repairkit.core.arrays import Array
 from repairkit.core.filters import Filter, Site
 from repairkit.core.suite import Suite
-from repairkit.engine.runner import Runner
+from repairkit.engine.runner import OpenModel
 
 _CHUNK_BYTES = 128 * 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Responses:
     """Of some filters to the images of a suite, in order; every array is (n_filters, n_images).
 
@@ -34,37 +33,23 @@ class Responses:
 
 
 def measure_responses(
-    model: ModelProto,
-    sites: Sequence[Site],
-    filters: Sequence[Filter],
-    suite: Suite,
-    *,
-    input_name: str,
-    step: int | None = None,
-    device: str = "cpu",
+    opened: OpenModel, sites: Sequence[Site], filters: Sequence[Filter], suite: Suite
 ) -> Responses:
     """The responses of filters, streaming over the images.
 
     Args:
-        model: never modified.
-        sites: those of the filters, none of them a tree ensemble.
-        filters: whose responses are wanted; at least one.
+        opened: the model; the tensors of all `sites` are tapped in one session.
+        sites: of the model, none of them a tree ensemble.
+        filters: of some of these sites, whose responses are wanted; at least one.
         suite: the images; at least one.
-        input_name: the image input.
-        step: see `Batching`.
-        device: where to run.
 
     Raises:
         ModelError: ONNX Runtime fails on the model or the images.
     """
-    tapped = ModelProto()
-    tapped.CopyFrom(model)
-    known = {o.name for o in tapped.graph.output}
-    tensors = tuple(dict.fromkeys(site.tensor for site in sites))
-    for tensor in tensors:
-        if tensor not in known:
-            tapped.graph.output.append(helper.make_empty_tensor_value_info(tensor))
-    runner = Runner(tapped, input_name, step, outputs=tensors, device=device)
+    wanted = {filter.site for filter in filters}
+    tensors = tuple(dict.fromkeys(site.tensor for site in sites if site.name in wanted))
+    whole = opened.tap(site.tensor for site in sites)
+    runner = whole.sharing(step=opened.step, outputs=tensors)
     by_name = {site.name: site for site in sites}
     parts: list[NDArray[np.float64]] = []
     maps = np.ones((len(filters), 2), np.int64)
@@ -72,25 +57,25 @@ def measure_responses(
     while start < len(suite):
         positions = np.arange(start, min(start + chunk, len(suite)))
         answers = runner.run(suite.batch(positions), feeds=suite.feeds(positions))
-        found = np.empty((4, len(filters), len(positions)))
-        for number, wanted in enumerate(filters):
-            site = by_name[wanted.site]
-            channel = _channel(answers[site.tensor], site, wanted.channel)
-            found[:, number], maps[number] = _peaks(channel)
-        parts.append(found)
+        rows = np.empty((4, len(filters), len(positions)))
+        for number, filter in enumerate(filters):
+            site = by_name[filter.site]
+            channel = _channel(answers[site.tensor], site, filter.channel)
+            rows[:, number], maps[number] = _peaks(channel)
+        parts.append(rows)
         if start == 0:
             held = sum(answer.nbytes for answer in answers.values())
             chunk = int(np.clip(_CHUNK_BYTES // max(held, 1), 1, 128))
         start = int(positions[-1]) + 1
     peaks, means, rows, columns = np.concatenate(parts, axis=2)
-    return Responses(peaks, means, rows, columns, maps)
+    return Responses(peaks=peaks, means=means, rows=rows, columns=columns, maps=maps)
 
 
 def _channel(tensor: Array, site: Site, channel: int) -> NDArray[np.float64]:
     """One channel's responses, (n_images, positions...), codes turned into numbers."""
     taken = np.take(tensor, channel, axis=site.channel_axis % tensor.ndim).astype(np.float64)
-    told: NDArray[np.float64] = taken if site.scale is None else (taken - site.zero) * site.scale
-    return told
+    numbers: NDArray[np.float64] = taken if site.scale is None else (taken - site.zero) * site.scale
+    return numbers
 
 
 def _peaks(channel: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[int, int]]:

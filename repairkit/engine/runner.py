@@ -1,13 +1,12 @@
-"""Run a model on batches of images, also one whose graph is fixed at a batch of 1."""
+"""Run a model: by one session (`Runner`), or by sessions that open when needed (`OpenModel`)."""
 
 from __future__ import annotations
 
 import copy
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,207 +16,21 @@ from onnx import ModelProto
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.process.stages import stage
-from repairkit.engine.ort.company import differing_output, first_mixing_node, with_noise
+from repairkit.core.suite import Suite
 from repairkit.engine.ort.memory import release_freed
-from repairkit.engine.ort.runtime import load_runtime, open_session, runtime_complaint
-from repairkit.graph.coalitions.rebatch import fixed_batch, rebatch
+from repairkit.engine.ort.runtime import (
+    choose_device,
+    load_runtime,
+    open_session,
+    runtime_complaint,
+)
+from repairkit.graph.coalitions.instrument import tapped
 from repairkit.graph.coalitions.zipmaps import without_zipmaps
-from repairkit.graph.facts.mixing import find_mixers, find_random
 
 Masks = Mapping[str, NDArray[np.bool_]]
 Feeds = Mapping[str, Array]
 _RAW_IMAGES = 16
 _NESTED = (list, dict)  # sequences and maps
-_TIMED = 4  # images on which the cost of a pass is taken
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How a model takes several images.
-
-    `model` is the one to work on: the original, or its re-batched copy. `step` is the number of
-    images that one run must have; None where any number goes. `how` says so for people, and `note`
-    what it costs. `runner` is an open session of `model` with all its outputs, and `answers` are
-    these for the real images of the proof; None where the batching was settled elsewhere.
-    """
-
-    model: ModelProto
-    step: int | None
-    how: str
-    note: str = ""
-    runner: Runner | None = field(default=None, compare=False, repr=False)
-    answers: Mapping[str, Array] | None = field(default=None, compare=False, repr=False)
-
-
-@stage("checking batches")
-def settle_batching(
-    model: ModelProto,
-    input_name: str,
-    images: Array,
-    *,
-    outputs: tuple[str, ...] = (),
-    feeds: Feeds | None = None,
-    device: str = "cpu",
-) -> Batching:
-    """Re-batch a graph of fixed batch if that provably keeps each image's output.
-
-    A node that is known to work over all images of a batch settles it. All others are tried: each
-    image must get in other company the answer that it gets alone.
-
-    Args:
-        model: never modified.
-        input_name: the image input.
-        images: a few real images to prove it on, shape (n, *input).
-        outputs: those that must be kept, and must not be random; all if empty.
-        feeds: what the model takes beside each of the images; see `Runner.run`.
-        device: where to run.
-
-    Raises:
-        ModelError: ONNX Runtime fails on the images, or the model answers at random.
-    """
-    fixed = fixed_batch(model, input_name)
-    step = fixed or 1
-    n_real = len(images)
-    images = with_noise(images)
-    fed = {name: rows[np.arange(len(images)) % n_real] for name, rows in (feeds or {}).items()}
-    single = Runner(model, input_name, step, outputs=outputs, device=device)
-    alone = single.run(images, feeds=fed)
-    _refuse_random(model, single, (images, fed), alone, outputs)
-    freed = model if fixed is None else rebatch(model, input_name, step, further=tuple(fed))
-    mixers = find_mixers(freed, input_name, outputs)
-    own = {name: _of_first(answers, len(images), n_real) for name, answers in alone.items()}
-    if mixers:
-        fault = str(mixers[0])
-    else:
-        if fixed is None:
-            found = _try_together(lambda: single.sharing(step=None), images, fed, alone, n_real)
-            if not found.fault:
-                return Batching(model, None, "any batch", "", found.runner, found.answers)
-            freed = rebatch(model, input_name, step, further=tuple(fed))
-        found = _try_together(
-            lambda: Runner(freed, input_name, None, outputs=outputs, device=device),
-            images,
-            fed,
-            alone,
-            n_real,
-        )
-        if not found.fault:
-            kind = "fixed" if fixed else "hard-wired"
-            how = f"any batch ({kind} at {step}; freed, checked on {n_real} images and noise)"
-            return Batching(freed, None, how, "", found.runner, found.answers)
-        where = None if fed else first_mixing_node(freed, input_name, images)
-        fault = f"{found.fault}; {where}" if where else found.fault
-    started = time.perf_counter()
-    single.run(images[:_TIMED], feeds={name: rows[:_TIMED] for name, rows in fed.items()})
-    cost = 1000 * (time.perf_counter() - started) / len(images[:_TIMED])
-    note = _told(step, fault, len(mixers), cost)
-    return Batching(model, step, f"{step} at a time: {fault}", note, single, own)
-
-
-def as_declared(model: ModelProto, input_name: str) -> Batching:
-    """As many images at a time as the input declares, else one: always right, maybe slow."""
-    step = fixed_batch(model, input_name) or 1
-    return Batching(model, step, f"{step} at a time")
-
-
-@dataclass(frozen=True)
-class _Together:
-    """How outputs of many images at once differ from those of each alone, if at all.
-
-    `fault` is empty where they do not; then `answers` are the outputs for the real images.
-    """
-
-    fault: str
-    runner: Runner | None = None
-    answers: Mapping[str, Array] | None = None
-
-
-def _try_together(
-    open_runner: Callable[[], Runner],
-    images: Array,
-    feeds: Feeds,
-    alone: Mapping[str, Array],
-    n_real: int,
-) -> _Together:
-    """Run all images at once, in reverse: each has another place there, and other neighbours.
-
-    The first `n_real` are no noise; `alone` has the outputs of each by itself.
-    """
-    try:
-        runner = open_runner()
-        turned_feeds = {name: rows[::-1].copy() for name, rows in feeds.items()}
-        together = runner.run(images[::-1].copy(), feeds=turned_feeds)
-    except ModelError as error:
-        return _Together(str(error))
-    n_images = len(images)
-    turned = {name: _turned(answers, n_images) for name, answers in together.items()}
-    name = differing_output(turned, alone, n_images)
-    if name is not None:
-        return _Together(f"output {name!r} changes when images are batched")
-    own = {name: _of_first(answers, n_images, n_real) for name, answers in turned.items()}
-    return _Together("", runner, own)
-
-
-def _told(step: int, fault: str, n_mixers: int, cost: float) -> str:
-    """What images that cannot share a run mean for the user."""
-    more = f", and {n_mixers - 1} more nodes like it" if n_mixers > 1 else ""
-    note = (
-        f"the graph takes {step} image{'s' if step > 1 else ''} at a time ({fault}{more}); a "
-        f"coalition costs about {cost:.3g} ms per image, and nothing is shared between coalitions"
-    )
-    if step > 1 and n_mixers:
-        note += (
-            f"; an image's answer depends on the {step - 1} beside it, which are the next in the "
-            "order of the data: export the model with a batch of 1 for answers of single images"
-        )
-    return note
-
-
-def _refuse_random(
-    model: ModelProto,
-    single: Runner,
-    fed: tuple[Array, Feeds],
-    alone: Mapping[str, Array],
-    outputs: tuple[str, ...],
-) -> None:
-    """Stop at a model whose answers are drawn at random.
-
-    Raises:
-        ModelError: by its nodes, or by two runs on the same images.
-    """
-    found = find_random(model, outputs)
-    remedy = "export the model in evaluation mode, without random nodes"
-    if found:
-        raise ModelError(f"the model answers at random: {found[0]}; {remedy}")
-    n_images = single.step or 1
-    images, feeds = fed
-    first = {name: rows[:n_images] for name, rows in feeds.items()}
-    again = single.run(images[:n_images], feeds=first)
-    for name, answer in again.items():
-        before = alone[name][: len(answer)]
-        if not _equal_bits(answer, before):
-            raise ModelError(
-                f"the model answers at random: output {name!r} differs between two runs on the "
-                f"same image; {remedy}"
-            )
-
-
-def _equal_bits(some: Array, others: Array) -> bool:
-    return np.array_equal(some, others, equal_nan=some.dtype.kind in "fc")
-
-
-def _turned(answers: Array, n_images: int) -> Array:
-    """Outputs in the reverse order of the images; a detector may put several rows to an image."""
-    if not answers.ndim or len(answers) % n_images:
-        return answers
-    each = answers.reshape(n_images, -1, *answers.shape[1:])
-    return each[::-1].reshape(answers.shape)
-
-
-def _of_first(answers: Array, n_images: int, n_real: int) -> Array:
-    """The part of outputs that belongs to the first `n_real` images."""
-    divisible = answers.ndim and len(answers) % n_images == 0
-    return answers[: n_real * (len(answers) // n_images)] if divisible else answers
 
 
 def _real(answer: Any, real: int, step: int) -> Any:
@@ -375,3 +188,108 @@ class Runner:
                 f"ONNX Runtime cannot run the model on images of shape {images.shape} ({complaint})"
             ) from error
         return answers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenModel:
+    """A model that runs images and gives its tensors.
+
+    A session is opened when it is first needed, and kept as long as this object lives: every job
+    hands one `OpenModel` on and opens no model twice.
+
+    Attributes:
+        model: never modified.
+        image: the name of the image input.
+        output: the output that is judged.
+        step: the number of images that one run must have; None where any number goes.
+        device: where it runs.
+        seconds: after which a run is broken off; None for no limit.
+    """
+
+    model: ModelProto
+    image: str
+    output: str
+    step: int | None = None
+    device: str = "cpu"
+    seconds: float | None = None
+    _runners: dict[tuple[tuple[str, ...], bool], Runner] = field(default_factory=dict)
+
+    def variant(self, model: ModelProto, *, device: str | None = None) -> OpenModel:
+        """Another model with the same inputs and outputs, and no session yet.
+
+        Args:
+            model: with the same inputs and outputs.
+            device: where it runs; as this model if None.
+        """
+        return replace(self, model=model, device=device or self.device, _runners={})
+
+    def on_cpu(self) -> OpenModel:
+        """The same model on the CPU; this very object if that is where it runs."""
+        runs_there = self.device != "cuda" and choose_device(self.device) == "cpu"
+        return self if runs_there else self.variant(self.model, device="cpu")
+
+    def runner(self, *, outputs: tuple[str, ...] = ()) -> Runner:
+        """A runner of the model itself, for all its outputs unless some are named.
+
+        Raises:
+            ModelError: ONNX Runtime refuses the model.
+        """
+        return self._kept((), optimise=True).sharing(step=self.step, outputs=outputs)
+
+    def as_written(self, *, outputs: tuple[str, ...] = ()) -> Runner:
+        """A runner of the graph as it is written; its session is not kept.
+
+        Raises:
+            ModelError: ONNX Runtime refuses the model.
+        """
+        return self._open((), optimise=False).sharing(step=self.step, outputs=outputs)
+
+    def tap(self, tensors: Iterable[str], *, optimise: bool = True) -> Runner:
+        """A runner that gives some of the model's tensors, by their names.
+
+        Its session is one of its own: the runtime cannot fuse what it must give, so that other
+        numbers may round differently there.
+
+        Args:
+            tensors: names of outputs or of tensors inside the graph.
+            optimise: let the runtime rewrite the graph.
+
+        Raises:
+            ModelError: ONNX Runtime refuses the model.
+        """
+        names = tuple(dict.fromkeys(tensors))
+        return self._kept(names, optimise=optimise).sharing(step=self.step, outputs=names)
+
+    def run(self, images: Array, feeds: Feeds | None = None) -> Array:
+        """The judged output for images of shape (n, *input).
+
+        Raises:
+            ModelError: ONNX Runtime fails on the model or the images.
+        """
+        return self.runner(outputs=(self.output,)).run(images, feeds=feeds)[self.output]
+
+    def run_suite(self, suite: Suite, batch_size: int) -> Array:
+        """The judged output for every image of a suite, in order."""
+        parts = []
+        with stage("running images", total=len(suite)) as tell:
+            for start in range(0, len(suite), batch_size):
+                positions = np.arange(start, min(start + batch_size, len(suite)))
+                parts.append(self.run(suite.batch(positions), suite.feeds(positions)))
+                tell(int(positions[-1]) + 1)
+        return np.concatenate(parts)
+
+    def _kept(self, taps: tuple[str, ...], *, optimise: bool) -> Runner:
+        key = taps, optimise
+        if key not in self._runners:
+            self._runners[key] = self._open(taps, optimise=optimise)
+        return self._runners[key]
+
+    def _open(self, taps: tuple[str, ...], *, optimise: bool) -> Runner:
+        return Runner(
+            tapped(self.model, taps) if taps else self.model,
+            self.image,
+            self.step,
+            device=self.device,
+            optimise=optimise,
+            seconds=self.seconds,
+        )

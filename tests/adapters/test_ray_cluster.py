@@ -78,7 +78,7 @@ def bits(game: Game, name: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def alone(bench: Bench) -> dict[str, bytes]:
-    game = bench.game(bench.parts.selection, bench.metrics(("loss", "accuracy")))
+    game = bench.working.game(bench.parts.selection, bench.metrics(("loss", "accuracy")))
     return {name: bits(game, name) for name in METHODS}
 
 
@@ -246,7 +246,7 @@ def test_a_recipe_holds_the_images_of_its_game_and_no_path(bench: Bench) -> None
     assert str(bench.settings.data).encode() not in content
     again: Recipe = pickle.loads(content)
     game = again.open(1).game
-    expected = bench.game(bench.parts.selection, recipe.metrics)
+    expected = bench.working.game(bench.parts.selection, recipe.metrics)
     assert bits(game, "exact") == bits(expected, "exact")
     assert np.array_equal(again.suite.indices, np.arange(len(recipe.suite)))
 

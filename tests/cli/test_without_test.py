@@ -62,7 +62,10 @@ def test_every_image_chooses_and_reports_under_what_it_did_not_choose(
     groups = bench.dataset.annotations.groups
     assert bench.form is not None
     everyone = bench.parts.selection.whole("all", bench.dataset.images, bench.dataset.annotations)
-    right = bench.form.predictions(bench.run_plain(everyone)) == bench.dataset.annotations.labels
+    right = (
+        bench.form.predictions(bench.working.run_plain(everyone))
+        == bench.dataset.annotations.labels
+    )
     worst = min(right[groups == g].mean() for g in (0, 1))
     assert before["metrics"]["accuracy"]["value"] == pytest.approx(right.mean())
     assert before["metrics"]["worst_group_accuracy"]["value"] == pytest.approx(worst)

@@ -12,14 +12,15 @@ from onnx import ModelProto, helper
 from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.suite import Annotations, Suite
+from repairkit.engine.batching import Batching, settle_batching
 from repairkit.engine.evaluator import MaskEvaluator
 from repairkit.engine.opening import Candidates
-from repairkit.engine.runner import Batching, Runner, settle_batching
+from repairkit.engine.runner import Runner
 from repairkit.graph.coalitions.instrument import instrument
 from repairkit.graph.kinds.sites import select_sites, survey
 from repairkit.graph.patch.bake import representable
 from tests.models import head, model_of
-from tests.running import input_name, random_levels
+from tests.running import input_name, opened, random_levels
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,25 @@ def set_up(
     """Work on a model as a bench does."""
     image = input_name(model)
     output = model.graph.output[0].name
-    batching = settle_batching(model, image, images[:8])
-    found = survey(batching.model, output=output, at=at)
+    batching = settle_batching(opened(model), images[:8])
+    found = survey(batching.opened.model, output=output, at=at)
     roster = Roster(select_sites(found, patterns))
     means = representable(found, random_levels(roster.sites))
     runner = Runner(
-        instrument(batching.model, roster.sites, means),
+        instrument(batching.opened.model, roster.sites, means),
         image,
-        batching.step,
+        batching.opened.step,
         outputs=(output,),
         optimise=False,
     )
-    candidates = Candidates(found, roster, means, image=image, output=output, step=batching.step)
+    candidates = Candidates(
+        survey=found,
+        roster=roster,
+        levels=means,
+        image=image,
+        output=output,
+        step=batching.opened.step,
+    )
     return Setup(roster, means, batching, runner, candidates, suite_of(images))
 
 

@@ -16,7 +16,7 @@ from tests.engine.games import Setup, deep_model, set_up
 
 
 def mixer_of(setup: Setup) -> AffineMasks | None:
-    masked = instrument(setup.batching.model, setup.roster.sites, setup.means)
+    masked = instrument(setup.batching.opened.model, setup.roster.sites, setup.means)
     model = with_affine_masks(masked, setup.roster.sites)
     if model is None:
         return None
@@ -30,8 +30,8 @@ def test_affine_masks_are_the_masks(layer: str) -> None:
     kind = np.float16 if layer == "half_precision" else np.float32
     setup = set_up(models.LAYERS[layer](), models.images(12, seed=2).astype(kind))
     mixer = mixer_of(setup)
-    if mixer is None or setup.batching.step is not None:  # then nothing is mixed
-        assert setup.batching.step or any(s.dtype != "float32" for s in setup.roster.sites)
+    if mixer is None or setup.batching.opened.step is not None:  # then nothing is mixed
+        assert setup.batching.opened.step or any(s.dtype != "float32" for s in setup.roster.sites)
         return
     rng = np.random.default_rng(0)
     rows, positions = rng.random((40, len(setup.roster))) < 0.6, rng.integers(0, 12, 40)
@@ -71,7 +71,7 @@ def test_a_run_that_multiplied_an_infinity_is_done_again_by_the_masks(
 
 def test_what_is_no_plain_channel_is_left_to_the_masks() -> None:
     setup = set_up(deep_model(), models.images(4, seed=2))
-    masked = instrument(setup.batching.model, setup.roster.sites, setup.means)
+    masked = instrument(setup.batching.opened.model, setup.roster.sites, setup.means)
     half = tuple(
         s if k else type(s)(**{**vars(s), "dtype": "float16"})
         for k, s in enumerate(setup.roster.sites)

@@ -82,7 +82,7 @@ class Truth:
     @cached_property
     def model(self) -> ReferenceEvaluator:
         setup = self.setup
-        masked = instrument(setup.batching.model, setup.roster.sites, setup.means)
+        masked = instrument(setup.batching.opened.model, setup.roster.sites, setup.means)
         return ReferenceEvaluator(recast(masked, "float64"))
 
     def answer(self, row: NDArray[np.bool_]) -> Array:
@@ -109,9 +109,9 @@ def test_every_path_agrees_on_200_random_coalitions(path: Path) -> None:
     rows = rng.random((N_ROWS, len(setup.roster))) < rng.random((N_ROWS, 1))
     reference = setup.reference(executor=ThreadExecutor(2))
     expected, truth = reference.answer(rows, None, keep_all), Truth(setup)
-    if setup.batching.step is None:
+    if setup.batching.opened.step is None:
         candidates = replace(setup.candidates, _compiled={})
-        opened = open_evaluator(candidates, setup.runner, setup.suite)
+        opened = open_evaluator(candidates, setup.reference())
         rounds = candidates.rounding is not None and candidates.rounding.at_the_end
         assert opened.path.startswith("instrumented") == (path.stem in ROUNDED or rounds)
         del candidates, opened
@@ -119,7 +119,9 @@ def test_every_path_agrees_on_200_random_coalitions(path: Path) -> None:
     for name, evaluator in paths(setup):
         n_paths += 1
         _judge(name, evaluator.answer(rows, None, keep_all), expected, rows, truth)
-    assert n_paths or setup.batching.step is not None or setup.candidates.rounding is not None
+    assert (
+        n_paths or setup.batching.opened.step is not None or setup.candidates.rounding is not None
+    )
     drawn = rng.integers(0, n_images, (N_ROWS, 1))
     each = with_scattered(reference, reference).answer(rows, drawn, keep_all)
     one = np.take_along_axis(expected, drawn.reshape(-1, 1, *[1] * (expected.ndim - 2)), axis=1)

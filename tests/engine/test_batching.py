@@ -7,22 +7,22 @@ import pytest
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.engine.ort.company import _same
-from repairkit.engine.runner import Runner, settle_batching
+from repairkit.engine.batching import _same, settle_batching
+from repairkit.engine.runner import Runner
 from repairkit.graph.coalitions.instrument import instrument
 from repairkit.graph.coalitions.rebatch import rebatch
 from repairkit.graph.kinds.sites import find_sites
 from tests import models, wild_models
-from tests.running import random_levels, run
+from tests.running import opened, random_levels, run
 
 
 def test_a_hard_wired_batch_is_freed_and_keeps_each_output() -> None:
     model = models.fixed_batch()
     x = models.images(9)
-    batching = settle_batching(model, "image", x[:4])
-    assert batching.step is None
+    batching = settle_batching(opened(model), x[:4])
+    assert batching.opened.step is None
     assert "checked on 4 images and noise" in batching.how
-    together = Runner(batching.model, "image", None).run(x)["logits"]
+    together = Runner(batching.opened.model, "image", None).run(x)["logits"]
     alone = np.concatenate([run(model, {"image": x[i : i + 1]})[0] for i in range(9)])
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
 
@@ -30,11 +30,11 @@ def test_a_hard_wired_batch_is_freed_and_keeps_each_output() -> None:
 def test_where_batching_changes_outputs_images_go_one_at_a_time() -> None:
     model = models.stuck_batch()
     x = models.images(5)
-    batching = settle_batching(model, "image", x[:4])
-    assert batching.model is model
-    assert batching.step == 1
+    batching = settle_batching(opened(model), x[:4])
+    assert batching.opened.model is model
+    assert batching.opened.step == 1
     assert "over the images of a batch" in batching.how
-    found = Runner(model, "image", batching.step).run(x)["logits"]
+    found = Runner(model, "image", batching.opened.step).run(x)["logits"]
     alone = np.concatenate([run(model, {"image": x[i : i + 1]})[0] for i in range(5)])
     np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-4)
 
@@ -42,7 +42,7 @@ def test_where_batching_changes_outputs_images_go_one_at_a_time() -> None:
 def test_images_that_are_all_alike_prove_nothing() -> None:
     """Centring over the batch leaves equal images as they are; noise tells."""
     alike = np.repeat(models.images(1), 8, axis=0)
-    assert settle_batching(models.stuck_batch(), "image", alike).step == 1
+    assert settle_batching(opened(models.stuck_batch()), alike).opened.step == 1
 
 
 def test_masks_go_with_their_images_where_the_last_batch_is_padded() -> None:
@@ -61,8 +61,8 @@ def test_masks_go_with_their_images_where_the_last_batch_is_padded() -> None:
 
 def test_a_free_batch_is_left_alone() -> None:
     model = models.own_bias()
-    batching = settle_batching(model, "image", models.images(3))
-    assert batching.model is model
+    batching = settle_batching(opened(model), models.images(3))
+    assert batching.opened.model is model
     assert batching.how == "any batch"
 
 
@@ -75,9 +75,9 @@ def test_images_that_do_not_fit_end_in_one_line() -> None:
 def test_sizes_axes_and_joined_constants_are_freed(make: Callable[..., ModelProto]) -> None:
     model = make()
     x = models.images(7)
-    batching = settle_batching(model, "image", x[:4])
-    assert batching.step is None, batching.how
-    together = Runner(batching.model, "image", None).run(x)["logits"]
+    batching = settle_batching(opened(model), x[:4])
+    assert batching.opened.step is None, batching.how
+    together = Runner(batching.opened.model, "image", None).run(x)["logits"]
     alone = [run(model, {"image": x[i : i + 1]})[0].reshape(1, 3) for i in range(7)]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-4)
 
@@ -86,15 +86,15 @@ def test_sizes_axes_and_joined_constants_are_freed(make: Callable[..., ModelProt
 def test_a_batch_that_is_free_by_name_alone_is_freed_indeed(
     make: Callable[..., ModelProto],
 ) -> None:
-    batching = settle_batching(make(batch="batch"), "image", models.images(4))
-    assert batching.step is None
+    batching = settle_batching(opened(make(batch="batch")), models.images(4))
+    assert batching.opened.step is None
     assert batching.how.startswith("any batch (hard-wired at 1; freed")
 
 
 def test_a_free_batch_whose_images_change_one_another_goes_one_at_a_time() -> None:
     model = wild_models.centred()
-    batching = settle_batching(model, "image", models.images(4))
-    assert (batching.model, batching.step) == (model, 1)
+    batching = settle_batching(opened(model), models.images(4))
+    assert (batching.opened.model, batching.opened.step) == (model, 1)
     assert "over the images of a batch" in batching.how
     assert "costs about" in batching.note
 
@@ -127,8 +127,8 @@ def test_a_fixed_batch_of_several_whose_images_mix_says_what_an_answer_depends_o
     model = models.stuck_batch()
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 4
-    batching = settle_batching(model, "image", models.images(6))
-    assert batching.step == 4
+    batching = settle_batching(opened(model), models.images(6))
+    assert batching.opened.step == 4
     assert "depends on the 3 beside it, which are the next in the order" in batching.note
     assert "node 'centre' (ReduceMean)" in batching.note
 
@@ -136,7 +136,7 @@ def test_a_fixed_batch_of_several_whose_images_mix_says_what_an_answer_depends_o
 def test_the_order_and_the_company_of_images_are_tried() -> None:
     """Each image, in reverse and beside noise out of range, gets what it gets alone."""
     x = models.images(4)
-    batching = settle_batching(models.own_bias(), "image", x)
+    batching = settle_batching(opened(models.own_bias()), x)
     assert batching.answers is not None
     found = batching.answers["logits"]
     alone = [run(models.own_bias(), {"image": x[i : i + 1]}, optimise=True)[0] for i in range(4)]

@@ -50,7 +50,7 @@ def setup(request: pytest.FixtureRequest) -> Setup:
 
 
 def fast(setup: Setup, **options: Any) -> FastEvaluator:
-    opened = open_evaluator(setup.candidates, setup.runner, setup.suite)
+    opened = open_evaluator(setup.candidates, setup.reference())
     assert isinstance(opened, FastEvaluator)
     return FastEvaluator(opened.routes, setup.suite, batch_size=8, **options)
 

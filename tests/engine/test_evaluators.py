@@ -48,9 +48,9 @@ def test_every_way_agrees_with_the_instrumented_model(name: str) -> None:
     setup = set_up(LAYERS[name](), images(7, dtype=_DTYPES.get(name, "float32")))
     rows = random_rows(len(setup.roster), 40)
     expected = setup.reference().answer(rows, None, keep_all)
-    if setup.batching.step is None:
+    if setup.batching.opened.step is None:
         assert compiled_ways(setup)
-    for evaluator in compiled_ways(setup) if setup.batching.step is None else []:
+    for evaluator in compiled_ways(setup) if setup.batching.opened.step is None else []:
         assert_agree(evaluator.answer(rows, None, keep_all), expected)
 
 
@@ -139,7 +139,7 @@ def test_workers_and_memory_change_no_bit(deep: Setup, workers: int, cache_memor
 def test_sites_at_activation_and_dense_sites_agree() -> None:
     setup = set_up(deep_model(), images(5), at="activation")
     rows = random_rows(len(setup.roster), 30)
-    evaluator = open_evaluator(setup.candidates, setup.runner, setup.suite)
+    evaluator = open_evaluator(setup.candidates, setup.reference())
     assert "mask nodes" in evaluator.path
     assert_agree(
         evaluator.answer(rows, None, keep_all), setup.reference().answer(rows, None, keep_all)

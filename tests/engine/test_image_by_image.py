@@ -32,10 +32,11 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import Site
 from repairkit.data import PartPlan
+from repairkit.engine.batching import settle_batching
 from repairkit.engine.evaluator import MaskEvaluator, keep_all
 from repairkit.engine.opening import open_evaluator
 from repairkit.engine.rows.scattered import AffineMasks, with_scattered
-from repairkit.engine.runner import Runner, settle_batching
+from repairkit.engine.runner import Runner
 from repairkit.graph.coalitions.affine import with_affine_masks
 from repairkit.graph.coalitions.instrument import instrument
 from repairkit.graph.facts.mixing import find_mixers
@@ -44,6 +45,7 @@ from repairkit.graph.patch.bake import representable
 from repairkit.jobs.setup.settings import Settings
 from tests.engine.games import set_up
 from tests.models import model_of
+from tests.running import opened
 
 Array = Array
 N_IMAGES = 10
@@ -412,13 +414,13 @@ def test_any_network_gives_a_row_what_it_gives_each_image_alone(
     model = network(*(BLOCKS[name] for name in blocks), seed=seed)
     images, rng = pictures(9, seed + 1), np.random.default_rng(seed)
     setup = set_up(model, images)
-    assert (setup.batching.step == 1) == bool(MIXING & set(blocks))
-    evaluator = open_evaluator(setup.candidates, setup.runner, setup.suite)
+    assert (setup.batching.opened.step == 1) == bool(MIXING & set(blocks))
+    evaluator = open_evaluator(setup.candidates, setup.reference())
     masks, mixer = setup.reference(), None
     affine = with_affine_masks(
-        instrument(setup.batching.model, setup.roster.sites, setup.means), setup.roster.sites
+        instrument(setup.batching.opened.model, setup.roster.sites, setup.means), setup.roster.sites
     )
-    if affine is not None and setup.batching.step is None:
+    if affine is not None and setup.batching.opened.step is None:
         runner = Runner(affine, "image", None, outputs=setup.runner.outputs)
         mixer = AffineMasks(runner, masks, setup.means)
     bits = setup.candidates.rounding is not None
@@ -461,7 +463,7 @@ def test_what_optimising_changes_is_no_part_of_any_answer() -> None:
     rewritten = setup.reference().with_runner(optimised()).answer(rows, None, keep_all)
     if np.abs(rewritten - expected).max() <= 2e-6 * np.abs(expected).max():
         pytest.skip("convolutions are not blocked on this processor")
-    evaluator = open_evaluator(setup.candidates, setup.runner, setup.suite, optimised=optimised)
+    evaluator = open_evaluator(setup.candidates, setup.reference(), optimised=optimised)
     np.testing.assert_array_equal(evaluator.answer(rows, None, keep_all), expected)
 
 
@@ -483,13 +485,13 @@ def test_random_answers_are_refused_by_the_name_of_their_node(kind: str) -> None
     else:
         x = net.op("Dropout", x, net.store(0.5), net.store(True, np.bool_))
     with pytest.raises(ModelError, match=r"answers at random: node '(randomnormallike|dropout)\d"):
-        settle_batching(net.model(x, 4), "image", pictures(4))
+        settle_batching(opened(net.model(x, 4)), pictures(4))
 
 
 def test_a_node_that_no_rule_knows_is_named_by_the_trial() -> None:
     model = network(counted)
     assert find_mixers(model, "image") == ()
-    batching = settle_batching(model, "image", pictures(4))
-    assert batching.step == 1
+    batching = settle_batching(opened(model), pictures(4))
+    assert batching.opened.step == 1
     named = next(node.name for node in model.graph.node if node.op_type == "Div")
     assert f"node '{named}' (Div) is the first that differs" in batching.note

@@ -9,7 +9,7 @@ from repairkit.engine import means as streaming
 from repairkit.engine.means import measure_means
 from repairkit.graph.kinds.sites import find_sites
 from tests import models
-from tests.running import run
+from tests.running import opened, run
 
 
 class Noise:
@@ -34,7 +34,7 @@ def test_means_equal_those_of_the_tapped_tensor(
     model, images = models.LAYERS[name](), Noise(37)
     sites = find_sites(model)
     suite = Suite.whole("calibration", images, Annotations(np.zeros(37, np.int64)))
-    found = measure_means(model, sites, suite, input_name="image")
+    found = measure_means(opened(model), sites, suite)
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     tapped.graph.output.append(onnx.helper.make_empty_tensor_value_info(sites[0].tensor))
@@ -42,7 +42,7 @@ def test_means_equal_those_of_the_tapped_tensor(
     np.testing.assert_allclose(
         found[sites[0].name], yields.mean(axis=(0, 2, 3)), rtol=1e-5, atol=1e-6
     )
-    sizes = measure_means(model, sites, suite, input_name="image", magnitude=True)
+    sizes = measure_means(opened(model), sites, suite, magnitude=True)
     np.testing.assert_allclose(
         sizes[sites[0].name], np.abs(yields).mean(axis=(0, 2, 3)), rtol=1e-5, atol=1e-6
     )

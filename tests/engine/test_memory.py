@@ -40,7 +40,7 @@ def test_freed_memory_goes_back_to_the_system() -> None:
 
 def test_mixed_runs_hold_fewer_images_of_a_larger_model() -> None:
     setup = set_up(deep_model(), images(4))
-    others = open_evaluator(setup.candidates, setup.runner, setup.suite)
+    others = open_evaluator(setup.candidates, setup.reference())
     assert isinstance(others, FastEvaluator)
     masks = MaskEvaluator(setup.runner, setup.candidates.roster, setup.suite)
     sizes = [

@@ -29,13 +29,13 @@ from tests.engine.games import deep_model, set_up
 )
 def test_every_path_is_taken_by_some_model(make: Callable[[], ModelProto], path: str) -> None:
     setup = set_up(make(), models.images(9))
-    assert open_evaluator(setup.candidates, setup.runner, setup.suite).path == path
+    assert open_evaluator(setup.candidates, setup.reference()).path == path
 
 
 def test_a_graph_that_is_not_understood_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(switches_module, "_BLOCKS", (3,))  # no block is this large
     setup = set_up(deep_model(), models.images(9))
-    evaluator = open_evaluator(setup.candidates, setup.runner, setup.suite)
+    evaluator = open_evaluator(setup.candidates, setup.reference())
     assert evaluator.path == "plain weights and cones"
 
 
@@ -52,7 +52,7 @@ def test_a_wrong_map_of_lanes_is_caught(
 
     monkeypatch.setattr(compiled_module, "find_switches", swapped)
     setup = set_up(deep_model(), models.images(9))
-    evaluator = open_evaluator(setup.candidates, setup.runner, setup.suite)
+    evaluator = open_evaluator(setup.candidates, setup.reference())
     assert evaluator.path == "plain weights and cones"
     assert "blocked weights and cones are not used: with 0 filters absent" in caplog.text
 
@@ -70,7 +70,7 @@ def test_a_wrong_overwrite_is_caught(
 
     monkeypatch.setattr(compiled_module, "_constant_lanes", wrong)
     setup = set_up(deep_model(), models.images(9))
-    evaluator = open_evaluator(setup.candidates, setup.runner, setup.suite)
+    evaluator = open_evaluator(setup.candidates, setup.reference())
     assert isinstance(evaluator, FastEvaluator)
     assert evaluator.routes.overwrites == (None,) * len(setup.roster.sites)
     assert "blocked weights and cones are not used" in caplog.text
@@ -88,7 +88,7 @@ def test_cones_are_proven_bit_for_bit() -> None:
 
 def test_a_site_late_in_the_network_runs_only_what_is_behind_it() -> None:
     setup = set_up(deep_model(), models.images(9), patterns=("last",))
-    evaluator = open_evaluator(setup.candidates, setup.runner, setup.suite)
+    evaluator = open_evaluator(setup.candidates, setup.reference())
     assert isinstance(evaluator, FastEvaluator)
     routes = evaluator.routes
     everyone, nobody = np.ones(len(setup.roster), bool), np.zeros(len(setup.roster), bool)

@@ -71,7 +71,7 @@ def test_stacked_rows_agree_with_the_instrumented_model(
 ) -> None:
     model = deep_model() if name == "deep" else LAYERS[name]()
     setup = set_up(model, images(9, dtype="float16" if name == "half_precision" else "float32"))
-    if setup.batching.step is not None:
+    if setup.batching.opened.step is not None:
         return
     evaluator = stacked(setup, device, precision=precision, batch_size=4, stack_memory=100_000)
     for rows, drawn in rounds(len(setup.roster)):
@@ -197,7 +197,7 @@ def test_a_game_opens_stacked_where_that_is_proven(device: str, precision: Preci
 
 def rough(setup: Setup, device: str, precision: Precision) -> MaskEvaluator:
     """The instrumented model in a precision."""
-    masked = instrument(setup.batching.model, setup.roster.sites, setup.means)
+    masked = instrument(setup.batching.opened.model, setup.roster.sites, setup.means)
     model = recast(masked, "float16") if precision == "float16" else masked
     runner = Runner(
         model, "image", None, outputs=("logits",), device=device, tf32=precision == "tf32"
@@ -217,8 +217,7 @@ def test_a_model_that_overflows_in_half_precision_is_refused() -> None:
     with pytest.raises(DeviceError, match="does not bear half precision"):
         open_evaluator(
             setup.candidates,
-            setup.runner,
-            setup.suite,
+            setup.reference(),
             quick=("float16", rough(setup, "cpu", "float16").runner),
         )
 
@@ -227,8 +226,7 @@ def test_a_model_that_overflows_in_half_precision_is_refused() -> None:
 @pytest.mark.skipif(not HAS_CUDA, reason="needs a CUDA device")
 def test_a_game_on_a_card_is_stacked() -> None:
     setup = set_up(deep_model(), images(9))
-    runner = rough(setup, "cuda", "float32").runner
-    evaluator = open_evaluator(setup.candidates, runner, setup.suite)
+    evaluator = open_evaluator(setup.candidates, rough(setup, "cuda", "float32"))
     assert evaluator.path == "stacked masks and cones on cuda"
 
 

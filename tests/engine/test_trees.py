@@ -22,6 +22,7 @@ from repairkit.graph.coalitions.instrument import instrument
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.patch.bake import representable
 from tests.ensembles import forest, rows_of
+from tests.running import opened
 
 EXACT = [
     {},
@@ -49,16 +50,14 @@ def open_both(
     suite = Suite.whole(
         "rows", ReadyImages(rows, rows.dtype), Annotations(np.zeros(len(rows), np.int64))
     )
-    means = measure_means(model, found.sites, suite, input_name="rows")
+    means = measure_means(opened(model), found.sites, suite)
     means = representable(found, means)
     roster = Roster(found.sites)
     runner = Runner(instrument(model, found.sites, means), "rows", None, outputs=(output,))
     executor = ThreadExecutor(workers) if workers > 1 else None
-    candidates = Candidates(found, roster, means, image="rows", output=output)
-    return (
-        MaskEvaluator(runner, roster, suite, executor=executor),
-        open_evaluator(candidates, runner, suite, executor=executor),
-    )
+    candidates = Candidates(survey=found, roster=roster, levels=means, image="rows", output=output)
+    masks = MaskEvaluator(runner, roster, suite, executor=executor)
+    return masks, open_evaluator(candidates, masks)
 
 
 def random_round(n_players: int, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,11 +69,11 @@ def random_round(n_players: int, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
 def test_sums_of_leaves_are_the_instrumented_models_scores(options: dict[str, Any]) -> None:
     made = forest(7, **options)
     rows = rows_of(30, seed=1).astype(made.dtype)
-    masks, opened = open_both(made.model, rows)
-    assert isinstance(opened, TreeEvaluator)
+    masks, evaluator = open_both(made.model, rows)
+    assert isinstance(evaluator, TreeEvaluator)
     coalitions, drawn = random_round(len(made.trees), len(rows))
     for images in (None, drawn):
-        ours = opened.answer(coalitions, images, keep_all)
+        ours = evaluator.answer(coalitions, images, keep_all)
         theirs = masks.answer(coalitions, images, keep_all)
         if options in EXACT:
             np.testing.assert_array_equal(ours, theirs)
@@ -106,11 +105,11 @@ def test_what_follows_the_scores_is_computed_too() -> None:
     model.graph.output.append(
         helper.make_tensor_value_info("squashed", TensorProto.FLOAT, ["n", 2])
     )
-    masks, opened = open_both(model, rows_of(20), output="squashed")
-    assert isinstance(opened, TreeEvaluator)
+    masks, evaluator = open_both(model, rows_of(20), output="squashed")
+    assert isinstance(evaluator, TreeEvaluator)
     coalitions, drawn = random_round(7, 20)
     np.testing.assert_allclose(
-        opened.answer(coalitions, drawn, keep_all),
+        evaluator.answer(coalitions, drawn, keep_all),
         masks.answer(coalitions, drawn, keep_all),
         rtol=0,
         atol=1e-6,
@@ -129,16 +128,16 @@ def test_what_is_not_known_is_left_to_the_instrumented_model(change: Any) -> Non
     node = model.graph.node[0]
     node.attribute.remove(next(a for a in node.attribute if a.name == "post_transform"))
     change(node)
-    _, opened = open_both(model, rows_of(20))
-    assert isinstance(opened, MaskEvaluator)
+    _, evaluator = open_both(model, rows_of(20))
+    assert isinstance(evaluator, MaskEvaluator)
 
 
 def test_an_output_that_rows_reach_in_another_way_is_left_to_the_instrumented_model() -> None:
     model = forest(7, n_columns=4).model
     model.graph.node.append(helper.make_node("Add", ["scores", "rows"], ["sum"]))
     model.graph.output.append(helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["n", 4]))
-    _, opened = open_both(model, rows_of(20, missing=0), output="sum")
-    assert isinstance(opened, MaskEvaluator)
+    _, evaluator = open_both(model, rows_of(20, missing=0), output="sum")
+    assert isinstance(evaluator, MaskEvaluator)
 
 
 def test_sums_that_do_not_agree_are_not_used(
@@ -147,6 +146,6 @@ def test_sums_that_do_not_agree_are_not_used(
     honest = TreeEvaluator._sums
     monkeypatch.setattr(TreeEvaluator, "_sums", lambda *a: honest(*a) * 1.001)
     with caplog.at_level(logging.WARNING):
-        _, opened = open_both(forest(7).model, rows_of(20))
-    assert isinstance(opened, MaskEvaluator)
+        _, evaluator = open_both(forest(7).model, rows_of(20))
+    assert isinstance(evaluator, MaskEvaluator)
     assert "outputs differ" in caplog.text

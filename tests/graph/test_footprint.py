@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.arrays import Array
+from repairkit.engine.runner import Runner
 from repairkit.graph.facts.footprint import bytes_of_largest_node
 from repairkit.jobs.setup import bench as bench_module
 from repairkit.jobs.setup.bench import prepare
@@ -67,18 +68,17 @@ def test_a_run_has_as_many_images_as_the_memory_bears(
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(30) % 2)
     monkeypatch.setattr(bench_module, "_RUN_BYTES", 7 * 4 * 10 * 400)
     bench = prepare(read_subject(tmp_path / "model.onnx"), Settings(data=tmp_path / "data.npz"))
-    assert bench.batch_size == 7
+    assert bench.working.effort.batch_size == 7
     sizes = []
-    runner = bench.plain_runner
-    original = runner.run
+    original = Runner.run
 
-    def counted(images: Array, *rest: Any, **named: Any) -> object:
+    def counted(runner: Runner, images: Array, *rest: Any, **named: Any) -> object:
         sizes.append(len(images))
-        return original(images, *rest, **named)
+        return original(runner, images, *rest, **named)
 
-    monkeypatch.setattr(runner, "run", counted)
+    monkeypatch.setattr(Runner, "run", counted)
     suite = bench.parts.test
-    found = bench.run_plain(suite)
+    found = bench.working.run_plain(suite)
     assert max(sizes) == 7
     expected = run(model, {"image": suite.batch(np.arange(len(suite)))})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -23,7 +23,7 @@ from repairkit.graph.patch.bake import bake, representable
 from repairkit.graph.patch.revert import revert, same_model
 from tests.ensembles import MODES, Forest, forest, rows_of
 from tests.models import own_bias
-from tests.running import run
+from tests.running import opened, run
 
 FEW = settings(max_examples=15, deadline=None)
 KINDS = [
@@ -65,11 +65,11 @@ def test_the_mean_of_a_tree_is_that_of_the_leaves_that_rows_reach(options: dict)
     suite = Suite.whole(
         "all", ReadyImages(rows, rows.dtype), Annotations(np.zeros(len(rows), np.int64))
     )
-    means = measure_means(made.model, found.sites, suite, input_name="rows")
+    means = measure_means(opened(made.model), found.sites, suite)
     expected = mean_levels(made, found, rows)["forest"]
     assert means["forest"].shape == found.sites[0].level_shape == expected.shape
     np.testing.assert_allclose(means["forest"], expected, rtol=1e-13, atol=1e-15)
-    sizes = measure_means(made.model, found.sites, suite, input_name="rows", magnitude=True)
+    sizes = measure_means(opened(made.model), found.sites, suite, magnitude=True)
     norms = np.linalg.norm(made.yields(rows).astype(np.float64), axis=2).mean(axis=0)
     np.testing.assert_allclose(sizes["forest"], norms, rtol=1e-12)
 

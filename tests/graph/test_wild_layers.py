@@ -19,7 +19,7 @@ from repairkit.graph.kinds.sites import Survey, survey
 from repairkit.graph.patch.bake import bake, representable
 from repairkit.graph.patch.revert import revert, same_model
 from tests import models, wild_models
-from tests.running import all_present, random_levels, run
+from tests.running import all_present, opened, random_levels, run
 
 MODELS = {
     **wild_models.LAYERS,
@@ -102,7 +102,7 @@ def test_means_on_codes_are_those_of_the_dequantised_tensor() -> None:
     found = survey(model)
     x = models.images(5)
     suite = Suite.whole("all", ReadyImages(x, x.dtype), Annotations(np.zeros(5, np.int64)))
-    means = measure_means(model, found.sites, suite, input_name="image")
+    means = measure_means(opened(model), found.sites, suite)
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     tapped.graph.output.append(onnx.helper.make_empty_tensor_value_info("y"))

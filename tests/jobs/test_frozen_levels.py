@@ -41,7 +41,7 @@ def test_every_constant_has_the_shape_of_its_filter_and_none_comes_twice(bench: 
     options = _options(bench)
     for levels in options:
         assert {name: level.shape for name, level in levels.items()} == {
-            name: level.shape for name, level in bench.means.items()
+            name: level.shape for name, level in bench.working.levels.items()
         }
     site = bench.roster.sites[0].name
     frozen = FrozenFilter(Filter(site, 1), 123.0)
@@ -78,7 +78,7 @@ class _Near:
 
 def _patch(bench: Bench, gain: float = 0.0) -> Patch:
     site = bench.roster.sites[0].name
-    constant = constant_of(bench.means[site][1])
+    constant = constant_of(bench.working.levels[site][1])
     return Patch((FrozenFilter(Filter(site, 1), constant, gain),))
 
 
@@ -112,7 +112,9 @@ def test_levels_that_gain_by_chance_alone_leave_the_mean(layers: Bench) -> None:
 
 def test_trees_are_frozen_wholly(bench: Bench) -> None:
     suite, patch = bench.parts.selection, _patch(bench)
-    choose = BestLevels(bench, _Near(bench.run_plain(suite)), np.zeros(len(suite), np.int64))
+    choose = BestLevels(
+        bench, _Near(bench.working.run_plain(suite)), np.zeros(len(suite), np.int64)
+    )
     gains = {way.gain for way in choose._variants(patch, 0)}
     trees = bench.roster.sites[0].n_values is not None
     assert gains == ({0.0} if trees else {0.0, 0.25, 0.5})

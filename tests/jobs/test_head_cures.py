@@ -21,7 +21,7 @@ from repairkit.jobs.repair.cures.head_cures import (
     find_class_head,
 )
 from repairkit.jobs.repair.objective import Limit, Objective
-from repairkit.jobs.setup.bench import Bench, outputs_of, prepare
+from repairkit.jobs.setup.bench import Bench, opened_beside, outputs_of, prepare
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
 from tests import class_heads, models, zoo
@@ -57,7 +57,7 @@ def _choice(bench: Bench, objective: str = "accuracy", max_drop: float = 0.01) -
         bench.metrics,
         bench.form,
         about,
-        bench.run_plain(bench.parts.selection),
+        bench.working.run_plain(bench.parts.selection),
     )
     return HeadChoice(
         head=find_class_head(bench),
@@ -85,7 +85,7 @@ def test_what_a_cure_says_is_what_the_baked_model_gives(
     assert found.gain.value > 0
     for step in (found.first(2), found):  # a half of the change, and the whole
         baked = bake(bench.subject.model, step.patch, found=bench.original).model
-        outputs = outputs_of(bench, baked, bench.parts.selection)
+        outputs = outputs_of(bench, opened_beside(bench, baked), bench.parts.selection)
         assert step.outputs.shape == outputs.shape
         assert step.outputs.dtype == outputs.dtype
         scale = max(np.abs(outputs).max(), 1.0)
@@ -174,7 +174,7 @@ def test_an_output_that_the_last_layer_does_not_make_is_refused(tmp_path: Path) 
         bench.metrics,
         bench.form,
         bench.parts.selection.annotations,
-        bench.run_plain(bench.parts.selection),
+        bench.working.run_plain(bench.parts.selection),
     )
     cures, reasons = cures_of_head(bench, criterion, np.zeros(len(bench.parts.selection), int))
     assert cures == ()
@@ -191,10 +191,13 @@ def test_class_biases_and_a_last_layer_help_a_real_model_on_fresh_images(tmp_pat
     settings = Settings(data=tmp_path / "data.npz", workers=1)
     bench = prepare(read_subject(zoo.model("mlperf_resnet8")), settings)
     choice, test = _choice(bench), bench.parts.test
-    plain = bench.run_plain(test)
+    plain = bench.working.run_plain(test)
     before = (plain.argmax(axis=1) == test.annotations.labels).mean()
     for kind in CURES.values():
         found = _cured(kind(choice), np.arange(len(choice.labels)))
         model = bake(bench.subject.model, found.patch, found=bench.original).model
-        after = outputs_of(bench, model, test).argmax(axis=1) == test.annotations.labels
+        after = (
+            outputs_of(bench, opened_beside(bench, model), test).argmax(axis=1)
+            == test.annotations.labels
+        )
         assert after.mean() > before + 0.01

@@ -116,9 +116,7 @@ def test_the_images_shown_are_those_that_a_filter_responds_to(project: Project) 
     bench = prepare(read_subject(project.model), settings)
     suite = bench.parts.selection
     chosen = bench.roster.filters[1]
-    responses = measure_responses(
-        bench.subject.model, bench.roster.sites, [chosen], suite, input_name="image"
-    )
+    responses = measure_responses(bench.working.opened, bench.roster.sites, [chosen], suite)
     images = suite.batch(np.arange(len(suite)))
     weights = {t.name: t for t in bench.subject.model.graph.initializer}
     from onnx import numpy_helper

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.suite import Suite
-from repairkit.engine.runner import Runner
+from repairkit.engine.runner import OpenModel
 from repairkit.graph.coalitions.tree_masks import tap_trees
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.trees import Ensemble, read_ensemble
@@ -23,25 +22,20 @@ class LeafReader:
     """A model that tells which leaves are reached.
 
     Args:
-        model: never modified.
+        opened: the model.
         sites: of this model; all of them tree ensembles.
-        input_name: of the rows.
-        step: the number of rows that one run must have; None where any goes.
     """
 
-    def __init__(
-        self, model: ModelProto, sites: Sequence[Site], input_name: str, *, step: int | None = None
-    ) -> None:
-        index = GraphIndex(model)
+    def __init__(self, opened: OpenModel, sites: Sequence[Site]) -> None:
+        index = GraphIndex(opened.model)
         self.ensembles: dict[str, Ensemble] = {}
         for site in sites:
-            found = read_ensemble(index.producers[site.tensor], index)
-            assert isinstance(found, Ensemble)
-            self.ensembles[site.name] = found
-        tapped, self._taps = tap_trees(model, sites)
-        # Trees run on the CPU alone.
-        outputs = tuple(self._taps.values())
-        self._runner = Runner(tapped, input_name, step, outputs=outputs, device="cpu")
+            ensemble = read_ensemble(index.producers[site.tensor], index)
+            assert isinstance(ensemble, Ensemble)
+            self.ensembles[site.name] = ensemble
+        tapped, self._taps = tap_trees(opened.model, sites)
+        on_cpu = opened.variant(tapped, device="cpu")  # no other device runs trees
+        self._runner = on_cpu.runner(outputs=tuple(self._taps.values()))
 
     def read(self, rows: Array) -> dict[str, NDArray[np.int32]]:
         """The number of the leaf that each row reaches, (n_trees, n_rows) by site."""

@@ -22,7 +22,7 @@ from repairkit.core.suite import Suite
 from repairkit.engine.ensembles.leaves import LeafReader
 from repairkit.engine.ensembles.tree_scores import Finish
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce
-from repairkit.engine.runner import Runner
+from repairkit.engine.runner import OpenModel
 from repairkit.engine.weights.agreement import Agreement
 from repairkit.graph.coalitions.tree_masks import element_type
 from repairkit.graph.coalitions.tree_tail import tail_of
@@ -37,12 +37,10 @@ class TreeEvaluator:
     """Sums of leaves; see `Evaluator`.
 
     Args:
-        model: the working model.
+        opened: the working model.
         roster: the trees, in the order of the players; every site is a tree ensemble.
-        means: what absent trees yield.
+        levels: what absent trees yield.
         suite: the rows.
-        image: the name of the input.
-        output: the output that is judged.
         executor: maps over the blocks of a round.
 
     Raises:
@@ -53,24 +51,23 @@ class TreeEvaluator:
 
     def __init__(
         self,
-        model: ModelProto,
+        opened: OpenModel,
         roster: Roster,
-        means: FilterMeans,
+        levels: FilterMeans,
         suite: Suite,
         *,
-        image: str,
-        output: str,
         executor: Executor,
     ) -> None:
-        self.roster, self.means, self.executor = roster, means, executor
-        reader = LeafReader(model, roster.sites, image)
+        self.roster, self.levels, self.executor = roster, levels, executor
+        reader = LeafReader(opened, roster.sites)
+        model, output = opened.model, opened.output
         index = GraphIndex(model)
         self.finishes = {
             site.name: _finish(model, index, reader, site.name) for site in roster.sites
         }
         tail = tail_of(model, roster.sites, output)
         first = roster.sites[0].tensor
-        self.tail = None if tail is None else Runner(tail, first, None, outputs=(output,))
+        self.tail = None if tail is None else OpenModel(model=tail, image=first, output=output)
         self.judged = output
         self.tables = {name: e.table for name, e in reader.ensembles.items()}
         self.leaves: Mapping[str, NDArray[np.int32]] = reader.read_suite(suite)
@@ -110,7 +107,7 @@ class TreeEvaluator:
         table, dtype = self.tables[site], self.finishes[site].sum_type
         shape = (len(present), positions.shape[1], table.shape[1])
         total = np.zeros(shape, dtype)
-        absent = self.means[site].astype(table.dtype)
+        absent = self.levels[site].astype(table.dtype)
         for tree, leaves in enumerate(self.leaves[site]):
             yielded = table[leaves[positions]]
             total += np.where(present[:, tree, None, None], yielded, absent[tree])
@@ -118,8 +115,8 @@ class TreeEvaluator:
 
     def _through_tail(self, scores: dict[str, Array]) -> Array:
         assert self.tail is not None
-        first = scores.pop(self.tail.input_name)
-        return self.tail.run(first, scores)[self.judged]
+        first = scores.pop(self.tail.image)
+        return self.tail.run(first, scores)
 
 
 def _finish(model: ModelProto, index: GraphIndex, reader: LeafReader, site: str) -> Finish:
@@ -129,24 +126,12 @@ def _finish(model: ModelProto, index: GraphIndex, reader: LeafReader, site: str)
 
 
 def open_trees(
-    model: ModelProto,
-    roster: Roster,
-    means: FilterMeans,
-    reference: MaskEvaluator,
-    *,
-    image: str,
-    output: str,
+    opened: OpenModel, roster: Roster, levels: FilterMeans, reference: MaskEvaluator
 ) -> Evaluator:
-    """Sums of leaves where they agree with the instrumented model, else that itself."""
+    """Sums of leaves where they agree with the instrumented model, else that model itself."""
     try:
         evaluator = TreeEvaluator(
-            model,
-            roster,
-            means,
-            reference.suite,
-            image=image,
-            output=output,
-            executor=reference.executor,
+            opened, roster, levels, reference.suite, executor=reference.executor
         )
     except ModelError as error:
         logger.info("sums of leaves: %s", error)

@@ -16,10 +16,10 @@ from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset
 from repairkit.data.sources.archive import read_archive
-from repairkit.engine.runner import Runner, settle_batching
+from repairkit.engine.batching import settle_batching
+from repairkit.engine.runner import OpenModel
 from repairkit.formats.attack_file import RECORD, AttackRecord, attack_record
 from repairkit.jobs.attack.sources import Source
-from repairkit.jobs.setup.bench import run_suite
 from repairkit.jobs.setup.inputs import with_inputs
 from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset, settle_form
 from repairkit.jobs.setup.settings import Settings
@@ -34,7 +34,7 @@ _LEAST = 1e-45
 class Judged:
     """A model, its output and the form of it, for attacks and for telling what came of them."""
 
-    runner: Runner
+    opened: OpenModel
     form: OutputForm
     n_classes: int
     batch_size: int
@@ -42,7 +42,7 @@ class Judged:
     def outputs(self, images: Array) -> Array:
         """The judged output for images, in order."""
         parts = [
-            self.runner.run(images[i : i + self.batch_size])[self.runner.outputs[0]]
+            self.opened.run(images[i : i + self.batch_size])
             for i in range(0, len(images), self.batch_size)
         ]
         return np.concatenate(parts)
@@ -120,23 +120,20 @@ def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, Judged]:
         )
     few = first_images(dataset, 8)
     proof = few.batch(np.arange(len(few)))
-    name, device = subject.input_name, settings.device
-    batching = settle_batching(
-        subject.working, name, proof, outputs=(subject.output,), device=device
-    )
-    runner = Runner(batching.model, name, batching.step, outputs=(subject.output,), device=device)
+    declared = subject.opened(device=settings.device)
+    opened = settle_batching(declared, proof, outputs=(subject.output,)).opened
     everything = Suite.whole("all", dataset.images, dataset.annotations)
     form, n_classes = settle_form(
-        runner.run(proof)[subject.output],
+        opened.run(proof),
         settings,
         subject,
-        lambda: run_suite(runner, everything, settings.batch_size),
+        lambda: opened.run_suite(everything, settings.batch_size),
         regression=False,
     )
     if form is None or n_classes < 2:
         raise SettingsError("an attack needs a model that tells classes apart")
     check_labels(dataset, n_classes, regression=False)
-    return dataset, Judged(runner, form, n_classes, settings.batch_size)
+    return dataset, Judged(opened, form, n_classes, settings.batch_size)
 
 
 def read_attack_settings(path: Path) -> AttackRecord:

@@ -24,7 +24,7 @@ from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data import split_parts
-from repairkit.engine.runner import Runner
+from repairkit.engine.runner import OpenModel
 from repairkit.formats.attack_file import AttackRecord
 from repairkit.formats.patch_file import PatchFile
 from repairkit.graph.layer_names import read_layer_map
@@ -104,7 +104,7 @@ def check_attacks(bench: Bench, fresh: FreshAttacks, *, baselines: bool = False)
 
 @stage("attacking both models")
 def judge_attacks(
-    bench: Bench, patched: Runner, file: PatchFile, fresh: FreshAttacks
+    bench: Bench, patched: OpenModel, file: PatchFile, fresh: FreshAttacks
 ) -> list[dict[str, Any]]:
     """A row for each attack: its name, what it knows, and its success before and after.
 
@@ -114,7 +114,7 @@ def judge_attacks(
         DataError: a file of transfers is no attack's, or holds images that filters were scored on.
     """
     before = _original(bench)
-    pair = _Pair(before, replace(before, runner=patched))
+    pair = _Pair(before, replace(before, opened=patched))
     test = bench.parts.test
     if not len(test):
         row = {"attack": "the same images", "knowledge": "any", "n_images": 0}
@@ -134,14 +134,9 @@ def judge_attacks(
 def _original(bench: Bench) -> Judged:
     """The model as it is."""
     assert bench.form is not None
-    runner = Runner(
-        bench.batching.model,
-        bench.subject.input_name,
-        bench.batching.step,
-        outputs=(bench.subject.output,),
-        device=bench.settings.device,
+    return Judged(
+        bench.working.opened, bench.form, bench.n_classes, bench.working.effort.batch_size
     )
-    return Judged(runner, bench.form, bench.n_classes, bench.batch_size)
 
 
 def _path(bench: Bench) -> Path:

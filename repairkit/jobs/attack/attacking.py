@@ -22,7 +22,6 @@ from repairkit.jobs.attack.pixel_range import pixel_range
 from repairkit.jobs.attack.sources import SAME, Source, attach, parity
 from repairkit.jobs.output.destination import check_attack_place
 from repairkit.jobs.runs.run_document import versions
-from repairkit.jobs.setup.bench import run_suite
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.first_look import doubts
 from repairkit.jobs.setup.looking import Scene, look_or_stop
@@ -94,7 +93,7 @@ def attack(
                 f"the parts {first} and test share images, and an attack's file keeps each image "
                 "in one part; name parts that are disjoint"
             )
-    outputs = partial(run_suite, judged.runner, batch_size=judged.batch_size)
+    outputs = partial(judged.opened.run_suite, batch_size=judged.batch_size)
     scene = Scene(subject, settings, dataset, parts, judged.form, judged.n_classes, outputs)
     look = look_or_stop(scene)
     rng = np.random.default_rng(settings.seed)

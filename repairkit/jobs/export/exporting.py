@@ -16,9 +16,7 @@ from repairkit.core.errors import ExportError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.stages import stage
-from repairkit.engine.runner import Runner
 from repairkit.formats.documents import outputs, to_json
-from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.kinds.sites import find_sites
 from repairkit.graph.layer_names import write_layer_map
 from repairkit.graph.stored.files import add_model, read_model
@@ -184,14 +182,8 @@ def _compare(
     Raises:
         ExportError: it is too great.
     """
-    runner = Runner(
-        subject.model,
-        subject.input_name,
-        fixed_batch(subject.model, subject.input_name),
-        outputs=(subject.output,),
-    )
     theirs = model.outputs(images)
-    ours = runner.run(images)[subject.output]
+    ours = subject.opened().run(images)
     if ours.shape != theirs.shape:
         raise ExportError(
             f"{source}: the ONNX file gives outputs of shape {ours.shape} for {len(images)} images "

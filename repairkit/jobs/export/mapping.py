@@ -14,16 +14,13 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
 
 from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.framework import FrameworkModel, Images, Layer
 from repairkit.core.layer_map import LayerMap, MappedLayer
 from repairkit.core.process.stages import stage
-from repairkit.engine.runner import Runner
 from repairkit.graph.coalitions.instrument import instrument, mask_name, mask_shape
-from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.kinds.sites import find_sites
 from repairkit.jobs.export.telling_apart import Crowd
 from repairkit.jobs.setup.subject import Subject
@@ -106,16 +103,9 @@ def prove_layers(pair: Pairing, *, on_progress: Done | None = None) -> LayerMap:
 
 def _usual(pair: Pairing) -> dict[str, tuple[Images, Images]]:
     """The mean and the spread of every filter over a few images: site to two (n_channels,)."""
-    tapped = ModelProto()
-    tapped.CopyFrom(pair.subject.model)
-    names = tuple(dict.fromkeys(site.tensor for site in pair.sites))
-    known = {o.name for o in tapped.graph.output}
-    tapped.graph.output.extend(
-        helper.make_empty_tensor_value_info(name) for name in names if name not in known
-    )
-    if not names:
+    if not pair.sites:
         return {}
-    runner = Runner(tapped, pair.subject.input_name, _step(pair), outputs=names)
+    runner = pair.subject.opened().tap(site.tensor for site in pair.sites)
     answers = runner.run(pair.images[: min(_MOST_IMAGES, pair.rows)])
     usual = {}
     for site in pair.sites:
@@ -126,10 +116,6 @@ def _usual(pair: Pairing) -> dict[str, tuple[Images, Images]]:
         spread = np.maximum(values.std(1), values.std() / 2 + 1e-6)
         usual[site.name] = (values.mean(1), spread.astype(np.float32))
     return usual
-
-
-def _step(pair: Pairing) -> int | None:
-    return fixed_batch(pair.subject.model, pair.subject.input_name)
 
 
 class _Trial:
@@ -147,9 +133,8 @@ class _Trial:
             factors = rng.uniform(0.8, 1.25, len(mean)) * spread
             self.constants[name] = (mean + factors * width).astype(np.float32)
         masked = instrument(pair.subject.model, pair.sites, self.constants)
-        self.runner = Runner(
-            masked, pair.subject.input_name, _step(pair), outputs=(pair.subject.output,)
-        )
+        opened = pair.subject.opened().variant(masked)
+        self.runner = opened.runner(outputs=(opened.output,))
         self._compared: NDArray[np.intp] | None = None
         self.base = self._run_masks(self._masks({}))[0]
         self.scale = float(np.abs(self.base).max()) or 1.0

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, helper
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
 from repairkit.core.filters import Site
 from repairkit.core.process.stages import stage
 from repairkit.data.pixels.spec import describe_shape
-from repairkit.engine.runner import Runner
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.facts.mixing import find_mixers, find_random
 from repairkit.graph.index import GraphIndex
@@ -138,24 +136,10 @@ def _company(subject: Subject) -> str:
 @stage("measuring shares of the arithmetic")
 def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
     """Each site's share of the multiplications, from the shapes that one noise image gives."""
-    tapped = ModelProto()
-    tapped.CopyFrom(subject.working)
-    known = {o.name for o in tapped.graph.output}
     layers = [site for site in found.sites if site.name in found.layers]
     names = [found.index.nodes[found.layers[s.name].node].output[0] for s in layers]
-    for name in dict.fromkeys(names):
-        if name not in known:
-            tapped.graph.output.append(helper.make_empty_tensor_value_info(name))
-    step = fixed_batch(subject.model, subject.input_name)
     try:
-        runner = Runner(
-            tapped,
-            subject.input_name,
-            step,
-            outputs=tuple(dict.fromkeys(names)),
-            device="cpu",
-            seconds=_RUN_SECONDS,
-        )
+        runner = subject.opened(seconds=_RUN_SECONDS).tap(names)
         images = noise_images(subject, 1, sides=USUAL_FIRST)
         answers = runner.run(images) if names else {}
     except RepairkitError as error:

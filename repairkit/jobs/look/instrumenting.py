@@ -36,7 +36,8 @@ def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple
     )
     sites = select_sites(found, settings.sites)
     if settings.absent == "mean":
-        levels = prepare_unjudged(subject, settings, sites=[site.name for site in sites]).means
+        bench = prepare_unjudged(subject, settings, sites=[site.name for site in sites])
+        levels = bench.working.levels
     else:
         wanted = zero_levels(sites) if settings.absent == "zero" else bias_levels(found, sites)
         levels = representable(found, wanted)

@@ -95,15 +95,8 @@ def _responses(bench: Bench, filters: Sequence[Filter], suite: Suite) -> Respons
     sites = [s for s in bench.roster.sites if s.name in {f.site for f in filters}]
     if not filters or any(site.n_values is not None for site in sites):
         return None
-    return measure_responses(
-        bench.batching.model,
-        sites,
-        filters,
-        suite,
-        input_name=bench.subject.input_name,
-        step=bench.batching.step,
-        device=bench.settings.device,
-    )
+    tapped = [site for site in bench.roster.sites if site.n_values is None]
+    return measure_responses(bench.working.opened, tapped, filters, suite)
 
 
 def _seen(
@@ -113,7 +106,7 @@ def _seen(
     order = np.argsort(-responses.peaks[number], kind="stable")
     n_shown = min(_IMAGES_SHOWN, len(order) // 2 or 1)
     site = next(s for s in bench.roster.sites if s.name == wanted.site)
-    field = receptive_field(bench.found.index, site.tensor, bench.subject.input_name)
+    field = receptive_field(bench.working.survey.index, site.tensor, bench.subject.input_name)
     means = responses.means[number]
     annotations = suite.annotations
     told: dict[str, Any] = {
@@ -177,7 +170,7 @@ def _effects(
     bench: Bench, filters: Sequence[Filter], suite: Suite, value: str
 ) -> list[dict[str, Any]]:
     """What freezing each filter alone does to the metric, and to the accuracy of each group."""
-    game = bench.game(suite, bench.metrics((value,)))
+    game = bench.working.game(suite, bench.metrics((value,)))
     plain = _figures(bench, game, suite, value, [])
     told = []
     for wanted in filters:

@@ -34,7 +34,7 @@ def removal_curves(bench: Bench, values: NDArray[np.float64], metric: str) -> di
     rng = np.random.default_rng(bench.settings.seed)
     orders = [ranked, ranked[::-1], *(rng.permutation(n) for _ in range(_RANDOM_ORDERS))]
     coalitions = np.concatenate([_removed(order, sizes) for order in orders])
-    game = bench.game(suite, bench.metrics((metric,)))
+    game = bench.working.game(suite, bench.metrics((metric,)))
     found = game.play(Round(coalitions)).values[:, 0].reshape(len(orders), len(sizes))
     return {
         "metric": metric,

@@ -74,14 +74,7 @@ def time_passes(subject: Subject, n_filters: int) -> PassTime:
     try:
         images = noise_images(subject, 1, sides=USUAL_FIRST)
         images, shape = np.repeat(images, batch, axis=0), images.shape[1:]
-        runner = Runner(
-            subject.working,
-            subject.input_name,
-            step,
-            outputs=(subject.output,),
-            device="cpu",
-            seconds=_RUN_SECONDS,
-        )
+        runner = subject.opened(seconds=_RUN_SECONDS).runner(outputs=(subject.output,))
         end = time.monotonic() + MEASURING_SECONDS
         each = _fastest(runner, images, end)
         alone = step is not None or find_mixers(

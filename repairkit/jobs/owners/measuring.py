@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import Sums
 from repairkit.core.suite import Suite
+from repairkit.engine.batching import as_declared, settle_batching
 from repairkit.engine.means import measure_sums
-from repairkit.engine.runner import as_declared, settle_batching
 from repairkit.formats.documents import write_json
 from repairkit.formats.means_file import KIND as MEANS
 from repairkit.formats.means_file import CommonMeans, read_means
@@ -39,28 +39,16 @@ def compute_means(subject: Subject, settings: Settings) -> CommonMeans:
     subject = with_inputs(subject, settings, dataset)
     suite = Suite.whole("means", dataset.images, dataset.annotations, dataset.further)
     first = np.arange(min(_PROOF_IMAGES, len(suite)))
+    declared = subject.opened(device=settings.device)
     try:
         batching = settle_batching(
-            subject.working,
-            subject.input_name,
-            suite.batch(first),
-            outputs=(subject.output,),
-            feeds=suite.feeds(first),
-            device=settings.device,
+            declared, suite.batch(first), outputs=(subject.output,), feeds=suite.feeds(first)
         )
     except ModelError:  # an output that is no array with a row per image
-        batching = as_declared(subject.working, subject.input_name)
-    found = survey(
-        batching.model, output=subject.output, at=settings.sites_at, include=settings.include
-    )
-    sums = measure_sums(
-        batching.model,
-        select_sites(found, settings.sites),
-        suite,
-        input_name=subject.input_name,
-        step=batching.step,
-        device=settings.device,
-    )
+        batching = as_declared(declared)
+    model = batching.opened.model
+    found = survey(model, output=subject.output, at=settings.sites_at, include=settings.include)
+    sums = measure_sums(batching.opened, select_sites(found, settings.sites), suite)
     return CommonMeans(
         model=subject.file.digest,
         sites_at=settings.sites_at,

@@ -17,10 +17,9 @@ from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_text
 from repairkit.core.process.stages import stage
 from repairkit.engine.features import prove_head
 from repairkit.engine.proof import Proof, prove
-from repairkit.engine.runner import Feeds
+from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.formats.patch_file import PatchFile, claim_digest
 from repairkit.graph.coalitions.instrument import instrument, mask_name, mask_shape, with_gains
-from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.kinds.class_head import head_named
 from repairkit.graph.kinds.sites import Survey, survey
 from repairkit.graph.patch.bake import bake
@@ -224,6 +223,7 @@ def prove_patch(
     patched: ModelProto,
     edits: tuple[TensorEdit, ...],
     *,
+    opened: OpenModel | None = None,
     images: Array | None = None,
     feeds: Feeds | None = None,
     claimed: bool = True,
@@ -236,6 +236,7 @@ def prove_patch(
         patch: what was frozen.
         patched: the original with that baked into it.
         edits: what baking changed.
+        opened: `patched` with sessions that others use too; opened for this proof alone if None.
         images: real images, shape (n, *input); generated noise if None.
         feeds: what the model takes beside each of the images, by the names of inputs.
         claimed: whether the last claim in the metadata is this patch's.
@@ -253,30 +254,29 @@ def prove_patch(
             + first_difference(undone, subject.model)
         )
     given = images is not None
-    rows = images if images is not None else noise_images(subject)
-    common: dict[str, Any] = {
-        "input_name": subject.input_name,
-        "step": fixed_batch(subject.model, subject.input_name),
-        "feeds": feeds,
-    }
     proofs = []
+    rows = images if images is not None else noise_images(subject)
+    original = subject.opened()
+    whole = original.variant(subject.runnable(patched))
+    if opened is not None:
+        whole = replace(opened.on_cpu(), step=original.step)
     if patch.head is None:
-        frozen = patched
+        frozen = whole
     else:
-        frozen = bake(subject.model, Patch(patch.frozen), found=found).model
-        before = subject.runnable(frozen)
-        proofs.append(prove_head(subject.runnable(patched), before, patch.head, rows, **common))
+        baked = bake(subject.model, Patch(patch.frozen), found=found).model
+        frozen = original.variant(subject.runnable(baked))
+        proofs.append(prove_head(whole, frozen, patch.head, rows, feeds=feeds))
     if patch.frozen:
         instrumented, masks = _masked(subject.model, found, patch)
         tolerance = _ROUNDED_ELSEWHERE if any(f.gain for f in patch.frozen) else 0.0
         proofs.append(
             prove(
-                subject.runnable(frozen),
-                subject.runnable(instrumented),
+                frozen,
+                original.variant(subject.runnable(instrumented)),
                 masks,
                 rows,
+                feeds=feeds,
                 tolerance=tolerance,
-                **common,
             )
         )
     for proof in proofs:

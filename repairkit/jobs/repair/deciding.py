@@ -241,7 +241,7 @@ def _ways(
     about, cures = bench.parts.selection.annotations, {}
     strata, twins = strata_of(about), twins_of(about)
     if values is None:
-        freezing, plain = None, bench.run_plain(bench.parts.selection)
+        freezing, plain = None, bench.working.run_plain(bench.parts.selection)
         criterion = _criterion(bench, wishes, plain)
     else:
         freezing = _freezing(bench, how, wishes, values, time, scored, folds)
@@ -287,7 +287,7 @@ def _freezing(
     """
     suite = bench.parts.selection
     about, objective = suite.annotations, wishes.objective
-    game = bench.game(suite, bench.metrics((objective.metric,)))
+    game = bench.working.game(suite, bench.metrics((objective.metric,)))
     rows = None if time is None else time.rows_at_once(len(suite))
     looks = Looks(
         game.evaluator, n_players=len(bench.roster), n_images=len(suite), rows_at_once=rows
@@ -331,7 +331,7 @@ def _choose_plainly(
     suite, name = bench.parts.selection, objective.metric
     time = PatchTime.of(how.score, bench)
     found = find_values(bench, _in_time(how, time), objective, suite, on_progress)
-    game = bench.game(suite, bench.metrics((name,)))
+    game = bench.working.game(suite, bench.metrics((name,)))
     values = found.harm.signs[0] * found.harm.values[:, 0]
     trials = try_patches(bench, game, values, name, how.at_most, time=time)
     patch, promise = choose_patch(bench, game, trials, objective, how)

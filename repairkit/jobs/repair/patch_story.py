@@ -79,7 +79,7 @@ def patch_story(
         # In which coalitions were tried; the figures and the proof below are in 32 bits.
         "tried": None
         if made.selection is None
-        else {"device": bench.device, "precision": bench.precision},
+        else {"device": bench.working.device, "precision": bench.working.precision},
         "selection": made.selection,
         **figures,
         "payers": find_payers(figures),
@@ -141,7 +141,7 @@ def rounding(bench: Bench, patch: Patch) -> list[dict[str, Any]]:
     for frozen in patch.frozen:
         if frozen.filter.site not in scales:
             continue
-        wanted = float(bench.levels[frozen.filter.site][frozen.filter.channel])
+        wanted = float(bench.working.wanted_levels[frozen.filter.site][frozen.filter.channel])
         if wanted != frozen.constant:
             rows.append(
                 {

@@ -14,6 +14,7 @@ from repairkit.core.errors import SettingsError, TargetNotMetError
 from repairkit.core.patch import Evaluation, Figure, Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.process.trust import without
+from repairkit.engine.runner import OpenModel
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile, patch_file_text
 from repairkit.graph.patch.bake import bake
@@ -43,7 +44,7 @@ from repairkit.jobs.repair.values.first_order import GRADIENT
 from repairkit.jobs.repair.values.idle import without_idle
 from repairkit.jobs.runs.again import Again, said_again
 from repairkit.jobs.runs.run_folder import RunFolder
-from repairkit.jobs.setup.bench import Bench, outputs_of, prepare, runner_of
+from repairkit.jobs.setup.bench import Bench, opened_beside, outputs_of, prepare
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.looking import looked_at
 from repairkit.jobs.setup.settings import Settings, check_metrics, named_in
@@ -129,7 +130,7 @@ def patch(
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)
         tell_reading(told_reading(bench))
-        made = without_idle(bench, Made(make_patch(players, bench.roster, bench.means)))
+        made = without_idle(bench, Made(make_patch(players, bench.roster, bench.working.levels)))
     else:
         try:
             made = make_choice(bench, how, objective, on_progress)
@@ -220,16 +221,18 @@ def _finish(
     draft, model = _bake(bench, chosen)
     calibration = bench.parts.calibration
     first = np.arange(min(_PROOF_IMAGES, len(calibration)))
+    patched = opened_beside(bench, model)
     verified = prove_patch(
         bench.subject,
         bench.original,
         chosen,
         model,
         draft.edits,
+        opened=patched,
         images=calibration.batch(first) if len(calibration) else None,
         feeds=calibration.feeds(first),
     )
-    judged = _judge(bench, made, model, objective)
+    judged = _judge(bench, made, patched, objective)
     told = None if bench.unjudged else objective
     story = patch_story(bench, how.to_json(), made, told, judged, verified)
     time = PatchTime.of(how.score, bench) if how.baselines else None
@@ -238,7 +241,7 @@ def _finish(
     elif how.baselines:
         story |= with_baselines(bench, made, how, aim, judged, story, on_progress)
     if is_attacked(bench.dataset.annotations) and not bench.unjudged:
-        story["attacks"] = judge_attacks(bench, runner_of(bench, model), draft, how.attacks)
+        story["attacks"] = judge_attacks(bench, patched, draft, how.attacks)
     story["again"] = again.to_json()
     story = Places.here().cleaned(story)
     file = replace(draft, result_digest=digest_of(model), story=story)
@@ -258,16 +261,16 @@ def _finish(
     )
 
 
-def _judge(bench: Bench, made: Made, model: ModelProto, objective: str) -> Judged:
+def _judge(bench: Bench, made: Made, patched: OpenModel, objective: str) -> Judged:
     """The figures to report: of the test part, else of images that did not choose their cure."""
     if bench.unjudged:
         return not_judged(bench)
     if has_test(bench):
-        return judge_on_test(bench, model, objective)
+        return judge_on_test(bench, patched, objective)
     if made.selection is None:  # filters that were named
         suite = bench.parts.selection
         return judge_on_selection(
-            bench, (bench.run_plain(suite), outputs_of(bench, model, suite)), objective
+            bench, (bench.working.run_plain(suite), outputs_of(bench, patched, suite)), objective
         )
     assert made.outputs is not None
     n_folds = made.selection["parts"]["folds"]

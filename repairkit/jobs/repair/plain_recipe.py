@@ -37,7 +37,10 @@ def try_patches(
     """The model as it is, then the 1, 2, ... most harmful filters frozen, while there is time."""
     suite = bench.parts.selection
     metrics = bench.metrics((objective, bench.accuracy) if bench.n_classes else (objective,))
-    patches = [Patch(()), *propose_patches(values, bench.roster, bench.means, at_most=at_most)]
+    patches = [
+        Patch(()),
+        *propose_patches(values, bench.roster, bench.working.levels, at_most=at_most),
+    ]
     trials: list[Trial] = []
     for candidate in patches:
         if trials and time is not None and time.is_over(1):

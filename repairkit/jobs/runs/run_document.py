@@ -102,7 +102,7 @@ def _agreement(bench: Bench) -> str:
     """How near answers are to those of one image at a time; proven before they are used."""
     if choose_device(bench.settings.device) != "cpu" or bench.settings.half:
         return "within the tolerance of the device and the precision"
-    return stated_agreement(find_rounding(bench.found.index, (bench.subject.output,)))
+    return stated_agreement(find_rounding(bench.working.survey.index, (bench.subject.output,)))
 
 
 def less_is_better(bench: Bench, names: Iterable[str]) -> list[str]:

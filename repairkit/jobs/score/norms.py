@@ -17,9 +17,9 @@ NORMS = ("weight-norm", "activation-norm")
 def score_norms(method: str, bench: Bench, metric: str) -> Estimation:
     """L2 norms of kernels, or mean absolute activations over the calibration images."""
     if method == "weight-norm":
-        by_site = kernel_norms(bench.found)
+        by_site = kernel_norms(bench.working.survey)
     else:
-        measured = bench.measure(magnitude=True)
+        measured = bench.working.measure(bench.parts.calibration, magnitude=True)
         by_site = {name: level.astype(np.float64) for name, level in measured.items()}
     values = np.concatenate([by_site[site.name] for site in bench.roster.sites])[:, None]
     n = len(values)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +17,13 @@ from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Suite
-from repairkit.data import Dataset, InputSpec, Parts
 from repairkit.engine.game import ModelGame
 from repairkit.engine.precision import Precision
-from repairkit.engine.runner import Batching
+from repairkit.engine.runner import OpenModel
+from repairkit.engine.working import Effort, Working
 from repairkit.graph.kinds.sites import select_sites, survey
-from repairkit.graph.stored.files import ModelFile
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject
-from repairkit.metrics import OutputForm
-
-_NOWHERE = Path("model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +35,7 @@ class OpenGame:
     precision: Precision
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe:
     """A bench and a game on some of its images, as numbers that can travel.
 
@@ -50,16 +44,12 @@ class Recipe:
     """
 
     model: NDArray[np.uint8]
-    digest: str
-    input_name: str
-    spec: InputSpec
+    image: str
     output: str
     step: int | None
-    how: str
     settings: Settings
-    form: OutputForm | None
-    n_classes: int
-    means: FilterMeans
+    effort: Effort
+    levels: FilterMeans
     suite: Suite
     metrics: tuple[Metric, ...]
     guard: Metric | None
@@ -74,7 +64,7 @@ class Recipe:
             ModelError: the model is too large to be sent.
         """
         try:
-            content = bench.batching.model.SerializeToString()
+            content = bench.working.opened.model.SerializeToString()
         except Exception as error:
             raise ModelError(
                 f"{bench.subject.file.path}: cannot be sent to workers ({error}); models up to 2 "
@@ -86,22 +76,18 @@ class Recipe:
             suite = Suite.whole(part.name, images, part.annotations)
         else:
             suite = part
-        settings = replace(bench.settings, data=None, means=None, cache_memory=None)
+        opened = bench.working.opened
         return cls(
-            np.frombuffer(content, np.uint8),
-            bench.subject.file.digest,
-            bench.subject.input_name,
-            bench.subject.spec,
-            bench.subject.output,
-            bench.batching.step,
-            bench.batching.how,
-            settings,
-            bench.form,
-            bench.n_classes,
-            bench.means,
-            suite,
-            tuple(metrics),
-            guard,
+            model=np.frombuffer(content, np.uint8),
+            image=opened.image,
+            output=opened.output,
+            step=opened.step,
+            settings=replace(bench.settings, data=None, means=None, cache_memory=None),
+            effort=replace(bench.working.effort, cache_memory=None),
+            levels=bench.working.levels,
+            suite=suite,
+            metrics=tuple(metrics),
+            guard=guard,
         )
 
     @property
@@ -117,23 +103,20 @@ class Recipe:
         Raises:
             RepairkitError: the model cannot be run here.
         """
-        model = ModelProto.FromString(self.model.tobytes())
-        settings = replace(self.settings, workers=threads)
-        found = survey(model, output=self.output, at=settings.sites_at, include=settings.include)
-        bench = Bench(
-            Subject(
-                ModelFile(_NOWHERE, model, self.digest), self.input_name, self.spec, self.output
+        model, settings = ModelProto.FromString(self.model.tobytes()), self.settings
+        sites = survey(model, output=self.output, at=settings.sites_at, include=settings.include)
+        working = Working(
+            opened=OpenModel(
+                model=model,
+                image=self.image,
+                output=self.output,
+                step=self.step,
+                device=settings.device,
             ),
-            settings,
-            found,
-            found,
-            Roster(select_sites(found, settings.sites)),
-            Batching(model, self.step, self.how),
-            Dataset(self.suite.images, self.suite.annotations, None, self.digest),
-            Parts(self.suite, self.suite, self.suite, (), ""),
-            self.form,
-            self.n_classes,
+            survey=sites,
+            roster=Roster(select_sites(sites, settings.sites)),
+            settle_levels=lambda _: self.levels,
+            effort=replace(self.effort, workers=threads),
         )
-        vars(bench)["means"] = self.means  # as they were measured, once for all
-        game = bench.game(self.suite, self.metrics, guard=self.guard)
-        return OpenGame(game, bench.device, bench.precision)
+        game = working.game(self.suite, self.metrics, guard=self.guard)
+        return OpenGame(game, working.device, working.precision)

@@ -235,8 +235,8 @@ class _Table:
 def _table(bench: Bench, played: _Played, how: ScoreSettings) -> Iterator[_Table]:
     metrics, guard = played.metrics, _guard(bench, played.metrics)
     if played.cluster is None:
-        game = bench.game(played.images, metrics, guard=guard, n_rows=_rows_of(how, bench))
-        yield _Table(game, played, bench.device, bench.precision, len(metrics))
+        game = bench.working.game(played.images, metrics, guard=guard, n_rows=_rows_of(how, bench))
+        yield _Table(game, played, bench.working.device, bench.working.precision, len(metrics))
         return
     recipe = Recipe.of(bench, played.images, metrics, guard)
     with played.cluster.open(recipe, seed=bench.settings.seed) as remote:

@@ -75,7 +75,7 @@ def looked_at(
         bench.parts,
         bench.form,
         bench.n_classes,
-        bench.run_plain,
+        bench.working.run_plain,
     )
     look = first_look(scene, deadline, thorough=thorough)
     if look is None:

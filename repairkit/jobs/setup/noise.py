@@ -11,8 +11,6 @@ import numpy as np
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.data.pixels.spec import is_tabular
-from repairkit.engine.runner import Runner
-from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.coalitions.tree_noise import spread_over_thresholds
 from repairkit.jobs.setup.subject import Subject
 
@@ -77,15 +75,7 @@ def _settled(subject: Subject, sides: Sequence[int]) -> tuple[int, ...]:
     if None not in spec.shape:
         return shapes[0]
     fitting = [s for s in shapes if math.prod(s) <= _MOST_OF_AN_OPEN_INPUT] or shapes[:1]
-    step = fixed_batch(subject.model, subject.input_name)
-    runner = Runner(
-        subject.working,
-        subject.input_name,
-        step,
-        device="cpu",
-        optimise=False,
-        seconds=_TRIAL_SECONDS,
-    )
+    runner = subject.opened(seconds=_TRIAL_SECONDS).as_written()
     started = time.monotonic()
     for shape in fitting:
         try:

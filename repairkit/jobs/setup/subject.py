@@ -16,6 +16,8 @@ from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.stages import stage
 from repairkit.data import FurtherInput, InputSpec
+from repairkit.engine.runner import OpenModel
+from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.coalitions.zipmaps import zipped_outputs
 from repairkit.graph.dims import dims_of
 from repairkit.graph.index import GraphIndex
@@ -94,6 +96,22 @@ class Subject:
     def working(self) -> ModelProto:
         """The model as it runs on images alone, or with what is fed with each image."""
         return self.runnable(self.model)
+
+    def opened(self, *, device: str = "cpu", seconds: float | None = None) -> OpenModel:
+        """The model as it runs, with the batch that its input declares.
+
+        Args:
+            device: where it runs.
+            seconds: after which a run is broken off; None for no limit.
+        """
+        return OpenModel(
+            model=self.working,
+            image=self.input_name,
+            output=self.output,
+            step=fixed_batch(self.model, self.input_name),
+            device=device,
+            seconds=seconds,
+        )
 
 
 @stage("opening the model")

@@ -12,16 +12,15 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
-from onnx import ModelProto
 
 from repairkit.core.errors import DataError, ModelError, SettingsError
 from repairkit.core.filters import Roster
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data import PART_NAMES, Dataset, PartPlan, Parts, split_parts
 from repairkit.data.pixels.images import ReadyImages
-from repairkit.engine.runner import as_declared
-from repairkit.graph.kinds.sites import Survey, select_sites, survey
-from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.engine.batching import as_declared
+from repairkit.graph.kinds.sites import select_sites
+from repairkit.jobs.setup.bench import Bench, make_working, prepare, survey_of
 from repairkit.jobs.setup.inputs import with_inputs
 from repairkit.jobs.setup.reading import read_any
 from repairkit.jobs.setup.settings import Settings
@@ -93,8 +92,10 @@ def _without_images(subject: Subject, settings: Settings, *, all_outputs: bool) 
 
 def _leads_elsewhere(subject: Subject, settings: Settings, sites: Collection[str]) -> bool:
     """Whether a needed site leads to other outputs alone, or no site leads to the judged one."""
-    own, every = (_survey(subject, settings, output).sites for output in (subject.output, None))
-    known, others = {site.name for site in own}, {site.name for site in every}
+    judged, every = (
+        survey_of(subject.model, settings, output).sites for output in (subject.output, None)
+    )
+    known, others = {site.name for site in judged}, {site.name for site in every}
     return not known or any(name in others - known for name in sites)
 
 
@@ -108,32 +109,27 @@ def _bench(
     all_outputs: bool,
 ) -> Bench:
     output = None if all_outputs else subject.output
-    found = _survey(subject, settings, output)
-    working = found
-    if subject.working is not subject.model:
-        working = _survey(subject, settings, output, model=subject.working)
+    original = survey_of(subject.model, settings, output)
+    copied = subject.working is not subject.model
+    batching = as_declared(subject.opened(device=settings.device))
     return Bench(
-        subject,
-        settings,
-        found,
-        working,
-        Roster(select_sites(found, settings.sites)),
-        as_declared(subject.working, subject.input_name),
-        dataset,
-        parts,
-        None,
-        0,
+        subject=subject,
+        settings=settings,
+        original=original,
+        working=make_working(
+            subject,
+            settings,
+            batching,
+            survey_of(subject.working, settings, output) if copied else original,
+            Roster(select_sites(original, settings.sites)),
+            dataset,
+            parts.calibration,
+        ),
+        batching=batching,
+        dataset=dataset,
+        parts=parts,
+        form=None,
+        n_classes=0,
         unjudged=why,
         all_outputs=all_outputs,
-    )
-
-
-def _survey(
-    subject: Subject, settings: Settings, output: str | None, *, model: ModelProto | None = None
-) -> Survey:
-    return survey(
-        subject.model if model is None else model,
-        output=output,
-        at=settings.sites_at,
-        include=settings.include,
     )

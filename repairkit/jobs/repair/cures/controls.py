@@ -50,7 +50,7 @@ def fit_control(bench: Bench, objective: Objective, max_drop: float) -> Control 
     form, suite = bench.form, bench.parts.selection
     if form is None or form.kind == "values" or not bench.n_classes:
         return None
-    outputs, about = bench.run_plain(suite), suite.annotations
+    outputs, about = bench.working.run_plain(suite), suite.annotations
     criterion = ChoosingCriterion(
         objective,
         (Limit(bench.accuracy, max_drop),),

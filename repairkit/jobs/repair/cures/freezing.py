@@ -107,7 +107,7 @@ class Freezing:
 
     def _cured(self, frozen: Frozen, search: Search, story: dict[str, Any]) -> Cured:
         bench = self.bench
-        patch = make_patch(np.array(frozen, np.intp), bench.roster, bench.means)
+        patch = make_patch(np.array(frozen, np.intp), bench.roster, bench.working.levels)
         return Cured(patch, self.looks.of(frozen), _gain(search), story, self.name)
 
     def _story(

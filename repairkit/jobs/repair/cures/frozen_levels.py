@@ -112,7 +112,10 @@ class BestLevels:
 def _options(bench: Bench) -> list[FilterMeans]:
     """Levels to try beside the one that was chosen at."""
     sites = bench.roster.sites
-    mean, spread = bench.measure(magnitude=False), bench.measure(magnitude=True)
+    mean, spread = (
+        bench.working.measure(bench.parts.calibration, magnitude=magnitude)
+        for magnitude in (False, True)
+    )
     # A tree has a number per class, and one size for all of them.
     sizes = {name: spread[name].reshape(len(spread[name]), -1) for name in spread}
     sizes = {name: sizes[name].max(axis=1) for name in sizes}
@@ -120,8 +123,8 @@ def _options(bench: Bench) -> list[FilterMeans]:
         {name: mean[name] + _apart(factor * sizes[name], mean[name]) for name in mean}
         for factor in _SPREADS
     ]
-    wanted = [mean, zero_levels(sites), bias_levels(bench.found, sites), *shifted]
-    return [representable(bench.found, levels) for levels in wanted]
+    wanted = [mean, zero_levels(sites), bias_levels(bench.working.survey, sites), *shifted]
+    return [representable(bench.working.survey, levels) for levels in wanted]
 
 
 def _apart(shift: Array, like: Array) -> Array:

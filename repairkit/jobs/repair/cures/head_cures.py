@@ -92,19 +92,11 @@ def find_class_head(bench: Bench) -> Head:
     head = find_head(index, output)
     if head.fixed_bias and head.fixed_weight:
         raise ModelError(f"{head.fixed_bias}; {head.fixed_weight}")
-    reader = HeadReader(
-        bench.batching.model,
-        head,
-        output,
-        bench.subject.input_name,
-        bench.batching.step,
-        device=bench.settings.device,
-        features=not head.fixed_weight,
-    )
+    reader = HeadReader(bench.working.opened, head, features=not head.fixed_weight)
     suite, parts = bench.parts.selection, []
     with stage("reading the last layer", total=len(suite)) as tell:
-        for start in range(0, len(suite), bench.batch_size):
-            places = np.arange(start, min(start + bench.batch_size, len(suite)))
+        for start in range(0, len(suite), bench.working.effort.batch_size):
+            places = np.arange(start, min(start + bench.working.effort.batch_size, len(suite)))
             parts.append(reader.read(suite.batch(places), suite.feeds(places)))
             tell(int(places[-1]) + 1)
     features = [part.features for part in parts if part.features is not None]

@@ -106,7 +106,7 @@ def compare_baselines(
             rows.append(_failed(ranking.method, n_frozen, str(error)))
             continue
         players = np.argsort(np.where(np.isnan(values), np.inf, values), kind="stable")[:n_frozen]
-        patch = make_patch(players, bench.roster, bench.means)
+        patch = make_patch(players, bench.roster, bench.working.levels)
         after = patched_outputs(bench, patch, bench.parts.test)
         rows.append(judge.row(ranking.method, n_frozen, ranking.note, after))
     rows.append(_random_row(bench, judge, n_frozen))
@@ -184,7 +184,7 @@ def _random_row(bench: Bench, judge: _Judge, n_frozen: int) -> dict[str, Any]:
     for _ in range(RANDOM_DRAWS):
         players = rng.choice(len(bench.roster), n_frozen, replace=False).astype(np.intp)
         after = patched_outputs(
-            bench, make_patch(players, bench.roster, bench.means), bench.parts.test
+            bench, make_patch(players, bench.roster, bench.working.levels), bench.parts.test
         )
         drawn.append(figures_of(judge.metrics, after, about))
     plain = judge.plain

@@ -92,7 +92,7 @@ def check_same(bench: Bench, model: FrameworkModel, source: str) -> None:
         AdapterError: their outputs differ.
     """
     images = bench.parts.selection.batch(np.arange(min(_PROOF_IMAGES, len(bench.parts.selection))))
-    ours = bench.run_plain(bench.parts.selection.take(np.arange(len(images))))
+    ours = bench.working.run_plain(bench.parts.selection.take(np.arange(len(images))))
     theirs = model.outputs(images).reshape(ours.shape)
     scale = float(np.abs(ours).max()) or 1.0
     if not np.allclose(theirs, ours, rtol=_RELATIVE, atol=_RELATIVE * scale):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from repairkit.core.patch import Evaluation, Figure
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
+from repairkit.engine.runner import OpenModel
 from repairkit.jobs.repair.judge.classes import classes_block
 from repairkit.jobs.repair.judge.fairness import Outputs, fairness_block
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
@@ -40,10 +40,10 @@ class Judged:
 
 
 @stage("judging on the test part")
-def judge_on_test(bench: Bench, patched: ModelProto, objective: str) -> Judged:
+def judge_on_test(bench: Bench, patched: OpenModel, objective: str) -> Judged:
     """Figures before and after on the test part, and the paired difference."""
     suite = bench.parts.test
-    outputs = (bench.run_plain(suite), outputs_of(bench, patched, suite))
+    outputs = (bench.working.run_plain(suite), outputs_of(bench, patched, suite))
     return judge_outputs(bench, outputs, suite, objective)
 
 

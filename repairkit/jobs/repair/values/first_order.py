@@ -99,11 +99,11 @@ def _changes(bench: Bench, source: tuple[str, FrameworkModel], suite: Suite) -> 
         if origin is None or not origin.proven:
             continue
         held = constants.setdefault(origin.layer, np.zeros(sizes[origin.layer]))
-        held[origin.channel] = float(bench.means[found.site][found.channel])
+        held[origin.channel] = float(bench.working.levels[found.site][found.channel])
         places.setdefault(origin.layer, []).append((player, origin.channel))
     changes = np.full((len(suite), len(bench.roster)), np.nan, np.float32)
-    for start in range(0, len(suite), bench.batch_size):
-        rows = np.arange(start, min(start + bench.batch_size, len(suite)))
+    for start in range(0, len(suite), bench.working.effort.batch_size):
+        rows = np.arange(start, min(start + bench.working.effort.batch_size, len(suite)))
         told = model.first_order(suite.batch(rows), suite.annotations.labels[rows], constants)
         for layer, found_here in told.items():
             players, channels = np.array(places[layer]).T

@@ -42,7 +42,7 @@ from benchmarks.promising import (
 )
 from repairkit.data import PartPlan, Parts
 from repairkit.jobs.repair.objective import Objective
-from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.bench import Bench, prepare, with_parts
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
 
@@ -82,7 +82,7 @@ class Lab:
         selection, fresh = self.whole.take(chosen, "selection"), self.whole.take(rest, "fresh")
         parts = Parts(selection, selection, fresh, (), "drawn by the benchmark")
         settings = replace(self.bench.settings, seed=number)
-        bench = replace(self.bench, parts=parts, settings=settings)
+        bench = with_parts(self.bench, parts, settings)
         return bench, Judge(bench, fresh, self.labels[rest], self.answers[rest])
 
     def make(self, key: tuple[Any, ...]) -> Row:

@@ -22,7 +22,7 @@ from repairkit.jobs.repair.deciding import make_choice
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
-from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.bench import Bench, prepare, with_parts
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.metrics import difference, evaluate
@@ -142,7 +142,7 @@ class Lab:
         settings = replace(
             self.bench.settings, metrics=Objective.of(FAIRNESS_OBJECTIVE).values, seed=key[3]
         )
-        bench = replace(self.bench, parts=parts, settings=settings)
+        bench = with_parts(self.bench, parts, settings)
         known = self.fresh.annotations.groups
         assert known is not None
         compared = known if groups is None else np.zeros_like(known)
@@ -190,4 +190,4 @@ class Lab:
 
     def _with_parts(self, selection: Suite, test: Suite) -> Bench:
         parts = Parts(self.calibration, selection, test, (), "drawn by the benchmark")
-        return replace(self.bench, parts=parts)
+        return with_parts(self.bench, parts, self.bench.settings)

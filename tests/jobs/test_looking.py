@@ -17,9 +17,10 @@ from repairkit.core.errors import PreprocessingError
 from repairkit.core.process.deadline import Deadline
 from repairkit.core.suite import Suite
 from repairkit.data import PartPlan, Preprocessing
+from repairkit.engine.working import Working
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score
-from repairkit.jobs.setup.bench import Bench, prepare
+from repairkit.jobs.setup.bench import prepare
 from repairkit.jobs.setup.first_look import FirstLook, first_look_lines
 from repairkit.jobs.setup.looking import look_thoroughly, looked_at
 from repairkit.jobs.setup.settings import Settings
@@ -80,13 +81,13 @@ def colours(tmp_path: Path) -> tuple[Subject, Settings]:
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Which images the model is asked about from now on."""
     seen: list[int] = []
-    ask: Callable[[Bench, Suite], Any] = Bench.run_plain
+    ask: Callable[[Working, Suite], Any] = Working.run_plain
 
-    def run_plain(self: Bench, suite: Suite) -> Any:
+    def run_plain(self: Working, suite: Suite) -> Any:
         seen.extend(suite.indices.tolist())
         return ask(self, suite)
 
-    monkeypatch.setattr(Bench, "run_plain", run_plain)
+    monkeypatch.setattr(Working, "run_plain", run_plain)
     return seen
 
 

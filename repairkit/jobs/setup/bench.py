@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -242,6 +242,24 @@ def make_working(
         settle_levels=partial(_levels, subject, settings, calibration),
         effort=effort_of(settings, _batch_size(subject, settings, dataset)),
     )
+
+
+def with_parts(bench: Bench, parts: Parts, settings: Settings) -> Bench:
+    """The bench with other parts and settings of the same data; it keeps the open model.
+
+    Levels are measured anew, on the new calibration images.
+    """
+    old = bench.working
+    working = make_working(
+        bench.subject,
+        settings,
+        bench.batching,
+        old.survey,
+        old.roster,
+        bench.dataset,
+        parts.calibration,
+    )
+    return replace(bench, settings=settings, parts=parts, working=working)
 
 
 def effort_of(settings: Settings, batch_size: int) -> Effort:

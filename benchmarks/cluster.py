@@ -231,7 +231,9 @@ class Watching(DispatchedGame):
 def simulate(n_filters: int, workers: int, latency: float, per_part: float, n: int) -> Simulated:
     """The real driver with played workers; `n` parts for each."""
     crew = PlayedCrew(workers, latency, per_part)
-    facts = GameFacts(n_filters, ("loss",), (1.0,), ImagePool.uniform(64))
+    facts = GameFacts(
+        n_players=n_filters, metrics=("loss",), score_widths=(1.0,), pool=ImagePool.uniform(64)
+    )
     game = Watching(crew, facts, path="played", seed=0, late_seconds=1e9, clock=crew.now)
     began = time.process_time()
     estimate(game, Unread(Regression()), budget=Budget(514 + 128 * n * workers), seed=0)

@@ -56,7 +56,12 @@ class SimulatedGame:
         recipe = RECIPES[name]
         rng = np.random.default_rng([seed, n_players, *name.encode()])
         self.name, self.recipe = f"{name}-{n_players}", recipe
-        self.facts = GameFacts(n_players, ("accuracy",), (1.0,), ImagePool.uniform(N_IMAGES))
+        self.facts = GameFacts(
+            n_players=n_players,
+            metrics=("accuracy",),
+            score_widths=(1.0,),
+            pool=ImagePool.uniform(N_IMAGES),
+        )
         losses = np.exp(recipe.spread * rng.standard_normal(n_players))
         harmful = rng.choice(n_players, recipe.harmful, replace=False)
         losses[harmful] = -1.5 * losses.mean() * np.exp(0.7 * rng.standard_normal(recipe.harmful))

@@ -144,7 +144,12 @@ class Table:
         n_groups = int(self.groups.max()) + 1
         names = tuple(f"group {number}" for number in range(n_groups))
         labels = np.ones(len(self.groups), np.int64)
-        return Annotations(labels, self.groups.astype(np.int64), names, ("no", "yes"))
+        return Annotations(
+            labels=labels,
+            groups=self.groups.astype(np.int64),
+            group_names=names,
+            class_names=("no", "yes"),
+        )
 
     @cached_property
     def criterion(self) -> ChoosingCriterion:

@@ -100,7 +100,9 @@ class Ways:
             for site in self.found.sites
         }
         self.suite = Suite.whole(
-            "bench", Images(subject.images), Annotations(np.zeros(len(subject.images), np.int64))
+            "bench",
+            Images(subject.images),
+            Annotations(labels=np.zeros(len(subject.images), np.int64)),
         )
         self.candidates = Candidates(
             survey=self.found,

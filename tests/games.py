@@ -20,11 +20,11 @@ class TableGame:
         n_coalitions, n_images, n_metrics = scores.shape
         ranges = np.ptp(scores, axis=(0, 1)).tolist()
         self.facts = GameFacts(
-            n_coalitions.bit_length() - 1,
-            tuple(f"metric{i}" for i in range(n_metrics)),
-            widths or tuple(ranges),
-            ImagePool.uniform(n_images),
-            guard,
+            n_players=n_coalitions.bit_length() - 1,
+            metrics=tuple(f"metric{i}" for i in range(n_metrics)),
+            score_widths=widths or tuple(ranges),
+            pool=ImagePool.uniform(n_images),
+            guard=guard,
         )
 
     @property
@@ -120,7 +120,12 @@ class SoftGame:
         shares = rng.random(n_images) + 0.2 if uneven else np.ones(n_images)
         pool = ImagePool(shares / shares.sum(), np.zeros(n_images, np.int64))
         self.ratios = 1 / (n_images * pool.probabilities)
-        self.facts = GameFacts(n_players, ("soft",), (float(self.ratios.max()),), pool)
+        self.facts = GameFacts(
+            n_players=n_players,
+            metrics=("soft",),
+            score_widths=(float(self.ratios.max()),),
+            pool=pool,
+        )
 
     def play(self, round: Round) -> Outcomes:
         margins = self.margins - (~round.coalitions).astype(float) @ self.losses.T

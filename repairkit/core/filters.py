@@ -16,7 +16,7 @@ FilterMeans = dict[str, Array]
 """What each filter yields when absent: site name to an array of the site's `level_shape`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Site:
     """A tensor whose channel axis holds filters.
 

@@ -47,7 +47,7 @@ class ImagePool:
         return drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GameFacts:
     """All that an estimator may know of a game.
 
@@ -72,7 +72,7 @@ class GameFacts:
         return len(self.metrics)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SomeImages:
     """Some images of a game, which then count as if the game had held no others.
 

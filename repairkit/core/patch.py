@@ -124,7 +124,7 @@ class Figure:
         return {name: None if math.isnan(end) else end for name, end in ends.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One model's metrics on one suite, overall and per group, with intervals."""
 
@@ -145,7 +145,7 @@ class Evaluation:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorEdit:
     """One change that baking made to a stored tensor, enough to undo it.
 

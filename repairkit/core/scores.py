@@ -13,7 +13,7 @@ from repairkit.core.game import GameFacts, Outcomes, Round
 _NORMAL_95 = 1.959963984540054
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Values of all players.
 
@@ -53,16 +53,16 @@ class Scores:
         errors = np.full(values.shape, np.inf) if std_errors is None else std_errors
         counts = np.ones(len(values), np.int64) if samples is None else samples
         return cls(
-            metrics,
-            values,
-            errors,
-            values - _NORMAL_95 * errors,
-            values + _NORMAL_95 * errors,
-            counts,
-            np.zeros(len(values), bool),
-            0.95,
-            "normal, for one filter at one look",
-            False,
+            metrics=metrics,
+            values=values,
+            std_errors=errors,
+            ci_low=values - _NORMAL_95 * errors,
+            ci_high=values + _NORMAL_95 * errors,
+            samples=counts,
+            decided=np.zeros(len(values), bool),
+            confidence=0.95,
+            interval="normal, for one filter at one look",
+            efficient=False,
         )
 
     def ranking(self, metric: int = 0) -> NDArray[np.intp]:

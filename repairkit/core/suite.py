@@ -24,7 +24,7 @@ class ImageSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Annotations:
     """What is known of each image; every array is (n_images,).
 
@@ -49,15 +49,15 @@ class Annotations:
 
     def take(self, indices: Indices) -> Annotations:
         return Annotations(
-            self.labels[indices],
-            None if self.groups is None else self.groups[indices],
-            self.group_names,
-            self.class_names,
-            {name: column[indices] for name, column in self.attributes.items()},
+            labels=self.labels[indices],
+            groups=None if self.groups is None else self.groups[indices],
+            group_names=self.group_names,
+            class_names=self.class_names,
+            attributes={name: column[indices] for name, column in self.attributes.items()},
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """Images and annotations of one part of the data (`calibration`, `selection`, `test`).
 
@@ -79,7 +79,13 @@ class Suite:
         annotations: Annotations,
         further: Mapping[str, ImageSource] | None = None,
     ) -> Suite:
-        return cls(name, images, annotations, np.arange(len(annotations)), further or {})
+        return cls(
+            name=name,
+            images=images,
+            annotations=annotations,
+            indices=np.arange(len(annotations)),
+            further=further or {},
+        )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -87,11 +93,11 @@ class Suite:
     def take(self, positions: Indices, name: str | None = None) -> Suite:
         """The images at `positions` of this suite, as a suite of its own."""
         return Suite(
-            self.name if name is None else name,
-            self.images,
-            self.annotations.take(positions),
-            self.indices[positions],
-            self.further,
+            name=self.name if name is None else name,
+            images=self.images,
+            annotations=self.annotations.take(positions),
+            indices=self.indices[positions],
+            further=self.further,
         )
 
     def thinned(self, most: int) -> Suite:

@@ -73,7 +73,13 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
         if pair not in by_design and np.isin(rows[pair[0]], rows[pair[1]]).any()
     )
     suites = {
-        name: Suite(name, dataset.images, dataset.annotations.take(chosen), chosen, dataset.further)
+        name: Suite(
+            name=name,
+            images=dataset.images,
+            annotations=dataset.annotations.take(chosen),
+            indices=chosen,
+            further=dataset.further,
+        )
         for name, chosen in rows.items()
     }
     unused = np.ones(len(dataset.annotations), bool)

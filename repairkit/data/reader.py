@@ -95,7 +95,11 @@ def read_data(
     return Dataset(
         images=loaded.images,
         annotations=Annotations(
-            labels.values, numbers, names, labels.class_names, records.attributes
+            labels=labels.values,
+            groups=numbers,
+            group_names=names,
+            class_names=labels.class_names,
+            attributes=records.attributes,
         ),
         split=records.split,
         digest=digest_records(records, loaded.digest),
@@ -121,7 +125,9 @@ def _grouped(
     """Group numbers, names and notes; without labels, by the other columns alone."""
     columns = records.attributes
     if labels is not None:
-        about = Annotations(labels.values, class_names=labels.class_names, attributes=columns)
+        about = Annotations(
+            labels=labels.values, class_names=labels.class_names, attributes=columns
+        )
         columns = columns_to_group(about, groups)
     else:
         groups = [name for name in groups if clean(name) != LABEL or LABEL in columns]

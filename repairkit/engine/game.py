@@ -72,7 +72,7 @@ def some_images(
     ratios = np.divide(here, before, out=np.zeros_like(here), where=before > 0)
     images_of = tuple(_counted(column) for column in here.T)
     part = replace(facts, pool=ImagePool(drawn, pool.strata[positions]), images_of=images_of)
-    return SomeImages(part, positions, ratios, share, len(suite))
+    return SomeImages(facts=part, positions=positions, ratios=ratios, share=share, n_all=len(suite))
 
 
 class ModelGame:
@@ -112,13 +112,13 @@ class ModelGame:
         self._asked = [i for i, scorer in enumerate(scorers) if scorers.index(scorer) == i]
         self._answers = np.array([self._asked.index(scorers.index(s)) for s in scorers])
         self._facts = GameFacts(
-            len(roster),
-            tuple(metric.name for metric in self._metrics),
-            tuple(self._width(i) for i in range(len(self._metrics))),
-            ImagePool(drawn, _strata(suite)),
-            len(metrics) if guard is not None else 0,
-            tuple(self._images_of(i) for i in range(len(self._metrics))),
-            any(not metric.per_image for metric in metrics),
+            n_players=len(roster),
+            metrics=tuple(metric.name for metric in self._metrics),
+            score_widths=tuple(self._width(i) for i in range(len(self._metrics))),
+            pool=ImagePool(drawn, _strata(suite)),
+            guard=len(metrics) if guard is not None else 0,
+            images_of=tuple(self._images_of(i) for i in range(len(self._metrics))),
+            of_sets=any(not metric.per_image for metric in metrics),
         )
 
     @property

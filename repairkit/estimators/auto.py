@@ -51,7 +51,7 @@ _KNOWN_AFTER = 4
 _NEAR = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Auto:
     """Which are the top k, and what everyone is worth.
 
@@ -289,16 +289,16 @@ class AutoRun:
         counts = self.regression.rows.counts + self.moments.counts
         known = bool(np.isfinite(errors).any())
         return Scores(
-            self.facts.metrics,
-            values,
-            errors,
-            low,
-            high,
-            np.maximum(counts, 1) if known else np.zeros_like(counts),
-            ~(self.still_open & still_open),
-            CONFIDENCE,
-            self._describe(),
-            False,
+            metrics=self.facts.metrics,
+            values=values,
+            std_errors=errors,
+            ci_low=low,
+            ci_high=high,
+            samples=np.maximum(counts, 1) if known else np.zeros_like(counts),
+            decided=~(self.still_open & still_open),
+            confidence=CONFIDENCE,
+            interval=self._describe(),
+            efficient=False,
         )
 
     def _describe(self) -> str:

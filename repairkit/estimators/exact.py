@@ -76,16 +76,16 @@ class ExactRun:
         values = shapley_values(self.values) if complete else np.zeros((n, self.values.shape[1]))
         spread = np.full(values.shape, 0.0 if complete else np.inf)
         return Scores(
-            self.facts.metrics,
-            values,
-            spread,
-            values - spread,
-            values + spread,
-            np.full(n, len(self.values) // 2 if complete else 0, np.int64),
-            np.full(n, complete),
-            1.0,
-            "exact: every coalition on every image",
-            True,
+            metrics=self.facts.metrics,
+            values=values,
+            std_errors=spread,
+            ci_low=values - spread,
+            ci_high=values + spread,
+            samples=np.full(n, len(self.values) // 2 if complete else 0, np.int64),
+            decided=np.full(n, complete),
+            confidence=1.0,
+            interval="exact: every coalition on every image",
+            efficient=True,
         )
 
 

@@ -106,14 +106,14 @@ class LeaveOneOutRun:
         quantile = student_quantile(CONFIDENCE, max(len(self.base) - 1, 1))
         low, high = around(self.values, quantile * errors)
         return Scores(
-            self.facts.metrics,
-            self.values.copy(),
-            errors,
-            low,
-            high,
-            (np.arange(self.facts.n_players) < self.n_known).astype(np.int64),
-            (low[:, 0] > 0) | (high[:, 0] < 0),
-            CONFIDENCE,
-            "Student's t over images; decided where it excludes zero",
-            False,
+            metrics=self.facts.metrics,
+            values=self.values.copy(),
+            std_errors=errors,
+            ci_low=low,
+            ci_high=high,
+            samples=(np.arange(self.facts.n_players) < self.n_known).astype(np.int64),
+            decided=(low[:, 0] > 0) | (high[:, 0] < 0),
+            confidence=CONFIDENCE,
+            interval="Student's t over images; decided where it excludes zero",
+            efficient=False,
         )

@@ -40,14 +40,14 @@ class RandomRun:
     def read(self) -> Scores:
         n = self.facts.n_players
         return Scores(
-            self.facts.metrics,
-            self.values,
-            np.zeros_like(self.values),
-            self.values,
-            self.values,
-            np.zeros(n, np.int64),
-            np.ones(n, bool),
-            1.0,
-            "none: a random score is no estimate",
-            False,
+            metrics=self.facts.metrics,
+            values=self.values,
+            std_errors=np.zeros_like(self.values),
+            ci_low=self.values,
+            ci_high=self.values,
+            samples=np.zeros(n, np.int64),
+            decided=np.ones(n, bool),
+            confidence=1.0,
+            interval="none: a random score is no estimate",
+            efficient=False,
         )

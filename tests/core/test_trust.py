@@ -80,7 +80,7 @@ def test_a_metric_goes_to_a_worker_by_name_and_folder(
     (folder / "own_metric.py").write_text(
         "def judge(outputs, labels, attributes):\n    return 0.5\n"
     )
-    annotations = Annotations(np.zeros(2, np.intp))
+    annotations = Annotations(labels=np.zeros(2, np.intp))
     sent = pickle.dumps(user_metric("own_metric:judge", annotations, np.zeros((2, 3))))
     for name in [name for name in sys.modules if name.startswith("own_")]:
         del sys.modules[name]

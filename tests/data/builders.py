@@ -65,11 +65,11 @@ def dataset(
     return Dataset(
         ReadyImages(np.arange(len(labels), dtype=np.float32)[:, None], np.dtype(np.float32)),
         Annotations(
-            np.array(labels),
-            None if groups is None else np.array(groups),
-            names,
-            class_names,
-            attributes or {},
+            labels=np.array(labels),
+            groups=None if groups is None else np.array(groups),
+            group_names=names,
+            class_names=class_names,
+            attributes=attributes or {},
         ),
         None if split is None else np.array(split),
         digest="0" * 64,

@@ -71,7 +71,7 @@ def test_classes_cross_with_columns_as_any_column_does(
 ) -> None:
     names = ("cat", "dog", "eel", "fox")[:named]
     labels, texts = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    about = Annotations(labels, class_names=names, attributes={"tag": texts})
+    about = Annotations(labels=labels, class_names=names, attributes={"tag": texts})
     columns = columns_to_group(about, ["label", "tag"])
     groups, found = cross_groups(columns, ["label", "tag"], str)
     told = [names[label] if label < named else str(label) for label, _ in rows]
@@ -86,12 +86,12 @@ def test_classes_cross_with_columns_as_any_column_does(
 
 
 def test_an_attribute_that_is_called_label_stands_for_itself() -> None:
-    about = Annotations(np.array([0, 1]), attributes={"label": np.array(["sunny", "rainy"])})
+    about = Annotations(labels=np.array([0, 1]), attributes={"label": np.array(["sunny", "rainy"])})
     assert columns_to_group(about, ["label"])["label"].tolist() == ["sunny", "rainy"]
 
 
 def test_targets_make_no_groups() -> None:
-    about = Annotations(np.array([0.5, 1.5]), attributes={"sex": np.array(["m", "w"])})
+    about = Annotations(labels=np.array([0.5, 1.5]), attributes={"sex": np.array(["m", "w"])})
     assert set(columns_to_group(about, ["sex"])) == {"sex"}
     with pytest.raises(DataError, match=r"targets of a regressor.* another column with --group"):
         columns_to_group(about, ["sex", " label "])

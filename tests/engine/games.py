@@ -38,7 +38,7 @@ class Images:
 
 def suite_of(images: Array, labels: Array | None = None) -> Suite:
     labels = np.zeros(len(images), np.int64) if labels is None else labels
-    return Suite.whole("test", Images(images), Annotations(labels))
+    return Suite.whole("test", Images(images), Annotations(labels=labels))
 
 
 @dataclass(frozen=True)

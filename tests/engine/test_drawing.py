@@ -45,7 +45,9 @@ def game_of(names: list[str]) -> ModelGame:
     rng = np.random.default_rng(0)
     labels = rng.choice(3, N, p=[0.7, 0.2, 0.1])
     groups = (rng.random(N) < 0.1).astype(np.int64)
-    annotations = Annotations(labels, groups, ("a", "b"), ("0", "1", "2"))
+    annotations = Annotations(
+        labels=labels, groups=groups, group_names=("a", "b"), class_names=("0", "1", "2")
+    )
     logits = rng.standard_normal((N, 3))
     logits[np.arange(N), labels] += np.where(groups == 1, 0.3, 1.5) + labels
     suite = Suite.whole("selection", Noise(), annotations)

@@ -33,7 +33,7 @@ def test_means_equal_those_of_the_tapped_tensor(
     monkeypatch.setattr(streaming, "_CHUNK_BYTES", chunk_bytes)
     model, images = models.LAYERS[name](), Noise(37)
     sites = find_sites(model)
-    suite = Suite.whole("calibration", images, Annotations(np.zeros(37, np.int64)))
+    suite = Suite.whole("calibration", images, Annotations(labels=np.zeros(37, np.int64)))
     found = measure_means(opened(model), sites, suite)
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)

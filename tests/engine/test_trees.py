@@ -48,7 +48,7 @@ def open_both(
     """The instrumented model, and what is opened for it."""
     found = survey(model, output=output)
     suite = Suite.whole(
-        "rows", ReadyImages(rows, rows.dtype), Annotations(np.zeros(len(rows), np.int64))
+        "rows", ReadyImages(rows, rows.dtype), Annotations(labels=np.zeros(len(rows), np.int64))
     )
     means = measure_means(opened(model), found.sites, suite)
     means = representable(found, means)

@@ -34,7 +34,14 @@ class ImageGame:
         np.fill_diagonal(self.together, 0.0)
         self.noise = rng.standard_normal((n_images, n_players))
         pool = ImagePool.uniform(n_images)
-        self.facts = GameFacts(n_players, ("m",), (9.0,), pool, 0, (None,))
+        self.facts = GameFacts(
+            n_players=n_players,
+            metrics=("m",),
+            score_widths=(9.0,),
+            pool=pool,
+            guard=0,
+            images_of=(None,),
+        )
 
     def play(self, round: Round) -> Outcomes:
         removed = (~round.coalitions).astype(float)
@@ -147,8 +154,17 @@ def test_values_of_some_images_are_solved_from_their_rows_and_entries() -> None:
     assert isinstance(run, RepairRun)
     assert run.n_images == 90
     some = np.arange(0, 90, 3)
-    facts = GameFacts(40, ("m",), (9.0,), ImagePool.uniform(len(some)), 0, (None,))
-    cut = SomeImages(facts, some, np.full((len(some), 1), 3.0), 1 / 3, 90)
+    facts = GameFacts(
+        n_players=40,
+        metrics=("m",),
+        score_widths=(9.0,),
+        pool=ImagePool.uniform(len(some)),
+        guard=0,
+        images_of=(None,),
+    )
+    cut = SomeImages(
+        facts=facts, positions=some, ratios=np.full((len(some), 1), 3.0), share=1 / 3, n_all=90
+    )
     found = scores_on(run, cut)
     assert found is not None
     off = abs(found.values[:, 0] - game.by_image[some].mean(axis=0))
@@ -168,8 +184,21 @@ def test_few_images_of_a_run_without_a_table_are_told_or_left_out(n_kept: int) -
     assert isinstance(run, RepairRun)
     assert run.n_images == 0
     some = np.arange(0, 3 * n_kept, 3)
-    facts = GameFacts(30, ("m",), (9.0,), ImagePool.uniform(n_kept), 0, (None,))
-    cut = SomeImages(facts, some, np.full((n_kept, 1), 60 / n_kept), n_kept / 60, 60)
+    facts = GameFacts(
+        n_players=30,
+        metrics=("m",),
+        score_widths=(9.0,),
+        pool=ImagePool.uniform(n_kept),
+        guard=0,
+        images_of=(None,),
+    )
+    cut = SomeImages(
+        facts=facts,
+        positions=some,
+        ratios=np.full((n_kept, 1), 60 / n_kept),
+        share=n_kept / 60,
+        n_all=60,
+    )
     found = scores_on(run, cut)
     assert found is None or (found.samples.any() and np.isfinite(found.values).all())
     assert n_kept < 20 or found is not None
@@ -218,7 +247,9 @@ def test_a_run_stopped_before_its_rows_tells_what_its_entries_say() -> None:
 def test_a_split_keeps_its_budget_and_its_memory(
     n_players: int, n_images: int, n_metrics: int, rows: int, cost: float, explained: float
 ) -> None:
-    split = Split(n_players, n_images, n_metrics, rows, cost)
+    split = Split(
+        n_players=n_players, n_images=n_images, n_metrics=n_metrics, rows=rows, entry_cost=cost
+    )
     assert split.pilot_images * split.image_cost <= 0.15 * rows + 1e-9
     k = split.images_of_table(explained) if split.pilot_images else 0
     assert k == 0 or split.pilot_images <= k <= n_images
@@ -233,10 +264,15 @@ def test_a_split_keeps_its_budget_and_its_memory(
 
 def test_the_largest_networks_get_rows() -> None:
     """As a repair of 17,216 filters on 1,000 images, where a third is explained."""
-    split = Split(17_216, 1_000, 2, 500 * 17_216, 0.22)
+    split = Split(n_players=17_216, n_images=1_000, n_metrics=2, rows=500 * 17_216, entry_cost=0.22)
     assert split.images_of_table(0.3) == 0
     assert split.pilot_images * split.image_cost < 0.03 * split.rows
-    assert Split(17_216, 1_000, 2, 200_000, 0.22).pilot_images == 0
+    assert (
+        Split(
+            n_players=17_216, n_images=1_000, n_metrics=2, rows=200_000, entry_cost=0.22
+        ).pilot_images
+        == 0
+    )
 
 
 def rows_to_fit(n_rows: int, truth: Floats, rng: np.random.Generator) -> tuple[Rows, np.ndarray]:
@@ -245,7 +281,14 @@ def rows_to_fit(n_rows: int, truth: Floats, rng: np.random.Generator) -> tuple[R
     predicted = rng.standard_normal((n_rows, 1))
     sizes = rng.integers(1, 6, n_rows)
     outcomes = -predicted * truth[images % N_FOLDS] + ahead - 0.1 * sizes[:, None]
-    return Rows(outcomes, predicted, ahead, sizes, images, np.ones(n_rows)), images % N_FOLDS
+    return Rows(
+        outcomes=outcomes,
+        predicted=predicted,
+        ahead=ahead,
+        sizes=sizes,
+        images=images,
+        weights=np.ones(n_rows),
+    ), images % N_FOLDS
 
 
 def test_a_folds_coefficient_comes_from_the_other_folds() -> None:

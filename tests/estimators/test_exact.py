@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_eleven_players_are_asked_in_rounds_of_at_most_1024_rows_on_every_image(
 
 def test_more_than_twenty_players_are_refused() -> None:
     facts = TableGame(quiet(any_values(2))).facts
-    many = type(facts)(21, facts.metrics, facts.score_widths, facts.pool)
+    many = replace(facts, n_players=21)
     with pytest.raises(SettingsError, match="21 players; choose at most 20"):
         Exact().start(many, np.random.default_rng(0))
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round
 from repairkit.core.scores import Budget
 from repairkit.estimators import LeaveOneOut, estimate
 from tests.games import TableGame, WatchedGame, additive, any_values, noisy, quiet
@@ -21,13 +22,11 @@ def test_each_value_is_what_the_full_coalition_loses_without_the_player() -> Non
 
 def test_many_players_are_asked_in_rounds_and_the_full_coalition_once() -> None:
     class Many:
-        facts = type(TableGame(quiet(any_values(1))).facts)(
-            300, ("m",), (1.0,), TableGame(quiet(any_values(1))).facts.pool
+        facts = GameFacts(
+            n_players=300, metrics=("m",), score_widths=(1.0,), pool=ImagePool.uniform(1)
         )
 
-        def play(self, round):  # type: ignore[no-untyped-def]
-            from repairkit.core.game import Outcomes
-
+        def play(self, round: Round) -> Outcomes:
             return Outcomes(round.coalitions.mean(axis=1)[:, None, None])
 
     game = WatchedGame(Many())

@@ -36,7 +36,14 @@ class WeighedGame:
         images_of = tuple(None if len(images) == len(drawn) else images for images in own)
         names = tuple(f"m{i}" for i in range(weights.shape[1]))
         widths = (9.0,) * len(names)
-        self.facts = GameFacts(self.table.facts.n_players, names, widths, pool, 0, images_of)
+        self.facts = GameFacts(
+            n_players=self.table.facts.n_players,
+            metrics=names,
+            score_widths=widths,
+            pool=pool,
+            guard=0,
+            images_of=images_of,
+        )
 
     def play(self, round: Round) -> Outcomes:
         scores = self.table.play(round).scores
@@ -70,7 +77,13 @@ def games(
     part = WeighedGame(table[:, positions], here, drawn[positions] / share)
     before = weights[positions]
     ratios = np.divide(here, before, out=np.zeros_like(here), where=before > 0)
-    return whole, part, SomeImages(part.facts, positions, ratios, share, N_IMAGES)
+    return (
+        whole,
+        part,
+        SomeImages(
+            facts=part.facts, positions=positions, ratios=ratios, share=share, n_all=N_IMAGES
+        ),
+    )
 
 
 def some_positions(draw: st.DrawFn) -> np.ndarray:

@@ -19,7 +19,9 @@ NEVER = Truncation(None, 1)
 def walk_of(ranks: list[int], players: list[int]) -> Walk:
     """A walk in a known order."""
     drawn = begin_walk(
-        GameFacts(len(ranks), ("m",), (1.0,), ImagePool.uniform(4)),
+        GameFacts(
+            n_players=len(ranks), metrics=("m",), score_widths=(1.0,), pool=ImagePool.uniform(4)
+        ),
         (1, 2),
         0,
         players=np.array(players),
@@ -28,7 +30,14 @@ def walk_of(ranks: list[int], players: list[int]) -> Walk:
     order = np.array(ranks)
     wanted = order[players]
     prefixes = np.union1d(wanted, wanted + 1)
-    return Walk(0, order, drawn.images, np.array(players), prefixes, np.zeros((len(prefixes), 1)))
+    return Walk(
+        number=0,
+        ranks=order,
+        images=drawn.images,
+        players=np.array(players),
+        prefixes=prefixes,
+        values=np.zeros((len(prefixes), 1)),
+    )
 
 
 def column(values: list[float]) -> np.ndarray:
@@ -83,7 +92,7 @@ def test_the_guard_alone_cuts() -> None:
 
 
 def test_lanes_share_a_round_and_each_keeps_its_own_images() -> None:
-    facts = GameFacts(4, ("m",), (1.0,), ImagePool.uniform(50))
+    facts = GameFacts(n_players=4, metrics=("m",), score_widths=(1.0,), pool=ImagePool.uniform(50))
     walks = [
         begin_walk(facts, (1, 2), number, players=np.arange(4), batch_size=6) for number in range(2)
     ]
@@ -97,7 +106,7 @@ def test_lanes_share_a_round_and_each_keeps_its_own_images() -> None:
 
 
 def test_a_walk_depends_on_its_number_alone() -> None:
-    facts = GameFacts(30, ("m",), (1.0,), ImagePool.uniform(50))
+    facts = GameFacts(n_players=30, metrics=("m",), score_widths=(1.0,), pool=ImagePool.uniform(50))
     everyone, few = (
         begin_walk(facts, (7, 8), 5, players=np.arange(n), batch_size=6) for n in (30, 3)
     )

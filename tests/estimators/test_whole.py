@@ -40,7 +40,9 @@ class WorstGroupGame:
         margins = members(N_PLAYERS) @ (taste[:, self.groups] + own)
         self.right = margins + rng.normal(0, 0.5, N_IMAGES) > 0.2
         pool = ImagePool.uniform(N_IMAGES)
-        self.facts = GameFacts(N_PLAYERS, ("worst",), (1.0,), pool, of_sets=of_sets)
+        self.facts = GameFacts(
+            n_players=N_PLAYERS, metrics=("worst",), score_widths=(1.0,), pool=pool, of_sets=of_sets
+        )
 
     @property
     def values(self) -> np.ndarray:
@@ -140,7 +142,9 @@ class VotingGame:
         weights[-1] = 0
         self.values = (members(n_players) @ weights > weights.sum() / 2).astype(float)
         pool = ImagePool.uniform(4)
-        self.facts = GameFacts(n_players, ("vote",), (1.0,), pool, of_sets=True)
+        self.facts = GameFacts(
+            n_players=n_players, metrics=("vote",), score_widths=(1.0,), pool=pool, of_sets=True
+        )
 
     def play(self, round: Round) -> Outcomes:
         codes = round.coalitions @ (1 << np.arange(self.facts.n_players))

@@ -63,7 +63,7 @@ def test_the_mean_of_a_tree_is_that_of_the_leaves_that_rows_reach(options: dict)
     made = forest(1, **options)
     found, rows = survey(made.model), rows_for(made)
     suite = Suite.whole(
-        "all", ReadyImages(rows, rows.dtype), Annotations(np.zeros(len(rows), np.int64))
+        "all", ReadyImages(rows, rows.dtype), Annotations(labels=np.zeros(len(rows), np.int64))
     )
     means = measure_means(opened(made.model), found.sites, suite)
     expected = mean_levels(made, found, rows)["forest"]
@@ -271,11 +271,27 @@ def test_layers_and_trees_can_be_sites_of_one_model() -> None:
 @pytest.mark.parametrize(
     "edit",
     [
-        TensorEdit("attribute", "target_weights", ((0, 1),), b"\0" * 8, node="scores"),
-        TensorEdit("attribute", "target_weights", ((9999, 10000),), b"\0" * 4, node="scores"),
-        TensorEdit("attribute", "target_weights", (), b"", node="scores"),
-        TensorEdit("attribute", "target_ids", ((0, 1),), b"\0" * 4, node="scores"),
-        TensorEdit("attribute", "target_weights", ((0, 1),), b"\0" * 4, node="elsewhere"),
+        TensorEdit(
+            kind="attribute", tensor="target_weights", runs=((0, 1),), old=b"\0" * 8, node="scores"
+        ),
+        TensorEdit(
+            kind="attribute",
+            tensor="target_weights",
+            runs=((9999, 10000),),
+            old=b"\0" * 4,
+            node="scores",
+        ),
+        TensorEdit(kind="attribute", tensor="target_weights", runs=(), old=b"", node="scores"),
+        TensorEdit(
+            kind="attribute", tensor="target_ids", runs=((0, 1),), old=b"\0" * 4, node="scores"
+        ),
+        TensorEdit(
+            kind="attribute",
+            tensor="target_weights",
+            runs=((0, 1),),
+            old=b"\0" * 4,
+            node="elsewhere",
+        ),
     ],
 )
 def test_undoing_what_does_not_fit_is_refused(edit: TensorEdit) -> None:

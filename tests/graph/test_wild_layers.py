@@ -101,7 +101,7 @@ def test_means_on_codes_are_those_of_the_dequantised_tensor() -> None:
     model = wild_models.linear_codes()
     found = survey(model)
     x = models.images(5)
-    suite = Suite.whole("all", ReadyImages(x, x.dtype), Annotations(np.zeros(5, np.int64)))
+    suite = Suite.whole("all", ReadyImages(x, x.dtype), Annotations(labels=np.zeros(5, np.int64)))
     means = measure_means(opened(model), found.sites, suite)
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)

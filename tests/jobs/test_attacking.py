@@ -151,7 +151,9 @@ def test_pairs_choose_or_confirm_together() -> None:
         "adversarial": np.repeat([0, 1], 40),
         "target": np.ones(80, np.int64),
     }
-    halves = with_twins(Annotations(np.zeros(80), attributes=columns), rng.integers(0, 2, 80))
+    halves = with_twins(
+        Annotations(labels=np.zeros(80), attributes=columns), rng.integers(0, 2, 80)
+    )
     assert np.array_equal(halves[40:], halves[:40][::-1])
     assert set(halves.tolist()) == {0, 1}
 

@@ -59,9 +59,17 @@ def make_suite(n: int, n_classes: int, seed: int = 0) -> tuple[Suite, np.ndarray
     crossed = np.array([f"{r}{CROSS}{s}" for r, s in zip(race, sex, strict=True)])
     names, groups = np.unique(crossed, return_inverse=True)
     annotations = Annotations(
-        labels.astype(np.int64), groups, tuple(names.tolist()), (), {"race": race, "sex": sex}
+        labels=labels.astype(np.int64),
+        groups=groups,
+        group_names=tuple(names.tolist()),
+        class_names=(),
+        attributes={"race": race, "sex": sex},
     )
-    return Suite("test", Nothing(), annotations, np.arange(n)), before, after
+    return (
+        Suite(name="test", images=Nothing(), annotations=annotations, indices=np.arange(n)),
+        before,
+        after,
+    )
 
 
 def judge(suite, before, after, columns=("race", "sex"), n_classes=2):
@@ -141,9 +149,13 @@ def test_groups_of_few_images_or_wide_intervals_are_flagged() -> None:
 def test_one_group_alone_has_no_disparity() -> None:
     suite, before, after = make_suite(60, 2)
     lonely = Annotations(
-        suite.annotations.labels, np.zeros(60, np.int64), ("all",), (), {"site": np.full(60, "all")}
+        labels=suite.annotations.labels,
+        groups=np.zeros(60, np.int64),
+        group_names=("all",),
+        class_names=(),
+        attributes={"site": np.full(60, "all")},
     )
-    suite = Suite("test", Nothing(), lonely, np.arange(60))
+    suite = Suite(name="test", images=Nothing(), annotations=lonely, indices=np.arange(60))
     view = judge(suite, before, after, ("site",))["columns"][0]
     assert list(view["disparities"]) == ["accuracy", "worst_group_accuracy", "group_accuracy"]
     assert len(view["groups"]) == 1
@@ -166,8 +178,18 @@ def one_sided(n: int = 240) -> tuple[Suite, np.ndarray, np.ndarray]:
     labels[ward != "all"] = 0
     labels[np.flatnonzero(ward == "few")[:2]] = 1
     names, groups = np.unique(ward, return_inverse=True)
-    about = Annotations(labels, groups, tuple(names.tolist()), ("no", "yes"), {"ward": ward})
-    return Suite("test", Nothing(), about, np.arange(n)), before, after
+    about = Annotations(
+        labels=labels,
+        groups=groups,
+        group_names=tuple(names.tolist()),
+        class_names=("no", "yes"),
+        attributes={"ward": ward},
+    )
+    return (
+        Suite(name="test", images=Nothing(), annotations=about, indices=np.arange(n)),
+        before,
+        after,
+    )
 
 
 def test_a_rate_that_no_image_of_a_group_counts_for_is_null_and_left_out_of_comparisons() -> None:

@@ -58,7 +58,7 @@ def test_targets_that_say_nothing_are_refused(text: str, words: str) -> None:
 
 
 def test_targets_of_metrics_known_only_by_their_function_are_checked_by_it() -> None:
-    about = Annotations(np.array([0.0, 3.0]))
+    about = Annotations(labels=np.array([0.0, 3.0]))
     error = make_metric(
         "mean_absolute_error", form=OutputForm("values"), annotations=about, n_classes=1
     )
@@ -153,7 +153,9 @@ def test_images_that_confirm_bear_out_a_set_that_does_nothing_as_rarely_as_state
     """Both groups' true accuracies stay, so that an interval above 0 is a false promise."""
     form, n_runs, per_group, confirmed = OutputForm("logits"), 150, 60, 0
     groups = np.repeat([0, 1], per_group)
-    about = Annotations(np.zeros(len(groups), np.int64), groups, ("easy", "hard"))
+    about = Annotations(
+        labels=np.zeros(len(groups), np.int64), groups=groups, group_names=("easy", "hard")
+    )
     metric = make_metric("worst_group_accuracy", form=form, annotations=about, n_classes=2)
     share = np.where(groups == 0, 0.95, 0.6)
     for seed in range(n_runs):

@@ -28,7 +28,7 @@ Bools = NDArray[np.bool_]
 
 def about(groups: NDArray[np.int64] | None, n: int) -> Annotations:
     names = () if groups is None else tuple(f"g{i}" for i in range(groups.max() + 1))
-    return Annotations(np.zeros(n, np.int64), groups, names)
+    return Annotations(labels=np.zeros(n, np.int64), groups=groups, group_names=names)
 
 
 def answers(right: Bools, margin: float = 2.0) -> NDArray[np.float32]:

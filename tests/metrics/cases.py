@@ -24,9 +24,11 @@ def one_hot(predictions: Array, n_classes: int) -> NDArray[np.float32]:
 def annotate(labels: Any, groups: Any = None, n_groups: int | None = None) -> Annotations:
     labels = np.asarray(labels, np.int64)
     if groups is None:
-        return Annotations(labels)
+        return Annotations(labels=labels)
     groups = np.asarray(groups, np.int64)
-    return Annotations(labels, groups, GROUP_NAMES[: n_groups or groups.max() + 1])
+    return Annotations(
+        labels=labels, groups=groups, group_names=GROUP_NAMES[: n_groups or groups.max() + 1]
+    )
 
 
 @st.composite

@@ -10,9 +10,14 @@ from tests.metrics.cases import ON_ATTACKED
 
 LABELS = np.array([0, 1, 2, 1])
 NAMED = Annotations(
-    LABELS, class_names=("cat", "dog", "fox"), attributes={"race": LABELS, "sex": LABELS}
+    labels=LABELS, class_names=("cat", "dog", "fox"), attributes={"race": LABELS, "sex": LABELS}
 )
-GROUPED = Annotations(LABELS, np.array([0, 1, 0, 1]), ("dark", "fair"), NAMED.class_names)
+GROUPED = Annotations(
+    labels=LABELS,
+    groups=np.array([0, 1, 0, 1]),
+    group_names=("dark", "fair"),
+    class_names=NAMED.class_names,
+)
 CLASSES = OutputForm("logits")
 VALUES = OutputForm("values")
 
@@ -62,13 +67,13 @@ def test_what_makes_no_sense_is_refused_in_one_line(name, form, message):
 
 
 def test_many_classes_are_not_all_listed():
-    many = Annotations(LABELS, class_names=tuple(f"class{k}" for k in range(1000)))
+    many = Annotations(labels=LABELS, class_names=tuple(f"class{k}" for k in range(1000)))
     with pytest.raises(SettingsError, match="class19 and 980 more"):
         make("recall:zebra", annotations=many)
 
 
 def test_a_single_group_cannot_differ():
-    alone = Annotations(LABELS, np.zeros(4, np.int64), ("dark",))
+    alone = Annotations(labels=LABELS, groups=np.zeros(4, np.int64), group_names=("dark",))
     with pytest.raises(SettingsError, match="there is only 'dark'"):
         make("demographic_parity_difference", annotations=alone)
     assert make("worst_group_accuracy", annotations=alone).name == "worst_group_accuracy"
@@ -84,17 +89,23 @@ def test_a_single_group_cannot_differ():
 )
 def test_labels_that_the_model_does_not_know_are_refused(labels, message):
     with pytest.raises(DataError, match=message):
-        make("accuracy", annotations=Annotations(labels))
+        make("accuracy", annotations=Annotations(labels=labels))
 
 
 def test_every_class_and_group_with_an_image_is_spelt_out_once():
     labels = Annotations(
-        np.array([2, 0, 0, 2]), np.array([0, 1, 1, 0]), ("dark", "fair", "none"), NAMED.class_names
+        labels=np.array([2, 0, 0, 2]),
+        groups=np.array([0, 1, 1, 0]),
+        group_names=("dark", "fair", "none"),
+        class_names=NAMED.class_names,
     )
     names = ("accuracy", "recall:fox", "recall:*", "group_accuracy:*")
     spelt = ("accuracy", "recall:fox", "recall:cat", "group_accuracy:dark", "group_accuracy:fair")
     assert spell_out(names, labels, 3) == spelt
-    assert spell_out(("recall:*",), Annotations(np.array([1, 4])), 6) == ("recall:1", "recall:4")
+    assert spell_out(("recall:*",), Annotations(labels=np.array([1, 4])), 6) == (
+        "recall:1",
+        "recall:4",
+    )
 
 
 def test_the_accuracy_of_a_group_looks_at_its_images_alone():
@@ -109,14 +120,19 @@ def test_the_accuracy_of_a_group_looks_at_its_images_alone():
     assert whole.scorer == make("recall:dog", CLASSES, GROUPED).scorer
     with pytest.raises(SettingsError, match="no group 'darker'; use one of: dark, fair"):
         make("group_accuracy:darker", CLASSES, GROUPED)
-    empty = Annotations(LABELS, np.zeros(4, np.int64), ("dark", "fair"))
+    empty = Annotations(labels=LABELS, groups=np.zeros(4, np.int64), group_names=("dark", "fair"))
     with pytest.raises(DataError, match="none of the 4 images is of group 'fair'"):
         make("group_accuracy:fair", CLASSES, empty).weights(empty)
 
 
 @pytest.mark.parametrize("written", ["Zoë", "Zoe\u0308", " Zoe\u0308 ", "Zoë\u00a0"])
 def test_a_class_or_group_is_found_however_its_letters_are_composed(written):
-    named = Annotations(LABELS, np.array([0, 1, 0, 1]), ("Ada", "Zoë"), ("Ada", "Ida", "Zoë"))
+    named = Annotations(
+        labels=LABELS,
+        groups=np.array([0, 1, 0, 1]),
+        group_names=("Ada", "Zoë"),
+        class_names=("Ada", "Ida", "Zoë"),
+    )
     outputs = np.eye(3)[[0, 1, 2, 2]]
     recall = make(f"recall:{written}", CLASSES, named)
     assert recall.weights(named) @ recall.score(outputs, named) == 1.0
@@ -125,13 +141,28 @@ def test_a_class_or_group_is_found_however_its_letters_are_composed(written):
 
 
 def test_a_group_of_a_column_of_numbers_is_found_by_the_number():
-    years = Annotations(LABELS, np.array([0, 1, 0, 1]), ("1", "2"), NAMED.class_names)
-    codes = Annotations(LABELS, np.array([0, 1, 0, 1]), ("1.0", "01"), NAMED.class_names)
+    years = Annotations(
+        labels=LABELS,
+        groups=np.array([0, 1, 0, 1]),
+        group_names=("1", "2"),
+        class_names=NAMED.class_names,
+    )
+    codes = Annotations(
+        labels=LABELS,
+        groups=np.array([0, 1, 0, 1]),
+        group_names=("1.0", "01"),
+        class_names=NAMED.class_names,
+    )
     outputs = np.eye(3)[[0, 2, 2, 2]]
     for about, name in ((years, "1.0"), (codes, "1"), (codes, "1.0")):
         metric = make(f"group_accuracy:{name}", CLASSES, about)
         assert metric.weights(about) @ metric.score(outputs, about) == 1.0
-    both = Annotations(LABELS, np.array([0, 1, 0, 1]), ("1", "1.0"), NAMED.class_names)
+    both = Annotations(
+        labels=LABELS,
+        groups=np.array([0, 1, 0, 1]),
+        group_names=("1", "1.0"),
+        class_names=NAMED.class_names,
+    )
     metric = make("group_accuracy:1.0", CLASSES, both)
     assert metric.weights(both) @ metric.score(outputs, both) == 0.0
     with pytest.raises(SettingsError, match="no group '1e0'"):

@@ -77,7 +77,7 @@ def test_loss_is_the_log_loss_of_which_less_is_better():
 
 
 def test_recall_knows_classes_by_name_and_by_number():
-    annotations = Annotations(np.array([0, 0, 1, 2]), class_names=("2", "cat", "dog"))
+    annotations = Annotations(labels=np.array([0, 0, 1, 2]), class_names=("2", "cat", "dog"))
     outputs = one_hot(np.array([0, 1, 1, 0]), 3)
 
     def value(name: str) -> float:
@@ -99,7 +99,7 @@ def test_a_nan_counts_as_a_mistake():
 
 
 def test_mean_absolute_error_is_bounded_by_the_range_of_the_labels():
-    annotations = Annotations(np.array([10.0, 20.0, 30.0]))
+    annotations = Annotations(labels=np.array([10.0, 20.0, 30.0]))
     metric = make_metric(
         "mean_absolute_error", form=OutputForm("values"), annotations=annotations, n_classes=1
     )
@@ -122,14 +122,17 @@ def test_labels_that_give_errors_no_scale_are_refused(labels, message):
         make_metric(
             "mean_absolute_error",
             form=OutputForm("values"),
-            annotations=Annotations(np.array(labels)),
+            annotations=Annotations(labels=np.array(labels)),
             n_classes=1,
         )
 
 
 def test_a_part_without_a_group_or_class_is_named():
     whole = Annotations(
-        np.array([0, 1]), np.array([0, 1]), ("dark", "fair"), class_names=("cat", "dog")
+        labels=np.array([0, 1]),
+        groups=np.array([0, 1]),
+        group_names=("dark", "fair"),
+        class_names=("cat", "dog"),
     )
     part = whole.take(np.array([1]))
     by_group = make_metric("group_accuracy", form=CERTAIN, annotations=whole, n_classes=2)

@@ -187,7 +187,9 @@ def test_resamples_without_the_class_say_nothing_about_its_recall():
 def test_regressors_and_other_outputs_have_no_accuracy_by_group():
     rng = np.random.default_rng(0)
     answers = rng.normal(size=(60, 1))
-    annotations = Annotations(answers[:, 0] + 0.1, np.repeat([0, 1], 30), ("dark", "fair"))
+    annotations = Annotations(
+        labels=answers[:, 0] + 0.1, groups=np.repeat([0, 1], 30), group_names=("dark", "fair")
+    )
     form = OutputForm("values")
     metrics = metrics_for(annotations, 1, ("mean_absolute_error",), form)
     found = evaluate(answers, annotations, metrics, form=form, suite="t", seed=0)

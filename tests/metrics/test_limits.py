@@ -22,7 +22,11 @@ def answers(rows: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray, A
     both = np.concatenate(right)
     names = tuple(f"g{k}" for k in range(len(rows)))
     outputs = [np.eye(2)[side] for side in both.T]
-    return outputs[0], outputs[1], Annotations(np.ones(len(both), np.int64), groups, names)
+    return (
+        outputs[0],
+        outputs[1],
+        Annotations(labels=np.ones(len(both), np.int64), groups=groups, group_names=names),
+    )
 
 
 def beyond(rows: list[tuple[int, int, int]], most: float = 0.05) -> list[str]:
@@ -40,7 +44,7 @@ def test_one_image_of_eight_forbids_nothing_and_sixteen_of_two_hundred_do() -> N
 
 def test_without_groups_nothing_is_forbidden() -> None:
     before, after, about = answers([(50, 40, 0)])
-    alone = Annotations(about.labels)
+    alone = Annotations(labels=about.labels)
     assert groups_beyond(before, after, alone, 0.0, form=FORM, seed=0) == {}
 
 

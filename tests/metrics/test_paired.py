@@ -50,7 +50,7 @@ def test_the_images_needed_make_the_gain_sure(gained: int, lost: int, unchanged:
 def test_models_that_answer_alike_gain_nothing_and_are_never_sure() -> None:
     none = Discordant.of(np.ones(5, bool), np.ones(5, bool))
     assert none.p_gain == none.p_loss == 1.0
-    annotations = Annotations(np.zeros(6, np.int64))
+    annotations = Annotations(labels=np.zeros(6, np.int64))
     figure = FigureOfImages(annotations, lambda o, _: o, np.full(6, 1 / 6))
     same = paired_change(np.arange(6.0), np.arange(6.0), figure, seed=0)
     assert same.value == same.bound(0.05) == 0.0
@@ -62,7 +62,7 @@ def test_both_models_are_judged_on_the_same_resamples(groups: np.ndarray | None)
     """A constant shift of every image has no spread, however much the images differ."""
     rng = np.random.default_rng(2)
     names = () if groups is None else ("a", "b")
-    annotations = Annotations(np.zeros(8, np.int64), groups, names)
+    annotations = Annotations(labels=np.zeros(8, np.int64), groups=groups, group_names=names)
     figure = FigureOfImages(annotations, lambda o, _: o, np.full(8, 1 / 8))
     before = rng.normal(0, 100, 8)
     change = paired_change(before, before - 0.5, figure, n_resamples=50, seed=1)
@@ -73,7 +73,7 @@ def test_both_models_are_judged_on_the_same_resamples(groups: np.ndarray | None)
 
 
 def test_a_bound_is_drawn_out_from_the_figure() -> None:
-    annotations = Annotations(np.zeros(40, np.int64))
+    annotations = Annotations(labels=np.zeros(40, np.int64))
     figure = FigureOfImages(annotations, lambda o, _: o, np.full(40, 1 / 40))
     rng = np.random.default_rng(0)
     change = paired_change(np.zeros(40), rng.normal(0.3, 1, 40), figure, seed=3)

@@ -25,7 +25,7 @@ NAMES = ("robustness", "clean_accuracy", "attack_success")
 
 def attacked(labels: list[int], targets: list[int], made: list[int]) -> Annotations:
     columns = {"target": np.array(targets), "adversarial": np.array(made, np.uint8)}
-    return Annotations(np.array(labels), attributes=columns)
+    return Annotations(labels=np.array(labels), attributes=columns)
 
 
 def value(name: str, predictions: list[int], annotations: Annotations) -> float:
@@ -112,7 +112,7 @@ def test_outputs_that_are_no_numbers_are_wrong() -> None:
 
 
 def test_images_without_an_attack_are_refused() -> None:
-    plain = Annotations(np.zeros(3, np.int64))
+    plain = Annotations(labels=np.zeros(3, np.int64))
     assert not is_attacked(plain)
     with pytest.raises(SettingsError, match="repairkit attack"):
         make_metric("robustness", form=FORM, annotations=plain, n_classes=3)
@@ -121,7 +121,7 @@ def test_images_without_an_attack_are_refused() -> None:
         make_metric(
             "robustness",
             form=FORM,
-            annotations=Annotations(np.zeros(3, np.int64), attributes=texts),
+            annotations=Annotations(labels=np.zeros(3, np.int64), attributes=texts),
             n_classes=3,
         )
 
@@ -139,7 +139,9 @@ def test_one_kind_of_images_alone_is_refused() -> None:
 def test_groups_are_judged_by_their_clean_images() -> None:
     columns = {"target": np.array([1, 1, 1, 1]), "adversarial": np.array([0, 0, 1, 1])}
     labels, groups = np.zeros(4, np.int64), np.array([0, 1, 0, 1])
-    annotations = Annotations(labels, groups, ("a", "b"), attributes=columns)
+    annotations = Annotations(
+        labels=labels, groups=groups, group_names=("a", "b"), attributes=columns
+    )
     metric = make_metric("robustness", form=FORM, annotations=annotations, n_classes=3)
     outputs = one_hot(np.array([0, 1, 1, 1]), 3)
     found = evaluate(outputs, annotations, [metric], form=FORM, suite="test", seed=0)

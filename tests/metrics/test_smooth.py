@@ -12,7 +12,9 @@ from repairkit.metrics import FigureOfImages, OutputForm, figure_of, make_metric
 FORM = OutputForm("logits")
 RNG = np.random.default_rng(0)
 N, K = 60, 3
-ANNOTATIONS = Annotations(RNG.integers(0, K, N), np.arange(N) % 2, ("even", "odd"))
+ANNOTATIONS = Annotations(
+    labels=RNG.integers(0, K, N), groups=np.arange(N) % 2, group_names=("even", "odd")
+)
 OUTPUTS = 2 * RNG.standard_normal((N, K))
 
 
@@ -71,7 +73,7 @@ def test_the_worst_group_becomes_a_soft_minimum_of_the_groups_likelihoods() -> N
 
 def test_the_soft_minimum_of_groups_far_apart_is_that_of_the_worst_but_for_a_constant() -> None:
     labels, groups = np.zeros(4, np.int64), np.array([0, 0, 1, 1])
-    annotations = Annotations(labels, groups, ("a", "b"))
+    annotations = Annotations(labels=labels, groups=groups, group_names=("a", "b"))
     figure = FigureOfImages(annotations, lambda o, _: o, np.full(4, 0.25), groups)
     far = [figure.figure(np.array([0, 0, w, w]), np.arange(4)) for w in (-20.0, -21.0, -300.0)]
     assert far[0] - far[1] == pytest.approx(1.0)

@@ -57,7 +57,7 @@ def strange(outputs, labels, attributes):
 strange.score_range = "all"
 """
 ANNOTATIONS = Annotations(
-    np.array([0, 1, 0, 1, 1]), attributes={"age": np.array([10.0, 20.0, 30.0, 40.0, 50.0])}
+    labels=np.array([0, 1, 0, 1, 1]), attributes={"age": np.array([10.0, 20.0, 30.0, 40.0, 50.0])}
 )
 SAMPLE = np.linspace(0, 1, 4).reshape(4, 1, 1) * np.ones((4, 7, 2))
 

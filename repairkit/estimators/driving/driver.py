@@ -38,7 +38,7 @@ from repairkit.estimators.driving.whole import as_played, seen_by_run
 _SAVING_SHARE = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimation:
     """Scores, their cost, whether the run came to its own end, and why it ended, in words.
 
@@ -219,7 +219,14 @@ class _Job:
         statistics = _statistics(self.run)
         details: Mapping[str, Any] = getattr(self.run, "details", {}) if with_details else {}
         return Estimation(
-            scores, self.spent, finished, reason, statistics, details, self.run, self.facts
+            scores=scores,
+            spent=self.spent,
+            finished=finished,
+            reason=reason,
+            statistics=statistics,
+            details=details,
+            run=self.run,
+            facts=self.facts,
         )
 
     def save(self) -> None:

@@ -91,7 +91,7 @@ class ControlTable:
         return ControlTable(kept.astype(np.int64), [self.losses[place[kept]] * factors])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """What the control is fitted to, of rows of one image each.
 
@@ -123,7 +123,14 @@ class Rows:
         weights = sizes.astype(np.float64)
         if counted is not None:
             weights *= counted**2
-        return cls(outcomes - full, predicted, baseline[images] - full, sizes, images, weights)
+        return cls(
+            outcomes=outcomes - full,
+            predicted=predicted,
+            ahead=baseline[images] - full,
+            sizes=sizes,
+            images=images,
+            weights=weights,
+        )
 
 
 def fit_coefficients(rows: Rows, folds: Ints) -> tuple[Floats, Floats]:
@@ -170,7 +177,7 @@ def _unexplained(target: Floats, columns: Floats) -> float:
     return float(residuals @ residuals)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Beside:
     """The additive game that was added to the outcomes of some metrics, image by image.
 
@@ -246,11 +253,11 @@ class Control:
         kept = np.flatnonzero(rates[self.table.images] > 0)
         own = self.table.images[kept]
         beside = Beside(
-            self.table.losses[kept][:, :, share.metrics],
-            coefficients[folds[own]] * share.weight,
-            rates[own] / rates.sum(),
-            own,
-            1 - len(self.table) / len(self.pool),
+            losses=self.table.losses[kept][:, :, share.metrics],
+            factors=coefficients[folds[own]] * share.weight,
+            rates=rates[own] / rates.sum(),
+            images=own,
+            left=1 - len(self.table) / len(self.pool),
         )
         added = coefficients[folds[rows.images]] * rows.predicted
         return beside, added, np.stack([coefficients.mean(axis=0), explained])

@@ -22,7 +22,7 @@ _ACCURATE = 1e-3
 _FEW_STEPS = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Spectrum:
     """X'X as its columns b (n_columns) see it.
 
@@ -114,4 +114,10 @@ def _tridiagonal(diagonal: Floats, beside: Floats) -> Floats:
 
 def _decomposed(lengths: Floats, diagonal: Floats, beside: Floats, basis: Floats) -> Spectrum:
     values, vectors = np.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
-    return Spectrum(lengths, np.maximum(values, 0.0), vectors[:, 0] ** 2, vectors, basis)
+    return Spectrum(
+        lengths=lengths,
+        values=np.maximum(values, 0.0),
+        weights=vectors[:, 0] ** 2,
+        vectors=vectors,
+        basis=basis,
+    )

@@ -30,7 +30,7 @@ ENTRY_COST = 0.22
 _JUST_ABOVE_ONE = math.nextafter(1, 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Regression:
     """Ridge regression over coalitions of up to as many removals as V survives.
 
@@ -111,7 +111,7 @@ class Regression:
         return "shapley" if few else "falling"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RepairRegression:
     """What a player does in coalitions as little reduced as a repair reduces the network.
 
@@ -181,7 +181,13 @@ class RepairRegression:
         )
         if self.rows is not None and n > 1 and self.images_per_coalition == 1:
             drawn = int(np.count_nonzero(facts.pool.probabilities))
-            split = Split(n, drawn, facts.n_metrics, self.rows, self.entry_cost)
+            split = Split(
+                n_players=n,
+                n_images=drawn,
+                n_metrics=facts.n_metrics,
+                rows=self.rows,
+                entry_cost=self.entry_cost,
+            )
             # One image stands for all where images are judged together, see `whole`.
             if split.pilot_images and not facts.of_sets:
                 return RepairRun(facts, plan, split, rng)

@@ -37,7 +37,7 @@ _MOST_BEYOND = 1.3
 Law = sizes_of.Law | Literal["semivalue"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Settings of a regression in one game.
 
@@ -349,16 +349,16 @@ class RegressionRun:
         still_open = contested(*joint, values[:, 0], top_k=plan.top_k, side=plan.side, epsilon=0.0)
         known = bool(np.isfinite(errors).any())
         return Scores(
-            self.facts.metrics,
-            values,
-            errors,
-            low,
-            high,
-            self._samples() if known else np.zeros(n, np.int64),
-            ~still_open,
-            CONFIDENCE,
-            self._describe(),
-            self.whole_law,
+            metrics=self.facts.metrics,
+            values=values,
+            std_errors=errors,
+            ci_low=low,
+            ci_high=high,
+            samples=self._samples() if known else np.zeros(n, np.int64),
+            decided=~still_open,
+            confidence=CONFIDENCE,
+            interval=self._describe(),
+            efficient=self.whole_law,
         )
 
     def _samples(self) -> NDArray[np.int64]:

@@ -130,7 +130,13 @@ class RepairRun:
         rates = self.facts.pool.probabilities[table.images]
         ones = np.ones((len(table), self.facts.n_metrics))
         left = 1 - len(table) / len(self.order)
-        alone = Beside(table.losses, ones, rates / rates.sum(), table.images, left)
+        alone = Beside(
+            losses=table.losses,
+            factors=ones,
+            rates=rates / rates.sum(),
+            images=table.images,
+            left=left,
+        )
         values, errors = alone.means(), np.sqrt(alone.spread())
         plain = Scores.plain(
             self.facts.metrics, values, errors, np.full(len(values), len(table), np.int64)
@@ -249,14 +255,14 @@ class RepairRun:
         removed, ends = ~asked.coalitions, self.regression.ends[0, first]
         sizes = removed.sum(axis=1)
         rows = Rows(
-            outcomes.values[:, first] - ends,
-            self.table.predict(asked, n_images)[:, first],
-            self.regression.baseline[images, first] - ends,
-            sizes,
-            images,
-            1.0 / np.maximum(sizes, 1),  # which their weights in a value come to
+            outcomes=outcomes.values[:, first] - ends,
+            predicted=self.table.predict(asked, n_images)[:, first],
+            ahead=self.regression.baseline[images, first] - ends,
+            sizes=sizes,
+            images=images,
+            weights=1.0 / np.maximum(sizes, 1),  # which their weights in a value come to
             # Players explain the first without a table, and other rows of the image the second.
-            (removed @ losses.mean(axis=0), sizes[:, None] * losses.mean(axis=1)[place]),
+            usual=(removed @ losses.mean(axis=0), sizes[:, None] * losses.mean(axis=1)[place]),
         )
         _, explained = fit_coefficients(rows, place % N_FOLDS)
         self.explained = float(explained[0])

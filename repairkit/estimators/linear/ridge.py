@@ -35,7 +35,7 @@ _MOST_WORK = 2e9
 _QUICK_STEPS = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """What the rows say.
 
@@ -110,7 +110,15 @@ def fit(
         together = _variances(rows, residuals, scatter, errors_over, beside)
         shares, errors = _with_means(shares, means, *together)
         drops = drops + means.mean(axis=0)
-    return Fit(shares, errors, drops, drop_errors, penalty, first.degrees, first.r2)
+    return Fit(
+        shares=shares,
+        errors=errors,
+        drops=drops,
+        drop_errors=drop_errors,
+        penalty=penalty,
+        degrees=first.degrees,
+        r2=first.r2,
+    )
 
 
 def _partial_out(
@@ -190,7 +198,7 @@ class _Traces:
         return self.n * self.spectrum.mean_of(lambda v: v / (v + penalty) ** 2, self.columns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Choice:
     penalty: float
     degrees: float
@@ -231,7 +239,13 @@ def _choose(
     noise = squares[best] / free[best]
     variance = noise * lost**2 * traces.variance(penalty) / traces.n
     r2 = 1 - errors[best] * n_rows / total if total > 0 else 0.0
-    return _Choice(penalty, float(degrees[best]), float(lost), float(variance), float(max(r2, 0.0)))
+    return _Choice(
+        penalty=penalty,
+        degrees=float(degrees[best]),
+        unshrunk=float(lost),
+        variance=float(variance),
+        r2=float(max(r2, 0.0)),
+    )
 
 
 def _variances(

@@ -24,7 +24,7 @@ _COLUMN_BYTES = 2**27
 _FEW = 5
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RegressionRows:
     """One entry per round in each list.
 
@@ -46,7 +46,7 @@ class RegressionRows:
 
     @classmethod
     def none(cls, n_players: int, weights: Floats | None = None) -> RegressionRows:
-        rows = cls(np.zeros(n_players, np.int64))
+        rows = cls(counts=np.zeros(n_players, np.int64))
         return rows if weights is None else replace(rows, weights=weights)
 
     def __len__(self) -> int:
@@ -67,14 +67,17 @@ class RegressionRows:
 
     def joined(self) -> RegressionRows:
         """The same rows in one piece each."""
-        pieces = [np.concatenate(self.bits)], [self.all_sizes()], [self.all_images()]
-        return RegressionRows(self.counts, *pieces, self.weights)
+        return replace(
+            self,
+            bits=[np.concatenate(self.bits)],
+            sizes=[self.all_sizes()],
+            images=[self.all_images()],
+        )
 
     def part(self, numbers: NDArray[np.intp]) -> RegressionRows:
         """Some rows, of those in one piece; their `counts` are those of all."""
         (bits,), (sizes,), (images,) = self.bits, self.sizes, self.images
-        pieces = [bits[numbers]], [sizes[numbers]], [images[numbers]]
-        return RegressionRows(self.counts, *pieces, self.weights)
+        return replace(self, bits=[bits[numbers]], sizes=[sizes[numbers]], images=[images[numbers]])
 
     def on(self, positions: Indices, n_images: int) -> tuple[RegressionRows, NDArray[np.intp]]:
         """The rows of one image each whose image is among `positions`, and their numbers.
@@ -94,7 +97,9 @@ class RegressionRows:
         kept = self.joined().part(numbers)
         counts = kept.removed_times(np.ones((len(numbers), 1)))[:, 0].round().astype(np.int64)
         renumbered = [image[numbers, None]]
-        return RegressionRows(counts, kept.bits, kept.sizes, renumbered, self.weights), numbers
+        return RegressionRows(
+            counts=counts, bits=kept.bits, sizes=kept.sizes, images=renumbered, weights=self.weights
+        ), numbers
 
     def all_sizes(self) -> NDArray[np.int64]:
         return np.concatenate(self.sizes)

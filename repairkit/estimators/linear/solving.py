@@ -136,5 +136,11 @@ def mean_by_size(
 def _nothing_known(shape: tuple[int, int]) -> Fit:
     unknown = np.full(shape, np.inf)
     return Fit(
-        np.zeros(shape), unknown, np.zeros(shape[1]), np.full(shape[1], np.inf), 0.0, 0.0, 0.0
+        shares=np.zeros(shape),
+        errors=unknown,
+        drops=np.zeros(shape[1]),
+        drop_errors=np.full(shape[1], np.inf),
+        penalty=0.0,
+        degrees=0.0,
+        r2=0.0,
     )

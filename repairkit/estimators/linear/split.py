@@ -26,7 +26,7 @@ MOST_BYTES = 2**28
 """Of a table; 256 MiB."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """A game and a budget.
 

@@ -9,6 +9,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+BERNSTEIN = "empirical Bernstein (Maurer & Pontil 2009)"
+"""How reports name intervals of `bernstein_radius`."""
+
 _MANY = 200
 
 

@@ -29,6 +29,7 @@ from repairkit.estimators.statistics.boundary import (
 )
 from repairkit.estimators.statistics.convergence import Halves
 from repairkit.estimators.statistics.intervals import (
+    BERNSTEIN,
     around,
     bernstein_radius,
     log_term,
@@ -47,7 +48,7 @@ from repairkit.estimators.walking.walks import draw_entropy
 _WITHIN = 0.8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Marginals:
     """Which are the top k, with probability at least 1 - delta and but for epsilon.
 
@@ -191,14 +192,14 @@ class MarginalsRun:
         # Of weighted samples the mean may lie beyond what a value can be.
         low, high = np.minimum(low, values), np.maximum(high, values)
         return Scores(
-            self.facts.metrics,
-            values,
-            self.moments.std_errors(),
-            low,
-            high,
-            self.moments.counts.copy(),
-            ~self.still_open,
-            1 - self.settings.delta,
-            "empirical Bernstein (Maurer & Pontil 2009), for all filters and looks together",
-            False,
+            metrics=self.facts.metrics,
+            values=values,
+            std_errors=self.moments.std_errors(),
+            ci_low=low,
+            ci_high=high,
+            samples=self.moments.counts.copy(),
+            decided=~self.still_open,
+            confidence=1 - self.settings.delta,
+            interval=f"{BERNSTEIN}, for all filters and looks together",
+            efficient=False,
         )

@@ -31,7 +31,7 @@ CONFIDENCE = 0.95
 _FEW_WALKS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Permutation:
     """Every player in every walk, until the budget ends.
 
@@ -161,14 +161,16 @@ class PermutationRun:
             low[:, 0], high[:, 0], values[:, 0], top_k=self.top_k, side=self.settings.side
         )
         return Scores(
-            self.facts.metrics,
-            values,
-            errors,
-            low,
-            high,
-            self.moments.counts.copy(),
-            ~still_open,
-            CONFIDENCE,
-            "Student's t over walks, cautious where they are few, for one filter at one look",
-            self.settings.truncate_at is None,
+            metrics=self.facts.metrics,
+            values=values,
+            std_errors=errors,
+            ci_low=low,
+            ci_high=high,
+            samples=self.moments.counts.copy(),
+            decided=~still_open,
+            confidence=CONFIDENCE,
+            interval=(
+                "Student's t over walks, cautious where they are few, for one filter at one look"
+            ),
+            efficient=self.settings.truncate_at is None,
         )

@@ -55,7 +55,7 @@ class Sizes:
         return min(self.most + 1 + int(rest * (self.n_players - self.most)), self.n_players)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Star:
     """A star under way.
 
@@ -94,7 +94,9 @@ def begin_star(
     present[rng.permutation(facts.n_players)[:size]] = False
     images = facts.pool.draw(rng, batch_size).astype(np.int64)
     values = np.zeros((1 + len(players), facts.n_metrics))
-    return Star(present, images, players, sizes.weight(size), values)
+    return Star(
+        present=present, images=images, players=players, weight=sizes.weight(size), values=values
+    )
 
 
 def ask_for_star(star: Star, chunk: int) -> Round:

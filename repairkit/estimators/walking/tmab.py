@@ -35,6 +35,7 @@ from repairkit.estimators.statistics.boundary import (
 )
 from repairkit.estimators.statistics.convergence import Halves
 from repairkit.estimators.statistics.intervals import (
+    BERNSTEIN,
     around,
     bernstein_radius,
     log_term,
@@ -56,7 +57,7 @@ Stop = Literal["lucb", "paper"]
 _STOPS: tuple[Stop, ...] = ("lucb", "paper")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tmab:
     """Which are the top k, with probability at least 1 - delta and but for epsilon.
 
@@ -297,14 +298,14 @@ class TmabRun:
             low, high = np.minimum(low, values), np.maximum(high, values)
         scope = "for all filters and looks together" if self.settings.union_bound else "for each"
         return Scores(
-            self.facts.metrics,
-            values,
-            errors,
-            low,
-            high,
-            samples,
-            ~self.still_open,
-            1 - self.settings.delta,
-            f"empirical Bernstein (Maurer & Pontil 2009), {scope}",
-            False,
+            metrics=self.facts.metrics,
+            values=values,
+            std_errors=errors,
+            ci_low=low,
+            ci_high=high,
+            samples=samples,
+            decided=~self.still_open,
+            confidence=1 - self.settings.delta,
+            interval=f"{BERNSTEIN}, {scope}",
+            efficient=False,
         )

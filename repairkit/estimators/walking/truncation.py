@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 _SHOWN = 101
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Curve:
     """Sums over the walks that count.
 
@@ -39,9 +39,9 @@ class Curve:
     @classmethod
     def empty(cls, n_players: int, n_metrics: int) -> Curve:
         return cls(
-            np.zeros(n_players + 1, np.int64),
-            np.zeros((n_players + 1, 2)),
-            np.zeros(n_metrics),
+            counts=np.zeros(n_players + 1, np.int64),
+            sums=np.zeros((n_players + 1, 2)),
+            at_cuts=np.zeros(n_metrics),
         )
 
     def add(self, walk: Walk, guard: int) -> None:

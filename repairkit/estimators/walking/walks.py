@@ -25,7 +25,7 @@ class Truncation:
     patience: int
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Walk:
     """One walk under way.
 
@@ -74,7 +74,12 @@ def begin_walk(
     images = facts.pool.draw(rng, batch_size).astype(np.int64)
     prefixes = np.union1d(ranks[players], ranks[players] + 1)
     return Walk(
-        number, ranks, images, players, prefixes, np.zeros((len(prefixes), facts.n_metrics))
+        number=number,
+        ranks=ranks,
+        images=images,
+        players=players,
+        prefixes=prefixes,
+        values=np.zeros((len(prefixes), facts.n_metrics)),
     )
 
 

@@ -116,16 +116,16 @@ def survey(
         if at == "activation":
             layer = with_activation(layer, index)
         site = Site(
-            names[position],
-            layer.kind,
-            layer.tensor(index),
-            node.name,
-            layer.channel_axis,
-            layer.n_channels,
-            layer.rank,
-            layer.dtype,
-            None if layer.codes is None else layer.codes.scale,
-            0 if layer.codes is None else layer.codes.zero,
+            name=names[position],
+            kind=layer.kind,
+            tensor=layer.tensor(index),
+            node=node.name,
+            channel_axis=layer.channel_axis,
+            n_channels=layer.n_channels,
+            rank=layer.rank,
+            dtype=layer.dtype,
+            scale=None if layer.codes is None else layer.codes.scale,
+            zero=0 if layer.codes is None else layer.codes.zero,
         )
         sites.append(site)
         layers[site.name] = layer

@@ -128,14 +128,14 @@ def scores_of(node: NodeProto) -> str:
 def tree_site(name: str, ensemble: Ensemble, node: NodeProto) -> Site:
     """The site whose filters are an ensemble's trees."""
     return Site(
-        name,
-        node.op_type,
-        scores_of(node),
-        node.name,
-        1,
-        ensemble.n_trees,
-        2,
-        ensemble.weights.dtype.name,
+        name=name,
+        kind=node.op_type,
+        tensor=scores_of(node),
+        node=node.name,
+        channel_axis=1,
+        n_channels=ensemble.n_trees,
+        rank=2,
+        dtype=ensemble.weights.dtype.name,
         n_values=len(ensemble.columns),
     )
 

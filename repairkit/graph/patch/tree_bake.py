@@ -58,7 +58,7 @@ def freeze_trees(
     assert found is not None
     runs = tuple(runs_of(positions))
     old = _write(found, positions, weights[positions])
-    return TensorEdit("attribute", found.name, runs, old, node=node.output[0])
+    return TensorEdit(kind="attribute", tensor=found.name, runs=runs, old=old, node=node.output[0])
 
 
 def check_levels(site: str, trees: Ensemble, levels: NDArray[np.float64]) -> None:

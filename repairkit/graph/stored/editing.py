@@ -50,7 +50,11 @@ class Editor:
             tensor = held
         runs = runs_of(write.positions)
         old = store(tensor, write)
-        self.edits.append(TensorEdit(write.storage.kind, write.storage.name, tuple(runs), old))
+        self.edits.append(
+            TensorEdit(
+                kind=write.storage.kind, tensor=write.storage.name, runs=tuple(runs), old=old
+            )
+        )
 
     def add(self, node: int, slot: int, array: Array, name: str) -> None:
         """A new initializer, read by a node at `slot` instead of what it read before."""
@@ -72,7 +76,9 @@ class Editor:
                 helper.make_tensor_value_info(fresh, tensor.data_type, array.shape)
             )
         self.edits.append(
-            TensorEdit("added", fresh, node=reader.output[0], slot=slot, replaces=replaces)
+            TensorEdit(
+                kind="added", tensor=fresh, node=reader.output[0], slot=slot, replaces=replaces
+            )
         )
 
 

@@ -223,16 +223,16 @@ def _add(runs: Sequence[OwnedRun], ids: tuple[str, ...], shares: Mapping[str, Fl
     top_k = settle_top_k(estimator.get("top_k"), len(ids))
     still_open = contested(*ends, value, top_k=top_k, side=side, epsilon=0.0)
     return Scores(
-        tuple(runs[0].metrics),
-        values,
-        alone(error, np.inf),
-        alone(ends[0], -np.inf),
-        alone(ends[1], np.inf),
-        columns("samples").sum(axis=0).astype(np.int64),
-        ~still_open,
-        confidence,
-        f"merged, {how}, of: {'; '.join(kinds)}",
-        all(bool(run.document["adds_up"]) for run in runs),
+        metrics=tuple(runs[0].metrics),
+        values=values,
+        std_errors=alone(error, np.inf),
+        ci_low=alone(ends[0], -np.inf),
+        ci_high=alone(ends[1], np.inf),
+        samples=columns("samples").sum(axis=0).astype(np.int64),
+        decided=~still_open,
+        confidence=confidence,
+        interval=f"merged, {how}, of: {'; '.join(kinds)}",
+        efficient=all(bool(run.document["adds_up"]) for run in runs),
     )
 
 

@@ -24,15 +24,17 @@ def score_norms(method: str, bench: Bench, metric: str) -> Estimation:
     values = np.concatenate([by_site[site.name] for site in bench.roster.sites])[:, None]
     n = len(values)
     scores = Scores(
-        (metric,),
-        values,
-        np.zeros((n, 1)),
-        values,
-        values,
-        np.zeros(n, np.int64),
-        np.ones(n, bool),
-        1.0,
-        "none: a norm is no estimate",
-        False,
+        metrics=(metric,),
+        values=values,
+        std_errors=np.zeros((n, 1)),
+        ci_low=values,
+        ci_high=values,
+        samples=np.zeros(n, np.int64),
+        decided=np.ones(n, bool),
+        confidence=1.0,
+        interval="none: a norm is no estimate",
+        efficient=False,
     )
-    return Estimation(scores, Spent(), True, f"{method} needs no evaluation")
+    return Estimation(
+        scores=scores, spent=Spent(), finished=True, reason=f"{method} needs no evaluation"
+    )

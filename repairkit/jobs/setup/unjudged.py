@@ -82,7 +82,7 @@ def _without_images(subject: Subject, settings: Settings, *, all_outputs: bool) 
         )
     shape = [size or 1 for size in subject.spec.shape]
     images = ReadyImages(np.zeros((0, *shape), subject.spec.dtype), subject.spec.dtype)
-    annotations = Annotations(np.zeros(0, np.int64))
+    annotations = Annotations(labels=np.zeros(0, np.int64))
     calibration, selection, test = (Suite.whole(n, images, annotations) for n in PART_NAMES)
     parts = Parts(calibration, selection, test, (), f"{_NO_IMAGES.capitalize()}.")
     dataset = Dataset(images, annotations, None, "", labelled=False)

@@ -95,7 +95,9 @@ def evaluate(
     overall = {metric.name: found[metric.name] for metric in metrics}
     sizes = _group_sizes(annotations)
     groups = {name: found[_of_group(name)] for name in sizes if _of_group(name) in found}
-    return Evaluation(suite, len(annotations), overall, groups, sizes)
+    return Evaluation(
+        suite=suite, n_images=len(annotations), metrics=overall, groups=groups, group_sizes=sizes
+    )
 
 
 def difference(

@@ -68,7 +68,9 @@ def judge_outputs(bench: Bench, outputs: Outputs, suite: Suite, objective: str) 
 def not_judged(bench: Bench) -> Judged:
     """No figures: for a bench that says why there can be none."""
     suite = bench.parts.test
-    nothing = Evaluation(suite.name, len(suite), {}, {}, {})
+    nothing = Evaluation(
+        suite=suite.name, n_images=len(suite), metrics={}, groups={}, group_sizes={}
+    )
     outputs = (np.zeros(0), np.zeros(0))
     return Judged(nothing, nothing, {}, outputs, None)
 

@@ -56,7 +56,7 @@ class GameFacts:
     `guard` is the column of the metric on which walks are truncated. `images_of` (n_metrics,) says
     on which images of the pool a metric's scores can differ from zero; None, or no entry, where on
     all. `of_sets` is true where some metric judges images together: it is no mean over images, so
-    that only all of them tell its value (see `estimators/whole.py`).
+    that only all of them tell its value (see `estimators/driving/playing.py`).
     """
 
     n_players: int

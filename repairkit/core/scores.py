@@ -74,7 +74,7 @@ class Run(Protocol):
     """One estimation under way.
 
     Its attributes hold only what a checkpoint can store: numbers, strings, arrays, generators,
-    and lists, tuples, dicts and dataclasses of these (see `estimators/checkpoint.py`).
+    and lists, tuples, dicts and dataclasses of these (see `estimators/driving/checkpoint.py`).
     """
 
     def ask(self) -> Round:

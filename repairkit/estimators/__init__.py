@@ -11,7 +11,7 @@ from repairkit.estimators import loading
 from repairkit.estimators.auto import Auto
 from repairkit.estimators.checks import unknown
 from repairkit.estimators.driving.checkpoint import CheckpointStore
-from repairkit.estimators.driving.driver import Estimation, estimate, undecided
+from repairkit.estimators.driving.driver import Estimation, estimate, scores_on, undecided
 from repairkit.estimators.exact import Exact
 from repairkit.estimators.leave_one_out import LeaveOneOut
 from repairkit.estimators.linear.regression import FEW_PLAYERS, Regression, RepairRegression
@@ -39,6 +39,7 @@ __all__ = [
     "Tmab",
     "estimate",
     "make_estimator",
+    "scores_on",
     "undecided",
 ]
 

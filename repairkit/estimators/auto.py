@@ -166,11 +166,11 @@ class AutoRun:
         return self.regression.ask() if self.star is None else ask_for_star(self.star, _CHUNK)
 
     def can_be_told(self, n_rows: int) -> bool:
-        """See `estimators.driver`."""
+        """See `driving.driver`."""
         return self.star is not None or self.regression.can_be_told(n_rows)
 
     def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
-        """See `estimators.flight`: up to the next look, and as long as no star is due."""
+        """See `driving.playing`: up to the next look, and as long as no star is due."""
         following = self.regression.ask_ahead(pending)
         if self.star is not None or following is None:
             return None

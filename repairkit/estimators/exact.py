@@ -55,11 +55,11 @@ class ExactRun:
         return self.ask_ahead(())
 
     def can_be_told(self, n_rows: int) -> bool:
-        """See `estimators.driver`: rows are told one after another."""
+        """See `driving.driver`: any first rows of a round will do."""
         return n_rows > 0
 
     def ask_ahead(self, pending: Sequence[Round]) -> Round:
-        """See `estimators.flight`: nothing hangs on outcomes."""
+        """See `driving.playing`: no round depends on outcomes."""
         first = self.n_known + sum(map(len, pending))
         codes = np.arange(first, min(first + _ROWS, len(self.values)))
         return Round((codes[:, None] >> np.arange(self.facts.n_players) & 1).astype(bool))

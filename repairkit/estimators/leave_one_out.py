@@ -57,11 +57,11 @@ class LeaveOneOutRun:
         return self.ask_ahead(())
 
     def can_be_told(self, n_rows: int) -> bool:
-        """See `estimators.driver`: rows are told one after another."""
+        """See `driving.driver`: any first rows of a round will do."""
         return n_rows > 0
 
     def ask_ahead(self, pending: Sequence[Round]) -> Round:
-        """See `estimators.flight`: nothing hangs on outcomes."""
+        """See `driving.playing`: no round depends on outcomes."""
         n, asked = self.facts.n_players, sum(map(len, pending))
         # The base row travels with the first players.
         n_base = 0 if len(self.base) or pending else 1

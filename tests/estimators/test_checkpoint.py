@@ -4,7 +4,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from repairkit.core.errors import RunFolderError
 from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Budget, Estimator, Scores, Spent
-from repairkit.estimators import CheckpointStore, Permutation, RandomScores, Tmab, estimate
+from repairkit.estimators import Auto, CheckpointStore, Permutation, RandomScores, Tmab, estimate
 from repairkit.estimators.driving.checkpoint import settings_key
 from repairkit.estimators.driving.encoding import Decoder, Encoder, dataclass_types
 from repairkit.estimators.statistics.moments import Moments
-from tests.games import TableGame, any_values, noisy
+from tests.games import TableGame, WatchedGame, any_values, noisy
 from tests.strategies import storable_values
 
 GAME = TableGame(noisy(any_values(4), noise=0.2))
@@ -274,6 +274,42 @@ class OwnRun:
 
     def read(self) -> Scores:
         return RandomScores().start(self.facts, self.rng).read()
+
+
+def test_two_classes_of_one_name_are_refused_when_written(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoint")
+    run: Any = WALKS.start(GAME.facts, np.random.default_rng(0))
+    run.note = [make_dataclass("Moments", ["words"])("not the library's")]
+    with pytest.raises(TypeError, match=r"two classes named Moments, .*; rename one"):
+        store.save(run, Spent(), "key")
+    assert not store.path.exists()
+
+
+EARLIER_RUNS: dict[str, Estimator] = {
+    "auto": Auto(top_k=1, epsilon=0.0, round_rows=32, batch_size=4),
+    "tmab": Tmab(batch_size=8, top_k=2, fresh=0.0),
+}
+
+
+@pytest.mark.parametrize("name", EARLIER_RUNS)
+def test_a_checkpoint_from_before_classes_moved_is_resumed(name: str, tmp_path: Path) -> None:
+    """Written by the code of 28 November 2026, 30 rounds into a run with seed 4."""
+    store = CheckpointStore(tmp_path / "checkpoint")
+    store.path.write_bytes((Path(__file__).parent / "earlier" / f"{name}.zip").read_bytes())
+    with zipfile.ZipFile(store.path) as archive:
+        tree = archive.read("checkpoint.json").decode()
+        before = json.loads(tree)["spent"]["evaluations"]
+    assert "repairkit.estimators.moments.Moments" in tree
+    places = np.add.outer(np.add.outer(7 * np.arange(32), 5 * np.arange(16)), 3 * np.arange(2))
+    game = WatchedGame(TableGame((places % 11) / 8))
+    budget = Budget(2_000)
+    resumed = estimate(game, EARLIER_RUNS[name], budget=budget, seed=4, checkpoint=store)
+    assert game.evaluations == resumed.spent.evaluations - before
+    never_killed = estimate(game, EARLIER_RUNS[name], budget=budget, seed=4)
+    for part in ("values", "std_errors", "ci_low", "ci_high", "samples", "decided"):
+        one, two = (getattr(end.scores, part) for end in (resumed, never_killed))
+        assert one.tobytes() == two.tobytes()
+    assert resumed.spent.evaluations == never_killed.spent.evaluations
 
 
 def test_runs_of_ones_own_are_stored_with_the_types_they_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Budget, Run, Scores
 from repairkit.estimators import Estimation, RepairRegression, estimate
-from repairkit.estimators.driving.on_images import scores_on
+from repairkit.estimators.driving.driver import scores_on
 from repairkit.estimators.linear.control import N_FOLDS, Rows, fit_coefficients, shrink
 from repairkit.estimators.linear.repair_run import RepairRun
 from repairkit.estimators.linear.split import Split

@@ -18,7 +18,7 @@ from repairkit.estimators import (
     RepairRegression,
     estimate,
 )
-from repairkit.estimators.driving.on_images import scores_on
+from repairkit.estimators.driving.driver import scores_on
 from repairkit.estimators.linear import image_table
 from repairkit.estimators.linear.regression_run import RegressionRun
 from tests.games import Floats, TableGame, any_values, noisy

@@ -1,8 +1,8 @@
 """Runs on disk: written to a temporary name and renamed, so that a killed run can go on.
 
 The file is a zip, uncompressed: `checkpoint.json`, a tree of the run's attributes, and a member per
-array. What was given to the run and not learnt by it (the game's facts, the estimator's settings)
-is not stored: a freshly started run has it.
+array. What the run was given and did not learn (the game's facts, the estimator's settings) is not
+stored: a freshly started run has it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import dataclasses
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -22,18 +22,31 @@ from repairkit.core.game import GameFacts
 from repairkit.core.process.text import first_line
 from repairkit.core.process.writing import together
 from repairkit.core.scores import Estimator, Run, Spent
-from repairkit.estimators.driving.encoding import Decoder, Encoder, dataclass_types, name_of
+from repairkit.estimators.driving.encoding import Decoder, Encoder, Tree, dataclass_types, name_of
 
 _FORMAT = "repairkit checkpoint 1"
 _TREE = "checkpoint.json"
+_EARLIER_MODULES = {
+    "GameFacts": "repairkit.core.game",
+    "ImagePool": "repairkit.core.game",
+    "Auto": "repairkit.estimators.auto",
+    "Exact": "repairkit.estimators.exact",
+    "LeaveOneOut": "repairkit.estimators.leave_one_out",
+    "Marginals": "repairkit.estimators.marginals",
+    "Permutation": "repairkit.estimators.permutation",
+    "RandomScores": "repairkit.estimators.random_scores",
+    "Regression": "repairkit.estimators.regression",
+    "RepairRegression": "repairkit.estimators.regression",
+    "Tmab": "repairkit.estimators.tmab",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointStore:
     """One checkpoint at `path`, renewed every `every_seconds`.
 
-    A run of one's own may name dataclasses that it does not hold from its start in a class
-    attribute `stored_types`.
+    A user's own run names dataclasses that it does not hold from its start in a class attribute
+    `stored_types`.
     """
 
     path: Path
@@ -44,10 +57,11 @@ class CheckpointStore:
 
         Raises:
             RunFolderError: the file cannot be written.
-            TypeError: the run holds what a checkpoint cannot.
+            TypeError: the run holds what a checkpoint cannot, such as two classes of one name.
         """
-        encoder = Encoder()
-        tree = {name: encoder.encode(value) for name, value in _learnt(run).items()}
+        learnt, encoder = _learnt(run), Encoder()
+        _types(run, learnt)  # refuses two of one name
+        tree = {name: encoder.encode(value) for name, value in learnt.items()}
         document = {
             "format": _FORMAT,
             "key": key,
@@ -64,8 +78,13 @@ class CheckpointStore:
                 "choose another place"
             ) from error
 
-    def load(self, run: Run, key: str) -> Spent | None:
+    def load(self, run: Run, key: str, earlier_key: str | None = None) -> Spent | None:
         """Bring a freshly started run to where the checkpoint left it; None without a checkpoint.
+
+        Args:
+            run: just started.
+            key: of `settings_key`.
+            earlier_key: of `earlier_settings_key`, under which older checkpoints were written.
 
         Raises:
             RunFolderError: the file is damaged, or was written with other settings.
@@ -73,7 +92,7 @@ class CheckpointStore:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 document, blobs = _read(archive)
-            if document["format"] == _FORMAT and document["key"] != key:
+            if document["format"] == _FORMAT and document["key"] not in (key, earlier_key):
                 raise RunFolderError(
                     f"{self.path}: belongs to a run with other settings, another seed or another "
                     "game; repeat those, or delete it to start again"
@@ -97,41 +116,67 @@ class CheckpointStore:
         return spent
 
 
-def settings_key(estimator: Estimator, facts: GameFacts, seed: int) -> str:
+def settings_key(
+    estimator: Estimator,
+    facts: GameFacts,
+    seed: int,
+    *,
+    names: Callable[[type], str] = name_of,
+) -> str:
     """A digest of all that the course of a run depends on.
 
     Settings of an unknown kind count by their type alone.
+
+    Args:
+        estimator: the settings.
+        facts: of the game.
+        seed: of the run.
+        names: by which name types count.
     """
-    encoder = Encoder()
-    settings = {
-        name: _encode_or_name(encoder, value) for name, value in _attributes(estimator).items()
-    }
-    tree = [name_of(type(estimator)), settings, encoder.encode(facts), seed]
+    encoder = Encoder(names)
+    settings = {}
+    for name, value in _attributes(estimator).items():
+        try:
+            settings[name] = encoder.encode(value)
+        except TypeError:
+            settings[name] = names(type(value))
+    tree = [names(type(estimator)), settings, encoder.encode(facts), seed]
     digest = hashlib.sha256(json.dumps([tree, encoder.generators], sort_keys=True).encode())
     for blob in encoder.blobs:
         digest.update(blob)
     return digest.hexdigest()
 
 
-def _attributes(estimator: Estimator) -> dict[str, Any]:
+def earlier_settings_key(estimator: Estimator, facts: GameFacts, seed: int) -> str:
+    """The key that checkpoints had while types still counted by their modules too."""
+    return settings_key(estimator, facts, seed, names=_earlier_name)
+
+
+def _earlier_name(kind: type) -> str:
+    """A type's name with the module in which it stood when keys named modules."""
+    module = kind.__module__
+    if module.startswith("repairkit."):
+        module = _EARLIER_MODULES.get(kind.__name__, module)
+    return f"{module}.{kind.__qualname__}"
+
+
+def _attributes(estimator: Estimator) -> dict[str, object]:
     if dataclasses.is_dataclass(estimator) and not isinstance(estimator, type):
         return {f.name: getattr(estimator, f.name) for f in dataclasses.fields(estimator)}
     return dict(getattr(estimator, "__dict__", {}))
 
 
-def _encode_or_name(encoder: Encoder, value: Any) -> Any:
-    try:
-        return encoder.encode(value)
-    except TypeError:
-        return name_of(type(value))
-
-
-def _learnt(run: Run) -> dict[str, Any]:
+def _learnt(run: Run) -> dict[str, object]:
     return {
         name: value
         for name, value in vars(run).items()
         if not isinstance(value, GameFacts) and not hasattr(value, "start")
     }
+
+
+def _types(run: Run, learnt: Mapping[str, object]) -> dict[str, type]:
+    """The dataclasses that a checkpoint of a run may hold, by name."""
+    return dataclass_types(learnt.values(), getattr(type(run), "stored_types", ()))
 
 
 def _write(file: BinaryIO, tree: str, blobs: list[bytes]) -> None:
@@ -141,7 +186,7 @@ def _write(file: BinaryIO, tree: str, blobs: list[bytes]) -> None:
             archive.writestr(zipfile.ZipInfo(str(index)), blob)
 
 
-def _read(archive: zipfile.ZipFile) -> tuple[dict[str, Any], list[bytes]]:
+def _read(archive: zipfile.ZipFile) -> tuple[Tree, list[bytes]]:
     # A compressed member could be a bomb; ours are as large as the file.
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
         raise ValueError("it is compressed")
@@ -155,16 +200,12 @@ def _read(archive: zipfile.ZipFile) -> tuple[dict[str, Any], list[bytes]]:
     return document, blobs
 
 
-def _restore(
-    run: Run, document: Mapping[str, Any], blobs: list[bytes]
-) -> tuple[dict[str, Any], Spent]:
+def _restore(run: Run, document: Tree, blobs: list[bytes]) -> tuple[dict[str, object], Spent]:
     """What the run had learnt and spent, checked against the fresh run."""
     if document["format"] != _FORMAT:
         raise ValueError(f"its format is not {_FORMAT!r}")
     fresh = _learnt(run)
-    types = dataclass_types(fresh.values())
-    types |= {name_of(kind): kind for kind in getattr(type(run), "stored_types", ())}
-    decoder = Decoder(blobs, document["generators"], types)
+    decoder = Decoder(blobs, document["generators"], _types(run, fresh))
     learnt = {name: decoder.decode(tree) for name, tree in document["run"].items()}
     if learnt.keys() != fresh.keys():
         raise ValueError("it holds a run of another kind")
@@ -177,11 +218,11 @@ def _restore(
     return learnt, Spent(rounds, evaluations, passes, float(spent["seconds"]))
 
 
-def _check_alike(name: str, fresh: Any, restored: Any) -> None:
+def _check_alike(name: str, fresh: object, restored: object) -> None:
     if fresh is None or restored is None:
         return
     alike = type(fresh) is type(restored)
-    if alike and isinstance(fresh, np.ndarray):
+    if isinstance(fresh, np.ndarray) and isinstance(restored, np.ndarray):
         alike = fresh.dtype == restored.dtype and fresh.ndim == restored.ndim
     if not alike:
         raise ValueError(f"its {name} is of another kind than the run's")

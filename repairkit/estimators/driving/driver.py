@@ -1,20 +1,31 @@
-"""The only one that spends: plays the rounds that a run asks for, within a budget.
+"""Plays the rounds that a run asks for, within a budget. Nothing else spends evaluations.
 
-Budgets, checkpoints and interruptions are dealt with here once, for every estimator. A run is
-saved between `tell` and `ask` or while a round is played. Asking must change nothing: asked twice,
-a run asks the same. So the round that was lost is asked for again, and a resumed run ends where
-one never killed would have, bit for bit.
+An estimator is the settings of an algorithm, and a run is one estimation under way: it asks for a
+round of coalitions, is told the outcomes, and can be read at any time. Budgets, checkpoints and
+interruptions are dealt with here once, for every estimator. A run is saved between `tell` and `ask`
+or while a round is played. Asking must change nothing: asked twice, a run asks the same. So a round
+that was lost is asked for again, and a resumed run ends where one never killed would have, bit for
+bit.
 
 A run may say more of itself than `core.scores.Run` demands, by attributes or properties:
-`least_evaluations` (int), fewer than which give no score at all; `endless` (bool), that it only
-ends by its budget; `conclusion` (str), what it found where it has nothing more to ask;
-`statistics` (dict of floats by name), what is worth telling beside the scores; `details` (dict of
-what JSON can hold), what is told on request, such as how far two halves of the samples agree;
-`n_undecided` (int or None where unknown), which is cheap to ask at any time, while reading a run or
-its details may take long. A run that knows its next rounds before it is told the last ones has
-`ask_ahead` (see `estimators/flight.py`). One with `can_be_told(n_rows)` says whether it can be told
-the first so many rows of the round that it asks, without the others: where the time is over in the
-midst of a round, what is known of it then counts.
+
+- `least_evaluations` (int): fewer than these give no score at all;
+- `endless` (bool): the run only ends by its budget;
+- `conclusion` (str): what the run has answered where it has nothing more to ask;
+- `statistics` (dict of floats by name): figures that belong beside the scores;
+- `details` (dict of what JSON can hold): what is given on request, such as how far two halves of
+  the samples agree;
+- `n_undecided` (int, or None where unknown): for how many players the question is open. It is quick
+  to ask at any time, while reading a run or its details may take long;
+- `ask_ahead`, of a run that knows its next rounds before it has the outcomes of the last ones (see
+  `driving/playing.py`);
+- `can_be_told(n_rows)`: whether the run can take the outcomes of the first so many rows of the
+  round that it asks, without the others. Where the time is over within a round, the rows that were
+  played then count;
+- `on_images(some)`: the run as it would be if the game had held only the images of `some`; None
+  where it cannot tell. Rows of a regression carry their image, and leave-one-out knows what each
+  image loses. Estimators that get means over batches of several images (permutations, marginals) or
+  over all images (enumeration) cannot tell.
 """
 
 from __future__ import annotations
@@ -23,17 +34,19 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from repairkit.core.errors import BudgetError, SettingsError
-from repairkit.core.game import Game, GameFacts, Outcomes, Round
+from repairkit.core.game import Game, GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Budget, Estimator, Run, Scores, Spent
-from repairkit.estimators.driving.checkpoint import CheckpointStore, settings_key
-from repairkit.estimators.driving.flight import Flight
-from repairkit.estimators.driving.timekeeping import Timekeeper
-from repairkit.estimators.driving.whole import as_played, seen_by_run
+from repairkit.estimators.driving.checkpoint import (
+    CheckpointStore,
+    earlier_settings_key,
+    settings_key,
+)
+from repairkit.estimators.driving.playing import Flight, Timekeeper, as_played, seen_by_run
 
 _SAVING_SHARE = 0.05
 
@@ -42,9 +55,9 @@ _SAVING_SHARE = 0.05
 class Estimation:
     """Scores, their cost, whether the run came to its own end, and why it ended, in words.
 
-    `statistics` are what the run tells of itself, finite numbers by name; `details` what it tells
-    on request, empty where nobody asked. `run` is what was driven, as it ended, in the
-    game of `facts`.
+    `statistics` are the run's figures about itself, finite numbers by name; `details` are those on
+    request, empty where they were not asked for. `run` is the run as it ended, in the game of
+    `facts`.
     """
 
     scores: Scores
@@ -57,34 +70,36 @@ class Estimation:
     facts: GameFacts | None = field(default=None, repr=False, compare=False)
 
 
+class Options(TypedDict, total=False):
+    """What `estimate` may be given beside game, estimator, budget and seed; see there."""
+
+    on_round: Callable[[Run, Spent], None] | None
+    checkpoint: CheckpointStore | None
+    clock: Callable[[], float]
+    with_details: bool
+    began: float | None
+    known: tuple[Round, Outcomes] | None
+
+
 def estimate(
-    game: Game,
-    estimator: Estimator,
-    *,
-    budget: Budget,
-    seed: int,
-    on_round: Callable[[Run, Spent], None] | None = None,
-    checkpoint: CheckpointStore | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    with_details: bool = False,
-    began: float | None = None,
-    known: tuple[Round, Outcomes] | None = None,
+    game: Game, estimator: Estimator, *, budget: Budget, seed: int, **options: Unpack[Options]
 ) -> Estimation:
     """Play until the run has nothing more to ask or the budget ends.
 
     Args:
         estimator: whose run asks.
         game: what is played.
-        budget: a round that would exceed its evaluations is not played; its time is looked at
+        budget: a round that would exceed its evaluations is not played. Its time is looked at
             between rounds, from the second on, and within rounds that take long; it counts what
             was spent before a resumption.
         seed: the same seed, settings and game give the same scores.
-        on_round: called after every round.
-        checkpoint: where the run is resumed from, if anything is there, and saved.
-        clock: seconds since some moment.
-        with_details: ask the run for its details at the end.
-        began: the moment of `clock` from which the time counts; now if None.
-        known: a round on all images that was played already, so that it is not played again.
+        options: any of these.
+            `on_round`: called after every round.
+            `checkpoint`: where the run is resumed from, if anything is there, and saved.
+            `clock`: seconds since some moment; `time.monotonic` if not given.
+            `with_details`: ask the run for its details at the end.
+            `began`: the moment of `clock` from which the time counts; now if None.
+            `known`: a round on all images that was played already, so that it is not played again.
 
     Raises:
         BudgetError: the budget ends before any score, or is missing for an endless run.
@@ -93,17 +108,20 @@ def estimate(
         KeyboardInterrupt: after the run was saved.
     """
     run = _start(game.facts, estimator, seed)
-    key = settings_key(estimator, game.facts, seed) if checkpoint is not None else ""
-    job = _Job(game, run, budget, checkpoint, key, clock, began)
+    store = options.get("checkpoint")
+    saved = None if store is None else _Saved.of(store, estimator, game.facts, seed)
+    job = _Driven(game, run, budget, saved, options)
     job.refuse_hopeless()
     try:
-        finished, reason = job.play_all(on_round, known)
+        finished, reason = job.play_all(options.get("on_round"), options.get("known"))
     except KeyboardInterrupt:
         if job.consistent:
             job.save()
         raise
     job.save()
-    return job.conclude(finished, reason, with_details=with_details)
+    return job.conclude(
+        finished=finished, reason=reason, with_details=options.get("with_details", False)
+    )
 
 
 def undecided(run: Run) -> int | None:
@@ -117,9 +135,16 @@ def undecided(run: Run) -> int | None:
     return int((~run.read().decided).sum())
 
 
+def scores_on(run: Run, some: SomeImages) -> Scores | None:
+    """A run's scores as if the game had held only these images; None where it cannot tell."""
+    of_images: Callable[[SomeImages], Run | None] | None = getattr(run, "on_images", None)
+    part = None if of_images is None else of_images(some)
+    return None if part is None else part.read()
+
+
 def _statistics(run: Run) -> dict[str, float]:
-    told: Mapping[str, float] = getattr(run, "statistics", {})
-    return {name: float(value) for name, value in told.items() if np.isfinite(value)}
+    statistics: Mapping[str, float] = getattr(run, "statistics", {})
+    return {name: float(value) for name, value in statistics.items() if np.isfinite(value)}
 
 
 def _start(facts: GameFacts, estimator: Estimator, seed: int) -> Run:
@@ -135,32 +160,47 @@ def _start(facts: GameFacts, estimator: Estimator, seed: int) -> Run:
     return run
 
 
-class _Job:
+@dataclass(frozen=True)
+class _Saved:
+    """Where a run is saved, and under which key."""
+
+    store: CheckpointStore
+    key: str
+    earlier_key: str
+
+    @classmethod
+    def of(
+        cls, store: CheckpointStore, estimator: Estimator, facts: GameFacts, seed: int
+    ) -> _Saved:
+        key, earlier = (
+            make_key(estimator, facts, seed) for make_key in (settings_key, earlier_settings_key)
+        )
+        return cls(store, key, earlier)
+
+
+class _Driven:
     """A run on its way through its budget.
 
-    `consistent` is false while a round is being told: what is then stopped cannot be saved.
+    `consistent` is false while the run takes in outcomes: if it is stopped then, it cannot be
+    saved.
     """
 
     def __init__(
-        self,
-        game: Game,
-        run: Run,
-        budget: Budget,
-        store: CheckpointStore | None,
-        key: str,
-        clock: Callable[[], float],
-        began: float | None,
+        self, game: Game, run: Run, budget: Budget, saved: _Saved | None, options: Options
     ) -> None:
         self.game, self.facts, self.run = game, game.facts, run
-        self.budget, self.store, self.key, self.clock = budget, store, key, clock
-        self.spent = (store.load(run, key) if store is not None else None) or Spent()
+        self.budget, self.saved = budget, saved
+        self.clock = clock = options.get("clock", time.monotonic)
+        before = None if saved is None else saved.store.load(run, saved.key, saved.earlier_key)
+        self.spent = before or Spent()
         self.consistent = True
         self._epoch = clock() - self.spent.seconds
-        before = 0.0 if began is None else clock() - began
+        began = options.get("began")
+        elapsed = 0.0 if began is None else clock() - began
         seconds = budget.time_limit_seconds
-        end = None if seconds is None else self._epoch + seconds - before
+        end = None if seconds is None else self._epoch + seconds - elapsed
         self.timekeeper = Timekeeper(clock, end, self.facts)
-        self._save_at = clock() + (store.every_seconds if store is not None else 0.0)
+        self._save_at = clock() + (0.0 if saved is None else saved.store.every_seconds)
 
     def refuse_hopeless(self) -> None:
         """Raise BudgetError where it is plain from the start that no score will come of it."""
@@ -195,7 +235,7 @@ class _Job:
             self._tell(outcomes, round)
             if on_round is not None:
                 on_round(self.run, self.spent)
-            if self.store is not None and self.clock() >= self._save_at:
+            if self.saved is not None and self.clock() >= self._save_at:
                 self.save()
 
     def _tell(self, outcomes: Outcomes, round: Round) -> None:
@@ -208,10 +248,10 @@ class _Job:
         self.consistent = True
 
     def _can_be_told(self, n_rows: int) -> bool:
-        able: Callable[[int], bool] | None = getattr(self.run, "can_be_told", None)
-        return n_rows > 0 and able is not None and able(n_rows)
+        can_be_told: Callable[[int], bool] | None = getattr(self.run, "can_be_told", None)
+        return n_rows > 0 and can_be_told is not None and can_be_told(n_rows)
 
-    def conclude(self, finished: bool, reason: str, *, with_details: bool) -> Estimation:
+    def conclude(self, *, finished: bool, reason: str, with_details: bool) -> Estimation:
         """Read the run; BudgetError where it was stopped before there is anything to read."""
         scores = self.run.read()
         if self.spent.evaluations and not finished and not scores.samples.any():
@@ -231,12 +271,12 @@ class _Job:
 
     def save(self) -> None:
         """Save the run if there is a store; rarely enough to take a twentieth of the time."""
-        if self.store is None:
+        if self.saved is None:
             return
-        began = self.clock()
-        self.store.save(self.run, self.spent, self.key)
+        store, began = self.saved.store, self.clock()
+        store.save(self.run, self.spent, self.saved.key)
         ended = self.clock()
-        pause = max(self.store.every_seconds, (ended - began) / _SAVING_SHARE)
+        pause = max(store.every_seconds, (ended - began) / _SAVING_SHARE)
         self._save_at = ended + pause
 
     def _ending(self, round: Round) -> tuple[bool, str] | None:

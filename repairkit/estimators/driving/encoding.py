@@ -1,24 +1,27 @@
 """Values as a JSON tree and blobs of bytes, and back, without pickle.
 
 A checkpoint may come from a stranger. So the tree names no code: a dataclass is restored only if
-its type is among those handed in, and arrays hold plain numbers. Layouts of arrays, generators
-shared by two owners, and the last bit of every float survive. Two names of one array become two
-arrays.
+its type is among those handed in, and arrays hold plain numbers. The layout of arrays, a generator
+that two attributes share, and the last bit of every float are kept. An array that two attributes
+share becomes two arrays.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from repairkit.core.arrays import Array
 
+Tree: TypeAlias = Any
+"""What JSON can hold: it comes from a file, and is checked where it is decoded."""
+
 _NUMBERS = "biufc"
-_GENERATORS: dict[str, type[Any]] = {
+_GENERATORS: dict[str, type[np.random.BitGenerator]] = {
     kind.__name__: kind
     for kind in (
         np.random.PCG64,
@@ -31,14 +34,19 @@ _GENERATORS: dict[str, type[Any]] = {
 
 
 class Encoder:
-    """Turns values into trees; what does not fit a tree gathers in `blobs` and `generators`."""
+    """Turns values into trees; what does not fit a tree is collected in `blobs` and `generators`.
 
-    def __init__(self) -> None:
+    Args:
+        names: by which name a dataclass stands in a tree.
+    """
+
+    def __init__(self, names: Callable[[type], str] | None = None) -> None:
         self.blobs: list[bytes] = []
-        self.generators: list[Any] = []
+        self.generators: list[Tree] = []
+        self._names = name_of if names is None else names
         self._seen: dict[int, int] = {}
 
-    def encode(self, value: Any) -> Any:
+    def encode(self, value: object) -> Tree:
         """The tree of a value.
 
         Raises:
@@ -50,16 +58,16 @@ class Encoder:
             return self._array(value)
         if isinstance(value, np.random.Generator):
             return {"generator": self._generator(value)}
-        if type(value) in (list, tuple):
+        if isinstance(value, list | tuple) and type(value) in (list, tuple):
             return {type(value).__name__: [self.encode(part) for part in value]}
         if type(value) is dict:
             return {"dict": [[_key(key), self.encode(part)] for key, part in value.items()]}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             parts = {f.name: self.encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-            return {"dataclass": name_of(type(value)), "fields": parts}
+            return {"dataclass": self._names(type(value)), "fields": parts}
         raise TypeError(f"a {type(value).__name__} cannot be stored in a checkpoint")
 
-    def _array(self, value: Array | np.generic) -> dict[str, Any]:
+    def _array(self, value: Array | np.generic) -> Tree:
         if value.dtype.kind not in _NUMBERS:
             raise TypeError(f"an array of {value.dtype} cannot be stored in a checkpoint")
         columns_first = value.flags.f_contiguous and not value.flags.c_contiguous
@@ -73,7 +81,7 @@ class Encoder:
 
     def _generator(self, value: np.random.Generator) -> int:
         if id(value) not in self._seen:
-            bits: Any = value.bit_generator
+            bits = value.bit_generator
             if type(bits).__name__ not in _GENERATORS:
                 raise TypeError(f"a {type(bits).__name__} cannot be stored in a checkpoint")
             seeds = getattr(bits.seed_seq, "state", None)
@@ -91,12 +99,12 @@ class Decoder:
     """
 
     def __init__(
-        self, blobs: Sequence[bytes], generators: Sequence[Any], types: Mapping[str, type]
+        self, blobs: Sequence[bytes], generators: Sequence[Tree], types: Mapping[str, type]
     ) -> None:
         self._blobs, self._trees, self._types = blobs, generators, types
         self._generators: dict[int, np.random.Generator] = {}
 
-    def decode(self, tree: Any) -> Any:
+    def decode(self, tree: Tree) -> Any:
         if tree is None or isinstance(tree, bool | int | float | str):
             return tree
         if "array" in tree or "scalar" in tree:
@@ -111,15 +119,15 @@ class Decoder:
             return {_key(key): self.decode(part) for key, part in tree["dict"]}
         return self._dataclass(tree)
 
-    def _array(self, tree: Mapping[str, Any]) -> Any:
+    def _array(self, tree: Tree) -> Any:
         blob = self._blobs[tree["array"] if "array" in tree else tree["scalar"]]
         dtype, shape = np.dtype(tree["dtype"]), tuple(tree["shape"])
         if dtype.kind not in _NUMBERS or any(type(n) is not int or n < 0 for n in shape):
             raise ValueError("it holds an array that is not of numbers")
         if math.prod(shape) * dtype.itemsize != len(blob):
             raise ValueError("it holds an array of another size than it says")
-        order: Any = "F" if tree["order"] == "F" else "C"
-        array = np.frombuffer(blob, dtype).reshape(shape, order=order).copy(order="K")
+        order: Literal["F", "C"] = "F" if tree["order"] == "F" else "C"
+        array: Array = np.frombuffer(blob, dtype).reshape(shape, order=order).copy(order="K")
         return array[()] if "scalar" in tree else array
 
     def _generator(self, index: int) -> np.random.Generator:
@@ -132,7 +140,7 @@ class Decoder:
             self._generators[index] = np.random.Generator(bits)
         return self._generators[index]
 
-    def _dataclass(self, tree: Mapping[str, Any]) -> Any:
+    def _dataclass(self, tree: Tree) -> object:
         kind = self._types.get(tree["dataclass"].rpartition(".")[2])
         if kind is None:
             raise ValueError(f"it holds a {tree['dataclass']}, which this estimator does not")
@@ -140,41 +148,60 @@ class Decoder:
         if sorted(tree["fields"]) != sorted(names):
             raise ValueError(f"it holds a {kind.__name__} with other fields")
         # Not through __init__, which may compute; and past the guard of frozen ones.
-        restored: Any = object.__new__(kind)
+        restored: object = object.__new__(kind)
         for name in names:
             object.__setattr__(restored, name, self.decode(tree["fields"][name]))
         return restored
 
 
 def name_of(kind: type) -> str:
-    """By which name a type stands in a tree: without its module, which may move.
+    """By which name a dataclass stands in a tree: without its module, which may move.
 
-    Earlier checkpoints name the module too; it is not looked at.
+    A class that was renamed says in `stored_as` how it was called first. Earlier checkpoints name
+    the module too; the decoder does not look at that.
     """
-    return kind.__name__
+    name: str = vars(kind).get("stored_as", kind.__name__)
+    return name
 
 
-def dataclass_types(values: Iterable[Any]) -> dict[str, type]:
-    """The dataclasses met in values and their parts, by name."""
-    found: dict[str, type] = {}
+def dataclass_types(values: Iterable[object], named: Iterable[type] = ()) -> dict[str, type]:
+    """The dataclasses met in values and their parts, and those of `named`, by name.
+
+    Raises:
+        TypeError: two of them have one name.
+    """
+    types: dict[str, type] = {}
+    for kind in [*named, *_kinds(values)]:
+        other = types.setdefault(name_of(kind), kind)
+        if other is not kind:
+            places = " and ".join(
+                f"{each.__module__}.{each.__qualname__}" for each in (other, kind)
+            )
+            raise TypeError(
+                f"two classes named {name_of(kind)}, {places}, cannot be stored in one checkpoint; "
+                "rename one"
+            )
+    return types
+
+
+def _kinds(values: Iterable[object]) -> Iterator[type]:
     for value in values:
         if isinstance(value, list | tuple):
-            found |= dataclass_types(value)
+            yield from _kinds(value)
         elif isinstance(value, dict):
-            found |= dataclass_types(value.values())
+            yield from _kinds(value.values())
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            found[name_of(type(value))] = type(value)
-            found |= dataclass_types(getattr(value, f.name) for f in dataclasses.fields(value))
-    return found
+            yield type(value)
+            yield from _kinds(getattr(value, f.name) for f in dataclasses.fields(value))
 
 
-def _key(key: Any) -> str | int:
-    if type(key) not in (str, int):
-        raise TypeError(f"a dict with the key {key!r} cannot be stored in a checkpoint")
-    return key  # type: ignore[no-any-return]  # one of the two types, as just checked
+def _key(key: object) -> str | int:
+    if isinstance(key, str | int) and type(key) in (str, int):
+        return key
+    raise TypeError(f"a dict with the key {key!r} cannot be stored in a checkpoint")
 
 
-def _plain_seeds(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _plain_seeds(seeds: Tree) -> Tree:
     """The state of a seed sequence, so that a restored generator spawns what it would have."""
     if seeds is None:
         return None

@@ -188,7 +188,7 @@ class RepairRegression:
                 rows=self.rows,
                 entry_cost=self.entry_cost,
             )
-            # One image stands for all where images are judged together, see `whole`.
+            # One image stands for all where images are judged together, see `driving.playing`.
             if split.pilot_images and not facts.of_sets:
                 return RepairRun(facts, plan, split, rng)
         run = RegressionRun(facts, plan, rng)

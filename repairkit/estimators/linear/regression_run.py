@@ -173,11 +173,11 @@ class RegressionRun:
         return self._draw(self.n_told, len(self.rows))
 
     def can_be_told(self, n_rows: int) -> bool:
-        """See `estimators.driver`: rows stand for themselves, and the pilot's sizes take turns."""
+        """See `driving.driver`: rows count one by one, and the pilot's sizes take turns."""
         return bool(len(self.ends)) and (bool(self.most) or n_rows >= sizes_of.MEASURED)
 
     def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
-        """See `estimators.flight`: once the pilot is told, nothing hangs on outcomes."""
+        """See `driving.playing`: after the pilot no round depends on outcomes."""
         if not len(self.ends) or not self.most or self.facts.n_players == 1:
             return None
         return self._draw(self.n_told + len(pending), len(self.rows) + sum(map(len, pending)))
@@ -224,7 +224,7 @@ class RegressionRun:
     def _as_on_drawn_rows(self, outcomes: Outcomes, end: int) -> NDArray[np.float64]:
         """The outcomes of every image in one of the ends, as a drawn row would tell them."""
         pool, scores = self.facts.pool, outcomes.scores[end]
-        if len(scores) != len(pool):  # the pool's one image stands for all, see `whole`
+        if len(scores) != len(pool):  # one image stands for all, see `driving.playing`
             scores = outcomes.values[end, None]
         # On a drawn row an image's score is larger the more rarely it is drawn.
         drawn = (pool.probabilities * len(pool))[:, None]

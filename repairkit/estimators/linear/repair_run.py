@@ -95,7 +95,7 @@ class RepairRun:
         return self._round(self.n_told) if len(self.regression.ends) else self.regression.ask()
 
     def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
-        """See `estimators.flight`: all is known but what follows the pilot."""
+        """See `driving.playing`: only what follows the pilot is not known yet."""
         number = self.n_told + len(pending)
         if not len(self.regression.ends) or (self.n_images < 0 and number > self._n_pilot):
             return None
@@ -105,7 +105,7 @@ class RepairRun:
         return self.regression.ask_ahead(pending[max(first_rows - self.n_told, 0) :])
 
     def can_be_told(self, n_rows: int) -> bool:
-        """See `estimators.driver`: rows stand for themselves; entries come image by image."""
+        """See `driving.driver`: rows count one by one; entries of the table only whole."""
         if not len(self.regression.ends) or self._is_pilot(self.n_told):
             return False
         return not self._is_table(self.n_told) and self.regression.can_be_told(n_rows)

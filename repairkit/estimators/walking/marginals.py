@@ -140,7 +140,7 @@ class MarginalsRun:
         return ask_for_star(self.star, self.settings.chunk)
 
     def can_be_told(self, n_rows: int) -> bool:
-        """See `estimators.driver`: a star goes on from wherever it is."""
+        """See `driving.driver`: a star goes on from wherever it is."""
         return n_rows > 0
 
     def tell(self, outcomes: Outcomes) -> None:

@@ -104,11 +104,11 @@ class PermutationRun:
         return ask_for([self.walk], self.settings.chunk, self.facts.n_players)
 
     def can_be_told(self, n_rows: int) -> bool:
-        """See `estimators.driver`: a walk goes on from wherever it is."""
+        """See `driving.driver`: a walk goes on from wherever it is."""
         return n_rows > 0
 
     def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
-        """See `estimators.flight`: a walk that is never cut hangs on no outcomes."""
+        """See `driving.playing`: a walk that is never cut depends on no outcomes."""
         if self.settings.truncate_at is not None:
             return None
         walk, chunk = self.walk, self.settings.chunk

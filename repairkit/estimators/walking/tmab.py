@@ -209,7 +209,7 @@ class TmabRun:
         return ask_for(self.walks, self.settings.chunk, self.facts.n_players)
 
     def can_be_told(self, n_rows: int) -> bool:
-        """See `estimators.driver`: a walk goes on from wherever it is."""
+        """See `driving.driver`: a walk goes on from wherever it is."""
         return n_rows > 0
 
     def tell(self, outcomes: Outcomes) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter
 from repairkit.core.layer_map import LayerMap
-from repairkit.core.process.text import plain_cell
+from repairkit.core.process.text import from_cell, plain_cell
 from repairkit.core.scores import Scores
 
 FURTHER = "value:"
@@ -26,6 +29,68 @@ _COLUMNS = (
     "samples",
     "decided",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """A filter's values as they were written; `further` are those of further metrics, by name."""
+
+    filter: str
+    value: float
+    std_error: float
+    ci_low: float
+    ci_high: float
+    samples: int
+    decided: bool
+    further: Mapping[str, float] = field(default_factory=dict)
+
+    def number(self, column: str) -> float:
+        """The number in a column of the table, such as `ci_low` or `value:loss`.
+
+        Raises:
+            KeyError: it holds none.
+        """
+        if column.startswith(FURTHER):
+            return self.further[column.removeprefix(FURTHER)]
+        if column not in ("value", "std_error", "ci_low", "ci_high", "samples"):
+            raise KeyError(column)
+        return float(getattr(self, column))
+
+
+def read_scores(path: Path) -> list[ScoreRow]:
+    """The rows of a table in its own order.
+
+    Raises:
+        RunFolderError: the file is missing or broken.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [_row(row) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise unreadable(path, error) from error
+
+
+def _row(row: Mapping[str, str]) -> ScoreRow:
+    return ScoreRow(
+        filter=from_cell(row["filter"]),
+        value=float(row["value"]),
+        std_error=float(row["std_error"]),
+        ci_low=float(row["ci_low"]),
+        ci_high=float(row["ci_high"]),
+        samples=int(row["samples"]),
+        decided=row["decided"] == "true",
+        further={
+            column.removeprefix(FURTHER): float(cell)
+            for column, cell in row.items()
+            if column.startswith(FURTHER)
+        },
+    )
+
+
+def unreadable(path: Path, error: Exception) -> RunFolderError:
+    """What is said where scores cannot be read."""
+    reason = error.strerror if isinstance(error, OSError) else error
+    return RunFolderError(f"{path}: cannot be read as scores ({reason}); score the model again")
 
 
 def scores_table(

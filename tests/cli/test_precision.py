@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from repairkit.jobs.runs.run_folder import RunFolder
+from repairkit.formats.run_file import RunFolder
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project
 

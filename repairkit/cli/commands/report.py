@@ -23,6 +23,10 @@ def report_command(
     data: Annotated[
         Path | None, typer.Option("--data", help="The data, if they lie elsewhere by now.")
     ] = None,
+    means: Annotated[
+        Path | None,
+        typer.Option("--means", help="The common means, if they lie elsewhere by now."),
+    ] = None,
     pictures: Annotated[
         bool,
         typer.Option(
@@ -34,7 +38,9 @@ def report_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Write one self-contained HTML page of a run, and its numbers as JSON."""
-    done = report_run(run, out=out, model=model, data=data, pictures=pictures, trust=trust)
+    done = report_run(
+        run, out=out, model=model, data=data, means=means, pictures=pictures, trust=trust
+    )
     if as_json:
         show.print_json(done.document)
     elif not quiet:

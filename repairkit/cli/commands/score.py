@@ -18,9 +18,9 @@ from repairkit.cli.shown.classes import ExcludeShare, ExcludeTopOf, exclusion
 from repairkit.cli.shown.score_tables import print_scored
 from repairkit.core.errors import Interruption, SettingsError
 from repairkit.core.scores import Budget
+from repairkit.formats.run_file import RunFolder
 from repairkit.jobs.output.unattended import Terminated
 from repairkit.jobs.owners.owned import check_share_place, share
-from repairkit.jobs.runs.run_folder import RunFolder
 from repairkit.jobs.score.excluding import Exclusion
 from repairkit.jobs.score.methods import METHODS, ScoreSettings
 from repairkit.jobs.score.scoring import score

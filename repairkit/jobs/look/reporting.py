@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RepairkitError, RunFolderError
+from repairkit.core.errors import RepairkitError, RunFolderError, SettingsError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import Patch
 from repairkit.core.process.stages import stage
-from repairkit.data import Preprocessing
 from repairkit.formats.documents import outputs, read_json, to_json
+from repairkit.formats.means_file import read_means
+from repairkit.formats.run_file import RunDocument, RunFolder
+from repairkit.formats.score_table import ScoreRow
 from repairkit.jobs.look.interpreting import Interpretation, interpret
 from repairkit.jobs.look.removal import removal_curves, spread_over_layers
 from repairkit.jobs.output.destination import Companions, check_replaced
 from repairkit.jobs.output.places import Places
-from repairkit.jobs.runs.part_records import recorded_plan
-from repairkit.jobs.runs.run_folder import RunFolder, unreadable
+from repairkit.jobs.runs.run_settings import restored
 from repairkit.jobs.setup.bench import Bench, prepare
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.settings import Settings, check_metrics, named_in
@@ -34,10 +35,6 @@ RUN_KIND = "repairkit run report"
 _ROWS_EACH = 15
 _FILTERS_EACH = 6
 _BINS = 20
-_KEPT = (
-    "class_names", "features", "output", "sites_at", "absent", "threshold", "outputs_are",
-    "batch_size", "seed", "metrics", "groups", "sites", "include", "image_input", "inputs",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,7 @@ def report_run(
     out: Path | None = None,
     model: Path | None = None,
     data: Path | None = None,
+    means: Path | None = None,
     pictures: bool = True,
     trust: bool = False,
 ) -> Reported:
@@ -87,6 +85,7 @@ def report_run(
         out: the page; `report.html` in the folder if None.
         model: where the model lies by now; where the run found it if None.
         data: where the data lie by now; likewise.
+        means: where the common means lie by now, if the run was scored with some; likewise.
         pictures: look at the extreme filters and play the removal curves, which takes the model and
             the data; without, the page shows what the folder holds.
         trust: run code that the run names, such as a metric of the user's; else it is refused.
@@ -97,9 +96,7 @@ def report_run(
         RepairkitError: model or data cannot be read, or are not those of the run.
     """
     run_folder = RunFolder(folder)
-    run = run_folder.read()
-    if not run["finished"]:
-        raise RunFolderError(f"{folder}: is not finished; go on with score --resume")
+    run = run_folder.read_finished()
     page = folder / "report.html" if out is None else out
     report_file = page.with_suffix(".json")
     check_replaced(page, b'content="repairkit"', "page of repairkit's")
@@ -123,8 +120,12 @@ def report_run(
     shown: Mapping[int, Any] = {}
     if pictures:
         named_by = named_in(run_folder.run_file, run["settings"]["metrics"])
-        found = _settings(run, Path(run["data"]["path"]) if data is None else data)
-        settings = dataclasses.replace(found, named_by=named_by, trust=trust)
+        settings = restored(
+            run,
+            data=Path(run["data"]["path"]) if data is None else data,
+            means=_means_file(folder, run, means),
+        )
+        settings = dataclasses.replace(settings, named_by=named_by, trust=trust)
         check_metrics(settings, settings.metrics)
         path = Path(run["model"]["path"]) if model is None else model
         shown = _look_again(path, settings, document, rows, folder).pictures
@@ -137,10 +138,15 @@ def report_run(
     return Reported(page, report_file, document)
 
 
-def told_run(run: Mapping[str, Any]) -> dict[str, Any]:
+def told_run(run: RunDocument) -> dict[str, Any]:
     """A run with its paths as a report tells them."""
     told = Places.here().told
-    return {**run, **{k: {**run[k], "path": told(Path(run[k]["path"]))} for k in ("model", "data")}}
+    model, data = run["model"], run["data"]
+    return {
+        **run,
+        "model": {**model, "path": told(Path(model["path"]))},
+        "data": {**data, "path": told(Path(data["path"]))},
+    }
 
 
 def _look_again(
@@ -193,57 +199,65 @@ def _look(
     return seen
 
 
-def _settings(run: Mapping[str, Any], data: Path) -> Settings:
-    """The settings that a run was scored with."""
-    known = run["settings"]
-    kept = {name: known[name] for name in _KEPT if name in known}
-    lists = {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
-    columns = known.get("columns")
-    return Settings(
-        **{**kept, **lists},
-        data=data,
-        columns=None if columns is None else (int(columns[0]), int(columns[1])),
-        preprocessing=_dataclass(Preprocessing, known["preprocessing"]),
-        parts=recorded_plan(run),
-    )
+def _means_file(folder: Path, run: RunDocument, given: Path | None) -> Path | None:
+    """The common means that a run was scored with; None where it had means of its own.
+
+    Raises:
+        SettingsError: means are given, and the run had its own.
+        RunFolderError: the file is not where the run found it, or holds other means by now.
+    """
+    digest = run.get("means")
+    if digest is None:
+        if given is not None:
+            raise SettingsError(
+                f"{folder}: was scored with the means of its calibration part; leave --means out"
+            )
+        return None
+    path = _recorded_means(run) if given is None else given
+    advice = "name the file with --means, or use --no-pictures"
+    if path is None or not path.is_file():
+        place = "the run does not say where they lie" if path is None else f"{path} is no file"
+        raise RunFolderError(
+            f"{folder}: was scored with common means (digest {digest[:12]}), and {place}; {advice}"
+        )
+    other = read_means(path).digest
+    if other != digest:
+        raise RunFolderError(
+            f"{path}: holds other means (digest {other[:12]}) than {folder} was scored with "
+            f"({digest[:12]}); {advice}"
+        )
+    return path
 
 
-def _dataclass(kind: Any, known: Mapping[str, Any]) -> Any:
-    names = {field.name for field in dataclasses.fields(kind)}
-    return kind(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in known.items()
-            if name in names
-        }
-    )
+def _recorded_means(run: RunDocument) -> Path | None:
+    """Where the common means lay, from the options that score again."""
+    words = iter(run.get("again", {}).get("words", []))
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "--means":
+            return Path(value or next(words, "")).expanduser()
+    return None
 
 
 def _read_rows(folder: RunFolder) -> list[dict[str, Any]]:
     """The rows of `scores.csv`; null for what is not finite."""
-    try:
-        rows = [_row(row) for row in folder.read_rows()]
-    except (KeyError, ValueError, TypeError) as error:
-        raise unreadable(folder.scores_file, error) from error
+    rows = [_row(row) for row in folder.read_rows()]
     if not rows:
         raise RunFolderError(f"{folder.scores_file}: holds no scores; score the model again")
     return rows
 
 
-def _row(row: Mapping[str, str]) -> dict[str, Any]:
-    def finite(name: str) -> float | None:
-        value = float(row[name])
-        return value if np.isfinite(value) else None
-
+def _row(row: ScoreRow) -> dict[str, Any]:
+    numbers = {n: row.number(n) for n in ("value", "std_error", "ci_low", "ci_high")}
     return {
-        "filter": row["filter"],
-        **{name: finite(name) for name in ("value", "std_error", "ci_low", "ci_high")},
-        "samples": int(row["samples"]),
-        "decided": row["decided"] == "true",
+        "filter": row.filter,
+        **{name: value if np.isfinite(value) else None for name, value in numbers.items()},
+        "samples": row.samples,
+        "decided": row.decided,
     }
 
 
-def _first_lessened(run: Mapping[str, Any]) -> bool:
+def _first_lessened(run: RunDocument) -> bool:
     """Whether less is better of the metric that was scored first."""
     names = [*run["metrics"], *run["settings"]["metrics"]]
     return names[0] in run.get("less_is_better", [])

@@ -18,7 +18,7 @@ from repairkit.core.errors import RunFolderError
 from repairkit.core.scores import Run, Spent
 from repairkit.estimators import undecided
 from repairkit.formats.documents import write_json
-from repairkit.jobs.runs.run_folder import RunFolder
+from repairkit.formats.run_file import RunDocument, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -134,16 +134,14 @@ class Watch:
             logger.warning("%s", error)
 
 
-def unfinished(spent: Spent, why: str) -> dict[str, Any]:
-    """What is put into `run.json` of a run that was stopped and saved."""
-    return {
-        "finished": False,
-        "reason": f"unfinished: {why}; go on with --resume",
-        "evaluations": spent.evaluations,
-        "image_passes": spent.image_passes,
-        "rounds": spent.rounds,
-        "seconds": round(spent.seconds, 3),
-    }
+def tell_unfinished(document: RunDocument, spent: Spent, why: str) -> None:
+    """Say in `run.json` that a run was stopped and saved."""
+    document["finished"] = False
+    document["reason"] = f"unfinished: {why}; go on with --resume"
+    document["evaluations"] = spent.evaluations
+    document["image_passes"] = spent.image_passes
+    document["rounds"] = spent.rounds
+    document["seconds"] = round(spent.seconds, 3)
 
 
 def _now() -> str:

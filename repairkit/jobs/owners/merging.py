@@ -23,17 +23,19 @@ from repairkit.core.filters import Filter
 from repairkit.core.scores import Scores
 from repairkit.estimators.statistics.boundary import Side, contested, settle_top_k
 from repairkit.formats.documents import outputs, to_json
+from repairkit.formats.effects import Affects
+from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.formats.score_table import scores_csv, scores_table
 from repairkit.jobs.owners.merged_document import describe
 from repairkit.jobs.owners.owned import OwnedRun, read_owned
-from repairkit.jobs.runs.run_folder import RunFolder
 from repairkit.jobs.runs.run_lock import locked
+from repairkit.jobs.runs.run_settings import differing, settings_in
 
 By = Literal["images", "groups"]
 Floats = NDArray[np.float64]
 
-_COMMON = ("sites", "sites_at", "include", "absent", "output", "columns", "threshold", "tf32",
-           "half", "preprocessing", "class_names")  # fmt: skip
+# The settings that must be the same: all but those of the data and of the search.
+_COMMON = (Affects.FILTERS, Affects.FIGURE, Affects.ROSTER, Affects.ROUNDING)
 # Samples of one and the same number, however they are drawn.
 _SHAPLEY = {"exact", "permutation", "marginals", "tmab"}
 
@@ -44,7 +46,7 @@ class Merged:
 
     filters: tuple[Filter, ...]
     scores: Scores
-    document: dict[str, Any]
+    document: RunDocument
 
     def table(self) -> list[dict[str, Any]]:
         return scores_table(self.scores, self.filters)
@@ -114,9 +116,8 @@ def _difference(first: OwnedRun, other: OwnedRun) -> str:
         return "they are of different models; score one and the same file"
     if first.metrics != other.metrics:
         return f"their metrics are {', '.join(first.metrics)} and {', '.join(other.metrics)}"
-    for name in _COMMON:
-        if one["settings"].get(name) != two["settings"].get(name):
-            return f"they were scored with different {name.replace('_', ' ')}"
+    for setting in differing(settings_in(one), settings_in(two), *_COMMON, without=("means",)):
+        return f"they were scored with different {setting.name.replace('_', ' ')}"
     if one["settings"]["absent"] == "mean" and None in (one.get("means"), two.get("means")):
         return (
             "an absent filter yields each owner's own mean; compute common means with `repairkit "
@@ -134,7 +135,7 @@ def _difference(first: OwnedRun, other: OwnedRun) -> str:
     return ""
 
 
-def _kind(document: Mapping[str, Any]) -> str:
+def _kind(document: RunDocument) -> str:
     """Which number the values of a run are estimates of."""
     settings = document["settings"]
     method, options = settings["method"], dict(settings["estimator"])
@@ -197,18 +198,18 @@ def _add(runs: Sequence[OwnedRun], ids: tuple[str, ...], shares: Mapping[str, Fl
         return np.stack([run.column(name, ids) for run in runs])
 
     share = shares[steering][:, None]
-    found = columns("value")
-    value = (share * found).sum(axis=0)
+    owned = columns("value")
+    value = (share * owned).sum(axis=0)
     error = np.sqrt(((share * columns("std_error")) ** 2).sum(axis=0))
-    arms = (share * (found - columns("ci_low")), share * (columns("ci_high") - found))
+    arms = (share * (owned - columns("ci_low")), share * (columns("ci_high") - owned))
     confidences = [float(run.document["confidence"]) for run in runs]
     kinds = sorted({str(run.document["interval"]) for run in runs})
     if all("ormal" in kind or "Student" in kind or "exact" in kind for kind in kinds):
         low, high = (np.sqrt((arm**2).sum(axis=0)) for arm in arms)
-        confidence, how = min(confidences), "root of the sum of squared arms"
+        confidence, rule = min(confidences), "root of the sum of squared arms"
     else:
         low, high = (arm.sum(axis=0) for arm in arms)
-        confidence, how = max(1 - sum(1 - c for c in confidences), 0.0), "sum of arms, union bound"
+        confidence, rule = max(1 - sum(1 - c for c in confidences), 0.0), "sum of arms, union bound"
     values = np.stack(
         [value, *((shares[m][:, None] * columns(f"value:{m}")).sum(axis=0) for m in others)],
         axis=1,
@@ -231,8 +232,8 @@ def _add(runs: Sequence[OwnedRun], ids: tuple[str, ...], shares: Mapping[str, Fl
         samples=columns("samples").sum(axis=0).astype(np.int64),
         decided=~still_open,
         confidence=confidence,
-        interval=f"merged, {how}, of: {'; '.join(kinds)}",
-        efficient=all(bool(run.document["adds_up"]) for run in runs),
+        interval=f"merged, {rule}, of: {'; '.join(kinds)}",
+        efficient=all(run.document["adds_up"] for run in runs),
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.formats.documents import outputs, to_json
-from repairkit.jobs.runs.run_folder import RunFolder
+from repairkit.formats.run_file import RunDocument, RunFolder, RunSettings
+from repairkit.formats.score_table import ScoreRow
 from repairkit.jobs.runs.run_lock import locked
 
 FEWEST = 10
@@ -21,11 +21,7 @@ HOLDS = (
     "V(none); a value with its interval for every filter. No image, no name of one, no place of a "
     "file, and no figure of fewer than 10 images."
 )
-_KEPT_SETTINGS = (
-    "method", "estimator", "budget", "metrics", "groups", "class_names", "parts", "output",
-    "columns", "threshold", "sites", "sites_at", "include", "absent", "batch_size", "tf32", "half",
-    "seed", "preprocessing",
-)  # fmt: skip
+_SETTINGS = frozenset(RunSettings.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -33,8 +29,8 @@ class OwnedRun:
     """A finished run: `run.json`, and the rows of `scores.csv` by filter id."""
 
     path: Path
-    document: Mapping[str, Any]
-    rows: Mapping[str, Mapping[str, str]]
+    document: RunDocument
+    rows: Mapping[str, ScoreRow]
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -55,8 +51,8 @@ class OwnedRun:
             RunFolderError: it is missing or holds something else than numbers.
         """
         try:
-            return np.array([float(self.rows[f][name]) for f in filters])
-        except (KeyError, TypeError, ValueError) as error:
+            return np.array([self.rows[f].number(name) for f in filters])
+        except KeyError as error:
             raise RunFolderError(
                 f"{self.path / 'scores.csv'}: has no numbers in the column {name!r}; score anew"
             ) from error
@@ -72,12 +68,12 @@ def read_owned(path: Path) -> OwnedRun:
     document = folder.read()
     if not document["finished"]:
         raise RunFolderError(f"{path}: holds an unfinished run; go on with it first (--resume)")
-    if not isinstance(document.get("counts"), dict) or not document["metrics"]:
+    if "counts" not in document or not document["metrics"]:
         raise RunFolderError(
             f"{path}: does not say how many images its values are about; score the model again "
             "with this version"
         )
-    return OwnedRun(path, document, {row["filter"]: row for row in folder.read_rows()})
+    return OwnedRun(path, document, {row.filter: row for row in folder.read_rows()})
 
 
 def share(run: Path, out: Path) -> None:
@@ -89,14 +85,17 @@ def share(run: Path, out: Path) -> None:
     """
     owned = read_owned(run)
     check_shareable(owned.document)
-    document = dict(owned.document)
-    for place in ("model", "data"):
-        document[place] = {**document[place], "path": ""}
-    known = document["settings"]
-    document["settings"] = {name: known[name] for name in _KEPT_SETTINGS if name in known}
-    document["parts"] = {**document["parts"], "how": ""}
-    document["notes"] = []
-    document["shared"] = HOLDS
+    # What the record does not declare may tell more than `HOLDS` does.
+    settings = {n: v for n, v in owned.document["settings"].items() if n in _SETTINGS}
+    document = {
+        **owned.document,
+        "model": {**owned.document["model"], "path": ""},
+        "data": {**owned.document["data"], "path": ""},
+        "settings": settings,
+        "parts": {**owned.document["parts"], "how": ""},
+        "notes": [],
+        "shared": HOLDS,
+    }
     for name in ("statistics", "again"):
         document.pop(name, None)
     check_share_place(out)
@@ -115,7 +114,7 @@ def check_share_place(out: Path) -> None:
         raise RunFolderError(f"{out}: exists and was not written by --share; choose another place")
 
 
-def check_shareable(document: Mapping[str, Any]) -> None:
+def check_shareable(document: RunDocument) -> None:
     """Refuse values that would tell of single images.
 
     Raises:

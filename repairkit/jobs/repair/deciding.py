@@ -59,7 +59,7 @@ class Made:
 
     patch: Patch
     promise: Figure | None = None
-    scoring: dict[str, Any] | None = None
+    scoring: Mapping[str, Any] | None = None
     selection: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     outputs: tuple[Array, Array] | None = None
@@ -161,7 +161,7 @@ class _Ways:
         return self.cures[repair]
 
     @property
-    def run(self) -> dict[str, Any] | None:
+    def run(self) -> Mapping[str, Any] | None:
         """What the report tells of the scoring."""
         return None if self.values is None else self.values.run
 

@@ -16,7 +16,8 @@ from repairkit.jobs.repair.confirm.without_test import note_on_test
 from repairkit.jobs.repair.deciding import Made
 from repairkit.jobs.repair.judge.judging import Judged
 from repairkit.jobs.runs.part_records import told_parts
-from repairkit.jobs.runs.run_document import less_is_better, plain, versions
+from repairkit.jobs.runs.run_document import less_is_better, versions
+from repairkit.jobs.runs.run_settings import plain
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.told_reading import told_reading
 from repairkit.report import find_payers

@@ -17,6 +17,7 @@ from repairkit.core.process.trust import without
 from repairkit.engine.runner import OpenModel
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile, patch_file_text
+from repairkit.formats.run_file import RunFolder
 from repairkit.graph.patch.bake import bake
 from repairkit.graph.patch.revert import read_claims, write_claims
 from repairkit.graph.stored.files import add_model, digest_of
@@ -43,7 +44,6 @@ from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.repair.values.first_order import GRADIENT
 from repairkit.jobs.repair.values.idle import without_idle
 from repairkit.jobs.runs.again import Again, said_again
-from repairkit.jobs.runs.run_folder import RunFolder
 from repairkit.jobs.setup.bench import Bench, opened_beside, outputs_of, prepare
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.looking import looked_at

@@ -20,15 +20,32 @@ from typing import Any
 from repairkit.core.errors import SettingsError
 from repairkit.core.scores import Budget
 from repairkit.data import Preprocessing, find_project
+from repairkit.formats.effects import About, Affects, affecting, settings_of
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.setup.settings import Settings, settle
 
 Said = dict[str, list[str] | bool]
 """Options by name, such as `--seed`: a value for each time that one is given, or a flag."""
 
+_OTHER_NAMES = {
+    "metrics": "--metric",
+    "groups": "--group",
+    "class_names": "--classes",
+    "batch_size": "--batch",
+    "inputs": "--input",
+    "targets": "--target",
+    "transfers": "--transfer",
+    "time_limit_seconds": "--time-limit",
+}
+
+
+def option_of(setting: str) -> str:
+    """The option that says a setting, where one does."""
+    return _OTHER_NAMES.get(setting, f"--{setting.replace('_', '-')}")
+
+
 NOT_SAID: Mapping[str, str] = {
-    "--workers": "never changes a result",
-    "--cache-memory": "never changes a result",
+    **{option_of(name): "never changes a result" for name in affecting(Settings, Affects.SPEED)},
     "--ray": "where coalitions are evaluated; never changes a result",
     "--ray-cores": "where coalitions are evaluated; never changes a result",
     "--log-json": "tells of the job while it runs",
@@ -48,18 +65,8 @@ NOT_SAID: Mapping[str, str] = {
 }
 """Options that no command says again, and why."""
 
-_OTHER_NAMES = {
-    "metrics": "--metric",
-    "groups": "--group",
-    "class_names": "--classes",
-    "batch_size": "--batch",
-    "inputs": "--input",
-    "targets": "--target",
-    "transfers": "--transfer",
-    "time_limit_seconds": "--time-limit",
-}
+_SAID = About(Affects.SEARCH)  # of settings that do not tell
 _LISTS = ("groups", "class_names", "features")
-_UNSAID_FIELDS = ("named_by", "began", "whole_limit", "per_filter", "source")
 METHOD_OPTIONS = ("top_k", "side", "epsilon", "delta", "truncate_at")
 _ALWAYS = ("--seed",)
 # What has no usual value: it is said wherever it is there.
@@ -153,12 +160,11 @@ def options_of(command: str, settings: Any, places: Places) -> tuple[Said, list[
     """All options of a dataclass of settings, and what they cannot say."""
     said: Said = {}
     lacks: list[str] = []
+    known = settings_of(settings.__class__)
     for each in dataclasses.fields(settings):
         name, value = each.name, getattr(settings, each.name)
-        if name in _UNSAID_FIELDS:
-            continue
-        flag = _OTHER_NAMES.get(name, f"--{name.replace('_', '-')}")
-        if flag in NOT_SAID:
+        flag = option_of(name)
+        if flag in NOT_SAID or not known.get(name, _SAID).option:
             continue
         if name in _WRITERS:
             said |= _WRITERS[name](value, places)

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.estimators.statistics.convergence import rank_correlation
-from repairkit.jobs.runs.run_columns import read_columns
-from repairkit.jobs.runs.run_folder import RunFolder
+from repairkit.formats.effects import Affects
+from repairkit.formats.run_file import RunDocument, RunFolder
+from repairkit.jobs.runs.run_settings import differing, settings_in
 
 _FEWEST = 2
-_TOLD = ("parts", "seed", "groups", "sites_at", "absent", "output")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Agreement:
     """Of two runs' values of the filters that both scored.
 
@@ -88,17 +88,14 @@ def compare(
 @dataclass(frozen=True)
 class _Run:
     path: Path
-    document: Mapping[str, Any]
+    document: RunDocument
     metric: str
     values: Mapping[str, float]
 
 
 def _open(path: Path, metric: str | None) -> _Run:
     folder = RunFolder(path)
-    document = folder.read()
-    if not document["finished"]:
-        raise RunFolderError(f"{path}: is not finished; go on with score --resume")
-    columns = read_columns(folder)
+    document, columns = folder.read_finished(), folder.read_metric_values()
     wanted = metric or document["settings"]["metrics"][0]
     names = list(columns)
     # A pattern such as recall:* stands for what was scored first.
@@ -124,16 +121,16 @@ def _agreement(one: _Run, two: _Run, top_k: int) -> Agreement:
     missed = float(((second - first) ** 2).sum())
     flat = np.ptp(first) == 0 or np.ptp(second) == 0
     return Agreement(
-        str(one.path),
-        str(two.path),
-        len(shared),
-        _finite(rank_correlation(first, second)),
-        None if flat else float(np.corrcoef(first, second)[0, 1]),
-        None if spread == 0 else 1 - missed / spread,
-        k,
-        _overlap(first, second, k),
-        _overlap(-first, -second, k),
-        _notes(one, two, len(shared)),
+        first=str(one.path),
+        second=str(two.path),
+        n_filters=len(shared),
+        rank_correlation=_finite(rank_correlation(first, second)),
+        correlation=None if flat else float(np.corrcoef(first, second)[0, 1]),
+        r2=None if spread == 0 else 1 - missed / spread,
+        top_k=k,
+        highest=_overlap(first, second, k),
+        lowest=_overlap(-first, -second, k),
+        notes=_notes(one, two, len(shared)),
     )
 
 
@@ -149,11 +146,13 @@ def _notes(one: _Run, two: _Run, n_shared: int) -> tuple[str, ...]:
         notes.append(f"values are of {one.metric} and of {two.metric}")
     if one.document["data"]["digest"] != two.document["data"]["digest"]:
         notes.append("the runs saw different data")
-    settings = [run.document["settings"] for run in (one, two)]
     notes += [
-        f"{name} differs: {settings[0].get(name)!r} and {settings[1].get(name)!r}"
-        for name in _TOLD
-        if settings[0].get(name) != settings[1].get(name)
+        f"{setting.name} differs: {setting.first!r} and {setting.second!r}"
+        for setting in differing(
+            settings_in(one.document),
+            settings_in(two.document),
+            *(Affects.FILTERS, Affects.FIGURE, Affects.IMAGES),
+        )
     ]
     n_all = len(set(one.values) | set(two.values))
     if n_all > n_shared:

@@ -6,22 +6,23 @@ images for means, two fifths to choose and two fifths to test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from repairkit.data import PART_NAMES, Dataset, PartPlan, Parts
+from repairkit.formats.run_file import RunDocument, RunParts
 
 _EARLIER = {"calibration": 0.2, "selection": 0.4, "test": 0.4}
 
 
-def told_parts(parts: Parts) -> dict[str, Any]:
+def told_parts(parts: Parts) -> RunParts:
     """The entry `parts`: one sentence, which parts share images, and how many images each holds."""
     return {
         "how": parts.how,
         "overlaps": [list(pair) for pair in parts.overlaps],
         "digest": parts.digest,
-        **{p.name: len(p) for p in (parts.calibration, parts.selection, parts.test)},
+        "calibration": len(parts.calibration),
+        "selection": len(parts.selection),
+        "test": len(parts.test),
     }
 
 
@@ -42,41 +43,42 @@ def keyed_parts(plan: PartPlan, parts: Parts, dataset: Dataset) -> dict[str, str
     return keyed
 
 
-def recorded_plan(run: Mapping[str, Any]) -> PartPlan:
+def recorded_plan(run: RunDocument) -> PartPlan:
     """The plan that gives the parts of a run again, whatever version made it."""
-    known, told = run["settings"].get("parts") or {}, run["parts"]
+    known, recorded = run["settings"].get("parts") or {}, run["parts"]
     plan = {name: known.get(name) for name in PART_NAMES}
-    if not told.get("digest"):
+    if not recorded.get("digest"):
         for name, share in _EARLIER.items():
-            if plan[name] is None and f"{name}: a share of {share:g}" in str(told.get("how")):
+            if plan[name] is None and f"{name}: a share of {share:g}" in str(recorded.get("how")):
                 plan[name] = share
     return PartPlan(**plan)
 
 
-def same_parts(run: Mapping[str, Any], plan: PartPlan, parts: Parts) -> bool:
+def same_parts(run: RunDocument, plan: PartPlan, parts: Parts) -> bool:
     """Whether a run on the same data had the same images in each part as a job of this plan has."""
-    told, ours = run["parts"], told_parts(parts)
-    for name in ("digest", "how"):
-        if told.get(name):
-            return bool(told[name] == ours[name])
-    counts = [told.get(name) for name in PART_NAMES] == [ours[name] for name in PART_NAMES]
+    theirs, ours = run["parts"], told_parts(parts)
+    if theirs.get("digest"):
+        return theirs["digest"] == ours["digest"]
+    if theirs.get("how"):
+        return theirs["how"] == ours["how"]
+    counts = [theirs.get(name) for name in PART_NAMES] == [ours.get(name) for name in PART_NAMES]
     return counts and bool(run["settings"].get("parts") == asdict(plan))
 
 
-def are_other_parts(run: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def are_other_parts(run: RunDocument, other: RunDocument) -> bool:
     """Whether of two runs on the same data it is told that their parts hold other images."""
     same_data = run["data"]["digest"] == other["data"]["digest"]
     same_seed = run["settings"].get("seed") == other["settings"].get("seed")
-    one, two = (told["parts"].get("how") for told in (run, other))
+    one, two = run["parts"].get("how"), other["parts"].get("how")
     return bool(same_data and same_seed and one and two and one != two)
 
 
-def parts_in_words(run: Mapping[str, Any]) -> str:
+def parts_in_words(run: RunDocument) -> str:
     """How a run came by its parts."""
     return str(run["parts"].get("how") or run["settings"].get("parts")).rstrip(".")
 
 
-def options_in_words(run: Mapping[str, Any]) -> str:
+def options_in_words(run: RunDocument) -> str:
     """`: OPTIONS are the run's`, the options that give its parts again."""
     plan = asdict(recorded_plan(run))
     given = " ".join(f"--{name} {wish}" for name, wish in plan.items() if wish is not None)

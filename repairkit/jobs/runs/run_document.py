@@ -6,7 +6,7 @@ import dataclasses
 import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -16,53 +16,39 @@ from repairkit.core.scores import Budget, Scores
 from repairkit.engine.opening import stated_agreement
 from repairkit.engine.ort.runtime import choose_device, load_runtime
 from repairkit.estimators import Estimation
+from repairkit.formats.run_file import (
+    KIND,
+    SCHEMA,
+    DataPlace,
+    ModelPlace,
+    RunCounts,
+    RunDocument,
+    key_of,
+)
 from repairkit.graph.facts.rounding import find_rounding
 from repairkit.jobs.runs.part_records import keyed_parts, told_parts
-from repairkit.jobs.runs.run_folder import SCHEMA, key_of
+from repairkit.jobs.runs.run_settings import told_settings
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.told_reading import told_reading
 
 _BINS = 20
 
 
-def opening(
-    bench: Bench, method: str, options: Mapping[str, Any], budget: Budget
-) -> dict[str, Any]:
+def opening(bench: Bench, method: str, options: Mapping[str, Any], budget: Budget) -> RunDocument:
     """`run.json` as it stands before anything is estimated."""
     settings = bench.settings
+    values = told_settings(settings)
     asked = {
         "method": method,
         "estimator": dict(options),
         "budget": dataclasses.asdict(budget),
-        **{
-            name: plain(getattr(settings, name))
-            for name in (
-                "metrics",
-                "groups",
-                "class_names",
-                "features",
-                "preprocessing",
-                "parts",
-                "output",
-                "columns",
-                "threshold",
-                "outputs_are",
-                "sites",
-                "sites_at",
-                "include",
-                "absent",
-                "batch_size",
-                "tf32",
-                "half",
-                "seed",
-            )
-        },
+        **values,
     }
-    # Only where given, so that the keys of other runs stay as they were.
-    asked |= {"image_input": settings.image_input} if settings.image_input else {}
-    asked |= {"inputs": dict(settings.inputs)} if settings.inputs else {}
-    model = {"path": str(bench.subject.file.path), "digest": bench.subject.file.digest}
-    data = {
+    model: ModelPlace = {
+        "path": str(bench.subject.file.path),
+        "digest": bench.subject.file.digest,
+    }
+    data: DataPlace = {
         "path": str(settings.data),
         "digest": bench.dataset.digest,
         "n_images": len(bench.dataset.annotations),
@@ -74,28 +60,31 @@ def opening(
         | {"model": model["digest"], "data": data["digest"]}
         | means
     )
-    return {
-        "schema": SCHEMA,
-        "kind": "repairkit run",
-        "versions": versions(),
-        "key": key,
-        "model": model,
-        "data": data,
-        "settings": asked,
-        **means,
-        "counts": counts(bench),
-        "parts": told_parts(bench.parts),
-        "batching": bench.batching.how,
-        "agreement": _agreement(bench),
-        "engine": "none",
-        "n_filters": len(bench.roster),
-        "n_sites": len(bench.roster.sites),
-        "less_is_better": less_is_better(bench, bench.metric_names),
-        "read": told_reading(bench),
-        "notes": list(bench.notes),
-        "metrics": {},
-        "finished": False,
-    }
+    return cast(
+        RunDocument,
+        {
+            "schema": SCHEMA,
+            "kind": KIND,
+            "versions": versions(),
+            "key": key,
+            "model": model,
+            "data": data,
+            "settings": asked,
+            **means,
+            "counts": counts(bench),
+            "parts": told_parts(bench.parts),
+            "batching": bench.batching.how,
+            "agreement": _agreement(bench),
+            "engine": "none",
+            "n_filters": len(bench.roster),
+            "n_sites": len(bench.roster.sites),
+            "less_is_better": less_is_better(bench, bench.metric_names),
+            "read": told_reading(bench),
+            "notes": list(bench.notes),
+            "metrics": {},
+            "finished": False,
+        },
+    )
 
 
 def _agreement(bench: Bench) -> str:
@@ -114,7 +103,7 @@ def less_is_better(bench: Bench, names: Iterable[str]) -> list[str]:
     return [name for name, metric in metrics if sign_of(metric) < 0]
 
 
-def counts(bench: Bench) -> dict[str, Any]:
+def counts(bench: Bench) -> RunCounts:
     """How many images the values of each metric are about, for whoever merges them with others'.
 
     None for a metric that is not a mean over these images, each counting the same.
@@ -132,27 +121,25 @@ def counts(bench: Bench) -> dict[str, Any]:
     return {"metrics": counted, "groups": told}
 
 
-def outcome(estimation: Estimation, scores: Scores) -> dict[str, Any]:
-    """What is added to the opening once the estimation is over."""
+def conclude(document: RunDocument, estimation: Estimation, scores: Scores) -> None:
+    """Add to the opening what came of the estimation."""
     spent = estimation.spent
-    return {
-        "finished": True,
-        "decided": bool(scores.decided.all()),
-        "n_undecided": int((~scores.decided).sum()),
-        "reason": estimation.reason,
-        "confidence": scores.confidence,
-        "interval": scores.interval,
-        "adds_up": scores.efficient,
-        "sum_of_values": float(scores.values[:, 0].sum()),
-        "evaluations": spent.evaluations,
-        "image_passes": spent.image_passes,
-        "rounds": spent.rounds,
-        "seconds": round(spent.seconds, 3),
-        "statistics": dict(estimation.statistics),
-    }
+    document["finished"] = True
+    document["decided"] = bool(scores.decided.all())
+    document["n_undecided"] = int((~scores.decided).sum())
+    document["reason"] = estimation.reason
+    document["confidence"] = scores.confidence
+    document["interval"] = scores.interval
+    document["adds_up"] = scores.efficient
+    document["sum_of_values"] = float(scores.values[:, 0].sum())
+    document["evaluations"] = spent.evaluations
+    document["image_passes"] = spent.image_passes
+    document["rounds"] = spent.rounds
+    document["seconds"] = round(spent.seconds, 3)
+    document["statistics"] = dict(estimation.statistics)
 
 
-def told_on_request(estimation: Estimation, document: Mapping[str, Any]) -> dict[str, Any]:
+def told_on_request(estimation: Estimation, document: RunDocument) -> dict[str, Any]:
     """What the run tells on request, with the samples per filter and what truncation hides."""
     counts = estimation.scores.samples
     edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))
@@ -169,17 +156,6 @@ def told_on_request(estimation: Estimation, document: Mapping[str, Any]) -> dict
             if name in document["metrics"]
         }
     return details
-
-
-def plain(value: Any) -> Any:
-    """A setting as JSON holds it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple | list):
-        return [plain(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from repairkit.core.errors import RunFolderError
 from repairkit.core.process.text import printable
+from repairkit.formats.run_file import LOCK
 
 try:
     import fcntl
@@ -28,7 +29,6 @@ except ImportError:  # Windows
 
 logger = logging.getLogger(__name__)
 
-LOCK = "lock"
 _MOST_BYTES = 1000
 _TRIES = 20
 _FAR = 1 << 20

@@ -14,6 +14,7 @@ from typing import Any
 from repairkit.core.errors import BudgetError
 from repairkit.core.game import GameFacts
 from repairkit.estimators import FEW_PLAYERS, LEAST_ROWS
+from repairkit.formats.run_file import TakenMethod
 
 PASSES_PER_EVALUATION = 40
 """What enumeration may cost, in passes of an image per evaluation allowed to a regression."""
@@ -38,7 +39,7 @@ class Taken:
     options: Mapping[str, Any] = field(default_factory=dict)
     why: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> TakenMethod:
         return {"method": self.method, "options": dict(self.options), "why": self.why}
 
 

@@ -8,16 +8,15 @@ are those of all filters together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import RunFolderError, SettingsError
-from repairkit.jobs.runs.run_columns import read_columns
-from repairkit.jobs.runs.run_folder import RunFolder
+from repairkit.formats.effects import Affects
+from repairkit.formats.run_file import ExcludedFilters, RunFolder
+from repairkit.jobs.runs.run_settings import differing, settings_at, settings_in
 from repairkit.jobs.setup.bench import Bench
-
-_AS_HERE = ("sites_at", "include", "absent", "output")
 
 
 @dataclass(frozen=True)
@@ -39,22 +38,17 @@ class Excluded:
     """The players left out, and what `run.json` says of it."""
 
     players: frozenset[int] = frozenset()
-    document: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """The entry in `run.json`; nothing where nobody is left out."""
-        return {"excluded": self.document} if self.document else {}
+    document: ExcludedFilters | None = None
 
     @property
     def keyed(self) -> dict[str, Any]:
         """What the key of the run depends on, wherever the other run lies."""
-        return {"excluded": {**self.document, "run": None}} if self.document else {}
+        return {} if self.document is None else {"excluded": {**self.document, "run": None}}
 
     @property
     def notes(self) -> list[str]:
         """What the user should know."""
-        if not self.document:
+        if self.document is None:
             return []
         run, metric = self.document["run"], self.document["metric"]
         return [
@@ -84,15 +78,12 @@ def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
         )
     if not run["finished"]:
         raise RunFolderError(f"{exclusion.run}: is not finished; go on with score --resume")
-    for name in _AS_HERE:
-        ours, theirs = getattr(bench.settings, name), run["settings"].get(name)
-        ours = list(ours) if isinstance(ours, tuple) else ours
-        if theirs != ours:
-            raise RunFolderError(
-                f"{exclusion.run}: was scored with {name} {theirs!r}, and this job has {ours!r}; "
-                "give both the same"
-            )
-    columns = read_columns(folder)
+    for setting in differing(settings_in(run), settings_at(bench), Affects.FILTERS):
+        raise RunFolderError(
+            f"{exclusion.run}: was scored with {setting.name} {setting.first!r}, and this job has "
+            f"{setting.second!r}; give both the same"
+        )
+    columns = folder.read_metric_values()
     metric = next(iter(columns))
     values = columns[metric]
     n_top = max(1, round(exclusion.share * len(values)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from repairkit.core.game import Game, GameFacts, Round
 from repairkit.core.process.deadline import Deadline
 from repairkit.core.scores import Budget, Estimator
 from repairkit.estimators import ESTIMATORS, PAPER, make_estimator
+from repairkit.formats.effects import About, Affects
 from repairkit.jobs.score.automatic import (
     Allowance,
     Taken,
@@ -46,7 +47,7 @@ _FIRST_WALKS = 4
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How to score.
+    """How to score; each field says what it affects.
 
     Attributes:
         method: a name of `METHODS`, or `module:object`.
@@ -63,16 +64,16 @@ class ScoreSettings:
         whole_limit: the time limit that was asked for, where scoring has a share of it.
     """
 
-    method: str = "auto"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    budget: Budget = field(default_factory=Budget)
-    paper: bool = False
-    statistics: bool = False
-    exclude: Exclusion | None = None
-    for_patch: bool = False
-    began: float | None = None
-    whole_limit: float | None = None
-    per_filter: int | None = None
+    method: Annotated[str, About(Affects.SEARCH)] = "auto"
+    options: Annotated[Mapping[str, Any], About(Affects.SEARCH)] = field(default_factory=dict)
+    budget: Annotated[Budget, About(Affects.LIMITS)] = field(default_factory=Budget)
+    paper: Annotated[bool, About(Affects.SEARCH, where_given=True)] = False
+    statistics: Annotated[bool, About(Affects.PLACE)] = False
+    exclude: Annotated[Exclusion | None, About(Affects.ROSTER, by_digest=True)] = None
+    for_patch: Annotated[bool, About(Affects.IMAGES, where_given=True)] = False
+    began: Annotated[float | None, About(Affects.LIMITS, option=False)] = None
+    whole_limit: Annotated[float | None, About(Affects.LIMITS, option=False)] = None
+    per_filter: Annotated[int | None, About(Affects.LIMITS, option=False)] = None
 
     @property
     def deadline(self) -> Deadline | None:

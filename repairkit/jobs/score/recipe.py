@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,18 @@ from repairkit.engine.game import ModelGame
 from repairkit.engine.precision import Precision
 from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Effort, Working
+from repairkit.formats.effects import Affects, affecting, settings_of
 from repairkit.graph.kinds.sites import select_sites, survey
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.settings import Settings
+
+# Paths, which lead nowhere there, and what each worker settles for itself.
+_LEFT_BEHIND: dict[str, Any] = dict.fromkeys(
+    (
+        *(name for name, about in settings_of(Settings).items() if about.by_digest),
+        *affecting(Settings, Affects.SPEED),
+    )
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +92,7 @@ class Recipe:
             image=opened.image,
             output=opened.output,
             step=opened.step,
-            settings=replace(bench.settings, data=None, means=None, cache_memory=None),
+            settings=replace(bench.settings, **_LEFT_BEHIND),
             effort=replace(bench.working.effort, cache_memory=None),
             levels=bench.working.levels,
             suite=suite,

@@ -15,6 +15,7 @@ from repairkit.core.scores import Run, Scores
 from repairkit.core.suite import Indices, Suite
 from repairkit.engine.game import some_images
 from repairkit.estimators import scores_on
+from repairkit.formats.run_file import RunDocument
 from repairkit.formats.score_table import finite_rows, scores_table
 from repairkit.jobs.setup.bench import Bench
 
@@ -58,7 +59,7 @@ class Scored:
 
     scores: Scores
     bench: Bench
-    document: dict[str, Any]
+    document: RunDocument
     folder: Path | None
     details: Mapping[str, Any] = field(default_factory=dict)
     excluded: frozenset[int] = frozenset()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +23,25 @@ from repairkit.estimators import (
     Estimation,
     estimate,
 )
+from repairkit.formats.effects import settings_of
+from repairkit.formats.run_file import Ends, RunDocument, RunFolder
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.output.progress import Progress, reporter
-from repairkit.jobs.output.unattended import Terminated, Watch, event, unfinished
+from repairkit.jobs.output.unattended import Terminated, Watch, event, tell_unfinished
 from repairkit.jobs.repair.confirm.choosing import CONFIRMATION_SHARE, split_selection
 from repairkit.jobs.runs.again import Again, said_again
-from repairkit.jobs.runs.run_document import opening, outcome, plain, told_on_request
-from repairkit.jobs.runs.run_folder import RunFolder
+from repairkit.jobs.runs.claiming import (
+    check_free,
+    check_values,
+    check_writable,
+    claim,
+    read_earlier,
+    starts_anew,
+    sweep,
+)
+from repairkit.jobs.runs.run_document import conclude, opening, told_on_request
 from repairkit.jobs.runs.run_lock import locked
+from repairkit.jobs.runs.run_settings import plain
 from repairkit.jobs.score.automatic import Taken, told_of_method
 from repairkit.jobs.score.clusters import Cluster, PlacedGame
 from repairkit.jobs.score.excluding import NOTHING, find_excluded
@@ -85,7 +96,7 @@ def score(
             prepare(subject, settings), how, on_progress=on_progress, cluster=cluster
         )
     folder = RunFolder(out)
-    folder.check_free(resume=resume)
+    check_free(folder, resume=resume)
     with locked(out):
         return score_bench(
             prepare(subject, settings),
@@ -119,24 +130,29 @@ def score_bench(
     how = how.begun()
     metrics = bench.metrics(bench.metric_names)
     excluded = NOTHING if how.exclude is None else find_excluded(how.exclude, bench)
-    options: dict[str, Any] = {name: True for name in ("paper", "for_patch") if getattr(how, name)}
+    options: dict[str, Any] = {
+        name: True
+        for name, about in settings_of(ScoreSettings).items()
+        if about.where_given and getattr(how, name)
+    }
     if how.for_patch and suite is None:
         suite = split_selection(bench, CONFIRMATION_SHARE).choosing
     options |= excluded.keyed
     check_method(how)
-    before = folder.before() if folder is not None and resume else {}
-    bench = looked_at(bench, how.deadline, go_on=bool(before))
+    earlier = read_earlier(folder) if folder is not None and resume else None
+    bench = looked_at(bench, how.deadline, go_on=earlier is not None)
     document = opening(bench, how.method, {**how.options, **options}, how.budget)
-    document |= excluded.told
+    if excluded.document is not None:
+        document["excluded"] = excluded.document
     if folder is not None:
         again = score_again(bench.subject.file.path, bench.settings, how)
         document["again"] = again.to_json() | {"out": f"{Places.here().told(folder.path)}.again"}
     document["notes"] += excluded.notes
     if folder is not None:
-        folder.claim(document, resume=resume)
-        folder.check_writable()
+        claim(folder, document, resume=resume)
+        check_writable(folder)
         if resume:
-            folder.sweep()
+            sweep(folder)
     tell_reading(document["read"])
     evidence = None
     if how.method in NORMS:
@@ -147,15 +163,15 @@ def score_bench(
         pace = _pace(how, bench)
         for metric in metrics:
             check_defined(metric, asked.annotations, asked.name)
-        images, spared = _affordable(asked, metrics, how, bench, pace, before)
+        images, spared = _affordable(asked, metrics, how, bench, pace, earlier)
         document["scored_on"] = {"part": images.name, "n_images": len(images)}
         document["notes"] += spared
-        game = _Played(images, metrics, cluster, pace, before)
+        game = _Played(images, metrics, cluster, pace, earlier)
         with nullcontext() if pace is None else stage(pace.told(len(bench.roster), how.method)):
             estimation = _watched(bench, how, game, document, folder, on_progress)
         scores = first_metrics(estimation.scores, len(metrics))
         evidence = _evidence(estimation, bench, asked, game)
-    document |= outcome(estimation, scores)
+    conclude(document, estimation, scores)
     details = told_on_request(estimation, document) if how.statistics else {}
     if folder is not None:
         layers, without = bench.subject.layer_map, excluded.players
@@ -180,7 +196,7 @@ def _watched(
     bench: Bench,
     how: ScoreSettings,
     played: _Played,
-    document: dict[str, Any],
+    document: RunDocument,
     folder: RunFolder | None,
     on_progress: Callable[[Progress], None] | None,
 ) -> Estimation:
@@ -194,7 +210,7 @@ def _watched(
     except KeyboardInterrupt as stop:
         why = "stopped by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
         watch.close("unfinished")
-        document |= unfinished(watch.spent, why)
+        tell_unfinished(document, watch.spent, why)
         if folder is not None and folder.run_file.is_file():
             folder.write(document)
         logger.info("%s", document["reason"], extra=event("unfinished", **watch.facts(why)))
@@ -217,7 +233,7 @@ class _Played:
     metrics: tuple[Metric, ...]
     cluster: Cluster | None
     pace: Pace | None
-    before: Mapping[str, Any]
+    earlier: RunDocument | None
 
 
 @dataclass(frozen=True)
@@ -247,7 +263,7 @@ def _play(
     bench: Bench,
     how: ScoreSettings,
     table: _Table,
-    document: dict[str, Any],
+    document: RunDocument,
     folder: RunFolder | None,
     watchers: tuple[Watch, Callable[[Progress], None] | None],
 ) -> Estimation:
@@ -256,7 +272,7 @@ def _play(
     known = _play_ends(game)
     document["metrics"] = _ends(known[1], game, table.n_metrics)
     document["notes"] += told_of_ends(document["metrics"])
-    plan = settle_estimator(how, game, bench, pace=played.pace, again=_taken(played.before))
+    plan = settle_estimator(how, game, bench, pace=played.pace, again=_taken(played.earlier))
     estimator, budget = plan.estimator, plan.budget
     document["settings"]["estimator"] = plain(estimator)
     document["settings"]["budget"] = dataclasses.asdict(budget)
@@ -277,8 +293,8 @@ def _play(
         if report is not None:
             report(run, spent)
 
-    if folder is not None and not folder.starts_anew(document):
-        folder.check_values(document["metrics"])
+    if folder is not None and not starts_anew(folder, document):
+        check_values(folder, document["metrics"])
     with stage("scoring"):
         estimation = estimate(
             game,
@@ -310,12 +326,13 @@ def _affordable(
     how: ScoreSettings,
     bench: Bench,
     pace: Pace | None,
-    before: Mapping[str, Any],
+    earlier: RunDocument | None,
 ) -> tuple[Suite, list[str]]:
     """The images on which a first answer fits the time limit, and what to say of it."""
     n, seed = len(bench.roster), bench.settings.seed
-    if before:
-        fewer = thin(images, int(before.get("scored_on", {}).get("n_images", len(images))), seed)
+    if earlier is not None:
+        scored_on = earlier.get("scored_on")
+        fewer = images if scored_on is None else thin(images, scored_on["n_images"], seed)
     elif pace is None:
         return images, []
     else:
@@ -330,9 +347,9 @@ def _affordable(
     ]
 
 
-def _taken(before: Mapping[str, Any]) -> Taken | None:
+def _taken(earlier: RunDocument | None) -> Taken | None:
     """What the run that is resumed had taken."""
-    known = before.get("taken")
+    known = None if earlier is None else earlier.get("taken")
     return None if known is None else Taken(known["method"], known["options"], known["why"])
 
 
@@ -361,7 +378,7 @@ def _play_ends(game: PlacedGame) -> tuple[Round, Outcomes]:
     return round, game.play(round)
 
 
-def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, dict[str, float]]:
+def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, Ends]:
     """V(all) and V(none) of every metric, on all images of the game."""
     values = outcomes.values
     return {

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.process.trust import check_trusted
 from repairkit.data import PROJECT_FILE, PartPlan, Preprocessing, Project
+from repairkit.formats.effects import About, Affects
 from repairkit.metrics import is_user_metric
 from repairkit.metrics.outputs import FORMS
 
 ABSENT = ("mean", "zero", "bias")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything but the model that a job on images needs.
+    """Everything but the model that a job on images needs; each field says what it affects.
 
     Attributes:
         data: a folder, a manifest or an `.npz`.
@@ -54,34 +55,40 @@ class Settings:
         accept_preprocessing: go on where the images are hardly prepared as the model expects.
     """
 
-    data: Path | None = None
-    metrics: tuple[str, ...] = ("accuracy",)
-    groups: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    parts: PartPlan = field(default_factory=PartPlan)
-    output: str | None = None
-    columns: tuple[int, int] | None = None
-    threshold: float | None = None
-    outputs_are: str | None = None
-    sites: tuple[str, ...] = ()
-    sites_at: str = "pre-activation"
-    include: tuple[str, ...] = ()
-    absent: str = "mean"
-    device: str = "auto"
-    tf32: bool = False
-    half: bool = False
-    workers: int | None = None
-    batch_size: int = 128
-    seed: int = 0
-    features: tuple[str, ...] = ()
-    cache_memory: int | None = None
-    means: Path | None = None
-    named_by: Mapping[str, str] = field(default_factory=dict)
-    trust: bool = False
-    image_input: str | None = None
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    accept_preprocessing: bool = False
+    data: Annotated[Path | None, About(Affects.IMAGES, by_digest=True)] = None
+    metrics: Annotated[tuple[str, ...], About(Affects.METRICS)] = ("accuracy",)
+    groups: Annotated[tuple[str, ...], About(Affects.IMAGES)] = ()
+    class_names: Annotated[tuple[str, ...], About(Affects.FIGURE)] = ()
+    preprocessing: Annotated[Preprocessing, About(Affects.FIGURE)] = field(
+        default_factory=Preprocessing
+    )
+    parts: Annotated[PartPlan, About(Affects.IMAGES)] = field(default_factory=PartPlan)
+    output: Annotated[str | None, About(Affects.FILTERS)] = None
+    columns: Annotated[tuple[int, int] | None, About(Affects.FIGURE)] = None
+    threshold: Annotated[float | None, About(Affects.FIGURE)] = None
+    outputs_are: Annotated[str | None, About(Affects.FIGURE)] = None
+    sites: Annotated[tuple[str, ...], About(Affects.ROSTER)] = ()
+    sites_at: Annotated[str, About(Affects.FILTERS)] = "pre-activation"
+    include: Annotated[tuple[str, ...], About(Affects.FILTERS)] = ()
+    absent: Annotated[str, About(Affects.FILTERS)] = "mean"
+    device: Annotated[str, About(Affects.PLACE)] = "auto"
+    tf32: Annotated[bool, About(Affects.ROUNDING)] = False
+    half: Annotated[bool, About(Affects.ROUNDING)] = False
+    workers: Annotated[int | None, About(Affects.SPEED)] = None
+    batch_size: Annotated[int, About(Affects.SEARCH)] = 128
+    seed: Annotated[int, About(Affects.IMAGES)] = 0
+    features: Annotated[tuple[str, ...], About(Affects.FIGURE)] = ()
+    cache_memory: Annotated[int | None, About(Affects.SPEED)] = None
+    means: Annotated[Path | None, About(Affects.FILTERS, by_digest=True)] = None
+    named_by: Annotated[Mapping[str, str], About(Affects.PLACE, option=False)] = field(
+        default_factory=dict
+    )
+    trust: Annotated[bool, About(Affects.PLACE)] = False
+    image_input: Annotated[str | None, About(Affects.FIGURE, where_given=True)] = None
+    inputs: Annotated[Mapping[str, str], About(Affects.FIGURE, where_given=True)] = field(
+        default_factory=dict
+    )
+    accept_preprocessing: Annotated[bool, About(Affects.PLACE)] = False
 
     def __post_init__(self) -> None:
         if self.absent not in ABSENT:

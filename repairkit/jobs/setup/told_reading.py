@@ -11,6 +11,7 @@ import numpy as np
 from repairkit.core.arrays import Array
 from repairkit.core.measures import measure_of
 from repairkit.core.suite import Annotations
+from repairkit.formats.run_file import Ends
 from repairkit.jobs.output.unattended import event
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.first_look import first_look_lines
@@ -86,18 +87,18 @@ def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
         yield from first_look_lines(read["first_look"])
 
 
-def told_of_ends(ends: Mapping[str, Mapping[str, float]]) -> list[str]:
+def told_of_ends(ends: Mapping[str, Ends]) -> list[str]:
     """A note where the model does no better than without all filters: its images are hardly right.
 
     Args:
         ends: V(all) and V(none) by metric.
     """
     return [
-        f"with all filters {name} is {found['all']:.4f}, no better than {found['none']:.4f} with "
+        f"with all filters {name} is {figure['all']:.4f}, no better than {figure['none']:.4f} with "
         "none: check that images and labels are what the model was trained with (--scale, --mean, "
         "--std, --color, --classes)"
-        for name, found in ends.items()
-        if name in _PLAIN and measure_of(name).sign * (found["all"] - found["none"]) <= 0
+        for name, figure in ends.items()
+        if name in _PLAIN and measure_of(name).sign * (figure["all"] - figure["none"]) <= 0
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,14 +13,15 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import RunFolderError
 from repairkit.core.measures import sign_of
 from repairkit.core.suite import Indices, Suite
+from repairkit.formats.effects import Affects
+from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.jobs.output.progress import Progress
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.repair.values.candidates import Harm, find_candidates
 from repairkit.jobs.repair.values.first_order import GRADIENT, FirstOrder, first_order
 from repairkit.jobs.runs.part_records import options_in_words, parts_in_words, same_parts
-from repairkit.jobs.runs.run_document import plain
-from repairkit.jobs.runs.run_folder import RunFolder
+from repairkit.jobs.runs.run_settings import differing, settings_at, settings_in
 from repairkit.jobs.score.norms import NORMS
 from repairkit.jobs.score.scored import Scored
 from repairkit.jobs.score.scoring import score_bench
@@ -29,19 +29,6 @@ from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.told_reading import tell_reading, told_reading
 from repairkit.metrics import FigureOfImages, figure_of
 
-_SHARE = re.compile(r"[0-9]*\.?[0-9]+")
-_MUST_AGREE = (
-    "groups",
-    "preprocessing",
-    "seed",
-    "output",
-    "columns",
-    "threshold",
-    "outputs_are",
-    "sites_at",
-    "include",
-    "absent",
-)
 # With more groups than this their values are left to the figure over all groups.
 _MOST_VALUES = 25
 # Evaluations per filter: values only screen here. Ten times as many led to the same repairs.
@@ -67,7 +54,7 @@ class Values:
     """
 
     harm: Harm
-    run: dict[str, Any]
+    run: Mapping[str, Any]
     scored: Scored | FirstOrder | None = None
 
     def on(self, positions: Indices) -> Harm | None:
@@ -158,8 +145,7 @@ def _read_values(path: Path, bench: Bench, objective: Objective, suite: Suite) -
     run = folder.read()
     if run["model"]["digest"] != bench.subject.file.digest:
         raise RunFolderError(f"{path}: holds scores of another model ({run['model']['path']})")
-    if not run["finished"]:
-        raise RunFolderError(f"{path}: is not finished; go on with score --resume")
+    run = folder.read_finished()
     _check_run(path, run, bench, objective)
     seen = run.get("scored_on", {})
     if seen.get("part") == suite.name == "choosing" and seen["n_images"] != len(suite):
@@ -180,16 +166,7 @@ def _signs(bench: Bench, metrics: Sequence[str]) -> tuple[int, ...]:
     return tuple(sign_of(metric) for metric in bench.metrics(metrics))
 
 
-def _comparable(setting: Any) -> Any:
-    """A setting in which a share is a number, as an option and a file of settings may give it."""
-    if isinstance(setting, dict):
-        return {name: _comparable(value) for name, value in setting.items()}
-    if isinstance(setting, str) and _SHARE.fullmatch(setting):
-        return float(setting)
-    return setting
-
-
-def _check_run(path: Path, run: Mapping[str, Any], bench: Bench, objective: Objective) -> None:
+def _check_run(path: Path, run: RunDocument, bench: Bench, objective: Objective) -> None:
     """Scores must be about the images, levels and metric that this job is about.
 
     Otherwise the test images might have had a say, or another metric's ranking be followed.
@@ -200,8 +177,6 @@ def _check_run(path: Path, run: Mapping[str, Any], bench: Bench, objective: Obje
             "patch is to be judged on"
         )
     settings, known = bench.settings, run["settings"]
-    ours = {name: _comparable(plain(getattr(settings, name))) for name in _MUST_AGREE}
-    theirs = {name: _comparable(known.get(name)) for name in _MUST_AGREE}
     fitting = dict.fromkeys([objective.metric, *settings.metrics[:1], *plain_values(objective)])
     if known["metrics"][0] not in fitting:
         raise RunFolderError(
@@ -209,12 +184,19 @@ def _check_run(path: Path, run: Mapping[str, Any], bench: Bench, objective: Obje
             f"harms {objective.metric}; score with --metric {' or '.join(fitting)}, or choose "
             f"with --objective {known['metrics'][0]}"
         )
-    for name, value in ours.items():
-        if theirs[name] != value:
-            raise RunFolderError(
-                f"{path}: was scored with {name} {theirs[name]!r}, and this job has {value!r}; "
-                "give both the same"
-            )
+    for setting in differing(
+        settings_in(run),
+        settings_at(bench),
+        *(Affects.FILTERS, Affects.FIGURE, Affects.IMAGES),
+        without=("parts",),
+    ):
+        remedy = "give both the same"
+        if setting.name == "means":
+            remedy = "score without --means (or, from Python, give both the same Settings.means)"
+        raise RunFolderError(
+            f"{path}: was scored with {setting.name} {setting.first!r}, and this job has "
+            f"{setting.second!r}; {remedy}"
+        )
     if not same_parts(run, settings.parts, bench.parts):
         raise RunFolderError(
             f"{path}: was scored with parts of other images ({parts_in_words(run)}) than this job "

@@ -1,0 +1,339 @@
+"""A run folder: `run.json`, `scores.csv`, `checkpoint` and maybe `statistics.json` of a scoring.
+
+`run.json` is a `RunDocument`. What is declared without `NotRequired` stands in the file of every
+version; an entry that came later is missing in older files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.errors import RunFolderError
+from repairkit.core.filters import Filter, Roster
+from repairkit.core.layer_map import LayerMap
+from repairkit.core.process.writing import is_draft
+from repairkit.core.scores import Scores
+from repairkit.formats.documents import fault_of, outputs, read_json, to_json, write_json
+from repairkit.formats.score_table import ScoreRow, read_scores, scores_csv, unreadable
+
+SCHEMA = 1
+KIND = "repairkit run"
+LOCK = "lock"
+
+
+class ModelPlace(TypedDict):
+    """The model that was scored; the path is empty in a shared run."""
+
+    path: str
+    digest: str
+
+
+class DataPlace(TypedDict):
+    """The data that the model was scored on; the path is empty in a shared or merged run."""
+
+    path: str
+    digest: str
+    n_images: NotRequired[int]
+
+
+class RunSettings(TypedDict):
+    """What a run was asked for; each setting says of itself what it affects."""
+
+    method: str
+    estimator: dict[str, Any]
+    budget: NotRequired[dict[str, Any]]
+    metrics: list[str]
+    groups: list[str]
+    class_names: NotRequired[list[str]]
+    features: NotRequired[list[str]]
+    preprocessing: dict[str, Any]
+    parts: dict[str, Any] | None
+    output: str | None
+    columns: NotRequired[list[int] | None]
+    threshold: NotRequired[float | None]
+    outputs_are: NotRequired[str | None]
+    sites: NotRequired[list[str]]
+    sites_at: str
+    include: list[str]
+    absent: str
+    batch_size: NotRequired[int]
+    tf32: NotRequired[bool]
+    half: NotRequired[bool]
+    seed: int
+    image_input: NotRequired[str]
+    inputs: NotRequired[dict[str, str]]
+
+
+class RunParts(TypedDict):
+    """How many images each part holds, and how the images were shared out."""
+
+    how: NotRequired[str]
+    overlaps: NotRequired[list[list[str]]]
+    digest: NotRequired[str]
+    calibration: NotRequired[int]
+    selection: NotRequired[int]
+    test: NotRequired[int]
+
+
+class RunCounts(TypedDict):
+    """How many images the values of each metric are about, and how many each group has."""
+
+    metrics: dict[str, int | None]
+    groups: dict[str, int]
+
+
+class Ends(TypedDict):
+    """V(all) and V(none) of a metric."""
+
+    all: float
+    none: float
+
+
+class ScoredOn(TypedDict):
+    """The images that were scored: of which part, and how many."""
+
+    part: str
+    n_images: int
+
+
+class TakenMethod(TypedDict):
+    """The method that `auto` took, or the one that was named, and why."""
+
+    method: str
+    options: dict[str, Any]
+    why: str
+
+
+class ExcludedFilters(TypedDict):
+    """Filters that `scores.csv` leaves out, and the run of which they are the top."""
+
+    run: NotRequired[str]
+    key: NotRequired[str]
+    metric: NotRequired[str]
+    share: NotRequired[float]
+    filters: NotRequired[list[str]]
+
+
+class OwnersShare(TypedDict):
+    """One of the runs that were merged, and its weight in the values of each metric."""
+
+    data: list[str]
+    images: int
+    weights: dict[str, float]
+
+
+class RunDocument(TypedDict):
+    """All that a result depends on, and what came of it."""
+
+    schema: int
+    kind: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
+    key: str
+    model: ModelPlace
+    data: DataPlace
+    settings: RunSettings
+    means: NotRequired[str]
+    counts: NotRequired[RunCounts]
+    merged: NotRequired[list[OwnersShare]]
+    shared: NotRequired[str]
+    parts: RunParts
+    batching: NotRequired[str]
+    agreement: NotRequired[str]
+    engine: NotRequired[str]
+    device: NotRequired[str]
+    precision: NotRequired[Literal["float32", "tf32", "float16"]]
+    n_filters: int
+    n_sites: NotRequired[int]
+    less_is_better: NotRequired[list[str]]
+    read: NotRequired[dict[str, Any]]
+    notes: NotRequired[list[str]]
+    metrics: dict[str, Ends]
+    excluded: NotRequired[ExcludedFilters]
+    scored_on: NotRequired[ScoredOn]
+    taken: NotRequired[TakenMethod]
+    again: NotRequired[dict[str, Any]]
+    finished: bool
+    decided: NotRequired[bool]
+    n_undecided: NotRequired[int]
+    reason: NotRequired[str]
+    confidence: NotRequired[float]
+    interval: NotRequired[str]
+    adds_up: NotRequired[bool]
+    sum_of_values: NotRequired[float]
+    evaluations: NotRequired[int]
+    image_passes: NotRequired[int]
+    rounds: NotRequired[int]
+    seconds: NotRequired[float]
+    statistics: NotRequired[dict[str, Any]]
+
+
+class _PartsInTheEnd(TypedDict):
+    calibration: int
+    selection: int
+    test: int
+
+
+class _InTheEnd(TypedDict):
+    """What a finished run has besides."""
+
+    parts: _PartsInTheEnd
+    interval: str
+    confidence: float
+    adds_up: bool
+    decided: bool
+    n_undecided: int
+    reason: str
+    evaluations: float
+    image_passes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one scoring keeps its files."""
+
+    path: Path
+
+    @property
+    def run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def scores_file(self) -> Path:
+        return self.path / "scores.csv"
+
+    @property
+    def statistics_file(self) -> Path:
+        return self.path / "statistics.json"
+
+    @property
+    def heartbeat_file(self) -> Path:
+        return self.path / "heartbeat.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    def is_free(self) -> bool:
+        """Whether nothing is there but a lock and what a killed process left of its first file."""
+        return self.path.is_dir() and all(
+            is_draft(path) or path.name == LOCK for path in self.path.iterdir()
+        )
+
+    def read(self) -> RunDocument:
+        """The contents of `run.json`.
+
+        Raises:
+            RunFolderError: it is missing or not what this version writes.
+        """
+        document = read_json(self.run_file, "a run")
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise RunFolderError(
+                f"{self.run_file}: is not a run of this version (schema {SCHEMA} was expected)"
+            )
+        fault = fault_of(document, RunDocument)
+        if not fault and document["finished"]:
+            fault = fault_of(document, _InTheEnd)
+        if not fault and not document["settings"]["metrics"]:
+            fault = "settings.metrics names no metric"
+        if fault:
+            raise RunFolderError(
+                f"{self.run_file}: cannot be read as a run ({fault}); score the model again"
+            )
+        return cast(RunDocument, document)
+
+    def read_finished(self) -> RunDocument:
+        """The contents of `run.json` of a run that has its scores.
+
+        Raises:
+            RunFolderError: the run is broken, or not finished.
+        """
+        run = self.read()
+        if not run["finished"]:
+            raise RunFolderError(f"{self.path}: is not finished; go on with score --resume")
+        return run
+
+    def read_metrics(self) -> list[str]:
+        """The metrics that were scored, the one that steered first."""
+        return list(self.read()["settings"]["metrics"])
+
+    def write(self, document: RunDocument) -> None:
+        write_json(self.run_file, document)
+
+    def write_result(
+        self,
+        document: RunDocument,
+        scores: Scores,
+        roster: Roster,
+        layers: LayerMap | None = None,
+        *,
+        without: Collection[int] = (),
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write what a finished run leaves, together; `run.json` comes last."""
+        table = scores_csv(scores, roster.filters, layers, without=without)
+        with outputs(self.path) as drafts:
+            drafts.write(self.scores_file, table.encode())
+            if details:
+                drafts.write(self.statistics_file, to_json(dict(details)).encode())
+            drafts.write(self.run_file, to_json(document).encode())
+
+    def read_rows(self) -> list[ScoreRow]:
+        """The rows of `scores.csv` in rank order.
+
+        Raises:
+            RunFolderError: the file is missing or broken, or lacks filters that were ranked.
+        """
+        run = self.read()
+        rows = read_scores(self.scores_file)
+        left_out = run["excluded"].get("filters", []) if "excluded" in run else []
+        expected, n_known = run["n_filters"] - len(left_out), len({row.filter for row in rows})
+        if not len(rows) == n_known == expected:
+            raise RunFolderError(
+                f"{self.scores_file}: has {len(rows)} rows about {n_known} filters, and "
+                f"{expected} were ranked; score the model again"
+            )
+        return rows
+
+    def read_values(self, roster: Roster, column: str = "value") -> NDArray[np.float64]:
+        """A column (the first metric's value) for every filter; NaN where it was not scored.
+
+        Raises:
+            RunFolderError: the file is missing or broken.
+            SettingsError: it names a filter that the model does not have.
+        """
+        values = np.full(len(roster), np.nan)
+        for row in self.read_rows():
+            values[roster.column(Filter.parse(row.filter))] = row.number(column)
+        return values
+
+    def read_metric_values(self) -> dict[str, dict[str, float]]:
+        """The values of every metric by filter id; the metric that steered comes first.
+
+        Raises:
+            RunFolderError: the run or its scores are missing or broken.
+        """
+        run, rows = self.read(), self.read_rows()
+        others = list(rows[0].further) if rows else []
+        # A pattern such as recall:* stands for the first of those that it was spelt out to.
+        spelt = [*run["metrics"], *run["settings"]["metrics"]]
+        steering = next((name for name in spelt if name not in others), None)
+        if steering is None:
+            raise unreadable(self.scores_file, ValueError("no metric is left for the first column"))
+        return {
+            steering: {row.filter: row.value for row in rows},
+            **{name: {row.filter: row.further[name] for row in rows} for name in others},
+        }
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """A digest of everything that the result of a run depends on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from repairkit.api.jobs import open_job
+from repairkit.api.job_settings import open_job
 from repairkit.core.game import Game
 from repairkit.core.scores import Budget
 from repairkit.core.suite import Suite

@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from repairkit.core.process.lazy import loader
 
 if TYPE_CHECKING:
-    from repairkit.api import apply, attack, export, means, merge, patch, revert, score, verify
-    from repairkit.jobs.score.methods import ScoreSettings
-    from repairkit.jobs.setup.settings import Settings
+    from repairkit.api import (
+        ScoreSettings,
+        Settings,
+        Source,
+        apply,
+        attack,
+        compare,
+        export,
+        inspect,
+        instrument,
+        means,
+        merge,
+        patch,
+        report,
+        revert,
+        score,
+        verify,
+    )
 
     __version__: str
 
 __all__ = [
     "ScoreSettings",
     "Settings",
+    "Source",
     "__version__",
     "apply",
     "attack",
+    "compare",
     "export",
+    "inspect",
+    "instrument",
     "means",
     "merge",
     "patch",
+    "report",
     "revert",
     "score",
     "verify",
 ]
 
-# Looked up when first used: importing a noun of repairkit.core must not load ONNX.
-_HOMES = {
-    "apply": "repairkit.api",
-    "attack": "repairkit.api",
-    "export": "repairkit.api",
-    "means": "repairkit.api",
-    "merge": "repairkit.api",
-    "patch": "repairkit.api",
-    "revert": "repairkit.api",
-    "score": "repairkit.api",
-    "verify": "repairkit.api",
-    "ScoreSettings": "repairkit.jobs.score.methods",
-    "Settings": "repairkit.jobs.setup.settings",
-}
+_load = loader(__name__, {"repairkit.api": [name for name in __all__ if name != "__version__"]})
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    """Looked up when first used: importing a noun of `repairkit.core` must not load ONNX."""
     if name == "__version__":
-        return import_module("importlib.metadata").version("repairkit")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'repairkit' has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version("repairkit")
+    return _load(name)

@@ -1,7 +1,127 @@
-"""repairkit from Python: what the commands do, as functions."""
+"""repairkit from Python: what the commands do, as functions.
 
-from repairkit.api.frameworks import attack, export
-from repairkit.api.repairing import apply, patch, revert, verify
-from repairkit.api.scoring import means, merge, score
+One function per command, and the types of what they take and give back. A name loads what it needs
+when it is first used.
+"""
 
-__all__ = ["apply", "attack", "export", "means", "merge", "patch", "revert", "score", "verify"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from repairkit.core.process.lazy import loader
+
+if TYPE_CHECKING:
+    from repairkit.api.frameworks import Source, attack, export
+    from repairkit.api.inspecting import (
+        Inspected,
+        Instrumented,
+        compare,
+        inspect,
+        instrument,
+        report,
+    )
+    from repairkit.api.job_settings import find_job, find_settings
+    from repairkit.api.owning import means, merge
+    from repairkit.api.proving import apply, revert, verify
+    from repairkit.api.repairing import copy_sample, patch, patch_document
+    from repairkit.api.scoring import score
+    from repairkit.api.watching import Unattended
+    from repairkit.attacks import Pgd, Square
+    from repairkit.core.scores import Budget
+    from repairkit.engine.precision import IN_WORDS
+    from repairkit.formats.means_file import CommonMeans
+    from repairkit.jobs.attack.attacking import Attacked
+    from repairkit.jobs.export.exporting import Exported
+    from repairkit.jobs.output.progress import Progress
+    from repairkit.jobs.output.unattended import Terminated
+    from repairkit.jobs.owners.merging import By, Merged
+    from repairkit.jobs.proof.undoing import Applied, Reverted
+    from repairkit.jobs.proof.verifying import Verified
+    from repairkit.jobs.repair.patching import Patched
+    from repairkit.jobs.runs.comparing import Agreement
+    from repairkit.jobs.score.methods import ScoreSettings
+    from repairkit.jobs.score.scored import Scored
+    from repairkit.jobs.setup.first_look import FirstLook
+    from repairkit.jobs.setup.settings import Settings
+
+__all__ = [
+    "IN_WORDS",
+    "Agreement",
+    "Applied",
+    "Attacked",
+    "Budget",
+    "By",
+    "CommonMeans",
+    "Exported",
+    "FirstLook",
+    "Inspected",
+    "Instrumented",
+    "Merged",
+    "Patched",
+    "Pgd",
+    "Progress",
+    "Reverted",
+    "ScoreSettings",
+    "Scored",
+    "Settings",
+    "Source",
+    "Square",
+    "Terminated",
+    "Unattended",
+    "Verified",
+    "apply",
+    "attack",
+    "compare",
+    "copy_sample",
+    "export",
+    "find_job",
+    "find_settings",
+    "inspect",
+    "instrument",
+    "means",
+    "merge",
+    "patch",
+    "patch_document",
+    "report",
+    "revert",
+    "score",
+    "verify",
+]
+
+__getattr__ = loader(
+    __name__,
+    {
+        "repairkit.api.frameworks": ("Source", "attack", "export"),
+        "repairkit.api.inspecting": (
+            "Inspected",
+            "Instrumented",
+            "compare",
+            "inspect",
+            "instrument",
+            "report",
+        ),
+        "repairkit.api.job_settings": ("find_job", "find_settings"),
+        "repairkit.api.owning": ("means", "merge"),
+        "repairkit.api.proving": ("apply", "revert", "verify"),
+        "repairkit.api.repairing": ("copy_sample", "patch", "patch_document"),
+        "repairkit.api.scoring": ("score",),
+        "repairkit.api.watching": ("Unattended",),
+        "repairkit.attacks": ("Pgd", "Square"),
+        "repairkit.core.scores": ("Budget",),
+        "repairkit.engine.precision": ("IN_WORDS",),
+        "repairkit.jobs.attack.attacking": ("Attacked",),
+        "repairkit.jobs.export.exporting": ("Exported",),
+        "repairkit.jobs.output.progress": ("Progress",),
+        "repairkit.jobs.output.unattended": ("Terminated",),
+        "repairkit.jobs.owners.merging": ("By", "Merged"),
+        "repairkit.jobs.proof.undoing": ("Applied", "Reverted"),
+        "repairkit.jobs.proof.verifying": ("Verified",),
+        "repairkit.jobs.repair.patching": ("Patched",),
+        "repairkit.jobs.runs.comparing": ("Agreement",),
+        "repairkit.jobs.score.methods": ("ScoreSettings",),
+        "repairkit.jobs.score.scored": ("Scored",),
+        "repairkit.formats.means_file": ("CommonMeans",),
+        "repairkit.jobs.setup.first_look": ("FirstLook",),
+        "repairkit.jobs.setup.settings": ("Settings",),
+    },
+)

@@ -3,19 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
-from repairkit.api.jobs import open_job
+from repairkit.api.job_settings import check_keywords, find_settings, open_job
 from repairkit.attacks import Pgd, Square
 from repairkit.core.framework import FrameworkModel, LoadOptions
-from repairkit.data import find_project
 from repairkit.jobs.attack import attacking
 from repairkit.jobs.attack.attacking import Attacked, AttackSettings
 from repairkit.jobs.export import exporting
 from repairkit.jobs.export.adapters import load_framework_model
 from repairkit.jobs.export.exporting import Exported
-from repairkit.jobs.setup.settings import Settings, settle
+from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import Subject
+
+
+@dataclass(frozen=True)
+class Source:
+    """A framework's model, by name: loaded when a function needs its gradients.
+
+    Attributes:
+        source: `module:factory` or a file; see `repairkit export --help`.
+        weights: a state dict, where the source is a factory.
+        framework: an adapter's name; the one that takes the source if None.
+        input_shape: of one image; that of the ONNX model if None.
+    """
+
+    source: str
+    weights: Path | None = None
+    framework: str | None = None
+    input_shape: tuple[int, ...] | None = None
+
+
+def load_source(
+    source: FrameworkModel | Source | None, subject: Subject, *, trust: bool
+) -> tuple[str, FrameworkModel] | None:
+    """A framework's model with a name for it; one that is named is loaded.
+
+    Raises:
+        AdapterError: the model cannot be loaded.
+    """
+    if source is None:
+        return None
+    if not isinstance(source, Source):
+        return type(source).__name__, source
+    options = LoadOptions(source.weights, source.input_shape or _image_shape(subject), trust)
+    return source.source, load_framework_model(source.source, options, framework=source.framework)
+
+
+def _image_shape(subject: Subject) -> tuple[int, ...] | None:
+    """Of one image of the ONNX model, channels first, where it fixes the sizes."""
+    spec = subject.spec
+    sizes = [spec.channels, spec.height, spec.width]
+    known = [size for size in sizes if size is not None]
+    return tuple(known) if len(known) == len(sizes) else None
+
+
+class ExportKeywords(TypedDict, total=False):
+    """Further arguments of `export`: how the source becomes a model.
+
+    Attributes:
+        framework: an adapter's name; the one that takes the source if None.
+        weights: a state dict for a factory.
+        input_shape: of one image as the model takes it, where it does not tell itself.
+        trust: run code that the source names or holds: pickles, Lambda layers, TorchScript.
+        opset: of the ONNX file; the exporter's own choice if None.
+    """
+
+    framework: str | None
+    weights: str | Path | None
+    input_shape: Sequence[int] | None
+    trust: bool
+    opset: int | None
 
 
 def export(
@@ -23,13 +83,9 @@ def export(
     *,
     out: str | Path,
     data: str | Path | None = None,
-    framework: str | None = None,
-    weights: str | Path | None = None,
-    input_shape: Sequence[int] | None = None,
-    trust: bool = False,
-    opset: int | None = None,
     settings: Settings | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    **more: Unpack[ExportKeywords],
 ) -> Exported:
     """Write a model of PyTorch or Keras as ONNX with a map of its layers, as `repairkit export`.
 
@@ -38,34 +94,50 @@ def export(
             `repairkit_adapters.pytorch.wrap(module, (3, 224, 224))`.
         out: the ONNX file; the map goes beside it, and into its metadata.
         data: images on which outputs are compared; those of the settings if None, else noise.
-        framework: an adapter's name; whoever takes the source if None.
-        weights: a state dict for a factory.
-        input_shape: of one image as the model takes it, where it does not tell itself.
-        trust: run code that the source names or holds: pickles, Lambda layers, TorchScript.
-        opset: of the ONNX file; the exporter's own choice if None.
         settings: preprocessing and more; what `repairkit.toml` says if None.
         on_progress: told how many filters are mapped, and of how many.
+        more: see `ExportKeywords`.
 
     Raises:
         AdapterError: the source, its weights or the framework is missing or unfit.
         ExportError: a layer cannot be exported, or the ONNX file computes something else.
         RepairkitError: anything else that the user can mend.
     """
+    check_keywords("export", more, ExportKeywords)
     place = Path(out)
-    job = settle({}, find_project(place, Path.cwd())) if settings is None else settings
+    job = find_settings(place) if settings is None else settings
     if data is not None:
         job = replace(job, data=Path(data))
     name = "model"
     if isinstance(source, str | Path):
         name = str(source)
+        weights, shape = more.get("weights"), more.get("input_shape")
         given = LoadOptions(
-            None if weights is None else Path(weights),
-            None if input_shape is None else tuple(input_shape),
-            trust,
-            opset,
+            weights=None if weights is None else Path(weights),
+            input_shape=None if shape is None else tuple(shape),
+            trust=more.get("trust", False),
+            opset=more.get("opset"),
         )
-        source = load_framework_model(name, given, framework=framework)
+        source = load_framework_model(name, given, framework=more.get("framework"))
     return exporting.export(source, place, settings=job, source=name, on_progress=on_progress)
+
+
+class AttackKeywords(TypedDict, total=False):
+    """Further arguments of `attack`.
+
+    Attributes:
+        pixel_range: what the darkest and the brightest pixel are in the model's input, where the
+            data does not tell.
+        at_most: images attacked of each part; all if None.
+        trust: run code that `repairkit.toml` names or a named source holds.
+        accept_preprocessing: go on where images or classes are hardly as the model expects
+            (docs/guide/data.md).
+    """
+
+    pixel_range: tuple[float, float] | None
+    at_most: int | None
+    trust: bool
+    accept_preprocessing: bool
 
 
 def attack(
@@ -73,12 +145,10 @@ def attack(
     data: str | Path | None = None,
     *,
     out: str | Path,
-    source: FrameworkModel | None = None,
+    source: FrameworkModel | Source | None = None,
     method: Pgd | Square | None = None,
-    pixel_range: tuple[float, float] | None = None,
-    at_most: int | None = None,
     settings: Settings | None = None,
-    accept_preprocessing: bool = False,
+    **more: Unpack[AttackKeywords],
 ) -> Attacked:
     """Make images that fool a model, as `repairkit attack` does.
 
@@ -86,21 +156,29 @@ def attack(
         model: an ONNX file.
         data: images; see `score`.
         out: the `.npz` that clean and adversarial images go to.
-        source: the framework's model that gives gradients, as an adapter makes it.
+        source: the framework's model that gives gradients.
         method: `Pgd` where there is a source and `Square` where there is none, if None.
-        pixel_range: what the darkest and the brightest pixel are in the model's input, where the
-            data does not tell.
-        at_most: images attacked of each part; all if None.
         settings: preprocessing, parts, seed; see `score`.
-        accept_preprocessing: go on where images or classes are hardly as the model expects
-            (docs/guide/data.md).
+        more: see `AttackKeywords`.
 
     Raises:
         RepairkitError: anything that the user can mend.
     """
-    subject, job = open_job(model, data, settings, accept_preprocessing=accept_preprocessing)
+    check_keywords("attack", more, AttackKeywords)
     if method is None:
         method = Square() if source is None else Pgd()
-    how = AttackSettings(method, pixel_range, at_most)
-    named = None if source is None else (type(source).__name__, source)
-    return attacking.attack(subject, job, how, out=Path(out), source=named)
+    plan = AttackSettings(method, more.get("pixel_range"), more.get("at_most"))
+    subject, job = open_job(
+        model,
+        data,
+        settings,
+        trust=more.get("trust", False),
+        accept_preprocessing=more.get("accept_preprocessing", False),
+    )
+    return attacking.attack(
+        subject,
+        job,
+        plan,
+        out=Path(out),
+        source=load_source(source, subject, trust=job.trust),
+    )

@@ -16,21 +16,20 @@ from typing import Any
 import typer
 
 import repairkit
-from repairkit.cli.commands.apply import apply_command
 from repairkit.cli.commands.attack import attack_command
-from repairkit.cli.commands.compare import compare_command
-from repairkit.cli.commands.demo import demo_command
 from repairkit.cli.commands.export import export_command
-from repairkit.cli.commands.inspect import inspect_command
-from repairkit.cli.commands.instrument import instrument_command
-from repairkit.cli.commands.means import means_command
-from repairkit.cli.commands.merge import merge_command
-from repairkit.cli.commands.patch import patch_command
-from repairkit.cli.commands.report import report_command
-from repairkit.cli.commands.revert import revert_command
+from repairkit.cli.commands.look import (
+    compare_command,
+    inspect_command,
+    instrument_command,
+    report_command,
+)
+from repairkit.cli.commands.owners import means_command, merge_command
+from repairkit.cli.commands.proof import apply_command, revert_command, verify_command
+from repairkit.cli.commands.repair import demo_command, patch_command
 from repairkit.cli.commands.score import score_command
-from repairkit.cli.commands.verify import verify_command
 from repairkit.cli.options.arguments import flag_positions, refuse_infinite
+from repairkit.cli.options.groups import Command, Panels, unfolded
 from repairkit.cli.options.started import process_began
 from repairkit.cli.shown.stages import staged
 from repairkit.cli.shown.streams import (
@@ -51,20 +50,24 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-app.command("inspect")(staged(inspect_command))
-app.command("score")(staged(score_command))
-app.command("patch")(staged(patch_command))
-app.command("verify")(staged(verify_command))
-app.command("apply")(staged(apply_command))
-app.command("revert")(staged(revert_command))
-app.command("instrument")(staged(instrument_command))
-app.command("compare")(staged(compare_command))
-app.command("attack")(staged(attack_command))
-app.command("export")(staged(export_command))
-app.command("report")(staged(report_command))
-app.command("means")(staged(means_command))
-app.command("merge")(staged(merge_command))
-app.command("demo")(staged(demo_command))
+_COMMANDS: dict[str, Command] = {
+    "inspect": inspect_command,
+    "score": score_command,
+    "patch": patch_command,
+    "verify": verify_command,
+    "apply": apply_command,
+    "revert": revert_command,
+    "instrument": instrument_command,
+    "compare": compare_command,
+    "attack": attack_command,
+    "export": export_command,
+    "report": report_command,
+    "means": means_command,
+    "merge": merge_command,
+    "demo": demo_command,
+}
+for _name, _run in _COMMANDS.items():
+    app.command(_name, cls=Panels)(staged(unfolded(_run)))
 
 _INTERRUPTED = 130
 _TERMINATED = 143  # as shells have it: 128 and the signal's number

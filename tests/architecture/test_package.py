@@ -48,6 +48,34 @@ def test_importing_repairkit_loads_no_framework_and_no_runtime() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("words", [["--help"], ["score", "--help"], ["patch", "--help"]])
+def test_help_loads_neither_numpy_nor_onnx(words: list[str]) -> None:
+    """Importing them would take several times as long as everything else."""
+    code = (
+        "import sys; from repairkit.cli import run; assert run(sys.argv[1:]) == 0; "
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'PIL', 'jinja2', 'repairkit.jobs'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_repairkit_loads_next_to_nothing() -> None:
+    code = "import sys, repairkit; print(*[m for m in sys.modules if m.startswith('repairkit')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lazy = {"repairkit.core", "repairkit.core.process", "repairkit.core.process.lazy"}
+    assert set(done.stdout.split()) == {"repairkit", *lazy}
+
+
+@pytest.mark.parametrize("package", ["repairkit", "repairkit.api"])
+def test_every_public_name_is_found_when_it_is_used(package: str) -> None:
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name) is not None, name
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_the_sample_and_the_schemas(tmp_path: Path) -> None:
     subprocess.run(

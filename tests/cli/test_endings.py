@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import repairkit.cli as cli
 from repairkit.cli.options.arguments import flag_positions
+from repairkit.cli.shown import streams
 from repairkit.core.errors import RunFolderError, VerificationError
 from tests.conftest import Project
 
@@ -70,15 +71,14 @@ def test_every_kind_of_failure_ends_in_one_document(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     error, code = raised
-    show = cli.inspect_command.__globals__["show"]
-    keep = show.print_json
+    keep = streams.print_json
 
     def print_and_fail(document: object) -> None:
         if before:
             keep(document)
         raise error
 
-    monkeypatch.setattr(show, "print_json", print_and_fail)
+    monkeypatch.setattr(streams, "print_json", print_and_fail)
     assert cli.run(["inspect", str(model), "--json"]) == code
     shown = capsys.readouterr()
     document = one_document(shown.out)
@@ -254,21 +254,36 @@ def test_settings_may_begin_with_a_mark(model: Path, capsys: pytest.CaptureFixtu
     assert "save it as UTF-8" in capsys.readouterr().err
 
 
-def test_an_interrupt_while_the_command_line_is_imported_leaves_no_traceback() -> None:
+@pytest.mark.parametrize(
+    ("imported", "ending"),
+    [
+        ("typer", (-signal.SIGINT, "")),
+        ("numpy", (130, "repairkit: interrupted; nothing was written\n")),
+    ],
+)
+def test_an_interrupt_while_modules_are_imported_leaves_no_traceback(
+    imported: str, ending: tuple[int, str], tmp_path: Path
+) -> None:
     code = """
 import os, signal, sys
 import repairkit.__main__ as start
+wanted = sys.argv.pop(1)
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == "numpy":
+        if name == wanted:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupt())
 start.main()
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, imported, "inspect", "model.onnx"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=tmp_path,
     )
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+    assert (done.returncode, done.stderr) == ending
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is full")

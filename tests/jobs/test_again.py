@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,6 +162,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder / "model.onnx"
 
 
+HOMES = {
+    "score": "repairkit.jobs.score.scoring.score",
+    "patch": "repairkit.jobs.repair.patching.patch",
+}
+
+
 def understood(kind: str, words: tuple[str, ...]) -> tuple[Settings, Any]:
     """The settings that the command line makes of a command."""
     found = []
@@ -172,7 +177,7 @@ def understood(kind: str, words: tuple[str, ...]) -> tuple[Settings, Any]:
         raise SettingsError("all is told")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys.modules[f"repairkit.cli.commands.{kind}"], kind, instead)
+        patched.setattr(HOMES[kind], instead)
         assert run([kind, *words, "-o", "made.onnx"]) == 1
     assert found
     return found[0]

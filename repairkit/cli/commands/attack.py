@@ -3,105 +3,86 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from repairkit.attacks import Pgd, Square
-from repairkit.cli.options import options, source_options
-from repairkit.cli.shown import show
+from repairkit import api
+from repairkit.cli.options.answer import Answer
+from repairkit.cli.options.groups import flag, only, option
+from repairkit.cli.options.job import PREPARATION, Job, settle_job
+from repairkit.cli.options.source import SourceOptions
 from repairkit.core.errors import SettingsError
-from repairkit.core.patch import Figure
-from repairkit.jobs.attack.attacking import Attacked, AttackSettings, attack
+
+if TYPE_CHECKING:
+    from repairkit.api import Pgd, Square
+
+_OF_JOB = (
+    "model", "trust", "data", "group", "classes", "output", "image_input", "inputs", "columns",
+    "threshold", "outputs_are", "batch", "device", "seed", "calibration", "selection", "test",
+    "accept_preprocessing", *PREPARATION,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Method, strength, and where the images go."""
+
+    out: Path | None = option("The images, .npz; MODEL.attacked.npz.", "-o", "--out")
+    method: str | None = option("pgd (with --source) or square (by the ONNX file alone).")
+    epsilon: str = option("How far a pixel may move, of a range of 0 to 1.", default="16/255")
+    steps: int = option("Gradients taken (pgd).", default=30, min=1)
+    step_size: str = option("How far a pixel moves in a step (pgd).", default="0.8/255")
+    random_start: bool = flag(
+        "Start beside the image (pgd).", "--random-start/--no-random-start", default=True
+    )
+    queries: int = option("Times an image is tried at the most (square).", default=1000, min=1)
+    pixel_range: str | None = option(
+        "Pixel range in the model's input, LOW,HIGH, if not known.", "--range"
+    )
+    images: int | None = option("Images attacked of each part; all.", min=1)
+
+    def chosen(self, *, by_gradients: bool) -> Pgd | Square:
+        """The method and its settings; by default the one that takes gradients, if there are any.
+
+        Raises:
+            SettingsError: there is no such method, or a number is none.
+        """
+        method = self.method or ("pgd" if by_gradients else "square")
+        epsilon = _fraction("--epsilon", self.epsilon)
+        if method == "pgd":
+            return api.Pgd(
+                epsilon,
+                n_steps=self.steps,
+                step_size=_fraction("--step-size", self.step_size),
+                random_start=self.random_start,
+            )
+        if method == "square":
+            return api.Square(epsilon, n_queries=self.queries)
+        raise SettingsError(f"there is no attack {method!r}; choose pgd or square")
 
 
 def attack_command(
-    context: typer.Context,
-    model: options.Model = None,
-    data: options.Data = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The images, .npz; MODEL.attacked.npz.")
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option("--method", help="pgd (with --source) or square (by the ONNX file alone)."),
-    ] = None,
-    source: source_options.Source = None,
-    weights: source_options.Weights = None,
-    framework: source_options.Framework = None,
-    input_shape: source_options.InputShape = None,
-    trust: options.Trust = False,
-    epsilon: Annotated[
-        str, typer.Option("--epsilon", help="How far a pixel may move, of a range of 0 to 1.")
-    ] = "16/255",
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Gradients taken (pgd).")] = 30,
-    step_size: Annotated[
-        str, typer.Option("--step-size", help="How far a pixel moves in a step (pgd).")
-    ] = "0.8/255",
-    random_start: Annotated[
-        bool, typer.Option("--random-start/--no-random-start", help="Start beside the image (pgd).")
-    ] = True,
-    queries: Annotated[
-        int, typer.Option("--queries", min=1, help="Times an image is tried at the most (square).")
-    ] = 1000,
-    pixel_range: Annotated[
-        str | None,
-        typer.Option("--range", help="Pixel range in the model's input, LOW,HIGH, if not known."),
-    ] = None,
-    images: Annotated[
-        int | None, typer.Option("--images", min=1, help="Images attacked of each part; all.")
-    ] = None,
-    group: options.Groups = None,
-    classes: options.Classes = None,
-    output: options.Output = None,
-    image_input: options.ImageInput = None,
-    inputs: options.Inputs = None,
-    columns: options.Columns = None,
-    threshold: options.Threshold = None,
-    outputs_are: options.OutputsAre = None,
-    batch: options.Batch = 128,
-    device: options.Device = "auto",
-    seed: options.Seed = None,
-    calibration: options.Calibration = None,
-    selection: options.Selection = None,
-    test: options.Test = None,
-    resize: options.Resize = None,
-    crop: options.Crop = None,
-    color: options.Color = None,
-    scale: options.Scale = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    layout: options.Layout = None,
-    accept_preprocessing: options.AcceptPreprocessing = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
+    job: Annotated[Job, only(*_OF_JOB)], attack: Attack, source: SourceOptions, answer: Answer
 ) -> None:
     """Make images that fool a model: each is moved a little, towards a class drawn at random."""
-    if method is None:
-        method = "square" if source is None else "pgd"
-    reach = _fraction("--epsilon", epsilon)
-    if method == "pgd":
-        chosen: Pgd | Square = Pgd(reach, steps, _fraction("--step-size", step_size), random_start)
-    elif method == "square":
-        chosen = Square(reach, queries)
-    else:
-        raise SettingsError(f"there is no attack {method!r}; choose pgd or square")
-    how = AttackSettings(chosen, _ends(pixel_range), images)
-    subject, settings = options.settle_job(context.params)
-    loaded = source_options.load_source(context.params, subject)
-    done = attack(
-        subject,
-        settings,
-        how,
-        out=out or Path(f"{subject.file.path.stem}.attacked.npz"),
-        source=loaded,
+    from repairkit.cli.shown.results import print_attacked
+
+    method = attack.chosen(by_gradients=source.source is not None)
+    pixel_range = _ends(attack.pixel_range)
+    model, settings = settle_job(job)
+    attacked = api.attack(
+        model,
+        settings=settings,
+        method=method,
+        pixel_range=pixel_range,
+        at_most=attack.images,
+        out=attack.out or Path(f"{model.stem}.attacked.npz"),
+        source=source.named(),
     )
-    if as_json:
-        show.print_json({"out": str(done.out), **done.document})
-    elif not quiet:
-        _print(done)
+    answer.give(
+        lambda: {"out": str(attacked.out), **attacked.document}, lambda: print_attacked(attacked)
+    )
 
 
 def _fraction(option: str, text: str) -> float:
@@ -124,51 +105,3 @@ def _ends(text: str | None) -> tuple[float, float] | None:
     if len(parts) != 2:
         raise SettingsError(f"--range {text!r} is no range; give LOW,HIGH such as 0,1")
     return _fraction("--range", parts[0]), _fraction("--range", parts[1])
-
-
-def _print(done: Attacked) -> None:
-    document = done.document
-    show.say(_in_words(document))
-    rows = []
-    for part in ("selection", "test"):
-        if part not in document["figures"]:  # no test part was wanted
-            continue
-        found: Mapping[str, Any] = document["figures"][part]
-        shares = ("clean_accuracy", "attack_success", "fooled")
-        rows.append(
-            [part, str(found["n_images"]), *(show.figure(n, Figure(**found[n])) for n in shares)]
-        )
-    show.table(
-        "How the model fares, with 95 % intervals",
-        ["part", "images", "accuracy on clean ones", "taken for the target", "missed"],
-        rows,
-    )
-    change = document["figures"]["largest_change"]
-    show.say(
-        f"largest change of a pixel: {255 * change:.2f} of 255; pixel range: "
-        f"{document['pixel_range']['from']}"
-    )
-    for note in document["notes"]:
-        show.say(f"note: {note}")
-    show.say(f"written to {done.out}")
-
-
-def _in_words(document: Mapping[str, Any]) -> str:
-    source, reach = document["source"], f"{255 * document['epsilon']:.3g}/255"
-    if source["knowledge"] == "black-box":
-        return (
-            f"black-box attack through ONNX Runtime: {document['method']}, at most "
-            f"{document['n_queries']} queries an image, within {reach}"
-        )
-    step = f"{255 * document['step_size']:.3g}/255"
-    settings = f"{document['n_steps']} steps of {step} within {reach}"
-    if source["knowledge"] == "white-box":
-        return (
-            f"white-box attack, {settings}: gradients of {source['name']}, which answers as the "
-            f"ONNX model does (greatest difference {source['parity']:.1e})"
-        )
-    return (
-        f"transfer attack, {settings}: gradients of {source['name']}, which answers otherwise than "
-        "the ONNX model; if it was to be the same model, look at --weights and at how images are "
-        "prepared"
-    )

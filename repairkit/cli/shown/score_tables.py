@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from repairkit import api
 from repairkit.cli.shown import show
-from repairkit.cli.shown.classes import print_tops
-from repairkit.engine.precision import IN_WORDS
-from repairkit.jobs.score.scored import Scored
 
 _SHOWN = 10
+_MOST_METRICS = 10
+_PER_METRIC = 3
 
 
-def print_scored(scored: Scored) -> None:
+def print_scored(scored: api.Scored) -> None:
     """The highest and lowest filters, what they were estimated from, and what to mind."""
     rows = scored.table()
     document = scored.document
@@ -28,14 +28,14 @@ def print_scored(scored: Scored) -> None:
         [_row(row, layer) for row in shown],
     )
     if len(scored.scores.metrics) > 1:
-        print_tops(scored)
+        _print_tops(scored)
     metrics = list(document["metrics"].items())
     for name, ends in metrics[:_SHOWN]:
         show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
     if len(metrics) > _SHOWN:
         show.say(f"and {len(metrics) - _SHOWN} more metrics in run.json and scores.csv")
     if "device" in document:
-        precision = IN_WORDS[document["precision"]]
+        precision = api.IN_WORDS[document["precision"]]
         show.say(f"evaluated on {document['device']} in {precision}: {document['engine']}")
     parts = document["parts"]
     means = document["read"]["means"]
@@ -53,6 +53,20 @@ def print_scored(scored: Scored) -> None:
     if scored.details:
         _print_statistics(scored.details)
     show.say(f"written to {scored.folder}")
+
+
+def _print_tops(scored: api.Scored) -> None:
+    """The filters worth most for each metric."""
+    metrics, ids = scored.scores.metrics[:_MOST_METRICS], [f.id for f in scored.bench.roster]
+    rows = []
+    for column, metric in enumerate(metrics):
+        ranked = scored.scores.ranking(column).tolist()
+        if metric in scored.document["less_is_better"]:
+            ranked.reverse()
+        best = [p for p in ranked if p not in scored.excluded][:_PER_METRIC]
+        values = scored.scores.values[:, column]
+        rows.append([metric, ", ".join(f"{ids[p]} ({values[p]:+.4f})" for p in best)])
+    show.table(f"The {_PER_METRIC} filters worth most for each", ["metric", "filters"], rows)
 
 
 def _interval(document: Mapping[str, Any]) -> str:

@@ -11,14 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from repairkit import api
 from repairkit.cli.shown.stages import show_facts
-from repairkit.cli.shown.streams import Reserved, write_document
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.measures import measure_of
 from repairkit.core.patch import Constant, Evaluation, Figure, Patch
 from repairkit.core.process.text import counted, printable
-from repairkit.engine.proof import Proof
-from repairkit.jobs.output.progress import Progress as ScoreProgress
 from repairkit.report.facts.numbers import of_part
 
 _PLAIN = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{MINUS SIGN}"): "-"}
@@ -45,14 +43,6 @@ def remark(text: str) -> None:
     sys.stderr.write(f"repairkit: {printable(text)}\n")
 
 
-def print_json(document: Any) -> None:
-    """The one document of `--json`; written when the command has ended."""
-    if isinstance(sys.stdout, Reserved):
-        sys.stdout.keep(document)
-    else:
-        write_document(sys.stdout, document)
-
-
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table; columns after the first are numbers unless they start with a letter."""
     shown = Table(title=_shown(title), title_justify="left", title_style="bold")
@@ -73,13 +63,13 @@ def plainly(text: str) -> str:
     return text.translate(_PLAIN)
 
 
-def scoring_progress(progress: ScoreProgress) -> None:
+def scoring_progress(progress: api.Progress) -> None:
     """Undecided filters, evaluations per second and time left, in the stage that scores."""
     done, left = progress.spent.evaluations, progress.evaluations_left
     show_facts(_facts(progress), done, None if left is None else done + left)
 
 
-def _facts(progress: ScoreProgress) -> str:
+def _facts(progress: api.Progress) -> str:
     decided = "" if progress.n_undecided is None else f"{progress.n_undecided} undecided of "
     facts = (
         f"{decided}{progress.n_filters} filters, "
@@ -144,8 +134,9 @@ def constant(found: Constant) -> str:
     return ", ".join(f"{n:.9g}" for n in numbers)
 
 
-def agreement(proof: Proof) -> str:
+def agreement(verified: api.Verified) -> str:
     """How near the patched model is to what it is compared with."""
+    proof = verified.proof
     if proof.tolerance:
         return (
             f"within {proof.relative:.1e} of {proof.against}, with graph optimisation and without"

@@ -7,6 +7,7 @@ and no four seconds pass without one, however long the stage takes: a thread wat
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import threading
 import time
@@ -18,8 +19,7 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from repairkit.cli.shown.reading_shown import reading_shown
-from repairkit.core.process.stages import Listener, listener, listening
+from repairkit.core.process.stages import READING_LOG, Listener, listener, listening
 from repairkit.core.process.text import printable
 
 FIRST_SECONDS = 3.0
@@ -189,6 +189,35 @@ class Bars:
             return
         known = self._bar.task_ids[0]
         self._bar.update(known, total=stage.total, completed=stage.done, told=stage.told())
+
+
+class _Reading(logging.Handler):
+    """Shows what was read of the data, line by line; the same message is shown once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message != self._last:
+            self._last = message
+            for line in message.splitlines():
+                sys.stderr.write(f"repairkit: {printable(line)}\n")
+
+
+@contextmanager
+def reading_shown() -> Iterator[None]:
+    """Show what jobs tell of the data that they read, until the block ends."""
+    logger = logging.getLogger(READING_LOG)
+    handler, level = _Reading(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 @contextmanager

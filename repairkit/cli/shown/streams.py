@@ -22,10 +22,10 @@ class Reserved:
     """Stands in for standard output while one document is awaited; text goes to standard error."""
 
     def __init__(self) -> None:
-        self.document: Any = None
+        self.document: object = None
         self.given = False
 
-    def keep(self, document: Any) -> None:
+    def keep(self, document: object) -> None:
         """Keep the document until the command has ended.
 
         Raises:
@@ -50,7 +50,15 @@ def reserved() -> Iterator[tuple[Reserved, TextIO]]:
         sys.stdout = true
 
 
-def write_document(stream: TextIO, document: Any) -> None:
+def print_json(document: object) -> None:
+    """The one document of `--json`; written when the command has ended."""
+    if isinstance(sys.stdout, Reserved):
+        sys.stdout.keep(document)
+    else:
+        write_document(sys.stdout, document)
+
+
+def write_document(stream: TextIO, document: object) -> None:
     """Write a JSON document; characters that the stream's encoding lacks are escaped as in JSON."""
     text, encoding = to_json(document), stream.encoding or "utf-8"
     try:

@@ -15,6 +15,9 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
+READING_LOG = "repairkit.reading"
+"""The logger of what was read of the data; the command line shows its messages."""
+
 Tell = Callable[[int], None]
 """How many of a stage's images, filters or files are done."""
 

@@ -25,7 +25,7 @@ from repairkit.estimators.statistics.boundary import Side, contested, settle_top
 from repairkit.formats.documents import outputs, to_json
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
-from repairkit.formats.score_table import scores_csv, scores_table
+from repairkit.formats.score_table import finite_rows, scores_csv, scores_table
 from repairkit.jobs.owners.merged_document import describe
 from repairkit.jobs.owners.owned import OwnedRun, read_owned
 from repairkit.jobs.runs.run_lock import locked
@@ -50,6 +50,9 @@ class Merged:
 
     def table(self) -> list[dict[str, Any]]:
         return scores_table(self.scores, self.filters)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.document, "scores": finite_rows(self.table())}
 
 
 def merge(

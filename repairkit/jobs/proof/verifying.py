@@ -13,6 +13,7 @@ from onnx import ModelProto
 from repairkit.core.arrays import Array
 from repairkit.core.errors import VerificationError
 from repairkit.core.filters import FilterMeans
+from repairkit.core.layer_map import LayerMap
 from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_text
 from repairkit.core.process.stages import stage
 from repairkit.engine.features import prove_head
@@ -49,7 +50,8 @@ class Verified:
     """What was proven.
 
     `images` says what the outputs were compared on; `inferred`, that no claim named the filters;
-    `unproven`, what the patch file tells besides, which no two models can prove.
+    `unproven`, what the patch file tells besides, which no two models can prove; `layers`, where
+    the filters come from, if the original says so.
     """
 
     patch: Patch
@@ -58,6 +60,7 @@ class Verified:
     images: str
     inferred: bool = False
     unproven: tuple[str, ...] = ()
+    layers: LayerMap | None = None
 
     def to_json(self) -> dict[str, Any]:
         head = self.patch.head

@@ -10,13 +10,14 @@ import numpy as np
 
 from repairkit.core.arrays import Array
 from repairkit.core.measures import measure_of
+from repairkit.core.process.stages import READING_LOG
 from repairkit.core.suite import Annotations
 from repairkit.formats.run_file import Ends
 from repairkit.jobs.output.unattended import event
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.first_look import first_look_lines
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(READING_LOG)
 _SHOWN = 8
 _PLAIN = ("accuracy", "loss", "group_accuracy", "group_loss", "mean_absolute_error")
 

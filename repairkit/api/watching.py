@@ -1,4 +1,4 @@
-"""Options for runs that nobody watches: structured logs, figures, and an end on request."""
+"""Runs that nobody watches: structured logs, figures, and an end on request."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
 
 from repairkit.core.errors import RunFolderError
 from repairkit.jobs.output.destination import check_replaced
@@ -19,20 +17,42 @@ from repairkit.jobs.output.figures import prometheus_figures
 from repairkit.jobs.output.progress import Progress
 from repairkit.jobs.output.unattended import heeding_sigterm
 
-LogJson = Annotated[
-    Path | None,
-    typer.Option("--log-json", help="Append a log of one JSON document a line to this file."),
-]
-PrometheusPort = Annotated[
-    int | None,
-    typer.Option("--prometheus-port", min=1, max=65535, help="Serve figures for Prometheus here."),
-]
-PrometheusFile = Annotated[
-    Path | None,
-    typer.Option("--prometheus-file", help="Write figures for Prometheus's textfile collector."),
-]
+OnProgress = Callable[[Progress], None]
 
-Tell = Callable[[Progress], None]
+
+@dataclass(frozen=True, kw_only=True)
+class Unattended:
+    """How a run makes itself known. It also heeds SIGTERM: it saves itself and raises `Terminated`.
+
+    Attributes:
+        log_json: a log of one JSON document a line is appended to this file.
+        prometheus_port: where figures for Prometheus are served.
+        prometheus_file: where they are written, for Prometheus's textfile collector.
+    """
+
+    log_json: Path | None = None
+    prometheus_port: int | None = None
+    prometheus_file: Path | None = None
+
+    @contextmanager
+    def watch(self, on_progress: OnProgress | None) -> Iterator[OnProgress | None]:
+        """Log as asked until the block ends; yields what is to be called with the progress.
+
+        Raises:
+            RunFolderError: the log cannot be opened.
+            SettingsError: figures cannot be served.
+        """
+        listeners = [] if on_progress is None else [on_progress]
+        if self.prometheus_port is not None or self.prometheus_file is not None:
+            port, file = self.prometheus_port, self.prometheus_file
+            listeners.insert(0, prometheus_figures(port=port, file=file))
+
+        def call_all(progress: Progress) -> None:
+            for listener in listeners:
+                listener(progress)
+
+        with heeding_sigterm(), _logging_to(self.log_json):
+            yield call_all if listeners else None
 
 
 class JsonLines(logging.FileHandler):
@@ -40,10 +60,10 @@ class JsonLines(logging.FileHandler):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8")
-        self._told = False
+        self._failed = False
 
     def format(self, record: logging.LogRecord) -> str:
-        document: dict[str, Any] = {
+        document: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -53,38 +73,11 @@ class JsonLines(logging.FileHandler):
         return json.dumps(document, default=str)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 (logging's)
-        """A log that cannot be written, as on a full disk, ends no run; it is told once."""
-        if not self._told:
-            self._told = True
+        """A log that cannot be written, as on a full disk, stops no run; it is said once."""
+        if not self._failed:
+            self._failed = True
             error = sys.exc_info()[1]
             sys.stderr.write(f"repairkit: {self.baseFilename}: cannot be written ({error})\n")
-
-
-@contextmanager
-def unattended(
-    shown: Tell | None,
-    *,
-    log_json: Path | None,
-    prometheus_port: int | None,
-    prometheus_file: Path | None,
-) -> Iterator[Tell | None]:
-    """Heed SIGTERM and log as asked; whom to tell of progress, in place of `shown` alone.
-
-    Raises:
-        RunFolderError: the log cannot be opened.
-        SettingsError: figures cannot be served.
-    """
-    tell = shown
-    if prometheus_port is not None or prometheus_file is not None:
-        figures = prometheus_figures(port=prometheus_port, file=prometheus_file)
-
-        def tell(progress: Progress) -> None:
-            figures(progress)
-            if shown is not None:
-                shown(progress)
-
-    with heeding_sigterm(), _logging_to(log_json):
-        yield tell
 
 
 @contextmanager

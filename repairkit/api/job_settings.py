@@ -1,0 +1,103 @@
+"""What all functions take: the model, its settings, and groups of keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from repairkit.core.errors import SettingsError
+from repairkit.data import find_project
+from repairkit.jobs.setup.settings import Settings, read_columns, read_inputs, settle
+from repairkit.jobs.setup.subject import Subject, read_subject
+
+
+def find_job(model: Path | None, given: Mapping[str, object]) -> tuple[Path, Settings]:
+    """The model's file and the settings of a job, where options may leave both to `repairkit.toml`.
+
+    Args:
+        model: an ONNX file; the one of `repairkit.toml` if None.
+        given: see `find_settings`.
+
+    Raises:
+        SettingsError: no model was named, or an option makes no sense.
+        RepairkitError: the project file cannot be read.
+    """
+    project = find_project(model, Path.cwd())
+    path = model or (project.model if project is not None else None)
+    if path is None:
+        raise SettingsError(
+            'no model was given; name an ONNX file, or write model = "model.onnx" into a '
+            "repairkit.toml in this folder"
+        )
+    return path, settle(_parsed(given), project)
+
+
+def find_settings(place: str | Path, given: Mapping[str, object] | None = None) -> Settings:
+    """Settings: what is given, then `repairkit.toml` beside a file or in the working folder.
+
+    Args:
+        place: the model, or where it will be written.
+        given: by the names of `Settings`; None or empty where not given. `columns` and `inputs` may
+            be texts as on the command line, `preprocessing` and `parts` are mappings as in
+            `repairkit.toml`.
+
+    Raises:
+        SettingsError: a value makes no sense.
+        RepairkitError: the project file cannot be read.
+    """
+    return settle(_parsed(given or {}), find_project(Path(place), Path.cwd()))
+
+
+def _parsed(given: Mapping[str, object]) -> dict[str, object]:
+    settings = dict(given)
+    if isinstance(given.get("columns"), str):
+        settings["columns"] = read_columns(str(given["columns"]))
+    inputs = given.get("inputs")
+    if isinstance(inputs, (list, tuple)):
+        settings["inputs"] = read_inputs(inputs) or None
+    return settings
+
+
+def open_job(
+    model: str | Path,
+    data: str | Path | None,
+    settings: Settings | None,
+    *,
+    trust: bool = False,
+    accept_preprocessing: bool = False,
+) -> tuple[Subject, Settings]:
+    """The model, and what is settled about it by arguments and by `repairkit.toml`.
+
+    Args:
+        model: an ONNX file.
+        data: in place of the settings'.
+        settings: in place of `repairkit.toml`.
+        trust: run code that `repairkit.toml` names.
+        accept_preprocessing: go on where images or classes are hardly as the model expects.
+    """
+    path = Path(model)
+    job = find_settings(path) if settings is None else settings
+    if data is not None:
+        job = replace(job, data=Path(data))
+    if trust:
+        job = replace(job, trust=True)
+    if accept_preprocessing:
+        job = replace(job, accept_preprocessing=True)
+    subject = read_subject(
+        path,
+        output=job.output,
+        layout=job.preprocessing.layout,
+        image_input=job.image_input,
+    )
+    return subject, job
+
+
+def check_keywords(function: str, given: Mapping[str, object], known: type) -> None:
+    """Refuse keywords that a function's group of keywords does not have.
+
+    Raises:
+        TypeError: there is one, as for any other function.
+    """
+    for name in given.keys() - known.__annotations__.keys():
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")

@@ -1,0 +1,118 @@
+"""`repairkit inspect`, `repairkit instrument`, `repairkit compare` and `repairkit report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from repairkit import api
+from repairkit.cli.options.answer import Answer
+from repairkit.cli.options.groups import argument, flag, only, option
+from repairkit.cli.options.job import PREPARATION, Job, settle_job
+from repairkit.core.process.trust import TRUST_HELP
+
+_OF_INSPECT = (
+    "model", "group", "classes", "features", "output", "columns", "threshold", "outputs_are",
+    "image_input", "inputs", "sites_at", "include", "seed", *PREPARATION,
+)  # fmt: skip
+_OF_INSTRUMENT = (
+    "model", "data", "features", "image_input", "inputs", "output", "sites", "sites_at", "include",
+    "absent", "seed", "calibration", *PREPARATION,
+)  # fmt: skip
+
+
+def inspect_command(
+    job: Annotated[
+        Job,
+        only(
+            *_OF_INSPECT,
+            data="Also try the usual preprocessings on these labelled images.",
+            metric="mean_absolute_error for a regressor.",
+        ),
+    ],
+    answer: Answer,
+) -> None:
+    """List inputs, outputs, sites and filters, and what is left out and why."""
+    from repairkit.cli.shown.results import print_inspected
+
+    model, settings = settle_job(job)
+    inspected = api.inspect(model, job.data.data, settings=settings)
+    answer.give(inspected.to_json, lambda: print_inspected(inspected))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instrumenting:
+    """Where the model with masks goes."""
+
+    out: Path | None = option("Result; MODEL.instrumented.onnx.", "-o", "--out")
+
+
+def instrument_command(
+    job: Annotated[Job, only(*_OF_INSTRUMENT)], place: Instrumenting, answer: Answer
+) -> None:
+    """Write the model with a run-time mask input per site."""
+    from repairkit.cli.shown.results import print_instrumented
+
+    model, settings = settle_job(job)
+    out = place.out or Path(f"{model.stem}.instrumented.onnx")
+    instrumented = api.instrument(model, settings=settings, out=out)
+    answer.give(instrumented.to_json, lambda: print_instrumented(instrumented))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing:
+    """Runs, and what of them is compared."""
+
+    runs: list[Path] = argument("Run folders of one model; two or more.", "RUN...", default=...)
+    metric: str | None = option("Whose values; each run's first if left out.")
+    top_k: int = option("Filters at each end that are held together.", default=20, min=1)
+
+
+def compare_command(comparing: Comparing, answer: Answer) -> None:
+    """Tell how far runs agree: rank correlation, R2 and overlap of the top filters."""
+    from repairkit.cli.shown.results import print_agreements
+
+    pairs = api.compare(comparing.runs, metric=comparing.metric, top_k=comparing.top_k)
+    answer.give(
+        lambda: {"comparisons": [pair.to_json() for pair in pairs]},
+        lambda: print_agreements(pairs, len(comparing.runs)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """A run, and where its page goes."""
+
+    run: Path = argument("A run folder that score wrote.", "RUN", default=...)
+    out: Path | None = option("The page; report.html in the run folder.", "-o", "--out")
+    model: Path | None = option("The model, if it lies elsewhere by now.")
+    data: Path | None = option("The data, if they lie elsewhere by now.")
+    means: Path | None = option("The common means, if they lie elsewhere by now.")
+    pictures: bool = flag(
+        "Look at model and data: images, layers, removal.",
+        "--pictures/--no-pictures",
+        default=True,
+    )
+    trust: bool = flag(TRUST_HELP)
+
+
+def report_command(reporting: Reporting, answer: Answer) -> None:
+    """Write one self-contained HTML page of a run, and its numbers as JSON."""
+    from repairkit.cli.shown import show
+
+    reported = api.report(
+        reporting.run,
+        out=reporting.out,
+        model=reporting.model,
+        data=reporting.data,
+        means=reporting.means,
+        pictures=reporting.pictures,
+        trust=reporting.trust,
+    )
+
+    def tell() -> None:
+        show.say(f"page     {reported.page}")
+        show.say(f"numbers  {reported.report_file}")
+
+    answer.give(lambda: reported.document, tell)

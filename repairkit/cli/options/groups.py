@@ -1,0 +1,206 @@
+"""Options in groups: dataclasses whose fields are options, and what makes commands of them.
+
+A shared option is written once, as a field of a group. A command takes groups as parameters:
+
+    @dataclass(frozen=True, kw_only=True)
+    class Search:
+        title: ClassVar = "Search"
+        top_k: int | None = option("How many filters to tell apart.", min=1)
+
+    def score_command(*, search: Search) -> None: ...
+
+`unfolded` gives typer a function with a parameter per option, which calls the command with its
+groups filled in. Groups may hold groups. The help shows each titled group under its title.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+from typer.models import ArgumentInfo, OptionInfo
+
+_INFO = "typer"
+Command = Callable[..., None]
+
+
+def option(help: str, *names: str, default: object = None, **more: Any) -> Any:
+    """An option as a field of a group; `--field-name` unless it has other names.
+
+    Args:
+        help: as `--help` shows it.
+        names: such as `-o` and `--out`.
+        default: where the option is not given.
+        more: as `typer.Option` takes them, such as `min` and `metavar`.
+    """
+    return field(default=default, metadata={_INFO: typer.Option(*names, help=help, **more)})
+
+
+def flag(help: str, *names: str, default: bool = False) -> Any:
+    """An option without a value, off by default."""
+    return option(help, *names, default=default)
+
+
+def argument(help: str, metavar: str, *, default: object = None) -> Any:
+    """A positional argument as a field of a group."""
+    return field(default=default, metadata={_INFO: typer.Argument(help=help, metavar=metavar)})
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Which options of a group a command has, and help texts of its own for some."""
+
+    names: frozenset[str]
+    kept: bool
+    helps: Mapping[str, str]
+
+    def has(self, name: str) -> bool:
+        return (name in self.names) is self.kept
+
+
+def only(*names: str, **helps: str) -> _Part:
+    """These options of a group alone; the others have their defaults.
+
+    A command says so where it takes the group: `Annotated[Job, only("data", "output")]`. An option
+    with a help text of its own need not be named twice.
+    """
+    return _Part(frozenset(names) | set(helps), kept=True, helps=helps)
+
+
+def without(*names: str) -> _Part:
+    """All options of a group but these."""
+    return _Part(frozenset(names), kept=False, helps={})
+
+
+@dataclass(frozen=True)
+class _Option:
+    """A field of a group with what typer needs to know."""
+
+    name: str
+    type: object
+    default: object
+    info: OptionInfo | ArgumentInfo
+
+
+def unfolded(command: Command) -> Command:
+    """The command as typer reads it: a parameter for every option of its groups.
+
+    Raises:
+        TypeError: two groups have an option in common, or a part names one that is not there.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if _group(hint) is not None}
+    options = [each for hint in groups.values() for each in _options(hint)]
+    names = [each.name for each in options]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise TypeError(f"{command.__name__}: options in two groups: {', '.join(twice)}")
+
+    @functools.wraps(command)
+    def run(**values: object) -> None:
+        filled = {name: _filled(hint, values) for name, hint in groups.items()}
+        others = {name: value for name, value in values.items() if name not in names}
+        command(**filled, **others)
+
+    plain = inspect.signature(command).parameters
+    others = [plain[name].replace(annotation=hints[name]) for name in plain if name not in groups]
+    parameters = [*others, *map(_parameter, options)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+class Panels(TyperCommand):
+    """A command whose help shows each group under its title, in plain text."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """See `click.Command.format_options`."""
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for each in self.get_params(ctx):
+            record = each.get_help_record(ctx)
+            if record is not None:
+                plain = "Arguments" if each.param_type_name == "argument" else "Options"
+                title = getattr(each, "rich_help_panel", None) or plain
+                panels.setdefault(title, []).append(record)
+        for title, records in panels.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def values_of(group: object) -> dict[str, Any]:
+    """The options of a group, those of the groups that it holds too, by name."""
+    values: dict[str, Any] = {}
+    for each in fields(group):  # type: ignore[arg-type]
+        value = getattr(group, each.name)
+        values |= values_of(value) if is_dataclass(value) else {each.name: value}
+    return values
+
+
+def _group(hint: object) -> type | None:
+    """The dataclass that an annotation names, if it is one."""
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None
+
+
+def _options(hint: object) -> Iterator[_Option]:
+    """The options of a parameter that is a group, as far as its command has them."""
+    group = _group(hint)
+    assert group is not None
+    every = list(_all_options(group))
+    part = next((each for each in get_args(hint) if isinstance(each, _Part)), None)
+    if part is None:
+        yield from every
+        return
+    unknown = part.names - {each.name for each in every}
+    if unknown:
+        raise TypeError(f"{group.__name__} has no option {', '.join(sorted(unknown))}")
+    for each in every:
+        if part.has(each.name):
+            each.info.help = part.helps.get(each.name, each.info.help)
+            yield each
+
+
+def _all_options(group: type) -> Iterator[_Option]:
+    hints, title = get_type_hints(group, include_extras=True), getattr(group, "title", None)
+    for each in fields(group):
+        if _group(hints[each.name]) is not None:
+            yield from _options(hints[each.name])
+        else:
+            yield _option(each, hints[each.name], title)
+
+
+def _option(each: Field[Any], kind: object, title: str | None) -> _Option:
+    info = copy(each.metadata[_INFO])
+    if isinstance(info, OptionInfo):
+        info.rich_help_panel = title
+        if kind is bool and info.default is ...:  # typer would add a flag that turns it off
+            info.default = f"--{each.name.replace('_', '-')}"
+    return _Option(each.name, kind, each.default, info)
+
+
+def _parameter(each: _Option) -> inspect.Parameter:
+    default = inspect.Parameter.empty if each.default is ... else each.default
+    kind = Annotated[each.type, each.info]  # type: ignore[name-defined]
+    return inspect.Parameter(
+        each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+    )
+
+
+def _filled(hint: object, values: Mapping[str, object]) -> object:
+    """A group from the values of its options; those that a command lacks have their defaults."""
+    group = _group(hint)
+    assert group is not None
+    hints, given = get_type_hints(group, include_extras=True), {}
+    for each in fields(group):
+        if _group(hints[each.name]) is not None:
+            given[each.name] = _filled(hints[each.name], values)
+        elif each.name in values:
+            given[each.name] = values[each.name]
+    return group(**given)

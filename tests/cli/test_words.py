@@ -1,0 +1,98 @@
+"""The command line and the functions of `repairkit.api` share their words and defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+import typer
+
+from repairkit import ScoreSettings, Settings, api
+from repairkit.api.frameworks import AttackKeywords, ExportKeywords, Source
+from repairkit.api.repairing import PatchKeywords
+from repairkit.api.scoring import ScoreKeywords
+from repairkit.api.watching import Unattended
+from repairkit.attacks import Pgd, Square
+from repairkit.cli import app
+from repairkit.core.scores import Budget
+from repairkit.data import PartPlan, Preprocessing
+from repairkit.estimators import Tmab
+from repairkit.jobs.repair.patching import PatchSettings
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+# Options that are about the terminal alone.
+PRINTED = {"json", "quiet", "details", "help"}
+# Options that Python says in the plural, or with the noun that its settings have for it.
+OTHER_WORDS = {
+    "group": "groups", "classes": "class_names", "batch": "batch_size", "metric": "metrics",
+    "input": "inputs", "target": "targets", "transfer": "transfers", "share": "share_to",
+    "set": "options", "patch": "patch_file", "range": "pixel_range", "images": "at_most",
+    "steps": "n_steps", "queries": "n_queries", "time_limit": "time_limit_seconds",
+}  # fmt: skip
+# Settings of estimators: `score` takes them in `options`, by the same names.
+OF_ESTIMATORS = {"top_k", "side", "epsilon", "delta", "truncate_at"}
+SETTINGS = (Settings, PartPlan, Preprocessing)
+# What each function takes besides its own parameters.
+TAKES: dict[str, tuple[Any, ...]] = {
+    "score": (*SETTINGS, ScoreKeywords, Unattended),
+    "patch": (*SETTINGS, PatchKeywords, ScoreSettings, Budget, Source),
+    "attack": (*SETTINGS, AttackKeywords, Source, Pgd, Square),
+    "export": (*SETTINGS, ExportKeywords),
+    **dict.fromkeys(("inspect", "instrument", "means", "verify", "apply"), SETTINGS),
+}
+
+
+def options_of(command: str) -> dict[str, Any]:
+    return {
+        next(name for name in each.opts if name.startswith("--"))[2:].replace("-", "_"): each
+        for each in COMMANDS[command].params
+        if each.param_type_name == "option"
+    }
+
+
+def words_of(command: str) -> set[str]:
+    words = set(inspect.signature(getattr(api, command)).parameters)
+    for kind in TAKES.get(command, ()):
+        words |= (
+            set(inspect.get_annotations(kind))
+            if not dataclasses.is_dataclass(kind)
+            else {each.name for each in dataclasses.fields(kind)}
+        )
+    return words | (OF_ESTIMATORS if command in ("score", "patch") else set())
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"demo"}))
+def test_every_option_is_an_argument_of_the_function_or_of_its_settings(command: str) -> None:
+    words = words_of(command)
+    missing = {
+        option
+        for option in set(options_of(command)) - PRINTED
+        if option not in words and OTHER_WORDS.get(option) not in words
+    }
+    assert missing == set()
+
+
+def test_settings_of_estimators_have_the_names_of_their_options() -> None:
+    assert {each.name for each in dataclasses.fields(Tmab)} >= OF_ESTIMATORS
+
+
+def test_defaults_are_the_same() -> None:
+    settings = {each.name: each.default for kind in SETTINGS for each in dataclasses.fields(kind)}
+    choices = {each.name: each.default for each in dataclasses.fields(PatchSettings)}
+    checked = set()
+    for command, known in (("score", settings), ("patch", settings | choices)):
+        for option, parameter in options_of(command).items():
+            name = OTHER_WORDS.get(option, option)
+            if parameter.default not in (None, False) and name in known:
+                assert parameter.default == known[name], option
+                checked.add(option)
+    assert checked >= {"batch", "device", "sites_at", "absent", "at_most", "max_drop", "promise"}
+
+
+def test_an_unknown_keyword_is_refused_as_by_any_function() -> None:
+    for function in (api.score, api.patch, api.attack, api.export):
+        with pytest.raises(TypeError, match=r"got an unexpected keyword argument 'colour'"):
+            function("model.onnx", out="out", colour="red")

@@ -134,15 +134,6 @@ class Panels(TyperCommand):
                     formatter.write_dl(records)
 
 
-def values_of(group: object) -> dict[str, Any]:
-    """The options of a group, those of the groups that it holds too, by name."""
-    values: dict[str, Any] = {}
-    for each in fields(group):  # type: ignore[arg-type]
-        value = getattr(group, each.name)
-        values |= values_of(value) if is_dataclass(value) else {each.name: value}
-    return values
-
-
 def _group(hint: object) -> type | None:
     """The dataclass that an annotation names, if it is one."""
     kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint

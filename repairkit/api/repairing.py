@@ -23,7 +23,7 @@ from repairkit.jobs.repair.objective import Target
 from repairkit.jobs.repair.patching import Patched, PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.settings import Settings
-from repairkit.report.facts.verdict import verdict
+from repairkit.report.story import verdict
 
 _SAMPLE = "repairkit_samples.digits"
 _SAMPLE_FILES = ("model.onnx", "digits.npz", "repairkit.toml")

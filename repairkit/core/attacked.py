@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.suite import Annotations
 
@@ -26,6 +27,22 @@ def is_attacked(annotations: Annotations) -> bool:
         return False
     numbers = columns[ADVERSARIAL].dtype.kind in "iub" and columns[TARGET].dtype.kind in "iu"
     return bool(numbers and np.isin(columns[ADVERSARIAL], (0, 1)).all())
+
+
+def adversarial(annotations: Annotations) -> NDArray[np.bool_]:
+    """Shape (n_images,): which images an attack made.
+
+    Raises:
+        SettingsError: the data does not tell.
+    """
+    if not is_attacked(annotations):
+        raise SettingsError(
+            "metrics of robustness need clean and adversarial images side by side, and the data "
+            f"has no columns {ADVERSARIAL} (0 or 1) and {TARGET} (a class number); make it with "
+            "repairkit attack"
+        )
+    made: NDArray[np.bool_] = annotations.attributes[ADVERSARIAL].astype(bool)
+    return made
 
 
 @dataclass(frozen=True)

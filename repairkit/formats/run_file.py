@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.layer_map import LayerMap
+from repairkit.core.metric import MeasureFacts
 from repairkit.core.process.writing import is_draft
 from repairkit.core.scores import Scores
 from repairkit.formats.documents import fault_of, outputs, read_json, to_json, write_json
@@ -153,6 +154,7 @@ class RunDocument(TypedDict):
     n_filters: int
     n_sites: NotRequired[int]
     less_is_better: NotRequired[list[str]]
+    measures: NotRequired[dict[str, MeasureFacts]]
     read: NotRequired[dict[str, Any]]
     notes: NotRequired[list[str]]
     metrics: dict[str, Ends]

@@ -1,36 +1,40 @@
 """Model outputs and annotations to figures; pure."""
 
-from repairkit.core.attacked import ADVERSARIAL, TARGET, is_attacked
+from repairkit.core.attacked import ADVERSARIAL, TARGET, adversarial, is_attacked
+from repairkit.core.outputs import LOG_FLOOR, OutputForm
 from repairkit.metrics.catalogue import (
-    EVERY_RECALL,
     METRIC_NAMES,
+    METRICS,
+    definition_of,
     is_user_metric,
     make_metric,
+    measure_of,
     spell_out,
 )
-from repairkit.metrics.groups import check_defined
-from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
-from repairkit.metrics.robustness import (
-    ATTACK_SUCCESS,
-    CLEAN_ACCURACY,
-    ROBUSTNESS,
-    ROBUSTNESS_LOSS,
-    adversarial,
+from repairkit.metrics.chance import Discordant, binomial_tail
+from repairkit.metrics.evaluation import (
+    difference,
+    evaluate,
+    falls_beyond,
+    groups_beyond,
+    told_beyond,
+    wilson,
 )
-from repairkit.metrics.smooth import FigureOfImages, FigureOfOutputs, figure_of, smooth_figure
-from repairkit.metrics.statistics.intervals import difference, evaluate, wilson
-from repairkit.metrics.statistics.limits import falls_beyond, groups_beyond, told_beyond
-from repairkit.metrics.statistics.paired import Change, Discordant, binomial_tail, paired_change
+from repairkit.metrics.figures import (
+    Change,
+    FigureOfImages,
+    FigureOfOutputs,
+    figure_of,
+    paired_change,
+    smooth_figure,
+)
+from repairkit.metrics.group_metrics import check_defined
 
 __all__ = [
     "ADVERSARIAL",
-    "ATTACK_SUCCESS",
-    "CLEAN_ACCURACY",
-    "EVERY_RECALL",
     "LOG_FLOOR",
+    "METRICS",
     "METRIC_NAMES",
-    "ROBUSTNESS",
-    "ROBUSTNESS_LOSS",
     "TARGET",
     "Change",
     "Discordant",
@@ -40,6 +44,7 @@ __all__ = [
     "adversarial",
     "binomial_tail",
     "check_defined",
+    "definition_of",
     "difference",
     "evaluate",
     "falls_beyond",
@@ -48,6 +53,7 @@ __all__ = [
     "is_attacked",
     "is_user_metric",
     "make_metric",
+    "measure_of",
     "paired_change",
     "smooth_figure",
     "spell_out",

@@ -1,66 +1,84 @@
-"""From the name of a metric to the metric."""
+"""The list of metrics, and the way from a name to a metric."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.metric import Metric
+from repairkit.core.metric import Measure, Metric
+from repairkit.core.outputs import OutputForm
 from repairkit.core.process.text import clean
 from repairkit.core.suite import Annotations
-from repairkit.metrics import groups, images
-from repairkit.metrics.outputs import OutputForm
-from repairkit.metrics.robustness import ROBUSTNESS_METRICS, check_targets
+from repairkit.metrics import group_metrics, image_metrics, robustness
+from repairkit.metrics.definition import Case, Definition
+from repairkit.metrics.robustness import check_targets
 from repairkit.metrics.user import user_metric
 
-_RECALL = "recall:"
 _WHOLE = re.compile(r"\A(0|-?[1-9][0-9]*)\.0*\Z")
-_GROUP = "group_accuracy:"
-_GROUP_LOSS = "group_loss:"
-EVERY_RECALL = "recall:*"
-EVERY_GROUP = "group_accuracy:*"
-EVERY_GROUP_LOSS = "group_loss:*"
-_GROUP_METRICS: dict[str, Callable[[OutputForm, int], Metric]] = {
-    "group_accuracy": lambda form, _: images.group_accuracy(form),
-    "group_loss": lambda form, _: images.group_loss(form),
-    "worst_group_accuracy": groups.worst_group_accuracy,
-    "demographic_parity_difference": groups.demographic_parity_difference,
-    "equalized_odds_difference": groups.equalized_odds_difference,
-    "equal_opportunity_difference": groups.equal_opportunity_difference,
-    "demographic_parity_ratio": groups.demographic_parity_ratio,
-    "equalized_odds_ratio": groups.equalized_odds_ratio,
-    "equal_opportunity_ratio": groups.equal_opportunity_ratio,
-}
-_CLASS_METRICS: dict[str, Callable[[OutputForm], Metric]] = {
-    "accuracy": images.accuracy,
-    "loss": images.loss,
-    **ROBUSTNESS_METRICS,
-}
+
+METRICS: tuple[Definition, ...] = (
+    image_metrics.ACCURACY,
+    image_metrics.LOSS,
+    robustness.ROBUSTNESS,
+    robustness.ROBUSTNESS_LOSS,
+    robustness.CLEAN_ACCURACY,
+    robustness.ATTACK_SUCCESS,
+    image_metrics.RECALL,
+    image_metrics.GROUP_ACCURACY,
+    image_metrics.GROUP_LOSS,
+    group_metrics.WORST_GROUP_ACCURACY,
+    group_metrics.EQUALIZED_ODDS_DIFFERENCE,
+    group_metrics.DEMOGRAPHIC_PARITY_DIFFERENCE,
+    group_metrics.EQUAL_OPPORTUNITY_DIFFERENCE,
+    group_metrics.EQUALIZED_ODDS_RATIO,
+    group_metrics.DEMOGRAPHIC_PARITY_RATIO,
+    group_metrics.EQUAL_OPPORTUNITY_RATIO,
+    image_metrics.ACCURACY_OF_GROUP,
+    image_metrics.LOSS_OF_GROUP,
+    image_metrics.MEAN_ABSOLUTE_ERROR,
+)
+
+
+def _spellings(definition: Definition) -> tuple[str, ...]:
+    name, takes = definition.name, definition.takes
+    return (f"{name}:{takes}", f"{name}:*") if takes else (name,)
+
 
 METRIC_NAMES: tuple[str, ...] = (
-    *_CLASS_METRICS,
-    "recall:CLASS",
-    EVERY_RECALL,
-    *_GROUP_METRICS,
-    "group_accuracy:GROUP",
-    EVERY_GROUP,
-    "group_loss:GROUP",
-    EVERY_GROUP_LOSS,
-    "mean_absolute_error",
+    *(spelling for definition in METRICS for spelling in _spellings(definition)),
     "module:function",
 )
 """Every name of a metric; CLASS, GROUP and the last are to be filled in, `*` means every one."""
 
 
+def definition_of(name: str) -> Definition | None:
+    """The definition that a name means; None for a `module:function` and what is unknown."""
+    kind, colon, _ = name.partition(":")
+    for definition in METRICS:
+        if definition.name == kind and bool(definition.takes) == bool(colon):
+            return definition
+    return None
+
+
+def measure_of(name: str) -> Measure:
+    """What a name alone tells of a metric's figures; of a `module:function` it tells no more."""
+    definition, (kind, _, argument) = definition_of(name), name.partition(":")
+    if definition is None:
+        return Measure(words=name)
+    words = definition.measure.words.replace("{}", argument or kind)
+    return replace(definition.measure, words=words)
+
+
 def is_user_metric(name: str) -> bool:
     """Whether `name` is a `module:function`, which can judge outputs of any form."""
-    return ":" in name and not name.startswith((_RECALL, _GROUP, _GROUP_LOSS))
+    return ":" in name and definition_of(name) is None
 
 
 def spell_out(names: Sequence[str], annotations: Annotations, n_classes: int) -> tuple[str, ...]:
@@ -68,22 +86,26 @@ def spell_out(names: Sequence[str], annotations: Annotations, n_classes: int) ->
 
     `annotations` are those of the images that will be judged. No name comes twice.
     """
-    found: list[str] = []
+    spelt: dict[str, None] = {}
     for name in names:
-        own = [name]
-        if name == EVERY_RECALL and n_classes > 0:
-            own = _every_recall(annotations, n_classes)
-        elif name in (EVERY_GROUP, EVERY_GROUP_LOSS) and annotations.groups is not None:
-            there = np.unique(annotations.groups).tolist()
-            own = [f"{name[:-1]}{annotations.group_names[group]}" for group in there]
-        found += [n for n in own if n not in found]
-    return tuple(found)
+        definition, (kind, _, argument) = definition_of(name), name.partition(":")
+        takes = "" if definition is None or argument != "*" else definition.takes
+        if takes == "CLASS" and n_classes > 0:
+            present = _classes_present(annotations, n_classes)
+        elif takes == "GROUP" and annotations.groups is not None:
+            numbers = np.unique(annotations.groups).tolist()
+            present = [annotations.group_names[number] for number in numbers]
+        else:
+            spelt[name] = None
+            continue
+        spelt |= dict.fromkeys(f"{kind}:{one}" for one in present)
+    return tuple(spelt)
 
 
-def _every_recall(annotations: Annotations, n_classes: int) -> list[str]:
+def _classes_present(annotations: Annotations, n_classes: int) -> list[str]:
     known = annotations.class_names
-    there = np.unique(annotations.labels).tolist()
-    return [f"{_RECALL}{known[c] if c < len(known) else c}" for c in range(n_classes) if c in there]
+    present = np.unique(annotations.labels).tolist()
+    return [known[c] if c < len(known) else str(c) for c in range(n_classes) if c in present]
 
 
 def make_metric(
@@ -107,45 +129,49 @@ def make_metric(
     """
     if is_user_metric(name):
         return user_metric(name, annotations, sample, places)
-    if name == "recall":
-        raise SettingsError(f"recall of which class? Write recall:CLASS{_known(annotations)}")
-    built_in = name.startswith((_RECALL, _GROUP, _GROUP_LOSS)) or name in METRIC_NAMES
-    if not built_in:
-        raise SettingsError(_unknown(name))
+    definition = definition_of(name)
+    if definition is None:
+        raise SettingsError(_unknown(name, annotations))
     if form is None:
         raise SettingsError(
             f"{name} needs class scores or one number per image and the output gives neither; "
             f"choose another --output, or give a metric module:function"
         )
-    if name == "mean_absolute_error":
-        if form.kind != "values":
-            raise SettingsError(
-                f"mean_absolute_error is for regressors and this model gives {form.kind}; use "
-                f"accuracy or loss, or say that the model is a regressor"
-            )
-        return images.mean_absolute_error(annotations, form)
-    return _class_metric(name, form, annotations, n_classes)
+    _check_form(definition, name, form)
+    if "classes" in definition.needs:
+        _check_labels(annotations, n_classes)
+    number = -1
+    if definition.takes == "CLASS":
+        number = _class_number(name, annotations, n_classes)
+    if "attack" in definition.needs:
+        check_targets(annotations, n_classes)
+    if definition.needs & {"groups", "two groups"}:
+        _check_groups(definition, name, annotations)
+    if definition.takes == "GROUP":
+        number = _group_number(name, annotations)
+    return definition.make(
+        Case(
+            name=name,
+            measure=measure_of(name),
+            form=form,
+            n_classes=n_classes,
+            annotations=annotations,
+            number=number,
+        )
+    )
 
 
-def _class_metric(name: str, form: OutputForm, annotations: Annotations, n_classes: int) -> Metric:
-    if form.kind == "values":
+def _check_form(definition: Definition, name: str, form: OutputForm) -> None:
+    if "numbers" in definition.needs and form.kind != "values":
+        raise SettingsError(
+            f"{name} is for regressors and this model gives {form.kind}; use "
+            f"accuracy or loss, or say that the model is a regressor"
+        )
+    if "classes" in definition.needs and form.kind == "values":
         raise SettingsError(
             f"{name} needs classes and this model is judged as a regressor; use "
             f"mean_absolute_error or a metric module:function"
         )
-    _check_labels(annotations, n_classes)
-    if name.startswith(_RECALL):
-        return images.recall(name, _class_number(name, annotations, n_classes), form)
-    if name in ROBUSTNESS_METRICS:
-        check_targets(annotations, n_classes)
-    if name in _CLASS_METRICS:
-        return _CLASS_METRICS[name](form)
-    _check_groups(name, annotations)
-    if name.startswith(_GROUP):
-        return images.accuracy_of_group(name, _group_number(name, annotations), form)
-    if name.startswith(_GROUP_LOSS):
-        return images.loss_of_group(name, _group_number(name, annotations), form)
-    return _GROUP_METRICS[name](form, n_classes)
 
 
 def _check_labels(annotations: Annotations, n_classes: int) -> None:
@@ -164,22 +190,22 @@ def _check_labels(annotations: Annotations, n_classes: int) -> None:
         )
 
 
-def _check_groups(name: str, annotations: Annotations) -> None:
-    columns = ", ".join(annotations.attributes)
-    found = f" (columns found: {columns})" if columns else ""
+def _check_groups(definition: Definition, name: str, annotations: Annotations) -> None:
+    names = ", ".join(annotations.attributes)
+    columns = f" (columns found: {names})" if names else ""
     if annotations.groups is None:
         raise SettingsError(
-            f"{name} compares groups and none are named; name their column with --group{found}"
+            f"{name} compares groups and none are named; name their column with --group{columns}"
         )
-    if name.endswith(("_difference", "_ratio")) and len(annotations.group_names) < 2:
+    if "two groups" in definition.needs and len(annotations.group_names) < 2:
         raise SettingsError(
             f"{name} compares groups and there is only {', '.join(annotations.group_names)!r}; "
-            f"choose a column with two or more values with --group{found}"
+            f"choose a column with two or more values with --group{columns}"
         )
 
 
 def _class_number(name: str, annotations: Annotations, n_classes: int) -> int:
-    wanted = clean(name.removeprefix(_RECALL))
+    wanted = clean(name.partition(":")[2])
     number = _position(wanted, annotations.class_names[:n_classes])
     if number is not None:
         return number
@@ -223,7 +249,11 @@ def _known(annotations: Annotations) -> str:
     return f" or one of: {shown}" if names else ""
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, annotations: Annotations) -> str:
+    takes = {definition.name: definition.takes for definition in METRICS}.get(name)
+    if takes:
+        known = _known(annotations) if takes == "CLASS" else ""
+        return f"{name} of which {takes.lower()}? Write {name}:{takes}{known}"
     close = difflib.get_close_matches(name, METRIC_NAMES, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"there is no metric {name!r}; {hint}use one of: {', '.join(METRIC_NAMES)}"

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
+from repairkit.core.metric import Measure
+from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations
 from repairkit.metrics import weights
-from repairkit.metrics.groups import GroupMetric, extremes
-from repairkit.metrics.images import ImageMetric
-from repairkit.metrics.outputs import OutputForm
+from repairkit.metrics.definition import ImageMetric
+from repairkit.metrics.group_metrics import extremes, tally_predictions
 
 _COUNTED: dict[str, Callable[[NDArray[np.bool_]], NDArray[np.bool_]]] = {
     "selection_rate": np.ones_like,
@@ -30,7 +31,7 @@ _SHOWN = 6
 
 
 @dataclass(frozen=True)
-class Said:
+class Predicted:
     """1 for an image that is predicted to be of a class, else 0."""
 
     form: OutputForm
@@ -47,14 +48,18 @@ def group_rates(
 
     A rate that no image of the group counts for is left out.
     """
-    found = {}
+    metrics = {}
     for rate in RATES:
         for number, group in enumerate(annotations.group_names):
             if _counted(rate, number, class_number, annotations).any():
-                weigh = partial(_weigh, rate, number, class_number)
-                name = f"{rate}:{class_number}:{group}"
-                found[rate, group] = ImageMetric(name, (0.0, 1.0), Said(form, class_number), weigh)
-    return found
+                metrics[rate, group] = ImageMetric(
+                    name=f"{rate}:{class_number}:{group}",
+                    measure=Measure(words=rate.replace("_", " "), unit="share", ends=(0.0, 1.0)),
+                    score_range=(0.0, 1.0),
+                    score_images=Predicted(form, class_number),
+                    weigh=partial(_weigh, rate, number, class_number),
+                )
+    return metrics
 
 
 def left_out(annotations: Annotations, n_classes: int) -> list[str]:
@@ -94,14 +99,16 @@ def _class_name(annotations: Annotations, class_number: int) -> str:
     return names[class_number] if class_number < len(names) else str(class_number)
 
 
-def class_furthest_apart(outputs: Array, annotations: Annotations, odds: GroupMetric) -> int:
+def class_furthest_apart(
+    outputs: Array, annotations: Annotations, form: OutputForm, n_classes: int
+) -> int:
     """The class that differs most between groups in true or in false positive rates.
 
     Of two classes it is always the second, as for the metrics.
     """
-    if odds.n_classes <= 2:
-        return odds.n_classes - 1
-    tally = odds.tally(outputs, annotations)
+    if n_classes <= 2:
+        return n_classes - 1
+    tally = tally_predictions(form.predictions(outputs), annotations, n_classes)
     others = tally.group_sizes[..., np.newaxis] - tally.labelled
     spreads = [
         greatest - least

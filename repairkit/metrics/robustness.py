@@ -7,7 +7,6 @@ shifts cancel, for either kind weighs one half.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,72 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
-from repairkit.core.attacked import ADVERSARIAL, TARGET, is_attacked
-from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.attacked import TARGET, adversarial
+from repairkit.core.errors import DataError
+from repairkit.core.metric import Measure
+from repairkit.core.outputs import LOG_FLOOR, OutputForm
 from repairkit.core.suite import Annotations
-from repairkit.metrics.images import Hits, ImageMetric
-from repairkit.metrics.outputs import LOG_FLOOR, OutputForm
+from repairkit.metrics.definition import Case, Definition, ImageMetric, Need, share_of_hits
 from repairkit.metrics.weights import Weights
 
-ROBUSTNESS = "robustness"
-ROBUSTNESS_LOSS = "robustness_loss"
-CLEAN_ACCURACY = "clean_accuracy"
-ATTACK_SUCCESS = "attack_success"
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
 _LEAST = 1e-45
-
-
-def robustness(form: OutputForm) -> ImageMetric:
-    """The adversary's success less the accuracy on clean images; range [-1, 1].
-
-    The more, the worse: filters of the most positive value are those to freeze. With one or the
-    other filter, it moves by 2 at the most in either direction, so a marginal's range is 4 wide
-    (Ghorbani & Zou, "Neuron Shapley", NeurIPS 2020, section 4.3).
-    """
-    return ImageMetric(ROBUSTNESS, (-1.0, 1.0), SuccessLessAccuracy(form), _both_kinds)
-
-
-def clean_accuracy(form: OutputForm) -> ImageMetric:
-    """The accuracy on the images that no attack made; range [0, 1]."""
-    return ImageMetric(CLEAN_ACCURACY, (0.0, 1.0), Hits(form), partial(_one_kind, False))
-
-
-def attack_success(form: OutputForm) -> ImageMetric:
-    """The share of adversarial images that are taken for their target; range [0, 1]."""
-    return ImageMetric(ATTACK_SUCCESS, (0.0, 1.0), TargetHits(form), partial(_one_kind, True))
-
-
-def robustness_loss(form: OutputForm) -> ImageMetric:
-    """`robustness` on a smooth scale; range [0, -LOG_FLOOR], and the more, the worse.
-
-    Less the mean of two log-likelihoods: that a clean image is of its class, and that an
-    adversarial one is not of the attack's target.
-    """
-    return ImageMetric(ROBUSTNESS_LOSS, (0.0, -LOG_FLOOR), Persuasion(form), _both_kinds)
-
-
-ROBUSTNESS_METRICS: dict[str, Callable[[OutputForm], ImageMetric]] = {
-    ROBUSTNESS: robustness,
-    ROBUSTNESS_LOSS: robustness_loss,
-    CLEAN_ACCURACY: clean_accuracy,
-    ATTACK_SUCCESS: attack_success,
-}
-
-
-def adversarial(annotations: Annotations) -> NDArray[np.bool_]:
-    """Shape (n_images,): which images an attack made.
-
-    Raises:
-        SettingsError: the data does not tell.
-    """
-    if not is_attacked(annotations):
-        raise SettingsError(
-            "metrics of robustness need clean and adversarial images side by side, and the data "
-            f"has no columns {ADVERSARIAL} (0 or 1) and {TARGET} (a class number); make it with "
-            "repairkit attack"
-        )
-    found: NDArray[np.bool_] = annotations.attributes[ADVERSARIAL].astype(bool)
-    return found
+_ATTACKED: frozenset[Need] = frozenset({"classes", "attack"})
 
 
 def check_targets(annotations: Annotations, n_classes: int) -> None:
@@ -169,3 +113,82 @@ def _one_kind(wanted: bool, annotations: Annotations) -> Weights:
         )
     weights: Weights = members / members.sum()
     return weights
+
+
+def _robustness(case: Case) -> ImageMetric:
+    return ImageMetric(
+        name=case.name,
+        measure=case.measure,
+        score_range=(-1.0, 1.0),
+        score_images=SuccessLessAccuracy(case.form),
+        weigh=_both_kinds,
+        smooth=Persuasion(case.form),
+    )
+
+
+def _robustness_loss(case: Case) -> ImageMetric:
+    return ImageMetric(
+        name=case.name,
+        measure=case.measure,
+        score_range=(0.0, -LOG_FLOOR),
+        score_images=Persuasion(case.form),
+        weigh=_both_kinds,
+    )
+
+
+def _attack_success(case: Case) -> ImageMetric:
+    return ImageMetric(
+        name=case.name,
+        measure=case.measure,
+        score_range=(0.0, 1.0),
+        score_images=TargetHits(case.form),
+        weigh=partial(_one_kind, True),
+    )
+
+
+ROBUSTNESS = Definition(
+    name="robustness",
+    measure=Measure(
+        words="adversary's success less clean accuracy",
+        greater_is_better=False,
+        unit="share",
+        ends=(-1.0, 1.0),
+    ),
+    make=_robustness,
+    needs=_ATTACKED,
+    searched_by=("robustness_loss", "robustness"),
+)
+"""The adversary's success less the accuracy on clean images; range [-1, 1].
+
+The more, the worse: filters of the most positive value are those to freeze. With one or the other
+filter, it moves by 2 at the most in either direction, so a marginal's range is 4 wide (Ghorbani &
+Zou, "Neuron Shapley", NeurIPS 2020, section 4.3).
+"""
+
+ROBUSTNESS_LOSS = Definition(
+    name="robustness_loss",
+    measure=Measure(words="loss of robustness", greater_is_better=False),
+    make=_robustness_loss,
+    needs=_ATTACKED,
+)
+"""`robustness` on a smooth scale; range [0, -LOG_FLOOR], and the more, the worse.
+
+Less the mean of two log-likelihoods: that a clean image is of its class, and that an adversarial
+one is not of the attack's target.
+"""
+
+CLEAN_ACCURACY = Definition(
+    name="clean_accuracy",
+    measure=Measure(words="clean accuracy", unit="share", ends=(0.0, 1.0)),
+    make=lambda case: share_of_hits(case, partial(_one_kind, False)),
+    needs=_ATTACKED,
+)
+"""The accuracy on the images that no attack made."""
+
+ATTACK_SUCCESS = Definition(
+    name="attack_success",
+    measure=Measure(words="attack success", greater_is_better=False, unit="share", ends=(0.0, 1.0)),
+    make=_attack_success,
+    needs=_ATTACKED,
+)
+"""The share of adversarial images that are taken for their target."""

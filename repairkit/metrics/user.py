@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError, SettingsError
+from repairkit.core.metric import NUMBER, Measure, ScoreImages
 from repairkit.core.process.foreign import no_exit
 from repairkit.core.process.trust import import_named
 from repairkit.core.suite import Annotations
@@ -28,9 +29,11 @@ from repairkit.metrics import weights
 # Rounding may carry a sum of scores this share of the range past its ends.
 _ROUNDING = 1e-6
 _OPEN = (-math.inf, math.inf)
+UserFunction = Callable[..., Any]
+"""What the user wrote; nothing is known of it before its results are checked."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UserMetric:
     """A function of the user's, checked at every call; every image counts the same.
 
@@ -38,16 +41,21 @@ class UserMetric:
     """
 
     name: str
-    function: Callable[..., Any]
+    function: UserFunction
     per_image: bool
     score_range: tuple[float, float]
     worst: float | None = None
-    greater_is_better: bool = True
+    measure: Measure = NUMBER
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    @property
+    def smooth(self) -> ScoreImages | None:
+        """Nothing is known of a smooth twin."""
+        return None
+
+    def __reduce__(self) -> tuple[object, ...]:
         """A worker on another machine, or in another folder, imports the function anew."""
-        values = (getattr(self, f.name) for f in fields(self) if f.name != "function")
-        return _again, (type(self), Path.cwd(), *values)
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "function"}
+        return _again, (type(self), Path.cwd(), values)
 
     @property
     def scorer(self) -> object:
@@ -139,7 +147,14 @@ def user_metric(
     more = _direction(name, function)
     end = score_range[0 if more else 1]
     worst = end if math.isfinite(end) else None
-    metric = UserMetric(name, function, shape != (), score_range, worst, more)
+    metric = UserMetric(
+        name=name,
+        function=function,
+        per_image=shape != (),
+        score_range=score_range,
+        worst=worst,
+        measure=Measure(words=name, greater_is_better=more),
+    )
     scores = metric.score(outputs, some)
     if worst is None and scores.size and scores.min() >= 0 and scores.max() <= 1:
         return replace(metric, worst=0.0 if more else 1.0)
@@ -147,7 +162,7 @@ def user_metric(
 
 
 def call(
-    name: str, function: Callable[..., Any], outputs: Array, annotations: Annotations
+    name: str, function: UserFunction, outputs: Array, annotations: Annotations
 ) -> NDArray[np.float64]:
     """What the function returns, as an array; SettingsError where it fails or is no number."""
     try:
@@ -164,11 +179,11 @@ def call(
         ) from error
 
 
-def _again(kind: type[UserMetric], folder: Path, name: str, *values: Any) -> UserMetric:
-    return kind(name, _load(name, folder), *values)
+def _again(kind: type[UserMetric], folder: Path, values: dict[str, Any]) -> UserMetric:
+    return kind(function=_load(values["name"], folder), **values)
 
 
-def _load(name: str, folder: Path | None = None) -> Callable[..., Any]:
+def _load(name: str, folder: Path | None = None) -> UserFunction:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name or module_name.startswith("."):
         raise SettingsError(f"metric {name!r} is incomplete; write module:function")
@@ -188,11 +203,11 @@ def _load(name: str, folder: Path | None = None) -> Callable[..., Any]:
         raise SettingsError(
             f"module {module_name!r} {found} {function_name!r}; check the name after the colon"
         )
-    loaded: Callable[..., Any] = function
+    loaded: UserFunction = function
     return loaded
 
 
-def _score_range(name: str, function: Callable[..., Any]) -> tuple[float, float]:
+def _score_range(name: str, function: UserFunction) -> tuple[float, float]:
     given = getattr(function, "score_range", None)
     if given is None:
         return _OPEN
@@ -208,7 +223,7 @@ def _score_range(name: str, function: Callable[..., Any]) -> tuple[float, float]
     return low, high
 
 
-def _direction(name: str, function: Callable[..., Any]) -> bool:
+def _direction(name: str, function: UserFunction) -> bool:
     given = getattr(function, "greater_is_better", True)
     if not isinstance(given, bool | np.bool_):
         raise SettingsError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
-from repairkit.report.facts.numbers import visible
+from repairkit.report.wording import visible
 
 WIDTH, HEIGHT = 380, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 42

@@ -8,11 +8,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from repairkit.core.metric import SHARE
+from repairkit.report import wording
 from repairkit.report.charts import share_bar
-from repairkit.report.facts import numbers
-from repairkit.report.facts.repair_facts import repair_facts
-from repairkit.report.facts.run_facts import run_facts
 from repairkit.report.pictures import Picture
+from repairkit.report.repair_page import repair_facts
+from repairkit.report.run_page import run_facts
 
 Pictures = Mapping[int, Picture]
 """Pictures of images by their row in the data."""
@@ -46,17 +47,17 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "shown": numbers.visible,
-        "words": numbers.in_words,
-        "number": numbers.number,
-        "figure": numbers.figure,
-        "change": numbers.change,
-        "interval": numbers.interval,
+        "shown": wording.visible,
+        "number": wording.number,
+        "figure": wording.figure,
+        "change": wording.change,
+        "interval": wording.interval,
     }
     environment.globals |= {
-        "count": numbers.count,
-        "of_part": numbers.of_part,
-        "is_cross_fitted": numbers.is_cross_fitted,
+        "count": wording.count,
+        "of_part": wording.of_part,
+        "is_cross_fitted": wording.is_cross_fitted,
+        "SHARE": SHARE,
         "share_bar": share_bar,
         "spot": spot,
     }

@@ -337,7 +337,7 @@ def test_a_regressor_is_scored_patched_and_verified(repairkit: Command, project:
     assert declined.code == 4, declined.err
     answer = repairkit("patch", project.model, "--remove", "conv:0")
     assert answer.code == 0, answer.err
-    assert "mean_absolute_error" in answer.out
+    assert "mean absolute error" in answer.out
     assert "%" not in answer.out.split("verified")[0].split("intervals")[1]
     proven = repairkit("verify", project.model, "model.patched.onnx", "--data", project.data)
     assert proven.code == 0, proven.err

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repairkit.report.facts.numbers import visible
+from repairkit.report.wording import visible
 from tests.conftest import Answer
 from tests.unfair import SHORTCUT, write_unfair
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import SettingsError
+from repairkit.core.metric import Measure
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
 from repairkit.jobs.repair.objective import Limit, Objective, Target, metric_names
@@ -65,7 +66,13 @@ def test_targets_of_metrics_known_only_by_their_function_are_checked_by_it() -> 
     Target.parse("mean_absolute_error<=1").check(error)
     with pytest.raises(SettingsError, match="every model meets it"):
         Target.parse("mean_absolute_error<=3").check(error)
-    cost = UserMetric("m:cost", lambda *_: 0.0, False, (0.0, 9.0), greater_is_better=False)
+    cost = UserMetric(
+        name="m:cost",
+        function=lambda *_: 0.0,
+        per_image=False,
+        score_range=(0.0, 9.0),
+        measure=Measure(greater_is_better=False),
+    )
     Target.parse("m:cost<=4").check()
     Target.parse("m:cost<=4").check(cost)
     with pytest.raises(SettingsError, match="less is better"):

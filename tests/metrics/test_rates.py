@@ -6,7 +6,6 @@ from fairlearn import metrics as fairlearn
 from hypothesis import given, settings
 
 from repairkit.metrics import OutputForm
-from repairkit.metrics.groups import equalized_odds_difference
 from repairkit.metrics.rates import RATES, class_furthest_apart, group_rates
 from tests.metrics.cases import annotate, grouped_predictions, one_hot
 
@@ -41,8 +40,7 @@ def test_the_class_furthest_apart_is_that_of_fairlearns_odds(case):
         )
         for k in range(3)
     ]
-    odds = equalized_odds_difference(CERTAIN, 3)
-    worst = class_furthest_apart(one_hot(predictions, 3), annotate(labels, groups), odds)
+    worst = class_furthest_apart(one_hot(predictions, 3), annotate(labels, groups), CERTAIN, 3)
     assert differences[worst] == pytest.approx(max(differences))
 
 
@@ -57,5 +55,4 @@ def test_a_rate_that_no_image_counts_for_is_left_out():
 
 def test_of_two_classes_the_second_is_the_one_that_is_judged():
     annotations = annotate([0, 1], [0, 1])
-    odds = equalized_odds_difference(CERTAIN, 2)
-    assert class_furthest_apart(np.eye(2), annotations, odds) == 1
+    assert class_furthest_apart(np.eye(2), annotations, CERTAIN, 2) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from repairkit.metrics import METRICS, measure_of
 from repairkit.report import Picture
 
 HOSTILE = (
@@ -18,6 +19,7 @@ PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
     "WjR9awAAAABJRU5ErkJggg=="
 )
+MEASURES = {metric.name: metric.measure.to_json() for metric in METRICS if not metric.takes}
 PICTURES = {row: Picture(PIXEL, 8, 8) for row in range(8)}
 
 
@@ -55,6 +57,7 @@ def repair(
     return {
         "schema": 1,
         "kind": "repairkit report",
+        "measures": MEASURES | {objective: measure_of(objective).to_json()},
         "versions": {"repairkit": "0.1.0", "onnxruntime": "1.31.1"},
         "objective": objective,
         "choice": {
@@ -165,6 +168,7 @@ def scoring(n_filters: int = 40, *, site: str = "conv", metric: str = "accuracy"
         "schema": 1,
         "kind": "repairkit run report",
         "run": {
+            "measures": MEASURES | {metric: measure_of(metric).to_json()},
             "versions": {"repairkit": "0.1.0", "onnxruntime": "1.31.1"},
             "model": {"path": "model.onnx", "digest": "b" * 64},
             "data": {"path": "images", "digest": "d" * 64, "n_images": 500},

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import repairkit.report
 from repairkit.report import draw_picture, model_card, render_patch, render_run
 from repairkit.report.charts import interval_mark, spread, ticks
-from repairkit.report.facts.verdict import verdict
+from repairkit.report.story import verdict
 from tests.report.documents import HOSTILE, PICTURES, figure, repair, scoring
 
 SCHEMA = json.loads((Path(repairkit.report.__file__).parent / "report.schema.json").read_text())

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from repairkit.metrics import measure_of
 from repairkit.report import find_payers, model_card, render_patch
-from repairkit.report.facts.numbers import visible
-from repairkit.report.facts.verdict import verdict
+from repairkit.report.story import verdict
+from repairkit.report.wording import visible
 from tests.report.documents import HOSTILE, figure, repair
 
 
@@ -115,6 +116,7 @@ def test_what_is_not_defined_is_a_dash_without_an_interval() -> None:
     }
     fairness = {"suite": "test", "n_images": 300, "small": "few", "columns": [view]}
     document = repair(["wet", "dry"], fairness=fairness)
+    document["measures"]["recall:cat"] = measure_of("recall:cat").to_json()
     for key in ("before", "after"):
         document["evaluations"][key]["metrics"]["recall:cat"] = unknown
     document["evaluations"]["difference"]["recall:cat"] = unknown

@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repairkit.cli.shown import show
+from repairkit.core.metric import SHARE, Measure
 from repairkit.core.patch import Figure
-from repairkit.report.facts.numbers import of_part
+from repairkit.report.wording import of_part
 
-_ALREADY_SHOWN = {"accuracy"}
-_RATES = {
-    "selection_rate": "selection",
-    "true_positive_rate": "true positives",
-    "false_positive_rate": "false positives",
-}
 _COLUMNS = ["images", "before", "after", "change"]
 
 
-def fairness_tables(block: Mapping[str, Any], *, details: bool) -> None:
+def fairness_tables(
+    block: Mapping[str, Any], measures: Mapping[str, Measure], *, details: bool
+) -> None:
     """The groups that all columns make together; with `details` also by each column, and rates."""
     *alone, crossed = block["columns"]
     views = [*alone, crossed] if details else [crossed]
@@ -27,7 +24,7 @@ def fairness_tables(block: Mapping[str, Any], *, details: bool) -> None:
         for view in alone:
             _groups(view)
         for view in views:
-            _disparities(view)
+            _disparities(view, measures)
             _rates(view)
     if any(group["small"] for view in views for group in view["groups"]):
         show.say(f"note: {block['small']}: read its figures with care")
@@ -39,7 +36,7 @@ def fairness_tables(block: Mapping[str, Any], *, details: bool) -> None:
 
 def classes_table(rows: Sequence[Mapping[str, Any]], suite: str) -> None:
     """The accuracy of each class."""
-    cells = [[row["name"], str(row["n"]), *_cells("accuracy", row)] for row in rows]
+    cells = [[row["name"], str(row["n"]), *_cells(SHARE, row)] for row in rows]
     show.table(
         f"Accuracy of the classes on the images {of_part(suite)}", ["class", *_COLUMNS], cells
     )
@@ -50,44 +47,47 @@ def _groups(view: Mapping[str, Any]) -> None:
         [
             group["name"] + (" (small)" if group["small"] else ""),
             str(group["n"]),
-            *_cells("accuracy", group),
+            *_cells(SHARE, group),
         ]
         for group in view["groups"]
     ]
     show.table(f"Groups by {view['name']}: accuracy", ["group", *_COLUMNS], rows)
 
 
-def _disparities(view: Mapping[str, Any]) -> None:
+def _disparities(view: Mapping[str, Any], measures: Mapping[str, Measure]) -> None:
     rows = [
-        [name, *_cells(name, figures)]
+        [measures[name].words, *_cells(measures[name], figures)]
         for name, figures in view["disparities"].items()
-        if name not in _ALREADY_SHOWN
+        if name != "accuracy"  # it has its own table
     ]
     title = f"Fairness by {view['name']} (a difference is even at 0, a ratio at 1)"
     show.table(title, ["figure", *_COLUMNS[1:]], rows)
 
 
 def _rates(view: Mapping[str, Any]) -> None:
-    rows = [
-        [group["name"], *(_arrow(group["rates"].get(rate)) for rate in _RATES)]
-        for group in view["groups"]
-    ]
+    rows = [[group["name"], *map(_arrow, group["rates"].values())] for group in view["groups"]]
+    names = [rate.replace("_", " ") for rate in view["groups"][0]["rates"]]
     title = f"Rates of class {view['rates_of']} by {view['name']}, in %"
-    show.table(title, ["group", *_RATES.values()], rows)
+    show.table(title, ["group", *names], rows)
     for sentence in view.get("left_out") or ():
         show.say(f"-: {sentence}")
 
 
-def _cells(name: str, figures: Mapping[str, Any] | None) -> list[str]:
+def _cells(measure: Measure, figures: Mapping[str, Any] | None) -> list[str]:
     if figures is None:
         return ["-", "-", "-"]
     before, after, change = (
         Figure.from_json(figures[k]) for k in ("before", "after", "difference")
     )
-    return [show.figure(name, before), show.figure(name, after), show.change(name, change)]
+    return [
+        show.figure(measure, before),
+        show.figure(measure, after),
+        show.change(measure, change),
+    ]
 
 
 def _arrow(figures: Mapping[str, Any] | None) -> str:
     if figures is None:
         return "-"
-    return f"{100 * figures['before']['value']:.1f} -> {100 * figures['after']['value']:.1f}"
+    before, after = (SHARE.number(figures[when]["value"]) for when in ("before", "after"))
+    return f"{before} -> {after}"

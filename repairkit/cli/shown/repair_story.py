@@ -9,9 +9,10 @@ from repairkit import api
 from repairkit.cli.shown import show
 from repairkit.cli.shown.fairness_tables import classes_table, fairness_tables
 from repairkit.core.layer_map import Origin
+from repairkit.core.metric import Measure
 from repairkit.core.patch import Figure
 from repairkit.core.process.text import counted
-from repairkit.report.facts.promise import (
+from repairkit.report.story import (
     cure_metrics,
     cure_rows,
     cures_caption,
@@ -19,6 +20,7 @@ from repairkit.report.facts.promise import (
     search_in_words,
     shown_cures,
 )
+from repairkit.report.wording import measures_of
 
 _MOST_METRICS = 3
 
@@ -73,7 +75,8 @@ def _print_search(document: Mapping[str, Any]) -> None:
     rows = cure_rows(document)
     if not rows:
         return
-    columns = ["cure", *cure_metrics(document), "promise"]
+    measures = measures_of(document)
+    columns = ["cure", *(measures[name].words for name in cure_metrics(document)), "promise"]
     cells = [[show.plainly(cell) for cell in row] for row in shown_cures(rows)]
     show.table(show.plainly(cures_caption(document["selection"])), columns, cells)
     for row in rows:
@@ -83,21 +86,29 @@ def _print_search(document: Mapping[str, Any]) -> None:
 
 def _print_figures(done: api.Patched, *, details: bool) -> None:
     """The figures before and after: of all images, of groups and classes, and under attack."""
-    document = done.document
+    document, measures = done.document, measures_of(done.document)
     if done.before.metrics:
         grouped = document["fairness"] is not None
-        show.before_after(done.before, done.after, done.change, groups=not grouped)
+        show.before_after(
+            done.before, done.after, done.change, measures=measures, groups=not grouped
+        )
     if document["fairness"] is not None:
-        fairness_tables(document["fairness"], details=details)
+        fairness_tables(document["fairness"], measures, details=details)
     if document["classes"] and details:
         classes_table(document["classes"], done.before.suite)
     if document["baselines"] and done.objective is not None:
-        _baseline_table(document["baselines"], done.objective, done.before.n_images)
+        rows, n_images = document["baselines"], done.before.n_images
+        _baseline_table(rows, measures, done.objective, n_images)
     if "attacks" in document:
         show.attacks(document["attacks"])
 
 
-def _baseline_table(rows: Sequence[Mapping[str, Any]], objective: str, n_images: int) -> None:
+def _baseline_table(
+    rows: Sequence[Mapping[str, Any]],
+    measures: Mapping[str, Measure],
+    objective: str,
+    n_images: int,
+) -> None:
     """The change that every method makes on the test part, the objective first."""
     names = list(rows[0]["figures"])
     shown = sorted(names, key=lambda name: name != objective)[:_MOST_METRICS]
@@ -106,7 +117,7 @@ def _baseline_table(rows: Sequence[Mapping[str, Any]], objective: str, n_images:
             row["method"],
             str(row["n_frozen"]),
             *(
-                show.change(name, Figure.from_json(row["figures"][name]["difference"]))
+                show.change(measures[name], Figure.from_json(row["figures"][name]["difference"]))
                 if row["figures"]
                 else "-"
                 for name in shown
@@ -116,7 +127,7 @@ def _baseline_table(rows: Sequence[Mapping[str, Any]], objective: str, n_images:
     ]
     show.table(
         f"Change on the {n_images} test images by method, at equal numbers of frozen filters",
-        ["method", "frozen", *shown],
+        ["method", "frozen", *(measures[name].words for name in shown)],
         cells,
     )
     for row in rows[1:]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from repairkit import api
 from repairkit.cli.shown import show
+from repairkit.core.metric import SHARE
 from repairkit.core.patch import Figure
 from repairkit.core.process.text import counted
 
@@ -200,7 +201,7 @@ def print_attacked(attacked: api.Attacked) -> None:
             [
                 part,
                 str(figures["n_images"]),
-                *(show.figure(n, Figure(**figures[n])) for n in shares),
+                *(show.figure(SHARE, Figure(**figures[n])) for n in shares),
             ]
         )
     show.table(

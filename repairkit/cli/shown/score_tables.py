@@ -7,6 +7,8 @@ from typing import Any
 
 from repairkit import api
 from repairkit.cli.shown import show
+from repairkit.core.metric import Measure
+from repairkit.report.wording import measures_of
 
 _SHOWN = 10
 _MOST_METRICS = 10
@@ -17,12 +19,12 @@ def print_scored(scored: api.Scored) -> None:
     """The highest and lowest filters, what they were estimated from, and what to mind."""
     rows = scored.table()
     document = scored.document
-    metric = scored.scores.metrics[0]
-    less = document["less_is_better"]
+    measures = measures_of(document)
+    measure = measures[scored.scores.metrics[0]]
     shown = rows if len(rows) <= 2 * _SHOWN else [*rows[:_SHOWN], {}, *rows[-_SHOWN:]]
     layer = ["layer"] if "layer" in rows[0] else []
     show.table(
-        f"Value of {len(rows)} filters for {metric}{_direction(metric, less)}, highest and lowest"
+        f"Value of {len(rows)} filters for {measure.words}{_direction(measure)}, highest and lowest"
         f"{_interval(document)}",
         ["filter", *layer, "value", "std error", "from", "to", "samples", "decided"],
         [_row(row, layer) for row in shown],
@@ -31,7 +33,8 @@ def print_scored(scored: api.Scored) -> None:
         _print_tops(scored)
     metrics = list(document["metrics"].items())
     for name, ends in metrics[:_SHOWN]:
-        show.say(f"V(all) = {ends['all']:.4f}, V(none) = {ends['none']:.4f} for {name}")
+        whole, nothing = (measures[name].figure(ends[key]) for key in ("all", "none"))
+        show.say(f"V(all) = {whole}, V(none) = {nothing} for {measures[name].words}")
     if len(metrics) > _SHOWN:
         show.say(f"and {len(metrics) - _SHOWN} more metrics in run.json and scores.csv")
     if "device" in document:
@@ -58,14 +61,16 @@ def print_scored(scored: api.Scored) -> None:
 def _print_tops(scored: api.Scored) -> None:
     """The filters worth most for each metric."""
     metrics, ids = scored.scores.metrics[:_MOST_METRICS], [f.id for f in scored.bench.roster]
-    rows = []
+    rows, measures = [], measures_of(scored.document)
     for column, metric in enumerate(metrics):
         ranked = scored.scores.ranking(column).tolist()
-        if metric in scored.document["less_is_better"]:
+        if not measures[metric].greater_is_better:
             ranked.reverse()
         best = [p for p in ranked if p not in scored.excluded][:_PER_METRIC]
         values = scored.scores.values[:, column]
-        rows.append([metric, ", ".join(f"{ids[p]} ({values[p]:+.4f})" for p in best)])
+        rows.append(
+            [measures[metric].words, ", ".join(f"{ids[p]} ({values[p]:+.4f})" for p in best)]
+        )
     show.table(f"The {_PER_METRIC} filters worth most for each", ["metric", "filters"], rows)
 
 
@@ -75,8 +80,8 @@ def _interval(document: Mapping[str, Any]) -> str:
     return "" if confidence is None else f" (from, to: {100 * confidence:g} % intervals)"
 
 
-def _direction(metric: str, less_is_better: list[str]) -> str:
-    return " (less is better: a filter above 0 harms)" if metric in less_is_better else ""
+def _direction(measure: Measure) -> str:
+    return "" if measure.greater_is_better else " (less is better: a filter above 0 harms)"
 
 
 def _print_statistics(details: Mapping[str, Any]) -> None:

@@ -14,10 +14,10 @@ from rich.table import Table
 from repairkit import api
 from repairkit.cli.shown.stages import show_facts
 from repairkit.core.layer_map import LayerMap
-from repairkit.core.measures import measure_of
+from repairkit.core.metric import SHARE, Measure
 from repairkit.core.patch import Constant, Evaluation, Figure, Patch
 from repairkit.core.process.text import counted, printable
-from repairkit.report.facts.numbers import of_part
+from repairkit.report.wording import of_part
 
 _PLAIN = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{MINUS SIGN}"): "-"}
 
@@ -100,32 +100,23 @@ def short_duration(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
-def _is_share(metric: str) -> bool:
-    """Whether a metric is a share of images, or a difference of such shares."""
-    return measure_of(metric).unit == "share"
-
-
-def figure(metric: str, found: Figure) -> str:
+def figure(measure: Measure, known: Figure) -> str:
     """A figure with its 95 % interval; shares in per cent."""
-    return _with_interval(metric, found, "", " %")
+    return _with_interval(measure.figure(known.value), measure, known, signed=False)
 
 
-def change(metric: str, found: Figure) -> str:
+def change(measure: Measure, known: Figure) -> str:
     """A difference with its 95 % interval; of shares in points."""
-    return _with_interval(metric, found, "+", "")
+    return _with_interval(measure.change(known.value), measure, known, signed=True)
 
 
-def _with_interval(metric: str, found: Figure, sign: str, unit: str) -> str:
-    """A dash for a figure that is not defined; no interval where there is none."""
-    share = _is_share(metric)
-
-    def told(number: float) -> str:
-        return f"{100 * number:{sign}.1f}" if share else f"{number:{sign}.4f}"
-
-    if not found.known:
-        return "-"
-    interval = "" if math.isnan(found.ci_low) else f" [{told(found.ci_low)}, {told(found.ci_high)}]"
-    return f"{told(found.value)}{interval}{unit if share else ''}"
+def _with_interval(text: str, measure: Measure, known: Figure, *, signed: bool) -> str:
+    """The interval before the unit; none where there is none."""
+    if math.isnan(known.ci_low):
+        return text
+    low, high = (measure.number(end, signed=signed) for end in (known.ci_low, known.ci_high))
+    value, _, unit = text.partition(" ")
+    return f"{value} [{low}, {high}] {unit}".rstrip()
 
 
 def constant(found: Constant) -> str:
@@ -172,16 +163,21 @@ def frozen(title: str, patch: Patch, layers: LayerMap | None) -> None:
 
 
 def before_after(
-    before: Evaluation, after: Evaluation, moved: dict[str, Figure], *, groups: bool
+    before: Evaluation,
+    after: Evaluation,
+    moved: dict[str, Figure],
+    *,
+    measures: Mapping[str, Measure],
+    groups: bool,
 ) -> None:
     """Figures per metric, and per group if wanted, of the images that report."""
     rows = [
         [
-            name,
+            measures[name].words,
             str(before.n_images),
-            figure(name, f),
-            figure(name, after.metrics[name]),
-            change(name, moved[name]),
+            figure(measures[name], f),
+            figure(measures[name], after.metrics[name]),
+            change(measures[name], moved[name]),
         ]
         for name, f in before.metrics.items()
     ]
@@ -189,9 +185,9 @@ def before_after(
         [
             f"accuracy of {name}",
             str(before.group_sizes[name]),
-            figure("accuracy", f),
-            figure("accuracy", after.groups[name]),
-            change("accuracy", moved[f"accuracy:{name}"]),
+            figure(SHARE, f),
+            figure(SHARE, after.groups[name]),
+            change(SHARE, moved[f"accuracy:{name}"]),
         ]
         for name, f in (before.groups.items() if groups else ())
     ]
@@ -211,7 +207,7 @@ def attacks(rows: Sequence[Mapping[str, Any]]) -> None:
             notes.append(f"{name}: {row['note']}")
             continue
         cells = [
-            figure(key, Figure(**row[when][key]))
+            figure(SHARE, Figure(**row[when][key]))
             for key in ("attack_success", "fooled")
             for when in ("before", "after")
         ]

@@ -23,6 +23,7 @@ from repairkit.jobs.look.interpreting import Interpretation, interpret
 from repairkit.jobs.look.removal import removal_curves, spread_over_layers
 from repairkit.jobs.output.destination import Companions, check_replaced
 from repairkit.jobs.output.places import Places
+from repairkit.jobs.runs.run_document import measures_in
 from repairkit.jobs.runs.run_settings import restored
 from repairkit.jobs.setup.bench import Bench, prepare
 from repairkit.jobs.setup.faults import judging_the_model
@@ -139,11 +140,12 @@ def report_run(
 
 
 def told_run(run: RunDocument) -> dict[str, Any]:
-    """A run with its paths as a report tells them."""
+    """A run with its paths as a report tells them, and with the facts of its metrics."""
     told = Places.here().told
     model, data = run["model"], run["data"]
     return {
         **run,
+        "measures": measures_in(run),
         "model": {**model, "path": told(Path(model["path"]))},
         "data": {**data, "path": told(Path(data["path"]))},
     }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from repairkit.core.scores import Scores
 from repairkit.formats.run_file import OwnersShare, RunCounts, RunDocument, key_of
 from repairkit.jobs.owners.owned import OwnedRun
-from repairkit.jobs.runs.run_document import versions
+from repairkit.jobs.runs.run_document import measures_in, versions
 
 Floats = NDArray[np.float64]
 
@@ -60,6 +60,7 @@ def describe(
         "n_filters": len(scores.values),
         "n_sites": first["n_sites"],
         "notes": [],
+        "measures": measures_in(first),
         "metrics": {
             name: {
                 "all": _total(share, [d["metrics"][name]["all"] for d in documents]),

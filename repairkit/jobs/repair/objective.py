@@ -9,24 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.measures import Measure, check_bound, measure_of, sign_of
-from repairkit.core.metric import Metric
+from repairkit.core.metric import NUMBER, Measure, Metric
 from repairkit.core.patch import Figure
-from repairkit.metrics import ROBUSTNESS, ROBUSTNESS_LOSS, is_user_metric
+from repairkit.metrics import definition_of, measure_of
+from repairkit.metrics.group_metrics import WORST_GROUP_ACCURACY
+from repairkit.metrics.image_metrics import GROUP_ACCURACY
+from repairkit.metrics.robustness import ROBUSTNESS
 
-FAIRNESS_OBJECTIVE = "worst_group_accuracy"
-PLAIN_VALUE = "group_accuracy"
-
-# Metrics that compare groups are harmed where the likelihood of some group's classes is.
-_VALUES = {
-    "accuracy": ("loss",),
-    "group_accuracy": ("group_loss",),
-    FAIRNESS_OBJECTIVE: ("group_loss", "group_loss:*"),
-    "demographic_parity_difference": ("group_loss", "group_loss:*"),
-    "equalized_odds_difference": ("group_loss", "group_loss:*"),
-    "equal_opportunity_difference": ("group_loss", "group_loss:*"),
-    ROBUSTNESS: (ROBUSTNESS_LOSS, ROBUSTNESS),
-}
+FAIRNESS_OBJECTIVE = WORST_GROUP_ACCURACY.name
+ROBUSTNESS_OBJECTIVE = ROBUSTNESS.name
+PLAIN_VALUE = GROUP_ACCURACY.name
 _TARGET = re.compile(r"\s*(?P<metric>\S.*?)\s*(?P<sign>>=|<=)\s*(?P<bound>[-+.\deE]+)\s*\Z")
 _CAUTION = 1.0
 _WIDTH_95 = 2 * 1.959963984540054
@@ -34,26 +26,30 @@ _WIDTH_95 = 2 * 1.959963984540054
 
 @dataclass(frozen=True)
 class Objective:
-    """The metric that a repair is to improve, and those whose values tell who harms it.
-
-    `sign` is 1 where more is better, else -1.
-    """
+    """The metric that a repair is to improve, and those whose values tell who harms it."""
 
     metric: str
     values: tuple[str, ...]
-    sign: int = 1
+    measure: Measure = NUMBER
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return self.measure.sign
 
     @classmethod
     def of(cls, metric: str) -> Objective:
         """The objective called `metric`, with the values that it is best searched by.
 
-        The sign of a `module:function` is 1 until `fitted` has looked at the function.
+        More of a `module:function` is better until `fitted` has looked at the function.
         """
-        return cls(metric, _VALUES.get(metric, (metric,)), measure_of(metric).sign)
+        definition = definition_of(metric)
+        values = () if definition is None else definition.searched_by
+        return cls(metric, values or (metric,), measure_of(metric))
 
     def fitted(self, metric: Metric) -> Objective:
-        """The same objective with the direction that its metric has."""
-        return replace(self, sign=sign_of(metric))
+        """The same objective with the unit and the direction that its metric has."""
+        return replace(self, measure=metric.measure)
 
 
 def plain_values(objective: Objective) -> tuple[str, ...]:
@@ -98,13 +94,11 @@ class Target:
         Raises:
             SettingsError: no model could meet it, every model meets it, or only bad ones do.
         """
-        measure = measure_of(self.metric)
         if metric is not None:
-            better = sign_of(metric) > 0
-            measure = replace(measure, greater_is_better=better)
-            check_bound(str(self), self.relation, self.bound, measure, metric.score_range)
-        elif measure != Measure() and not is_user_metric(self.metric):
-            check_bound(str(self), self.relation, self.bound, measure, measure.ends)
+            _check_bound(self, metric.measure, metric.score_range)
+        elif definition_of(self.metric) is not None:
+            measure = measure_of(self.metric)
+            _check_bound(self, measure, measure.ends)
 
     def __str__(self) -> str:
         return f"{self.metric}{self.relation}{self.bound:g}"
@@ -121,6 +115,49 @@ class Target:
         """Whether a figure reaches it with a standard error to spare."""
         away = -1 if self.relation == ">=" else 1
         return self.met(found.value + away * _CAUTION * standard_error(found))
+
+
+def _check_bound(target: Target, measure: Measure, ends: tuple[float, float] | None) -> None:
+    """Refuse a target that no model could meet, that every model meets, or that broken ones do.
+
+    Args:
+        target: what was wished.
+        measure: of the metric that it is about.
+        ends: the least and the greatest figure that there can be, where that is known.
+
+    Raises:
+        SettingsError: it is one of these.
+    """
+    relation, bound = target.relation, target.bound
+    wanted = ">=" if measure.greater_is_better else "<="
+    if relation != wanted:
+        better = "more" if measure.greater_is_better else "less"
+        raise SettingsError(
+            f"target {target}: {better} is better for this metric, so that a broken model would "
+            f"meet {relation}{bound:g}; write {wanted} and the figure to be reached"
+        )
+    if ends is None:
+        if not measure.greater_is_better and bound < 0:
+            raise SettingsError(
+                f"target {target}: this metric is never below 0; write the figure itself, without "
+                "a turned sign"
+            )
+        return
+    low, high = ends
+    if not low <= bound <= high:
+        hint = (
+            f", such as {bound / 100:g} for {bound:g} %" if 1 < bound <= 100 and high == 1 else ""
+        )
+        sign = ", without a turned sign" if bound < 0 <= low else ""
+        raise SettingsError(
+            f"target {target}: the metric lies between {low:g} and {high:g} by nature; give a "
+            f"number in there{hint}{sign}"
+        )
+    if bound == (low if measure.greater_is_better else high):
+        raise SettingsError(
+            f"target {target}: every model meets it, for the metric lies between {low:g} and "
+            f"{high:g}; give the figure to be reached"
+        )
 
 
 @dataclass(frozen=True)

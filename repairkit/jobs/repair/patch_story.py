@@ -14,9 +14,10 @@ from repairkit.jobs.output.places import Places
 from repairkit.jobs.proof.verifying import Verified
 from repairkit.jobs.repair.confirm.without_test import note_on_test
 from repairkit.jobs.repair.deciding import Made
+from repairkit.jobs.repair.judge.fairness import disparity_measures
 from repairkit.jobs.repair.judge.judging import Judged
 from repairkit.jobs.runs.part_records import told_parts
-from repairkit.jobs.runs.run_document import less_is_better, versions
+from repairkit.jobs.runs.run_document import less_is_better, told_measures, versions
 from repairkit.jobs.runs.run_settings import plain
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.told_reading import told_reading
@@ -46,11 +47,13 @@ def patch_story(
         "classes": judged.classes,
     }
     # Constants that were chosen by themselves are no rounded levels.
+    measures = told_measures(bench, judged.before.metrics)
     rounded = [] if choice["level"] == "best" else rounding(bench, verified.patch)
     return {
         "versions": versions(),
         "objective": objective,
-        "less_is_better": less_is_better(bench, judged.before.metrics),
+        "less_is_better": less_is_better(measures),
+        "measures": {**measures, **disparity_measures(judged.fairness)},
         "choice": {
             **choice,
             "absent": bench.settings.absent,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import TargetNotMetError
-from repairkit.core.metric import Metric
+from repairkit.core.metric import SHARE, Metric
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Suite
 from repairkit.engine.game import ModelGame
@@ -89,9 +89,10 @@ def choose_patch(
     if not min(aim.sign * gain.ci_low, aim.sign * gain.ci_high) > 0:  # NaN is no gain
         raise TargetNotMetError(
             f"no repair: freezing {len(best.patch)} filters changes {objective} on the "
-            f"{len(bench.parts.selection)} selection images by {gain.value:+.4f}, which may be "
-            f"chance (95 % interval {gain.ci_low:.4f} to {gain.ci_high:.4f}); more selection "
-            "images may tell; nothing was written"
+            f"{len(bench.parts.selection)} selection images by {aim.measure.change(gain.value)}, "
+            f"which may be chance (95 % interval {aim.measure.number(gain.ci_low, signed=True)} to "
+            f"{aim.measure.number(gain.ci_high, signed=True)}); more selection images may tell; "
+            "nothing was written"
         )
     beyond = falls_beyond(gains, how.max_group_drop)
     if beyond:
@@ -105,20 +106,21 @@ def choose_patch(
 
 def _refusal(trials: Sequence[Trial], aim: Objective, n_images: int) -> str:
     plain, best = trials[0], max(trials, key=lambda t: aim.sign * t.objective)
-    found = (
+    before, after = (aim.measure.figure(trial.objective) for trial in (plain, best))
+    tried = (
         "no filter has a harmful value"
         if len(trials) == 1
-        else f"the best of {len(trials) - 1} patches gives {best.objective:.4f} with "
-        f"{len(best.patch)} frozen{_accuracy(best)}"
+        else f"the best of {len(trials) - 1} patches gives {after} with {len(best.patch)} frozen"
+        f"{_accuracy(best)}"
     )
     return (
-        f"no repair: {aim.metric} is {plain.objective:.4f} on the {n_images} selection images"
-        f"{_accuracy(plain)} as the model is; {found}; nothing was written"
+        f"no repair: {aim.metric} is {before} on the {n_images} selection images{_accuracy(plain)} "
+        f"as the model is; {tried}; nothing was written"
     )
 
 
 def _accuracy(trial: Trial) -> str:
-    return "" if trial.accuracy is None else f" with accuracy {trial.accuracy:.4f}"
+    return "" if trial.accuracy is None else f" with accuracy {SHARE.figure(trial.accuracy)}"
 
 
 def told_plainly(

@@ -11,9 +11,13 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.confirm.promises import PROMISES
-from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, Target
+from repairkit.jobs.repair.objective import (
+    FAIRNESS_OBJECTIVE,
+    ROBUSTNESS_OBJECTIVE,
+    Objective,
+    Target,
+)
 from repairkit.jobs.score.methods import ScoreSettings
-from repairkit.metrics import ROBUSTNESS
 from repairkit.repairs import SearchSettings
 
 Recipe = Literal["joint", "plain"]
@@ -89,8 +93,10 @@ class PatchSettings:
             raise SettingsError("--fairness and --robustness are two repairs; make one at a time")
         if self.fairness and self.objective not in (None, FAIRNESS_OBJECTIVE):
             raise SettingsError(f"--fairness is for {FAIRNESS_OBJECTIVE}; leave out --objective")
-        if self.robustness and self.objective not in (None, ROBUSTNESS):
-            raise SettingsError(f"--robustness is for {ROBUSTNESS}; leave out --objective")
+        if self.robustness and self.objective not in (None, ROBUSTNESS_OBJECTIVE):
+            raise SettingsError(
+                f"--robustness is for {ROBUSTNESS_OBJECTIVE}; leave out --objective"
+            )
         if self.at_most < 1 or not 0 <= self.max_drop <= 1:
             raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
         if not 0 <= self.max_group_drop <= 1:
@@ -133,7 +139,7 @@ class PatchSettings:
     def objective_of(self, metric: str) -> Objective:
         """What is to be improved; `metric` where nothing says it."""
         named = FAIRNESS_OBJECTIVE if self.fairness else self.objective
-        named = ROBUSTNESS if self.robustness else named
+        named = ROBUSTNESS_OBJECTIVE if self.robustness else named
         if named is None and self.targets and self.scores is None:
             named = self.targets[0].metric
         return Objective.of(named or metric)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
 import onnx
 
-from repairkit.core.measures import sign_of
+from repairkit.core.metric import MeasureFacts
 from repairkit.core.scores import Budget, Scores
 from repairkit.engine.opening import stated_agreement
 from repairkit.engine.ort.runtime import choose_device, load_runtime
@@ -30,6 +31,7 @@ from repairkit.jobs.runs.part_records import keyed_parts, told_parts
 from repairkit.jobs.runs.run_settings import told_settings
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.told_reading import told_reading
+from repairkit.metrics import measure_of
 
 _BINS = 20
 
@@ -54,6 +56,7 @@ def opening(bench: Bench, method: str, options: Mapping[str, Any], budget: Budge
         "n_images": len(bench.dataset.annotations),
     }
     means = {} if bench.common is None else {"means": bench.common.digest}
+    measures = told_measures(bench, bench.metric_names)
     key = key_of(
         {k: v for k, v in asked.items() if k != "budget"}
         | {"parts": keyed_parts(settings.parts, bench.parts, bench.dataset)}
@@ -78,7 +81,8 @@ def opening(bench: Bench, method: str, options: Mapping[str, Any], budget: Budge
             "engine": "none",
             "n_filters": len(bench.roster),
             "n_sites": len(bench.roster.sites),
-            "less_is_better": less_is_better(bench, bench.metric_names),
+            "less_is_better": less_is_better(measures),
+            "measures": measures,
             "read": told_reading(bench),
             "notes": list(bench.notes),
             "metrics": {},
@@ -94,13 +98,29 @@ def _agreement(bench: Bench) -> str:
     return stated_agreement(find_rounding(bench.working.survey.index, (bench.subject.output,)))
 
 
-def less_is_better(bench: Bench, names: Iterable[str]) -> list[str]:
-    """The metrics of which less is better: a filter of positive value does harm there."""
+def told_measures(bench: Bench, names: Iterable[str]) -> dict[str, MeasureFacts]:
+    """How figures of these metrics are to be understood, by name; see `Measure.to_json`."""
     wanted = list(names)
     if not wanted:  # nothing was judged, and there may be no images to fit a metric to
-        return []
+        return {}
     metrics = zip(wanted, bench.metrics(wanted), strict=True)
-    return [name for name, metric in metrics if sign_of(metric) < 0]
+    return {name: metric.measure.to_json() for name, metric in metrics}
+
+
+def measures_in(run: RunDocument) -> dict[str, MeasureFacts]:
+    """The measures of a run; of one that an older version wrote, what names tell."""
+    lessened, known = run.get("less_is_better", []), run.get("measures", {})
+    measures = {}
+    for name in (*run["settings"]["metrics"], *run["metrics"]):
+        measure = measure_of(name)
+        more = measure.greater_is_better and name not in lessened
+        measures[name] = replace(measure, greater_is_better=more).to_json()
+    return measures | known
+
+
+def less_is_better(measures: Mapping[str, MeasureFacts]) -> list[str]:
+    """The metrics of which less is better: a filter of positive value does harm there."""
+    return [name for name, measure in measures.items() if not measure["greater_is_better"]]
 
 
 def counts(bench: Bench) -> RunCounts:

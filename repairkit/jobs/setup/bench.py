@@ -32,20 +32,21 @@ from repairkit.jobs.setup.reading import check_labels, first_images, read_datase
 from repairkit.jobs.setup.settings import Settings, check_metrics
 from repairkit.jobs.setup.subject import Subject
 from repairkit.metrics import (
-    CLEAN_ACCURACY,
     OutputForm,
+    definition_of,
     is_attacked,
     is_user_metric,
     make_metric,
     spell_out,
 )
+from repairkit.metrics.image_metrics import ACCURACY
+from repairkit.metrics.robustness import CLEAN_ACCURACY
 
 _PROOF_IMAGES = 8
 _MOST_TRIED = 64
 _LEAST_PROOF_IMAGES = 2
 _PROOF_BYTES = 2**29
 _RUN_BYTES = 3 * 2**28  # of the largest node; a run takes a little more
-_REGRESSION = {"mean_absolute_error"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,8 @@ class Bench:
     @property
     def accuracy(self) -> str:
         """The metric that stands for accuracy: where images were attacked, that on clean ones."""
-        return CLEAN_ACCURACY if is_attacked(self.dataset.annotations) else "accuracy"
+        attacked = is_attacked(self.dataset.annotations)
+        return (CLEAN_ACCURACY if attacked else ACCURACY).name
 
     @cached_property
     def sample(self) -> Array:
@@ -155,7 +157,8 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
     Raises:
         RepairkitError: anything about model, data or settings that the user can mend.
     """
-    regression = bool(_REGRESSION & set(settings.metrics))
+    definitions = filter(None, map(definition_of, settings.metrics))
+    regression = any("numbers" in definition.needs for definition in definitions)
     with stage("finding filters"):
         whole = survey_of(subject.model, settings, subject.output)
     roster = Roster(select_sites(whole, settings.sites))

@@ -22,7 +22,7 @@ from repairkit.core.suite import Suite
 from repairkit.data.orders import Order
 from repairkit.data.pixels.usual import Way
 from repairkit.metrics import OutputForm
-from repairkit.metrics.statistics.guessing import (
+from repairkit.metrics.chance import (
     FEWEST,
     Guessing,
     better_by_chance,

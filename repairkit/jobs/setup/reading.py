@@ -8,6 +8,7 @@ import numpy as np
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.outputs import OutputEvidence
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, read_data
@@ -15,7 +16,6 @@ from repairkit.graph.facts.endings import ending_of
 from repairkit.jobs.setup.settings import Settings, require_data
 from repairkit.jobs.setup.subject import Subject
 from repairkit.metrics import OutputForm, is_user_metric
-from repairkit.metrics.outputs import Evidence
 
 
 @stage("reading images")
@@ -75,10 +75,10 @@ def settle_form(
     return form, 0 if regression else form.n_classes(sample)
 
 
-def _evidence(settings: Settings, subject: Subject) -> Evidence:
+def _evidence(settings: Settings, subject: Subject) -> OutputEvidence:
     found = ending_of(subject.model, subject.output)
     ending, operator = found or (None, "")
-    return Evidence(settings.outputs_are, ending, operator, ask=True)
+    return OutputEvidence(settings.outputs_are, ending, operator, ask=True)
 
 
 def _telling(

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from repairkit.core.errors import SettingsError
+from repairkit.core.outputs import FORMS
 from repairkit.core.process.trust import check_trusted
 from repairkit.data import PROJECT_FILE, PartPlan, Preprocessing, Project
 from repairkit.formats.effects import About, Affects
 from repairkit.metrics import is_user_metric
-from repairkit.metrics.outputs import FORMS
 
 ABSENT = ("mean", "zero", "bias")
 

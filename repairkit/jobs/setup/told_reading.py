@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 
 from repairkit.core.arrays import Array
-from repairkit.core.measures import measure_of
 from repairkit.core.process.stages import READING_LOG
 from repairkit.core.suite import Annotations
 from repairkit.formats.run_file import Ends
 from repairkit.jobs.output.unattended import event
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.first_look import first_look_lines
+from repairkit.metrics import definition_of
 
 logger = logging.getLogger(READING_LOG)
 _SHOWN = 8
-_PLAIN = ("accuracy", "loss", "group_accuracy", "group_loss", "mean_absolute_error")
 
 
 def told_reading(bench: Bench) -> dict[str, Any]:
@@ -94,13 +93,19 @@ def told_of_ends(ends: Mapping[str, Ends]) -> list[str]:
     Args:
         ends: V(all) and V(none) by metric.
     """
-    return [
-        f"with all filters {name} is {figure['all']:.4f}, no better than {figure['none']:.4f} with "
-        "none: check that images and labels are what the model was trained with (--scale, --mean, "
-        "--std, --color, --classes)"
-        for name, figure in ends.items()
-        if name in _PLAIN and measure_of(name).sign * (figure["all"] - figure["none"]) <= 0
-    ]
+    notes = []
+    for name, figures in ends.items():
+        definition = definition_of(name)
+        if definition is None or not definition.shows_skill:
+            continue
+        measure = definition.measure
+        if measure.sign * (figures["all"] - figures["none"]) <= 0:
+            notes.append(
+                f"with all filters {name} is {measure.figure(figures['all'])}, no better than "
+                f"{measure.figure(figures['none'])} with none: check that images and labels are "
+                "what the model was trained with (--scale, --mean, --std, --color, --classes)"
+            )
+    return notes
 
 
 def _classes(about: Annotations) -> Array | None:

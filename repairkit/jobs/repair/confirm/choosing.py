@@ -324,8 +324,8 @@ def _not_enough(verdict: Verdict, wishes: Wishes) -> str:
     change = verdict.changes[wishes.objective.metric]
     told = "; ".join(f"{rung.words}: {rung.why}" for rung in rungs)
     return (
-        f"choosing like this changes {wishes.objective.metric} by {change.value:+.4f} on images "
-        f"that did not choose, which "
+        f"choosing like this changes {wishes.objective.metric} by "
+        f"{wishes.objective.measure.change(change.value)} on images that did not choose, which "
         f"may be chance ({told}){_more(rungs)}"
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from repairkit.core.patch import Figure
 from repairkit.jobs.repair.objective import Limit, Objective, Target
-from repairkit.metrics import falls_beyond, told_beyond
+from repairkit.metrics import falls_beyond, measure_of, told_beyond
 
 
 def not_sure(objective: Objective, changes: Mapping[str, Figure]) -> str:
@@ -14,8 +14,10 @@ def not_sure(objective: Objective, changes: Mapping[str, Figure]) -> str:
     name, sign, promise = objective.metric, objective.sign, changes[objective.metric]
     if min(sign * promise.ci_low, sign * promise.ci_high) > 0:  # NaN is no gain
         return ""
-    interval = f"(95 % interval {promise.ci_low:+.4f} to {promise.ci_high:+.4f})"
-    return f"{name} changes by {promise.value:+.4f}, which may be chance {interval}"
+    measure = objective.measure
+    low, high = (measure.number(end, signed=True) for end in (promise.ci_low, promise.ci_high))
+    change = measure.change(promise.value)
+    return f"{name} changes by {change}, which may be chance (95 % interval {low} to {high})"
 
 
 def broken(
@@ -39,8 +41,8 @@ def broken(
         change = changes[limit.metric]
         if not limit.kept_by(change):
             reason = (
-                f"{limit.metric} changes by {change.value:+.4f}, which with its standard error "
-                f"is not surely within the {limit.most:g} that it may lose"
+                f"{limit.metric} changes by {measure_of(limit.metric).change(change.value)}, which "
+                f"with its standard error is not surely within the {limit.most:g} that it may lose"
             )
             yield reason, True
     beyond = falls_beyond(changes, max_group_drop)
@@ -50,7 +52,7 @@ def broken(
         figure = reached[target.metric]
         if not target.met_with_caution(figure):
             reason = (
-                f"{target.metric} is {figure.value:.4f}, which with its standard error does "
-                f"not surely reach the target {target}"
+                f"{target.metric} is {measure_of(target.metric).figure(figure.value)}, which with "
+                f"its standard error does not surely reach the target {target}"
             )
             yield reason, False

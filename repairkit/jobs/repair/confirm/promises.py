@@ -210,7 +210,8 @@ class Judge:
         figure = figure_of(self.metric, self.annotations)
         moved = paired_change(before, after, figure, seed=self.seed)
         low = moved.bound(LEVEL, sign=self.objective.sign, widening=self.widening)
-        why = f"improves by at least {low:.4f} at {1 - LEVEL:.0%}"
+        least = self.metric.measure.change(low).removeprefix("+")
+        why = f"improves by at least {least} at {1 - LEVEL:.0%}"
         return Rung("objective", name, low > 0, why, change)
 
     def _right(self, outputs: Array) -> NDArray[np.bool_] | None:
@@ -283,7 +284,7 @@ class Judge:
 
     def _smooth(self, before: Array, after: Array) -> Rung | None:
         """The smooth twin of the objective, where it has one."""
-        smooth = smooth_figure(self.metric, self.annotations, self.form)
+        smooth = smooth_figure(self.metric, self.annotations)
         own = figure_of(self.metric, self.annotations)
         if not isinstance(smooth, FigureOfImages):
             return None

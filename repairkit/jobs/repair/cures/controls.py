@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
+from repairkit.core.outputs import shift_outputs
 from repairkit.core.suite import Indices
 from repairkit.jobs.repair.cures.criterion import ChoosingCriterion
 from repairkit.jobs.repair.objective import Limit, Objective
 from repairkit.jobs.setup.bench import Bench
 from repairkit.metrics import OutputForm
-from repairkit.metrics.shifting import shift_outputs
 from repairkit.repairs import Criterion
 from repairkit.repairs.biases import STEPS, Biases, best_shift, fit_biases
 from repairkit.repairs.refit import balanced_weights, refit_path

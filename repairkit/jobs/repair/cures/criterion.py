@@ -70,7 +70,7 @@ class ChoosingCriterion:
     @cached_property
     def smooth(self) -> FigureOfImages | FigureOfOutputs:
         """The figure that is searched by, in its natural direction."""
-        return smooth_figure(self._known[self.objective.metric], self.annotations, self.form)
+        return smooth_figure(self._known[self.objective.metric], self.annotations)
 
     @property
     def additive(self) -> bool:

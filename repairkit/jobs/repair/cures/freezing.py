@@ -134,10 +134,11 @@ class Freezing:
         }
 
     def _nothing(self, search: Search, screened: Screened, within: Indices) -> str:
-        name = self.criterion.objective.metric
+        objective = self.criterion.objective
+        before = self.criterion.before(objective.metric, within)
         known = (
-            f"{name} is {self.criterion.before(name, within):.4f} on the {len(within)} selection "
-            "images that choose"
+            f"{objective.metric} is {objective.measure.figure(before)} on the {len(within)} "
+            "selection images that choose"
         )
         if not screened.players:
             return f"{known}, and no filter's value says that it harms"

@@ -16,7 +16,6 @@ import numpy as np
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
-from repairkit.core.measures import sign_of
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
@@ -131,7 +130,7 @@ def _rankings(
         def values(bench: Bench) -> Values:
             (metric,) = bench.metrics(bench.metric_names[:1])
             found = score_bench(bench, settings, on_progress=on_progress).scores.values[:, 0]
-            return np.asarray(found if method in NORMS else sign_of(metric) * found)
+            return np.asarray(found if method in NORMS else metric.measure.sign * found)
 
         return values
 

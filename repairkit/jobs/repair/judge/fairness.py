@@ -8,16 +8,18 @@ the images alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from repairkit.core.arrays import Array
-from repairkit.core.metric import Metric
+from repairkit.core.metric import MeasureFacts, Metric
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.groups import CROSS, columns_to_group, cross_groups
-from repairkit.metrics import OutputForm, difference, evaluate, make_metric
-from repairkit.metrics.groups import equalized_odds_difference
+from repairkit.metrics import METRICS, OutputForm, difference, evaluate, make_metric, measure_of
+from repairkit.metrics.group_metrics import WORST_GROUP_ACCURACY
+from repairkit.metrics.image_metrics import ACCURACY, GROUP_ACCURACY
 from repairkit.metrics.rates import RATES, class_furthest_apart, group_rates, left_out
 
 FEWEST_IMAGES = 30
@@ -26,15 +28,8 @@ SMALL = (
     f"a group is small where it has fewer than {FEWEST_IMAGES} images, or where the 95 % interval "
     f"of its accuracy is wider than {100 * WIDEST_INTERVAL:.0f} points before or after"
 )
-_ACCURACIES = ("accuracy", "worst_group_accuracy", "group_accuracy")
-_DISPARITIES = (
-    "equalized_odds_difference",
-    "demographic_parity_difference",
-    "equal_opportunity_difference",
-    "equalized_odds_ratio",
-    "demographic_parity_ratio",
-    "equal_opportunity_ratio",
-)
+_ACCURACIES = (ACCURACY.name, WORST_GROUP_ACCURACY.name, GROUP_ACCURACY.name)
+_DISPARITIES = tuple(metric.name for metric in METRICS if metric.measure.even_at is not None)
 
 Outputs = tuple[Array, Array]
 """Of the model before and after, for every image of a suite."""
@@ -82,9 +77,7 @@ def _judge_by(
     metrics: list[Metric] = [
         make_metric(name, form=form, annotations=annotations, n_classes=n_classes) for name in names
     ]
-    judged = class_furthest_apart(
-        outputs[0], annotations, equalized_odds_difference(form, n_classes)
-    )
+    judged = class_furthest_apart(outputs[0], annotations, form, n_classes)
     rates = group_rates(form, judged, annotations)
     metrics += rates.values()
     before, after = (
@@ -119,6 +112,14 @@ def _judge_by(
         ],
         "disparities": {name: moved(name) for name in names},
         "left_out": left_out(annotations, n_classes),
+    }
+
+
+def disparity_measures(block: Mapping[str, Any] | None) -> dict[str, MeasureFacts]:
+    """How the figures of `disparities` are to be understood, by the metric's name."""
+    columns = [] if block is None else block["columns"]
+    return {
+        name: measure_of(name).to_json() for column in columns for name in column["disparities"]
     }
 
 

@@ -15,7 +15,8 @@ from repairkit.jobs.repair.judge.classes import classes_block
 from repairkit.jobs.repair.judge.fairness import Outputs, fairness_block
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
 from repairkit.jobs.setup.bench import Bench, outputs_of
-from repairkit.metrics import ATTACK_SUCCESS, difference, evaluate, is_attacked
+from repairkit.metrics import difference, evaluate, is_attacked
+from repairkit.metrics.robustness import ATTACK_SUCCESS
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def not_judged(bench: Bench) -> Judged:
 def judged_names(bench: Bench, objective: str) -> list[str]:
     """The metrics that a repair is judged by: the objective, beside what it may have cost."""
     names = [bench.accuracy] if bench.n_classes else []
-    names += [ATTACK_SUCCESS] if is_attacked(bench.dataset.annotations) else []
+    names += [ATTACK_SUCCESS.name] if is_attacked(bench.dataset.annotations) else []
     names += [objective] if objective not in names else []
     if bench.settings.groups and bench.n_classes:
         names += [n for n in (FAIRNESS_OBJECTIVE, PLAIN_VALUE) if n not in names]

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.scores import Scores
-from repairkit.metrics.smooth import SHARPNESS
+from repairkit.metrics.figures import SHARPNESS
+from repairkit.metrics.image_metrics import LOSS_OF_GROUP
 
 MOST_CANDIDATES = 24
 Floats = NDArray[np.float64]
-_GROUP = "group_loss:"
+_GROUP = f"{LOSS_OF_GROUP.name}:"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Harm:
         """The overall figure, and that of groups weighed by how badly they fare.
 
         A group of loss `l` counts in proportion to exp(s l), as in the softened minimum that is
-        searched by (see `metrics.smooth`). Groups hold different images, so their errors are
+        searched by (see `metrics.figures`). Groups hold different images, so their errors are
         independent.
 
         Args:

@@ -11,7 +11,6 @@ import numpy as np
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import RunFolderError
-from repairkit.core.measures import sign_of
 from repairkit.core.suite import Indices, Suite
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
@@ -163,7 +162,7 @@ def _read_values(path: Path, bench: Bench, objective: Objective, suite: Suite) -
 
 
 def _signs(bench: Bench, metrics: Sequence[str]) -> tuple[int, ...]:
-    return tuple(sign_of(metric) for metric in bench.metrics(metrics))
+    return tuple(metric.measure.sign for metric in bench.metrics(metrics))
 
 
 def _check_run(path: Path, run: RunDocument, bench: Bench, objective: Objective) -> None:

@@ -21,9 +21,9 @@ from repairkit.core.scores import Scores
 from repairkit.core.suite import Indices, Suite
 from repairkit.jobs.repair.judge.conductance import check_same
 from repairkit.jobs.setup.bench import Bench
+from repairkit.metrics.definition import Surprises
 
 GRADIENT = "gradient"
-_LOSSES = ("loss", "group_loss")
 _PASSES = 3  # that a backward pass takes, with its forward pass
 
 
@@ -62,7 +62,7 @@ def first_order(
         raise SettingsError("--method gradient needs the framework's model; name it with --source")
     metrics = bench.metrics(bench.metric_names)
     for metric in metrics:
-        if metric.name.partition(":")[0] not in _LOSSES:
+        if not isinstance(metric.scorer, Surprises):
             raise SettingsError(
                 f"--method gradient tells of losses, and {metric.name} is none; leave --method out"
             )

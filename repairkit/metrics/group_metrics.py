@@ -8,7 +8,7 @@ tallies are stacked, and no image is looked at again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError
-from repairkit.core.measures import measure_of
-from repairkit.core.metric import Metric
+from repairkit.core.metric import Measure, Metric, ScoreImages
+from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations, Indices
 from repairkit.metrics import weights
-from repairkit.metrics.outputs import OutputForm
+from repairkit.metrics.definition import Case, Definition, LogLikelihoods, Need, Weigh
 
 Counts = NDArray[np.int64]
 """Shape (n_draws, n_groups, n_classes)."""
@@ -47,7 +47,7 @@ class Tally:
         return sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GroupMetric:
     """A figure of the images together; `score` judges the groups that are present.
 
@@ -58,18 +58,16 @@ class GroupMetric:
     """
 
     name: str
+    measure: Measure
     form: OutputForm
     n_classes: int
-    score_range: tuple[float, float]
     judge: Callable[[Tally], Figures]
-    weigh: Callable[[Annotations], weights.Weights]
+    weigh: Weigh
     n_behind: Callable[[Tally], int] | None = None
     know: Callable[[Tally], NDArray[np.bool_]] | None = None
+    smooth: ScoreImages | None = None
+    score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     per_image: ClassVar[bool] = False
-
-    @property
-    def greater_is_better(self) -> bool:
-        return measure_of(self.name).greater_is_better
 
     @property
     def scorer(self) -> object:
@@ -91,21 +89,31 @@ class GroupMetric:
         self, outputs: Array, annotations: Annotations, draws: Indices | None = None
     ) -> Tally:
         """Counts of the images at each row of `draws` (n_draws, n); one draw of all by default."""
-        groups = weights.groups_of(annotations)
         predictions = self.form.predictions(outputs)
-        rows = np.arange(len(groups))[np.newaxis] if draws is None else draws
-        n_groups, n_classes = len(annotations.group_names), self.n_classes
-        # One bin more than there are cells takes what belongs to none of them.
-        spare = n_groups * n_classes
-        true_cells = groups * n_classes + annotations.labels
-        said_cells = np.where(predictions < 0, spare, groups * n_classes + predictions)
-        hit_cells = np.where(predictions == annotations.labels, true_cells, spare)
+        return tally_predictions(predictions, annotations, self.n_classes, draws)
 
-        def count(cells: NDArray[np.int64]) -> Counts:
-            counts = count_draws(cells[rows], spare + 1)[:, :spare]
-            return counts.reshape(len(rows), n_groups, n_classes)
 
-        return Tally(count(true_cells), count(said_cells), count(hit_cells))
+def tally_predictions(
+    predictions: NDArray[np.int64],
+    annotations: Annotations,
+    n_classes: int,
+    draws: Indices | None = None,
+) -> Tally:
+    """Counts of the images at each row of `draws` (n_draws, n); one draw of all by default."""
+    groups = weights.groups_of(annotations)
+    rows = np.arange(len(groups))[np.newaxis] if draws is None else draws
+    n_groups = len(annotations.group_names)
+    # One bin more than there are cells takes what belongs to none of them.
+    spare = n_groups * n_classes
+    true_cells = groups * n_classes + annotations.labels
+    said_cells = np.where(predictions < 0, spare, groups * n_classes + predictions)
+    hit_cells = np.where(predictions == annotations.labels, true_cells, spare)
+
+    def count(cells: NDArray[np.int64]) -> Counts:
+        counts = count_draws(cells[rows], spare + 1)[:, :spare]
+        return counts.reshape(len(rows), n_groups, n_classes)
+
+    return Tally(count(true_cells), count(said_cells), count(hit_cells))
 
 
 def check_defined(metric: Metric, annotations: Annotations, part: str) -> None:
@@ -146,108 +154,6 @@ def count_draws(drawn: NDArray[np.int64], n_bins: int) -> NDArray[np.int64]:
     offsets = np.arange(len(drawn))[:, np.newaxis] * n_bins
     counts = np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * n_bins)
     return counts.reshape(len(drawn), n_bins)
-
-
-def worst_group_accuracy(form: OutputForm, n_classes: int) -> GroupMetric:
-    """The accuracy of the group that fares worst; range [0, 1] (Sagawa et al., 2020)."""
-    return GroupMetric(
-        "worst_group_accuracy",
-        form,
-        n_classes,
-        (0.0, 1.0),
-        _least_accuracy,
-        weights.over_groups,
-        _worst_group_size,
-    )
-
-
-def demographic_parity_difference(form: OutputForm, n_classes: int) -> GroupMetric:
-    """The greatest difference between groups in the share predicted to be of a class.
-
-    Fairlearn's definition; range [0, 1]. With two classes, class 1 is meant; with more, the class
-    with the greatest difference. Images are best drawn evenly over groups but not over labels:
-    that would change the shares.
-    """
-    return GroupMetric(
-        "demographic_parity_difference",
-        form,
-        n_classes,
-        (0.0, 1.0),
-        _parity_gap,
-        weights.over_groups,
-        know=_parity_known,
-    )
-
-
-def equal_opportunity_difference(form: OutputForm, n_classes: int) -> GroupMetric:
-    """The greatest difference between groups in the share of a class that is found.
-
-    Fairlearn's definition (true positive rates); range [0, 1]. With two classes, class 1 is meant;
-    with more, the class with the greatest difference. A group without images of a class is left
-    out of its rates.
-    """
-    return GroupMetric(
-        "equal_opportunity_difference",
-        form,
-        n_classes,
-        (0.0, 1.0),
-        _opportunity_gap,
-        weights.over_groups_and_labels,
-        know=_opportunity_known,
-    )
-
-
-def equalized_odds_difference(form: OutputForm, n_classes: int) -> GroupMetric:
-    """The greater of the differences in true and in false positive rates between groups.
-
-    Fairlearn's definition, worst case; range [0, 1]. With two classes, class 1 is meant; with
-    more, one against the rest and the class with the greatest difference. A group without images
-    of a class (or of any other) is left out of that rate. Images are best drawn evenly over labels
-    too, but with two classes only: the rest, as one class, must keep its mixture.
-    """
-    weigh = weights.over_groups_and_labels if n_classes == 2 else weights.over_groups
-    return GroupMetric(
-        "equalized_odds_difference",
-        form,
-        n_classes,
-        (0.0, 1.0),
-        _odds_gap,
-        weigh,
-        know=_odds_known,
-    )
-
-
-def demographic_parity_ratio(form: OutputForm, n_classes: int) -> GroupMetric:
-    """The least share predicted to be of a class in any group, over the greatest; range [0, 1].
-
-    Fairlearn's definition, with classes as in `demographic_parity_difference`. Where no group has
-    any, shares are even: the ratio is 1.
-    """
-    difference = demographic_parity_difference(form, n_classes)
-    return _as_ratio("demographic_parity_ratio", difference, _parity_ratio)
-
-
-def equal_opportunity_ratio(form: OutputForm, n_classes: int) -> GroupMetric:
-    """The least true positive rate of any group over the greatest; range [0, 1].
-
-    Fairlearn's definition, with classes as in `equal_opportunity_difference`; 1 where all are 0.
-    """
-    difference = equal_opportunity_difference(form, n_classes)
-    return _as_ratio("equal_opportunity_ratio", difference, _opportunity_ratio)
-
-
-def equalized_odds_ratio(form: OutputForm, n_classes: int) -> GroupMetric:
-    """The lesser of the ratios of true and of false positive rates; range [0, 1].
-
-    Fairlearn's definition, worst case, with classes as in `equalized_odds_difference`; a ratio of
-    rates that are all 0 is 1.
-    """
-    difference = equalized_odds_difference(form, n_classes)
-    return _as_ratio("equalized_odds_ratio", difference, _odds_ratio)
-
-
-def _as_ratio(name: str, metric: GroupMetric, judge: Callable[[Tally], Figures]) -> GroupMetric:
-    return replace(metric, name=name, score_range=(0.0, 1.0), judge=judge)
 
 
 def _least_accuracy(tally: Tally) -> Figures:
@@ -350,3 +256,155 @@ def _rates(part: Counts, whole: Counts) -> tuple[NDArray[np.float64], NDArray[np
     """Part / whole, and where the whole is not empty (elsewhere the rate says nothing)."""
     known = np.broadcast_to(whole > 0, part.shape)
     return part / np.maximum(whole, 1), known
+
+
+# Definitions; the functions that they are made of stand above.
+
+
+def _compared(
+    judge: Callable[[Tally], Figures], know: Callable[[Tally], NDArray[np.bool_]], weigh: Weigh
+) -> Callable[[Case], GroupMetric]:
+    """How a metric that compares groups is made."""
+    return lambda case: _compare(case, judge, know, weigh)
+
+
+def _compare(
+    case: Case,
+    judge: Callable[[Tally], Figures],
+    know: Callable[[Tally], NDArray[np.bool_]],
+    weigh: Weigh,
+) -> GroupMetric:
+    return GroupMetric(
+        name=case.name,
+        measure=case.measure,
+        form=case.form,
+        n_classes=case.n_classes,
+        judge=judge,
+        weigh=weigh,
+        know=know,
+    )
+
+
+def _compared_odds(judge: Callable[[Tally], Figures]) -> Callable[[Case], GroupMetric]:
+    """Images are best drawn evenly over labels too, but with two classes only.
+
+    With more, the rest counts as one class, and must keep its mixture.
+    """
+
+    def make(case: Case) -> GroupMetric:
+        by_label = case.n_classes == 2
+        weigh = weights.over_groups_and_labels if by_label else weights.over_groups
+        return _compare(case, judge, _odds_known, weigh)
+
+    return make
+
+
+def _worst_group(case: Case) -> GroupMetric:
+    return GroupMetric(
+        name=case.name,
+        measure=case.measure,
+        form=case.form,
+        n_classes=case.n_classes,
+        judge=_least_accuracy,
+        weigh=weights.over_groups,
+        n_behind=_worst_group_size,
+        smooth=LogLikelihoods(case.form),
+    )
+
+
+_OF_GROUPS: tuple[str, ...] = ("group_loss", "group_loss:*")
+_TWO_GROUPS: frozenset[Need] = frozenset({"classes", "two groups"})
+
+
+def _difference(words: str) -> Measure:
+    return Measure(words=words, greater_is_better=False, unit="share", ends=(0.0, 1.0), even_at=0.0)
+
+
+def _ratio_measure(words: str) -> Measure:
+    return Measure(words=words, ends=(0.0, 1.0), even_at=1.0)
+
+
+WORST_GROUP_ACCURACY = Definition(
+    name="worst_group_accuracy",
+    measure=Measure(words="accuracy of the worst group", unit="share", ends=(0.0, 1.0)),
+    make=_worst_group,
+    needs=frozenset({"classes", "groups"}),
+    searched_by=_OF_GROUPS,
+)
+"""The accuracy of the group that fares worst (Sagawa et al., 2020)."""
+
+EQUALIZED_ODDS_DIFFERENCE = Definition(
+    name="equalized_odds_difference",
+    measure=_difference("equalized odds difference"),
+    make=_compared_odds(_odds_gap),
+    needs=_TWO_GROUPS,
+    searched_by=_OF_GROUPS,
+)
+"""The greater of the differences in true and in false positive rates between groups.
+
+Fairlearn's definition, worst case. With two classes, class 1 is meant; with more, one against the
+rest and the class with the greatest difference. A group without images of a class (or of any
+other) is left out of that rate.
+"""
+
+DEMOGRAPHIC_PARITY_DIFFERENCE = Definition(
+    name="demographic_parity_difference",
+    measure=_difference("demographic parity difference"),
+    make=_compared(_parity_gap, _parity_known, weights.over_groups),
+    needs=_TWO_GROUPS,
+    searched_by=_OF_GROUPS,
+)
+"""The greatest difference between groups in the share predicted to be of a class.
+
+Fairlearn's definition. With two classes, class 1 is meant; with more, the class with the greatest
+difference. Images are best drawn evenly over groups but not over labels: that would change the
+shares.
+"""
+
+EQUAL_OPPORTUNITY_DIFFERENCE = Definition(
+    name="equal_opportunity_difference",
+    measure=_difference("equal opportunity difference"),
+    make=_compared(_opportunity_gap, _opportunity_known, weights.over_groups_and_labels),
+    needs=_TWO_GROUPS,
+    searched_by=_OF_GROUPS,
+)
+"""The greatest difference between groups in the share of a class that is found.
+
+Fairlearn's definition (true positive rates). With two classes, class 1 is meant; with more, the
+class with the greatest difference. A group without images of a class is left out of its rates.
+"""
+
+EQUALIZED_ODDS_RATIO = Definition(
+    name="equalized_odds_ratio",
+    measure=_ratio_measure("equalized odds ratio"),
+    make=_compared_odds(_odds_ratio),
+    needs=_TWO_GROUPS,
+)
+"""The lesser of the ratios of true and of false positive rates.
+
+Fairlearn's definition, worst case, with classes as in `equalized_odds_difference`; a ratio of rates
+that are all 0 is 1.
+"""
+
+DEMOGRAPHIC_PARITY_RATIO = Definition(
+    name="demographic_parity_ratio",
+    measure=_ratio_measure("demographic parity ratio"),
+    make=_compared(_parity_ratio, _parity_known, weights.over_groups),
+    needs=_TWO_GROUPS,
+)
+"""The least share predicted to be of a class in any group, over the greatest.
+
+Fairlearn's definition, with classes as in `demographic_parity_difference`. Where no group has any,
+shares are even: the ratio is 1.
+"""
+
+EQUAL_OPPORTUNITY_RATIO = Definition(
+    name="equal_opportunity_ratio",
+    measure=_ratio_measure("equal opportunity ratio"),
+    make=_compared(_opportunity_ratio, _opportunity_known, weights.over_groups_and_labels),
+    needs=_TWO_GROUPS,
+)
+"""The least true positive rate of any group over the greatest.
+
+Fairlearn's definition, with classes as in `equal_opportunity_difference`; 1 where all are 0.
+"""

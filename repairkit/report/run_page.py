@@ -6,47 +6,49 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from repairkit.core.metric import Measure
 from repairkit.report.charts import Axis, Series, bar_chart, interval_mark, line_chart
-from repairkit.report.facts import numbers
-from repairkit.report.facts.commands import command_again
-from repairkit.report.facts.numbers import count
-from repairkit.report.facts.repair_facts import overlap_warnings
+from repairkit.report.commands import command_again
+from repairkit.report.repair_page import figure_axis
+from repairkit.report.story import overlap_warnings
+from repairkit.report.wording import Document, count, interval, measures_of, number
 
 _LAYERS_SHOWN = 60
 
 
-def run_facts(document: Mapping[str, Any]) -> dict[str, Any]:
+def run_facts(document: Document) -> dict[str, Any]:
     """The variables of the template, by name; blocks that are missing are None or empty."""
     run = document["run"]
     again = run.get("again")
     metric = run["settings"]["metrics"][0] if not run["metrics"] else next(iter(run["metrics"]))
-    scores = document["scores"]
+    scores, measures = document["scores"], measures_of(run)
+    measure = measures.get(metric, Measure(words=metric))
     return {
         "document": document,
         "run": run,
-        "metric": metric,
+        "measure": measure,
+        "measures": measures,
         "name": PurePath(run["model"]["path"]).name,
         "verdict": {
             "tone": "plain",
             "word": "Scored",
-            "sentence": _sentence(scores, metric, run),
+            "sentence": _sentence(scores, measure.words, run),
         },
         "warnings": overlap_warnings(run["parts"]),
         "less_is_better": bool(scores.get("less_is_better")),
-        "highest": _marked(scores["highest"], scores, metric),
-        "lowest": _marked(scores["lowest"], scores, metric),
+        "highest": _marked(scores["highest"], scores, measure),
+        "lowest": _marked(scores["lowest"], scores, measure),
         "layers": _layers(document.get("spread")),
-        "removal": _removal(document.get("removal")),
-        "truncation": _truncation(document.get("statistics"), metric),
+        "removal": _removal(document.get("removal"), measures),
+        "truncation": _truncation(document.get("statistics"), measure),
         "samples": _samples(scores.get("samples")),
         "interpretation": document.get("interpretation"),
         "commands": {"score": command_again(again, (again or {}).get("out", ""))},
     }
 
 
-def _sentence(scores: Mapping[str, Any], metric: str, run: Mapping[str, Any]) -> str:
+def _sentence(scores: Document, name: str, run: Document) -> str:
     n = count(scores["n_filters"], "filter")
-    name = numbers.in_words(metric)
     if scores.get("harmful") is None:
         return f"Of {n}, each is ranked for {name} by {run['settings']['method']}; no intervals."
     harmful, helpful = scores["harmful"], scores["helpful"]
@@ -60,7 +62,7 @@ def _sentence(scores: Mapping[str, Any], metric: str, run: Mapping[str, Any]) ->
     )
 
 
-def _marked(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], metric: str) -> list[Any]:
+def _marked(rows: Sequence[Document], scores: Document, measure: Measure) -> list[Any]:
     """Rows of `scores.csv` with a drawing of the interval over one scale for all."""
     every = [*scores["highest"], *scores["lowest"]]
     ends = [0.0, *(r[e] for r in every for e in ("value", "ci_low", "ci_high") if r[e] is not None)]
@@ -70,7 +72,7 @@ def _marked(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], metric
     for row in rows:
         low_end = low if row["ci_low"] is None else row["ci_low"]
         high_end = high if row["ci_high"] is None else row["ci_high"]
-        told = f"{numbers.number(row['value'])}, interval {numbers.interval(row, '')}"
+        words = f"{number(row['value'])}, interval {interval(row)}"
         mark = (
             None
             if row["value"] is None
@@ -79,7 +81,7 @@ def _marked(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], metric
                 low_end,
                 high_end,
                 within=(low - reach, high + reach),
-                description=f"{numbers.in_words(metric)}: {told}",
+                description=f"{measure.words}: {words}",
                 more_is_better=not scores.get("less_is_better"),
             )
         )
@@ -87,7 +89,7 @@ def _marked(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], metric
     return marked
 
 
-def _layers(spread: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _layers(spread: Document | None) -> dict[str, Any] | None:
     if spread is None:
         return None
     layers = spread["layers"]
@@ -100,10 +102,10 @@ def _layers(spread: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {**spread, "shown": shown, "most": most, "n_more": len(layers) - len(shown)}
 
 
-def _removal(removal: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _removal(removal: Document | None, measures: Mapping[str, Measure]) -> dict[str, Any] | None:
     if removal is None:
         return None
-    metric, share = removal["metric"], numbers.is_share(removal["metric"])
+    measure = measures[removal["metric"]]
     styles = {"top": "worse", "random": "tried", "bottom": "tested"}
     names = {"top": "highest", "random": "random", "bottom": "lowest"}
     series = []
@@ -111,34 +113,32 @@ def _removal(removal: Mapping[str, Any] | None) -> dict[str, Any] | None:
         points = [(float(n), v) for n, v in zip(removal["removed"], removal[key], strict=True)]
         labels = [""] * (len(points) - 1) + [names[key]]
         series.append(Series(names[key], points, style, labels))
-    name = numbers.in_words(metric)
     chart = line_chart(
-        f"{name} as filters are removed: highest, lowest and random ones first; the same numbers "
-        "stand in the table below",
+        f"{measure.words} as filters are removed: highest, lowest and random ones first; "
+        "the same numbers stand in the table below",
         Axis("filters removed", whole=True),
-        Axis(name + (", %" if share else ""), 100.0 if share else 1.0),
+        figure_axis(measure),
         series,
     )
-    return {**removal, "chart": chart}
+    return {**removal, "measure": measure, "chart": chart}
 
 
-def _truncation(statistics: Mapping[str, Any] | None, metric: str) -> dict[str, Any] | None:
+def _truncation(statistics: Document | None, measure: Measure) -> dict[str, Any] | None:
     curve = (statistics or {}).get("curve") or []
     if len(curve) < 2:
         return None
-    share = numbers.is_share(metric)
-    name = numbers.in_words(metric)
     chart = line_chart(
-        f"mean {name} as filters leave in random order; the same numbers stand in the table below",
+        f"mean {measure.words} as filters leave in random order; "
+        "the same numbers stand in the table below",
         Axis("filters removed at random", whole=True),
-        Axis(name + (", %" if share else ""), 100.0 if share else 1.0),
+        figure_axis(measure),
         [Series("random", [(float(p[0]), p[2]) for p in curve], "tried", marked=False)],
     )
     cuts = (statistics or {}).get("truncation") or {}
     return {"chart": chart, "points": curve, "cuts": cuts}
 
 
-def _samples(samples: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _samples(samples: Document | None) -> dict[str, Any] | None:
     if not samples or not samples["filters"]:
         return None
     chart = bar_chart(

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from repairkit.report.card import model_card
-from repairkit.report.facts.changes import act, head_in_words
-from repairkit.report.facts.verdict import verdict
+from repairkit.report.model_card import model_card
+from repairkit.report.story import act, head_in_words, verdict
 from tests.report.documents import repair
 
 BIAS = {"kind": "bias", "layer": "fc", "bias": [0.5, -0.5], "weight": None}

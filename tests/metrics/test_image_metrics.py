@@ -73,7 +73,7 @@ def test_loss_is_the_log_loss_of_which_less_is_better():
     expected = log_loss(labels, probabilities, labels=range(5))
     assert value_of(metric, logits, annotations) == pytest.approx(expected)
     assert metric.score_range == (0.0, -LOG_FLOOR)
-    assert not metric.greater_is_better
+    assert not metric.measure.greater_is_better
 
 
 def test_recall_knows_classes_by_name_and_by_number():

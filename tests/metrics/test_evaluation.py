@@ -8,7 +8,7 @@ from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
 from repairkit.metrics import METRIC_NAMES, OutputForm, difference, evaluate, make_metric, wilson
-from repairkit.metrics.statistics.bootstrap import stratified_draws
+from repairkit.metrics.evaluation import stratified_draws
 from repairkit.metrics.user import UserMetric
 from tests.metrics.cases import ON_ATTACKED, annotate, noisy_logits, one_hot
 
@@ -17,6 +17,10 @@ NAMES = (
     "recall:1",
     *(n for n in METRIC_NAMES if ":" not in n and "mean" not in n and n not in ON_ATTACKED),
 )
+
+
+def user_metric(name, function, *, per_image=False):
+    return UserMetric(name=name, function=function, per_image=per_image, score_range=(0.0, 1.0))
 
 
 def metrics_for(annotations, n_classes, names=NAMES, form=LOGITS):
@@ -102,8 +106,8 @@ def test_paired_intervals_are_narrower_than_the_noise_of_each_model():
 
 def test_models_that_answer_alike_do_not_differ_at_all():
     outputs, annotations = grouped_case()
-    per_image = UserMetric("u:image", lambda o, *_: o[:, 0] / 9 + 0.5, True, (0.0, 1.0))
-    together = UserMetric("u:set", lambda o, *_: o.mean() / 9 + 0.5, False, (0.0, 1.0))
+    per_image = user_metric("u:image", lambda o, *_: o[:, 0] / 9 + 0.5, per_image=True)
+    together = user_metric("u:set", lambda o, *_: o.mean() / 9 + 0.5)
     metrics = [*metrics_for(annotations, 3), per_image, together]
     found = difference(
         outputs, outputs.copy(), annotations, metrics, form=LOGITS, n_resamples=100, seed=0
@@ -196,7 +200,7 @@ def test_regressors_and_other_outputs_have_no_accuracy_by_group():
     assert found.metrics["mean_absolute_error"].value == pytest.approx(0.1)
     assert found.groups == {}
     assert found.group_sizes == {"dark": 30, "fair": 30}
-    boxes = UserMetric("u:set", lambda o, *_: float(o.max() > 0), False, (0.0, 1.0))
+    boxes = user_metric("u:set", lambda o, *_: float(o.max() > 0))
     other = evaluate(
         rng.normal(size=(60, 5, 4)),
         annotations,

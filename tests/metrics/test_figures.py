@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repairkit.core.measures import sign_of
 from repairkit.core.suite import Annotations
 from repairkit.metrics import FigureOfImages, OutputForm, figure_of, make_metric, smooth_figure
 
@@ -47,9 +46,9 @@ def test_a_metric_of_a_subset_is_the_metric_of_those_images(name: str) -> None:
 )  # fmt: skip
 def test_shares_become_likelihoods_of_the_same_images(name: str, smooth: str) -> None:
     """As good where the metric itself is: a share becomes a log-likelihood, the loss's opposite."""
-    turn = sign_of(metric(name)) * sign_of(metric(smooth))
+    turn = metric(name).measure.sign * metric(smooth).measure.sign
     everyone = np.arange(N)
-    found = smooth_figure(metric(name), ANNOTATIONS, FORM)
+    found = smooth_figure(metric(name), ANNOTATIONS)
     expected = figure_of(metric(smooth), ANNOTATIONS)
     assert found.figure(found.columns(OUTPUTS), everyone) == pytest.approx(
         turn * expected.figure(expected.columns(OUTPUTS), everyone)
@@ -58,7 +57,7 @@ def test_shares_become_likelihoods_of_the_same_images(name: str, smooth: str) ->
 
 def test_the_worst_group_becomes_a_soft_minimum_of_the_groups_likelihoods() -> None:
     everyone = np.arange(N)
-    found = smooth_figure(metric("worst_group_accuracy"), ANNOTATIONS, FORM)
+    found = smooth_figure(metric("worst_group_accuracy"), ANNOTATIONS)
     groups = [figure_of(metric(f"group_loss:{name}"), ANNOTATIONS) for name in ("even", "odd")]
     figures = np.array([-g.figure(g.columns(OUTPUTS), everyone) for g in groups])
     columns = found.columns(OUTPUTS)

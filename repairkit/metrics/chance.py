@@ -1,6 +1,7 @@
-"""Whether answers of a classifier are better than guesses, and whether other answers are better.
+"""What chance explains: answers no better than guesses, and changes of answers on the same images.
 
-All tests are exact or by permutation, so that they hold for few images too.
+All tests are exact or by permutation, so that they hold for few images too. Where two models answer
+the same images, only images whose answer changed tell anything (McNemar 1947).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ FEWEST = 20
 """With fewer images nothing is said of guesses."""
 _HARDLY_BY_CHANCE = 0.01
 _PERMUTATIONS = 2000
+_MOST_TIMES_MORE = 100
 
 Predictions = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Guessing:
     """How predictions compare with guesses.
 
@@ -93,14 +95,14 @@ def look_for_guessing(
     little = by_chance + _LITTLE_SKILL * (1.0 - by_chance)
     commonest = int(answered.argmax()) if answered.any() else -1
     return Guessing(
-        n,
-        hits / n,
-        by_chance,
-        p_value,
-        1.0 - _at_least(hits + 1, n, little) <= _SURE,
-        commonest,
-        float((predictions == commonest).mean()),
-        float((labels == commonest).mean()),
+        n_images=n,
+        accuracy=hits / n,
+        by_chance=by_chance,
+        p_value=p_value,
+        surely_little=1.0 - _at_least(hits + 1, n, little) <= _SURE,
+        commonest=commonest,
+        share=float((predictions == commonest).mean()),
+        label_share=float((labels == commonest).mean()),
     )
 
 
@@ -131,3 +133,75 @@ def _at_least(count: int, n: int, p: float) -> float:
         for k in range(count, n + 1)
     ]
     return min(1.0, math.fsum(map(math.exp, logs)))
+
+
+# Changes of answers
+
+
+@dataclass(frozen=True)
+class Discordant:
+    """Images whose answer changed: from wrong to right, and from right to wrong."""
+
+    gained: int
+    lost: int
+    n_images: int
+
+    @classmethod
+    def of(cls, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Discordant:
+        """Count them.
+
+        Args:
+            before: whether each image is answered rightly, (n_images,).
+            after: the same after the change.
+        """
+        gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+        return cls(gained, lost, len(before))
+
+    @property
+    def p_gain(self) -> float:
+        """One-sided p-value of "no more are gained than lost"."""
+        return binomial_tail(self.gained, self.gained + self.lost)
+
+    @property
+    def p_loss(self) -> float:
+        """One-sided p-value of "no more are lost than gained"."""
+        return binomial_tail(self.lost, self.gained + self.lost)
+
+    def images_needed(self, level: float) -> int | None:
+        """How many more images would make the gain sure, if they changed at the rates seen.
+
+        Args:
+            level: of the one-sided test.
+
+        Returns:
+            0 where it is sure already; None where no more are gained than lost.
+        """
+        if self.p_gain <= level:
+            return 0
+        if self.gained <= self.lost:
+            return None
+        few, many = 1.0, 2.0
+        while not self._is_sure(many, level):
+            few, many = many, 2 * many
+            if many > _MOST_TIMES_MORE:
+                return None
+        while (many - few) * self.n_images > 1:
+            middle = (few + many) / 2
+            few, many = (few, middle) if self._is_sure(middle, level) else (middle, many)
+        return math.ceil((many - 1) * self.n_images)
+
+    def _is_sure(self, times: float, level: float) -> bool:
+        """Whether the gain is, with so many times the images, changed at the rates seen."""
+        gained, lost = int(times * self.gained), math.ceil(times * self.lost)
+        return binomial_tail(gained, gained + lost) <= level
+
+
+def binomial_tail(successes: int, trials: int) -> float:
+    """The chance of so many successes or more, each trial being fair; 1 without trials."""
+    if successes <= 0:
+        return 1.0
+    logs = [
+        math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
+        for k in range(successes, trials + 1)
+    ]
+    return min(1.0, math.fsum(math.exp(log - trials * math.log(2)) for log in logs))

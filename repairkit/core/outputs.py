@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ _ASK = "say what the outputs are with --outputs-are logits or --outputs-are prob
 
 
 @dataclass(frozen=True)
-class Evidence:
+class OutputEvidence:
     """What is known of a model's outputs beside their numbers.
 
     Attributes:
@@ -47,7 +47,7 @@ class Evidence:
     ask: bool = False
 
 
-_NOTHING = Evidence()
+_NOTHING = OutputEvidence()
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class OutputForm:
         regression: bool = False,
         columns: tuple[int, int] | None = None,
         threshold: float | None = None,
-        evidence: Evidence = _NOTHING,
+        evidence: OutputEvidence = _NOTHING,
     ) -> OutputForm:
         """The form of `outputs`, which the whole model gave for real images.
 
@@ -226,7 +226,7 @@ _TOLD: dict[str, tuple[str, str, str]] = {
 }
 
 
-def _told_kind(evidence: Evidence, *, single: bool, part: bool) -> tuple[str, str]:
+def _told_kind(evidence: OutputEvidence, *, single: bool, part: bool) -> tuple[str, str]:
     """What the user or the graph says, and how; empty where they say nothing."""
     source = evidence.said or evidence.ending
     if source is None:
@@ -308,3 +308,36 @@ def _kind_of_rows(
 def _told_rows(kind: str, n: int) -> tuple[str, str]:
     add = "add up to 1" if kind == "probabilities" else "do not add up to 1"
     return kind, f"over {n} images they {add}"
+
+
+def shift_outputs(
+    outputs: Array, form: OutputForm, biases: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Outputs whose classes are the likelier by factors exp(bias), in the same form.
+
+    Args:
+        outputs: as the model gives them, for n images.
+        form: how they are read; not `values`.
+        biases: shape (n_classes,), in log-odds.
+    """
+    first, behind = form.columns or (0, None)
+    shifted = np.asarray(outputs, np.float64).copy()
+    rows = shifted.reshape(len(shifted), -1)
+    scores = replace(form, columns=None).class_scores(
+        np.asarray(outputs).reshape(len(outputs), -1)[:, first:behind]
+    )
+    if form.kind == "binary-logit":
+        rows[:, first:behind] += biases[1] - biases[0]
+    elif form.kind == "binary-probability":
+        odds = scores * np.exp(biases - biases.max())
+        rows[:, first:behind] = (odds / np.maximum(odds.sum(axis=1, keepdims=True), _LEAST_SUM))[
+            :, 1:
+        ]
+    elif form.kind.endswith("probabilities"):
+        weighted = scores * np.exp(biases - biases.max())
+        rows[:, first:behind] = weighted / np.maximum(
+            weighted.sum(axis=1, keepdims=True), _LEAST_SUM
+        )
+    else:
+        rows[:, first:behind] += biases
+    return shifted

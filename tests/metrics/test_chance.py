@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repairkit.metrics.statistics.guessing import Guessing, better_by_chance, look_for_guessing
+from repairkit.metrics.chance import Guessing, better_by_chance, look_for_guessing
 
 stats = pytest.importorskip("scipy.stats")
 

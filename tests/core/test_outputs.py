@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.outputs import OutputEvidence
 from repairkit.metrics import LOG_FLOOR, OutputForm
-from repairkit.metrics.outputs import Evidence
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(6, 4)).astype(np.float32)
@@ -167,7 +167,7 @@ def test_a_threshold_for_many_columns_is_refused() -> None:
         OutputForm.detect(np.ones((4, 1)), regression=True, threshold=0.5)
 
 
-ASK = Evidence(ask=True)
+ASK = OutputEvidence(ask=True)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ ASK = Evidence(ask=True)
 )
 def test_the_graph_decides_before_the_numbers(ending, one, rows):
     """Of numbers that look like probabilities, and of some that do not."""
-    evidence = Evidence(ending=ending, operator="X", ask=True)
+    evidence = OutputEvidence(ending=ending, operator="X", ask=True)
     column, table = np.linspace(0, 1, 40)[:, None], np.array([[0.25, 0.75], [0.5, 0.5]])
     assert OutputForm.detect(column, evidence=evidence).kind == one
     form = OutputForm.detect(table, evidence=evidence)
@@ -191,9 +191,9 @@ def test_the_graph_decides_before_the_numbers(ending, one, rows):
 
 
 def test_the_user_decides_before_the_graph():
-    said = Evidence(said="probabilities", ending="linear", operator="Gemm")
+    said = OutputEvidence(said="probabilities", ending="linear", operator="Gemm")
     assert OutputForm.detect(np.array([[0.4], [2.0]]), evidence=said).kind == "binary-probability"
-    logs = Evidence(said="log-probabilities")
+    logs = OutputEvidence(said="log-probabilities")
     table = np.log(np.array([[0.2, 0.8], [0.6, 0.4]]))
     form = OutputForm.detect(table, evidence=logs)
     np.testing.assert_allclose(form.log_probabilities(table), table)
@@ -261,6 +261,6 @@ def test_separate_probabilities_are_compared_by_their_shares():
     ],
 )
 def test_numbers_that_are_not_what_the_user_said_are_told(said, outputs, doubted):
-    form = OutputForm.detect(outputs, evidence=Evidence(said=said))
+    form = OutputForm.detect(outputs, evidence=OutputEvidence(said=said))
     assert "as you said" in form.how
     assert ("although" in form.how) == doubted

@@ -5,23 +5,19 @@ from __future__ import annotations
 import hashlib
 import html
 import re
-from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
 
-from repairkit.report.facts import numbers
-from repairkit.report.facts.changes import head_in_words
-from repairkit.report.facts.promise import promise_in_words
-from repairkit.report.facts.repair_facts import commands, overlap_warnings
-from repairkit.report.facts.verdict import verdict
-from repairkit.report.tables import Row, class_rows, group_tables
+from repairkit.core.metric import SHARE, Measure
+from repairkit.report.repair_page import Row, class_rows, commands, group_tables
+from repairkit.report.story import head_in_words, overlap_warnings, promise_in_words, verdict
+from repairkit.report.wording import Document, change, figure, interval, measures_of, visible
 
 _MARK = "<!-- A model card by repairkit, which replaces it as long as it is not edited: "
 _GROUPS_SHOWN = 40
 _FILTERS_SHOWN = 40
 
 
-def model_card(document: Mapping[str, Any]) -> str:
+def model_card(document: Document) -> str:
     """What a model card should say of a repair, from what `report.json` says of it."""
     evaluations = document["evaluations"]
     lines = [
@@ -41,16 +37,16 @@ def model_card(document: Mapping[str, Any]) -> str:
             "| Figure | Images | Before | After | Change (95 % interval) |",
             "|---|---:|---:|---:|---:|",
         ]
-    n_images = evaluations["before"]["n_images"]
-    for name, found in evaluations["before"]["metrics"].items():
-        three = found, evaluations["after"]["metrics"][name], evaluations["difference"][name]
-        lines.append(_row(numbers.in_words(name), n_images, name, *three))
+    n_images, measures = evaluations["before"]["n_images"], measures_of(document)
+    for name, before in evaluations["before"]["metrics"].items():
+        three = before, evaluations["after"]["metrics"][name], evaluations["difference"][name]
+        lines.append(_row(measures[name].words, n_images, measures[name], three))
     tables = group_tables(document)
     rows = tables[0]["rows"] if tables else class_rows(document)
     for row in _first(rows):
         name = f"accuracy of {row['name']}" + (" (few images)" if row["small"] else "")
         three = row["before"], row["after"], row["difference"]
-        lines.append(_row(name, row["n"], "accuracy", *three))
+        lines.append(_row(name, row["n"], SHARE, three))
     if len(rows) > _GROUPS_SHOWN:
         lines += ["", f"{len(rows) - _GROUPS_SHOWN} more groups: see the report."]
     lines += ["", *_limits(document, grouped=bool(tables)), ""]
@@ -75,20 +71,21 @@ def _first(rows: list[Row]) -> list[Row]:
     return [rows[k] for k in sorted(ranked[:_GROUPS_SHOWN])]
 
 
-def _row(name: str, n: int, metric: str, before: Any, after: Any, moved: Any) -> str:
-    interval = numbers.interval(moved, metric, signed=True)
-    told = f" ({interval})" if interval else ""
+def _row(name: str, n: int, measure: Measure, three: tuple[Document, Document, Document]) -> str:
+    """A row of the table: a name, a count, and figures before, after and the difference."""
+    before, after, moved = three
+    limits = interval(moved, measure, signed=True)
     cells = (
         safe(name),
         f"{n:,}",
-        numbers.figure(before["value"], metric),
-        numbers.figure(after["value"], metric),
-        f"{numbers.change(moved['value'], metric)}{told}",
+        figure(before["value"], measure),
+        figure(after["value"], measure),
+        f"{change(moved['value'], measure)}{f' ({limits})' if limits else ''}",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def _limits(document: Mapping[str, Any], *, grouped: bool) -> list[str]:
+def _limits(document: Document, *, grouped: bool) -> list[str]:
     frozen = [name for name, _ in document["patch"]["frozen"]]
     shown = ", ".join(safe(name) for name in frozen[:_FILTERS_SHOWN])
     more = f" and {len(frozen) - _FILTERS_SHOWN} more" if len(frozen) > _FILTERS_SHOWN else ""
@@ -117,12 +114,12 @@ def _limits(document: Mapping[str, Any], *, grouped: bool) -> list[str]:
 
 def safe(text: str) -> str:
     """Text in which nothing is markup, neither of Markdown nor of HTML."""
-    plain = html.escape(numbers.visible(text), quote=False)
+    plain = html.escape(visible(text), quote=False)
     return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", plain)
 
 
 def code(text: str) -> str:
     """A span of code that its content cannot end."""
-    plain = numbers.visible(text)
+    plain = visible(text)
     fence = "`" * (max((len(run) for run in re.findall("`+", plain)), default=0) + 1)
     return f"{fence} {plain} {fence}" if "`" in plain else f"`{plain}`"

@@ -1,0 +1,153 @@
+"""Metrics that are weighted means of one number per image: accuracies, losses and errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.arrays import Array
+from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.metric import Measure
+from repairkit.core.outputs import OutputForm
+from repairkit.core.suite import Annotations
+from repairkit.metrics import weights
+from repairkit.metrics.definition import (
+    Case,
+    Definition,
+    ImageMetric,
+    mean_surprise,
+    share_of_hits,
+)
+
+
+def _share(words: str) -> Measure:
+    return Measure(words=words, unit="share", ends=(0.0, 1.0))
+
+
+def _loss(words: str) -> Measure:
+    return Measure(words=words, greater_is_better=False)
+
+
+ACCURACY = Definition(
+    name="accuracy",
+    measure=_share("accuracy"),
+    make=lambda case: share_of_hits(case, weights.uniform),
+    searched_by=("loss",),
+    shows_skill=True,
+)
+"""The share of images whose likeliest class is the true one."""
+
+LOSS = Definition(
+    name="loss",
+    measure=_loss("loss (mean negative log-likelihood)"),
+    make=lambda case: mean_surprise(case, weights.uniform),
+    shows_skill=True,
+)
+"""The mean negative log-likelihood of the true class (log loss)."""
+
+RECALL = Definition(
+    name="recall",
+    takes="CLASS",
+    measure=_share("recall of {}"),
+    make=lambda case: share_of_hits(case, partial(weights.of_class, case.number)),
+)
+"""The share of the images of one class that are found."""
+
+GROUP_ACCURACY = Definition(
+    name="group_accuracy",
+    measure=_share("mean accuracy over groups"),
+    make=lambda case: share_of_hits(case, weights.over_groups),
+    needs=frozenset({"classes", "groups"}),
+    searched_by=("group_loss",),
+    shows_skill=True,
+)
+"""The mean over groups of the accuracy in each.
+
+What accuracy on a group-balanced benchmark measures (Buolamwini & Gebru, "Gender Shades", 2018;
+Ghorbani & Zou, "Neuron Shapley", 2020).
+"""
+
+GROUP_LOSS = Definition(
+    name="group_loss",
+    measure=_loss("mean loss over groups"),
+    make=lambda case: mean_surprise(case, weights.over_groups),
+    needs=frozenset({"classes", "groups"}),
+    shows_skill=True,
+)
+"""The mean over groups of the loss in each."""
+
+ACCURACY_OF_GROUP = Definition(
+    name="group_accuracy",
+    takes="GROUP",
+    measure=_share("accuracy of {}"),
+    make=lambda case: share_of_hits(case, partial(weights.of_group, case.number)),
+    needs=frozenset({"classes", "groups"}),
+)
+"""The accuracy on the images of one group."""
+
+LOSS_OF_GROUP = Definition(
+    name="group_loss",
+    takes="GROUP",
+    measure=_loss("loss of {}"),
+    make=lambda case: mean_surprise(case, partial(weights.of_group, case.number)),
+    needs=frozenset({"classes", "groups"}),
+)
+"""The loss on the images of one group."""
+
+
+def _mean_absolute_error(case: Case) -> ImageMetric:
+    """The mean distance to the target; range [0, width].
+
+    `width` is the greatest label less the least one, over all of the data. An error beyond it
+    counts as `width`, and so does an answer that is NaN: a bounded score is what the search's
+    intervals rest on. A model that answers within the labels' range never meets the bound.
+
+    Raises:
+        DataError: A label is not finite, or all are the same.
+    """
+    labels = np.asarray(case.annotations.labels, np.float64)
+    if not len(labels) or not np.isfinite(labels).all():
+        raise DataError("a label is missing or not finite; a regressor needs a number per image")
+    width = float(labels.max() - labels.min())
+    if width == 0.0:
+        raise DataError(
+            f"every label is {labels[0]:g}, so errors have no scale; give images with different "
+            f"targets, or a metric module:function"
+        )
+    return ImageMetric(
+        name=case.name,
+        measure=case.measure,
+        score_range=(0.0, width),
+        score_images=Distances(width, case.form),
+        weigh=weights.uniform,
+    )
+
+
+MEAN_ABSOLUTE_ERROR = Definition(
+    name="mean_absolute_error",
+    measure=_loss("mean absolute error"),
+    make=_mean_absolute_error,
+    needs=frozenset({"numbers"}),
+    shows_skill=True,
+)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """An image's absolute error, `width` at the most."""
+
+    width: float
+    form: OutputForm
+
+    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+        answers = self.form.class_scores(outputs)
+        if answers.shape[1] != 1:
+            raise SettingsError(
+                f"the model gives {answers.shape[1]} numbers per image and mean_absolute_error "
+                f"needs one; choose another --output"
+            )
+        errors = np.abs(answers[:, 0] - annotations.labels)
+        return np.where(np.isnan(errors), self.width, np.minimum(errors, self.width))

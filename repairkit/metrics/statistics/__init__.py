@@ -1,1 +1,0 @@
-"""Intervals, paired tests and limits: what a figure is worth."""

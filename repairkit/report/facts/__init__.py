@@ -1,1 +1,0 @@
-"""What pages and cards say, taken from finished results."""

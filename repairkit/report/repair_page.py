@@ -1,0 +1,338 @@
+"""What the page of a repair shows, from the document of the repair.
+
+Tables hold figures before and after, with their differences drawn over one shared scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from markupsafe import Markup
+
+from repairkit.core.metric import SHARE, Measure
+from repairkit.report.charts import Axis, Series, interval_mark, line_chart
+from repairkit.report.commands import command_again, reading_words, shell
+from repairkit.report.story import (
+    act,
+    cure_metrics,
+    cure_rows,
+    cures_caption,
+    head_in_words,
+    overlap_warnings,
+    promise_in_words,
+    search_in_words,
+    verdict,
+)
+from repairkit.report.wording import Document, change, interval, measures_of
+
+_GROUPS_SHOWN = 24
+
+
+def repair_facts(document: Document) -> dict[str, Any]:
+    """The variables of the template, by name; blocks that are missing are None or empty."""
+    tables = group_tables(document)
+    shown = [_shortened(table) for table in tables]
+    classes = class_rows(document)
+    return {
+        "document": document,
+        "name": PurePath(document["result"]["path"]).name,
+        "source_name": PurePath(document["source"]["path"]).name,
+        "verdict": verdict(document),
+        "warnings": overlap_warnings(document["parts"]),
+        "rows": metric_rows(document["evaluations"], document["objective"], measures_of(document)),
+        "trade_off": trade_off(document),
+        "groups": shown[:1],
+        "columns_alone": shown[1:],
+        "classes": _shortened({"name": "", "rows": classes}) if classes else None,
+        "small_note": (document.get("fairness") or {}).get(
+            "small", "a group is small where it has fewer than 30 images"
+        ),
+        "constants": dict(document["patch"]["frozen"]),
+        "gains": document["patch"].get("gains", {}),
+        "act": act(document),
+        "head": head_in_words(document),
+        "interpretation": document.get("interpretation"),
+        "baselines": baselines(document),
+        "selection": document.get("selection"),
+        "measures": measures_of(document),
+        "promise": promise_in_words(document),
+        "search": search_in_words(document["selection"]) if document.get("selection") else "",
+        "cures": cure_rows(document),
+        "cure_metrics": cure_metrics(document),
+        "cures_caption": cures_caption(document["selection"]) if cure_rows(document) else "",
+        "commands": commands(document),
+    }
+
+
+def _shortened(table: Document) -> dict[str, Any]:
+    """Of many groups, those that pay, fare worst now or moved most; all are in `rows`."""
+    rows = table["rows"]
+    if len(rows) <= _GROUPS_SHOWN:
+        return {**table, "leading": rows, "n_more": 0}
+    half = _GROUPS_SHOWN // 2
+    worst = sorted(rows, key=lambda row: (not row["pays"], row["after"]["value"]))[:half]
+    names = {row["name"] for row in worst}
+    rest = [row for row in rows if row["name"] not in names]
+    rest.sort(key=lambda row: -abs(row["difference"]["value"]))
+    return {**table, "leading": [*worst, *rest[:half]], "n_more": len(rows) - 2 * half}
+
+
+def trade_off(document: Document) -> dict[str, Any] | None:
+    """The chart of what more frozen filters bring and cost, and its table; None without trials."""
+    objective = document["objective"]
+    if objective is None:
+        return None
+    selection = document.get("selection") or {}
+    points = list(selection.get("trade_off") or document.get("trials") or [])
+    points = [row for row in points if row.get(objective) is not None]
+    if len(points) < 2 or not any(p.get("kept", True) for p in points):
+        return None
+    known = "accuracy" in document["evaluations"]["before"]["metrics"]
+    known = known and all(p.get("accuracy") is not None for p in points)
+    against = known and objective != "accuracy"
+    n_frozen = len(document["patch"]["frozen"])
+    evaluations = document["evaluations"]
+    ends = [(0, evaluations["before"]["metrics"]), (n_frozen, evaluations["after"]["metrics"])]
+
+    def place(n: int, row: Document) -> tuple[float, float]:
+        return (row["accuracy"] if against else float(n)), row[objective]
+
+    frozen = [name for name, _ in document["patch"]["frozen"]]
+    chosen = [p for p in points if set(p.get("filters", frozen)) == set(frozen)]
+    chosen = [p for p in chosen if p["n_frozen"] == n_frozen]
+    suite = evaluations["before"]["suite"].rpartition(", ")[2]
+    tested = [place(n, {k: f["value"] for k, f in metrics.items()}) for n, metrics in ends]
+    # Sets that were tried and given up stand beside the way that was kept.
+    way = [p for p in points if p.get("kept", True)]
+    labels = [str(p["n_frozen"]) if p in (way[0], way[-1]) else "" for p in way]
+    aside = [p for p in points if not p.get("kept", True)]
+    series = [
+        Series("tried", [place(p["n_frozen"], p) for p in way], "tried", labels),
+        Series("aside", [place(p["n_frozen"], p) for p in aside], "aside", joined=False),
+        Series("test", tested, "tested", [f"{suite}, before", f"{suite}, after"]),
+    ]
+    if chosen:
+        last = place(n_frozen, chosen[-1])
+        series.insert(0, Series("chosen", [last], "chosen", [str(n_frozen)], joined=False))
+    return {
+        "chart": _chart(measures_of(document)[objective], series, against=against),
+        "against": against,
+        "points": points,
+        "objective": objective,
+        "aside": bool(aside),
+    }
+
+
+def figure_axis(measure: Measure) -> Axis:
+    """The axis of a metric's figures, shares in per cent."""
+    share = measure.is_share
+    return Axis(measure.words + (", %" if share else ""), 100.0 if share else 1.0)
+
+
+def _chart(measure: Measure, series: list[Series], *, against: bool) -> Markup:
+    up = figure_axis(measure)
+    across = Axis("overall accuracy, %", 100.0) if against else Axis("filters frozen", whole=True)
+    title = (
+        f"{up.title} against {across.title} as more filters are frozen; the same numbers stand in "
+        "the table below"
+    )
+    return line_chart(title, across, up, series)
+
+
+def baselines(document: Document) -> dict[str, Any] | None:
+    """Rows of the baselines, and the metrics that are their columns; the objective comes first."""
+    rows = document.get("baselines") or []
+    if not rows:
+        return None
+    objective = document["objective"]
+    names = dict.fromkeys(name for row in rows for name in row["figures"])
+    metrics = sorted(names, key=lambda name: (name != objective, name != "accuracy"))
+    return {"rows": rows, "metrics": metrics}
+
+
+def commands(document: Document) -> dict[str, str]:
+    """Shell commands that verify, revert, apply again and choose again."""
+    source, result = document["source"]["path"], document["result"]["path"]
+    patch = str(PurePath(result).with_name(f"{PurePath(result).stem}.patch.json"))
+    again = str(PurePath(result).with_name(f"{PurePath(result).stem}.again.onnx"))
+    path = document["data"]["path"]
+    data = [] if path is None else ["--data", path]
+    choice = document["choice"]
+    if choice.get("image_input"):
+        data += ["--image-input", choice["image_input"]]
+    for name, value in (choice.get("inputs") or {}).items():
+        data += ["--input", f"{name}={value}"]
+    data += reading_words(choice.get("preprocessing"))
+    return {
+        "verify": shell("verify", source, result, "--patch", patch, *data),
+        "revert": shell("revert", result, patch, "-o", again),
+        "apply": shell("apply", source, patch, "-o", again),
+        "choose": command_again(document.get("again"), again),
+    }
+
+
+# Tables
+
+SMALL_GROUP = 30
+
+Row = dict[str, Any]
+_UNKNOWN = {"value": None, "ci_low": None, "ci_high": None}
+
+
+def moved_row(
+    name: str,
+    measure: Measure,
+    three: Document | None,
+    *,
+    n: int | None = None,
+    small: bool = False,
+) -> Row:
+    """One row; `three` holds the figures `before`, `after` and `difference`, None if unknown."""
+    three = three or dict.fromkeys(("before", "after", "difference"), _UNKNOWN)
+    return {
+        "name": name,
+        "measure": measure,
+        "n": n,
+        "small": small,
+        **{key: three[key] for key in ("before", "after", "difference")},
+    }
+
+
+def with_marks(rows: Sequence[Row]) -> list[Row]:
+    """The rows with `mark`, a drawing of the difference; those of shares share a scale."""
+    scales = {share: _scale(rows, share=share) for share in (True, False)}
+    marked = []
+    for row in rows:
+        moved, measure = row["difference"], row["measure"]
+        low, high = scales[measure.is_share]
+        if moved["value"] is None or moved["ci_low"] is None:
+            marked.append({**row, "mark": ""})
+            continue
+        turn = measure.sign
+        words = (
+            f"{change(moved['value'], measure)}, "
+            f"95 % interval {interval(moved, measure, signed=True)}"
+        )
+        ends_of_mark = sorted((turn * moved["ci_low"], turn * moved["ci_high"]))
+        limits = sorted((turn * low, turn * high))
+        mark = interval_mark(
+            turn * moved["value"],
+            ends_of_mark[0],
+            ends_of_mark[1],
+            within=(limits[0], limits[1]),
+            description=words,
+        )
+        marked.append({**row, "mark": mark})
+    return marked
+
+
+def _scale(rows: Sequence[Row], *, share: bool) -> tuple[float, float]:
+    """The range that holds zero and every interval of the rows of one kind."""
+    peers = [row["difference"] for row in rows if row["measure"].is_share == share]
+    known = [moved for moved in peers if moved["ci_low"] is not None]
+    ends = [0.0, *(moved[end] for moved in known for end in ("ci_low", "ci_high"))]
+    low, high = min(ends), max(ends)
+    reach = 0.04 * (high - low) or 1.0
+    return low - reach, high + reach
+
+
+def metric_rows(
+    evaluations: Document, objective: str, measures: Mapping[str, Measure]
+) -> list[Row]:
+    """The metrics of the two models, the objective first."""
+    before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
+    names = sorted(before["metrics"], key=lambda name: name != objective)
+    return with_marks(
+        [
+            moved_row(
+                _name(measures[name]),
+                measures[name],
+                {
+                    "before": before["metrics"][name],
+                    "after": after["metrics"][name],
+                    "difference": change[name],
+                },
+            )
+            for name in names
+        ]
+    )
+
+
+def _name(measure: Measure) -> str:
+    return f"{measure.words} (0 is even)" if measure.even_at == 0 else measure.words
+
+
+def group_tables(document: Document) -> list[dict[str, Any]]:
+    """A table of groups per column of groups, with what sets the groups apart where that is known.
+
+    The first is of the groups that were chosen for, those of all columns crossed. Without a
+    `fairness` block it is the one table, of the groups that were evaluated.
+    """
+    fairness = document.get("fairness")
+    if fairness:
+        *alone, crossed = fairness["columns"]
+        measures = measures_of(document)
+        return [_judged_by(column, measures) for column in (crossed, *alone)]
+    evaluations = document["evaluations"]
+    before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
+    rows = [
+        moved_row(
+            name,
+            SHARE,
+            {
+                "before": found,
+                "after": after["groups"][name],
+                "difference": change[f"accuracy:{name}"],
+            },
+            n=before["group_sizes"][name],
+            small=before["group_sizes"][name] < SMALL_GROUP,
+        )
+        for name, found in before["groups"].items()
+    ]
+    return [_table(rows)] if rows else []
+
+
+def _table(rows: Sequence[Row]) -> dict[str, Any]:
+    shown = paying(with_marks(rows))
+    return {"name": "", "rows": shown, "apart": [], "rates": [], "left_out": []}
+
+
+def class_rows(document: Document) -> list[Row]:
+    """The accuracy of each class, where it was looked at: where there are no groups."""
+    rows = [
+        moved_row(row["name"], SHARE, row, n=row["n"], small=row["n"] < SMALL_GROUP)
+        for row in document.get("classes") or ()
+    ]
+    return paying(with_marks(rows))
+
+
+def paying(rows: Sequence[Row]) -> list[Row]:
+    """The rows with `pays`: whether the accuracy surely falls."""
+    return [{**row, "pays": (row["difference"]["ci_high"] or 0.0) < 0} for row in rows]
+
+
+def _judged_by(column: Document, measures: Mapping[str, Measure]) -> dict[str, Any]:
+    rows = [
+        moved_row(group["name"], SHARE, group, n=group["n"], small=bool(group.get("small")))
+        for group in column["groups"]
+    ]
+    apart = [
+        moved_row(measures[name].words, measures[name], three)
+        for name, three in column["disparities"].items()
+        if len(rows) > 1 or measures[name].even_at is not None
+    ]
+    rates = [
+        {"group": group["name"], "rate": rate.replace("_", " "), **moved_row("", SHARE, three)}
+        for group in column["groups"]
+        for rate, three in (group.get("rates") or {}).items()
+    ]
+    return {
+        "name": column["name"],
+        "rates_of": column.get("rates_of", ""),
+        "rows": paying(with_marks(rows)),
+        "apart": with_marks(apart),
+        "rates": rates,
+        "left_out": list(column.get("left_out") or ()),
+    }

@@ -1,0 +1,418 @@
+"""What a repair did, in sentences: the verdict, who pays, what was changed and what is promised.
+
+Who pays: groups, or classes where there are no groups, that surely lose accuracy. A loss is sure
+where its interval on the images that report lies below 0; the interval holds 0 where an exact sign
+test calls the loss chance (`repairkit.metrics.difference`). Groups are not corrected for their
+number: the more groups are looked at, the better a correction would hide a loss. Where nothing is
+lost in truth, this rule names one group in 40 at the most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from repairkit.core.metric import SHARE, Measure
+from repairkit.report.wording import (
+    Document,
+    change,
+    count,
+    figure,
+    interval,
+    is_cross_fitted,
+    listing,
+    measures_of,
+    of_part,
+)
+
+ONE_IN = 40
+"""One group in so many is named by chance, at the most."""
+_NAMED = 3
+_MANY = 20
+_MOST_NAMED = 8
+_HEADS = {"bias": "class biases", "last-layer": "weights"}
+_CURES = {
+    "freeze": "freezing filters",
+    "bias": "class biases",
+    "last-layer": "last layer refitted",
+}
+_WORDS = {"good": "Improved", "mixed": "Mixed", "open": "Not proven", "bad": "Worse"}
+
+
+def verdict(document: Document) -> dict[str, str]:
+    """`tone`, `word` for it, and the `sentence`, from the figures of the images that report.
+
+    Good needs an interval of the objective's difference that lies on the good side of zero, and
+    nobody who pays for it: groups, or classes where there are no groups, that surely lose accuracy
+    are named in the first sentence. They turn good to mixed, and open to bad.
+    """
+    objective = document["objective"]
+    evaluations = document["evaluations"]
+    if objective is None:
+        return _without_figures(document)
+    n_images = evaluations["before"]["n_images"]
+    before, after = (evaluations[key]["metrics"][objective] for key in ("before", "after"))
+    moved = evaluations["difference"][objective]
+    if moved["value"] is None:
+        return _undefined(document)
+    measure = measures_of(document)[objective]
+    low, high = sorted(measure.sign * (moved[end] or 0.0) for end in ("ci_low", "ci_high"))
+    tone = "good" if low > 0 else "bad" if high < 0 else "open"
+    suite = evaluations["before"]["suite"]
+    where = f"on {count(n_images, 'image')} {of_part(suite)}"
+    crossed = is_cross_fitted(suite)
+    done = act(document)
+    what = "Choosing like this" if crossed else done
+    ships = f" What ships: {done[0].lower()}{done[1:]}." if crossed else ""
+    ends = f"from {figure(before['value'], measure)} to {figure(after['value'], measure)}"
+    numbers = (
+        f"{ends} {where}: "
+        f"{change(moved['value'], measure)}, 95\N{NO-BREAK SPACE}% interval "
+        f"{interval(moved, measure, signed=True)}"
+    )
+    name = measure.words
+    if tone != "open":
+        verb = "lifts" if moved["value"] > 0 else "lowers"
+        sentence = f"{what} {verb} the {name} {numbers}"
+    elif moved["value"] == moved["ci_low"] == moved["ci_high"] == 0:
+        sentence = f"{what} leaves the {name} as it was {where}"
+    else:
+        sentence = f"{what} moves the {name} {numbers}, which may be chance"
+    pay = payers_in_words(document)
+    if pay:
+        sentence += f"; it {pay}" if tone == "bad" else f", but {pay}"
+        tone = {"good": "mixed", "open": "bad"}.get(tone, tone)
+    if _is_doubtful(document):
+        sentence += ", and the preprocessing is doubtful"
+        tone = {"good": "mixed"}.get(tone, tone)
+    return {
+        "tone": tone,
+        "word": _WORDS[tone],
+        "sentence": f"{sentence}.{payers_by_chance(document)}"
+        + _price(objective, evaluations["difference"])
+        + ships,
+    }
+
+
+def _is_doubtful(document: Document) -> bool:
+    """Whether the job went on although its preprocessing looked wrong."""
+    look = (document.get("read") or {}).get("first_look") or {}
+    return bool(look.get("doubt"))
+
+
+def _without_figures(document: Document) -> dict[str, str]:
+    n_frozen = len(document["patch"]["frozen"])
+    proof = document["verification"]
+    on = f"{count(proof['n_images'], 'image')} ({proof['images']})"
+    what = "1 filter is" if n_frozen == 1 else f"{count(n_frozen, 'filter')} are"
+    return {
+        "tone": "open",
+        "word": "No figures",
+        "sentence": (
+            f"{what} frozen, as was asked for. No metric was computed, so nothing is said of "
+            f"better or worse. All outputs equal those of the masked original on {on}."
+        ),
+    }
+
+
+def _undefined(document: Document) -> dict[str, str]:
+    name = measures_of(document)[document["objective"]].words
+    before = document["evaluations"]["before"]
+    where = f"{count(before['n_images'], 'image')} {of_part(before['suite'])}"
+    pay = payers_in_words(document)
+    return {
+        "tone": "bad" if pay else "open",
+        "word": _WORDS["bad" if pay else "open"],
+        "sentence": (
+            f"{act(document)} changes the {name} by an unknown amount: "
+            f"the {where} do not define it{f'; it {pay}' if pay else ''}."
+        ),
+    }
+
+
+def _price(objective: str, differences: Document) -> str:
+    """What became of overall accuracy, where that is not the objective."""
+    if objective == "accuracy" or "accuracy" not in differences:
+        return ""
+    moved = differences["accuracy"]
+    if moved["value"] is None or moved["ci_low"] is None:
+        return ""
+    limits = interval(moved, SHARE, signed=True)
+    told = f"{change(moved['value'], SHARE)} (interval {limits})"
+    if moved["ci_high"] < 0:
+        return f" It costs overall accuracy: {told}."
+    if moved["ci_low"] > 0:
+        return f" Overall accuracy gains as well: {told}."
+    return f" Overall accuracy stays as it was, as far as these images tell: {told}."
+
+
+# What was changed
+
+
+def act(document: Document) -> str:
+    """The subject of a sentence: `Freezing 3 of 208 filters and changing the weights of fc`."""
+    claim = document["patch"]
+    told = []
+    if claim["frozen"] or not claim.get("head"):
+        total = (document.get("scoring") or {}).get("n_filters")
+        n = len(claim["frozen"])
+        what = count(n, "filter") if total is None else f"{n:,} of {count(total, 'filter')}"
+        n_partly = len(claim.get("gains", {}))
+        told.append(f"freezing {what}{f' ({n_partly} of them partly)' if n_partly else ''}")
+    head = claim.get("head")
+    if head:
+        told.append(f"changing the {_HEADS[head['kind']]} of the last layer")
+    sentence = " and ".join(told)
+    return sentence[0].upper() + sentence[1:]
+
+
+def head_in_words(document: Document) -> str:
+    """What became of the last layer; empty where it stays."""
+    head = document["patch"].get("head")
+    if not head:
+        return ""
+    if head["kind"] == "bias":
+        return f"New class biases in the last layer, {head['layer']}"
+    return f"Weights of the last layer, {head['layer']}, refitted on the selection images"
+
+
+def overlap_warnings(parts: Document) -> list[str]:
+    """Sentences on parts that share images with the test part; means look at no label."""
+    consequences = {
+        "selection": "the figures of the test part are too good to be believed",
+        "calibration": "what frozen filters yield was measured on images that judge it",
+    }
+    return [
+        f"The parts {first} and test share images: {consequences[first]}."
+        for first, second in parts.get("overlaps", [])
+        if second == "test"
+    ]
+
+
+# Who pays
+
+Payer = dict[str, Any]
+"""`name`, `column`, `n`, and the figures `before`, `after` and `difference`."""
+
+
+def find_payers(document: Document) -> list[Payer] | None:
+    """Those who surely lose accuracy, the greatest loss first; None where nobody was looked at."""
+    rows = list(_everyone(document))
+    if not rows:
+        return None
+    payers = [row for row in rows if (row["difference"]["ci_high"] or 0.0) < 0]
+    return sorted(payers, key=lambda row: float(row["difference"]["value"]))
+
+
+def payers_in_words(document: Document) -> str:
+    """The clause of the verdict that names who pays; empty where nobody does."""
+    payers = find_payers(document) or []
+    if not payers:
+        return ""
+    noun = _noun(payers, many=len(payers) > 1)
+    named = [_payer(payer) for payer in payers[:_NAMED]]
+    rest = payers[_NAMED:]
+    if rest:
+        names = ", ".join(payer["name"] for payer in rest[: 3 * _NAMED])
+        more = len(rest) - 3 * _NAMED
+        named.append(f"{len(rest)} more: {names}{f' and {more} others' if more > 0 else ''}")
+    return f"surely lowers the accuracy of {noun} {listing(named)}"
+
+
+def payers_by_chance(document: Document) -> str:
+    """A sentence on how many chance alone may have named; empty where few were looked at."""
+    if not find_payers(document):
+        return ""
+    rows = list(_everyone(document))
+    if len(rows) < _MANY:
+        return ""
+    noun, by_chance = _noun(rows, many=True), math.ceil(len(rows) / ONE_IN)
+    return f" Of the {len(rows):,} {noun} that were looked at, chance alone may name {by_chance:,}."
+
+
+def _noun(rows: list[Payer], *, many: bool) -> str:
+    if any(row["column"] is not None for row in rows):
+        return "groups" if many else "group"
+    return "classes" if many else "class"
+
+
+def _payer(payer: Payer) -> str:
+    found = payer["difference"]
+    return (
+        f"{payer['name']} ({change(found['value'], SHARE)}, {interval(found, SHARE, signed=True)})"
+    )
+
+
+def _everyone(document: Document) -> Iterator[Payer]:
+    """Everyone whose accuracy is known; crossed groups and those of each column alone."""
+    fairness = document.get("fairness")
+    if fairness:
+        for view in fairness["columns"]:
+            for group in view["groups"]:
+                yield _loser(group["name"], view["name"], group["n"], group)
+        return
+    evaluations = document["evaluations"]
+    before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
+    for name, found in before["groups"].items():
+        three = {
+            "before": found,
+            "after": after["groups"][name],
+            "difference": change[f"accuracy:{name}"],
+        }
+        yield _loser(name, "", before["group_sizes"][name], three)
+    if not before["groups"]:
+        for row in document.get("classes") or ():
+            yield _loser(row["name"], None, row["n"], row)
+
+
+def _loser(name: str, column: str | None, n: int, three: Document) -> Payer:
+    figures = {key: three[key] for key in ("before", "after", "difference")}
+    return {"name": name, "column": column, "n": n, **figures}
+
+
+# What is promised
+
+
+def promise_in_words(document: Document) -> list[str]:
+    """The promise and what it rests on, a sentence or two each; empty where none was made."""
+    promised, selection = document["choice"].get("promised_on_selection"), document.get("selection")
+    if not promised or not selection:
+        return []
+    objective, parts = document["objective"], selection["parts"]
+    measure = measures_of(document)[objective]
+    gain = (
+        f"{change(promised['value'], measure)} of {measure.words} "
+        f"({interval(promised, measure, signed=True)})"
+    )
+    if not parts.get("folds"):
+        ranked = selection.get("scores_saw_confirmation")
+        role = "ranked the candidates too" if ranked else "did not choose"
+        n_images = parts.get("confirmation") or 0
+        on = f"{count(n_images, 'image')} that {role}" if n_images else "the images that chose"
+        return [f"Promised: {gain} on {on}."]
+    told = [
+        f"Choosing like this gained {gain} on images that did not choose: each of "
+        f"{parts['folds']} folds of the {count(parts['choosing'], 'selection image')} was judged "
+        "under the cure that the others chose, and the interval is widened for that."
+    ]
+    told += [*_rungs(selection["promise"]), *_unstable(selection)]
+    return [*told, *_better(document, selection)]
+
+
+def _rungs(promise: Document) -> list[str]:
+    """Which promise is reached, and why no stronger one."""
+    told: list[str] = []
+    for rung in promise["rungs"]:
+        if rung["name"] == promise["reached"]:
+            told.insert(0, f"Promise reached: {rung['words']}; {rung['why']}.")
+            break
+        told.append(f"Not sure: {rung['words']}; {rung['why']}.")
+    return told
+
+
+def _unstable(selection: Document) -> list[str]:
+    names = selection.get("unstable") or []
+    if not names:
+        return []
+    shown = ", ".join(names[:_MOST_NAMED])
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return [f"Unstable, for fewer than half of the folds chose the same: {shown}{more}."]
+
+
+def _better(document: Document, selection: Document) -> list[str]:
+    """A cure that gained more than the shipped one, if there is such a one."""
+    objective = document["objective"]
+    measure = measures_of(document)[objective]
+    turn = measure.sign
+    gains = {
+        cure["cure"]: turn * cure["changes"][objective]["value"]
+        for cure in selection.get("cures") or []
+        if cure["promise"] and cure["changes"][objective]["value"] is not None
+    }
+    shipped = selection.get("cure")
+    best = max(gains, key=lambda name: gains[name], default="")
+    if shipped not in gains or gains[best] <= gains[shipped]:
+        return []
+    gain = change(turn * gains[best], measure)
+    return [f"Another cure gained more out of fold: {_CURES[best]}, {gain}; see --repair {best}."]
+
+
+def search_in_words(selection: Document) -> str:
+    """How the choice was made, in a sentence or two."""
+    if "candidates" not in selection:
+        return "The last layer was fitted; no filter was searched for."
+    how = {
+        "joint": "Filters were added and dropped one by one, each judged by images that did not "
+        "choose it.",
+        "plain": "The lowest-ranked filters were frozen, as many as looked best.",
+    }.get(selection["how"], selection["how"])
+    parts = selection["parts"]
+    looked = (
+        f"{count(selection['candidates'], 'candidate')}, {count(selection['looks'], 'set')} of "
+        f"filters looked at on {count(parts['choosing'], 'image')}"
+    )
+    if parts.get("folds"):
+        return f"{how} {looked}; all of them confirmed, out of fold."
+    n_images = parts.get("confirmation") or 0
+    confirmed = f"{count(n_images, 'other image')} confirmed" if n_images else "no image confirmed"
+    return f"{how} {looked}; {confirmed}."
+
+
+def cure_metrics(document: Document) -> list[str]:
+    """The metrics of `cure_rows`: the objective, and accuracy where that is another."""
+    cures = (document.get("selection") or {}).get("cures") or []
+    known = {name for cure in cures for name in cure["changes"]}
+    accuracy = "clean_accuracy" if "clean_accuracy" in known else "accuracy"
+    return list(dict.fromkeys([document["objective"], *({accuracy} & known)]))
+
+
+def cure_rows(document: Document) -> list[dict[str, Any]]:
+    """The cures beside each other by their answers out of fold, ready to be shown.
+
+    `figures` hold one text for each of `cure_metrics`.
+    """
+    selection = document.get("selection") or {}
+    measures = measures_of(document)
+    rows = []
+    for cure in selection.get("cures") or []:
+        moved: Document = cure["changes"]
+        promise = cure["promise"]
+        rows.append(
+            {
+                "cure": _CURES.get(cure["cure"], cure["cure"]),
+                "figures": [_cell(moved, metric, measures) for metric in cure_metrics(document)],
+                "promise": promise or "-",
+                "note": cure["reason"],
+                "shipped": "yes" if cure["cure"] == selection.get("cure") else "",
+            }
+        )
+    return rows
+
+
+def _cell(moved: Document, metric: str, measures: Mapping[str, Measure]) -> str:
+    if metric not in moved or moved[metric]["value"] is None:
+        return "-"
+    measure, cell = measures[metric], moved[metric]
+    return f"{change(cell['value'], measure)} ({interval(cell, measure, signed=True)})"
+
+
+def cures_caption(selection: Document) -> str:
+    """What the figures of `cure_rows` are about."""
+    parts: Document = selection["parts"]
+    return (
+        f"Change by cure on the {count(parts['choosing'], 'selection image')}, each judged under a "
+        "cure that it did not choose"
+    )
+
+
+def shown_cures(rows: Sequence[Document]) -> list[list[str]]:
+    """The cells of a table: cure, a figure for each metric, promise."""
+    return [
+        [
+            f"{row['cure']}{' (this repair)' if row['shipped'] else ''}",
+            *row["figures"],
+            row["promise"],
+        ]
+        for row in rows
+    ]

@@ -1,0 +1,77 @@
+"""Figures, counts and lists in the words of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from repairkit.core.metric import NUMBER, UNKNOWN, Measure
+from repairkit.core.process.text import printable
+
+_MINUS = "\N{MINUS SIGN}"
+_SPACE = "\N{NO-BREAK SPACE}"
+
+Document = Mapping[str, Any]
+"""A finished document, or a block of one, as JSON has it; each part says which keys it reads."""
+
+
+def visible(text: object) -> str:
+    """Text of one line in which every character shows; spaces that keep words together stay."""
+    parts = str(text).replace("\n", " ").split(_SPACE)
+    return _SPACE.join(printable(part) for part in parts)
+
+
+def of_part(suite: str) -> str:
+    """Which images a figure is of: `of the test part`, or `(selection, cross-fitted)`."""
+    return f"({suite})" if is_cross_fitted(suite) else f"of the {suite} part"
+
+
+def is_cross_fitted(suite: str) -> bool:
+    """Whether there is no test part, and each image was judged under a cure it did not choose."""
+    return "," in suite
+
+
+def measures_of(document: Document) -> dict[str, Measure]:
+    """How the figures of a document's metrics are to be understood, by the metric's name."""
+    return {name: Measure.from_json(entry) for name, entry in document["measures"].items()}
+
+
+def number(value: float | None, measure: Measure = NUMBER, *, signed: bool = False) -> str:
+    """A figure without its unit; a dash where it is not known."""
+    return _typeset(measure.number(value, signed=signed))
+
+
+def figure(value: float | None, measure: Measure) -> str:
+    """A figure with its unit."""
+    return _typeset(measure.figure(value))
+
+
+def change(value: float | None, measure: Measure) -> str:
+    """A difference with its sign and unit: of shares, points."""
+    return _typeset(measure.change(value))
+
+
+def interval(
+    figure: Mapping[str, float | None], measure: Measure = NUMBER, *, signed: bool = False
+) -> str:
+    """`61.0 to 64.2`, of a figure as JSON has it; empty where there is none."""
+    if figure.get("value") is None and figure.get("ci_low") is None:
+        return ""
+    low, high = (number(figure.get(end), measure, signed=signed) for end in ("ci_low", "ci_high"))
+    return f"{low} to {high}"
+
+
+def _typeset(text: str) -> str:
+    """A true minus sign, and a space that keeps number and unit together."""
+    return text if text == UNKNOWN else text.replace("-", _MINUS).replace(" ", _SPACE)
+
+
+def count(number_of: int, noun: str, plural: str | None = None) -> str:
+    """`1 filter`, `2 filters`, `1,000 filters`."""
+    word = noun if number_of == 1 else plural or f"{noun}s"
+    return f"{number_of:,}{_SPACE}{word}"
+
+
+def listing(names: list[str]) -> str:
+    """`a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

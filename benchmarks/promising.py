@@ -32,7 +32,7 @@ from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.bench import Bench
 from repairkit.metrics import OutputForm
-from repairkit.metrics.image_metrics import LogLikelihoods
+from repairkit.metrics.definition import LogLikelihoods
 
 TODAY, NEW = "a third confirms", "cross-confirmation"
 BIAS, LAST, BEST = (f"{NEW}, {cure}" for cure in ("class biases", "last layer", "best cure"))

@@ -34,7 +34,7 @@ class SiteFacts:
     share: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
     """What `repairkit inspect` shows."""
 
@@ -98,20 +98,20 @@ def inspect(subject: Subject, settings: Settings) -> Inspection:
     Raises:
         SettingsError: unknown `sites_at` or `include`.
     """
-    found = survey(
+    known = survey(
         subject.model, output=settings.output, at=settings.sites_at, include=settings.include
     )
     fed = with_inputs(subject, settings, None)
-    shares, note = _shares(fed, found)
+    shares, note = _shares(fed, known)
     step = fixed_batch(subject.model, subject.input_name)
     return Inspection(
-        subject,
-        tuple(SiteFacts(s, shares.get(s.name)) for s in found.sites),
-        found.left_out,
-        "any" if step is None else f"fixed at {step}",
-        GraphIndex(subject.model).outputs,
-        "; ".join(part for part in (note, _company(subject)) if part),
-        time_passes(fed, sum(site.n_channels for site in found.sites)),
+        subject=subject,
+        sites=tuple(SiteFacts(s, shares.get(s.name)) for s in known.sites),
+        left_out=known.left_out,
+        batch="any" if step is None else f"fixed at {step}",
+        outputs=GraphIndex(subject.model).outputs,
+        note="; ".join(part for part in (note, _company(subject)) if part),
+        passes=time_passes(fed, sum(site.n_channels for site in known.sites)),
     )
 
 

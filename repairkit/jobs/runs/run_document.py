@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
-import onnx
 
 from repairkit.core.measures import sign_of
 from repairkit.core.scores import Budget, Scores
 from repairkit.engine.opening import stated_agreement
-from repairkit.engine.ort.runtime import choose_device, load_runtime
+from repairkit.engine.ort.runtime import choose_device, versions
 from repairkit.estimators import Estimation
 from repairkit.formats.run_file import (
     KIND,
@@ -29,7 +26,6 @@ from repairkit.graph.facts.rounding import find_rounding
 from repairkit.jobs.runs.part_records import keyed_parts, told_parts
 from repairkit.jobs.runs.run_settings import told_settings
 from repairkit.jobs.setup.bench import Bench
-from repairkit.jobs.setup.told_reading import told_reading
 
 _BINS = 20
 
@@ -79,7 +75,7 @@ def opening(bench: Bench, method: str, options: Mapping[str, Any], budget: Budge
             "n_filters": len(bench.roster),
             "n_sites": len(bench.roster.sites),
             "less_is_better": less_is_better(bench, bench.metric_names),
-            "read": told_reading(bench),
+            "read": bench.reading,
             "notes": list(bench.notes),
             "metrics": {},
             "finished": False,
@@ -156,14 +152,3 @@ def told_on_request(estimation: Estimation, document: RunDocument) -> dict[str, 
             if name in document["metrics"]
         }
     return details
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    return {
-        "repairkit": version("repairkit"),
-        "onnx": onnx.__version__,
-        "onnxruntime": load_runtime().__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }

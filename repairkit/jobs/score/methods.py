@@ -12,9 +12,11 @@ import numpy as np
 from repairkit.core.errors import SettingsError
 from repairkit.core.game import Game, GameFacts, Round
 from repairkit.core.process.deadline import Deadline
-from repairkit.core.scores import Budget, Estimator
-from repairkit.estimators import ESTIMATORS, PAPER, make_estimator
+from repairkit.core.process.stages import stage
+from repairkit.core.scores import Budget, Estimator, Scores, Spent
+from repairkit.estimators import ESTIMATORS, PAPER, Estimation, make_estimator
 from repairkit.formats.effects import About, Affects
+from repairkit.graph.kinds.norms import kernel_norms
 from repairkit.jobs.score.automatic import (
     Allowance,
     Taken,
@@ -22,11 +24,12 @@ from repairkit.jobs.score.automatic import (
     small_rounds,
     take_method,
 )
-from repairkit.jobs.score.excluding import Exclusion
-from repairkit.jobs.score.norms import NORMS
 from repairkit.jobs.score.pace import Pace
 from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.settings import Exclusion
 
+NORMS = ("weight-norm", "activation-norm")
+"""Baselines that play no game: the size of a filter's kernel or of its activations."""
 METHODS = (*ESTIMATORS, *NORMS)
 # Where no limit is given. Regressions try each coalition on one image, the others on a batch.
 EVALUATIONS_PER_FILTER = {
@@ -240,3 +243,30 @@ def default_truncation(game: Game, n_classes: int, *, whole: bool = False) -> fl
     )
     chance = 1.0 / n_classes
     return chance + _TRUNCATION_SHARE * max(full - chance, 0.0)
+
+
+@stage("measuring norms")
+def score_norms(method: str, bench: Bench, metric: str) -> Estimation:
+    """L2 norms of kernels, or mean absolute activations over the calibration images."""
+    if method == "weight-norm":
+        by_site = kernel_norms(bench.working.survey)
+    else:
+        measured = bench.working.measure(bench.parts.calibration, magnitude=True)
+        by_site = {name: level.astype(np.float64) for name, level in measured.items()}
+    values = np.concatenate([by_site[site.name] for site in bench.roster.sites])[:, None]
+    n = len(values)
+    scores = Scores(
+        metrics=(metric,),
+        values=values,
+        std_errors=np.zeros((n, 1)),
+        ci_low=values,
+        ci_high=values,
+        samples=np.zeros(n, np.int64),
+        decided=np.ones(n, bool),
+        confidence=1.0,
+        interval="none: a norm is no estimate",
+        efficient=False,
+    )
+    return Estimation(
+        scores=scores, spent=Spent(), finished=True, reason=f"{method} needs no evaluation"
+    )

@@ -20,7 +20,7 @@ from repairkit.formats.score_table import finite_rows, scores_table
 from repairkit.jobs.setup.bench import Bench
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What values rest on: the run, and the game that it played.
 
@@ -50,7 +50,7 @@ class Evidence:
         return None if scores is None else first_metrics(scores, len(self.metrics))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scored:
     """A finished (or interrupted and saved) scoring.
 

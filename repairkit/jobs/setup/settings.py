@@ -117,6 +117,20 @@ class Settings:
             )
 
 
+@dataclass(frozen=True)
+class Exclusion:
+    """Filters to leave out: the top `share`, in (0, 1), of a finished run of the same model."""
+
+    run: Path
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise SettingsError(
+                f"--exclude-share is {self.share:g}; expected a share between 0 and 1, such as 0.2"
+            )
+
+
 def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
     """Settings from options (None where not given) over a project file over defaults.
 

@@ -180,7 +180,7 @@ def _make(
     targets = random_targets(labels, making.judged.n_classes, rng)
     made = making(clean, targets, rng)
     names = np.repeat([suite.name for suite in attacked], [len(suite) for suite in attacked])
-    # The means of whoever reads the file are of its clean images that are not test, these included.
+    # A job on this file takes its means from all clean images that are not test, these included.
     apart = np.flatnonzero(~np.isin(parts.calibration.indices, rows))
     still, kept = parts.calibration.batch(apart), parts.calibration.indices[apart]
     every = np.concatenate([kept, rows, rows])

@@ -74,7 +74,7 @@ def merge(
 
     Raises:
         SettingsError: the runs do not add up: another model, metric, method, absent level, or the
-            same data; or nobody says how to weight a metric.
+            same data; or no weight is known for a metric.
         RunFolderError: a folder cannot be read, is unfinished, or `out` holds something else.
     """
     if by not in get_args(By):

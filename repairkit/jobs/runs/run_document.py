@@ -100,7 +100,7 @@ def less_is_better(bench: Bench, names: Iterable[str]) -> list[str]:
 
 
 def counts(bench: Bench) -> RunCounts:
-    """How many images the values of each metric are about, for whoever merges them with others'.
+    """How many images the values of each metric are about, so that they can be merged.
 
     None for a metric that is not a mean over these images, each counting the same.
     """
@@ -108,13 +108,17 @@ def counts(bench: Bench) -> RunCounts:
     counted: dict[str, int | None] = {}
     for metric in bench.metrics(bench.metric_names):
         weights = metric.weights(annotations)
-        own = weights[weights > 0]
-        even = metric.per_image and len(own) > 0 and bool(np.ptp(own) <= 1e-9 * own.max())
-        counted[metric.name] = len(own) if even else None
+        counting = weights[weights > 0]
+        even = (
+            metric.per_image
+            and len(counting) > 0
+            and bool(np.ptp(counting) <= 1e-9 * counting.max())
+        )
+        counted[metric.name] = len(counting) if even else None
     groups, names = annotations.groups, annotations.group_names
     sizes = [] if groups is None else np.bincount(groups, minlength=len(names)).tolist()
-    told = {name: n for name, n in zip(names, sizes, strict=False) if n}
-    return {"metrics": counted, "groups": told}
+    by_group = {name: n for name, n in zip(names, sizes, strict=False) if n}
+    return {"metrics": counted, "groups": by_group}
 
 
 def conclude(document: RunDocument, estimation: Estimation, scores: Scores) -> None:

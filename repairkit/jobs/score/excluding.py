@@ -45,7 +45,7 @@ class Excluded:
 
 
 NOTHING = Excluded()
-"""Nobody is left out."""
+"""No filter is left out."""
 
 
 def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:

@@ -71,7 +71,7 @@ _ENDS = 2  # rows: all filters, and none
 def score(
     subject: Subject,
     settings: Settings,
-    how: ScoreSettings,
+    scoring: ScoreSettings,
     *,
     out: Path | None = None,
     resume: bool = False,
@@ -83,7 +83,7 @@ def score(
     Args:
         subject: the model.
         settings: images, metrics, sites.
-        how: method and budget.
+        scoring: method and budget.
         out: the run folder; nothing is written if None.
         resume: go on with the unfinished run in `out`.
         on_progress: called now and then.
@@ -93,18 +93,18 @@ def score(
         RepairkitError: anything that the user can mend.
         KeyboardInterrupt: after the run was saved; `run.json` says that it is unfinished.
     """
-    how = how.begun()
+    scoring = scoring.begun()
     check_metrics(settings, settings.metrics)
     if out is None:
         return score_bench(
-            prepare(subject, settings), how, on_progress=on_progress, cluster=cluster
+            prepare(subject, settings), scoring, on_progress=on_progress, cluster=cluster
         )
     folder = RunFolder(out)
     check_free(folder, resume=resume)
     with locked(out):
         return score_bench(
             prepare(subject, settings),
-            how,
+            scoring,
             folder=folder,
             resume=resume,
             on_progress=on_progress,
@@ -112,14 +112,16 @@ def score(
         )
 
 
-def score_again(model: Path, settings: Settings, how: ScoreSettings) -> Again:
+def score_again(model: Path, settings: Settings, scoring: ScoreSettings) -> Again:
     """The command that scores in the same way."""
-    return said_again("score", model, settings, how, usual=ScoreSettings(), budget=how.budget)
+    return said_again(
+        "score", model, settings, scoring, usual=ScoreSettings(), budget=scoring.budget
+    )
 
 
 def score_bench(
     bench: Bench,
-    how: ScoreSettings,
+    scoring: ScoreSettings,
     *,
     folder: RunFolder | None = None,
     resume: bool = False,
@@ -129,27 +131,27 @@ def score_bench(
 ) -> Scored:
     """See `score`, on a workbench that is ready and the images of `suite` (all that select).
 
-    Nobody else writes into `folder` meanwhile.
+    The caller holds the lock of `folder`.
     """
-    how = how.begun()
+    scoring = scoring.begun()
     metrics = bench.metrics(bench.metric_names)
-    excluded = NOTHING if how.exclude is None else find_excluded(how.exclude, bench)
+    excluded = NOTHING if scoring.exclude is None else find_excluded(scoring.exclude, bench)
     options: dict[str, Any] = {
         name: True
         for name, about in settings_of(ScoreSettings).items()
-        if about.where_given and getattr(how, name)
+        if about.where_given and getattr(scoring, name)
     }
-    if how.for_patch and suite is None:
+    if scoring.for_patch and suite is None:
         suite = split_selection(bench, CONFIRMATION_SHARE).choosing
     options |= excluded.keyed
-    check_method(how)
+    check_method(scoring)
     earlier = read_earlier(folder) if folder is not None and resume else None
-    bench = looked_at(bench, how.deadline, go_on=earlier is not None)
-    document = opening(bench, how.method, {**how.options, **options}, how.budget)
+    bench = looked_at(bench, scoring.deadline, go_on=earlier is not None)
+    document = opening(bench, scoring.method, {**scoring.options, **options}, scoring.budget)
     if excluded.document is not None:
         document["excluded"] = excluded.document
     if folder is not None:
-        again = score_again(bench.subject.file.path, bench.settings, how)
+        again = score_again(bench.subject.file.path, bench.settings, scoring)
         document["again"] = again.to_json() | {"out": f"{Places.here().told(folder.path)}.again"}
     document["notes"] += excluded.notes
     if folder is not None:
@@ -159,15 +161,15 @@ def score_bench(
             sweep(folder)
     tell_reading(document["read"])
     evidence = None
-    if how.method in NORMS:
-        estimation = score_norms(how.method, bench, metrics[0].name)
+    if scoring.method in NORMS:
+        estimation = score_norms(scoring.method, bench, metrics[0].name)
         scores = estimation.scores
     else:
         asked = bench.parts.selection if suite is None else suite
-        pace = _pace(how, bench)
+        pace = _pace(scoring, bench)
         for metric in metrics:
             check_defined(metric, asked.annotations, asked.name)
-        images = _affordable(asked, metrics, how, bench=bench, pace=pace, earlier=earlier)
+        images = _affordable(asked, metrics, scoring, bench=bench, pace=pace, earlier=earlier)
         document["scored_on"] = {"part": images.name, "n_images": len(images)}
         if len(images) < len(asked):
             document["notes"].append(
@@ -176,7 +178,7 @@ def score_bench(
             )
         job = _Job(
             bench=bench,
-            how=how,
+            scoring=scoring,
             images=images,
             metrics=metrics,
             guard=_guard(bench, metrics),
@@ -187,12 +189,12 @@ def score_bench(
             cluster=cluster,
             on_progress=on_progress,
         )
-        with nullcontext() if pace is None else stage(pace.told(len(bench.roster), how.method)):
+        with nullcontext() if pace is None else stage(pace.told(len(bench.roster), scoring.method)):
             estimation = _watched(job)
         scores = first_metrics(estimation.scores, len(metrics))
         evidence = _evidence(estimation, job, asked)
     conclude(document, estimation, scores)
-    details = told_on_request(estimation, document) if how.statistics else {}
+    details = told_on_request(estimation, document) if scoring.statistics else {}
     if folder is not None:
         folder.write_result(
             document,
@@ -219,7 +221,7 @@ class _Job:
 
     Attributes:
         bench: the workbench.
-        how: method and budget.
+        scoring: method and budget.
         images: on which the game is played.
         metrics: of the game, without the guard.
         guard: see `engine.game.ModelGame`.
@@ -232,7 +234,7 @@ class _Job:
     """
 
     bench: Bench
-    how: ScoreSettings
+    scoring: ScoreSettings
     images: Suite
     metrics: tuple[Metric, ...]
     guard: Metric | None
@@ -261,7 +263,9 @@ def _watched(job: _Job) -> Estimation:
     """Play the game, with signs of life; where that is stopped, the folder says so."""
     document, folder = job.document, job.folder
     watch = Watch(folder, len(job.bench.roster))
-    opened = event("started", key=document["key"], method=job.how.method, model=document["model"])
+    opened = event(
+        "started", key=document["key"], method=job.scoring.method, model=document["model"]
+    )
     logger.info("scoring %d filters", len(job.bench.roster), extra=opened)
     try:
         with _table(job) as table:
@@ -297,7 +301,7 @@ class _Table:
 def _table(job: _Job) -> Iterator[_Table]:
     bench, working = job.bench, job.bench.working
     if job.cluster is None:
-        n_rows = _rows_of(job.how, bench)
+        n_rows = _rows_of(job.scoring, bench)
         game = working.game(job.images, job.metrics, guard=job.guard, n_rows=n_rows)
         yield _Table(game, working.device, working.precision)
         return
@@ -308,16 +312,22 @@ def _table(job: _Job) -> Iterator[_Table]:
 
 def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
     """Play the game; the folder is first written to once there is something to keep."""
-    bench, how, document, folder, game = job.bench, job.how, job.document, job.folder, table.game
+    bench, scoring, document, folder, game = (
+        job.bench,
+        job.scoring,
+        job.document,
+        job.folder,
+        table.game,
+    )
     known = _play_ends(game)
     document["metrics"] = _ends(known[1], game, len(job.metrics))
     document["notes"] += told_of_ends(document["metrics"])
-    plan = settle_estimator(how, game, bench, pace=job.pace, again=_taken(job.earlier))
+    plan = settle_estimator(scoring, game, bench, pace=job.pace, again=_taken(job.earlier))
     estimator, budget = plan.estimator, plan.budget
     document["settings"]["estimator"] = plain(estimator)
     document["settings"]["budget"] = dataclasses.asdict(budget)
     document["taken"] = plan.taken.to_json()
-    document["notes"] += told_of_method(how.method, plan.taken, game.facts)
+    document["notes"] += told_of_method(scoring.method, plan.taken, game.facts)
     document["engine"] = game.path
     document["device"], document["precision"] = table.device, table.precision
     if bench.settings.tf32 and table.precision != "tf32":
@@ -342,17 +352,17 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
             seed=bench.settings.seed,
             on_round=on_round,
             checkpoint=None if folder is None else CheckpointStore(folder.checkpoint),
-            with_details=how.statistics,
-            began=how.began,
+            with_details=scoring.statistics,
+            began=scoring.began,
             known=known,
         )
     document["engine"] = game.path  # which now tells of rows that were mixed
     return estimation
 
 
-def _pace(how: ScoreSettings, bench: Bench) -> Pace | None:
+def _pace(scoring: ScoreSettings, bench: Bench) -> Pace | None:
     """What the time limit allows, if there is one."""
-    deadline = how.deadline
+    deadline = scoring.deadline
     if deadline is None:
         return None
     with stage("timing a pass of an image"):
@@ -362,7 +372,7 @@ def _pace(how: ScoreSettings, bench: Bench) -> Pace | None:
 def _affordable(
     images: Suite,
     metrics: tuple[Metric, ...],
-    how: ScoreSettings,
+    scoring: ScoreSettings,
     *,
     bench: Bench,
     pace: Pace | None,
@@ -376,8 +386,8 @@ def _affordable(
     if pace is None:
         return images
     of_sets = any(not metric.per_image for metric in metrics)
-    pace.refuse_hopeless(n, how.method, of_sets=of_sets)
-    return thin(images, pace.most_images(n, how.method, of_sets=of_sets), seed)
+    pace.refuse_hopeless(n, scoring.method, of_sets=of_sets)
+    return thin(images, pace.most_images(n, scoring.method, of_sets=of_sets), seed)
 
 
 def _taken(earlier: RunDocument | None) -> Taken | None:
@@ -386,13 +396,13 @@ def _taken(earlier: RunDocument | None) -> Taken | None:
     return None if known is None else Taken(known["method"], known["options"], known["why"])
 
 
-def _rows_of(how: ScoreSettings, bench: Bench) -> int | None:
+def _rows_of(scoring: ScoreSettings, bench: Bench) -> int | None:
     """How many coalitions of all images a method asks at the most; None where it draws images."""
     n = len(bench.roster)
-    wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(how.method)
+    wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(scoring.method)
     if wanted is None:
         return None
-    most = how.budget.max_evaluations
+    most = scoring.budget.max_evaluations
     return _ENDS + (wanted if most is None else min(wanted, most))
 
 

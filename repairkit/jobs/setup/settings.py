@@ -178,7 +178,7 @@ def named_in(file: Path, metrics: Sequence[str]) -> dict[str, str]:
 
 
 def check_metrics(settings: Settings, metrics: Sequence[str]) -> None:
-    """Refuse metrics that are code which only a file named, and which nobody trusts.
+    """Refuse metrics that are code named by a file alone, unless it is trusted.
 
     Raises:
         SettingsError: there is one; nothing of it was imported.
@@ -194,15 +194,15 @@ def read_inputs(texts: Sequence[str]) -> dict[str, str]:
     Raises:
         SettingsError: one is no such text, or a name comes twice.
     """
-    found: dict[str, str] = {}
+    inputs: dict[str, str] = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not (sign and name.strip() and value.strip()):
             raise SettingsError(f"--input {text!r} is none; give NAME=VALUE, such as threshold=0.5")
-        if name.strip() in found:
+        if name.strip() in inputs:
             raise SettingsError(f"--input names {name.strip()!r} twice; name each input once")
-        found[name.strip()] = value.strip()
-    return found
+        inputs[name.strip()] = value.strip()
+    return inputs
 
 
 def read_columns(text: str | None) -> tuple[int, int] | None:

@@ -31,8 +31,7 @@ from repairkit.core.game import GameFacts, ImagePool, Outcomes
 from repairkit.core.scores import Budget, Scores
 from repairkit.engine.dispatch import DispatchedGame, Part, Report
 from repairkit.estimators import Regression, estimate
-from repairkit.jobs.score.clusters import ClusterOptions, find_cluster
-from repairkit.jobs.score.recipe import Recipe
+from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe, find_cluster
 from repairkit.jobs.setup.bench import Bench, prepare
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject

@@ -17,11 +17,10 @@ from repairkit.core.scores import Budget
 from repairkit.jobs.output.progress import Progress
 from repairkit.jobs.owners.owned import check_share_place, share
 from repairkit.jobs.score import scoring
-from repairkit.jobs.score.clusters import Cluster, ClusterOptions, find_cluster
-from repairkit.jobs.score.excluding import Exclusion
+from repairkit.jobs.score.elsewhere import Cluster, ClusterOptions, find_cluster
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scored import Scored
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.settings import Exclusion, Settings
 
 
 class ScoreKeywords(TypedDict, total=False):

@@ -32,8 +32,8 @@ KIND = "repairkit patch"
 
 _TEXTS = ("source", "sites_at", "output")
 _CLAIMED = (*_TEXTS, "include", "frozen", "gains", "head")
-# What is read of a patch file; all else in it can be proven by nobody.
-_READ = {
+# What is read of a patch file; nothing else in it can be proven.
+READ = {
     "source": {"digest", "layout"},
     "result": {"digest"},
     "sites": {"at", "include", "output"},
@@ -311,7 +311,7 @@ def read_patch_file(path: Path) -> PatchFile:
 
 def _parse(document: Mapping[str, Any]) -> PatchFile:
     source, sites = _typed(document, "source", dict), _typed(document, "sites", dict)
-    known = {"schema", "kind", "seal", "digest", *_READ}
+    known = {"schema", "kind", "seal", "digest", *READ}
     frozen = tuple(_frozen(f) for f in _typed(document, "frozen", list))
     patch = Patch(frozen, _parsed_head(document["head"]) if "head" in document else None)
     _check_once(patch)
@@ -333,7 +333,7 @@ def _parse(document: Mapping[str, Any]) -> PatchFile:
 
 def _unread(document: Mapping[str, Any]) -> Iterator[str]:
     """What parts of a patch file hold besides what is read of them."""
-    for part, read in _READ.items():
+    for part, read in READ.items():
         if part not in document:
             continue
         entries = document[part] if isinstance(document[part], list) else [document[part]]

@@ -20,8 +20,7 @@ from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
 from repairkit.core.game import Game
 from repairkit.core.scores import Budget, Estimator, Scores
 from repairkit.estimators import Auto, Exact, Permutation, Regression, Tmab, estimate
-from repairkit.jobs.score.clusters import ClusterOptions, find_cluster
-from repairkit.jobs.score.recipe import Recipe
+from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe, find_cluster
 from repairkit.jobs.setup.bench import Bench, prepare
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject

@@ -163,7 +163,7 @@ def test_wide_constructions_are_those_of_own_classes_by_position(tmp_path: Path)
 def test_any_is_counted_without_its_import(tmp_path: Path) -> None:
     text = """
         from typing import Any
-        def f(a: Any, b: Array, c: dict[str, typing.Any]) -> NDArray[float]: ...
+        def f(a: Any, b: NDArray[Any], c: dict[str, typing.Any]) -> NDArray[float]: ...
     """
     modules = tree(tmp_path, a=text)
     assert house.uses_of_any(modules) == [Offender("shop.a", "", 3)]

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
@@ -406,6 +406,8 @@ def test_leave_one_out_values_are_those_of_single_images(
     seed=st.integers(0, 99),
     n_images=st.integers(1, 3),
 )
+@example(blocks=["plain", "coded"], seed=0, n_images=2)
+@example(blocks=["rounded", "normed"], seed=0, n_images=2)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_network_gives_a_row_what_it_gives_each_image_alone(
     blocks: list[str], seed: int, n_images: int
@@ -428,6 +430,7 @@ def test_any_network_gives_a_row_what_it_gives_each_image_alone(
     rows = rng.random((6, len(setup.roster))) < rng.choice([0.5, 0.9], (6, 1))
     oracle = Oracle(model, setup.roster.sites)
     expected = oracle.outputs(oracle.masked(dict(setup.means)), rows, images)
+    assume(np.isfinite(expected).all())  # two layers that scale up may overflow
     allowed = 0.0 if bits else 2e-5 * np.abs(expected).max()
     everyone = evaluator.answer(rows, None, keep_all)
     assert np.abs(everyone - expected).max() <= allowed, evaluator.path

@@ -16,6 +16,7 @@ from typing import (
     is_typeddict,
 )
 
+from repairkit.formats.patch_file import KIND, READ, SCHEMAS
 from repairkit.formats.run_file import RunDocument
 
 SCHEMA = json.loads((files("repairkit.formats") / "run.schema.json").read_text())
@@ -80,3 +81,18 @@ def test_the_check_of_a_schema_sees_another_type_and_a_missing_entry() -> None:
     assert any(fault.startswith("batching is") for fault in disagreements(RunDocument, other, ""))
     other = {**SCHEMA, "required": [name for name in SCHEMA["required"] if name != "key"]}
     assert "key may be missing" in disagreements(RunDocument, other, "")
+
+
+def test_the_schema_of_patch_files_declares_what_is_read_of_them() -> None:
+    schema = json.loads((files("repairkit.formats") / "patch.schema.json").read_text())
+    parts = schema["properties"]
+    assert parts["schema"]["enum"] == list(SCHEMAS)
+    assert parts["kind"]["const"] == KIND
+    for name, read in READ.items():
+        part = parts[name].get("items", parts[name])
+        known = set(part.get("properties", {}))
+        for reference in part.get("allOf", []):
+            known |= set(schema["$defs"][reference["$ref"].rpartition("/")[2]]["properties"])
+        if "$ref" in part:
+            known |= set(schema["$defs"][part["$ref"].rpartition("/")[2]]["properties"])
+        assert known == read, name

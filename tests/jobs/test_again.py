@@ -24,10 +24,9 @@ from repairkit.jobs.repair.objective import Target
 from repairkit.jobs.repair.patching import patch_again
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.runs.again import METHOD_OPTIONS, NOT_SAID, options_of
-from repairkit.jobs.score.excluding import Exclusion
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score_again
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.settings import Exclusion, Settings
 from tests.report.test_commands import WAYS
 from tests.unfair import write_unfair
 

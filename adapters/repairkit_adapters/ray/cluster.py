@@ -19,8 +19,7 @@ from typing import Any, TypeAlias
 
 from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
 from repairkit.engine.dispatch import DispatchedGame, Part, Report
-from repairkit.jobs.score.clusters import ClusterOptions
-from repairkit.jobs.score.recipe import Recipe
+from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe
 from repairkit_adapters.ray.engine import Engine, WorkerFacts, engine_versions
 
 logger = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ _START_SECONDS = 600.0
 
 
 class RayCluster:
-    """See `repairkit.jobs.score.clusters.Cluster`.
+    """See `repairkit.jobs.score.elsewhere.Cluster`.
 
     Args:
         options: `address` is `local` (start one here and stop it at the end), `auto` (the one that

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from repairkit.core.errors import SettingsError
 from repairkit.core.game import GameFacts, Round
 from repairkit.engine.dispatch import Part, answer
+from repairkit.engine.ort.runtime import versions
 from repairkit.engine.precision import Precision
-from repairkit.jobs.runs.run_document import versions
-from repairkit.jobs.score.recipe import Recipe
+from repairkit.jobs.score.elsewhere import Recipe
 
 _PROBE_ROWS = 5
 

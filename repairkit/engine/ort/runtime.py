@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import platform
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 from onnx import ModelProto
@@ -200,3 +203,14 @@ def serialised(model: ModelProto) -> bytes | None:
 def session_device(session: Any) -> str:
     """`cuda` or `cpu`: where a session really runs."""
     return "cuda" if session.get_providers()[0] == CUDA else "cpu"
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {
+        "repairkit": version("repairkit"),
+        "onnx": onnx.__version__,
+        "onnxruntime": load_runtime().__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

@@ -95,8 +95,10 @@ class Attack:
         """Some images at once."""
         if isinstance(self.method, Pgd):
             assert self.source is not None
-            return pgd(images, targets, self.source.gradients, self.box, self.method, rng)
-        return square(images, targets, self.judged.scores, self.box, self.method, rng)
+            gradients = self.source.gradients
+            return pgd(images, targets, gradients, box=self.box, settings=self.method, rng=rng)
+        scores = self.judged.scores
+        return square(images, targets, scores, box=self.box, settings=self.method, rng=rng)
 
 
 def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, Judged]:

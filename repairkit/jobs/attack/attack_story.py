@@ -243,11 +243,13 @@ def _transfer(bench: Bench, pair: _Pair, path: Path, used: set[bytes]) -> dict[s
 
 def _fingerprints(suite: Suite) -> set[bytes]:
     """Digests of a suite's images."""
-    found = set()
+    digests = set()
     for start in range(0, len(suite), 256):
         rows = np.arange(start, min(start + 256, len(suite)))
-        found |= {hashlib.blake2b(i.tobytes(), digest_size=16).digest() for i in suite.batch(rows)}
-    return found
+        digests |= {
+            hashlib.blake2b(i.tobytes(), digest_size=16).digest() for i in suite.batch(rows)
+        }
+    return digests
 
 
 def _method(record: AttackRecord) -> Pgd | Square:

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from repairkit.attacks import Pgd, Square, random_targets
+from repairkit.attacks import Pgd, PixelBox, Square, random_targets
 from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.suite import Suite
-from repairkit.data import Dataset, Parts, split_parts
+from repairkit.data import Dataset, InputSpec, Parts, Preprocessing, split_parts
+from repairkit.data.pixels.images import PixelImages
+from repairkit.data.pixels.preprocessing import value_table
+from repairkit.engine.ort.runtime import versions
 from repairkit.formats.attack_file import KIND, AttackedImages, attack_archive, check_columns
 from repairkit.formats.documents import write_bytes
 from repairkit.jobs.attack.adversary import Attack, Judged, open_judged, share
-from repairkit.jobs.attack.pixel_range import pixel_range
 from repairkit.jobs.attack.sources import SAME, Source, attach, parity
 from repairkit.jobs.output.destination import check_attack_place
-from repairkit.jobs.runs.run_document import versions
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.first_look import doubts
 from repairkit.jobs.setup.looking import Scene, look_or_stop
@@ -30,6 +32,7 @@ from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import Subject
 from repairkit.metrics import OutputForm
 
+_BLOCK = 1024
 _PROOF_IMAGES = 64
 
 
@@ -94,7 +97,15 @@ def attack(
                 "in one part; name parts that are disjoint"
             )
     outputs = partial(judged.opened.run_suite, batch_size=judged.batch_size)
-    scene = Scene(subject, settings, dataset, parts, judged.form, judged.n_classes, outputs)
+    scene = Scene(
+        subject=subject,
+        settings=settings,
+        dataset=dataset,
+        parts=parts,
+        form=judged.form,
+        n_classes=judged.n_classes,
+        outputs=outputs,
+    )
     look = look_or_stop(scene)
     rng = np.random.default_rng(settings.seed)
     parts = _fewer(parts, how.at_most, rng)
@@ -169,7 +180,7 @@ def _make(
     targets = random_targets(labels, making.judged.n_classes, rng)
     made = making(clean, targets, rng)
     names = np.repeat([suite.name for suite in attacked], [len(suite) for suite in attacked])
-    # The means of whoever reads the file are of its clean images that are not test, these included.
+    # A job on this file takes its means from all clean images that are not test, these included.
     apart = np.flatnonzero(~np.isin(parts.calibration.indices, rows))
     still, kept = parts.calibration.batch(apart), parts.calibration.indices[apart]
     every = np.concatenate([kept, rows, rows])
@@ -211,3 +222,55 @@ def _fewer(parts: Parts, at_most: int | None, rng: np.random.Generator) -> Parts
 
 def _each(parts: Parts) -> tuple[Suite, ...]:
     return parts.calibration, parts.selection, parts.test
+
+
+def pixel_range(
+    dataset: Dataset,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    given: tuple[float, float] | None,
+) -> tuple[PixelBox, str]:
+    """The pixel range, and a sentence on where it comes from.
+
+    What was given comes first. Images that were read as 8-bit pixels have theirs from the
+    preprocessing, and so do arrays that are ready for the model where scale, mean or std are set.
+    Other arrays are taken to span the range from their least value to their greatest.
+
+    Raises:
+        SettingsError: the range is empty, or the preprocessing does not fit the model.
+    """
+    axis = 2 if (preprocessing.layout or spec.layout) == "nhwc" else 0
+    if given is not None:
+        low, high = np.array(given)[:, None]
+        return _box(low, high, axis, spec), f"given as {given[0]:g} to {given[1]:g}"
+    if isinstance(dataset.images, PixelImages):
+        table = dataset.images.table
+        return _box(table[:, 0], table[:, -1], axis, spec), "8-bit pixels, preprocessed"
+    scaled = Preprocessing(
+        scale=preprocessing.scale, mean=preprocessing.mean, std=preprocessing.std
+    )
+    if scaled != Preprocessing():
+        channels = spec.channels or max(len(scaled.mean), len(scaled.std), 1)
+        table = value_table(scaled, channels, spec.dtype)
+        told = "scale, mean and std of the preprocessing, taken to have made the ready images"
+        return _box(table[:, 0], table[:, -1], axis, spec), told
+    low, high = _ends(dataset)
+    told = (
+        f"the least and the greatest value of the ready images, {low:g} and {high:g}; give "
+        "--range LOW,HIGH if pixels may go further"
+    )
+    return _box(np.array([low]), np.array([high]), axis, spec), told
+
+
+def _box(
+    low: NDArray[np.generic], high: NDArray[np.generic], axis: int, spec: InputSpec
+) -> PixelBox:
+    shape = (-1, 1, 1) if axis == 0 else (1, 1, -1)
+    dtype = spec.dtype
+    return PixelBox(low.astype(dtype).reshape(shape), high.astype(dtype).reshape(shape), axis)
+
+
+def _ends(dataset: Dataset) -> tuple[float, float]:
+    rows = np.arange(len(dataset.images))
+    blocks = [dataset.images.batch(rows[i : i + _BLOCK]) for i in range(0, len(rows), _BLOCK)]
+    return min(float(b.min()) for b in blocks), max(float(b.max()) for b in blocks)

@@ -130,6 +130,6 @@ def parity(source: Array, judged: Array, form: OutputForm) -> float:
     return distances[-1] if normalised else distances[0]
 
 
-def _relative(found: Array, expected: Array) -> float:
+def _relative(ours: Array, expected: Array) -> float:
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
-    return float(np.abs(found.astype(np.float64) - expected).max(initial=0.0)) / scale
+    return float(np.abs(ours.astype(np.float64) - expected).max(initial=0.0)) / scale

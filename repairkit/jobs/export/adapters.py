@@ -30,7 +30,7 @@ def load_framework_model(
     Args:
         source: such as `module:factory` or the path of a saved model.
         options: how the source becomes a model.
-        framework: an adapter's name; whoever takes the source if None.
+        framework: an adapter's name; the adapter that takes the source if None.
         adapters: to choose from; all that are installed if None.
 
     Raises:
@@ -69,7 +69,7 @@ def find_adapters(points: Iterable[EntryPoint] | None = None) -> tuple[Adapter, 
 
     One that cannot be imported is left out with a warning: the others go on.
     """
-    found: dict[str, Adapter] = {}
+    adapters_by_name: dict[str, Adapter] = {}
     given = entry_points(group=GROUP) if points is None else points
     for point in sorted(set(given), key=lambda p: (p.name, p.value)):
         try:
@@ -86,10 +86,10 @@ def find_adapters(points: Iterable[EntryPoint] | None = None) -> tuple[Adapter, 
                 point.value,
                 ", ".join(lacking),
             )
-        elif adapter.name in found and found[adapter.name] is not adapter:
+        elif adapter.name in adapters_by_name and adapters_by_name[adapter.name] is not adapter:
             logger.warning(
                 "the adapter %s (%s) is left out: another has that name", point.name, point.value
             )
         else:
-            found[adapter.name] = adapter
-    return tuple(found.values())
+            adapters_by_name[adapter.name] = adapter
+    return tuple(adapters_by_name.values())

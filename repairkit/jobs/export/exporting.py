@@ -34,7 +34,7 @@ _RELATIVE_IN_16_BITS = 5e-3
 KIND = "repairkit layers"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exported:
     """A model that was written, and what was proven of it.
 
@@ -129,15 +129,15 @@ def export(
             drafts.write(map_file, to_json(document).encode())
             add_model(drafts, written, out)
     return Exported(
-        out,
-        map_file,
-        layers,
-        sum(site.n_channels for site in sites),
-        sites_without_layer(layers, sites),
-        relative,
-        len(images),
-        "given images" if given else "generated noise",
-        read_model(out).digest,
+        out=out,
+        map_file=map_file,
+        layers=layers,
+        n_filters=sum(site.n_channels for site in sites),
+        without_layer=sites_without_layer(layers, sites),
+        relative=relative,
+        n_images=len(images),
+        images="given images" if given else "generated noise",
+        digest=read_model(out).digest,
     )
 
 

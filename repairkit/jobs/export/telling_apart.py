@@ -54,14 +54,16 @@ class Crowd:
             outputs: shape (n, n_numbers).
             limits: shape (n,).
         """
-        found = outputs[:, self._columns]
-        low = np.searchsorted(self._rows[:, 0], found[:, 0] - limits, "left")
-        high = np.searchsorted(self._rows[:, 0], found[:, 0] + limits, "right")
+        projected = outputs[:, self._columns]
+        low = np.searchsorted(self._rows[:, 0], projected[:, 0] - limits, "left")
+        high = np.searchsorted(self._rows[:, 0], projected[:, 0] + limits, "right")
         own = self._starts[layer] + np.searchsorted(self._channels[layer], channels)
         return np.array(
             [
-                self._is_alone(found[i], int(low[i]), int(high[i]), int(own[i]), float(limits[i]))
-                for i in range(len(found))
+                self._is_alone(
+                    projected[i], int(low[i]), int(high[i]), int(own[i]), float(limits[i])
+                )
+                for i in range(len(projected))
             ],
             bool,
         )

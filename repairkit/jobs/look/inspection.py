@@ -34,7 +34,7 @@ class SiteFacts:
     share: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
     """What `repairkit inspect` shows."""
 
@@ -98,20 +98,20 @@ def inspect(subject: Subject, settings: Settings) -> Inspection:
     Raises:
         SettingsError: unknown `sites_at` or `include`.
     """
-    found = survey(
+    known = survey(
         subject.model, output=settings.output, at=settings.sites_at, include=settings.include
     )
     fed = with_inputs(subject, settings, None)
-    shares, note = _shares(fed, found)
+    shares, note = _shares(fed, known)
     step = fixed_batch(subject.model, subject.input_name)
     return Inspection(
-        subject,
-        tuple(SiteFacts(s, shares.get(s.name)) for s in found.sites),
-        found.left_out,
-        "any" if step is None else f"fixed at {step}",
-        GraphIndex(subject.model).outputs,
-        "; ".join(part for part in (note, _company(subject)) if part),
-        time_passes(fed, sum(site.n_channels for site in found.sites)),
+        subject=subject,
+        sites=tuple(SiteFacts(s, shares.get(s.name)) for s in known.sites),
+        left_out=known.left_out,
+        batch="any" if step is None else f"fixed at {step}",
+        outputs=GraphIndex(subject.model).outputs,
+        note="; ".join(part for part in (note, _company(subject)) if part),
+        passes=time_passes(fed, sum(site.n_channels for site in known.sites)),
     )
 
 
@@ -134,10 +134,10 @@ def _company(subject: Subject) -> str:
 
 
 @stage("measuring shares of the arithmetic")
-def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
+def _shares(subject: Subject, surveyed: Survey) -> tuple[dict[str, float], str]:
     """Each site's share of the multiplications, from the shapes that one noise image gives."""
-    layers = [site for site in found.sites if site.name in found.layers]
-    names = [found.index.nodes[found.layers[s.name].node].output[0] for s in layers]
+    layers = [site for site in surveyed.sites if site.name in surveyed.layers]
+    names = [surveyed.index.nodes[surveyed.layers[s.name].node].output[0] for s in layers]
     try:
         runner = subject.opened(seconds=_RUN_SECONDS).tap(names)
         images = noise_images(subject, 1, sides=USUAL_FIRST)
@@ -146,7 +146,7 @@ def _shares(subject: Subject, found: Survey) -> tuple[dict[str, float], str]:
         return {}, f"shares of the arithmetic are not known: {error}"
     work = {}
     for site, name in zip(layers, names, strict=True):
-        kernel = found.constants.array(found.layers[site.name].kernel)
+        kernel = surveyed.constants.array(surveyed.layers[site.name].kernel)
         per_output = kernel.size / site.n_channels
         work[site.name] = float(np.prod(answers[name].shape[1:]) * per_output)
     total = sum(work.values()) or 1.0

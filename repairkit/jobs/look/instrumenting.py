@@ -31,16 +31,16 @@ def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple
         RepairkitError: anything else that the user can mend.
     """
     check_model_place(out, subject, settings.data)
-    found = survey(
+    surveyed = survey(
         subject.model, output=settings.output, at=settings.sites_at, include=settings.include
     )
-    sites = select_sites(found, settings.sites)
+    sites = select_sites(surveyed, settings.sites)
     if settings.absent == "mean":
         bench = prepare_unjudged(subject, settings, sites=[site.name for site in sites])
         levels = bench.working.levels
     else:
-        wanted = zero_levels(sites) if settings.absent == "zero" else bias_levels(found, sites)
-        levels = representable(found, wanted)
+        wanted = zero_levels(sites) if settings.absent == "zero" else bias_levels(surveyed, sites)
+        levels = representable(surveyed, wanted)
     result = instrument(subject.model, sites, levels)
     if not is_instrumented(result):
         result.metadata_props.add(key=INSTRUMENTED, value=subject.file.digest)

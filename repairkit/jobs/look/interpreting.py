@@ -109,7 +109,7 @@ def _seen(
     field = receptive_field(bench.working.survey.index, site.tensor, bench.subject.input_name)
     means = responses.means[number]
     annotations = suite.annotations
-    told: dict[str, Any] = {
+    seen: dict[str, Any] = {
         "map": responses.maps[number].tolist(),
         "sees": None if field is None else list(field),
         "response": {"mean": float(means.mean()), "deviation": float(means.std())},
@@ -119,16 +119,16 @@ def _seen(
         ],
     }
     if annotations.groups is not None:
-        told["groups"] = _means_by(means, annotations.groups, annotations.group_names)
+        seen["groups"] = _means_by(means, annotations.groups, annotations.group_names)
     if bench.n_classes:
         names = [_class_name(suite, label) for label in range(bench.n_classes)]
         by_class = _means_by(means, annotations.labels, names)
         by_class.sort(key=lambda row: -row["mean"])
-        told["n_classes"] = len(by_class)
+        seen["n_classes"] = len(by_class)
         if len(by_class) > 2 * _CLASSES_SHOWN:
             by_class = by_class[:_CLASSES_SHOWN] + by_class[-_CLASSES_SHOWN:]
-        told["classes"] = by_class
-    return told
+        seen["classes"] = by_class
+    return seen
 
 
 def _image(
@@ -172,12 +172,12 @@ def _effects(
     """What freezing each filter alone does to the metric, and to the accuracy of each group."""
     game = bench.working.game(suite, bench.metrics((value,)))
     plain = _figures(bench, game, suite, value, [])
-    told = []
+    seen = []
     for wanted in filters:
         alone = _figures(bench, game, suite, value, [wanted])
         moved = {name: figure - plain[name] for name, figure in alone.items()}
-        told.append({"value": moved.pop(value), "groups": moved})
-    return told
+        seen.append({"value": moved.pop(value), "groups": moved})
+    return seen
 
 
 def _figures(

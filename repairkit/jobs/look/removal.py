@@ -35,16 +35,16 @@ def removal_curves(bench: Bench, values: NDArray[np.float64], metric: str) -> di
     orders = [ranked, ranked[::-1], *(rng.permutation(n) for _ in range(_RANDOM_ORDERS))]
     coalitions = np.concatenate([_removed(order, sizes) for order in orders])
     game = bench.working.game(suite, bench.metrics((metric,)))
-    found = game.play(Round(coalitions)).values[:, 0].reshape(len(orders), len(sizes))
+    figures = game.play(Round(coalitions)).values[:, 0].reshape(len(orders), len(sizes))
     return {
         "metric": metric,
         "suite": suite.name,
         "n_images": len(suite),
         "random_orders": _RANDOM_ORDERS,
         "removed": sizes,
-        "top": found[0].tolist(),
-        "bottom": found[1].tolist(),
-        "random": found[2:].mean(axis=0).tolist(),
+        "top": figures[0].tolist(),
+        "bottom": figures[1].tolist(),
+        "random": figures[2:].mean(axis=0).tolist(),
     }
 
 

@@ -92,7 +92,7 @@ def report_run(
         trust: run code that the run names, such as a metric of the user's; else it is refused.
 
     Raises:
-        SettingsError: the run names code and nobody trusts it; `pictures` need it, all else not.
+        SettingsError: the run names code that is not trusted, and `pictures` need it.
         RunFolderError: the folder is no finished run, or the page cannot be written.
         RepairkitError: model or data cannot be read, or are not those of the run.
     """
@@ -301,7 +301,7 @@ def _values(rows: list[dict[str, Any]], roster: Roster) -> NDArray[np.float64]:
 def _statistics(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.statistics_file.is_file():
         return None
-    found = read_json(folder.statistics_file, "statistics")
-    if not isinstance(found, dict):
+    statistics = read_json(folder.statistics_file, "statistics")
+    if not isinstance(statistics, dict):
         raise RunFolderError(f"{folder.statistics_file}: holds no statistics; score again")
-    return found
+    return statistics

@@ -94,12 +94,12 @@ def time_passes(subject: Subject, n_filters: int) -> PassTime:
 
 def _fastest(runner: Runner, images: Array, end: float) -> float:
     """Seconds of the fastest of a few runs; the first warms up, and counts only if it is alone."""
-    found: list[float] = []
+    seconds: list[float] = []
     for _ in range(_RUNS + 1):
         started, busy = time.monotonic(), time.thread_time()
         runner.run(images)
         lasted = time.monotonic() - started
-        found.append(time.thread_time() - busy or lasted)  # some systems count in coarse ticks
+        seconds.append(time.thread_time() - busy or lasted)  # some systems count in coarse ticks
         if started + 2 * lasted > end:
             break
-    return min(found[1:] or found)
+    return min(seconds[1:] or seconds)

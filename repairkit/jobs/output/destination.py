@@ -173,7 +173,7 @@ def is_file(path: Path) -> bool:
             f"{path}: cannot be written: its folder holds devices; give another place"
         )
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         if path.is_symlink():
             raise RunFolderError(
@@ -184,11 +184,11 @@ def is_file(path: Path) -> bool:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunFolderError(f"{path}: cannot be used ({reason}); choose another place") from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise RunFolderError(f"{path}: is a folder; give the name of a file")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise RunFolderError(f"{path}: is a pipe or a device; give the name of a file")
-    if not found.st_mode & 0o222:
+    if not status.st_mode & 0o222:
         raise RunFolderError(
             f"{path}: exists and is read-only; allow writing (chmod u+w), or choose another place"
         )
@@ -234,12 +234,12 @@ def _is_attack(path: Path) -> bool:
                 return False
             with archive.open("attack.npy") as member:
                 text = str(np.lib.format.read_array(member, allow_pickle=False))
-        told = json.loads(text)
+        record = json.loads(text)
     except (OSError, ValueError, LookupError, EOFError, MemoryError, RecursionError):
         return False
     except zipfile.BadZipFile:
         return False
-    return isinstance(told, dict) and told.get("kind") == "repairkit attack"
+    return isinstance(record, dict) and record.get("kind") == "repairkit attack"
 
 
 def _check_model(out: Path, ours: Callable[[ModelProto], bool], what: str) -> None:

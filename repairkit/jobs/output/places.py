@@ -22,8 +22,8 @@ class Places:
 
     @classmethod
     def here(cls) -> Places:
-        """Those of this process. Paths are relative to just these, so nobody hands them in."""
-        # Unlike Path.home(), this does not fail where nobody knows the home.
+        """Those of this process. All paths are relative to these."""
+        # Unlike Path.home(), this does not fail where the home is unknown.
         return cls(Path.cwd(), Path(os.path.expanduser("~")))  # noqa: PTH111 - see above
 
     def told(self, path: Path) -> str:

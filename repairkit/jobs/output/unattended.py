@@ -1,4 +1,4 @@
-"""Runs that nobody watches: a sign of life in the run folder, and an end that leaves it whole."""
+"""Runs that are not watched: a heartbeat in the run folder, and a clean end on SIGTERM."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Watch:
         if self._first is None:
             self._first = (now, spent.evaluations)
         self.spent, self._last_round = spent, _now()
-        # Whoever has to be read for it takes too long for this.
+        # A run that must be read to count the undecided filters takes too long here.
         self._undecided = undecided(run) if hasattr(run, "n_undecided") else None
         if self.folder is not None and self._thread is None:
             self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")

@@ -47,8 +47,8 @@ def compute_means(subject: Subject, settings: Settings) -> CommonMeans:
     except ModelError:  # an output that is no array with a row per image
         batching = as_declared(declared)
     model = batching.opened.model
-    found = survey(model, output=subject.output, at=settings.sites_at, include=settings.include)
-    sums = measure_sums(batching.opened, select_sites(found, settings.sites), suite)
+    surveyed = survey(model, output=subject.output, at=settings.sites_at, include=settings.include)
+    sums = measure_sums(batching.opened, select_sites(surveyed, settings.sites), suite)
     return CommonMeans(
         model=subject.file.digest,
         sites_at=settings.sites_at,

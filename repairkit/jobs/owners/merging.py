@@ -9,11 +9,12 @@ v +- sum_i w_i r_i, and their error probabilities with them (union bound).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,14 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.scores import Scores
+from repairkit.engine.ort.runtime import versions
 from repairkit.estimators.statistics.boundary import Side, contested, settle_top_k
 from repairkit.formats.documents import outputs, to_json
 from repairkit.formats.effects import Affects
-from repairkit.formats.run_file import RunDocument, RunFolder
+from repairkit.formats.run_file import OwnersShare, RunCounts, RunDocument, RunFolder, key_of
 from repairkit.formats.score_table import finite_rows, scores_csv, scores_table
-from repairkit.jobs.owners.merged_document import describe
 from repairkit.jobs.owners.owned import OwnedRun, read_owned
+from repairkit.jobs.runs.run_document import measures_in
 from repairkit.jobs.runs.run_lock import locked
 from repairkit.jobs.runs.run_settings import differing, settings_in
 
@@ -73,7 +75,7 @@ def merge(
 
     Raises:
         SettingsError: the runs do not add up: another model, metric, method, absent level, or the
-            same data; or nobody says how to weight a metric.
+            same data; or no weight is known for a metric.
         RunFolderError: a folder cannot be read, is unfinished, or `out` holds something else.
     """
     if by not in get_args(By):
@@ -84,7 +86,7 @@ def merge(
     ids = tuple(sorted(runs[0].rows))
     filters = tuple(Filter.parse(name) for name in ids)
     scores = _add(runs, ids, shares)
-    document = describe(runs, scores, shares, by if weights is None else "given weights")
+    document = _describe(runs, scores, shares, by if weights is None else "given weights")
     if out is not None:
         _check_place(out, runs)
         with locked(out), outputs(out) as drafts:
@@ -249,3 +251,87 @@ def _check_place(out: Path, runs: Sequence[OwnedRun]) -> None:
         return
     if not folder.run_file.is_file() or "merged" not in folder.read():
         raise RunFolderError(f"{out}: exists and is no merged run; choose another place with -o")
+
+
+def _describe(
+    runs: Sequence[OwnedRun], scores: Scores, shares: Mapping[str, Floats], how: str
+) -> RunDocument:
+    """What `run.json` says of values that were added up with these shares, (n_runs,) by metric."""
+    documents = [run.document for run in runs]
+    of_parts = [document["parts"] for document in documents]
+    digests = sorted(digest for run in runs for digest in run.data)
+    shared: list[OwnersShare] = [
+        {
+            "data": list(run.data),
+            "images": document["parts"]["selection"],
+            "weights": {name: float(share[i]) for name, share in shares.items()},
+        }
+        for i, (run, document) in enumerate(zip(runs, documents, strict=True))
+    ]
+    first = documents[0]
+    document = {
+        "schema": first["schema"],
+        "kind": first["kind"],
+        "versions": versions(),
+        "key": key_of({"merged": shared, "of": sorted(d["key"] for d in documents)}),
+        "model": {"path": first["model"]["path"], "digest": first["model"]["digest"]},
+        "data": {
+            "path": "",
+            "digest": hashlib.sha256(" ".join(digests).encode()).hexdigest(),
+            "n_images": sum(d["data"]["n_images"] for d in documents),
+        },
+        "settings": first["settings"],
+        **({"means": first["means"]} if "means" in first else {}),
+        "counts": _counts_of_all(documents),
+        "merged": shared,
+        "parts": {
+            "how": f"{len(runs)} runs, weighted by {how}",
+            "overlaps": [],
+            "calibration": sum(parts["calibration"] for parts in of_parts),
+            "selection": sum(parts["selection"] for parts in of_parts),
+            "test": sum(parts["test"] for parts in of_parts),
+        },
+        "batching": first["batching"],
+        "engine": first["engine"],
+        "n_filters": len(scores.values),
+        "n_sites": first["n_sites"],
+        "notes": [],
+        "measures": measures_in(first),
+        "metrics": {
+            name: {
+                "all": _total(share, [d["metrics"][name]["all"] for d in documents]),
+                "none": _total(share, [d["metrics"][name]["none"] for d in documents]),
+            }
+            for name, share in shares.items()
+        },
+        "finished": True,
+        "decided": bool(scores.decided.all()),
+        "n_undecided": int((~scores.decided).sum()),
+        "reason": f"merged from {len(runs)} runs",
+        "confidence": scores.confidence,
+        "interval": scores.interval,
+        "adds_up": scores.efficient,
+        "sum_of_values": float(scores.values[:, 0].sum()),
+        "evaluations": sum(d["evaluations"] for d in documents),
+        "image_passes": sum(d["image_passes"] for d in documents),
+        "seconds": sum(d["seconds"] for d in documents),
+    }
+    return cast(RunDocument, document)
+
+
+def _counts_of_all(documents: Sequence[RunDocument]) -> RunCounts:
+    """Those of all owners together; None where a metric is no mean over images."""
+    metrics: dict[str, int | None] = {}
+    for name in documents[0]["metrics"]:
+        counts = [d["counts"]["metrics"].get(name) for d in documents]
+        known = [count for count in counts if count is not None]
+        metrics[name] = sum(known) if len(known) == len(counts) else None
+    groups: dict[str, int] = {}
+    for document in documents:
+        for name, count in document["counts"]["groups"].items():
+            groups[name] = groups.get(name, 0) + count
+    return {"metrics": metrics, "groups": groups}
+
+
+def _total(share: Floats, values: list[float]) -> float:
+    return float((share * np.array(values)).sum())

@@ -1,4 +1,4 @@
-"""What one owner's run tells to whoever merges it with others': figures, and no images."""
+"""What an owner's run shares, so that it can be merged with others: figures, and no images."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Step:
     """One patch of a stack: the model before, and after with its claim in it."""
 
     model: ModelProto
-    found: Survey
+    surveyed: Survey
     patch: Patch
     baked: Baked
 
@@ -63,28 +63,28 @@ def bake_claims(
         if claim["source"] != digest:
             raise another_model(patched, subject, claim)
         try:
-            found = survey(
+            surveyed = survey(
                 model, output=claim["output"], at=claim["sites_at"], include=claim["include"]
             )
-            _check_constants(found, patch)
-            baked = bake(model, patch, found=found)
+            _check_constants(surveyed, patch)
+            baked = bake(model, patch, found=surveyed)
         except (SettingsError, ModelError) as error:
             raise VerificationError(
                 f"{patched.path}: claims a patch that the original cannot take ({error})"
             ) from error
         write_claims(baked.model, [*known, *fresh[:count]])
-        steps.append(Step(model, found, patch, baked))
+        steps.append(Step(model, surveyed, patch, baked))
         model, digest = baked.model, digest_of(baked.model)
     return steps
 
 
-def _check_constants(found: Survey, patch: Patch) -> None:
+def _check_constants(surveyed: Survey, patch: Patch) -> None:
     """Every number is one that the file holds; baking would round another one silently.
 
     Raises:
         ModelError: one is not.
     """
-    shapes = {site.name: site.level_shape for site in found.sites}
+    shapes = {site.name: site.level_shape for site in surveyed.sites}
     claimed = {
         f.filter.site: np.zeros(shapes[f.filter.site])
         for f in patch.frozen
@@ -93,7 +93,7 @@ def _check_constants(found: Survey, patch: Patch) -> None:
     for f in patch.frozen:
         if f.filter.site in claimed and 0 <= f.filter.channel < len(claimed[f.filter.site]):
             claimed[f.filter.site][f.filter.channel] = f.constant
-    nearest = representable(found, claimed)
+    nearest = representable(surveyed, claimed)
     for f in patch.frozen:
         if f.filter.site not in nearest or f.filter.channel >= len(nearest[f.filter.site]):
             continue  # baking tells that there is no such filter
@@ -101,8 +101,8 @@ def _check_constants(found: Survey, patch: Patch) -> None:
             raise ModelError(f"{f.filter.id} cannot hold {f.constant}")
     if patch.head is None:
         return
-    head = head_named(found.index, patch.head.layer)
-    if held(found.index, head, patch.head) != patch.head:
+    head = head_named(surveyed.index, patch.head.layer)
+    if held(surveyed.index, head, patch.head) != patch.head:
         raise ModelError(f"the last layer {head.name!r} cannot hold the numbers that are claimed")
 
 

@@ -83,7 +83,7 @@ def apply_patch(
     check_result(out, subject.file.path)
     if subject.file.digest != file.source_digest:
         raise _wrong_model(subject.file, file)
-    found, baked = _bake(subject, file)
+    surveyed, baked = _bake(subject, file)
     if baked.edits != file.edits:
         raise VerificationError(
             "the patch file was altered: the bytes that it keeps are not those that it "
@@ -98,7 +98,7 @@ def apply_patch(
             f"{file.result_digest[:12]}); it was altered, or made by another version of repairkit"
         )
     verified = prove_patch(
-        subject, found, file.patch, baked.model, baked.edits, images=images, feeds=feeds
+        subject, surveyed, file.patch, baked.model, baked.edits, images=images, feeds=feeds
     )
     write_model(baked.model, out)
     return Applied(out, digest, verified)
@@ -106,8 +106,8 @@ def apply_patch(
 
 def _bake(subject: Subject, file: PatchFile) -> tuple[Survey, Baked]:
     try:
-        found = survey(subject.model, output=file.output, at=file.sites_at, include=file.include)
-        return found, bake(subject.model, file.patch, found=found)
+        surveyed = survey(subject.model, output=file.output, at=file.sites_at, include=file.include)
+        return surveyed, bake(subject.model, file.patch, found=surveyed)
     except (SettingsError, ModelError) as error:
         raise VerificationError(f"the patch file does not fit its model ({error})") from error
 

@@ -153,7 +153,7 @@ def _prove_step(
     before = replace(subject, file=replace(subject.file, model=step.model))
     return prove_patch(
         before,
-        step.found,
+        step.surveyed,
         step.patch,
         step.baked.model,
         step.baked.edits,
@@ -181,8 +181,8 @@ def _verify_inferred(
 ) -> Verified:
     """Prove a model that names no patch: what was frozen is read off the tensors."""
     patch = infer_patch(subject.model, patched.model)
-    found = survey(subject.model, include=["dense"])
-    baked = bake(subject.model, patch, found=found)
+    surveyed = survey(subject.model, include=["dense"])
+    baked = bake(subject.model, patch, found=surveyed)
     if not same_model(baked.model, patched.model):
         raise VerificationError(
             f"{patched.path}: names no patch and differs from the original in more than the "
@@ -195,7 +195,7 @@ def _verify_inferred(
         )
     verified = prove_patch(
         subject,
-        found,
+        surveyed,
         patch,
         baked.model,
         baked.edits,
@@ -221,7 +221,7 @@ def _check_file(file: PatchFile, claim: dict[str, Any], patched: ModelFile) -> N
 @stage("proving the patch")
 def prove_patch(
     subject: Subject,
-    found: Survey,
+    surveyed: Survey,
     patch: Patch,
     patched: ModelProto,
     edits: tuple[TensorEdit, ...],
@@ -235,7 +235,7 @@ def prove_patch(
 
     Args:
         subject: the original.
-        found: the survey of the original in which the patch's sites were found.
+        surveyed: the survey of the original in which the patch's sites were found.
         patch: what was frozen.
         patched: the original with that baked into it.
         edits: what baking changed.
@@ -247,7 +247,7 @@ def prove_patch(
     Raises:
         VerificationError: either does not come out equal, or a filter was frozen already.
     """
-    _refuse_idle(subject.model, found, patch)
+    _refuse_idle(subject.model, surveyed, patch)
     undone = revert(patched, edits)
     if claimed:
         write_claims(undone, read_claims(patched)[:-1])
@@ -266,11 +266,11 @@ def prove_patch(
     if patch.head is None:
         frozen = whole
     else:
-        baked = bake(subject.model, Patch(patch.frozen), found=found).model
+        baked = bake(subject.model, Patch(patch.frozen), found=surveyed).model
         frozen = original.variant(subject.runnable(baked))
         proofs.append(prove_head(whole, frozen, patch.head, rows, feeds=feeds))
     if patch.frozen:
-        instrumented, masks = _masked(subject.model, found, patch)
+        instrumented, masks = _masked(subject.model, surveyed, patch)
         tolerance = _ROUNDED_ELSEWHERE if any(f.gain for f in patch.frozen) else 0.0
         proofs.append(
             prove(
@@ -293,10 +293,10 @@ def prove_patch(
 
 
 def _masked(
-    model: ModelProto, found: Survey, patch: Patch
+    model: ModelProto, surveyed: Survey, patch: Patch
 ) -> tuple[ModelProto, dict[str, NDArray[np.bool_]]]:
     """The instrumented model, with masks and levels under which it does what the patch does."""
-    sites = tuple(s for s in found.sites if s.name in {f.site for f in patch.filters})
+    sites = tuple(s for s in surveyed.sites if s.name in {f.site for f in patch.filters})
     levels: FilterMeans = {s.name: np.zeros(s.level_shape) for s in sites}
     masks = {s.name: np.ones(mask_shape(s, 1), bool) for s in sites}
     gains = {s.name: np.zeros(s.n_channels) for s in sites}
@@ -312,16 +312,16 @@ def _masked(
     )
 
 
-def _refuse_idle(model: ModelProto, found: Survey, patch: Patch) -> None:
+def _refuse_idle(model: ModelProto, surveyed: Survey, patch: Patch) -> None:
     """Every change must change something, or the patch claims what it did not do."""
     if patch.head is not None and not changes_head(
-        head_named(found.index, patch.head.layer), patch.head
+        head_named(surveyed.index, patch.head.layer), patch.head
     ):
         raise VerificationError(
             f"the new numbers of the last layer {patch.head.layer!r} are those that it has already"
         )
     for frozen in patch.frozen:
-        if is_idle(model, found, frozen):
+        if is_idle(model, surveyed, frozen):
             raise VerificationError(
                 f"freezing {frozen.filter.id} at {constant_text(frozen)} changes nothing: the "
                 "filter holds that constant already; leave it out"

@@ -10,6 +10,7 @@ from typing import Any
 from repairkit.core.filters import Filter
 from repairkit.core.patch import Patch
 from repairkit.core.process.text import counted
+from repairkit.engine.ort.runtime import versions
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.proof.verifying import Verified
 from repairkit.jobs.repair.confirm.without_test import note_on_test
@@ -17,10 +18,9 @@ from repairkit.jobs.repair.deciding import Made
 from repairkit.jobs.repair.judge.fairness import disparity_measures
 from repairkit.jobs.repair.judge.judging import Judged
 from repairkit.jobs.runs.part_records import told_parts
-from repairkit.jobs.runs.run_document import less_is_better, told_measures, versions
+from repairkit.jobs.runs.run_document import less_is_better, told_measures
 from repairkit.jobs.runs.run_settings import plain
 from repairkit.jobs.setup.bench import Bench
-from repairkit.jobs.setup.told_reading import told_reading
 from repairkit.report import find_payers
 
 
@@ -69,7 +69,7 @@ def patch_story(
             "digest": bench.dataset.digest or None,
         },
         "parts": told_parts(bench.parts),
-        "read": told_reading(bench),
+        "read": bench.reading,
         "notes": [
             *bench.notes,
             *made.notes,

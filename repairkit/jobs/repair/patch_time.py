@@ -40,7 +40,7 @@ class PatchTime:
         deadline = how.deadline
         if deadline is None:
             return None
-        per_pass, parts = seconds_per_pass(bench), bench.parts
+        per_pass, parts = seconds_per_pass(bench.working, bench.parts.selection), bench.parts
         passes = 2 * len(parts.test) + 3 * len(parts.selection) + _PROOF_PASSES
         kept = min(passes * per_pass + _WRITING_SECONDS, _MOST_KEPT * deadline.left)
         return cls(deadline, per_pass, kept, 2 * len(parts.selection) * per_pass)

@@ -49,7 +49,7 @@ from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.looking import looked_at
 from repairkit.jobs.setup.settings import Settings, check_metrics, named_in
 from repairkit.jobs.setup.subject import Subject
-from repairkit.jobs.setup.told_reading import tell_reading, told_reading
+from repairkit.jobs.setup.told_reading import tell_reading
 from repairkit.jobs.setup.unjudged import prepare_unjudged
 from repairkit.metrics import check_defined, is_attacked
 from repairkit.repairs import make_patch
@@ -129,7 +129,7 @@ def patch(
     if how.remove:
         named = dict.fromkeys(filters_named(bench, how.remove))  # one named twice is frozen once
         players = np.array([bench.roster.column(f) for f in named], np.intp)
-        tell_reading(told_reading(bench))
+        tell_reading(bench.reading)
         made = without_idle(bench, Made(make_patch(players, bench.roster, bench.working.levels)))
     else:
         try:

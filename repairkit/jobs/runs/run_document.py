@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
-import onnx
 
 from repairkit.core.metric import MeasureFacts
 from repairkit.core.scores import Budget, Scores
 from repairkit.engine.opening import stated_agreement
-from repairkit.engine.ort.runtime import choose_device, load_runtime
+from repairkit.engine.ort.runtime import choose_device, versions
 from repairkit.estimators import Estimation
 from repairkit.formats.run_file import (
     KIND,
@@ -30,7 +27,6 @@ from repairkit.graph.facts.rounding import find_rounding
 from repairkit.jobs.runs.part_records import keyed_parts, told_parts
 from repairkit.jobs.runs.run_settings import told_settings
 from repairkit.jobs.setup.bench import Bench
-from repairkit.jobs.setup.told_reading import told_reading
 from repairkit.metrics import measure_of
 
 _BINS = 20
@@ -83,7 +79,7 @@ def opening(bench: Bench, method: str, options: Mapping[str, Any], budget: Budge
             "n_sites": len(bench.roster.sites),
             "less_is_better": less_is_better(measures),
             "measures": measures,
-            "read": told_reading(bench),
+            "read": bench.reading,
             "notes": list(bench.notes),
             "metrics": {},
             "finished": False,
@@ -124,7 +120,7 @@ def less_is_better(measures: Mapping[str, MeasureFacts]) -> list[str]:
 
 
 def counts(bench: Bench) -> RunCounts:
-    """How many images the values of each metric are about, for whoever merges them with others'.
+    """How many images the values of each metric are about, so that they can be merged.
 
     None for a metric that is not a mean over these images, each counting the same.
     """
@@ -132,13 +128,17 @@ def counts(bench: Bench) -> RunCounts:
     counted: dict[str, int | None] = {}
     for metric in bench.metrics(bench.metric_names):
         weights = metric.weights(annotations)
-        own = weights[weights > 0]
-        even = metric.per_image and len(own) > 0 and bool(np.ptp(own) <= 1e-9 * own.max())
-        counted[metric.name] = len(own) if even else None
+        counting = weights[weights > 0]
+        even = (
+            metric.per_image
+            and len(counting) > 0
+            and bool(np.ptp(counting) <= 1e-9 * counting.max())
+        )
+        counted[metric.name] = len(counting) if even else None
     groups, names = annotations.groups, annotations.group_names
     sizes = [] if groups is None else np.bincount(groups, minlength=len(names)).tolist()
-    told = {name: n for name, n in zip(names, sizes, strict=False) if n}
-    return {"metrics": counted, "groups": told}
+    by_group = {name: n for name, n in zip(names, sizes, strict=False) if n}
+    return {"metrics": counted, "groups": by_group}
 
 
 def conclude(document: RunDocument, estimation: Estimation, scores: Scores) -> None:
@@ -176,14 +176,3 @@ def told_on_request(estimation: Estimation, document: RunDocument) -> dict[str, 
             if name in document["metrics"]
         }
     return details
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    return {
-        "repairkit": version("repairkit"),
-        "onnx": onnx.__version__,
-        "onnxruntime": load_runtime().__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }

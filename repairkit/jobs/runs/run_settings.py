@@ -15,9 +15,9 @@ from typing import Any
 
 from repairkit.data import Preprocessing
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of
+from repairkit.formats.means_file import CommonMeans
 from repairkit.formats.run_file import RunDocument, RunSettings
 from repairkit.jobs.runs.part_records import recorded_plan
-from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.settings import Settings
 
 OWN_MEANS = "means of the calibration part"
@@ -63,15 +63,11 @@ def settings_in(run: RunDocument) -> dict[str, Any]:
     return {**known, "means": _told_means(run["settings"]["absent"], run.get("means"))}
 
 
-def settings_at(bench: Bench) -> dict[str, Any]:
-    """The same of the job at a bench."""
+def settings_at(settings: Settings, common: CommonMeans | None) -> dict[str, Any]:
+    """The same of a job, with the common means that it has, if any."""
     known: dict[str, Any] = dict.fromkeys(recorded(Settings))
-    digest = None if bench.common is None else bench.common.digest
-    return {
-        **known,
-        **told_settings(bench.settings),
-        "means": _told_means(bench.settings.absent, digest),
-    }
+    means = _told_means(settings.absent, None if common is None else common.digest)
+    return {**known, **told_settings(settings), "means": means}
 
 
 def _told_means(absent: str, digest: str | None) -> str | None:

@@ -83,13 +83,13 @@ def take_method(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
 def told_of_method(asked: str, taken: Taken, facts: GameFacts) -> list[str]:
     """What to say of the method, beside its name."""
     name = "regression" if taken.method == "auto" else taken.method
-    told = [f"method {asked}: {name} was taken; {taken.why}"] if taken.why else []
+    notes = [f"method {asked}: {name} was taken; {taken.why}"] if taken.why else []
     if facts.of_sets:
-        told.append(
+        notes.append(
             "a metric judges images together: every coalition was tried on all images of the part, "
             "since on fewer it would be another figure; values and intervals are about these images"
         )
-    return told
+    return notes
 
 
 def small_rounds(n_players: int, rows: int, *, pilot: bool) -> dict[str, int]:

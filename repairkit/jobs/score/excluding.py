@@ -9,28 +9,14 @@ are those of all filters together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.core.errors import RunFolderError
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import ExcludedFilters, RunFolder
 from repairkit.jobs.runs.run_settings import differing, settings_at, settings_in
 from repairkit.jobs.setup.bench import Bench
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """Filters to leave out: the top `share`, in (0, 1), of a finished run of the same model."""
-
-    run: Path
-    share: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise SettingsError(
-                f"--exclude-share is {self.share:g}; expected a share between 0 and 1, such as 0.2"
-            )
+from repairkit.jobs.setup.settings import Exclusion
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class Excluded:
 
 
 NOTHING = Excluded()
-"""Nobody is left out."""
+"""No filter is left out."""
 
 
 def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
@@ -76,9 +62,10 @@ def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
             f"{exclusion.run}: holds scores of another model ({run['model']['path']}), which say "
             f"nothing of {bench.subject.file.path}; score it first, then name that run"
         )
-    if not run["finished"]:
-        raise RunFolderError(f"{exclusion.run}: is not finished; go on with score --resume")
-    for setting in differing(settings_in(run), settings_at(bench), Affects.FILTERS):
+    run = folder.read_finished()
+    for setting in differing(
+        settings_in(run), settings_at(bench.settings, bench.common), Affects.FILTERS
+    ):
         raise RunFolderError(
             f"{exclusion.run}: was scored with {setting.name} {setting.first!r}, and this job has "
             f"{setting.second!r}; give both the same"

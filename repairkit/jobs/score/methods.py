@@ -12,9 +12,11 @@ import numpy as np
 from repairkit.core.errors import SettingsError
 from repairkit.core.game import Game, GameFacts, Round
 from repairkit.core.process.deadline import Deadline
-from repairkit.core.scores import Budget, Estimator
-from repairkit.estimators import ESTIMATORS, PAPER, make_estimator
+from repairkit.core.process.stages import stage
+from repairkit.core.scores import Budget, Estimator, Scores, Spent
+from repairkit.estimators import ESTIMATORS, PAPER, Estimation, make_estimator
 from repairkit.formats.effects import About, Affects
+from repairkit.graph.kinds.norms import kernel_norms
 from repairkit.jobs.score.automatic import (
     Allowance,
     Taken,
@@ -22,11 +24,12 @@ from repairkit.jobs.score.automatic import (
     small_rounds,
     take_method,
 )
-from repairkit.jobs.score.excluding import Exclusion
-from repairkit.jobs.score.norms import NORMS
 from repairkit.jobs.score.pace import Pace
 from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.settings import Exclusion
 
+NORMS = ("weight-norm", "activation-norm")
+"""Baselines that play no game: the size of a filter's kernel or of its activations."""
 METHODS = (*ESTIMATORS, *NORMS)
 # Where no limit is given. Regressions try each coalition on one image, the others on a batch.
 EVALUATIONS_PER_FILTER = {
@@ -131,18 +134,20 @@ class Plan:
     taken: Taken
 
 
-def check_method(how: ScoreSettings) -> None:
+def check_method(scoring: ScoreSettings) -> None:
     """Refuse an unknown method or setting of repairkit's own before anything is computed.
 
     Raises:
         SettingsError: the method or a setting is unknown, or a value makes no sense.
     """
-    if how.method not in NORMS and ":" not in how.method:
-        make_estimator(how.method, **({**PAPER, **how.options} if how.paper else how.options))
+    if scoring.method not in NORMS and ":" not in scoring.method:
+        make_estimator(
+            scoring.method, **({**PAPER, **scoring.options} if scoring.paper else scoring.options)
+        )
 
 
 def settle_estimator(
-    how: ScoreSettings,
+    scoring: ScoreSettings,
     game: Game,
     bench: Bench,
     *,
@@ -152,7 +157,7 @@ def settle_estimator(
     """The estimator with its defaults for this game, and where it stops at the latest.
 
     Args:
-        how: what was asked for.
+        scoring: what was asked for.
         game: to be played.
         bench: that the game is of.
         pace: what the time limit allows; None without one.
@@ -163,14 +168,17 @@ def settle_estimator(
         BudgetError: no method can give a score within the limits.
     """
     facts, n_images = game.facts, len(game.facts.pool)
-    options = {**PAPER, **how.options} if how.paper else dict(how.options)
-    taken = again or _take(how, facts, pace, bench.settings.batch_size)
-    if taken.method != how.method:
-        options = _handed_on(options, make_estimator(how.method, **options), taken.method)
+    options = {**PAPER, **scoring.options} if scoring.paper else dict(scoring.options)
+    taken = again or _take(scoring, facts, pace, bench.settings.batch_size)
+    if taken.method != scoring.method:
+        options = _handed_on(options, make_estimator(scoring.method, **options), taken.method)
     options = _fitting(taken.method, {**taken.options, **options}, game, bench, pace)
     estimator = make_estimator(taken.method, **options)
-    budget, per_filter = how.budget, how.per_filter or EVALUATIONS_PER_FILTER.get(taken.method)
-    if how.takes_usual and per_filter is not None:
+    budget, per_filter = (
+        scoring.budget,
+        scoring.per_filter or EVALUATIONS_PER_FILTER.get(taken.method),
+    )
+    if scoring.takes_usual and per_filter is not None:
         usual = default_evaluations(facts, n_images, per_filter)
         budget = Budget(usual, budget.time_limit_seconds)
     return Plan(estimator, budget, taken)
@@ -179,52 +187,52 @@ def settle_estimator(
 def _handed_on(options: Mapping[str, Any], asked: Estimator, method: str) -> dict[str, Any]:
     """What was asked of one method, as far as the one that is taken in its place knows it."""
     known = {f.name for f in fields(ESTIMATORS[method])}
-    own = {name: value for name, value in options.items() if name in known}
+    fitting = {name: value for name, value in options.items() if name in known}
     side = getattr(asked, "side", None)
-    return own if side is None or "side" not in known else {"side": side, **own}
+    return fitting if side is None or "side" not in known else {"side": side, **fitting}
 
 
-def _take(how: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_size: int) -> Taken:
+def _take(scoring: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_size: int) -> Taken:
     n, n_images = facts.n_players, len(facts.pool)
     if pace is not None:
-        pace.refuse_hopeless(n, how.method, of_sets=facts.of_sets)
+        pace.refuse_hopeless(n, scoring.method, of_sets=facts.of_sets)
     passes = None if pace is None else pace.passes(_SHARE_OF_TIME)
-    allowed = Allowance(how.budget.max_evaluations, passes)
-    if how.method == "auto":
+    allowed = Allowance(scoring.budget.max_evaluations, passes)
+    if scoring.method == "auto":
         return take_method(facts, n_images, allowed)
     options: dict[str, Any] = {}
-    if how.method in ("regression", "repair"):
+    if scoring.method in ("regression", "repair"):
         each = n_images if facts.of_sets else _PASSES_OF_A_ROW
-        rows = [how.budget.max_evaluations, None if passes is None else int(passes / each)]
-        if how.takes_usual:
-            per_filter = how.per_filter or EVALUATIONS_PER_FILTER[how.method]
+        rows = [scoring.budget.max_evaluations, None if passes is None else int(passes / each)]
+        if scoring.takes_usual:
+            per_filter = scoring.per_filter or EVALUATIONS_PER_FILTER[scoring.method]
             rows.append(default_evaluations(facts, n_images, per_filter))
         least = min((row for row in rows if row is not None), default=None)
         if least is not None:
-            options |= small_rounds(n, least, pilot=how.method == "regression")
-            if how.method == "repair":
+            options |= small_rounds(n, least, pilot=scoring.method == "regression")
+            if scoring.method == "repair":
                 options["rows"] = least
-        if facts.of_sets and how.method == "repair":
+        if facts.of_sets and scoring.method == "repair":
             options["errors_over"] = "rows"  # of one figure, images tell no error
-    elif passes is not None and how.method in _IN_BATCHES:
+    elif passes is not None and scoring.method in _IN_BATCHES:
         walks = _FIRST_WALKS * (n + 1)
         if not facts.of_sets and passes < walks * batch_size:
             options["batch_size"] = max(passes // walks, 1)
-    return Taken(how.method, options)
+    return Taken(scoring.method, options)
 
 
 def _fitting(
     method: str, options: Mapping[str, Any], game: Game, bench: Bench, pace: Pace | None
 ) -> dict[str, Any]:
-    """Settings of a method, with defaults that hang on the game."""
-    own = dict(options)
+    """Settings of a method, with defaults that depend on the game."""
+    fitting = dict(options)
     if method in ("tmab", "permutation"):
-        own.setdefault("batch_size", bench.settings.batch_size)
-    if method == "tmab" and "truncate_at" not in own and bench.n_classes > 1:
-        own["truncate_at"] = default_truncation(game, bench.n_classes, whole=pace is not None)
+        fitting.setdefault("batch_size", bench.settings.batch_size)
+    if method == "tmab" and "truncate_at" not in fitting and bench.n_classes > 1:
+        fitting["truncate_at"] = default_truncation(game, bench.n_classes, whole=pace is not None)
     if game.facts.of_sets and method in _IN_BATCHES:
-        own["batch_size"] = 1  # which stands for all images
-    return own
+        fitting["batch_size"] = 1  # which stands for all images
+    return fitting
 
 
 def default_truncation(game: Game, n_classes: int, *, whole: bool = False) -> float:
@@ -240,3 +248,30 @@ def default_truncation(game: Game, n_classes: int, *, whole: bool = False) -> fl
     )
     chance = 1.0 / n_classes
     return chance + _TRUNCATION_SHARE * max(full - chance, 0.0)
+
+
+@stage("measuring norms")
+def score_norms(method: str, bench: Bench, metric: str) -> Estimation:
+    """L2 norms of kernels, or mean absolute activations over the calibration images."""
+    if method == "weight-norm":
+        by_site = kernel_norms(bench.working.survey)
+    else:
+        measured = bench.working.measure(bench.parts.calibration, magnitude=True)
+        by_site = {name: level.astype(np.float64) for name, level in measured.items()}
+    values = np.concatenate([by_site[site.name] for site in bench.roster.sites])[:, None]
+    n = len(values)
+    scores = Scores(
+        metrics=(metric,),
+        values=values,
+        std_errors=np.zeros((n, 1)),
+        ci_low=values,
+        ci_high=values,
+        samples=np.zeros(n, np.int64),
+        decided=np.ones(n, bool),
+        confidence=1.0,
+        interval="none: a norm is no estimate",
+        efficient=False,
+    )
+    return Estimation(
+        scores=scores, spent=Spent(), finished=True, reason=f"{method} needs no evaluation"
+    )

@@ -17,9 +17,9 @@ from repairkit.core.errors import BudgetError
 from repairkit.core.process.deadline import Deadline
 from repairkit.core.suite import Suite
 from repairkit.data.strata import draw_shares
+from repairkit.engine.working import Working
 from repairkit.estimators import LEAST_ROWS
 from repairkit.graph.coalitions.instrument import mask_name, mask_shape
-from repairkit.jobs.setup.bench import Bench
 
 _PROBE_SECONDS = 0.5
 _MOST_TRIES = 3
@@ -32,14 +32,14 @@ _PARTS = 4  # how many times as long the whole job takes, where scoring is a par
 _THIN = 9  # a stream of the seed
 
 
-def seconds_per_pass(bench: Bench) -> float:
+def seconds_per_pass(working: Working, suite: Suite) -> float:
     """Seconds that an image takes through the instrumented model; the least of a few tries."""
-    images = bench.parts.selection.batch(np.arange(min(8, len(bench.parts.selection))))
-    masks = {mask_name(site): np.ones(mask_shape(site, 1), bool) for site in bench.roster.sites}
+    images = suite.batch(np.arange(min(8, len(suite))))
+    masks = {mask_name(site): np.ones(mask_shape(site, 1), bool) for site in working.roster.sites}
     tries: list[float] = []
     while len(tries) < 2 or (sum(tries) < _PROBE_SECONDS and len(tries) < _MOST_TRIES):
         began = time.monotonic()
-        bench.working.judge.run(images, masks)
+        working.judge.run(images, masks)
         tries.append(time.monotonic() - began)
     return max(min(tries) / len(images), 1e-7)
 

@@ -20,7 +20,7 @@ from repairkit.formats.score_table import finite_rows, scores_table
 from repairkit.jobs.setup.bench import Bench
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What values rest on: the run, and the game that it played.
 
@@ -42,15 +42,15 @@ class Evidence:
 
     def on(self, positions: Indices) -> Scores | None:
         """See `Scored.on`."""
-        own = np.flatnonzero(np.isin(self.images.indices, self.asked.indices[positions]))
-        if not len(own):
+        rows = np.flatnonzero(np.isin(self.images.indices, self.asked.indices[positions]))
+        if not len(rows):
             return None
-        some = some_images(self.facts, self.images, self.metrics, own, guard=self.guard)
+        some = some_images(self.facts, self.images, self.metrics, rows, guard=self.guard)
         scores = None if some is None else scores_on(self.run, some)
         return None if scores is None else first_metrics(scores, len(self.metrics))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scored:
     """A finished (or interrupted and saved) scoring.
 
@@ -91,12 +91,12 @@ class Scored:
         return scores_table(self.scores, self.bench.roster.filters, layers, without=self.excluded)
 
     def to_json(self) -> dict[str, Any]:
-        told = {"details": dict(self.details)} if self.details else {}
-        return {**self.document, **told, "scores": finite_rows(self.table())}
+        details = {"details": dict(self.details)} if self.details else {}
+        return {**self.document, **details, "scores": finite_rows(self.table())}
 
 
 def first_metrics(scores: Scores, n_metrics: int) -> Scores:
-    """Without the guard, which nobody asked for."""
+    """Without the guard, which the user did not ask for."""
     return replace(
         scores,
         metrics=scores.metrics[:n_metrics],

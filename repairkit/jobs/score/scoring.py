@@ -43,12 +43,16 @@ from repairkit.jobs.runs.run_document import conclude, opening, told_on_request
 from repairkit.jobs.runs.run_lock import locked
 from repairkit.jobs.runs.run_settings import plain
 from repairkit.jobs.score.automatic import Taken, told_of_method
-from repairkit.jobs.score.clusters import Cluster, PlacedGame
+from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
 from repairkit.jobs.score.excluding import NOTHING, find_excluded
-from repairkit.jobs.score.methods import ScoreSettings, check_method, settle_estimator
-from repairkit.jobs.score.norms import NORMS, score_norms
+from repairkit.jobs.score.methods import (
+    NORMS,
+    ScoreSettings,
+    check_method,
+    score_norms,
+    settle_estimator,
+)
 from repairkit.jobs.score.pace import Pace, seconds_per_pass, thin
-from repairkit.jobs.score.recipe import Recipe
 from repairkit.jobs.score.scored import Evidence, Scored, first_metrics
 from repairkit.jobs.setup.bench import Bench, prepare
 from repairkit.jobs.setup.faults import judging_the_model
@@ -67,7 +71,7 @@ _ENDS = 2  # rows: all filters, and none
 def score(
     subject: Subject,
     settings: Settings,
-    how: ScoreSettings,
+    scoring: ScoreSettings,
     *,
     out: Path | None = None,
     resume: bool = False,
@@ -79,7 +83,7 @@ def score(
     Args:
         subject: the model.
         settings: images, metrics, sites.
-        how: method and budget.
+        scoring: method and budget.
         out: the run folder; nothing is written if None.
         resume: go on with the unfinished run in `out`.
         on_progress: called now and then.
@@ -89,18 +93,18 @@ def score(
         RepairkitError: anything that the user can mend.
         KeyboardInterrupt: after the run was saved; `run.json` says that it is unfinished.
     """
-    how = how.begun()
+    scoring = scoring.begun()
     check_metrics(settings, settings.metrics)
     if out is None:
         return score_bench(
-            prepare(subject, settings), how, on_progress=on_progress, cluster=cluster
+            prepare(subject, settings), scoring, on_progress=on_progress, cluster=cluster
         )
     folder = RunFolder(out)
     check_free(folder, resume=resume)
     with locked(out):
         return score_bench(
             prepare(subject, settings),
-            how,
+            scoring,
             folder=folder,
             resume=resume,
             on_progress=on_progress,
@@ -108,14 +112,16 @@ def score(
         )
 
 
-def score_again(model: Path, settings: Settings, how: ScoreSettings) -> Again:
+def score_again(model: Path, settings: Settings, scoring: ScoreSettings) -> Again:
     """The command that scores in the same way."""
-    return said_again("score", model, settings, how, usual=ScoreSettings(), budget=how.budget)
+    return said_again(
+        "score", model, settings, scoring, usual=ScoreSettings(), budget=scoring.budget
+    )
 
 
 def score_bench(
     bench: Bench,
-    how: ScoreSettings,
+    scoring: ScoreSettings,
     *,
     folder: RunFolder | None = None,
     resume: bool = False,
@@ -125,27 +131,27 @@ def score_bench(
 ) -> Scored:
     """See `score`, on a workbench that is ready and the images of `suite` (all that select).
 
-    Nobody else writes into `folder` meanwhile.
+    The caller holds the lock of `folder`.
     """
-    how = how.begun()
+    scoring = scoring.begun()
     metrics = bench.metrics(bench.metric_names)
-    excluded = NOTHING if how.exclude is None else find_excluded(how.exclude, bench)
+    excluded = NOTHING if scoring.exclude is None else find_excluded(scoring.exclude, bench)
     options: dict[str, Any] = {
         name: True
         for name, about in settings_of(ScoreSettings).items()
-        if about.where_given and getattr(how, name)
+        if about.where_given and getattr(scoring, name)
     }
-    if how.for_patch and suite is None:
+    if scoring.for_patch and suite is None:
         suite = split_selection(bench, CONFIRMATION_SHARE).choosing
     options |= excluded.keyed
-    check_method(how)
+    check_method(scoring)
     earlier = read_earlier(folder) if folder is not None and resume else None
-    bench = looked_at(bench, how.deadline, go_on=earlier is not None)
-    document = opening(bench, how.method, {**how.options, **options}, how.budget)
+    bench = looked_at(bench, scoring.deadline, go_on=earlier is not None)
+    document = opening(bench, scoring.method, {**scoring.options, **options}, scoring.budget)
     if excluded.document is not None:
         document["excluded"] = excluded.document
     if folder is not None:
-        again = score_again(bench.subject.file.path, bench.settings, how)
+        again = score_again(bench.subject.file.path, bench.settings, scoring)
         document["again"] = again.to_json() | {"out": f"{Places.here().told(folder.path)}.again"}
     document["notes"] += excluded.notes
     if folder is not None:
@@ -155,58 +161,115 @@ def score_bench(
             sweep(folder)
     tell_reading(document["read"])
     evidence = None
-    if how.method in NORMS:
-        estimation = score_norms(how.method, bench, metrics[0].name)
+    if scoring.method in NORMS:
+        estimation = score_norms(scoring.method, bench, metrics[0].name)
         scores = estimation.scores
     else:
         asked = bench.parts.selection if suite is None else suite
-        pace = _pace(how, bench)
+        pace = _pace(scoring, bench)
         for metric in metrics:
             check_defined(metric, asked.annotations, asked.name)
-        images, spared = _affordable(asked, metrics, how, bench, pace, earlier)
+        images = _affordable(asked, metrics, scoring, bench=bench, pace=pace, earlier=earlier)
         document["scored_on"] = {"part": images.name, "n_images": len(images)}
-        document["notes"] += spared
-        game = _Played(images, metrics, cluster, pace, earlier)
-        with nullcontext() if pace is None else stage(pace.told(len(bench.roster), how.method)):
-            estimation = _watched(bench, how, game, document, folder, on_progress)
-        scores = first_metrics(estimation.scores, len(metrics))
-        evidence = _evidence(estimation, bench, asked, game)
-    conclude(document, estimation, scores)
-    details = told_on_request(estimation, document) if how.statistics else {}
-    if folder is not None:
-        layers, without = bench.subject.layer_map, excluded.players
-        folder.write_result(
-            document, scores, bench.roster, layers, without=without, details=details
+        if len(images) < len(asked):
+            document["notes"].append(
+                f"scored on {len(images)} of {len(asked)} selection images, drawn evenly over "
+                "labels and groups, because of the time limit"
+            )
+        job = _Job(
+            bench=bench,
+            scoring=scoring,
+            images=images,
+            metrics=metrics,
+            guard=_guard(bench, metrics),
+            pace=pace,
+            earlier=earlier,
+            document=document,
+            folder=folder,
+            cluster=cluster,
+            on_progress=on_progress,
         )
-    place = None if folder is None else folder.path
-    return Scored(scores, bench, document, place, details, excluded.players, evidence)
+        with nullcontext() if pace is None else stage(pace.told(len(bench.roster), scoring.method)):
+            estimation = _watched(job)
+        scores = first_metrics(estimation.scores, len(metrics))
+        evidence = _evidence(estimation, job, asked)
+    conclude(document, estimation, scores)
+    details = told_on_request(estimation, document) if scoring.statistics else {}
+    if folder is not None:
+        folder.write_result(
+            document,
+            scores,
+            bench.roster,
+            bench.subject.layer_map,
+            without=excluded.players,
+            details=details,
+        )
+    return Scored(
+        scores=scores,
+        bench=bench,
+        document=document,
+        folder=None if folder is None else folder.path,
+        details=details,
+        excluded=excluded.players,
+        evidence=evidence,
+    )
 
 
-def _evidence(
-    estimation: Estimation, bench: Bench, asked: Suite, played: _Played
-) -> Evidence | None:
-    run, facts = estimation.run, estimation.facts
-    if run is None or facts is None:
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A game that is to be played, and what is told of it.
+
+    Attributes:
+        bench: the workbench.
+        scoring: method and budget.
+        images: on which the game is played.
+        metrics: of the game, without the guard.
+        guard: see `engine.game.ModelGame`.
+        pace: what the time limit allows; None without one.
+        earlier: the run that is resumed, if any.
+        document: its `run.json` so far.
+        folder: where that is written; nowhere if None.
+        cluster: where the game is played; here if None.
+        on_progress: called now and then.
+    """
+
+    bench: Bench
+    scoring: ScoreSettings
+    images: Suite
+    metrics: tuple[Metric, ...]
+    guard: Metric | None
+    pace: Pace | None
+    earlier: RunDocument | None
+    document: RunDocument
+    folder: RunFolder | None
+    cluster: Cluster | None
+    on_progress: Callable[[Progress], None] | None
+
+
+def _evidence(estimation: Estimation, job: _Job, asked: Suite) -> Evidence | None:
+    if estimation.run is None or estimation.facts is None:
         return None
-    guard = _guard(bench, played.metrics)
-    return Evidence(run, facts, asked, played.images, played.metrics, guard)
+    return Evidence(
+        run=estimation.run,
+        facts=estimation.facts,
+        asked=asked,
+        images=job.images,
+        metrics=job.metrics,
+        guard=job.guard,
+    )
 
 
-def _watched(
-    bench: Bench,
-    how: ScoreSettings,
-    played: _Played,
-    document: RunDocument,
-    folder: RunFolder | None,
-    on_progress: Callable[[Progress], None] | None,
-) -> Estimation:
+def _watched(job: _Job) -> Estimation:
     """Play the game, with signs of life; where that is stopped, the folder says so."""
-    watch = Watch(folder, len(bench.roster))
-    opened = event("started", key=document["key"], method=how.method, model=document["model"])
-    logger.info("scoring %d filters", len(bench.roster), extra=opened)
+    document, folder = job.document, job.folder
+    watch = Watch(folder, len(job.bench.roster))
+    opened = event(
+        "started", key=document["key"], method=job.scoring.method, model=document["model"]
+    )
+    logger.info("scoring %d filters", len(job.bench.roster), extra=opened)
     try:
-        with _table(bench, played, how) as table:
-            estimation = _play(bench, how, table, document, folder, (watch, on_progress))
+        with _table(job) as table:
+            estimation = _play(job, table, watch)
     except KeyboardInterrupt as stop:
         why = "stopped by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
         watch.close("unfinished")
@@ -220,70 +283,56 @@ def _watched(
         logger.info("failed", extra=event("failed", error=str(error), kind=type(error).__name__))
         raise
     watch.close("finished")
-    told = event("finished", reason=estimation.reason, **watch.facts("finished"))
-    logger.info("%s", estimation.reason, extra=told)
+    closed = event("finished", reason=estimation.reason, **watch.facts("finished"))
+    logger.info("%s", estimation.reason, extra=closed)
     return estimation
 
 
 @dataclass(frozen=True)
-class _Played:
-    """On which images, by which metrics and where (here if None) the game is played."""
-
-    images: Suite
-    metrics: tuple[Metric, ...]
-    cluster: Cluster | None
-    pace: Pace | None
-    earlier: RunDocument | None
-
-
-@dataclass(frozen=True)
 class _Table:
-    """Where the game is played: here, or by the workers of a cluster; see `_Played` too."""
+    """Where the game is played: here, or by the workers of a cluster."""
 
     game: PlacedGame
-    played: _Played
     device: str
     precision: Precision
-    n_metrics: int
 
 
 @contextmanager
-def _table(bench: Bench, played: _Played, how: ScoreSettings) -> Iterator[_Table]:
-    metrics, guard = played.metrics, _guard(bench, played.metrics)
-    if played.cluster is None:
-        game = bench.working.game(played.images, metrics, guard=guard, n_rows=_rows_of(how, bench))
-        yield _Table(game, played, bench.working.device, bench.working.precision, len(metrics))
+def _table(job: _Job) -> Iterator[_Table]:
+    bench, working = job.bench, job.bench.working
+    if job.cluster is None:
+        n_rows = _rows_of(job.scoring, bench)
+        game = working.game(job.images, job.metrics, guard=job.guard, n_rows=n_rows)
+        yield _Table(game, working.device, working.precision)
         return
-    recipe = Recipe.of(bench, played.images, metrics, guard)
-    with played.cluster.open(recipe, seed=bench.settings.seed) as remote:
-        yield _Table(remote, played, remote.device, remote.precision, len(metrics))
+    recipe = Recipe.of(bench, job.images, job.metrics, job.guard)
+    with job.cluster.open(recipe, seed=bench.settings.seed) as remote:
+        yield _Table(remote, remote.device, remote.precision)
 
 
-def _play(
-    bench: Bench,
-    how: ScoreSettings,
-    table: _Table,
-    document: RunDocument,
-    folder: RunFolder | None,
-    watchers: tuple[Watch, Callable[[Progress], None] | None],
-) -> Estimation:
+def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
     """Play the game; the folder is first written to once there is something to keep."""
-    game, played = table.game, table.played
+    bench, scoring, document, folder, game = (
+        job.bench,
+        job.scoring,
+        job.document,
+        job.folder,
+        table.game,
+    )
     known = _play_ends(game)
-    document["metrics"] = _ends(known[1], game, table.n_metrics)
+    document["metrics"] = _ends(known[1], game, len(job.metrics))
     document["notes"] += told_of_ends(document["metrics"])
-    plan = settle_estimator(how, game, bench, pace=played.pace, again=_taken(played.earlier))
+    plan = settle_estimator(scoring, game, bench, pace=job.pace, again=_taken(job.earlier))
     estimator, budget = plan.estimator, plan.budget
     document["settings"]["estimator"] = plain(estimator)
     document["settings"]["budget"] = dataclasses.asdict(budget)
     document["taken"] = plan.taken.to_json()
-    document["notes"] += told_of_method(how.method, plan.taken, game.facts)
+    document["notes"] += told_of_method(scoring.method, plan.taken, game.facts)
     document["engine"] = game.path
     document["device"], document["precision"] = table.device, table.precision
     if bench.settings.tf32 and table.precision != "tf32":
         document["notes"].append("TF32 was asked for, and no CUDA device found: 32 bits were used")
-    watch, on_progress = watchers
-    report = reporter(on_progress, budget, len(bench.roster))
+    report = reporter(job.on_progress, budget, len(bench.roster))
     unwritten = [folder] if folder is not None else []
 
     def on_round(run: Run, spent: Spent) -> None:
@@ -303,48 +352,42 @@ def _play(
             seed=bench.settings.seed,
             on_round=on_round,
             checkpoint=None if folder is None else CheckpointStore(folder.checkpoint),
-            with_details=how.statistics,
-            began=how.began,
+            with_details=scoring.statistics,
+            began=scoring.began,
             known=known,
         )
     document["engine"] = game.path  # which now tells of rows that were mixed
     return estimation
 
 
-def _pace(how: ScoreSettings, bench: Bench) -> Pace | None:
+def _pace(scoring: ScoreSettings, bench: Bench) -> Pace | None:
     """What the time limit allows, if there is one."""
-    deadline = how.deadline
+    deadline = scoring.deadline
     if deadline is None:
         return None
     with stage("timing a pass of an image"):
-        return Pace(deadline, seconds_per_pass(bench))
+        return Pace(deadline, seconds_per_pass(bench.working, bench.parts.selection))
 
 
 def _affordable(
     images: Suite,
     metrics: tuple[Metric, ...],
-    how: ScoreSettings,
+    scoring: ScoreSettings,
+    *,
     bench: Bench,
     pace: Pace | None,
     earlier: RunDocument | None,
-) -> tuple[Suite, list[str]]:
-    """The images on which a first answer fits the time limit, and what to say of it."""
+) -> Suite:
+    """The images on which a first answer fits the time limit, or those of the earlier run."""
     n, seed = len(bench.roster), bench.settings.seed
     if earlier is not None:
         scored_on = earlier.get("scored_on")
-        fewer = images if scored_on is None else thin(images, scored_on["n_images"], seed)
-    elif pace is None:
-        return images, []
-    else:
-        of_sets = any(not metric.per_image for metric in metrics)
-        pace.refuse_hopeless(n, how.method, of_sets=of_sets)
-        fewer = thin(images, pace.most_images(n, how.method, of_sets=of_sets), seed)
-    if len(fewer) == len(images):
-        return images, []
-    return fewer, [
-        f"scored on {len(fewer)} of {len(images)} selection images, drawn evenly over labels and "
-        "groups, because of the time limit"
-    ]
+        return images if scored_on is None else thin(images, scored_on["n_images"], seed)
+    if pace is None:
+        return images
+    of_sets = any(not metric.per_image for metric in metrics)
+    pace.refuse_hopeless(n, scoring.method, of_sets=of_sets)
+    return thin(images, pace.most_images(n, scoring.method, of_sets=of_sets), seed)
 
 
 def _taken(earlier: RunDocument | None) -> Taken | None:
@@ -353,13 +396,13 @@ def _taken(earlier: RunDocument | None) -> Taken | None:
     return None if known is None else Taken(known["method"], known["options"], known["why"])
 
 
-def _rows_of(how: ScoreSettings, bench: Bench) -> int | None:
+def _rows_of(scoring: ScoreSettings, bench: Bench) -> int | None:
     """How many coalitions of all images a method asks at the most; None where it draws images."""
     n = len(bench.roster)
-    wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(how.method)
+    wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(scoring.method)
     if wanted is None:
         return None
-    most = how.budget.max_evaluations
+    most = scoring.budget.max_evaluations
     return _ENDS + (wanted if most is None else min(wanted, most))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from repairkit.jobs.setup.inputs import with_inputs
 from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset, settle_form
 from repairkit.jobs.setup.settings import Settings, check_metrics
 from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.told_reading import told_reading
 from repairkit.metrics import (
     OutputForm,
     definition_of,
@@ -86,6 +88,11 @@ class Bench:
         slow = [f"{fed}: fed with each image, so that nothing is shared between coalitions"]
         read = (*self.dataset.notes, *self.parts.notes)
         return (*read, *batching, *unjudged, *(slow if fed else []), *doubts(self.look))
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What was read of the data, as runs and reports tell it."""
+        return told_reading(self.dataset, self.parts, form=self.form, look=self.look)
 
     @cached_property
     def common(self) -> CommonMeans | None:

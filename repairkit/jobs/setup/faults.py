@@ -1,4 +1,4 @@
-"""Whose fault it is when a job fails in a way that nobody foresaw: the model's or repairkit's."""
+"""Blame an unexpected error on the model if ONNX's checker rejects it; else raise it as it came."""
 
 from __future__ import annotations
 

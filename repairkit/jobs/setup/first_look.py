@@ -44,7 +44,7 @@ Thorough = Literal["told", "doubt", "all"]
 """Try the told way alone; the others where they could do better; or all of them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Looked:
     """What a way or an order gives on the images on which it was tried.
 
@@ -79,7 +79,7 @@ class Looked:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FirstLook:
     """What came of it.
 
@@ -280,7 +280,16 @@ def take_first_look(
     if 0 <= told.commonest < len(judge.class_names):
         name = judge.class_names[told.commonest]
     lasted = time.monotonic() - began
-    return FirstLook(told, name, images.name, looked, counted, better, note, lasted)
+    return FirstLook(
+        told=told,
+        class_name=name,
+        part=images.name,
+        ways=looked,
+        orders=counted,
+        better=better,
+        note=note,
+        seconds=lasted,
+    )
 
 
 def _steps(n_images: int) -> Iterator[int]:
@@ -327,12 +336,12 @@ class _Answers:
         answered = np.bincount(predictions[predictions >= 0], minlength=1)
         chances = np.exp(self._judge.form.log_probabilities(outputs))[np.arange(n), labels]
         return Looked(
-            way.name if order is None else order.name,
-            predictions == labels,
-            float(answered.max() / n),
-            float(chances.mean()),
-            way.remedy if order is None else order.remedy,
-            len(way.changes) if order is None else 1,
+            name=way.name if order is None else order.name,
+            right=predictions == labels,
+            share=float(answered.max() / n),
+            likelihood=float(chances.mean()),
+            remedy=way.remedy if order is None else order.remedy,
+            n_changes=len(way.changes) if order is None else 1,
         )
 
     def try_all(self, ways: Sequence[Way], limit: float) -> tuple[Sequence[Way], str]:

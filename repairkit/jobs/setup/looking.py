@@ -29,7 +29,7 @@ from repairkit.jobs.setup.first_look import (
 )
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import Subject
-from repairkit.jobs.setup.told_reading import tell_first_look, tell_reading, told_reading
+from repairkit.jobs.setup.told_reading import tell_first_look, tell_reading
 from repairkit.jobs.setup.unjudged import prepare_unjudged
 from repairkit.metrics import OutputForm, adversarial, is_attacked, is_user_metric
 
@@ -39,7 +39,7 @@ _SHARE_OF_LIMIT = 0.05
 _OTHER_SEED = 0x100C  # so that these images are not drawn as the parts were
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
     """A model that can be asked, and the data that it is asked about."""
 
@@ -69,13 +69,13 @@ def looked_at(
     if bench.look is not None or bench.unjudged or bench.form is None:
         return bench
     scene = Scene(
-        bench.subject,
-        bench.settings,
-        bench.dataset,
-        bench.parts,
-        bench.form,
-        bench.n_classes,
-        bench.working.run_plain,
+        subject=bench.subject,
+        settings=bench.settings,
+        dataset=bench.dataset,
+        parts=bench.parts,
+        form=bench.form,
+        n_classes=bench.n_classes,
+        outputs=bench.working.run_plain,
     )
     look = first_look(scene, deadline, thorough=thorough)
     if look is None:
@@ -83,7 +83,7 @@ def looked_at(
     accepted = go_on or bench.settings.accept_preprocessing
     bench = replace(bench, look=replace(look, accepted=accepted))
     if look.doubt and not accepted:
-        tell_reading(told_reading(bench))
+        tell_reading(bench.reading)
         raise _refusal(bench.subject, look)
     return bench
 

@@ -117,6 +117,20 @@ class Settings:
             )
 
 
+@dataclass(frozen=True)
+class Exclusion:
+    """Filters to leave out: the top `share`, in (0, 1), of a finished run of the same model."""
+
+    run: Path
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise SettingsError(
+                f"--exclude-share is {self.share:g}; expected a share between 0 and 1, such as 0.2"
+            )
+
+
 def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
     """Settings from options (None where not given) over a project file over defaults.
 
@@ -164,7 +178,7 @@ def named_in(file: Path, metrics: Sequence[str]) -> dict[str, str]:
 
 
 def check_metrics(settings: Settings, metrics: Sequence[str]) -> None:
-    """Refuse metrics that are code which only a file named, and which nobody trusts.
+    """Refuse metrics that are code named by a file alone, unless it is trusted.
 
     Raises:
         SettingsError: there is one; nothing of it was imported.
@@ -180,15 +194,15 @@ def read_inputs(texts: Sequence[str]) -> dict[str, str]:
     Raises:
         SettingsError: one is no such text, or a name comes twice.
     """
-    found: dict[str, str] = {}
+    inputs: dict[str, str] = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not (sign and name.strip() and value.strip()):
             raise SettingsError(f"--input {text!r} is none; give NAME=VALUE, such as threshold=0.5")
-        if name.strip() in found:
+        if name.strip() in inputs:
             raise SettingsError(f"--input names {name.strip()!r} twice; name each input once")
-        found[name.strip()] = value.strip()
-    return found
+        inputs[name.strip()] = value.strip()
+    return inputs
 
 
 def read_columns(text: str | None) -> tuple[int, int] | None:

@@ -11,24 +11,29 @@ import numpy as np
 from repairkit.core.arrays import Array
 from repairkit.core.process.stages import READING_LOG
 from repairkit.core.suite import Annotations
+from repairkit.data import Dataset, Parts
 from repairkit.formats.run_file import Ends
 from repairkit.jobs.output.unattended import event
-from repairkit.jobs.setup.bench import Bench
-from repairkit.jobs.setup.first_look import first_look_lines
-from repairkit.metrics import definition_of
+from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
+from repairkit.metrics import OutputForm, definition_of
 
 logger = logging.getLogger(READING_LOG)
 _SHOWN = 8
 
 
-def told_reading(bench: Bench) -> dict[str, Any]:
+def told_reading(
+    dataset: Dataset,
+    parts: Parts,
+    *,
+    form: OutputForm | None,
+    look: FirstLook | ErrorLook | None,
+) -> dict[str, Any]:
     """The entry `read` of `run.json` and of reports.
 
     Counts are by part in the order calibration, selection, test. A class or group that no part
     holds is left out of them. `means` says which images a calibration part holds that was left
     open: it holds the selection images, and that is by design.
     """
-    dataset, parts = bench.dataset, bench.parts
     suites = (parts.calibration, parts.selection, parts.test)
     whole = dataset.annotations
     annotations = [suite.annotations for suite in suites]
@@ -36,14 +41,14 @@ def told_reading(bench: Bench) -> dict[str, Any]:
     return {
         "images": len(whole),
         "labels": dataset.how,
-        "outputs": "" if bench.form is None else bench.form.how,
+        "outputs": "" if form is None else form.how,
         "parts": {suite.name: len(suite) for suite in suites},
         "means": parts.means,
         "in_no_part": parts.n_unused,
         "classes": _counts([_classes(about) for about in annotations], class_names),
         "groups": _counts([about.groups for about in annotations], whole.group_names),
         "left_out": list(dataset.left_out),
-        **({} if bench.look is None else {"first_look": bench.look.to_json()}),
+        **({} if look is None else {"first_look": look.to_json()}),
     }
 
 

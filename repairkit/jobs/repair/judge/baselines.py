@@ -28,8 +28,7 @@ from repairkit.jobs.repair.judge.judging import Judged
 from repairkit.jobs.repair.objective import Objective, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.repair.selection_story import figures_of
-from repairkit.jobs.score.methods import ScoreSettings
-from repairkit.jobs.score.norms import NORMS
+from repairkit.jobs.score.methods import NORMS, ScoreSettings
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.bench import Bench, patched_outputs
 from repairkit.metrics import difference, evaluate

@@ -21,11 +21,11 @@ from repairkit.jobs.repair.values.candidates import Harm, find_candidates
 from repairkit.jobs.repair.values.first_order import GRADIENT, FirstOrder, first_order
 from repairkit.jobs.runs.part_records import options_in_words, parts_in_words, same_parts
 from repairkit.jobs.runs.run_settings import differing, settings_at, settings_in
-from repairkit.jobs.score.norms import NORMS
+from repairkit.jobs.score.methods import NORMS
 from repairkit.jobs.score.scored import Scored
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.bench import Bench
-from repairkit.jobs.setup.told_reading import tell_reading, told_reading
+from repairkit.jobs.setup.told_reading import tell_reading
 from repairkit.metrics import FigureOfImages, figure_of
 
 # With more groups than this their values are left to the figure over all groups.
@@ -79,7 +79,7 @@ def find_values(
     if how.score.method == GRADIENT:
         table, told = first_order(bench, how.attacks.source, suite)
         scores = table.on(np.arange(len(suite)))
-        tell_reading(told_reading(bench))
+        tell_reading(bench.reading)
         return Values(Harm.of(scores, _signs(bench, scores.metrics)), told, table)
     if len(bench.metric_names) > _MOST_VALUES:
         few = replace(bench.settings, metrics=bench.settings.metrics[:1])
@@ -156,7 +156,7 @@ def _read_values(path: Path, bench: Bench, objective: Objective, suite: Suite) -
         folder.read_values(bench.roster, column)[:, None]
         for column in ("value", "ci_low", "ci_high")
     )
-    tell_reading(told_reading(bench))
+    tell_reading(bench.reading)
     metrics = tuple(run["settings"]["metrics"][:1])
     return Values(Harm(metrics, values, low, high, _signs(bench, metrics)), run)
 
@@ -185,7 +185,7 @@ def _check_run(path: Path, run: RunDocument, bench: Bench, objective: Objective)
         )
     for setting in differing(
         settings_in(run),
-        settings_at(bench),
+        settings_at(bench.settings, bench.common),
         *(Affects.FILTERS, Affects.FIGURE, Affects.IMAGES),
         without=("parts",),
     ):

@@ -1,21 +1,25 @@
-"""All that a worker needs to play the game of a bench by itself, and nothing more.
+"""Games that are played elsewhere: the recipe that a worker gets, and clusters of workers.
 
-No path, and no image but those of the game. Levels of absent filters are measured once, by whoever
-hands out the recipe: they define the game.
+A recipe is all that a worker needs to play the game of a bench by itself: no path, and no image but
+those of the game. Levels of absent filters are measured once, before a recipe is handed out: they
+define the game. Clusters are found by the entry points `repairkit.clusters`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from importlib.metadata import entry_points
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import ModelError
+from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import FilterMeans, Roster
+from repairkit.core.game import Game
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Suite
 from repairkit.engine.game import ModelGame
@@ -130,3 +134,66 @@ class Recipe:
         )
         game = working.game(self.suite, self.metrics, guard=self.guard)
         return OpenGame(game, working.device, working.precision)
+
+
+GROUP = "repairkit.clusters"
+
+
+class PlacedGame(Game, Protocol):
+    """A game that says how filters are turned off, for people."""
+
+    @property
+    def path(self) -> str: ...
+
+
+class RemoteGame(PlacedGame, Protocol):
+    """A game, and what its workers are."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def precision(self) -> Precision: ...
+
+
+class Cluster(Protocol):
+    """Workers, started or joined when a game is opened, and left alone when it is closed."""
+
+    def open(self, recipe: Recipe, *, seed: int) -> AbstractContextManager[RemoteGame]:
+        """The game of a recipe, played by the workers.
+
+        Raises:
+            RepairkitError: there is no cluster, or its workers cannot play the game.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Which workers to use.
+
+    Attributes:
+        address: `local`, `auto`, or where the cluster is.
+        workers: at the most; as many as the cluster has room for if None.
+        cores: of each worker, on CPUs.
+    """
+
+    address: str
+    workers: int | None = None
+    cores: int = 1
+
+
+def find_cluster(name: str, options: ClusterOptions) -> Cluster:
+    """The cluster of that name, such as `ray`; nothing is started.
+
+    Raises:
+        SettingsError: no installed package gives one.
+    """
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            cluster: Cluster = entry.load()(options)
+            return cluster
+    raise SettingsError(
+        f"nothing installed runs on a {name} cluster; install repairkit anew, with the extra: pip "
+        f"install 'repairkit[{name}]'"
+    )

@@ -79,8 +79,9 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     """The range of an axis: a little wider than the values, and never of no width."""
     known = [v for v in values if math.isfinite(v)] or [0.0]
     low, high = min(known), max(known)
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
-        reach = abs(high) * 0.05 if abs(high) > _NOTHING else 1.0
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * max(size, 1e-9):
+        reach = size * 0.05 if size > _NOTHING else 1.0
         return low - reach, high + reach
     return low - 0.06 * (high - low), high + 0.06 * (high - low)
 

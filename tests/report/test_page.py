@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import repairkit.report
@@ -282,6 +282,7 @@ def test_overlapping_parts_are_warned_of() -> None:
 
 
 @given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=8))
+@example([-3e-21, -5e-157])
 def test_axes_hold_their_values_and_have_few_round_ticks(values: list[float]) -> None:
     low, high = spread(values)
     assert low < high

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.attacked import Residual
 from benchmarks.promising import bar
+from repairkit.jobs.repair.values.candidates import MOST_CANDIDATES
 
 CACHE = Path(__file__).parent / ".cache"
 SIDE, N_GROUPS, N_TRAINED, N_EPOCHS, BATCH = 112, 10, 2_000, 3, 50
@@ -140,10 +141,10 @@ def run(command: list[str], folder: Path) -> dict[str, Any]:
     return {"document": found, **cost}
 
 
-def looks_of_a_plain_search(selection: dict[str, Any]) -> int:
+def looks_of_a_plain_search(selection: dict[str, Any], n_candidates: int) -> int:
     """Sets that forward selection looks at if it predicts none: at each step every candidate."""
     steps = [step for step in selection["steps"] if step["gain"] is not None]
-    return 1 + sum(selection["candidates"] - number for number in range(len(steps)))
+    return 1 + sum(n_candidates - number for number in range(len(steps)))
 
 
 def main() -> None:
@@ -173,10 +174,15 @@ def main() -> None:
         text = f"all searches took {share:.2f} times the passes of one, {MOST_SEARCHES} asked for"
         bar(f"{text} ({passes})", share <= MOST_SEARCHES)
         n_images = passes["one_search"] // selection["looks"]
-        plain = passes["values"] + n_images * looks_of_a_plain_search(selection)
-        share = (passes["values"] + passes["all_searches"]) / plain
-        text = f"values and all searches took {share:.2f} times the passes of values and one search"
-        bar(f"{text} that looks at every set, {MOST_SEARCHES} asked for", share <= MOST_SEARCHES)
+        ours = passes["values"] + passes["all_searches"]
+        for name, n_candidates in (
+            (f"the {selection['candidates']} candidates of all folds", selection["candidates"]),
+            (f"{MOST_CANDIDATES} candidates", MOST_CANDIDATES),  # of one screening
+        ):
+            plain = passes["values"] + n_images * looks_of_a_plain_search(selection, n_candidates)
+            text = f"values and all searches took {ours / plain:.2f} times the passes of values and"
+            text = f"{text} one search that looks at each of {name} in each step"
+            bar(f"{text}, {MOST_SEARCHES} asked for", ours / plain <= MOST_SEARCHES)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,7 @@ def measure_responses(
     """
     wanted = {filter.site for filter in filters}
     tensors = tuple(dict.fromkeys(site.tensor for site in sites if site.name in wanted))
-    whole = opened.tap(site.tensor for site in sites)
-    runner = whole.sharing(step=opened.step, outputs=tensors)
+    runner = opened.tap(tensors)
     by_name = {site.name: site for site in sites}
     parts: list[NDArray[np.float64]] = []
     maps = np.ones((len(filters), 2), np.int64)

@@ -194,8 +194,9 @@ class Runner:
 class OpenModel:
     """A model that runs images and gives its tensors.
 
-    A session is opened when it is first needed, and kept as long as this object lives: every job
-    hands one `OpenModel` on and opens no model twice.
+    The session of the model itself is opened when it is first needed, and kept as long as this
+    object lives: every job hands one `OpenModel` on. Sessions that give inner tensors are not kept,
+    for they hold much memory.
 
     Attributes:
         model: never modified.
@@ -212,7 +213,7 @@ class OpenModel:
     step: int | None = None
     device: str = "cpu"
     seconds: float | None = None
-    _runners: dict[tuple[tuple[str, ...], bool], Runner] = field(default_factory=dict)
+    _plain: list[Runner] = field(default_factory=list)  # the kept one, once it is open
 
     def variant(self, model: ModelProto, *, device: str | None = None) -> OpenModel:
         """Another model with the same inputs and outputs, and no session yet.
@@ -221,7 +222,7 @@ class OpenModel:
             model: with the same inputs and outputs.
             device: where it runs; as this model if None.
         """
-        return replace(self, model=model, device=device or self.device, _runners={})
+        return replace(self, model=model, device=device or self.device, _plain=[])
 
     def on_cpu(self) -> OpenModel:
         """The same model on the CPU; this very object if that is where it runs."""
@@ -234,7 +235,9 @@ class OpenModel:
         Raises:
             ModelError: ONNX Runtime refuses the model.
         """
-        return self._kept((), optimise=True).sharing(step=self.step, outputs=outputs)
+        if not self._plain:
+            self._plain.append(self._open((), optimise=True))
+        return self._plain[0].sharing(step=self.step, outputs=outputs)
 
     def as_written(self, *, outputs: tuple[str, ...] = ()) -> Runner:
         """A runner of the graph as it is written; its session is not kept.
@@ -247,8 +250,8 @@ class OpenModel:
     def tap(self, tensors: Iterable[str], *, optimise: bool = True) -> Runner:
         """A runner that gives some of the model's tensors, by their names.
 
-        Its session is one of its own: the runtime cannot fuse what it must give, so that other
-        numbers may round differently there.
+        Its session is one of its own and lives as long as the runner: the runtime cannot fuse what
+        it must give, so that other numbers may round differently there.
 
         Args:
             tensors: names of outputs or of tensors inside the graph.
@@ -258,7 +261,7 @@ class OpenModel:
             ModelError: ONNX Runtime refuses the model.
         """
         names = tuple(dict.fromkeys(tensors))
-        return self._kept(names, optimise=optimise).sharing(step=self.step, outputs=names)
+        return self._open(names, optimise=optimise).sharing(step=self.step, outputs=names)
 
     def run(self, images: Array, feeds: Feeds | None = None) -> Array:
         """The judged output for images of shape (n, *input).
@@ -277,12 +280,6 @@ class OpenModel:
                 parts.append(self.run(suite.batch(positions), suite.feeds(positions)))
                 tell(int(positions[-1]) + 1)
         return np.concatenate(parts)
-
-    def _kept(self, taps: tuple[str, ...], *, optimise: bool) -> Runner:
-        key = taps, optimise
-        if key not in self._runners:
-            self._runners[key] = self._open(taps, optimise=optimise)
-        return self._runners[key]
 
     def _open(self, taps: tuple[str, ...], *, optimise: bool) -> Runner:
         return Runner(

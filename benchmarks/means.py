@@ -23,7 +23,7 @@ from benchmarks.shortcuts import SETTINGS
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.suite import Suite
 from repairkit.data import Parts
-from repairkit.jobs.repair.deciding import make_choice
+from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
@@ -62,7 +62,7 @@ def _repair(lab: Lab, way: str, means: Suite, choosing: Suite, *, seed: int) -> 
     settings = replace(lab.bench.settings, metrics=objective.values, seed=seed)
     bench = replace(lab.bench, parts=parts, settings=settings)
     try:
-        made = make_choice(bench, HOW, objective, None)
+        made = choose_patch(bench, HOW, objective, None)
     except TargetNotMetError:
         return Found(way, 0.0, promised=False)
     before, after = lab.before, patched_outputs(bench, made.patch, lab.fresh)

@@ -26,7 +26,7 @@ from repairkit.core.errors import TargetNotMetError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Annotations, Suite
 from repairkit.graph.patch.bake import bake
-from repairkit.jobs.repair.deciding import make_choice
+from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
@@ -205,7 +205,7 @@ def try_rule(
     how = PatchSettings(objective=objective, **RULES[rule], **(settings or {}))
     began = time.process_time()
     try:
-        made = make_choice(bench, how, Objective.of(objective), None)
+        made = choose_patch(bench, how, Objective.of(objective), None)
     except TargetNotMetError as declined:
         return Row(**named, seconds=time.process_time() - began, reason=str(declined))
     seconds = time.process_time() - began

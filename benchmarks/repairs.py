@@ -18,7 +18,7 @@ from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Suite
 from repairkit.data import PartPlan, Parts, Preprocessing
-from repairkit.jobs.repair.deciding import make_choice
+from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
@@ -118,7 +118,7 @@ class Lab:
         bench = self._with_parts(selection, test)
         bench = replace(bench, settings=replace(bench.settings, metrics=values, seed=seed))
         try:
-            made = make_choice(bench, how, objective, None)
+            made = choose_patch(bench, how, objective, None)
         except TargetNotMetError:
             return Outcome(way)
         return self.judge(way, made.patch, test)

@@ -49,15 +49,28 @@ from benchmarks.promising import (
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
-from repairkit.jobs.repair.confirm.choosing import N_FOLDS, draw_folds, strata_of
-from repairkit.jobs.repair.confirm.confirming import not_sure
-from repairkit.jobs.repair.confirm.cross_confirming import confirm, cross_fit
-from repairkit.jobs.repair.confirm.promises import PROMISES, Judge
-from repairkit.jobs.repair.cures.criterion import ChoosingCriterion
-from repairkit.jobs.repair.cures.cures import Cured, Nothing
-from repairkit.jobs.repair.objective import Limit, Objective
+from repairkit.data.strata import strata_of
+from repairkit.jobs.repair.confirming import Judge, confirm, cross_fit, draw_folds, not_sure
+from repairkit.jobs.repair.objective import (
+    N_FOLDS,
+    PROMISES,
+    ChoosingCriterion,
+    Limit,
+    Objective,
+    Wishes,
+)
 from repairkit.metrics import OutputForm, make_metric
-from repairkit.repairs import Bound, Folds, Frozen, Screened, Search, SearchSettings, assign_folds
+from repairkit.repairs import (
+    Bound,
+    Cured,
+    Folds,
+    Frozen,
+    Nothing,
+    Screened,
+    Search,
+    SearchSettings,
+    assign_folds,
+)
 
 N_FILTERS, N_PLANTED, N_CANDIDATES = 40, 3, 24
 SPREAD, NOISE = 1.5, 0.3  # of margins, and of what a filter does to them
@@ -154,10 +167,7 @@ class Table:
     @cached_property
     def criterion(self) -> ChoosingCriterion:
         return ChoosingCriterion(
-            objective=Objective.of(WORST),
-            limits=LIMITS,
-            targets=(),
-            max_group_drop=MAX_GROUP_DROP,
+            wishes=WISHES,
             metrics=self.metrics,
             form=FORM,
             annotations=self.about,
@@ -172,10 +182,7 @@ class Table:
     def judge(self, within: Indices, *, n_folds: int) -> Judge:
         """Of some of the images."""
         return Judge(
-            objective=Objective.of(WORST),
-            limits=LIMITS,
-            targets=(),
-            max_group_drop=MAX_GROUP_DROP,
+            wishes=WISHES,
             metrics=self.metrics,
             told=(WORST, "accuracy"),
             form=FORM,
@@ -207,18 +214,18 @@ class Table:
         return tuple(ranked[:N_CANDIDATES].tolist())
 
     def on(self, within: Indices) -> Cured | Nothing:
-        """See `cures.Cure`."""
+        """See `repairs.Cure`."""
         rng = np.random.default_rng([self.seed, 2])
         settings = SearchSettings()
         folds = None if self.folds is None else self.folds.among(within)
         strata = strata_of(self.about)
         folds = folds or assign_folds(strata, settings.n_folds, rng, within=within)
         search = Search(
-            lambda sets: (self.outputs(frozen) for frozen in sets),
-            self.criterion,
-            folds,
-            settings,
-            rng,
+            answer=lambda sets: (self.outputs(frozen) for frozen in sets),
+            criterion=self.criterion,
+            folds=folds,
+            settings=settings,
+            rng=rng,
         )
         screens = [self._screen(rest) for rest in folds.rest]
         path = search.run(Screened.of(self._screen(within), screens))
@@ -226,15 +233,19 @@ class Table:
         if not steps:
             return Nothing("nothing is sure enough")
         last = steps[-1]
-        return Cured(last.patch, last.outputs, last.gain, fewer=tuple(steps[:-1]))
+        return replace(last, fewer=tuple(steps[:-1]))
 
     def _cured(self, frozen: Frozen) -> Cured:
         patch = Patch(tuple(FrozenFilter(Filter("table", player), 0.0) for player in frozen))
-        return Cured(patch, self.outputs(frozen), Bound(0.0, 0.0))
+        return Cured(patch=patch, outputs=self.outputs(frozen), gain=Bound(0.0, 0.0))
 
 
 FORM = OutputForm("logits")
-LIMITS = (Limit("accuracy", 0.01),)
+WISHES = Wishes(
+    objective=Objective.of(WORST),
+    limits=(Limit("accuracy", 0.01),),
+    max_group_drop=MAX_GROUP_DROP,
+)
 
 
 def by_all(table: Table) -> tuple[Patch, str, float] | None:
@@ -246,7 +257,7 @@ def by_all(table: Table) -> tuple[Patch, str, float] | None:
         return None
     found = confirm(fitted, table.judge(everyone, n_folds=folds.n_folds))
     rung = found.verdict.best(PROMISES[-1])
-    if rung is None or found.verdict.refused is not None:
+    if rung is None or found.verdict.refusal is not None:
         return None
     figure = PROMISED[WORST][rung.name]
     assert rung.change is not None
@@ -266,11 +277,11 @@ def by_a_third(table: Table) -> tuple[Patch, str, float] | None:
     for n_steps in range(whole.n_steps, 0, -1):
         cured = whole.first(n_steps)
         verdict = judge.judge(before, cured.outputs[confirming])
-        if not_sure(judge.objective, verdict.changes):
+        if not_sure(judge.wishes.objective, verdict.changes):
             return None
-        if verdict.refused is None:
+        if verdict.refusal is None:
             return cured.patch, WORST, verdict.changes[WORST].value
-        if not verdict.refused[1]:
+        if not verdict.refusal.costs_too_much:
             return None
     return None
 

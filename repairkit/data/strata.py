@@ -8,16 +8,24 @@ that many small strata do not add up to one large error.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
+from repairkit.core.attacked import adversarial, is_attacked, with_twins
+from repairkit.core.errors import TargetNotMetError
+from repairkit.core.suite import Annotations, Indices, Suite
 
 _MAX_BINS = 10
 _IMAGES_PER_BIN = 10
 _TINY = 1e-9
+_SPLIT = 1  # a stream of the seed
+
+CONFIRMATION_SHARE = 1 / 3
+"""Of the selection images, where a part of them confirms."""
 
 Counts = NDArray[np.intp]
 Quotas = NDArray[np.float64]
@@ -84,3 +92,53 @@ def _shuffled_strata(
     strata = np.split(members[order], starts)
     # Strata of one image each would else fall into the same parts for every seed.
     return [strata[index] for index in rng.permutation(len(strata))]
+
+
+def strata_of(about: Annotations) -> NDArray[np.int64]:
+    """What folds hold their shares of: group, class and whether an attack made it, (n_images,)."""
+    groups = np.zeros(len(about), np.int64) if about.groups is None else about.groups
+    made = adversarial(about) if is_attacked(about) else np.zeros(len(about), bool)
+    labels = label_bins(about.labels)
+    # Groups first: folds dealt out in this order hold their share of each group as a whole.
+    return np.asarray((groups * (labels.max() + 1) + labels) * 2 + made, np.int64)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The selection images that choose, those that confirm, and their positions in the part."""
+
+    choosing: Suite
+    confirmation: Suite
+    positions: tuple[Indices, Indices]
+
+
+def split_selection(suite: Suite, share: float, seed: int) -> Halves:
+    """Share out the selection images by label and group, with the seed of the job.
+
+    Args:
+        suite: the selection images.
+        share: of them, those that confirm.
+        seed: of the job.
+
+    Raises:
+        TargetNotMetError: a group has too few images to choose on some and confirm on others.
+    """
+    about = suite.annotations
+    rng = np.random.default_rng([seed, _SPLIT])
+    drawn = with_twins(about, draw_shares(about.labels, about.groups, [1 - share, share], rng))
+    halves = [np.flatnonzero(drawn == half) for half in (0, 1)]
+    groups = np.zeros(len(suite), np.int64) if about.groups is None else about.groups
+    for half in halves:
+        missing = set(groups.tolist()) - set(groups[half].tolist())
+        if missing:
+            of_group = (
+                "" if about.groups is None else f" of group {about.group_names[min(missing)]!r}"
+            )
+            raise TargetNotMetError(
+                f"no repair: too few of the {len(suite)} selection images{of_group} to choose on "
+                "some and confirm on others; give more of them; nothing was written"
+            )
+    first, second = halves
+    return Halves(
+        suite.take(first, "choosing"), suite.take(second, "confirmation"), (first, second)
+    )

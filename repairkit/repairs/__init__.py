@@ -1,6 +1,5 @@
 """What to freeze: scores in, patches out; pure."""
 
-from repairkit.repairs.choose import Trial, choose
 from repairkit.repairs.crossfit import (
     Bound,
     Columns,
@@ -10,22 +9,41 @@ from repairkit.repairs.crossfit import (
     gain_of_choice,
     gain_of_columns,
     look,
+    widen,
     widening,
 )
-from repairkit.repairs.propose import make_patch, propose_patches
+from repairkit.repairs.cure import (
+    BEST,
+    BestCure,
+    ChosenPatch,
+    Cure,
+    Cured,
+    Nothing,
+    Remembered,
+    Story,
+)
+from repairkit.repairs.propose import Trial, choose, make_patch, propose_patches
 from repairkit.repairs.search import Answer, Frozen, Screened, Search, SearchSettings, Step
 
 __all__ = [
+    "BEST",
     "Answer",
+    "BestCure",
     "Bound",
+    "ChosenPatch",
     "Columns",
     "Criterion",
+    "Cure",
+    "Cured",
     "Folds",
     "Frozen",
+    "Nothing",
+    "Remembered",
     "Screened",
     "Search",
     "SearchSettings",
     "Step",
+    "Story",
     "Trial",
     "assign_folds",
     "choose",
@@ -34,5 +52,6 @@ __all__ = [
     "look",
     "make_patch",
     "propose_patches",
+    "widen",
     "widening",
 ]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
+from repairkit.core.patch import Figure
 from repairkit.core.suite import Indices
 
 _FEWEST_FOLDS = 2
@@ -142,6 +143,13 @@ def widening(n_folds: int) -> float:
     sqrt(1 + K / (K - 1)) for K folds (Nadeau & Bengio 2003, section 4).
     """
     return math.sqrt(1 + n_folds / (n_folds - 1))
+
+
+def widen(figure: Figure, factor: float) -> Figure:
+    """The same value with each side of its interval `factor` times as wide."""
+    value = figure.value
+    low, high = value - figure.ci_low, figure.ci_high - value
+    return Figure(value, value - factor * low, value + factor * high)
 
 
 @dataclass(frozen=True)

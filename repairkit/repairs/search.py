@@ -108,12 +108,12 @@ class Step:
     reason: str
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Search:
     """A search under way: what was looked at is never looked at twice.
 
-    `out_of_time` is asked before every look, and told how many steps there were; once it is true,
-    the search goes no further than what it has seen.
+    `is_over` is asked before every look; once it is true, the search goes no further than what it
+    has seen.
     """
 
     answer: Answer
@@ -121,7 +121,7 @@ class Search:
     folds: Folds
     settings: SearchSettings
     rng: np.random.Generator
-    out_of_time: Callable[[int], bool] = lambda _: False
+    is_over: Callable[[], bool] = lambda: False
     steps: list[Step] = field(default_factory=list)
     _known: dict[frozenset[int], Looked] = field(default_factory=dict)
     _objections: dict[frozenset[int], str] = field(default_factory=dict)
@@ -211,7 +211,7 @@ class Search:
         current = self._known[frozenset(champion)]
         if not ahead:
             reason = "no candidate is left that keeps to the limits"
-            if self._is_over:
+            if self.is_over():
                 reason = "the time limit was reached"
             return Step(champion, None, None, current.figure, None, False, reason)
         gain = gain_of_choice(
@@ -269,17 +269,13 @@ class Search:
         fresh = [key for key in ordered if key not in self._known]
         answers = iter(self.answer([ordered[key] for key in fresh])) if fresh else iter(())
         for key in fresh:
-            if object_to and self._is_over:  # what nothing was frozen in is always looked at
+            if object_to and self.is_over():  # what nothing was frozen in is always looked at
                 break
             outputs = next(answers)
             everyone = self.folds.everyone
             self._known[key] = look(self.criterion, outputs, self.folds)
             self._objections[key] = self.criterion.objection(outputs, everyone) if object_to else ""
         return [f for key, f in ordered.items() if self._objections.get(key) == ""]
-
-    @property
-    def _is_over(self) -> bool:
-        return self.out_of_time(len(self.steps))
 
 
 def _largest(figures: dict[Frozen, float], most: int) -> list[Frozen]:

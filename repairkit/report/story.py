@@ -335,13 +335,16 @@ def _better(document: Document, selection: Document) -> list[str]:
     if shipped not in gains or gains[best] <= gains[shipped]:
         return []
     gain = change(turn * gains[best], measure)
-    return [f"Another cure gained more out of fold: {_CURES[best]}, {gain}; see --repair {best}."]
+    words = _CURES.get(best, best)
+    return [f"Another cure gained more out of fold: {words}, {gain}; see --repair {best}."]
 
 
 def search_in_words(selection: Document) -> str:
     """How the choice was made, in a sentence or two."""
     if "candidates" not in selection:
-        return "The last layer was fitted; no filter was searched for."
+        of_last_layer = selection.get("cure") in (None, "bias", "last-layer")
+        fitted = "The last layer was fitted; no" if of_last_layer else "No"
+        return f"{fitted} filter was searched for."
     how = {
         "joint": "Filters were added and dropped one by one, each judged by images that did not "
         "choose it.",

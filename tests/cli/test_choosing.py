@@ -13,7 +13,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from repairkit.jobs.repair.confirm.choosing import split_selection
+from repairkit.data.strata import split_selection
 from repairkit.jobs.setup.bench import prepare
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
@@ -84,7 +84,7 @@ def test_images_that_confirm_have_no_say_in_the_choice(repairkit: Command, harme
     """With other images for just these, the very same filters are chosen, and maybe declined."""
     settings = Settings(data=harmed.data, groups=("group",))
     bench = prepare(read_subject(harmed.model), settings)
-    halves = split_selection(bench, 1 / 3)
+    halves = split_selection(bench.parts.selection, 1 / 3, bench.settings.seed)
     assert not np.intersect1d(halves.choosing.indices, halves.confirmation.indices).size
     first = chosen(repairkit("patch", harmed.model, "--fairness", *FAST))
     for path in Path.cwd().glob("*.patched*"):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repairkit.jobs.repair.confirm.choosing import N_FOLDS
+from repairkit.jobs.repair.objective import N_FOLDS
 from repairkit.jobs.setup.bench import prepare
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
@@ -148,7 +148,7 @@ def test_values_of_a_run_need_a_test_part(repairkit: Command, small: Project) ->
 def test_much_data_is_advised_to_keep_a_test_part(
     repairkit: Command, small: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repairkit.jobs.repair.confirm.without_test.ENOUGH_IMAGES", 100)
+    monkeypatch.setattr("repairkit.jobs.repair.judging.ENOUGH_IMAGES", 100)
     told = read(repairkit("patch", small.model, "--fairness", "--test", "none", "--json"))
     assert any("a test part is advised (--test 0.3)" in note for note in told["notes"])
 

@@ -19,8 +19,7 @@ from repairkit.core.filters import Filter
 from repairkit.core.scores import Budget
 from repairkit.data import PartPlan
 from repairkit.jobs.output.places import Places
-from repairkit.jobs.repair.confirm.promises import PROMISES
-from repairkit.jobs.repair.objective import Target
+from repairkit.jobs.repair.objective import PROMISES, Target
 from repairkit.jobs.repair.patching import patch_again
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.runs.again import METHOD_OPTIONS, NOT_SAID, options_of

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score
 
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.groups import CROSS
-from repairkit.jobs.repair.judge.fairness import fairness_block
+from repairkit.jobs.repair.judging import fairness_block
 from repairkit.metrics import OutputForm
 from repairkit.metrics.rates import RATES
 

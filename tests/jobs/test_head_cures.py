@@ -9,21 +9,18 @@ import numpy as np
 import onnx
 import pytest
 
+from repairkit.core.errors import ModelError
 from repairkit.core.suite import Indices
 from repairkit.graph.patch.bake import bake
-from repairkit.jobs.repair.cures.criterion import ChoosingCriterion
-from repairkit.jobs.repair.cures.cures import Cured, Nothing
-from repairkit.jobs.repair.cures.head_cures import (
-    ClassBiases,
-    HeadChoice,
-    LastLayer,
-    cures_of_head,
-    find_class_head,
-)
-from repairkit.jobs.repair.objective import Limit, Objective
+from repairkit.jobs.repair.cures.class_biases import ClassBiases, MoveBiases
+from repairkit.jobs.repair.cures.head_choice import HeadChoice, find_class_head
+from repairkit.jobs.repair.cures.last_layer import LastLayer, RefitLastLayer
+from repairkit.jobs.repair.cures.supplies import Supplies
+from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes
 from repairkit.jobs.setup.bench import Bench, opened_beside, outputs_of, prepare
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.repairs import Cured, Nothing
 from tests import class_heads, models, zoo
 from tests.class_heads import HEADS
 from tests.running import run
@@ -47,18 +44,32 @@ def _bench(folder: Path, model: onnx.ModelProto, n: int = 300) -> Bench:
     return prepare(read_subject(folder / "model.onnx"), settings)
 
 
+def _criterion(bench: Bench, wishes: Wishes) -> ChoosingCriterion:
+    return ChoosingCriterion(
+        wishes=wishes,
+        metrics=bench.metrics,
+        form=bench.form,
+        annotations=bench.parts.selection.annotations,
+        plain=bench.working.run_plain(bench.parts.selection),
+    )
+
+
+def _reasons(bench: Bench, criterion: ChoosingCriterion) -> dict[str, str]:
+    """Why a model cannot take the cures of the last layer, by their names."""
+    supplies = Supplies(strata=np.zeros(len(bench.parts.selection), np.int64), twins=None)
+    reasons = {}
+    for strategy in (MoveBiases(), RefitLastLayer()):
+        try:
+            strategy.cure(bench, criterion, supplies)
+        except ModelError as error:
+            reasons[strategy.name] = str(error)
+    return reasons
+
+
 def _choice(bench: Bench, objective: str = "accuracy", max_drop: float = 0.01) -> HeadChoice:
     about = bench.parts.selection.annotations
-    criterion = ChoosingCriterion(
-        Objective(objective, ()),
-        (Limit("accuracy", max_drop),),
-        (),
-        1.0,
-        bench.metrics,
-        bench.form,
-        about,
-        bench.working.run_plain(bench.parts.selection),
-    )
+    wishes = Wishes(objective=Objective(objective, ()), limits=(Limit("accuracy", max_drop),))
+    criterion = _criterion(bench, wishes)
     return HeadChoice(
         head=find_class_head(bench),
         criterion=criterion,
@@ -151,8 +162,8 @@ def test_limits_that_nothing_keeps_leave_the_model_as_it_is(kind: str, tmp_path:
 def test_a_last_layer_without_a_place_for_biases_is_told_in_one_line(tmp_path: Path) -> None:
     bench = _bench(tmp_path, class_heads.matmul_alone())
     choice = _choice(bench)
-    cures, reasons = cures_of_head(bench, choice.criterion, choice.strata)
-    assert [cure.name for cure in cures] == ["last-layer"]
+    reasons = _reasons(bench, choice.criterion)
+    assert set(reasons) == {"bias"}
     assert "no place for class biases" in reasons["bias"]
     assert "\n" not in reasons["bias"]
     assert _cured(LastLayer(choice), np.arange(len(choice.labels))).patch.head is not None
@@ -166,18 +177,8 @@ def test_an_output_that_the_last_layer_does_not_make_is_refused(tmp_path: Path) 
     order = onnx.numpy_helper.from_array(np.array([2, 0, 1]), "order")
     model.graph.initializer.append(order)
     bench = _bench(tmp_path, model)
-    criterion = ChoosingCriterion(
-        Objective("accuracy", ()),
-        (),
-        (),
-        1.0,
-        bench.metrics,
-        bench.form,
-        bench.parts.selection.annotations,
-        bench.working.run_plain(bench.parts.selection),
-    )
-    cures, reasons = cures_of_head(bench, criterion, np.zeros(len(bench.parts.selection), int))
-    assert cures == ()
+    criterion = _criterion(bench, Wishes(objective=Objective("accuracy", ())))
+    reasons = _reasons(bench, criterion)
     assert set(reasons) == {"bias", "last-layer"}
     assert all("a Gather stands before it" in reason for reason in reasons.values())
 

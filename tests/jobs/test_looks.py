@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
-from repairkit.jobs.repair.cures.looks import Looks
+from repairkit.jobs.repair.cures.supplies import Looks
 
 N_PLAYERS, N_IMAGES = 6, 5
 

@@ -9,8 +9,8 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.metric import Measure
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
+from repairkit.jobs.repair.filter_values import MOST_CANDIDATES, Harm, find_candidates
 from repairkit.jobs.repair.objective import Limit, Objective, Target, metric_names
-from repairkit.jobs.repair.values.candidates import MOST_CANDIDATES, Harm, find_candidates
 from repairkit.metrics import OutputForm, difference, make_metric
 from repairkit.metrics.user import UserMetric
 
@@ -114,7 +114,13 @@ def harm(
 ) -> Harm:
     names = tuple(f"metric{i}" for i in range(values.shape[1]))
     known = (1,) * len(names) if signs is None else signs
-    return Harm(names, values, values - 1.96 * errors, values + 1.96 * errors, known)
+    return Harm(
+        metrics=names,
+        values=values,
+        ci_low=values - 1.96 * errors,
+        ci_high=values + 1.96 * errors,
+        signs=known,
+    )
 
 
 def test_candidates_are_ranked_by_how_surely_they_harm_by_some_metric() -> None:
@@ -145,7 +151,8 @@ def test_groups_that_fare_worst_count_most_in_what_harms_the_worst_group() -> No
     names = ("group_loss", "group_loss:a", "group_loss:b")
     values = np.array([[0.1, 0.2, 0.0], [0.1, 0.0, 0.2]])
     ends = values - 0.05, values + 0.05
-    known = Harm(names, values, *ends, (-1, -1, -1))
+    low, high = ends
+    known = Harm(metrics=names, values=values, ci_low=low, ci_high=high, signs=(-1, -1, -1))
     found = known.towards_the_worst({"a": 1.5, "b": 0.3})
     assert found.values[0, 1] == pytest.approx(0.2, abs=1e-4)
     assert found.values[1, 1] < 0.001

@@ -9,7 +9,7 @@ import pytest
 
 from repairkit.core.process.deadline import Deadline
 from repairkit.core.scores import Budget
-from repairkit.jobs.repair.patch_time import PatchTime
+from repairkit.jobs.repair.repair_settings import PatchTime
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.bench import prepare

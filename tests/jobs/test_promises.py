@@ -14,13 +14,11 @@ from repairkit.core.filters import Filter
 from repairkit.core.metric import Metric
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
-from repairkit.jobs.repair.confirm.choosing import strata_of
-from repairkit.jobs.repair.confirm.cross_confirming import confirm, cross_fit
-from repairkit.jobs.repair.confirm.promises import Judge
-from repairkit.jobs.repair.cures.cures import BestCure, Cured, Nothing
-from repairkit.jobs.repair.objective import Limit, Objective, Target
+from repairkit.data.strata import strata_of
+from repairkit.jobs.repair.confirming import Judge, confirm, cross_fit
+from repairkit.jobs.repair.objective import Limit, Objective, Target, Wishes
 from repairkit.metrics import Discordant, OutputForm, make_metric
-from repairkit.repairs import Bound, assign_folds
+from repairkit.repairs import BestCure, Bound, Cured, Nothing, assign_folds
 
 FORM = OutputForm("logits")
 Bools = NDArray[np.bool_]
@@ -42,8 +40,15 @@ def judge(known: Annotations, objective: str = "worst_group_accuracy", **changed
         return tuple(make_metric(name, form=FORM, annotations=known, n_classes=2) for name in names)
 
     told = tuple(dict.fromkeys([objective, "accuracy"]))
-    plain = Judge(Objective.of(objective), (), (), 1.0, metrics, told, FORM, known, 5, 0)
-    return replace(plain, **changed)
+    return Judge(
+        wishes=Wishes(objective=Objective.of(objective), **changed),
+        metrics=metrics,
+        told=told,
+        form=FORM,
+        annotations=known,
+        n_folds=5,
+        seed=0,
+    )
 
 
 def flipped(right: Bools, rows: Sequence[int] | Indices) -> Bools:
@@ -125,15 +130,15 @@ def test_limits_and_targets_hold_on_the_same_answers() -> None:
     after = flipped(before, [*range(0, 30), *range(160, 175)])
     known = about(groups, 200)
     free = judge(known).judge(answers(before), answers(after))
-    assert free.refused is None
+    assert free.refusal is None
     limit = judge(known, limits=(Limit("accuracy", 0.01),))
-    refused = limit.judge(answers(before), answers(after)).refused
+    refused = limit.judge(answers(before), answers(after)).refusal
     assert refused is not None
-    assert refused[1]
+    assert refused.costs_too_much
     target = judge(known, targets=(Target("accuracy", ">=", 0.99),))
-    refused = target.judge(answers(before), answers(after)).refused
+    refused = target.judge(answers(before), answers(after)).refusal
     assert refused is not None
-    assert not refused[1]
+    assert not refused.costs_too_much
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "recall:0", "loss", "group_accuracy"])
@@ -163,7 +168,8 @@ class Rule:
         if best == 0:
             return Nothing("nothing looks better")
         patch = Patch((FrozenFilter(Filter("conv", best), 0.0),))
-        return Cured(patch, self.outputs[best], Bound(hits[best] - hits[0], 0.0), {}, self.name)
+        gain = Bound(hits[best] - hits[0], 0.0)
+        return Cured(patch=patch, outputs=self.outputs[best], gain=gain, name=self.name)
 
 
 def test_each_image_is_judged_under_a_cure_that_it_did_not_choose() -> None:
@@ -182,7 +188,7 @@ def test_each_image_is_judged_under_a_cure_that_it_did_not_choose() -> None:
         hits = [(o[within].argmax(axis=1) == 0).mean() for o in outputs]
         assert (found[members] == outputs[int(np.argmax(hits))][members]).all()
     assert set(fitted.stability(1).values()) <= set(range(6))
-    told = fitted.told_folds(1)
+    told = fitted.fold_rows(1)
     assert sum(fold["n_images"] for fold in told) == 90
 
 
@@ -215,11 +221,12 @@ def test_a_smaller_change_is_asked_only_where_a_larger_one_costs_too_much() -> N
     small, large = (
         answers(flipped(before, [*range(n_lost), *range(160, 180)])) for n_lost in (0, 40)
     )
-    first = Cured(Patch((FrozenFilter(Filter("conv", 0), 0.0),)), small, Bound(1, 1))
+    one = Patch((FrozenFilter(Filter("conv", 0), 0.0),))
+    first = Cured(patch=one, outputs=small, gain=Bound(1, 1))
     both = Cured(
-        Patch(tuple(FrozenFilter(Filter("conv", i), 0.0) for i in (0, 1))),
-        large,
-        Bound(2, 2),
+        patch=Patch(tuple(FrozenFilter(Filter("conv", i), 0.0) for i in (0, 1))),
+        outputs=large,
+        gain=Bound(2, 2),
         fewer=(first,),
     )
 
@@ -234,7 +241,7 @@ def test_a_smaller_change_is_asked_only_where_a_larger_one_costs_too_much() -> N
     fitted = cross_fit(Always(), folds, answers(before))
     limited = confirm(fitted, judge(known, limits=(Limit("accuracy", 0.01),)))
     assert (limited.n_steps, limited.looks) == (1, 2)
-    assert limited.verdict.refused is None
+    assert limited.verdict.refusal is None
     assert fitted.whole.first(limited.n_steps).patch == first.patch
     free = confirm(fitted, judge(known))
     assert (free.n_steps, free.looks) == (2, 1)
@@ -251,7 +258,8 @@ def test_the_best_cure_is_the_one_of_the_largest_gain_inside() -> None:
         def on(self, within: Indices) -> Cured | Nothing:
             if self.gain is None:
                 return Nothing(f"nothing on {len(within)} images")
-            return Cured(Patch(()), plain, Bound(self.gain, 0.0), {}, self.name)
+            gain = Bound(self.gain, 0.0)
+            return Cured(patch=Patch(()), outputs=plain, gain=gain, name=self.name)
 
     found = BestCure((Given("a", 0.1), Given("b", 0.3), Given("c", None))).on(np.arange(10))
     assert isinstance(found, Cured)

@@ -69,7 +69,7 @@ def search(made_up: MadeUp, n_players: int, **settings: Any) -> tuple[tuple[Froz
     asked = SearchSettings(**settings)
     strata = np.arange(made_up.n_images) % 2
     folds = assign_folds(strata.astype(np.int64), asked.n_folds, rng)
-    found = Search(made_up.answer, made_up, folds, asked, rng)
+    found = Search(answer=made_up.answer, criterion=made_up, folds=folds, settings=asked, rng=rng)
     everyone = list(range(n_players))
     return found.run(Screened.of(everyone, [everyone] * folds.n_folds)), found
 
@@ -222,7 +222,13 @@ def test_screening_of_noise_without_the_judging_fold_lets_in_as_few_as_stated() 
         ways = {"inside": [screen(rest) for rest in folds.rest], "outside": [overall] * 5}
         for way, by_fold in ways.items():
             settings = SearchSettings(at_most=1, doubt=doubt, n_resamples=60)
-            found = Search(made_up.answer, made_up, folds, settings, np.random.default_rng(seed))
+            found = Search(
+                answer=made_up.answer,
+                criterion=made_up,
+                folds=folds,
+                settings=settings,
+                rng=np.random.default_rng(seed),
+            )
             let_in[way] += len(found.run(Screened.of(overall, by_fold))) > 1
     error = np.sqrt(doubt * (1 - doubt) / n_runs)
     assert let_in["inside"] / n_runs <= doubt + 3 * error
@@ -266,7 +272,13 @@ def test_images_outside_have_no_say() -> None:
         everyone = list(range(12))
         table = _Table(known)
         settings = SearchSettings(at_most=4)
-        found = Search(table.answer, table, folds, settings, np.random.default_rng(2))
+        found = Search(
+            answer=table.answer,
+            criterion=table,
+            folds=folds,
+            settings=settings,
+            rng=np.random.default_rng(2),
+        )
         paths.append(found.run(Screened.of(everyone, [everyone] * folds.n_folds)))
     assert paths[0] == paths[1]
     assert len(paths[0]) > 1

@@ -28,8 +28,12 @@ class Progress:
     seconds_left: float | None
 
 
+OnProgress = Callable[[Progress], None] | None
+"""Called now and then while filters are scored."""
+
+
 def reporter(
-    on_progress: Callable[[Progress], None] | None, budget: Budget, n_filters: int
+    on_progress: OnProgress, budget: Budget, n_filters: int
 ) -> Callable[[Run, Spent], None] | None:
     """Tells `on_progress` now and then, since reading a run costs time."""
     if on_progress is None:

@@ -1,24 +1,53 @@
-"""What a repair is for, what it must reach and what it may cost."""
+"""What a repair is to improve, what it must reach, what it may cost, and how far a model gets.
+
+`Wishes` hold what was asked for. `ChoosingCriterion` tells of a changed model's outputs how far it
+gets, on a smooth figure, and which wish it breaks.
+"""
 
 from __future__ import annotations
 
 import math
 import operator
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.arrays import Array
+from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.errors import SettingsError
 from repairkit.core.metric import NUMBER, Measure, Metric
 from repairkit.core.patch import Figure
-from repairkit.metrics import definition_of, measure_of
+from repairkit.core.suite import Annotations, Indices
+from repairkit.metrics import (
+    FigureOfImages,
+    FigureOfOutputs,
+    OutputForm,
+    definition_of,
+    figure_of,
+    is_user_metric,
+    measure_of,
+    smooth_figure,
+)
 from repairkit.metrics.group_metrics import WORST_GROUP_ACCURACY
 from repairkit.metrics.image_metrics import GROUP_ACCURACY
 from repairkit.metrics.robustness import ROBUSTNESS
+from repairkit.repairs import SearchSettings, Story
 
 FAIRNESS_OBJECTIVE = WORST_GROUP_ACCURACY.name
 ROBUSTNESS_OBJECTIVE = ROBUSTNESS.name
 PLAIN_VALUE = GROUP_ACCURACY.name
+PROMISES = ("objective", "smooth", "likelihood")
+"""What may be promised, the strongest first; see `ladder`."""
+N_FOLDS = 5
+"""Of the cross-confirmation."""
+
+MetricsOf = Callable[[Sequence[str]], Sequence[Metric]]
+"""From names to metrics."""
+
 _TARGET = re.compile(r"\s*(?P<metric>\S.*?)\s*(?P<sign>>=|<=)\s*(?P<bound>[-+.\deE]+)\s*\Z")
 _CAUTION = 1.0
 _WIDTH_95 = 2 * 1.959963984540054
@@ -26,7 +55,7 @@ _WIDTH_95 = 2 * 1.959963984540054
 
 @dataclass(frozen=True)
 class Objective:
-    """The metric that a repair is to improve, and those whose values tell who harms it."""
+    """The metric that a repair is to improve, and those whose values show which filters harm it."""
 
     metric: str
     values: tuple[str, ...]
@@ -72,12 +101,12 @@ class Target:
         Raises:
             SettingsError: it is neither.
         """
-        found = _TARGET.match(text)
+        parts = _TARGET.match(text)
         try:
-            assert found is not None
-            bound = float(found["bound"])
+            assert parts is not None
+            bound = float(parts["bound"])
             assert math.isfinite(bound)  # 1e999 reads as infinity
-            return cls(found["metric"], found["sign"], bound)
+            return cls(parts["metric"], parts["sign"], bound)
         except (AssertionError, ValueError):
             raise SettingsError(
                 f"{text!r} is no target; write METRIC>=NUMBER or METRIC<=NUMBER, such as "
@@ -111,10 +140,10 @@ class Target:
         """Whether a figure reaches it."""
         return self._compare(value, self.bound)
 
-    def met_with_caution(self, found: Figure) -> bool:
+    def met_with_caution(self, figure: Figure) -> bool:
         """Whether a figure reaches it with a standard error to spare."""
         away = -1 if self.relation == ">=" else 1
-        return self.met(found.value + away * _CAUTION * standard_error(found))
+        return self.met(figure.value + away * _CAUTION * standard_error(figure))
 
 
 def _check_bound(target: Target, measure: Measure, ends: tuple[float, float] | None) -> None:
@@ -180,11 +209,221 @@ class Limit:
 def metric_names(
     objective: Objective, limits: tuple[Limit, ...], targets: tuple[Target, ...]
 ) -> tuple[str, ...]:
-    """The objective and all that limits and targets are about, each once."""
-    wished = [*(limit.metric for limit in limits), *(target.metric for target in targets)]
-    return tuple(dict.fromkeys([objective.metric, *wished]))
+    """The metrics of the objective, the limits and the targets, each once."""
+    others = [*(limit.metric for limit in limits), *(target.metric for target in targets)]
+    return tuple(dict.fromkeys([objective.metric, *others]))
 
 
-def standard_error(found: Figure) -> float:
+def standard_error(figure: Figure) -> float:
     """That which a 95 % interval stands for."""
-    return (found.ci_high - found.ci_low) / _WIDTH_95
+    return (figure.ci_high - figure.ci_low) / _WIDTH_95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What is to be improved, how far and at which cost.
+
+    Attributes:
+        objective: what to improve.
+        limits: what metrics may lose.
+        targets: figures to be reached.
+        search: how to search.
+        share: of the selection images, those that confirm and choose nothing; None where every
+            image does both, by cross-fitting.
+        max_group_drop: what the accuracy of a group may lose, in [0, 1].
+        promise: the lowest promise that will do.
+        n_folds: of the cross-fitting.
+    """
+
+    objective: Objective
+    limits: tuple[Limit, ...] = ()
+    targets: tuple[Target, ...] = ()
+    search: SearchSettings = field(default_factory=SearchSettings)
+    share: float | None = None
+    max_group_drop: float = 1.0
+    promise: str = PROMISES[-1]
+    n_folds: int = N_FOLDS
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The objective and all that limits and targets are about, each once."""
+        return metric_names(self.objective, self.limits, self.targets)
+
+    def told_names(self, accuracy: str | None) -> tuple[str, ...]:
+        """The metrics that a report tells of a choice: all that is asked for, and accuracy.
+
+        Args:
+            accuracy: the name of the accuracy; None where there are no classes.
+        """
+        names = self.metric_names
+        return names if accuracy is None or accuracy in names else (*names, accuracy)
+
+    def opening(self, n_choosing: int, n_confirming: int, seed: int) -> Story:
+        """The report's `selection` before anything was chosen.
+
+        Args:
+            n_choosing: images that choose.
+            n_confirming: images that confirm.
+            seed: of the job.
+        """
+        crossed = self.share is None
+        return {
+            "how": "joint",
+            "objective": self.objective.metric,
+            "parts": {
+                "choosing": n_choosing,
+                "confirmation": n_confirming,
+                "share": self.share,
+                "folds": self.n_folds if crossed else None,
+                "seed": seed,
+            },
+            "settings": asdict(self.search),
+            "limits": {limit.metric: limit.most for limit in self.limits},
+            "max_group_drop": self.max_group_drop,
+            "targets": [str(target) for target in self.targets],
+            "confirmation": None,
+            "confirmation_looks": 0,
+            "promised": None,
+            "promise": None,
+            "declined": None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoosingCriterion:
+    """A `repairs.Criterion`: the objective made smooth, and the user's limits and targets.
+
+    A changed model is objected to where it breaks a limit, breaks a target that the model meets as
+    it is or leads away from one that it does not, or lowers the objective itself.
+
+    Attributes:
+        wishes: what is to be improved, and at which cost.
+        metrics: from names to metrics.
+        form: of the outputs.
+        annotations: of all images that may choose.
+        plain: the model's outputs for them as it is.
+    """
+
+    wishes: Wishes
+    metrics: MetricsOf
+    form: OutputForm | None
+    annotations: Annotations
+    plain: Array
+
+    @cached_property
+    def _known(self) -> dict[str, Metric]:
+        names = self.wishes.metric_names
+        return dict(zip(names, self.metrics(names), strict=True))
+
+    @property
+    def objective(self) -> Objective:
+        """What is to be improved."""
+        return self.wishes.objective
+
+    @cached_property
+    def _figures(self) -> dict[str, FigureOfImages | FigureOfOutputs]:
+        return {n: figure_of(metric, self.annotations) for n, metric in self._known.items()}
+
+    @cached_property
+    def _plain_columns(self) -> dict[str, Array]:
+        return {name: figure.columns(self.plain) for name, figure in self._figures.items()}
+
+    @cached_property
+    def smooth(self) -> FigureOfImages | FigureOfOutputs:
+        """The figure that is searched by, in its natural direction."""
+        return smooth_figure(self._known[self.objective.metric], self.annotations)
+
+    @property
+    def additive(self) -> bool:
+        """See `repairs.Criterion`; a user's function may refuse outputs that no model gave."""
+        of_outputs = isinstance(self.smooth, FigureOfOutputs)
+        return not (of_outputs and is_user_metric(self.objective.metric))
+
+    def columns(self, outputs: Array) -> Array:
+        """See `repairs.Criterion`."""
+        columns: Array = self.smooth.columns(outputs)
+        return columns
+
+    def figure(self, columns: Array, positions: Indices) -> float:
+        """See `repairs.Criterion`."""
+        return float(self.objective.sign * self.smooth.figure(columns, positions))
+
+    def objection(self, outputs: Array, positions: Indices) -> str:
+        """See `repairs.Criterion`."""
+        name, sign = self.objective.metric, self.objective.sign
+        if sign * self.value(name, outputs, positions) < sign * self.before(name, positions):
+            return f"{name} itself gets worse"
+        for limit in self.wishes.limits:
+            if not limit.kept(*self._change(limit.metric, outputs, positions)):
+                return f"{limit.metric} may lose more than {limit.most:g}"
+        group = self._group_beyond(outputs, positions)
+        if group:
+            return (
+                f"the accuracy of group {group!r} may fall by more than the "
+                f"{100 * self.wishes.max_group_drop:g} points that --max-group-drop allows"
+            )
+        for target in self.wishes.targets:
+            after = self.value(target.metric, outputs, positions)
+            before = self.before(target.metric, positions)
+            closer = after >= before if target.relation == ">=" else after <= before
+            if not (target.met(after) or (closer and not target.met(before))):
+                return f"leads away from {target}"
+        return ""
+
+    def _group_beyond(self, outputs: Array, positions: Indices) -> str:
+        """The group that loses most, where it loses more than it may; empty where none does.
+
+        A single image never counts as a loss: in a group of 8 images it is 12 %.
+        """
+        about = self.annotations
+        if about.groups is None or self._right is None or self.form is None:
+            return ""
+        after = self.form.predictions(outputs) == about.labels
+        lost = (self._right & ~after).astype(np.int64) - (after & ~self._right)
+        if is_attacked(about):
+            positions = positions[~adversarial(about)[positions]]
+        groups, n_groups = about.groups[positions], len(about.group_names)
+        net = np.bincount(groups, lost[positions], n_groups)
+        sizes = np.bincount(groups, minlength=n_groups)
+        beyond = net - np.maximum(self.wishes.max_group_drop * sizes, 1)
+        return about.group_names[int(beyond.argmax())] if beyond.max() > 0 else ""
+
+    @cached_property
+    def _right(self) -> NDArray[np.bool_] | None:
+        """Whether the model as it is answers each image rightly; None without classes."""
+        if self.form is None or self.form.kind == "values":
+            return None
+        return np.asarray(self.form.predictions(self.plain) == self.annotations.labels)
+
+    def value(self, name: str, outputs: Array, positions: Indices) -> float:
+        """A metric of the images at `positions`."""
+        figure = self._figures[name]
+        return figure.figure(figure.columns(outputs), positions)
+
+    def before(self, name: str, positions: Indices) -> float:
+        """The same of the model as it is."""
+        return self._figures[name].figure(self._plain_columns[name], positions)
+
+    def _change(self, name: str, outputs: Array, positions: Indices) -> tuple[float, float]:
+        """What a metric changes by, and the standard error; 0 where it is no mean over images."""
+        figure = self._figures[name]
+        if not isinstance(figure, FigureOfImages):
+            return self.value(name, outputs, positions) - self.before(name, positions), 0.0
+        weights = figure.weights[positions]
+        whole = weights.sum()
+        if whole <= 0:
+            return 0.0, 0.0
+        shares = weights / whole
+        changes = figure.columns(outputs)[positions] - self._plain_columns[name][positions]
+        mean = float(shares @ changes)
+        return mean, float(np.sqrt((shares**2) @ (changes - mean) ** 2))
+
+
+def figures_of(metrics: Sequence[Metric], outputs: Array, about: Annotations) -> dict[str, float]:
+    """Every metric of a model's outputs."""
+    figures = {}
+    for metric in metrics:
+        scores = metric.score(outputs, about)
+        value = scores @ metric.weights(about) if metric.per_image else scores
+        figures[metric.name] = float(value)
+    return figures

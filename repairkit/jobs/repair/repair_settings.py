@@ -1,36 +1,45 @@
-"""What `patch` is asked to do."""
+"""What `patch` is asked to do, and how its time is shared out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
+from repairkit.core.process.deadline import Deadline
+from repairkit.core.scores import Budget
 from repairkit.jobs.output.places import Places
-from repairkit.jobs.repair.confirm.promises import PROMISES
 from repairkit.jobs.repair.objective import (
     FAIRNESS_OBJECTIVE,
+    PROMISES,
     ROBUSTNESS_OBJECTIVE,
     Objective,
     Target,
 )
 from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.pace import seconds_per_pass
+from repairkit.jobs.setup.bench import Bench
 from repairkit.repairs import SearchSettings
 
 Recipe = Literal["joint", "plain"]
 Level = Literal["mean", "zero", "bias", "best"]
-Repair = Literal["freeze", "bias", "last-layer", "best"]
-BEST = "best"
-REPAIRS: tuple[str, ...] = get_args(Repair)
-_FREEZING = ("freeze", BEST)
 RECIPES: tuple[str, ...] = get_args(Recipe)
 LEVELS: tuple[str, ...] = get_args(Level)
+FREEZE = "freeze"
+"""The repair that is made where nothing else is asked for."""
+
+_SCORING_SHARE = 0.6
+_MOST_KEPT = 0.5
+_PROOF_PASSES = 256
+_WRITING_SECONDS = 2.0
+_CHUNK_SECONDS = 1.0
+_MOST_ROWS = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatchSettings:
     """What to freeze, and under which conditions.
 
@@ -44,9 +53,9 @@ class PatchSettings:
         objective: the metric to improve; of the first target or of the run if None.
         targets: figures that the repaired model must reach.
         choose: `joint`, or `plain` for the lowest-ranked filters, as many as look best.
-        beam: sets of each size that the joint search goes on from.
+        beam: beam width: sets of each size that the joint search keeps for the next step.
         level: at what filters are frozen: `mean`, `zero`, `bias`, or `best` for the constant that
-            the images that choose like best; as absent filters yield if None.
+            is best on the images that choose; the level of absent filters if None.
         confirm_share: of the selection images, those that confirm and choose nothing; None where
             every image does both, by cross-fitting.
         baselines: judge simpler cures beside the chosen one.
@@ -56,8 +65,7 @@ class PatchSettings:
         attacks: what else the patched model is attacked with, where the data was attacked; its
             source also serves the baseline by gradients.
         promise: the lowest promise that will do, one of `PROMISES`.
-        repair: what is changed: filters are frozen, class biases moved or the last layer refitted;
-            or whichever gains most.
+        repair: the name of a cure (see `choosing.CURES`), or `best` for the one that gains most.
     """
 
     remove: tuple[Filter, ...] = ()
@@ -77,7 +85,7 @@ class PatchSettings:
     attacks: FreshAttacks = field(default_factory=FreshAttacks)
     max_group_drop: float = 0.05
     promise: str = PROMISES[-1]
-    repair: str = "freeze"
+    repair: str = FREEZE
 
     def __post_init__(self) -> None:
         named = self.fairness or self.robustness or self.objective
@@ -105,22 +113,17 @@ class PatchSettings:
             raise SettingsError(
                 f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
             )
-        _check_word("--choose", self.choose, RECIPES)
-        _check_word("--promise", self.promise, PROMISES)
-        _check_word("--repair", self.repair, REPAIRS)
-        if self.repair != "freeze" and (self.remove or self.choose == "plain"):
+        check_word("--choose", self.choose, RECIPES)
+        check_word("--promise", self.promise, PROMISES)
+        if self.repair != FREEZE and (self.remove or self.choose == "plain"):
             raise SettingsError(
                 f"--repair {self.repair} chooses what to change; leave out --remove and --choose "
                 "plain, which freeze filters"
             )
-        if not self.freezes and (self.scores or self.level == "best"):
-            raise SettingsError(
-                f"--repair {self.repair} freezes no filter; leave out --scores and --level best"
-            )
         for target in self.targets:
             target.check()
         if self.level is not None:
-            _check_word("--level", self.level, LEVELS)
+            check_word("--level", self.level, LEVELS)
         if self.choose == "plain" and (self.targets or self.beam != 1 or self.level == "best"):
             raise SettingsError(
                 "the plain recipe knows no --target, no --beam and no --level best; leave them "
@@ -128,13 +131,9 @@ class PatchSettings:
             )
 
     @property
-    def freezes(self) -> bool:
-        """Whether filters may be frozen."""
-        return self.repair in _FREEZING
-
-    @property
     def search(self) -> SearchSettings:
-        return SearchSettings(self.at_most, self.beam)
+        """How to search for filters that are frozen together."""
+        return SearchSettings(at_most=self.at_most, beam=self.beam)
 
     def objective_of(self, metric: str) -> Objective:
         """What is to be improved; `metric` where nothing says it."""
@@ -145,7 +144,7 @@ class PatchSettings:
         return Objective.of(named or metric)
 
     def to_json(self) -> dict[str, Any]:
-        """The choice as reports tell it."""
+        """The settings as reports tell them."""
         return {
             "how": "named"
             if self.remove
@@ -170,6 +169,55 @@ class PatchSettings:
         }
 
 
-def _check_word(option: str, word: str, known: tuple[str, ...]) -> None:
+def check_word(option: str, word: str, known: tuple[str, ...]) -> None:
+    """Refuse a word that an option does not know.
+
+    Raises:
+        SettingsError: it is none of `known`.
+    """
     if word not in known:
         raise SettingsError(f"{option} is {word!r}; expected {', '.join(known)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchTime:
+    """The time of a repair that has a limit.
+
+    Attributes:
+        deadline: of the whole command.
+        per_pass: seconds that an image takes.
+        kept: seconds that confirming, proving, judging and writing need.
+        per_set: seconds that the report's figures of one more set of filters take in the end.
+    """
+
+    deadline: Deadline
+    per_pass: float
+    kept: float
+    per_set: float
+
+    @classmethod
+    def of(cls, score: ScoreSettings, bench: Bench) -> PatchTime | None:
+        """None where there is no limit."""
+        deadline = score.deadline
+        if deadline is None:
+            return None
+        per_pass, parts = seconds_per_pass(bench.working, bench.parts.selection), bench.parts
+        passes = 2 * len(parts.test) + 3 * len(parts.selection) + _PROOF_PASSES
+        kept = min(passes * per_pass + _WRITING_SECONDS, _MOST_KEPT * deadline.left)
+        per_set = 2 * len(parts.selection) * per_pass
+        return cls(deadline=deadline, per_pass=per_pass, kept=kept, per_set=per_set)
+
+    def for_scoring(self, score: ScoreSettings) -> ScoreSettings:
+        """The same settings, with the share of the time that scoring may take."""
+        seconds = self.deadline.elapsed + _SCORING_SHARE * (self.deadline.left - self.kept)
+        budget = Budget(score.budget.max_evaluations, max(seconds, 0.0))
+        return replace(score, budget=budget, whole_limit=self.deadline.limit)
+
+    def is_over(self, n_sets: int) -> bool:
+        """Whether to stop choosing; the report will hold the figures of `n_sets` more sets."""
+        return self.deadline.left < self.kept + n_sets * self.per_set
+
+    def rows_at_once(self, n_images: int) -> int:
+        """Sets of filters that are looked at between two looks at the clock."""
+        rows = int(_CHUNK_SECONDS / (self.per_pass * n_images))
+        return min(max(rows, 1), _MOST_ROWS)

@@ -17,6 +17,7 @@ from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.scores import Run, Spent
 from repairkit.core.suite import Suite
+from repairkit.data.strata import CONFIRMATION_SHARE, split_selection
 from repairkit.engine.precision import Precision
 from repairkit.estimators import (
     CheckpointStore,
@@ -28,7 +29,6 @@ from repairkit.formats.run_file import Ends, RunDocument, RunFolder
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.output.progress import Progress, reporter
 from repairkit.jobs.output.unattended import Terminated, Watch, event, tell_unfinished
-from repairkit.jobs.repair.confirm.choosing import CONFIRMATION_SHARE, split_selection
 from repairkit.jobs.runs.again import Again, said_again
 from repairkit.jobs.runs.claiming import (
     check_free,
@@ -142,7 +142,9 @@ def score_bench(
         if about.where_given and getattr(scoring, name)
     }
     if scoring.for_patch and suite is None:
-        suite = split_selection(bench, CONFIRMATION_SHARE).choosing
+        suite = split_selection(
+            bench.parts.selection, CONFIRMATION_SHARE, bench.settings.seed
+        ).choosing
     options |= excluded.keyed
     check_method(scoring)
     earlier = read_earlier(folder) if folder is not None and resume else None

@@ -1,126 +1,141 @@
-"""The cure that freezes filters: screened by their values, then searched jointly."""
+"""The cure that freezes filters: screened by their values, then searched for jointly."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
-from repairkit.core.patch import Patch
+from repairkit.core.filters import Roster
 from repairkit.core.suite import Indices
-from repairkit.jobs.repair.cures.criterion import ChoosingCriterion
-from repairkit.jobs.repair.cures.cures import Cured, Nothing
-from repairkit.jobs.repair.cures.looks import Looks
-from repairkit.jobs.repair.selection_story import figures_of, told_steps, told_trade_off
+from repairkit.jobs.repair.cures.partial_freezing import BestLevels, PartialFreezing
+from repairkit.jobs.repair.cures.supplies import FilterSupplies, Supplies
+from repairkit.jobs.repair.objective import ChoosingCriterion, figures_of
 from repairkit.jobs.setup.bench import Bench
 from repairkit.repairs import (
     Bound,
+    Cure,
+    Cured,
     Folds,
     Frozen,
+    Nothing,
     Screened,
     Search,
-    SearchSettings,
+    Step,
+    Story,
     assign_folds,
     make_patch,
 )
 
 _FOLDS = 2  # a stream of the seed
 
-Screen = Callable[[Indices], tuple[int, ...]]
-"""Positions of selection images to the players that their values say do harm, most surely first."""
-
-Refine = Callable[[Patch, Indices], tuple[Patch, Array]]
-"""A patch with constants chosen anew by the images at some positions, and its outputs for all."""
+Figures = Mapping[frozenset[int], Mapping[str, float]]
+"""Metrics by the set of players that is frozen."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class FreezeFilters:
+    """See `choosing.Strategy`: freezing filters, at the best of several levels where asked for."""
+
+    name: str = "freeze"
+    needs_values: bool = True
+
+    def cure(self, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> Cure:
+        """See `choosing.Strategy`."""
+        assert supplies.filters is not None
+        freezing = Freezing(
+            bench=bench, criterion=criterion, supplies=supplies, filters=supplies.filters
+        )
+        if not supplies.filters.best_levels:
+            return freezing
+        levels = BestLevels(
+            bench=bench, criterion=criterion, strata=supplies.strata, twins=supplies.twins
+        )
+        return PartialFreezing(freezing, levels)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Freezing:
-    """See `cures.Cure`.
+    """See `repairs.Cure`.
+
+    A choice on the images of some folds of the cross-confirmation cross-fits over just these folds,
+    so that few sets of images need values of their own.
 
     Attributes:
         bench: the workbench.
         criterion: what to improve, on all selection images.
-        looks: the outputs with sets frozen.
-        screen: who may be frozen.
-        settings: of the search.
-        strata: of each selection image, (n_images,).
-        twins: see `assign_folds`.
-        seed: of folds and resamples.
-        folds: of the cross-confirmation. A choice on the images of some of them cross-fits over
-            just these, so that few sets of images need values of their own. Drawn anew if None.
-        told: metrics whose figures the report tells of every set.
-        over: whether a search is to end; asked with the number of searches begun.
-        refine: sets constants anew; None keeps them.
+        supplies: strata, twins and folds of the images.
+        filters: which filters may be frozen, and the outputs without them.
     """
 
     bench: Bench
     criterion: ChoosingCriterion
-    looks: Looks
-    screen: Screen
-    settings: SearchSettings
-    strata: NDArray[np.int64]
-    twins: NDArray[np.intp] | None
-    seed: int
-    told: tuple[str, ...]
-    folds: Folds | None = None
-    over: Callable[[int], bool] = lambda _: False
-    refine: Refine | None = None
-    searches: list[Search] = field(default_factory=list)
+    supplies: Supplies
+    filters: FilterSupplies
     name: str = "freeze"
 
     def on(self, within: Indices) -> Cured | Nothing:
-        """See `cures.Cure`."""
-        rng = np.random.default_rng([self.seed, _FOLDS])
-        folds = None if self.folds is None else self.folds.among(within)
-        folds = folds or assign_folds(
-            self.strata, self.settings.n_folds, rng, within=within, twins=self.twins
-        )
+        """See `repairs.Cure`."""
+        rng = np.random.default_rng([self.bench.settings.seed, _FOLDS])
+        folds, settings = self._folds(within, rng), self.criterion.wishes.search
         screened = self._screened(folds)
-        number = len(self.searches) + 1
         search = Search(
-            self.looks,
-            self.criterion,
-            folds,
-            self.settings,
-            rng,
-            out_of_time=lambda _: self.over(number),
+            answer=self.filters.looks,
+            criterion=self.criterion,
+            folds=folds,
+            settings=settings,
+            rng=rng,
+            is_over=self.filters.is_over,
         )
-        self.searches.append(search)
+        self.filters.searches.append(search)
         path = search.run(screened)
         story = self._story(search, path, screened, within)
         if len(path) == 1:
-            return Nothing(self._nothing(search, screened, within), story)
+            return Nothing(self._why_nothing(search, screened, within), story)
         steps = [self._cured(frozen, search, story) for frozen in path[1:]]
-        last = steps[-1]
-        if self.refine is not None:
-            patch, outputs = self.refine(last.patch, within)
-            last = Cured(patch, outputs, last.gain, story, self.name)
-        return Cured(last.patch, last.outputs, last.gain, story, self.name, fewer=tuple(steps[:-1]))
+        return replace(steps[-1], fewer=tuple(steps[:-1]))
+
+    def _folds(self, within: Indices, rng: np.random.Generator) -> Folds:
+        """Those of the cross-confirmation, as far as `within` holds whole ones; else drawn anew."""
+        supplies = self.supplies
+        folds = None if supplies.folds is None else supplies.folds.among(within)
+        return folds or assign_folds(
+            supplies.strata,
+            self.criterion.wishes.search.n_folds,
+            rng,
+            within=within,
+            twins=supplies.twins,
+        )
 
     def _screened(self, folds: Folds) -> Screened:
-        overall = self.screen(folds.everyone)
-        return Screened.of(overall, [self.screen(rest) for rest in folds.rest])
+        overall = self.filters.screen(folds.everyone)
+        return Screened.of(overall, [self.filters.screen(rest) for rest in folds.rest])
 
-    def _cured(self, frozen: Frozen, search: Search, story: dict[str, Any]) -> Cured:
+    def _cured(self, frozen: Frozen, search: Search, story: Story) -> Cured:
         bench = self.bench
         patch = make_patch(np.array(frozen, np.intp), bench.roster, bench.working.levels)
-        return Cured(patch, self.looks.of(frozen), _gain(search), story, self.name)
+        return Cured(
+            patch=patch,
+            outputs=self.filters.looks.of(frozen),
+            gain=_gain(search),
+            story=story,
+            name=self.name,
+        )
 
     def _story(
         self, search: Search, path: tuple[Frozen, ...], screened: Screened, within: Indices
-    ) -> dict[str, Any]:
+    ) -> Story:
         """How the choice was made; figures of the trade-off are of all selection images."""
         tried = [step.frozen for step in search.steps if step.gain is not None]
-        ways = sorted(dict.fromkeys([*path, *tried]), key=len)
+        sets = sorted(dict.fromkeys([*path, *tried]), key=len)
         about = self.criterion.annotations
-        metrics = self.bench.metrics(self.told)
+        accuracy = self.bench.accuracy if self.bench.n_classes else None
+        metrics = self.bench.metrics(self.criterion.wishes.told_names(accuracy))
         on_all, on_choosing = {}, {}
-        for frozen in ways:
-            outputs = self.looks.of(frozen)
+        for frozen in sets:
+            outputs = self.filters.looks.of(frozen)
             on_all[frozenset(frozen)] = figures_of(metrics, outputs, about)
             on_choosing[frozenset(frozen)] = figures_of(
                 metrics, outputs[within], about.take(within)
@@ -129,11 +144,11 @@ class Freezing:
         return {
             "candidates": len(screened.players),
             "looks": search.n_looks,
-            "steps": told_steps(search.steps, roster, on_choosing),
-            "trade_off": told_trade_off(ways, path, roster, on_all),
+            "steps": _steps(search.steps, roster, on_choosing),
+            "trade_off": _trade_off(sets, path, roster, on_all),
         }
 
-    def _nothing(self, search: Search, screened: Screened, within: Indices) -> str:
+    def _why_nothing(self, search: Search, screened: Screened, within: Indices) -> str:
         objective = self.criterion.objective
         before = self.criterion.before(objective.metric, within)
         known = (
@@ -165,3 +180,46 @@ def _gain(search: Search) -> Bound:
     """The gains of the steps taken, added up; the bounds likewise."""
     taken = [step.gain for step in search.steps if step.kept and step.gain is not None]
     return Bound(sum(g.value for g in taken), sum(g.low for g in taken))
+
+
+def _steps(steps: Sequence[Step], roster: Roster, figures: Figures) -> list[dict[str, Any]]:
+    """Every step with the filter that it is about.
+
+    `score` is the smooth figure that was searched by, `gain` what the step is worth on images that
+    did not choose it, with its lower bound; `figures` are of the images that choose.
+    """
+
+    def name(player: int | None) -> str | None:
+        return None if player is None else roster.filters[player].id
+
+    return [
+        {
+            "n_frozen": len(step.frozen),
+            "added": name(step.added),
+            "dropped": name(step.dropped),
+            "score": step.figure,
+            "gain": None if step.gain is None else asdict(step.gain),
+            "figures": dict(figures.get(frozenset(step.frozen), {})),
+            "kept": step.kept,
+            "reason": step.reason,
+        }
+        for step in steps
+    ]
+
+
+def _trade_off(
+    sets: Sequence[Frozen],
+    kept: Sequence[Frozen],
+    roster: Roster,
+    figures: Figures,
+) -> list[dict[str, Any]]:
+    """The figures of every set on the way, the model as it is among them."""
+    return [
+        {
+            "n_frozen": len(frozen),
+            "filters": [roster.filters[player].id for player in frozen],
+            "kept": frozen in kept,
+            **figures[frozenset(frozen)],
+        }
+        for frozen in sets
+    ]

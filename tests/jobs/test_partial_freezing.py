@@ -14,7 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch, constant_of
 from repairkit.core.suite import Indices
-from repairkit.jobs.repair.cures.frozen_levels import (
+from repairkit.jobs.repair.cures.partial_freezing import (
     BestLevels,
     _constants,
     _options,
@@ -76,6 +76,11 @@ class _Near:
         return "no" if self.objects and len(outputs) >= len(positions) else ""
 
 
+def _levels(bench: Bench, criterion: _Near) -> BestLevels:
+    strata = np.zeros(len(bench.parts.selection), np.int64)
+    return BestLevels(bench=bench, criterion=criterion, strata=strata)
+
+
 def _patch(bench: Bench, gain: float = 0.0) -> Patch:
     site = bench.roster.sites[0].name
     constant = constant_of(bench.working.levels[site][1])
@@ -91,7 +96,9 @@ def layers(project: Project) -> Bench:
 def test_a_filter_is_frozen_partly_where_that_is_best(layers: Bench, gain: float) -> None:
     suite = layers.parts.selection
     wanted = patched_outputs(layers, _patch(layers, gain), suite)
-    choose = BestLevels(layers, _Near(wanted), np.zeros(len(suite), np.int64))
+    choose = BestLevels(
+        bench=layers, criterion=_Near(wanted), strata=np.zeros(len(suite), np.int64)
+    )
     patch, outputs = choose(_patch(layers), np.arange(len(suite)))
     assert patch == _patch(layers, gain)
     assert np.array_equal(outputs, wanted)
@@ -100,21 +107,23 @@ def test_a_filter_is_frozen_partly_where_that_is_best(layers: Bench, gain: float
 def test_levels_that_gain_by_chance_alone_leave_the_mean(layers: Bench) -> None:
     suite = layers.parts.selection
     wanted = patched_outputs(layers, _patch(layers), suite)
-    by_chance = BestLevels(layers, _Near(wanted, noise=1.0), np.zeros(len(suite), np.int64))
+    by_chance = BestLevels(
+        bench=layers, criterion=_Near(wanted, noise=1.0), strata=np.zeros(len(suite), np.int64)
+    )
     kept = sum(
         by_chance(_patch(layers), np.sort(draw))[0] == _patch(layers)
         for draw in (np.random.default_rng(i).permutation(len(suite))[:20] for i in range(12))
     )
     assert kept >= 3  # with no look at other images it would hardly ever be
-    forbidden = BestLevels(layers, _Near(wanted, objects=True), np.zeros(len(suite), np.int64))
+    forbidden = BestLevels(
+        bench=layers, criterion=_Near(wanted, objects=True), strata=np.zeros(len(suite), np.int64)
+    )
     assert forbidden(_patch(layers), np.arange(len(suite)))[0] == _patch(layers)
 
 
 def test_trees_are_frozen_wholly(bench: Bench) -> None:
     suite, patch = bench.parts.selection, _patch(bench)
-    choose = BestLevels(
-        bench, _Near(bench.working.run_plain(suite)), np.zeros(len(suite), np.int64)
-    )
+    choose = _levels(bench, _Near(bench.working.run_plain(suite)))
     gains = {way.gain for way in choose._variants(patch, 0)}
     trees = bench.roster.sites[0].n_values is not None
     assert gains == ({0.0} if trees else {0.0, 0.25, 0.5})

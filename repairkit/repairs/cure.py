@@ -6,17 +6,24 @@ cross-confirmation, and are baked, proven and undone by the same patch file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from repairkit.core.arrays import Array
-from repairkit.core.patch import Patch
+from repairkit.core.patch import Figure, Patch
+from repairkit.core.process.text import counted
 from repairkit.core.suite import Indices
-from repairkit.repairs import Bound
+from repairkit.repairs.crossfit import Bound
+
+BEST = "best"
+"""The name of the cure that picks the best of the others."""
+
+Story = dict[str, Any]
+"""How something was chosen, ready for JSON."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Cured:
     """What a cure makes of the model, chosen on some of the selection images.
 
@@ -24,8 +31,10 @@ class Cured:
         patch: what is to be baked.
         outputs: of the model with that patch, for all selection images in order.
         gain: of the smooth criterion on the images that chose, cross-fitted inside them.
-        story: how it was chosen, ready for JSON.
+        story: how it was chosen.
         name: of the cure.
+        action: what the cure does to the model, as a sentence begins; empty where it freezes the
+            filters of the patch.
         fewer: what the steps before gave, the smallest change first; where one change costs too
             much, a smaller one may not.
     """
@@ -33,14 +42,23 @@ class Cured:
     patch: Patch
     outputs: Array
     gain: Bound
-    story: dict[str, Any] = field(default_factory=dict)
+    story: Story = field(default_factory=dict)
     name: str = ""
+    action: str = ""
     fewer: tuple[Cured, ...] = ()
 
     @property
     def n_steps(self) -> int:
         """How many changes there are, each larger than the one before; this is the last."""
         return len(self.fewer) + 1
+
+    @property
+    def words(self) -> str:
+        """What the cure does to the model."""
+        if self.action:
+            return self.action
+        names = ", ".join(filter.id for filter in self.patch.filters)
+        return f"freezing {counted(len(self.patch), 'filter')} ({names})"
 
     def first(self, n_steps: int) -> Cured:
         """What the first steps gave; this one where there are not more."""
@@ -52,7 +70,7 @@ class Nothing:
     """Why a cure has nothing to offer on the images that were to choose."""
 
     reason: str
-    story: dict[str, Any] = field(default_factory=dict)
+    story: Story = field(default_factory=dict)
 
 
 class Cure(Protocol):
@@ -60,7 +78,7 @@ class Cure(Protocol):
 
     @property
     def name(self) -> str:
-        """As `--repair` names it: `freeze`, `bias` or `last-layer`."""
+        """As `--repair` names it."""
         ...
 
     def on(self, within: Indices) -> Cured | Nothing:
@@ -93,16 +111,44 @@ class BestCure:
     """Of several cures the one that gains most, by cross-fitting on the images that choose."""
 
     cures: Sequence[Cure]
-    name: str = "best"
+    name: str = BEST
 
     def on(self, within: Indices) -> Cured | Nothing:
         """See `Cure`."""
-        found = [cure.on(within) for cure in self.cures]
-        cured = [one for one in found if isinstance(one, Cured) and one.gain.value > 0]
-        if not cured:
+        results = [cure.on(within) for cure in self.cures]
+        gaining = [one for one in results if isinstance(one, Cured) and one.gain.value > 0]
+        if not gaining:
             reasons = [
                 f"{cure.name}: {one.reason if isinstance(one, Nothing) else 'gains nothing'}"
-                for cure, one in zip(self.cures, found, strict=True)
+                for cure, one in zip(self.cures, results, strict=True)
             ]
             return Nothing("; ".join(reasons))
-        return max(cured, key=lambda one: one.gain.value)
+        return max(gaining, key=lambda one: one.gain.value)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChosenPatch:
+    """A patch and how it was chosen; no more than patch and notes where its filters were named.
+
+    Attributes:
+        patch: what is to be baked.
+        promise: the change of the objective on images that did not choose.
+        scoring: what the report says of the scoring of filters.
+        selection: the report's `selection`.
+        notes: for the report.
+        outputs: those before and after for all selection images, each under a cure that it did not
+            choose; None where a part of them confirmed.
+        n_folds: of the cross-confirmation; 0 where a part of the images confirmed.
+        n_confirmations: how often the images that confirm were asked.
+        saw_confirmation: whether the filters were scored on images that confirm, too.
+    """
+
+    patch: Patch
+    promise: Figure | None = None
+    scoring: Mapping[str, Any] | None = None
+    selection: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    outputs: tuple[Array, Array] | None = None
+    n_folds: int = 0
+    n_confirmations: int = 0
+    saw_confirmation: bool = False

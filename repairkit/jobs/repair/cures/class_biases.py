@@ -1,4 +1,7 @@
-"""Class biases that gain most on some images, and the control that freezes nothing."""
+"""The cure that moves class biases, and its like on the outputs alone, which freezes nothing.
+
+With two classes that is a moved threshold. Every other repair should gain more than this.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
+from repairkit.core.errors import ModelError
 from repairkit.core.outputs import shift_outputs
+from repairkit.core.patch import HeadChange
 from repairkit.core.suite import Indices
-from repairkit.jobs.repair.cures.criterion import ChoosingCriterion
-from repairkit.jobs.repair.objective import Limit, Objective
+from repairkit.graph.patch.head_bake import biased
+from repairkit.jobs.repair.cures.head_choice import HeadChoice
+from repairkit.jobs.repair.cures.supplies import Supplies
+from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes
 from repairkit.jobs.setup.bench import Bench
 from repairkit.metrics import OutputForm
-from repairkit.repairs import Criterion
+from repairkit.repairs import Criterion, Cure, Cured, Nothing
 from repairkit.repairs.biases import STEPS, Biases, best_shift, fit_biases
 from repairkit.repairs.refit import balanced_weights, refit_path
 
@@ -30,8 +37,70 @@ Shifted = Callable[[Biases], Array]
 
 
 @dataclass(frozen=True)
-class Control:
-    """Class biases, and what they are in words."""
+class MoveBiases:
+    """See `choosing.Strategy`."""
+
+    name: str = "bias"
+    needs_values: bool = False
+
+    def cure(self, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> Cure:
+        """See `choosing.Strategy`."""
+        return ClassBiases(HeadChoice.of(bench, criterion, supplies))
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBiases:
+    """See `repairs.Cure`: class biases, or a moved threshold for two classes."""
+
+    choice: HeadChoice
+    name: str = "bias"
+
+    def __post_init__(self) -> None:
+        if self.choice.head.layer.fixed_bias:
+            raise ModelError(self.choice.head.layer.fixed_bias)
+
+    def on(self, within: Indices) -> Cured | Nothing:
+        """See `repairs.Cure`."""
+        choice, head = self.choice, self.choice.head
+        folds = choice.folds(within)
+        scores = head.read.scores.copy()
+        for fold, rest in enumerate(folds.rest):
+            scores[folds.fold_of == fold] += head.shifted(self._fit(rest))
+        biases = self._fit(within)
+        if not biases.any() or choice.gain(scores, folds).value <= 0:
+            return Nothing("no class biases gain anything on images that did not choose them")
+
+        def change_of(share: float) -> HeadChange:
+            return biased(head.index, head.layer, share * head.shifted(biases))
+
+        return choice.cured(
+            name=self.name,
+            action="moving the class biases",
+            change_of=change_of,
+            scores=scores,
+            folds=folds,
+            story={"biases": biases.tolist()},
+        )
+
+    def _outputs(self, biases: NDArray[np.float64]) -> Array:
+        head = self.choice.head
+        return head.outputs(head.read.scores + head.shifted(biases))
+
+    def _fit(self, within: Indices) -> NDArray[np.float64]:
+        choice, head = self.choice, self.choice.head
+        return fit_shift(
+            self._outputs,
+            choice.criterion,
+            within,
+            form=head.form,
+            n_classes=head.n_classes,
+            labels=choice.labels,
+        )
+
+
+@dataclass(frozen=True)
+class BiasControl:
+    """Class biases that act on the outputs, and what they are in words."""
 
     form: OutputForm
     biases: Biases
@@ -42,7 +111,7 @@ class Control:
         return shift_outputs(outputs, self.form, self.biases) if self.biases.any() else outputs
 
 
-def fit_control(bench: Bench, objective: Objective, max_drop: float) -> Control | None:
+def fit_control(bench: Bench, objective: Objective, max_drop: float) -> BiasControl | None:
     """The best class biases on the selection part within the accuracy that may be lost.
 
     None for a model without classes.
@@ -52,28 +121,33 @@ def fit_control(bench: Bench, objective: Objective, max_drop: float) -> Control 
         return None
     outputs, about = bench.working.run_plain(suite), suite.annotations
     criterion = ChoosingCriterion(
-        objective,
-        (Limit(bench.accuracy, max_drop),),
-        (),
-        1.0,
-        bench.metrics,
-        form,
-        about,
-        outputs,
+        wishes=Wishes(objective=objective, limits=(Limit(bench.accuracy, max_drop),)),
+        metrics=bench.metrics,
+        form=form,
+        annotations=about,
+        plain=outputs,
     )
 
     def shifted(biases: Biases) -> Array:
         return shift_outputs(outputs, form, biases) if biases.any() else outputs
 
     everyone = np.arange(len(suite))
-    biases = fit_shift(shifted, criterion, everyone, form, bench.n_classes, about.labels)
-    return Control(form, biases, _note(biases, bench.n_classes == _TWO))
+    biases = fit_shift(
+        shifted,
+        criterion,
+        everyone,
+        form=form,
+        n_classes=bench.n_classes,
+        labels=about.labels,
+    )
+    return BiasControl(form, biases, _note(biases, bench.n_classes == _TWO))
 
 
 def fit_shift(
     shifted: Shifted,
     criterion: Criterion,
     within: Indices,
+    *,
     form: OutputForm,
     n_classes: int,
     labels: NDArray[np.int64],
@@ -113,8 +187,8 @@ def fit_shift(
 def _likeliest(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Biases:
     """The biases under which the labels are the likeliest, every class counting the same."""
     constant = np.ones((len(labels), 1))
-    (found,) = refit_path(constant, scores, labels, balanced_weights(labels), (_BIAS_PENALTY,))
-    return np.asarray(found[0])
+    (fitted,) = refit_path(constant, scores, labels, balanced_weights(labels), (_BIAS_PENALTY,))
+    return np.asarray(fitted[0])
 
 
 def _thresholds(form: OutputForm, outputs: Array) -> list[float]:

@@ -1,4 +1,4 @@
-"""At which constants chosen filters are best frozen, and how far, on the images that choose.
+"""The cure that chooses, too, at which constant each filter is frozen, and how much is left of it.
 
 Filters are chosen at the level that absent ones have. Then other ways are tried for each: 0, what
 it yields for no response, its mean over calibration images give or take its spread, and a share of
@@ -10,7 +10,7 @@ the other images; unless these gain, every filter stays at its mean.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +24,7 @@ from repairkit.core.suite import Indices
 from repairkit.graph.kinds.levels import bias_levels, zero_levels
 from repairkit.graph.patch.bake import representable, why_not_partly
 from repairkit.jobs.setup.bench import Bench, patched_outputs
-from repairkit.repairs import Criterion, assign_folds
+from repairkit.repairs import Criterion, Cure, Cured, Nothing, assign_folds
 
 _SPREADS = (-1.0, -0.5, 0.5, 1.0)
 GAINS = (0.25, 0.5)
@@ -35,6 +35,27 @@ _STREAM = 6  # of the seed
 
 
 @dataclass(frozen=True, eq=False)
+class PartialFreezing:
+    """See `repairs.Cure`: the filters that `freezing` chooses, at levels chosen anew."""
+
+    freezing: Cure
+    levels: BestLevels
+
+    @property
+    def name(self) -> str:
+        """See `repairs.Cure`."""
+        return self.freezing.name
+
+    def on(self, within: Indices) -> Cured | Nothing:
+        """See `repairs.Cure`; the smaller steps keep their levels."""
+        cured = self.freezing.on(within)
+        if isinstance(cured, Nothing):
+            return cured
+        patch, outputs = self.levels(cured.patch, within)
+        return replace(cured, patch=patch, outputs=outputs)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BestLevels:
     """Sets the levels of a patch's filters anew; see the module.
 
@@ -135,8 +156,8 @@ def _apart(shift: Array, like: Array) -> Array:
 def _constants(options: list[FilterMeans], frozen: FrozenFilter) -> Iterator[Constant]:
     """The constants to try for a filter, each once."""
     place = frozen.filter
-    found = [constant_of(levels[place.site][place.channel]) for levels in options]
-    yield from (c for c in dict.fromkeys(found) if c != frozen.constant)
+    constants = [constant_of(levels[place.site][place.channel]) for levels in options]
+    yield from (c for c in dict.fromkeys(constants) if c != frozen.constant)
 
 
 def _with(patch: Patch, place: int, way: FrozenFilter) -> Patch:

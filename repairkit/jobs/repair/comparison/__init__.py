@@ -1,0 +1,1 @@
+"""Simpler ways to choose filters, to compare a repair with."""

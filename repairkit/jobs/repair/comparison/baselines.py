@@ -1,0 +1,263 @@
+"""The chosen repair beside simpler ones that freeze as many filters, or none.
+
+Every method is fitted or ranked on the selection part (norms on the calibration part) and judged
+once on the test part, by differences with paired bootstrap intervals. The intervals are each for
+one method: of many methods that are worth nothing, one in forty looks better than nothing, so a
+baseline may only win against the chosen repair where it was named beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.arrays import Array
+from repairkit.core.errors import AdapterError, RepairkitError
+from repairkit.core.framework import Attributing
+from repairkit.core.layer_map import LayerMap
+from repairkit.core.metric import Metric
+from repairkit.core.patch import Figure
+from repairkit.core.process.stages import stage
+from repairkit.jobs.output.progress import OnProgress
+from repairkit.jobs.repair.cures.class_biases import fit_control
+from repairkit.jobs.repair.filter_values import Source, check_same, layers_of
+from repairkit.jobs.repair.judging import FinalFigures
+from repairkit.jobs.repair.objective import Objective, figures_of, plain_values
+from repairkit.jobs.repair.repair_settings import PatchSettings
+from repairkit.jobs.score.methods import NORMS, ScoreSettings
+from repairkit.jobs.score.scoring import score_bench
+from repairkit.jobs.setup.bench import Bench, patched_outputs
+from repairkit.metrics import difference, evaluate
+from repairkit.repairs import Story, make_patch
+
+RANDOM_DRAWS = 10
+MULTIPLICITY = (
+    "baselines: the test part was looked at once per method, {n} times in all (random draws count "
+    "as one), and each interval is for its method alone: the best of them looks better than it is"
+)
+_MOST_IMAGES = 512  # of the selection part, by which conductance is measured
+
+PlayerValues = NDArray[np.float64]
+"""Shape (n_players,)."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A way to rank filters; those with the lowest values are frozen.
+
+    Attributes:
+        method: as shown.
+        note: what it does, in words.
+        values: of all filters on a workbench whose settings name `metrics`; NaN where unknown.
+        metrics: whose values are estimated; empty where the method asks for none.
+    """
+
+    method: str
+    note: str
+    values: Callable[[Bench], PlayerValues]
+    metrics: tuple[str, ...] = ()
+
+
+@stage("judging simpler cures")
+def with_baselines(
+    bench: Bench,
+    asked: PatchSettings,
+    objective: Objective,
+    figures: FinalFigures,
+    *,
+    n_frozen: int,
+    on_progress: OnProgress,
+) -> tuple[list[Story], str]:
+    """The rows of the report's `baselines`, the chosen repair first, and a note of how many looks.
+
+    Args:
+        bench: the workbench of the repair.
+        asked: its settings.
+        objective: what it is for.
+        figures: of the repair.
+        n_frozen: how many filters it freezes.
+        on_progress: called now and then while filters are scored.
+    """
+    before, after = figures.outputs
+    test = TestPart(bench, before, bench.metrics(tuple(figures.before.metrics)))
+    rows = [test.row("chosen repair", n_frozen, "what this report is about", after)]
+    rankings = list(_rankings(asked, objective, on_progress))
+    if asked.attacks.source is not None:
+        rankings.append(conductance_ranking(asked.attacks.source, objective))
+    for ranking in rankings:
+        ranked = bench
+        if ranking.metrics and ranking.metrics != bench.settings.metrics:
+            ranked = replace(bench, settings=replace(bench.settings, metrics=ranking.metrics))
+        try:
+            values = ranking.values(ranked)
+        except RepairkitError as error:
+            rows.append(_failed(ranking.method, n_frozen, str(error)))
+            continue
+        players = np.argsort(np.where(np.isnan(values), np.inf, values), kind="stable")[:n_frozen]
+        patch = make_patch(players, bench.roster, bench.working.levels)
+        patched = patched_outputs(bench, patch, bench.parts.test)
+        rows.append(test.row(ranking.method, n_frozen, ranking.note, patched))
+    rows.append(_random_row(test, n_frozen))
+    control = fit_control(bench, objective, asked.max_drop)
+    if control is not None:
+        rows.append(test.row("no freezing", 0, control.note, control.outputs(before)))
+    n_looks = sum(bool(row["figures"]) for row in rows)
+    return rows, MULTIPLICITY.format(n=n_looks)
+
+
+def _rankings(
+    asked: PatchSettings, objective: Objective, on_progress: OnProgress
+) -> Iterator[Ranking]:
+    budget, began = asked.score.budget, asked.score.began
+
+    def scored_by(method: str) -> Callable[[Bench], PlayerValues]:
+        settings = ScoreSettings(method, budget=budget, began=began)
+
+        def values(bench: Bench) -> PlayerValues:
+            (metric,) = bench.metrics(bench.metric_names[:1])
+            scored = score_bench(bench, settings, on_progress=on_progress)
+            first = scored.scores.values[:, 0]
+            return np.asarray(first if method in NORMS else metric.measure.sign * first)
+
+        return values
+
+    plain, smooth = plain_values(objective), objective.values[:1]
+    yield Ranking(
+        "plain recipe",
+        f"freezes the lowest by Shapley value for {plain[0]}",
+        scored_by("auto"),
+        plain,
+    )
+    yield Ranking(
+        "leave-one-out",
+        f"freezes those whose absence alone does {smooth[0]} the most good",
+        scored_by("leave-one-out"),
+        smooth,
+    )
+    yield Ranking(
+        "weight norm", "freezes those with the smallest kernels", scored_by("weight-norm")
+    )
+    yield Ranking(
+        "activation norm", "freezes those that yield the least", scored_by("activation-norm")
+    )
+
+
+def conductance_ranking(source: Source, objective: Objective) -> Ranking:
+    """By the mean conductance for the true class, images weighted as the objective does."""
+    weighed_as = plain_values(objective)[0]
+    return Ranking(
+        "conductance",
+        "freezes those through which the least of the true class's score flows (Captum), by "
+        f"{weighed_as}'s weights of at most {_MOST_IMAGES} selection images",
+        partial(_conductance, source=source, weighed_as=weighed_as),
+    )
+
+
+def _conductance(bench: Bench, *, source: Source, weighed_as: str) -> PlayerValues:
+    """Mean conductance of every filter.
+
+    Raises:
+        AdapterError: the source is another model, or gives no conductance.
+    """
+    name, model = source
+    layers = layers_of(bench)
+    if not isinstance(model, Attributing):
+        raise AdapterError(f"the adapter of {model.framework} cannot tell of conductance")
+    suite = bench.parts.selection
+    rng = np.random.default_rng(bench.settings.seed)
+    few = suite.take(rng.permutation(len(suite))[:_MOST_IMAGES])
+    check_same(bench, model, name)
+    by_layer = model.conductance(few.batch(np.arange(len(few))), few.annotations.labels)
+    (metric,) = bench.metrics((weighed_as,))
+    weights = metric.weights(few.annotations)
+    return by_filter(bench, layers, {layer: weights @ each for layer, each in by_layer.items()})
+
+
+def by_filter(bench: Bench, layers: LayerMap, means: Mapping[str, PlayerValues]) -> PlayerValues:
+    """Means by layer as values by player; NaN where a filter's layer has none, or is unproven."""
+    values = np.full(len(bench.roster), np.nan)
+    for player, filter in enumerate(bench.roster.filters):
+        origin = layers.origin(filter)
+        if origin is not None and origin.proven and origin.layer in means:
+            values[player] = means[origin.layer][origin.channel]
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class TestPart:
+    """Judges outputs for the test images against those of the model as it is."""
+
+    bench: Bench
+    before: Array
+    metrics: tuple[Metric, ...]
+
+    @cached_property
+    def plain(self) -> Mapping[str, Figure]:
+        """The figures of the model as it is."""
+        return self._evaluate(self.before)
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        return {"form": self.bench.form, "seed": self.bench.settings.seed}
+
+    def row(self, method: str, n_frozen: int, note: str, after: Array) -> Story:
+        """A row with the figures of a model that answers so."""
+        about = self.bench.parts.test.annotations
+        change = difference(self.before, after, about, self.metrics, **self._common)
+        reached = self._evaluate(after)
+        figures = _figures(self.plain, reached, change)
+        return {"method": method, "n_frozen": n_frozen, "note": note, "figures": figures}
+
+    def _evaluate(self, outputs: Array) -> Mapping[str, Figure]:
+        suite = self.bench.parts.test
+        return evaluate(
+            outputs, suite.annotations, self.metrics, suite=suite.name, **self._common
+        ).metrics
+
+
+def _random_row(test: TestPart, n_frozen: int) -> Story:
+    """Means and ranges over draws of filters."""
+    bench = test.bench
+    rng = np.random.default_rng([bench.settings.seed, RANDOM_DRAWS])
+    about = bench.parts.test.annotations
+    drawn = []
+    for _ in range(RANDOM_DRAWS):
+        players = rng.choice(len(bench.roster), n_frozen, replace=False).astype(np.intp)
+        after = patched_outputs(
+            bench, make_patch(players, bench.roster, bench.working.levels), bench.parts.test
+        )
+        drawn.append(figures_of(test.metrics, after, about))
+    plain = test.plain
+    reached, change = {}, {}
+    for name, figure in plain.items():
+        values = np.array([figures[name] for figures in drawn])
+        reached[name] = Figure(float(values.mean()), float(values.min()), float(values.max()))
+        moved = values - figure.value
+        change[name] = Figure(float(moved.mean()), float(moved.min()), float(moved.max()))
+    note = f"mean and range of {RANDOM_DRAWS} draws of filters, no interval"
+    figures = _figures(plain, reached, change)
+    return {"method": "random", "n_frozen": n_frozen, "note": note, "figures": figures}
+
+
+def _figures(
+    before: Mapping[str, Figure], after: Mapping[str, Figure], change: Mapping[str, Figure]
+) -> Story:
+    return {
+        name: {
+            "before": figure.to_json(),
+            "after": after[name].to_json(),
+            "difference": change[name].to_json(),
+        }
+        for name, figure in before.items()
+    }
+
+
+def _failed(method: str, n_frozen: int, reason: str) -> Story:
+    """A method that cannot be had here, with the reason; it has no figures."""
+    note = f"not available here: {reason}"
+    return {"method": method, "n_frozen": n_frozen, "note": note, "figures": {}}

@@ -1,1 +1,0 @@
-"""What images that did not choose a cure say of it."""

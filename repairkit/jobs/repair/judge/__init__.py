@@ -1,1 +1,0 @@
-"""The look at the test part, and the repair beside simpler ones."""

@@ -1,0 +1,271 @@
+"""What may be promised of a cure, from the answers of images that did not choose it.
+
+A ladder, the strongest promise first: the objective itself; its smooth twin (likelihoods instead of
+right answers); the likelihood of the true class, balanced over groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.arrays import Array
+from repairkit.core.attacked import adversarial, is_attacked
+from repairkit.core.metric import Metric
+from repairkit.core.patch import Figure
+from repairkit.core.suite import Annotations
+from repairkit.metrics import (
+    Discordant,
+    FigureOfImages,
+    OutputForm,
+    figure_of,
+    paired_change,
+    smooth_figure,
+)
+from repairkit.repairs import widen, widening
+
+LEVEL = 0.05
+"""Of every one-sided test."""
+
+_INTERVAL = (0.025, 0.975)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One promise of the ladder.
+
+    Attributes:
+        name: one of `objective.PROMISES`.
+        words: what is promised, for people.
+        sure: whether the images bear it out.
+        why: what they say, for people.
+        change: of the figure that it is about, in its natural direction; the interval is widened.
+        p: of the one-sided test; the largest where there are several.
+        needed: about how many more images of the group would make it sure, if they are answered
+            like those that are there; None where more images would not, or nothing is known.
+        of_group: which group that is; empty for all images.
+    """
+
+    name: str
+    words: str
+    sure: bool
+    why: str
+    change: Figure | None = None
+    p: float | None = None
+    needed: int | None = None
+    of_group: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """A model's outputs before and after, for images that did not choose.
+
+    Attributes:
+        annotations: of the images.
+        form: of the outputs; None without classes.
+        before: the outputs of the model as it is, in order.
+        after: those of the cured model, for each image of a cure that it did not choose.
+    """
+
+    annotations: Annotations
+    form: OutputForm | None
+    before: Array
+    after: Array
+
+    @cached_property
+    def hits(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether each image is answered rightly, before and after."""
+        assert self.form is not None
+        labels = self.annotations.labels
+        before = np.asarray(self.form.predictions(self.before) == labels)
+        return before, np.asarray(self.form.predictions(self.after) == labels)
+
+    @cached_property
+    def members(self) -> dict[str, NDArray[np.intp]]:
+        """The images of each group, without those that an attack made."""
+        about = self.annotations
+        if about.groups is None:
+            return {}
+        plain = ~adversarial(about) if is_attacked(about) else np.ones(len(about), bool)
+        return {
+            name: np.flatnonzero(plain & (about.groups == number))
+            for number, name in enumerate(about.group_names)
+        }
+
+    def changed_in(self, group: str) -> Discordant:
+        """The images of a group whose answer turned right or wrong."""
+        before, after = self.hits
+        rows = self.members[group]
+        return Discordant.of(before[rows], after[rows])
+
+    def changed_in_the_worst(self) -> tuple[Discordant, str]:
+        """The same of the worst group before; of equals, of the one that gains least."""
+        before = self.hits[0]
+        shares = {
+            name: float(before[rows].mean()) for name, rows in self.members.items() if len(rows)
+        }
+        worst = [name for name, share in shares.items() if share == min(shares.values())]
+        changes = {name: self.changed_in(name) for name in worst}
+        least = max(worst, key=lambda name: changes[name].p_gain)
+        return changes[least], least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """The promises that an objective has.
+
+    Attributes:
+        objective: its name.
+        sign: 1 where more of it is better, else -1.
+        of_worst_group: whether it is the accuracy of the worst group.
+        metrics: from names to metrics.
+        n_folds: of the cross-fitting; 0 where other images chose than judge.
+        seed: of the resamples.
+    """
+
+    objective: str
+    sign: int
+    of_worst_group: bool
+    metrics: Callable[[Sequence[str]], Sequence[Metric]]
+    n_folds: int
+    seed: int
+
+    @property
+    def widening(self) -> float:
+        """By what bootstrap errors are multiplied."""
+        return widening(self.n_folds) if self.n_folds else 1.0
+
+    @cached_property
+    def metric(self) -> Metric:
+        """The objective's."""
+        return self.metrics((self.objective,))[0]
+
+    def rungs(self, answers: Answers, change: Figure) -> Iterator[Rung]:
+        """What the answers say of each promise, the strongest first.
+
+        Args:
+            answers: of images that did not choose.
+            change: of the objective, with its widened interval.
+        """
+        if self.of_worst_group and answers.form is not None:
+            yield self._worst_group(answers, change)
+        else:
+            yield self._objective(answers, change)
+        for rung in (self._smooth(answers), self._likelihood(answers, change)):
+            if rung is not None:
+                yield rung
+
+    def _objective(self, answers: Answers, change: Figure) -> Rung:
+        """The objective itself, by an exact test where it is a share of right answers."""
+        before, after = self._right(answers, answers.before), self._right(answers, answers.after)
+        if before is not None and after is not None:
+            pairs = Discordant.of(before, after)
+            return Rung(
+                name="objective",
+                words=self.objective,
+                sure=pairs.p_gain <= LEVEL,
+                why=_in_words(pairs),
+                change=change,
+                p=pairs.p_gain,
+                needed=pairs.images_needed(LEVEL),
+            )
+        figure = figure_of(self.metric, answers.annotations)
+        moved = paired_change(answers.before, answers.after, figure, seed=self.seed)
+        low = moved.bound(LEVEL, sign=self.sign, widening=self.widening)
+        least = self.metric.measure.change(low).removeprefix("+")
+        why = f"improves by at least {least} at {1 - LEVEL:.0%}"
+        return Rung(name="objective", words=self.objective, sure=low > 0, why=why, change=change)
+
+    def _right(self, answers: Answers, outputs: Array) -> NDArray[np.bool_] | None:
+        """Whether each image that counts is right; None for a metric that is no such share."""
+        if not self.metric.per_image or self.sign < 0:
+            return None
+        weights = self.metric.weights(answers.annotations)
+        counted = weights > 0
+        scores = self.metric.score(outputs, answers.annotations)[counted]
+        even = np.allclose(weights[counted], weights[counted][:1])
+        return scores > 0 if even and np.isin(scores, (0.0, 1.0)).all() else None
+
+    def _worst_group(self, answers: Answers, change: Figure) -> Rung:
+        """The worst group gains, by the exact test, and no other group stays as bad.
+
+        Which group is worst is uncertain too: in each resample of the images the worst group after
+        is compared with the worst before, whichever they are.
+        """
+        pairs, group = answers.changed_in_the_worst()
+        figure = figure_of(self.metric, answers.annotations)
+        moved = paired_change(answers.before, answers.after, figure, seed=self.seed)
+        p = max(pairs.p_gain, moved.p_gain())
+        why = f"group {group}: {_in_words(pairs)}"
+        needed = pairs.images_needed(LEVEL)
+        if pairs.p_gain <= LEVEL < p:
+            why += f"; another group may be as bad ({p:.0%} of resamples gain nothing)"
+            needed = None
+        return Rung(
+            name="objective",
+            words="accuracy of the worst group",
+            sure=p <= LEVEL,
+            why=why,
+            change=change,
+            p=p,
+            needed=needed,
+            of_group=group,
+        )
+
+    def _smooth(self, answers: Answers) -> Rung | None:
+        """The smooth twin of the objective, where it has one."""
+        about = answers.annotations
+        smooth = smooth_figure(self.metric, about)
+        plain = figure_of(self.metric, about)
+        if not isinstance(smooth, FigureOfImages):
+            return None
+        if isinstance(plain, FigureOfImages) and plain.score == smooth.score:
+            return None
+        words = f"the smooth twin of {self.objective}"
+        if smooth.groups is not None:
+            words = "likelihood of the worst group"
+        return self._by_figure(answers, smooth, name="smooth", words=words, sign=self.sign)
+
+    def _likelihood(self, answers: Answers, change: Figure) -> Rung | None:
+        """The likelihood of the true class, balanced over groups, and no group surely worse."""
+        about = answers.annotations
+        if answers.form is None or answers.form.kind == "values" or is_attacked(about):
+            return None
+        name = "loss" if about.groups is None else "group_loss"
+        if self.objective == name:
+            return None
+        figure = figure_of(self.metrics((name,))[0], about)
+        assert isinstance(figure, FigureOfImages)
+        words = "likelihood of the true class"
+        words += "" if about.groups is None else ", all groups counted alike"
+        rung = self._by_figure(answers, figure, name="likelihood", words=words, sign=-1)
+        worse = [group for group in answers.members if answers.changed_in(group).p_loss <= LEVEL]
+        why = rung.why
+        if worse:
+            why += f"; but accuracy surely falls in {', '.join(worse)}"
+        if self.sign * change.value < 0:
+            why += f"; but {self.objective} gets worse"
+        sure = rung.sure and not worse and self.sign * change.value >= 0
+        return replace(rung, sure=sure, why=why)
+
+    def _by_figure(
+        self, answers: Answers, figure: FigureOfImages, *, name: str, words: str, sign: int
+    ) -> Rung:
+        moved = paired_change(answers.before, answers.after, figure, seed=self.seed)
+        low = moved.bound(LEVEL, sign=sign, widening=self.widening)
+        ends = np.quantile(moved.resampled, _INTERVAL).tolist()
+        inside = Figure(moved.value, min(ends[0], moved.value), max(ends[1], moved.value))
+        why = f"improves by at least {low:.4f} at {1 - LEVEL:.0%}"
+        change = widen(inside, self.widening)
+        return Rung(name=name, words=words, sure=low > 0, why=why, change=change)
+
+
+def _in_words(pairs: Discordant) -> str:
+    return (
+        f"{pairs.gained} of {pairs.n_images} images turn right and {pairs.lost} turn wrong "
+        f"(one-sided p = {pairs.p_gain:.2g})"
+    )

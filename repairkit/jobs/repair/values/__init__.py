@@ -1,1 +1,0 @@
-"""What filters are worth to a repair."""

@@ -46,6 +46,12 @@ class ImagePool:
         drawn: Indices = order[np.minimum(picks, len(self) - 1)]
         return drawn
 
+    def restricted_to(self, images: Indices) -> ImagePool:
+        """The pool from which no other images are drawn."""
+        probabilities = np.zeros(len(self))
+        probabilities[images] = self.probabilities[images]
+        return ImagePool(probabilities / probabilities.sum(), self.strata)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GameFacts:

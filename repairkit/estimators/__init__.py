@@ -14,7 +14,8 @@ from repairkit.estimators.driving.checkpoint import CheckpointStore
 from repairkit.estimators.driving.driver import Estimation, estimate, scores_on, undecided
 from repairkit.estimators.exact import Exact
 from repairkit.estimators.leave_one_out import LeaveOneOut
-from repairkit.estimators.linear.regression import FEW_PLAYERS, Regression, RepairRegression
+from repairkit.estimators.linear.regression import FEW_PLAYERS, Regression
+from repairkit.estimators.linear.repair import RepairRegression
 from repairkit.estimators.linear.ridge import LEAST_ROWS
 from repairkit.estimators.random_scores import RandomScores
 from repairkit.estimators.walking.marginals import Marginals

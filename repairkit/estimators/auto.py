@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
 from repairkit.estimators.checks import check_positive, check_real, check_whole
-from repairkit.estimators.linear.regression import Regression
-from repairkit.estimators.linear.regression_run import CONFIDENCE
+from repairkit.estimators.linear.regression import CONFIDENCE, Regression
 from repairkit.estimators.linear.ridge import Fit
 from repairkit.estimators.statistics.boundary import (
     Side,

@@ -11,8 +11,8 @@ from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImage
 from repairkit.core.scores import Budget, Run, Scores
 from repairkit.estimators import Estimation, RepairRegression, estimate
 from repairkit.estimators.driving.driver import scores_on
-from repairkit.estimators.linear.control import N_FOLDS, Rows, fit_coefficients, shrink
-from repairkit.estimators.linear.repair_run import RepairRun
+from repairkit.estimators.linear.control import N_FOLDS, ControlRows, fit_coefficients, shrink
+from repairkit.estimators.linear.repair import RepairRun
 from repairkit.estimators.linear.split import Split
 from tests.estimators.test_regression import semivalue
 from tests.games import Floats, TableGame, WatchedGame, members
@@ -275,13 +275,15 @@ def test_the_largest_networks_get_rows() -> None:
     )
 
 
-def rows_to_fit(n_rows: int, truth: Floats, rng: np.random.Generator) -> tuple[Rows, np.ndarray]:
+def rows_to_fit(
+    n_rows: int, truth: Floats, rng: np.random.Generator
+) -> tuple[ControlRows, np.ndarray]:
     images = rng.integers(0, 40, n_rows)
     ahead = rng.standard_normal((40, 1))[images]
     predicted = rng.standard_normal((n_rows, 1))
     sizes = rng.integers(1, 6, n_rows)
     outcomes = -predicted * truth[images % N_FOLDS] + ahead - 0.1 * sizes[:, None]
-    return Rows(
+    return ControlRows(
         outcomes=outcomes,
         predicted=predicted,
         ahead=ahead,

@@ -9,7 +9,7 @@ from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Budget, Estimator
 from repairkit.estimators import FEW_PLAYERS, Auto, Regression, estimate
 from repairkit.estimators.exact import shapley_values
-from repairkit.estimators.linear.sizes import falls_below, pilot_sizes
+from repairkit.estimators.linear.drawing import falls_below, pilot_sizes
 from tests.games import SoftGame, TableGame, members
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Budget, Scores
 from repairkit.estimators import Exact, Regression, estimate
-from repairkit.estimators.linear.outcome_table import OutcomeTable
+from repairkit.estimators.linear.rows import OutcomeTable
 from tests.games import Floats, TableGame, any_values, noisy
 
 N_PLAYERS, N_CLASSES, PER_CLASS = 5, 10, 4

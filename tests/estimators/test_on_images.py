@@ -20,7 +20,7 @@ from repairkit.estimators import (
 )
 from repairkit.estimators.driving.driver import scores_on
 from repairkit.estimators.linear import image_table
-from repairkit.estimators.linear.regression_run import RegressionRun
+from repairkit.estimators.linear.regression import RegressionRun
 from tests.games import Floats, TableGame, any_values, noisy
 
 N_PLAYERS, N_IMAGES = 6, 24

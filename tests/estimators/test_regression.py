@@ -7,9 +7,7 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Budget
 from repairkit.estimators import Exact, Regression, RepairRegression, estimate
-from repairkit.estimators.linear.regression_run import RegressionRun
-from repairkit.estimators.linear.rows import RegressionRows
-from repairkit.estimators.linear.sizes import (
+from repairkit.estimators.linear.drawing import (
     LAWS,
     draw_sizes,
     find_collapse,
@@ -17,6 +15,8 @@ from repairkit.estimators.linear.sizes import (
     probabilities,
     remove_at_random,
 )
+from repairkit.estimators.linear.regression import RegressionRun
+from repairkit.estimators.linear.rows import RegressionRows, squares_by_image
 from tests.games import (
     Floats,
     SoftGame,
@@ -77,7 +77,9 @@ def test_clusters_are_the_sums_over_the_rows_of_an_image() -> None:
         expected += sums**2
         for place in np.flatnonzero(known == image):
             crossed += sums * beside[place]
-    squares, crosses = rows.squares_by_image(residuals, lambda players: (known, beside[:, players]))
+    squares, crosses = squares_by_image(
+        rows, residuals, lambda players: (known, beside[:, players])
+    )
     np.testing.assert_allclose(squares, expected, rtol=1e-3)
     np.testing.assert_allclose(crosses, crossed, rtol=1e-3, atol=1e-4)
 

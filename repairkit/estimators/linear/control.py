@@ -1,11 +1,13 @@
 """A control variate for rows: what each image loses with each player alone.
 
-In coalitions that lack few players, a row loses nearly the sum of what its image loses with each of
-these players alone. That sum is known from a table, and the game that pays it is additive: its
-semivalue is the mean of the table's column, whatever the sizes. So a multiple of it is added to the
-outcomes, which leaves little for the regression to explain, and the same multiple of the column's
-mean is added back. Whatever the multiple is, nothing is biased, as long as it does not depend on
-the rows that it is applied to: it is fitted on the rows of other images (cross-fitting).
+A control variate is a quantity whose mean is known and that moves with the one to be estimated, so
+that subtracting it leaves less noise. Where a coalition lacks few players, its row loses nearly the
+sum of what its image loses with each of these players alone. A table holds these losses. The game
+that pays their sum is additive: its semivalue is the mean of the table's column, whatever the sizes
+of coalitions. So a multiple of that game is added to the outcomes, which leaves little for the
+regression to explain, and the same multiple of the column's mean is added back. No multiple biases
+the values as long as it does not depend on the rows that it is applied to: it is fitted on the rows
+of other images (cross-fitting).
 """
 
 from __future__ import annotations
@@ -16,8 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.game import ImagePool, Round, SomeImages
-from repairkit.estimators.linear.outcome_table import OutcomeTable, Share
-from repairkit.estimators.linear.rows import RegressionRows
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,7 +30,7 @@ _MOST_MOVED = 1.0  # standard errors by which shrinkage may move a value
 
 @dataclass
 class ControlTable:
-    """Full coalition less all but one player, as a drawn row of each image would tell it.
+    """V of all players less V without one, as drawn rows of each image would give it.
 
     `images` (n_kept,) are positions in the pool; `parts` hold (n_images, n_players, n_metrics)
     each, images in that order.
@@ -79,8 +79,8 @@ class ControlTable:
             rows = known[start : start + step]
             removed = (~asked.coalitions[rows]).astype(np.float32)
             for metric in range(losses.shape[2]):
-                own = losses[place[rows], :, metric]
-                predicted[rows, metric] = np.einsum("rp,rp->r", removed, own)
+                lost = losses[place[rows], :, metric]
+                predicted[rows, metric] = np.einsum("rp,rp->r", removed, lost)
         return predicted
 
     def on(self, some: SomeImages) -> ControlTable:
@@ -92,7 +92,7 @@ class ControlTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class ControlRows:
     """What the control is fitted to, of rows of one image each.
 
     `outcomes` (less V(all)), `predicted` and `ahead` (the image's baseline less V(all)) are
@@ -109,31 +109,8 @@ class Rows:
     weights: Floats
     usual: tuple[Floats, ...] = ()
 
-    @classmethod
-    def of(
-        cls,
-        rows: RegressionRows,
-        outcomes: Floats,
-        predicted: Floats,
-        baseline: Floats,
-        full: Floats,
-    ) -> Rows:
-        images, sizes, counted = rows.all_images()[:, 0], rows.all_sizes(), rows.all_weights()
-        # The variance of a value is a sum of squares with these weights.
-        weights = sizes.astype(np.float64)
-        if counted is not None:
-            weights *= counted**2
-        return cls(
-            outcomes=outcomes - full,
-            predicted=predicted,
-            ahead=baseline[images] - full,
-            sizes=sizes,
-            images=images,
-            weights=weights,
-        )
 
-
-def fit_coefficients(rows: Rows, folds: Ints) -> tuple[Floats, Floats]:
+def fit_coefficients(rows: ControlRows, folds: Ints) -> tuple[Floats, Floats]:
     """By how much to multiply predictions, (n_folds, n_metrics), and the variance they explain.
 
     Size, baseline and prediction are fitted together. The coefficient of a fold comes from the rows
@@ -153,11 +130,11 @@ def fit_coefficients(rows: Rows, folds: Ints) -> tuple[Floats, Floats]:
         ahead = rows.ahead[:, metric, None]
         usual = [column[:, metric, None] for column in rows.usual]
         plain = np.concatenate([powers, ahead, ahead * sizes, *usual], axis=1)
-        own = rows.predicted[:, metric]
-        if not own.any():
+        predicted = rows.predicted[:, metric]
+        if not predicted.any():
             continue
         plain = roots * plain
-        design = np.concatenate([plain, roots * own[:, None]], axis=1)
+        design = np.concatenate([plain, roots * predicted[:, None]], axis=1)
         target = roots[:, 0] * rows.outcomes[:, metric]
         grams = np.stack([design[folds == f].T @ design[folds == f] for f in range(N_FOLDS)])
         sides = np.stack([design[folds == f].T @ target[folds == f] for f in range(N_FOLDS)])
@@ -178,7 +155,7 @@ def _unexplained(target: Floats, columns: Floats) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class AdditiveGame:
     """The additive game that was added to the outcomes of some metrics, image by image.
 
     Attributes:
@@ -205,62 +182,66 @@ class Beside:
         """What images add to the means of some players, beyond a mean image's part of them.
 
         Returns:
-            Images (n_images,), and numbers (n_images, n_own, n_metrics).
+            Images (n_images,), and numbers (n_images, n_players_asked, n_metrics).
         """
-        own: Floats = self.losses[:, players] * self.factors[:, None, :]
-        own -= np.einsum("x,xpm->pm", self.rates, own)
-        own *= self.rates[:, None, None]
-        return self.images, own
+        parts: Floats = self.losses[:, players] * self.factors[:, None, :]
+        parts -= np.einsum("x,xpm->pm", self.rates, parts)
+        parts *= self.rates[:, None, None]
+        return self.images, parts
 
     def spread(self) -> Floats:
         """The variance of the means over images like these, (n_players, n_metrics)."""
         n_images, n_players, n_metrics = self.losses.shape
         step = max(1, _BLOCK // max(n_images * n_metrics, 1))
-        found = np.zeros((n_players, n_metrics))
+        variances = np.zeros((n_players, n_metrics))
         for first in range(0, n_players, step):
             players = slice(first, first + step)
-            found[players] = (self.numbers(players)[1] ** 2).sum(axis=0)
-        return found
+            variances[players] = (self.numbers(players)[1] ** 2).sum(axis=0)
+        return variances
 
 
-@dataclass(frozen=True)
-class Control:
-    """A table, its predictions for all rows of a run, and how often images are drawn for rows."""
+def additive_game(
+    table: ControlTable,
+    pool: ImagePool,
+    rows: ControlRows,
+    *,
+    metrics: NDArray[np.intp],
+    images: NDArray[np.intp] | None,
+    weight: float,
+) -> tuple[AdditiveGame, Floats, Floats]:
+    """What to add to the outcomes of metrics that look at the same images.
 
-    table: ControlTable
-    predicted: OutcomeTable
-    pool: ImagePool
+    Args:
+        table: of single removals.
+        pool: how often images are drawn for rows.
+        rows: of these images and metrics; outcomes and predictions already weighed.
+        metrics: columns of the game's metrics.
+        images: those that they look at; None for all.
+        weight: what outcomes were multiplied by.
 
-    def beside(self, rows: Rows, share: Share) -> tuple[Beside, Floats, Floats]:
-        """What to add to the outcomes of metrics that look at the same images.
-
-        Args:
-            rows: of these images and metrics; outcomes and predictions already weighed.
-            share: which metrics.
-
-        Returns:
-            The additive game; what is added, (n_rows, n_metrics); and the mean coefficients and the
-            shares of variance explained, (2, n_metrics).
-        """
-        place = self.table.places(len(self.pool))
-        folds = np.where(place >= 0, place % N_FOLDS, 0)
-        coefficients, explained = fit_coefficients(rows, folds[rows.images])
-        rates = self.pool.probabilities.copy()
-        if share.images is not None:
-            others = np.ones(len(rates), bool)
-            others[share.images] = False
-            rates[others] = 0.0
-        kept = np.flatnonzero(rates[self.table.images] > 0)
-        own = self.table.images[kept]
-        beside = Beside(
-            losses=self.table.losses[kept][:, :, share.metrics],
-            factors=coefficients[folds[own]] * share.weight,
-            rates=rates[own] / rates.sum(),
-            images=own,
-            left=1 - len(self.table) / len(self.pool),
-        )
-        added = coefficients[folds[rows.images]] * rows.predicted
-        return beside, added, np.stack([coefficients.mean(axis=0), explained])
+    Returns:
+        The additive game; what is added, (n_rows, n_metrics); and the mean coefficients and the
+        shares of variance explained, (2, n_metrics).
+    """
+    place = table.places(len(pool))
+    folds = np.where(place >= 0, place % N_FOLDS, 0)
+    coefficients, explained = fit_coefficients(rows, folds[rows.images])
+    rates = pool.probabilities.copy()
+    if images is not None:
+        others = np.ones(len(rates), bool)
+        others[images] = False
+        rates[others] = 0.0
+    kept = np.flatnonzero(rates[table.images] > 0)
+    shown = table.images[kept]
+    game = AdditiveGame(
+        losses=table.losses[kept][:, :, metrics],
+        factors=coefficients[folds[shown]] * weight,
+        rates=rates[shown] / rates.sum(),
+        images=shown,
+        left=1 - len(table) / len(pool),
+    )
+    added = coefficients[folds[rows.images]] * rows.predicted
+    return game, added, np.stack([coefficients.mean(axis=0), explained])
 
 
 def shrink(shares: Floats, variances: Floats) -> tuple[Floats, Floats]:

@@ -1,10 +1,10 @@
 """Ridge regression for every penalty at once, from a dozen products with X'X.
 
 Lanczos' recurrence started at b = X'y gives an orthonormal Q and a small tridiagonal T = Q'X'XQ;
-(X'X + penalty)^-1 b is then |b| Q (T + penalty)^-1 e_1 for whatever penalty. Started at random
+(X'X + penalty)^-1 b is then |b| Q (T + penalty)^-1 e_1 for every penalty. Started at random
 signs z, the same T give traces: E z'f(X'X)z = trace f(X'X) (Golub & Meurant, "Matrices, Moments and
-Quadrature", 2010). The design is nearly orthogonal where coalitions are random, so that a dozen
-steps do.
+Quadrature", 2010). With random coalitions the design is nearly orthogonal, so a dozen steps are
+enough. The penalty is chosen by generalised cross-validation over all of them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+_PENALTIES = np.geomspace(1e-4, 1e4, 65)
 _TINY = 1e-10
 _ACCURATE = 1e-3
 _FEW_STEPS = 3
@@ -55,6 +56,41 @@ class Spectrum:
     def mean_of(self, function: Callable[[Floats], Floats], columns: slice) -> float:
         """Mean over the columns of b'f(X'X)b / b'b."""
         return float((self.weights[columns] * function(self.values[columns])).sum(axis=1).mean())
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Traces of functions of X'X, whose rank is `n`.
+
+    `columns` of `spectrum` are those of random signs; with few players, of all unit vectors.
+    """
+
+    spectrum: Spectrum
+    columns: slice
+    n: int
+
+    def degrees(self, penalty: float) -> float:
+        return self.n * self.spectrum.mean_of(lambda v: v / (v + penalty), self.columns)
+
+    def variance(self, penalty: float) -> float:
+        """Mean variance of the solution per unit of the residuals', times n."""
+        return self.n * self.spectrum.mean_of(lambda v: v / (v + penalty) ** 2, self.columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyChoice:
+    """A penalty and what comes of it.
+
+    `degrees` of freedom; by how much to multiply the solution so that shrinkage is undone
+    (`unshrunk`); the mean `variance` of its entries then; and the share of the variance that is
+    explained, `r2`.
+    """
+
+    penalty: float
+    degrees: float
+    unshrunk: float
+    variance: float
+    r2: float
 
 
 def lanczos(multiply: Callable[[Floats], Floats], columns: Floats, n_steps: int) -> Spectrum:
@@ -120,4 +156,28 @@ def _decomposed(lengths: Floats, diagonal: Floats, beside: Floats, basis: Floats
         weights=vectors[:, 0] ** 2,
         vectors=vectors,
         basis=basis,
+    )
+
+
+def choose_penalty(
+    spectrum: Spectrum, column: int, traces: Traces, total: float, n_rows: int, spread: float
+) -> PenaltyChoice:
+    """The penalty of the least generalised cross-validation error (Golub, Heath & Wahba 1979)."""
+    penalties = _PENALTIES * spread
+    squares = np.maximum(total - spectrum.explained(column, penalties), 0.0)
+    degrees = np.array([traces.degrees(penalty) for penalty in penalties])
+    free = n_rows - degrees
+    errors = np.where(free > 0.02 * n_rows, n_rows * squares / np.maximum(free, 1.0) ** 2, np.inf)
+    # Of equal ones the greatest penalty.
+    best = len(errors) - 1 - int(np.argmin(errors[::-1]))
+    penalty, lost = float(penalties[best]), traces.n / degrees[best]
+    noise = squares[best] / free[best]
+    variance = noise * lost**2 * traces.variance(penalty) / traces.n
+    r2 = 1 - errors[best] * n_rows / total if total > 0 else 0.0
+    return PenaltyChoice(
+        penalty=penalty,
+        degrees=float(degrees[best]),
+        unshrunk=float(lost),
+        variance=float(variance),
+        r2=float(max(r2, 0.0)),
     )

@@ -1,33 +1,64 @@
 """Regression: many small coalitions, each on an image of its own, and ridge over all of them.
 
-Every row says a little about every player. A pilot finds how many removals V survives; beyond, rows
-would say nothing.
+A coalition is a set of players (filters) that are present, and V is the metric of the network that
+it leaves. Each row, one coalition on one image, says a little about every player. After all players
+and none on every image come a pilot, which finds how many removals V survives (rows beyond would
+say nothing), and then rounds of rows.
+
+The solver runs only when the run is read. X'X is only used through products with packed rows, so
+memory is n/8 + 4 (n_metrics + 4) bytes per row, and a read takes about a dozen passes over the
+rows.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.game import GameFacts
-from repairkit.estimators.checks import check_positive, check_real, check_whole, unknown
-from repairkit.estimators.linear import sizes as sizes_of
-from repairkit.estimators.linear.regression_run import Plan, RegressionRun
-from repairkit.estimators.linear.repair_run import RepairRun
-from repairkit.estimators.linear.ridge import ErrorsOver
-from repairkit.estimators.linear.split import Split
-from repairkit.estimators.statistics.boundary import Side, check_question, settle_top_k
+from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
+from repairkit.core.scores import Scores
+from repairkit.estimators.checks import check_positive, check_whole, unknown
+from repairkit.estimators.linear.control import ControlTable
+from repairkit.estimators.linear.drawing import (
+    LAWS,
+    LEAST_ROUND,
+    MEASURED,
+    AnyLaw,
+    Drawing,
+    Law,
+    RegressionPlan,
+    check_errors_over,
+    read_pilot,
+    semivalue_sizes,
+)
+from repairkit.estimators.linear.ridge import (
+    LEAST_ROWS,
+    ControlVariate,
+    Fit,
+    FullOutcomes,
+    halves_trace,
+    mean_by_size,
+    solve,
+)
+from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows
+from repairkit.estimators.statistics.boundary import Side, check_question, contested, settle_top_k
+from repairkit.estimators.statistics.intervals import ErrorsOver, around
+from repairkit.estimators.walking.walks import draw_entropy
+
+Floats = NDArray[np.float64]
 
 FEW_PLAYERS = 64
-ENTRY_COST = 0.22
-"""Of an image in a cone, in rows of one image: a third to six tenths of a pass, where rows take two
-(.17 and .28 of a row on two networks). Not measured on the spot: results would differ by machine.
-"""
-_JUST_ABOVE_ONE = math.nextafter(1, 2)
+CONFIDENCE = 0.95
+JUST_ABOVE_ONE = math.nextafter(1, 2)
+_FOR_TRACES = 2**62
+_MOST_BEYOND = 1.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +66,13 @@ class Regression:
     """Ridge regression over coalitions of up to as many removals as V survives.
 
     Attributes:
-        sizes: `falling`, with probability 1/sqrt(j) of j removals: values are those of Shapley cut
-            off behind the collapse, with sizes weighted by sqrt(j) (n - j) rather than evenly;
-            `shapley`, with Shapley's own weights up to all players: unbiased and, of many players,
-            noisier; `even`. If None, `shapley` up to `FEW_PLAYERS` players, of whose values too
-            much lies behind the collapse, and beyond `falling`; but `shapley` there too where the
-            pilot finds V below V(none): then what lies behind the collapse cannot be left out.
+        sizes: how often to remove j players. `falling`, with probability 1/sqrt(j): values are
+            those of Shapley without the sizes beyond the collapse, with sizes weighted by
+            sqrt(j) (n - j) rather than evenly; `shapley`, with Shapley's own weights up to all
+            players: unbiased and, for many players, noisier; `even`. If None, `shapley` up to
+            `FEW_PLAYERS` players, since too much of their values lies beyond the collapse, and
+            `falling` for more; but `shapley` there too where the pilot finds V below V(none): then
+            the sizes beyond the collapse cannot be left out.
         lost: the share of V(all) - V(none), of the guard metric, that is lost at the largest size.
         most_removed: the largest size as a share of the players, in place of the pilot; with
             `shapley` all sizes are drawn and neither counts.
@@ -52,7 +84,7 @@ class Regression:
         side: whether the `highest`, the `lowest` or `both` top k are asked for.
     """
 
-    sizes: sizes_of.Law | None = None
+    sizes: Law | None = None
     lost: float = 0.85
     most_removed: float | None = None
     images_per_coalition: int = 1
@@ -63,14 +95,14 @@ class Regression:
     side: Side = "highest"
 
     def __post_init__(self) -> None:
-        if self.sizes is not None and self.sizes not in sizes_of.LAWS:
-            raise unknown("sizes", str(self.sizes), sizes_of.LAWS)
-        check_positive("lost", self.lost, below=_JUST_ABOVE_ONE)
+        if self.sizes is not None and self.sizes not in LAWS:
+            raise unknown("sizes", str(self.sizes), LAWS)
+        check_positive("lost", self.lost, below=JUST_ABOVE_ONE)
         if self.most_removed is not None:
-            check_positive("most_removed", self.most_removed, below=_JUST_ABOVE_ONE)
+            check_positive("most_removed", self.most_removed, below=JUST_ABOVE_ONE)
         for name in ("images_per_coalition", "round_rows", "pilot_rows"):
             check_whole(name, getattr(self, name), least=1)
-        _check_errors_over(self.errors_over, self.images_per_coalition)
+        check_errors_over(self.errors_over, self.images_per_coalition)
         check_question(self.top_k, self.side)
 
     def start(self, facts: GameFacts, rng: np.random.Generator) -> RegressionRun:
@@ -88,7 +120,7 @@ class Regression:
             reach = min(max(round(self.most_removed * n), 1), most)
         else:
             reach = 0
-        plan = Plan(
+        plan = RegressionPlan(
             law=law,
             settled=self.sizes is not None or self.most_removed is not None,
             least=1,
@@ -102,110 +134,354 @@ class Regression:
             side=self.side,
             scaled=True,
         )
-        return RegressionRun(facts, plan, rng)
+        return begin_regression(facts, plan, rng)
 
-    def _law(self, n_players: int) -> sizes_of.Law:
+    def _law(self, n_players: int) -> Law:
         if self.sizes is not None:
             return self.sizes
         few = n_players <= FEW_PLAYERS and self.most_removed is None
         return "shapley" if few else "falling"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RepairRegression:
-    """What a player does in coalitions as little reduced as a repair reduces the network.
+@dataclass(kw_only=True, eq=False)
+class RegressionRun:
+    """First all players and none on every image, then the pilot, then rows.
 
-    The value is the mean of V(S + i) - V(S) over sets S that lack 1 to 5 % of the players, every
-    size as likely: a semivalue (Dubey, Neyman & Weber 1981), not Shapley's. It does not add up to
-    anything. Meant for a metric that is smooth in every image; negative is harmful. Rows are
-    weighed by their size such that it is so, see `sizes.semivalue_sizes`.
-
-    Attributes:
-        least_removed: the smallest size as a share of the players.
-        most_removed: the largest.
-        images_per_coalition, errors_over, round_rows, top_k, side: see `Regression`; errors are
-            those for other images like these, since a repair is for images to come.
-        rows: the budget, in rows. Where it is known, a pilot finds how much of it is best spent on
-            a table of what images lose with each player alone, see `estimators/repair_run.py`.
-        entry_cost: of an entry of that table, an image with one player removed, in rows.
+    `ends` (2, n_metrics) are V(all) and V(none); `baseline` (n_images, n_metrics) the outcomes of
+    every image with all players present, `empty` with none; `most` the largest size, 0 until it is
+    known. `tilt` is that of `drawing.semivalue_sizes`. `most_rows` is after how many rows the
+    budget ends; 0 where that is not known. `pool` says how often images are drawn for rows.
+    `table`, where there is one, is a control variate (see `control`) that covers all of these
+    images, and `predicted` holds its predictions of the rows. `fit` is that of the first `n_fitted`
+    rows.
     """
 
-    least_removed: float = 0.01
-    most_removed: float = 0.05
-    images_per_coalition: int = 1
-    errors_over: ErrorsOver = "images"
-    round_rows: int = 4096
-    top_k: int | None = None
-    side: Side = "lowest"
-    rows: int | None = None
-    entry_cost: float = ENTRY_COST
+    stored_types: ClassVar[tuple[type, ...]] = (Fit, ControlTable)
 
-    def __post_init__(self) -> None:
-        check_real("least_removed", self.least_removed, least=0.0, below=1.0)
-        check_positive("most_removed", self.most_removed, below=_JUST_ABOVE_ONE)
-        if self.least_removed > self.most_removed:
-            raise SettingsError(
-                f"least_removed is {self.least_removed} and most_removed {self.most_removed}; give "
-                "the smaller share first"
+    facts: GameFacts
+    plan: RegressionPlan
+    entropy: tuple[int, int]
+    law: AnyLaw
+    most: int
+    ends: Floats
+    baseline: Floats
+    empty: Floats
+    rows: RegressionRows
+    outcomes: OutcomeTable
+    pool: ImagePool
+    predicted: OutcomeTable
+    n_told: int = 0
+    tilt: float = 0.0
+    most_rows: int = 0
+    table: ControlTable | None = None
+    fit: Fit | None = None
+    n_fitted: int = 0
+
+    @property
+    def endless(self) -> bool:
+        return self.facts.n_players > 1
+
+    @property
+    def least_evaluations(self) -> int:
+        """All players and none, the pilot where there is one, and a first round."""
+        if self.facts.n_players == 1:
+            return 2
+        return 2 + self.pilot_rows + min(self.plan.round_rows, LEAST_ROUND)
+
+    @property
+    def pilot_rows(self) -> int:
+        """Rows of the pilot, where there is one."""
+        return 0 if self.plan.most else self.plan.pilot_rows
+
+    @property
+    def whole_law(self) -> bool:
+        """Whether all sizes are drawn, with Shapley's weights, so that nothing is left out."""
+        return self.law == "shapley"
+
+    @property
+    def conclusion(self) -> str:
+        return "the only player has all"
+
+    @property
+    def n_undecided(self) -> int | None:
+        """Unknown until the rows are solved."""
+        return None
+
+    @property
+    def full(self) -> FullOutcomes:
+        return FullOutcomes(self.baseline, self.ends[0])
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Of the rows and of the last fit, see `ridge.Fit`."""
+        return _statistics(self)
+
+    @property
+    def details(self) -> dict[str, object]:
+        return _details(self)
+
+    def ask(self) -> Round:
+        n = self.facts.n_players
+        if not len(self.ends):
+            return Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))
+        if n == 1:
+            return Round.nothing(n)
+        return _drawing(self).round(self.n_told, len(self.rows))
+
+    def can_be_told(self, n_rows: int) -> bool:
+        """See `driving.driver`: rows count one by one, and the pilot's sizes take turns."""
+        return bool(len(self.ends)) and (bool(self.most) or n_rows >= MEASURED)
+
+    def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
+        """See `driving.playing`: after the pilot no round depends on outcomes."""
+        if not len(self.ends) or not self.most or self.facts.n_players == 1:
+            return None
+        n_known = len(self.rows) + sum(map(len, pending))
+        return _drawing(self).round(self.n_told + len(pending), n_known)
+
+    def tell(self, outcomes: Outcomes) -> None:
+        if not len(self.ends):
+            self.ends = outcomes.values.copy()
+            self.baseline, self.empty = (_as_on_drawn_rows(self, outcomes, end) for end in (0, 1))
+        elif not self.most:
+            guard, n = self.facts.guard, self.facts.n_players
+            full, empty = (float(end) for end in self.ends[:, guard])
+            self.law, self.most = read_pilot(
+                self.plan, outcomes.values[:, guard], full=full, empty=empty, n_players=n
             )
-        for name in ("images_per_coalition", "round_rows"):
-            check_whole(name, getattr(self, name), least=1)
-        if self.rows is not None:
-            check_whole("rows", self.rows, least=1)
-        check_positive("entry_cost", self.entry_cost)
-        _check_errors_over(self.errors_over, self.images_per_coalition)
-        check_question(self.top_k, self.side)
+        else:
+            asked = self.ask() if outcomes.asked is None else outcomes.asked
+            self.rows.add(asked)
+            self.outcomes.add(outcomes.values)
+            if self.table is not None:
+                self.predicted.add(self.table.predict(asked, len(self.pool)))
+        self.n_told += 1
 
-    def start(self, facts: GameFacts, rng: np.random.Generator) -> RegressionRun | RepairRun:
-        """Begin.
+    def draw_on(self, images: NDArray[np.intp]) -> None:
+        """Draw rows on these images alone, for what a control variate leaves of them."""
+        assert not len(self.rows), "rows of another law"
+        self.pool = self.facts.pool.restricted_to(images)
+        # Of single removals nothing is left, and the rest grows with the square of their number.
+        self.tilt = 0.5
+        self.rows = _no_rows(self.facts, self.plan, self.tilt)
 
-        Raises:
-            SettingsError: fewer players than `top_k`.
+    def use(self, table: ControlTable) -> None:
+        """From now on with a control variate that covers all images that rows are drawn on."""
+        assert not len(self.rows), "rows without predictions"
+        self.table = table
+
+    def fit_rows(self) -> Fit | None:
+        """The fit of all rows so far, solved once for each number of rows; None for too few."""
+        if len(self.rows) < LEAST_ROWS:
+            return None
+        if self.fit is None or self.n_fitted != len(self.rows):
+            self.fit = _solved(self)
+            self.n_fitted = len(self.rows)
+        return self.fit
+
+    def on_images(self, some: SomeImages) -> RegressionRun | None:
+        """See `driving.driver`: from the rows of these images alone.
+
+        How many removals V survives stays what the pilot found on all images. None where images
+        share coalitions.
         """
-        n = facts.n_players
-        largest = max(n - 1, 1)
-        least = min(max(math.floor(self.least_removed * n), 1), largest)
-        plan = Plan(
-            law="semivalue",
-            settled=True,
-            least=least,
-            most=min(max(math.ceil(self.most_removed * n), least), largest),
-            lost=1.0,
-            images_per_coalition=self.images_per_coalition,
-            errors_over=self.errors_over,
-            round_rows=self.round_rows,
-            pilot_rows=0,
-            top_k=settle_top_k(self.top_k, n),
-            side=self.side,
-            scaled=False,
-        )
-        if self.rows is not None and n > 1 and self.images_per_coalition == 1:
-            drawn = int(np.count_nonzero(facts.pool.probabilities))
-            split = Split(
-                n_players=n,
-                n_images=drawn,
-                n_metrics=facts.n_metrics,
-                rows=self.rows,
-                entry_cost=self.entry_cost,
-            )
-            # One image stands for all where images are judged together, see `driving.playing`.
-            if split.pilot_images and not facts.of_sets:
-                return RepairRun(facts, plan, split, rng)
-        run = RegressionRun(facts, plan, rng)
-        run.most_rows = 0 if self.rows is None else max(self.rows - 2, 0)
-        return run
+        return _on_images(self, some)
+
+    def estimates(self) -> tuple[Floats, Floats]:
+        """Values and standard errors, (n_players, n_metrics); zeros and infinity if unknown."""
+        return _estimates(self)
+
+    def read(self) -> Scores:
+        return _scores(self)
 
 
-def _check_errors_over(errors_over: str, images_per_coalition: int) -> None:
-    """Refuse settings that contradict one another.
+def begin_regression(
+    facts: GameFacts, plan: RegressionPlan, rng: np.random.Generator
+) -> RegressionRun:
+    """A run that knows nothing yet."""
+    nothing = np.zeros((0, facts.n_metrics))
+    return RegressionRun(
+        facts=facts,
+        plan=plan,
+        entropy=draw_entropy(rng),
+        law=plan.law,
+        most=plan.most,
+        ends=nothing,
+        baseline=nothing,
+        empty=nothing,
+        rows=_no_rows(facts, plan, 0.0),
+        outcomes=OutcomeTable(facts.n_metrics),
+        pool=facts.pool,
+        predicted=OutcomeTable(facts.n_metrics),
+    )
 
-    Raises:
-        SettingsError: see the message.
+
+# What a run asks and takes in
+
+
+def _drawing(run: RegressionRun) -> Drawing:
+    return Drawing(
+        plan=run.plan,
+        n_players=run.facts.n_players,
+        pool=run.pool,
+        entropy=run.entropy,
+        law=run.law,
+        most=run.most,
+        tilt=run.tilt,
+        most_rows=run.most_rows,
+    )
+
+
+def _no_rows(facts: GameFacts, plan: RegressionPlan, tilt: float) -> RegressionRows:
+    n = facts.n_players
+    if plan.law != "semivalue" or n == 1:
+        return RegressionRows.none(n)
+    weights = semivalue_sizes(plan.least, plan.most, n, tilt)[1]
+    return RegressionRows.none(n, weights)
+
+
+def _as_on_drawn_rows(run: RegressionRun, outcomes: Outcomes, end: int) -> Floats:
+    """The outcomes of every image in one of the ends, as a drawn row would give them."""
+    pool, scores = run.facts.pool, outcomes.scores[end]
+    if len(scores) != len(pool):  # one image stands for all, see `driving.playing`
+        scores = outcomes.values[end, None]
+    # On a drawn row an image's score is larger the more rarely it is drawn.
+    drawn = (pool.probabilities * len(pool))[:, None]
+    by_image: Floats = np.zeros_like(scores)
+    np.divide(scores, drawn, out=by_image, where=drawn > 0)
+    return by_image
+
+
+def _on_images(run: RegressionRun, some: SomeImages) -> RegressionRun | None:
+    if run.plan.images_per_coalition != 1 or not len(run.ends):
+        return None
+    part = copy.copy(run)
+    part.facts, part.fit, part.n_fitted = some.facts, None, 0
+    part.baseline = run.baseline[some.positions] * some.drawn
+    part.empty = run.empty[some.positions] * some.drawn
+    drawn = some.facts.pool.probabilities
+    part.ends = np.stack([drawn @ part.baseline, drawn @ part.empty])
+    part.rows, numbers = run.rows.on(some.positions, some.n_all)
+    factors = some.drawn[part.rows.all_images()[:, 0]] if len(numbers) else some.drawn[:0]
+    part.outcomes = run.outcomes.part(numbers, factors)
+    part.pool = some.facts.pool
+    if run.table is not None:
+        part.table = run.table.on(some)
+        if not len(part.table):
+            return None
+        part.pool = some.facts.pool.restricted_to(part.table.images)
+        part.predicted = run.predicted.part(numbers, factors)
+    return part
+
+
+# What a run says
+
+
+def _solved(run: RegressionRun) -> Fit:
+    table = run.table
+    return solve(
+        replace(run.facts, pool=run.pool),
+        run.rows,
+        run.outcomes,
+        full=run.full,
+        errors_over=run.plan.errors_over,
+        entropy=(*run.entropy, _FOR_TRACES),
+        span=(run.plan.least, run.most) if run.law == "semivalue" else None,
+        control=None if table is None else ControlVariate(table, run.predicted, run.pool),
+    )
+
+
+def _statistics(run: RegressionRun) -> dict[str, float]:
+    known = {"rows": float(len(run.rows)), "most_removed": float(run.most)}
+    fitted = run.fit_rows()
+    if fitted is None:
+        return known
+    return known | {
+        "penalty": fitted.penalty,
+        "degrees_of_freedom": fitted.degrees,
+        "cross_validated_r2": fitted.r2,
+        "reliability": fitted.reliability,
+    }
+
+
+def _details(run: RegressionRun) -> dict[str, object]:
+    if len(run.rows) < 2 * LEAST_ROWS:
+        return {}
+    trace = halves_trace(run.rows, run.outcomes, run.full)
+    before = run.pilot_rows + len(run.ends)
+    return {
+        "convergence": [[float(before + n), correlation] for n, correlation in trace],
+        "curve": mean_by_size(run.rows, run.outcomes, run.facts.guard),
+    }
+
+
+def _estimates(run: RegressionRun) -> tuple[Floats, Floats]:
+    n, shape = run.facts.n_players, (run.facts.n_players, run.facts.n_metrics)
+    grand = run.ends[0] - run.ends[1] if len(run.ends) else np.zeros(shape[1])
+    if n == 1 and len(run.ends):
+        return grand[None], np.zeros(shape)
+    fitted = run.fit_rows()
+    if fitted is None:
+        return np.zeros(shape), np.full(shape, np.inf)
+    if run.whole_law:
+        return fitted.shares + grand / n, fitted.errors
+    # At a fixed size, one player absent means that one fewer of the others is.
+    scale = _scale(run, fitted.drops) if run.plan.scaled else 1.0
+    values = scale * (fitted.shares + fitted.drops)
+    return values, scale * np.hypot(fitted.errors, fitted.drop_errors)
+
+
+def _scale(run: RegressionRun, drops: Floats) -> float:
+    """The share of all sizes that a value is a sum over.
+
+    It is that of the sizes drawn, times a factor that makes up for the others: the guard's values
+    then add up to its V(all) - V(none), as Shapley's do, within bounds.
     """
-    if errors_over not in get_args(ErrorsOver):
-        raise unknown("errors_over", str(errors_over), get_args(ErrorsOver))
-    if errors_over == "images" and images_per_coalition != 1:
-        raise SettingsError(
-            f"errors over images need one image per coalition and {images_per_coalition} are "
-            "asked for; set errors_over to rows"
-        )
+    guard, drawn = run.facts.guard, run.most / run.facts.n_players
+    grand, paid = run.ends[0, guard] - run.ends[1, guard], drops[guard] * run.most
+    ratio = grand / paid if grand > 0 and paid > 0 else 1.0
+    return drawn * float(np.clip(ratio, 1.0, _MOST_BEYOND))
+
+
+def _describe(run: RegressionRun) -> str:
+    """What the intervals are, for reports."""
+    plan, n = run.plan, run.facts.n_players
+    errors = "rows" if plan.errors_over == "rows" else "images (clusters)"
+    words = f"sandwich errors over {errors}, normal, for one filter at one look"
+    if run.whole_law:
+        return words
+    if plan.scaled:
+        return f"{words}; values cut off behind {run.most} of {n} removals"
+    semivalue = f"{words}; a semivalue over {plan.least} to {run.most} of {n} removals"
+    fitted = run.fit
+    if run.table is None or fitted is None or not len(fitted.coefficients):
+        return semivalue
+    return (
+        f"{semivalue}; beside the rows a table of what {len(run.table)} images lose with each "
+        f"filter alone, times {fitted.coefficients[0]:.2f}, which explains "
+        f"{100 * fitted.explained[0]:.0f} % of the rows' variance"
+    )
+
+
+def _scores(run: RegressionRun) -> Scores:
+    values, errors = run.estimates()
+    n, plan = run.facts.n_players, run.plan
+    normal = NormalDist()
+    low, high = around(values, normal.inv_cdf(0.5 + CONFIDENCE / 2) * errors)
+    # For all players together (Bonferroni).
+    joint = around(values[:, 0], normal.inv_cdf(1 - (1 - CONFIDENCE) / (2 * n)) * errors[:, 0])
+    still_open = contested(*joint, values[:, 0], top_k=plan.top_k, side=plan.side, epsilon=0.0)
+    samples = run.rows.counts.copy() if len(run.rows) else np.ones(n, np.int64)
+    known = bool(np.isfinite(errors).any())
+    return Scores(
+        metrics=run.facts.metrics,
+        values=values,
+        std_errors=errors,
+        ci_low=low,
+        ci_high=high,
+        samples=samples if known else np.zeros(n, np.int64),
+        decided=~still_open,
+        confidence=CONFIDENCE,
+        interval=_describe(run),
+        efficient=run.whole_law,
+    )

@@ -1,30 +1,50 @@
-"""Values of players by ridge regression of outcomes on who was removed.
+"""Values of players by ridge regression of outcomes on which players were removed.
 
 The outcome of a coalition with j players removed, on an image, is modelled as a cubic in j through
-V(all), a multiple of the image's baseline (its outcome with everyone present) that may change with
-j, and a share per player. Coalitions are uniform given their size, so that the players' columns are
-uncorrelated with everything else: the rest may be fitted first, and however badly it fits, only
-noise is added. For the same reason the shares estimate, for *any* game, a weighted mean over sizes
-of E[V | i in S] - E[V | i not in S]; with Shapley's weights that is Shapley's value.
+V(all), a multiple of the image's outcome with all players that may change with j, and a share per
+player. All coalitions of one size are equally likely, so the players' columns are uncorrelated with
+everything else: the rest may be fitted first, and however badly it fits, only noise is added. For
+the same reason the shares estimate, for *any* game, a weighted mean over sizes of
+E[V | i in S] - E[V | i not in S]; with Shapley's weights that is Shapley's value.
+
+`fit` takes metrics that look at the same images; `solve` takes all metrics of a game, each with the
+rows that say something about it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.estimators.linear.control import Beside, shrink
-from repairkit.estimators.linear.krylov import Spectrum, lanczos
-from repairkit.estimators.linear.rows import RegressionRows
+from repairkit.core.game import GameFacts, ImagePool
+from repairkit.estimators.linear.control import (
+    AdditiveGame,
+    ControlRows,
+    ControlTable,
+    additive_game,
+    shrink,
+)
+from repairkit.estimators.linear.krylov import (
+    PenaltyChoice,
+    Spectrum,
+    Traces,
+    choose_penalty,
+    lanczos,
+)
+from repairkit.estimators.linear.rows import (
+    OutcomeTable,
+    RegressionRows,
+    metric_shares,
+    squares_by_image,
+)
+from repairkit.estimators.statistics.convergence import rank_correlation
+from repairkit.estimators.statistics.intervals import ErrorsOver
 
 Floats = NDArray[np.float64]
-ErrorsOver = Literal["rows", "images"]
 
 LEAST_ROWS = 32
-_PENALTIES = np.geomspace(1e-4, 1e4, 65)
 _GROUP = 8
 _LEAST_ROWS_PER_IMAGE = 4
 _LEAST_IMAGES = 8
@@ -33,19 +53,46 @@ _MANY_PLAYERS = 4096
 _MOST_STEPS = 16
 _MOST_WORK = 2e9
 _QUICK_STEPS = 10
+_PARTS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+_POINTS = 100
+
+
+@dataclass(frozen=True)
+class FullOutcomes:
+    """Outcomes with all players present.
+
+    `by_image` (n_images, n_metrics) are those of every image, as a drawn row would give them;
+    `means` (n_metrics,) are V(all).
+    """
+
+    by_image: Floats
+    means: Floats
+
+    def of(self, metrics: NDArray[np.intp], weight: float = 1.0) -> FullOutcomes:
+        """Those of some metrics, outcomes of images multiplied by a weight."""
+        return FullOutcomes(self.by_image[:, metrics] * weight, self.means[metrics])
+
+
+@dataclass(frozen=True)
+class ControlVariate:
+    """A table, its predictions for all rows of a run, and how often images are drawn for rows."""
+
+    table: ControlTable
+    predicted: OutcomeTable
+    pool: ImagePool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """What the rows say.
 
-    `shares` (n_players, n_metrics) add up to zero: the effect of presence at a fixed size, freed of
-    the penalty's shrinkage; `errors` of the same shape are their standard errors. `drops`
-    (n_metrics,) are the mean loss of V by one more removal, `drop_errors` theirs. For the first
-    metric: the penalty in units of a column's sum of squares, the fit's degrees of freedom, and the
-    share of the residual variance that the players explain, by generalised cross-validation.
-    `coefficients` and `explained` (n_metrics,) are those of a control variate: by how much it is
-    multiplied, and its share of the rows' variance; empty without one.
+    `shares` (n_players, n_metrics) add up to zero: the effect of a player's presence at a fixed
+    size, with the penalty's shrinkage undone; `errors` of the same shape are their standard errors.
+    `drops` (n_metrics,) are the mean loss of V by one more removal, `drop_errors` their standard
+    errors. For the first metric: the penalty in units of a column's sum of squares, the fit's
+    degrees of freedom, and the share of the residual variance that the players explain, by
+    generalised cross-validation. `coefficients` and `explained` (n_metrics,) are those of a control
+    variate: by how much it is multiplied, and its share of the rows' variance; empty without one.
     """
 
     shares: Floats
@@ -58,56 +105,50 @@ class Fit:
     coefficients: Floats = field(default_factory=lambda: np.zeros(0))
     explained: Floats = field(default_factory=lambda: np.zeros(0))
 
+    @property
+    def reliability(self) -> float:
+        """The correlation that two runs like this would have, of the first metric.
+
+        It is the variance of the shares less that of their errors, over the former.
+        """
+        total = float(self.shares[:, 0].var())
+        error = float((self.errors[:, 0] ** 2).mean())
+        return max(1 - error / total, 0.0) if total > 0 else 0.0
+
 
 def fit(
     rows: RegressionRows,
     outcomes: Floats,
-    baseline: Floats,
-    full: Floats,
+    full: FullOutcomes,
     *,
     errors_over: ErrorsOver,
     rng: np.random.Generator,
     span: tuple[int, int] | None = None,
-    beside: Beside | None = None,
+    added: AdditiveGame | None = None,
 ) -> Fit:
     """Fit all metrics.
 
     Args:
         rows: at least `LEAST_ROWS`.
         outcomes: of the rows, (n_rows, n_metrics).
-        baseline: outcome of every image with everyone present, (n_images, n_metrics).
-        full: V(all), (n_metrics,).
+        full: outcomes with all players.
         errors_over: `rows` states the error as an estimate of V on these images; `images` also as
             one of V on images like these (a sandwich whose clusters are images).
         rng: for the traces.
         span: the least and the greatest size over which a mean drop is to be taken, evenly; if
             None, as the players' shares weigh the sizes of the rows.
-        beside: the additive game that was added to the outcomes; its semivalues are added back.
+        added: the additive game that was added to the outcomes; its semivalues are added back.
     """
-    residuals, drops, drop_errors = _partial_out(rows, outcomes, baseline, full, span)
-    weights = rows.all_weights()
-    column = None if weights is None else weights[:, None]
-    targets = rows.transposed_times(residuals if column is None else residuals * column)
-    spectra, traces = _spectra(rows, targets, rng)
-    squares = residuals**2 if column is None else residuals**2 * column
-    totals, spread = squares.sum(axis=0).tolist(), rows.spread()
-    choices = [
-        _choose(spectra[i // _GROUP], i % _GROUP, traces, total, len(residuals), spread)
-        for i, total in enumerate(totals)
-    ]
-    solutions = np.stack(
-        [spectra[i // _GROUP].solve(i % _GROUP, c.penalty) for i, c in enumerate(choices)], axis=1
-    )
+    residuals, drops, drop_errors = _partial_out(rows, outcomes, full, span)
+    solutions, choices = _penalised(rows, residuals, rng)
     residuals -= rows.times(solutions)
     shares = solutions * [choice.unshrunk for choice in choices]
     scatter = np.array([choice.variance for choice in choices])
-    first = choices[0]
-    penalty = first.penalty / rows.spread()
-    if beside is None:
+    if added is None:
         errors = np.sqrt(_variances(rows, residuals, scatter, errors_over, None)[0])
     else:
-        means = beside.means()
-        together = _variances(rows, residuals, scatter, errors_over, beside)
+        means = added.means()
+        together = _variances(rows, residuals, scatter, errors_over, added)
         shares, errors = _with_means(shares, means, *together)
         drops = drops + means.mean(axis=0)
     return Fit(
@@ -115,17 +156,34 @@ def fit(
         errors=errors,
         drops=drops,
         drop_errors=drop_errors,
-        penalty=penalty,
-        degrees=first.degrees,
-        r2=first.r2,
+        penalty=choices[0].penalty / rows.spread(),
+        degrees=choices[0].degrees,
+        r2=choices[0].r2,
     )
+
+
+def _penalised(
+    rows: RegressionRows, residuals: Floats, rng: np.random.Generator
+) -> tuple[Floats, list[PenaltyChoice]]:
+    """Ridge solutions, (n_players, n_metrics), each with the penalty chosen for its metric."""
+    weights = rows.all_weights()
+    column = None if weights is None else weights[:, None]
+    targets = rows.transposed_times(residuals if column is None else residuals * column)
+    spectra, traces = _spectra(rows, targets, rng)
+    squares = residuals**2 if column is None else residuals**2 * column
+    totals, spread = squares.sum(axis=0).tolist(), rows.spread()
+    choices = [
+        choose_penalty(spectra[i // _GROUP], i % _GROUP, traces, total, len(residuals), spread)
+        for i, total in enumerate(totals)
+    ]
+    columns = [spectra[i // _GROUP].solve(i % _GROUP, c.penalty) for i, c in enumerate(choices)]
+    return np.stack(columns, axis=1), choices
 
 
 def _partial_out(
     rows: RegressionRows,
     outcomes: Floats,
-    baseline: Floats,
-    full: Floats,
+    full: FullOutcomes,
     span: tuple[int, int] | None,
 ) -> tuple[Floats, Floats, Floats]:
     """Outcomes less what size and image explain; the mean drop of V per removal and its error."""
@@ -141,12 +199,13 @@ def _partial_out(
     else:
         first, last = (span[0] - 1) / most, span[1] / most
         contrast = (first**powers - last**powers) / (span[1] - span[0] + 1)
-    ahead = baseline[rows.all_images()].mean(axis=1) - full
-    drops, errors = np.zeros(len(full)), np.zeros(len(full))
-    residuals = outcomes - full
-    for metric in range(len(full)):
-        own = ahead[:, metric, None]
-        design = np.concatenate([by_size, own, own * by_size[:, :1]], axis=1)
+    ahead = full.by_image[rows.all_images()].mean(axis=1) - full.means
+    n_metrics = len(full.means)
+    drops, errors = np.zeros(n_metrics), np.zeros(n_metrics)
+    residuals = outcomes - full.means
+    for metric in range(n_metrics):
+        image = ahead[:, metric, None]
+        design = np.concatenate([by_size, image, image * by_size[:, :1]], axis=1)
         usual = _usual_residuals(rows, residuals[:, metric], design)
         if usual is not None:
             design = np.concatenate([design, usual, usual * by_size], axis=1)
@@ -162,10 +221,10 @@ def _partial_out(
 def _usual_residuals(rows: RegressionRows, outcomes: Floats, design: Floats) -> Floats | None:
     """The mean residual of the row's image over its other rows, (n_rows, 1).
 
-    Some images are harder than their baseline says. Other rows have coalitions of their own, so
-    that this too is uncorrelated with the players' columns. None where images have too few rows,
-    rows several images, or images are few: of one image, the other rows' mean is what a row lacks
-    to the sum of all, and would explain everything.
+    Some images are harder than their outcome with all players says. Other rows have other
+    coalitions, so this too is uncorrelated with the players' columns. None where images have too
+    few rows, rows have several images, or images are few: with one image, the mean of the other
+    rows and the row itself make up the sum of all, so that it would explain everything.
     """
     images = rows.all_images()
     if images.shape[1] != 1:
@@ -182,34 +241,9 @@ def _usual_residuals(rows: RegressionRows, outcomes: Floats, design: Floats) -> 
     return usual[:, None]
 
 
-@dataclass(frozen=True)
-class _Traces:
-    """Random signs (or, of a few players, all of them) seen through X'X; `n` is its rank."""
-
-    spectrum: Spectrum
-    columns: slice
-    n: int
-
-    def degrees(self, penalty: float) -> float:
-        return self.n * self.spectrum.mean_of(lambda v: v / (v + penalty), self.columns)
-
-    def variance(self, penalty: float) -> float:
-        """Mean variance of the solution per unit of the residuals', times n."""
-        return self.n * self.spectrum.mean_of(lambda v: v / (v + penalty) ** 2, self.columns)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    penalty: float
-    degrees: float
-    unshrunk: float
-    variance: float
-    r2: float
-
-
 def _spectra(
     rows: RegressionRows, targets: Floats, rng: np.random.Generator
-) -> tuple[list[Spectrum], _Traces]:
+) -> tuple[list[Spectrum], Traces]:
     """Of the metrics in groups, so that memory stays bounded; the probes go with the first."""
     n = rows.n_players
     # A trace's relative error is sqrt(2 / (n n_probes)).
@@ -221,31 +255,7 @@ def _spectra(
     n_first = groups[0].shape[1]
     groups[0] = np.concatenate([groups[0], probes], axis=1)
     spectra = [lanczos(rows.gram_times, group, min(n - 1, most)) for group in groups]
-    return spectra, _Traces(spectra[0], slice(n_first, None), n - 1)
-
-
-def _choose(
-    spectrum: Spectrum, column: int, traces: _Traces, total: float, n_rows: int, spread: float
-) -> _Choice:
-    """The penalty of the least generalised cross-validation error (Golub, Heath & Wahba 1979)."""
-    penalties = _PENALTIES * spread
-    squares = np.maximum(total - spectrum.explained(column, penalties), 0.0)
-    degrees = np.array([traces.degrees(penalty) for penalty in penalties])
-    free = n_rows - degrees
-    errors = np.where(free > 0.02 * n_rows, n_rows * squares / np.maximum(free, 1.0) ** 2, np.inf)
-    # Of equal ones the greatest penalty.
-    best = len(errors) - 1 - int(np.argmin(errors[::-1]))
-    penalty, lost = float(penalties[best]), traces.n / degrees[best]
-    noise = squares[best] / free[best]
-    variance = noise * lost**2 * traces.variance(penalty) / traces.n
-    r2 = 1 - errors[best] * n_rows / total if total > 0 else 0.0
-    return _Choice(
-        penalty=penalty,
-        degrees=float(degrees[best]),
-        unshrunk=float(lost),
-        variance=float(variance),
-        r2=float(max(r2, 0.0)),
-    )
+    return spectra, Traces(spectra[0], slice(n_first, None), n - 1)
 
 
 def _variances(
@@ -253,38 +263,181 @@ def _variances(
     residuals: Floats,
     scatter: Floats,
     errors_over: ErrorsOver,
-    beside: Beside | None,
+    added: AdditiveGame | None,
 ) -> tuple[Floats, Floats, Floats]:
     """Of the shares, (n_players, n_metrics): the mean variance, spread as the sandwich's middle is.
 
-    Columns are nearly orthogonal, so that the sandwich's outer layers are the same for all players
-    but for their columns' sums of squares. Beside it, the covariance with the means of the game
-    `beside` over images like these, and the variance of these means; zeros without one.
+    Columns are nearly orthogonal, so the sandwich's outer layers are the same for all players
+    except for their columns' sums of squares. Also the covariance with the means of the game
+    `added` over images like these, and the variance of these means; zeros without one.
     """
     weights = rows.all_weights()
     counted = np.ones(len(residuals)) if weights is None else weights
     flat = np.maximum((counted @ residuals**2) / len(residuals), np.finfo(float).tiny)
     pulls = residuals * counted[:, None]
     squares = rows.squares(np.concatenate([pulls, np.sqrt(counted)[:, None]], axis=1))
-    middle, own = squares[:, :-1], np.maximum(squares[:, -1:], 1e-12)
+    middle, outer = squares[:, :-1], np.maximum(squares[:, -1:], 1e-12)
     crosses, spread = np.zeros_like(middle), np.zeros_like(middle)
-    if beside is not None:
-        spread = beside.spread()
+    if added is not None:
+        spread = added.spread()
     if errors_over == "images":
-        by_image, crosses = rows.squares_by_image(pulls, None if beside is None else beside.numbers)
+        numbers = None if added is None else added.numbers
+        by_image, crosses = squares_by_image(rows, pulls, numbers)
         middle = np.maximum(middle, by_image)
-    elif beside is not None:  # these images are all there are; a table of some is a sample of them
-        spread *= beside.left
+    elif added is not None:  # these images are all there are; a table of some is a sample of them
+        spread *= added.left
     scale = scatter * squares[:, -1].mean() / flat
-    variances = middle / own**2 * scale
+    variances = middle / outer**2 * scale
     variances[squares[:, -1] <= 0] = np.inf
-    return variances, crosses / own * np.sqrt(scale), spread
+    return variances, crosses / outer * np.sqrt(scale), spread
 
 
 def _with_means(
     shares: Floats, means: Floats, variances: Floats, crosses: Floats, spread: Floats
 ) -> tuple[Floats, Floats]:
-    """Shares with the semivalues of the game beside, and their errors."""
+    """Shares with the semivalues of the added game, and their errors."""
     factors, left = shrink(shares, variances)
     together = left + np.maximum(2 * factors * crosses, 0.0) + spread
     return factors * shares + means - means.mean(axis=0), np.sqrt(together)
+
+
+# All metrics of a game
+
+
+def solve(
+    facts: GameFacts,
+    rows: RegressionRows,
+    outcomes: OutcomeTable,
+    *,
+    full: FullOutcomes,
+    errors_over: ErrorsOver,
+    entropy: tuple[int, ...],
+    span: tuple[int, int] | None = None,
+    control: ControlVariate | None = None,
+) -> Fit:
+    """See `fit`; a metric about which too few rows say something gets zeros and infinite errors.
+
+    Args:
+        facts: of the game.
+        rows: at least `LEAST_ROWS`.
+        outcomes: of the rows.
+        full: outcomes with all players.
+        errors_over: see `fit`.
+        entropy: of the generator that estimates traces.
+        span: see `fit`.
+        control: predictions of the rows, if there are any.
+    """
+    whole = _nothing_known((facts.n_players, facts.n_metrics))
+    columns, joined = outcomes.columns(), None
+    predicted = None if control is None else control.predicted.columns()
+    figures = np.zeros((2, facts.n_metrics))
+    for share in metric_shares(facts, rows):
+        metrics, part = share.metrics, rows
+        if share.rows is not None:
+            if len(share.rows) < LEAST_ROWS:
+                continue
+            joined = rows.joined() if joined is None else joined
+            part = joined.part(share.rows)
+        numbers = columns.of(metrics, share.rows) * share.weight
+        some, game = full.of(metrics, share.weight), None
+        if control is not None and predicted is not None:
+            known = predicted.of(metrics, share.rows) * share.weight
+            game, added, figures[:, metrics] = additive_game(
+                control.table,
+                control.pool,
+                _control_rows(part, numbers, known, some),
+                metrics=metrics,
+                images=share.images,
+                weight=share.weight,
+            )
+            numbers += added
+        rng = np.random.default_rng(entropy)
+        fitted = fit(part, numbers, some, errors_over=errors_over, rng=rng, span=span, added=game)
+        whole = _with_metrics(whole, metrics, fitted)
+    if control is None:
+        return whole
+    return replace(whole, coefficients=figures[0], explained=figures[1])
+
+
+def _control_rows(
+    rows: RegressionRows, outcomes: Floats, predicted: Floats, full: FullOutcomes
+) -> ControlRows:
+    images, sizes, counted = rows.all_images()[:, 0], rows.all_sizes(), rows.all_weights()
+    # The variance of a value is a sum of squares with these weights.
+    weights = sizes.astype(np.float64)
+    if counted is not None:
+        weights *= counted**2
+    return ControlRows(
+        outcomes=outcomes - full.means,
+        predicted=predicted,
+        ahead=full.by_image[images] - full.means,
+        sizes=sizes,
+        images=images,
+        weights=weights,
+    )
+
+
+def _with_metrics(whole: Fit, metrics: NDArray[np.intp], fitted: Fit) -> Fit:
+    """Write the fit of some metrics into the arrays of all."""
+    whole.shares[:, metrics], whole.errors[:, metrics] = fitted.shares, fitted.errors
+    whole.drops[metrics], whole.drop_errors[metrics] = fitted.drops, fitted.drop_errors
+    if metrics[0]:
+        return whole
+    return replace(whole, penalty=fitted.penalty, degrees=fitted.degrees, r2=fitted.r2)
+
+
+def halves_trace(
+    rows: RegressionRows, outcomes: OutcomeTable, full: FullOutcomes
+) -> list[tuple[int, float]]:
+    """How well two halves of the rows agree on the first metric.
+
+    After an eighth, a quarter, a half and all of the rows: their number, and the rank correlation
+    of what every other row says with what the rest say.
+    """
+    columns, joined, first = outcomes.columns(), rows.joined(), np.zeros(1, np.intp)
+    trace = []
+    for part in _PARTS:
+        n_rows = int(len(rows) * part)
+        if n_rows < 2 * LEAST_ROWS:
+            continue
+        sides = []
+        for numbers in (np.arange(0, n_rows, 2), np.arange(1, n_rows, 2)):
+            half = joined.part(numbers)
+            rng = np.random.default_rng(0)
+            fitted = fit(
+                half, columns.of(first, numbers), full.of(first), errors_over="rows", rng=rng
+            )
+            sides.append(fitted.shares[:, 0])
+        correlation = rank_correlation(*sides)
+        if np.isfinite(correlation):
+            trace.append((n_rows, correlation))
+    return trace
+
+
+def mean_by_size(
+    rows: RegressionRows, outcomes: OutcomeTable, guard: int
+) -> list[list[float | int]]:
+    """A hundred points at most: removals, rows, means of the first metric and of the guard.
+
+    With more sizes than points, neighbouring sizes share a point.
+    """
+    values = outcomes.columns().of(np.array([0, guard]), None)
+    sizes = rows.all_sizes()
+    points: list[list[float | int]] = []
+    for numbers in np.array_split(np.argsort(sizes, kind="stable"), min(_POINTS, len(sizes))):
+        mean = values[numbers].mean(axis=0).tolist()
+        points.append([float(sizes[numbers].mean()), len(numbers), *mean])
+    return points
+
+
+def _nothing_known(shape: tuple[int, int]) -> Fit:
+    unknown = np.full(shape, np.inf)
+    return Fit(
+        shares=np.zeros(shape),
+        errors=unknown,
+        drops=np.zeros(shape[1]),
+        drop_errors=np.full(shape[1], np.inf),
+        penalty=0.0,
+        degrees=0.0,
+        r2=0.0,
+    )

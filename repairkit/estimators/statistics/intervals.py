@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+ErrorsOver = Literal["rows", "images"]
+"""What a regression's errors are stated over: its rows, or images like these."""
 
 BERNSTEIN = "empirical Bernstein (Maurer & Pontil 2009)"
 """How reports name intervals of `bernstein_radius`."""

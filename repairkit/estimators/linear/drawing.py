@@ -1,21 +1,119 @@
-"""How many players to remove, and whom."""
+"""Which coalitions a regression draws: how many players to remove, and which ones.
+
+A pilot tries a dozen sizes and finds how many removals V survives. Rounds of rows follow, whose
+sizes are drawn by a law up to that number.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import Coalitions
+from repairkit.core.errors import SettingsError
+from repairkit.core.game import Coalitions, ImagePool, Round
+from repairkit.estimators.checks import unknown
+from repairkit.estimators.statistics.boundary import Side
+from repairkit.estimators.statistics.intervals import ErrorsOver
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Law = Literal["falling", "shapley", "even"]
+AnyLaw = Law | Literal["semivalue"]
 
 LAWS: tuple[Law, ...] = get_args(Law)
 MEASURED = 12
+LEAST_ROUND = 256
+_GROWTH = 4
 _SURE = 3.0  # standard errors: a dozen sizes are looked at
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionPlan:
+    """Settings of a regression in one game.
+
+    `most` is 0 where the pilot is to find it; the law, where it is not `settled`, may then become
+    Shapley's. `scaled` values are a sum over all sizes, as Shapley's are; others are a mean over
+    the sizes drawn.
+    """
+
+    stored_as: ClassVar[str] = "Plan"
+
+    law: AnyLaw
+    settled: bool
+    least: int
+    most: int
+    lost: float
+    images_per_coalition: int
+    errors_over: ErrorsOver
+    round_rows: int
+    pilot_rows: int
+    top_k: int
+    side: Side
+    scaled: bool
+
+
+def check_errors_over(errors_over: str, images_per_coalition: int) -> None:
+    """Refuse settings that contradict one another.
+
+    Raises:
+        SettingsError: see the message.
+    """
+    if errors_over not in get_args(ErrorsOver):
+        raise unknown("errors_over", str(errors_over), get_args(ErrorsOver))
+    if errors_over == "images" and images_per_coalition != 1:
+        raise SettingsError(
+            f"errors over images need one image per coalition and {images_per_coalition} are "
+            "asked for; set errors_over to rows"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How the rounds of a run are drawn; see `RegressionRun` for what the attributes are."""
+
+    plan: RegressionPlan
+    n_players: int
+    pool: ImagePool
+    entropy: tuple[int, int]
+    law: AnyLaw
+    most: int
+    tilt: float
+    most_rows: int
+
+    def round(self, number: int, n_known: int) -> Round:
+        """Round `number`, asked when `n_known` rows are known; a pilot while `most` is 0."""
+        n, plan = self.n_players, self.plan
+        rng = np.random.default_rng([*self.entropy, number])
+        sizes = self._sizes(rng, n_known) if self.most else pilot_sizes(n, plan.pilot_rows)
+        coalitions = remove_at_random(rng, sizes, n)
+        per_row = plan.images_per_coalition
+        images = self.pool.draw(rng, len(sizes) * per_row)
+        return Round(coalitions, rng.permutation(images).reshape(len(sizes), per_row))
+
+    def _sizes(self, rng: np.random.Generator, n_known: int) -> Ints:
+        """Rounds grow with what is known, so that any budget is nearly used."""
+        n, least = self.n_players, self.plan.least
+        n_rows = min(self.plan.round_rows, max(LEAST_ROUND, n_known // _GROWTH))
+        if n_known < self.most_rows:
+            n_rows = min(n_rows, self.most_rows - n_known)
+        if self.law == "semivalue":
+            shares, _ = semivalue_sizes(least, self.most, n, self.tilt)
+            return draw_sizes(rng, shares, 0, n_rows)
+        return draw_sizes(rng, probabilities(self.law, least, self.most, n), least, n_rows)
+
+
+def read_pilot(
+    plan: RegressionPlan, values: Floats, *, full: float, empty: float, n_players: int
+) -> tuple[AnyLaw, int]:
+    """The law of sizes and the largest size, from the values of a pilot's rows, (n_rows,)."""
+    sizes = pilot_sizes(n_players, len(values))
+    if not plan.settled and falls_below(sizes, values, empty):
+        return "shapley", n_players - 1
+    most = find_collapse(sizes, values, full=full, empty=empty, lost=plan.lost, n_players=n_players)
+    return plan.law, most
 
 
 def probabilities(law: Law, least: int, most: int, n_players: int) -> Floats:
@@ -42,9 +140,9 @@ def semivalue_sizes(least: int, most: int, n_players: int, tilt: float) -> tuple
     and f(j) the mean of V over all of these. The mean over j = a ... b of V(S + i) - V(S), where S
     lacks j players and S + i one less, is (f(a - 1) - f(b)) / (b - a + 1) and, beside it, a mean of
     the s_j with weights m: (a - 1) / n at a - 1, 1 at a ... b - 1 and 1 - b / n at b. A regression
-    weighs a row by j (n - j) of itself. So rows are drawn as one likes and weighed back. What a row
-    says of a player grows with j; where its variance does so too, sizes are best drawn by m, and
-    where it grows with the square of j, by m sqrt(j).
+    by itself weighs a row by j (n - j). So sizes may be drawn by any law, and their rows get
+    weights that make up for it. What a row says of a player grows with j. Where its variance grows
+    with j too, sizes are best drawn by m, and where it grows with the square of j, by m sqrt(j).
 
     Args:
         least: a, at least 1.
@@ -78,8 +176,8 @@ def draw_sizes(rng: np.random.Generator, shares: Floats, least: int, n_rows: int
 def remove_at_random(rng: np.random.Generator, sizes: Ints, n_players: int) -> Coalitions:
     """Coalitions that lack as many players as `sizes` says, each set of that size as likely.
 
-    Players are dealt from shuffled decks, so that all are removed about equally often; what is left
-    of a deck that does not suffice is laid aside. That depends on sizes alone, so that each
+    Players are dealt from shuffled decks, so that all are removed about equally often. The rest of
+    a deck that is too small for the next row is laid aside; that depends on sizes alone, so each
     coalition by itself is as likely as any of its size.
     """
     coalitions = np.ones((len(sizes), n_players), bool)
@@ -93,7 +191,7 @@ def remove_at_random(rng: np.random.Generator, sizes: Ints, n_players: int) -> C
 
 
 def pilot_sizes(n_players: int, n_rows: int) -> Ints:
-    """A dozen sizes, evenly apart on a scale of ratios, over all rows in turn."""
+    """A dozen sizes, evenly spaced on a logarithmic scale, over all rows in turn."""
     most = max(n_players - 1, 1)
     grid = np.unique(np.geomspace(1, most, min(MEASURED, most)).round().astype(np.int64))
     return np.resize(grid, n_rows)
@@ -113,8 +211,8 @@ def find_collapse(
         n_players: at least 2.
 
     Returns:
-        1 to n - 1, read between the pilot's sizes on a scale of ratios; n - 1 where V never falls
-        so low, or does not fall at all.
+        1 to n - 1, interpolated between the pilot's sizes on a logarithmic scale; n - 1 where V
+        never falls so low, or does not fall at all.
     """
     if full <= empty:
         return n_players - 1
@@ -128,22 +226,22 @@ def find_collapse(
         return n_players - 1
     after = int(below[0])
     step = (curve[after - 1] - floor) / (curve[after - 1] - curve[after])
-    found = np.exp(scale[after - 1] + step * (scale[after] - scale[after - 1])) - 1
-    return int(np.clip(round(float(found)), 1, n_players - 1))
+    size = np.exp(scale[after - 1] + step * (scale[after] - scale[after - 1])) - 1
+    return int(np.clip(round(float(size)), 1, n_players - 1))
 
 
 def falls_below(sizes: Ints, values: Floats, empty: float) -> bool:
-    """Whether V is surely less at some of the pilot's sizes than with no one present.
+    """Whether V is surely less at some of the pilot's sizes than with no player present.
 
     That happens where the empty network does well by chance, for instance by always giving the
-    commonest class. The last removals then win back what the others lost, so that a value cut off
-    before them is another one.
+    commonest class. The last removals then win back what the others lost, so that a value that
+    leaves them out is a different one.
     """
     for size in np.unique(sizes):
-        own = values[sizes == size]
-        if len(own) > 1:
-            error = float(own.std(ddof=1)) / np.sqrt(len(own))
-            if empty - own.mean() > _SURE * max(error, np.finfo(float).eps):
+        of_size = values[sizes == size]
+        if len(of_size) > 1:
+            error = float(of_size.std(ddof=1)) / np.sqrt(len(of_size))
+            if empty - of_size.mean() > _SURE * max(error, np.finfo(float).eps):
                 return True
     return False
 

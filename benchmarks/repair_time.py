@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.attacked import Residual
 from benchmarks.promising import bar
-from repairkit.jobs.repair.values.candidates import MOST_CANDIDATES
+from repairkit.jobs.repair.filter_values import MOST_CANDIDATES
 
 CACHE = Path(__file__).parent / ".cache"
 SIDE, N_GROUPS, N_TRAINED, N_EPOCHS, BATCH = 112, 10, 2_000, 3, 50

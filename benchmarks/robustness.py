@@ -25,11 +25,12 @@ from benchmarks.attacked import EPOCHS, NETWORKS, make
 from benchmarks.trained import CACHE, fashion
 from repairkit.core.attacked import FreshAttacks
 from repairkit.core.framework import FrameworkModel
+from repairkit.core.results import Patched
 from repairkit.data import Preprocessing
 from repairkit.jobs.attack.adversary import read_attack_settings
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.export.exporting import export
-from repairkit.jobs.repair.patching import Patched, PatchSettings, patch
+from repairkit.jobs.repair.patching import PatchSettings, patch
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
 from repairkit_adapters.pytorch import wrap

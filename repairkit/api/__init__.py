@@ -27,18 +27,20 @@ if TYPE_CHECKING:
     from repairkit.api.scoring import score
     from repairkit.api.watching import Unattended
     from repairkit.attacks import Pgd, Square
-    from repairkit.core.scores import Budget
+    from repairkit.core.results import (
+        Agreement,
+        Applied,
+        Attacked,
+        Exported,
+        Patched,
+        Reverted,
+        Verified,
+    )
+    from repairkit.core.scores import Budget, Progress
     from repairkit.engine.precision import IN_WORDS
     from repairkit.formats.means_file import CommonMeans
-    from repairkit.jobs.attack.attacking import Attacked
-    from repairkit.jobs.export.exporting import Exported
-    from repairkit.jobs.output.progress import Progress
     from repairkit.jobs.output.unattended import Terminated
     from repairkit.jobs.owners.merging import By, Merged
-    from repairkit.jobs.proof.undoing import Applied, Reverted
-    from repairkit.jobs.proof.verifying import Verified
-    from repairkit.jobs.repair.patching import Patched
-    from repairkit.jobs.runs.comparing import Agreement
     from repairkit.jobs.score.methods import ScoreSettings
     from repairkit.jobs.score.scored import Scored
     from repairkit.jobs.setup.first_look import FirstLook
@@ -107,17 +109,19 @@ __getattr__ = loader(
         "repairkit.api.scoring": ("score",),
         "repairkit.api.watching": ("Unattended",),
         "repairkit.attacks": ("Pgd", "Square"),
-        "repairkit.core.scores": ("Budget",),
+        "repairkit.core.results": (
+            "Agreement",
+            "Applied",
+            "Attacked",
+            "Exported",
+            "Patched",
+            "Reverted",
+            "Verified",
+        ),
+        "repairkit.core.scores": ("Budget", "Progress"),
         "repairkit.engine.precision": ("IN_WORDS",),
-        "repairkit.jobs.attack.attacking": ("Attacked",),
-        "repairkit.jobs.export.exporting": ("Exported",),
-        "repairkit.jobs.output.progress": ("Progress",),
         "repairkit.jobs.output.unattended": ("Terminated",),
         "repairkit.jobs.owners.merging": ("By", "Merged"),
-        "repairkit.jobs.proof.undoing": ("Applied", "Reverted"),
-        "repairkit.jobs.proof.verifying": ("Verified",),
-        "repairkit.jobs.repair.patching": ("Patched",),
-        "repairkit.jobs.runs.comparing": ("Agreement",),
         "repairkit.jobs.score.methods": ("ScoreSettings",),
         "repairkit.jobs.score.scored": ("Scored",),
         "repairkit.formats.means_file": ("CommonMeans",),

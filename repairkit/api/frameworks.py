@@ -10,11 +10,11 @@ from typing import TypedDict, Unpack
 from repairkit.api.job_settings import check_keywords, find_settings, open_job
 from repairkit.attacks import Pgd, Square
 from repairkit.core.framework import FrameworkModel, LoadOptions
+from repairkit.core.results import Attacked, Exported
 from repairkit.jobs.attack import attacking
-from repairkit.jobs.attack.attacking import Attacked, AttackSettings
+from repairkit.jobs.attack.attacking import AttackSettings
 from repairkit.jobs.export import exporting
 from repairkit.jobs.export.adapters import load_framework_model
-from repairkit.jobs.export.exporting import Exported
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import Subject
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repairkit.api.job_settings import open_job
+from repairkit.core.results import Agreement
 from repairkit.data.pixels.spec import describe_shape
 from repairkit.graph.coalitions.instrument import mask_name
 from repairkit.jobs.look import inspection, reporting
@@ -15,7 +16,6 @@ from repairkit.jobs.look.instrumenting import write_instrumented
 from repairkit.jobs.look.reporting import Reported
 from repairkit.jobs.look.timing import PASSES_PER_FILTER
 from repairkit.jobs.runs import comparing
-from repairkit.jobs.runs.comparing import Agreement
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
 from repairkit.jobs.setup.looking import look_thoroughly
 from repairkit.jobs.setup.settings import Settings

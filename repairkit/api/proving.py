@@ -9,12 +9,12 @@ import numpy as np
 
 from repairkit.api.job_settings import open_job
 from repairkit.core.arrays import Array
+from repairkit.core.results import Applied, Reverted, Verified
 from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.files import read_model
 from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.proof import verifying
-from repairkit.jobs.proof.undoing import Applied, Reverted, apply_patch, revert_patch
-from repairkit.jobs.proof.verifying import Verified
+from repairkit.jobs.proof.undoing import apply_patch, revert_patch
 from repairkit.jobs.setup.inputs import with_inputs
 from repairkit.jobs.setup.reading import read_any
 from repairkit.jobs.setup.settings import Settings

@@ -13,14 +13,14 @@ from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter
 from repairkit.core.framework import FrameworkModel
+from repairkit.core.results import Patched, frozen_entry
+from repairkit.core.scores import Progress
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import claimed_patch
 from repairkit.jobs.output.destination import Companions
-from repairkit.jobs.output.progress import Progress
-from repairkit.jobs.proof.verifying import told_filter
 from repairkit.jobs.repair import patching
 from repairkit.jobs.repair.objective import Target
-from repairkit.jobs.repair.patching import Patched, PatchSettings
+from repairkit.jobs.repair.patching import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.settings import Settings
 from repairkit.report.story import verdict
@@ -141,7 +141,7 @@ def patch_document(patched: Patched) -> dict[str, Any]:
         "page": str(places.page),
         "model_card": str(places.card),
         "verdict": verdict({**patched.document, "patch": claimed_patch(patched.patch)}),
-        "frozen": [told_filter(frozen) for frozen in patched.patch.frozen],
+        "frozen": [frozen_entry(frozen) for frozen in patched.patch.frozen],
         **patched.document,
     }
 

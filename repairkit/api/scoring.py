@@ -13,8 +13,7 @@ from repairkit.api.job_settings import check_keywords, open_job
 from repairkit.api.watching import Unattended
 from repairkit.core.errors import SettingsError
 from repairkit.core.process.trust import without
-from repairkit.core.scores import Budget
-from repairkit.jobs.output.progress import Progress
+from repairkit.core.scores import Budget, Progress
 from repairkit.jobs.owners.owned import check_share_place, share
 from repairkit.jobs.score import scoring
 from repairkit.jobs.score.elsewhere import Cluster, ClusterOptions, find_cluster

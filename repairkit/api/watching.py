@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from repairkit.core.errors import RunFolderError
+from repairkit.core.scores import Progress
 from repairkit.jobs.output.destination import check_replaced
 from repairkit.jobs.output.figures import prometheus_figures
-from repairkit.jobs.output.progress import Progress
 from repairkit.jobs.output.unattended import heeding_sigterm
 
 OnProgress = Callable[[Progress], None]

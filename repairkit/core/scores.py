@@ -114,3 +114,19 @@ class Spent:
     evaluations: int = 0
     image_passes: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a scoring is.
+
+    `seconds_left` and `evaluations_left` are None without a budget, `n_undecided` where telling
+    would take long.
+    """
+
+    n_filters: int
+    n_undecided: int | None
+    spent: Spent
+    evaluations_per_second: float
+    evaluations_left: int | None
+    seconds_left: float | None

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
-from repairkit.core.patch import HeadChange
-from repairkit.engine.proof import Proof, equal_outputs, in_batches_or_one_by_one, with_seeds
+from repairkit.core.patch import HeadChange, Proof
+from repairkit.engine.proof import equal_outputs, in_batches_or_one_by_one, with_seeds
 from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head

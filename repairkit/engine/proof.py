@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
+from repairkit.core.patch import Proof
 from repairkit.engine.runner import Feeds, Masks, OpenModel
 from repairkit.graph.seeding import seeded
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """What was found on `n_images` images, of all outputs of the model.
-
-    `exact`: all outputs equal bit for bit with graph optimisation off. `relative`: the largest
-    difference with it on, relative to the largest number of that output. `same_answer`: the
-    class with the largest score is the same for every image (true where outputs are no scores).
-    `changed`: on some image some output is not that of the model as it was. `tolerance` is the
-    `relative` difference that rounding at another place may cause; 0 where all must be `exact`.
-    Then `relative` is the largest with optimisation and without. `against` says in words what the
-    outputs were compared with.
-    """
-
-    n_images: int
-    exact: bool
-    relative: float
-    same_answer: bool
-    changed: bool = True
-    tolerance: float = 0.0
-    against: str = "the masked original"
-
-    @property
-    def holds(self) -> bool:
-        return self.exact or self.relative < self.tolerance
-
-    def joined(self, other: Proof) -> Proof:
-        """What two proofs on the same images show together."""
-        return Proof(
-            n_images=self.n_images,
-            exact=self.exact and other.exact,
-            relative=max(self.relative, other.relative),
-            same_answer=self.same_answer and other.same_answer,
-            changed=self.changed or other.changed,
-            tolerance=max(self.tolerance, other.tolerance),
-            against=" and ".join(dict.fromkeys((self.against, other.against))),
-        )
 
 
 def prove(

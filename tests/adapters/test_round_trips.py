@@ -18,12 +18,13 @@ from repairkit.core.errors import AdapterError  # noqa: E402
 from repairkit.core.filters import Filter  # noqa: E402
 from repairkit.core.layer_map import LayerMap, MappedLayer  # noqa: E402
 from repairkit.core.patch import FrozenFilter, Patch  # noqa: E402
+from repairkit.core.results import Exported  # noqa: E402
 from repairkit.formats.patch_file import PatchFile  # noqa: E402
 from repairkit.graph.kinds.layers import kernel_mask  # noqa: E402
 from repairkit.graph.kinds.sites import survey  # noqa: E402
 from repairkit.graph.layer_names import read_layer_map  # noqa: E402
 from repairkit.graph.patch.bake import bake  # noqa: E402
-from repairkit.jobs.export.exporting import Exported, export  # noqa: E402
+from repairkit.jobs.export.exporting import export  # noqa: E402
 from repairkit.jobs.setup.settings import Settings  # noqa: E402
 from repairkit_adapters.pytorch import apply_patch, wrap  # noqa: E402
 from tests.adapters.networks import SIDE, trained  # noqa: E402

@@ -21,10 +21,11 @@ pytest.importorskip("onnxscript")
 from repairkit.core.errors import ExportError  # noqa: E402
 from repairkit.core.framework import LoadOptions  # noqa: E402
 from repairkit.core.layer_map import LayerMap  # noqa: E402
+from repairkit.core.results import Exported  # noqa: E402
 from repairkit.graph.kinds.sites import find_sites  # noqa: E402
 from repairkit.graph.layer_names import METADATA_KEY, read_layer_map  # noqa: E402
 from repairkit.jobs.export.adapters import GROUP  # noqa: E402
-from repairkit.jobs.export.exporting import Exported, export  # noqa: E402
+from repairkit.jobs.export.exporting import export  # noqa: E402
 from repairkit.jobs.setup.settings import Settings  # noqa: E402
 from repairkit_adapters.pytorch import ADAPTER, apply_patch, wrap  # noqa: E402
 from tests.adapters.networks import SIDE, trained  # noqa: E402

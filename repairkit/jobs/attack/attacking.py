@@ -14,6 +14,7 @@ from repairkit.attacks import Pgd, PixelBox, Square, random_targets
 from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel
+from repairkit.core.results import Attacked
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, InputSpec, Parts, Preprocessing, split_parts
 from repairkit.data.pixels.images import PixelImages
@@ -54,14 +55,6 @@ class AttackSettings:
     def __post_init__(self) -> None:
         if self.at_most is not None and self.at_most < 1:
             raise SettingsError("at least one image must be attacked; leave --images out for all")
-
-
-@dataclass(frozen=True)
-class Attacked:
-    """A data set that was attacked, and where its images were written."""
-
-    out: Path
-    document: dict[str, Any]
 
 
 @judging_the_model

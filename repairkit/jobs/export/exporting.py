@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
@@ -14,8 +12,8 @@ from onnx import ModelProto, NodeProto, TensorProto
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ExportError
 from repairkit.core.framework import FrameworkModel
-from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.stages import stage
+from repairkit.core.results import Exported
 from repairkit.formats.documents import outputs, to_json
 from repairkit.graph.kinds.sites import find_sites
 from repairkit.graph.layer_names import write_layer_map
@@ -32,58 +30,6 @@ _NOISE_IMAGES = 8
 _RELATIVE = 1e-4
 _RELATIVE_IN_16_BITS = 5e-3
 KIND = "repairkit layers"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """A model that was written, and what was proven of it.
-
-    Attributes:
-        out: the ONNX file.
-        map_file: the map from layers to filters, which is in the ONNX file's metadata too.
-        layers: that map.
-        n_filters: of all sites.
-        without_layer: sites that no layer of the framework became.
-        relative: the greatest difference of outputs, relative to the greatest output.
-        n_images: how many images were compared.
-        images: whether they were given, or generated.
-        digest: of the ONNX file.
-    """
-
-    out: Path
-    map_file: Path
-    layers: LayerMap
-    n_filters: int
-    without_layer: tuple[str, ...]
-    relative: float
-    n_images: int
-    images: str
-    digest: str
-
-    @property
-    def n_mapped(self) -> int:
-        return sum(m.layer.n_channels for m in self.layers.layers if m.site is not None)
-
-    @property
-    def n_proven(self) -> int:
-        return self.n_mapped - sum(len(m.unproven) for m in self.layers.layers)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": str(self.out),
-            "digest": self.digest,
-            "map": str(self.map_file),
-            "n_filters": self.n_filters,
-            "n_mapped": self.n_mapped,
-            "n_proven": self.n_proven,
-            "sites_without_layer": list(self.without_layer),
-            "parity": {
-                "relative": self.relative,
-                "n_images": self.n_images,
-                "images": self.images,
-            },
-            **self.layers.to_json(),
-        }
 
 
 def export(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.process.writing import write_whole
+from repairkit.core.scores import Progress
 from repairkit.jobs.output.destination import check_replaced
-from repairkit.jobs.output.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from repairkit.core.scores import Budget, Run, Spent
+from repairkit.core.scores import Budget, Progress, Run, Spent
 from repairkit.estimators import undecided
 
 _SECONDS = 0.3
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a scoring is.
-
-    `seconds_left` and `evaluations_left` are None without a budget, `n_undecided` where telling
-    would take long.
-    """
-
-    n_filters: int
-    n_undecided: int | None
-    spent: Spent
-    evaluations_per_second: float
-    evaluations_left: int | None
-    seconds_left: float | None
 
 
 OnProgress = Callable[[Progress], None] | None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
-from repairkit.core.patch import Patch
 from repairkit.core.process.stages import stage
+from repairkit.core.results import Applied, Reverted
 from repairkit.engine.runner import Feeds
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile
@@ -20,40 +19,9 @@ from repairkit.graph.stored.files import ModelFile, digest_of, write_model
 from repairkit.graph.stored.outside import outside_digests, place_beside
 from repairkit.jobs.output.destination import check_result
 from repairkit.jobs.proof.layout import add_files, digest_of_files, restored_files
-from repairkit.jobs.proof.verifying import Verified, prove_patch, sign_claim
+from repairkit.jobs.proof.verifying import prove_patch, sign_claim
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.subject import Subject
-
-
-@dataclass(frozen=True)
-class Applied:
-    """A patch that was applied, and what was proven of the result."""
-
-    out: Path
-    digest: str
-    verified: Verified
-
-    def to_json(self) -> dict[str, Any]:
-        return {"model": str(self.out), "digest": self.digest, **self.verified.to_json()}
-
-
-@dataclass(frozen=True)
-class Reverted:
-    """A patch that was taken off. `digest` is the original's; `left` counts patches still on."""
-
-    out: Path
-    digest: str
-    patch: Patch
-    left: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": str(self.out),
-            "digest": self.digest,
-            "taken_off": [f.filter.id for f in self.patch.frozen],
-            **({} if self.patch.head is None else {"head_restored": self.patch.head.layer}),
-            "patches_left": self.left,
-        }
 
 
 @stage("applying the patch")

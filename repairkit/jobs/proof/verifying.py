@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -13,11 +13,11 @@ from onnx import ModelProto
 from repairkit.core.arrays import Array
 from repairkit.core.errors import VerificationError
 from repairkit.core.filters import FilterMeans
-from repairkit.core.layer_map import LayerMap
-from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_text
+from repairkit.core.patch import Patch, Proof, TensorEdit, constant_text
 from repairkit.core.process.stages import stage
+from repairkit.core.results import Verified
 from repairkit.engine.features import prove_head
-from repairkit.engine.proof import Proof, prove
+from repairkit.engine.proof import prove
 from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.formats.patch_file import PatchFile, claim_digest
 from repairkit.graph.coalitions.instrument import instrument, mask_name, mask_shape, with_gains
@@ -43,46 +43,6 @@ from repairkit.jobs.setup.subject import Subject
 
 # Relative: a filter that is frozen partly rounds in its layer, and later layers carry that on.
 _ROUNDED_ELSEWHERE = 1e-4
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What was proven.
-
-    `images` says what the outputs were compared on; `inferred`, that no claim named the filters;
-    `unproven`, what the patch file tells besides, which no two models can prove; `layers`, where
-    the filters come from, if the original says so.
-    """
-
-    patch: Patch
-    edits: tuple[TensorEdit, ...]
-    proof: Proof
-    images: str
-    inferred: bool = False
-    unproven: tuple[str, ...] = ()
-    layers: LayerMap | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        head = self.patch.head
-        return {
-            "verified": True,
-            "inferred": self.inferred,
-            "frozen": [told_filter(f) for f in self.patch.frozen],
-            **({} if head is None else {"head": {"kind": head.kind, "layer": head.layer}}),
-            "tensors": [e.tensor for e in self.edits],
-            "n_images": self.proof.n_images,
-            "images": self.images,
-            "exact_without_optimisation": self.proof.exact,
-            "relative_difference_with_optimisation": self.proof.relative,
-            "same_answers": self.proof.same_answer,
-            "unproven": list(self.unproven),
-        }
-
-
-def told_filter(frozen: FrozenFilter) -> dict[str, Any]:
-    """A frozen filter for JSON."""
-    gain = {"gain": frozen.gain} if frozen.gain else {}
-    return {"filter": frozen.filter.id, "constant": frozen.constant, **gain}
 
 
 @stage("verifying")
@@ -289,7 +249,8 @@ def prove_patch(
                 f"(relative difference {proof.relative:.3g} on {proof.n_images} images)"
             )
     proof = reduce(Proof.joined, proofs)
-    return Verified(patch, edits, proof, "given images" if given else "generated noise")
+    compared_on = "given images" if given else "generated noise"
+    return Verified(patch=patch, edits=edits, proof=proof, images=compared_on)
 
 
 def _masked(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ from onnx import ModelProto
 
 from repairkit.core.errors import SettingsError, TargetNotMetError
 from repairkit.core.filters import Filter
-from repairkit.core.patch import Evaluation, Figure, Patch, constant_text
+from repairkit.core.patch import Patch, constant_text
 from repairkit.core.process.stages import stage
 from repairkit.core.process.trust import without
+from repairkit.core.results import Patched
 from repairkit.engine.runner import OpenModel
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile, patch_file_text
@@ -28,7 +29,7 @@ from repairkit.jobs.output.destination import Companions, check_place
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.output.progress import OnProgress
 from repairkit.jobs.proof.layout import layout_of
-from repairkit.jobs.proof.verifying import Verified, prove_patch, sign_claim
+from repairkit.jobs.proof.verifying import prove_patch, sign_claim
 from repairkit.jobs.repair.choosing import check_repair, choose_patch
 from repairkit.jobs.repair.comparison.baselines import RANDOM_DRAWS, with_baselines
 from repairkit.jobs.repair.filter_values import GRADIENT
@@ -53,7 +54,7 @@ from repairkit.jobs.setup.subject import Subject
 from repairkit.jobs.setup.told_reading import tell_reading
 from repairkit.jobs.setup.unjudged import prepare_unjudged
 from repairkit.metrics import check_defined, is_attacked
-from repairkit.repairs import ChosenPatch, Story, make_patch
+from repairkit.repairs import ChosenPatch, make_patch
 
 __all__ = ["PatchSettings", "Patched", "patch"]
 
@@ -61,23 +62,6 @@ _PROOF_IMAGES = 64
 _CACHE_BYTES = 2**28  # searches ask for sets that share little; more does not make them faster
 _MOST_NAMED = 8
 _NOTHING_WRITTEN = "; nothing was written"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patched:
-    """A patch that was made, proven and written."""
-
-    out: Path
-    patch_file: Path
-    report_file: Path
-    patch: Patch
-    verified: Verified
-    promise: Figure | None
-    objective: str | None
-    before: Evaluation
-    after: Evaluation
-    change: dict[str, Figure]
-    document: Story
 
 
 @judging_the_model

@@ -9,9 +9,9 @@ from typing import Any
 
 from repairkit.core.patch import Patch
 from repairkit.core.process.text import counted
+from repairkit.core.results import Verified
 from repairkit.engine.ort.runtime import versions
 from repairkit.jobs.output.places import Places
-from repairkit.jobs.proof.verifying import Verified
 from repairkit.jobs.repair.judging import FinalFigures, disparity_measures, note_on_test
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.runs.part_records import told_parts

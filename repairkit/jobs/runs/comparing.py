@@ -3,55 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.core.results import Agreement
 from repairkit.estimators.statistics.convergence import rank_correlation
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.jobs.runs.run_settings import differing, settings_in
 
 _FEWEST = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """Of two runs' values of the filters that both scored.
-
-    Attributes:
-        first: the run that is taken for the truth in `r2`.
-        second: the other.
-        n_filters: scored by both.
-        rank_correlation: Spearman's; None where all values of a run are equal.
-        correlation: Pearson's; None likewise.
-        r2: coefficient of determination of the second's values for the first's, 1 less the share of
-            the first's variance that they miss; None where those are all equal. It says nothing
-            where the runs are in different units, as norms are.
-        top_k: how many filters each end of the ranking counts.
-        highest: the share of the `top_k` highest that both name.
-        lowest: likewise of the lowest.
-        notes: in what the runs differ beside the method.
-    """
-
-    first: str
-    second: str
-    n_filters: int
-    rank_correlation: float | None
-    correlation: float | None
-    r2: float | None
-    top_k: int
-    highest: float
-    lowest: float
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "notes": list(self.notes)}
 
 
 def compare(

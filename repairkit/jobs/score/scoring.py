@@ -15,7 +15,7 @@ import numpy as np
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
-from repairkit.core.scores import Run, Spent
+from repairkit.core.scores import Progress, Run, Spent
 from repairkit.core.suite import Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection
 from repairkit.engine.precision import Precision
@@ -27,7 +27,7 @@ from repairkit.estimators import (
 from repairkit.formats.effects import settings_of
 from repairkit.formats.run_file import Ends, RunDocument, RunFolder
 from repairkit.jobs.output.places import Places
-from repairkit.jobs.output.progress import Progress, reporter
+from repairkit.jobs.output.progress import reporter
 from repairkit.jobs.output.unattended import Terminated, Watch, event, tell_unfinished
 from repairkit.jobs.runs.again import Again, said_again
 from repairkit.jobs.runs.claiming import (

@@ -15,9 +15,10 @@ from repairkit.core.filters import Filter
 from repairkit.core.framework import LoadOptions
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.results import Exported
 from repairkit.graph.kinds.sites import find_sites
 from repairkit.graph.patch.bake import bake
-from repairkit.jobs.export.exporting import Exported, export
+from repairkit.jobs.export.exporting import export
 from repairkit.jobs.setup.settings import settle
 from repairkit_adapters.keras.keras_runtime import quiet
 from repairkit_adapters.keras_models import ADAPTER, apply_patch, wrap

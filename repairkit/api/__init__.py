@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from repairkit.core.process.lazy import loader
 
 if TYPE_CHECKING:
-    from repairkit.api.frameworks import Source, attack, export
+    from repairkit.api.estimating import Unattended, means, merge, score
+    from repairkit.api.frameworks import attack, export
     from repairkit.api.inspecting import (
         Inspected,
         Instrumented,
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
         report,
     )
     from repairkit.api.job_settings import find_job, find_settings
-    from repairkit.api.owning import means, merge
-    from repairkit.api.proving import apply, revert, verify
-    from repairkit.api.repairing import copy_sample, patch, patch_document
-    from repairkit.api.scoring import score
-    from repairkit.api.watching import Unattended
+    from repairkit.api.repairing import apply, copy_sample, patch, patch_document, revert, verify
     from repairkit.attacks import Pgd, Square
+    from repairkit.core.arrays import IN_WORDS
+    from repairkit.core.errors import Terminated
+    from repairkit.core.framework import Source
     from repairkit.core.results import (
         Agreement,
         Applied,
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
         Verified,
     )
     from repairkit.core.scores import Budget, Progress
-    from repairkit.engine.precision import IN_WORDS
     from repairkit.formats.means_file import CommonMeans
-    from repairkit.jobs.output.unattended import Terminated
     from repairkit.jobs.owners.merging import By, Merged
     from repairkit.jobs.score.methods import ScoreSettings
     from repairkit.jobs.score.scored import Scored
@@ -90,42 +88,23 @@ __all__ = [
     "verify",
 ]
 
-__getattr__ = loader(
-    __name__,
-    {
-        "repairkit.api.frameworks": ("Source", "attack", "export"),
-        "repairkit.api.inspecting": (
-            "Inspected",
-            "Instrumented",
-            "compare",
-            "inspect",
-            "instrument",
-            "report",
-        ),
-        "repairkit.api.job_settings": ("find_job", "find_settings"),
-        "repairkit.api.owning": ("means", "merge"),
-        "repairkit.api.proving": ("apply", "revert", "verify"),
-        "repairkit.api.repairing": ("copy_sample", "patch", "patch_document"),
-        "repairkit.api.scoring": ("score",),
-        "repairkit.api.watching": ("Unattended",),
-        "repairkit.attacks": ("Pgd", "Square"),
-        "repairkit.core.results": (
-            "Agreement",
-            "Applied",
-            "Attacked",
-            "Exported",
-            "Patched",
-            "Reverted",
-            "Verified",
-        ),
-        "repairkit.core.scores": ("Budget", "Progress"),
-        "repairkit.engine.precision": ("IN_WORDS",),
-        "repairkit.jobs.output.unattended": ("Terminated",),
-        "repairkit.jobs.owners.merging": ("By", "Merged"),
-        "repairkit.jobs.score.methods": ("ScoreSettings",),
-        "repairkit.jobs.score.scored": ("Scored",),
-        "repairkit.formats.means_file": ("CommonMeans",),
-        "repairkit.jobs.setup.first_look": ("FirstLook",),
-        "repairkit.jobs.setup.settings": ("Settings",),
-    },
-)
+_HOMES = {
+    "repairkit.api.estimating": "Unattended means merge score",
+    "repairkit.api.frameworks": "attack export",
+    "repairkit.api.inspecting": "Inspected Instrumented compare inspect instrument report",
+    "repairkit.api.job_settings": "find_job find_settings",
+    "repairkit.api.repairing": "apply copy_sample patch patch_document revert verify",
+    "repairkit.attacks": "Pgd Square",
+    "repairkit.core.arrays": "IN_WORDS",
+    "repairkit.core.errors": "Terminated",
+    "repairkit.core.framework": "Source",
+    "repairkit.core.results": "Agreement Applied Attacked Exported Patched Reverted Verified",
+    "repairkit.core.scores": "Budget Progress",
+    "repairkit.formats.means_file": "CommonMeans",
+    "repairkit.jobs.owners.merging": "By Merged",
+    "repairkit.jobs.score.methods": "ScoreSettings",
+    "repairkit.jobs.score.scored": "Scored",
+    "repairkit.jobs.setup.first_look": "FirstLook",
+    "repairkit.jobs.setup.settings": "Settings",
+}
+__getattr__ = loader(__name__, {module: names.split() for module, names in _HOMES.items()})

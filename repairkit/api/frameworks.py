@@ -1,63 +1,17 @@
 """What needs a framework beside the ONNX file: exports and attacks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from repairkit.api.job_settings import check_keywords, find_settings, open_job
+from repairkit.api.job_settings import check_keywords, find_settings, load_source, open_job
 from repairkit.attacks import Pgd, Square
-from repairkit.core.framework import FrameworkModel, LoadOptions
+from repairkit.core.framework import FrameworkModel, LoadOptions, Source
 from repairkit.core.results import Attacked, Exported
 from repairkit.jobs.attack import attacking
-from repairkit.jobs.attack.attacking import AttackSettings
-from repairkit.jobs.export import exporting
-from repairkit.jobs.export.adapters import load_framework_model
+from repairkit.jobs.export import adapters, exporting
 from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject
-
-
-@dataclass(frozen=True)
-class Source:
-    """A framework's model, by name: loaded when a function needs its gradients.
-
-    Attributes:
-        source: `module:factory` or a file; see `repairkit export --help`.
-        weights: a state dict, where the source is a factory.
-        framework: an adapter's name; the one that takes the source if None.
-        input_shape: of one image; that of the ONNX model if None.
-    """
-
-    source: str
-    weights: Path | None = None
-    framework: str | None = None
-    input_shape: tuple[int, ...] | None = None
-
-
-def load_source(
-    source: FrameworkModel | Source | None, subject: Subject, *, trust: bool
-) -> tuple[str, FrameworkModel] | None:
-    """A framework's model with a name for it; one that is named is loaded.
-
-    Raises:
-        AdapterError: the model cannot be loaded.
-    """
-    if source is None:
-        return None
-    if not isinstance(source, Source):
-        return type(source).__name__, source
-    options = LoadOptions(source.weights, source.input_shape or _image_shape(subject), trust)
-    return source.source, load_framework_model(source.source, options, framework=source.framework)
-
-
-def _image_shape(subject: Subject) -> tuple[int, ...] | None:
-    """Of one image of the ONNX model, channels first, where it fixes the sizes."""
-    spec = subject.spec
-    sizes = [spec.channels, spec.height, spec.width]
-    known = [size for size in sizes if size is not None]
-    return tuple(known) if len(known) == len(sizes) else None
 
 
 class ExportKeywords(TypedDict, total=False):
@@ -118,7 +72,7 @@ def export(
             trust=more.get("trust", False),
             opset=more.get("opset"),
         )
-        source = load_framework_model(name, given, framework=more.get("framework"))
+        source = adapters.load_framework_model(name, given, framework=more.get("framework"))
     return exporting.export(source, place, settings=job, source=name, on_progress=on_progress)
 
 
@@ -167,14 +121,8 @@ def attack(
     check_keywords("attack", more, AttackKeywords)
     if method is None:
         method = Square() if source is None else Pgd()
-    plan = AttackSettings(method, more.get("pixel_range"), more.get("at_most"))
-    subject, job = open_job(
-        model,
-        data,
-        settings,
-        trust=more.get("trust", False),
-        accept_preprocessing=more.get("accept_preprocessing", False),
-    )
+    plan = attacking.AttackSettings(method, more.get("pixel_range"), more.get("at_most"))
+    subject, job = open_job(model, data, settings, more)
     return attacking.attack(
         subject,
         job,

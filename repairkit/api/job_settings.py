@@ -1,13 +1,13 @@
-"""What all functions take: the model, its settings, and groups of keywords."""
-
-from __future__ import annotations
+"""What all functions take: the model, its settings, a framework's model, groups of keywords."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from repairkit.core.errors import SettingsError
+from repairkit.core.framework import FrameworkModel, LoadOptions, Source
 from repairkit.data import find_project
+from repairkit.jobs.export.adapters import load_framework_model
 from repairkit.jobs.setup.settings import Settings, read_columns, read_inputs, settle
 from repairkit.jobs.setup.subject import Subject, read_subject
 
@@ -63,9 +63,7 @@ def open_job(
     model: str | Path,
     data: str | Path | None,
     settings: Settings | None,
-    *,
-    trust: bool = False,
-    accept_preprocessing: bool = False,
+    more: Mapping[str, object] | None = None,
 ) -> tuple[Subject, Settings]:
     """The model, and what is settled about it by arguments and by `repairkit.toml`.
 
@@ -73,16 +71,15 @@ def open_job(
         model: an ONNX file.
         data: in place of the settings'.
         settings: in place of `repairkit.toml`.
-        trust: run code that `repairkit.toml` names.
-        accept_preprocessing: go on where images or classes are hardly as the model expects.
+        more: keywords of a function; `trust` and `accept_preprocessing`, where true, hold here too.
     """
     path = Path(model)
     job = find_settings(path) if settings is None else settings
     if data is not None:
         job = replace(job, data=Path(data))
-    if trust:
+    if more is not None and more.get("trust"):
         job = replace(job, trust=True)
-    if accept_preprocessing:
+    if more is not None and more.get("accept_preprocessing"):
         job = replace(job, accept_preprocessing=True)
     subject = read_subject(
         path,
@@ -101,3 +98,27 @@ def check_keywords(function: str, given: Mapping[str, object], known: type) -> N
     """
     for name in given.keys() - known.__annotations__.keys():
         raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+
+
+def load_source(
+    source: FrameworkModel | Source | None, subject: Subject, *, trust: bool
+) -> tuple[str, FrameworkModel] | None:
+    """A framework's model with a name for it; one that is named is loaded.
+
+    Raises:
+        AdapterError: the model cannot be loaded.
+    """
+    if source is None:
+        return None
+    if not isinstance(source, Source):
+        return type(source).__name__, source
+    options = LoadOptions(source.weights, source.input_shape or _image_shape(subject), trust)
+    return source.source, load_framework_model(source.source, options, framework=source.framework)
+
+
+def _image_shape(subject: Subject) -> tuple[int, ...] | None:
+    """Of one image of the ONNX model, channels first, where it fixes the sizes."""
+    spec = subject.spec
+    sizes = [spec.channels, spec.height, spec.width]
+    known = [size for size in sizes if size is not None]
+    return tuple(known) if len(known) == len(sizes) else None

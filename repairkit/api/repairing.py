@@ -1,33 +1,41 @@
-"""Repairs: chosen, made, proven and written."""
-
-from __future__ import annotations
+"""Repairs: chosen, made, proven and written; patches verified, applied and taken back."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from repairkit.api.frameworks import Source, load_source
-from repairkit.api.job_settings import check_keywords, open_job
+import numpy as np
+
+from repairkit.api.job_settings import check_keywords, load_source, open_job
+from repairkit.core.arrays import Array
 from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter
-from repairkit.core.framework import FrameworkModel
-from repairkit.core.results import Patched, frozen_entry
+from repairkit.core.framework import FrameworkModel, Source
+from repairkit.core.results import Applied, Patched, Reverted, Verified, frozen_entry
 from repairkit.core.scores import Progress
 from repairkit.formats.documents import write_bytes
-from repairkit.formats.patch_file import claimed_patch
+from repairkit.formats.patch_file import claimed_patch, read_patch_file
+from repairkit.graph.stored.files import read_model
 from repairkit.jobs.output.destination import Companions
+from repairkit.jobs.proof import undoing, verifying
 from repairkit.jobs.repair import patching
 from repairkit.jobs.repair.objective import Target
-from repairkit.jobs.repair.patching import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.setup.inputs import with_inputs
+from repairkit.jobs.setup.reading import read_any
 from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.subject import Subject
 from repairkit.report.story import verdict
 
 _SAMPLE = "repairkit_samples.digits"
+
+
 _SAMPLE_FILES = ("model.onnx", "digits.npz", "repairkit.toml")
-# Keywords that are not handed on to `PatchSettings` as they are.
+
+
 _CONVERTED = {"remove", "scores", "targets", "transfers", "trust", "accept_preprocessing"}
 
 
@@ -109,16 +117,10 @@ def patch(
         RepairkitError: anything else that the user can mend.
     """
     check_keywords("patch", more, PatchKeywords)
-    subject, job = open_job(
-        model,
-        data,
-        settings,
-        trust=more.get("trust", False),
-        accept_preprocessing=more.get("accept_preprocessing", False),
-    )
+    subject, job = open_job(model, data, settings, more)
     choices: dict[str, Any] = {k: v for k, v in more.items() if k not in _CONVERTED}
     scores, transfers = more.get("scores"), more.get("transfers", ())
-    plan = PatchSettings(
+    plan = patching.PatchSettings(
         remove=tuple(Filter.parse(name) for name in more.get("remove", ())),
         scores=None if scores is None else Path(scores),
         score=score or ScoreSettings("repair"),
@@ -170,3 +172,94 @@ def copy_sample(folder: str | Path) -> Path:
             )
         write_bytes(target, content)
     return folder / _SAMPLE_FILES[0]
+
+
+_PROOF_IMAGES = 64
+
+
+def verify(
+    original: str | Path,
+    patched: str | Path,
+    *,
+    patch_file: str | Path | None = None,
+    settings: Settings | None = None,
+) -> Verified:
+    """Prove that `patched` is `original` with just the claimed changes.
+
+    Args:
+        original: the model before.
+        patched: the model after.
+        patch_file: its patch file; if None, the claims inside `patched` are proven, or where it
+            makes none, what its tensors show to be frozen.
+        settings: where they name data, outputs are compared on its first images, else on noise;
+            see `score`.
+
+    Raises:
+        VerificationError: anything is not as claimed.
+        RepairkitError: a file cannot be read.
+    """
+    subject, job = open_job(original, None, settings)
+    subject, images, feeds = _for_proof(subject, job)
+    file = None if patch_file is None else read_patch_file(Path(patch_file))
+    verified = verifying.verify(
+        subject, read_model(Path(patched)), file=file, images=images, feeds=feeds
+    )
+    return replace(verified, layers=subject.layer_map)
+
+
+def _for_proof(subject: Subject, job: Settings) -> tuple[Subject, Array | None, dict[str, Array]]:
+    """The first images of the data, if there is any, and what the model takes beside them."""
+    if job.data is None:
+        return with_inputs(subject, job, None), None, {}
+    dataset = read_any(subject, job)
+    first = np.arange(min(_PROOF_IMAGES, len(dataset.images)))
+    feeds = {name: rows.batch(first) for name, rows in dataset.further.items()}
+    return with_inputs(subject, job, dataset), dataset.images.batch(first), feeds
+
+
+def apply(
+    model: str | Path,
+    patch_file: str | Path,
+    *,
+    out: str | Path,
+    settings: Settings | None = None,
+) -> Applied:
+    """Apply a patch file to the very model that it was made for, as `repairkit apply` does.
+
+    Args:
+        model: an ONNX file.
+        patch_file: what `patch` wrote.
+        out: the patched model.
+        settings: where they name data, the result is proven on its first images, else on noise; see
+            `score`.
+
+    Raises:
+        VerificationError: the patch is not for this model, was altered, changes nothing, or its
+            result is not what it promises; nothing is written.
+        RepairkitError: anything else that the user can mend.
+    """
+    file = read_patch_file(Path(patch_file))
+    subject, job = open_job(model, None, settings)
+    subject, images, feeds = _for_proof(subject, job)
+    applied = undoing.apply_patch(subject, file, out=Path(out), images=images, feeds=feeds)
+    return replace(applied, verified=replace(applied.verified, layers=subject.layer_map))
+
+
+def revert(model: str | Path, patch_file: str | Path | None = None, *, out: str | Path) -> Reverted:
+    """Give back, byte for byte, the model that a patch was made to, as `repairkit revert` does.
+
+    Args:
+        model: the patched model; of several patches the last one made comes off first.
+        patch_file: what `patch` wrote; the one beside the model if None.
+        out: the model before.
+
+    Raises:
+        VerificationError: the model is not what the patch made, or another patch lies upon it;
+            nothing is written.
+        RepairkitError: anything else that the user can mend.
+    """
+    path = Path(model)
+    file = read_patch_file(
+        Companions.of(path).patch_file if patch_file is None else Path(patch_file)
+    )
+    return undoing.revert_patch(read_model(path), file, out=Path(out))

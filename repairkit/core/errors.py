@@ -88,3 +88,7 @@ class Interruption(RepairkitError):  # noqa: N818 - it is no error
     """The user stopped the command."""
 
     exit_code = 130
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asked the process to end (SIGTERM)."""

@@ -50,6 +50,23 @@ class LoadOptions:
     opset: int | None = None
 
 
+@dataclass(frozen=True)
+class Source:
+    """A framework's model, by name: loaded when a function needs its gradients.
+
+    Attributes:
+        source: `module:factory` or a file; see `repairkit export --help`.
+        weights: a state dict, where the source is a factory.
+        framework: an adapter's name; the one that takes the source if None.
+        input_shape: of one image; that of the ONNX model if None.
+    """
+
+    source: str
+    weights: Path | None = None
+    framework: str | None = None
+    input_shape: tuple[int, ...] | None = None
+
+
 class FrameworkModel(Protocol):
     """A trained model in evaluation mode.
 

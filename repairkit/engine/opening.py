@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from repairkit.core.arrays import Array
+from repairkit.core.arrays import IN_WORDS, Array, Precision
 from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.process.stages import stage
@@ -17,7 +17,6 @@ from repairkit.engine.ensembles.trees import open_trees
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator
 from repairkit.engine.ort.runtime import session_device
 from repairkit.engine.ort.sessions import Level
-from repairkit.engine.precision import IN_WORDS, Precision
 from repairkit.engine.rows.stacked import StackedEvaluator
 from repairkit.engine.runner import OpenModel, Runner
 from repairkit.engine.weights.agreement import Agreement, cones_fault

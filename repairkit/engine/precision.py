@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-Precision = Literal["float32", "tf32", "float16"]
+from repairkit.core.arrays import Precision
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,4 @@ TOLERANCES: Mapping[Precision, Tolerance] = {
     "float32": Tolerance(1e-5, 1e-6),
     "tf32": Tolerance(2e-2, 2e-2),
     "float16": Tolerance(2e-2, 2e-2),
-}
-
-IN_WORDS: Mapping[Precision, str] = {
-    "float32": "32 bits",
-    "tf32": "TF32",
-    "float16": "half precision",
 }

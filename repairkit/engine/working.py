@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-from repairkit.core.arrays import Array
+from repairkit.core.arrays import Array, Precision
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
@@ -23,7 +23,6 @@ from repairkit.engine.game import ModelGame
 from repairkit.engine.means import measure_means
 from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.ort.runtime import choose_device, session_device
-from repairkit.engine.precision import Precision
 from repairkit.engine.rows.scattered import AffineMasks, LateScattered, with_scattered
 from repairkit.engine.runner import OpenModel, Runner
 from repairkit.graph.coalitions.affine import with_affine_masks

@@ -10,12 +10,12 @@ import pytest
 import typer
 
 from repairkit import ScoreSettings, Settings, api
-from repairkit.api.frameworks import AttackKeywords, ExportKeywords, Source
+from repairkit.api.estimating import ScoreKeywords, Unattended
+from repairkit.api.frameworks import AttackKeywords, ExportKeywords
 from repairkit.api.repairing import PatchKeywords
-from repairkit.api.scoring import ScoreKeywords
-from repairkit.api.watching import Unattended
 from repairkit.attacks import Pgd, Square
 from repairkit.cli import app
+from repairkit.core.framework import Source
 from repairkit.core.scores import Budget
 from repairkit.data import PartPlan, Preprocessing
 from repairkit.estimators import Tmab

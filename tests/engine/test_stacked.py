@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from repairkit.core.arrays import Precision
 from repairkit.core.errors import DeviceError
 from repairkit.engine.evaluator import MaskEvaluator, keep_all
 from repairkit.engine.opening import open_evaluator, open_stacked
-from repairkit.engine.precision import Precision
 from repairkit.engine.rows import stacked as stacked_module
 from repairkit.engine.rows.stacked import StackedEvaluator
 from repairkit.engine.runner import Runner

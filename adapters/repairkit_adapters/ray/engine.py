@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Precision
 from repairkit.core.errors import SettingsError
 from repairkit.core.game import GameFacts, Round
 from repairkit.engine.dispatch import Part, answer
 from repairkit.engine.ort.runtime import versions
-from repairkit.engine.precision import Precision
 from repairkit.jobs.score.elsewhere import Recipe
 
 _PROBE_ROWS = 5

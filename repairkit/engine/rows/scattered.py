@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
+from repairkit.core.arrays import Array, Precision
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans
 from repairkit.core.game import Coalitions
@@ -24,7 +24,6 @@ from repairkit.core.process.stages import stage
 from repairkit.core.suite import Indices
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce, keep_all
 from repairkit.engine.ort.runtime import session_device
-from repairkit.engine.precision import Precision
 from repairkit.engine.runner import Runner
 from repairkit.engine.weights.agreement import difference
 from repairkit.engine.weights.fast import FastEvaluator

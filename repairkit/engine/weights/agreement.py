@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
+from repairkit.core.arrays import Array, Precision
 from repairkit.core.game import Coalitions
 from repairkit.engine.evaluator import Evaluator, keep_all
-from repairkit.engine.precision import TOLERANCES, Precision
+from repairkit.engine.precision import TOLERANCES
 from repairkit.engine.weights.fast import FastEvaluator
 from repairkit.engine.weights.planner import Move
 from repairkit.engine.weights.walk import Walk

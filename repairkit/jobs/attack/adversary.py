@@ -19,7 +19,7 @@ from repairkit.data.sources.archive import read_archive
 from repairkit.engine.batching import settle_batching
 from repairkit.engine.runner import OpenModel
 from repairkit.formats.attack_file import RECORD, AttackRecord, attack_record
-from repairkit.jobs.attack.sources import Source
+from repairkit.jobs.attack.sources import GradientSource
 from repairkit.jobs.setup.inputs import with_inputs
 from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset, settle_form
 from repairkit.jobs.setup.settings import Settings
@@ -62,7 +62,7 @@ class Attack:
     method: Pgd | Square
     box: PixelBox
     judged: Judged
-    source: Source | None
+    source: GradientSource | None
 
     def __post_init__(self) -> None:
         if isinstance(self.method, Square) and self.source is not None:

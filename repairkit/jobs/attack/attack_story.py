@@ -29,7 +29,7 @@ from repairkit.formats.attack_file import AttackRecord
 from repairkit.formats.patch_file import PatchFile
 from repairkit.graph.layer_names import read_layer_map
 from repairkit.jobs.attack.adversary import Attack, Judged, read_attack_settings, share
-from repairkit.jobs.attack.sources import SAME, Source, attach, parity
+from repairkit.jobs.attack.sources import SAME, GradientSource, attach, parity
 from repairkit.jobs.export.mapping import Pairing, prove_layers
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset
@@ -157,7 +157,7 @@ def _fresh(
     test = bench.parts.test
     known = test.annotations.take(np.flatnonzero(adversarial(test.annotations)))
     images = test.batch(_clean_twins(test.annotations))
-    sources: tuple[Source | None, Source | None] = (None, None)
+    sources: tuple[GradientSource | None, GradientSource | None] = (None, None)
     if isinstance(method, Pgd):
         assert fresh.source is not None
         given = attach(*fresh.source, images.shape[1:])
@@ -178,7 +178,7 @@ def _fresh(
     return pair.row("a fresh attack", row["knowledge"], (made[0], made[1]), known)
 
 
-def _layers(bench: Bench, source: Source, images: Made) -> LayerMap:
+def _layers(bench: Bench, source: GradientSource, images: Made) -> LayerMap:
     """Which layers the filters are: as the ONNX file says, else found out and proven.
 
     Raises:
@@ -208,7 +208,7 @@ def _clean_twins(annotations: Annotations) -> NDArray[np.intp]:
     )
 
 
-def _prove(source: Source, judged: Judged, images: Made, what: str) -> None:
+def _prove(source: GradientSource, judged: Judged, images: Made, what: str) -> None:
     """A white-box attack must follow the gradients of the very model that it is judged on."""
     few = images[:_PROOF_IMAGES]
     distance = parity(source.outputs(few, judged.batch_size), judged.outputs(few), judged.form)

@@ -23,7 +23,7 @@ from repairkit.engine.ort.runtime import versions
 from repairkit.formats.attack_file import KIND, AttackedImages, attack_archive, check_columns
 from repairkit.formats.documents import write_bytes
 from repairkit.jobs.attack.adversary import Attack, Judged, open_judged, share
-from repairkit.jobs.attack.sources import SAME, Source, attach, parity
+from repairkit.jobs.attack.sources import SAME, GradientSource, attach, parity
 from repairkit.jobs.output.destination import check_attack_place
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.first_look import doubts
@@ -136,7 +136,7 @@ def attack(
     return Attacked(out, document)
 
 
-def _knowledge(source: Source | None, judged: Judged, proof: Array) -> dict[str, Any]:
+def _knowledge(source: GradientSource | None, judged: Judged, proof: Array) -> dict[str, Any]:
     """What the adversary knows: the model itself, another one, or answers alone."""
     if source is None:
         return {"name": None, "knowledge": "black-box", "parity": None}

@@ -31,7 +31,7 @@ _ORDERS = ((1, 2, 0), (2, 0, 1))
 
 
 @dataclass(frozen=True)
-class Source:
+class GradientSource:
     """A model in its framework, fed with the images that an ONNX model takes.
 
     Attributes:
@@ -60,7 +60,7 @@ class Source:
         back = _ORDERS[1 - _ORDERS.index(self.order)]
         return gradients.transpose(0, *(axis + 1 for axis in back))
 
-    def patched(self, file: PatchFile, layers: LayerMap) -> Source:
+    def patched(self, file: PatchFile, layers: LayerMap) -> GradientSource:
         """The source with the filters of a patch frozen in the framework.
 
         Args:
@@ -84,7 +84,7 @@ class Source:
         return np.ascontiguousarray(images, np.float32)
 
 
-def attach(name: str, model: FrameworkModel, image_shape: tuple[int, ...]) -> Source:
+def attach(name: str, model: FrameworkModel, image_shape: tuple[int, ...]) -> GradientSource:
     """The source that takes an ONNX model's images.
 
     Args:
@@ -97,10 +97,10 @@ def attach(name: str, model: FrameworkModel, image_shape: tuple[int, ...]) -> So
     """
     wanted = tuple(model.input_shape)
     if wanted == image_shape:
-        return Source(name, model)
+        return GradientSource(name, model)
     for order in _ORDERS if len(image_shape) == 3 else ():
         if tuple(image_shape[axis] for axis in order) == wanted:
-            return Source(name, model, order)
+            return GradientSource(name, model, order)
     raise SettingsError(
         f"{name}: takes images of shape {wanted} and the attacked model takes {image_shape}; "
         "the source must take the same images"

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from repairkit.core.errors import RunFolderError
+from repairkit.core.errors import RunFolderError, Terminated
 from repairkit.core.scores import Run, Spent
 from repairkit.estimators import undecided
 from repairkit.formats.documents import write_json
@@ -24,10 +24,6 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 10.0
 _LOG_SECONDS = 10.0
-
-
-class Terminated(KeyboardInterrupt):
-    """The system asked the process to end (SIGTERM)."""
 
 
 @contextmanager

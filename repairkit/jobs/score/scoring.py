@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from repairkit.core.arrays import Precision
+from repairkit.core.errors import Terminated
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.scores import Progress, Run, Spent
 from repairkit.core.suite import Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection
-from repairkit.engine.precision import Precision
 from repairkit.estimators import (
     CheckpointStore,
     Estimation,
@@ -28,7 +29,7 @@ from repairkit.formats.effects import settings_of
 from repairkit.formats.run_file import Ends, RunDocument, RunFolder
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.output.progress import reporter
-from repairkit.jobs.output.unattended import Terminated, Watch, event, tell_unfinished
+from repairkit.jobs.output.unattended import Watch, event, tell_unfinished
 from repairkit.jobs.runs.again import Again, said_again
 from repairkit.jobs.runs.claiming import (
     check_free,

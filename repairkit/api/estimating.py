@@ -1,0 +1,284 @@
+"""Values of filters: estimated, watched meanwhile, and added up over data of several owners."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from repairkit.api.job_settings import check_keywords, open_job
+from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.core.process.trust import without
+from repairkit.core.scores import Budget, Progress
+from repairkit.formats.means_file import CommonMeans
+from repairkit.jobs.output.destination import check_replaced
+from repairkit.jobs.output.figures import prometheus_figures
+from repairkit.jobs.output.unattended import heeding_sigterm
+from repairkit.jobs.owners import measuring, merging, owned
+from repairkit.jobs.score import elsewhere, scoring
+from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.scored import Scored
+from repairkit.jobs.setup.settings import Exclusion, Settings
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unattended:
+    """How a run makes itself known. It also heeds SIGTERM: it saves itself and raises `Terminated`.
+
+    Attributes:
+        log_json: a log of one JSON document a line is appended to this file.
+        prometheus_port: where figures for Prometheus are served.
+        prometheus_file: where they are written, for Prometheus's textfile collector.
+    """
+
+    log_json: Path | None = None
+    prometheus_port: int | None = None
+    prometheus_file: Path | None = None
+
+    @contextmanager
+    def watch(self, on_progress: OnProgress | None) -> Iterator[OnProgress | None]:
+        """Log as asked until the block ends; yields what is to be called with the progress.
+
+        Raises:
+            RunFolderError: the log cannot be opened.
+            SettingsError: figures cannot be served.
+        """
+        listeners = [] if on_progress is None else [on_progress]
+        if self.prometheus_port is not None or self.prometheus_file is not None:
+            port, file = self.prometheus_port, self.prometheus_file
+            listeners.insert(0, prometheus_figures(port=port, file=file))
+
+        def call_all(progress: Progress) -> None:
+            for listener in listeners:
+                listener(progress)
+
+        with heeding_sigterm(), _logging_to(self.log_json):
+            yield call_all if listeners else None
+
+
+class ScoreKeywords(TypedDict, total=False):
+    """Further arguments of `score`.
+
+    Attributes:
+        options: settings of the estimator, such as `{"top_k": 20, "side": "lowest"}`.
+        max_evaluations: coalitions tried at the most.
+        time_limit: seconds that it may take, reading and preparations included.
+        began: the moment of `time.monotonic` from which they count; now if left out.
+        resume: go on with the unfinished run in `out`.
+        paper: the letter of the paper's Algorithm 1, with the method `tmab`.
+        statistics: tell in detail how far the estimate has come (`Scored.details`).
+        exclude_top_of: leave out of the ranking the top of this finished run of the same model.
+        exclude_share: how much of that run is its top, in (0, 1); 0.2 if left out.
+        for_patch: leave out the selection images on which `patch` confirms.
+        share_to: also write a run folder that may leave the data's owner.
+        ray: `local`, `auto` or the address of a Ray cluster, to evaluate there.
+        ray_cores: cores of each worker of that cluster; 1 if left out.
+        unattended: logs and figures of a run that nobody watches.
+        trust: run code that `repairkit.toml` names; what is named in this call runs anyway.
+        accept_preprocessing: go on where images or classes are hardly as the model expects
+            (docs/guide/data.md).
+    """
+
+    options: Mapping[str, object] | None
+    max_evaluations: int | None
+    time_limit: float | None
+    began: float
+    resume: bool
+    paper: bool
+    statistics: bool
+    exclude_top_of: str | Path | None
+    exclude_share: float
+    for_patch: bool
+    share_to: str | Path | None
+    ray: str | None
+    ray_cores: int
+    unattended: Unattended | None
+    trust: bool
+    accept_preprocessing: bool
+
+
+def score(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    metric: str | Sequence[str] | None = None,
+    method: str = "auto",
+    settings: Settings | None = None,
+    out: str | Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    **more: Unpack[ScoreKeywords],
+) -> Scored:
+    """Estimate the value of every filter, as `repairkit score` does.
+
+    Args:
+        model: an ONNX file.
+        data: a folder of class folders, a manifest or an `.npz`; that of the settings if None.
+        metric: one or several, the first of which steers; those of the settings if None.
+        method: an estimator's name, a norm's, or `module:object`.
+        settings: everything else: groups, preprocessing, parts, sites, device, seed. If None, what
+            `repairkit.toml` says, beside the model or in the working folder.
+        out: a run folder; nothing is written if None.
+        on_progress: called now and then.
+        more: see `ScoreKeywords`.
+
+    Raises:
+        RepairkitError: anything that the user can mend.
+        KeyboardInterrupt: after the run was saved, where `out` is given.
+    """
+    check_keywords("score", more, ScoreKeywords)
+    plan = _plan(method, more)
+    names = (metric,) if isinstance(metric, str) else tuple(metric or ())
+    subject, job = open_job(model, data, settings, more)
+    job = replace(job, metrics=names or job.metrics, named_by=without(job.named_by, names))
+    place, shared = (None if path is None else Path(path) for path in (out, more.get("share_to")))
+    if shared is not None:
+        if place is None:
+            raise SettingsError("only a run folder can be shared; name one with out")
+        owned.check_share_place(shared)
+    unattended = more.get("unattended")
+    watched = nullcontext(on_progress) if unattended is None else unattended.watch(on_progress)
+    with watched as tell:
+        scored = scoring.score(
+            subject,
+            job,
+            plan,
+            out=place,
+            resume=more.get("resume", False),
+            on_progress=tell,
+            cluster=_cluster(more, job),
+        )
+    if shared is not None and place is not None:
+        owned.share(place, shared)
+    return scored
+
+
+def _plan(method: str, given: ScoreKeywords) -> ScoreSettings:
+    run, share = given.get("exclude_top_of"), given.get("exclude_share", 0.2)
+    return ScoreSettings(
+        method,
+        options=dict(given.get("options") or {}),
+        budget=Budget(given.get("max_evaluations"), given.get("time_limit")),
+        paper=given.get("paper", False),
+        statistics=given.get("statistics", False),
+        exclude=None if run is None else Exclusion(Path(run), share),
+        for_patch=given.get("for_patch", False),
+        began=given.get("began", time.monotonic()),
+    )
+
+
+def _cluster(given: ScoreKeywords, job: Settings) -> elsewhere.Cluster | None:
+    address, cores = given.get("ray"), given.get("ray_cores", 1)
+    if address is None:
+        return None
+    options = elsewhere.ClusterOptions(address, workers=job.workers, cores=cores)
+    return elsewhere.find_cluster("ray", options)
+
+
+def means(
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    merge: Sequence[str | Path] = (),
+    settings: Settings | None = None,
+) -> CommonMeans:
+    """Compute what absent filters yield over all images, as `repairkit means` does.
+
+    Args:
+        model: an ONNX file.
+        data: images; see `score`.
+        out: a file that `Settings.means` can name.
+        merge: files of several owners to add up; then there is no model and no data.
+        settings: preprocessing, sites, device; see `score`.
+
+    Raises:
+        RepairkitError: anything that the user can mend.
+    """
+    place = Path(out)
+    if merge:
+        if model is not None or data is not None:
+            raise SettingsError("--merge needs no model and no data; leave them out")
+        common = measuring.merge_means([Path(file) for file in merge])
+    else:
+        if model is None:
+            raise SettingsError("means are of a model, and none was given; name an ONNX file")
+        subject, job = open_job(model, data, settings)
+        measuring.check_means_place(place)
+        common = measuring.compute_means(subject, job)
+    measuring.write_means(place, common)
+    return common
+
+
+def merge(
+    runs: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    by: merging.By = "images",
+    weights: Sequence[float] | None = None,
+) -> merging.Merged:
+    """Add up values over data that could not leave its owners; see `jobs.owners.merging.merge`.
+
+    Raises:
+        RepairkitError: the runs do not add up, or cannot be read.
+    """
+    place = None if out is None else Path(out)
+    return merging.merge([Path(run) for run in runs], out=place, by=by, weights=weights)
+
+
+class JsonLines(logging.FileHandler):
+    """A log whose every line is a JSON document: time, level, logger, message and the event."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self._failed = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        document: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "event", {}),
+        }
+        return json.dumps(document, default=str)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 (logging's)
+        """A log that cannot be written, as on a full disk, stops no run; it is said once."""
+        if not self._failed:
+            self._failed = True
+            error = sys.exc_info()[1]
+            sys.stderr.write(f"repairkit: {self.baseFilename}: cannot be written ({error})\n")
+
+
+@contextmanager
+def _logging_to(path: Path | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    if path.is_file() or not path.exists():  # lines are added to a pipe or a terminal as they are
+        check_replaced(path, b'{"time": ', "log of repairkit's")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = JsonLines(path)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another place"
+        ) from error
+    logger = logging.getLogger("repairkit")
+    level = logger.level
+    logger.addHandler(handler)
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()

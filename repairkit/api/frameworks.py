@@ -1,6 +1,6 @@
 """What needs a framework beside the ONNX file: exports and attacks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -12,6 +12,9 @@ from repairkit.core.results import Attacked, Exported
 from repairkit.jobs.attack import attacking
 from repairkit.jobs.export import adapters, exporting
 from repairkit.jobs.setup.settings import Settings
+
+METHODS: Mapping[str, Callable[..., Pgd | Square]] = {"pgd": Pgd, "square": Square}
+"""The settings of attacks, by the names that the command line has for them."""
 
 
 class ExportKeywords(TypedDict, total=False):

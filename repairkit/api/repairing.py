@@ -1,6 +1,6 @@
 """Repairs: chosen, made, proven and written; patches verified, applied and taken back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,7 @@ from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter
 from repairkit.core.framework import FrameworkModel, Source
 from repairkit.core.results import Applied, Patched, Reverted, Verified, frozen_entry
-from repairkit.core.scores import Progress
+from repairkit.core.scores import Budget, Progress
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import claimed_patch, read_patch_file
 from repairkit.graph.stored.files import read_model
@@ -131,6 +131,19 @@ def patch(
         **choices,
     )
     return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
+
+
+def score_settings(
+    method: str,
+    options: Mapping[str, object],
+    *,
+    max_evaluations: int | None,
+    time_limit: float | None,
+    began: float,
+) -> ScoreSettings:
+    """How `patch` is to score, of a command that began then, by `time.monotonic`."""
+    budget = Budget(max_evaluations, time_limit)
+    return ScoreSettings(method, options=options, budget=budget, began=began)
 
 
 def patch_document(patched: Patched) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""The command line: parse, call one workflow, print."""
-
-from __future__ import annotations
+"""The command line: parse, call one function of the API, print."""
 
 import errno
 import logging
@@ -10,35 +8,17 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version as version_of
 from types import FrameType
 from typing import Any
 
 import typer
 
-import repairkit
-from repairkit.cli.commands.attack import attack_command
-from repairkit.cli.commands.export import export_command
-from repairkit.cli.commands.look import (
-    compare_command,
-    inspect_command,
-    instrument_command,
-    report_command,
-)
-from repairkit.cli.commands.owners import means_command, merge_command
-from repairkit.cli.commands.proof import apply_command, revert_command, verify_command
-from repairkit.cli.commands.repair import demo_command, patch_command
-from repairkit.cli.commands.score import score_command
-from repairkit.cli.options.arguments import flag_positions, refuse_infinite
-from repairkit.cli.options.groups import Command, Panels, unfolded
-from repairkit.cli.options.started import process_began
-from repairkit.cli.shown.stages import staged
-from repairkit.cli.shown.streams import (
-    forget_output,
-    prepare_streams,
-    reader_is_gone,
-    reserved,
-    write_document,
-)
+from repairkit.cli import streams
+from repairkit.cli.commands import framework_models, look, repair, score
+from repairkit.cli.option_groups import Command, Panels, flag_positions, refuse_infinite, unfolded
+from repairkit.cli.options import process_began
+from repairkit.cli.stage_display import staged
 from repairkit.core.errors import RepairkitError
 from repairkit.core.process.foreign import exit_words
 from repairkit.core.process.text import printable
@@ -51,20 +31,20 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _COMMANDS: dict[str, Command] = {
-    "inspect": inspect_command,
-    "score": score_command,
-    "patch": patch_command,
-    "verify": verify_command,
-    "apply": apply_command,
-    "revert": revert_command,
-    "instrument": instrument_command,
-    "compare": compare_command,
-    "attack": attack_command,
-    "export": export_command,
-    "report": report_command,
-    "means": means_command,
-    "merge": merge_command,
-    "demo": demo_command,
+    "inspect": look.inspect_command,
+    "score": score.score_command,
+    "patch": repair.patch_command,
+    "verify": repair.verify_command,
+    "apply": repair.apply_command,
+    "revert": repair.revert_command,
+    "instrument": look.instrument_command,
+    "compare": look.compare_command,
+    "attack": framework_models.attack_command,
+    "export": framework_models.export_command,
+    "report": look.report_command,
+    "means": score.means_command,
+    "merge": score.merge_command,
+    "demo": repair.demo_command,
 }
 for _name, _run in _COMMANDS.items():
     app.command(_name, cls=Panels)(staged(unfolded(_run)))
@@ -83,7 +63,7 @@ def _version(
     version: bool = typer.Option(False, "--version", help="Print the version and stop."),
 ) -> None:
     if version:
-        typer.echo(repairkit.__version__)
+        typer.echo(version_of("repairkit"))
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -102,7 +82,7 @@ def main() -> None:
     for position in reversed(flag_positions(command, arguments, "--debug")):
         del arguments[position]
     debug = len(arguments) < len(sys.argv) - 1
-    prepare_streams(one_document=_wants_document(command, arguments))
+    streams.prepare_streams(one_document=_wants_document(command, arguments))
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     handler.setLevel(logging.DEBUG if debug else logging.WARNING)
@@ -135,21 +115,21 @@ def run(arguments: list[str], *, debug: bool = False, began: float | None = None
     """
     command = _command()
     if not _wants_document(command, arguments):
-        return _told(_ending(command, arguments, debug=debug, began=began)).code
-    with reserved() as (kept, output):
-        ending = _told(_ending(command, arguments, debug=debug, began=began))
+        return _shown(_ending(command, arguments, debug=debug, began=began)).code
+    with streams.reserved() as (kept, output):
+        ending = _shown(_ending(command, arguments, debug=debug, began=began))
     document = kept.document
     if ending.error is not None:
-        found = document if isinstance(document, dict) else {}
-        document = {**found, "error": ending.error, "exit_code": ending.code}
+        known = document if isinstance(document, dict) else {}
+        document = {**known, "error": ending.error, "exit_code": ending.code}
     if kept.given or ending.error is not None:
         try:
-            write_document(output, document)
+            streams.write_document(output, document)
         except BrokenPipeError:
-            forget_output()
+            streams.forget_output()
         except OSError as error:  # such as a full disk behind `>`
-            forget_output(output)
-            return _told(_failed(error)).code
+            streams.forget_output(output)
+            return _shown(_failed(error)).code
     return ending.code
 
 
@@ -199,7 +179,7 @@ def _failed(error: BaseException) -> _Ending:
     if isinstance(error, RepairkitError):
         return _Ending(error.exit_code, str(error))
     if _reader_left(error):
-        forget_output()
+        streams.forget_output()
         return _Ending(0)
     if isinstance(error, SystemExit):
         return _Ending(1, exit_words(error))
@@ -207,7 +187,7 @@ def _failed(error: BaseException) -> _Ending:
         return _Ending(1, "the memory of this machine does not suffice; use fewer images at once")
     if isinstance(error, OSError):
         if error.filename is None and error.errno == errno.ENOSPC:
-            forget_output()
+            streams.forget_output()
         return _Ending(1, f"{error.filename or 'output'}: {error.strerror or error}")
     text = (str(error).splitlines() or [""])[0]
     return _Ending(
@@ -224,7 +204,7 @@ def _unwrapped(error: BaseException) -> BaseException:
 def _reader_left(error: BaseException) -> bool:
     """Whether the output's reader has left."""
     if isinstance(error, BrokenPipeError):
-        return reader_is_gone()
+        return streams.reader_is_gone()
     # Rich has sent the rest of the output nowhere by then.
     return isinstance(error.__context__, BrokenPipeError) and _exiter(error) == "rich"
 
@@ -237,7 +217,7 @@ def _exiter(error: BaseException) -> str:
     return str(frames[-1].f_globals.get("__name__", "")).partition(".")[0]
 
 
-def _told(ending: _Ending) -> _Ending:
+def _shown(ending: _Ending) -> _Ending:
     """Say on standard error what went wrong; the error in one line that steers no terminal."""
     if ending.error is None:
         return ending

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import repairkit.cli as cli
-from repairkit.cli.options.arguments import flag_positions
-from repairkit.cli.shown import streams
+from repairkit.cli import streams
+from repairkit.cli.option_groups import flag_positions
 from repairkit.core.errors import RunFolderError, VerificationError
 from tests.conftest import Project
 

@@ -11,8 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from repairkit.cli import app
-from repairkit.cli.options.groups import Panels, argument, flag, only, option, unfolded, without
-from repairkit.cli.options.search import METHODS
+from repairkit.cli.option_groups import Panels, argument, flag, only, option, unfolded, without
+from repairkit.cli.options import METHODS
 from repairkit.jobs.score import methods
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from repairkit.cli import app
-from repairkit.cli.shown import stages
+from repairkit.cli import app, stage_display
 from repairkit.core.process.stages import listening, stage
 from tests.conftest import Answer, Project
 
@@ -56,16 +55,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Timed:
     """Standard error as a log from now on, with a twentieth of the usual times."""
     log = Timed()
     monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr(stages, "FIRST_SECONDS", 0.1)
-    monkeypatch.setattr(stages, "BETWEEN_SECONDS", 0.05)
-    monkeypatch.setattr(stages, "SILENT_SECONDS", SILENT)
-    monkeypatch.setattr(stages, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(stage_display, "FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(stage_display, "BETWEEN_SECONDS", 0.05)
+    monkeypatch.setattr(stage_display, "SILENT_SECONDS", SILENT)
+    monkeypatch.setattr(stage_display, "_LOOK_SECONDS", 0.01)
     return log
 
 
 def test_a_slow_stage_is_told_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     log = impatient(monkeypatch)
-    with stages.shown(quiet=False), stage("looking hard", total=7, unit="stones") as tell:
+    with stage_display.shown(quiet=False), stage("looking hard", total=7, unit="stones") as tell:
         tell(3)
         time.sleep(1.0)
     told = log.getvalue().splitlines()
@@ -77,14 +76,14 @@ def test_a_slow_stage_is_told_again_and_again(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_belongs_to_no_stage_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
     log = impatient(monkeypatch)
-    with stages.shown(quiet=False):
+    with stage_display.shown(quiet=False):
         time.sleep(0.5)
     assert "working: " in log.getvalue()
 
 
 def test_a_stage_that_begins_late_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     log = impatient(monkeypatch)
-    with stages.shown(quiet=False):
+    with stage_display.shown(quiet=False):
         with stage("first"):
             time.sleep(0.12)
         with stage("second\x1b[31m"):
@@ -94,7 +93,7 @@ def test_a_stage_that_begins_late_is_told_at_once(monkeypatch: pytest.MonkeyPatc
 
 def test_the_same_stage_again_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     log = impatient(monkeypatch)
-    with stages.shown(quiet=False):
+    with stage_display.shown(quiet=False):
         for _ in range(4):
             with stage("one of many"):
                 time.sleep(0.06)
@@ -108,7 +107,7 @@ def test_a_quick_command_says_nothing(repairkit: Command, project: Project) -> N
 
 def test_quiet_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     log = impatient(monkeypatch)
-    with stages.shown(quiet=True), stage("looking hard"):
+    with stage_display.shown(quiet=True), stage("looking hard"):
         time.sleep(0.4)
     assert log.getvalue() == ""
 
@@ -127,13 +126,13 @@ def test_a_terminal_gets_a_bar_and_standard_output_stays_its_own(
 ) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr(stages, "Console", lambda **_: console)
-    with stages.shown(quiet=False), stage("outer"):
+    monkeypatch.setattr(stage_display, "Console", lambda **_: console)
+    with stage_display.shown(quiet=False), stage("outer"):
         with stage("inner", total=9) as tell:
             tell(4)
             sys.stdout.write("the answer\n")
             time.sleep(0.3)
-        stages.show_facts("3 undecided", 1, 2)
+        stage_display.show_facts("3 undecided", 1, 2)
         time.sleep(0.3)
     told = screen.getvalue()
     for part in ("outer", "inner", "4 of 9 images", "3 undecided"):

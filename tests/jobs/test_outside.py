@@ -130,7 +130,7 @@ from pathlib import Path
 from repairkit.graph.stored import outside
 outside.KEPT_OUTSIDE_ABOVE = 1 << 20
 from repairkit.cli import run
-import repairkit.api.repairing, repairkit.cli.shown.repair_story  # loaded before memory is measured
+import repairkit.api.repairing, repairkit.cli.repair_story  # loaded before memory is measured
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -1,15 +1,11 @@
 """`repairkit inspect`, `repairkit instrument`, `repairkit compare` and `repairkit report`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from repairkit import api
-from repairkit.cli.options.answer import Answer
-from repairkit.cli.options.groups import argument, flag, only, option
-from repairkit.cli.options.job import PREPARATION, Job, settle_job
+from repairkit.cli.option_groups import argument, flag, only, option
+from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions
 from repairkit.core.process.trust import TRUST_HELP
 
 _OF_INSPECT = (
@@ -24,44 +20,58 @@ _OF_INSTRUMENT = (
 
 def inspect_command(
     job: Annotated[
-        Job,
+        JobOptions,
         only(
             *_OF_INSPECT,
             data="Also try the usual preprocessings on these labelled images.",
             metric="mean_absolute_error for a regressor.",
         ),
     ],
-    answer: Answer,
+    answer: AnswerOptions,
 ) -> None:
     """List inputs, outputs, sites and filters, and what is left out and why."""
-    from repairkit.cli.shown.results import print_inspected
+    from repairkit.api import inspecting, job_settings
+    from repairkit.cli.result_tables import print_inspected
 
-    model, settings = settle_job(job)
-    inspected = api.inspect(model, job.data.data, settings=settings)
-    answer.give(inspected.to_json, lambda: print_inspected(inspected))
+    model, settings = job_settings.find_job(job.model, job.words())
+    inspected = inspecting.inspect(model, job.data.data, settings=settings)
+
+    def tell() -> None:
+        print_inspected(
+            inspected.to_json(),
+            has_layers=inspected.model.subject.layer_map is not None,
+            further_inputs=inspected.further_inputs(),
+            look=inspected.look_in_words(),
+            seconds_of_all=inspected.seconds_of_all(),
+        )
+
+    answer.give(inspected.to_json, tell)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instrumenting:
+class InstrumentOptions:
     """Where the model with masks goes."""
 
     out: Path | None = option("Result; MODEL.instrumented.onnx.", "-o", "--out")
 
 
 def instrument_command(
-    job: Annotated[Job, only(*_OF_INSTRUMENT)], place: Instrumenting, answer: Answer
+    job: Annotated[JobOptions, only(*_OF_INSTRUMENT)],
+    place: InstrumentOptions,
+    answer: AnswerOptions,
 ) -> None:
     """Write the model with a run-time mask input per site."""
-    from repairkit.cli.shown.results import print_instrumented
+    from repairkit.api import inspecting, job_settings
+    from repairkit.cli.result_tables import print_instrumented
 
-    model, settings = settle_job(job)
+    model, settings = job_settings.find_job(job.model, job.words())
     out = place.out or Path(f"{model.stem}.instrumented.onnx")
-    instrumented = api.instrument(model, settings=settings, out=out)
-    answer.give(instrumented.to_json, lambda: print_instrumented(instrumented))
+    instrumented = inspecting.instrument(model, settings=settings, out=out)
+    answer.give(instrumented.to_json, lambda: print_instrumented(instrumented.masks, out))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparing:
+class CompareOptions:
     """Runs, and what of them is compared."""
 
     runs: list[Path] = argument("Run folders of one model; two or more.", "RUN...", default=...)
@@ -69,11 +79,12 @@ class Comparing:
     top_k: int = option("Filters at each end that are held together.", default=20, min=1)
 
 
-def compare_command(comparing: Comparing, answer: Answer) -> None:
+def compare_command(comparing: CompareOptions, answer: AnswerOptions) -> None:
     """Tell how far runs agree: rank correlation, R2 and overlap of the top filters."""
-    from repairkit.cli.shown.results import print_agreements
+    from repairkit.api import inspecting
+    from repairkit.cli.result_tables import print_agreements
 
-    pairs = api.compare(comparing.runs, metric=comparing.metric, top_k=comparing.top_k)
+    pairs = inspecting.compare(comparing.runs, metric=comparing.metric, top_k=comparing.top_k)
     answer.give(
         lambda: {"comparisons": [pair.to_json() for pair in pairs]},
         lambda: print_agreements(pairs, len(comparing.runs)),
@@ -81,7 +92,7 @@ def compare_command(comparing: Comparing, answer: Answer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reporting:
+class ReportOptions:
     """A run, and where its page goes."""
 
     run: Path = argument("A run folder that score wrote.", "RUN", default=...)
@@ -97,11 +108,12 @@ class Reporting:
     trust: bool = flag(TRUST_HELP)
 
 
-def report_command(reporting: Reporting, answer: Answer) -> None:
+def report_command(reporting: ReportOptions, answer: AnswerOptions) -> None:
     """Write one self-contained HTML page of a run, and its numbers as JSON."""
-    from repairkit.cli.shown import show
+    from repairkit.api import inspecting
+    from repairkit.cli import printing
 
-    reported = api.report(
+    reported = inspecting.report(
         reporting.run,
         out=reporting.out,
         model=reporting.model,
@@ -112,7 +124,7 @@ def report_command(reporting: Reporting, answer: Answer) -> None:
     )
 
     def tell() -> None:
-        show.say(f"page     {reported.page}")
-        show.say(f"numbers  {reported.report_file}")
+        printing.say(f"page     {reported.page}")
+        printing.say(f"numbers  {reported.report_file}")
 
     answer.give(lambda: reported.document, tell)

@@ -1,27 +1,18 @@
-"""`repairkit patch`, and `repairkit demo`, which shows it."""
-
-from __future__ import annotations
+"""`repairkit patch`, `demo`, which shows it, and `verify`, `apply` and `revert` of patches."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import typer
 
-from repairkit import api
-from repairkit.cli.options.answer import Answer
-from repairkit.cli.options.groups import flag, option, without
-from repairkit.cli.options.job import Job, settle_job, split_names
-from repairkit.cli.options.search import METHOD_HELP, Search
-from repairkit.cli.options.source import SourceOptions
-from repairkit.cli.options.started import began
-
-if TYPE_CHECKING:
-    from repairkit.api import ScoreSettings
+from repairkit.cli import options, stage_display
+from repairkit.cli.option_groups import argument, flag, only, option, without
+from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SearchOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class WishOptions:
     """What is to be mended, and where the result goes."""
 
     fairness: bool = flag("Freeze what harms the worst group.")
@@ -33,7 +24,7 @@ class Wish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions:
+class ConditionOptions:
     """What a repair must reach, and what it may cost."""
 
     title: ClassVar = "Goal and limits"
@@ -52,7 +43,7 @@ class Conditions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class ChoiceOptions:
     """How filters are chosen and what is done to them."""
 
     title: ClassVar = "Choice"
@@ -70,58 +61,58 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Values:
+class ValueOptions:
     """How filters are scored where no run is given."""
 
     title: ClassVar = "Search"
-    method: str = option(METHOD_HELP, default="repair")
-    search: Annotated[Search, without("side", "setting")]
-
-    def settings(self, started: float) -> ScoreSettings:
-        """The settings of the scoring, in a command that started then."""
-        budget = api.Budget(self.search.max_evaluations, self.search.time_limit)
-        return api.ScoreSettings(
-            self.method, options=self.search.of_method(), budget=budget, began=started
-        )
+    method: str = option(options.METHOD_HELP, default="repair")
+    search: Annotated[SearchOptions, without("side", "setting")]
 
 
 def patch_command(
     context: typer.Context,
-    job: Annotated[Job, without("means")],
-    wish: Wish,
-    conditions: Conditions,
-    choice: Choice,
-    values: Values,
-    source: SourceOptions,
-    answer: Answer,
+    job: Annotated[JobOptions, without("means")],
+    wish: WishOptions,
+    conditions: ConditionOptions,
+    choice: ChoiceOptions,
+    values: ValueOptions,
+    source: options.SourceOptions,
+    answer: AnswerOptions,
 ) -> None:
     """Choose filters, freeze them, prove the result and write the patched model."""
-    from repairkit.cli.shown import show
-    from repairkit.cli.shown.repair_story import print_patched
+    from repairkit.api import job_settings, repairing
+    from repairkit.cli.repair_story import print_patched
 
-    model, settings = settle_job(job)
-    limits, how = asdict(conditions), asdict(choice)
-    done = api.patch(
+    model, settings = job_settings.find_job(job.model, job.words())
+    limits, choices, search = asdict(conditions), asdict(choice), values.search
+    done = repairing.patch(
         model,
         settings=settings,
         out=wish.out or Path(f"{model.stem}.patched.onnx"),
-        score=values.settings(began(context)),
+        score=repairing.score_settings(
+            values.method,
+            search.of_method(),
+            max_evaluations=search.max_evaluations,
+            time_limit=search.time_limit,
+            began=options.began(context),
+        ),
         source=source.named(),
-        on_progress=show.scoring_progress,
+        on_progress=stage_display.scoring_progress,
         fairness=wish.fairness,
         robustness=wish.robustness,
-        remove=split_names(wish.remove) or (),
+        remove=options.split_names(wish.remove) or (),
         scores=wish.scores,
         targets=limits.pop("target") or (),
-        transfers=how.pop("transfer") or (),
+        transfers=choices.pop("transfer") or (),
         **limits,
-        **how,
+        **choices,
     )
-    answer.give(lambda: api.patch_document(done), lambda: print_patched(done, details=wish.details))
+    document = repairing.patch_document(done)
+    answer.give(lambda: document, lambda: print_patched(done, document, details=wish.details))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoPlace:
+class DemoOptions:
     """Where the demonstration happens."""
 
     out: Path = option(
@@ -132,35 +123,109 @@ class DemoPlace:
     )
 
 
-def demo_command(place: DemoPlace, answer: Answer) -> None:
+def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
     """Repair the packaged sample: digits that are read worse when dark on light."""
-    from repairkit.cli.shown import show
-    from repairkit.cli.shown.repair_story import print_patched
+    from repairkit.api import job_settings, repairing
+    from repairkit.cli import printing, repair_story
 
-    model = api.copy_sample(place.out)
-    settings = api.find_settings(model)
+    model = repairing.copy_sample(place.out)
+    settings = job_settings.find_settings(model)
     if not (answer.as_json or answer.quiet):
-        show.say(f"A network that reads digits, and images in two groups, copied to {place.out}.")
-        show.say(
+        printing.say(
+            f"A network that reads digits, and images in two groups, copied to {place.out}."
+        )
+        printing.say(
             "repairkit patch --fairness --level best: score filters, freeze what harms, prove."
         )
-    done = api.patch(
+    done = repairing.patch(
         model,
         settings=settings,
         fairness=True,
         level="best",
         out=place.out / "model.patched.onnx",
-        on_progress=show.scoring_progress,
+        on_progress=stage_display.scoring_progress,
     )
     # On noise: the images have proven the result while it was in memory.
-    verified = api.verify(
+    verified = repairing.verify(
         model, done.out, patch_file=done.patch_file, settings=replace(settings, data=None)
     )
+    document = repairing.patch_document(done)
 
     def tell() -> None:
-        print_patched(done)
-        show.say("verification of the written file passed")
+        repair_story.print_patched(done, document)
+        printing.say("verification of the written file passed")
 
-    answer.give(
-        lambda: {**api.patch_document(done), "verified_from_disk": verified.to_json()}, tell
+    answer.give(lambda: {**document, "verified_from_disk": verified.to_json()}, tell)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """The two models, and the patch between them."""
+
+    original: Path = argument("The model before.", "ORIGINAL", default=...)
+    patched: Path = argument("The model after.", "PATCHED", default=...)
+    patch: Path | None = option("The patch file; what PATCHED claims or shows if left out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyOptions:
+    """A model, the patch that was made for it, and where the result goes."""
+
+    model: Path = argument("The model that the patch was made for.", "MODEL", default=...)
+    patch: Path = argument("The patch file (*.patch.json).", "PATCH", default=...)
+    out: Path | None = option("The patched model; MODEL.patched.onnx.", "-o", "--out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevertOptions:
+    """A patched model, the patch to undo, and where the result goes."""
+
+    model: Path = argument("The patched model.", "MODEL", default=...)
+    patch: Path | None = argument(
+        "The patch file to undo; the one beside MODEL if left out.", "[PATCH]"
     )
+    out: Path | None = option("The model before; MODEL.reverted.onnx.", "-o", "--out")
+
+
+def verify_command(
+    pair: PairOptions,
+    job: Annotated[JobOptions, only("data", "features", "image_input", "inputs", *PREPARATION)],
+    answer: AnswerOptions,
+) -> None:
+    """Prove that PATCHED is ORIGINAL with just the claimed changes."""
+    from repairkit.api import job_settings, repairing
+    from repairkit.cli.repair_story import print_verified
+
+    _, settings = job_settings.find_job(pair.original, job.words())
+    verified = repairing.verify(
+        pair.original, pair.patched, patch_file=pair.patch, settings=settings
+    )
+    answer.give(
+        verified.to_json,
+        lambda: print_verified(verified, original=pair.original, patched=pair.patched),
+    )
+
+
+def apply_command(
+    files: ApplyOptions,
+    job: Annotated[JobOptions, only("data", "image_input", "inputs", *PREPARATION)],
+    answer: AnswerOptions,
+) -> None:
+    """Apply a patch file to the exact model it was made for, and prove the result."""
+    from repairkit.api import job_settings, repairing
+    from repairkit.cli.repair_story import print_applied
+
+    _, settings = job_settings.find_job(files.model, job.words())
+    out = files.out or Path(f"{files.model.stem}.patched.onnx")
+    applied = repairing.apply(files.model, files.patch, out=out, settings=settings)
+    answer.give(applied.to_json, lambda: print_applied(applied))
+
+
+def revert_command(files: RevertOptions, answer: AnswerOptions) -> None:
+    """Undo a patch: give back, byte for byte, the model it was made to."""
+    from repairkit.api import repairing
+    from repairkit.cli.repair_story import print_reverted
+
+    out = files.out or Path(f"{files.model.stem}.reverted.onnx")
+    reverted = repairing.revert(files.model, files.patch, out=out)
+    answer.give(reverted.to_json, lambda: print_reverted(reverted))

@@ -1,28 +1,23 @@
-"""`repairkit score`."""
-
-from __future__ import annotations
+"""`repairkit score`, and `repairkit means` and `repairkit merge` for data of several owners."""
 
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import typer
 
-from repairkit import api
-from repairkit.cli.options.answer import Answer
-from repairkit.cli.options.groups import flag, option
-from repairkit.cli.options.job import Job, settle_job
-from repairkit.cli.options.search import METHOD_HELP, Search
-from repairkit.cli.options.started import began
-from repairkit.core.errors import Interruption, SettingsError
+from repairkit.cli import options
+from repairkit.cli.option_groups import argument, flag, only, option
+from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SearchOptions
+from repairkit.core.errors import Interruption, SettingsError, Terminated
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring:
+class ScoringOptions:
     """What is done with the values, and how a run goes on."""
 
-    method: str = option(METHOD_HELP, default="auto")
+    method: str = option(options.METHOD_HELP, default="auto")
     out: Path | None = option("Run folder; runs/MODEL-METRIC-METHOD.", "-o", "--out")
     share_to: Path | None = option(
         "Also write a run folder that may leave the data's owner.", "--share"
@@ -55,7 +50,7 @@ class Scoring:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
+class RayOptions:
     """Where else coalitions are evaluated."""
 
     title: ClassVar = "Cluster"
@@ -71,7 +66,7 @@ class Cluster:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watch:
+class WatchOptions:
     """How a run that nobody watches makes itself known."""
 
     title: ClassVar = "Unattended runs"
@@ -82,60 +77,73 @@ class Watch:
 
 def score_command(
     context: typer.Context,
-    job: Job,
-    scoring: Scoring,
-    search: Search,
-    cluster: Cluster,
-    watch: Watch,
-    answer: Answer,
+    job: JobOptions,
+    scoring: ScoringOptions,
+    search: SearchOptions,
+    cluster: RayOptions,
+    watch: WatchOptions,
+    answer: AnswerOptions,
 ) -> None:
     """Estimate the value of every filter, with its uncertainty, into a run folder."""
-    from repairkit.cli.shown import show
-    from repairkit.cli.shown.score_tables import print_scored
+    from repairkit.api import estimating, job_settings
+    from repairkit.cli import printing, stage_display
+    from repairkit.cli.result_tables import print_scored
 
     method = "tmab" if scoring.paper and scoring.method == "auto" else scoring.method
-    choices, options = scoring.estimate(), search.of_method()
-    model, settings = settle_job(job)
+    choices, of_method = scoring.estimate(), search.of_method()
+    model, settings = job_settings.find_job(job.model, job.words())
     folder = scoring.out or default_folder(model, settings.metrics[0], method)
     try:
-        scored = api.score(
+        scored = estimating.score(
             model,
             settings=settings,
             method=method,
-            options=options,
+            options=of_method,
             max_evaluations=search.max_evaluations,
             time_limit=search.time_limit,
-            began=began(context),
+            began=options.began(context),
             out=folder,
-            on_progress=show.scoring_progress,
+            on_progress=stage_display.scoring_progress,
             ray=cluster.address(),
             ray_cores=cluster.ray_cores,
-            unattended=api.Unattended(**asdict(watch)),
+            unattended=estimating.Unattended(**asdict(watch)),
             **choices,
         )
     except KeyboardInterrupt as stop:
         _stopped(stop, folder, answer)
         return
-    answer.give(scored.to_json, lambda: print_scored(scored))
+
+    def tell() -> None:
+        print_scored(
+            scored.table(),
+            scored.scores,
+            scored.document,
+            scored.details,
+            ids=[each.id for each in scored.bench.roster],
+            excluded=scored.excluded,
+        )
+        printing.say(f"written to {scored.folder}")
+
+    answer.give(scored.to_json, tell)
 
 
-def _stopped(stop: KeyboardInterrupt, folder: Path, answer: Answer) -> None:
+def _stopped(stop: KeyboardInterrupt, folder: Path, answer: AnswerOptions) -> None:
     """Say that the folder keeps an unfinished run; SIGTERM is then no failure.
 
     Raises:
         Interruption: it was Ctrl-C, or nothing is kept.
     """
-    from repairkit.cli.shown import show
+    from repairkit.cli import printing
 
     kept = (folder / "run.json").is_file()
-    if not (kept and isinstance(stop, api.Terminated)):
+    if not (kept and isinstance(stop, Terminated)):
         raise Interruption(
             f"interrupted; {folder} keeps what was done, go on with --resume"
             if kept
             else "interrupted before there was anything to keep"
         ) from None
     if not answer.quiet:
-        show.remark(f"stopped by SIGTERM; {folder} keeps what was done, go on with --resume")
+        printing.remark(f"stopped by SIGTERM; {folder} keeps what was done, go on with --resume")
     document = {"run": str(folder), "finished": False, "stopped_by": "SIGTERM"}
     answer.give(lambda: document, lambda: None)
 
@@ -144,3 +152,78 @@ def default_folder(model: Path, metric: str, method: str) -> Path:
     """Where a run goes that was not told where to go."""
     name = f"{model.stem}-{metric}-{method}"
     return Path("runs") / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+_OF_JOB = (
+    "model", "data", "features", "image_input", "inputs", "output", "sites", "sites_at", "include",
+    "device", *PREPARATION,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeansOptions:
+    """Whose means, and where they go."""
+
+    out: Path | None = option("File; MODEL.means.json.", "-o", "--out")
+    merge: list[Path] | None = option("Add up this file of means; repeat for each owner.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """Runs, their weights, and where the result goes."""
+
+    runs: list[Path] = argument("Run folders of the same model.", "RUN...", default=...)
+    out: Path = option("Run folder of the result.", "-o", "--out", default=...)
+    by: str = option("Weight runs by images, or by whole groups.", default="images")
+    weights: str | None = option("One number per run, comma-separated.")
+
+
+def means_command(
+    job: Annotated[JobOptions, only(*_OF_JOB)], choice: MeansOptions, answer: AnswerOptions
+) -> None:
+    """Compute what absent filters are to yield, over all images; or add up several owners' sums."""
+    from repairkit.api import estimating, job_settings
+    from repairkit.cli.result_tables import print_means
+
+    if choice.merge:
+        if choice.out is None and job.model is None and job.data.data is None:
+            raise SettingsError("--merge needs a file to write; name it with -o")
+        place = choice.out or Path()
+        means = estimating.means(job.model, job.data.data, merge=choice.merge, out=place)
+    else:
+        model, settings = job_settings.find_job(job.model, job.words())
+        place = choice.out or model.with_suffix(".means.json")
+        means = estimating.means(model, settings=settings, out=place)
+    answer.give(
+        lambda: {k: v for k, v in means.to_json().items() if k != "sites"},
+        lambda: print_means(means, place),
+    )
+
+
+def merge_command(merging: MergeOptions, answer: AnswerOptions) -> None:
+    """Add up values over data that could not leave its owners; needs run folders alone."""
+    from repairkit.api import estimating
+    from repairkit.cli.result_tables import print_merged
+
+    merged = estimating.merge(
+        merging.runs,
+        out=merging.out,
+        by=cast(Literal["images", "groups"], merging.by),  # other words are refused there
+        weights=_numbers(merging.weights),
+    )
+    metric = merged.scores.metrics[0]
+    answer.give(
+        merged.to_json,
+        lambda: print_merged(merged.table(), merged.document, metric, merging.out),
+    )
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise SettingsError(
+            f"--weights {text!r} are no numbers; give one per run, separated by commas"
+        ) from None

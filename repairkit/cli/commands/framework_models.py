@@ -1,21 +1,13 @@
-"""`repairkit attack`."""
-
-from __future__ import annotations
+"""`repairkit attack` and `repairkit export`, which take a framework's model."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from repairkit import api
-from repairkit.cli.options.answer import Answer
-from repairkit.cli.options.groups import flag, only, option
-from repairkit.cli.options.job import PREPARATION, Job, settle_job
-from repairkit.cli.options.source import SourceOptions
+from repairkit.cli.option_groups import argument, flag, only, option
+from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SourceOptions, read_shape
 from repairkit.core.errors import SettingsError
-
-if TYPE_CHECKING:
-    from repairkit.api import Pgd, Square
 
 _OF_JOB = (
     "model", "trust", "data", "group", "classes", "output", "image_input", "inputs", "columns",
@@ -25,7 +17,7 @@ _OF_JOB = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack:
+class AttackOptions:
     """Method, strength, and where the images go."""
 
     out: Path | None = option("The images, .npz; MODEL.attacked.npz.", "-o", "--out")
@@ -42,36 +34,36 @@ class Attack:
     )
     images: int | None = option("Images attacked of each part; all.", min=1)
 
-    def chosen(self, *, by_gradients: bool) -> Pgd | Square:
+    def chosen(self, *, by_gradients: bool) -> tuple[str, dict[str, float]]:
         """The method and its settings; by default the one that takes gradients, if there are any.
 
         Raises:
             SettingsError: there is no such method, or a number is none.
         """
         method = self.method or ("pgd" if by_gradients else "square")
-        epsilon = _fraction("--epsilon", self.epsilon)
+        settings = {"epsilon": _fraction("--epsilon", self.epsilon)}
         if method == "pgd":
-            return api.Pgd(
-                epsilon,
-                n_steps=self.steps,
-                step_size=_fraction("--step-size", self.step_size),
-                random_start=self.random_start,
-            )
+            settings["step_size"] = _fraction("--step-size", self.step_size)
+            return method, settings | {"n_steps": self.steps, "random_start": self.random_start}
         if method == "square":
-            return api.Square(epsilon, n_queries=self.queries)
+            return method, settings | {"n_queries": self.queries}
         raise SettingsError(f"there is no attack {method!r}; choose pgd or square")
 
 
 def attack_command(
-    job: Annotated[Job, only(*_OF_JOB)], attack: Attack, source: SourceOptions, answer: Answer
+    job: Annotated[JobOptions, only(*_OF_JOB)],
+    attack: AttackOptions,
+    source: SourceOptions,
+    answer: AnswerOptions,
 ) -> None:
     """Make images that fool a model: each is moved a little, towards a class drawn at random."""
-    from repairkit.cli.shown.results import print_attacked
+    from repairkit.api import frameworks, job_settings
+    from repairkit.cli.result_tables import print_attacked
 
-    method = attack.chosen(by_gradients=source.source is not None)
-    pixel_range = _ends(attack.pixel_range)
-    model, settings = settle_job(job)
-    attacked = api.attack(
+    name, choices = attack.chosen(by_gradients=source.source is not None)
+    method, pixel_range = frameworks.METHODS[name](**choices), _ends(attack.pixel_range)
+    model, settings = job_settings.find_job(job.model, job.words())
+    attacked = frameworks.attack(
         model,
         settings=settings,
         method=method,
@@ -105,3 +97,47 @@ def _ends(text: str | None) -> tuple[float, float] | None:
     if len(parts) != 2:
         raise SettingsError(f"--range {text!r} is no range; give LOW,HIGH such as 0,1")
     return _fraction("--range", parts[0]), _fraction("--range", parts[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """A framework's model, how it is loaded, and where the result goes."""
+
+    source: str = argument(
+        "module:factory, a .pt2 program or TorchScript of PyTorch; a saved Keras model.",
+        "SOURCE",
+        default=...,
+    )
+    out: Path | None = option("Result; SOURCE.onnx.", "-o", "--out")
+    framework: str | None = option("pytorch, keras or another adapter's name.")
+    weights: Path | None = option("State dict for a factory (safetensors or torch.save).")
+    input_shape: str | None = option("Of one image as the model takes it, as 3,224,224.")
+    opset: int | None = option("Of the ONNX file.", min=7)
+
+
+def export_command(
+    exporting: ExportOptions,
+    job: Annotated[JobOptions, only("trust", "data", "output", *PREPARATION)],
+    answer: AnswerOptions,
+) -> None:
+    """Write a model of PyTorch or Keras as ONNX, with a proven map of its layers."""
+    from repairkit.api import frameworks, job_settings
+    from repairkit.cli.result_tables import print_exported
+
+    out = exporting.out or Path(f"{_stem(exporting.source)}.onnx")
+    exported = frameworks.export(
+        exporting.source,
+        out=out,
+        settings=job_settings.find_settings(out, job.words()),
+        framework=exporting.framework,
+        weights=exporting.weights,
+        input_shape=read_shape(exporting.input_shape),
+        trust=job.trust,
+        opset=exporting.opset,
+    )
+    answer.give(exported.to_json, lambda: print_exported(exported))
+
+
+def _stem(source: str) -> str:
+    path, colon, name = source.rpartition(":")
+    return name.rpartition(".")[2] if colon and path else Path(source).stem

@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from repairkit.core.process.stages import READING_LOG, Listener, listener, listening
 from repairkit.core.process.text import printable
+
+if TYPE_CHECKING:
+    from repairkit.core.scores import Progress as ScoringProgress  # loads numpy
 
 FIRST_SECONDS = 3.0
 BETWEEN_SECONDS = 1.0
@@ -41,7 +44,7 @@ class _Stage:
     done: int = 0
     facts: str = ""
 
-    def told(self) -> str:
+    def state(self) -> str:
         """How far it is."""
         if self.facts:
             return self.facts
@@ -62,7 +65,7 @@ class Lines:
     def __init__(self) -> None:
         self._stages: list[_Stage] = []
         self._whole = _Stage("working", None, "")
-        self._begun = ""  # the last stage whose beginning was told
+        self._begun = ""  # the last stage whose beginning was shown
         self._last = time.monotonic()
         self._quiet_until = self._last + FIRST_SECONDS
         self._over = threading.Event()
@@ -108,9 +111,9 @@ class Lines:
                 now = time.monotonic()
                 if now - self._last >= SILENT_SECONDS - 2 * _LOOK_SECONDS:
                     stage = self._stages[-1] if self._stages else self._whole
-                    told = [stage.told()] if stage.told() else []
+                    state = [stage.state()] if stage.state() else []
                     lasted = f"{now - stage.begun:.0f} s"
-                    self._write(f"{stage.name}: {', '.join([*told, lasted])}")
+                    self._write(f"{stage.name}: {', '.join([*state, lasted])}")
 
     def _write(self, text: str) -> None:
         self._last = time.monotonic()
@@ -174,7 +177,7 @@ class Bars:
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=20),
-                TextColumn("{task.fields[told]}", markup=False),
+                TextColumn("{task.fields[state]}", markup=False),
                 TimeElapsedColumn(),
                 console=self._console,
                 transient=True,
@@ -185,10 +188,10 @@ class Bars:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
             name = printable(stage.name)
-            self._bar.add_task(name, total=stage.total, completed=stage.done, told=stage.told())
+            self._bar.add_task(name, total=stage.total, completed=stage.done, state=stage.state())
             return
         known = self._bar.task_ids[0]
-        self._bar.update(known, total=stage.total, completed=stage.done, told=stage.told())
+        self._bar.update(known, total=stage.total, completed=stage.done, state=stage.state())
 
 
 class _Reading(logging.Handler):
@@ -251,3 +254,33 @@ def show_facts(facts: str, done: int, total: int | None) -> None:
     display = listener()
     if isinstance(display, Bars | Lines):
         display.show_facts(facts, done, total)
+
+
+def scoring_progress(progress: ScoringProgress) -> None:
+    """Undecided filters, evaluations per second and time left, in the stage that scores."""
+    done, left = progress.spent.evaluations, progress.evaluations_left
+    show_facts(_facts(progress), done, None if left is None else done + left)
+
+
+def _facts(progress: ScoringProgress) -> str:
+    decided = "" if progress.n_undecided is None else f"{progress.n_undecided} undecided of "
+    facts = (
+        f"{decided}{progress.n_filters} filters, "
+        f"{progress.spent.evaluations} evaluations, {progress.evaluations_per_second:.0f}/s"
+    )
+    if progress.seconds_left is not None:
+        facts += f", at most {duration(max(progress.seconds_left, 1.0))} left"
+    return facts
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,82 @@
+"""Lines, tables and figures on standard output, remarks on standard error."""
+
+import math
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from repairkit.core.metric import Measure
+from repairkit.core.patch import Figure
+from repairkit.core.process.text import printable
+
+_PLAIN = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{MINUS SIGN}"): "-"}
+
+
+def printer() -> Console:
+    """Standard output; as wide as it needs where that is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def _shown(text: str) -> str:
+    """Neither markup nor control characters of a name may have an effect."""
+    return escape(printable(text))
+
+
+def say(text: str) -> None:
+    """A line for people on standard output."""
+    printer().print(_shown(text), soft_wrap=True)
+
+
+def remark(text: str) -> None:
+    """A line for people on standard error."""
+    sys.stderr.write(f"repairkit: {printable(text)}\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; columns after the first are numbers unless they start with a letter."""
+    shown = Table(title=_shown(title), title_justify="left", title_style="bold")
+    for position, column in enumerate(columns):
+        numbers = position > 0 and all(_is_number(row[position]) for row in rows)
+        shown.add_column(_shown(column), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(_shown(cell) for cell in row))
+    printer().print(shown)
+
+
+def _is_number(text: str) -> bool:
+    return not text or not text[0].isalpha()
+
+
+def plainly(text: str) -> str:
+    """A sentence of a page for a terminal: plain spaces and signs."""
+    return text.translate(_PLAIN)
+
+
+def short_duration(seconds: float) -> str:
+    """Less than a few seconds for people, in three digits."""
+    if seconds < 1e-3:
+        return f"{1e6 * seconds:.3g} us"
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def figure(measure: Measure, known: Figure) -> str:
+    """A figure with its 95 % interval; shares in per cent."""
+    return _with_interval(measure.figure(known.value), measure, known, signed=False)
+
+
+def change(measure: Measure, known: Figure) -> str:
+    """A difference with its 95 % interval; of shares in points."""
+    return _with_interval(measure.change(known.value), measure, known, signed=True)
+
+
+def _with_interval(text: str, measure: Measure, known: Figure, *, signed: bool) -> str:
+    """The interval before the unit; none where there is none."""
+    if math.isnan(known.ci_low):
+        return text
+    low, high = (measure.number(end, signed=signed) for end in (known.ci_low, known.ci_high))
+    value, _, unit = text.partition(" ")
+    return f"{value} [{low}, {high}] {unit}".rstrip()

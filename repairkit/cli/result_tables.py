@@ -1,0 +1,397 @@
+"""Results of scoring, of looking at models and runs, of attacks and of exports, for people."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repairkit.cli import printing
+from repairkit.cli.stage_display import duration
+from repairkit.core.arrays import IN_WORDS
+from repairkit.core.metric import SHARE, Measure
+from repairkit.core.patch import Figure
+from repairkit.core.process.text import counted
+from repairkit.core.results import Agreement, Attacked, Exported
+from repairkit.core.scores import Scores
+from repairkit.formats.means_file import CommonMeans
+from repairkit.report.wording import measures_of
+
+_SHOWN_FILTERS = 10
+_MOST_METRICS = 10
+_PER_METRIC = 3
+
+
+def print_scored(
+    rows: Sequence[dict[str, Any]],
+    scores: Scores,
+    document: Mapping[str, Any],
+    details: Mapping[str, Any],
+    *,
+    ids: Sequence[str],
+    excluded: Collection[int],
+) -> None:
+    """The highest and lowest filters, what they were estimated from, and what to mind.
+
+    Args:
+        rows: of `scores.csv`.
+        scores: of all filters.
+        document: what `run.json` says.
+        details: of `statistics.json`; empty where they were not asked for.
+        ids: of the filters, in the order of the scores.
+        excluded: positions of filters that are left out of the ranking.
+    """
+    measures = measures_of(document)
+    measure = measures[scores.metrics[0]]
+    shown = _both_ends(rows, {})
+    layer = ["layer"] if "layer" in rows[0] else []
+    printing.table(
+        f"Value of {len(rows)} filters for {measure.words}{_direction(measure)}, highest and lowest"
+        f"{_interval(document)}",
+        ["filter", *layer, "value", "std error", "from", "to", "samples", "decided"],
+        [_row(row, layer) for row in shown],
+    )
+    if len(scores.metrics) > 1:
+        _print_tops(scores, measures, ids, excluded)
+    _print_origin(document, measures)
+    for note in document["notes"]:
+        printing.say(f"note: {note}")
+    if document["n_undecided"]:
+        limit = "--time-limit" if "time limit" in document["reason"] else "--max-evaluations"
+        printing.say(f"undecided: {document['n_undecided']} filters; raise {limit} to tell more")
+    if details:
+        _print_statistics(details)
+
+
+def _print_origin(document: Mapping[str, Any], measures: Mapping[str, Measure]) -> None:
+    """What the values were estimated from: the whole and the empty model, device, and images."""
+    metrics = list(document["metrics"].items())
+    for name, ends in metrics[:_MOST_METRICS]:
+        whole, nothing = (measures[name].figure(ends[key]) for key in ("all", "none"))
+        printing.say(f"V(all) = {whole}, V(none) = {nothing} for {measures[name].words}")
+    if len(metrics) > _MOST_METRICS:
+        printing.say(f"and {len(metrics) - _MOST_METRICS} more metrics in run.json and scores.csv")
+    if "device" in document:
+        precision = IN_WORDS[document["precision"]]
+        printing.say(f"evaluated on {document['device']} in {precision}: {document['engine']}")
+    parts = document["parts"]
+    means = document["read"]["means"]
+    by_design = f" ({means})" if means else ""
+    printing.say(
+        f"{parts['calibration']} calibration{by_design} and {parts['selection']} selection images; "
+        f"{document['evaluations']} evaluations in {document['seconds']:.1f} s; "
+        f"{document['reason']}"
+    )
+
+
+def _both_ends(rows: Sequence[dict[str, Any]], *between: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first and the last rows of a long table, with others between them."""
+    if len(rows) <= 2 * _SHOWN_FILTERS:
+        return list(rows)
+    return [*rows[:_SHOWN_FILTERS], *between, *rows[-_SHOWN_FILTERS:]]
+
+
+def _print_tops(
+    scores: Scores,
+    measures: Mapping[str, Measure],
+    ids: Sequence[str],
+    excluded: Collection[int],
+) -> None:
+    """The filters worth most for each metric."""
+    rows = []
+    for column, metric in enumerate(scores.metrics[:_MOST_METRICS]):
+        ranked = scores.ranking(column).tolist()
+        if not measures[metric].greater_is_better:
+            ranked.reverse()
+        best = [p for p in ranked if p not in excluded][:_PER_METRIC]
+        values = scores.values[:, column]
+        rows.append(
+            [measures[metric].words, ", ".join(f"{ids[p]} ({values[p]:+.4f})" for p in best)]
+        )
+    printing.table(f"The {_PER_METRIC} filters worth most for each", ["metric", "filters"], rows)
+
+
+def _interval(document: Mapping[str, Any]) -> str:
+    """The confidence of `from` and `to`; what the intervals rest on stands in `run.json`."""
+    confidence = document["confidence"]
+    return "" if confidence is None else f" (from, to: {100 * confidence:g} % intervals)"
+
+
+def _direction(measure: Measure) -> str:
+    return "" if measure.greater_is_better else " (less is better: a filter above 0 harms)"
+
+
+def _print_statistics(details: Mapping[str, Any]) -> None:
+    """The last word on convergence, and what truncation hides; the rest is in statistics.json."""
+    trace = details.get("convergence", [])
+    if trace:
+        steps = ", ".join(f"{correlation:.3f} after {n:,.0f}" for n, correlation in trace[-4:])
+        printing.say(f"rank correlation of two halves of the samples: {steps} evaluations")
+    for name, bias in details.get("truncation", {}).get("bias", {}).items():
+        printing.say(f"truncation leaves out {bias:+.4f} of the sum of values for {name}")
+
+
+def _row(row: dict[str, Any], layer: list[str]) -> list[str]:
+    if not row:
+        return ["...", *([""] * (6 + len(layer)))]
+    return [
+        row["filter"],
+        *(row[name] for name in layer),
+        f"{row['value']:+.5f}",
+        f"{row['std_error']:.5f}",
+        f"{row['ci_low']:+.5f}",
+        f"{row['ci_high']:+.5f}",
+        str(row["samples"]),
+        "yes" if row["decided"] else "no",
+    ]
+
+
+def print_means(means: CommonMeans, place: Path) -> None:
+    """How many means there are, over how many images."""
+    n_filters = sum(len(sums.total) for sums in means.sums.values())
+    printing.say(f"means of {n_filters} filters over {means.n_images} images: {place}")
+    printing.say(f"digest {means.digest[:12]}; score with --means {place}")
+
+
+def print_merged(
+    rows: Sequence[dict[str, Any]], document: Mapping[str, Any], metric: str, out: Path
+) -> None:
+    """The highest and lowest values over all owners' images."""
+    printing.table(
+        f"Value of {len(rows)} filters for {metric}, highest and lowest ({document['interval']})",
+        ["filter", "value", "std error", "from", "to"],
+        [
+            [
+                row["filter"],
+                *(f"{row[n]:+.5f}" for n in ("value", "std_error", "ci_low", "ci_high")),
+            ]
+            for row in _both_ends(rows)
+        ],
+    )
+    parts = document["parts"]
+    printing.say(f"{parts['selection']} selection images of {parts['how']}; written to {out}")
+
+
+def print_inspected(
+    document: Mapping[str, Any],
+    *,
+    has_layers: bool,
+    further_inputs: Iterable[str],
+    look: Iterable[str],
+    seconds_of_all: Iterable[tuple[int, float]],
+) -> None:
+    """Inputs, outputs and sites of a model, and how the usual preprocessings do on its images.
+
+    Args:
+        document: what `--json` prints.
+        has_layers: whether a map of a framework's layers is known.
+        further_inputs: beside the images, in words.
+        look: what the first look at the images tells, line by line.
+        seconds_of_all: that passes for all filters take, by the number of passes for each.
+    """
+    images = document["input"]
+    shape = " x ".join("?" if size is None else str(size) for size in images["shape"])
+    printing.say(f"model   {document['model']['path']}")
+    printing.say(
+        f"input   {images['name']}: {shape} {images['dtype']}, {images['layout']}, "
+        f"batch {images['batch']}"
+    )
+    for further in further_inputs:
+        printing.say(f"beside  {further}")
+    outputs, judged = ", ".join(document["outputs"]), document["judged_output"]
+    printing.say(f"outputs {outputs} (judged: {judged})")
+    _print_sites(document, has_layers=has_layers)
+    if document["left_out"]:
+        printing.table(
+            f"{counted(len(document['left_out']), 'layer')} left out",
+            ["layer", "kind", "why"],
+            [[each["layer"], each["kind"], each["reason"]] for each in document["left_out"]],
+        )
+    if document["note"]:
+        printing.say(document["note"])
+    _print_passes(document, seconds_of_all)
+    for line in look:
+        printing.say(line)
+    first_look = document.get("first_look")
+    if first_look is not None and first_look["metric"] == "accuracy":
+        _print_look(first_look)
+
+
+def _print_sites(document: Mapping[str, Any], *, has_layers: bool) -> None:
+    rows = [
+        [
+            site["site"],
+            *([site["layer"]] if has_layers else []),
+            site["kind"],
+            str(site["filters"]),
+            "" if site["share"] is None else f"{100 * site['share']:.1f} %",
+        ]
+        for site in document["sites"]
+    ]
+    printing.table(
+        f"{counted(len(rows), 'site')} with {counted(document['n_filters'], 'filter')}",
+        ["site", *(["layer"] if has_layers else []), "kind", "filters", "multiplications"],
+        rows,
+    )
+
+
+def _print_passes(document: Mapping[str, Any], seconds_of_all: Iterable[tuple[int, float]]) -> None:
+    passes, n_filters = document["passes"], document["n_filters"]
+    if passes["seconds"] is None:
+        printing.say(passes["note"])
+        return
+    shape = " x ".join(map(str, passes["image"]))
+    printing.say(
+        f"one pass (an image of {shape}, {passes['batch']} at a time, one core): "
+        f"{printing.short_duration(passes['seconds'])}"
+    )
+    if n_filters:
+        times = [f"{n} take {duration(s)}" for n, s in seconds_of_all]
+        printing.say(f"passes for each of the {n_filters} filters, on one core: {', '.join(times)}")
+
+
+def _print_look(look: Mapping[str, Any]) -> None:
+    in_use, best = look["in_use"], look["best"]
+    for title, key in (("preprocessing", "preprocessings"), ("class order", "class_orders")):
+        attempts = look[key]
+        if not attempts:
+            continue
+        marks = {in_use: "in use"}
+        if title == "preprocessing":
+            marks[best] = "in use, best" if best == in_use else "best"
+        printing.table(
+            f"{counted(len(attempts), title)} on {attempts[0]['n_images']} {look['part']} images",
+            [title, "accuracy", "commonest answer", "mean likelihood", ""],
+            [
+                [
+                    attempt["name"],
+                    f"{100 * attempt['accuracy']:.1f} %",
+                    f"{100 * attempt['commonest_answer']:.1f} %",
+                    f"{attempt['mean_likelihood']:.3f}",
+                    marks.get(attempt["name"], ""),
+                ]
+                for attempt in attempts
+            ],
+        )
+    if look["doubt"]:
+        printing.say(f"doubtful: {look['doubt']}; {look['remedy']}")
+
+
+def print_instrumented(masks: Mapping[str, int], out: Path) -> None:
+    """How many masks a model got, and what they are called."""
+    printing.say(f"{len(masks)} mask inputs, such as {next(iter(masks))}: written to {out}")
+
+
+def print_agreements(pairs: Sequence[Agreement], n_runs: int) -> None:
+    """How far every two of the runs agree."""
+    printing.table(
+        f"Agreement of {n_runs} runs (R2: the second's values for the first's)",
+        ["first", "second", "filters", "rank corr.", "correlation", "R2", "highest", "lowest"],
+        [_agreement_row(agreement) for agreement in pairs],
+    )
+    printing.say(
+        f"highest, lowest: the share of the {pairs[0].top_k} at that end that both runs name"
+    )
+    for agreement in pairs:
+        for note in agreement.notes:
+            printing.say(f"note: {agreement.first} and {agreement.second}: {note}")
+
+
+def _agreement_row(agreement: Agreement) -> list[str]:
+    figures = (agreement.rank_correlation, agreement.correlation, agreement.r2)
+    return [
+        agreement.first,
+        agreement.second,
+        str(agreement.n_filters),
+        *("-" if figure is None else f"{figure:.3f}" for figure in figures),
+        f"{100 * agreement.highest:.0f} %",
+        f"{100 * agreement.lowest:.0f} %",
+    ]
+
+
+def print_attacked(attacked: Attacked) -> None:
+    """How an attack was made, and how the model fares under it."""
+    document = attacked.document
+    printing.say(_attack_in_words(document))
+    rows = []
+    for part in ("selection", "test"):
+        if part not in document["figures"]:  # no test part was wanted
+            continue
+        figures = document["figures"][part]
+        shares = ("clean_accuracy", "attack_success", "fooled")
+        rows.append(
+            [
+                part,
+                str(figures["n_images"]),
+                *(printing.figure(SHARE, Figure(**figures[n])) for n in shares),
+            ]
+        )
+    printing.table(
+        "How the model fares, with 95 % intervals",
+        ["part", "images", "accuracy on clean ones", "taken for the target", "missed"],
+        rows,
+    )
+    change = document["figures"]["largest_change"]
+    printing.say(
+        f"largest change of a pixel: {255 * change:.2f} of 255; pixel range: "
+        f"{document['pixel_range']['from']}"
+    )
+    for note in document["notes"]:
+        printing.say(f"note: {note}")
+    printing.say(f"written to {attacked.out}")
+
+
+def _attack_in_words(document: Mapping[str, Any]) -> str:
+    source, reach = document["source"], f"{255 * document['epsilon']:.3g}/255"
+    if source["knowledge"] == "black-box":
+        return (
+            f"black-box attack through ONNX Runtime: {document['method']}, at most "
+            f"{document['n_queries']} queries an image, within {reach}"
+        )
+    step = f"{255 * document['step_size']:.3g}/255"
+    settings = f"{document['n_steps']} steps of {step} within {reach}"
+    if source["knowledge"] == "white-box":
+        return (
+            f"white-box attack, {settings}: gradients of {source['name']}, which answers as the "
+            f"ONNX model does (greatest difference {source['parity']:.1e})"
+        )
+    return (
+        f"transfer attack, {settings}: gradients of {source['name']}, which answers otherwise than "
+        "the ONNX model; if it was to be the same model, look at --weights and at how images are "
+        "prepared"
+    )
+
+
+def print_exported(exported: Exported) -> None:
+    """Which layers became which sites, and what was proven of the file."""
+    layers = exported.layers
+    printing.table(
+        f"{len(layers.layers)} layers of {layers.framework} and the sites that they became",
+        ["layer", "kind", "filters", "site", "proven"],
+        [
+            [
+                m.layer.name,
+                m.layer.kind,
+                str(m.layer.n_channels),
+                m.site or f"none: {m.note}",
+                "" if m.site is None else str(m.layer.n_channels - len(m.unproven)),
+            ]
+            for m in layers.layers
+        ],
+    )
+    printing.say(
+        f"outputs on {exported.n_images} images ({exported.images}) equal "
+        f"{layers.framework}'s within {exported.relative:.1e} of the greatest"
+    )
+    printing.say(
+        f"{exported.n_mapped} of {exported.n_filters} filters have a layer and channel, "
+        f"{exported.n_proven} of them proven by freezing them in both"
+    )
+    if not exported.n_filters:
+        printing.say(
+            "note: the model has no filters that can be frozen; repairkit inspect tells why"
+        )
+    if exported.without_layer:
+        printing.say(f"note: sites without a layer: {', '.join(exported.without_layer)}")
+    if exported.images != "given images":
+        printing.say("note: name real images with --data to prove it on those")
+    printing.say(f"model  {exported.out}")
+    printing.say(f"map    {exported.map_file}")

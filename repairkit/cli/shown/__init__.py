@@ -1,1 +1,0 @@
-"""What is printed: tables, stages and progress."""

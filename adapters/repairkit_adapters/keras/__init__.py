@@ -113,8 +113,7 @@ def apply_patch(
             f"a keras.Model was expected and a {type(model).__name__} was given (of a SavedModel, "
             "repair the .keras file that it was made from)"
         )
-    from repairkit_adapters.keras.filter_stages import find_stages
-    from repairkit_adapters.keras.frozen_layers import freeze_channels
+    from repairkit_adapters.keras.filter_stages import find_stages, freeze_channels
 
     frozen = find_channels(patch, layers, framework="keras", unproven=unproven)
     with quiet():

@@ -1,4 +1,8 @@
-"""Keras on TensorFlow, imported when first used and without noise on the terminal."""
+"""Keras on TensorFlow: imported when first used, without noise, and its layers while one traces.
+
+A layer's `call`, `activation` or other attributes are replaced for the time of one trace, so that
+functional, sequential and subclassed models, and models inside models, are alike.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
@@ -129,3 +134,166 @@ def short_message(error: BaseException) -> str:
     """What an exception of a framework says, in one line of at most 200 characters."""
     line = first_line(error).strip().rstrip(".")
     return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+Tap = Callable[[Tensor], Tensor]
+"""Stands behind a layer and changes what it yields."""
+
+
+def named_layers(model: KerasModel) -> list[tuple[str, KerasLayer]]:
+    """Every layer inside a model with its name; inside inner models, behind their names and `/`."""
+    named: list[tuple[str, KerasLayer]] = []
+    met: set[int] = set()
+
+    def walk(parent: KerasLayer, prefix: str) -> None:
+        for layer in parent._flatten_layers(include_self=False, recursive=False):
+            if id(layer) in met:
+                continue
+            met.add(id(layer))
+            named.append((prefix + layer.name, layer))
+            walk(layer, f"{prefix}{layer.name}/")
+
+    walk(model, "")
+    counts = Counter(name for name, _ in named)
+    numbers: Counter[str] = Counter()
+    for position, (name, layer) in enumerate(named):
+        if counts[name] > 1:
+            numbers[name] += 1
+            named[position] = (f"{name}#{numbers[name]}", layer)
+    return named
+
+
+def channel_axis(layer: KerasLayer) -> int:
+    """Of a convolution's output."""
+    return 1 if layer.data_format == "channels_first" else -1
+
+
+@contextmanager
+def tapped(runtime: Runtime, convolution: KerasLayer, taps: Mapping[str, Tap]) -> Iterator[None]:
+    """While open, what the parts of a convolution yield goes through taps."""
+    with ExitStack() as stack:
+        if "depthwise" in taps:
+            call = _in_two_stages(runtime.keras.ops, convolution, taps["depthwise"])
+            stack.enter_context(replaced(convolution, call=call))
+        if "output" in taps:
+            tap, activation = taps["output"], convolution.activation
+            if activation is None:
+                inner = convolution.call
+                stack.enter_context(replaced(convolution, call=lambda *a, **k: tap(inner(*a, **k))))
+            else:
+                stack.enter_context(replaced(convolution, activation=lambda x: activation(tap(x))))
+        yield
+
+
+def _in_two_stages(ops: ModuleType, layer: KerasLayer, tap: Tap) -> Tap:
+    """The `call` of a separable convolution, with a tap between its two parts."""
+
+    def call(inputs: Tensor) -> Tensor:
+        between = ops.depthwise_conv(
+            inputs,
+            layer.depthwise_kernel,
+            strides=layer.strides,
+            padding=layer.padding,
+            dilation_rate=layer.dilation_rate,
+            data_format=layer.data_format,
+        )
+        outputs = ops.conv(
+            tap(between), layer.pointwise_kernel, padding="valid", data_format=layer.data_format
+        )
+        if layer.use_bias:
+            shape = [1] * len(outputs.shape)
+            shape[channel_axis(layer)] = -1
+            outputs = ops.add(outputs, ops.reshape(layer.bias, shape))
+        return outputs if layer.activation is None else layer.activation(outputs)
+
+    return call
+
+
+@contextmanager
+def replaced(layer: KerasLayer, **attributes: object) -> Iterator[None]:
+    """While open, a layer has other attributes or methods."""
+    # By its dictionary: a built layer takes no new state, and Keras would track what is set.
+    state = vars(layer)
+    before = {name: state[name] for name in attributes if name in state}
+    state.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            del state[name]
+        state.update(before)
+
+
+@contextmanager
+def in_32_bits(named: Iterable[tuple[str, KerasLayer]]) -> Iterator[None]:
+    """While open, layers that compute in 16 bits on weights in 32 compute in 32 bits.
+
+    Args:
+        named: layers with their names, as `named_layers` gives them.
+    """
+    others = [
+        layer for _, layer in named if layer.compute_dtype in ("float16", "bfloat16", "float64")
+    ]
+    policies = [layer.dtype_policy for layer in others]
+    for layer in others:
+        layer.dtype_policy = "float32"
+    try:
+        yield
+    finally:
+        for layer, policy in zip(others, policies, strict=True):
+            layer.dtype_policy = policy
+
+
+@contextmanager
+def plain_convolutions(runtime: Runtime, model: KerasModel) -> Iterator[None]:
+    """While open, no convolution is traced as a function of its own.
+
+    Keras compiles grouped convolutions, which TensorFlow lacks on the CPU, and tf2onnx cannot look
+    into what is compiled. Such a trace can only be converted: TensorFlow cannot run it.
+    """
+    layers, tf = runtime.keras.layers, runtime.tensorflow
+    with ExitStack() as stack:
+        for _, layer in named_layers(model):
+            if not isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Conv3D):
+                continue
+            if layer.groups > 1 and isinstance(layer, layers.Conv1D):
+                stack.enter_context(replaced(layer, call=_one_dimensional(runtime, layer)))
+            elif layer.groups > 1:
+                stack.enter_context(replaced(layer, convolution_op=_convolution(tf, layer)))
+        yield
+
+
+def _convolution(tf: ModuleType, layer: KerasLayer) -> Callable[[Tensor, Tensor], Tensor]:
+    """A layer's `convolution_op` without compilation."""
+    sizes = "DHW"[-layer.rank :]
+    data_format = f"NC{sizes}" if layer.data_format == "channels_first" else f"N{sizes}C"
+
+    def convolve(inputs: Tensor, kernel: Tensor) -> Tensor:
+        return tf.nn.convolution(
+            inputs,
+            kernel,
+            strides=list(layer.strides),
+            padding="VALID" if layer.padding == "causal" else layer.padding.upper(),
+            data_format=data_format,
+            dilations=list(layer.dilation_rate),
+        )
+
+    return convolve
+
+
+def _one_dimensional(runtime: Runtime, layer: KerasLayer) -> Tap:
+    """The `call` of a `Conv1D`, which does not go through `convolution_op`."""
+    ops, convolve = runtime.keras.ops, _convolution(runtime.tensorflow, layer)
+    first = layer.data_format == "channels_first"
+    before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+    pads = [[0, 0], [0, 0], [before, 0]] if first else [[0, 0], [before, 0], [0, 0]]
+
+    def call(inputs: Tensor) -> Tensor:
+        padded = ops.pad(inputs, pads) if layer.padding == "causal" else inputs
+        outputs = convolve(padded, layer.kernel)
+        if layer.use_bias:
+            shape = (1, -1, 1) if first else (1, 1, -1)
+            outputs = ops.add(outputs, ops.reshape(layer.bias, shape))
+        return outputs if layer.activation is None else layer.activation(outputs)
+
+    return call

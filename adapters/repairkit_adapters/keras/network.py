@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +13,11 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
 from repairkit.core.layer_map import LayerMap
+from repairkit_adapters.keras import keras_runtime, network_parts
 from repairkit_adapters.keras.conversion import write_onnx
 from repairkit_adapters.keras.filter_stages import Result, TappedModel, find_stages
-from repairkit_adapters.keras.keras_runtime import (
-    KerasModel,
-    Runtime,
-    Tensor,
-    quiet,
-    short_message,
-)
-from repairkit_adapters.keras.loss import cross_entropy, logits_of, refuse_no_classifier
-from repairkit_adapters.keras.tracing import named_layers, plain_convolutions
+from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, Tensor, quiet, short_message
 from repairkit_adapters.way_back import PatchSource, channels_by_layer, find_channels
-
-Held: TypeAlias = tuple[int, NDArray[np.intp], Images]
-"""The number of a stage, and each image's channel and level there."""
 
 
 class KerasNetwork:
@@ -73,8 +62,7 @@ class KerasNetwork:
             raise AdapterError(
                 f"the model cannot be run on images of shape {input_shape}: {short_message(error)}"
             ) from error
-        self._numbers = {stage.layer.name: i for i, stage in enumerate(self.stages)}
-        self._held: Held | None = None
+        self._holder = network_parts.LayerHolder("the model", [s.layer for s in self.stages])
         self._tapped = TappedModel(
             runtime=runtime, model=model, stages=self.stages, frozen=dict(frozen or {})
         )
@@ -86,36 +74,24 @@ class KerasNetwork:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        return tuple(stage.layer for stage in self.stages)
+        return self._holder.layers
 
     def outputs(self, images: Images) -> Images:
         """See `FrameworkModel.outputs`."""
         return np.asarray(
-            self._compiled.run("outputs", self._tapped.first_output, self._held, images), np.float32
+            self._compiled.run("outputs", self._tapped.first_output, self._holder.held, images),
+            np.float32,
         )
 
-    @contextmanager
-    def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
+    def freezing(
+        self, layer: str, channels: NDArray[np.intp], constants: Images
+    ) -> AbstractContextManager[None]:
         """See `FrameworkModel.freezing`.
 
         Raises:
             AdapterError: no such layer or channel.
         """
-        number = self._numbers.get(layer)
-        if number is None:
-            raise AdapterError(
-                f"the model has no layer {layer!r}; its layers are "
-                f"{', '.join(list(self._numbers)[:6])}"
-            )
-        n_channels = self.stages[number].layer.n_channels
-        if np.size(channels) and not 0 <= np.min(channels) <= np.max(channels) < n_channels:
-            raise AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
-        before = self._held
-        self._held = (number, channels, constants)
-        try:
-            yield
-        finally:
-            self._held = before
+        return self._holder.freezing(layer, channels, constants)
 
     def loss_gradients(
         self, images: Images, labels: NDArray[np.intp]
@@ -126,17 +102,23 @@ class KerasNetwork:
             AdapterError: the model is no classifier.
         """
         tf = self._runtime.tensorflow
-        if ("gradients", self._held is not None) not in self._compiled:
-            refuse_no_classifier(self.outputs(images[:1]).shape)
+        if ("gradients", self._holder.held is not None) not in self._compiled:
+            network_parts.refuse_no_classifier(self.outputs(images[:1]).shape)
 
         def losses_and_gradients(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                losses = cross_entropy(tf, *logits_of(self._tapped.first_output(x)), y)
+                losses = network_parts.cross_entropy(
+                    tf, *network_parts.logits_of(self._tapped.first_output(x)), y
+                )
             return losses, tape.gradient(losses, x)
 
         losses, gradients = self._compiled.run(
-            "gradients", losses_and_gradients, self._held, images, np.asarray(labels, np.int32)
+            "gradients",
+            losses_and_gradients,
+            self._holder.held,
+            images,
+            np.asarray(labels, np.int32),
         )
         return np.asarray(losses, np.float64), np.asarray(gradients, np.float32)
 
@@ -162,7 +144,7 @@ class KerasNetwork:
 
     def export(self, path: Path) -> None:
         """See `FrameworkModel.export`."""
-        with plain_convolutions(self._runtime, self.model):
+        with keras_runtime.plain_convolutions(self._runtime, self.model):
             write_onnx(
                 self._runtime,
                 self._tapped.frozen_only(self._tapped.all_outputs),
@@ -170,7 +152,7 @@ class KerasNetwork:
                 input_name=input_name(self.model),
                 input_shape=self._input_shape,
                 opset=self._opset,
-                layers=[name for name, _ in named_layers(self.model)],
+                layers=[name for name, _ in keras_runtime.named_layers(self.model)],
             )
 
 
@@ -185,7 +167,11 @@ class _Compiled:
         return key in self._functions
 
     def run(
-        self, name: str, function: Callable[..., Result], held: Held | None, *inputs: Array
+        self,
+        name: str,
+        function: Callable[..., Result],
+        held: network_parts.Held | None,
+        *inputs: Array,
     ) -> Result:
         """Run a function on images.
 

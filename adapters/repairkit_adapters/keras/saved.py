@@ -8,8 +8,10 @@ with a choice behind every convolution.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,21 +21,14 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer, LoadOptions
 from repairkit.core.process.trust import refuse_untrusted
+from repairkit_adapters.keras import keras_runtime, network_parts
 from repairkit_adapters.keras.conversion import write_onnx
-from repairkit_adapters.keras.graph import GraphStage, find_graph_stages, with_choices
-from repairkit_adapters.keras.keras_runtime import (
-    GraphFunction,
-    Runtime,
-    Tensor,
-    quiet,
-    short_message,
-)
+from repairkit_adapters.keras.keras_runtime import Graph, GraphFunction, Operation, Runtime, Tensor
 from repairkit_adapters.keras.keras_sources import fits
-from repairkit_adapters.keras.loss import cross_entropy, logits_of, refuse_no_classifier
 
 if TYPE_CHECKING:
     from tensorflow import TensorSpec
-    from tensorflow.compat.v1 import GraphDef
+    from tensorflow.compat.v1 import GraphDef, NodeDef
 
 # Operations that reach outside the graph when it runs; saving and restoring have their own.
 _REACHING = {
@@ -65,12 +60,12 @@ def load_saved_model(runtime: Runtime, folder: Path, options: LoadOptions) -> Sa
     misfit = (OSError, ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError)
     try:
         _refuse_reaching(folder, trust=options.trust)
-        with quiet():
+        with keras_runtime.quiet():
             loaded = tf.saved_model.load(str(folder))
             signatures = dict(loaded.signatures)
     except misfit as error:
         raise AdapterError(
-            f"{folder}: cannot be read as a SavedModel ({short_message(error)})"
+            f"{folder}: cannot be read as a SavedModel ({keras_runtime.short_message(error)})"
         ) from error
     signature = signatures.get("serving_default")
     if signature is None and len(signatures) == 1:
@@ -84,7 +79,7 @@ def load_saved_model(runtime: Runtime, folder: Path, options: LoadOptions) -> Sa
     if len(inputs) != 1:
         raise AdapterError(f"{folder}: takes {len(inputs)} inputs; one, of images, was expected")
     shape = _image_shape(folder, next(iter(inputs.values())), options)
-    with quiet():
+    with keras_runtime.quiet():
         freeze = importlib.import_module("tensorflow.python.framework.convert_to_constants")
         frozen = freeze.convert_variables_to_constants_v2(signature)
     return SavedNetwork(
@@ -98,7 +93,7 @@ def _refuse_reaching(folder: Path, *, trust: bool) -> None:
         saved.ParseFromString((folder / "saved_model.pb").read_bytes())
     except Exception as error:
         raise AdapterError(
-            f"{folder}: cannot be read as a SavedModel ({short_message(error)})"
+            f"{folder}: cannot be read as a SavedModel ({keras_runtime.short_message(error)})"
         ) from error
     for graph in (meta.graph_def for meta in saved.meta_graphs):
         nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
@@ -149,8 +144,8 @@ class SavedNetwork:
         self._output = frozen.outputs[0]
         self._outputs = [tensor.name for tensor in frozen.outputs]
         self._stages: tuple[GraphStage, ...] = find_graph_stages(frozen)
-        self._numbers = {stage.layer.name: i for i, stage in enumerate(self._stages)}
-        self._held: tuple[int, NDArray[np.intp], Images] | None = None
+        layers = [stage.layer for stage in self._stages]
+        self._holder = network_parts.LayerHolder("the SavedModel", layers)
         self._functions: dict[str, Callable[..., list[Tensor]]] = {}
 
     @property
@@ -159,16 +154,16 @@ class SavedNetwork:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        return tuple(stage.layer for stage in self._stages)
+        return self._holder.layers
 
     def outputs(self, images: Images) -> Images:
         """See `FrameworkModel.outputs`."""
         tf = self._runtime.tensorflow
-        with quiet():
+        with keras_runtime.quiet():
             batch = tf.constant(images, tf.float32)
-            if self._held is None:
+            if self._holder.held is None:
                 return np.asarray(self._plain()(batch)[0], np.float32)
-            number, channels, constants = self._held
+            number, channels, constants = self._holder.held
             return np.asarray(
                 self._choosing()(
                     batch,
@@ -179,21 +174,15 @@ class SavedNetwork:
                 np.float32,
             )
 
-    @contextmanager
-    def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
+    def freezing(
+        self, layer: str, channels: NDArray[np.intp], constants: Images
+    ) -> AbstractContextManager[None]:
         """See `FrameworkModel.freezing`.
 
         Raises:
-            AdapterError: no such layer.
+            AdapterError: no such layer or channel.
         """
-        if layer not in self._numbers:
-            raise AdapterError(f"the SavedModel has no layer {layer!r}")
-        before = self._held
-        self._held = (self._numbers[layer], channels, constants)
-        try:
-            yield
-        finally:
-            self._held = before
+        return self._holder.freezing(layer, channels, constants)
 
     def loss_gradients(
         self, images: Images, labels: NDArray[np.intp]
@@ -204,14 +193,16 @@ class SavedNetwork:
             AdapterError: the model is no classifier.
         """
         tf = self._runtime.tensorflow
-        refuse_no_classifier(self._output.shape)
-        kind, logits = logits_of(self._output)
-        with quiet():
+        network_parts.refuse_no_classifier(self._output.shape)
+        kind, logits = network_parts.logits_of(self._output)
+        with keras_runtime.quiet():
             function = self._function("logits", self._graph.as_graph_def(), [], [logits.name])
             batch = tf.constant(images, tf.float32)
             with tf.GradientTape() as tape:
                 tape.watch(batch)
-                losses = cross_entropy(tf, kind, function(batch)[0], tf.constant(labels, tf.int32))
+                losses = network_parts.cross_entropy(
+                    tf, kind, function(batch)[0], tf.constant(labels, tf.int32)
+                )
             gradients = tape.gradient(losses, batch)
         return np.asarray(losses, np.float64), np.asarray(gradients, np.float32)
 
@@ -249,3 +240,145 @@ class SavedNetwork:
             pruned = whole.prune(feeds, [tensor(one) for one in fetched])
             self._functions[name] = pruned
         return self._functions[name]
+
+
+_KINDS = {
+    "Conv2D": "Conv2D",
+    "Conv3D": "Conv3D",
+    "Conv2DBackpropInput": "Conv2DTranspose",
+    "Conv3DBackpropInputV2": "Conv3DTranspose",
+    "DepthwiseConv2dNative": "DepthwiseConv2D",
+}
+_SUMS = ("BiasAdd", "Add", "AddV2")
+_AGAIN = "_1"
+_MORE_INPUTS = ("chosen", "channels", "levels")
+
+
+@dataclass(frozen=True)
+class GraphStage:
+    """A convolution of a graph, and the tensor where its filters are read."""
+
+    layer: Layer
+    tensor: Tensor
+    channel_axis: int
+
+
+def find_graph_stages(frozen: GraphFunction) -> tuple[GraphStage, ...]:
+    """The convolutions of a frozen function whose kernels are constant, in graph order."""
+    fed, outputs = _fed(frozen), {tensor.name for tensor in frozen.outputs}
+    operations = [o for o in frozen.graph.get_operations() if o.type in _KINDS and o.name in fed]
+    names = _layer_names([operation.name for operation in operations])
+    counts: Counter[str] = Counter()
+    stages = []
+    for operation, name in zip(operations, names, strict=True):
+        counts[name] += 1
+        shown = name if counts[name] == 1 else f"{name}#{counts[name]}"
+        channels_first = operation.get_attr("data_format").startswith(b"NC")
+        axis = 1 if channels_first else -1
+        n_channels = operation.outputs[0].shape[axis]
+        if n_channels is None or operation.inputs[1].op.name in fed:
+            continue
+        tensor = _behind(operation.outputs[0], int(n_channels), fed, outputs)
+        layer = Layer(shown, _KINDS[operation.type], int(n_channels))
+        stages.append(GraphStage(layer, tensor, axis))
+    return tuple(stages)
+
+
+def _fed(frozen: GraphFunction) -> set[str]:
+    """The operations that depend on the images."""
+    fed: set[str] = set()
+    waiting = [frozen.inputs[0].op]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name not in fed:
+            fed.add(operation.name)
+            waiting += [reader for tensor in operation.outputs for reader in tensor.consumers()]
+    return fed
+
+
+def _behind(tensor: Tensor, n_channels: int, fed: set[str], outputs: set[str]) -> Tensor:
+    """The tensor behind the bias and the normalisation that alone follow."""
+    reader = _sole_reader(tensor, outputs)
+    if reader is not None and reader.type in _SUMS and _is_per_channel(reader, n_channels, fed):
+        tensor = reader.outputs[0]
+        reader = _sole_reader(tensor, outputs)
+    if reader is None:
+        return tensor
+    if reader.type == "FusedBatchNormV3" and not reader.get_attr("is_training"):
+        return reader.outputs[0]
+    if reader.type == "Mul" and _is_per_channel(reader, n_channels, fed):
+        last = _sole_reader(reader.outputs[0], outputs)
+        if last is not None and last.type in _SUMS and _is_per_channel(last, n_channels, fed):
+            return last.outputs[0]
+    return tensor
+
+
+def _sole_reader(tensor: Tensor, outputs: set[str]) -> Operation | None:
+    readers = tensor.consumers()
+    return readers[0] if len(readers) == 1 and tensor.name not in outputs else None
+
+
+def _is_per_channel(operation: Operation, n_channels: int, fed: set[str]) -> bool:
+    constants = [tensor for tensor in operation.inputs if tensor.op.name not in fed]
+    return len(constants) == 1 and constants[0].shape.num_elements() == n_channels
+
+
+def _layer_names(operations: Sequence[str]) -> list[str]:
+    """`conv1` of `StatefulPartitionedCall/model_1/conv1_1/convolution`.
+
+    Keras enters every scope again when it saves a model, which appends a number to all of them.
+    """
+    paths = []
+    for operation in operations:
+        scopes = [part for part in operation.split("/")[:-1] if "PartitionedCall" not in part]
+        paths.append(scopes[1:] or scopes or [operation])
+    if all(path[0].endswith(_AGAIN) for path in paths):
+        paths = [[part.removesuffix(_AGAIN) for part in path] for path in paths]
+    return ["/".join(path) for path in paths]
+
+
+def with_choices(
+    runtime: Runtime, graph: Graph, stages: Sequence[GraphStage]
+) -> tuple[GraphDef, list[str]]:
+    """The graph's definition with a choice behind each stage, and its three more inputs.
+
+    The inputs say which stage is chosen and, for each image, its channel and level there.
+    """
+    tf = runtime.tensorflow
+    choices = tf.Graph()
+    with choices.as_default():
+        chosen, channels, levels = (
+            tf.compat.v1.placeholder(dtype, shape, f"repairkit/{name}")
+            for name, dtype, shape in zip(
+                _MORE_INPUTS, (tf.int32, tf.int32, tf.float32), ((), (None,), (None,)), strict=True
+            )
+        )
+        for number, stage in enumerate(stages):
+            given = tf.compat.v1.placeholder(
+                stage.tensor.dtype, stage.tensor.shape, f"repairkit/{number}/given"
+            )
+            shape = [-1] + [1] * (len(given.shape) - 1)
+            wide = list(shape)
+            wide[stage.channel_axis] = stage.layer.n_channels
+            hot = tf.one_hot(channels, stage.layer.n_channels, True, False, dtype=tf.bool)
+            here = tf.logical_and(tf.reshape(hot, wide), tf.equal(chosen, number))
+            level = tf.cast(tf.reshape(levels, shape), given.dtype)
+            tf.identity(tf.where(here, level, given), name=f"repairkit/{number}/taken")
+    definition = graph.as_graph_def()
+    before = {stage.tensor.name.removesuffix(":0"): i for i, stage in enumerate(stages)}
+    for node in definition.node:
+        _rewire(node, {name: f"repairkit/{i}/taken" for name, i in before.items()})
+    given_names = {f"repairkit/{i}/given": name for name, i in before.items()}
+    for node in _nodes(choices, given_names):
+        _rewire(node, given_names)
+        definition.node.append(node)
+    return definition, [f"repairkit/{name}:0" for name in _MORE_INPUTS]
+
+
+def _nodes(graph: Graph, left_out: dict[str, str]) -> Iterator[NodeDef]:
+    return (node for node in graph.as_graph_def().node if node.name not in left_out)
+
+
+def _rewire(node: NodeDef, renamed: dict[str, str]) -> None:
+    for slot, name in enumerate(node.input):
+        node.input[slot] = renamed.get(name.removesuffix(":0"), name)

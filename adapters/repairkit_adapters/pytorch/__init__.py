@@ -113,14 +113,14 @@ def apply_patch(
         RepairkitError: the patch or the map cannot be read.
     """
     _require_torch()
-    from repairkit_adapters.pytorch.frozen_modules import freeze_channels
-    from repairkit_adapters.pytorch.modules import ready_module, unwrapped
-    from repairkit_adapters.pytorch.trace import trace_layers
+    from repairkit_adapters.pytorch import modules, trace
 
     frozen = find_channels(patch, layers, framework="pytorch", unproven=unproven)
-    ready = ready_module(model, frozen.input_shape, step=None, source="the model")
-    traced = trace_layers(ready)
-    freeze_channels(unwrapped(model), traced, frozen.channels, parametrize=parametrize)
+    ready = modules.ready_module(model, frozen.input_shape, step=None, source="the model")
+    traced = trace.trace_layers(ready)
+    trace.freeze_channels(
+        modules.unwrapped(model), traced, frozen.channels, parametrize=parametrize
+    )
     return model
 
 

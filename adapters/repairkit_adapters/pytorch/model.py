@@ -1,10 +1,10 @@
-"""A PyTorch model as repairkit sees it; the user's module stays as it is."""
+"""A PyTorch model as repairkit sees it, and what gradients say of it; the module stays as it is."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -15,17 +15,14 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
 from repairkit.core.layer_map import LayerMap
-from repairkit_adapters.pytorch import gradients
-from repairkit_adapters.pytorch.frozen_modules import freeze_channels
-from repairkit_adapters.pytorch.modules import ready_module
+from repairkit_adapters.pytorch import trace
+from repairkit_adapters.pytorch.modules import ImageModule, ready_module
 from repairkit_adapters.pytorch.onnx import write_onnx
-from repairkit_adapters.pytorch.trace import (
-    Overwriting,
-    TracedLayer,
-    modules_of_layers,
-    trace_layers,
-)
 from repairkit_adapters.way_back import PatchSource, find_channels
+
+_STEPS = 20  # of the path on which conductance is integrated
+_BATCH = 32
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 class PyTorchModel:
@@ -64,9 +61,9 @@ class PyTorchModel:
         return self._ready.step
 
     @cached_property
-    def traced(self) -> tuple[TracedLayer, ...]:
+    def traced(self) -> tuple[trace.TracedLayer, ...]:
         """The layers, and where each is called."""
-        return trace_layers(self._ready)
+        return trace.trace_layers(self._ready)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -84,7 +81,7 @@ class PyTorchModel:
             changed = nullcontext()
             if self._frozen is not None:
                 call, channels, constants = self._frozen
-                changed = Overwriting(call, channels[rows], constants[rows])
+                changed = trace.overwriting(call, channels[rows], constants[rows])
             with self._ready.evaluation(), torch.no_grad(), changed:
                 answer = self._ready(self._ready.tensor(images[rows]))
             parts.append(answer[:n_real].float().cpu().numpy())
@@ -110,15 +107,15 @@ class PyTorchModel:
     def loss_gradients(
         self, images: Images, labels: NDArray[np.intp]
     ) -> tuple[NDArray[np.float64], Images]:
-        """See `gradients.loss_gradients`."""
-        return gradients.loss_gradients(self._ready, images, labels)
+        """See `loss_gradients`."""
+        return loss_gradients(self._ready, images, labels)
 
     def conductance(
         self, images: Images, labels: NDArray[np.intp]
     ) -> dict[str, NDArray[np.float64]]:
-        """See `gradients.layer_conductance`, which needs Captum."""
-        modules = modules_of_layers(self._ready.module, self.traced)
-        return gradients.layer_conductance(self._ready, modules, images, labels)
+        """See `layer_conductance`, which needs Captum."""
+        modules = trace.modules_of_layers(self._ready.module, self.traced)
+        return layer_conductance(self._ready, modules, images, labels)
 
     def first_order(
         self,
@@ -126,9 +123,9 @@ class PyTorchModel:
         labels: NDArray[np.intp],
         constants: Mapping[str, NDArray[np.float64]],
     ) -> dict[str, NDArray[np.float32]]:
-        """See `gradients.first_order_changes`."""
-        modules = modules_of_layers(self._ready.module, self.traced)
-        return gradients.first_order_changes(self._ready, modules, images, labels, constants)
+        """See `first_order_changes`."""
+        modules = trace.modules_of_layers(self._ready.module, self.traced)
+        return first_order_changes(self._ready, modules, images, labels, constants)
 
     def patched(self, patch: PatchSource, layers: LayerMap) -> PyTorchModel:
         """A copy with the filters of a patch frozen; the module itself stays as it is.
@@ -143,7 +140,7 @@ class PyTorchModel:
         """
         channels = find_channels(patch, layers, framework=self.framework, unproven=True).channels
         module = copy.deepcopy(self._ready.module)
-        freeze_channels(module, self.traced, channels, parametrize=False)
+        trace.freeze_channels(module, self.traced, channels, parametrize=False)
         return PyTorchModel(
             module,
             self.input_shape,
@@ -160,3 +157,157 @@ class PyTorchModel:
         """
         with self._ready.evaluation():
             write_onnx(self._ready, path, opset=self.opset)
+
+
+def loss_gradients(
+    model: ImageModule, images: Images, labels: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], Images]:
+    """Each image's cross-entropy for a label, shape (n_images,), and its gradient.
+
+    Outputs that are no less than 0 and add up to 1 are taken for probabilities, others for logits.
+    A single output is that of class 1.
+    """
+    losses, gradients = [], []
+    for rows, n_real in model.batches(len(images)):
+        with model.evaluation(), torch.enable_grad():
+            tensor = model.tensor(images[rows]).requires_grad_()
+            loss = _losses(model(tensor), labels[rows])
+            (gradient,) = torch.autograd.grad(loss[:n_real].sum(), tensor)
+        losses.append(loss.detach()[:n_real].double().cpu().numpy())
+        gradients.append(gradient[:n_real].float().cpu().numpy())
+    return np.concatenate(losses), np.concatenate(gradients)
+
+
+def first_order_changes(
+    model: ImageModule,
+    modules: Mapping[str, torch.nn.Module],
+    images: Images,
+    labels: NDArray[np.intp],
+    constants: Mapping[str, NDArray[np.float64]],
+) -> dict[str, NDArray[np.float32]]:
+    """The change of an image's log-likelihood if a channel alone were held at a constant.
+
+    It is the sum over positions of (constant - output) times the gradient: the first term of a
+    Taylor expansion (as in Molchanov et al., "Pruning convolutional neural networks for resource
+    efficient inference", 2017, section 2.2). One backward pass gives it for all channels.
+
+    Args:
+        model: the model.
+        modules: whose outputs hold the filters, by layer's name.
+        images: as the model takes them.
+        labels: class numbers, (n_images,).
+        constants: (n_channels,) by layer's name.
+
+    Returns:
+        Shape (n_images, n_channels), for layers that have both a module and constants.
+    """
+    read = {name: module for name, module in modules.items() if name in constants}
+    changes: dict[str, list[NDArray[np.float32]]] = {name: [] for name in read}
+    for rows, n_real in model.batches(len(images), _BATCH):
+        outputs: dict[str, torch.Tensor] = {}
+        with model.evaluation(), torch.enable_grad(), ExitStack() as stack:
+            for name, module in read.items():
+                stack.callback(module.register_forward_hook(_keeping(outputs, name)).remove)
+            # Without it, no gradient flows where no parameter asks for one.
+            answer = model(model.tensor(images[rows]).requires_grad_())
+            loss = _losses(answer, labels[rows])[:n_real].sum()
+            called = list(outputs)
+            gradients = torch.autograd.grad(loss, [outputs[n] for n in called], allow_unused=True)
+        for name, gradient in zip(called, gradients, strict=True):
+            out = outputs[name].detach()
+            if gradient is None:
+                gradient = torch.zeros_like(out)
+            level = torch.from_numpy(np.asarray(constants[name])).to(out)
+            moved = level.reshape(1, -1, *(1,) * (out.dim() - 2)) - out
+            change = -(moved * gradient).flatten(2).sum(2)[:n_real]
+            changes[name].append(change.float().cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in changes.items() if parts}
+
+
+def layer_conductance(
+    model: ImageModule,
+    modules: Mapping[str, torch.nn.Module],
+    images: Images,
+    labels: NDArray[np.intp],
+) -> dict[str, NDArray[np.float64]]:
+    """How much of an image's score for its label flows through each channel, by Captum.
+
+    Conductance (Dhamdhere, Sundararajan & Yan, "How important is a neuron?", 2019) along the
+    straight path from an image of zeros, summed over positions; over a layer that everything flows
+    through it adds up to the score's difference from that of zeros.
+
+    Args:
+        model: the model.
+        modules: whose outputs hold the filters, by layer's name.
+        images: as the model takes them.
+        labels: class numbers, (n_images,).
+
+    Returns:
+        Shape (n_images, n_channels) by layer.
+
+    Raises:
+        AdapterError: Captum is missing, or the model takes no such images.
+    """
+    try:
+        from captum.attr import LayerConductance
+    except ImportError as error:
+        raise AdapterError(
+            "neuron conductance needs Captum; pip install 'repairkit[conductance]'"
+        ) from error
+    size = model.step or _BATCH
+    shares: dict[str, list[NDArray[np.float64]]] = {name: [] for name in modules}
+    with model.evaluation(), torch.enable_grad():
+        for start in range(0, len(images), size):
+            tensor = model.tensor(images[start : start + size])
+            wanted = torch.from_numpy(np.asarray(labels[start : start + size], np.int64))
+            for name, module in modules.items():
+                attribution = LayerConductance(_score_of(model), module).attribute(
+                    tensor, additional_forward_args=wanted.to(tensor.device), n_steps=_STEPS
+                )
+                channels = attribution.detach().double().flatten(2).sum(2)
+                shares[name].append(channels.cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in shares.items()}
+
+
+def _score_of(model: ImageModule) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Images and labels to each image's score for its label; that of a single output is for 1."""
+
+    def score(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        scores = model(images).flatten(1)
+        if scores.shape[1] == 1:
+            return torch.where(labels == 1, scores[:, 0], -scores[:, 0])
+        return scores.gather(1, labels[:, None])[:, 0]
+
+    return score
+
+
+def _keeping(
+    outputs: dict[str, torch.Tensor], name: str
+) -> Callable[[torch.nn.Module, object, torch.Tensor], torch.Tensor]:
+    """A hook that keeps a module's output; what follows may overwrite the copy that it gives."""
+
+    def keep(module: torch.nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
+        del module, given
+        outputs[name] = out
+        return out.clone()
+
+    return keep
+
+
+def _losses(answer: torch.Tensor, labels: NDArray[np.intp]) -> torch.Tensor:
+    """The cross-entropy per image; see `loss_gradients`."""
+    target = torch.from_numpy(np.asarray(labels, np.int64)).to(answer.device)
+    scores = answer.reshape(len(answer), -1)
+    if scores.shape[1] == 1:
+        column, wanted = scores[:, 0], target.to(scores.dtype)
+        if bool(((column >= 0) & (column <= 1)).all()):
+            right = torch.where(target == 1, column, 1 - column)
+            return -torch.log(right.clamp_min(_TINY))
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            column, wanted, reduction="none"
+        )
+    sums = scores.detach().sum(1)
+    if bool((scores >= 0).all()) and bool((sums - 1).abs().max() < 1e-3):
+        right = scores.gather(1, target[:, None])[:, 0]
+        return -torch.log(right.clamp_min(_TINY))
+    return torch.nn.functional.cross_entropy(scores, target, reduction="none")

@@ -1,29 +1,29 @@
-"""See and change what convolutions yield, by watching PyTorch's operators as they are called.
+"""Find the convolutions that a PyTorch model calls, change what they yield, and freeze channels.
 
-Operators are watched below modules: convolutions that are called as functions, TorchScript and
-exported programs are seen like any other, and the user's modules keep no hook.
+PyTorch's operators are watched as they are called, below modules: convolutions that are called as
+functions, TorchScript and exported programs are seen like any other, and the user's modules keep no
+hook. In a module's own weights, a frozen channel's kernel is zero, and its constant stands in the
+bias or the normalisation.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils import parametrize as parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer
-from repairkit_adapters.pytorch.modules import (
-    ImageModule,
-    known_name,
-    tensors_in,
-    watching_modules,
-)
+from repairkit_adapters.pytorch import modules as image_modules
+from repairkit_adapters.pytorch.modules import ImageModule, tensors_in
+from repairkit_adapters.way_back import FrozenChannel, channels_by_layer
 
 _CONVOLUTIONS = {"aten::convolution", "aten::_convolution"}
 _NORMS = {
@@ -78,17 +78,18 @@ class _Call:
     transposed: bool
 
 
-@dataclass
-class _Recorder(TorchDispatchMode):
-    """Keeps each convolution and normalisation, and who reads each tensor."""
+class OperatorWatch(TorchDispatchMode):
+    """While open, a function is told of every operator that PyTorch calls.
 
-    running: list[str]
-    calls: list[_Call] = field(default_factory=list)
-    readers: dict[int, list[int | None]] = field(default_factory=dict)
-    kept: list[torch.Tensor] = field(default_factory=list)  # so that no identity is used twice
+    Args:
+        see: takes the operator's name, its arguments and its result, which it may change in place.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self, see: Callable[[str, tuple[object, ...], Mapping[str, object], object], None]
+    ) -> None:
         super().__init__()
+        self._see = see
 
     def __torch_dispatch__(
         self,
@@ -98,11 +99,27 @@ class _Recorder(TorchDispatchMode):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         result = operator(*args, **(kwargs or {}))
-        name = operator._schema.name
+        self._see(operator._schema.name, args, kwargs or {}, result)
+        return result
+
+
+@dataclass
+class _Record:
+    """Each convolution and normalisation that was called, and who reads each tensor."""
+
+    running: list[str]
+    calls: list[_Call] = field(default_factory=list)
+    readers: dict[int, list[int | None]] = field(default_factory=dict)
+    kept: list[torch.Tensor] = field(default_factory=list)  # so that no identity is used twice
+
+    def see(
+        self, name: str, args: tuple[object, ...], named: Mapping[str, object], result: object
+    ) -> None:
+        """Keep a call; see `OperatorWatch`."""
         is_norm = name in _NORMS
         counts = is_norm or name in _CONVOLUTIONS
         reader = len(self.calls) if counts else None
-        for tensor in tensors_in((args, kwargs or {})):
+        for tensor in tensors_in((args, named)):
             self.readers.setdefault(id(tensor), []).append(reader)
             self.kept.append(tensor)
         if counts:
@@ -118,64 +135,67 @@ class _Recorder(TorchDispatchMode):
                 )
             )
             self.kept.append(out)
-        return result
 
 
-class Overwriting(TorchDispatchMode):
-    """Sets, at one convolution or normalisation, one channel of every image."""
+def overwriting(call: int, channels: NDArray[np.intp], constants: Images) -> OperatorWatch:
+    """While open, one convolution or normalisation has one channel of each image at a constant.
 
-    def __init__(self, call: int, channels: NDArray[np.intp], constants: Images) -> None:
-        super().__init__()
-        self.call, self.channels, self.constants = call, channels, constants
-        self.n_calls = 0
+    Args:
+        call: which it is, in the order of calls.
+        channels: of each image.
+        constants: of each image's channel.
+    """
+    n_calls = 0
 
-    def __torch_dispatch__(
-        self,
-        operator: torch._ops.OpOverload,
-        types: Collection[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        result = operator(*args, **(kwargs or {}))
-        name = operator._schema.name
+    def see(
+        name: str, args: tuple[object, ...], named: Mapping[str, object], result: object
+    ) -> None:
+        nonlocal n_calls
+        del args, named
         if name not in _CONVOLUTIONS and name not in _NORMS:
-            return result
-        if self.n_calls == self.call:
-            self._overwrite(result[0] if isinstance(result, tuple | list) else result)
-        self.n_calls += 1
-        return result
+            return
+        if n_calls == call:
+            _overwrite(
+                result[0] if isinstance(result, tuple | list) else result, channels, constants
+            )
+        n_calls += 1
 
-    def _overwrite(self, out: torch.Tensor) -> None:
-        # Layers may see several parts of an image, one behind the other along the batch.
-        repeats = len(out) // len(self.channels)
-        rows = np.arange(len(self.channels) * repeats)
-        channels = torch.from_numpy(np.repeat(self.channels, repeats)).to(out.device)
-        constants = torch.from_numpy(np.repeat(self.constants, repeats)).to(out)
-        ones = (1,) * (out.dim() - 2)
-        out[torch.from_numpy(rows).to(out.device), channels] = constants.reshape(-1, *ones)
+    return OperatorWatch(see)
+
+
+def _overwrite(out: torch.Tensor, channels: NDArray[np.intp], constants: Images) -> None:
+    # Layers may see several parts of an image, one behind the other along the batch.
+    repeats = len(out) // len(channels)
+    rows = np.arange(len(channels) * repeats)
+    repeated = torch.from_numpy(np.repeat(channels, repeats)).to(out.device)
+    numbers = torch.from_numpy(np.repeat(constants, repeats)).to(out)
+    ones = (1,) * (out.dim() - 2)
+    out[torch.from_numpy(rows).to(out.device), repeated] = numbers.reshape(-1, *ones)
 
 
 def trace_layers(source: ImageModule) -> tuple[TracedLayer, ...]:
     """The convolutions that a module calls for a batch of images, in that order."""
     module = source.module
     running: list[str] = []
-    recorder = _Recorder(running)
+    record = _Record(running)
     with source.evaluation(), torch.no_grad(), ExitStack() as stack:
         images = source.example()
-        stack.enter_context(watching_modules(module, running))
-        stack.enter_context(recorder)
+        stack.enter_context(image_modules.watching_modules(module, running))
+        stack.enter_context(OperatorWatch(record.see))
         answer = module(images)
     outputs = {id(tensor) for tensor in tensors_in(answer)}
     holders = _holders(module)
     modules = dict(module.named_modules())
     layers: list[TracedLayer] = []
     names: set[str] = set()
-    for position, call in enumerate(recorder.calls):
+    for position, call in enumerate(record.calls):
         if call.is_norm:
             continue
         owner = holders.get(call.weight.data_ptr(), "") or _parametrized(modules, call.module)
-        name = _fresh(known_name(module, owner or call.module) or "convolution", names)
-        norm = _norm_behind(call, recorder, outputs)
+        name = _fresh(
+            image_modules.known_name(module, owner or call.module) or "convolution", names
+        )
+        norm = _norm_behind(call, record, outputs)
         kind = _kind(modules.get(owner or call.module), call)
         layers.append(
             TracedLayer(
@@ -183,7 +203,7 @@ def trace_layers(source: ImageModule) -> tuple[TracedLayer, ...]:
                 call=position,
                 norm_call=norm,
                 owner=owner,
-                norm="" if norm is None else recorder.calls[norm].module,
+                norm="" if norm is None else record.calls[norm].module,
                 transposed=call.transposed,
             )
         )
@@ -207,12 +227,12 @@ def modules_of_layers(
     }
 
 
-def _norm_behind(call: _Call, recorder: _Recorder, outputs: set[int]) -> int | None:
+def _norm_behind(call: _Call, record: _Record, outputs: set[int]) -> int | None:
     """The normalisation that alone reads a convolution's output."""
-    readers = recorder.readers.get(id(call.out), [])
+    readers = record.readers.get(id(call.out), [])
     if id(call.out) in outputs or len(readers) != 1 or readers[0] is None:
         return None
-    reader = recorder.calls[readers[0]]
+    reader = record.calls[readers[0]]
     return readers[0] if reader.is_norm and reader.source is call.out else None
 
 
@@ -232,7 +252,7 @@ def _holders(module: torch.nn.Module) -> dict[int, str]:
 def _parametrized(modules: Mapping[str, torch.nn.Module], name: str) -> str:
     """The module that is being called, if its kernel is computed by a parametrization."""
     module = modules.get(name)
-    return name if module is not None and is_parametrized(module, "weight") else ""
+    return name if module is not None and parametrizations.is_parametrized(module, "weight") else ""
 
 
 def _kind(module: torch.nn.Module | None, call: _Call) -> str:
@@ -251,3 +271,152 @@ def _fresh(name: str, taken: set[str]) -> str:
         fresh = f"{name}#{number}"
     taken.add(fresh)
     return fresh
+
+
+class Frozen(torch.nn.Module):
+    """A parametrization that holds some numbers of a tensor through training.
+
+    Args:
+        mask: true where a number is held.
+        held: the numbers, of the mask's shape.
+    """
+
+    def __init__(self, mask: torch.Tensor, held: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.register_buffer("held", held)
+
+    def forward(self, original: torch.Tensor) -> torch.Tensor:
+        """The tensor with the numbers that are held in their places."""
+        return torch.where(self.mask, self.held.to(original.dtype), original)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Numbers to hold in one tensor of one module."""
+
+    module: torch.nn.Module
+    name: str
+    mask: torch.Tensor
+    held: torch.Tensor
+
+
+def freeze_channels(
+    module: torch.nn.Module,
+    traced: Sequence[TracedLayer],
+    channels: Sequence[FrozenChannel],
+    *,
+    parametrize: bool,
+) -> None:
+    """Freeze channels in place; see `repairkit_adapters.pytorch.apply_patch`.
+
+    Raises:
+        AdapterError: the module has no such channel, or cannot hold it; nothing was changed.
+    """
+    layers = {each.layer.name: each for each in traced}
+    frozen = channels_by_layer(channels, [each.layer for each in traced])
+    for name in frozen:
+        _refuse_shared(layers[name], traced)
+    changes = [
+        change
+        for name, constants in frozen.items()
+        for change in _changes(module, layers[name], constants, lasting=parametrize)
+    ]
+    for change in changes:
+        _make(change, lasting=parametrize)
+
+
+def _changes(
+    module: torch.nn.Module, layer: TracedLayer, constants: Mapping[int, float], *, lasting: bool
+) -> list[_Change]:
+    """What must be held in which tensors; nothing is changed yet."""
+    conv = _part(module, layer.owner, layer)
+    if not lasting and parametrizations.is_parametrized(conv):
+        raise AdapterError(
+            f"layer {layer.layer.name!r} is parametrized, so its weights cannot be set; give "
+            "parametrize=True, or remove the parametrizations first"
+        )
+    channels, n_channels = sorted(constants), layer.layer.n_channels
+    levels = torch.tensor([constants[c] for c in channels], dtype=conv.weight.dtype)
+    zeros = torch.zeros(len(channels), dtype=conv.weight.dtype)
+    changes = [_kernel(conv, layer, channels)]
+    norm = _part(module, layer.norm, layer) if layer.norm_call is not None else None
+    if norm is None:
+        return [*changes, _vector(conv, "bias", channels, levels, n_channels)]
+    if conv.bias is not None:
+        changes.append(_vector(conv, "bias", channels, zeros, n_channels))
+    if norm.weight is not None and norm.bias is not None:
+        return [
+            *changes,
+            _vector(norm, "weight", channels, zeros, n_channels),
+            _vector(norm, "bias", channels, levels, n_channels),
+        ]
+    if lasting:
+        raise AdapterError(
+            f"layer {layer.norm!r} has no weight and bias that could be held through training; "
+            "leave parametrize out, or make it affine"
+        )
+    spread = torch.sqrt(norm.running_var[channels] + norm.eps)
+    means = -levels.to(spread) * spread
+    return [*changes, _vector(norm, "running_mean", channels, means, n_channels)]
+
+
+def _part(module: torch.nn.Module, name: str, layer: TracedLayer) -> torch.nn.Module:
+    modules = dict(module.named_modules())
+    if not name or name not in modules or not hasattr(modules[name], "weight"):
+        raise AdapterError(
+            f"layer {layer.layer.name!r} is computed by a function, or its weights are not "
+            "parameters of a module; only modules such as nn.Conv2d can be frozen in PyTorch"
+        )
+    return modules[name]
+
+
+def _refuse_shared(layer: TracedLayer, traced: Sequence[TracedLayer]) -> None:
+    calls = Counter(name for t in traced for name in (t.owner, t.norm) if name)
+    for name in (layer.owner, layer.norm):
+        if name and calls[name] > 1:
+            raise AdapterError(
+                f"module {name!r} is called {calls[name]} times, and its channels can only be "
+                "frozen in all of them; keep the repair in the ONNX file"
+            )
+
+
+def _kernel(conv: torch.nn.Module, layer: TracedLayer, channels: Sequence[int]) -> _Change:
+    weight = conv.weight
+    mask = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device)
+    for channel in channels:
+        if layer.transposed:
+            rows = weight.shape[0] // conv.groups
+            group, within = divmod(channel, weight.shape[1])
+            mask[group * rows : (group + 1) * rows, within] = True
+        else:
+            mask[channel] = True
+    return _Change(conv, "weight", mask, torch.zeros_like(weight.detach()))
+
+
+def _vector(
+    module: torch.nn.Module,
+    name: str,
+    channels: list[int],
+    values: torch.Tensor,
+    n_channels: int,
+) -> _Change:
+    like = module.weight if module.weight is not None else module.running_mean
+    mask = torch.zeros(n_channels, dtype=torch.bool, device=like.device)
+    held = torch.zeros(n_channels, dtype=like.dtype, device=like.device)
+    mask[channels] = True
+    held[channels] = values.to(held)
+    return _Change(module, name, mask, held)
+
+
+def _make(change: _Change, *, lasting: bool) -> None:
+    module, name = change.module, change.name
+    if getattr(module, name) is None:
+        zeros = torch.zeros_like(change.held)
+        module.register_parameter(name, torch.nn.Parameter(zeros))
+    if lasting:
+        parametrizations.register_parametrization(module, name, Frozen(change.mask, change.held))
+        return
+    with torch.no_grad():
+        tensor = getattr(module, name)
+        tensor[change.mask] = change.held[change.mask]

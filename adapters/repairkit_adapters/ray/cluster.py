@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core.arrays import Precision
 from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
-from repairkit.engine.dispatch import DispatchedGame, Part, Report
+from repairkit.core.game import GameFacts, Round
+from repairkit.engine.dispatch import DispatchedGame, Part, Report, answer
+from repairkit.engine.ort.runtime import versions
 from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe
-from repairkit_adapters.ray.engine import Engine, WorkerFacts, engine_versions
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +38,7 @@ Answer: TypeAlias = Any  # a `ray.ObjectRef` of what an actor will have answered
 
 _MOST_STARTS = 3
 _START_SECONDS = 600.0
+_PROBE_ROWS = 5
 
 
 class RayCluster:
@@ -323,3 +332,69 @@ def _joined(ray: ModuleType, options: ClusterOptions) -> Iterator[None]:
         ray.shutdown()
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFacts:
+    """How a worker describes itself, and the game that it plays.
+
+    Attributes:
+        facts: of the game.
+        path: how filters are turned off, for people.
+        device: on which it plays.
+        precision: in which it plays.
+        versions: that must be the same everywhere.
+        place: host and processor, for people.
+        probe: the bytes of the scores of a few coalitions; empty where they cannot be had.
+        process: its id on its host.
+    """
+
+    facts: GameFacts
+    path: str
+    device: str
+    precision: Precision
+    versions: dict[str, str]
+    place: str
+    probe: bytes
+    process: int
+
+
+class Engine:
+    """An actor: it opens the game of a recipe, and plays parts of rounds."""
+
+    def __init__(self, recipe: Recipe, cores: int) -> None:
+        self.opened = recipe.open(cores)
+
+    def describe(self) -> WorkerFacts:
+        game = self.opened.game
+        n, pool = game.facts.n_players, game.facts.pool
+        rng = np.random.default_rng(0)
+        rows = rng.random((_PROBE_ROWS, n)) < np.linspace(1.0, 0.5, _PROBE_ROWS)[:, None]
+        images = pool.draw(rng, _PROBE_ROWS)[:, None]
+        probe = np.zeros(0)
+        with suppress(SettingsError):  # some metrics can only be judged on all images
+            probe = game.play(Round(rows, images)).scores
+        return WorkerFacts(
+            facts=game.facts,
+            path=game.path,
+            device=self.opened.device,
+            precision=self.opened.precision,
+            versions=engine_versions(),
+            place=f"{socket.gethostname()} ({platform.processor() or platform.machine()})",
+            probe=probe.tobytes(),
+            process=os.getpid(),
+        )
+
+    def play(self, part: Part) -> NDArray[np.float64] | Exception:
+        """The scores of a part, or the error that it ended in."""
+        try:
+            return answer(self.opened.game, part)
+        except Exception as error:  # noqa: BLE001 - the driver decides what to do about it
+            return error
+
+
+def engine_versions() -> dict[str, str]:
+    """Versions that must be the same everywhere."""
+    import ray
+
+    return {**versions(), "ray": ray.__version__}

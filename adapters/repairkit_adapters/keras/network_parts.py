@@ -1,12 +1,60 @@
-"""The cross-entropy of a classifier's output, whether that is logits or probabilities."""
+"""What Keras models and SavedModels share: a layer held at constants, and a classifier's loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError
+from repairkit.core.framework import Images, Layer
 from repairkit_adapters.keras.keras_runtime import Tensor
+
+Held: TypeAlias = tuple[int, NDArray[np.intp], Images]
+"""The number of a layer, and each image's channel and level there."""
+
+
+class LayerHolder:
+    """The layers of a model, and the one that is held at constants, if any.
+
+    Args:
+        kind: what messages call the model.
+        layers: in the order of computation.
+    """
+
+    def __init__(self, kind: str, layers: Sequence[Layer]) -> None:
+        self.layers = tuple(layers)
+        self.held: Held | None = None
+        self._kind = kind
+        self._numbers = {layer.name: number for number, layer in enumerate(self.layers)}
+
+    @contextmanager
+    def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
+        """See `FrameworkModel.freezing`.
+
+        Raises:
+            AdapterError: no such layer or channel.
+        """
+        number = self._numbers.get(layer)
+        if number is None:
+            raise AdapterError(
+                f"{self._kind} has no layer {layer!r}; its layers are "
+                f"{', '.join(list(self._numbers)[:6])}"
+            )
+        n_channels = self.layers[number].n_channels
+        if np.size(channels) and not 0 <= np.min(channels) <= np.max(channels) < n_channels:
+            raise AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
+        before = self.held
+        self.held = (number, channels, constants)
+        try:
+            yield
+        finally:
+            self.held = before
+
 
 # Operators between an activation and the output that only pass on what they get.
 _PASSING = ("Identity", "Reshape", "Squeeze", "Cast")

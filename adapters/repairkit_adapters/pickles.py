@@ -1,67 +1,115 @@
 """The names that the pickles in a file would import, read without running them."""
 
-from __future__ import annotations
-
 import io
 import pickletools
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 _MOST_BYTES = 1 << 28
 _MOST_NESTED = 3
 _TEXT_BYTES = 1 << 24
+_LEGACY_PICKLES = 5  # before the numbers in a file of `torch.save` that is no zip
+_ENDINGS = (".pkl", ".pickle")
+_STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
 # What tensors and state dicts are made of.
 _TENSORS = ("torch._utils", "torch.storage", "torch._tensor", "torch.nn.parameter")
 _PLAIN = {"collections:OrderedDict", "torch:Size", "torch:device", "torch:dtype"}
 
 
-def foreign_names(path: Path) -> tuple[str, ...]:
-    """The names in a file's pickles, as `module:name`, that no plain state dict needs, sorted."""
-    names = {name for content in pickles_in(path) for name in names_in(content)}
-    return tuple(sorted(name for name in names if not _is_plain(name)))
+@dataclass(frozen=True)
+class PickledNames:
+    """What the pickles in a file would import.
+
+    Attributes:
+        names: as `module:name`, sorted.
+        faults: what could not be read, so that names may be missing; for people.
+    """
+
+    names: tuple[str, ...]
+    faults: tuple[str, ...]
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """The names that no plain state dict needs."""
+        return tuple(name for name in self.names if not _is_plain(name))
 
 
-def pickles_in(path: Path) -> Iterator[bytes]:
-    """Every member of a zip that may be a pickle, also in zips inside it; or the file itself."""
+@dataclass
+class _Findings:
+    """The names and faults so far."""
+
+    names: set[str] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)
+
+
+def read_names(path: Path) -> PickledNames:
+    """The names in the pickles of a file: in every such member of a zip, also in zips inside it.
+
+    Nothing is run. Where a pickle is broken, the names before that place are kept.
+    """
+    findings = _Findings()
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
-            yield from _members(file, _MOST_NESTED)
-            return
-        file.seek(0)
-        yield file.read(_TEXT_BYTES)
+            _read_members(file, _MOST_NESTED, findings)
+        else:
+            file.seek(0)
+            content = file.read(_TEXT_BYTES)
+            whole, fault = _read_pickles(content, findings.names)
+            if fault and whole < _LEGACY_PICKLES and content[:1] == b"\x80":
+                findings.faults.append(f"a pickle is broken {fault}")
+    return PickledNames(tuple(sorted(findings.names)), tuple(findings.faults))
 
 
-def _members(file: IO[bytes], depth: int) -> Iterator[bytes]:
+def _read_members(file: IO[bytes], depth: int, findings: _Findings) -> None:
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError) as error:
+        file.seek(0)
+        if file.read(4) == b"PK\x03\x04":  # no numbers of a tensor that begin like a zip
+            findings.faults.append(f"a zip cannot be read ({error})")
         return
     with archive:
-        for member in archive.infolist():
-            if member.file_size > _MOST_BYTES or not member.file_size:
-                continue
-            try:
-                content = archive.read(member)
-            except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError):
-                continue
+        for member, content in _contents(archive, findings):
+            is_pickle = member.endswith(_ENDINGS) or content[:2] in _STARTS
             if content[:2] == b"PK" and depth:
-                yield from _members(io.BytesIO(content), depth - 1)
-            elif content[:1] == b"\x80" or member.filename.endswith((".pkl", ".pickle")):
-                yield content
+                _read_members(io.BytesIO(content), depth - 1, findings)
+            elif is_pickle or content[:1] == b"\x80":  # the numbers of a tensor may begin so too
+                whole, fault = _read_pickles(content, findings.names)
+                if fault and is_pickle and not whole:
+                    findings.faults.append(f"the pickle {member} is broken {fault}")
 
 
-def names_in(content: bytes) -> set[str]:
-    """The names, as `module:name`, that a pickle imports; an old file may hold several pickles."""
-    names: set[str] = set()
-    stream = io.BytesIO(content)
-    try:
-        while stream.tell() < len(content):
+def _contents(archive: zipfile.ZipFile, findings: _Findings) -> Iterator[tuple[str, bytes]]:
+    """The members of an archive that are not too large, with their names."""
+    for member in archive.infolist():
+        if member.file_size > _MOST_BYTES and member.filename.endswith(_ENDINGS):
+            findings.faults.append(f"the pickle {member.filename} is too large to be looked into")
+        if member.file_size > _MOST_BYTES or not member.file_size:
+            continue
+        try:
+            content = archive.read(member)
+        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+            findings.faults.append(f"{member.filename} cannot be read ({error})")
+            continue
+        yield member.filename, content
+
+
+def _read_pickles(content: bytes, names: set[str]) -> tuple[int, str]:
+    """How many pickles follow each other, and where and why the next is broken; adds their names.
+
+    In an old file the numbers of tensors follow the pickles, and nothing reads those as a pickle.
+    """
+    stream, whole = io.BytesIO(content), 0
+    while stream.tell() < len(content):
+        try:
             _read_one(stream, names)
-    except Exception:  # noqa: BLE001 - nothing reads what follows the pickles
-        pass
-    return names
+        except Exception as error:  # noqa: BLE001 - whatever pickletools raises on broken bytes
+            return whole, f"at byte {stream.tell():,} ({str(error) or type(error).__name__})"
+        whole += 1
+    return whole, ""
 
 
 def _read_one(stream: io.BytesIO, names: set[str]) -> None:

@@ -157,6 +157,14 @@ class Evil:
         return (Path.touch, (Path("harm"),))
 
 
+def test_a_broken_checkpoint_is_told_with_where_it_is_broken(tmp_path: Path) -> None:
+    place, state = tmp_path / "weights.pt", trained("plain").state_dict()
+    torch.save(state, place, _use_new_zipfile_serialization=False)
+    place.write_bytes(place.read_bytes()[:200])
+    with pytest.raises(AdapterError, match=r"is no state dict .*; a pickle is broken at byte 200 "):
+        ADAPTER.load(PLAIN, LoadOptions(place, SHAPE))
+
+
 def test_a_checkpoint_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"0.weight": Evil()}, "evil.pt")

@@ -15,7 +15,7 @@ from repairkit.core.framework import LoadOptions
 from repairkit.core.process.text import first_line
 from repairkit.core.process.trust import offer, refuse_untrusted
 from repairkit_adapters.factories import named_model
-from repairkit_adapters.pickles import foreign_names, names_in, pickles_in
+from repairkit_adapters.pickles import PickledNames, read_names
 from repairkit_adapters.pytorch.modules import ImageModule, plain_names
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -101,14 +101,14 @@ def _read_state(path: Path, *, trust: bool) -> StateDict:
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        foreign = foreign_names(path)
-        if not foreign:
+        pickled = read_names(path)
+        if not pickled.foreign:
+            reasons = "; ".join([first_line(error), *pickled.faults])
             raise AdapterError(
-                f"{path}: is no state dict that can be read safely ({first_line(error)}); save it "
+                f"{path}: is no state dict that can be read safely ({reasons}); save it "
                 "with torch.save(model.state_dict(), ...) or as safetensors"
             ) from error
-        refuse_untrusted(AdapterError, path, foreign, trust=trust)
-        state = _unpickle(path, foreign)
+        state = _unpickle(path, pickled, trust=trust)
     if isinstance(state, torch.nn.Module):
         state = state.state_dict()
     if not isinstance(state, dict):
@@ -119,13 +119,14 @@ def _read_state(path: Path, *, trust: bool) -> StateDict:
     return state
 
 
-def _unpickle(path: Path, names: tuple[str, ...]) -> object:
-    """The object in a trusted file; its classes may lie in the working folder.
+def _unpickle(path: Path, pickled: PickledNames, *, trust: bool) -> object:
+    """The object in a file, if that is trusted; its classes may lie in the working folder.
 
     Raises:
-        AdapterError: it cannot be read.
+        AdapterError: it is not trusted, or cannot be read.
     """
-    for name in names:
+    refuse_untrusted(AdapterError, path, [*pickled.foreign, *pickled.faults], trust=trust)
+    for name in pickled.foreign:
         offer(name.partition(":")[0])
     try:
         with warnings.catch_warnings():
@@ -163,15 +164,15 @@ def _from_file(path: Path, options: LoadOptions) -> ImageModule:
         return _from_script(path, options)
     if any("models/" in n or n.endswith("serialized_exported_program.json") for n in names):
         return _from_program(path, options)
-    foreign = foreign_names(path)
-    if foreign:
-        refuse_untrusted(AdapterError, path, foreign, trust=options.trust)
-        module = _unpickle(path, foreign)
+    pickled = read_names(path)
+    if pickled.foreign:
+        module = _unpickle(path, pickled, trust=options.trust)
         if isinstance(module, torch.nn.Module):
             return _with_shape(module, str(path), "a module", options)
+    faults = f" ({'; '.join(pickled.faults)})" if pickled.faults else ""
     raise AdapterError(
-        f"{path}: is neither a torch.export program nor TorchScript; of a file with weights "
-        "alone, give --weights and name the model's factory (module:function) as the source"
+        f"{path}: is neither a torch.export program nor TorchScript{faults}; of a file with "
+        "weights alone, give --weights and name the model's factory (module:function) as the source"
     )
 
 
@@ -237,10 +238,9 @@ def _from_program(path: Path, options: LoadOptions) -> ImageModule:
 
 def _code_of_program(path: Path) -> list[str]:
     """What loading an exported program runs: the names in its pickles, and its operators."""
-    foreign = foreign_names(path)
-    named = sorted({name for content in pickles_in(path) for name in names_in(content)})
-    pickled = [f"the pickle's {name}" for name in (*foreign, *named)]
-    return [*dict.fromkeys(pickled), "the program's operators"]
+    pickled = read_names(path)
+    names = [f"the pickle's {name}" for name in (*pickled.foreign, *pickled.names)]
+    return [*dict.fromkeys(names), *pickled.faults, "the program's operators"]
 
 
 def _input_of(

@@ -1,7 +1,6 @@
-"""repairkit from Python: what the commands do, as functions.
+"""repairkit from Python: one function per command, and the types of arguments and results.
 
-One function per command, and the types of what they take and give back. A name loads what it needs
-when it is first used.
+A name loads what it needs when it is first used.
 """
 
 from __future__ import annotations

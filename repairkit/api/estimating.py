@@ -1,4 +1,4 @@
-"""Values of filters: estimated, watched meanwhile, and added up over data of several owners."""
+"""Estimate values of filters, log runs without a terminal, and add up data of several owners."""
 
 import json
 import logging
@@ -30,12 +30,12 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Unattended:
-    """How a run makes itself known. It also heeds SIGTERM: it saves itself and raises `Terminated`.
+    """Logs and figures of a run without a terminal. On SIGTERM it saves and raises `Terminated`.
 
     Attributes:
-        log_json: a log of one JSON document a line is appended to this file.
-        prometheus_port: where figures for Prometheus are served.
-        prometheus_file: where they are written, for Prometheus's textfile collector.
+        log_json: append log lines, one JSON document each, to this file.
+        prometheus_port: serve figures for Prometheus on this port.
+        prometheus_file: write figures here, for Prometheus's textfile collector.
     """
 
     log_json: Path | None = None
@@ -44,7 +44,7 @@ class Unattended:
 
     @contextmanager
     def watch(self, on_progress: OnProgress | None) -> Iterator[OnProgress | None]:
-        """Log as asked until the block ends; yields what is to be called with the progress.
+        """Log until the block ends; yields the function to call with the progress.
 
         Raises:
             RunFolderError: the log cannot be opened.
@@ -68,21 +68,21 @@ class ScoreKeywords(TypedDict, total=False):
 
     Attributes:
         options: settings of the estimator, such as `{"top_k": 20, "side": "lowest"}`.
-        max_evaluations: coalitions tried at the most.
-        time_limit: seconds that it may take, reading and preparations included.
-        began: the moment of `time.monotonic` from which they count; now if left out.
-        resume: go on with the unfinished run in `out`.
-        paper: the letter of the paper's Algorithm 1, with the method `tmab`.
-        statistics: tell in detail how far the estimate has come (`Scored.details`).
-        exclude_top_of: leave out of the ranking the top of this finished run of the same model.
-        exclude_share: how much of that run is its top, in (0, 1); 0.2 if left out.
-        for_patch: leave out the selection images on which `patch` confirms.
-        share_to: also write a run folder that may leave the data's owner.
-        ray: `local`, `auto` or the address of a Ray cluster, to evaluate there.
-        ray_cores: cores of each worker of that cluster; 1 if left out.
-        unattended: logs and figures of a run that nobody watches.
-        trust: run code that `repairkit.toml` names; what is named in this call runs anyway.
-        accept_preprocessing: go on where images or classes are hardly as the model expects
+        max_evaluations: largest number of evaluated coalitions.
+        time_limit: seconds for everything, reading and preparation included.
+        began: start of the time limit, by `time.monotonic`; now if left out.
+        resume: continue the unfinished run in `out`.
+        paper: follow the paper's Algorithm 1 to the letter, with the method `tmab`.
+        statistics: add statistics of convergence (`Scored.details`).
+        exclude_top_of: leave the top filters of this finished run of the model out of the ranking.
+        exclude_share: share of filters that counts as top, in (0, 1); 0.2 if left out.
+        for_patch: leave out the selection images that `patch` uses to confirm.
+        share_to: also write a run folder here that may leave the owner of the data.
+        ray: evaluate on this Ray cluster: `local`, `auto` or an address.
+        ray_cores: cores of each Ray worker; 1 if left out.
+        unattended: logs and figures of a run without a terminal.
+        trust: run code that `repairkit.toml` names; code named in this call always runs.
+        accept_preprocessing: continue although images or classes look unlike what the model expects
             (docs/guide/data.md).
     """
 
@@ -120,17 +120,17 @@ def score(
     Args:
         model: an ONNX file.
         data: a folder of class folders, a manifest or an `.npz`; that of the settings if None.
-        metric: one or several, the first of which steers; those of the settings if None.
+        metric: one or several, the first one steers; those of the settings if None.
         method: an estimator's name, a norm's, or `module:object`.
-        settings: everything else: groups, preprocessing, parts, sites, device, seed. If None, what
-            `repairkit.toml` says, beside the model or in the working folder.
+        settings: everything else: groups, preprocessing, parts, sites, device, seed. If None, read
+            from `repairkit.toml` beside the model or in the working folder.
         out: a run folder; nothing is written if None.
-        on_progress: called now and then.
+        on_progress: called from time to time.
         more: see `ScoreKeywords`.
 
     Raises:
-        RepairkitError: anything that the user can mend.
-        KeyboardInterrupt: after the run was saved, where `out` is given.
+        RepairkitError: anything that the user can correct.
+        KeyboardInterrupt: after the run was saved, if `out` is given.
     """
     check_keywords("score", more, ScoreKeywords)
     plan = _plan(method, more)
@@ -189,17 +189,17 @@ def means(
     merge: Sequence[str | Path] = (),
     settings: Settings | None = None,
 ) -> CommonMeans:
-    """Compute what absent filters yield over all images, as `repairkit means` does.
+    """Compute the mean of every filter over all images, as `repairkit means` does.
 
     Args:
         model: an ONNX file.
         data: images; see `score`.
         out: a file that `Settings.means` can name.
-        merge: files of several owners to add up; then there is no model and no data.
+        merge: files of several owners to add up, in place of model and data.
         settings: preprocessing, sites, device; see `score`.
 
     Raises:
-        RepairkitError: anything that the user can mend.
+        RepairkitError: anything that the user can correct.
     """
     place = Path(out)
     if merge:
@@ -223,17 +223,17 @@ def merge(
     by: merging.By = "images",
     weights: Sequence[float] | None = None,
 ) -> merging.Merged:
-    """Add up values over data that could not leave its owners; see `jobs.owners.merging.merge`.
+    """Add up values over data that may not leave its owners; see `jobs.owners.merging.merge`.
 
     Raises:
-        RepairkitError: the runs do not add up, or cannot be read.
+        RepairkitError: the runs do not fit together, or cannot be read.
     """
     place = None if out is None else Path(out)
     return merging.merge([Path(run) for run in runs], out=place, by=by, weights=weights)
 
 
 class JsonLines(logging.FileHandler):
-    """A log whose every line is a JSON document: time, level, logger, message and the event."""
+    """A log file with one JSON document a line: time, level, logger, message and the event."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8")
@@ -250,7 +250,7 @@ class JsonLines(logging.FileHandler):
         return json.dumps(document, default=str)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 (logging's)
-        """A log that cannot be written, as on a full disk, stops no run; it is said once."""
+        """A failed write, as on a full disk, does not stop the run; the error is reported once."""
         if not self._failed:
             self._failed = True
             error = sys.exc_info()[1]
@@ -262,7 +262,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    if path.is_file() or not path.exists():  # lines are added to a pipe or a terminal as they are
+    if path.is_file() or not path.exists():  # a pipe or a terminal needs no check
         check_replaced(path, b'{"time": ', "log of repairkit's")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

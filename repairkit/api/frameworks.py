@@ -1,4 +1,4 @@
-"""What needs a framework beside the ONNX file: exports and attacks."""
+"""Exports and attacks, which need a framework beside the ONNX file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,18 +14,18 @@ from repairkit.jobs.export import adapters, exporting
 from repairkit.jobs.setup.settings import Settings
 
 METHODS: Mapping[str, Callable[..., Pgd | Square]] = {"pgd": Pgd, "square": Square}
-"""The settings of attacks, by the names that the command line has for them."""
+"""The settings of each attack, by its name on the command line."""
 
 
 class ExportKeywords(TypedDict, total=False):
-    """Further arguments of `export`: how the source becomes a model.
+    """Further arguments of `export`: how to load the source.
 
     Attributes:
-        framework: an adapter's name; the one that takes the source if None.
+        framework: an adapter's name; if None, the adapter that takes the source.
         weights: a state dict for a factory.
-        input_shape: of one image as the model takes it, where it does not tell itself.
+        input_shape: of one image as the model takes it, if the model does not say.
         trust: run code that the source names or holds: pickles, Lambda layers, TorchScript.
-        opset: of the ONNX file; the exporter's own choice if None.
+        opset: of the ONNX file; the exporter's default if None.
     """
 
     framework: str | None
@@ -44,21 +44,21 @@ def export(
     on_progress: Callable[[int, int], None] | None = None,
     **more: Unpack[ExportKeywords],
 ) -> Exported:
-    """Write a model of PyTorch or Keras as ONNX with a map of its layers, as `repairkit export`.
+    """Write a PyTorch or Keras model as ONNX with a map of its layers, as `repairkit export` does.
 
     Args:
         source: see `repairkit export --help`; or a model that an adapter holds, such as
             `repairkit_adapters.pytorch.wrap(module, (3, 224, 224))`.
-        out: the ONNX file; the map goes beside it, and into its metadata.
-        data: images on which outputs are compared; those of the settings if None, else noise.
-        settings: preprocessing and more; what `repairkit.toml` says if None.
-        on_progress: told how many filters are mapped, and of how many.
+        out: the ONNX file; the map is written beside it and into its metadata.
+        data: images to compare outputs on; those of the settings if None, or noise without any.
+        settings: preprocessing and more; read from `repairkit.toml` if None.
+        on_progress: called with the number of mapped filters and of all filters.
         more: see `ExportKeywords`.
 
     Raises:
-        AdapterError: the source, its weights or the framework is missing or unfit.
+        AdapterError: the source, its weights or the framework is missing or unsuitable.
         ExportError: a layer cannot be exported, or the ONNX file computes something else.
-        RepairkitError: anything else that the user can mend.
+        RepairkitError: anything else that the user can correct.
     """
     check_keywords("export", more, ExportKeywords)
     place = Path(out)
@@ -83,11 +83,11 @@ class AttackKeywords(TypedDict, total=False):
     """Further arguments of `attack`.
 
     Attributes:
-        pixel_range: what the darkest and the brightest pixel are in the model's input, where the
-            data does not tell.
-        at_most: images attacked of each part; all if None.
+        pixel_range: values of the darkest and the brightest pixel in the model's input, if the data
+            does not say.
+        at_most: images of each part to attack; all if None.
         trust: run code that `repairkit.toml` names or a named source holds.
-        accept_preprocessing: go on where images or classes are hardly as the model expects
+        accept_preprocessing: continue although images or classes look unlike what the model expects
             (docs/guide/data.md).
     """
 
@@ -112,14 +112,14 @@ def attack(
     Args:
         model: an ONNX file.
         data: images; see `score`.
-        out: the `.npz` that clean and adversarial images go to.
+        out: the `.npz` file for clean and adversarial images.
         source: the framework's model that gives gradients.
-        method: `Pgd` where there is a source and `Square` where there is none, if None.
+        method: if None, `Pgd` with a source and `Square` without one.
         settings: preprocessing, parts, seed; see `score`.
         more: see `AttackKeywords`.
 
     Raises:
-        RepairkitError: anything that the user can mend.
+        RepairkitError: anything that the user can correct.
     """
     check_keywords("attack", more, AttackKeywords)
     if method is None:

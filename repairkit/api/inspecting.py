@@ -1,4 +1,4 @@
-"""What models and runs hold: looked at, compared, written as a page or with mask inputs."""
+"""Inspect models, add mask inputs to them, compare runs and write their pages."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from repairkit.jobs.setup.settings import Settings
 
 @dataclass(frozen=True)
 class Inspected:
-    """A model, and how the usual preprocessings do on images.
+    """A model, and how usual preprocessings do on images.
 
-    `look` is None without images, and a text where it says why there is no such look.
+    `look` is None without images; a text says why the preprocessings were not tried.
     """
 
     model: Inspection
@@ -40,14 +40,14 @@ class Inspected:
         return {**document, "first_look": self.look.to_json()}
 
     def look_in_words(self) -> Iterator[str]:
-        """The look for people, line by line; the table of what was tried apart."""
+        """Lines about the first look, without the table of attempts."""
         if isinstance(self.look, str):
             yield f"preprocessings were not tried: {self.look}"
         elif self.look is not None:
             yield from first_look_lines(self.look.to_json())
 
     def further_inputs(self) -> list[str]:
-        """The inputs beside the images, for people."""
+        """Descriptions of the inputs beside the images."""
         return [
             f"{other.name}: {describe_shape(other.shape)} {other.dtype.name}"
             f"{', a row per image' if other.per_image else ''}"
@@ -55,7 +55,7 @@ class Inspected:
         ]
 
     def seconds_of_all(self) -> list[tuple[int, float]]:
-        """How long all filters take, by the passes that each of them gets."""
+        """Seconds for all filters, by the number of passes per filter."""
         passes = self.model.passes
         return [(n, passes.seconds_of(n) or 0.0) for n in PASSES_PER_FILTER]
 
@@ -67,11 +67,11 @@ def inspect(
 
     Args:
         model: an ONNX file.
-        data: labelled images on which the usual preprocessings are tried; none if None.
+        data: labelled images to try the usual preprocessings on; not tried if None.
         settings: preprocessing, sites, inputs and outputs; see `score`.
 
     Raises:
-        RepairkitError: anything that the user can mend.
+        RepairkitError: anything that the user can correct.
     """
     subject, job = open_job(model, data, settings)
     inspected = inspection.inspect(subject, job)
@@ -80,7 +80,7 @@ def inspect(
 
 @dataclass(frozen=True)
 class Instrumented:
-    """A model with mask inputs: where it was written, and how many filters each mask has."""
+    """A model with mask inputs: its file, and the number of filters of each mask."""
 
     out: Path
     masks: dict[str, int]
@@ -101,12 +101,12 @@ def instrument(
 
     Args:
         model: an ONNX file.
-        data: images for the means that absent filters yield; see `score`.
-        out: the model with masks.
-        settings: preprocessing, sites, what absent filters yield; see `score`.
+        data: images for the means of absent filters; see `score`.
+        out: the file for the model with masks.
+        settings: preprocessing, sites, level of absent filters; see `score`.
 
     Raises:
-        RepairkitError: anything that the user can mend.
+        RepairkitError: anything that the user can correct.
     """
     subject, job = open_job(model, data, settings)
     sites = write_instrumented(subject, job, Path(out))
@@ -116,15 +116,15 @@ def instrument(
 def compare(
     runs: Sequence[str | Path], *, metric: str | None = None, top_k: int = 20
 ) -> tuple[Agreement, ...]:
-    """How far run folders of one model agree, as `repairkit compare` tells.
+    """How far runs of one model agree, as `repairkit compare` shows.
 
     Args:
         runs: two or more.
-        metric: whose values; each run's first if None.
-        top_k: filters at each end of the rankings that are held together.
+        metric: the metric to compare; each run's first if None.
+        top_k: filters at each end of the rankings to compare.
 
     Raises:
-        RepairkitError: a run cannot be read, or they share no filters.
+        RepairkitError: a run cannot be read, or the runs share no filters.
     """
     return comparing.compare([Path(run) for run in runs], metric=metric, top_k=top_k)
 
@@ -142,7 +142,7 @@ def report(
     """Write the page of a run folder, and its numbers as JSON; see `jobs.look.reporting`.
 
     Raises:
-        RepairkitError: the folder is no finished run, or model or data are not those of the run.
+        RepairkitError: the run is not finished, or the model or data are not those of the run.
     """
     places = {"out": out, "model": model, "data": data, "means": means}
     given = {name: Path(place) for name, place in places.items() if place is not None}

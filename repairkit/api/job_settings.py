@@ -1,4 +1,4 @@
-"""What all functions take: the model, its settings, a framework's model, groups of keywords."""
+"""What all functions share: the model, its settings, a framework's model, keyword checks."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,14 +13,14 @@ from repairkit.jobs.setup.subject import Subject, read_subject
 
 
 def find_job(model: Path | None, given: Mapping[str, object]) -> tuple[Path, Settings]:
-    """The model's file and the settings of a job, where options may leave both to `repairkit.toml`.
+    """The model's file and the settings of a job, from options and `repairkit.toml`.
 
     Args:
-        model: an ONNX file; the one of `repairkit.toml` if None.
+        model: an ONNX file; that of `repairkit.toml` if None.
         given: see `find_settings`.
 
     Raises:
-        SettingsError: no model was named, or an option makes no sense.
+        SettingsError: no model is named, or an option is invalid.
         RepairkitError: the project file cannot be read.
     """
     project = find_project(model, Path.cwd())
@@ -34,16 +34,16 @@ def find_job(model: Path | None, given: Mapping[str, object]) -> tuple[Path, Set
 
 
 def find_settings(place: str | Path, given: Mapping[str, object] | None = None) -> Settings:
-    """Settings: what is given, then `repairkit.toml` beside a file or in the working folder.
+    """Settings from values, then `repairkit.toml` beside a file or in the working folder.
 
     Args:
-        place: the model, or where it will be written.
-        given: by the names of `Settings`; None or empty where not given. `columns` and `inputs` may
-            be texts as on the command line, `preprocessing` and `parts` are mappings as in
-            `repairkit.toml`.
+        place: the model, or the file to write it to.
+        given: values by the names of `Settings`; None or empty if not given. `columns` and
+            `inputs` may be texts as on the command line; `preprocessing` and `parts` are mappings
+            as in `repairkit.toml`.
 
     Raises:
-        SettingsError: a value makes no sense.
+        SettingsError: a value is invalid.
         RepairkitError: the project file cannot be read.
     """
     return settle(_parsed(given or {}), find_project(Path(place), Path.cwd()))
@@ -65,13 +65,13 @@ def open_job(
     settings: Settings | None,
     more: Mapping[str, object] | None = None,
 ) -> tuple[Subject, Settings]:
-    """The model, and what is settled about it by arguments and by `repairkit.toml`.
+    """The model, and its settings from arguments and `repairkit.toml`.
 
     Args:
         model: an ONNX file.
-        data: in place of the settings'.
-        settings: in place of `repairkit.toml`.
-        more: keywords of a function; `trust` and `accept_preprocessing`, where true, hold here too.
+        data: replaces that of the settings, unless None.
+        settings: read from `repairkit.toml` if None.
+        more: keywords of the calling function; only `trust` and `accept_preprocessing` are read.
     """
     path = Path(model)
     job = find_settings(path) if settings is None else settings
@@ -91,10 +91,10 @@ def open_job(
 
 
 def check_keywords(function: str, given: Mapping[str, object], known: type) -> None:
-    """Refuse keywords that a function's group of keywords does not have.
+    """Refuse keywords that a function does not know.
 
     Raises:
-        TypeError: there is one, as for any other function.
+        TypeError: there is an unknown keyword, as Python itself reports it.
     """
     for name in given.keys() - known.__annotations__.keys():
         raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
@@ -103,7 +103,7 @@ def check_keywords(function: str, given: Mapping[str, object], known: type) -> N
 def load_source(
     source: FrameworkModel | Source | None, subject: Subject, *, trust: bool
 ) -> tuple[str, FrameworkModel] | None:
-    """A framework's model with a name for it; one that is named is loaded.
+    """A framework's model with a name; a `Source` is loaded first.
 
     Raises:
         AdapterError: the model cannot be loaded.
@@ -117,7 +117,7 @@ def load_source(
 
 
 def _image_shape(subject: Subject) -> tuple[int, ...] | None:
-    """Of one image of the ONNX model, channels first, where it fixes the sizes."""
+    """The shape of one image of the ONNX model, channels first; None if a size is free."""
     spec = subject.spec
     sizes = [spec.channels, spec.height, spec.width]
     known = [size for size in sizes if size is not None]

@@ -1,4 +1,4 @@
-"""Repairs: chosen, made, proven and written; patches verified, applied and taken back."""
+"""Repair models; verify, apply and revert patches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -44,27 +44,27 @@ class PatchKeywords(TypedDict, total=False):
 
     Attributes:
         fairness: freeze what harms the worst group (needs `settings.groups`).
-        robustness: freeze what serves an adversary; `data` is what `attack` wrote.
-        remove: filter ids to freeze whatever they are worth.
+        robustness: freeze what helps an adversary; `data` is what `attack` wrote.
+        remove: ids of filters to freeze, whatever their values.
         scores: a run folder whose values rank the candidates.
-        at_most: filters frozen together at the most; 8 if left out.
+        at_most: largest number of frozen filters; 8 if left out.
         max_drop: overall accuracy that may be lost, in [0, 1]; 0.01 if left out.
         max_group_drop: accuracy that a group may lose, in [0, 1]; 0.05 if left out.
         objective: the metric to improve, in place of `fairness`.
-        targets: figures that must be reached, such as "worst_group_accuracy>=0.8".
-        choose: `joint`, or `plain` for the lowest-ranked filters, as many as look best.
-        beam: sets of each size that the joint search goes on from; 1 if left out.
-        level: freeze at `mean`, `zero`, `bias`, or `best` for what the selection images like best.
-        baselines: judge simpler cures beside the chosen one (`document["baselines"]`).
-        confirm_share: of the selection images, those that confirm and choose nothing; all images do
-            both, by cross-fitting, if None.
-        promise: the least that must be sure: `objective`, `smooth` or `likelihood`.
-        repair: what is changed: `freeze` filters, the class `bias`, the `last-layer`, or the `best`
-            of these.
-        transfers: what `attack` wrote with other models as sources, to be judged too.
-        trust: run code that `repairkit.toml` or the run in `scores` names; what is named in this
-            call runs anyway.
-        accept_preprocessing: go on where images or classes are hardly as the model expects
+        targets: figures to reach, such as "worst_group_accuracy>=0.8".
+        choose: `joint`, or `plain`: as many of the lowest-ranked filters as look best.
+        beam: beam width: sets of each size kept for the next step; 1 if left out.
+        level: freeze at `mean`, `zero`, `bias`, or the `best` level on the selection images.
+        baselines: also judge simpler repairs (`document["baselines"]`).
+        confirm_share: share of the selection images used only to confirm; if None, all images
+            choose and confirm, by cross-fitting.
+        promise: weakest promise to accept: `objective`, `smooth` or `likelihood`.
+        repair: `freeze` filters, change the class `bias` or the `last-layer`, or the `best` of
+            these.
+        transfers: attacks on other models, as `attack` wrote them, to judge too.
+        trust: run code that `repairkit.toml` or the run in `scores` names; code named in this call
+            always runs.
+        accept_preprocessing: continue although images or classes look unlike what the model expects
             (docs/guide/data.md).
     """
 
@@ -106,15 +106,15 @@ def patch(
         model: an ONNX file.
         data: images; see `score`.
         out: the patched model; its patch file and report are written beside it.
-        score: how to score where no run is given; in the repair regime (`repair`) if None.
-        source: the framework's model that the ONNX file came from, for a fresh white-box attack.
+        score: how to score if no run is given; by the method `repair` if None.
+        source: the framework's model of the ONNX file, for a fresh white-box attack.
         settings: groups, preprocessing, parts, sites, device, seed; see `score`.
-        on_progress: called now and then while scoring.
+        on_progress: called from time to time while scoring.
         more: see `PatchKeywords`.
 
     Raises:
         TargetNotMetError: freezing nothing is best; nothing is written.
-        RepairkitError: anything else that the user can mend.
+        RepairkitError: anything else that the user can correct.
     """
     check_keywords("patch", more, PatchKeywords)
     subject, job = open_job(model, data, settings, more)
@@ -141,13 +141,13 @@ def score_settings(
     time_limit: float | None,
     began: float,
 ) -> ScoreSettings:
-    """How `patch` is to score, of a command that began then, by `time.monotonic`."""
+    """How `patch` scores; `began` is the start of the time limit, by `time.monotonic`."""
     budget = Budget(max_evaluations, time_limit)
     return ScoreSettings(method, options=options, budget=budget, began=began)
 
 
 def patch_document(patched: Patched) -> dict[str, Any]:
-    """All that `repairkit patch --json` prints."""
+    """What `repairkit patch --json` prints."""
     places = Companions.of(patched.out)
     return {
         "patched_model": str(patched.out),
@@ -162,13 +162,13 @@ def patch_document(patched: Patched) -> dict[str, Any]:
 
 
 def copy_sample(folder: str | Path) -> Path:
-    """Copy the packaged sample: a model that reads digits, images, and a project file.
+    """Copy the packaged sample (a model that reads digits, images, a project file).
 
     Returns:
-        The model.
+        The path of the model.
 
     Raises:
-        RunFolderError: the folder holds other files of these names, or cannot be written.
+        RunFolderError: the folder has other files of these names, or cannot be written.
     """
     folder = Path(folder)
     try:
@@ -197,14 +197,14 @@ def verify(
     patch_file: str | Path | None = None,
     settings: Settings | None = None,
 ) -> Verified:
-    """Prove that `patched` is `original` with just the claimed changes.
+    """Prove that `patched` is `original` with exactly the claimed changes.
 
     Args:
         original: the model before.
         patched: the model after.
-        patch_file: its patch file; if None, the claims inside `patched` are proven, or where it
-            makes none, what its tensors show to be frozen.
-        settings: where they name data, outputs are compared on its first images, else on noise;
+        patch_file: its patch file; if None, proves the claims inside `patched` or, without any,
+            the frozen filters that its tensors show.
+        settings: outputs are compared on the first images of their data, or on noise without data;
             see `score`.
 
     Raises:
@@ -221,7 +221,7 @@ def verify(
 
 
 def _for_proof(subject: Subject, job: Settings) -> tuple[Subject, Array | None, dict[str, Array]]:
-    """The first images of the data, if there is any, and what the model takes beside them."""
+    """The first images of the data, if any, and the other inputs of the model."""
     if job.data is None:
         return with_inputs(subject, job, None), None, {}
     dataset = read_any(subject, job)
@@ -237,19 +237,19 @@ def apply(
     out: str | Path,
     settings: Settings | None = None,
 ) -> Applied:
-    """Apply a patch file to the very model that it was made for, as `repairkit apply` does.
+    """Apply a patch file to the exact model it was made for, as `repairkit apply` does.
 
     Args:
         model: an ONNX file.
         patch_file: what `patch` wrote.
         out: the patched model.
-        settings: where they name data, the result is proven on its first images, else on noise; see
-            `score`.
+        settings: the result is proven on the first images of their data, or on noise without data;
+            see `score`.
 
     Raises:
-        VerificationError: the patch is not for this model, was altered, changes nothing, or its
-            result is not what it promises; nothing is written.
-        RepairkitError: anything else that the user can mend.
+        VerificationError: the patch is for another model, was altered, changes nothing, or gives
+            another result than it promises; nothing is written.
+        RepairkitError: anything else that the user can correct.
     """
     file = read_patch_file(Path(patch_file))
     subject, job = open_job(model, None, settings)
@@ -259,17 +259,17 @@ def apply(
 
 
 def revert(model: str | Path, patch_file: str | Path | None = None, *, out: str | Path) -> Reverted:
-    """Give back, byte for byte, the model that a patch was made to, as `repairkit revert` does.
+    """Restore the model before a patch byte for byte, as `repairkit revert` does.
 
     Args:
-        model: the patched model; of several patches the last one made comes off first.
+        model: the patched model; the latest of several patches must be reverted first.
         patch_file: what `patch` wrote; the one beside the model if None.
         out: the model before.
 
     Raises:
-        VerificationError: the model is not what the patch made, or another patch lies upon it;
-            nothing is written.
-        RepairkitError: anything else that the user can mend.
+        VerificationError: the model is not what the patch made, or has a later patch; nothing is
+            written.
+        RepairkitError: anything else that the user can correct.
     """
     path = Path(model)
     file = read_patch_file(

@@ -50,10 +50,10 @@ for _name, _run in _COMMANDS.items():
     app.command(_name, cls=Panels)(staged(unfolded(_run)))
 
 _INTERRUPTED = 130
-_TERMINATED = 143  # as shells have it: 128 and the signal's number
+_TERMINATED = 143  # as in shells: 128 plus the number of the signal
 _LONGEST_LINE = 2000
 _PARSERS = ("click", "typer")
-# Typer brings its own copy of click from some version on; this is the base of its usage errors.
+# Newer versions of typer contain their own copy of click; this is the base of its usage errors.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
@@ -70,14 +70,14 @@ def _version(
 
 
 class _PrintableFormatter(logging.Formatter):
-    """Names in notes come from models and data, and must not steer the terminal."""
+    """Escapes control characters: names in notes come from models and data."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 def main() -> None:
-    """Run the command line; errors become one line and an exit code."""
+    """Run the command line; an error becomes one line and an exit code."""
     command, arguments = _command(), sys.argv[1:]
     for position in reversed(flag_positions(command, arguments, "--debug")):
         del arguments[position]
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def forget_working_folder() -> None:
-    """Import nothing that merely lies in the working folder (`python -c` puts it first).
+    """Take the working folder off the import path (`python -c` puts it first).
 
     What the user names there is found by `repairkit.core.process.trust`.
     """
@@ -101,7 +101,7 @@ def forget_working_folder() -> None:
 
 
 class _StoppedError(BaseException):
-    """SIGTERM has come; typer lets this pass, and would make code 130 of a KeyboardInterrupt."""
+    """SIGTERM was received. Typer passes this on; it would turn KeyboardInterrupt into code 130."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the signal's)
@@ -109,9 +109,9 @@ def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the si
 
 
 def run(arguments: list[str], *, debug: bool = False, began: float | None = None) -> int:
-    """Run one command that `began` then, by `time.monotonic`, or now; its exit code.
+    """Run one command and return its exit code; `began` is by `time.monotonic`, now if None.
 
-    Where `--json` is among the arguments, standard output gets one document, whatever happens.
+    With `--json` among the arguments, standard output gets exactly one document, also on errors.
     """
     command = _command()
     if not _wants_document(command, arguments):
@@ -157,7 +157,7 @@ def _ending(command: Any, arguments: list[str], *, debug: bool, began: float | N
     try:
         code = command(arguments, prog_name="repairkit", standalone_mode=False, obj=began)
         sys.stdout.flush()
-    except BaseException as error:  # noqa: BLE001 - whatever it is becomes one line and a code
+    except BaseException as error:  # noqa: BLE001 - every error becomes one line and a code
         ending = _failed(_unwrapped(error))
         if debug and ending.error is not None:
             traceback.print_exc()
@@ -196,21 +196,21 @@ def _failed(error: BaseException) -> _Ending:
 
 
 def _unwrapped(error: BaseException) -> BaseException:
-    """The error about a pipe that typer made an exit of; any other as it is."""
+    """The pipe error that typer turned into an exit; any other error unchanged."""
     cause = error.__context__
     return cause if isinstance(cause, BrokenPipeError) and _exiter(error) in _PARSERS else error
 
 
 def _reader_left(error: BaseException) -> bool:
-    """Whether the output's reader has left."""
+    """Whether the reader of the output has closed it."""
     if isinstance(error, BrokenPipeError):
         return streams.reader_is_gone()
-    # Rich has sent the rest of the output nowhere by then.
+    # By then, rich has discarded the rest of the output.
     return isinstance(error.__context__, BrokenPipeError) and _exiter(error) == "rich"
 
 
 def _exiter(error: BaseException) -> str:
-    """The package that called `sys.exit`, if it was that."""
+    """The package that called `sys.exit`, if the error is an exit."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if not (isinstance(error, SystemExit) and frames):
         return ""
@@ -218,7 +218,7 @@ def _exiter(error: BaseException) -> str:
 
 
 def _shown(ending: _Ending) -> _Ending:
-    """Say on standard error what went wrong; the error in one line that steers no terminal."""
+    """Print the error on standard error; returns it as one line without control characters."""
     if ending.error is None:
         return ending
     line = printable(" ".join(ending.error.split()))[:_LONGEST_LINE]

@@ -1,4 +1,4 @@
-"""Options in groups: dataclasses whose fields are options, and what makes commands of them.
+"""Options in groups: dataclasses whose fields are options, and their way into commands.
 
 A shared option is written once, as a field of a group. A command takes groups as parameters:
 
@@ -30,12 +30,12 @@ Command = Callable[..., None]
 
 
 def option(help: str, *names: str, default: object = None, **more: Any) -> Any:
-    """An option as a field of a group; `--field-name` unless it has other names.
+    """An option as a field of a group; its name is `--field-name` unless others are given.
 
     Args:
         help: as `--help` shows it.
         names: such as `-o` and `--out`.
-        default: where the option is not given.
+        default: the value if the option is not given.
         more: as `typer.Option` takes them, such as `min` and `metavar`.
     """
     return field(default=default, metadata={_INFO: typer.Option(*names, help=help, **more)})
@@ -53,7 +53,7 @@ def argument(help: str, metavar: str, *, default: object = None) -> Any:
 
 @dataclass(frozen=True)
 class _Part:
-    """Which options of a group a command has, and help texts of its own for some."""
+    """Which options of a group a command takes, and its own help texts for some of them."""
 
     names: frozenset[str]
     kept: bool
@@ -64,22 +64,22 @@ class _Part:
 
 
 def only(*names: str, **helps: str) -> _Part:
-    """These options of a group alone; the others have their defaults.
+    """Only these options of a group; the others keep their defaults.
 
-    A command says so where it takes the group: `Annotated[Job, only("data", "output")]`. An option
-    with a help text of its own need not be named twice.
+    For the annotation of a command's group: `Annotated[JobOptions, only("data", "output")]`. An
+    option with its own help text need not be named twice.
     """
     return _Part(frozenset(names) | set(helps), kept=True, helps=helps)
 
 
 def without(*names: str) -> _Part:
-    """All options of a group but these."""
+    """All options of a group except these."""
     return _Part(frozenset(names), kept=False, helps={})
 
 
 @dataclass(frozen=True)
 class _Option:
-    """A field of a group with what typer needs to know."""
+    """A field of a group, as typer needs it."""
 
     name: str
     type: object
@@ -91,7 +91,7 @@ def unfolded(command: Command) -> Command:
     """The command as typer reads it: a parameter for every option of its groups.
 
     Raises:
-        TypeError: two groups have an option in common, or a part names one that is not there.
+        TypeError: two groups share an option, or `only` or `without` names an unknown one.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if _group(hint) is not None}
@@ -134,13 +134,13 @@ class Panels(TyperCommand):
 
 
 def _group(hint: object) -> type | None:
-    """The dataclass that an annotation names, if it is one."""
+    """The dataclass that an annotation names, if any."""
     kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     return kind if isinstance(kind, type) and is_dataclass(kind) else None
 
 
 def _options(hint: object) -> Iterator[_Option]:
-    """The options of a parameter that is a group, as far as its command has them."""
+    """The options of a group that its command takes."""
     group = _group(hint)
     assert group is not None
     every = list(_all_options(group))
@@ -184,7 +184,7 @@ def _parameter(each: _Option) -> inspect.Parameter:
 
 
 def _filled(hint: object, values: Mapping[str, object]) -> object:
-    """A group from the values of its options; those that a command lacks have their defaults."""
+    """A group made from the values of its options; missing ones get their defaults."""
     group = _group(hint)
     assert group is not None
     hints, given = get_type_hints(group, include_extras=True), {}
@@ -197,7 +197,7 @@ def _filled(hint: object, values: Mapping[str, object]) -> object:
 
 
 def flag_positions(command: Any, arguments: Sequence[str], flag: str) -> list[int]:
-    """Where a flag stands among the arguments, and is neither an option's value nor after `--`.
+    """The positions of a flag among the arguments, where it is no option's value and before `--`.
 
     Args:
         command: the group of commands, as `typer.main.get_command` gives it.
@@ -220,7 +220,7 @@ def flag_positions(command: Any, arguments: Sequence[str], flag: str) -> list[in
 
 
 def _options_with_values(command: Any) -> set[str]:
-    """The names of a command's options that take the next argument as their value."""
+    """The names of a command's options that take the next argument as a value."""
     return {
         name
         for parameter in command.params
@@ -230,7 +230,7 @@ def _options_with_values(command: Any) -> set[str]:
 
 
 def refuse_infinite(command: Any) -> None:
-    """Let every option that is a number refuse nan and infinity, in all commands of a group."""
+    """Make every numeric option of all commands refuse nan and infinity."""
     commands: Mapping[str, Any] = command.commands
     for parameter in [p for each in commands.values() for p in each.params]:
         if parameter.param_type_name == "option":

@@ -27,24 +27,26 @@ PREPARATION = ("resize", "crop", "color", "scale", "mean", "std", "layout")
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Images, what they are judged by, and what is known of them."""
+    """Images, metrics, and the names of groups and classes."""
 
     title: ClassVar = "Data"
     data: Path | None = option("Folder of class folders, CSV or Parquet manifest, or .npz.")
-    metric: list[str] | None = option("What filters are worth for; may repeat, the first steers.")
-    group: str | None = option("Columns that make the groups, comma-separated; label is one.")
+    metric: list[str] | None = option(
+        "Metric that values filters; may repeat, the first one steers."
+    )
+    group: str | None = option("Columns that define groups, comma-separated; label is one of them.")
     classes: str | None = option("Class names in the order of the outputs.")
-    features: str | None = option("Columns of a table that the model takes, in its order.")
+    features: str | None = option("Table columns that the model takes, in its order.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartOptions:
-    """Which images serve for what."""
+    """Which images are used for what."""
 
     title: ClassVar = "Parts of the data"
     calibration: str | None = option("Images for means: all, a name or a share (all but test).")
     selection: str | None = option("Images to score and choose on: all, a name or a share (0.7).")
-    test: str | None = option("Images that only report: all, none, a name or a share (0.3).")
+    test: str | None = option("Images used only to report: all, none, a name or a share (0.3).")
     seed: int | None = option("Seed of parts, search and intervals.", min=0)
 
 
@@ -53,15 +55,15 @@ class PreparationOptions:
     """How stored images become the model's input."""
 
     title: ClassVar = "Preprocessing"
-    resize: str | None = option("Resize to HEIGHT,WIDTH or to a shorter side.")
+    resize: str | None = option("Resize to HEIGHT,WIDTH, or the shorter side to SIZE.")
     crop: str | None = option("Centre crop to HEIGHT,WIDTH.")
     color: str | None = option("rgb, bgr or gray.")
     scale: str | None = option("Factor for pixels, such as 1/255.")
-    mean: str | None = option("Subtracted after scaling, one per channel.")
-    std: str | None = option("Divides at last, one per channel.")
+    mean: str | None = option("Mean to subtract after scaling, one per channel.")
+    std: str | None = option("Standard deviation to divide by, one per channel.")
     layout: str | None = option("Input layout: nchw or nhwc.")
     accept_preprocessing: bool = flag(
-        "Go on where images or classes are hardly as the model expects."
+        "Continue although images or classes look unlike what the model expects."
     )
 
 
@@ -76,22 +78,22 @@ class PortOptions:
     )
     output: str | None = option("The output that is judged.")
     columns: str | None = option("Columns of the output that are judged, such as 0:2 or 3.")
-    threshold: float | None = option("Number from which on a single column says class 1.")
-    outputs_are: str | None = option("logits, probabilities or log-probabilities; else told.")
+    threshold: float | None = option("From this number on, a single column means class 1.")
+    outputs_are: str | None = option("logits, probabilities or log-probabilities; else detected.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions:
-    """Which filters there are, and what they yield when absent."""
+    """Which filters to look at, and what they yield when absent."""
 
     title: ClassVar = "Filters"
     sites: list[str] | None = option("Only these sites (patterns; may repeat).")
     sites_at: str = option(
         "Read filters at pre-activation or activation.", default="pre-activation"
     )
-    include: list[str] | None = option("Further kinds of sites: dense.")
+    include: list[str] | None = option("Also these kinds of sites: dense.")
     absent: str = option("What an absent filter yields: mean, zero or bias.", default="mean")
-    means: Path | None = option("File of common means that absent filters yield.")
+    means: Path | None = option("File of common means for absent filters.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +106,14 @@ class DeviceOptions:
     tf32: bool = flag("Let a GPU evaluate coalitions in TF32.", "--tf32/--no-tf32")
     half: bool = flag("Evaluate coalitions in half precision.")
     workers: int | None = option("Threads; all cores if left out.", min=1)
-    cache_memory: str | None = option("For what is kept between coalitions, such as 512M or 2G.")
+    cache_memory: str | None = option(
+        "Memory for results kept between coalitions, such as 512M or 2G."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """All that becomes the model and the settings of a job; commands take what concerns them."""
+    """The model and the settings of a job; each command takes the options that it needs."""
 
     model: Path | None = argument(
         "The ONNX file; the model of repairkit.toml if left out.", "MODEL"
@@ -163,7 +167,7 @@ class JobOptions:
 
 
 def _image_words(given: PreparationOptions) -> dict[str, object]:
-    """Preprocessing as it would stand in `repairkit.toml`; only what was given."""
+    """Preprocessing as `repairkit.toml` has it; only the options that were given."""
     words: dict[str, object] = {
         "resize": _sizes(given.resize, "--resize"),
         "crop": _sizes(given.crop, "--crop"),
@@ -180,7 +184,7 @@ _NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^,]*))(,|\Z)')
 
 
 def split_names(text: str | None) -> tuple[str, ...] | None:
-    """A comma-separated list; None stays None. A name that holds a comma stands in quotes, "a,b".
+    """A comma-separated list; None stays None. A name with a comma must be quoted: "a,b".
 
     Raises:
         SettingsError: an empty name.
@@ -189,12 +193,12 @@ def split_names(text: str | None) -> tuple[str, ...] | None:
         return None
     names = tuple(_names(text))
     if not all(names):
-        raise SettingsError(f"{text!r} holds an empty name; separate names by single commas")
+        raise SettingsError(f"{text!r} has an empty name; separate names by single commas")
     return names
 
 
 def _names(text: str) -> Iterator[str]:
-    """The names between commas, of any characters, line breaks too; quotes are taken off."""
+    """The names between commas, without quotes; any character is allowed, line breaks too."""
     start, more = 0, True
     while more:
         match = _NAME.match(text, start)
@@ -215,7 +219,9 @@ def _sizes(text: str | None, option: str) -> int | list[int] | None:
     try:
         sizes = [int(part) for part in text.split(",")]
     except ValueError:
-        raise SettingsError(f"{option} {text!r} is no size; give HEIGHT,WIDTH in pixels") from None
+        raise SettingsError(
+            f"{option} {text!r} is not a size; give HEIGHT,WIDTH in pixels"
+        ) from None
     return sizes[0] if len(sizes) == 1 else sizes
 
 
@@ -225,11 +231,13 @@ def _bytes(text: str | None) -> int | None:
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
     factors = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
     if unit not in factors or not number.isdecimal():
-        raise SettingsError(f"--cache-memory {text!r} is no amount; give one such as 512M or 2G")
+        raise SettingsError(
+            f"--cache-memory {text!r} is not an amount; give one such as 512M or 2G"
+        )
     return int(number) * factors[unit]
 
 
-# Written out, for importing the estimators would load numpy.
+# Written out because importing the estimators would load numpy.
 METHODS = (
     "auto", "exact", "permutation", "tmab", "regression", "repair", "marginals", "leave-one-out",
     "random", "weight-norm", "activation-norm",
@@ -239,25 +247,25 @@ METHOD_HELP = f"{', '.join(METHODS)}, or module:object."
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """How values are estimated, and where that ends."""
+    """How to estimate values, and when to stop."""
 
     title: ClassVar = "Search"
-    top_k: int | None = option("How many filters to tell apart.", min=1)
+    top_k: int | None = option("How many top filters to separate from the rest.", min=1)
     side: str | None = option("highest, lowest or both.")
     epsilon: float | None = option("Tolerance of the top set.")
-    delta: float | None = option("Probability of a wrong top set.")
-    truncate_at: float | None = option("Accuracy at which a walk is cut (v_T).")
+    delta: float | None = option("Allowed probability of a wrong top set.")
+    truncate_at: float | None = option("Accuracy below which a walk is cut (v_T).")
     setting: list[str] | None = option(
         "A setting of the method; may repeat.", "--set", metavar="NAME=VALUE"
     )
-    max_evaluations: int | None = option("Coalitions tried at the most.", min=1)
+    max_evaluations: int | None = option("Largest number of evaluated coalitions.", min=1)
     time_limit: float | None = option("Seconds that the command may take.", min=0.0)
 
     def of_method(self) -> dict[str, object]:
-        """Those settings of the method that were given.
+        """The settings of the method that were given.
 
         Raises:
-            SettingsError: a further one is no NAME=VALUE.
+            SettingsError: one of `--set` is not NAME=VALUE.
         """
         named = {
             "top_k": self.top_k,
@@ -270,12 +278,12 @@ class SearchOptions:
 
 
 def _parse(texts: Sequence[str]) -> dict[str, object]:
-    """NAME=VALUE: numbers, true, false and null as in JSON, all else as text."""
+    """NAME=VALUE: numbers, true, false and null as in JSON, anything else as text."""
     settings: dict[str, object] = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not name or not sign:
-            raise SettingsError(f"--set {text!r} is no setting; write NAME=VALUE, as in lanes=4")
+            raise SettingsError(f"--set {text!r} is not a setting; write NAME=VALUE, as in lanes=4")
         try:
             parsed = json.loads(value)
         except ValueError:
@@ -287,49 +295,49 @@ def _parse(texts: Sequence[str]) -> dict[str, object]:
 
 
 _STAT = Path("/proc/self/stat")
-_START_TIME = 19  # of the fields behind the process's name (proc(5))
-_MOST_SECONDS = 600.0  # an older process did not begin with this command
+_START_TIME = 19  # index among the fields after the process's name (proc(5))
+_MOST_SECONDS = 600.0  # an older process began before this command
 
 
 def process_began() -> float:
-    """When this process began, by `time.monotonic`; now where the system does not tell."""
+    """When this process began, by `time.monotonic`; now where the system does not say."""
     now = time.monotonic()
     try:
         fields = _STAT.read_text().rpartition(")")[2].split()
         ticks = int(fields[_START_TIME]) / os.sysconf("SC_CLK_TCK")
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks
-    except (OSError, AttributeError, ValueError, IndexError):  # no Linux
+    except (OSError, AttributeError, ValueError, IndexError):  # not Linux
         return now
     return now - age if 0 <= age <= _MOST_SECONDS else now
 
 
 def began(context: typer.Context) -> float:
-    """When the command began: with its process, or now where a program called it."""
+    """When the command began: with its process, or now if a program called it."""
     known = context.obj
     return known if isinstance(known, float) else time.monotonic()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """The model of a framework that the ONNX model came from, or another one."""
+    """A framework's model: the one that the ONNX model came from, or another."""
 
     title: ClassVar = "Framework's model"
-    source: str | None = option("The framework's model that gives gradients: module:factory.")
-    weights: Path | None = option("State dict of the source, if it is a factory.")
-    framework: str | None = option("Whose the source is, if that is not clear.")
-    input_shape: str | None = option("Of one image of the source, if not the ONNX model's.")
+    source: str | None = option("Framework's model for gradients: module:factory.")
+    weights: Path | None = option("State dict for the source, if it is a factory.")
+    framework: str | None = option("Framework of the source, if its name does not show it.")
+    input_shape: str | None = option("Image shape of the source, if not that of the ONNX model.")
 
     def named(self) -> Source | None:
-        """The model that the options name; None where they name none.
+        """The model that the options name; None if they name none.
 
         Raises:
-            SettingsError: an option makes no sense, or is given without a source.
+            SettingsError: an option is invalid, or is given without a source.
         """
         if self.source is None:
             for name in ("weights", "framework", "input_shape"):
                 if getattr(self, name) is not None:
                     given = "--" + name.replace("_", "-")
-                    raise SettingsError(f"{given} is of a source, and none was given; add --source")
+                    raise SettingsError(f"{given} needs a source, and none was given; add --source")
             return None
         from repairkit.core.framework import Source
 
@@ -345,28 +353,28 @@ def read_shape(text: str | None) -> tuple[int, ...] | None:
     """`3,224,224` or `3x224x224` as three numbers; None stays None.
 
     Raises:
-        SettingsError: it is neither.
+        SettingsError: the text is neither.
     """
     if text is None:
         return None
     parts = [part.strip() for part in re.split("[,x]", text)]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise SettingsError(
-            f"--input-shape {text!r} is no shape; give the sizes of one image, such as 3,224,224"
+            f"--input-shape {text!r} is not a shape; give the sizes of one image, such as 3,224,224"
         )
     return tuple(map(int, parts))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-    """What is printed."""
+    """What to print."""
 
     title: ClassVar = "Output"
     as_json: bool = flag("Print one JSON document and nothing else.", "--json")
     quiet: bool = flag("Print no progress and no table.")
 
     def give(self, document: Callable[[], object], tell: Callable[[], None]) -> None:
-        """Print the document, or tell people, or neither."""
+        """Print the JSON document, or call `tell` to print tables, or print nothing."""
         if self.as_json:
             streams.print_json(document())
         elif not self.quiet:

@@ -16,28 +16,28 @@ _PLAIN = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{MINUS SIGN}"): "-"}
 
 
 def printer() -> Console:
-    """Standard output; as wide as it needs where that is no terminal."""
+    """Standard output; 120 columns wide if it is not a terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)
 
 
 def _shown(text: str) -> str:
-    """Neither markup nor control characters of a name may have an effect."""
+    """Text without effect of markup and control characters in names."""
     return escape(printable(text))
 
 
 def say(text: str) -> None:
-    """A line for people on standard output."""
+    """Print a line on standard output."""
     printer().print(_shown(text), soft_wrap=True)
 
 
 def remark(text: str) -> None:
-    """A line for people on standard error."""
+    """Print a line on standard error."""
     sys.stderr.write(f"repairkit: {printable(text)}\n")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; columns after the first are numbers unless they start with a letter."""
+    """Print a table; a column after the first is numeric if no cell starts with a letter."""
     shown = Table(title=_shown(title), title_justify="left", title_style="bold")
     for position, column in enumerate(columns):
         numbers = position > 0 and all(_is_number(row[position]) for row in rows)
@@ -52,12 +52,12 @@ def _is_number(text: str) -> bool:
 
 
 def plainly(text: str) -> str:
-    """A sentence of a page for a terminal: plain spaces and signs."""
+    """A sentence of the HTML page with plain spaces and signs, for a terminal."""
     return text.translate(_PLAIN)
 
 
 def short_duration(seconds: float) -> str:
-    """Less than a few seconds for people, in three digits."""
+    """A short time in readable units, with three digits."""
     if seconds < 1e-3:
         return f"{1e6 * seconds:.3g} us"
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
@@ -74,7 +74,7 @@ def change(measure: Measure, known: Figure) -> str:
 
 
 def _with_interval(text: str, measure: Measure, known: Figure, *, signed: bool) -> str:
-    """The interval before the unit; none where there is none."""
+    """The text with the interval before the unit; unchanged if there is no interval."""
     if math.isnan(known.ci_low):
         return text
     low, high = (measure.number(end, signed=signed) for end in (known.ci_low, known.ci_high))

@@ -1,4 +1,4 @@
-"""Repairs for people: the story of one, what was proven of it, and how groups fare."""
+"""Lines and tables about repairs: what was changed, what was proven, who gains and who pays."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ _COLUMNS = ["images", "before", "after", "change"]
 
 
 def print_patched(done: Patched, document: Mapping[str, Any], *, details: bool = False) -> None:
-    """The story of a patch, for people; the verdict first, who pays in its first sentence.
+    """Print the story of a patch: first the verdict, whose first sentence says who pays.
 
     Args:
         done: the repair.
@@ -54,7 +54,7 @@ def print_patched(done: Patched, document: Mapping[str, Any], *, details: bool =
 
 
 def _print_changes(done: Patched) -> None:
-    """What is changed in the model: filters by their ids, and by their layers if known."""
+    """Print the changes of the model: filters by their ids, and by their layers if known."""
     layers = (done.document["layers"] or {}).get("frozen", {})
     if done.patch.head is not None:
         printing.say(f"changed: {_changes(done.patch)}")
@@ -67,7 +67,7 @@ def _print_changes(done: Patched) -> None:
 
 
 def _print_search(document: Mapping[str, Any]) -> None:
-    """How the repair was found, what is sure of it, and the cures that it was chosen from."""
+    """Print how the repair was found, what it promises, and the candidates."""
     printing.say(printing.plainly(story.search_in_words(document["selection"])))
     for sentence in story.promise_in_words(document):
         printing.say(printing.plainly(sentence))
@@ -84,7 +84,7 @@ def _print_search(document: Mapping[str, Any]) -> None:
 
 
 def _print_figures(done: Patched, *, details: bool) -> None:
-    """The figures before and after: of all images, of groups and classes, and under attack."""
+    """Print figures before and after: of all images, groups and classes, and under attack."""
     document, measures = done.document, wording.measures_of(done.document)
     if done.before.metrics:
         grouped = document["fairness"] is not None
@@ -106,7 +106,7 @@ def _baseline_table(
     objective: str,
     n_images: int,
 ) -> None:
-    """The change that every method makes on the test part, the objective first."""
+    """Print the change by each method on the test part, the objective first."""
     names = list(rows[0]["figures"])
     shown = sorted(names, key=lambda name: name != objective)[:_MOST_METRICS]
     cells = [
@@ -141,7 +141,7 @@ def _before_after(
     measures: Mapping[str, Measure],
     groups: bool,
 ) -> None:
-    """Figures per metric, and per group if wanted, of the images that report."""
+    """Print figures per metric, and per group if asked, on the images used to report."""
     rows = [
         [
             measures[name].words,
@@ -170,7 +170,7 @@ def _before_after(
 
 
 def _attack_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """How a model fares under attack before and after, and what that is worth."""
+    """Print how the model does under attack before and after, and what that shows."""
     shown, notes = [], []
     for row in rows:
         name = f"{row['attack']} ({row['knowledge']})"
@@ -199,7 +199,7 @@ def _attack_table(rows: Sequence[Mapping[str, Any]]) -> None:
 def _fairness_tables(
     block: Mapping[str, Any], measures: Mapping[str, Measure], *, details: bool
 ) -> None:
-    """The groups that all columns make together; with `details` also by each column, and rates."""
+    """Print groups by all columns together; with `details` also by each column, and rates."""
     *alone, crossed = block["columns"]
     views = [*alone, crossed] if details else [crossed]
     _groups(crossed)
@@ -222,7 +222,7 @@ def _fairness_tables(
 
 
 def _classes_table(rows: Sequence[Mapping[str, Any]], suite: str) -> None:
-    """The accuracy of each class."""
+    """Print the accuracy of each class."""
     cells = [[row["name"], str(row["n"]), *_cells(SHARE, row)] for row in rows]
     printing.table(
         f"Accuracy of the classes on the images {wording.of_part(suite)}",
@@ -283,7 +283,7 @@ def _arrow(figures: Mapping[str, Any] | None) -> str:
 
 
 def print_verified(verified: Verified, *, original: Path, patched: Path) -> None:
-    """What was proven of two models."""
+    """Print what was proven about two models."""
     printing.say(f"verified: {patched} is {original} with {_changes(verified.patch)}")
     if verified.inferred:
         printing.say(
@@ -308,7 +308,7 @@ def print_verified(verified: Verified, *, original: Path, patched: Path) -> None
 
 
 def print_applied(applied: Applied) -> None:
-    """What a patch changed, and what was proven of the result."""
+    """Print what a patch changed, and what was proven about the result."""
     verified = applied.verified
     printing.say(f"applied: {_changes(verified.patch)}")
     _frozen_table("frozen filters", verified.patch, verified.layers)
@@ -320,7 +320,7 @@ def print_applied(applied: Applied) -> None:
 
 
 def print_reverted(reverted: Reverted) -> None:
-    """What was taken back, and what is still in the model."""
+    """Print what was undone, and how many patches are still in the model."""
     patch = reverted.patch
     back = [counted(len(patch), "filter")] if patch.frozen else []
     back += [] if patch.head is None else [f"the last layer {patch.head.layer!r}"]
@@ -333,7 +333,7 @@ def print_reverted(reverted: Reverted) -> None:
 
 
 def _agreement(verified: Verified) -> str:
-    """How near the patched model is to what it is compared with."""
+    """How close the outputs of the patched model are to the reference."""
     proof = verified.proof
     if proof.tolerance:
         return (
@@ -357,7 +357,7 @@ def _changes(patch: Patch) -> str:
 
 
 def _frozen_table(title: str, patch: Patch, layers: LayerMap | None) -> None:
-    """Filters and constants, with the layers that they come from, if known."""
+    """Print filters and constants, with their layers if known."""
     if not patch.frozen:
         return
     rows, partly = [], any(f.gain for f in patch.frozen)

@@ -1,4 +1,4 @@
-"""Results of scoring, of looking at models and runs, of attacks and of exports, for people."""
+"""Tables and lines for the results of scoring, inspecting, comparing, attacks and exports."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def print_scored(
     ids: Sequence[str],
     excluded: Collection[int],
 ) -> None:
-    """The highest and lowest filters, what they were estimated from, and what to mind.
+    """Print the highest and lowest filters, what they were estimated from, and notes.
 
     Args:
         rows: of `scores.csv`.
@@ -62,7 +62,7 @@ def print_scored(
 
 
 def _print_origin(document: Mapping[str, Any], measures: Mapping[str, Measure]) -> None:
-    """What the values were estimated from: the whole and the empty model, device, and images."""
+    """Print what the values rest on: V(all) and V(none), the device, and the images."""
     metrics = list(document["metrics"].items())
     for name, ends in metrics[:_MOST_METRICS]:
         whole, nothing = (measures[name].figure(ends[key]) for key in ("all", "none"))
@@ -110,7 +110,7 @@ def _print_tops(
 
 
 def _interval(document: Mapping[str, Any]) -> str:
-    """The confidence of `from` and `to`; what the intervals rest on stands in `run.json`."""
+    """The confidence of `from` and `to`; `run.json` says what the intervals are based on."""
     confidence = document["confidence"]
     return "" if confidence is None else f" (from, to: {100 * confidence:g} % intervals)"
 
@@ -120,7 +120,7 @@ def _direction(measure: Measure) -> str:
 
 
 def _print_statistics(details: Mapping[str, Any]) -> None:
-    """The last word on convergence, and what truncation hides; the rest is in statistics.json."""
+    """Print the latest convergence, and the bias of truncation; statistics.json has the rest."""
     trace = details.get("convergence", [])
     if trace:
         steps = ", ".join(f"{correlation:.3f} after {n:,.0f}" for n, correlation in trace[-4:])
@@ -145,7 +145,7 @@ def _row(row: dict[str, Any], layer: list[str]) -> list[str]:
 
 
 def print_means(means: CommonMeans, place: Path) -> None:
-    """How many means there are, over how many images."""
+    """Print how many means there are, and over how many images."""
     n_filters = sum(len(sums.total) for sums in means.sums.values())
     printing.say(f"means of {n_filters} filters over {means.n_images} images: {place}")
     printing.say(f"digest {means.digest[:12]}; score with --means {place}")
@@ -154,7 +154,7 @@ def print_means(means: CommonMeans, place: Path) -> None:
 def print_merged(
     rows: Sequence[dict[str, Any]], document: Mapping[str, Any], metric: str, out: Path
 ) -> None:
-    """The highest and lowest values over all owners' images."""
+    """Print the highest and lowest values over the images of all owners."""
     printing.table(
         f"Value of {len(rows)} filters for {metric}, highest and lowest ({document['interval']})",
         ["filter", "value", "std error", "from", "to"],
@@ -178,14 +178,14 @@ def print_inspected(
     look: Iterable[str],
     seconds_of_all: Iterable[tuple[int, float]],
 ) -> None:
-    """Inputs, outputs and sites of a model, and how the usual preprocessings do on its images.
+    """Print inputs, outputs and sites of a model, and how usual preprocessings do on its images.
 
     Args:
         document: what `--json` prints.
         has_layers: whether a map of a framework's layers is known.
-        further_inputs: beside the images, in words.
-        look: what the first look at the images tells, line by line.
-        seconds_of_all: that passes for all filters take, by the number of passes for each.
+        further_inputs: descriptions of the inputs beside the images.
+        look: lines about the first look at the images.
+        seconds_of_all: the time for all filters, by the number of passes per filter.
     """
     images = document["input"]
     shape = " x ".join("?" if size is None else str(size) for size in images["shape"])
@@ -276,12 +276,12 @@ def _print_look(look: Mapping[str, Any]) -> None:
 
 
 def print_instrumented(masks: Mapping[str, int], out: Path) -> None:
-    """How many masks a model got, and what they are called."""
+    """Print how many masks a model got, and the name of one."""
     printing.say(f"{len(masks)} mask inputs, such as {next(iter(masks))}: written to {out}")
 
 
 def print_agreements(pairs: Sequence[Agreement], n_runs: int) -> None:
-    """How far every two of the runs agree."""
+    """Print how far each pair of runs agrees."""
     printing.table(
         f"Agreement of {n_runs} runs (R2: the second's values for the first's)",
         ["first", "second", "filters", "rank corr.", "correlation", "R2", "highest", "lowest"],
@@ -308,12 +308,12 @@ def _agreement_row(agreement: Agreement) -> list[str]:
 
 
 def print_attacked(attacked: Attacked) -> None:
-    """How an attack was made, and how the model fares under it."""
+    """Print how an attack was made, and what it does to the model."""
     document = attacked.document
     printing.say(_attack_in_words(document))
     rows = []
     for part in ("selection", "test"):
-        if part not in document["figures"]:  # no test part was wanted
+        if part not in document["figures"]:  # there is no test part
             continue
         figures = document["figures"][part]
         shares = ("clean_accuracy", "attack_success", "fooled")
@@ -361,7 +361,7 @@ def _attack_in_words(document: Mapping[str, Any]) -> str:
 
 
 def print_exported(exported: Exported) -> None:
-    """Which layers became which sites, and what was proven of the file."""
+    """Print which layers became which sites, and what was proven about the file."""
     layers = exported.layers
     printing.table(
         f"{len(layers.layers)} layers of {layers.framework} and the sites that they became",

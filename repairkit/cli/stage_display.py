@@ -1,7 +1,7 @@
 """The stages of a job on standard error: a bar on a terminal, lines in a log.
 
-In a log a quick command says nothing. From the fourth second on a line tells when a stage begins,
-and no four seconds pass without one, however long the stage takes: a thread watches the time.
+In a log, a quick command prints nothing. From the fourth second on, each new stage prints a line,
+and a thread prints how far a long stage is at least every four seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass
 class _Stage:
-    """A stage under way; `facts` stand in place of the count where they are given."""
+    """A stage in progress; `facts` are shown in place of the count where they are given."""
 
     name: str
     total: int | None
@@ -52,15 +52,15 @@ class _Stage:
 
 
 class Display(Listener, Protocol):
-    """A listener that also shows how far a scoring is."""
+    """A listener that also shows the progress of a scoring."""
 
     def show_facts(self, facts: str, done: int, total: int | None) -> None:
-        """What to show of the innermost stage in place of a count."""
+        """Show facts about the innermost stage in place of a count."""
         ...
 
 
 class Lines:
-    """Stages as lines of a log, written by a thread that watches the time."""
+    """Stages as lines of a log; a thread writes them when too long nothing was written."""
 
     def __init__(self) -> None:
         self._stages: list[_Stage] = []
@@ -120,12 +120,12 @@ class Lines:
         try:
             sys.stderr.write(f"{printable(text)}\n")
             sys.stderr.flush()
-        except (OSError, ValueError):  # nobody reads any more; the job goes on
+        except (OSError, ValueError):  # the reader has closed the stream; the job continues
             self._over.set()
 
 
 class Bars:
-    """The innermost stage as a bar on a terminal, which is gone once nothing is under way."""
+    """The innermost stage as a bar on a terminal; it disappears after the last stage."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -173,7 +173,7 @@ class Bars:
             return
         stage = self._stages[-1]
         if self._bar is None:
-            # What commands print goes to standard output, and not through the bar.
+            # Commands print to standard output, past the bar.
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=20),
@@ -195,7 +195,7 @@ class Bars:
 
 
 class _Reading(logging.Handler):
-    """Shows what was read of the data, line by line; the same message is shown once."""
+    """Shows log messages about the data, line by line; a repeated message is shown once."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -211,7 +211,7 @@ class _Reading(logging.Handler):
 
 @contextmanager
 def reading_shown() -> Iterator[None]:
-    """Show what jobs tell of the data that they read, until the block ends."""
+    """Show what jobs log about the data that they read, until the block ends."""
     logger = logging.getLogger(READING_LOG)
     handler, level = _Reading(), logger.level
     logger.addHandler(handler)
@@ -225,7 +225,7 @@ def reading_shown() -> Iterator[None]:
 
 @contextmanager
 def shown(*, quiet: bool) -> Iterator[None]:
-    """Show the stages of all that runs until the block ends."""
+    """Show the stages of all jobs until the block ends."""
     if quiet or listener() is not None:
         yield
         return
@@ -250,14 +250,14 @@ def staged(command: Command) -> Command:
 
 
 def show_facts(facts: str, done: int, total: int | None) -> None:
-    """Say how far the innermost stage is, where stages are shown."""
+    """Show facts about the innermost stage, if stages are shown."""
     display = listener()
     if isinstance(display, Bars | Lines):
         display.show_facts(facts, done, total)
 
 
 def scoring_progress(progress: ScoringProgress) -> None:
-    """Undecided filters, evaluations per second and time left, in the stage that scores."""
+    """Show undecided filters, evaluations per second and the time left."""
     done, left = progress.spent.evaluations, progress.evaluations_left
     show_facts(_facts(progress), done, None if left is None else done + left)
 
@@ -274,7 +274,7 @@ def _facts(progress: ScoringProgress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Seconds in readable units."""
     if seconds < 1:
         return "under 1 s"
     if seconds < 100:

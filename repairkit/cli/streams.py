@@ -1,7 +1,7 @@
-"""Standard output and standard error: fit for any name, and for one JSON document.
+"""Standard output and standard error: safe for any text, and for one JSON document.
 
-With `--json` standard output belongs to one document. What a user's module, a framework or a
-library prints meanwhile goes to standard error.
+With `--json`, standard output holds one document only. What a user's module, a framework or a
+library prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from repairkit.formats.documents import to_json
 
 
 class Reserved:
-    """Stands in for standard output while one document is awaited; text goes to standard error."""
+    """Replaces standard output until the document is complete; text goes to standard error."""
 
     def __init__(self) -> None:
         self.document: object = None
@@ -29,7 +29,7 @@ class Reserved:
         """Keep the document until the command has ended.
 
         Raises:
-            ValueError: it is no JSON.
+            ValueError: it cannot be written as JSON.
         """
         to_json(document)
         self.document, self.given = document, True
@@ -40,9 +40,9 @@ class Reserved:
 
 @contextmanager
 def reserved() -> Iterator[tuple[Reserved, TextIO]]:
-    """Standard output is reserved within; yields what keeps the document, and the true output."""
+    """Reserve standard output; yields what keeps the document, and the true output."""
     stream, true = Reserved(), sys.stdout
-    # All else that is asked of it is answered by standard error.
+    # It passes everything else on to standard error.
     sys.stdout = stream
     try:
         yield stream, true
@@ -51,7 +51,7 @@ def reserved() -> Iterator[tuple[Reserved, TextIO]]:
 
 
 def print_json(document: object) -> None:
-    """The one document of `--json`; written when the command has ended."""
+    """Print the one document of `--json`; it is written when the command has ended."""
     if isinstance(sys.stdout, Reserved):
         sys.stdout.keep(document)
     else:
@@ -59,7 +59,7 @@ def print_json(document: object) -> None:
 
 
 def write_document(stream: TextIO, document: object) -> None:
-    """Write a JSON document; characters that the stream's encoding lacks are escaped as in JSON."""
+    """Write a JSON document; characters outside the stream's encoding become JSON escapes."""
     text, encoding = to_json(document), stream.encoding or "utf-8"
     try:
         text.encode(encoding)
@@ -70,10 +70,10 @@ def write_document(stream: TextIO, document: object) -> None:
 
 
 def prepare_streams(*, one_document: bool) -> None:
-    """Make a process's standard streams fit for what we write.
+    """Make the standard streams of this process accept any text.
 
-    Characters that an encoding lacks are written as escapes. A stream that is closed swallows what
-    is written. For one document, libraries that write to file descriptor 1 are sent to 2.
+    Characters outside an encoding are written as escapes. A closed stream is replaced by one that
+    discards. For one document, libraries that write to file descriptor 1 are redirected to 2.
     """
     sys.stdout = _sound(sys.stdout)
     sys.stderr = _sound(sys.stderr)
@@ -91,33 +91,33 @@ def _sound(stream: TextIO | None) -> TextIO:
 
 
 def _divert_descriptor() -> None:
-    """Let `sys.stdout` alone lead to where file descriptor 1 led, and 1 to where 2 leads."""
+    """Give `sys.stdout` the old target of file descriptor 1, and point 1 at the target of 2."""
     try:
         if sys.stdout.fileno() != 1:
             return
         true = os.dup(1)
         os.dup2(sys.stderr.fileno(), 1)
-    except OSError:  # one of them is no file; then there is nothing to send elsewhere
+    except OSError:  # one of them is not a file: nothing to redirect
         return
     sys.stdout = os.fdopen(true, "w", encoding=sys.stdout.encoding, errors="backslashreplace")
 
 
 def reader_is_gone() -> bool:
-    """Whether nobody reads standard output or standard error any more (`| head`)."""
+    """Whether the reader of standard output or standard error has closed it (`| head`)."""
     if not hasattr(select, "poll"):
-        return True  # the system cannot tell; an error about a pipe has brought us here
+        return True  # unknown on this system; a pipe error brought us here
     poll = select.poll()
     for stream in (sys.stdout, sys.stderr):
         try:
             poll.register(stream.fileno(), 0)
-        except (OSError, ValueError):  # no file is behind it
+        except (OSError, ValueError):  # not a file
             continue
     return any(state & (select.POLLERR | select.POLLHUP) for _, state in poll.poll(0))
 
 
 def forget_output(stream: TextIO | None = None) -> None:
-    """Send the rest of standard output nowhere: it must not be flushed once more at exit.
+    """Discard the rest of standard output, so that it is not flushed again at exit.
 
-    `stream` is where it goes, if not to `sys.stdout` itself.
+    `stream` is standard output, if `sys.stdout` is replaced.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())

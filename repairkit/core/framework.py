@@ -52,12 +52,12 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """A framework's model, by name: loaded when a function needs its gradients.
+    """A framework's model by name; it is loaded when a function needs its gradients.
 
     Attributes:
         source: `module:factory` or a file; see `repairkit export --help`.
-        weights: a state dict, where the source is a factory.
-        framework: an adapter's name; the one that takes the source if None.
+        weights: a state dict, if the source is a factory.
+        framework: an adapter's name; if None, the adapter that takes the source.
         input_shape: of one image; that of the ONNX model if None.
     """
 

@@ -1,4 +1,4 @@
-"""What jobs hand back: patches proven, made, applied and undone, models exported, runs compared."""
+"""Results of jobs: patches made, proven, applied and reverted, models exported, runs compared."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from repairkit.core.patch import Evaluation, Figure, FrozenFilter, Patch, Proof,
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What was proven.
+    """What was proven about a patched model.
 
-    `images` says what the outputs were compared on; `inferred`, that no claim named the filters;
-    `unproven`, what the patch file tells besides, which no two models can prove; `layers`, where
-    the filters come from, if the original says so.
+    Attributes:
+        patch: the proven changes.
+        edits: the changed tensors.
+        proof: the comparison of outputs.
+        images: in words, the images that outputs were compared on.
+        inferred: whether the changes were read off the tensors, because no claim named them.
+        unproven: names of further facts in the patch file, which two models cannot prove.
+        layers: the layers that the filters come from, if the original knows them.
     """
 
     patch: Patch
@@ -45,7 +50,7 @@ class Verified:
 
 
 def frozen_entry(frozen: FrozenFilter) -> dict[str, Any]:
-    """A frozen filter for JSON."""
+    """A frozen filter as JSON."""
     gain = {"gain": frozen.gain} if frozen.gain else {}
     return {"filter": frozen.filter.id, "constant": frozen.constant, **gain}
 
@@ -69,7 +74,7 @@ class Patched:
 
 @dataclass(frozen=True)
 class Applied:
-    """A patch that was applied, and what was proven of the result."""
+    """A patch that was applied, and what was proven about the result."""
 
     out: Path
     digest: str
@@ -81,7 +86,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Reverted:
-    """A patch that was taken off. `digest` is the original's; `left` counts patches still on."""
+    """A patch that was reverted. `digest` is the original's; `left` counts remaining patches."""
 
     out: Path
     digest: str
@@ -100,17 +105,17 @@ class Reverted:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A model that was written, and what was proven of it.
+    """A model that was written, and what was proven about it.
 
     Attributes:
         out: the ONNX file.
-        map_file: the map from layers to filters, which is in the ONNX file's metadata too.
+        map_file: the map from layers to filters; the ONNX file's metadata has it too.
         layers: that map.
         n_filters: of all sites.
-        without_layer: sites that no layer of the framework became.
-        relative: the greatest difference of outputs, relative to the greatest output.
+        without_layer: sites that come from no layer of the framework.
+        relative: the largest difference of outputs, relative to the largest output.
         n_images: how many images were compared.
-        images: whether they were given, or generated.
+        images: in words, whether images were given or generated.
         digest: of the ONNX file.
     """
 
@@ -152,7 +157,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class Attacked:
-    """A data set that was attacked, and where its images were written."""
+    """A data set that was attacked, and the file of its images."""
 
     out: Path
     document: dict[str, Any]
@@ -160,21 +165,20 @@ class Attacked:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Of two runs' values of the filters that both scored.
+    """How far the values of two runs agree, for filters that both scored.
 
     Attributes:
-        first: the run that is taken for the truth in `r2`.
+        first: the run that `r2` takes as the truth.
         second: the other.
         n_filters: scored by both.
-        rank_correlation: Spearman's; None where all values of a run are equal.
-        correlation: Pearson's; None likewise.
-        r2: coefficient of determination of the second's values for the first's, 1 less the share of
-            the first's variance that they miss; None where those are all equal. It says nothing
-            where the runs are in different units, as norms are.
-        top_k: how many filters each end of the ranking counts.
-        highest: the share of the `top_k` highest that both name.
-        lowest: likewise of the lowest.
-        notes: in what the runs differ beside the method.
+        rank_correlation: Spearman's; None if all values of a run are equal.
+        correlation: Pearson's; None in the same case.
+        r2: coefficient of determination, when the second's values predict the first's; None if the
+            first's are all equal. Meaningless if the runs have different units, as norms have.
+        top_k: number of filters at each end of the ranking.
+        highest: share of the `top_k` highest that both runs have in common.
+        lowest: the same for the lowest.
+        notes: other differences of the runs than the method.
     """
 
     first: str

@@ -398,5 +398,5 @@ def test_the_command_attacks_and_tells(
     refused = repairkit("attack", place.model, *common, "--epsilon", "much")
     assert refused.code == 1
     assert refused.err == (
-        "repairkit: --epsilon 'much' is no number; give one such as 16/255 or 0.06\n"
+        "repairkit: --epsilon 'much' is not a number; give one such as 16/255 or 0.06\n"
     )

@@ -193,7 +193,7 @@ def test_names_of_layers_go_from_export_to_patch_and_home(
         (["net.h6"], 1, "no adapter takes it, and there is no such file"),
         (["net.pt", "--framework", "jax"], 1, "no framework 'jax'"),
         (["net.pt"], 1, "there is no such file"),
-        (["net.pt", "--input-shape", "3,big"], 1, "is no shape"),
+        (["net.pt", "--input-shape", "3,big"], 1, "is not a shape"),
         (["net.pt", "-o", "net.bin"], 1, "there is no such file"),
     ],
 )

@@ -18,27 +18,29 @@ _OF_JOB = (
 
 @dataclass(frozen=True, kw_only=True)
 class AttackOptions:
-    """Method, strength, and where the images go."""
+    """Method, strength, and where to write the images."""
 
     out: Path | None = option("The images, .npz; MODEL.attacked.npz.", "-o", "--out")
-    method: str | None = option("pgd (with --source) or square (by the ONNX file alone).")
-    epsilon: str = option("How far a pixel may move, of a range of 0 to 1.", default="16/255")
-    steps: int = option("Gradients taken (pgd).", default=30, min=1)
-    step_size: str = option("How far a pixel moves in a step (pgd).", default="0.8/255")
+    method: str | None = option("pgd (needs --source) or square (needs only the ONNX file).")
+    epsilon: str = option("Largest change of a pixel, of a range of 0 to 1.", default="16/255")
+    steps: int = option("Number of gradient steps (pgd).", default=30, min=1)
+    step_size: str = option("Change of a pixel in one step (pgd).", default="0.8/255")
     random_start: bool = flag(
-        "Start beside the image (pgd).", "--random-start/--no-random-start", default=True
+        "Start at a random point near the image (pgd).",
+        "--random-start/--no-random-start",
+        default=True,
     )
-    queries: int = option("Times an image is tried at the most (square).", default=1000, min=1)
+    queries: int = option("Most queries for one image (square).", default=1000, min=1)
     pixel_range: str | None = option(
-        "Pixel range in the model's input, LOW,HIGH, if not known.", "--range"
+        "Pixel range in the model's input, LOW,HIGH, if it is not known.", "--range"
     )
-    images: int | None = option("Images attacked of each part; all.", min=1)
+    images: int | None = option("Images of each part to attack; all.", min=1)
 
     def chosen(self, *, by_gradients: bool) -> tuple[str, dict[str, float]]:
-        """The method and its settings; by default the one that takes gradients, if there are any.
+        """The method and its settings; the default takes gradients where a source gives them.
 
         Raises:
-            SettingsError: there is no such method, or a number is none.
+            SettingsError: there is no such method, or a text is not a number.
         """
         method = self.method or ("pgd" if by_gradients else "square")
         settings = {"epsilon": _fraction("--epsilon", self.epsilon)}
@@ -56,7 +58,7 @@ def attack_command(
     source: SourceOptions,
     answer: AnswerOptions,
 ) -> None:
-    """Make images that fool a model: each is moved a little, towards a class drawn at random."""
+    """Make images that fool a model: change each a little, towards a random class."""
     from repairkit.api import frameworks, job_settings
     from repairkit.cli.result_tables import print_attacked
 
@@ -86,7 +88,7 @@ def _fraction(option: str, text: str) -> float:
         return number
     except (ValueError, ZeroDivisionError):
         raise SettingsError(
-            f"{option} {text!r} is no number; give one such as 16/255 or 0.06"
+            f"{option} {text!r} is not a number; give one such as 16/255 or 0.06"
         ) from None
 
 
@@ -95,13 +97,13 @@ def _ends(text: str | None) -> tuple[float, float] | None:
         return None
     parts = text.split(",")
     if len(parts) != 2:
-        raise SettingsError(f"--range {text!r} is no range; give LOW,HIGH such as 0,1")
+        raise SettingsError(f"--range {text!r} is not a range; give LOW,HIGH such as 0,1")
     return _fraction("--range", parts[0]), _fraction("--range", parts[1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """A framework's model, how it is loaded, and where the result goes."""
+    """A framework's model, how to load it, and where to write the result."""
 
     source: str = argument(
         "module:factory, a .pt2 program or TorchScript of PyTorch; a saved Keras model.",
@@ -111,8 +113,8 @@ class ExportOptions:
     out: Path | None = option("Result; SOURCE.onnx.", "-o", "--out")
     framework: str | None = option("pytorch, keras or another adapter's name.")
     weights: Path | None = option("State dict for a factory (safetensors or torch.save).")
-    input_shape: str | None = option("Of one image as the model takes it, as 3,224,224.")
-    opset: int | None = option("Of the ONNX file.", min=7)
+    input_shape: str | None = option("Shape of one image as the model takes it, such as 3,224,224.")
+    opset: int | None = option("Opset of the ONNX file.", min=7)
 
 
 def export_command(
@@ -120,7 +122,7 @@ def export_command(
     job: Annotated[JobOptions, only("trust", "data", "output", *PREPARATION)],
     answer: AnswerOptions,
 ) -> None:
-    """Write a model of PyTorch or Keras as ONNX, with a proven map of its layers."""
+    """Write a PyTorch or Keras model as ONNX, with a proven map of its layers."""
     from repairkit.api import frameworks, job_settings
     from repairkit.cli.result_tables import print_exported
 

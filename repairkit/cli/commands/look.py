@@ -29,7 +29,7 @@ def inspect_command(
     ],
     answer: AnswerOptions,
 ) -> None:
-    """List inputs, outputs, sites and filters, and what is left out and why."""
+    """List inputs, outputs, sites and filters, and which layers are left out and why."""
     from repairkit.api import inspecting, job_settings
     from repairkit.cli.result_tables import print_inspected
 
@@ -50,7 +50,7 @@ def inspect_command(
 
 @dataclass(frozen=True, kw_only=True)
 class InstrumentOptions:
-    """Where the model with masks goes."""
+    """Where to write the model with masks."""
 
     out: Path | None = option("Result; MODEL.instrumented.onnx.", "-o", "--out")
 
@@ -72,15 +72,15 @@ def instrument_command(
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions:
-    """Runs, and what of them is compared."""
+    """Runs, and what to compare."""
 
     runs: list[Path] = argument("Run folders of one model; two or more.", "RUN...", default=...)
-    metric: str | None = option("Whose values; each run's first if left out.")
-    top_k: int = option("Filters at each end that are held together.", default=20, min=1)
+    metric: str | None = option("The metric to compare; each run's first if left out.")
+    top_k: int = option("Filters at each end of the rankings to compare.", default=20, min=1)
 
 
 def compare_command(comparing: CompareOptions, answer: AnswerOptions) -> None:
-    """Tell how far runs agree: rank correlation, R2 and overlap of the top filters."""
+    """Show how far runs agree: rank correlation, R2 and overlap of the top filters."""
     from repairkit.api import inspecting
     from repairkit.cli.result_tables import print_agreements
 
@@ -93,15 +93,15 @@ def compare_command(comparing: CompareOptions, answer: AnswerOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """A run, and where its page goes."""
+    """A run, and where to write its page."""
 
     run: Path = argument("A run folder that score wrote.", "RUN", default=...)
     out: Path | None = option("The page; report.html in the run folder.", "-o", "--out")
-    model: Path | None = option("The model, if it lies elsewhere by now.")
-    data: Path | None = option("The data, if they lie elsewhere by now.")
-    means: Path | None = option("The common means, if they lie elsewhere by now.")
+    model: Path | None = option("The model, if it was moved.")
+    data: Path | None = option("The data, if they were moved.")
+    means: Path | None = option("The common means, if they were moved.")
     pictures: bool = flag(
-        "Look at model and data: images, layers, removal.",
+        "Read model and data for pictures: images, layers, removal.",
         "--pictures/--no-pictures",
         default=True,
     )
@@ -109,7 +109,7 @@ class ReportOptions:
 
 
 def report_command(reporting: ReportOptions, answer: AnswerOptions) -> None:
-    """Write one self-contained HTML page of a run, and its numbers as JSON."""
+    """Write one self-contained HTML page about a run, and its numbers as JSON."""
     from repairkit.api import inspecting
     from repairkit.cli import printing
 

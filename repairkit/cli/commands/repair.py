@@ -1,4 +1,4 @@
-"""`repairkit patch`, `demo`, which shows it, and `verify`, `apply` and `revert` of patches."""
+"""`repairkit patch` and its demonstration `demo`; `verify`, `apply` and `revert` for patches."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,14 +13,14 @@ from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, Search
 
 @dataclass(frozen=True, kw_only=True)
 class WishOptions:
-    """What is to be mended, and where the result goes."""
+    """What to repair, and where to write the result."""
 
     fairness: bool = flag("Freeze what harms the worst group.")
-    robustness: bool = flag("Freeze what serves an adversary; --data of an attack.")
+    robustness: bool = flag("Freeze what helps an adversary; --data is what attack wrote.")
     scores: Path | None = option("A run folder whose values rank candidates.")
-    remove: str | None = option("Freeze just these filters: ID,ID,...")
+    remove: str | None = option("Freeze exactly these filters: ID,ID,...")
     out: Path | None = option("The patched model; MODEL.patched.onnx.", "-o", "--out")
-    details: bool = flag("Also print groups by each column alone, their rates, and classes.")
+    details: bool = flag("Also print groups by each single column, their rates, and classes.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,34 +30,38 @@ class ConditionOptions:
     title: ClassVar = "Goal and limits"
     objective: str | None = option("The metric to improve.")
     target: list[str] | None = option(
-        "A figure that must be reached, or <=; may repeat.", metavar="METRIC>=NUMBER"
+        "A figure that the repair must reach (or <=); may repeat.", metavar="METRIC>=NUMBER"
     )
-    at_most: int = option("Filters frozen at the most.", default=8, min=1)
-    max_drop: float = option("Overall accuracy that may go.", default=0.01, min=0.0, max=1.0)
+    at_most: int = option("Largest number of frozen filters.", default=8, min=1)
+    max_drop: float = option("Overall accuracy that may be lost.", default=0.01, min=0.0, max=1.0)
     max_group_drop: float = option(
         "Accuracy that any group may lose.", default=0.05, min=0.0, max=1.0
     )
     promise: str = option(
-        "The least that must be sure: objective, smooth or likelihood.", default="likelihood"
+        "Weakest promise to accept: objective, smooth or likelihood.", default="likelihood"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions:
-    """How filters are chosen and what is done to them."""
+    """How filters are chosen, and how the model is changed."""
 
     title: ClassVar = "Choice"
-    choose: str = option("joint, or plain for the lowest-ranked that look best.", default="joint")
-    beam: int = option("Sets of each size that the search goes on from.", default=1, min=1)
+    choose: str = option(
+        "joint, or plain: as many of the lowest-ranked as look best.", default="joint"
+    )
+    beam: int = option("Beam width: sets of each size kept for the next step.", default=1, min=1)
     level: str | None = option("Freeze at mean, zero, bias, or best on selection images.")
     repair: str = option(
-        "freeze filters, bias, last-layer, or best of them; see the guide.", default="freeze"
+        "freeze (filters), bias, last-layer, or the best of these; see the guide.", default="freeze"
     )
     confirm_share: float | None = option(
-        "Share of the selection images that only confirm; else all choose and confirm."
+        "Share of the selection images used only to confirm; else all choose and confirm."
     )
-    baselines: bool = flag("Judge simpler cures beside the chosen one.")
-    transfer: list[Path] | None = option("Another model's attack, .npz, to be judged; may repeat.")
+    baselines: bool = flag("Also judge simpler repairs.")
+    transfer: list[Path] | None = option(
+        "Also judge the attack of another model (.npz); may repeat."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +117,7 @@ def patch_command(
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Where the demonstration happens."""
+    """Where the demonstration writes its files."""
 
     out: Path = option(
         "Folder for the sample and the patched model.",
@@ -124,7 +128,7 @@ class DemoOptions:
 
 
 def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
-    """Repair the packaged sample: digits that are read worse when dark on light."""
+    """Repair the packaged sample: a model that reads dark digits on a light background badly."""
     from repairkit.api import job_settings, repairing
     from repairkit.cli import printing, repair_story
 
@@ -145,7 +149,7 @@ def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
         out=place.out / "model.patched.onnx",
         on_progress=stage_display.scoring_progress,
     )
-    # On noise: the images have proven the result while it was in memory.
+    # On noise: real images were used while the result was still in memory.
     verified = repairing.verify(
         model, done.out, patch_file=done.patch_file, settings=replace(settings, data=None)
     )
@@ -160,16 +164,16 @@ def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PairOptions:
-    """The two models, and the patch between them."""
+    """Two models, and the patch that changed one into the other."""
 
     original: Path = argument("The model before.", "ORIGINAL", default=...)
     patched: Path = argument("The model after.", "PATCHED", default=...)
-    patch: Path | None = option("The patch file; what PATCHED claims or shows if left out.")
+    patch: Path | None = option("The patch file; if left out, what PATCHED says or shows.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyOptions:
-    """A model, the patch that was made for it, and where the result goes."""
+    """A model, a patch made for it, and where to write the result."""
 
     model: Path = argument("The model that the patch was made for.", "MODEL", default=...)
     patch: Path = argument("The patch file (*.patch.json).", "PATCH", default=...)
@@ -178,7 +182,7 @@ class ApplyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RevertOptions:
-    """A patched model, the patch to undo, and where the result goes."""
+    """A patched model, the patch to undo, and where to write the result."""
 
     model: Path = argument("The patched model.", "MODEL", default=...)
     patch: Path | None = argument(
@@ -192,7 +196,7 @@ def verify_command(
     job: Annotated[JobOptions, only("data", "features", "image_input", "inputs", *PREPARATION)],
     answer: AnswerOptions,
 ) -> None:
-    """Prove that PATCHED is ORIGINAL with just the claimed changes."""
+    """Prove that PATCHED is ORIGINAL with exactly the claimed changes."""
     from repairkit.api import job_settings, repairing
     from repairkit.cli.repair_story import print_verified
 
@@ -222,7 +226,7 @@ def apply_command(
 
 
 def revert_command(files: RevertOptions, answer: AnswerOptions) -> None:
-    """Undo a patch: give back, byte for byte, the model it was made to."""
+    """Undo a patch: restore the original model byte for byte."""
     from repairkit.api import repairing
     from repairkit.cli.repair_story import print_reverted
 

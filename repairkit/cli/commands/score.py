@@ -15,28 +15,28 @@ from repairkit.core.errors import Interruption, SettingsError, Terminated
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
-    """What is done with the values, and how a run goes on."""
+    """What to do with the values, and how to continue a run."""
 
     method: str = option(options.METHOD_HELP, default="auto")
     out: Path | None = option("Run folder; runs/MODEL-METRIC-METHOD.", "-o", "--out")
     share_to: Path | None = option(
         "Also write a run folder that may leave the data's owner.", "--share"
     )
-    resume: bool = flag("Go on with an unfinished run.")
-    paper: bool = flag("The letter of the paper's Algorithm 1 (tmab).")
-    statistics: bool = flag("Tell how far the estimate has come: statistics.json.")
-    exclude_top_of: Path | None = option("Leave out of the ranking the top of this run.")
-    exclude_share: float | None = option("How much of it is its top; 0.2.")
-    for_patch: bool = flag("Leave out the images on which patch confirms.")
+    resume: bool = flag("Continue an unfinished run.")
+    paper: bool = flag("Follow the paper's Algorithm 1 to the letter (tmab).")
+    statistics: bool = flag("Write statistics of convergence: statistics.json.")
+    exclude_top_of: Path | None = option("Leave the top filters of this run out of the ranking.")
+    exclude_share: float | None = option("Share of its filters that counts as top; 0.2.")
+    for_patch: bool = flag("Leave out the images that patch uses to confirm.")
 
     def estimate(self) -> dict[str, Any]:
-        """The choices that are arguments of `api.score` too.
+        """The options that `api.score` takes under the same names.
 
         Raises:
-            SettingsError: there is a share to exclude, and no run.
+            SettingsError: a share is given without a run.
         """
         if self.exclude_share is not None and self.exclude_top_of is None:
-            raise SettingsError("--exclude-share is of a run; name it with --exclude-top-of RUN")
+            raise SettingsError("--exclude-share needs a run; name it with --exclude-top-of RUN")
         share = {} if self.exclude_share is None else {"exclude_share": self.exclude_share}
         return {
             "resume": self.resume,
@@ -51,27 +51,29 @@ class ScoringOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RayOptions:
-    """Where else coalitions are evaluated."""
+    """A cluster that evaluates coalitions."""
 
     title: ClassVar = "Cluster"
     ray: str | None = option(
-        "Evaluate on a Ray cluster: the one that runs, one's address, or one started here.",
+        "Evaluate on a Ray cluster: a running one, one at an address, or a new local one.",
         metavar="auto|ADDRESS|local",
     )
-    ray_cores: int = option("Cores of each worker on the Ray cluster.", default=1, min=1)
+    ray_cores: int = option("Cores of each Ray worker.", default=1, min=1)
 
     def address(self) -> str | None:
-        """The cluster asked for; `auto` is the one of RAY_ADDRESS where that is set."""
+        """The cluster to use; `auto` means RAY_ADDRESS where that is set."""
         return os.environ.get("RAY_ADDRESS") or "auto" if self.ray == "auto" else self.ray
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchOptions:
-    """How a run that nobody watches makes itself known."""
+    """Logs and figures of a run without a terminal."""
 
     title: ClassVar = "Unattended runs"
-    log_json: Path | None = option("Append a log of one JSON document a line to this file.")
-    prometheus_port: int | None = option("Serve figures for Prometheus here.", min=1, max=65535)
+    log_json: Path | None = option("Append log lines, one JSON document each, to this file.")
+    prometheus_port: int | None = option(
+        "Serve figures for Prometheus on this port.", min=1, max=65535
+    )
     prometheus_file: Path | None = option("Write figures for Prometheus's textfile collector.")
 
 
@@ -84,7 +86,7 @@ def score_command(
     watch: WatchOptions,
     answer: AnswerOptions,
 ) -> None:
-    """Estimate the value of every filter, with its uncertainty, into a run folder."""
+    """Estimate the value of every filter with its uncertainty; write a run folder."""
     from repairkit.api import estimating, job_settings
     from repairkit.cli import printing, stage_display
     from repairkit.cli.result_tables import print_scored
@@ -128,7 +130,7 @@ def score_command(
 
 
 def _stopped(stop: KeyboardInterrupt, folder: Path, answer: AnswerOptions) -> None:
-    """Say that the folder keeps an unfinished run; SIGTERM is then no failure.
+    """Say that the folder keeps an unfinished run; after SIGTERM this counts as success.
 
     Raises:
         Interruption: it was Ctrl-C, or nothing is kept.
@@ -149,7 +151,7 @@ def _stopped(stop: KeyboardInterrupt, folder: Path, answer: AnswerOptions) -> No
 
 
 def default_folder(model: Path, metric: str, method: str) -> Path:
-    """Where a run goes that was not told where to go."""
+    """The run folder where no other is named."""
     name = f"{model.stem}-{metric}-{method}"
     return Path("runs") / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
 
@@ -162,15 +164,15 @@ _OF_JOB = (
 
 @dataclass(frozen=True, kw_only=True)
 class MeansOptions:
-    """Whose means, and where they go."""
+    """Files of means to add up, and where to write the result."""
 
     out: Path | None = option("File; MODEL.means.json.", "-o", "--out")
-    merge: list[Path] | None = option("Add up this file of means; repeat for each owner.")
+    merge: list[Path] | None = option("Add up this file of means; repeat it for each owner.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions:
-    """Runs, their weights, and where the result goes."""
+    """Runs, their weights, and where to write the result."""
 
     runs: list[Path] = argument("Run folders of the same model.", "RUN...", default=...)
     out: Path = option("Run folder of the result.", "-o", "--out", default=...)
@@ -181,7 +183,7 @@ class MergeOptions:
 def means_command(
     job: Annotated[JobOptions, only(*_OF_JOB)], choice: MeansOptions, answer: AnswerOptions
 ) -> None:
-    """Compute what absent filters are to yield, over all images; or add up several owners' sums."""
+    """Compute the mean of every filter over all images, or add up the sums of several owners."""
     from repairkit.api import estimating, job_settings
     from repairkit.cli.result_tables import print_means
 
@@ -201,14 +203,14 @@ def means_command(
 
 
 def merge_command(merging: MergeOptions, answer: AnswerOptions) -> None:
-    """Add up values over data that could not leave its owners; needs run folders alone."""
+    """Add up values over data that may not leave its owners; needs only run folders."""
     from repairkit.api import estimating
     from repairkit.cli.result_tables import print_merged
 
     merged = estimating.merge(
         merging.runs,
         out=merging.out,
-        by=cast(Literal["images", "groups"], merging.by),  # other words are refused there
+        by=cast(Literal["images", "groups"], merging.by),  # `merge` refuses other words
         weights=_numbers(merging.weights),
     )
     metric = merged.scores.metrics[0]

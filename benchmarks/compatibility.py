@@ -42,7 +42,8 @@ from wild import (
 
 from repairkit.cli import run
 from repairkit.formats.patch_file import read_patch_file
-from repairkit.graph.patch.revert import read_claims, revert, write_claims
+from repairkit.graph.baking import revert
+from repairkit.graph.metadata import read_claims, write_claims
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "compatibility.md"
 _TIMEOUT_SECONDS = 900

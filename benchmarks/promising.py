@@ -25,7 +25,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Annotations, Suite
-from repairkit.graph.patch.bake import bake
+from repairkit.graph.baking import bake
 from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.repair_settings import PatchSettings
@@ -162,7 +162,7 @@ class Judge:
     def outputs(self, patch: Patch) -> Array:
         """The patched model's, by a session of the baked file."""
         working = self.bench.working
-        model = bake(working.opened.model, patch, found=working.survey).model
+        model = bake(working.survey, patch).model
         opened = working.opened.variant(model, device="cpu")
         return opened.run_suite(self.fresh, working.effort.batch_size)
 

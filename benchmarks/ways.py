@@ -24,10 +24,10 @@ from repairkit.engine.opening import Candidates, open_evaluator, open_stacked
 from repairkit.engine.ort.runtime import open_session
 from repairkit.engine.rows.scattered import AffineMasks, with_scattered
 from repairkit.engine.runner import Runner
-from repairkit.graph.coalitions.affine import with_affine_masks
-from repairkit.graph.coalitions.instrument import instrument
-from repairkit.graph.kinds.sites import Survey, survey
-from repairkit.graph.patch.bake import bake
+from repairkit.graph.baking import bake
+from repairkit.graph.coalitions.masks import with_affine_masks
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.kinds.sites import instrument, survey
 
 NAMES = ("squeezenet1.1", "resnet18", "mobilenet_v2", "inception_v3", "mlperf_resnet8")
 ZOO = Path(__file__).parents[2] / "shared" / "zoo" / "models"
@@ -165,7 +165,7 @@ class Ways:
         """A new session of the baked model, for one coalition."""
         absent = [self.roster.filters[p] for p in np.flatnonzero(~row).tolist()]
         frozen = [FrozenFilter(f, float(self.means[f.site][f.channel])) for f in absent]
-        baked = bake(self.subject.model, Patch(tuple(frozen)), found=self.found).model
+        baked = bake(self.found, Patch(tuple(frozen))).model
         open_plain(baked, 1, "cpu").run(None, {self.subject.image: self.subject.images})
 
     @property

@@ -13,7 +13,7 @@ from repairkit.core.framework import Layer
 from repairkit.core.layer_map import LayerMap, Origin
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.formats.patch_file import PatchFile, read_patch_file
-from repairkit.graph.layer_names import read_layer_map
+from repairkit.graph.metadata import read_layer_map
 from repairkit.graph.stored.files import read_model
 
 PatchSource: TypeAlias = str | Path | PatchFile | Patch

@@ -47,6 +47,20 @@ class Site:
         """The shape of what the filters yield when absent: one number each, or `n_values`."""
         return (self.n_channels,) if self.n_values is None else (self.n_channels, self.n_values)
 
+    def numbers(self, stored: Array) -> Array:
+        """The numbers that the tensor's contents mean: themselves, or those behind codes."""
+        if self.scale is None:
+            return stored
+        return np.asarray((stored.astype(np.float64) - self.zero) * self.scale)
+
+    def stored(self, levels: Array) -> Array:
+        """Levels as the tensor holds them: rounded to its type, or as codes."""
+        if self.scale is None:
+            return np.asarray(levels.astype(self.dtype))
+        limits = np.iinfo(self.dtype)
+        codes = np.rint(levels.astype(np.float64) / self.scale) + self.zero
+        return np.asarray(np.clip(codes, limits.min, limits.max).astype(self.dtype))
+
 
 @dataclass(frozen=True)
 class Sums:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import Filter
 
 Constant = float | tuple[float, ...]
@@ -143,6 +144,46 @@ class Evaluation:
             "groups": {name: figure.to_json() for name, figure in self.groups.items()},
             "group_sizes": dict(self.group_sizes),
         }
+
+
+# What baking writes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorChange:
+    """Values at flat positions of the tensor that a node reads at `slot`.
+
+    `clone` names the new initializer, if the tensor is shared or computed and has to be cloned.
+    """
+
+    node: int
+    slot: int
+    positions: Array
+    values: NDArray[np.float64]
+    clone: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedTensor:
+    """A new initializer that a node reads at `slot`."""
+
+    node: int
+    slot: int
+    array: Array
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListChange:
+    """Values at flat positions of a list of numbers, the attribute `name` of a node."""
+
+    node: int
+    name: str
+    positions: NDArray[np.intp]
+    values: Array
+
+
+Change = TensorChange | AddedTensor | ListChange
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from repairkit.core.errors import ModelError
 from repairkit.core.process.stages import stage
 from repairkit.engine.runner import Feeds, OpenModel, Runner
 from repairkit.graph.coalitions.rebatch import rebatch
-from repairkit.graph.facts.mixing import find_mixers, find_random
 from repairkit.graph.index import GraphIndex
+from repairkit.graph.mixing import find_mixers, find_random
 
 Outputs = Mapping[str, Array]
 

@@ -12,8 +12,8 @@ from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.engine.ensembles.leaves import LeafReader, mean_leaves
 from repairkit.engine.runner import OpenModel
-from repairkit.graph.facts.rounding import find_rounding
 from repairkit.graph.index import GraphIndex
+from repairkit.graph.structure import find_rounding
 
 _CHUNK_BYTES = 256 * 2**20
 

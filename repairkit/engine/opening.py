@@ -23,8 +23,8 @@ from repairkit.engine.weights.agreement import Agreement, cones_fault
 from repairkit.engine.weights.compiled import Compiled
 from repairkit.engine.weights.fast import FastEvaluator
 from repairkit.engine.weights.routes import Routes
-from repairkit.graph.facts.rounding import Rounding, find_rounding
-from repairkit.graph.kinds.sites import Survey
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.structure import Rounding, find_rounding
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.patch import Proof
 from repairkit.engine.runner import Feeds, Masks, OpenModel
-from repairkit.graph.seeding import seeded
+from repairkit.graph.fixing import seeded
 
 
 def prove(

@@ -24,8 +24,8 @@ from repairkit.engine.ort.runtime import (
     open_session,
     runtime_complaint,
 )
-from repairkit.graph.coalitions.instrument import tapped
-from repairkit.graph.coalitions.zipmaps import without_zipmaps
+from repairkit.graph.coalitions.masks import tapped
+from repairkit.graph.coalitions.tree_tail import without_zipmaps
 
 Masks = Mapping[str, NDArray[np.bool_]]
 Feeds = Mapping[str, Array]

@@ -25,11 +25,11 @@ from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.ort.runtime import choose_device, session_device
 from repairkit.engine.rows.scattered import AffineMasks, LateScattered, with_scattered
 from repairkit.engine.runner import OpenModel, Runner
-from repairkit.graph.coalitions.affine import with_affine_masks
-from repairkit.graph.coalitions.instrument import instrument
+from repairkit.graph.baking import representable
+from repairkit.graph.coalitions.masks import with_affine_masks
 from repairkit.graph.coalitions.recast import recast
-from repairkit.graph.kinds.sites import Survey
-from repairkit.graph.patch.bake import representable
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.kinds.sites import instrument
 
 _FEW_PASSES = 32  # of one image, up to which masks cost less than a proof
 

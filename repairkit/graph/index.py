@@ -1,12 +1,24 @@
-"""Who makes and who reads each tensor of a graph, and which tensors are constant."""
+"""Which node makes and which nodes read each tensor of a graph, and which tensors are constant."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+)
+
+STANDARD = ("", "ai.onnx")
+"""The two names of the ONNX standard's domain."""
 
 RANDOM = {
     "RandomNormal",
@@ -16,7 +28,7 @@ RANDOM = {
     "Multinomial",
     "Bernoulli",
 }
-"""Operators that draw numbers in every run."""
+"""Operators that draw random numbers in every run."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +84,13 @@ class GraphIndex:
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs that no initializer provides."""
+        """Names of the inputs that have no initializer."""
         stored = {*self.initializers, *self.sparse_initializers}
         return tuple(i.name for i in self.graph.input if i.name not in stored)
 
     @cached_property
     def constant(self) -> set[str]:
-        """Tensors whose value follows from the file alone."""
+        """Tensors whose value depends on the file alone."""
         known = {*self.initializers, *self.sparse_initializers}
         for node in self.nodes:
             if node.op_type in RANDOM or subgraphs(node):
@@ -105,7 +117,7 @@ class GraphIndex:
         return needed
 
     def sole_reader(self, tensor: str) -> Reader | None:
-        """The only reader of a tensor that is no output of the model, else None."""
+        """The only reader of a tensor that is not an output of the model, else None."""
         readers = self.readers.get(tensor, [])
         alone = len(readers) == 1 and readers[0].slot >= 0 and tensor not in self.outputs
         return readers[0] if alone else None
@@ -126,31 +138,45 @@ def attribute(node: NodeProto, name: str) -> AttributeProto | None:
 
 
 def int_attribute(node: NodeProto, name: str, default: int) -> int:
-    """An integer attribute, or what the standard says where it is missing."""
-    found = attribute(node, name)
-    return default if found is None else int(found.i)
+    """An integer attribute, or the standard's default where it is missing."""
+    held = attribute(node, name)
+    return default if held is None else int(held.i)
+
+
+def opset_of(model: ModelProto, *, default: int) -> int:
+    """The version of the ONNX standard that a model uses; `default` where it names none."""
+    return max((o.version for o in model.opset_import if o.domain in STANDARD), default=default)
+
+
+def fresh_name(wanted: str, taken: Container[str]) -> str:
+    """The wanted name, or one with a number behind it, if it is taken."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
 
 
 def subgraphs(node: NodeProto) -> list[GraphProto]:
     """The bodies of an `If`, `Loop`, `Scan` or the like."""
-    found = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
-    return found + [g for a in node.attribute if a.type == AttributeProto.GRAPHS for g in a.graphs]
+    bodies = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
+    return bodies + [g for a in node.attribute if a.type == AttributeProto.GRAPHS for g in a.graphs]
 
 
 def all_nodes(graph: GraphProto) -> list[NodeProto]:
     """The nodes of a graph and of every graph inside it."""
-    found: list[NodeProto] = []
+    nodes: list[NodeProto] = []
     waiting = [graph]
     while waiting:
         current = waiting.pop()
         for node in current.node:
-            found.append(node)
+            nodes.append(node)
             waiting.extend(subgraphs(node))
-    return found
+    return nodes
 
 
 def outer_names(node: NodeProto) -> set[str]:
-    """Names that the bodies inside a node take from outside (or that might be)."""
+    """Names that the bodies inside a node may take from outside."""
     return {
         name for graph in subgraphs(node) for inner in all_nodes(graph) for name in inner.input
     } | {output.name for graph in subgraphs(node) for output in graph.output}
@@ -171,5 +197,88 @@ def layer_names(index: GraphIndex) -> list[str]:
 
 
 def _first_output(node: NodeProto) -> str:
-    """The first output that a node makes; a recurrent layer may leave out the ones before."""
+    """The first output that a node makes; a recurrent layer may leave out earlier ones."""
     return next((str(name) for name in node.output if name), "")
+
+
+# Sizes that a model leaves open
+
+
+def dims_of(value: ValueInfoProto) -> tuple[int | None, ...] | None:
+    """The sizes of a tensor, None for each that is open; None where its shape is missing."""
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return tuple(int(d.dim_value) if d.dim_value > 0 else None for d in kind.shape.dim)
+
+
+def with_open_sizes(model: ModelProto) -> ModelProto:
+    """The model without the sizes below one that it names; itself where none is."""
+    # An initializer may be listed as an input too, and may be empty.
+    stored = {tensor.name for tensor in model.graph.initializer}
+
+    def named(graph: GraphProto) -> Iterator[ValueInfoProto]:
+        values = (*graph.input, *graph.output, *graph.value_info)
+        return (value for value in values if value.name not in stored)
+
+    if not any(_says_less_than_one(value) for value in named(model.graph)):
+        return model
+    result = ModelProto()
+    result.CopyFrom(model)
+    for value in named(result.graph):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                dim.ClearField("dim_value")
+    return result
+
+
+def _says_less_than_one(value: ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return any(d.HasField("dim_value") and d.dim_value < 1 for d in dims)
+
+
+def node_name(node: NodeProto) -> str:
+    """The name of a node, or of what it makes."""
+    return node.name or next(o for o in node.output if o)
+
+
+# Which tensors a model has
+
+
+def stored_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor that is stored anywhere in a model."""
+    nodes = [*all_nodes(model.graph), *nodes_of_functions(model)]
+    yield from _initializers(model.graph)
+    for node in nodes:
+        for held in node.attribute:
+            if held.HasField("t"):
+                yield held.t
+            yield from held.tensors
+            single = [held.sparse_tensor] if held.HasField("sparse_tensor") else []
+            for sparse in (*single, *held.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+        for graph in subgraphs(node):
+            yield from _initializers(graph)
+
+
+def _initializers(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+
+
+def plain_tensors(graph: GraphProto, functions: Iterable[NodeProto] = ()) -> Iterator[TensorProto]:
+    """The tensors of a graph, of its nodes and of the graphs inside it, except sparse ones."""
+    yield from graph.initializer
+    for node in (*all_nodes(graph), *functions):
+        for held in node.attribute:
+            if held.HasField("t"):
+                yield held.t
+            yield from held.tensors
+        for body in subgraphs(node):
+            yield from body.initializer
+
+
+def nodes_of_functions(model: ModelProto) -> list[NodeProto]:
+    """The nodes of a model's own functions, without those in their bodies."""
+    return [node for function in model.functions for node in function.node]

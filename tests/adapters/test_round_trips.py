@@ -20,10 +20,11 @@ from repairkit.core.layer_map import LayerMap, MappedLayer  # noqa: E402
 from repairkit.core.patch import FrozenFilter, Patch  # noqa: E402
 from repairkit.core.results import Exported  # noqa: E402
 from repairkit.formats.patch_file import PatchFile  # noqa: E402
+from repairkit.graph.baking import bake  # noqa: E402
+from repairkit.graph.kinds.channels import ChannelLayer  # noqa: E402
 from repairkit.graph.kinds.layers import kernel_mask  # noqa: E402
 from repairkit.graph.kinds.sites import survey  # noqa: E402
-from repairkit.graph.layer_names import read_layer_map  # noqa: E402
-from repairkit.graph.patch.bake import bake  # noqa: E402
+from repairkit.graph.metadata import read_layer_map  # noqa: E402
 from repairkit.jobs.export.exporting import export  # noqa: E402
 from repairkit.jobs.setup.settings import Settings  # noqa: E402
 from repairkit_adapters.pytorch import apply_patch, wrap  # noqa: E402
@@ -83,12 +84,12 @@ def test_the_map_agrees_with_the_kernels(name: str, exported: Exports) -> None:
             continue
         module = network.get_submodule(mapped.layer.name)
         layer = found.layers[mapped.site]
-        node = found.index.nodes[layer.node]
-        kernel = found.constants.array(layer.kernel)
+        assert isinstance(layer, ChannelLayer)
+        kernel = layer.kernel
         weight = module.weight.detach().numpy()
         assert weight.shape == kernel.shape
         for channel in range(mapped.layer.n_channels):
-            mask = kernel_mask(node, kernel.shape, channel)
+            mask = kernel_mask(layer.node, kernel.shape, channel)
             ours, theirs = kernel[mask].astype(float), weight[mask].astype(float)
             cosine = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
             assert abs(cosine) > 1 - 1e-6, f"{mapped.layer.name}:{channel}"
@@ -123,7 +124,7 @@ def test_a_patch_taken_home_computes_what_the_patched_file_does(
 ) -> None:
     done, network = exported(name), trained(name)
     patch = some_patch(done.layers, 3)
-    baked = bake(onnx.load(done.out), patch).model
+    baked = bake(survey(onnx.load(done.out)), patch).model
     before = wrap(network, SHAPE).outputs(images())
     same = apply_patch(
         network, file_of(patch), layers=done.map_file, parametrize=parametrize, unproven=True

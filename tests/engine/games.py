@@ -16,9 +16,8 @@ from repairkit.engine.batching import Batching, settle_batching
 from repairkit.engine.evaluator import MaskEvaluator
 from repairkit.engine.opening import Candidates
 from repairkit.engine.runner import Runner
-from repairkit.graph.coalitions.instrument import instrument
-from repairkit.graph.kinds.sites import select_sites, survey
-from repairkit.graph.patch.bake import representable
+from repairkit.graph.baking import representable
+from repairkit.graph.kinds.sites import instrument, select_sites, survey
 from tests.models import head, model_of
 from tests.running import input_name, opened, random_levels
 

@@ -9,9 +9,8 @@ from onnx import ModelProto
 from repairkit.core.errors import ModelError
 from repairkit.engine.batching import _same, settle_batching
 from repairkit.engine.runner import Runner
-from repairkit.graph.coalitions.instrument import instrument
 from repairkit.graph.coalitions.rebatch import rebatch
-from repairkit.graph.kinds.sites import find_sites
+from repairkit.graph.kinds.sites import find_sites, instrument
 from tests import models, wild_models
 from tests.running import opened, random_levels, run
 

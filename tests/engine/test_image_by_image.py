@@ -37,11 +37,10 @@ from repairkit.engine.evaluator import MaskEvaluator, keep_all
 from repairkit.engine.opening import open_evaluator
 from repairkit.engine.rows.scattered import AffineMasks, with_scattered
 from repairkit.engine.runner import Runner
-from repairkit.graph.coalitions.affine import with_affine_masks
-from repairkit.graph.coalitions.instrument import instrument
-from repairkit.graph.facts.mixing import find_mixers
-from repairkit.graph.kinds.sites import survey
-from repairkit.graph.patch.bake import representable
+from repairkit.graph.baking import representable
+from repairkit.graph.coalitions.masks import with_affine_masks
+from repairkit.graph.kinds.sites import instrument, survey
+from repairkit.graph.mixing import find_mixers
 from repairkit.jobs.setup.settings import Settings
 from tests.engine.games import set_up
 from tests.models import model_of

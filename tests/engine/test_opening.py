@@ -12,8 +12,8 @@ from repairkit.engine.weights import compiled as compiled_module
 from repairkit.engine.weights.agreement import Agreement, cones_fault
 from repairkit.engine.weights.fast import FastEvaluator
 from repairkit.engine.weights.routes import Routes
-from repairkit.graph.coalitions import switches as switches_module
-from repairkit.graph.coalitions.switches import Switched
+from repairkit.graph.coalitions import weight_space as switches_module
+from repairkit.graph.coalitions.weight_space import Switched
 from tests import models
 from tests.engine.games import deep_model, set_up
 

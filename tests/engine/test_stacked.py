@@ -17,8 +17,8 @@ from repairkit.engine.rows.stacked import StackedEvaluator
 from repairkit.engine.runner import Runner
 from repairkit.engine.weights.agreement import difference
 from repairkit.engine.weights.routes import Routes
-from repairkit.graph.coalitions.instrument import instrument
 from repairkit.graph.coalitions.recast import recast
+from repairkit.graph.kinds.sites import instrument
 from tests.engine.games import Setup, deep_model, set_up
 from tests.models import LAYERS, images
 

@@ -18,9 +18,8 @@ from repairkit.engine.executor import ThreadExecutor
 from repairkit.engine.means import measure_means
 from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.runner import Runner
-from repairkit.graph.coalitions.instrument import instrument
-from repairkit.graph.kinds.sites import survey
-from repairkit.graph.patch.bake import representable
+from repairkit.graph.baking import representable
+from repairkit.graph.kinds.sites import instrument, survey
 from tests.ensembles import forest, rows_of
 from tests.running import opened
 

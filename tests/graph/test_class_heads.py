@@ -11,11 +11,11 @@ from onnx import ModelProto, helper
 
 from repairkit.core.errors import ModelError
 from repairkit.core.patch import HeadChange, Patch
+from repairkit.graph.baking import bake, biased, changes_head, refitted, revert
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head, head_named
-from repairkit.graph.patch.bake import bake
-from repairkit.graph.patch.head_bake import biased, changes_head, refitted
-from repairkit.graph.patch.revert import first_difference, revert, same_model
+from repairkit.graph.kinds.sites import survey
+from repairkit.graph.stored.files import first_difference, same_model
 from tests import class_heads, models
 from tests.class_heads import HEADS
 from tests.running import run
@@ -72,7 +72,7 @@ def test_baked_class_biases_add_to_the_scores_and_are_undone_to_the_byte(
             biased(index, head, shift)
         return
     change = biased(index, head, shift)
-    baked = bake(model, Patch((), change))
+    baked = bake(survey(model), Patch((), change))
     onnx.checker.check_model(baked.model)
     scores = head.score_rows(_tapped(model, head.own_output, images)) + shift
     assert _is_near(_answer(baked.model, images), head.answers(scores))
@@ -92,7 +92,7 @@ def test_a_baked_last_layer_gives_what_its_features_give_and_is_undone_to_the_by
     weight = rng.normal(size=head.weight.shape)
     shift = rng.normal(size=head.n_classes) * (name not in NO_BIAS)
     change = refitted(index, head, weight, shift)
-    baked = bake(model, Patch((), change))
+    baked = bake(survey(model), Patch((), change))
     onnx.checker.check_model(baked.model)
     rows = head.feature_rows(_tapped(model, head.features, images)).astype(np.float64)
     plain = head.scores(rows, head.weight, head.bias)
@@ -112,18 +112,18 @@ def test_no_shift_leaves_every_byte_alone(name: str) -> None:
     index, head = _head(model)
     if name not in NO_BIAS:
         change = biased(index, head, np.zeros(head.n_classes))
-        baked = bake(model, Patch((), change))
+        baked = bake(survey(model), Patch((), change))
         assert same_model(baked.model, model), first_difference(baked.model, model)
         assert baked.edits == ()
         assert not changes_head(head, change)
     same = refitted(index, head, np.zeros(head.weight.shape), np.zeros(head.n_classes))
-    assert bake(model, Patch((), same)).edits == ()
+    assert bake(survey(model), Patch((), same)).edits == ()
 
 
 def test_a_bias_that_another_node_reads_too_is_copied() -> None:
     model = class_heads.shared_bias()
     index, head = _head(model)
-    baked = bake(model, Patch((), biased(index, head, np.array([1.0, 2.0, 3.0]))))
+    baked = bake(survey(model), Patch((), biased(index, head, np.array([1.0, 2.0, 3.0]))))
     assert [e.kind for e in baked.edits] == ["added"]
     kept = next(t for t in baked.model.graph.initializer if t.name == "b")
     assert kept == next(t for t in model.graph.initializer if t.name == "b")
@@ -182,4 +182,4 @@ def test_an_activation_before_the_mean_over_positions_is_refused() -> None:
 )
 def test_a_change_that_does_not_fit_the_head_is_refused(change: HeadChange) -> None:
     with pytest.raises(ModelError):
-        bake(class_heads.gemm(), Patch((), change))
+        bake(survey(class_heads.gemm()), Patch((), change))

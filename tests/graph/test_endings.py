@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from repairkit.graph.facts.endings import ending_of
+from repairkit.graph.structure import ending_of
 
 WEIGHTS = {
     "w": np.ones((2, 3), np.float32),

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.arrays import Array
 from repairkit.engine.runner import Runner
-from repairkit.graph.facts.footprint import bytes_of_largest_node
+from repairkit.graph.structure import bytes_of_largest_node
 from repairkit.jobs.setup import bench as bench_module
 from repairkit.jobs.setup.bench import prepare
 from repairkit.jobs.setup.settings import Settings

@@ -13,10 +13,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.coalitions.instrument import instrument
-from repairkit.graph.kinds.sites import survey
+from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.stored.files import read_model
-from repairkit.graph.stored.folding import fold
+from repairkit.graph.stored.tensors import fold
 from tests import models
 
 

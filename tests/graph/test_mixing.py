@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, helper
 
-from repairkit.graph.facts.mixing import find_mixers, find_random
+from repairkit.graph.mixing import find_mixers, find_random
 from tests import models
 from tests.graph.test_real_models import load
 from tests.running import input_name

@@ -12,12 +12,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.graph.coalitions.instrument import instrument, mask_name, mask_shape
-from repairkit.graph.kinds.sites import survey
-from repairkit.graph.patch.bake import bake, representable
-from repairkit.graph.patch.infer import infer_patch
-from repairkit.graph.patch.revert import revert
-from repairkit.graph.stored.sparse import dense_array
+from repairkit.graph.baking import bake, infer_patch, representable, revert
+from repairkit.graph.coalitions.masks import mask_name, mask_shape
+from repairkit.graph.kinds.sites import instrument, survey
+from repairkit.graph.stored.constants import dense_array
 from repairkit.jobs.look.inspection import inspect
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
@@ -95,7 +93,7 @@ def _prove(model: ModelProto, site: str = "conv") -> None:
     assert [s.name for s in found.sites] == [site]
     levels = representable(found, {site: np.full(5, 0.3, np.float32)})
     patch = Patch((FrozenFilter(Filter(site, 3), float(levels[site][3])),))
-    baked = bake(model, patch, found=found)
+    baked = bake(found, patch)
     mask = np.ones(mask_shape(found.sites[0], 1), bool)
     mask.reshape(-1)[3] = False
     x = images(4)
@@ -103,7 +101,10 @@ def _prove(model: ModelProto, site: str = "conv") -> None:
         instrument(model, found.sites, levels), {"image": x, mask_name(found.sites[0]): mask}
     )
     np.testing.assert_array_equal(run(baked.model, {"image": x})[0], masked[0])
-    assert infer_patch(model, baked.model) == patch
+    assert (
+        infer_patch(survey(model, include=["dense"]), survey(baked.model, include=["dense"]))
+        == patch
+    )
     undone = revert(baked.model, baked.edits)
     assert undone.SerializeToString(deterministic=True) == model.SerializeToString(
         deterministic=True
@@ -168,7 +169,7 @@ def test_spare_bits_of_packed_weights_come_back() -> None:
     ]
     shape = numpy_helper.from_array(np.array([5, 1, 3, 3]), "shape")
     model = _network(nodes, [odd, shape], "w")
-    baked = bake(model, Patch((FrozenFilter(Filter("conv", 4), 0.0),)))
+    baked = bake(survey(model), Patch((FrozenFilter(Filter("conv", 4), 0.0),)))
     assert baked.model.graph.initializer[0].raw_data[-1] == 0xA0
     assert revert(baked.model, baked.edits).SerializeToString(
         deterministic=True

@@ -12,9 +12,10 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.graph.baking import bake
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.image_axes import ImageAxes, image_axes
-from repairkit.graph.patch.bake import bake
+from repairkit.graph.kinds.sites import survey
 from repairkit.jobs.look.inspection import inspect
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.settings import Settings
@@ -75,7 +76,7 @@ def test_every_way_to_leave_a_size_open_is_opened_run_and_kept(
     assert [(s.site.name, s.share) for s in found.sites] == [("conv", 1.0)]
     assert found.batch == "any"
     assert ("of 2 x 224 x 224" in found.note) == (None in subject.spec.shape)
-    patched = bake(model, Patch((FrozenFilter(Filter("conv", 1), 0.5),))).model
+    patched = bake(survey(model), Patch((FrozenFilter(Filter("conv", 1), 0.5),))).model
     for part in ("input", "output", "value_info"):
         assert getattr(patched.graph, part) == getattr(model.graph, part)
 

@@ -10,10 +10,9 @@ from onnx import ModelProto, numpy_helper
 
 from repairkit.core.filters import Roster
 from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.graph.coalitions.instrument import instrument
-from repairkit.graph.kinds.sites import survey
-from repairkit.graph.patch.bake import bake, representable
-from repairkit.graph.patch.revert import revert, same_model
+from repairkit.graph.baking import bake, representable, revert
+from repairkit.graph.kinds.sites import instrument, survey
+from repairkit.graph.stored.files import same_model
 from tests.running import all_present, input_name, random_levels, run
 from tests.zoo import LIGHT_MODELS, ZOO_MODELS, needs_zoo
 
@@ -107,7 +106,7 @@ def test_masked_and_baked_agree_and_nothing_else_changes(path: Path) -> None:
         f = roster.filters[player]
         frozen.append(FrozenFilter(f, float(levels[f.site][f.channel])))
         masks[f"{f.site}/mask"].reshape(-1)[f.channel] = False
-    baked = bake(model, Patch(tuple(frozen)))
+    baked = bake(survey(model), Patch(tuple(frozen)))
     for ours, theirs in zip(run(baked.model, feeds), run(masked, feeds | masks), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     onnx.checker.check_model(baked.model)

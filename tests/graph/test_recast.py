@@ -11,9 +11,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from repairkit.graph.coalitions.instrument import instrument
 from repairkit.graph.coalitions.recast import Width, recast
-from repairkit.graph.kinds.sites import find_sites
+from repairkit.graph.kinds.sites import find_sites, instrument
 from tests.engine.games import deep_model
 from tests.graph.test_real_models import image_of, load
 from tests.models import LAYERS, images

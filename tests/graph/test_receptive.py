@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from repairkit.graph.facts.receptive import receptive_field
 from repairkit.graph.index import GraphIndex
+from repairkit.graph.structure import receptive_field
 from tests.running import run
 
 SIDE = 24

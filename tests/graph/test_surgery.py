@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.graph.coalitions.instrument import instrument, mask_name
-from repairkit.graph.kinds.sites import Survey, survey
-from repairkit.graph.patch.bake import bake, representable
-from repairkit.graph.patch.revert import first_difference, revert, same_model
+from repairkit.graph.baking import bake, representable, revert
+from repairkit.graph.coalitions.masks import mask_name
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.kinds.sites import instrument, survey
+from repairkit.graph.stored.files import first_difference, same_model
 from tests import models
 from tests.running import all_present, input_name, random_levels, run
 
@@ -45,7 +46,7 @@ def test_baking_a_patch_equals_masking_it_bit_for_bit(name: str, data: st.DataOb
     chosen = data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n))
     patch, levels, masks = freeze(found, chosen, seed=data.draw(st.integers(0, 99)))
     feeds = {input_name(model): image_for(model, seed=data.draw(st.integers(0, 99)))}
-    baked = run(bake(model, patch).model, feeds)
+    baked = run(bake(survey(model), patch).model, feeds)
     masked = run(instrument(model, found.sites, levels), feeds | masks)
     np.testing.assert_array_equal(baked[0], masked[0])
 
@@ -66,7 +67,7 @@ def test_surgery_leaves_its_argument_as_it_was(name: str) -> None:
     found = survey(model)
     patch, levels, _ = freeze(found, [0, 1])
     instrument(model, found.sites, levels)
-    revert(bake(model, patch).model, bake(model, patch).edits)
+    revert(bake(survey(model), patch).model, bake(survey(model), patch).edits)
     assert model.SerializeToString(deterministic=True) == before
 
 
@@ -74,7 +75,7 @@ def test_surgery_leaves_its_argument_as_it_was(name: str) -> None:
 def test_undoing_a_patch_gives_the_original_back_to_the_byte(name: str) -> None:
     model = models.LAYERS[name]()
     patch, _, _ = freeze(survey(model), [1, 2])
-    baked = bake(model, patch)
+    baked = bake(survey(model), patch)
     assert not same_model(baked.model, model)
     assert first_difference(revert(baked.model, baked.edits), model) == ""
 
@@ -83,7 +84,7 @@ def test_undoing_a_patch_gives_the_original_back_to_the_byte(name: str) -> None:
 def test_a_baked_model_differs_in_the_named_tensors_alone(name: str) -> None:
     model = models.LAYERS[name]()
     patch, _, _ = freeze(survey(model), [1])
-    baked = bake(model, patch)
+    baked = bake(survey(model), patch)
     onnx.checker.check_model(baked.model, full_check=True)
     edited = {edit.tensor for edit in baked.edits}
     rewired = {edit.node for edit in baked.edits if edit.kind == "added"}
@@ -104,7 +105,7 @@ def test_a_baked_model_differs_in_the_named_tensors_alone(name: str) -> None:
 def test_a_shared_kernel_is_cloned_so_that_the_other_layer_keeps_its_own() -> None:
     model = models.shared_kernel()
     patch = Patch((FrozenFilter(Filter("again", 0), 0.5),))
-    baked = bake(model, patch)
+    baked = bake(survey(model), patch)
     assert [e.tensor for e in baked.edits] == ["again/kernel", "again/bias"]
     kept = next(t for t in baked.model.graph.initializer if t.name == "w")
     assert kept == next(t for t in model.graph.initializer if t.name == "w")
@@ -129,7 +130,7 @@ def test_freezing_behind_a_relu_gives_its_mean_which_is_never_negative() -> None
     masks = {mask_name(found.sites[0]): np.array([0, 0, 1, 1], bool).reshape(1, 4, 1, 1)}
     feeds = {"image": models.images(3)}
     masked = run(instrument(model, found.sites, levels), feeds | masks)
-    np.testing.assert_array_equal(run(bake(model, patch, found=found).model, feeds)[0], masked[0])
+    np.testing.assert_array_equal(run(bake(found, patch).model, feeds)[0], masked[0])
 
 
 def test_dense_units_are_frozen_where_they_are_asked_for() -> None:
@@ -140,7 +141,7 @@ def test_dense_units_are_frozen_where_they_are_asked_for() -> None:
     patch, levels, masks = freeze(found, [0, 3, 6])
     feeds = {"image": models.images(4)}
     masked = run(instrument(model, found.sites, levels), feeds | masks)
-    np.testing.assert_array_equal(run(bake(model, patch, found=found).model, feeds)[0], masked[0])
+    np.testing.assert_array_equal(run(bake(found, patch).model, feeds)[0], masked[0])
 
 
 def test_dense_units_applied_at_every_position_are_frozen_at_each() -> None:
@@ -167,7 +168,7 @@ def test_dense_units_applied_at_every_position_are_frozen_at_each() -> None:
     patch, levels, masks = freeze(found, [1, 4])
     feeds = {"image": models.images(4)}
     masked = run(instrument(model, found.sites, levels), feeds | masks)
-    np.testing.assert_array_equal(run(bake(model, patch, found=found).model, feeds)[0], masked[0])
+    np.testing.assert_array_equal(run(bake(found, patch).model, feeds)[0], masked[0])
 
 
 def test_an_absent_filter_hides_its_infinities() -> None:
@@ -182,7 +183,7 @@ def test_an_absent_filter_hides_its_infinities() -> None:
     assert not np.isfinite(run(model, feeds)[0]).all()
     masked = run(instrument(model, found.sites, levels), feeds | masks)[0]
     assert np.isfinite(masked).all()
-    np.testing.assert_array_equal(run(bake(model, patch).model, feeds)[0], masked)
+    np.testing.assert_array_equal(run(bake(survey(model), patch).model, feeds)[0], masked)
 
 
 def test_a_normalised_filter_that_overflows_is_frozen_too() -> None:
@@ -196,7 +197,7 @@ def test_a_normalised_filter_that_overflows_is_frozen_too() -> None:
     feeds = {"image": np.abs(models.images(2)) * 9}
     masked = run(instrument(model, found.sites, levels), feeds | masks)[0]
     assert np.isfinite(masked).all()
-    np.testing.assert_array_equal(run(bake(model, patch).model, feeds)[0], masked)
+    np.testing.assert_array_equal(run(bake(survey(model), patch).model, feeds)[0], masked)
 
 
 def test_a_mean_that_is_not_finite_is_refused() -> None:
@@ -206,6 +207,6 @@ def test_a_mean_that_is_not_finite_is_refused() -> None:
 
 def test_a_patch_of_an_unknown_filter_is_refused() -> None:
     with pytest.raises(SettingsError, match="has 4 filters, numbered from 0; there is no filter 9"):
-        bake(models.own_bias(), Patch((FrozenFilter(Filter("conv", 9), 0.0),)))
+        bake(survey(models.own_bias()), Patch((FrozenFilter(Filter("conv", 9), 0.0),)))
     with pytest.raises(SettingsError, match="no site 'stem'; the sites are conv"):
-        bake(models.own_bias(), Patch((FrozenFilter(Filter("stem", 0), 0.0),)))
+        bake(survey(models.own_bias()), Patch((FrozenFilter(Filter("stem", 0), 0.0),)))

@@ -14,13 +14,18 @@ from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_of
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.pixels.images import ReadyImages
 from repairkit.engine.means import measure_means
-from repairkit.graph.coalitions.instrument import instrument
-from repairkit.graph.kinds.levels import bias_levels, zero_levels
-from repairkit.graph.kinds.norms import kernel_norms
-from repairkit.graph.kinds.sites import Survey, find_sites, survey
-from repairkit.graph.kinds.trees import numbers, replace_numbers
-from repairkit.graph.patch.bake import bake, representable
-from repairkit.graph.patch.revert import revert, same_model
+from repairkit.graph.baking import bake, representable, revert
+from repairkit.graph.kinds.ensembles import Ensemble, numbers, replace_numbers
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.kinds.sites import (
+    bias_levels,
+    find_sites,
+    instrument,
+    survey,
+    zero_levels,
+)
+from repairkit.graph.kinds.trees import TreeLayer
+from repairkit.graph.stored.files import same_model
 from tests.ensembles import MODES, Forest, forest, rows_of
 from tests.models import own_bias
 from tests.running import opened, run
@@ -46,6 +51,12 @@ MADE = st.builds(
 
 def rows_for(made: Forest, n: int = 40) -> np.ndarray:
     return rows_of(n, seed=5).astype(made.dtype)
+
+
+def ensemble_of(found: Survey, site: str) -> Ensemble:
+    layer = found.layers[site]
+    assert isinstance(layer, TreeLayer)
+    return layer.trees
 
 
 def mean_levels(made: Forest, found: Survey, rows: np.ndarray) -> FilterMeans:
@@ -119,7 +130,7 @@ def test_baking_trees_equals_masking_them_and_can_be_undone(
     levels = representable(found, mean_levels(made, found, rows))
     patch = patch_of(found, levels, frozen)
     try:
-        baked = bake(made.model, patch)
+        baked = bake(survey(made.model), patch)
     except ModelError as error:
         if "without any negative leaf" not in str(error):
             raise
@@ -140,12 +151,12 @@ def test_baking_trees_equals_masking_them_and_can_be_undone(
 def test_baking_changes_weights_of_frozen_trees_alone() -> None:
     made = forest(3, n_trees=4)
     found = survey(made.model)
-    baked = bake(made.model, patch_of(found, {"forest": np.full((4, 2), 0.5)}, [2]))
+    baked = bake(survey(made.model), patch_of(found, {"forest": np.full((4, 2), 0.5)}, [2]))
     before, after = made.model.graph.node[0], baked.model.graph.node[0]
     for old, new in zip(before.attribute, after.attribute, strict=True):
         assert old == new or old.name == "target_weights"
     changed = numbers(before, "target_weights") != numbers(after, "target_weights")
-    assert (found.ensembles["forest"].tree_of[changed] == 2).all()
+    assert (ensemble_of(found, "forest").tree_of[changed] == 2).all()
     (edit,) = baked.edits
     assert (edit.kind, edit.tensor, edit.node) == ("attribute", "target_weights", "scores")
 
@@ -164,9 +175,9 @@ def test_a_row_of_masks_for_every_row_of_input() -> None:
 def test_trees_have_no_bias_and_the_norm_of_their_leaves() -> None:
     found = survey(forest(4).model)
     assert not bias_levels(found, found.sites)["forest"].any()
-    trees = found.ensembles["forest"]
+    trees = ensemble_of(found, "forest")
     norms = [np.linalg.norm(trees.weights[trees.tree_of == t]) for t in range(5)]
-    np.testing.assert_allclose(kernel_norms(found)["forest"], norms, rtol=1e-6)
+    np.testing.assert_allclose(found.layers["forest"].norms(), norms, rtol=1e-6)
 
 
 def test_scores_of_two_classes_keep_their_meaning() -> None:
@@ -174,26 +185,26 @@ def test_scores_of_two_classes_keep_their_meaning() -> None:
     options = {"kind": "TreeEnsembleClassifier", "n_columns": 1, "n_trees": 2, "depth": 1}
     made = forest(0, **options, low=0.0)  # type: ignore[arg-type]
     found = survey(made.model)
-    with pytest.raises(ModelError, match="would be negative as no leaf is"):
+    with pytest.raises(ModelError, match="would have the only negative leaves"):
         representable(found, {"forest": np.full((2, 1), -0.5)})
     made = forest(0, **options)  # type: ignore[arg-type]
     found = survey(made.model)
     positive = patch_of(found, {"forest": np.full((2, 1), 0.5)}, [0, 1])
     with pytest.raises(ModelError, match="without any negative leaf"):
-        bake(made.model, positive)
+        bake(survey(made.model), positive)
 
 
 def test_constants_that_have_no_place_are_refused() -> None:
     made = forest(2, n_columns=2, one_column_each=True)
     found = survey(made.model)
     with pytest.raises(ModelError, match="has no leaf for one of its constants"):
-        bake(made.model, patch_of(found, {"forest": np.ones((5, 2))}, [1]))
+        bake(survey(made.model), patch_of(found, {"forest": np.ones((5, 2))}, [1]))
     with pytest.raises(ModelError, match="yields 2 numbers"):
-        bake(made.model, Patch((FrozenFilter(Filter("forest", 0), 0.5),)))
+        bake(survey(made.model), Patch((FrozenFilter(Filter("forest", 0), 0.5),)))
     with pytest.raises(ModelError, match="infinity or NaN"):
         representable(found, {"forest": np.full((5, 2), np.nan)})
     with pytest.raises(SettingsError, match="5 filters"):
-        bake(made.model, Patch((FrozenFilter(Filter("forest", 5), (0.0, 0.0)),)))
+        bake(survey(made.model), Patch((FrozenFilter(Filter("forest", 5), (0.0, 0.0)),)))
 
 
 def test_what_cannot_be_frozen_is_listed_with_its_reason() -> None:

@@ -12,12 +12,10 @@ from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.pixels.images import ReadyImages
 from repairkit.engine.means import measure_means
-from repairkit.graph.coalitions.instrument import instrument
-from repairkit.graph.kinds.levels import bias_levels, zero_levels
-from repairkit.graph.kinds.norms import kernel_norms
-from repairkit.graph.kinds.sites import Survey, survey
-from repairkit.graph.patch.bake import bake, representable
-from repairkit.graph.patch.revert import revert, same_model
+from repairkit.graph.baking import bake, representable, revert
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.kinds.sites import bias_levels, instrument, survey, zero_levels
+from repairkit.graph.stored.files import same_model
 from tests import models, wild_models
 from tests.running import all_present, opened, random_levels, run
 
@@ -54,7 +52,7 @@ def test_baked_equals_masked_bit_for_bit_and_comes_off_again(
     np.testing.assert_array_equal(
         run(masked, feeds | all_present(found.sites))[0], run(model, feeds)[0]
     )
-    baked = bake(model, patch, found=found)
+    baked = bake(found, patch)
     np.testing.assert_array_equal(run(baked.model, feeds)[0], run(masked, feeds | masks)[0])
     onnx.checker.check_model(baked.model, full_check=True)
     assert same_model(revert(baked.model, baked.edits), model)
@@ -66,7 +64,7 @@ def test_a_patched_model_runs_at_every_optimisation_level(name: str) -> None:
     found = survey(model)
     patch, levels, masks = freeze(found, [0, 2], 0)
     feeds = {"image": models.images(1)}
-    baked = bake(model, patch, found=found).model
+    baked = bake(found, patch).model
     expected = run(instrument(model, found.sites, levels), feeds | masks)[0]
     for level in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL"):
         options = onnxruntime.SessionOptions()
@@ -126,7 +124,7 @@ def test_kernel_norms_on_codes_are_measured_from_the_zero_point() -> None:
     zero = wild_models.initializer(model, "kernel_zero").astype(float)
     scale = wild_models.initializer(model, "kernel_scale").astype(float)
     expected = [np.linalg.norm((kernel[c] - zero[c]) * scale[c]) for c in range(4)]
-    np.testing.assert_allclose(kernel_norms(survey(model))["conv"], expected)
+    np.testing.assert_allclose(survey(model).layers["conv"].norms(), expected)
 
 
 def test_products_without_a_bias_behind_them_are_left_out_with_the_reason() -> None:
@@ -188,7 +186,7 @@ def test_a_filter_on_codes_holds_just_its_level() -> None:
     model = wild_models.linear_codes()
     found = survey(model)
     frozen = FrozenFilter(Filter("conv", 1), 20 * 0.05)
-    baked = bake(model, Patch((frozen,)), found=found).model
+    baked = bake(found, Patch((frozen,))).model
     baked.graph.output.append(onnx.helper.make_empty_tensor_value_info("mid"))
     codes = run(baked, {"image": models.images(3)})[1]
     assert (codes[:, 1] == 120).all()

@@ -23,7 +23,7 @@ from repairkit.core.framework import LoadOptions  # noqa: E402
 from repairkit.core.layer_map import LayerMap  # noqa: E402
 from repairkit.core.results import Exported  # noqa: E402
 from repairkit.graph.kinds.sites import find_sites  # noqa: E402
-from repairkit.graph.layer_names import METADATA_KEY, read_layer_map  # noqa: E402
+from repairkit.graph.metadata import LAYERS_KEY, read_layer_map  # noqa: E402
 from repairkit.jobs.export.adapters import GROUP  # noqa: E402
 from repairkit.jobs.export.exporting import export  # noqa: E402
 from repairkit.jobs.setup.settings import Settings  # noqa: E402
@@ -119,7 +119,7 @@ def test_a_broken_map_costs_names_alone(caplog: pytest.LogCaptureFixture) -> Non
     model = onnx.ModelProto()
     for text in ("{", "[]", '{"schema": 1}', '{"schema": 2}', '{"schema":1,"layers":[3]}'):
         del model.metadata_props[:]
-        model.metadata_props.add(key=METADATA_KEY, value=text)
+        model.metadata_props.add(key=LAYERS_KEY, value=text)
         with caplog.at_level(logging.WARNING):
             caplog.clear()
             assert read_layer_map(model) is None

@@ -15,7 +15,9 @@ import pytest
 
 from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.formats.patch_file import claim_digest, read_patch_file
-from repairkit.graph.patch.revert import revert, same_model, write_claims
+from repairkit.graph.baking import revert
+from repairkit.graph.metadata import write_claims
+from repairkit.graph.stored.files import same_model
 from tests.conftest import Answer, Project
 
 

@@ -19,12 +19,11 @@ from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.core.filters import Roster
 from repairkit.core.patch import FrozenFilter, HeadChange, Patch
 from repairkit.formats.patch_file import PatchFile, claim_digest, read_patch_file, write_patch_file
+from repairkit.graph.baking import bake, biased, held, refitted, representable
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import find_head
 from repairkit.graph.kinds.sites import survey
-from repairkit.graph.patch.bake import bake, representable
-from repairkit.graph.patch.head_bake import biased, held, refitted
-from repairkit.graph.patch.revert import read_claims, write_claims
+from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.files import read_model, write_model
 from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.verifying import sign_claim
@@ -59,7 +58,7 @@ def _frozen(model: onnx.ModelProto, channels: dict[int, float]) -> tuple[FrozenF
 def write_patched(source: Path, patch: Patch, out: Path) -> PatchFile:
     """Bake a patch and write it with its patch file, as the command does."""
     read = read_model(source)
-    baked = bake(read.model, patch)
+    baked = bake(survey(read.model), patch)
     output = read.model.graph.output[0].name
     draft = PatchFile(
         patch=patch,
@@ -128,9 +127,9 @@ def test_a_filter_of_which_nothing_is_left_is_frozen_bit_for_bit(source: Path) -
     model = onnx.load(source)
     wholly = _frozen(model, {1: 0.0, 2: 0.0})
     named = tuple(FrozenFilter(f.filter, f.constant, 0.0) for f in wholly)
-    ours, theirs = bake(model, Patch(wholly)), bake(model, Patch(named))
+    ours, theirs = bake(survey(model), Patch(wholly)), bake(survey(model), Patch(named))
     assert ours.model.SerializeToString() == theirs.model.SerializeToString()
-    beside_another = bake(model, Patch(_frozen(model, {1: 0.0, 2: 0.0, 3: 0.5})))
+    beside_another = bake(survey(model), Patch(_frozen(model, {1: 0.0, 2: 0.0, 3: 0.5})))
     alone, both = (_filters(m.model) for m in (ours, beside_another))
     assert np.array_equal(alone[:, [1, 2]], both[:, [1, 2]])
 
@@ -156,7 +155,7 @@ def test_a_partly_frozen_filter_yields_the_constant_and_a_share_of_what_it_was(n
         FrozenFilter(f, float(levels[site.name][f.channel]), float(g))
         for f, g in zip(filters, gains, strict=True)
     )
-    baked = bake(model, Patch(frozen)).model
+    baked = bake(survey(model), Patch(frozen)).model
     onnx.checker.check_model(baked)
     before, after = (_at(m, site.tensor) for m in (model, baked))
     shape = [1] * before.ndim
@@ -176,7 +175,7 @@ def _at(model: onnx.ModelProto, tensor: str) -> np.ndarray:
 def test_filters_on_codes_cannot_be_frozen_partly() -> None:
     model = models.quantised()
     with pytest.raises(Exception, match="cannot be frozen partly: their numbers are integer codes"):
-        bake(model, Patch(_frozen(model, {0: 0.5})))
+        bake(survey(model), Patch(_frozen(model, {0: 0.5})))
 
 
 def test_patches_of_filters_alone_are_written_as_before(source: Path) -> None:
@@ -207,7 +206,7 @@ def test_what_was_changed_is_seen_without_any_claim(source: Path) -> None:
     model = onnx.load(source)
     for kind in ("bias", "last-layer"):
         patch = Patch(_frozen(model, {1: 0.0}), _head_change(model, kind))
-        onnx.save(bake(model, patch).model, source.with_name("patched.onnx"))
+        onnx.save(bake(survey(model), patch).model, source.with_name("patched.onnx"))
         found = verify(source, source.with_name("patched.onnx"))
         assert found.inferred
         assert found.patch == patch

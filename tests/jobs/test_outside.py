@@ -14,9 +14,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from repairkit.core.errors import RunFolderError
-from repairkit.graph.stored import outside
-from repairkit.graph.stored.files import read_model, write_model
-from repairkit.graph.stored.outside import array_of, folder_of
+from repairkit.graph.stored import files
+from repairkit.graph.stored.files import folder_of, read_model, write_model
+from repairkit.graph.stored.tensors import array_of
 from tests import models
 from tests.conftest import Answer
 from tests.running import run
@@ -51,7 +51,7 @@ def write_apart(folder: Path, *, extra_mb: int = 0) -> Path:
 
 @pytest.fixture
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(outside, "KEPT_OUTSIDE_ABOVE", 0)
+    monkeypatch.setattr(files, "KEPT_OUTSIDE_ABOVE", 0)
     return write_apart(tmp_path / "source")
 
 
@@ -68,7 +68,7 @@ def test_the_digest_does_not_depend_on_where_the_weights_are_kept(
     apart: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = read_model(apart).digest
-    monkeypatch.setattr(outside, "KEPT_OUTSIDE_ABOVE", 1 << 30)
+    monkeypatch.setattr(files, "KEPT_OUTSIDE_ABOVE", 1 << 30)
     assert read_model(apart).digest == kept
 
 

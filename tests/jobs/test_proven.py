@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from repairkit.formats.patch_file import claim_digest
-from repairkit.graph.patch.revert import METADATA_KEY, read_claims, write_claims
+from repairkit.graph.metadata import PATCHES_KEY, read_claims, write_claims
 from repairkit.jobs.proof.verifying import sign_claim
 from tests.conftest import Answer, Project
 
@@ -76,7 +76,7 @@ def test_a_claim_is_written_in_one_way_alone(
     repairkit: Command, project: Project, patched: Path
 ) -> None:
     model = onnx.load(patched)
-    (entry,) = (p for p in model.metadata_props if p.key == METADATA_KEY)
+    (entry,) = (p for p in model.metadata_props if p.key == PATCHES_KEY)
     entry.value = entry.value.replace('{"', '{"accuracy":1,"accuracy":2,"', 1)
     onnx.save(model, patched)
     assert repairkit("verify", project.model, patched).code == 3

@@ -29,8 +29,9 @@ from sklearn.tree import DecisionTreeClassifier
 
 import repairkit
 from repairkit.formats.patch_file import read_patch_file
-from repairkit.graph.patch.revert import read_claims, revert, same_model, write_claims
-from repairkit.graph.stored.files import read_model
+from repairkit.graph.baking import revert
+from repairkit.graph.metadata import read_claims, write_claims
+from repairkit.graph.stored.files import read_model, same_model
 from repairkit.jobs.setup.settings import Settings
 from tests.conftest import Answer
 from tests.running import run

@@ -19,9 +19,9 @@ from onnx import ModelProto
 from repairkit.core.filters import Filter, FilterMeans, Roster
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.formats.patch_file import PatchFile, claim_digest, read_patch_file, write_patch_file
+from repairkit.graph.baking import bake, representable
 from repairkit.graph.kinds.sites import survey
-from repairkit.graph.patch.bake import bake, representable
-from repairkit.graph.patch.revert import read_claims, write_claims
+from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.files import read_model, write_model
 from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.undoing import revert_patch
@@ -41,7 +41,7 @@ def make_patch_file(model: Path, players: list[int], out: Path, *, seed: int = 0
     levels: FilterMeans = representable(found, random_levels(found.sites, seed))
     filters = [Roster(found.sites).filters[p] for p in players]
     frozen = tuple(FrozenFilter(f, float(levels[f.site][f.channel])) for f in filters)
-    baked = bake(source.model, Patch(frozen), found=found)
+    baked = bake(found, Patch(frozen))
     output = source.model.graph.output[0].name
     layout = layout_of(source)
     draft = PatchFile(
@@ -342,8 +342,8 @@ def test_what_is_frozen_is_inferred_where_nothing_claims_it(
 @settings(deadline=None, max_examples=4)
 @given(data=st.data())
 def test_inference_reads_off_just_what_was_frozen(name: str, data: st.DataObject) -> None:
-    from repairkit.graph.patch.infer import infer_patch
-    from repairkit.graph.patch.revert import same_model
+    from repairkit.graph.baking import infer_patch
+    from repairkit.graph.stored.files import same_model
 
     model = models.LAYERS[name]()
     found = survey(model)
@@ -352,8 +352,8 @@ def test_inference_reads_off_just_what_was_frozen(name: str, data: st.DataObject
     levels = representable(found, random_levels(found.sites, data.draw(st.integers(0, 9))))
     filters = [Roster(found.sites).filters[p] for p in chosen]
     patch = Patch(tuple(FrozenFilter(f, float(levels[f.site][f.channel])) for f in filters))
-    baked = bake(model, patch).model
-    inferred = infer_patch(model, baked)
+    baked = bake(survey(model), patch).model
+    inferred = infer_patch(survey(model, include=["dense"]), survey(baked, include=["dense"]))
     expected: dict[Filter, float] = {f.filter: f.constant for f in patch.frozen}
     assert {f.filter: f.constant for f in inferred.frozen} == expected
-    assert same_model(bake(model, inferred).model, baked)
+    assert same_model(bake(survey(model), inferred).model, baked)

@@ -11,9 +11,9 @@ from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.suite import Suite
 from repairkit.engine.runner import OpenModel
-from repairkit.graph.coalitions.tree_masks import tap_trees
 from repairkit.graph.index import GraphIndex
-from repairkit.graph.kinds.trees import Ensemble, read_ensemble
+from repairkit.graph.kinds.ensembles import Ensemble, read_ensemble
+from repairkit.graph.kinds.trees import tap_trees
 
 _CHUNK = 1024
 

@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.graph.index import attribute, int_attribute
-from repairkit.graph.kinds.trees import Ensemble, numbers
+from repairkit.graph.kinds.ensembles import Ensemble, numbers
 
 
 class Finish:

@@ -19,7 +19,7 @@ from onnx import ModelProto
 from repairkit.core.errors import ModelError
 from repairkit.engine.ort.runtime import load_runtime, runtime_complaint, serialised
 from repairkit.engine.ort.values import as_value, owned_outputs
-from repairkit.graph.dims import with_open_sizes
+from repairkit.graph.index import with_open_sizes
 
 # These would melt a constant behind a convolution into its weights, where no switch is found.
 _UNWANTED = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion"]

@@ -27,8 +27,7 @@ from repairkit.engine.ort.runtime import open_session, out_of_memory, runtime_co
 from repairkit.engine.ort.values import as_value, owned_outputs
 from repairkit.engine.weights.routes import NOTHING_HELD, Difference, Routes, Row
 from repairkit.engine.weights.states import quarter_of_free_memory
-from repairkit.graph.coalitions.cones import Slice
-from repairkit.graph.coalitions.stacking import COUNT, base_name, stack_inputs
+from repairkit.graph.coalitions.cones import COUNT, Slice, base_name, extract, stack_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +231,7 @@ class StackedEvaluator:
             self._cones.move_to_end(piece)
             return self._cones[piece]
         compiled, anatomy = self.routes.compiled, self.routes.anatomy
-        model, names = anatomy.extract(piece, compiled.shapes)
+        model, names = extract(anatomy, piece, compiled.shapes)
         fed = tuple(anatomy.names_of_all(piece.fed))
         masks = {switch.bias for switch in compiled.switches}
         stacked = stack_inputs(model, fed, compiled.shapes)

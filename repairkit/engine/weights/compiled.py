@@ -22,12 +22,11 @@ from repairkit.engine.ort.memory import release_freed
 from repairkit.engine.ort.sessions import Call, Level, open_slice, optimise
 from repairkit.engine.ort.values import as_value
 from repairkit.engine.weights.workspace import Workspace, Workspaces
-from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice
+from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, extract
 from repairkit.graph.coalitions.recast import recast
-from repairkit.graph.coalitions.separate import separate
-from repairkit.graph.coalitions.switches import Switch, find_switches, with_codes
+from repairkit.graph.coalitions.weight_space import Switch, find_switches, separate, with_codes
 from repairkit.graph.index import attribute
-from repairkit.graph.kinds.sites import Survey
+from repairkit.graph.kinds.kind import Survey
 
 _MOST_SESSIONS = 512
 _ADDED_SLOT = 3  # of a convolution into which a residual sum was fused
@@ -88,12 +87,12 @@ class Compiled:
         optimised = recast(optimised, "float16") if half else optimised
         switched = find_switches(optimised, separated, roster)
         self.switches, trained = switched.switches, switched.trained
-        self.anatomy = Anatomy(switched.model, image, output, self.switches)
+        switchable = {name for s in self.switches for name in (s.kernel, s.bias) if name}
+        self.anatomy = Anatomy(switched.model, image, output, switchable)
         self.workspaces = Workspaces(roster, self.switches, trained, means)
         self._lock = threading.Lock()
         self._sessions: OrderedDict[Slice, tuple[Any, tuple[str, ...]]] = OrderedDict()
         stored = self.anatomy.index.initializers
-        switchable = {name for s in self.switches for name in (s.kernel, s.bias)}
         self.constants = {
             name: as_value(np.ascontiguousarray(numpy_helper.to_array(stored[name])))
             for name in sorted(self.anatomy.inputs - switchable)
@@ -132,7 +131,7 @@ class Compiled:
             if piece in self._sessions:
                 self._sessions.move_to_end(piece)
                 return self._sessions[piece]
-        model, fed = self.anatomy.extract(piece, self.shapes)
+        model, fed = extract(self.anatomy, piece, self.shapes)
         opened = open_slice(model), fed
         with self._lock:
             self._sessions[piece] = opened
@@ -146,7 +145,7 @@ class Compiled:
         names = tuple(name for name in self.anatomy.names if name != image)
         # No lasting session: its outputs would hold on to every tensor.
         piece = self.anatomy.slice(self.anatomy.set_of([image]), names)
-        model, fed = self.anatomy.extract(piece, self.shapes)
+        model, fed = extract(self.anatomy, piece, self.shapes)
         with self.workspaces.lend() as workspace:
             workspace.hold(np.full(len(self.roster), present))
             known = {image: as_value(np.ascontiguousarray(images))}

@@ -1,26 +1,25 @@
-"""What a change can reach in a graph, and the smallest part of the graph that answers for it.
+"""What a change can reach in a graph, and the smallest part of the graph that computes it anew.
 
 Tensors that depend on the image are numbered, and a set of them is an integer with a bit for each:
-unions and differences of such sets are what planning does all day.
+planning is mostly unions and differences of such sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.coalitions.switches import Switch
 from repairkit.graph.index import GraphIndex, int_attribute, outer_names
 
 Tensors = int
 """A set of tensors; bit t is set where tensor t belongs to it."""
 
-# Operators of one fed input whose output channel c hangs on input channel c alone.
+# Operators of one fed input whose output channel c depends on input channel c alone.
 _CHANNELWISE = {
     "Relu",
     "LeakyRelu",
@@ -35,7 +34,7 @@ _CHANNELWISE = {
     "GlobalAveragePool",
     "GlobalMaxPool",
 }
-_MACS_PER_ELEMENT = 16  # what moving a number costs, in multiplications
+_MACS_PER_ELEMENT = 16  # the cost of moving a number, in multiplications
 _WEIGHT_SLOTS = {"Conv": 2, "FusedConv": 2, "ConvTranspose": 2, "Gemm": 2, "MatMul": 2}
 
 
@@ -71,14 +70,14 @@ class Anatomy:
         model: initializers named by the switches count as inputs.
         image: the image input.
         output: the output that is judged.
-        switches: of the game's sites.
+        switches: the names of the inputs by which filters are turned off.
     """
 
     def __init__(
-        self, model: ModelProto, image: str, output: str, switches: tuple[Switch, ...]
+        self, model: ModelProto, image: str, output: str, switches: Collection[str]
     ) -> None:
         self.model, self.image, self.output = model, image, output
-        self.switches = switches
+        self.switches = frozenset(switches)
         self.index = GraphIndex(model)
         self.nodes = self.index.nodes
         self.reads = [{*node.input, *outer_names(node)} - {""} for node in self.nodes]
@@ -91,11 +90,11 @@ class Anatomy:
 
     def set_of(self, names: Iterable[str]) -> Tensors:
         """The fed ones among the names."""
-        found = 0
+        tensors = 0
         for name in names:
             if name in self.number:
-                found |= 1 << self.number[name]
-        return found
+                tensors |= 1 << self.number[name]
+        return tensors
 
     def names_of(self, tensors: Tensors) -> list[str]:
         """Names in the order of the graph."""
@@ -110,12 +109,12 @@ class Anatomy:
         return (1 << len(self.names)) - 1
 
     def reached(self, start: Tensors) -> Tensors:
-        """Tensors that hang on any of `start`, without `start`."""
-        found = start
+        """Tensors that depend on any of `start`, without `start`."""
+        reached = start
         for reads, node in zip(self._read_sets, self.nodes, strict=True):
-            if reads & found:
-                found |= self.set_of(node.output)
-        return found & ~start
+            if reads & reached:
+                reached |= self.set_of(node.output)
+        return reached & ~start
 
     @cached_property
     def _read_sets(self) -> list[Tensors]:
@@ -140,13 +139,13 @@ class Anatomy:
 
     def made_by(self, piece: Slice) -> Tensors:
         """The tensors that a slice makes."""
-        found = 0
+        made = 0
         for position in piece.nodes:
-            found |= self._made_sets[position]
-        return found
+            made |= self._made_sets[position]
+        return made
 
     def behind(self, tensor: str, block: int) -> tuple[str, int]:
-        """The last tensor in which the channels of this one are still apart, and its block."""
+        """The last tensor in which the channels of this one are still separate, and its block."""
         while True:
             reader = self.index.sole_reader(tensor)
             if reader is None:
@@ -156,13 +155,13 @@ class Anatomy:
             unblocked = node.op_type == "ReorderOutput" and not int_attribute(
                 node, "channels_last", 0
             )
-            apart = node.op_type in _CHANNELWISE or unblocked
-            if not apart or len(fed) != 1 or len(node.output) != 1:
+            separate = node.op_type in _CHANNELWISE or unblocked
+            if not separate or len(fed) != 1 or len(node.output) != 1:
                 return tensor, block
             tensor, block = node.output[0], 1 if unblocked else block
 
     def arithmetic(self, shapes: dict[str, Shape]) -> list[float]:
-        """Multiplications per image of every node, moved numbers counted in."""
+        """Multiplications per image of every node, with an allowance for moving numbers."""
         return [self._cost(position, shapes) for position in range(len(self.nodes))]
 
     def _cost(self, position: int, shapes: dict[str, Shape]) -> float:
@@ -183,75 +182,130 @@ class Anatomy:
     @cached_property
     def inputs(self) -> set[str]:
         """Tensors that a slice is fed besides those of the image: switches and large weights."""
-        found = {name for s in self.switches for name in (s.kernel, s.bias) if name}
+        names = set(self.switches)
         for node in self.nodes:
             if node.op_type in _WEIGHT_SLOTS and len(node.input) > 1:
                 weight = self.index.initializers.get(node.input[1])
                 if weight is not None and np.prod(weight.dims) > 4096:
-                    found.add(weight.name)
-        return found
-
-    def extract(self, piece: Slice, shapes: dict[str, Shape]) -> tuple[ModelProto, tuple[str, ...]]:
-        """A model of a slice, and the names of its inputs.
-
-        Args:
-            piece: from `slice`.
-            shapes: at least of the fed tensors but the image; only the types are used.
-        """
-        nodes = [self.nodes[position] for position in piece.nodes]
-        read = dict.fromkeys(name for p in piece.nodes for name in sorted(self.reads[p]))
-        fed = [self.names[t] for t in piece.fed] + [name for name in read if name in self.inputs]
-        kept = [
-            self.index.initializers[name]
-            for name in read
-            if name in self.index.initializers and name not in self.inputs
-        ]
-        constant = self._constant_nodes(read)
-        kinds = {name: self._kind(name, shapes) for name in fed}
-        graph = helper.make_graph(
-            [*(self.nodes[p] for p in constant), *nodes],
-            "slice",
-            [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
-            [helper.make_empty_tensor_value_info(name) for name in piece.outputs],
-            [*kept, *self._constants_of(constant, kept)],
-        )
-        model = helper.make_model(graph, opset_imports=self.model.opset_import)
-        model.functions.extend(self.model.functions)
-        model.ir_version = self.model.ir_version
-        return model, tuple(fed)
-
-    def _constant_nodes(self, read: Iterable[str]) -> list[int]:
-        """Nodes that make what `read` takes from no image: few, after optimisation."""
-        needed, found = set(read), []
-        for position in range(len(self.nodes) - 1, -1, -1):
-            node = self.nodes[position]
-            live = any(o in self.number for o in node.output)
-            if not live and any(o in needed for o in node.output):
-                found.append(position)
-                needed |= self.reads[position]
-        return found[::-1]
-
-    def _constants_of(self, constant: list[int], kept: list[TensorProto]) -> list[TensorProto]:
-        known = {tensor.name for tensor in kept}
-        names = {name for position in constant for name in self.reads[position]} - known
-        return [self.index.initializers[n] for n in sorted(names) if n in self.index.initializers]
-
-    def _kind(self, name: str, shapes: dict[str, Shape]) -> int:
-        if name in shapes:
-            return int(helper.np_dtype_to_tensor_dtype(np.dtype(shapes[name].dtype)))
-        if name in self.index.initializers:
-            return int(self.index.initializers[name].data_type)
-        for value in self.model.graph.input:
-            if value.name == name:
-                return int(value.type.tensor_type.elem_type)
-        raise ModelError(f"the type of tensor {name!r} is not known")
+                    names.add(weight.name)
+        return names
 
 
 def bits(tensors: Tensors) -> list[int]:
-    """The members of a set, rising."""
-    found = []
+    """The members of a set, in ascending order."""
+    members = []
     while tensors:
         low = tensors & -tensors
-        found.append(low.bit_length() - 1)
+        members.append(low.bit_length() - 1)
         tensors ^= low
-    return found
+    return members
+
+
+# Slices as models of their own
+
+
+COUNT = "stack/count"
+
+
+def extract(
+    anatomy: Anatomy, piece: Slice, shapes: Mapping[str, Shape]
+) -> tuple[ModelProto, tuple[str, ...]]:
+    """A model of a slice, and the names of its inputs.
+
+    Args:
+        anatomy: of the whole graph.
+        piece: from `Anatomy.slice`.
+        shapes: at least of the fed tensors except the image; only the types are used.
+    """
+    stored = anatomy.index.initializers
+    nodes = [anatomy.nodes[position] for position in piece.nodes]
+    read = dict.fromkeys(name for p in piece.nodes for name in sorted(anatomy.reads[p]))
+    inputs = anatomy.inputs
+    fed = [anatomy.names[t] for t in piece.fed] + [name for name in read if name in inputs]
+    kept = [stored[name] for name in read if name in stored and name not in inputs]
+    constant = _constant_nodes(anatomy, read)
+    kinds = {name: _element_type(anatomy, name, shapes) for name in fed}
+    graph = helper.make_graph(
+        [*(anatomy.nodes[p] for p in constant), *nodes],
+        "slice",
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
+        [helper.make_empty_tensor_value_info(name) for name in piece.outputs],
+        [*kept, *_constants_of(anatomy, constant, kept)],
+    )
+    model = helper.make_model(graph, opset_imports=anatomy.model.opset_import)
+    model.functions.extend(anatomy.model.functions)
+    model.ir_version = anatomy.model.ir_version
+    return model, tuple(fed)
+
+
+def _constant_nodes(anatomy: Anatomy, read: Iterable[str]) -> list[int]:
+    """The nodes behind what `read` takes from no image: few, after optimisation."""
+    needed, positions = set(read), []
+    for position in range(len(anatomy.nodes) - 1, -1, -1):
+        node = anatomy.nodes[position]
+        live = any(o in anatomy.number for o in node.output)
+        if not live and any(o in needed for o in node.output):
+            positions.append(position)
+            needed |= anatomy.reads[position]
+    return positions[::-1]
+
+
+def _constants_of(
+    anatomy: Anatomy, constant: list[int], kept: list[TensorProto]
+) -> list[TensorProto]:
+    known = {tensor.name for tensor in kept}
+    names = {name for position in constant for name in anatomy.reads[position]} - known
+    stored = anatomy.index.initializers
+    return [stored[name] for name in sorted(names) if name in stored]
+
+
+def _element_type(anatomy: Anatomy, name: str, shapes: Mapping[str, Shape]) -> int:
+    if name in shapes:
+        return int(helper.np_dtype_to_tensor_dtype(np.dtype(shapes[name].dtype)))
+    if name in anatomy.index.initializers:
+        return int(anatomy.index.initializers[name].data_type)
+    for value in anatomy.model.graph.input:
+        if value.name == name:
+            return int(value.type.tensor_type.elem_type)
+    raise ModelError(f"the type of tensor {name!r} is not known")
+
+
+def stack_inputs(
+    model: ModelProto, names: tuple[str, ...], shapes: Mapping[str, Shape]
+) -> ModelProto:
+    """A copy that repeats some inputs along their first axis, as often as the input `COUNT` says.
+
+    Args:
+        model: of a slice; never modified.
+        names: inputs that hold one batch of images.
+        shapes: of one image.
+
+    Raises:
+        ModelError: the first axis of an input is not that of the images.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    tiles = []
+    for name in names:
+        dims = shapes[name].dims
+        if not dims or dims[0] != 1:
+            raise ModelError(f"the first axis of {name!r} is not that of the images")
+        ones, repeats, base = (f"{name}/stack_{part}" for part in ("ones", "repeats", "base"))
+        once = numpy_helper.from_array(np.ones(len(dims) - 1, np.int64), ones)
+        result.graph.initializer.append(once)
+        tiles.append(helper.make_node("Concat", [COUNT, ones], [repeats], axis=0))
+        tiles.append(helper.make_node("Tile", [base, repeats], [name]))
+        next(i for i in result.graph.input if i.name == name).name = base
+    nodes = list(model.graph.node)
+    del result.graph.node[:]
+    result.graph.node.extend([*tiles, *nodes])
+    count = helper.make_tensor_value_info(
+        COUNT, helper.np_dtype_to_tensor_dtype(np.dtype("i8")), [1]
+    )
+    result.graph.input.append(count)
+    return result
+
+
+def base_name(name: str) -> str:
+    """The name of the input whose repetition is `name`."""
+    return f"{name}/stack_base"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
-from repairkit.graph.stored.storage import Constants
+from repairkit.graph.stored.constants import Constants
 
 BATCH = "batch"
 _AXES_AS_INPUT = 13  # the opset since which Squeeze reads its axes from an input

@@ -26,8 +26,8 @@ from repairkit.graph.index import (
     outer_names,
     subgraphs,
 )
-from repairkit.graph.kinds.trees import ENSEMBLES
-from repairkit.graph.stored.storage import Constants
+from repairkit.graph.kinds.ensembles import ENSEMBLES
+from repairkit.graph.stored.constants import Constants
 
 # Operators of every domain go by their names: runtimes add kinds of their own (FusedMatMul, QGemm).
 _PRODUCTS = re.compile(

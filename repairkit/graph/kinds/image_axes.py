@@ -17,8 +17,8 @@ from onnx import NodeProto
 
 from repairkit.core.errors import ModelError
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
-from repairkit.graph.kinds.codes import slots_of
-from repairkit.graph.stored.storage import Constants
+from repairkit.graph.kinds.layers import slots_of
+from repairkit.graph.stored.constants import Constants
 
 _LIKELY_RANKS = (4, 5, 3)  # of an input whose shape is missing
 

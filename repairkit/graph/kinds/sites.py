@@ -1,30 +1,30 @@
-"""Find the sites of a model: the tensors whose channels are filters that can be frozen."""
+"""The kinds of site that there are: find the sites of a model, and mask them.
+
+A site is a tensor whose channels are filters that can be frozen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
 
+import numpy as np
 from onnx import ModelProto, NodeProto, shape_inference
 
 from repairkit.core.errors import ModelError, SettingsError
-from repairkit.core.filters import Site
-from repairkit.graph.dims import with_open_sizes
-from repairkit.graph.index import GraphIndex, all_nodes, layer_names, subgraphs
-from repairkit.graph.kinds.codes import DENSE_ON_CODES, slots_of
+from repairkit.core.filters import FilterMeans, Site
+from repairkit.graph.index import GraphIndex, all_nodes, layer_names, subgraphs, with_open_sizes
+from repairkit.graph.kinds.channels import CODES, FLOATS
 from repairkit.graph.kinds.heads import head_layers, is_product
-from repairkit.graph.kinds.layers import CONVOLUTIONS, DENSE, Layer, read_layer, with_activation
-from repairkit.graph.kinds.trees import (
-    ENSEMBLES,
-    Ensemble,
-    is_ensemble,
-    survey_ensemble,
-    tree_site,
-)
-from repairkit.graph.stored.storage import Constants
+from repairkit.graph.kinds.kind import Kind, LeftOut, Search, SiteLayer, Survey
+from repairkit.graph.kinds.layers import DENSE_ON_CODES
+from repairkit.graph.kinds.trees import TREES
+from repairkit.graph.stored.constants import Constants
 
+KINDS = (TREES, FLOATS, CODES)
+"""All kinds, in the order in which their masks are put into a model."""
+
+_KIND_OF = {operator: kind for kind in KINDS for operator in kind.operators}
 _UNSUPPORTED = {
     "DeformConv": "a deformable convolution cannot be frozen yet",
     "FusedConv": "a convolution fused by a runtime; use the model it was made from",
@@ -33,28 +33,51 @@ _UNSUPPORTED = {
 }
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A layer that is no site, and why."""
-
-    name: str
-    kind: str
-    reason: str
+def kind_of(site: Site) -> Kind:
+    """The kind of a site."""
+    return _KIND_OF[site.kind]
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What was found in a model: its sites, and the layers that are none."""
+def all_in_tensor(sites: Sequence[Site]) -> bool:
+    """Whether every site's tensor holds what each filter yields; see `Kind.in_tensor`."""
+    return all(kind_of(site).in_tensor for site in sites)
 
-    index: GraphIndex
-    sites: tuple[Site, ...]
-    left_out: tuple[LeftOut, ...]
-    layers: dict[str, Layer]
-    ensembles: dict[str, Ensemble] = field(default_factory=dict)
 
-    @cached_property
-    def constants(self) -> Constants:
-        return Constants(self.index)
+# Masking
+
+
+def instrument(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> ModelProto:
+    """A model with one boolean input `SITE/mask` per site; false puts the filter at its mean.
+
+    Args:
+        model: never modified; an old opset may be raised in the result.
+        sites: of this model, from `find_sites`.
+        means: of the `level_shape` of every site.
+
+    Raises:
+        ModelError: the model's opset cannot be converted, or the result would not be valid.
+    """
+    for mask in dict.fromkeys(kind.mask for kind in KINDS):
+        masked = tuple(site for site in sites if kind_of(site).mask is mask)
+        if masked:
+            model = mask(model, masked, means)
+    return model
+
+
+# Levels
+
+
+def zero_levels(sites: Sequence[Site]) -> FilterMeans:
+    """Absent filters yield zero."""
+    return {site.name: np.zeros(site.level_shape, np.float32) for site in sites}
+
+
+def bias_levels(survey: Survey, sites: Sequence[Site]) -> FilterMeans:
+    """Absent filters yield what they do for a zero response: BatchNorm's beta, else the bias."""
+    return {site.name: survey.layers[site.name].bias_levels() for site in sites}
+
+
+# Finding
 
 
 def find_sites(model: ModelProto) -> tuple[Site, ...]:
@@ -73,8 +96,8 @@ def survey(
 
     Args:
         model: never modified.
-        output: the output that is judged; layers that do not lead to it are left out. None takes
-            them all.
+        output: the output that is judged; layers that do not lead to it are left out. None judges
+            all outputs.
         at: `pre-activation`, or `activation` to read filters behind the activation that follows.
         include: `dense` adds `Gemm` and `MatMul` layers.
 
@@ -83,73 +106,46 @@ def survey(
     """
     index = GraphIndex(model)
     _check_settings(index, output, at, include)
-    constants = Constants(index)
     outputs = index.outputs if output is None else (output,)
-    needed, heads = index.leading_to(outputs), head_layers(index, outputs)
-    names = layer_names(index)
-    ranks = _ranks(model) if "dense" in include else {}
-    sites, left_out, layers = [], _hidden_layers(index), {}
-    ensembles: dict[str, Ensemble] = {}
+    search = Search(
+        constants=Constants(index),
+        names=layer_names(index),
+        judged=index.leading_to(outputs),
+        last_layers=head_layers(index, outputs),
+        ranks=_ranks(model) if "dense" in include else {},
+        dense="dense" in include,
+        behind_activation=at == "activation",
+    )
+    layers: dict[str, SiteLayer] = {}
+    left_out = _hidden_layers(index)
     for position, node in enumerate(index.nodes):
-        if is_ensemble(node):
-            trees = survey_ensemble(position, index, needed)
-            if isinstance(trees, str):
-                left_out.append(LeftOut(names[position], node.op_type, trees))
-            else:
-                sites.append(tree_site(names[position], trees, node))
-                ensembles[names[position]] = trees
-            continue
-        reason = _why_not(node, index, needed, include)
-        if reason is None:
-            continue
-        if position in heads:
-            reason = "it makes the model's output"
-        try:
-            layer: Layer | str = reason or read_layer(position, index, constants, ranks)
-        except ModelError as error:
-            layer = str(error)
-        if isinstance(layer, Layer):
-            layer = _contradiction(layer, index, constants) or layer
+        layer = _layer_at(search, position)
         if isinstance(layer, str):
-            left_out.append(LeftOut(names[position], node.op_type, layer))
-            continue
-        if at == "activation":
-            layer = with_activation(layer, index)
-        site = Site(
-            name=names[position],
-            kind=layer.kind,
-            tensor=layer.tensor(index),
-            node=node.name,
-            channel_axis=layer.channel_axis,
-            n_channels=layer.n_channels,
-            rank=layer.rank,
-            dtype=layer.dtype,
-            scale=None if layer.codes is None else layer.codes.scale,
-            zero=0 if layer.codes is None else layer.codes.zero,
-        )
-        sites.append(site)
-        layers[site.name] = layer
-    return Survey(index, tuple(sites), tuple(left_out), layers, ensembles)
+            left_out.append(LeftOut(search.names[position], node.op_type, layer))
+        elif layer is not None:
+            layers[layer.site.name] = layer
+    return Survey(search.constants, layers, tuple(left_out))
 
 
-def _contradiction(layer: Layer, index: GraphIndex, constants: Constants) -> str | None:
-    """What a layer says that cannot be, which its file's shapes may."""
-    if not -layer.rank <= layer.channel_axis < layer.rank:
-        return f"its output has {layer.rank} dimensions, too few for channels"
-    node = index.nodes[layer.node]
-    slot = slots_of(node).bias
-    if node.op_type not in CONVOLUTIONS or slot is None or len(node.input) <= slot:
-        return None
-    if node.input[slot] not in index.constant:
-        return None
-    n_values = constants.array(node.input[slot]).size
-    if n_values == layer.n_channels:
-        return None
-    return f"its bias has {n_values} values for {layer.n_channels} filters"
+def _layer_at(search: Search, position: int) -> SiteLayer | str | None:
+    """The layer at a node, a reason why it is no site, or None where the node is no layer."""
+    node = search.index.nodes[position]
+    kind = _KIND_OF.get(node.op_type)
+    if kind is not None:
+        try:
+            layer = kind.find(search, position)
+        except ModelError as error:
+            return str(error)
+        if layer is not None:
+            return layer
+    reason = _UNSUPPORTED.get(node.op_type) or _foreign(node, search.index)
+    if reason is not None and position in search.last_layers:
+        return "it makes the model's output"
+    return reason
 
 
 def _ranks(model: ModelProto) -> dict[str, int]:
-    """The rank of every tensor that shape inference can tell."""
+    """The rank of every tensor for which shape inference finds one."""
     try:
         inferred = shape_inference.infer_shapes(with_open_sizes(model), data_prop=True)
     except (ValueError, RuntimeError, shape_inference.InferenceError):
@@ -174,27 +170,6 @@ def _check_settings(index: GraphIndex, output: str | None, at: str, include: Seq
             raise SettingsError(f"cannot include {kind!r}; the only further kind is dense")
 
 
-def _why_not(
-    node: NodeProto, index: GraphIndex, needed: set[str], include: Sequence[str]
-) -> str | None:
-    """A reason to leave a layer out, "" where it may be a site, None where it is no layer."""
-    if node.op_type in _UNSUPPORTED:
-        return _UNSUPPORTED[node.op_type]
-    if node.op_type not in CONVOLUTIONS + DENSE:
-        return _foreign(node, index)
-    if node.domain not in ("", "ai.onnx"):
-        return f"{node.domain}.{node.op_type} is not an operator of the ONNX standard"
-    if not any(o in index.fed for o in node.output):
-        return "it does not depend on the image"
-    if not any(o in needed for o in node.output):
-        return "it does not lead to the output that is judged"
-    if node.op_type in DENSE and "dense" not in include:
-        if all(name in index.fed for name in node.input[:2]):
-            return "a product of two activations has no filters"
-        return "dense units are sites only with --include dense"
-    return ""
-
-
 def _foreign(node: NodeProto, index: GraphIndex) -> str | None:
     """Why a layer of another kind is no site; None where the node is no layer with weights."""
     calls = {(f.domain, f.name) for f in index.model.functions}
@@ -208,47 +183,47 @@ def _foreign(node: NodeProto, index: GraphIndex) -> str | None:
 
 def _hidden_layers(index: GraphIndex) -> list[LeftOut]:
     """Layers inside `If`, `Loop`, `Scan` and model functions: these stay as they are."""
-    kinds = {*CONVOLUTIONS, *DENSE, *_UNSUPPORTED, *ENSEMBLES}
-    found = [
+    kinds = {*_KIND_OF, *_UNSUPPORTED}
+    hidden = [
         LeftOut(inner.name or inner.output[0], inner.op_type, f"it lies inside a {node.op_type}")
         for node in index.nodes
         for body in subgraphs(node)
         for inner in all_nodes(body)
         if inner.op_type in kinds
     ]
-    found += [
+    hidden += [
         LeftOut(n.name or n.output[0], n.op_type, f"it lies inside the function {function.name}")
         for function in index.model.functions
         for n in function.node
         if n.op_type in kinds
     ]
-    return found
+    return hidden
 
 
-def select_sites(found: Survey, patterns: Sequence[str]) -> tuple[Site, ...]:
+def select_sites(survey: Survey, patterns: Sequence[str]) -> tuple[Site, ...]:
     """The sites whose names match any of the patterns (`*`, `?`, `[...]`), in graph order.
 
     Raises:
         ModelError: the model has no site at all.
         SettingsError: a pattern matches none.
     """
-    if not found.sites:
+    if not survey.sites:
         nothing = "it has no convolution and no tree"
-        reasons = "; ".join(sorted({x.reason for x in found.left_out})) or nothing
+        reasons = "; ".join(sorted({x.reason for x in survey.left_out})) or nothing
         raise ModelError(f"the model has no filter that could be frozen: {reasons}")
     for pattern in patterns:
-        if not any(_matches(site, pattern) for site in found.sites):
-            reason = [x.reason for x in found.left_out if x.name == pattern]
+        if not any(_matches(site, pattern) for site in survey.sites):
+            reason = [x.reason for x in survey.left_out if x.name == pattern]
             raise SettingsError(
                 f"no site matches {pattern!r}"
                 + (f" ({reason[0]})" if reason else "")
-                + f"; the sites are {', '.join(s.name for s in found.sites[:6])}"
-                + (" and others" if len(found.sites) > 6 else "")
+                + f"; the sites are {', '.join(s.name for s in survey.sites[:6])}"
+                + (" and others" if len(survey.sites) > 6 else "")
                 + " (`repairkit inspect MODEL` lists them all)"
             )
     if not patterns:
-        return found.sites
-    return tuple(s for s in found.sites if any(_matches(s, p) for p in patterns))
+        return survey.sites
+    return tuple(s for s in survey.sites if any(_matches(s, p) for p in patterns))
 
 
 def _matches(site: Site, pattern: str) -> bool:

@@ -1,269 +1,383 @@
-"""Tree ensembles of `ai.onnx.ml`: which trees a node holds, and which stored weights are whose.
+"""Sites whose filters are the trees of an ensemble.
 
-A node stores all trees in flat lists: one entry per node of a tree, and one per weight of a leaf.
-What a tree adds to the sum is one number for each *column*, a class or a target.
+All leaves of a frozen tree hold its constant. Branches, lists and their lengths stay, so that only
+weights differ, and the old weights undo it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from repairkit.core.arrays import Array
-from repairkit.core.filters import Site
-from repairkit.core.patch import Constant, constant_of
-from repairkit.graph.index import GraphIndex, attribute
+from repairkit.core.errors import ModelError
+from repairkit.core.filters import Filter, FilterMeans, Site
+from repairkit.core.patch import Change, Constant, FrozenFilter, ListChange, constant_of
+from repairkit.graph.coalitions.masks import mask_name, with_where
+from repairkit.graph.index import GraphIndex, attribute, fresh_name, int_attribute
+from repairkit.graph.kinds.ensembles import (
+    DOMAIN,
+    ENSEMBLES,
+    UNSUPPORTED,
+    Ensemble,
+    is_ensemble,
+    numbers,
+    read_ensemble,
+    replace_numbers,
+    scores_of,
+    with_standard_operators,
+)
+from repairkit.graph.kinds.kind import Kind, Search, SiteLayer
 
-DOMAIN = "ai.onnx.ml"
-ENSEMBLES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
-UNSUPPORTED = {"TreeEnsemble": "a TreeEnsemble in the form of ai.onnx.ml 5 cannot be frozen yet"}
-_NODE_LISTS = {
-    "treeids": "i",
-    "nodeids": "i",
-    "featureids": "i",
-    "modes": "U",
-    "values": "f",
-    "truenodeids": "i",
-    "falsenodeids": "i",
-}
-_NODE_EXTRAS = {"hitrates": "f", "missing_value_tracks_true": "i"}
-_LEAF_LISTS = {"treeids": "i", "nodeids": "i", "ids": "i", "weights": "f"}
-_MOST_NUMBERS = 2**26  # that leaves may yield, all together
-_PREFIX = {"TreeEnsembleClassifier": "class", "TreeEnsembleRegressor": "target"}
+_EXPAND_SINCE = 8  # the opset since which there is `Expand`, which masks of trees need
 
 
-@dataclass(frozen=True)
-class Ensemble:
-    """The trees of one node.
+@dataclass(frozen=True, eq=False)
+class TreeLayer:
+    """An ensemble whose filters are its trees; see `SiteLayer`."""
 
-    Attributes:
-        node: its position in the graph.
-        prefix: `class` or `target`, with which the names of its weights' attributes begin.
-        starts: position of the first entry of each tree among the node's entries, (n_trees,).
-        leaves: positions of the leaves among the node's entries, (n_leaves,), tree by tree.
-        columns: the classes or targets that the weights are for, ascending.
-        leaf_of: the number of the leaf (in `leaves`) of each weight, (n_weights,).
-        column_of: the position in `columns` of each weight, (n_weights,).
-        weights: of the leaves, (n_weights,), float32 or float64 as they are stored.
-        labels: of the classes, in the order of the scores; empty where the node gives none.
-    """
-
-    node: int
-    prefix: str
-    starts: NDArray[np.intp]
-    leaves: NDArray[np.intp]
-    columns: tuple[int, ...]
-    leaf_of: NDArray[np.intp]
-    column_of: NDArray[np.intp]
-    weights: Array
-    labels: tuple[str, ...]
+    site: Site
+    trees: Ensemble
+    node: NodeProto
 
     @property
-    def n_trees(self) -> int:
-        return len(self.starts)
+    def tensors(self) -> set[str]:
+        """None: an ensemble is edited in its own lists."""
+        return set()
 
-    @cached_property
-    def tree_of_leaf(self) -> NDArray[np.intp]:
-        """Shape (n_leaves,)."""
-        return np.searchsorted(self.starts, self.leaves, side="right") - 1
+    def constant_of(self, tree: int) -> Constant | None:
+        """What every leaf of a tree yields; None where they differ."""
+        yields = self.trees.table[self.trees.tree_of_leaf == tree]
+        return None if (yields != yields[:1]).any() else constant_of(yields[0])
 
-    @cached_property
-    def first_leaves(self) -> NDArray[np.intp]:
-        """The number of each tree's first leaf, (n_trees,)."""
-        return np.searchsorted(self.leaves, self.starts)
+    def bias_levels(self) -> Array:
+        """A tree has no bias, and yields zero."""
+        return np.zeros(self.site.level_shape, np.float32)
 
-    @cached_property
-    def tree_of(self) -> NDArray[np.intp]:
-        """The tree of each weight, (n_weights,)."""
-        return self.tree_of_leaf[self.leaf_of]
+    def nearest(self, levels: Array) -> Array:
+        wanted = levels.astype(np.float64)
+        self._check_levels(wanted)
+        return wanted.astype(self.trees.weights.dtype)
 
-    @cached_property
-    def table(self) -> Array:
-        """What each leaf yields, (n_leaves, n_columns), in the weights' own precision."""
-        yields = np.zeros((len(self.leaves), len(self.columns)), self.weights.dtype)
-        yields[self.leaf_of, self.column_of] = self.weights
-        return yields
+    def norms(self) -> NDArray[np.float64]:
+        weights = self.trees.weights.astype(np.float64)
+        squares = np.zeros(self.trees.n_trees)
+        np.add.at(squares, self.trees.tree_of, weights**2)
+        return np.sqrt(squares)
 
-    @cached_property
-    def holds(self) -> NDArray[np.bool_]:
-        """Whether a tree has weights for a column, (n_trees, n_columns)."""
-        held = np.zeros((self.n_trees, len(self.columns)), bool)
-        held[self.tree_of, self.column_of] = True
-        return held
+    def why_not_partly(self) -> str:
+        return "they are trees"
 
-    @property
-    def all_positive(self) -> bool | None:
-        """Whether no weight is negative, where that says how scores are read; else None.
+    def freeze(self, frozen: Sequence[FrozenFilter]) -> list[Change]:
+        trees, name = self.trees, self.site.name
+        levels = np.zeros((trees.n_trees, len(trees.columns)))
+        for each in frozen:
+            if np.size(each.constant) != len(trees.columns):
+                raise ModelError(
+                    f"tree {each.filter.id} yields {len(trees.columns)} numbers and its constant "
+                    f"is {each.constant!r}; give one for each"
+                )
+            levels[each.filter.channel] = each.constant
+        self._check_levels(levels)
+        chosen = np.isin(np.arange(trees.n_trees), [f.filter.channel for f in frozen])
+        positions = np.flatnonzero(chosen[trees.tree_of])
+        weights = trees.weights.copy()
+        weights[positions] = levels[trees.tree_of, trees.column_of][positions]
+        if trees.all_positive is False and not (weights < 0).any():
+            raise ModelError(
+                f"freezing {len(frozen)} trees would leave {name} without any negative leaf, and "
+                "the operator then reads the scores of two classes in another way; freeze fewer "
+                "trees"
+            )
+        stored = f"{trees.prefix}_weights"
+        if attribute(self.node, stored) is None:
+            stored = f"{stored}_as_tensor"
+        return [
+            ListChange(node=trees.node, name=stored, positions=positions, values=weights[positions])
+        ]
 
-        With two classes and weights for one of them, the operator takes sums for probabilities
-        of that class if no weight is negative, and for margins if one is.
+    def _check_levels(self, levels: NDArray[np.float64]) -> None:
+        """Refuse levels that the leaves cannot hold.
+
+        Raises:
+            ModelError: a level is not finite, or for a class for which the tree has no weight.
         """
-        if len(self.labels) != 2 or len(self.columns) != 1:
-            return None
-        return not bool((self.weights < 0).any())
+        trees = self.trees
+        for wrong, what in (
+            (~np.isfinite(levels), "yields infinity or NaN; check the model's leaves"),
+            ((levels != 0) & ~trees.holds, "has no leaf for one of its constants; give zero there"),
+            (
+                (levels < 0) & (trees.all_positive is True),
+                "would have the only negative leaves, and the operator would then take its sums as "
+                "margins; give zero or more",
+            ),
+        ):
+            if wrong.any():
+                raise ModelError(f"tree {self.site.name}:{int(np.argwhere(wrong)[0, 0])} {what}")
+
+    def holds(self, channel: int, constant: Constant) -> bool:
+        held = self.constant_of(channel)
+        return held is not None and held == constant
+
+    def frozen_since(self, before: SiteLayer) -> list[FrozenFilter]:
+        assert isinstance(before, TreeLayer)  # an equal site is of the same kind
+        frozen = []
+        for tree in range(self.site.n_channels):
+            constant = self.constant_of(tree)
+            if constant is not None and constant != before.constant_of(tree):
+                frozen.append(FrozenFilter(Filter(self.site.name, tree), constant))
+        return frozen
+
+    def arithmetic(self) -> None:
+        """None: trees compare and add."""
+
+    def folded(self) -> None:
+        """None: trees are no convolution."""
 
 
-def constant_of_tree(trees: Ensemble, tree: int) -> Constant | None:
-    """What every leaf of a tree yields; None where they differ."""
-    yields = trees.table[trees.tree_of_leaf == tree]
-    return None if (yields != yields[:1]).any() else constant_of(yields[0])
+def _mask(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> ModelProto:
+    masks = {mask_name(site): site for site in sites}
+    return mask_trees(with_where(model, at_least=_EXPAND_SINCE), masks, means)
 
 
-def is_ensemble(node: NodeProto) -> bool:
-    """Whether a node is a tree ensemble of any kind."""
-    return node.domain == DOMAIN and node.op_type in (*ENSEMBLES, *UNSUPPORTED)
-
-
-def scores_of(node: NodeProto) -> str:
-    """The output that holds an ensemble's sums, not its labels."""
-    last = 1 if node.op_type == "TreeEnsembleClassifier" else 0
-    return str(node.output[last]) if len(node.output) > last else ""
-
-
-def tree_site(name: str, ensemble: Ensemble, node: NodeProto) -> Site:
-    """The site whose filters are an ensemble's trees."""
-    return Site(
-        name=name,
-        kind=node.op_type,
-        tensor=scores_of(node),
-        node=node.name,
-        channel_axis=1,
-        n_channels=ensemble.n_trees,
-        rank=2,
-        dtype=ensemble.weights.dtype.name,
-        n_values=len(ensemble.columns),
-    )
-
-
-def survey_ensemble(position: int, index: GraphIndex, needed: set[str]) -> Ensemble | str:
-    """The ensemble at a node, or the reason why its trees cannot be frozen.
-
-    `needed` are the tensors on which the judged outputs depend.
-    """
+def _find(search: Search, position: int) -> TreeLayer | str | None:
+    index = search.index
     node = index.nodes[position]
+    if not is_ensemble(node):
+        return None
     if node.op_type in UNSUPPORTED:
         return UNSUPPORTED[node.op_type]
     if not scores_of(node):
         return "it gives labels alone, and no scores"
     if scores_of(node) not in index.fed:
         return "it does not depend on the input"
-    if not any(o in needed for o in node.output):
+    if not any(o in search.judged for o in node.output):
         return "it does not lead to the output that is judged"
     try:
-        return read_ensemble(position, index)
+        trees = read_ensemble(position, index)
     except (ValueError, TypeError):  # a tensor whose bytes are not what its shape says
         return "its lists cannot be read"
-
-
-def read_ensemble(position: int, index: GraphIndex) -> Ensemble | str:
-    """The ensemble at a node of one of `ENSEMBLES`, or why its lists cannot be edited."""
-    node = index.nodes[position]
-    prefix = _PREFIX[node.op_type]
-    found_nodes = _lists(node, "nodes", _NODE_LISTS, _NODE_EXTRAS)
-    ends = _lists(node, prefix, _LEAF_LISTS, {})
-    if isinstance(found_nodes, str) or isinstance(ends, str):
-        return found_nodes if isinstance(found_nodes, str) else str(ends)
-    trees, nodes, modes = (found_nodes[name] for name in ("treeids", "nodeids", "modes"))
-    starts = np.flatnonzero(np.concatenate([[True], trees[1:] != trees[:-1]]))
-    if len(set(trees[starts].tolist())) != len(starts):
-        return "the nodes of a tree do not stand together"
-    leaves = np.flatnonzero(modes == "LEAF")
-    numbered = zip(trees[leaves].tolist(), nodes[leaves].tolist(), strict=True)
-    number_of = {key: number for number, key in enumerate(numbered)}
-    keys = list(zip(ends["treeids"].tolist(), ends["nodeids"].tolist(), strict=True))
-    if len(number_of) != len(leaves):
-        return "a tree has two leaves of one number"
-    if not all(key in number_of for key in keys):
-        return "a weight belongs to no leaf"
-    columns, column_of = np.unique(ends["ids"], return_inverse=True)
-    if len(leaves) * len(columns) > _MOST_NUMBERS:
-        return f"its {len(leaves)} leaves times {len(columns)} classes are too many"
-    found = Ensemble(
-        position,
-        prefix,
-        starts,
-        leaves,
-        tuple(columns.tolist()),
-        np.array([number_of[key] for key in keys], np.intp),
-        column_of.astype(np.intp),
-        ends["weights"],
-        class_labels([node]),
+    if isinstance(trees, str):
+        return trees
+    site = Site(
+        name=search.names[position],
+        kind=node.op_type,
+        tensor=scores_of(node),
+        node=node.name,
+        channel_axis=1,
+        n_channels=trees.n_trees,
+        rank=2,
+        dtype=trees.weights.dtype.name,
+        n_values=len(trees.columns),
     )
-    return _irregular(found) or found
+    return TreeLayer(site, trees, node)
 
 
-def _irregular(found: Ensemble) -> str | None:
-    """Why a mean cannot be stored in the leaves' own weights, None where it can."""
-    places = found.leaf_of * len(found.columns) + found.column_of
-    if len(np.unique(places)) != len(places):
-        return "a leaf has two weights for one class"
-    n_weights = np.bincount(found.leaf_of, minlength=len(found.leaves))
-    if not np.array_equal(n_weights, found.holds.sum(axis=1)[found.tree_of_leaf]):
-        return "leaves of one tree have weights for different classes"
-    return None
+TREES = Kind(
+    name="trees",
+    operators=frozenset({*ENSEMBLES, *UNSUPPORTED}),
+    find=_find,
+    mask=_mask,
+    level_type=np.float64,
+    in_tensor=False,
+    rounds_levels=False,
+)
 
 
-def _lists(
-    node: NodeProto, prefix: str, wanted: Mapping[str, str], extra: Mapping[str, str]
-) -> dict[str, Array] | str:
-    """Lists of one length by name, or what is wrong with them; an `extra` one may be missing.
+# Masks
 
-    The values of `wanted` and `extra` are the kinds of type that their elements must have.
+
+# A mask is 0 or 1. For each comparison: the threshold, and whether true means absent.
+_COMPARISONS = {
+    "BRANCH_LEQ": (0.5, True),
+    "BRANCH_LT": (0.5, True),
+    "BRANCH_GTE": (0.5, False),
+    "BRANCH_GT": (0.5, False),
+    "BRANCH_EQ": (1.0, False),
+    "BRANCH_NEQ": (1.0, True),
+}
+_FLOAT_MAKERS = {"Scaler", "Imputer", "Normalizer", "FeatureVectorizer", "OneHotEncoder"}
+
+
+def mask_trees(model: ModelProto, masks: Mapping[str, Site], means: FilterMeans) -> ModelProto:
+    """A copy with a mask input for each of some sites that are tree ensembles.
+
+    Args:
+        model: never modified.
+        masks: names for the mask inputs, and the sites of this model that they are for.
+        means: shape (n_trees, n_columns) for every site.
     """
-    found = {name: numbers(node, f"{prefix}_{name}") for name in (*wanted, *extra)}
-    length = len(found["treeids"])
-    for name, kind in {**wanted, **extra}.items():
-        if name in extra and not len(found[name]):
-            continue
-        if not length or len(found[name]) != length or found[name].dtype.kind != kind:
-            return f"its list {prefix}_{name} is missing, of another length or of another type"
-    return found
+    result = with_standard_operators(model)
+    index = GraphIndex(model)
+    taken = set(index.names)
+    # From the back, so that nodes put in front of one ensemble move no other.
+    for mask, site in sorted(masks.items(), key=lambda p: -index.producers[p[1].tensor]):
+        position = index.producers[site.tensor]
+        node, ensemble = result.graph.node[position], _ensemble(position, index)
+        before = _with_masks(mask, site, node, element_type(model, node.input[0]), taken, result)
+        _plant(node, ensemble, means[site.name])
+        moved = [*result.graph.node[:position], *before, *result.graph.node[position:]]
+        del result.graph.node[:]
+        result.graph.node.extend(moved)
+    for mask, site in masks.items():
+        result.graph.input.append(
+            helper.make_tensor_value_info(mask, TensorProto.BOOL, ["mask_rows", site.n_channels])
+        )
+    return result
 
 
-def numbers(node: NodeProto, name: str) -> Array:
-    """A list attribute, also where it is stored as a tensor; empty where the node has none."""
-    found = attribute(node, name) or attribute(node, f"{name}_as_tensor")
-    if found is None:
-        return np.zeros(0)
-    if found.type == AttributeProto.TENSOR:
-        return numpy_helper.to_array(found.t).reshape(-1)
-    if found.type == AttributeProto.STRINGS:
-        return np.array([text.decode("utf-8", "replace") for text in found.strings])
-    if found.type == AttributeProto.FLOATS:
-        return np.array(found.floats, np.float32)
-    return np.array(found.ints, np.int64)
+def tap_trees(model: ModelProto, sites: Sequence[Site]) -> tuple[ModelProto, dict[str, str]]:
+    """A copy with outputs that tell which leaf of each tree is reached, and their names by site.
+
+    An output has shape (n, n_trees) and holds whole numbers as floats: the leaf's number in
+    `Ensemble.leaves`, minus that of the tree's first leaf.
+    """
+    result = with_standard_operators(model)
+    index = GraphIndex(model)
+    taken = set(index.names)
+    taps = {}
+    for site in sites:
+        position = index.producers[site.tensor]
+        node, ensemble = index.nodes[position], _ensemble(position, index)
+        source = node.input[0]
+        if element_type(model, source) not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+            source = _taken_name(f"{site.name}/as_float", taken)
+            result.graph.node.append(
+                helper.make_node("Cast", [node.input[0]], [source], to=TensorProto.FLOAT)
+            )
+        taps[site.name] = _taken_name(f"{site.name}/leaves", taken)
+        result.graph.node.append(_numbered(node, ensemble, source, taps[site.name]))
+        result.graph.output.append(helper.make_empty_tensor_value_info(taps[site.name]))
+    return result, taps
 
 
-def replace_numbers(node: NodeProto, name: str, values: Array) -> None:
-    """Put another list into an attribute, in the form in which it is stored."""
-    found = attribute(node, name) or attribute(node, f"{name}_as_tensor")
-    assert found is not None
-    if found.type == AttributeProto.TENSOR:
-        stored = numpy_helper.to_array(found.t)
-        fresh = values.astype(stored.dtype)
-        if fresh.size == stored.size:
-            fresh = fresh.reshape(stored.shape)
-        found.t.CopyFrom(numpy_helper.from_array(fresh, found.t.name))
-    elif found.type == AttributeProto.STRINGS:
-        found.strings[:] = [str(text).encode() for text in values]
-    elif found.type == AttributeProto.FLOATS:
-        found.floats[:] = values.astype(np.float32).tolist()
-    else:
-        found.ints[:] = values.astype(np.int64).tolist()
+def _ensemble(position: int, index: GraphIndex) -> Ensemble:
+    ensemble = read_ensemble(position, index)
+    if isinstance(ensemble, str):
+        name = index.nodes[position].output[0]
+        raise ModelError(f"the trees that make {name!r} are no filters: {ensemble}")
+    return ensemble
 
 
-def class_labels(nodes: Sequence[NodeProto]) -> tuple[str, ...]:
-    """The labels that a classifier among some nodes gives, in the order of its scores."""
-    for node in nodes:
-        if node.domain != DOMAIN:
-            continue
-        for name in ("classlabels_strings", "classlabels_int64s"):
-            labels = numbers(node, name)
-            if len(labels):
-                return tuple(str(label) for label in labels.tolist())
-    return ()
+def _numbered(node: NodeProto, ensemble: Ensemble, source: str, output: str) -> NodeProto:
+    """A regressor of the same trees, with a target for each; a leaf yields its number."""
+    tapped = NodeProto(op_type="TreeEnsembleRegressor", domain=DOMAIN, name=output)
+    tapped.input.append(source)
+    tapped.output.append(output)
+    tapped.attribute.extend(a for a in node.attribute if a.name.startswith("nodes_"))
+    within = np.arange(len(ensemble.leaves)) - ensemble.first_leaves[ensemble.tree_of_leaf]
+    weights = helper.make_attribute("target_weights", within.astype(float).tolist())
+    if any(a.name == "nodes_values_as_tensor" for a in node.attribute):  # both or neither
+        held = numpy_helper.from_array(within.astype(np.float64), "target_weights")
+        weights = helper.make_attribute("target_weights_as_tensor", held)
+    tapped.attribute.extend(
+        [
+            weights,
+            helper.make_attribute("n_targets", ensemble.n_trees),
+            helper.make_attribute("target_ids", ensemble.tree_of_leaf.tolist()),
+            *(
+                helper.make_attribute(
+                    f"target_{part}", numbers(node, f"nodes_{part}")[ensemble.leaves].tolist()
+                )
+                for part in ("treeids", "nodeids")
+            ),
+        ]
+    )
+    return tapped
+
+
+def _with_masks(
+    mask: str, site: Site, node: NodeProto, dtype: int, taken: set[str], model: ModelProto
+) -> list[NodeProto]:
+    """Nodes that put a row of masks in front of every row of an ensemble's input."""
+    source = node.input[0]
+    names = [
+        _taken_name(f"{site.name}/{step}", taken)
+        for step in ("shape", "rows", "mask_shape", "numbers", "masks", "masked", "zero", "one")
+    ]
+    shape, rows, mask_shape, digits, masks, masked, zero, one = names
+    for name, value in ((zero, 0), (one, 1)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
+    node.input[0] = masked
+    return [
+        helper.make_node("Shape", [source], [shape]),
+        helper.make_node("Gather", [shape, zero], [rows]),
+        helper.make_node("Concat", [rows, one], [mask_shape], axis=0),
+        helper.make_node("Cast", [mask], [digits], to=dtype),
+        helper.make_node("Expand", [digits, mask_shape], [masks]),
+        helper.make_node("Concat", [masks, source], [masked], axis=1),
+    ]
+
+
+def _plant(node: NodeProto, ensemble: Ensemble, levels: NDArray[np.float64]) -> None:
+    """Give every tree a root that tests its mask, and a leaf for when the mask is false."""
+    n_trees = ensemble.n_trees
+    modes = numbers(node, "nodes_modes")
+    ids, trees = numbers(node, "nodes_nodeids"), numbers(node, "nodes_treeids")
+    mode = next((m for m in modes.tolist() if m in _COMPARISONS), "BRANCH_LEQ")
+    threshold, true_is_absent = _COMPARISONS[mode]
+    roots = ids[ensemble.starts] + 2
+    absent = np.ones(n_trees, np.int64)
+    yes, no = (absent, roots) if true_is_absent else (roots, absent)
+    nothing = np.zeros(n_trees, np.int64)
+    pairs = {
+        "treeids": (trees, trees[ensemble.starts], trees[ensemble.starts]),
+        "nodeids": (ids + 2, nothing, absent),
+        "featureids": (numbers(node, "nodes_featureids") + n_trees, np.arange(n_trees), nothing),
+        "values": (numbers(node, "nodes_values"), np.full(n_trees, threshold), nothing),
+        "modes": (modes, np.full(n_trees, mode), np.full(n_trees, "LEAF")),
+        "truenodeids": (numbers(node, "nodes_truenodeids") + 2, yes, nothing),
+        "falsenodeids": (numbers(node, "nodes_falsenodeids") + 2, no, nothing),
+        "hitrates": (numbers(node, "nodes_hitrates"), absent, absent),
+        "missing_value_tracks_true": (
+            numbers(node, "nodes_missing_value_tracks_true"),
+            nothing,
+            nothing,
+        ),
+    }
+    for name, (kept, root, leaf) in pairs.items():
+        if len(kept):
+            fresh = np.stack([root, leaf], axis=1).reshape(-1)
+            width = np.promote_types(kept.dtype, fresh.dtype)
+            grown = np.insert(kept.astype(width), np.repeat(ensemble.starts, 2), fresh)
+            replace_numbers(node, f"nodes_{name}", grown)
+    tree, column = np.nonzero(ensemble.holds)
+    ends = {
+        "treeids": trees[ensemble.starts][tree],
+        "nodeids": np.ones(len(tree), np.int64),
+        "ids": np.array(ensemble.columns)[column],
+        "weights": levels[tree, column],
+    }
+    for name, added in ends.items():
+        kept = numbers(node, f"{ensemble.prefix}_{name}")
+        shifted = kept + 2 if name == "nodeids" else kept
+        replace_numbers(node, f"{ensemble.prefix}_{name}", np.concatenate([shifted, added]))
+
+
+def element_type(model: ModelProto, name: str) -> int:
+    """The element type of the tensor that an ensemble reads."""
+    known = {v.name: v.type.tensor_type.elem_type for v in model.graph.input}
+    if name in known:
+        return known[name]
+    maker = next((n for n in model.graph.node if name in n.output), None)
+    if maker is not None and maker.op_type == "Cast":
+        return int_attribute(maker, "to", TensorProto.FLOAT)
+    if maker is not None and maker.domain == DOMAIN and maker.op_type in _FLOAT_MAKERS:
+        return int(TensorProto.FLOAT)
+    try:
+        inferred = shape_inference.infer_shapes(model)
+    except (ValueError, RuntimeError):  # a model over 2 GB, or one that contradicts itself
+        return int(TensorProto.FLOAT)
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    return types.get(name) or int(TensorProto.FLOAT)
+
+
+def _taken_name(wanted: str, taken: set[str]) -> str:
+    """A fresh name, which is taken from then on."""
+    name = fresh_name(wanted, taken)
+    taken.add(name)
+    return name

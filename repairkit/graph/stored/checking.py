@@ -15,9 +15,8 @@ from google.protobuf.message import Message
 from onnx import FunctionProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import all_nodes, subgraphs
-from repairkit.graph.stored.external import stored_tensors, tensor_bytes
-from repairkit.graph.stored.outside import is_outside
+from repairkit.graph.index import all_nodes, stored_tensors, subgraphs
+from repairkit.graph.stored.tensors import is_outside, tensor_bytes
 
 _MOST_ELEMENTS = 1 << 40
 _MOST_DIMENSIONS = 64  # of an array of NumPy

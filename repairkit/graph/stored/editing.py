@@ -1,79 +1,83 @@
-"""Change the stored tensors of a model, and keep of each change what undoing it needs."""
+"""Change the stored numbers of a model, keep what undoing each change needs, and undo it.
+
+What a change is about (a layer, a tree, the last layer) is not known here, only where the numbers
+are stored: in an initializer, a `Constant` node, or a list attribute of a node.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
 from repairkit.core.arrays import Array
-from repairkit.core.patch import TensorEdit
-from repairkit.graph.index import GraphIndex
-from repairkit.graph.stored.storage import Constants, constant_tensor, runs_of, store
+from repairkit.core.errors import VerificationError
+from repairkit.core.patch import AddedTensor, Change, ListChange, TensorChange, TensorEdit
+from repairkit.graph.index import GraphIndex, attribute
+from repairkit.graph.stored.constants import Constants, stored_tensor
+from repairkit.graph.stored.tensors import array_of, runs_of, store
+
+_FLOAT = np.dtype("<f4")
 
 
-@dataclass
 class Editor:
-    """Edits a model whose graph is still laid out as `index` says."""
+    """Changes a copy of the model that `constants` looks at, and lists the edits."""
 
-    model: ModelProto
-    index: GraphIndex
-    constants: Constants
-    edits: list[TensorEdit] = field(default_factory=list)
+    def __init__(self, constants: Constants) -> None:
+        self.constants, self.index = constants, constants.index
+        self.model = ModelProto()
+        self.model.CopyFrom(self.index.model)
+        self.edits: list[TensorEdit] = []
 
-    def write(
-        self,
-        node: int,
-        slot: int,
-        positions: Array,
-        values: NDArray[np.float64],
-        clone: str,
-    ) -> None:
-        """Put values at flat positions of the tensor that a node reads at `slot`."""
-        name = self.index.nodes[node].input[slot]
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Make some changes, in order."""
+        for change in changes:
+            if isinstance(change, AddedTensor):
+                self._add(change)
+            elif isinstance(change, ListChange):
+                self._write_list(change)
+            else:
+                self._write(change)
+
+    def _write(self, change: TensorChange) -> None:
+        """Put values into the tensor that a node reads; a shared or computed one is cloned."""
+        name = self.index.nodes[change.node].input[change.slot]
         value = self.constants.array(name)
-        write = self.constants.write(name, positions, values)
+        write = self.constants.write(name, change.positions, change.values)
         if write is None or write.storage.shared:
             array = value.copy()
-            array.reshape(-1)[positions] = values
-            self.add(node, slot, array, clone)
-            return
-        graph = self.model.graph
-        if write.storage.kind == "initializer":
-            tensor = next(t for t in graph.initializer if t.name == write.storage.name)
-        else:
-            maker = graph.node[self.index.producers[write.storage.name]]
-            held = constant_tensor(maker)
-            assert held is not None
-            tensor = held
-        runs = runs_of(write.positions)
-        old = store(tensor, write)
-        self.edits.append(
-            TensorEdit(
-                kind=write.storage.kind, tensor=write.storage.name, runs=tuple(runs), old=old
+            array.reshape(-1)[change.positions] = change.values
+            self._add(
+                AddedTensor(node=change.node, slot=change.slot, array=array, name=change.clone)
             )
+            return
+        tensor = stored_tensor(self.model, write.storage.kind, write.storage.name)
+        assert tensor is not None
+        old = store(tensor, write.positions, write.values)
+        runs = tuple(runs_of(write.positions))
+        self.edits.append(
+            TensorEdit(kind=write.storage.kind, tensor=write.storage.name, runs=runs, old=old)
         )
 
-    def add(self, node: int, slot: int, array: Array, name: str) -> None:
+    def _add(self, change: AddedTensor) -> None:
         """A new initializer, read by a node at `slot` instead of what it read before."""
-        fresh, number = name, 1
+        fresh, number = change.name, 1
         taken = self.index.names | {edit.tensor for edit in self.edits}
         while fresh in taken:
             number += 1
-            fresh = f"{name}_{number}"
-        reader = self.model.graph.node[node]
+            fresh = f"{change.name}_{number}"
+        slot, reader = change.slot, self.model.graph.node[change.node]
         replaces = reader.input[slot] if len(reader.input) > slot else None
         if len(reader.input) > slot:
             reader.input[slot] = fresh
         else:
             reader.input.append(fresh)
-        tensor = numpy_helper.from_array(array, fresh)
+        tensor = numpy_helper.from_array(change.array, fresh)
         self.model.graph.initializer.append(tensor)
-        if self.model.ir_version < 4:  # which demands that an initializer be an input too
+        if self.model.ir_version < 4:  # which requires that an initializer is an input too
             self.model.graph.input.append(
-                helper.make_tensor_value_info(fresh, tensor.data_type, array.shape)
+                helper.make_tensor_value_info(fresh, tensor.data_type, change.array.shape)
             )
         self.edits.append(
             TensorEdit(
@@ -81,11 +85,113 @@ class Editor:
             )
         )
 
+    def _write_list(self, change: ListChange) -> None:
+        """Put values into a list of numbers that is an attribute of a node."""
+        node = self.model.graph.node[change.node]
+        held = attribute(node, change.name)
+        assert held is not None
+        runs = tuple(runs_of(change.positions))
+        old = _put(held, change.positions, change.values)
+        self.edits.append(
+            TensorEdit(kind="attribute", tensor=held.name, runs=runs, old=old, node=node.output[0])
+        )
 
-def as_stored(constants: Constants, name: str, wanted: NDArray[np.float64]) -> Array:
-    """`wanted`, flat and one for every element, as it reads back once stored behind `name`."""
-    write = constants.write(name, np.arange(len(wanted)), wanted)
-    value = constants.array(name)
-    if write is None or write.storage.shared:
-        return wanted.astype(value.dtype)
-    return constants.read_back(name, write)
+
+def _put(held: AttributeProto, positions: Array, values: Array) -> bytes:
+    """Put values at flat positions of an attribute; returns the bytes that were there."""
+    if held.type == AttributeProto.TENSOR:
+        return store(held.t, positions.astype(np.int64), values)
+    old = np.array([held.floats[p] for p in positions.tolist()], _FLOAT)
+    for position, value in zip(positions.tolist(), values.tolist(), strict=True):
+        held.floats[position] = value
+    return old.tobytes()
+
+
+# Undoing
+
+
+def undo(model: ModelProto, edit: TensorEdit) -> None:
+    """Undo an edit in place.
+
+    Raises:
+        VerificationError: the model does not hold what the edit names.
+    """
+    if edit.kind == "added":
+        _remove(model, edit)
+    elif edit.kind == "attribute":
+        _restore_list(list(model.graph.node), edit)
+    else:
+        _restore(model, edit)
+
+
+def _remove(model: ModelProto, edit: TensorEdit) -> None:
+    graph = model.graph
+    node = next((n for n in graph.node if n.output and n.output[0] == edit.node), None)
+    if node is None or not 0 <= edit.slot < len(node.input) or node.input[edit.slot] != edit.tensor:
+        raise VerificationError(f"the model has no added tensor {edit.tensor!r} to take back")
+    if edit.replaces is not None:
+        node.input[edit.slot] = edit.replaces
+    else:
+        del node.input[edit.slot]
+    for values in (graph.initializer, graph.input):
+        for position in reversed(range(len(values))):
+            if values[position].name == edit.tensor:
+                del values[position]
+
+
+def _restore(model: ModelProto, edit: TensorEdit) -> None:
+    tensor = stored_tensor(model, edit.kind, edit.tensor)
+    if tensor is None:
+        raise _missing(edit)
+    array = array_of(tensor)
+    # Counted before anything is allocated: the patch file is not trusted.
+    ends = [0, *(end for run in edit.runs for end in run)]
+    n_elements = sum(stop - start for start, stop in edit.runs)
+    fits = ends == sorted(ends) and 0 < n_elements <= array.size and ends[-1] <= array.size
+    if not fits or len(edit.old) != n_elements * array.dtype.itemsize:
+        raise VerificationError(f"the old bytes kept for {edit.tensor!r} do not fit the tensor")
+    positions = np.concatenate([np.arange(a, b) for a, b in edit.runs]).astype(np.int64)
+    store(tensor, positions, np.frombuffer(edit.old, array.dtype))
+
+
+def _missing(edit: TensorEdit) -> VerificationError:
+    return VerificationError(f"the model has no stored tensor {edit.tensor!r}")
+
+
+def _restore_list(nodes: list[NodeProto], edit: TensorEdit) -> None:
+    makers = [node for node in nodes if edit.node in node.output]
+    held = attribute(makers[0], edit.tensor) if makers else None
+    if held is None or held.type not in (AttributeProto.TENSOR, AttributeProto.FLOATS):
+        raise VerificationError(
+            f"the model has no list {edit.tensor!r} in the node that makes {edit.node!r}"
+        )
+    stored = held.type == AttributeProto.TENSOR
+    dtype = numpy_helper.to_array(held.t).dtype if stored else _FLOAT
+    size = int(np.prod(held.t.dims)) if stored else len(held.floats)
+    n_values = sum(max(stop - start, 0) for start, stop in edit.runs)
+    outside = any(start < 0 or stop > size for start, stop in edit.runs)
+    if not edit.runs or outside or len(edit.old) != n_values * dtype.itemsize:
+        raise VerificationError(f"the old bytes kept for {edit.tensor!r} do not fit the list")
+    positions = np.concatenate([np.arange(start, stop) for start, stop in edit.runs])
+    _put(held, positions, np.frombuffer(edit.old, dtype))
+
+
+def changes_nothing(edit: TensorEdit, model: ModelProto, patched: ModelProto) -> bool:
+    """Whether an edit left every number as it was.
+
+    Args:
+        edit: one that was made in `patched`.
+        model: the model before.
+        patched: the model after.
+    """
+    if edit.kind != "added":
+        tensor = stored_tensor(patched, edit.kind, edit.tensor)
+        if tensor is None:
+            raise _missing(edit)
+        new = array_of(tensor).reshape(-1)
+        return b"".join(new[start:stop].tobytes() for start, stop in edit.runs) == edit.old
+    before, after = (Constants(GraphIndex(m)) for m in (model, patched))
+    array = after.array(edit.tensor)
+    if not edit.replaces:
+        return not array.tobytes().strip(b"\0")
+    return before.array(edit.replaces).tobytes() == array.tobytes()

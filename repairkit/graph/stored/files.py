@@ -1,4 +1,9 @@
-"""Model files: read with one clear line per fault, written whole or not at all."""
+"""Model files: read with one clear line per fault, written whole or not at all.
+
+A model file is not trusted: the places and sizes that it names for weights in other files are
+checked against the folder and the files before anything is read. Large weights stay in their files
+(see `tensors`).
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,28 @@ import hashlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import uses_external_data
 
 from repairkit.core.errors import ModelError, RunFolderError
 from repairkit.core.process.text import first_line
 from repairkit.core.process.writing import Drafts, together
+from repairkit.graph.index import GraphIndex, nodes_of_functions, plain_tensors, stored_tensors
 from repairkit.graph.stored.checking import check_model
-from repairkit.graph.stored.external import external_locations, load_external, safe_path
-from repairkit.graph.stored.outside import as_on_disk, outside_digests, place_beside
+from repairkit.graph.stored.tensors import (
+    DIGEST,
+    FOLDER,
+    PACKED_BITS,
+    external_entry,
+    forget_marks,
+    is_outside,
+    keep_outside,
+    tensor_bytes,
+)
 
 _SINGLE_FILE_LIMIT = 2_000_000_000
 _LARGEST_MESSAGE = 2**31 - 1
@@ -146,3 +161,243 @@ def _names_data(path: Path, name: str) -> bool:
         return name in external_locations(ModelProto.FromString(_content(path)))
     except (DecodeError, ValueError, OSError):
         return False
+
+
+# External data
+
+
+KEPT_OUTSIDE_ABOVE = 1 << 30
+"""External data of more bytes than this in total are not read into memory."""
+
+# Tied weights may be claimed twice or three times; a thousand claims of one gigabyte are an attack.
+_MOST_TIMES = 4
+_SLACK_BYTES = 64 << 20
+
+
+# Reading
+
+
+def external_locations(model: ModelProto) -> list[str]:
+    """The files beside the model that its tensors name, sorted."""
+    external = (t for t in stored_tensors(model) if uses_external_data(t))
+    return sorted({external_entry(t, "location") for t in external})
+
+
+def safe_path(model_path: Path, location: str) -> Path:
+    """The file that `location` names, in or below the model's folder.
+
+    Raises:
+        ModelError: it is absolute, climbs out of the folder, or a link leads out of it.
+    """
+    parts = {*PurePosixPath(location).parts, *PureWindowsPath(location).parts}
+    absolute = PurePosixPath(location).is_absolute() or bool(PureWindowsPath(location).anchor)
+    folder = model_path.parent.resolve()
+    path = model_path.parent / location
+    if not location or "\0" in location or absolute or ".." in parts or path == model_path:
+        raise _not_in_folder(model_path, location)
+    try:
+        inside = path.resolve().is_relative_to(folder)
+        path.exists()  # raises where no file can have that name
+    except (OSError, RuntimeError) as error:  # the name is too long, or links form a circle
+        raise _not_in_folder(model_path, location) from error
+    if not inside:
+        raise _not_in_folder(model_path, location)
+    return path
+
+
+def _not_in_folder(model_path: Path, location: str) -> ModelError:
+    return ModelError(
+        f"{model_path}: its external data cannot be read: {location[:200]!r} is no file in the "
+        "model's own folder; put the data file there and let the model name it"
+    )
+
+
+def load_external(model_path: Path, model: ModelProto) -> None:
+    """Read every external tensor into the model, in place; large weights are left outside.
+
+    Raises:
+        ModelError: a place leads out of the folder, a file is missing or too short, or many tensors
+            claim the same bytes.
+    """
+    waiting = [t for t in stored_tensors(model) if uses_external_data(t)]
+    for tensor in waiting:
+        forget_marks(tensor)
+    ranges = _checked_ranges(model_path, waiting)
+    n_bytes = sum(length for held in ranges.values() for _, _, length in held)
+    if n_bytes > KEPT_OUTSIDE_ABOVE and _can_be_mapped(model, waiting):
+        for location, held in ranges.items():
+            digest = digest_of_file(safe_path(model_path, location))
+            for tensor, _, _ in held:
+                keep_outside(tensor, model_path.parent, digest)
+        return
+    try:
+        for location in sorted(ranges):
+            with safe_path(model_path, location).open("rb") as file:
+                for tensor, offset, length in ranges[location]:
+                    file.seek(offset)
+                    tensor.raw_data = file.read(length)
+                    tensor.ClearField("data_location")
+                    tensor.ClearField("external_data")
+    except OSError as error:
+        raise ModelError(
+            f"{model_path}: its external data cannot be read ({error.strerror}); check the files"
+        ) from error
+
+
+def _checked_ranges(
+    model_path: Path, tensors: list[TensorProto]
+) -> dict[str, list[tuple[TensorProto, int, int]]]:
+    """Each file's tensors, with the offset and length of their bytes."""
+    ranges: dict[str, list[tuple[TensorProto, int, int]]] = {}
+    sizes: dict[str, int] = {}
+    for tensor in tensors:
+        location = external_entry(tensor, "location")
+        if location not in sizes:
+            path = safe_path(model_path, location)
+            if not path.is_file():
+                raise ModelError(
+                    f"{model_path}: its external data cannot be read: there is no file "
+                    f"{location!r} beside it; put the data file into the model's own folder"
+                )
+            sizes[location] = path.stat().st_size
+        offset, length = _range(model_path, tensor, sizes[location])
+        ranges.setdefault(location, []).append((tensor, offset, length))
+    asked = sum(length for held in ranges.values() for _, _, length in held)
+    if asked > _MOST_TIMES * sum(sizes.values()) + _SLACK_BYTES:
+        raise ModelError(
+            f"{model_path}: its external data cannot be read: its tensors ask for {asked} bytes of "
+            f"files of {sum(sizes.values())} bytes; the same bytes are claimed too often"
+        )
+    return ranges
+
+
+def _can_be_mapped(model: ModelProto, tensors: list[TensorProto]) -> bool:
+    """Whether no tensor is part of a sparse one, or holds several numbers in a byte."""
+    plain = sum(map(uses_external_data, plain_tensors(model.graph, nodes_of_functions(model))))
+    return plain == len(tensors) and all(t.data_type not in PACKED_BITS for t in tensors)
+
+
+def _range(model_path: Path, tensor: TensorProto, size: int) -> tuple[int, int]:
+    """Offset and length of a tensor's bytes in a file of `size` bytes."""
+    needed = tensor_bytes(tensor)
+    try:
+        offset = int(external_entry(tensor, "offset") or 0)
+        length = int(external_entry(tensor, "length") or needed)
+    except ValueError:
+        offset = length = -1
+    if offset < 0 or length != needed or offset + length > size:
+        raise ModelError(
+            f"{model_path}: its external data cannot be read: the tensor {tensor.name!r} needs "
+            f"{needed} bytes and does not find them in its data file of {size} bytes; get both "
+            "files again from where they came from"
+        )
+    return offset, length
+
+
+def digest_of_file(path: Path) -> str:
+    """The SHA-256 of a file, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Models whose weights are kept outside
+
+
+def folder_of(model: ModelProto) -> Path | None:
+    """The folder of the weights that are kept outside; None where none are."""
+    folders = (external_entry(t, FOLDER) for t in plain_tensors(model.graph) if is_outside(t))
+    first = next(folders, None)
+    return None if first is None else Path(first)
+
+
+def as_on_disk(model: ModelProto) -> ModelProto:
+    """The model without repairkit's marks; the model itself where it has none."""
+    return _without(model, FOLDER, DIGEST)
+
+
+def wherever_it_lies(model: ModelProto) -> ModelProto:
+    """The model without the folder of its weights, to compare it; itself where none is outside."""
+    return _without(model, FOLDER)
+
+
+def _without(model: ModelProto, *keys: str) -> ModelProto:
+    if folder_of(model) is None:
+        return model
+    result = ModelProto()
+    result.CopyFrom(model)
+    for tensor in plain_tensors(result.graph, nodes_of_functions(result)):
+        forget_marks(tensor, *keys)
+    return result
+
+
+def outside_digests(model: ModelProto) -> dict[str, str]:
+    """The SHA-256 of every data file that is kept outside, by its name in the model."""
+    return {
+        external_entry(t, "location"): external_entry(t, DIGEST)
+        for t in plain_tensors(model.graph, nodes_of_functions(model))
+        if is_outside(t)
+    }
+
+
+def place_beside(model: ModelProto, out: Path, drafts: Drafts) -> None:
+    """Copy the data files that a model keeps outside, so that they lie beside `out` too.
+
+    Args:
+        model: its weights may lie anywhere.
+        out: the path to which the model will be written.
+        drafts: the files that appear together with the model; the copies are added to them.
+
+    Raises:
+        RunFolderError: another file is in the way, or nothing can be written.
+    """
+    folder = folder_of(model)
+    if folder is None:
+        return
+    for location, digest in sorted(outside_digests(model).items()):
+        source, target = folder / location, out.parent / location
+        if target.exists():
+            if not (target.samefile(source) or digest_of_file(target) == digest):
+                raise RunFolderError(
+                    f"{target}: is in the way of the model's weights and holds other data; choose "
+                    "another folder with -o"
+                )
+            continue
+        try:
+            drafts.copy(source, target)  # onnx.checker would refuse a link
+        except OSError as error:
+            raise RunFolderError(
+                f"{target}: the model's weights cannot be put there ({error.strerror or error}); "
+                "free space or choose another place with -o"
+            ) from error
+
+
+# Comparing
+
+
+def same_model(one: ModelProto, other: ModelProto) -> bool:
+    """Whether two models are equal to the byte in their canonical form."""
+    a, b = (wherever_it_lies(m).SerializeToString(deterministic=True) for m in (one, other))
+    return a == b
+
+
+def first_difference(one: ModelProto, other: ModelProto) -> str:
+    """Where two models differ, in words; empty where they do not."""
+    for name, a, b in (
+        ("opset", one.opset_import, other.opset_import),
+        ("metadata", one.metadata_props, other.metadata_props),
+        ("inputs", one.graph.input, other.graph.input),
+        ("outputs", one.graph.output, other.graph.output),
+        ("functions", one.functions, other.functions),
+    ):
+        if list(a) != list(b):
+            return f"the {name} differ"
+    ours, theirs = GraphIndex(one), GraphIndex(other)
+    for name in sorted(set(ours.initializers) | set(theirs.initializers)):
+        if ours.initializers.get(name) != theirs.initializers.get(name):
+            return f"the tensor {name!r} differs"
+    if len(ours.nodes) != len(theirs.nodes):
+        return "the number of nodes differs"
+    for ours_node, their_node in zip(ours.nodes, theirs.nodes, strict=True):
+        if ours_node != their_node:
+            return f"the node {ours_node.name or ours_node.output[0]!r} differs"
+    return "" if same_model(one, other) else "the models differ outside the graph's nodes"

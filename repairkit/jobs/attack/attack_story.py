@@ -27,7 +27,7 @@ from repairkit.data import split_parts
 from repairkit.engine.runner import OpenModel
 from repairkit.formats.attack_file import AttackRecord
 from repairkit.formats.patch_file import PatchFile
-from repairkit.graph.layer_names import read_layer_map
+from repairkit.graph.metadata import read_layer_map
 from repairkit.jobs.attack.adversary import Attack, Judged, read_attack_settings, share
 from repairkit.jobs.attack.sources import SAME, GradientSource, attach, parity
 from repairkit.jobs.export.mapping import Pairing, prove_layers

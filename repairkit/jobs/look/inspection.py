@@ -13,9 +13,10 @@ from repairkit.core.filters import Site
 from repairkit.core.process.stages import stage
 from repairkit.data.pixels.spec import describe_shape
 from repairkit.graph.coalitions.rebatch import fixed_batch
-from repairkit.graph.facts.mixing import find_mixers, find_random
 from repairkit.graph.index import GraphIndex
-from repairkit.graph.kinds.sites import LeftOut, Survey, survey
+from repairkit.graph.kinds.kind import LeftOut, Survey
+from repairkit.graph.kinds.sites import survey
+from repairkit.graph.mixing import find_mixers, find_random
 from repairkit.jobs.look.timing import PassTime, time_passes
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.inputs import with_inputs
@@ -136,19 +137,19 @@ def _company(subject: Subject) -> str:
 @stage("measuring shares of the arithmetic")
 def _shares(subject: Subject, surveyed: Survey) -> tuple[dict[str, float], str]:
     """Each site's share of the multiplications, from the shapes that one noise image gives."""
-    layers = [site for site in surveyed.sites if site.name in surveyed.layers]
-    names = [surveyed.index.nodes[surveyed.layers[s.name].node].output[0] for s in layers]
+    arithmetic = {site: layer.arithmetic() for site, layer in surveyed.layers.items()}
+    counted = {site: known for site, known in arithmetic.items() if known is not None}
+    names = [tensor for tensor, _ in counted.values()]
     try:
         runner = subject.opened(seconds=_RUN_SECONDS).tap(names)
         images = noise_images(subject, 1, sides=USUAL_FIRST)
         answers = runner.run(images) if names else {}
     except RepairkitError as error:
         return {}, f"shares of the arithmetic are not known: {error}"
-    work = {}
-    for site, name in zip(layers, names, strict=True):
-        kernel = surveyed.constants.array(surveyed.layers[site.name].kernel)
-        per_output = kernel.size / site.n_channels
-        work[site.name] = float(np.prod(answers[name].shape[1:]) * per_output)
+    work = {
+        site: float(np.prod(answers[tensor].shape[1:]) * per_output)
+        for site, (tensor, per_output) in counted.items()
+    }
     total = sum(work.values()) or 1.0
     return {name: amount / total for name, amount in work.items()}, _open_sizes(subject, images)
 

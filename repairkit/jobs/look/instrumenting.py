@@ -6,10 +6,8 @@ from pathlib import Path
 
 from repairkit.core.filters import Site
 from repairkit.core.process.stages import stage
-from repairkit.graph.coalitions.instrument import instrument
-from repairkit.graph.kinds.levels import bias_levels, zero_levels
-from repairkit.graph.kinds.sites import select_sites, survey
-from repairkit.graph.patch.bake import representable
+from repairkit.graph.baking import representable
+from repairkit.graph.kinds.sites import bias_levels, instrument, select_sites, survey, zero_levels
 from repairkit.graph.stored.files import write_model
 from repairkit.jobs.output.destination import INSTRUMENTED, check_model_place, is_instrumented
 from repairkit.jobs.setup.faults import judging_the_model

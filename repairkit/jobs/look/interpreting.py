@@ -19,7 +19,7 @@ from repairkit.core.suite import Suite
 from repairkit.data.pixels.images import PixelImages
 from repairkit.engine.game import ModelGame
 from repairkit.engine.responses import Responses, measure_responses
-from repairkit.graph.facts.receptive import receptive_field
+from repairkit.graph.structure import receptive_field
 from repairkit.jobs.setup.bench import Bench
 from repairkit.report import Picture, draw_picture
 

@@ -13,7 +13,7 @@ from repairkit.core.errors import RepairkitError
 from repairkit.core.process.stages import stage
 from repairkit.engine.runner import Runner
 from repairkit.graph.coalitions.rebatch import fixed_batch
-from repairkit.graph.facts.mixing import find_mixers
+from repairkit.graph.mixing import find_mixers
 from repairkit.jobs.setup.noise import USUAL_FIRST, noise_images
 from repairkit.jobs.setup.subject import Subject
 

@@ -22,8 +22,8 @@ from onnx import ModelProto
 
 from repairkit.core.errors import RepairkitError, RunFolderError, SettingsError
 from repairkit.formats.documents import read_json
-from repairkit.graph.layer_names import METADATA_KEY as LAYERS
-from repairkit.graph.patch.revert import read_claims
+from repairkit.graph.metadata import LAYERS_KEY as LAYERS
+from repairkit.graph.metadata import read_claims
 from repairkit.graph.stored.files import read_model
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import Subject

@@ -12,12 +12,12 @@ from onnx import ModelProto
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.patch import Patch, constant_of
 from repairkit.formats.patch_file import patch_of_claim
+from repairkit.graph.baking import Baked, bake, held, representable
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import head_named
-from repairkit.graph.kinds.sites import Survey, survey
-from repairkit.graph.patch.bake import Baked, bake, representable
-from repairkit.graph.patch.head_bake import held
-from repairkit.graph.patch.revert import write_claims
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.kinds.sites import survey
+from repairkit.graph.metadata import write_claims
 from repairkit.graph.stored.files import ModelFile, digest_of
 from repairkit.jobs.setup.subject import Subject
 
@@ -67,7 +67,7 @@ def bake_claims(
                 model, output=claim["output"], at=claim["sites_at"], include=claim["include"]
             )
             _check_constants(surveyed, patch)
-            baked = bake(model, patch, found=surveyed)
+            baked = bake(surveyed, patch)
         except (SettingsError, ModelError) as error:
             raise VerificationError(
                 f"{patched.path}: claims a patch that the original cannot take ({error})"

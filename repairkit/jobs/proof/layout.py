@@ -16,9 +16,13 @@ from onnx import ModelProto
 from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.core.process.writing import Drafts
 from repairkit.formats.stored_files import StoredFile, describe, restore
-from repairkit.graph.stored.external import external_locations, safe_path
-from repairkit.graph.stored.files import ModelFile, canonical_bytes
-from repairkit.graph.stored.outside import outside_digests
+from repairkit.graph.stored.files import (
+    ModelFile,
+    canonical_bytes,
+    external_locations,
+    outside_digests,
+    safe_path,
+)
 
 _SLACK_BYTES = 64 << 20
 

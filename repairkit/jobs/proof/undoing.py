@@ -12,11 +12,17 @@ from repairkit.core.results import Applied, Reverted
 from repairkit.engine.runner import Feeds
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile
-from repairkit.graph.kinds.sites import Survey, survey
-from repairkit.graph.patch.bake import Baked, bake
-from repairkit.graph.patch.revert import read_claims, revert, write_claims
-from repairkit.graph.stored.files import ModelFile, digest_of, write_model
-from repairkit.graph.stored.outside import outside_digests, place_beside
+from repairkit.graph.baking import Baked, bake, revert
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.kinds.sites import survey
+from repairkit.graph.metadata import read_claims, write_claims
+from repairkit.graph.stored.files import (
+    ModelFile,
+    digest_of,
+    outside_digests,
+    place_beside,
+    write_model,
+)
 from repairkit.jobs.output.destination import check_result
 from repairkit.jobs.proof.layout import add_files, digest_of_files, restored_files
 from repairkit.jobs.proof.verifying import prove_patch, sign_claim
@@ -75,7 +81,7 @@ def apply_patch(
 def _bake(subject: Subject, file: PatchFile) -> tuple[Survey, Baked]:
     try:
         surveyed = survey(subject.model, output=file.output, at=file.sites_at, include=file.include)
-        return surveyed, bake(subject.model, file.patch, found=surveyed)
+        return surveyed, bake(surveyed, file.patch)
     except (SettingsError, ModelError) as error:
         raise VerificationError(f"the patch file does not fit its model ({error})") from error
 

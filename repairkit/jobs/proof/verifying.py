@@ -20,21 +20,13 @@ from repairkit.engine.features import prove_head
 from repairkit.engine.proof import prove
 from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.formats.patch_file import PatchFile, claim_digest
-from repairkit.graph.coalitions.instrument import instrument, mask_name, mask_shape, with_gains
+from repairkit.graph.baking import bake, changes_head, infer_patch, is_idle, revert
+from repairkit.graph.coalitions.masks import mask_name, mask_shape, with_gains
 from repairkit.graph.kinds.class_head import head_named
-from repairkit.graph.kinds.sites import Survey, survey
-from repairkit.graph.patch.bake import bake
-from repairkit.graph.patch.head_bake import changes_head
-from repairkit.graph.patch.infer import infer_patch, is_idle
-from repairkit.graph.patch.revert import (
-    first_difference,
-    read_claims,
-    revert,
-    same_model,
-    write_claims,
-)
-from repairkit.graph.stored.files import ModelFile
-from repairkit.graph.stored.outside import outside_digests
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.kinds.sites import instrument, survey
+from repairkit.graph.metadata import read_claims, write_claims
+from repairkit.graph.stored.files import ModelFile, first_difference, outside_digests, same_model
 from repairkit.jobs.proof.claimed import Step, another_model, bake_claims
 from repairkit.jobs.proof.layout import digest_of_files, restored_files
 from repairkit.jobs.setup.faults import judging_the_model
@@ -140,9 +132,9 @@ def _verify_inferred(
     subject: Subject, patched: ModelFile, *, images: Array | None, feeds: Feeds | None
 ) -> Verified:
     """Prove a model that names no patch: what was frozen is read off the tensors."""
-    patch = infer_patch(subject.model, patched.model)
-    surveyed = survey(subject.model, include=["dense"])
-    baked = bake(subject.model, patch, found=surveyed)
+    surveyed, after = (survey(m, include=["dense"]) for m in (subject.model, patched.model))
+    patch = infer_patch(surveyed, after)
+    baked = bake(surveyed, patch)
     if not same_model(baked.model, patched.model):
         raise VerificationError(
             f"{patched.path}: names no patch and differs from the original in more than the "
@@ -207,7 +199,7 @@ def prove_patch(
     Raises:
         VerificationError: either does not come out equal, or a filter was frozen already.
     """
-    _refuse_idle(subject.model, surveyed, patch)
+    _refuse_idle(surveyed, patch)
     undone = revert(patched, edits)
     if claimed:
         write_claims(undone, read_claims(patched)[:-1])
@@ -226,7 +218,7 @@ def prove_patch(
     if patch.head is None:
         frozen = whole
     else:
-        baked = bake(subject.model, Patch(patch.frozen), found=surveyed).model
+        baked = bake(surveyed, Patch(patch.frozen)).model
         frozen = original.variant(subject.runnable(baked))
         proofs.append(prove_head(whole, frozen, patch.head, rows, feeds=feeds))
     if patch.frozen:
@@ -273,7 +265,7 @@ def _masked(
     )
 
 
-def _refuse_idle(model: ModelProto, surveyed: Survey, patch: Patch) -> None:
+def _refuse_idle(surveyed: Survey, patch: Patch) -> None:
     """Every change must change something, or the patch claims what it did not do."""
     if patch.head is not None and not changes_head(
         head_named(surveyed.index, patch.head.layer), patch.head
@@ -282,7 +274,7 @@ def _refuse_idle(model: ModelProto, surveyed: Survey, patch: Patch) -> None:
             f"the new numbers of the last layer {patch.head.layer!r} are those that it has already"
         )
     for frozen in patch.frozen:
-        if is_idle(model, surveyed, frozen):
+        if is_idle(surveyed, frozen):
             raise VerificationError(
                 f"freezing {frozen.filter.id} at {constant_text(frozen)} changes nothing: the "
                 "filter holds that constant already; leave it out"

@@ -19,9 +19,8 @@ from repairkit.engine.runner import OpenModel
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile, patch_file_text
 from repairkit.formats.run_file import RunFolder
-from repairkit.graph.patch.bake import bake
-from repairkit.graph.patch.infer import is_idle
-from repairkit.graph.patch.revert import read_claims, write_claims
+from repairkit.graph.baking import bake, is_idle
+from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.files import add_model, digest_of
 from repairkit.jobs.attack.attack_story import check_attacks, judge_attacks
 from repairkit.jobs.look.reporting import repair_report
@@ -157,8 +156,7 @@ def _without_idle(bench: Bench, patch: Patch) -> ChosenPatch:
     Raises:
         SettingsError: no filter is left.
     """
-    model, survey = bench.subject.model, bench.original
-    idle = [f for f in patch.frozen if is_idle(model, survey, f)]
+    idle = [f for f in patch.frozen if is_idle(bench.original, f)]
     if not idle:
         return ChosenPatch(patch=patch)
     left = tuple(f for f in patch.frozen if f not in idle)
@@ -341,7 +339,7 @@ def _judge(bench: Bench, chosen: ChosenPatch, patched: OpenModel, objective: str
 def _bake(bench: Bench, patch: Patch) -> tuple[PatchFile, ModelProto]:
     """The patch file but for its result and story, and the model with its claim in it."""
     subject, settings = bench.subject, bench.settings
-    baked = bake(subject.model, patch, found=bench.original)
+    baked = bake(bench.original, patch)
     draft = PatchFile(
         patch=patch,
         edits=baked.edits,

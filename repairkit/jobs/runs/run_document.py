@@ -23,7 +23,7 @@ from repairkit.formats.run_file import (
     RunDocument,
     key_of,
 )
-from repairkit.graph.facts.rounding import find_rounding
+from repairkit.graph.structure import find_rounding
 from repairkit.jobs.runs.part_records import keyed_parts, told_parts
 from repairkit.jobs.runs.run_settings import told_settings
 from repairkit.jobs.setup.bench import Bench

@@ -16,7 +16,6 @@ from repairkit.core.process.stages import stage
 from repairkit.core.scores import Budget, Estimator, Scores, Spent
 from repairkit.estimators import ESTIMATORS, PAPER, Estimation, make_estimator
 from repairkit.formats.effects import About, Affects
-from repairkit.graph.kinds.norms import kernel_norms
 from repairkit.jobs.score.automatic import (
     Allowance,
     Taken,
@@ -254,7 +253,7 @@ def default_truncation(game: Game, n_classes: int, *, whole: bool = False) -> fl
 def score_norms(method: str, bench: Bench, metric: str) -> Estimation:
     """L2 norms of kernels, or mean absolute activations over the calibration images."""
     if method == "weight-norm":
-        by_site = kernel_norms(bench.working.survey)
+        by_site = {n: layer.norms() for n, layer in bench.working.survey.layers.items()}
     else:
         measured = bench.working.measure(bench.parts.calibration, magnitude=True)
         by_site = {name: level.astype(np.float64) for name, level in measured.items()}

@@ -23,10 +23,10 @@ from repairkit.engine.batching import Batching, settle_batching
 from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Effort, Working
 from repairkit.formats.means_file import CommonMeans, read_means
-from repairkit.graph.facts.footprint import bytes_of_largest_node
-from repairkit.graph.kinds.levels import bias_levels, zero_levels
-from repairkit.graph.kinds.sites import Survey, select_sites, survey
-from repairkit.graph.patch.bake import bake
+from repairkit.graph.baking import bake
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.kinds.sites import bias_levels, select_sites, survey, zero_levels
+from repairkit.graph.structure import bytes_of_largest_node
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, doubts
 from repairkit.jobs.setup.inputs import with_inputs
 from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset, settle_form
@@ -315,7 +315,7 @@ def _fitting(subject: Subject, dataset: Dataset, n_bytes: int) -> int:
 
 def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> Array:
     """The outputs of the model with a patch baked in."""
-    model = bake(bench.subject.model, patch, found=bench.original).model
+    model = bake(bench.original, patch).model
     return outputs_of(bench, opened_beside(bench, model), suite)
 
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, RepairkitError
-from repairkit.graph.dims import with_open_sizes
+from repairkit.graph.index import with_open_sizes
 from repairkit.jobs.setup.subject import Subject
 
 _P = ParamSpec("_P")

@@ -11,7 +11,7 @@ import numpy as np
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.data.pixels.spec import is_tabular
-from repairkit.graph.coalitions.tree_noise import spread_over_thresholds
+from repairkit.graph.kinds.ensembles import spread_over_thresholds
 from repairkit.jobs.setup.subject import Subject
 
 # Those of known models, then any: a model with a dense layer behind its features takes one alone.

@@ -12,7 +12,7 @@ from repairkit.core.outputs import OutputEvidence
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data import Dataset, read_data
-from repairkit.graph.facts.endings import ending_of
+from repairkit.graph.structure import ending_of
 from repairkit.jobs.setup.settings import Settings, require_data
 from repairkit.jobs.setup.subject import Subject
 from repairkit.metrics import OutputForm, is_user_metric

@@ -18,13 +18,12 @@ from repairkit.core.process.stages import stage
 from repairkit.data import FurtherInput, InputSpec
 from repairkit.engine.runner import OpenModel
 from repairkit.graph.coalitions.rebatch import fixed_batch
-from repairkit.graph.coalitions.zipmaps import zipped_outputs
-from repairkit.graph.dims import dims_of
-from repairkit.graph.index import GraphIndex
-from repairkit.graph.inputs import with_constants
+from repairkit.graph.coalitions.tree_tail import zipped_outputs
+from repairkit.graph.fixing import with_constants
+from repairkit.graph.index import GraphIndex, dims_of
+from repairkit.graph.kinds.ensembles import class_labels, is_ensemble
 from repairkit.graph.kinds.image_axes import image_axes
-from repairkit.graph.kinds.trees import class_labels, is_ensemble
-from repairkit.graph.layer_names import read_layer_map
+from repairkit.graph.metadata import read_layer_map
 from repairkit.graph.stored.files import ModelFile, read_model
 
 _CHANNELS = (1, 3, 4)

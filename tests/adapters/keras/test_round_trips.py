@@ -16,8 +16,8 @@ from repairkit.core.framework import LoadOptions
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.results import Exported
-from repairkit.graph.kinds.sites import find_sites
-from repairkit.graph.patch.bake import bake
+from repairkit.graph.baking import bake
+from repairkit.graph.kinds.sites import find_sites, survey
 from repairkit.jobs.export.exporting import export
 from repairkit.jobs.setup.settings import settle
 from repairkit_adapters.keras.keras_runtime import quiet
@@ -103,7 +103,7 @@ def _comes_home(model: Any, done: Exported) -> None:
     patch = some_filters(done.layers)
     images = architectures.images(model.input_shape[1:], 8, seed=4)
     before = np.asarray(model(images, training=False))
-    file = bake(onnx.load(done.out), patch).model
+    file = bake(survey(onnx.load(done.out)), patch).model
     wanted = run(file, {input_name(file): images})[0]
     assert apply_patch(model, patch, layers=done.out) is model
     are_equal(np.asarray(model(images, training=False)), wanted)

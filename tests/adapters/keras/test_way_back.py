@@ -18,7 +18,8 @@ from repairkit.core.framework import Layer
 from repairkit.core.layer_map import LayerMap, MappedLayer
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.formats.patch_file import PatchFile
-from repairkit.graph.patch.bake import bake
+from repairkit.graph.baking import bake
+from repairkit.graph.kinds.sites import survey
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.export.exporting import export
 from repairkit.jobs.repair.patching import PatchSettings, patch
@@ -45,7 +46,7 @@ def test_a_layer_called_twice_is_frozen_in_both_calls_or_not_at_all(tmp_path: Pa
         apply_patch(model, once, layers=done.map_file)
     np.testing.assert_array_equal(model(images, training=False), before)
     both = Patch((*once.frozen, FrozenFilter(Filter(sites["body/twice#2"], 3), 0.25)))
-    file = bake(onnx.load(done.out), both).model
+    file = bake(survey(onnx.load(done.out)), both).model
     apply_patch(model, both, layers=done.map_file)
     are_equal(np.asarray(model(images, training=False)), run(file, {input_name(file): images})[0])
 

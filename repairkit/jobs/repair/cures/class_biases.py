@@ -16,7 +16,7 @@ from repairkit.core.errors import ModelError
 from repairkit.core.outputs import shift_outputs
 from repairkit.core.patch import HeadChange
 from repairkit.core.suite import Indices
-from repairkit.graph.patch.head_bake import biased
+from repairkit.graph.baking import biased
 from repairkit.jobs.repair.cures.head_choice import HeadChoice
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes

@@ -19,9 +19,9 @@ from repairkit.core.patch import HeadChange, Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Indices
 from repairkit.engine.features import HeadReader, Tapped, changed_scores, check_head
+from repairkit.graph.baking import changes_head
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head
-from repairkit.graph.patch.head_bake import changes_head
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.setup.bench import Bench
 from repairkit.metrics import OutputForm

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import ModelError
 from repairkit.core.patch import HeadChange
 from repairkit.core.suite import Indices
-from repairkit.graph.patch.head_bake import refitted
+from repairkit.graph.baking import refitted
 from repairkit.jobs.repair.cures.head_choice import HeadChoice
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.repair.objective import ChoosingCriterion

@@ -21,8 +21,8 @@ from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Indices
-from repairkit.graph.kinds.levels import bias_levels, zero_levels
-from repairkit.graph.patch.bake import representable, why_not_partly
+from repairkit.graph.baking import representable
+from repairkit.graph.kinds.sites import bias_levels, zero_levels
 from repairkit.jobs.setup.bench import Bench, patched_outputs
 from repairkit.repairs import Criterion, Cure, Cured, Nothing, assign_folds
 
@@ -100,7 +100,7 @@ class BestLevels:
         frozen = patch.frozen[place]
         constants = _constants(self._options, frozen)
         ways = [frozen, *(FrozenFilter(frozen.filter, constant) for constant in constants)]
-        if not why_not_partly(self.bench.original, frozen.filter.site):
+        if not self.bench.original.layers[frozen.filter.site].why_not_partly():
             ways += [FrozenFilter(frozen.filter, frozen.constant, gain) for gain in GAINS]
         return ways
 

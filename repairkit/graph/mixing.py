@@ -10,10 +10,9 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto, NodeProto
 
-from repairkit.graph.dims import with_open_sizes
-from repairkit.graph.facts.following import Mixer, Shapes, Trace, node_name
-from repairkit.graph.index import RANDOM, GraphIndex
-from repairkit.graph.stored.storage import Constants
+from repairkit.graph.following import Mixer, Shapes, Trace
+from repairkit.graph.index import RANDOM, GraphIndex, node_name, with_open_sizes
+from repairkit.graph.stored.constants import Constants
 
 _BATCH = "repairkit_images"
 _SMALL = 4096  # bytes of a stored tensor that shape inference may need to read

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
-from repairkit.graph.index import GraphIndex, attribute, int_attribute
-from repairkit.graph.stored.storage import Constants
+from repairkit.graph.index import GraphIndex, attribute, int_attribute, node_name
+from repairkit.graph.stored.constants import Constants
 
 Shapes = dict[str, list[int | str | None]]
 """Sizes by tensor: numbers, names, or None where nothing is known."""
@@ -30,11 +30,6 @@ class Mixer:
 
     def __str__(self) -> str:
         return f"node {self.node!r} ({self.kind}) {self.why}"
-
-
-def node_name(node: NodeProto) -> str:
-    """The name of a node, or of what it makes."""
-    return node.name or next(o for o in node.output if o)
 
 
 def _words(text: str) -> list[str]:

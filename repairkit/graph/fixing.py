@@ -1,7 +1,8 @@
-"""Fix inputs of a model at constants, so that the images alone need be fed."""
+"""Fix what a model gets besides the images: inputs at constants, and seeds of random numbers."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from repairkit.core.arrays import Array
-from repairkit.graph.index import GraphIndex
+from repairkit.graph.index import GraphIndex, attribute
 
 _EXPAND_SINCE = 8
 _DEFAULTS_SINCE = 4  # IR version in which a listed initializer is a default, and no constant
@@ -84,3 +85,44 @@ def _fresh(wanted: str, taken: set[str]) -> str:
         name = f"{wanted}_{number}"
     taken.add(name)
     return name
+
+
+# Seeds
+
+
+_DRAWING = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+}
+_DROPOUT_DRAWS_SINCE = 12
+
+
+def seeded(model: ModelProto) -> ModelProto:
+    """The model itself, or a copy in which a node's seed follows from the name of its output.
+
+    Nodes that have a seed keep it. Nodes inside sub-graphs and functions stay as they are.
+    """
+    version = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    drawing = [
+        position
+        for position, node in enumerate(model.graph.node)
+        if node.op_type in _DRAWING
+        and node.domain in ("", "ai.onnx")
+        and attribute(node, "seed") is None
+        and (node.op_type != "Dropout" or version >= _DROPOUT_DRAWS_SINCE)
+    ]
+    if not drawing:
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for position in drawing:
+        node = copy.graph.node[position]
+        number = zlib.crc32(node.output[0].encode()) % 2**20
+        seed = number if node.op_type == "Dropout" else float(number)
+        node.attribute.append(helper.make_attribute("seed", seed))
+    return copy

@@ -1,27 +1,31 @@
-"""Where a constant tensor is really stored, and how to write a few of its elements in place.
+"""Constant tensors of a graph: what they hold, and how some elements are written in place.
 
 A weight may reach its layer through `Identity`, `Transpose`, `Reshape`, `Cast` or
-`DequantizeLinear`. Writing goes the same way backwards: positions are mapped by running the
+`DequantizeLinear`. A write goes the same way backwards: positions are mapped by running the
 operator on a tensor of positions, values by inverting `Cast` and `DequantizeLinear`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import GraphIndex, attribute, int_attribute
-from repairkit.graph.number_types import code_limits, holds
-from repairkit.graph.stored.external import bits_of
-from repairkit.graph.stored.folding import fold
-from repairkit.graph.stored.outside import array_of, is_outside
-from repairkit.graph.stored.sparse import dense_array
+from repairkit.graph.index import GraphIndex, all_nodes, attribute, int_attribute, subgraphs
+from repairkit.graph.stored.tensors import (
+    array_of,
+    code_limits,
+    constant_tensor,
+    dense_array,
+    fold,
+    holds,
+    is_outside,
+)
 
 _NOTHING: Mapping[str, Array] = {}
 _MOVES = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
@@ -72,6 +76,12 @@ class Constants:
         feeds = {i: self.array(i, stored) for i in node.input if i}
         return self._run(node, feeds)[list(node.output).index(name)]
 
+    def numbers(self, node: NodeProto, slot: int) -> Array | None:
+        """What a node reads at `slot`; None where that is nothing or is not constant."""
+        if len(node.input) <= slot or node.input[slot] not in self.index.constant:
+            return None
+        return self.array(node.input[slot])
+
     def _dequantised(self, node: NodeProto, stored: Mapping[str, Array]) -> Array:
         """As the runtime does it: in 32 bits, then rounded to the type of the result."""
         codes = self.array(node.input[0], stored)
@@ -88,6 +98,13 @@ class Constants:
         contents.reshape(-1)[write.positions] = write.values
         return self.array(name, {write.storage.name: contents}).reshape(-1)
 
+    def as_stored(self, name: str, wanted: NDArray[np.float64]) -> Array:
+        """`wanted`, flat, one number per element, as `name` reads it back once it is stored."""
+        write = self.write(name, np.arange(len(wanted)), wanted)
+        if write is None or write.storage.shared:
+            return wanted.astype(self.array(name).dtype)
+        return self.read_back(name, write)
+
     def _run(self, node: NodeProto, feeds: dict[str, Array]) -> list[Array]:
         return fold(node, feeds, self.index.model.opset_import)
 
@@ -101,9 +118,8 @@ class Constants:
         shared = len(self.index.readers.get(name, [])) > 1 or name in self.index.outputs
         if name in self.index.initializers:
             tensor = self.index.initializers[name]
-            shared = shared or is_outside(tensor)
-            storage = Storage("initializer", name, shared)
-            return _written(storage, positions, values, tensor.data_type)
+            storage = Storage("initializer", name, shared or is_outside(tensor))
+            return _write(storage, positions, values, tensor.data_type)
         if name in self.index.sparse_initializers:
             return None
         node = self.index.nodes[self.index.producers[name]]
@@ -111,24 +127,20 @@ class Constants:
             stored = constant_tensor(node)
             if stored is None:
                 return None
-            shared = shared or is_outside(stored)
-            storage = Storage("constant", name, shared)
-            return _written(storage, positions, values, stored.data_type)
+            storage = Storage("constant", name, shared or is_outside(stored))
+            return _write(storage, positions, values, stored.data_type)
         if node.domain not in ("", "ai.onnx"):
             return None
         inner = self._through(node, positions, values)
-        if inner is None:
-            return None
-        found = self.write(node.input[0], *inner)
-        if found is None or not shared:
-            return found
-        return Write(
-            Storage(found.storage.kind, found.storage.name, True), found.positions, found.values
-        )
+        write = None if inner is None else self.write(node.input[0], *inner)
+        if write is None or not shared:
+            return write
+        return replace(write, storage=replace(write.storage, shared=True))
 
     def _through(
         self, node: NodeProto, positions: NDArray[np.int64], values: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Positions and values in a node's first input; None where it cannot be inverted."""
         if node.op_type in _MOVES:
             source = self.array(node.input[0])
             feeds = {i: self.array(i) for i in node.input[1:] if i}
@@ -153,21 +165,18 @@ class Constants:
         codes = self.array(node.input[0])
         code_limits(codes.dtype)
         axis, block = int_attribute(node, "axis", 1), int_attribute(node, "block_size", 0)
-
         has_zero = len(node.input) > 2 and node.input[2]
-        found = []
-        for values in (
-            self.array(node.input[1]),
-            self.array(node.input[2]) if has_zero else np.zeros(1),
-        ):
-            spread = _spread(values, codes.shape, axis, block)
-            if spread is None:
+        zeros = self.array(node.input[2]) if has_zero else np.zeros(1)
+        spread = []
+        for values in (self.array(node.input[1]), zeros):
+            each = _spread(values, codes.shape, axis, block)
+            if each is None:
                 raise ModelError(
                     f"{node.output[0]!r} is dequantised by {values.size} scales, which do not "
                     f"fit its shape {codes.shape}"
                 )
-            found.append(spread)
-        return found[0], found[1]
+            spread.append(each)
+        return spread[0], spread[1]
 
 
 def _spread(
@@ -199,7 +208,7 @@ def _spread(
     return np.broadcast_to(numbers, shape).reshape(-1)
 
 
-def _written(
+def _write(
     storage: Storage, positions: NDArray[np.int64], values: NDArray[np.float64], data_type: int
 ) -> Write | None:
     """The write, if the stored type can hold the values and this version of onnx can write it."""
@@ -211,47 +220,59 @@ def _written(
     return Write(storage, positions, values.astype(dtype))
 
 
-def constant_tensor(node: NodeProto) -> TensorProto | None:
-    """The tensor of a `Constant` node, or None where it is written in another form."""
-    found = attribute(node, "value")
-    return None if found is None else found.t
+def is_dequantised(index: GraphIndex, name: str) -> bool:
+    """Whether a tensor comes from integer codes: the runtime then computes on integers."""
+    while name in index.producers:
+        node = index.nodes[index.producers[name]]
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+            return True
+        if name not in index.constant or not node.input:
+            return False
+        name = node.input[0]
+    return False
 
 
-def runs_of(positions: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Sorted flat positions as half-open ranges."""
-    ordered = np.unique(positions)
-    breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
-    return [(int(part[0]), int(part[-1]) + 1) for part in np.split(ordered, breaks)]
+def stored_tensor(model: ModelProto, kind: str, name: str) -> TensorProto | None:
+    """The stored tensor of a `Storage` in any model; None where the model has none of that name."""
+    if kind == "initializer":
+        return next((t for t in model.graph.initializer if t.name == name), None)
+    makers = (node for node in model.graph.node if name in node.output)
+    return next((t for node in makers if (t := constant_tensor(node)) is not None), None)
 
 
-def store(tensor: TensorProto, write: Write) -> bytes:
-    """Write elements into a stored tensor, in the field it uses already.
+# Sparse tensors
 
-    Returns:
-        The little-endian bytes that stood at `runs_of(write.positions)`.
+
+def with_dense_tensors(model: ModelProto) -> ModelProto:
+    """A copy whose sparse tensors are dense, for tools that know no others; itself without any.
+
+    ONNX Runtime also makes them dense.
+
+    Raises:
+        ModelError: a position lies outside a tensor's shape.
     """
-    array = numpy_helper.to_array(tensor).copy()
-    flat = array.reshape(-1)
-    old = b"".join(flat[start:stop].tobytes() for start, stop in runs_of(write.positions))
-    flat[write.positions] = write.values
-    if tensor.HasField("raw_data"):
-        tensor.raw_data = _packed(array, tensor)
-    else:
-        fresh = numpy_helper.from_array(array, tensor.name)
-        typed = helper.make_tensor(
-            tensor.name, tensor.data_type, tensor.dims, numpy_helper.to_array(fresh).reshape(-1)
-        )
-        field = helper.tensor_dtype_to_field(tensor.data_type)
-        tensor.ClearField(field)
-        getattr(tensor, field).extend(getattr(typed, field))
-    return old
+    if not any(_has_sparse(graph) for graph in _graphs(model)):
+        return model
+    result = ModelProto()
+    result.CopyFrom(model)
+    for graph in _graphs(result):
+        for sparse in graph.sparse_initializer:
+            graph.initializer.append(
+                numpy_helper.from_array(dense_array(sparse), sparse.values.name)
+            )
+        del graph.sparse_initializer[:]
+        for node in graph.node:
+            for position, held in enumerate(node.attribute):
+                if node.op_type == "Constant" and held.name == "sparse_value":
+                    dense = numpy_helper.from_array(dense_array(held.sparse_tensor))
+                    node.attribute[position].CopyFrom(helper.make_attribute("value", dense))
+    return result
 
 
-def _packed(array: Array, tensor: TensorProto) -> bytes:
-    """An array as the raw data of a tensor, several numbers to a byte where its type says so."""
-    fresh = bytearray(numpy_helper.from_array(array).raw_data)
-    spare = 8 * len(fresh) - array.size * bits_of(tensor.data_type)
-    if spare > 0:  # bits that no number uses stay as they were
-        mask = 0xFF << (8 - spare) & 0xFF
-        fresh[-1] = fresh[-1] & ~mask | tensor.raw_data[-1] & mask
-    return bytes(fresh)
+def _has_sparse(graph: GraphProto) -> bool:
+    held = (a.name for n in graph.node if n.op_type == "Constant" for a in n.attribute)
+    return bool(graph.sparse_initializer) or "sparse_value" in held
+
+
+def _graphs(model: ModelProto) -> list[GraphProto]:
+    return [model.graph, *(g for node in all_nodes(model.graph) for g in subgraphs(node))]

@@ -1,30 +1,28 @@
-"""Insert mask-and-mean nodes: the definition of an absent filter that all else is proven against.
+"""Masks: the definition of an absent filter that all else is proven against.
 
-Behind every site stands `Where(mask, x, means)`. The mask is a run-time input, so one session
-answers any coalition; `Where` rather than arithmetic, so that an absent filter's infinities and
-NaNs vanish.
+Behind the tensor of every site stands `Where(mask, x, means)`. The mask is a run-time input, so
+that one session answers any coalition. `Where`, and not arithmetic, so that the infinities and NaNs
+of an absent filter vanish. Trees are masked inside their ensemble instead (see `tree_masks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 from onnx_graphsurgeon.logger.logger import G_LOGGER, Logger
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
-from repairkit.graph.coalitions.tree_masks import mask_trees
-from repairkit.graph.stored.sparse import with_dense_tensors
+from repairkit.graph.index import fresh_name, opset_of
+from repairkit.graph.stored.constants import with_dense_tensors
 
 _WHERE_SINCE = 9
-_EXPAND_SINCE = 8
-_DEFAULTS_SINCE = 4  # IR version in which a listed initializer is a default, and no constant
+_DEFAULTS_SINCE = 4  # IR version in which a listed initializer is a default and not a constant
 # Its notes would go to standard output, where only results belong.
 G_LOGGER.severity = Logger.CRITICAL
 
@@ -42,35 +40,11 @@ def mask_shape(site: Site, rows: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def stored_levels(site: Site, levels: NDArray[np.float32]) -> Array:
-    """Levels as the site's tensor holds them: rounded to its type, or integer codes."""
-    if site.scale is None:
-        return levels.astype(site.dtype)
-    limits = np.iinfo(site.dtype)
-    codes = np.rint(levels.astype(np.float64) / site.scale) + site.zero
-    stored: Array = np.clip(codes, limits.min, limits.max).astype(site.dtype)
-    return stored
+def mask_channels(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> ModelProto:
+    """A copy with a mask behind the tensor of each of some sites; see `instrument`.
 
-
-def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -> ModelProto:
-    """A model with one boolean input `SITE/mask` per site; false puts the filter at its mean.
-
-    Trees are masked inside their ensemble (see `tree_masks`), channels behind their layer.
-
-    Args:
-        model: never modified. Below opset 9, which has no `Where`, the result is converted to it.
-        sites: of this model, from `find_sites`.
-        means: of the `level_shape` of every site.
-
-    Raises:
-        ModelError: the model's opset cannot be converted, or the result would not be valid.
+    Below opset 9, which has no `Where`, the result is converted to it.
     """
-    trees = {mask_name(site): site for site in sites if site.n_values is not None}
-    if trees:
-        model = mask_trees(with_where(model, at_least=_EXPAND_SINCE), trees, means)
-        sites = tuple(site for site in sites if site.n_values is None)
-        if not sites:
-            return model
     copy = ModelProto()  # graphsurgeon writes into what it imports
     copy.CopyFrom(with_where(with_dense_tensors(model)))  # and loses sparse tensors
     graph = gs.import_onnx(copy)
@@ -81,7 +55,7 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
         original = tensors[site.tensor]
         producer = original.inputs[0]
         raw = gs.Variable(
-            _fresh(f"{site.name}/unmasked", tensors),
+            fresh_name(f"{site.name}/unmasked", tensors),
             dtype=np.dtype(site.dtype),
             shape=original.shape,
         )
@@ -89,8 +63,8 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
         mask_dims: list[int | str] = list(mask_shape(site, 1))
         mask_dims[0] = "mask_rows"
         mask = gs.Variable(mask_name(site), dtype=np.bool_, shape=mask_dims)
-        level = stored_levels(site, means[site.name]).reshape(mask_shape(site, 1))
-        frozen = gs.Constant(_fresh(f"{site.name}/means", tensors), level)
+        level = site.stored(means[site.name]).reshape(mask_shape(site, 1))
+        frozen = gs.Constant(fresh_name(f"{site.name}/means", tensors), level)
         node = gs.Node(
             "Where",
             name=f"{site.name}/mask_and_mean",
@@ -103,7 +77,7 @@ def instrument(model: ModelProto, sites: tuple[Site, ...], means: FilterMeans) -
         graph.nodes.insert(position, node)
     try:
         result: ModelProto = gs.export_onnx(graph, do_type_check=False)
-    except (TypeError, ValueError) as error:  # of attributes that say nothing of their type
+    except (TypeError, ValueError) as error:  # of attributes that do not tell their type
         raise ModelError(f"the graph cannot be written back ({error}); export it anew") from error
     result.ir_version = max(model.ir_version, 4)
     _restore_types(result, model)
@@ -126,11 +100,11 @@ def tapped(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
 def with_gains(
     instrumented: ModelProto, sites: tuple[Site, ...], gains: Mapping[str, NDArray[np.float64]]
 ) -> ModelProto:
-    """A copy in which an absent filter yields `mean + gain * (own output - mean)`.
+    """A copy in which an absent filter yields `mean + gain * (its output - mean)`.
 
     Args:
         instrumented: see `instrument`.
-        sites: those that were instrumented.
+        sites: the sites that were instrumented.
         gains: (n_channels,) of some sites, by name; of channels, not of trees.
     """
     result = ModelProto()
@@ -155,7 +129,7 @@ def with_gains(
 def _restore_inputs(result: ModelProto, model: ModelProto) -> None:
     """List initializers as inputs again where the model does.
 
-    From IR version 4 on the runtime does not take these for constants: a matrix product then has
+    From IR version 4 on the runtime does not treat these as constants: a matrix product then uses
     other kernels, which round differently.
     """
     stored = {tensor.name for tensor in result.graph.initializer}
@@ -168,29 +142,19 @@ def _restore_inputs(result: ModelProto, model: ModelProto) -> None:
 
 
 def _restore_types(result: ModelProto, model: ModelProto) -> None:
-    """Give inputs and outputs that are no tensors (sequences, maps) their types back."""
+    """Restore the types of inputs and outputs that are no tensors (sequences, maps)."""
     known = {v.name: v.type for v in (*model.graph.input, *model.graph.output)}
     for value in (*result.graph.input, *result.graph.output):
         if value.name in known and not known[value.name].HasField("tensor_type"):
             value.type.CopyFrom(known[value.name])
 
 
-def _fresh(name: str, taken: Mapping[str, gs.Tensor]) -> str:
-    number = 1
-    wanted = name
-    while wanted in taken:
-        number += 1
-        wanted = f"{name}_{number}"
-    return wanted
-
-
 def with_where(model: ModelProto, *, at_least: int = _WHERE_SINCE) -> ModelProto:
     """The model itself, or a copy raised to the first opset that knows `Where`.
 
-    One that is of `at_least` another opset, or names none, stays as it is.
+    A model of opset `at_least` or later stays as it is, and one that names no opset.
     """
-    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    version = max(versions, default=at_least)
+    version = opset_of(model, default=at_least)
     if version >= at_least:
         return model
     try:
@@ -206,3 +170,76 @@ def with_where(model: ModelProto, *, at_least: int = _WHERE_SINCE) -> ModelProto
             f"need ({str(error).splitlines()[0]}); export it again with a newer opset"
         ) from error
     return raised
+
+
+# Masks as one multiplication and addition
+
+
+SCALE, OFFSET, ZEROS, ONES = "scale", "offset", "zeros", "ones"
+
+
+def affine_input(site: Site, what: str) -> str:
+    """The name of an input of `with_affine_masks`, shape (n_images * n_channels,)."""
+    return f"{mask_name(site)}/{what}"
+
+
+def with_affine_masks(model: ModelProto, sites: tuple[Site, ...]) -> ModelProto | None:
+    """A copy of the instrumented model with four inputs per site in place of its mask.
+
+    `ZEROS` and `ONES` are what the normalisation subtracts and divides by.
+
+    Args:
+        model: from `instrument`; never modified.
+        sites: those that were instrumented.
+
+    Returns:
+        None where a site is not masked by a `Where`, or is no tensor of 32-bit floats with its
+        channels along axis 1.
+    """
+    masked = {mask_name(site): site for site in sites}
+    by_where = {node.input[0] for node in model.graph.node if node.op_type == "Where"}
+    plain = all(site.dtype == "float32" and site.channel_axis == 1 for site in sites)
+    if not plain or not masked.keys() <= by_where:
+        return None
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        site = masked.get(node.input[0]) if node.op_type == "Where" else None
+        nodes += [node] if site is None else _affine(node, site)
+    inputs = [i for i in model.graph.input if i.name not in masked]
+    for site in sites:
+        for what in (SCALE, OFFSET, ZEROS, ONES):
+            name = affine_input(site, what)
+            inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]))
+        for shape, numbers in _shapes(site).items():
+            graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), shape))
+    del graph.node[:], graph.input[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.input.extend(inputs)
+    return result
+
+
+def _shapes(site: Site) -> dict[str, list[int]]:
+    """Target shapes of `Reshape`, by name; 0 keeps an axis."""
+    rest = [0] * (site.rank - 2)
+    together, apart = _names(site)
+    return {together: [1, -1, *rest], apart: [-1, site.n_channels, *rest]}
+
+
+def _names(site: Site) -> tuple[str, str]:
+    return f"{mask_name(site)}/together", f"{mask_name(site)}/apart"
+
+
+def _affine(node: NodeProto, site: Site) -> list[NodeProto]:
+    together, apart = _names(site)
+    joined, masked = (f"{mask_name(site)}/{what}" for what in ("joined", "masked"))
+    facts = [affine_input(site, what) for what in (SCALE, OFFSET, ZEROS, ONES)]
+    return [
+        helper.make_node("Reshape", [node.input[1], together], [joined], f"{joined}/Reshape"),
+        helper.make_node(
+            "BatchNormalization", [joined, *facts], [masked], f"{masked}/Affine", epsilon=0.0
+        ),
+        helper.make_node("Reshape", [masked, apart], [node.output[0]], node.name),
+    ]

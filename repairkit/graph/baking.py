@@ -1,0 +1,323 @@
+"""Freeze filters inside the model's own tensors, each at the wanted constant; infer and undo it.
+
+How a filter is frozen is known by the layer of its site (see `kinds`). The argument's names, node
+order, metadata and every untouched byte survive. A tensor that something else also reads, or that
+is computed, is cloned before it is edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from repairkit.core.errors import ModelError
+from repairkit.core.filters import FilterMeans, Roster
+from repairkit.core.patch import (
+    AddedTensor,
+    Change,
+    FrozenFilter,
+    HeadChange,
+    HeadKind,
+    Patch,
+    TensorChange,
+    TensorEdit,
+)
+from repairkit.graph.index import GraphIndex
+from repairkit.graph.kinds.class_head import ClassHead, find_head, head_named, kernel_order
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.stored.constants import Constants
+from repairkit.graph.stored.editing import Editor, changes_nothing, undo
+
+
+@dataclass(frozen=True)
+class Baked:
+    """A patched model, and every change that was made to its tensors, in order."""
+
+    model: ModelProto
+    edits: tuple[TensorEdit, ...]
+
+
+def bake(survey: Survey, patch: Patch) -> Baked:
+    """A model in which the filters of `patch` hold their constants.
+
+    Args:
+        survey: of the model, which is never modified; it found the patch's sites.
+        patch: its constants must be ones that the model can hold (see `representable`).
+
+    Raises:
+        SettingsError: the patch names a filter that the model does not have.
+        ModelError: a constant cannot be stored where the model keeps its numbers.
+    """
+    roster = Roster(survey.sites)
+    by_site: dict[str, list[FrozenFilter]] = {}
+    for frozen in patch.frozen:
+        roster.column(frozen.filter)
+        by_site.setdefault(frozen.filter.site, []).append(frozen)
+    editor = Editor(survey.constants)
+    for site, members in by_site.items():
+        layer = survey.layers[site]
+        reason = layer.why_not_partly() if any(f.gain for f in members) else ""
+        if reason:
+            raise ModelError(f"filters of {site!r} cannot be frozen partly: {reason}")
+        editor.apply(layer.freeze(members))
+    if patch.head is not None:
+        head = head_named(survey.index, patch.head.layer)
+        editor.apply(head_changes(survey.constants, head, patch.head))
+    return Baked(editor.model, tuple(editor.edits))
+
+
+def representable(survey: Survey, means: FilterMeans) -> FilterMeans:
+    """The levels nearest to `means` at which baking can freeze each filter exactly.
+
+    Freezing at these levels makes masked and baked models equal.
+
+    Raises:
+        ModelError: a mean is not finite.
+    """
+    return {site: survey.layers[site].nearest(level) for site, level in means.items()}
+
+
+def is_idle(survey: Survey, frozen: FrozenFilter) -> bool:
+    """Whether freezing a filter would change no number: it yields its constant already."""
+    held = survey.layers[frozen.filter.site].holds(frozen.filter.channel, frozen.constant)
+    if held is not None:
+        return held
+    alone = bake(survey, Patch((frozen,)))
+    return all(changes_nothing(edit, survey.model, alone.model) for edit in alone.edits)
+
+
+# What was frozen
+
+
+def infer_patch(before: Survey, after: Survey) -> Patch:
+    """The filters that hold a constant after and did not, or held another one, before.
+
+    A filter that was frozen partly holds no constant and is not seen. New numbers of the last layer
+    are. Whether the models differ in anything else is not told: bake the result into the original
+    model and compare.
+
+    Args:
+        before: of the original model.
+        after: of the patched model. Both should have found dense layers too, for all outputs.
+    """
+    known = {site.name: site for site in before.sites}
+    added = {t.name: place for place, t in enumerate(after.model.graph.initializer)}
+    patches: list[tuple[int, list[FrozenFilter]]] = []
+    for name, layer in after.layers.items():
+        if known.get(name) != layer.site:
+            continue
+        old = before.layers[name]
+        frozen = layer.frozen_since(old)
+        if frozen:
+            # Baking appends the tensors that it adds, site by site in the order of the patch.
+            fresh = layer.tensors - old.tensors
+            patches.append((min((added.get(name, 0) for name in fresh), default=0), frozen))
+    patches.sort(key=lambda pair: pair[0])
+    every = tuple(f for _, of_site in patches for f in of_site)
+    return Patch(every, _changed_head(before.index, after.index))
+
+
+def _changed_head(before: GraphIndex, after: GraphIndex) -> HeadChange | None:
+    """The new numbers of the first last layer that differs; None where none does."""
+    for output in before.outputs:
+        try:
+            old, new = find_head(before, output), find_head(after, output)
+        except ModelError:
+            continue  # an output that no layer of classes makes
+        if old.name != new.name or old.weight.shape != new.weight.shape:
+            continue
+        refitted = not np.array_equal(old.weight, new.weight)
+        kind: HeadKind = "last-layer" if refitted else "bias"
+        change = HeadChange(kind, new.name, new.bias, new.weight if refitted else None)
+        if changes_head(old, change):
+            return change
+    return None
+
+
+# Undoing
+
+
+def revert(model: ModelProto, edits: Sequence[TensorEdit]) -> ModelProto:
+    """The model as it was before `edits` were made, in the order given.
+
+    Args:
+        model: never modified.
+        edits: from `bake`.
+
+    Raises:
+        VerificationError: the model does not hold what the edits name.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    for edit in reversed(edits):
+        undo(result, edit)
+    return result
+
+
+# The last layer
+
+
+Floats = NDArray[np.float64]
+
+
+def biased(index: GraphIndex, head: ClassHead, shift: Floats) -> HeadChange:
+    """The change that adds `shift` to the class scores, rounded to what the file can hold.
+
+    Args:
+        index: of the model.
+        head: its head.
+        shift: (n_classes,).
+
+    Raises:
+        ModelError: the head has no place for class biases, or it cannot hold these.
+    """
+    if head.fixed_bias:
+        raise ModelError(head.fixed_bias)
+    before = np.zeros(head.n_classes) if head.bias is None else head.bias
+    return held(index, head, HeadChange("bias", head.name, before + shift / head.bias_scale))
+
+
+def refitted(index: GraphIndex, head: ClassHead, weight: Floats, shift: Floats) -> HeadChange:
+    """The change that adds `weight` and `shift` to what the head computes from its features.
+
+    Args:
+        index: of the model.
+        head: its head.
+        weight: (n_classes, n_features), added to the weights, in units of the scores.
+        shift: (n_classes,), added to the scores; 0 for a head that has no place for biases.
+
+    Raises:
+        ModelError: the weights cannot be changed, or the file cannot hold these numbers.
+    """
+    if head.fixed_weight:
+        raise ModelError(head.fixed_weight)
+    bias = None
+    if head.place is not None:
+        before = np.zeros(head.n_classes) if head.bias is None else head.bias
+        bias = before + shift / head.bias_scale
+    changed = head.weight + weight / head.weight_scale[:, None]
+    return held(index, head, HeadChange("last-layer", head.name, bias, changed))
+
+
+def held(index: GraphIndex, head: ClassHead, change: HeadChange) -> HeadChange:
+    """The change with the numbers as they read back once they are stored.
+
+    Raises:
+        ModelError: some are too large, or not finite.
+    """
+    constants, node = Constants(index), index.nodes[head.node]
+    weight = None
+    if change.weight is not None:
+        wanted = kernel_order(node, change.weight)
+        flat = constants.as_stored(head.kernel, wanted).astype(np.float64)
+        weight = _from_kernel(flat, head, node_order=kernel_order(node, _numbered(head)))
+    bias = None
+    if change.bias is not None:
+        bias = _bias_as_stored(constants, head, change.bias)
+    for numbers in (weight, bias):
+        if numbers is not None and not np.isfinite(numbers).all():
+            raise ModelError(f"the last layer {head.name!r} cannot hold the new numbers")
+    return HeadChange(change.kind, head.name, bias, weight)
+
+
+def head_changes(constants: Constants, head: ClassHead, change: HeadChange) -> list[Change]:
+    """What to write: the numbers that differ from those in the file.
+
+    Raises:
+        ModelError: the change does not fit the head.
+    """
+    _check(head, change)
+    node = constants.index.nodes[head.node]
+    changes: list[Change] = []
+    if change.weight is not None:
+        new, old = (kernel_order(node, w) for w in (change.weight, head.weight))
+        places = np.flatnonzero(new != old)
+        if len(places):
+            changes.append(
+                TensorChange(
+                    node=head.node,
+                    slot=1,
+                    positions=places,
+                    values=new[places],
+                    clone=f"{head.name}/kernel",
+                )
+            )
+    if change.bias is None or head.place is None:
+        return changes
+    where, before = head.place, _stored_bias(constants, head)
+    if before is not None and before.size == head.n_classes:
+        places = np.flatnonzero(change.bias != before)
+        if len(places):
+            changes.append(
+                TensorChange(
+                    node=where.node,
+                    slot=where.slot,
+                    positions=places,
+                    values=change.bias[places],
+                    clone=f"{head.name}/bias",
+                )
+            )
+    elif np.any(change.bias != (0.0 if head.bias is None else head.bias)):
+        array = change.bias.astype(head.dtype)
+        changes.append(
+            AddedTensor(node=where.node, slot=where.slot, array=array, name=f"{head.name}/bias")
+        )
+    return changes
+
+
+def changes_head(head: ClassHead, change: HeadChange) -> bool:
+    """Whether baking a change would alter any number."""
+    if change.weight is not None and not np.array_equal(change.weight, head.weight):
+        return True
+    before = 0.0 if head.bias is None else head.bias
+    return change.bias is not None and bool(np.any(change.bias != before))
+
+
+def _check(head: ClassHead, change: HeadChange) -> None:
+    if change.kind == "bias" and (change.bias is None or change.weight is not None):
+        raise ModelError("a change of class biases names biases and no weights")
+    if change.kind == "last-layer" and change.weight is None:
+        raise ModelError("a refitted last layer names its weights")
+    if change.bias is not None and head.place is None:
+        raise ModelError(head.fixed_bias)
+    if change.weight is not None and head.fixed_weight:
+        raise ModelError(head.fixed_weight)
+    for numbers, wanted in ((change.bias, (head.n_classes,)), (change.weight, head.weight.shape)):
+        if numbers is not None and numbers.shape != wanted:
+            raise ModelError(
+                f"the last layer {head.name!r} has numbers of shape {wanted}, and {numbers.shape} "
+                "were given"
+            )
+
+
+def _numbered(head: ClassHead) -> Floats:
+    return np.arange(head.weight.size, dtype=np.float64).reshape(head.weight.shape)
+
+
+def _from_kernel(flat: Floats, head: ClassHead, *, node_order: Floats) -> Floats:
+    """Numbers in the order of the kernel as (n_classes, n_features)."""
+    weight = np.empty(head.weight.size)
+    weight[node_order.astype(np.int64)] = flat
+    return weight.reshape(head.weight.shape)
+
+
+def _stored_bias(constants: Constants, head: ClassHead) -> Floats | None:
+    """What is stored in the bias's place, flat; None where there is nothing."""
+    assert head.place is not None
+    inputs = constants.index.nodes[head.place.node].input
+    if len(inputs) <= head.place.slot or not inputs[head.place.slot]:
+        return None
+    return constants.array(inputs[head.place.slot]).reshape(-1).astype(np.float64)
+
+
+def _bias_as_stored(constants: Constants, head: ClassHead, wanted: Floats) -> Floats:
+    assert head.place is not None
+    before = _stored_bias(constants, head)
+    if before is None or before.size != head.n_classes:
+        return wanted.astype(head.dtype).astype(np.float64)
+    name = constants.index.nodes[head.place.node].input[head.place.slot]
+    return constants.as_stored(name, wanted).astype(np.float64)

@@ -1,1 +1,0 @@
-"""What can be known of a graph without running it."""

@@ -1,0 +1,387 @@
+"""Sites whose filters are channels: layers on floats, and layers on integer codes.
+
+A frozen filter has a kernel of zero (codes: at the zero point) and its bias at the wanted constant.
+Behind a `BatchNormalization` it also gets scale zero, so that the convolution's output is ignored.
+With a bias `Add`, the constant stands there, and the convolution's own bias is zero. A filter that
+is frozen partly keeps a share of its kernel, `gain`, and its bias moves towards the constant by the
+rest.
+
+An input of infinity or NaN times a kernel of zero is NaN; a patched model keeps that NaN where the
+instrumented one would not. Finite inputs give the constant exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from repairkit.core.arrays import Array
+from repairkit.core.errors import ModelError
+from repairkit.core.filters import Filter, Site
+from repairkit.core.patch import AddedTensor, Change, Constant, FrozenFilter, TensorChange
+from repairkit.graph.coalitions.masks import mask_channels
+from repairkit.graph.index import GraphIndex, attribute
+from repairkit.graph.kinds.kind import Folded, Kind, Search, SiteLayer
+from repairkit.graph.kinds.layers import (
+    DENSE,
+    ON_CODES,
+    ON_FLOATS,
+    LayerNodes,
+    activation_bounds,
+    addend_slot,
+    kernel_mask,
+    kernel_rest,
+    kernel_scale,
+    read_layer,
+    slots_of,
+)
+from repairkit.graph.stored.constants import Constants, is_dequantised
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelLayer:
+    """A layer whose filters are the channels of its output; see `SiteLayer`."""
+
+    site: Site
+    nodes: LayerNodes
+    constants: Constants
+
+    @property
+    def index(self) -> GraphIndex:
+        return self.constants.index
+
+    @property
+    def node(self) -> NodeProto:
+        return self.index.nodes[self.nodes.node]
+
+    @property
+    def kernel(self) -> Array:
+        return self.constants.array(self.nodes.kernel)
+
+    @property
+    def bias_slot(self) -> int | None:
+        """The input at which the layer's own node reads a bias; None where it reads none."""
+        slot = slots_of(self.node).bias
+        has_bias = slot is not None and len(self.node.input) > slot and self.node.input[slot]
+        return slot if has_bias else None
+
+    @cached_property
+    def add_slot(self) -> int | None:
+        """The constant input of the bias `Add`; None without one."""
+        if self.nodes.add is None:
+            return None
+        slot = addend_slot(self.index.nodes[self.nodes.add], self.index)
+        assert slot is not None
+        return slot
+
+    @property
+    def tensors(self) -> set[str]:
+        places = (self.nodes.node, self.nodes.add, self.nodes.norm)
+        read = (self.index.nodes[place] for place in places if place is not None)
+        return {name for node in read for name in node.input if name}
+
+    def bias_levels(self) -> NDArray[np.float32]:
+        """BatchNorm's beta, else the bias."""
+        names = []
+        if self.nodes.norm is not None:
+            names.append(self.index.nodes[self.nodes.norm].input[2])
+        else:
+            if self.bias_slot is not None:
+                names.append(self.node.input[self.bias_slot])
+            if self.nodes.add is not None:
+                names.append(self.index.nodes[self.nodes.add].input[self.add_slot or 0])
+        level = np.zeros(self.site.n_channels, np.float32)
+        for name in names:
+            bias = self.constants.array(name).reshape(-1)
+            if bias.size not in (1, self.site.n_channels):
+                raise ModelError(
+                    f"the bias {name!r} of {self.site.name!r} has {bias.size} values for "
+                    f"{self.site.n_channels} filters; export the model anew"
+                )
+            level = level + bias.astype(np.float32)
+        return self.nodes.numbers.level(level)
+
+    def nearest(self, levels: Array) -> Array:
+        """A quantised bias holds multiples of its scale, and one in half precision 11 bits.
+
+        Behind a ReLU nothing is negative.
+        """
+        if not np.isfinite(levels).all():
+            channel = int(np.flatnonzero(~np.isfinite(levels))[0])
+            raise ModelError(
+                f"filter {self.site.name}:{channel} yields infinity or NaN on the calibration "
+                "images; check the preprocessing (scale, mean, std)"
+            )
+        wanted = levels.astype(np.float64)
+        if self.nodes.activation is not None:
+            activation = self.index.nodes[self.nodes.activation]
+            wanted = np.clip(wanted, *activation_bounds(activation, self.constants))
+        return self.nodes.numbers.nearest(wanted, self._read_back)
+
+    def _read_back(self, levels: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Levels as the place where they are stored reads them back."""
+        node, slot = self.nodes.node, 2
+        if self.nodes.norm is not None:
+            node = self.nodes.norm
+        elif self.nodes.add is not None:
+            node, slot = self.nodes.add, self.add_slot or 0
+        inputs = self.index.nodes[node].input
+        if len(inputs) <= slot or not inputs[slot]:
+            return levels.astype(self.kernel.dtype).astype(np.float32)
+        return self.constants.as_stored(inputs[slot], levels).astype(np.float32) + np.float32(0)
+
+    def norms(self) -> NDArray[np.float64]:
+        codes = self.kernel.astype(np.float64)
+        rest = kernel_rest(self.node, self.constants)
+        kernel = (codes - rest) * kernel_scale(self.node, self.constants)
+        masks = (
+            kernel_mask(self.node, kernel.shape, channel) for channel in range(self.site.n_channels)
+        )
+        return np.array([np.linalg.norm(kernel[mask]) for mask in masks])
+
+    def why_not_partly(self) -> str:
+        if not self.nodes.numbers.scalable or is_dequantised(self.index, self.nodes.kernel):
+            return "their numbers are integer codes, which cannot be scaled exactly"
+        if self.nodes.activation is not None:
+            return "an activation stands between the layer's numbers and the filters"
+        return ""
+
+    def freeze(self, frozen: Sequence[FrozenFilter]) -> list[Change]:
+        return _freeze(self, sorted(frozen, key=lambda f: f.filter.channel))
+
+    def holds(self, channel: int, _constant: Constant, /) -> bool | None:
+        kernel = self.kernel
+        return False if kernel[kernel_mask(self.node, kernel.shape, channel)].any() else None
+
+    def frozen_since(self, before: SiteLayer) -> list[FrozenFilter]:
+        assert isinstance(before, ChannelLayer)  # an equal site is of the same kind
+        return _frozen_since(before, self)
+
+    def arithmetic(self) -> tuple[str, float]:
+        return str(self.node.output[0]), self.kernel.size / self.site.n_channels
+
+    def folded(self) -> Folded | None:
+        return _fold(self) if _is_foldable(self) else None
+
+
+# Freezing
+
+
+def _freeze(layer: ChannelLayer, frozen: Sequence[FrozenFilter]) -> list[Change]:
+    """The changes for some filters, in the order of their channels."""
+    nodes, name = layer.nodes, layer.site.name
+    channels = np.array([f.filter.channel for f in frozen])
+    every = np.zeros(nodes.n_channels)
+    every[channels] = [f.constant for f in frozen]
+    levels = nodes.numbers.bias(every)[channels]
+    gains = np.array([f.gain for f in frozen])
+    moved = np.where(gains > 0, (1 - gains) * levels, levels)
+
+    def left(node: int, slot: int) -> NDArray[np.float64]:
+        """What is left of the numbers of these channels at an input of a node."""
+        numbers = layer.constants.array(layer.index.nodes[node].input[slot])
+        flat = np.broadcast_to(numbers.reshape(-1), (nodes.n_channels,))
+        kept = gains > 0  # what is not kept may be infinite
+        rest = np.zeros(len(channels))
+        rest[kept] = gains[kept] * flat[channels][kept].astype(np.float64)
+        return rest
+
+    def change(node: int, slot: int, values: NDArray[np.float64], what: str) -> TensorChange:
+        return TensorChange(
+            node=node, slot=slot, positions=channels, values=values, clone=f"{name}/{what}"
+        )
+
+    changes: list[Change] = _kernel_changes(layer, channels, gains)
+    slot = layer.bias_slot
+    if nodes.norm is not None:
+        norm = nodes.norm
+        changes.append(change(norm, 1, left(norm, 1), "scale"))
+        changes.append(change(norm, 2, moved + left(norm, 2), "bias"))
+    elif nodes.add is not None:
+        add, add_slot = nodes.add, layer.add_slot or 0
+        changes.append(change(add, add_slot, moved + left(add, add_slot), "bias"))
+        if slot is not None:
+            changes.append(change(nodes.node, slot, left(nodes.node, slot), "own_bias"))
+    elif slot is not None:
+        changes.append(change(nodes.node, slot, moved + left(nodes.node, slot), "bias"))
+    else:
+        bias = np.zeros(nodes.n_channels, nodes.numbers.bias_type or layer.kernel.dtype)
+        bias[channels] = moved
+        added = slots_of(layer.node).bias or 0
+        changes.append(AddedTensor(node=nodes.node, slot=added, array=bias, name=f"{name}/bias"))
+    return changes
+
+
+def _kernel_changes(
+    layer: ChannelLayer, channels: Array, gains: NDArray[np.float64]
+) -> list[Change]:
+    """Leave of the kernel what is kept of each channel; a normalisation scales what it follows."""
+    kernel = layer.kernel
+    gone, kept = np.zeros(kernel.shape, bool), np.zeros(kernel.shape)
+    for channel, gain in zip(channels.tolist(), gains.tolist(), strict=True):
+        if gain and layer.nodes.norm is not None:
+            continue
+        mask = kernel_mask(layer.node, kernel.shape, channel)
+        gone |= mask
+        kept[mask] = gain
+    if not gone.any():
+        return []
+    values = np.broadcast_to(kernel_rest(layer.node, layer.constants), kernel.shape)[gone]
+    scaled = kept[gone] > 0
+    if scaled.any():
+        values = np.where(scaled, kept[gone] * kernel[gone].astype(np.float64), values)
+    return [
+        TensorChange(
+            node=layer.nodes.node,
+            slot=slots_of(layer.node).kernel,
+            positions=np.flatnonzero(gone),
+            values=values,
+            clone=f"{layer.site.name}/kernel",
+        )
+    ]
+
+
+# What was frozen
+
+
+def _frozen_since(before: ChannelLayer, after: ChannelLayer) -> list[FrozenFilter]:
+    old, new = _reading(before), _reading(after)
+    if old[0].shape != new[0].shape:
+        return []
+    levels = after.nodes.numbers.held(after.bias_levels().astype(np.float64)).astype(np.float32)
+    frozen = []
+    for channel in range(after.site.n_channels):
+        mask = kernel_mask(after.node, new[0].shape, channel)
+        if new[0][mask].any() or (new[1] is not None and new[1][channel] != 0):
+            continue
+        alike = old[0][mask].tobytes() == new[0][mask].tobytes()
+        for a, b in zip(old[1:], new[1:], strict=True):
+            alike &= a is None or b is None or a[channel].tobytes() == b[channel].tobytes()
+        if not alike:
+            frozen.append(FrozenFilter(Filter(after.site.name, channel), float(levels[channel])))
+    return frozen
+
+
+def _reading(layer: ChannelLayer) -> tuple[Array, Array | None, NDArray[np.float32]]:
+    """Kernel, scale of the normalisation if there is one, and bias; the last two per channel."""
+    kernel, constants = layer.kernel, layer.constants
+    rest = kernel_rest(layer.node, constants)
+    kernel = kernel - rest if rest.any() else kernel
+    scale = None
+    if layer.nodes.norm is not None:
+        scale = constants.array(layer.index.nodes[layer.nodes.norm].input[1]).reshape(-1)
+    return kernel, scale, layer.bias_levels()
+
+
+# Folding
+
+
+def _is_foldable(layer: ChannelLayer) -> bool:
+    """Whether a layer is a plain 32-bit convolution of floats."""
+    nodes = layer.nodes
+    if nodes.kind != "Conv" or nodes.dtype != "float32" or nodes.rank != 4:
+        return False
+    return not any(is_dequantised(layer.index, name) for name in layer.node.input if name)
+
+
+def _fold(layer: ChannelLayer) -> Folded:
+    """Computed in 64 bits."""
+    constants, nodes = layer.constants, layer.nodes
+    kernel = layer.kernel.astype(np.float64)
+    bias = np.zeros(nodes.n_channels)
+    if layer.bias_slot is not None:
+        own = constants.array(layer.node.input[layer.bias_slot])
+        bias = bias + own.reshape(-1).astype(np.float64)
+    if nodes.add is not None:
+        added = layer.index.nodes[nodes.add].input[layer.add_slot or 0]
+        bias = bias + constants.array(added).reshape(-1)
+    if nodes.norm is not None:
+        norm = layer.index.nodes[nodes.norm]
+        gamma, beta, mean, variance = (
+            constants.array(name).astype(np.float64) for name in norm.input[1:5]
+        )
+        held = attribute(norm, "epsilon")
+        scale = gamma / np.sqrt(variance + (1e-5 if held is None else float(held.f)))
+        kernel = kernel * scale[:, None, None, None]
+        bias = (bias - mean) * scale + beta
+    tail = tuple(place for place in (nodes.add, nodes.norm) if place is not None)
+    return Folded(
+        node=nodes.node,
+        tail=tail,
+        kernel=kernel.astype(np.float32),
+        bias=bias.astype(np.float32),
+        makes_site=nodes.activation is None,
+    )
+
+
+# Finding
+
+
+def _find(search: Search, position: int) -> ChannelLayer | str:
+    reason = _why_not(search, position)
+    if position in search.last_layers:
+        reason = "it makes the model's output"
+    if reason:
+        return reason
+    nodes = read_layer(
+        position,
+        search.constants,
+        search.ranks,
+        behind_activation=search.behind_activation,
+    )
+    if isinstance(nodes, str):
+        return nodes
+    site = Site(
+        name=search.names[position],
+        kind=nodes.kind,
+        tensor=nodes.tensor(search.index),
+        node=search.index.nodes[position].name,
+        channel_axis=nodes.channel_axis,
+        n_channels=nodes.n_channels,
+        rank=nodes.rank,
+        dtype=nodes.dtype,
+        scale=nodes.numbers.scale,
+        zero=nodes.numbers.zero,
+    )
+    return ChannelLayer(site, nodes, search.constants)
+
+
+def _why_not(search: Search, position: int) -> str:
+    """Why a layer is no site, as far as its place in the graph tells; empty where it may be one."""
+    node, index = search.index.nodes[position], search.index
+    if node.domain not in ("", "ai.onnx"):
+        return f"{node.domain}.{node.op_type} is not an operator of the ONNX standard"
+    if not any(o in index.fed for o in node.output):
+        return "it does not depend on the image"
+    if not any(o in search.judged for o in node.output):
+        return "it does not lead to the output that is judged"
+    if node.op_type in DENSE and not search.dense:
+        if all(name in index.fed for name in node.input[:2]):
+            return "a product of two activations has no filters"
+        return "dense units are sites only with --include dense"
+    return ""
+
+
+FLOATS = Kind(
+    name="floats",
+    operators=frozenset(ON_FLOATS),
+    find=_find,
+    mask=mask_channels,
+    level_type=np.float32,
+    in_tensor=True,
+    rounds_levels=True,
+)
+CODES = Kind(
+    name="codes",
+    operators=frozenset(ON_CODES),
+    find=_find,
+    mask=mask_channels,
+    level_type=np.float32,
+    in_tensor=True,
+    rounds_levels=True,
+)

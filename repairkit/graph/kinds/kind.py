@@ -1,0 +1,195 @@
+"""What a kind of site must be able to do, and the nouns of a search for sites.
+
+A kind of site is one way in which a file stores filters: floating-point layers, layers on integer
+codes, trees. Everything that differs between kinds is asked of two objects: a `Kind`, before its
+sites are found, and a `SiteLayer`, for one site that was found. A new kind is a module that gives
+these two, and an entry in the list in `sites`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from onnx import ModelProto
+
+from repairkit.core.arrays import Array
+from repairkit.core.filters import FilterMeans, Site
+from repairkit.core.patch import Change, Constant, FrozenFilter
+from repairkit.graph.index import GraphIndex
+from repairkit.graph.stored.constants import Constants
+
+# What freezing asks for
+
+
+# What a search finds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A graph in which sites are searched, and what was asked for.
+
+    Attributes:
+        constants: of the graph.
+        names: the layer name of every node.
+        judged: tensors on which the judged outputs depend.
+        last_layers: positions of the layers that make the outputs.
+        ranks: the rank of tensors, as far as it is needed and known.
+        dense: whether dense units are sites.
+        behind_activation: whether filters are read behind the activation that follows.
+    """
+
+    constants: Constants
+    names: Sequence[str]
+    judged: Collection[str]
+    last_layers: Collection[int]
+    ranks: Mapping[str, int]
+    dense: bool
+    behind_activation: bool
+
+    @property
+    def index(self) -> GraphIndex:
+        return self.constants.index
+
+
+class SiteLayer(Protocol):
+    """The layer of one site: where the file stores its filters, and what that makes possible."""
+
+    @property
+    def site(self) -> Site: ...
+
+    @property
+    def tensors(self) -> set[str]:
+        """The tensors that the layer's nodes read and that baking may replace."""
+        ...
+
+    def bias_levels(self) -> Array:
+        """What the filters yield for a response of zero, in the site's `level_shape`."""
+        ...
+
+    def nearest(self, levels: Array) -> Array:
+        """The levels nearest to those wanted at which baking can freeze the filters exactly.
+
+        Raises:
+            ModelError: a level cannot be stored at all.
+        """
+        ...
+
+    def norms(self) -> NDArray[np.float64]:
+        """The L2 norm of the numbers that each filter has in the file, (n_channels,)."""
+        ...
+
+    def why_not_partly(self) -> str:
+        """Why a filter can only be frozen wholly; empty where it can be frozen partly."""
+        ...
+
+    def freeze(self, frozen: Sequence[FrozenFilter]) -> list[Change]:
+        """The changes that let filters of the site hold their constants.
+
+        Raises:
+            ModelError: a constant cannot be stored.
+        """
+        ...
+
+    def holds(self, channel: int, constant: Constant, /) -> bool | None:
+        """Whether a filter holds a constant already; None where only baking tells."""
+        ...
+
+    def frozen_since(self, before: SiteLayer) -> list[FrozenFilter]:
+        """The filters that hold a constant and did not hold it in the same layer before."""
+        ...
+
+    def arithmetic(self) -> tuple[str, float] | None:
+        """The tensor that the layer makes, and the multiplications for each number in it.
+
+        None for a layer that does not multiply.
+        """
+        ...
+
+    def folded(self) -> Folded | None:
+        """The layer as one convolution; None where it cannot be one."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """A layer as one 32-bit convolution, with what follows it alone folded in.
+
+    Attributes:
+        node: the position of the convolution.
+        tail: positions of the nodes that are folded in.
+        kernel: (n_channels, ...).
+        bias: (n_channels,).
+        makes_site: whether the convolution makes the site's tensor, with no activation between.
+    """
+
+    node: int
+    tail: tuple[int, ...]
+    kernel: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    makes_site: bool
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A layer that is no site, and why."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found in a model: its sites with their layers, and the layers that are no sites."""
+
+    constants: Constants
+    layers: Mapping[str, SiteLayer]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def index(self) -> GraphIndex:
+        return self.constants.index
+
+    @property
+    def model(self) -> ModelProto:
+        """The model in which was searched."""
+        return self.constants.index.model
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """In the order of the graph."""
+        return tuple(layer.site for layer in self.layers.values())
+
+
+# What a kind is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of site.
+
+    Attributes:
+        name: in one word.
+        operators: the operators whose layers it knows, those included that cannot be frozen.
+        find: the layer at a node of one of these operators; or the reason why it is no site; or
+            None where the node is no layer of this kind after all.
+        mask: a copy of a model with a mask input for each of some sites, whose filters yield their
+            means where the mask is false.
+        level_type: of means.
+        in_tensor: whether the site's tensor holds what each filter yields, at every position. If
+            not, it holds only the sum over filters, and each filter yields one leaf's numbers.
+        rounds_levels: whether storing a constant rounds it noticeably.
+    """
+
+    name: str
+    operators: frozenset[str]
+    find: Callable[[Search, int], SiteLayer | str | None]
+    mask: Callable[[ModelProto, Sequence[Site], FilterMeans], ModelProto]
+    level_type: DTypeLike
+    in_tensor: bool
+    rounds_levels: bool

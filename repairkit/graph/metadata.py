@@ -1,0 +1,79 @@
+"""What repairkit writes into a model's metadata: the layers of the framework, and the patches made.
+
+Patching leaves the map of layers as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from onnx import ModelProto
+
+from repairkit.core.errors import VerificationError
+from repairkit.core.layer_map import LayerMap
+
+LAYERS_KEY = "repairkit.layers"
+
+logger = logging.getLogger(__name__)
+
+
+def read_layer_map(model: ModelProto) -> LayerMap | None:
+    """The map in a model's metadata; None where there is none.
+
+    One that is broken costs names and nothing else, so it is left out with a warning.
+    """
+    texts = [p.value for p in model.metadata_props if p.key == LAYERS_KEY]
+    if not texts:
+        return None
+    try:
+        return LayerMap.from_json(json.loads(texts[0]))
+    except (ValueError, RecursionError) as error:
+        logger.warning(
+            "the model's %s metadata is broken (%s): layers go without their names; export the "
+            "model anew",
+            LAYERS_KEY,
+            error,
+        )
+        return None
+
+
+def write_layer_map(model: ModelProto, layers: LayerMap) -> None:
+    """Put a map into a model's metadata, in place of the one that is there."""
+    entry = next((p for p in model.metadata_props if p.key == LAYERS_KEY), None)
+    entry = model.metadata_props.add(key=LAYERS_KEY) if entry is None else entry
+    entry.value = json.dumps(layers.to_json(), separators=(",", ":"))
+
+
+PATCHES_KEY = "repairkit.patches"
+
+
+def read_claims(model: ModelProto) -> list[dict[str, Any]]:
+    """What a model's metadata says about the patches made to it, oldest first.
+
+    Raises:
+        VerificationError: the entry is not what repairkit writes.
+    """
+    texts = [p.value for p in model.metadata_props if p.key == PATCHES_KEY]
+    if not texts:
+        return []
+    try:
+        claims = json.loads(texts[0])
+    except (ValueError, RecursionError) as error:
+        raise VerificationError(f"the model's {PATCHES_KEY} metadata is broken") from error
+    if not isinstance(claims, list) or not all(isinstance(c, dict) for c in claims):
+        raise VerificationError(f"the model's {PATCHES_KEY} metadata is broken")
+    return claims
+
+
+def write_claims(model: ModelProto, claims: Sequence[dict[str, Any]]) -> None:
+    """Replace the metadata about patches, in place; without claims nothing is left of it."""
+    kept = [p for p in model.metadata_props if p.key == PATCHES_KEY]
+    if not claims:
+        for entry in kept:
+            model.metadata_props.remove(entry)
+        return
+    entry = kept[0] if kept else model.metadata_props.add(key=PATCHES_KEY)
+    entry.value = json.dumps(list(claims), separators=(",", ":"), sort_keys=True)

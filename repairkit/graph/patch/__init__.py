@@ -1,1 +1,0 @@
-"""Freeze filters inside the model, undo it, and tell what was frozen."""

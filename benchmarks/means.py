@@ -22,7 +22,7 @@ from benchmarks.repairs import Lab
 from benchmarks.shortcuts import SETTINGS
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.suite import Suite
-from repairkit.data import Parts
+from repairkit.data.parts import Parts
 from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.repair_settings import PatchSettings

@@ -40,7 +40,7 @@ from benchmarks.promising import (
     print_rules,
     try_rule,
 )
-from repairkit.data import PartPlan, Parts
+from repairkit.data.parts import PartPlan, Parts
 from repairkit.jobs.repair.objective import Objective
 from repairkit.jobs.setup.bench import Bench, prepare, with_parts
 from repairkit.jobs.setup.settings import Settings

@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks import trained
 from benchmarks.ranking import TOP, correlations, shared
 from repairkit.core.scores import Budget
-from repairkit.data import PartPlan, Preprocessing
+from repairkit.data.parts import PartPlan
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.jobs.score.scoring import ScoreSettings, score_bench
 from repairkit.jobs.setup.bench import Bench, prepare
 from repairkit.jobs.setup.settings import Settings

@@ -29,7 +29,7 @@ from repairkit.api.job_settings import open_job
 from repairkit.core.game import Game
 from repairkit.core.scores import Budget
 from repairkit.core.suite import Suite
-from repairkit.data import PartPlan
+from repairkit.data.parts import PartPlan
 from repairkit.estimators import Estimation, RepairRegression, estimate
 from repairkit.estimators.statistics.convergence import rank_correlation
 from repairkit.jobs.setup.bench import Bench, prepare

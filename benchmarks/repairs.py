@@ -17,7 +17,8 @@ from repairkit.core.errors import TargetNotMetError
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Suite
-from repairkit.data import PartPlan, Parts, Preprocessing
+from repairkit.data.parts import PartPlan, Parts
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings

@@ -26,7 +26,7 @@ from benchmarks.trained import CACHE, fashion
 from repairkit.core.attacked import FreshAttacks
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.results import Patched
-from repairkit.data import Preprocessing
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.jobs.attack.adversary import read_attack_settings
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.export.exporting import export

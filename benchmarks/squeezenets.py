@@ -22,7 +22,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.trained import CACHE, Images, _moved, fashion
-from repairkit.data import PartPlan, Preprocessing
+from repairkit.data.parts import PartPlan
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.jobs.setup.bench import Bench, prepare
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject

@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.long_run import Part, Truth, cached, long_run, one_by_one
 from repairkit.core.game import Round
-from repairkit.data import PartPlan, Preprocessing
+from repairkit.data.parts import PartPlan
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.game import ModelGame
 from repairkit.jobs.setup.bench import Bench, prepare
 from repairkit.jobs.setup.settings import Settings

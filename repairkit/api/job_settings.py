@@ -6,7 +6,7 @@ from pathlib import Path
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel, LoadOptions, Source
-from repairkit.data import find_project
+from repairkit.data.project import find_project
 from repairkit.jobs.export.adapters import load_framework_model
 from repairkit.jobs.setup.settings import Settings, read_columns, read_inputs, settle
 from repairkit.jobs.setup.subject import Subject, read_subject

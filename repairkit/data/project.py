@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.process.text import decoded, first_line
-from repairkit.data.names import check_keys
-from repairkit.data.part_plan import PART_NAMES
-from repairkit.data.pixels.preprocessing import Preprocessing
+from repairkit.core.process.text import check_keys, decoded, first_line
+from repairkit.data.parts import PART_NAMES
+from repairkit.data.preprocessing import Preprocessing
 
 PROJECT_FILE = "repairkit.toml"
 _MOST_BYTES = 256 << 10

@@ -11,26 +11,37 @@ from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.process.text import clean
+from repairkit.core.process.text import clean, listing
 from repairkit.core.suite import Annotations
+from repairkit.data.annotations import (
+    LABEL,
+    Labels,
+    columns_to_group,
+    cross_groups,
+    empty_crosses,
+    read_classes,
+    read_targets,
+    refuse_padded,
+)
 from repairkit.data.dataset import Dataset, Records, digest_records
-from repairkit.data.groups import LABEL, columns_to_group, cross_groups, empty_crosses
-from repairkit.data.labels import Labels, read_classes, read_targets, refuse_padded
-from repairkit.data.names import listing
-from repairkit.data.pixels.preprocessing import Preprocessing
-from repairkit.data.pixels.spec import FurtherInput, InputSpec, describe_shape, is_tabular
+from repairkit.data.preprocessing import (
+    FurtherInput,
+    InputSpec,
+    Preprocessing,
+    describe_shape,
+    is_tabular,
+)
 from repairkit.data.sources.archive import read_archive
-from repairkit.data.sources.arrays import load_array
+from repairkit.data.sources.arrays import load_array, take_arrays, take_columns
 from repairkit.data.sources.folder import read_folder
-from repairkit.data.sources.further import take_arrays, take_columns
 from repairkit.data.sources.manifest import (
     CSV_SUFFIXES,
     PARQUET_SUFFIXES,
     read_manifest,
+    read_rows,
     read_table,
 )
-from repairkit.data.sources.rows import read_rows
-from repairkit.data.text import as_texts, clean_column, text_column
+from repairkit.data.tables import as_texts, clean_column, text_column
 
 
 def read_data(

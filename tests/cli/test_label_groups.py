@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError
-from repairkit.data import read_data
+from repairkit.data.reader import read_data
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project, write_project
 from tests.data.builders import PLAIN, save_folder, spec

@@ -17,7 +17,8 @@ from repairkit.attacks import Pgd, Square
 from repairkit.cli import app
 from repairkit.core.framework import Source
 from repairkit.core.scores import Budget
-from repairkit.data import PartPlan, Preprocessing
+from repairkit.data.parts import PartPlan
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.estimators import Tmab
 from repairkit.jobs.repair.patching import PatchSettings
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from repairkit.core.arrays import Array
 from repairkit.core.suite import Annotations
-from repairkit.data import Dataset, InputSpec, Preprocessing
-from repairkit.data.pixels.images import ReadyImages
+from repairkit.data.dataset import Dataset
+from repairkit.data.preprocessing import InputSpec, Preprocessing, ReadyImages
 
 PLAIN = Preprocessing()
 

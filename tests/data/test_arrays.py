@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.data import InputSpec, Preprocessing
-from repairkit.data.pixels.geometry import plan_geometry, resize_pixels
+from repairkit.data.images import plan_geometry, resize_pixels
+from repairkit.data.preprocessing import InputSpec, Preprocessing
 from repairkit.data.sources.arrays import load_array
 from tests.data.builders import PLAIN, noise, spec
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from repairkit.core.errors import DataError
-from repairkit.data.pixels.decoding import ImageFile, decode
-from repairkit.data.pixels.geometry import plan_geometry
+from repairkit.data.images import ImageFile, decode, plan_geometry
 from tests.data.builders import PLAIN, noise, save_png, spec
 
 AS_IS = plan_geometry(spec(3, None, None), PLAIN)

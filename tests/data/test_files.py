@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.data import Preprocessing
-from repairkit.data.pixels.decoding import ImageFile
-from repairkit.data.sources.files import load_files
+from repairkit.data.images import ImageFile, load_files
+from repairkit.data.preprocessing import Preprocessing
 from tests.data.builders import PLAIN, noise, save_png, spec
 
 

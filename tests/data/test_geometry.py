@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.data import Preprocessing
-from repairkit.data.pixels.geometry import plan_geometry, resize_pixels
+from repairkit.data.images import plan_geometry, resize_pixels
+from repairkit.data.preprocessing import Preprocessing
 from tests.data.builders import PLAIN, noise, spec
 
 IMAGE = Image.fromarray(noise(20, 30, 3))

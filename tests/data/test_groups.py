@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from repairkit.core.errors import DataError
 from repairkit.core.suite import Annotations
-from repairkit.data.groups import CROSS as AND
-from repairkit.data.groups import columns_to_group, cross_groups, empty_crosses
+from repairkit.data.annotations import CROSS as AND
+from repairkit.data.annotations import columns_to_group, cross_groups, empty_crosses
 
 
 def cross(columns: dict[str, list[Any]], *names: str) -> tuple[list[int], tuple[str, ...]]:

@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError, RunFolderError, SettingsError
-from repairkit.data.pixels import decoding
-from repairkit.data.pixels.decoding import ImageFile, decode
-from repairkit.data.pixels.geometry import Geometry
+from repairkit.data import images, tables
+from repairkit.data.images import Geometry, ImageFile, decode
 from repairkit.data.project import read_project
 from repairkit.data.sources import archive as archive_reader
-from repairkit.data.sources import tables
 from repairkit.data.sources.archive import read_archive
-from repairkit.data.sources.tables import read_csv, read_parquet
+from repairkit.data.tables import read_csv, read_parquet
 from repairkit.formats.documents import read_json
 
 MANY = 1 << 40
@@ -173,14 +171,14 @@ def test_large_images_are_decoded_one_at_a_time(
     from PIL import Image
 
     seen: list[bool] = []
-    convert: Callable[..., Image.Image] = decoding._convert
+    convert: Callable[..., Image.Image] = images._convert
 
     def spy(*args: object) -> Image.Image:
-        seen.append(decoding._LARGE.locked())
+        seen.append(images._LARGE.locked())
         return convert(*args)
 
-    monkeypatch.setattr(decoding, "_convert", spy)
-    monkeypatch.setattr(decoding, "_LARGE_PIXELS", 100)
+    monkeypatch.setattr(images, "_convert", spy)
+    monkeypatch.setattr(images, "_LARGE_PIXELS", 100)
     for side in (10, 11):
         Image.new("RGB", (side, side)).save(tmp_path / "a.png")
         decode(ImageFile(tmp_path / "a.png", "it"), "rgb", Geometry(None, None, (None, None)))

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repairkit.data import Preprocessing
-from repairkit.data.pixels.images import PixelImages, ReadyImages
-from repairkit.data.pixels.preprocessing import value_table
+from repairkit.data.preprocessing import PixelImages, Preprocessing, ReadyImages, value_table
 from tests.data.builders import noise
 
 PIXELS = noise(6, 4, 5, 3)

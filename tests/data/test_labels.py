@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError
-from repairkit.data.labels import read_classes, read_targets
+from repairkit.data.annotations import read_classes, read_targets
 
 NAMES = ("cat", "dog", "emu")
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.process.text import first_line
-from repairkit.data.names import check_keys, listing
+from repairkit.core.process.text import check_keys, first_line, listing
 
 
 def test_an_unknown_key_is_refused_with_the_known_ones_and_a_guess() -> None:

@@ -8,8 +8,8 @@ import shlex
 import numpy as np
 import pytest
 
-from repairkit.data.labels import read_classes
-from repairkit.data.orders import Order, class_orders
+from repairkit.data.annotations import read_classes
+from repairkit.data.usual import Order, class_orders
 
 
 def where(index: int) -> str:

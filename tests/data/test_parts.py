@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.suite import Suite
-from repairkit.data import PartPlan, Parts, split_parts
+from repairkit.data.parts import PartPlan, Parts, split_parts
 from tests.data.builders import dataset
 
 LABELS = [0, 1] * 30

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit.core.errors import SettingsError
-from repairkit.data import Preprocessing
-from repairkit.data.pixels.preprocessing import value_table
+from repairkit.data.preprocessing import Preprocessing, value_table
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from repairkit.core.errors import SettingsError
-from repairkit.data import PartPlan, Preprocessing, Project, find_project, read_project
+from repairkit.data.parts import PartPlan
+from repairkit.data.preprocessing import Preprocessing
+from repairkit.data.project import Project, find_project, read_project
 
 FULL = """
 model = "model.onnx"

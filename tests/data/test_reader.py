@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.data import Dataset, Preprocessing, read_data
-from repairkit.data.groups import CROSS
+from repairkit.data.annotations import CROSS
+from repairkit.data.dataset import Dataset
+from repairkit.data.preprocessing import Preprocessing
+from repairkit.data.reader import read_data
 from tests.data.builders import PLAIN, noise, save_folder, save_manifest, spec
 
 PEOPLE = "path,label,race,sex\na.png,cat,x,f\nb.png,dog,y,m\n"

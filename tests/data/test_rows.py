@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.data import Dataset, InputSpec, Preprocessing, read_data
+from repairkit.data.dataset import Dataset
+from repairkit.data.preprocessing import InputSpec, Preprocessing
+from repairkit.data.reader import read_data
 
 PLAIN = Preprocessing()
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError
-from repairkit.data import Dataset, read_data
+from repairkit.data.dataset import Dataset
+from repairkit.data.reader import read_data
 from tests.data.builders import PLAIN, noise, save_png, spec
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -157,7 +158,7 @@ def test_a_split_is_read_without_blanks_and_capitals_and_the_rest_is_counted(
     assert data.split is not None
     assert data.split.tolist() == ["calibration", "selection", "test", "tset", ""]
     assert any("without blanks and capitals" in note for note in data.notes)
-    from repairkit.data import PartPlan, split_parts
+    from repairkit.data.parts import PartPlan, split_parts
 
     parts = split_parts(data, PartPlan(), seed=0)
     assert parts.n_unused == 2

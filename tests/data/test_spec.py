@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from repairkit.core.errors import SettingsError
-from repairkit.data.pixels.spec import describe_shape
+from repairkit.data.preprocessing import describe_shape
 from tests.data.builders import spec
 
 

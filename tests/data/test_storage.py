@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError
-from repairkit.data.pixels.storage import allocate_pixels
+from repairkit.data.images import allocate_pixels
 
 
 def test_few_pixels_stay_in_memory() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit.core.errors import DataError
-from repairkit.data.sources.tables import Table, numeric_if_all_numbers, read_csv, read_parquet
+from repairkit.data.tables import Table, numeric_if_all_numbers, read_csv, read_parquet
 
 
 def csv(tmp_path: Path, content: str | bytes, name: str = "a.csv") -> Table:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit.core.process.text import clean
-from repairkit.data.text import as_text, typed_column, whole_number
+from repairkit.data.tables import as_text, typed_column, whole_number
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
 

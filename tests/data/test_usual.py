@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repairkit.data.pixels.preprocessing import Preprocessing
-from repairkit.data.pixels.spec import InputSpec
-from repairkit.data.pixels.usual import Way, usual_ways
+from repairkit.data.preprocessing import InputSpec, Preprocessing
 from repairkit.data.sources.arrays import load_array
+from repairkit.data.usual import Way, usual_ways
 
 FEW = np.arange(4)
 

@@ -31,7 +31,7 @@ import repairkit
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import Site
-from repairkit.data import PartPlan
+from repairkit.data.parts import PartPlan
 from repairkit.engine.batching import settle_batching
 from repairkit.engine.evaluator import MaskEvaluator, keep_all
 from repairkit.engine.opening import open_evaluator

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from repairkit.core.filters import Roster
 from repairkit.core.suite import Annotations, Suite
-from repairkit.data.pixels.images import ReadyImages
+from repairkit.data.preprocessing import ReadyImages
 from repairkit.engine.ensembles.trees import TreeEvaluator
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator, keep_all
 from repairkit.engine.executor import ThreadExecutor

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Suite
-from repairkit.data.pixels.images import ReadyImages
+from repairkit.data.preprocessing import ReadyImages
 from repairkit.engine.means import measure_means
 from repairkit.graph.baking import bake, representable, revert
 from repairkit.graph.kinds.kind import Survey

@@ -17,7 +17,7 @@ from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.scores import Budget
-from repairkit.data import PartPlan
+from repairkit.data.parts import PartPlan
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.objective import PROMISES, Target
 from repairkit.jobs.repair.patching import patch_again

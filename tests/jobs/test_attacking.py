@@ -16,7 +16,8 @@ from repairkit.core.attacked import FreshAttacks, with_twins
 from repairkit.core.errors import AdapterError, DataError, RepairkitError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.suite import Annotations
-from repairkit.data import PartPlan, Preprocessing
+from repairkit.data.parts import PartPlan
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.jobs.attack.adversary import read_attack_settings
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.repair.patching import PatchSettings, patch

@@ -12,7 +12,7 @@ from fairlearn import metrics as fairlearn
 from sklearn.metrics import accuracy_score
 
 from repairkit.core.suite import Annotations, Suite
-from repairkit.data.groups import CROSS
+from repairkit.data.annotations import CROSS
 from repairkit.jobs.repair.judging import fairness_block
 from repairkit.metrics import OutputForm
 from repairkit.metrics.rates import RATES

@@ -13,7 +13,7 @@ from PIL import Image
 
 import repairkit
 from repairkit.core.errors import RepairkitError, SettingsError
-from repairkit.data import PartPlan
+from repairkit.data.parts import PartPlan
 from repairkit.jobs.look.inspection import inspect
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from repairkit.core.errors import PreprocessingError
 from repairkit.core.process.deadline import Deadline
 from repairkit.core.suite import Suite
-from repairkit.data import PartPlan, Preprocessing
+from repairkit.data.parts import PartPlan
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.working import Working
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.data import Dataset, PartPlan, Parts, split_parts
+from repairkit.data.dataset import Dataset
+from repairkit.data.parts import PartPlan, Parts, split_parts
 from repairkit.jobs.runs.part_records import (
     keyed_parts,
     recorded_plan,

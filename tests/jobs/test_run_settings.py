@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repairkit.data import PartPlan, Preprocessing
+from repairkit.data.parts import PartPlan
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of
 from repairkit.formats.run_file import RunFolder, RunSettings
 from repairkit.jobs.runs.run_settings import differing, restored, settings_in, told_settings

@@ -9,7 +9,7 @@ import pytest
 
 import repairkit
 from repairkit.core.errors import DataError
-from repairkit.data import PartPlan
+from repairkit.data.parts import PartPlan
 from repairkit.jobs.score.scored import Scored
 from tests.conftest import Project
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repairkit.data.pixels.preprocessing import Preprocessing
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.report.commands import reading_words, shell
 
 SIZES = st.tuples(st.integers(1, 999), st.integers(1, 999))

@@ -1,9 +1,12 @@
-"""Text that came from a file: how it is compared, and made fit to steer no terminal."""
-
-from __future__ import annotations
+"""Text in messages and from files: compared by its look, made safe to print, names listed."""
 
 import unicodedata
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
+from repairkit.core.errors import SettingsError
+
+_LISTED = 12
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 # A cell that starts so is taken for a formula by spreadsheets.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
@@ -70,3 +73,30 @@ def clean(text: str) -> str:
     composed = unicodedata.normalize("NFC", text).translate(_NOWHERE)
     spaced = "".join(" " if mark.isspace() else mark for mark in composed)
     return spaced.strip(f" {_WIDTHLESS}")
+
+
+def listing(names: Sequence[str]) -> str:
+    """The names joined by commas; a long list is cut short."""
+    cut = len(names) - _LISTED
+    more = f", ... ({cut} more)" if cut > 0 else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """`; did you mean 'crop'?` where a known name is close, else nothing."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def check_keys(keys: Iterable[object], known: Sequence[str], where: str) -> None:
+    """Refuse a key that nothing reads.
+
+    Raises:
+        SettingsError: a key is unknown; the message lists the known ones.
+    """
+    for key in keys:
+        if key not in known:
+            raise SettingsError(
+                f"{where}: unknown key {str(key)!r}{did_you_mean(str(key), known)} "
+                f"(known keys: {', '.join(known)})"
+            )

@@ -11,15 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from repairkit.core.errors import DataError
-from repairkit.core.process.text import clean
+from repairkit.core.process.text import clean, did_you_mean, listing
+from repairkit.data.annotations import TRUTH
 from repairkit.data.dataset import Records
-from repairkit.data.labels import TRUTH
-from repairkit.data.names import did_you_mean, listing
-from repairkit.data.pixels.decoding import ImageFile
-from repairkit.data.pixels.preprocessing import Preprocessing
-from repairkit.data.pixels.spec import InputSpec
-from repairkit.data.sources.files import load_files
-from repairkit.data.text import whole_number
+from repairkit.data.images import ImageFile, load_files
+from repairkit.data.preprocessing import InputSpec, Preprocessing
+from repairkit.data.tables import whole_number
 
 # As torchvision.datasets.folder.IMG_EXTENSIONS.
 IMAGE_SUFFIXES = (

@@ -14,7 +14,7 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
-from repairkit.data import Dataset
+from repairkit.data.dataset import Dataset
 from repairkit.data.sources.archive import read_archive
 from repairkit.engine.batching import settle_batching
 from repairkit.engine.runner import OpenModel

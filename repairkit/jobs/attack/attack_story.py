@@ -23,7 +23,7 @@ from repairkit.core.errors import AdapterError, DataError, SettingsError
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Suite
-from repairkit.data import split_parts
+from repairkit.data.parts import split_parts
 from repairkit.engine.runner import OpenModel
 from repairkit.formats.attack_file import AttackRecord
 from repairkit.formats.patch_file import PatchFile

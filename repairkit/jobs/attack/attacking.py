@@ -16,9 +16,9 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.results import Attacked
 from repairkit.core.suite import Suite
-from repairkit.data import Dataset, InputSpec, Parts, Preprocessing, split_parts
-from repairkit.data.pixels.images import PixelImages
-from repairkit.data.pixels.preprocessing import value_table
+from repairkit.data.dataset import Dataset
+from repairkit.data.parts import Parts, split_parts
+from repairkit.data.preprocessing import InputSpec, PixelImages, Preprocessing, value_table
 from repairkit.engine.ort.runtime import versions
 from repairkit.formats.attack_file import KIND, AttackedImages, attack_archive, check_columns
 from repairkit.formats.documents import write_bytes

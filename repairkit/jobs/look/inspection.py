@@ -11,7 +11,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
 from repairkit.core.filters import Site
 from repairkit.core.process.stages import stage
-from repairkit.data.pixels.spec import describe_shape
+from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.kind import LeftOut, Survey

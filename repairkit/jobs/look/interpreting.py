@@ -16,7 +16,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.filters import Filter
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
-from repairkit.data.pixels.images import PixelImages
+from repairkit.data.preprocessing import PixelImages
 from repairkit.engine.game import ModelGame
 from repairkit.engine.responses import Responses, measure_responses
 from repairkit.graph.structure import receptive_field

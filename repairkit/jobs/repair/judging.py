@@ -25,7 +25,7 @@ from repairkit.core.metric import MeasureFacts, Metric
 from repairkit.core.patch import Evaluation, Figure
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Suite
-from repairkit.data.groups import CROSS, columns_to_group, cross_groups
+from repairkit.data.annotations import CROSS, columns_to_group, cross_groups
 from repairkit.engine.runner import OpenModel
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
 from repairkit.jobs.setup.bench import Bench, outputs_of

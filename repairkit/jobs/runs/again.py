@@ -19,7 +19,8 @@ from typing import Any
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.scores import Budget
-from repairkit.data import Preprocessing, find_project
+from repairkit.data.preprocessing import Preprocessing
+from repairkit.data.project import find_project
 from repairkit.formats.effects import About, Affects, affecting, settings_of
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.setup.settings import Settings, settle

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from repairkit.data import PART_NAMES, Dataset, PartPlan, Parts
+from repairkit.data.dataset import Dataset
+from repairkit.data.parts import PART_NAMES, PartPlan, Parts
 from repairkit.formats.run_file import RunDocument, RunParts
 
 _EARLIER = {"calibration": 0.2, "selection": 0.4, "test": 0.4}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repairkit.data import Preprocessing
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of
 from repairkit.formats.means_file import CommonMeans
 from repairkit.formats.run_file import RunDocument, RunSettings

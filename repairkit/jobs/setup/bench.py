@@ -18,7 +18,8 @@ from repairkit.core.metric import Metric
 from repairkit.core.patch import Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
-from repairkit.data import Dataset, Parts, split_parts
+from repairkit.data.dataset import Dataset
+from repairkit.data.parts import Parts, split_parts
 from repairkit.engine.batching import Batching, settle_batching
 from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Effort, Working

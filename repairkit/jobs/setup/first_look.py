@@ -19,8 +19,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
-from repairkit.data.orders import Order
-from repairkit.data.pixels.usual import Way
+from repairkit.data.usual import Order, Way
 from repairkit.metrics import OutputForm
 from repairkit.metrics.chance import (
     FEWEST,

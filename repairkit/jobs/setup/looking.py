@@ -12,10 +12,10 @@ from repairkit.core.errors import ModelError, PreprocessingError, SettingsError
 from repairkit.core.process.deadline import Deadline
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Indices, Suite
-from repairkit.data import Dataset, PartPlan, Parts
-from repairkit.data.orders import class_orders
-from repairkit.data.pixels.usual import usual_ways
+from repairkit.data.dataset import Dataset
+from repairkit.data.parts import PartPlan, Parts
 from repairkit.data.strata import label_bins
+from repairkit.data.usual import class_orders, usual_ways
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.first_look import (
     MOST_IMAGES,

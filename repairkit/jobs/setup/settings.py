@@ -10,7 +10,9 @@ from typing import Annotated, Any
 from repairkit.core.errors import SettingsError
 from repairkit.core.outputs import FORMS
 from repairkit.core.process.trust import check_trusted
-from repairkit.data import PROJECT_FILE, PartPlan, Preprocessing, Project
+from repairkit.data.parts import PartPlan
+from repairkit.data.preprocessing import Preprocessing
+from repairkit.data.project import PROJECT_FILE, Project
 from repairkit.formats.effects import About, Affects
 from repairkit.metrics import is_user_metric
 

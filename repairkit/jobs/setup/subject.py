@@ -15,7 +15,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.stages import stage
-from repairkit.data import FurtherInput, InputSpec
+from repairkit.data.preprocessing import FurtherInput, InputSpec
 from repairkit.engine.runner import OpenModel
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.coalitions.tree_tail import zipped_outputs

@@ -11,7 +11,8 @@ import numpy as np
 from repairkit.core.arrays import Array
 from repairkit.core.process.stages import READING_LOG
 from repairkit.core.suite import Annotations
-from repairkit.data import Dataset, Parts
+from repairkit.data.dataset import Dataset
+from repairkit.data.parts import Parts
 from repairkit.formats.run_file import Ends
 from repairkit.jobs.output.unattended import event
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines

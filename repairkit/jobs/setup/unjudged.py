@@ -16,8 +16,9 @@ import numpy as np
 from repairkit.core.errors import DataError, ModelError, SettingsError
 from repairkit.core.filters import Roster
 from repairkit.core.suite import Annotations, Suite
-from repairkit.data import PART_NAMES, Dataset, PartPlan, Parts, split_parts
-from repairkit.data.pixels.images import ReadyImages
+from repairkit.data.dataset import Dataset
+from repairkit.data.parts import PART_NAMES, PartPlan, Parts, split_parts
+from repairkit.data.preprocessing import ReadyImages
 from repairkit.engine.batching import as_declared
 from repairkit.graph.kinds.sites import select_sites
 from repairkit.jobs.setup.bench import Bench, make_working, prepare, survey_of

@@ -1,17 +1,96 @@
-"""How pixels become what the model takes: size, crop, colour order, scale, mean, std, layout."""
+"""What the model takes as input, how pixels become it, and images that are ready for it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
-from repairkit.data.names import check_keys, did_you_mean
+from repairkit.core.process.text import check_keys, did_you_mean
+from repairkit.core.suite import Indices
+
+# Position of (channels, height, width) in a shape without its batch axis.
+_AXES = {"nchw": (0, 1, 2), "nhwc": (2, 0, 1)}
+_IMAGE_RANK = 3
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The model's image input, without its batch axis.
+
+    `layout` is `nchw`, `nhwc`, or `other` for an input whose rank is not 4: arrays are then only
+    passed through. `shape` holds None where the model leaves a size open, e.g. `(3, None, None)`.
+    """
+
+    layout: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def channels(self) -> int | None:
+        return self._size(0)
+
+    @property
+    def height(self) -> int | None:
+        return self._size(1)
+
+    @property
+    def width(self) -> int | None:
+        return self._size(2)
+
+    def _size(self, which: int) -> int | None:
+        return self.shape[_AXES[self.layout][which]] if self.layout in _AXES else None
+
+    def with_layout(self, layout: str | None) -> InputSpec:
+        """The same input read in `layout`; None leaves it as it is.
+
+        Raises:
+            SettingsError: the input has no three axes that could be laid out.
+        """
+        if layout is None or layout == self.layout:
+            return self
+        if len(self.shape) != _IMAGE_RANK:
+            raise SettingsError(
+                f"layout {layout} needs a model input of rank 4 and this one has rank "
+                f"{len(self.shape) + 1}; leave layout out and give --data as a ready .npz"
+            )
+        return replace(self, layout=layout)
+
+
+@dataclass(frozen=True)
+class FurtherInput:
+    """An input that the model takes beside its images.
+
+    `shape` is as declared, None where a size is open. Where `per_image`, its first axis is the
+    images'.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+    per_image: bool
+
+    @property
+    def single(self) -> tuple[int | None, ...]:
+        """The shape for one image."""
+        return (1, *self.shape[1:]) if self.per_image else self.shape
+
+
+def describe_shape(shape: tuple[int | None, ...]) -> str:
+    """`(3, None, 224)` as `3 x ? x 224`."""
+    return " x ".join("?" if size is None else str(size) for size in shape) or "a single number"
+
+
+def is_tabular(spec: InputSpec) -> bool:
+    """Whether the model takes a row of numbers, and no image."""
+    return len(spec.shape) == 1
+
 
 COLORS = ("rgb", "bgr", "gray")
 LAYOUTS = ("nchw", "nhwc")
@@ -171,3 +250,58 @@ _PARSERS: Mapping[str, Callable[[str, Any], Any]] = {
     "std": _parse_numbers,
     "layout": _parse_word,
 }
+
+
+@dataclass(frozen=True, eq=False)
+class PixelImages:
+    """Stored 8-bit pixels, preprocessed batch by batch.
+
+    `pixels` is uint8 (n_images, height, width, channels), channels in the model's order. `table` is
+    (channels, 256): what each pixel value becomes, in the model's dtype. A table is exact, and
+    quicker than arithmetic on every pixel.
+    """
+
+    pixels: NDArray[np.uint8]
+    table: NDArray[np.generic]
+    channels_first: bool
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, indices: Indices) -> Array:
+        """Images of shape (len(indices), *model input without its batch axis), model's dtype."""
+        height, width, channels = self.pixels.shape[1:]
+        planes = np.empty((len(indices), channels, height, width), dtype=self.table.dtype)
+        for image, index in zip(planes, indices, strict=True):
+            stored = np.asarray(self.pixels[index])
+            for channel, plane in enumerate(image):
+                # "clip" is never needed: it spares numpy a buffered copy.
+                np.take(self.table[channel], stored[..., channel], out=plane, mode="clip")
+        return planes if self.channels_first else np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+
+    def take(self, indices: Indices) -> PixelImages:
+        """Some of the images, in this order, copied."""
+        return PixelImages(np.asarray(self.pixels[indices]), self.table, self.channels_first)
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyImages:
+    """Arrays that are passed to the model as they are.
+
+    `array` is (n_images, *model input without its batch axis); casting to `dtype` is known to keep
+    its values.
+    """
+
+    array: Array
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def batch(self, indices: Indices) -> Array:
+        """Images of shape (len(indices), *model input without its batch axis), model's dtype."""
+        return self.array[indices].astype(self.dtype, copy=False)
+
+    def take(self, indices: Indices) -> ReadyImages:
+        """Some of the images, in this order, copied."""
+        return ReadyImages(np.asarray(self.array[indices]), self.dtype)

@@ -1,1 +1,0 @@
-"""From image files and arrays to what the model takes."""

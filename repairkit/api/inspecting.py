@@ -8,7 +8,7 @@ from pathlib import Path
 
 from repairkit.api.job_settings import open_job
 from repairkit.core.results import Agreement
-from repairkit.data.pixels.spec import describe_shape
+from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.masks import mask_name
 from repairkit.jobs.look import inspection, reporting
 from repairkit.jobs.look.inspection import Inspection

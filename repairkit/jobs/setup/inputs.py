@@ -12,8 +12,8 @@ from onnx import helper
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
-from repairkit.data import Dataset, FurtherInput
-from repairkit.data.pixels.spec import describe_shape
+from repairkit.data.dataset import Dataset
+from repairkit.data.preprocessing import FurtherInput, describe_shape
 from repairkit.graph.index import dims_of
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import Subject

@@ -10,7 +10,7 @@ import numpy as np
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
-from repairkit.data.pixels.spec import is_tabular
+from repairkit.data.preprocessing import is_tabular
 from repairkit.graph.kinds.ensembles import spread_over_thresholds
 from repairkit.jobs.setup.subject import Subject
 

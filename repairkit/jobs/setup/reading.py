@@ -11,7 +11,8 @@ from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.outputs import OutputEvidence
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
-from repairkit.data import Dataset, read_data
+from repairkit.data.dataset import Dataset
+from repairkit.data.reader import read_data
 from repairkit.graph.structure import ending_of
 from repairkit.jobs.setup.settings import Settings, require_data
 from repairkit.jobs.setup.subject import Subject

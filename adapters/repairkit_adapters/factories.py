@@ -1,4 +1,4 @@
-"""Models that the user names as `module:factory`, in any framework."""
+"""Load models named as `module:factory`, in any framework."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from repairkit.core.process.trust import import_named
 def named_model(
     source: str, kind: type, kind_name: str, calling: AbstractContextManager[None] | None = None
 ) -> object:
-    """The model that a source names, or that a function or class gives without arguments.
+    """The model that a source names, or that its function or class returns without arguments.
 
     Args:
         source: `module:factory`, where `factory` may be a path of attributes.
         kind: the framework's class of models.
-        kind_name: of that class, for messages.
+        kind_name: name of that class in messages.
         calling: open while the factory is called.
 
     Raises:
-        AdapterError: the module cannot be imported, or gives no such model.
+        AdapterError: the module cannot be imported, or returns no such model.
     """
     factory = _named(source)
     model = factory

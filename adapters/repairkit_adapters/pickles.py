@@ -1,4 +1,4 @@
-"""The names that the pickles in a file would import, read without running them."""
+"""Read the names that the pickles in a file would import, without running them."""
 
 import io
 import pickletools
@@ -11,10 +11,10 @@ from typing import IO
 _MOST_BYTES = 1 << 28
 _MOST_NESTED = 3
 _TEXT_BYTES = 1 << 24
-_LEGACY_PICKLES = 5  # before the numbers in a file of `torch.save` that is no zip
+_LEGACY_PICKLES = 5  # followed by numbers, in a file of `torch.save` that is not a zip
 _ENDINGS = (".pkl", ".pickle")
 _STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
-# What tensors and state dicts are made of.
+# Parts of tensors and state dicts.
 _TENSORS = ("torch._utils", "torch.storage", "torch._tensor", "torch.nn.parameter")
 _PLAIN = {"collections:OrderedDict", "torch:Size", "torch:device", "torch:dtype"}
 
@@ -25,7 +25,7 @@ class PickledNames:
 
     Attributes:
         names: as `module:name`, sorted.
-        faults: what could not be read, so that names may be missing; for people.
+        faults: in words, what could not be read; names may be missing there.
     """
 
     names: tuple[str, ...]
@@ -33,7 +33,7 @@ class PickledNames:
 
     @property
     def foreign(self) -> tuple[str, ...]:
-        """The names that no plain state dict needs."""
+        """The names that a plain state dict does not need."""
         return tuple(name for name in self.names if not _is_plain(name))
 
 
@@ -68,7 +68,7 @@ def _read_members(file: IO[bytes], depth: int, findings: _Findings) -> None:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError) as error:
         file.seek(0)
-        if file.read(4) == b"PK\x03\x04":  # no numbers of a tensor that begin like a zip
+        if file.read(4) == b"PK\x03\x04":  # not just numbers of a tensor
             findings.faults.append(f"a zip cannot be read ({error})")
         return
     with archive:
@@ -76,7 +76,7 @@ def _read_members(file: IO[bytes], depth: int, findings: _Findings) -> None:
             is_pickle = member.endswith(_ENDINGS) or content[:2] in _STARTS
             if content[:2] == b"PK" and depth:
                 _read_members(io.BytesIO(content), depth - 1, findings)
-            elif is_pickle or content[:1] == b"\x80":  # the numbers of a tensor may begin so too
+            elif is_pickle or content[:1] == b"\x80":  # numbers of a tensor may start so too
                 whole, fault = _read_pickles(content, findings.names)
                 if fault and is_pickle and not whole:
                     findings.faults.append(f"the pickle {member} is broken {fault}")
@@ -98,15 +98,15 @@ def _contents(archive: zipfile.ZipFile, findings: _Findings) -> Iterator[tuple[s
 
 
 def _read_pickles(content: bytes, names: set[str]) -> tuple[int, str]:
-    """How many pickles follow each other, and where and why the next is broken; adds their names.
+    """Add names; return the number of whole pickles, and where and why the next one is broken.
 
-    In an old file the numbers of tensors follow the pickles, and nothing reads those as a pickle.
+    In an old file, the numbers of tensors follow the pickles; they look like a broken pickle.
     """
     stream, whole = io.BytesIO(content), 0
     while stream.tell() < len(content):
         try:
             _read_one(stream, names)
-        except Exception as error:  # noqa: BLE001 - whatever pickletools raises on broken bytes
+        except Exception as error:  # noqa: BLE001 - pickletools raises many kinds of errors
             return whole, f"at byte {stream.tell():,} ({str(error) or type(error).__name__})"
         whole += 1
     return whole, ""
@@ -115,7 +115,7 @@ def _read_pickles(content: bytes, names: set[str]) -> tuple[int, str]:
 def _read_one(stream: io.BytesIO, names: set[str]) -> None:
     texts: list[str] = []
     memo: dict[int, str | None] = {}
-    top: str | None = None  # the text that was put on the stack last, if nothing else was
+    top: str | None = None  # the text on top of the stack, if it is one
     for code, argument, _ in pickletools.genops(stream):
         if code.name == "MEMOIZE" or code.name in ("PUT", "BINPUT", "LONG_BINPUT"):
             memo[len(memo) if argument is None else int(argument)] = top

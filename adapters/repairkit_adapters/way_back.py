@@ -1,4 +1,4 @@
-"""From a patch of the ONNX file to the channels of the framework's layers that it freezes."""
+"""Map a patch of the ONNX file to the channels of the framework's layers that it freezes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MapSource: TypeAlias = str | Path | LayerMap
 
 @dataclass(frozen=True)
 class FrozenChannel:
-    """A channel of a layer, by the layer's name, and what it is to yield."""
+    """A channel of a layer, by the layer's name, and its constant."""
 
     layer: str
     channel: int
@@ -34,7 +34,7 @@ class FrozenChannel:
 
 @dataclass(frozen=True)
 class FrameworkPatch:
-    """What a patch freezes in the framework's model, which takes images of a shape."""
+    """The channels that a patch freezes in the framework's model, and its image shape."""
 
     input_shape: tuple[int, ...]
     channels: tuple[FrozenChannel, ...]
@@ -42,7 +42,7 @@ class FrameworkPatch:
 
 @dataclass(frozen=True)
 class _Origins:
-    """What is known of the framework's model, and where filters come from, by their id."""
+    """The framework, its image shape, and the origin of each filter by its id."""
 
     framework: str
     input_shape: tuple[int, ...]
@@ -56,13 +56,13 @@ def find_channels(
 
     Args:
         patch: the patch.
-        layers: the map of layers; if None, what the patch file says of its filters.
-        framework: that the model must have come from.
+        layers: the map of layers; if None, the layers that the patch file names.
+        framework: the framework that the model must come from.
         unproven: also take channels for which the map is not proven.
 
     Raises:
-        AdapterError: the layer of a filter is not known, or not for sure, or the model came from
-            another framework.
+        AdapterError: the layer of a filter is unknown or unproven, or the model came from another
+            framework.
         RepairkitError: a file cannot be read.
     """
     if isinstance(patch, str | Path):
@@ -86,7 +86,7 @@ def find_channels(
 def channels_by_layer(
     channels: Sequence[FrozenChannel], layers: Sequence[Layer]
 ) -> dict[str, dict[int, float]]:
-    """What is frozen in each layer: channel to constant.
+    """The constants of the frozen channels of each layer.
 
     Raises:
         AdapterError: there is no such layer or channel.

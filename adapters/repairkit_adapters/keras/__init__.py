@@ -1,6 +1,6 @@
-"""Models trained with Keras 3 on TensorFlow: loaded, run, frozen, exported, repaired.
+"""Models of Keras 3 on TensorFlow: load, run, freeze, export and repair them.
 
-Nothing here imports Keras or TensorFlow before it is used.
+Keras and TensorFlow are imported only when they are used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class KerasAdapter:
     extra = "keras"
 
     def takes(self, source: str) -> bool:
-        """Whether a source looks like Keras's; imports nothing and opens no file."""
+        """Whether a source looks like a Keras model; imports nothing and opens no file."""
         if source.lower().endswith(FILES) or source.startswith(APPLICATIONS):
             return True
         if (Path(source) / "saved_model.pb").is_file():
@@ -41,13 +41,13 @@ class KerasAdapter:
 
         Args:
             source: a `.keras` or `.h5` file, a SavedModel folder, `keras.applications:NAME`
-                (built without weights), or `module:factory` (a function that is called without
-                arguments, or a model that exists already).
-            options: `weights` of an application or a factory; `input_shape` where the model takes
+                (built without weights), or `module:factory` (a function to call without arguments,
+                or an existing model).
+            options: `weights` for an application or a factory; `input_shape` if the model takes
                 images of any size; `trust` lets Lambda layers run.
 
         Raises:
-            AdapterError: the source, its weights or Keras itself is missing or unfit.
+            AdapterError: the source, its weights or Keras itself is missing or unsuitable.
         """
         runtime = load_runtime()
         if Path(source).is_dir():
@@ -64,12 +64,12 @@ ADAPTER = KerasAdapter()
 def wrap(
     model: KerasModel, input_shape: tuple[int, ...] | None = None, *, opset: int | None = None
 ) -> KerasNetwork:
-    """A `keras.Model` as repairkit sees it; the model itself stays as it is.
+    """A `keras.Model` as a `FrameworkModel`; the model itself is not changed.
 
     Args:
-        model: takes a batch of images, and yields scores (or several tensors, scores first).
-        input_shape: of one image, such as (224, 224, 3); None where the model says it.
-        opset: of the exported ONNX; the exporter's own choice if None.
+        model: takes a batch of images and returns scores (or several tensors, scores first).
+        input_shape: of one image, such as (224, 224, 3); None if the model says it.
+        opset: of the exported ONNX; the exporter's default if None.
 
     Raises:
         AdapterError: Keras is missing or on another backend, or the model cannot take such images.
@@ -89,18 +89,18 @@ def apply_patch(
     layers: MapSource | None = None,
     unproven: bool = False,
 ) -> KerasModel:
-    """Freeze in a Keras model what a patch freezes in the ONNX file that was exported from it.
+    """Freeze in a Keras model the filters that a patch freezes in its exported ONNX file.
 
     Args:
         model: a `keras.Model` with the weights that were exported; changed in place.
         patch: what `repairkit patch` wrote, by its path or read.
         layers: the map of layers: the exported ONNX file, the file that `export` wrote beside it,
-            or the map itself; if None, what the patch file says of its filters.
-        unproven: also freeze where the map could not be proven.
+            or the map itself; if None, the layers that the patch file names.
+        unproven: also freeze filters whose layer could not be proven.
 
     Returns:
-        The model itself. Layers without a bias may have got one, so compile it again before further
-        training; that moves at most the constants of frozen filters.
+        The model itself. A layer without a bias may now have one: compile the model again before
+        further training, which can change only the constants of frozen filters.
 
     Raises:
         AdapterError: Keras is missing, the map does not know a filter, or the model does not

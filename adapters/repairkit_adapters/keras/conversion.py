@@ -1,8 +1,8 @@
-"""A traced TensorFlow function as ONNX, by tf2onnx; its model tidied.
+"""Convert a traced TensorFlow function to ONNX with tf2onnx, and clean up the model.
 
-Constants are stored, normalisations folded, and names put in order. TensorFlow computes a batch
-normalisation behind a convolution as a product and a sum per channel. Folded, a filter's output is
-one tensor of the graph, as it is one channel of the Keras layers.
+The clean-up stores constants, folds normalisations and sorts names. TensorFlow computes a batch
+normalisation after a convolution as a product and a sum per channel. After folding, a filter's
+output is one tensor of the graph, as it is one channel of the Keras layers.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def write_onnx(
         runtime: Keras and TensorFlow.
         function: takes images, shape (n_images, *input_shape), float32.
         path: of the ONNX file.
-        input_name: of the images, where ONNX allows it.
+        input_name: of the images, if ONNX allows it.
         input_shape: of one image.
-        opset: of the ONNX file; tf2onnx's own choice if None.
-        layers: the names of the model's layers, for messages; none where they are not known.
+        opset: of the ONNX file; tf2onnx's default if None.
+        layers: the names of the model's layers, for messages; empty if not known.
 
     Raises:
         AdapterError: tf2onnx is missing.
@@ -93,10 +93,10 @@ def write_onnx(
 
 
 def _operator_handlers(exporter: ModuleType) -> dict[str, tuple[Callable[..., None], list[str]]]:
-    """Operators that tf2onnx does not know, in the form of its `custom_op_handlers`.
+    """Handlers for operators that tf2onnx does not know, for its `custom_op_handlers`.
 
     Keras computes an exact GELU with the complementary error function, CELU with `expm1`, and
-    `logaddexp` with `log1p`. ONNX has none of the three, but operators that make them up.
+    `logaddexp` with `log1p`. ONNX has none of the three, so they are composed of other operators.
 
     Args:
         exporter: the module `tf2onnx`.
@@ -121,7 +121,7 @@ def _operator_handlers(exporter: ModuleType) -> dict[str, tuple[Callable[..., No
         node.type = operator
         graph.replace_inputs(node, inputs)
 
-    # tf2onnx also passes a name and arguments, which are not needed here.
+    # tf2onnx also passes a name and arguments.
     def erfc(graph: OnnxGraph, node: OnnxNode, *_: object) -> None:
         error = applied(graph, node, "Erf", list(node.input))
         become(graph, node, "Sub", [one_like(graph, node), error])
@@ -138,9 +138,9 @@ def _operator_handlers(exporter: ModuleType) -> dict[str, tuple[Callable[..., No
 
 
 def _captured(tf: ModuleType, function: GraphFunction) -> dict[str, Array]:
-    """The constants that a traced function takes from outside, by the name of its input for them.
+    """The constants that a traced function captures, by the name of the input for each.
 
-    Variables are not among them: tf2onnx stores these itself.
+    Without variables, which tf2onnx stores itself.
     """
     return {
         inside.name: outside.numpy()
@@ -150,7 +150,7 @@ def _captured(tf: ModuleType, function: GraphFunction) -> dict[str, Array]:
 
 
 def _check_operators(model: ModelProto, layers: Collection[str]) -> None:
-    """Refuse operators of TensorFlow's own, which no runtime knows."""
+    """Refuse operators that only TensorFlow has."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     for node in model.graph.node:
         if node.domain in ("", "ai.onnx"):
@@ -167,7 +167,7 @@ def _check_operators(model: ModelProto, layers: Collection[str]) -> None:
 def _layer_of(node: str, layers: Collection[str]) -> str:
     """The layer in a node's name, which is `model/layer/.../operation`.
 
-    TensorFlow appends a number to a name that it uses again: `conv_1` may be the layer `conv`.
+    TensorFlow adds a number to a repeated name: `conv_1` may be the layer `conv`.
     """
     scopes = [part for part in node.split("/")[:-1] if not part.endswith("PartitionedCall")]
     if scopes[1:]:
@@ -180,7 +180,7 @@ def _layer_of(node: str, layers: Collection[str]) -> str:
 
 
 def _without_number(scope: str, known: Collection[str]) -> str:
-    """The name of a scope's layer: without the numbers that TensorFlow appended."""
+    """The name of a scope's layer, without the numbers that TensorFlow added."""
     while scope not in known and _AGAIN.search(scope):
         scope = _AGAIN.sub("", scope)
     return scope
@@ -191,7 +191,7 @@ _NUMBERED = re.compile(r"(?P<before>.*)__(?P<number>\d+)(?P<after>(:\d+)?(/kerne
 
 @dataclass
 class _Tail:
-    """A product and a sum per channel, which alone read a convolution."""
+    """A product and a sum per channel that are the only readers of a convolution."""
 
     factor: Array
     shift: Array
@@ -199,7 +199,7 @@ class _Tail:
 
 
 def _store_constants(model: ModelProto, constants: Mapping[str, Array]) -> None:
-    """Turn inputs whose value is known into initializers."""
+    """Turn inputs with known values into initializers."""
     graph = model.graph
     free = [value for value in graph.input if value.name not in constants]
     for value in graph.input:
@@ -210,7 +210,7 @@ def _store_constants(model: ModelProto, constants: Mapping[str, Array]) -> None:
 
 
 def _fold_normalisations(model: ModelProto) -> None:
-    """Fold, in place, every product and sum that alone follow a convolution into it."""
+    """Fold a product and a sum into a convolution, in place, if they are its only readers."""
     index = GraphIndex(model)
     gone: list[NodeProto] = []
     for node in index.nodes:
@@ -229,7 +229,7 @@ def _fold_normalisations(model: ModelProto) -> None:
 
 
 def _tail(node: NodeProto, index: GraphIndex, n_channels: int, rank: int) -> _Tail | None:
-    """The product behind a convolution and the sum behind that, where each is alone."""
+    """The product after a convolution and the sum after that, if each is the only reader."""
     steps: list[tuple[NodeProto, Array]] = []
     tensor = str(node.output[0])
     for kind in ("Mul", "Add"):
@@ -284,11 +284,11 @@ def _drop_unused(model: ModelProto) -> None:
 
 
 def _renumber(model: ModelProto) -> None:
-    """Number what tf2onnx inserted from 1 on, in order, and sort constants by where they are read.
+    """Number the names that tf2onnx inserted from 1, and sort constants by their first use.
 
-    tf2onnx goes on counting from one conversion to the next, and its constants are in any order.
+    tf2onnx counts on from one conversion to the next, and its constants are in arbitrary order.
 
-    The graph's inputs and outputs keep their names. Loops and branches are left as they are.
+    Inputs and outputs of the graph keep their names. Loops and branches are not changed.
     """
     graph = model.graph
     graph.doc_string = ""

@@ -1,11 +1,11 @@
-"""Where a Keras model's filters are, found by watching one trace of it; taps hold or freeze them.
+"""Find a Keras model's filters by watching one trace, hold them by taps, or freeze its weights.
 
-A filter is read after the bias and before the activation, or after a `BatchNormalization` that
-alone reads it there. A separable convolution has two stages of filters.
+A filter is read after the bias and before the activation, or after a `BatchNormalization` that is
+its only reader there. A separable convolution has two stages of filters.
 
-In the model's own weights, a frozen filter's kernel is zero and its constant stands in the bias or,
-where a batch normalisation follows alone, in its beta. Kernel and gamma are both zero then, so that
-no gradient reaches either: further training moves at most the constant.
+Freezing sets a filter's kernel to zero and puts its constant into the bias or, if a batch
+normalisation is the only reader, into its beta. Kernel and gamma are then both zero and get no
+gradient: further training can change only the constant.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Stage:
         layer: as repairkit knows it.
         convolution: the Keras layer.
         part: `output`, or `depthwise` within a separable convolution.
-        norm: the batch normalisation that follows it alone.
-        call: which call it is, from 0, of the normalisation or else of the convolution.
-        n_calls: of the convolution in all.
+        norm: the batch normalisation, if it is the only reader.
+        call: number of the call, from 0, of the normalisation or else of the convolution.
+        n_calls: number of all calls of the convolution.
         channel_axis: of its output, 1 or -1.
     """
 
@@ -97,9 +97,9 @@ def find_stages(
 
 @contextmanager
 def tapped_stage(runtime: Runtime, stage: Stage, tap: Tap) -> Iterator[None]:
-    """While open, for one trace, the output of a stage goes through a tap.
+    """Pass the output of a stage through a tap in the block, for one trace.
 
-    The tap is behind the normalisation of the stage, where it has one.
+    The tap follows the normalisation of the stage, if there is one.
     """
     n_calls = 0
 
@@ -119,13 +119,13 @@ def tapped_stage(runtime: Runtime, stage: Stage, tap: Tap) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class TappedModel:
-    """A model, and functions of it that are traced with taps on its stages.
+    """A model whose functions are traced with taps on its stages.
 
     Attributes:
         runtime: Keras and TensorFlow.
-        model: a `keras.Model`, which stays as it is.
+        model: a `keras.Model`, which is not changed.
         stages: of the model.
-        frozen: channels that are constant in every function, by layer, with their constants.
+        frozen: constants of channels that are frozen in every function, by layer.
     """
 
     runtime: Runtime
@@ -144,9 +144,9 @@ class TappedModel:
         return self._traced(function, [[] for _ in self.stages])
 
     def with_held_stage(self, function: Callable[..., Result]) -> Callable[..., Result]:
-        """The function with three more inputs: a stage, and each image's channel and level there.
+        """The function with three more inputs: number of a stage, channels and levels of images.
 
-        The stage is a number. Taps that freeze come first.
+        Taps that freeze come first.
         """
 
         def run(*inputs: Tensor) -> Result:
@@ -177,7 +177,7 @@ class TappedModel:
 
 
 def _in_turn(taps: Sequence[Tap]) -> Tap:
-    """One tap that does what several do, one behind the other."""
+    """One tap that applies several in order."""
 
     def tap(tensor: Tensor) -> Tensor:
         for each in taps:
@@ -190,7 +190,7 @@ def _in_turn(taps: Sequence[Tap]) -> Tap:
 def _held_taps(
     runtime: Runtime, stages: Sequence[Stage], chosen: Tensor, channels: Tensor, levels: Tensor
 ) -> list[Tap]:
-    """Taps that hold one channel of each image at a level, at the stage that is chosen at run time.
+    """Taps that hold one channel of each image at a level, at a stage chosen at run time.
 
     Args:
         runtime: Keras and TensorFlow.
@@ -245,7 +245,7 @@ def _parts(keras: ModuleType, layer: KerasLayer) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a part of a layer yielded during the trace."""
+    """The output of a part of a layer during the trace."""
 
     layer: KerasLayer
     part: str
@@ -254,7 +254,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Norm:
-    """A call of a batch normalisation: what it read, and the operations it made."""
+    """A call of a batch normalisation: its input, and the operations that it added."""
 
     layer: KerasLayer
     read: Tensor
@@ -262,7 +262,7 @@ class _Norm:
 
 
 class _Watch:
-    """Keeps what happens during one trace."""
+    """Records one trace."""
 
     def __init__(self, tf: ModuleType) -> None:
         self._tf = tf
@@ -333,7 +333,7 @@ class _Watch:
             )
 
     def _norm_behind(self, seen: _Seen) -> int | None:
-        """The position of the normalisation that alone reads what a layer yielded."""
+        """The position of the normalisation that is the only reader of a layer's output."""
         readers = [i for i, norm in enumerate(self._norms) if norm.read is seen.tensor]
         if len(readers) != 1 or any(o is seen.tensor for o in self._outputs):
             return None
@@ -360,14 +360,14 @@ def freeze_channels(
     """Freeze channels in place.
 
     Raises:
-        AdapterError: there is no such channel, or a layer that is called several times is not to
-            be frozen alike in all its calls; nothing was changed.
+        AdapterError: there is no such channel, or a layer with several calls would be frozen
+            differently in them; nothing was changed.
     """
     channels_by_layer(channels, [stage.layer for stage in stages])
     known = {stage.layer.name: stage for stage in stages}
     for frozen in channels:
         _check_calls(frozen, known[frozen.layer], known, channels)
-    # What a depthwise channel yields goes into the pointwise bias, which may be frozen itself.
+    # A frozen depthwise channel changes the pointwise bias, which may be frozen itself.
     for frozen in sorted(channels, key=lambda each: known[each.layer].part != "depthwise"):
         _freeze(known[frozen.layer], frozen)
     for layer in model._flatten_layers():
@@ -415,7 +415,7 @@ def _freeze(stage: Stage, frozen: FrozenChannel) -> None:
 
 
 def _freeze_norm(norm: KerasLayer, channel: int, constant: float) -> None:
-    """Let a normalisation that reads zeros yield a constant."""
+    """Make a normalisation of zeros return a constant."""
     if norm.center:
         _assign(norm.moving_mean, channel, 0.0)
         _assign(norm.beta, channel, constant)
@@ -440,7 +440,7 @@ def _kernel(stage: Stage) -> Variable:
 
 
 def _place(stage: Stage, kernel: Variable, channel: int) -> Place:
-    """Where the kernel of one channel is."""
+    """The index of one channel in the kernel."""
     if stage.part == "depthwise" or "Depthwise" in _family(stage.convolution):
         return (..., *divmod(channel, int(kernel.shape[-1])))
     if "Transpose" in _family(stage.convolution):
@@ -453,9 +453,9 @@ def _family(layer: KerasLayer) -> str:
 
 
 def _bias(layer: KerasLayer, size: int) -> Variable:
-    """A layer's bias; one without gets one of zeros."""
+    """A layer's bias; added as zeros if there is none."""
     if not layer.use_bias:
-        layer._tracker.unlock()  # as Keras itself does where a built layer gets weights
+        layer._tracker.unlock()  # as Keras itself does to add weights to a built layer
         layer.bias = layer.add_weight(
             name="bias", shape=(size,), initializer="zeros", trainable=True, dtype=layer.dtype
         )

@@ -1,7 +1,7 @@
-"""Keras on TensorFlow: imported when first used, without noise, and its layers while one traces.
+"""Keras on TensorFlow: a quiet import at first use, and changes of layers during a trace.
 
-A layer's `call`, `activation` or other attributes are replaced for the time of one trace, so that
-functional, sequential and subclassed models, and models inside models, are alike.
+A layer's `call`, `activation` or other attributes are replaced during one trace. This works for
+functional, sequential and subclassed models, and for models inside models.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import keras
     import tensorflow
 
-# Both frameworks are optional, and mypy does not look into them: to it each of these is `Any`.
+# Both frameworks are optional and skipped by mypy, which sees `Any` for each of these.
 KerasLayer: TypeAlias = "keras.Layer"
 KerasModel: TypeAlias = "keras.Model"
 Variable: TypeAlias = "keras.Variable"
@@ -61,7 +61,7 @@ def load_runtime() -> Runtime:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             with _without_stderr():
                 tensorflow = _imported("tensorflow")
-                tensorflow.zeros(1)  # looks for devices, and complains of those that are missing
+                tensorflow.zeros(1)  # looks for devices, and warns about missing ones
         keras = _imported("keras")
     version = getattr(keras, "__version__", "unknown")
     if not version.split(".")[0].isdecimal() or int(version.split(".")[0]) < 3:
@@ -96,7 +96,7 @@ def _imported(name: str) -> ModuleType:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings and log lines of the frameworks from the terminal, errors excepted."""
+    """Hide warnings and log lines of the frameworks in the block, but not errors."""
     loggers = [logging.getLogger(name) for name in ("tensorflow", "absl", "tf2onnx", "h5py")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -112,7 +112,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Hide what native code writes to stderr; it is shown if an error follows."""
+    """Hide what native code writes to stderr in the block; show it if an error follows."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as written:
@@ -131,17 +131,17 @@ def _without_stderr() -> Iterator[None]:
 
 
 def short_message(error: BaseException) -> str:
-    """What an exception of a framework says, in one line of at most 200 characters."""
+    """The message of a framework's exception, in one line of at most 200 characters."""
     line = first_line(error).strip().rstrip(".")
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 Tap = Callable[[Tensor], Tensor]
-"""Stands behind a layer and changes what it yields."""
+"""A function that follows a layer and changes its output."""
 
 
 def named_layers(model: KerasModel) -> list[tuple[str, KerasLayer]]:
-    """Every layer inside a model with its name; inside inner models, behind their names and `/`."""
+    """All layers of a model with their names; those of inner models as `inner/layer`."""
     named: list[tuple[str, KerasLayer]] = []
     met: set[int] = set()
 
@@ -164,13 +164,13 @@ def named_layers(model: KerasModel) -> list[tuple[str, KerasLayer]]:
 
 
 def channel_axis(layer: KerasLayer) -> int:
-    """Of a convolution's output."""
+    """The channel axis of a convolution's output."""
     return 1 if layer.data_format == "channels_first" else -1
 
 
 @contextmanager
 def tapped(runtime: Runtime, convolution: KerasLayer, taps: Mapping[str, Tap]) -> Iterator[None]:
-    """While open, what the parts of a convolution yield goes through taps."""
+    """Pass the outputs of the parts of a convolution through taps in the block."""
     with ExitStack() as stack:
         if "depthwise" in taps:
             call = _in_two_stages(runtime.keras.ops, convolution, taps["depthwise"])
@@ -211,8 +211,8 @@ def _in_two_stages(ops: ModuleType, layer: KerasLayer, tap: Tap) -> Tap:
 
 @contextmanager
 def replaced(layer: KerasLayer, **attributes: object) -> Iterator[None]:
-    """While open, a layer has other attributes or methods."""
-    # By its dictionary: a built layer takes no new state, and Keras would track what is set.
+    """Replace attributes or methods of a layer in the block."""
+    # In its dictionary: a built layer refuses new state, and Keras would track attributes.
     state = vars(layer)
     before = {name: state[name] for name in attributes if name in state}
     state.update(attributes)
@@ -226,7 +226,7 @@ def replaced(layer: KerasLayer, **attributes: object) -> Iterator[None]:
 
 @contextmanager
 def in_32_bits(named: Iterable[tuple[str, KerasLayer]]) -> Iterator[None]:
-    """While open, layers that compute in 16 bits on weights in 32 compute in 32 bits.
+    """Let layers with 32-bit weights compute in 32 bits in the block, not in 16 or 64.
 
     Args:
         named: layers with their names, as `named_layers` gives them.
@@ -246,10 +246,10 @@ def in_32_bits(named: Iterable[tuple[str, KerasLayer]]) -> Iterator[None]:
 
 @contextmanager
 def plain_convolutions(runtime: Runtime, model: KerasModel) -> Iterator[None]:
-    """While open, no convolution is traced as a function of its own.
+    """Trace no convolution as a separate function in the block.
 
-    Keras compiles grouped convolutions, which TensorFlow lacks on the CPU, and tf2onnx cannot look
-    into what is compiled. Such a trace can only be converted: TensorFlow cannot run it.
+    Keras compiles grouped convolutions, which TensorFlow lacks on the CPU, and tf2onnx cannot
+    convert compiled functions. Such a trace can only be converted: TensorFlow cannot run it.
     """
     layers, tf = runtime.keras.layers, runtime.tensorflow
     with ExitStack() as stack:

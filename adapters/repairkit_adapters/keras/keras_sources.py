@@ -19,7 +19,7 @@ from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, quiet, s
 
 APPLICATIONS = "keras.applications:"
 FILES = (".keras", ".h5", ".hdf5")
-# What saved models are made of. `keras.utils`, say, has functions that download and write files.
+# Parts of saved models. Others are risky: `keras.utils` can download and write files.
 _PARTS = {
     "activations", "applications", "constraints", "dtype_policies", "engine", "initializers",
     "layers", "losses", "metrics", "models", "ops", "optimizers", "quantizers", "random",
@@ -47,8 +47,8 @@ def load_model(runtime: Runtime, source: str, options: LoadOptions) -> KerasMode
     """A Keras model from a file, `keras.applications:NAME` or `module:factory`.
 
     Raises:
-        AdapterError: it is missing or unreadable, holds a Lambda layer without trust, or does not
-            fit its weights.
+        AdapterError: the model is missing or unreadable, has a Lambda layer but no trust, or does
+            not fit its weights.
     """
     if source.lower().endswith(FILES):
         if options.weights is not None:
@@ -138,7 +138,7 @@ def _objects(config: Config) -> Iterator[dict[str, Config]]:
 
 
 def _lambdas(config: Config) -> Iterator[str]:
-    """The names of Lambda layers, and of functions kept as code."""
+    """The names of Lambda layers, and of functions stored as code."""
     for value in _objects(config):
         if value.get("class_name") in ("Lambda", "__lambda__"):
             inner = value.get("config")
@@ -147,7 +147,7 @@ def _lambdas(config: Config) -> Iterator[str]:
 
 
 def _named_code(config: Config) -> Iterator[str]:
-    """Classes and functions that loading would import from modules that are not Keras's own."""
+    """Classes and functions that loading would import from modules outside Keras."""
     seen = set()
     for value in _objects(config):
         module, name = value.get("module"), value.get("class_name")
@@ -211,10 +211,10 @@ def _load_weights(runtime: Runtime, model: KerasModel, source: str, options: Loa
 
 
 def image_shape(runtime: Runtime, model: KerasModel, options: LoadOptions) -> tuple[int, ...]:
-    """The shape of one image, from the model or the options; builds a model that is not built yet.
+    """The shape of one image, from the model or the options; builds the model if needed.
 
     Raises:
-        AdapterError: several inputs, or a size that is not known.
+        AdapterError: there are several inputs, or a size is not known.
     """
     asked = options.input_shape
     if not model.built and asked is not None:
@@ -245,7 +245,7 @@ def image_shape(runtime: Runtime, model: KerasModel, options: LoadOptions) -> tu
 
 
 def fits(shape: Sequence[int], stated: Sequence[int | None]) -> bool:
-    """Whether a shape is one that a model states, where None stands for any size."""
+    """Whether a shape fits the one that a model states, where None means any size."""
     return len(shape) == len(stated) and all(
         size in (None, given) for given, size in zip(shape, stated, strict=True)
     )

@@ -1,4 +1,4 @@
-"""A Keras model as repairkit sees it: outputs, filters held at constants, gradients, ONNX."""
+"""A Keras model as a `FrameworkModel`: outputs, filters held at constants, gradients, ONNX."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from repairkit_adapters.way_back import PatchSource, channels_by_layer, find_cha
 
 
 class KerasNetwork:
-    """A Keras model of one image input; keeps `FrameworkModel`.
+    """A Keras model with one image input, as a `FrameworkModel`.
 
-    What is held at a constant is an input of one compiled function, so that trying every filter of
-    a model compiles it once.
+    The held channels are an input of one compiled function, so that trying all filters of a model
+    compiles it only once.
     """
 
     framework = "keras"
@@ -44,9 +44,9 @@ class KerasNetwork:
             runtime: Keras and TensorFlow.
             model: a `keras.Model`.
             input_shape: of one image.
-            opset: of the exported ONNX; the exporter's own choice if None.
-            frozen: channels that are constant in all that is computed here, by layer, with their
-                constants; the model itself stays as it is.
+            opset: of the exported ONNX; the exporter's default if None.
+            frozen: constants of channels that are always frozen here, by layer; the model itself is
+                not changed.
 
         Raises:
             AdapterError: the model does not take one image of that shape.
@@ -99,7 +99,7 @@ class KerasNetwork:
         """See `FrameworkModel.loss_gradients`.
 
         Raises:
-            AdapterError: the model is no classifier.
+            AdapterError: the model is not a classifier.
         """
         tf = self._runtime.tensorflow
         if ("gradients", self._holder.held is not None) not in self._compiled:
@@ -123,7 +123,7 @@ class KerasNetwork:
         return np.asarray(losses, np.float64), np.asarray(gradients, np.float32)
 
     def patched(self, patch: PatchSource, layers: LayerMap) -> KerasNetwork:
-        """The model with the filters of a patch frozen; it shares the weights, which stay.
+        """The model with the filters of a patch frozen; it shares the unchanged weights.
 
         Args:
             patch: the patch.
@@ -176,8 +176,8 @@ class _Compiled:
         """Run a function on images.
 
         Args:
-            name: of the function; one name stands for one function.
-            function: of images, and more inputs.
+            name: of the function, unique.
+            function: takes images, and more inputs.
             held: the stage that is held, and each image's channel and level there.
             inputs: of the function.
 
@@ -216,6 +216,6 @@ class _Compiled:
 
 
 def input_name(model: KerasModel) -> str:
-    """What the model's input is called, as far as it has a name."""
+    """The name of the model's input, or `images`."""
     inputs = getattr(model, "inputs", None) or []
     return str(getattr(inputs[0], "name", "") or "images") if inputs else "images"

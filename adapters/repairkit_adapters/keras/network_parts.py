@@ -1,4 +1,4 @@
-"""What Keras models and SavedModels share: a layer held at constants, and a classifier's loss."""
+"""Shared by Keras models and SavedModels: a layer held at constants, a classifier's loss."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LayerHolder:
             self.held = before
 
 
-# Operators between an activation and the output that only pass on what they get.
+# Operators between an activation and the output that keep the numbers.
 _PASSING = ("Identity", "Reshape", "Squeeze", "Cast")
 _ACTIVATIONS = ("Softmax", "Sigmoid")
 _ROUNDING = 1e-3
@@ -77,11 +77,11 @@ def refuse_no_classifier(shape: Sequence[int | None]) -> None:
 
 
 def logits_of(outputs: Tensor) -> tuple[str, Tensor]:
-    """The operation that made a traced output, and its argument.
+    """The last operation of a traced output, and its argument.
 
     Returns:
-        `Softmax` or `Sigmoid` and its argument, where that made the output; otherwise an empty name
-        and the output itself, which is taken for logits unless its rows look like probabilities.
+        `Softmax` or `Sigmoid` and its argument, if that is the operation; else an empty name and
+        the output itself, which counts as logits unless its rows look like probabilities.
     """
     tensor = outputs
     while tensor.op.type in _PASSING:
@@ -94,8 +94,8 @@ def logits_of(outputs: Tensor) -> tuple[str, Tensor]:
 def cross_entropy(tf: ModuleType, kind: str, logits: Tensor, labels: Tensor) -> Tensor:
     """Each image's cross-entropy for its label, shape (n_images,).
 
-    It is taken of logits, which stay exact where probabilities round to 0 or 1. A single column
-    is that of class 1; behind a sigmoid, each column is a class of its own.
+    It is computed from logits, which stay exact where probabilities round to 0 or 1. A single
+    column belongs to class 1; after a sigmoid, each column is a separate class.
     """
     if logits.shape[1] == 1:
         wanted = tf.cast(labels, logits.dtype)[:, None]
@@ -108,7 +108,7 @@ def cross_entropy(tf: ModuleType, kind: str, logits: Tensor, labels: Tensor) -> 
 
 
 def _as_logits(tf: ModuleType, scores: Tensor) -> Tensor:
-    """The logarithms of rows that are no less than 0 and add up to 1; other rows as they are."""
+    """The logarithms of rows that are at least 0 and add up to 1; other rows unchanged."""
     sums = tf.reduce_sum(scores, axis=1, keepdims=True)
     shares = tf.reduce_all(scores >= 0, axis=1, keepdims=True) & (tf.abs(sums - 1) < _ROUNDING)
     logarithms = tf.math.log(tf.maximum(scores, scores.dtype.as_numpy_dtype(_TINY)))

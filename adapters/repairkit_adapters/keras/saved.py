@@ -1,8 +1,8 @@
-"""A SavedModel folder as repairkit sees it: a graph of operations, in which layers are found.
+"""A SavedModel folder as a `FrameworkModel`: layers are found in its graph of operations.
 
-There are no Keras layers in a SavedModel. Convolutions are found among its operations, and named by
-the scopes that their layers left there. To hold a filter at a constant, the graph is written again
-with a choice behind every convolution.
+A SavedModel has no Keras layers. Convolutions are found among its operations and named by the
+scopes of their layers. To hold a filter at a constant, the graph is rewritten with a choice after every
+convolution.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tensorflow import TensorSpec
     from tensorflow.compat.v1 import GraphDef, NodeDef
 
-# Operations that reach outside the graph when it runs; saving and restoring have their own.
+# Operations that access files or code outside the graph when it runs.
 _REACHING = {
     "CreateSummaryDbWriter",
     "CreateSummaryFileWriter",
@@ -124,7 +124,7 @@ def _image_shape(folder: Path, spec: TensorSpec, options: LoadOptions) -> tuple[
 
 
 class SavedNetwork:
-    """A frozen graph with one image input; keeps `FrameworkModel`."""
+    """A frozen graph with one image input, as a `FrameworkModel`."""
 
     framework = "keras"
 
@@ -190,7 +190,7 @@ class SavedNetwork:
         """See `FrameworkModel.loss_gradients`.
 
         Raises:
-            AdapterError: the model is no classifier.
+            AdapterError: the model is not a classifier.
         """
         tf = self._runtime.tensorflow
         network_parts.refuse_no_classifier(self._output.shape)
@@ -229,7 +229,7 @@ class SavedNetwork:
     def _function(
         self, name: str, definition: GraphDef, more: list[str], fetched: list[str]
     ) -> Callable[..., list[Tensor]]:
-        """A graph as a function of images, and more inputs, to some of its tensors."""
+        """A graph as a function from images and more inputs to some of its tensors."""
         if name not in self._functions:
             tf = self._runtime.tensorflow
             whole = tf.compat.v1.wrap_function(
@@ -256,7 +256,7 @@ _MORE_INPUTS = ("chosen", "channels", "levels")
 
 @dataclass(frozen=True)
 class GraphStage:
-    """A convolution of a graph, and the tensor where its filters are read."""
+    """A convolution of a graph, and the tensor of its filters."""
 
     layer: Layer
     tensor: Tensor
@@ -264,7 +264,7 @@ class GraphStage:
 
 
 def find_graph_stages(frozen: GraphFunction) -> tuple[GraphStage, ...]:
-    """The convolutions of a frozen function whose kernels are constant, in graph order."""
+    """The convolutions with constant kernels of a frozen function, in graph order."""
     fed, outputs = _fed(frozen), {tensor.name for tensor in frozen.outputs}
     operations = [o for o in frozen.graph.get_operations() if o.type in _KINDS and o.name in fed]
     names = _layer_names([operation.name for operation in operations])
@@ -297,7 +297,7 @@ def _fed(frozen: GraphFunction) -> set[str]:
 
 
 def _behind(tensor: Tensor, n_channels: int, fed: set[str], outputs: set[str]) -> Tensor:
-    """The tensor behind the bias and the normalisation that alone follow."""
+    """The tensor after the bias and the normalisation, if these are the only readers."""
     reader = _sole_reader(tensor, outputs)
     if reader is not None and reader.type in _SUMS and _is_per_channel(reader, n_channels, fed):
         tensor = reader.outputs[0]
@@ -326,7 +326,7 @@ def _is_per_channel(operation: Operation, n_channels: int, fed: set[str]) -> boo
 def _layer_names(operations: Sequence[str]) -> list[str]:
     """`conv1` of `StatefulPartitionedCall/model_1/conv1_1/convolution`.
 
-    Keras enters every scope again when it saves a model, which appends a number to all of them.
+    Keras enters each scope a second time when it saves a model, which adds a number to the names.
     """
     paths = []
     for operation in operations:
@@ -340,9 +340,9 @@ def _layer_names(operations: Sequence[str]) -> list[str]:
 def with_choices(
     runtime: Runtime, graph: Graph, stages: Sequence[GraphStage]
 ) -> tuple[GraphDef, list[str]]:
-    """The graph's definition with a choice behind each stage, and its three more inputs.
+    """The graph with a choice after each stage, and the names of its three new inputs.
 
-    The inputs say which stage is chosen and, for each image, its channel and level there.
+    The inputs are the number of the stage and, for each image, its channel and level there.
     """
     tf = runtime.tensorflow
     choices = tf.Graph()

@@ -1,6 +1,6 @@
-"""Models trained with PyTorch: loaded, run, frozen channel by channel, exported, repaired.
+"""PyTorch models: load, run, freeze channels, export and repair them.
 
-Nothing here imports PyTorch before it is used.
+PyTorch is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PyTorchAdapter:
     extra = "pytorch"
 
     def takes(self, source: str) -> bool:
-        """Whether a source looks like PyTorch's; imports nothing and opens no file."""
+        """Whether a source looks like a PyTorch model; imports nothing and opens no file."""
         if source.lower().endswith(_ENDINGS):
             return True
         module, colon, factory = source.partition(":")
@@ -41,13 +41,13 @@ class PyTorchAdapter:
         """Load a trained model.
 
         Args:
-            source: `module:factory` (a function or class that is called without arguments, or a
-                module that exists already), a `torch.export` program or a TorchScript file.
-            options: `weights` of a factory (safetensors, or what `torch.save` made of a state
-                dict), `input_shape` of one image, which only a program says itself.
+            source: `module:factory` (a function or class to call without arguments, or an existing
+                module), a `torch.export` program or a TorchScript file.
+            options: `weights` for a factory (safetensors, or a state dict by `torch.save`), and
+                `input_shape` of one image, which is only stored in programs.
 
         Raises:
-            AdapterError: the source, its weights or PyTorch itself is missing or unfit.
+            AdapterError: the source, its weights or PyTorch itself is missing or unsuitable.
         """
         _require_torch()
         from repairkit_adapters.pytorch.model import PyTorchModel
@@ -69,12 +69,12 @@ ADAPTER = PyTorchAdapter()
 def wrap(
     module: Module, input_shape: tuple[int, ...], *, opset: int | None = None, source: str = "model"
 ) -> PyTorchModel:
-    """A module as repairkit sees it; the module itself stays as it is.
+    """A module as a `FrameworkModel`; the module itself is not changed.
 
     Args:
         module: an `nn.Module` that takes a batch of images, on any device.
         input_shape: of one image, such as (3, 224, 224).
-        opset: of the exported ONNX; the exporter's own choice if None.
+        opset: of the exported ONNX; the exporter's default if None.
         source: what messages call it.
 
     Raises:
@@ -94,18 +94,18 @@ def apply_patch(
     parametrize: bool = False,
     unproven: bool = False,
 ) -> Module:
-    """Freeze in a module what a patch freezes in the ONNX file that was exported from it.
+    """Freeze in a module the filters that a patch freezes in its exported ONNX file.
 
     Args:
         model: an `nn.Module` with the weights that were exported; changed in place.
         patch: a patch file, by its path or read.
         layers: the map that `export` wrote, by its path or read; if None, that of the patch file.
-        parametrize: keep the filters frozen through further training, by parametrizations of
-            `torch.nn.utils.parametrize`; otherwise only the present numbers are changed.
-        unproven: also freeze where the map could not be proven.
+        parametrize: keep the filters frozen during further training, with
+            `torch.nn.utils.parametrize`; otherwise only the current numbers are changed.
+        unproven: also freeze filters whose layer could not be proven.
 
     Returns:
-        The module itself. Layers without a bias may have got one, so make optimisers afterwards.
+        The module itself. A layer without a bias may now have one: create optimisers afterwards.
 
     Raises:
         AdapterError: PyTorch is missing, the map does not know a filter, or the module does not

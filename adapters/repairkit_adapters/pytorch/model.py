@@ -1,4 +1,4 @@
-"""A PyTorch model as repairkit sees it, and what gradients say of it; the module stays as it is."""
+"""A PyTorch model as a `FrameworkModel`, with its gradients; the module is not changed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from repairkit_adapters.pytorch.modules import ImageModule, ready_module
 from repairkit_adapters.pytorch.onnx import write_onnx
 from repairkit_adapters.way_back import PatchSource, find_channels
 
-_STEPS = 20  # of the path on which conductance is integrated
+_STEPS = 20  # of the path that conductance is integrated on
 _BATCH = 32
 _TINY = float(np.finfo(np.float32).tiny)
 
 
 class PyTorchModel:
-    """A trained module in evaluation mode; keeps `FrameworkModel`.
+    """A trained module in evaluation mode, as a `FrameworkModel`.
 
     Args:
         module: an `nn.Module`, TorchScript included, or the module of an exported program.
         input_shape: of one image.
-        opset: of the exported ONNX; the exporter's own choice if None.
-        step: the number of images that one call must have; None where any number goes.
+        opset: of the exported ONNX; the exporter's default if None.
+        step: the required number of images per call; None if any number works.
         source: what messages call it.
     """
 
@@ -57,12 +57,12 @@ class PyTorchModel:
 
     @property
     def step(self) -> int | None:
-        """The number of images that one call must have; None where any number goes."""
+        """The required number of images per call; None if any number works."""
         return self._ready.step
 
     @cached_property
     def traced(self) -> tuple[trace.TracedLayer, ...]:
-        """The layers, and where each is called."""
+        """The layers and their calls."""
         return trace.trace_layers(self._ready)
 
     @property
@@ -128,7 +128,7 @@ class PyTorchModel:
         return first_order_changes(self._ready, modules, images, labels, constants)
 
     def patched(self, patch: PatchSource, layers: LayerMap) -> PyTorchModel:
-        """A copy with the filters of a patch frozen; the module itself stays as it is.
+        """A copy with the filters of a patch frozen; the module itself is not changed.
 
         Args:
             patch: the patch.
@@ -164,8 +164,8 @@ def loss_gradients(
 ) -> tuple[NDArray[np.float64], Images]:
     """Each image's cross-entropy for a label, shape (n_images,), and its gradient.
 
-    Outputs that are no less than 0 and add up to 1 are taken for probabilities, others for logits.
-    A single output is that of class 1.
+    Outputs that are at least 0 and add up to 1 count as probabilities, others as logits. A single
+    output belongs to class 1.
     """
     losses, gradients = [], []
     for rows, n_real in model.batches(len(images)):
@@ -185,7 +185,7 @@ def first_order_changes(
     labels: NDArray[np.intp],
     constants: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, NDArray[np.float32]]:
-    """The change of an image's log-likelihood if a channel alone were held at a constant.
+    """The change of an image's log-likelihood if one channel were held at a constant.
 
     It is the sum over positions of (constant - output) times the gradient: the first term of a
     Taylor expansion (as in Molchanov et al., "Pruning convolutional neural networks for resource
@@ -193,7 +193,7 @@ def first_order_changes(
 
     Args:
         model: the model.
-        modules: whose outputs hold the filters, by layer's name.
+        modules: by layer's name, the modules whose outputs are the filters.
         images: as the model takes them.
         labels: class numbers, (n_images,).
         constants: (n_channels,) by layer's name.
@@ -208,7 +208,7 @@ def first_order_changes(
         with model.evaluation(), torch.enable_grad(), ExitStack() as stack:
             for name, module in read.items():
                 stack.callback(module.register_forward_hook(_keeping(outputs, name)).remove)
-            # Without it, no gradient flows where no parameter asks for one.
+            # Without it, there are no gradients if no parameter requires one.
             answer = model(model.tensor(images[rows]).requires_grad_())
             loss = _losses(answer, labels[rows])[:n_real].sum()
             called = list(outputs)
@@ -230,15 +230,15 @@ def layer_conductance(
     images: Images,
     labels: NDArray[np.intp],
 ) -> dict[str, NDArray[np.float64]]:
-    """How much of an image's score for its label flows through each channel, by Captum.
+    """The part of an image's score for its label that flows through each channel, by Captum.
 
     Conductance (Dhamdhere, Sundararajan & Yan, "How important is a neuron?", 2019) along the
-    straight path from an image of zeros, summed over positions; over a layer that everything flows
-    through it adds up to the score's difference from that of zeros.
+    straight path from an image of zeros, summed over positions. If everything flows through a
+    layer, its channels add up to the difference from the score of zeros.
 
     Args:
         model: the model.
-        modules: whose outputs hold the filters, by layer's name.
+        modules: by layer's name, the modules whose outputs are the filters.
         images: as the model takes them.
         labels: class numbers, (n_images,).
 
@@ -246,7 +246,7 @@ def layer_conductance(
         Shape (n_images, n_channels) by layer.
 
     Raises:
-        AdapterError: Captum is missing, or the model takes no such images.
+        AdapterError: Captum is missing, or the model does not take such images.
     """
     try:
         from captum.attr import LayerConductance
@@ -270,7 +270,7 @@ def layer_conductance(
 
 
 def _score_of(model: ImageModule) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Images and labels to each image's score for its label; that of a single output is for 1."""
+    """A function from images and labels to scores; a single output is the score of class 1."""
 
     def score(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         scores = model(images).flatten(1)
@@ -284,7 +284,7 @@ def _score_of(model: ImageModule) -> Callable[[torch.Tensor, torch.Tensor], torc
 def _keeping(
     outputs: dict[str, torch.Tensor], name: str
 ) -> Callable[[torch.nn.Module, object, torch.Tensor], torch.Tensor]:
-    """A hook that keeps a module's output; what follows may overwrite the copy that it gives."""
+    """A hook that keeps a module's output and passes on a copy, which later code may overwrite."""
 
     def keep(module: torch.nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
         del module, given

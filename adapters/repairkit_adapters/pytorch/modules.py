@@ -1,8 +1,8 @@
-"""PyTorch modules made ready: without wrappers, in 32-bit numbers, in evaluation mode when called.
+"""Prepare PyTorch modules: without wrappers, in 32-bit numbers, in evaluation mode when called.
 
-`DataParallel`, `torch.compile` and weight averaging wrap a module and put a prefix before the names
-of its layers. A module in 16 or 64 bits is exported with the same weights in 32 bits, which every
-runtime computes.
+`DataParallel`, `torch.compile` and weight averaging wrap a module and add a prefix to the names of
+its layers. A module in 16 or 64 bits is exported with its weights in 32 bits, which every runtime
+supports.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _WRAPPED = "module"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageModule:
-    """A module that takes images. After each call it is back in its own mode.
+    """A module that takes images. After each call it is back in its previous mode.
 
     Attributes:
-        module: the user's own without wrappers, or a copy in 32 bits.
+        module: the user's module without wrappers, or a copy in 32 bits.
         input_shape: of one image.
-        step: the number of images that one call must have; None where any number goes.
+        step: the required number of images per call; None if any number works.
         source: what messages call it.
     """
 
@@ -42,7 +42,7 @@ class ImageModule:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """While open, every part of the module is in evaluation mode, and nothing is compiled."""
+        """Put all parts of the module into evaluation mode in the block, without compilation."""
         parts = [part for part in self.module.modules() if part.training]
         for part in parts:
             part.training = False
@@ -68,13 +68,13 @@ class ImageModule:
     def batches(
         self, n_images: int, at_most: int | None = None
     ) -> Iterator[tuple[NDArray[np.intp], int]]:
-        """The rows of images for each call, and how many of them, from the first, are real.
+        """The rows of images for each call, and how many of them are real.
 
-        The others repeat the last image, because some modules take batches of one size only.
+        The rows after these repeat the last image: some modules take only one batch size.
 
         Args:
-            n_images: in all.
-            at_most: images of one call where any number goes; all if None.
+            n_images: in total.
+            at_most: images per call if any number works; all if None.
         """
         size = self.step or at_most
         if size is None:
@@ -109,7 +109,7 @@ class ImageModule:
 def ready_module(
     module: torch.nn.Module, input_shape: tuple[int, ...], *, step: int | None, source: str
 ) -> ImageModule:
-    """A module of the user's without its wrappers, in 32 bits; see `ImageModule` for the rest.
+    """A module without its wrappers, in 32 bits; see `ImageModule` for the arguments.
 
     Raises:
         AdapterError: the module cannot be used; see `in_32_bits`.
@@ -125,9 +125,9 @@ def ready_module(
 
 @contextmanager
 def watching_modules(module: torch.nn.Module, running: list[str]) -> Iterator[None]:
-    """While open, `running` holds the names of the modules that are being called, innermost last.
+    """Keep the names of the running modules in `running` in the block, innermost last.
 
-    The hooks that this takes are removed at the end.
+    The hooks for this are removed at the end.
     """
     handles = []
 
@@ -156,14 +156,14 @@ def tensors_in(tree: object) -> list[torch.Tensor]:
 
 
 def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
-    """The user's own module: the very object, not a copy."""
+    """The user's module inside wrappers: the same object, not a copy."""
     while (inner := _inside(module)) is not None:
         module = module.get_submodule(inner)
     return module
 
 
 def known_name(module: torch.nn.Module, name: str) -> str:
-    """The name of a part of a module without the wrappers around that part.
+    """The name of a part of a module, without the names of wrappers.
 
     Args:
         module: any `nn.Module`.
@@ -179,7 +179,7 @@ def known_name(module: torch.nn.Module, name: str) -> str:
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """The names of a state dict without the prefixes of wrappers, each with the name it had.
+    """The names of a state dict without the prefixes of wrappers, with the original names.
 
     The count that weight averaging adds is left out.
     """
@@ -190,17 +190,17 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def in_32_bits(module: torch.nn.Module, example: torch.Tensor, source: str) -> torch.nn.Module:
-    """The module, or a copy in 32 bits where all its numbers have 16 or 64.
+    """The module, or a copy in 32 bits if all its numbers have 16 or 64.
 
-    A module that casts images to its own type keeps that type, since it could not take others.
+    A module whose code casts images to its own type is not copied: it needs that type.
 
     Args:
         module: in evaluation mode.
-        example: images in 32 bits, as the module would be called with.
+        example: images in 32 bits to call the module with.
         source: what messages call the module.
 
     Raises:
-        AdapterError: the module holds no weights yet, or its weights are of quantized integers.
+        AdapterError: the module has no weights yet, or its weights are quantized integers.
     """
     _refuse_unfit(module, source)
     tensors = [*module.parameters(), *module.buffers()]
@@ -211,15 +211,15 @@ def in_32_bits(module: torch.nn.Module, example: torch.Tensor, source: str) -> t
     try:
         with torch.no_grad():
             converted(example)
-    except RuntimeError:  # the module's own code names the type, so it only works as it is
+    except RuntimeError:  # the module's code names a type, so the copy does not work
         return module
     return converted
 
 
 def _computed(module: torch.nn.Module) -> dict[int, object]:
-    """Copies of tensors that PyTorch does not copy, since they were computed from parameters.
+    """Copies of tensors that were computed from parameters, which PyTorch does not copy.
 
-    `torch.nn.utils.weight_norm` keeps such a weight, and computes it again at every call.
+    `torch.nn.utils.weight_norm` keeps such a weight and computes it again at each call.
     """
     values = [value for part in module.modules() for value in vars(part).values()]
     tensors = [t for t in values if isinstance(t, torch.Tensor) and not t.is_leaf]
@@ -227,7 +227,7 @@ def _computed(module: torch.nn.Module) -> dict[int, object]:
 
 
 def _inside(module: torch.nn.Module | None) -> str | None:
-    """The name of what a wrapper wraps; None where a module is no wrapper."""
+    """The name of the wrapped module; None if a module is not a wrapper."""
     if isinstance(module, torch.jit.ScriptModule) or not isinstance(module, torch.nn.Module):
         return None
     if _COMPILED in module._modules:
@@ -242,7 +242,7 @@ def _inside(module: torch.nn.Module | None) -> str | None:
 
 
 def _common_prefix(names: Iterable[str]) -> str | None:
-    """The prefix of a wrapper that all names have."""
+    """The wrapper's prefix that all names share, if any."""
     counted = [name for name in names if name != "n_averaged"]
     for prefix in (f"{_WRAPPED}.", f"{_COMPILED}."):
         if counted and all(name.startswith(prefix) for name in counted):

@@ -1,4 +1,4 @@
-"""Write PyTorch models as ONNX; errors of the exporter become one line, its output stays hidden."""
+"""Write PyTorch models as ONNX; hide the exporter's output, and shorten its errors to one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OPERATOR = re.compile(r"target=torch\.ops\.([\w.]+)")
 
 
 def write_onnx(model: ImageModule, path: Path, *, opset: int | None) -> None:
-    """Write a module that is in evaluation mode, with a free batch unless it takes one size only.
+    """Write a module in evaluation mode, with a free batch size unless it takes only one.
 
     Raises:
         AdapterError: onnxscript, which PyTorch's exporter needs, is missing.
@@ -61,7 +61,7 @@ def _from_program(
         opset_version=opset,
         verbose=False,
     )
-    # Stack traces of the user's own code are private.
+    # Stack traces show private code of the user.
     for node in program.model.graph:
         node.metadata_props.clear()
     n_bytes = sum(t.numel() * t.element_size() for t in module.parameters())
@@ -69,7 +69,7 @@ def _from_program(
 
 
 def _takes_any_number(module: torch.nn.Module) -> bool:
-    """Whether `forward` takes the images as one of `*args`; the exporter then wants a tuple."""
+    """Whether `forward` takes the images in `*args`; the exporter then needs a tuple."""
     first = next(iter(inspect.signature(module.forward).parameters.values()), None)
     return first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
 
@@ -77,7 +77,7 @@ def _takes_any_number(module: torch.nn.Module) -> bool:
 def _from_script(
     module: torch.nn.Module, images: torch.Tensor, path: Path, *, opset: int | None, fixed: bool
 ) -> None:
-    """TorchScript goes through the exporter that was made for it."""
+    """Write TorchScript with the exporter for it."""
     free = {_INPUT: {0: "batch"}, _OUTPUT: {0: "batch"}}
     torch.onnx.export(
         module,
@@ -93,7 +93,7 @@ def _from_script(
 
 
 def _message(source: str, error: Exception, module: torch.nn.Module, images: torch.Tensor) -> str:
-    """What went wrong where, and what to do, in one line."""
+    """One line: the layer, the error, and what to do."""
     chain: list[str] = []
     current: BaseException | None = error
     while current is not None:
@@ -112,9 +112,9 @@ def _message(source: str, error: Exception, module: torch.nn.Module, images: tor
 
 
 def _layer_at_fault(module: torch.nn.Module, images: torch.Tensor, text: str) -> str:
-    """The innermost module where capturing stops, or that calls the operator of the message.
+    """The innermost module where capturing stops, or that calls the operator in the message.
 
-    Empty where that is not known.
+    Empty if it is not known.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return ""
@@ -123,7 +123,7 @@ def _layer_at_fault(module: torch.nn.Module, images: torch.Tensor, text: str) ->
         with watching_modules(module, running):
             program = torch.export.export(module, (images,), strict=False)
         nodes = list(program.run_decompositions().graph.nodes)
-    except Exception:  # noqa: BLE001 - the export failed already; only the place is wanted here
+    except Exception:  # noqa: BLE001 - the export has failed already; this only looks for the place
         return running[-1] if running else ""
     operator = _OPERATOR.search(text)
     for node in nodes:
@@ -135,7 +135,7 @@ def _layer_at_fault(module: torch.nn.Module, images: torch.Tensor, text: str) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """While open, the exporter's prints, logs and warnings are hidden; errors are still raised."""
+    """Hide prints, logs and warnings of the exporter in the block; errors are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -25,7 +25,7 @@ StateDict: TypeAlias = dict[str, torch.Tensor]
 
 
 def load_source(source: str, options: LoadOptions) -> ImageModule:
-    """The module of a source as it is there, wrappers included; see `PyTorchAdapter.load`."""
+    """The module of a source, with its wrappers; see `PyTorchAdapter.load`."""
     path = Path(source)
     is_file = path.suffix.lower() in (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit")
     if is_file or path.is_file():
@@ -47,7 +47,7 @@ def load_source(source: str, options: LoadOptions) -> ImageModule:
 
 
 def _fill(module: torch.nn.Module, path: Path, source: str, *, trust: bool) -> None:
-    """Load a state dict whose tensors are exactly those of the module."""
+    """Load a state dict into a module; it must have exactly the same tensors."""
     state = _bare(_read_state(path, trust=trust), module)
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state]
@@ -73,7 +73,7 @@ def _fill(module: torch.nn.Module, path: Path, source: str, *, trust: bool) -> N
 
 
 def _bare(state: StateDict, module: torch.nn.Module) -> StateDict:
-    """The state dict inside a checkpoint, without the prefix that wrappers put before names."""
+    """The state dict inside a checkpoint, without the name prefixes of wrappers."""
     for name in _NESTED:
         if isinstance(state.get(name), dict):
             state = state[name]
@@ -91,7 +91,7 @@ def _bare(state: StateDict, module: torch.nn.Module) -> StateDict:
 
 
 def _read_state(path: Path, *, trust: bool) -> StateDict:
-    """A state dict; without trust, only what PyTorch takes for safe is unpickled."""
+    """A state dict; without trust, only types that PyTorch considers safe are unpickled."""
     if not path.is_file():
         raise AdapterError(f"{path}: there is no such file; give --weights a state dict")
     if path.suffix.lower() == ".safetensors":
@@ -120,10 +120,10 @@ def _read_state(path: Path, *, trust: bool) -> StateDict:
 
 
 def _unpickle(path: Path, pickled: PickledNames, *, trust: bool) -> object:
-    """The object in a file, if that is trusted; its classes may lie in the working folder.
+    """Unpickle a trusted file; its classes may be in the working folder.
 
     Raises:
-        AdapterError: it is not trusted, or cannot be read.
+        AdapterError: the file is not trusted, or cannot be read.
     """
     refuse_untrusted(AdapterError, path, [*pickled.foreign, *pickled.faults], trust=trust)
     for name in pickled.foreign:
@@ -237,7 +237,7 @@ def _from_program(path: Path, options: LoadOptions) -> ImageModule:
 
 
 def _code_of_program(path: Path) -> list[str]:
-    """What loading an exported program runs: the names in its pickles, and its operators."""
+    """What loading an exported program runs: names in its pickles, and its operators."""
     pickled = read_names(path)
     names = [f"the pickle's {name}" for name in (*pickled.foreign, *pickled.names)]
     return [*dict.fromkeys(names), *pickled.faults, "the program's operators"]
@@ -246,7 +246,7 @@ def _code_of_program(path: Path) -> list[str]:
 def _input_of(
     program: torch.export.ExportedProgram, path: Path
 ) -> tuple[tuple[int, ...], int | None]:
-    """The shape of one image, and the batch size that the program is fixed at, if any."""
+    """The shape of one image, and the fixed batch size of the program, if any."""
     wanted = set(program.graph_signature.user_inputs)
     nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in wanted]
     values = [n.meta.get("val") for n in nodes]

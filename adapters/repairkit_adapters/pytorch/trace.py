@@ -1,9 +1,8 @@
 """Find the convolutions that a PyTorch model calls, change what they yield, and freeze channels.
 
-PyTorch's operators are watched as they are called, below modules: convolutions that are called as
-functions, TorchScript and exported programs are seen like any other, and the user's modules keep no
-hook. In a module's own weights, a frozen channel's kernel is zero, and its constant stands in the
-bias or the normalisation.
+Tracing watches calls of PyTorch's operators, below modules. So it also sees convolutions called
+as functions, TorchScript and exported programs, and leaves no hook in the user's modules. Freezing
+sets the kernel of a channel to zero, and puts its constant into the bias or the normalisation.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _NORMS = {
     "aten::miopen_batch_norm",
     "aten::batch_norm",
 }
-_TRANSPOSED = 6  # the argument of a convolution that says whether it is transposed
+_TRANSPOSED = 6  # position of the argument `transposed` of a convolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,8 @@ class TracedLayer:
     """A convolution, in the order of calls.
 
     `call` and `norm_call` count the calls of convolutions and normalisations. `owner` is the module
-    that holds the kernel, and `norm` the module of the normalisation that follows alone; both are
-    empty where no module holds them.
+    with the kernel; `norm` is the module of the normalisation, if it is the only reader. Both are
+    empty if no module has them.
     """
 
     layer: Layer
@@ -57,7 +56,7 @@ class TracedLayer:
 
     @property
     def read_call(self) -> int:
-        """The call whose output holds the filters."""
+        """The call whose output is the filters."""
         return self.call if self.norm_call is None else self.norm_call
 
     @property
@@ -79,7 +78,7 @@ class _Call:
 
 
 class OperatorWatch(TorchDispatchMode):
-    """While open, a function is told of every operator that PyTorch calls.
+    """Calls a function after each operator that PyTorch runs in the block.
 
     Args:
         see: takes the operator's name, its arguments and its result, which it may change in place.
@@ -105,12 +104,12 @@ class OperatorWatch(TorchDispatchMode):
 
 @dataclass
 class _Record:
-    """Each convolution and normalisation that was called, and who reads each tensor."""
+    """The calls of convolutions and normalisations, and the readers of each tensor."""
 
     running: list[str]
     calls: list[_Call] = field(default_factory=list)
     readers: dict[int, list[int | None]] = field(default_factory=dict)
-    kept: list[torch.Tensor] = field(default_factory=list)  # so that no identity is used twice
+    kept: list[torch.Tensor] = field(default_factory=list)  # keeps ids unique
 
     def see(
         self, name: str, args: tuple[object, ...], named: Mapping[str, object], result: object
@@ -138,10 +137,10 @@ class _Record:
 
 
 def overwriting(call: int, channels: NDArray[np.intp], constants: Images) -> OperatorWatch:
-    """While open, one convolution or normalisation has one channel of each image at a constant.
+    """Set one channel of each image to a constant, at one convolution or normalisation.
 
     Args:
-        call: which it is, in the order of calls.
+        call: its number, in the order of calls.
         channels: of each image.
         constants: of each image's channel.
     """
@@ -164,7 +163,7 @@ def overwriting(call: int, channels: NDArray[np.intp], constants: Images) -> Ope
 
 
 def _overwrite(out: torch.Tensor, channels: NDArray[np.intp], constants: Images) -> None:
-    # Layers may see several parts of an image, one behind the other along the batch.
+    # A layer may see several parts of each image, one after the other along the batch.
     repeats = len(out) // len(channels)
     rows = np.arange(len(channels) * repeats)
     repeated = torch.from_numpy(np.repeat(channels, repeats)).to(out.device)
@@ -174,7 +173,7 @@ def _overwrite(out: torch.Tensor, channels: NDArray[np.intp], constants: Images)
 
 
 def trace_layers(source: ImageModule) -> tuple[TracedLayer, ...]:
-    """The convolutions that a module calls for a batch of images, in that order."""
+    """The convolutions that a module calls for a batch of images, in order."""
     module = source.module
     running: list[str] = []
     record = _Record(running)
@@ -213,9 +212,9 @@ def trace_layers(source: ImageModule) -> tuple[TracedLayer, ...]:
 def modules_of_layers(
     module: torch.nn.Module, traced: Iterable[TracedLayer]
 ) -> dict[str, torch.nn.Module]:
-    """The module whose output holds a layer's filters, by the layer's name.
+    """The module whose output is a layer's filters, by the layer's name.
 
-    Layers that no module holds are left out, and those of a module that is called several times.
+    Without layers that belong to no module, or to a module that is called several times.
     """
     modules = dict(module.named_modules())
     places = {each.layer.name: each.read_module for each in traced}
@@ -228,7 +227,7 @@ def modules_of_layers(
 
 
 def _norm_behind(call: _Call, record: _Record, outputs: set[int]) -> int | None:
-    """The normalisation that alone reads a convolution's output."""
+    """The normalisation, if it is the only reader of a convolution's output."""
     readers = record.readers.get(id(call.out), [])
     if id(call.out) in outputs or len(readers) != 1 or readers[0] is None:
         return None
@@ -237,9 +236,9 @@ def _norm_behind(call: _Call, record: _Record, outputs: set[int]) -> int | None:
 
 
 def _holders(module: torch.nn.Module) -> dict[int, str]:
-    """Where each tensor starts in memory, and the module of which it is the weight.
+    """The module of each weight, by the address of the tensor.
 
-    A tensor that is no weight keeps its own name.
+    Tensors other than weights keep their own names.
     """
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return {
@@ -250,7 +249,7 @@ def _holders(module: torch.nn.Module) -> dict[int, str]:
 
 
 def _parametrized(modules: Mapping[str, torch.nn.Module], name: str) -> str:
-    """The module that is being called, if its kernel is computed by a parametrization."""
+    """The module, if its kernel is computed by a parametrization; else empty."""
     module = modules.get(name)
     return name if module is not None and parametrizations.is_parametrized(module, "weight") else ""
 
@@ -264,7 +263,7 @@ def _kind(module: torch.nn.Module | None, call: _Call) -> str:
 
 
 def _fresh(name: str, taken: set[str]) -> str:
-    """A layer that is called again gets a number behind its name."""
+    """The name, with a number if it is taken: the layer is called again."""
     fresh, number = name, 1
     while fresh in taken:
         number += 1
@@ -274,11 +273,11 @@ def _fresh(name: str, taken: set[str]) -> str:
 
 
 class Frozen(torch.nn.Module):
-    """A parametrization that holds some numbers of a tensor through training.
+    """A parametrization that keeps some numbers of a tensor fixed during training.
 
     Args:
-        mask: true where a number is held.
-        held: the numbers, of the mask's shape.
+        mask: true where a number is fixed.
+        held: the fixed numbers, in the shape of the mask.
     """
 
     def __init__(self, mask: torch.Tensor, held: torch.Tensor) -> None:
@@ -287,13 +286,13 @@ class Frozen(torch.nn.Module):
         self.register_buffer("held", held)
 
     def forward(self, original: torch.Tensor) -> torch.Tensor:
-        """The tensor with the numbers that are held in their places."""
+        """The tensor with the fixed numbers in place."""
         return torch.where(self.mask, self.held.to(original.dtype), original)
 
 
 @dataclass(frozen=True)
 class _Change:
-    """Numbers to hold in one tensor of one module."""
+    """Numbers to fix in one tensor of one module."""
 
     module: torch.nn.Module
     name: str
@@ -311,7 +310,7 @@ def freeze_channels(
     """Freeze channels in place; see `repairkit_adapters.pytorch.apply_patch`.
 
     Raises:
-        AdapterError: the module has no such channel, or cannot hold it; nothing was changed.
+        AdapterError: the module has no such channel, or cannot freeze it; nothing was changed.
     """
     layers = {each.layer.name: each for each in traced}
     frozen = channels_by_layer(channels, [each.layer for each in traced])
@@ -329,7 +328,7 @@ def freeze_channels(
 def _changes(
     module: torch.nn.Module, layer: TracedLayer, constants: Mapping[int, float], *, lasting: bool
 ) -> list[_Change]:
-    """What must be held in which tensors; nothing is changed yet."""
+    """The numbers to fix, by tensor; changes nothing yet."""
     conv = _part(module, layer.owner, layer)
     if not lasting and parametrizations.is_parametrized(conv):
         raise AdapterError(

@@ -1,1 +1,1 @@
-"""Ray: rounds answered by the workers of a cluster."""
+"""Play rounds on the workers of a Ray cluster."""

@@ -1,7 +1,7 @@
-"""Games on a Ray cluster: one engine per actor, model and images in the object store once.
+"""Games on a Ray cluster: an engine per actor; model and images are stored once.
 
-The actor is replaced, not restarted by Ray: an engine that was lost is opened again, wherever there
-is room, and the parts that it was playing are handed out again (see `repairkit.engine.dispatch`).
+Ray does not restart actors. A lost engine is opened again in a new actor, and its unfinished parts
+are handed out again (see `repairkit.engine.dispatch`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 # Ray is optional, and types must come out the same without it.
 Actor: TypeAlias = Any  # holds an `Engine`
-Answer: TypeAlias = Any  # a `ray.ObjectRef` of what an actor will have answered
+Answer: TypeAlias = Any  # a `ray.ObjectRef` of an actor's answer
 
 _MOST_STARTS = 3
 _START_SECONDS = 600.0
@@ -45,8 +45,8 @@ class RayCluster:
     """See `repairkit.jobs.score.elsewhere.Cluster`.
 
     Args:
-        options: `address` is `local` (start one here and stop it at the end), `auto` (the one that
-            runs here or that Ray is set up for) or an address.
+        options: `address` is `local` (start a cluster here and stop it at the end), `auto` (the one
+            that runs here or that Ray is configured for) or an address.
     """
 
     def __init__(self, options: ClusterOptions) -> None:
@@ -54,11 +54,11 @@ class RayCluster:
 
     @contextmanager
     def open(self, recipe: Recipe, *, seed: int) -> Iterator[RayGame]:
-        """The game of a recipe, played by actors that are gone afterwards.
+        """The game of a recipe, played by actors that are removed afterwards.
 
         Raises:
             SettingsError: Ray is missing.
-            DeviceError: there is no cluster, no room on it, or its workers are unfit.
+            DeviceError: there is no cluster, no room on it, or its workers are unsuitable.
             RepairkitError: the game cannot be opened on them.
         """
         ray = _load_ray()
@@ -116,10 +116,10 @@ class RayCrew:
         return len(self._starts)
 
     def settle(self) -> WorkerFacts:
-        """Wait for the first worker; the others are compared with it.
+        """Wait for the first worker, which later ones are compared with.
 
         Raises:
-            DeviceError: none becomes ready, or one is unfit.
+            DeviceError: no worker becomes ready, or one is unsuitable.
         """
         while self._first is None:
             self._early += self._collect(_START_SECONDS)
@@ -144,13 +144,13 @@ class RayCrew:
 
     def close(self) -> None:
         for actor in self._actors.values():
-            with suppress(Exception):  # it may be gone already
+            with suppress(Exception):  # it may no longer exist
                 self.ray.kill(actor)
         self._actors.clear()
         self._waiting.clear()
 
     def processes(self) -> list[int]:
-        """The ids of the workers that are ready; each is of its own machine."""
+        """The process ids of the ready workers, each on its own machine."""
         return [worker.process for worker in self._workers.values()]
 
     def _start(self, worker: int) -> None:
@@ -164,11 +164,11 @@ class RayCrew:
     def _collect(self, timeout_seconds: float) -> list[Report]:
         refs = list(self._waiting)
         done, _ = self.ray.wait(refs, num_returns=1, timeout=timeout_seconds)
-        if done:  # and all others that are there already
+        if done:  # and all others that are ready
             done, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
         reports: list[Report] = []
         for ref in done:
-            if ref not in self._waiting:  # lost with its worker a moment ago
+            if ref not in self._waiting:  # lost with its worker just now
                 continue
             worker, part = self._waiting.pop(ref)
             try:
@@ -187,10 +187,10 @@ class RayCrew:
         return reports
 
     def _greet(self, worker: int, facts: WorkerFacts) -> None:
-        """Let a worker in, if it plays the very same game.
+        """Accept a worker if it plays exactly the same game.
 
         Raises:
-            DeviceError: it has other versions, or rounds otherwise.
+            DeviceError: it has other versions, or rounds differently.
         """
         _check_versions(facts)
         if self._first is None:
@@ -199,14 +199,14 @@ class RayCrew:
         self._workers[worker] = facts
 
     def _lose(self, worker: int, error: Exception) -> list[Report]:
-        """Forget what a worker was playing, and open its engine again, but only a few times."""
+        """Drop the tasks of a lost worker and open its engine again, a few times at most."""
         self.n_lost += 1
         self._workers.pop(worker, None)
-        with suppress(Exception):  # it may be gone already
+        with suppress(Exception):  # it may no longer exist
             self.ray.kill(self._actors.pop(worker))
         self._waiting = {ref: task for ref, task in self._waiting.items() if task[0] != worker}
         cause = _cause(error)
-        if isinstance(cause, RepairkitError):  # opening the game fails on every worker
+        if isinstance(cause, RepairkitError):  # opening the game would fail on every worker
             raise cause
         line = _line(cause)
         logger.warning("a worker was lost: %s", line)
@@ -234,13 +234,13 @@ def _check_versions(worker: WorkerFacts) -> None:
 
 
 def _check_alike(first: WorkerFacts, worker: WorkerFacts) -> None:
-    """Compare all that decides about the bits of scores."""
+    """Compare everything that affects the bits of scores."""
     alike = (worker.path, worker.precision, worker.device) == (
         first.path,
         first.precision,
         first.device,
     )
-    if worker.device == "cpu":  # kernels of a GPU need not give the same bits twice
+    if worker.device == "cpu":  # GPU kernels may give different bits each time
         alike = alike and worker.probe == first.probe
     if not alike:
         raise DeviceError(
@@ -273,13 +273,13 @@ def _total(ray: ModuleType, resource: str) -> float:
 
 @contextmanager
 def _elsewhere() -> Iterator[None]:
-    """While open, the working folder is an empty one.
+    """Use an empty working folder in the block.
 
-    Ray puts the folder in which it is started first among those from which workers import.
+    Ray puts the folder where it is started first on the import path of workers.
     """
     try:
         before = Path.cwd()
-    except OSError:  # it is gone
+    except OSError:  # it was deleted
         yield
         return
     with tempfile.TemporaryDirectory(prefix="repairkit-") as empty:
@@ -292,18 +292,18 @@ def _elsewhere() -> Iterator[None]:
 
 @contextmanager
 def _joined(ray: ModuleType, options: ClusterOptions) -> Iterator[None]:
-    """While open, this process is a driver of the cluster. One that was started here is stopped.
+    """Join the cluster as a driver in the block; a cluster started here is stopped at the end.
 
     Raises:
-        DeviceError: there is none, or it has other versions.
+        DeviceError: there is no cluster, or it has other versions.
     """
     if ray.is_initialized():
         yield
         return
-    # Ray takes SIGTERM for itself.
+    # Ray replaces the handler of SIGTERM.
     mine = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if mine else None
-    # No resources are set on a cluster that is joined: it is not ours.
+    # Resources are set only for a cluster started here.
     resources: dict[str, object] = {}
     if options.address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -340,13 +340,13 @@ class WorkerFacts:
 
     Attributes:
         facts: of the game.
-        path: how filters are turned off, for people.
-        device: on which it plays.
-        precision: in which it plays.
-        versions: that must be the same everywhere.
-        place: host and processor, for people.
-        probe: the bytes of the scores of a few coalitions; empty where they cannot be had.
-        process: its id on its host.
+        path: in words, how filters are turned off.
+        device: that it uses.
+        precision: that it uses.
+        versions: of packages that must be equal on all nodes.
+        place: in words, host and processor.
+        probe: the bytes of the scores of a few coalitions; empty if a metric needs all images.
+        process: its process id.
     """
 
     facts: GameFacts
@@ -386,7 +386,7 @@ class Engine:
         )
 
     def play(self, part: Part) -> NDArray[np.float64] | Exception:
-        """The scores of a part, or the error that it ended in."""
+        """The scores of a part, or its error."""
         try:
             return answer(self.opened.game, part)
         except Exception as error:  # noqa: BLE001 - the driver decides what to do about it
@@ -394,7 +394,7 @@ class Engine:
 
 
 def engine_versions() -> dict[str, str]:
-    """Versions that must be the same everywhere."""
+    """Versions of packages that must be equal on all nodes."""
     import ray
 
     return {**versions(), "ray": ray.__version__}

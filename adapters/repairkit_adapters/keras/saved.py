@@ -1,8 +1,8 @@
 """A SavedModel folder as a `FrameworkModel`: layers are found in its graph of operations.
 
 A SavedModel has no Keras layers. Convolutions are found among its operations and named by the
-scopes of their layers. To hold a filter at a constant, the graph is rewritten with a choice after every
-convolution.
+scopes of their layers. To hold a filter at a constant, the graph is rewritten with a choice after
+every convolution.
 """
 
 from __future__ import annotations

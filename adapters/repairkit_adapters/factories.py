@@ -1,7 +1,5 @@
 """Load models named as `module:factory`, in any framework."""
 
-from __future__ import annotations
-
 import inspect
 from contextlib import AbstractContextManager, nullcontext
 

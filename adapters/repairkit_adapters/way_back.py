@@ -1,7 +1,5 @@
 """Map a patch of the ONNX file to the channels of the framework's layers that it freezes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

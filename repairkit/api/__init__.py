@@ -3,8 +3,6 @@
 A name loads what it needs when it is first used.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from repairkit.core.process.lazy import loader

@@ -1,7 +1,5 @@
 """Inspect models, add mask inputs to them, compare runs and write their pages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

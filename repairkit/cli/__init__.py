@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from repairkit.cli import streams
-from repairkit.cli.commands import framework_models, look, repair, score
+from repairkit.cli.commands import framework_models, look, patches, score
 from repairkit.cli.option_groups import Command, Panels, flag_positions, refuse_infinite, unfolded
 from repairkit.cli.options import process_began
 from repairkit.cli.stage_display import staged
@@ -33,10 +33,10 @@ app = typer.Typer(
 _COMMANDS: dict[str, Command] = {
     "inspect": look.inspect_command,
     "score": score.score_command,
-    "patch": repair.patch_command,
-    "verify": repair.verify_command,
-    "apply": repair.apply_command,
-    "revert": repair.revert_command,
+    "patch": patches.patch_command,
+    "verify": patches.verify_command,
+    "apply": patches.apply_command,
+    "revert": patches.revert_command,
     "instrument": look.instrument_command,
     "compare": look.compare_command,
     "attack": framework_models.attack_command,
@@ -44,7 +44,7 @@ _COMMANDS: dict[str, Command] = {
     "report": look.report_command,
     "means": score.means_command,
     "merge": score.merge_command,
-    "demo": repair.demo_command,
+    "demo": patches.demo_command,
 }
 for _name, _run in _COMMANDS.items():
     app.command(_name, cls=Panels)(staged(unfolded(_run)))

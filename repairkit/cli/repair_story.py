@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from repairkit.cli import printing
 from repairkit.core.arrays import IN_WORDS
@@ -12,6 +11,7 @@ from repairkit.core.patch import Constant, Evaluation, Figure, Patch
 from repairkit.core.process.text import counted
 from repairkit.core.results import Applied, Patched, Reverted, Verified
 from repairkit.report import story, wording
+from repairkit.report.wording import Document
 
 _MOST_METRICS = 3
 _SHOWN_NAMES = 30
@@ -19,7 +19,7 @@ _LONGEST_NAME = 40
 _COLUMNS = ["images", "before", "after", "change"]
 
 
-def print_patched(done: Patched, document: Mapping[str, Any], *, details: bool = False) -> None:
+def print_patched(done: Patched, document: Document, *, details: bool = False) -> None:
     """Print the story of a patch: first the verdict, whose first sentence says who pays.
 
     Args:
@@ -66,7 +66,7 @@ def _print_changes(done: Patched) -> None:
         printing.say(f"frozen: {', '.join(names)}")
 
 
-def _print_search(document: Mapping[str, Any]) -> None:
+def _print_search(document: Document) -> None:
     """Print how the repair was found, what it promises, and the candidates."""
     printing.say(printing.plainly(story.search_in_words(document["selection"])))
     for sentence in story.promise_in_words(document):
@@ -101,7 +101,7 @@ def _print_figures(done: Patched, *, details: bool) -> None:
 
 
 def _baseline_table(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Document],
     measures: Mapping[str, Measure],
     objective: str,
     n_images: int,
@@ -169,7 +169,7 @@ def _before_after(
     )
 
 
-def _attack_table(rows: Sequence[Mapping[str, Any]]) -> None:
+def _attack_table(rows: Sequence[Document]) -> None:
     """Print how the model does under attack before and after, and what that shows."""
     shown, notes = [], []
     for row in rows:
@@ -196,9 +196,7 @@ def _attack_table(rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _fairness_tables(
-    block: Mapping[str, Any], measures: Mapping[str, Measure], *, details: bool
-) -> None:
+def _fairness_tables(block: Document, measures: Mapping[str, Measure], *, details: bool) -> None:
     """Print groups by all columns together; with `details` also by each column, and rates."""
     *alone, crossed = block["columns"]
     views = [*alone, crossed] if details else [crossed]
@@ -221,7 +219,7 @@ def _fairness_tables(
         )
 
 
-def _classes_table(rows: Sequence[Mapping[str, Any]], suite: str) -> None:
+def _classes_table(rows: Sequence[Document], suite: str) -> None:
     """Print the accuracy of each class."""
     cells = [[row["name"], str(row["n"]), *_cells(SHARE, row)] for row in rows]
     printing.table(
@@ -231,7 +229,7 @@ def _classes_table(rows: Sequence[Mapping[str, Any]], suite: str) -> None:
     )
 
 
-def _groups(view: Mapping[str, Any]) -> None:
+def _groups(view: Document) -> None:
     rows = [
         [
             group["name"] + (" (small)" if group["small"] else ""),
@@ -243,7 +241,7 @@ def _groups(view: Mapping[str, Any]) -> None:
     printing.table(f"Groups by {view['name']}: accuracy", ["group", *_COLUMNS], rows)
 
 
-def _disparities(view: Mapping[str, Any], measures: Mapping[str, Measure]) -> None:
+def _disparities(view: Document, measures: Mapping[str, Measure]) -> None:
     rows = [
         [measures[name].words, *_cells(measures[name], figures)]
         for name, figures in view["disparities"].items()
@@ -253,7 +251,7 @@ def _disparities(view: Mapping[str, Any], measures: Mapping[str, Measure]) -> No
     printing.table(title, ["figure", *_COLUMNS[1:]], rows)
 
 
-def _rates(view: Mapping[str, Any]) -> None:
+def _rates(view: Document) -> None:
     rows = [[group["name"], *map(_arrow, group["rates"].values())] for group in view["groups"]]
     names = [rate.replace("_", " ") for rate in view["groups"][0]["rates"]]
     title = f"Rates of class {view['rates_of']} by {view['name']}, in %"
@@ -262,7 +260,7 @@ def _rates(view: Mapping[str, Any]) -> None:
         printing.say(f"-: {sentence}")
 
 
-def _cells(measure: Measure, figures: Mapping[str, Any] | None) -> list[str]:
+def _cells(measure: Measure, figures: Document | None) -> list[str]:
     if figures is None:
         return ["-", "-", "-"]
     before, after, change = (
@@ -275,7 +273,7 @@ def _cells(measure: Measure, figures: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _arrow(figures: Mapping[str, Any] | None) -> str:
+def _arrow(figures: Document | None) -> str:
     if figures is None:
         return "-"
     before, after = (SHARE.number(figures[when]["value"]) for when in ("before", "after"))

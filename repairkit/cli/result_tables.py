@@ -13,7 +13,7 @@ from repairkit.core.process.text import counted
 from repairkit.core.results import Agreement, Attacked, Exported
 from repairkit.core.scores import Scores
 from repairkit.formats.means_file import CommonMeans
-from repairkit.report.wording import measures_of
+from repairkit.report.wording import Document, measures_of
 
 _SHOWN_FILTERS = 10
 _MOST_METRICS = 10
@@ -23,8 +23,8 @@ _PER_METRIC = 3
 def print_scored(
     rows: Sequence[dict[str, Any]],
     scores: Scores,
-    document: Mapping[str, Any],
-    details: Mapping[str, Any],
+    document: Document,
+    details: Document,
     *,
     ids: Sequence[str],
     excluded: Collection[int],
@@ -61,7 +61,7 @@ def print_scored(
         _print_statistics(details)
 
 
-def _print_origin(document: Mapping[str, Any], measures: Mapping[str, Measure]) -> None:
+def _print_origin(document: Document, measures: Mapping[str, Measure]) -> None:
     """Print what the values rest on: V(all) and V(none), the device, and the images."""
     metrics = list(document["metrics"].items())
     for name, ends in metrics[:_MOST_METRICS]:
@@ -109,7 +109,7 @@ def _print_tops(
     printing.table(f"The {_PER_METRIC} filters worth most for each", ["metric", "filters"], rows)
 
 
-def _interval(document: Mapping[str, Any]) -> str:
+def _interval(document: Document) -> str:
     """The confidence of `from` and `to`; `run.json` says what the intervals are based on."""
     confidence = document["confidence"]
     return "" if confidence is None else f" (from, to: {100 * confidence:g} % intervals)"
@@ -119,7 +119,7 @@ def _direction(measure: Measure) -> str:
     return "" if measure.greater_is_better else " (less is better: a filter above 0 harms)"
 
 
-def _print_statistics(details: Mapping[str, Any]) -> None:
+def _print_statistics(details: Document) -> None:
     """Print the latest convergence, and the bias of truncation; statistics.json has the rest."""
     trace = details.get("convergence", [])
     if trace:
@@ -152,7 +152,7 @@ def print_means(means: CommonMeans, place: Path) -> None:
 
 
 def print_merged(
-    rows: Sequence[dict[str, Any]], document: Mapping[str, Any], metric: str, out: Path
+    rows: Sequence[dict[str, Any]], document: Document, metric: str, out: Path
 ) -> None:
     """Print the highest and lowest values over the images of all owners."""
     printing.table(
@@ -171,7 +171,7 @@ def print_merged(
 
 
 def print_inspected(
-    document: Mapping[str, Any],
+    document: Document,
     *,
     has_layers: bool,
     further_inputs: Iterable[str],
@@ -215,7 +215,7 @@ def print_inspected(
         _print_look(first_look)
 
 
-def _print_sites(document: Mapping[str, Any], *, has_layers: bool) -> None:
+def _print_sites(document: Document, *, has_layers: bool) -> None:
     rows = [
         [
             site["site"],
@@ -233,7 +233,7 @@ def _print_sites(document: Mapping[str, Any], *, has_layers: bool) -> None:
     )
 
 
-def _print_passes(document: Mapping[str, Any], seconds_of_all: Iterable[tuple[int, float]]) -> None:
+def _print_passes(document: Document, seconds_of_all: Iterable[tuple[int, float]]) -> None:
     passes, n_filters = document["passes"], document["n_filters"]
     if passes["seconds"] is None:
         printing.say(passes["note"])
@@ -248,7 +248,7 @@ def _print_passes(document: Mapping[str, Any], seconds_of_all: Iterable[tuple[in
         printing.say(f"passes for each of the {n_filters} filters, on one core: {', '.join(times)}")
 
 
-def _print_look(look: Mapping[str, Any]) -> None:
+def _print_look(look: Document) -> None:
     in_use, best = look["in_use"], look["best"]
     for title, key in (("preprocessing", "preprocessings"), ("class order", "class_orders")):
         attempts = look[key]
@@ -339,7 +339,7 @@ def print_attacked(attacked: Attacked) -> None:
     printing.say(f"written to {attacked.out}")
 
 
-def _attack_in_words(document: Mapping[str, Any]) -> str:
+def _attack_in_words(document: Document) -> str:
     source, reach = document["source"], f"{255 * document['epsilon']:.3g}/255"
     if source["knowledge"] == "black-box":
         return (

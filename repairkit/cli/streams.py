@@ -4,8 +4,6 @@ With `--json`, standard output holds one document only. What a user's module, a 
 library prints goes to standard error.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import select

@@ -1,7 +1,5 @@
 """Results of jobs: patches made, proven, applied and reverted, models exported, runs compared."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ its layers. A module in 16 or 64 bits is exported with its weights in 32 bits, w
 supports.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Write PyTorch models as ONNX; hide the exporter's output, and shorten its errors to one line."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """Load PyTorch models from factories with a state dict, exported programs and TorchScript."""
 
-from __future__ import annotations
-
 import pickle
 import warnings
 import zipfile

@@ -25,7 +25,7 @@ from repairkit.engine.ort.runtime import open_session
 from repairkit.engine.rows.scattered import AffineMasks, with_scattered
 from repairkit.engine.runner import Runner
 from repairkit.graph.baking import bake
-from repairkit.graph.coalitions.masks import with_affine_masks
+from repairkit.graph.coalitions.masking import with_affine_masks
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import instrument, survey
 

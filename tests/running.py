@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.engine.runner import OpenModel
-from repairkit.graph.coalitions.masks import mask_name, mask_shape
+from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.coalitions.rebatch import fixed_batch
 
 

@@ -12,7 +12,7 @@ from repairkit.core.layer_map import LayerMap, Origin
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.formats.patch_file import PatchFile, read_patch_file
 from repairkit.graph.metadata import read_layer_map
-from repairkit.graph.stored.files import read_model
+from repairkit.graph.stored.model_files import read_model
 
 PatchSource: TypeAlias = str | Path | PatchFile | Patch
 """What `repairkit patch` wrote, by its path or read; or a patch that was not written."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from repairkit.api.job_settings import open_job
 from repairkit.core.results import Agreement
 from repairkit.data.preprocessing import describe_shape
-from repairkit.graph.coalitions.masks import mask_name
+from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.look import inspection, reporting
 from repairkit.jobs.look.inspection import Inspection
 from repairkit.jobs.look.instrumenting import write_instrumented

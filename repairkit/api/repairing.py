@@ -18,7 +18,7 @@ from repairkit.core.results import Applied, Patched, Reverted, Verified, frozen_
 from repairkit.core.scores import Budget, Progress
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import claimed_patch, read_patch_file
-from repairkit.graph.stored.files import read_model
+from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.proof import undoing, verifying
 from repairkit.jobs.repair import patching

@@ -18,7 +18,7 @@ from repairkit.core.game import Coalitions, Executor
 from repairkit.core.suite import Indices, Suite
 from repairkit.engine.executor import SerialExecutor
 from repairkit.engine.runner import Feeds, Masks, Runner
-from repairkit.graph.coalitions.masks import mask_name, mask_shape
+from repairkit.graph.coalitions.masking import mask_name, mask_shape
 
 _RUNS_PER_PIECE = 8
 

@@ -26,7 +26,7 @@ from repairkit.engine.ort.runtime import choose_device, session_device
 from repairkit.engine.rows.scattered import AffineMasks, LateScattered, with_scattered
 from repairkit.engine.runner import OpenModel, Runner
 from repairkit.graph.baking import representable
-from repairkit.graph.coalitions.masks import with_affine_masks
+from repairkit.graph.coalitions.masking import with_affine_masks
 from repairkit.graph.coalitions.recast import recast
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import instrument

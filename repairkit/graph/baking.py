@@ -26,7 +26,7 @@ from repairkit.core.patch import (
     TensorChange,
     TensorEdit,
 )
-from repairkit.graph.index import GraphIndex
+from repairkit.graph.index import ConstantArrays, GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head, head_named, kernel_order
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.stored.constants import Constants
@@ -57,7 +57,7 @@ def bake(survey: Survey, patch: Patch) -> Baked:
     for frozen in patch.frozen:
         roster.column(frozen.filter)
         by_site.setdefault(frozen.filter.site, []).append(frozen)
-    editor = Editor(survey.constants)
+    editor = Editor(survey.index)
     for site, members in by_site.items():
         layer = survey.layers[site]
         reason = layer.why_not_partly() if any(f.gain for f in members) else ""
@@ -224,7 +224,7 @@ def held(index: GraphIndex, head: ClassHead, change: HeadChange) -> HeadChange:
     return HeadChange(change.kind, head.name, bias, weight)
 
 
-def head_changes(constants: Constants, head: ClassHead, change: HeadChange) -> list[Change]:
+def head_changes(constants: ConstantArrays, head: ClassHead, change: HeadChange) -> list[Change]:
     """What to write: the numbers that differ from those in the file.
 
     Raises:
@@ -305,7 +305,7 @@ def _from_kernel(flat: Floats, head: ClassHead, *, node_order: Floats) -> Floats
     return weight.reshape(head.weight.shape)
 
 
-def _stored_bias(constants: Constants, head: ClassHead) -> Floats | None:
+def _stored_bias(constants: ConstantArrays, head: ClassHead) -> Floats | None:
     """What is stored in the bias's place, flat; None where there is nothing."""
     assert head.place is not None
     inputs = constants.index.nodes[head.place.node].input
@@ -314,7 +314,7 @@ def _stored_bias(constants: Constants, head: ClassHead) -> Floats | None:
     return constants.array(inputs[head.place.slot]).reshape(-1).astype(np.float64)
 
 
-def _bias_as_stored(constants: Constants, head: ClassHead, wanted: Floats) -> Floats:
+def _bias_as_stored(constants: ConstantArrays, head: ClassHead, wanted: Floats) -> Floats:
     assert head.place is not None
     before = _stored_bias(constants, head)
     if before is None or before.size != head.n_classes:

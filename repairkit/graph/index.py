@@ -6,7 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -16,6 +19,8 @@ from onnx import (
     TensorProto,
     ValueInfoProto,
 )
+
+from repairkit.core.arrays import Array
 
 STANDARD = ("", "ai.onnx")
 """The two names of the ONNX standard's domain."""
@@ -130,6 +135,25 @@ class GraphIndex:
         for node in all_nodes(self.graph):
             used.update((node.name, *node.input, *node.output))
         return used
+
+
+class ConstantArrays(Protocol):
+    """What the constant tensors of a graph hold; `stored.constants.Constants` reads them."""
+
+    @property
+    def index(self) -> GraphIndex: ...
+
+    def array(self, name: str, /) -> Array:
+        """The value of a tensor of `index.constant`, computed from the file."""
+        ...
+
+    def numbers(self, node: NodeProto, slot: int, /) -> Array | None:
+        """What a node reads at `slot`; None where that is nothing or is not constant."""
+        ...
+
+    def as_stored(self, name: str, wanted: NDArray[np.float64], /) -> Array:
+        """`wanted`, flat, one number per element, as `name` reads it back once it is stored."""
+        ...
 
 
 def attribute(node: NodeProto, name: str) -> AttributeProto | None:
@@ -282,3 +306,15 @@ def plain_tensors(graph: GraphProto, functions: Iterable[NodeProto] = ()) -> Ite
 def nodes_of_functions(model: ModelProto) -> list[NodeProto]:
     """The nodes of a model's own functions, without those in their bodies."""
     return [node for function in model.functions for node in function.node]
+
+
+def is_dequantised(index: GraphIndex, name: str) -> bool:
+    """Whether a tensor comes from integer codes: the runtime then computes on integers."""
+    while name in index.producers:
+        node = index.nodes[index.producers[name]]
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+            return True
+        if name not in index.constant or not node.input:
+            return False
+        name = node.input[0]
+    return False

@@ -9,7 +9,7 @@ import pytest
 from repairkit.engine.evaluator import keep_all
 from repairkit.engine.rows.scattered import AffineMasks, ScatteredEvaluator, with_scattered
 from repairkit.engine.runner import Runner
-from repairkit.graph.coalitions.masks import with_affine_masks
+from repairkit.graph.coalitions.masking import with_affine_masks
 from repairkit.graph.kinds.sites import instrument
 from tests import models
 from tests.engine.games import Setup, deep_model, set_up

@@ -24,7 +24,7 @@ from repairkit.engine.rows.stacked import StackedEvaluator
 from repairkit.engine.weights.agreement import STEPS_OF_ONE, difference
 from repairkit.engine.weights.fast import FastEvaluator
 from repairkit.engine.weights.routes import Routes
-from repairkit.graph.coalitions.masks import mask_name, mask_shape
+from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.coalitions.recast import recast
 from repairkit.graph.kinds.sites import instrument
 from tests.engine.games import Setup, set_up

@@ -38,7 +38,7 @@ from repairkit.engine.opening import open_evaluator
 from repairkit.engine.rows.scattered import AffineMasks, with_scattered
 from repairkit.engine.runner import Runner
 from repairkit.graph.baking import representable
-from repairkit.graph.coalitions.masks import with_affine_masks
+from repairkit.graph.coalitions.masking import with_affine_masks
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.mixing import find_mixers
 from repairkit.jobs.setup.settings import Settings

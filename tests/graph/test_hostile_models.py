@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
 from repairkit.graph.kinds.sites import instrument, survey
-from repairkit.graph.stored.files import read_model
+from repairkit.graph.stored.model_files import read_model
 from repairkit.graph.stored.tensors import fold
 from tests import models
 

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.graph.baking import bake, infer_patch, representable, revert
-from repairkit.graph.coalitions.masks import mask_name, mask_shape
+from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.stored.constants import dense_array
 from repairkit.jobs.look.inspection import inspect

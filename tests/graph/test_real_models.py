@@ -12,7 +12,7 @@ from repairkit.core.filters import Roster
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.graph.baking import bake, representable, revert
 from repairkit.graph.kinds.sites import instrument, survey
-from repairkit.graph.stored.files import same_model
+from repairkit.graph.stored.model_files import same_model
 from tests.running import all_present, input_name, random_levels, run
 from tests.zoo import LIGHT_MODELS, ZOO_MODELS, needs_zoo
 

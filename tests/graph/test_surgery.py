@@ -10,10 +10,10 @@ from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.graph.baking import bake, representable, revert
-from repairkit.graph.coalitions.masks import mask_name
+from repairkit.graph.coalitions.masking import mask_name
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import instrument, survey
-from repairkit.graph.stored.files import first_difference, same_model
+from repairkit.graph.stored.model_files import first_difference, same_model
 from tests import models
 from tests.running import all_present, input_name, random_levels, run
 

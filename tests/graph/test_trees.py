@@ -25,7 +25,7 @@ from repairkit.graph.kinds.sites import (
     zero_levels,
 )
 from repairkit.graph.kinds.trees import TreeLayer
-from repairkit.graph.stored.files import same_model
+from repairkit.graph.stored.model_files import same_model
 from tests.ensembles import MODES, Forest, forest, rows_of
 from tests.models import own_bias
 from tests.running import opened, run

@@ -15,7 +15,7 @@ from repairkit.engine.means import measure_means
 from repairkit.graph.baking import bake, representable, revert
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import bias_levels, instrument, survey, zero_levels
-from repairkit.graph.stored.files import same_model
+from repairkit.graph.stored.model_files import same_model
 from tests import models, wild_models
 from tests.running import all_present, opened, random_levels, run
 

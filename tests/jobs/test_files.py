@@ -17,7 +17,7 @@ from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.formats.patch_file import claim_digest, read_patch_file
 from repairkit.graph.baking import revert
 from repairkit.graph.metadata import write_claims
-from repairkit.graph.stored.files import same_model
+from repairkit.graph.stored.model_files import same_model
 from tests.conftest import Answer, Project
 
 

@@ -24,7 +24,7 @@ from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import find_head
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.metadata import read_claims, write_claims
-from repairkit.graph.stored.files import read_model, write_model
+from repairkit.graph.stored.model_files import read_model, write_model
 from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.verifying import sign_claim
 from tests import class_heads, models

@@ -14,8 +14,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from repairkit.core.errors import RunFolderError
-from repairkit.graph.stored import files
-from repairkit.graph.stored.files import folder_of, read_model, write_model
+from repairkit.graph.stored import model_files
+from repairkit.graph.stored.constants import folder_of
+from repairkit.graph.stored.model_files import read_model, write_model
 from repairkit.graph.stored.tensors import array_of
 from tests import models
 from tests.conftest import Answer
@@ -51,7 +52,7 @@ def write_apart(folder: Path, *, extra_mb: int = 0) -> Path:
 
 @pytest.fixture
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(files, "KEPT_OUTSIDE_ABOVE", 0)
+    monkeypatch.setattr(model_files, "KEPT_OUTSIDE_ABOVE", 0)
     return write_apart(tmp_path / "source")
 
 
@@ -68,7 +69,7 @@ def test_the_digest_does_not_depend_on_where_the_weights_are_kept(
     apart: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = read_model(apart).digest
-    monkeypatch.setattr(files, "KEPT_OUTSIDE_ABOVE", 1 << 30)
+    monkeypatch.setattr(model_files, "KEPT_OUTSIDE_ABOVE", 1 << 30)
     assert read_model(apart).digest == kept
 
 

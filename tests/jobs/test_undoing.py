@@ -22,7 +22,7 @@ from repairkit.formats.patch_file import PatchFile, claim_digest, read_patch_fil
 from repairkit.graph.baking import bake, representable
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.metadata import read_claims, write_claims
-from repairkit.graph.stored.files import read_model, write_model
+from repairkit.graph.stored.model_files import read_model, write_model
 from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.undoing import revert_patch
 from repairkit.jobs.proof.verifying import sign_claim
@@ -343,7 +343,7 @@ def test_what_is_frozen_is_inferred_where_nothing_claims_it(
 @given(data=st.data())
 def test_inference_reads_off_just_what_was_frozen(name: str, data: st.DataObject) -> None:
     from repairkit.graph.baking import infer_patch
-    from repairkit.graph.stored.files import same_model
+    from repairkit.graph.stored.model_files import same_model
 
     model = models.LAYERS[name]()
     found = survey(model)

@@ -18,7 +18,7 @@ from onnx import ModelProto
 from repairkit.core.errors import DeviceError, ModelError, SettingsError
 from repairkit.core.process.text import first_line
 from repairkit.graph.index import with_open_sizes
-from repairkit.graph.stored.files import as_on_disk, folder_of
+from repairkit.graph.stored.constants import as_on_disk, folder_of
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from repairkit.engine.ort.runtime import session_device
 from repairkit.engine.runner import Runner
 from repairkit.engine.weights.agreement import difference
 from repairkit.engine.weights.fast import FastEvaluator
-from repairkit.graph.coalitions.masks import OFFSET, ONES, SCALE, ZEROS, affine_input
+from repairkit.graph.coalitions.masking import OFFSET, ONES, SCALE, ZEROS, affine_input
 
 logger = logging.getLogger(__name__)
 

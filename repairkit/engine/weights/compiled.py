@@ -22,9 +22,9 @@ from repairkit.engine.ort.memory import release_freed
 from repairkit.engine.ort.sessions import Call, Level, open_slice, optimise
 from repairkit.engine.ort.values import as_value
 from repairkit.engine.weights.workspace import Workspace, Workspaces
-from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, extract
+from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, Switch, extract
 from repairkit.graph.coalitions.recast import recast
-from repairkit.graph.coalitions.weight_space import Switch, find_switches, separate, with_codes
+from repairkit.graph.coalitions.weight_space import find_switches, separate, with_codes
 from repairkit.graph.index import attribute
 from repairkit.graph.kinds.kind import Survey
 

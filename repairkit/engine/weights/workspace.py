@@ -14,8 +14,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.engine.ort.sessions import Call
 from repairkit.engine.ort.values import as_value
-from repairkit.graph.coalitions.cones import Slice
-from repairkit.graph.coalitions.weight_space import Switch
+from repairkit.graph.coalitions.cones import Slice, Switch
 
 Channels = NDArray[np.intp]
 

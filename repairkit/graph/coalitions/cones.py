@@ -63,6 +63,24 @@ class Shape:
         return self.n_elements * np.dtype(self.dtype).itemsize
 
 
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """Where the filters of a site are turned off.
+
+    `tensor` is the first to hold what the filters yield; its channels lie in blocks of `block`. In
+    weight space, `kernel` and `bias` are runtime inputs: channel c is lane
+    [c // block, :, c % block] of the kernel, and element c of the bias. Otherwise `kernel` is ""
+    and `bias` is the mask input, of shape `mask`.
+    """
+
+    site: str
+    tensor: str
+    kernel: str
+    bias: str
+    block: int
+    mask: tuple[int, ...] = ()
+
+
 class Anatomy:
     """Look-ups over an optimised graph, with its switches as inputs.
 

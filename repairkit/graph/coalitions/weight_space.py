@@ -22,11 +22,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Roster, Site
-from repairkit.graph.coalitions.masks import mask_channels, mask_name, mask_shape
+from repairkit.graph.coalitions.cones import Switch
+from repairkit.graph.coalitions.masking import mask_channels, mask_name, mask_shape
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.kind import Folded, Survey
-from repairkit.graph.stored.constants import with_dense_tensors
-from repairkit.graph.stored.files import folder_of
+from repairkit.graph.stored.constants import folder_of, with_dense_tensors
 
 _LARGEST_CODE = 2**24  # whole numbers up to here are exact in 32 bits
 BLOCKED = "com.microsoft.nchwc"
@@ -144,24 +144,6 @@ def _tidy(model: ModelProto, gone: set[int], output: str) -> None:
 
 
 # After optimisation
-
-
-@dataclass(frozen=True, kw_only=True)
-class Switch:
-    """Where the filters of a site are turned off.
-
-    `tensor` is the first to hold what the filters yield; its channels lie in blocks of `block`. In
-    weight space, `kernel` and `bias` are runtime inputs: channel c is lane
-    [c // block, :, c % block] of the kernel, and element c of the bias. Otherwise `kernel` is ""
-    and `bias` is the mask input, of shape `mask`.
-    """
-
-    site: str
-    tensor: str
-    kernel: str
-    bias: str
-    block: int
-    mask: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

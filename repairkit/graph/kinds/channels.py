@@ -18,15 +18,15 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import ModelProto, NodeProto
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
-from repairkit.core.filters import Filter, Site
+from repairkit.core.filters import Filter, FilterMeans, Site
 from repairkit.core.patch import AddedTensor, Change, Constant, FrozenFilter, TensorChange
-from repairkit.graph.coalitions.masks import mask_channels
-from repairkit.graph.index import GraphIndex, attribute
-from repairkit.graph.kinds.kind import Folded, Kind, Search, SiteLayer
+from repairkit.graph.coalitions.masking import mask_channels
+from repairkit.graph.index import ConstantArrays, GraphIndex, attribute, is_dequantised
+from repairkit.graph.kinds.kind import Folded, Kind, SiteLayer, SiteSearch
 from repairkit.graph.kinds.layers import (
     DENSE,
     ON_CODES,
@@ -40,7 +40,7 @@ from repairkit.graph.kinds.layers import (
     read_layer,
     slots_of,
 )
-from repairkit.graph.stored.constants import Constants, is_dequantised
+from repairkit.graph.stored.constants import with_dense_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class ChannelLayer:
 
     site: Site
     nodes: LayerNodes
-    constants: Constants
+    constants: ConstantArrays
 
     @property
     def index(self) -> GraphIndex:
@@ -322,7 +322,7 @@ def _fold(layer: ChannelLayer) -> Folded:
 # Finding
 
 
-def _find(search: Search, position: int) -> ChannelLayer | str:
+def _find(search: SiteSearch, position: int) -> ChannelLayer | str:
     reason = _why_not(search, position)
     if position in search.last_layers:
         reason = "it makes the model's output"
@@ -351,7 +351,7 @@ def _find(search: Search, position: int) -> ChannelLayer | str:
     return ChannelLayer(site, nodes, search.constants)
 
 
-def _why_not(search: Search, position: int) -> str:
+def _why_not(search: SiteSearch, position: int) -> str:
     """Why a layer is no site, as far as its place in the graph tells; empty where it may be one."""
     node, index = search.index.nodes[position], search.index
     if node.domain not in ("", "ai.onnx"):
@@ -367,11 +367,15 @@ def _why_not(search: Search, position: int) -> str:
     return ""
 
 
+def _mask(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> ModelProto:
+    return mask_channels(with_dense_tensors(model), sites, means)
+
+
 FLOATS = Kind(
     name="floats",
     operators=frozenset(ON_FLOATS),
     find=_find,
-    mask=mask_channels,
+    mask=_mask,
     level_type=np.float32,
     in_tensor=True,
     rounds_levels=True,
@@ -380,7 +384,7 @@ CODES = Kind(
     name="codes",
     operators=frozenset(ON_CODES),
     find=_find,
-    mask=mask_channels,
+    mask=_mask,
     level_type=np.float32,
     in_tensor=True,
     rounds_levels=True,

@@ -20,9 +20,16 @@ from onnx import NodeProto
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import GraphIndex, attribute, int_attribute, layer_names, subgraphs
+from repairkit.graph.index import (
+    GraphIndex,
+    attribute,
+    int_attribute,
+    is_dequantised,
+    layer_names,
+    subgraphs,
+)
 from repairkit.graph.kinds.layers import DENSE_ON_CODES, ON_CODES
-from repairkit.graph.stored.constants import Constants, is_dequantised
+from repairkit.graph.stored.constants import Constants
 from repairkit.graph.stored.tensors import FROZEN_TYPES
 from repairkit.graph.structure import Ending
 

@@ -20,8 +20,7 @@ from onnx import ModelProto
 from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.patch import Change, Constant, FrozenFilter
-from repairkit.graph.index import GraphIndex
-from repairkit.graph.stored.constants import Constants
+from repairkit.graph.index import ConstantArrays, GraphIndex
 
 # What freezing asks for
 
@@ -30,7 +29,7 @@ from repairkit.graph.stored.constants import Constants
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class SiteSearch:
     """A graph in which sites are searched, and what was asked for.
 
     Attributes:
@@ -43,7 +42,7 @@ class Search:
         behind_activation: whether filters are read behind the activation that follows.
     """
 
-    constants: Constants
+    constants: ConstantArrays
     names: Sequence[str]
     judged: Collection[str]
     last_layers: Collection[int]
@@ -147,7 +146,7 @@ class LeftOut:
 class Survey:
     """What was found in a model: its sites with their layers, and the layers that are no sites."""
 
-    constants: Constants
+    constants: ConstantArrays
     layers: Mapping[str, SiteLayer]
     left_out: tuple[LeftOut, ...]
 
@@ -188,7 +187,7 @@ class Kind:
 
     name: str
     operators: frozenset[str]
-    find: Callable[[Search, int], SiteLayer | str | None]
+    find: Callable[[SiteSearch, int], SiteLayer | str | None]
     mask: Callable[[ModelProto, Sequence[Site], FilterMeans], ModelProto]
     level_type: DTypeLike
     in_tensor: bool

@@ -20,8 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from onnx import NodeProto
 
 from repairkit.core.arrays import Array
-from repairkit.graph.index import GraphIndex, attribute, int_attribute
-from repairkit.graph.stored.constants import Constants
+from repairkit.graph.index import ConstantArrays, GraphIndex, attribute, int_attribute
 from repairkit.graph.stored.tensors import FROZEN_TYPES
 
 ON_FLOATS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -72,7 +71,7 @@ def kernel_mask(node: NodeProto, shape: tuple[int, ...], channel: int) -> NDArra
     return mask
 
 
-def kernel_rest(node: NodeProto, constants: Constants) -> NDArray[np.float64]:
+def kernel_rest(node: NodeProto, constants: ConstantArrays) -> NDArray[np.float64]:
     """What a kernel holds where it contributes nothing, broadcastable to the kernel's shape."""
     slot = slots_of(node).kernel_zero
     if slot is None or len(node.input) <= slot or not node.input[slot]:
@@ -80,14 +79,14 @@ def kernel_rest(node: NodeProto, constants: Constants) -> NDArray[np.float64]:
     return _per_kernel(node, constants, slot)
 
 
-def kernel_scale(node: NodeProto, constants: Constants) -> NDArray[np.float64]:
+def kernel_scale(node: NodeProto, constants: ConstantArrays) -> NDArray[np.float64]:
     """What one step of a kernel's codes is worth, broadcastable to the kernel's shape; else 1."""
     if node.op_type != "QLinearConv":
         return np.ones(())
     return _per_kernel(node, constants, _KERNEL_SCALE)
 
 
-def _per_kernel(node: NodeProto, constants: Constants, slot: int) -> NDArray[np.float64]:
+def _per_kernel(node: NodeProto, constants: ConstantArrays, slot: int) -> NDArray[np.float64]:
     """One number, or one per output channel of a kernel, broadcastable to the kernel's shape."""
     values = constants.array(node.input[slot]).astype(np.float64)
     if values.size == 1:
@@ -232,7 +231,7 @@ class LayerNodes:
 
 
 def read_layer(
-    position: int, constants: Constants, ranks: Mapping[str, int], *, behind_activation: bool
+    position: int, constants: ConstantArrays, ranks: Mapping[str, int], *, behind_activation: bool
 ) -> LayerNodes | str:
     """The layer at a node, or the reason why its filters cannot be frozen.
 
@@ -305,7 +304,7 @@ def _dense(
     )
 
 
-def _on_floats(layer: LayerNodes, constants: Constants) -> LayerNodes | str:
+def _on_floats(layer: LayerNodes, constants: ConstantArrays) -> LayerNodes | str:
     """The layer together with the bias `Add` and the normalisation that follow it alone."""
     index = constants.index
     node = index.nodes[layer.node]
@@ -329,7 +328,7 @@ def _on_floats(layer: LayerNodes, constants: Constants) -> LayerNodes | str:
     return layer
 
 
-def _requantised(layer: LayerNodes, constants: Constants) -> LayerNodes | str:
+def _requantised(layer: LayerNodes, constants: ConstantArrays) -> LayerNodes | str:
     """A `QLinearConv`, which gives codes."""
     index = constants.index
     node = index.nodes[layer.node]
@@ -355,7 +354,7 @@ def _requantised(layer: LayerNodes, constants: Constants) -> LayerNodes | str:
     return replace(layer, numbers=codes, dtype=zero.dtype.name)
 
 
-def _integer_sums(layer: LayerNodes, constants: Constants) -> LayerNodes | str:
+def _integer_sums(layer: LayerNodes, constants: ConstantArrays) -> LayerNodes | str:
     """A `ConvInteger`, with what stands between it and its bias `Add`."""
     index = constants.index
     node = index.nodes[layer.node]
@@ -386,7 +385,7 @@ _OUTLINES: dict[str, Callable[[int, NodeProto, Array, Mapping[str, int]], LayerN
     "MatMul": _dense,
     "QLinearConv": _convolution,
 }
-_TAILS: dict[str, Callable[[LayerNodes, Constants], LayerNodes | str]] = {
+_TAILS: dict[str, Callable[[LayerNodes, ConstantArrays], LayerNodes | str]] = {
     "ConvInteger": _integer_sums,
     "QLinearConv": _requantised,
 }
@@ -412,7 +411,7 @@ def _is_plain_norm(node: NodeProto, index: GraphIndex) -> bool:
     )
 
 
-def _contradiction(layer: LayerNodes, constants: Constants) -> str | None:
+def _contradiction(layer: LayerNodes, constants: ConstantArrays) -> str | None:
     """What a layer claims and cannot be true; the shapes in a file may contradict each other."""
     if not -layer.rank <= layer.channel_axis < layer.rank:
         return f"its output has {layer.rank} dimensions, too few for channels"
@@ -438,7 +437,7 @@ def _with_activation(layer: LayerNodes, index: GraphIndex) -> LayerNodes:
     return layer
 
 
-def activation_bounds(node: NodeProto, constants: Constants) -> tuple[float, float]:
+def activation_bounds(node: NodeProto, constants: ConstantArrays) -> tuple[float, float]:
     """The range in which an activation leaves numbers as they are."""
     low, high = _IDENTITY_BOUNDS[node.op_type]
     if node.op_type != "Clip":

@@ -16,7 +16,7 @@ from repairkit.core.filters import FilterMeans, Site
 from repairkit.graph.index import GraphIndex, all_nodes, layer_names, subgraphs, with_open_sizes
 from repairkit.graph.kinds.channels import CODES, FLOATS
 from repairkit.graph.kinds.heads import head_layers, is_product
-from repairkit.graph.kinds.kind import Kind, LeftOut, Search, SiteLayer, Survey
+from repairkit.graph.kinds.kind import Kind, LeftOut, SiteLayer, SiteSearch, Survey
 from repairkit.graph.kinds.layers import DENSE_ON_CODES
 from repairkit.graph.kinds.trees import TREES
 from repairkit.graph.stored.constants import Constants
@@ -107,7 +107,7 @@ def survey(
     index = GraphIndex(model)
     _check_settings(index, output, at, include)
     outputs = index.outputs if output is None else (output,)
-    search = Search(
+    search = SiteSearch(
         constants=Constants(index),
         names=layer_names(index),
         judged=index.leading_to(outputs),
@@ -127,7 +127,7 @@ def survey(
     return Survey(search.constants, layers, tuple(left_out))
 
 
-def _layer_at(search: Search, position: int) -> SiteLayer | str | None:
+def _layer_at(search: SiteSearch, position: int) -> SiteLayer | str | None:
     """The layer at a node, a reason why it is no site, or None where the node is no layer."""
     node = search.index.nodes[position]
     kind = _KIND_OF.get(node.op_type)

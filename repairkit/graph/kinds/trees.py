@@ -17,7 +17,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import Filter, FilterMeans, Site
 from repairkit.core.patch import Change, Constant, FrozenFilter, ListChange, constant_of
-from repairkit.graph.coalitions.masks import mask_name, with_where
+from repairkit.graph.coalitions.masking import mask_name, with_where
 from repairkit.graph.index import GraphIndex, attribute, fresh_name, int_attribute
 from repairkit.graph.kinds.ensembles import (
     DOMAIN,
@@ -31,7 +31,7 @@ from repairkit.graph.kinds.ensembles import (
     scores_of,
     with_standard_operators,
 )
-from repairkit.graph.kinds.kind import Kind, Search, SiteLayer
+from repairkit.graph.kinds.kind import Kind, SiteLayer, SiteSearch
 
 _EXPAND_SINCE = 8  # the opset since which there is `Expand`, which masks of trees need
 
@@ -144,7 +144,7 @@ def _mask(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> Model
     return mask_trees(with_where(model, at_least=_EXPAND_SINCE), masks, means)
 
 
-def _find(search: Search, position: int) -> TreeLayer | str | None:
+def _find(search: SiteSearch, position: int) -> TreeLayer | str | None:
     index = search.index
     node = index.nodes[position]
     if not is_ensemble(node):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,25 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import GraphIndex, all_nodes, attribute, int_attribute, subgraphs
+from repairkit.graph.index import (
+    GraphIndex,
+    all_nodes,
+    attribute,
+    int_attribute,
+    nodes_of_functions,
+    plain_tensors,
+    subgraphs,
+)
 from repairkit.graph.stored.tensors import (
+    DIGEST,
+    FOLDER,
     array_of,
     code_limits,
     constant_tensor,
     dense_array,
+    external_entry,
     fold,
+    forget_marks,
     holds,
     is_outside,
 )
@@ -220,18 +233,6 @@ def _write(
     return Write(storage, positions, values.astype(dtype))
 
 
-def is_dequantised(index: GraphIndex, name: str) -> bool:
-    """Whether a tensor comes from integer codes: the runtime then computes on integers."""
-    while name in index.producers:
-        node = index.nodes[index.producers[name]]
-        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
-            return True
-        if name not in index.constant or not node.input:
-            return False
-        name = node.input[0]
-    return False
-
-
 def stored_tensor(model: ModelProto, kind: str, name: str) -> TensorProto | None:
     """The stored tensor of a `Storage` in any model; None where the model has none of that name."""
     if kind == "initializer":
@@ -276,3 +277,42 @@ def _has_sparse(graph: GraphProto) -> bool:
 
 def _graphs(model: ModelProto) -> list[GraphProto]:
     return [model.graph, *(g for node in all_nodes(model.graph) for g in subgraphs(node))]
+
+
+# Models whose weights are kept outside
+
+
+def folder_of(model: ModelProto) -> Path | None:
+    """The folder of the weights that are kept outside; None where none are."""
+    folders = (external_entry(t, FOLDER) for t in plain_tensors(model.graph) if is_outside(t))
+    first = next(folders, None)
+    return None if first is None else Path(first)
+
+
+def as_on_disk(model: ModelProto) -> ModelProto:
+    """The model without repairkit's marks; the model itself where it has none."""
+    return _without(model, FOLDER, DIGEST)
+
+
+def wherever_it_lies(model: ModelProto) -> ModelProto:
+    """The model without the folder of its weights, to compare it; itself where none is outside."""
+    return _without(model, FOLDER)
+
+
+def _without(model: ModelProto, *keys: str) -> ModelProto:
+    if folder_of(model) is None:
+        return model
+    result = ModelProto()
+    result.CopyFrom(model)
+    for tensor in plain_tensors(result.graph, nodes_of_functions(result)):
+        forget_marks(tensor, *keys)
+    return result
+
+
+def outside_digests(model: ModelProto) -> dict[str, str]:
+    """The SHA-256 of every data file that is kept outside, by its name in the model."""
+    return {
+        external_entry(t, "location"): external_entry(t, DIGEST)
+        for t in plain_tensors(model.graph, nodes_of_functions(model))
+        if is_outside(t)
+    }

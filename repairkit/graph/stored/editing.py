@@ -22,10 +22,10 @@ _FLOAT = np.dtype("<f4")
 
 
 class Editor:
-    """Changes a copy of the model that `constants` looks at, and lists the edits."""
+    """Changes a copy of the model that is indexed, and lists the edits."""
 
-    def __init__(self, constants: Constants) -> None:
-        self.constants, self.index = constants, constants.index
+    def __init__(self, index: GraphIndex) -> None:
+        self.index, self.constants = index, Constants(index)
         self.model = ModelProto()
         self.model.CopyFrom(self.index.model)
         self.edits: list[TensorEdit] = []

@@ -17,7 +17,7 @@ from repairkit.core.results import Exported
 from repairkit.formats.documents import outputs, to_json
 from repairkit.graph.kinds.sites import find_sites
 from repairkit.graph.metadata import write_layer_map
-from repairkit.graph.stored.files import add_model, read_model
+from repairkit.graph.stored.model_files import add_model, read_model
 from repairkit.jobs.export.mapping import Pairing, prove_layers, sites_without_layer
 from repairkit.jobs.output.destination import check_export_place
 from repairkit.jobs.setup.noise import noise_images

@@ -20,7 +20,7 @@ from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.framework import FrameworkModel, Images, Layer
 from repairkit.core.layer_map import LayerMap, MappedLayer
 from repairkit.core.process.stages import stage
-from repairkit.graph.coalitions.masks import mask_name, mask_shape
+from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.kinds.sites import find_sites, instrument
 from repairkit.jobs.export.telling_apart import Crowd
 from repairkit.jobs.setup.subject import Subject

@@ -8,7 +8,7 @@ from repairkit.core.filters import Site
 from repairkit.core.process.stages import stage
 from repairkit.graph.baking import representable
 from repairkit.graph.kinds.sites import bias_levels, instrument, select_sites, survey, zero_levels
-from repairkit.graph.stored.files import write_model
+from repairkit.graph.stored.model_files import write_model
 from repairkit.jobs.output.destination import INSTRUMENTED, check_model_place, is_instrumented
 from repairkit.jobs.setup.faults import judging_the_model
 from repairkit.jobs.setup.settings import Settings

@@ -18,7 +18,7 @@ from repairkit.graph.kinds.class_head import head_named
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.metadata import write_claims
-from repairkit.graph.stored.files import ModelFile, digest_of
+from repairkit.graph.stored.model_files import ModelFile, digest_of
 from repairkit.jobs.setup.subject import Subject
 
 

@@ -16,11 +16,11 @@ from onnx import ModelProto
 from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.core.process.writing import Drafts
 from repairkit.formats.stored_files import StoredFile, describe, restore
-from repairkit.graph.stored.files import (
+from repairkit.graph.stored.constants import outside_digests
+from repairkit.graph.stored.model_files import (
     ModelFile,
     canonical_bytes,
     external_locations,
-    outside_digests,
     safe_path,
 )
 

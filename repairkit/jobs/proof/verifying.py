@@ -21,12 +21,13 @@ from repairkit.engine.proof import prove
 from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.formats.patch_file import PatchFile, claim_digest
 from repairkit.graph.baking import bake, changes_head, infer_patch, is_idle, revert
-from repairkit.graph.coalitions.masks import mask_name, mask_shape, with_gains
+from repairkit.graph.coalitions.masking import mask_name, mask_shape, with_gains
 from repairkit.graph.kinds.class_head import head_named
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.metadata import read_claims, write_claims
-from repairkit.graph.stored.files import ModelFile, first_difference, outside_digests, same_model
+from repairkit.graph.stored.constants import outside_digests
+from repairkit.graph.stored.model_files import ModelFile, first_difference, same_model
 from repairkit.jobs.proof.claimed import Step, another_model, bake_claims
 from repairkit.jobs.proof.layout import digest_of_files, restored_files
 from repairkit.jobs.setup.faults import judging_the_model

@@ -21,7 +21,7 @@ from repairkit.formats.patch_file import PatchFile, patch_file_text
 from repairkit.formats.run_file import RunFolder
 from repairkit.graph.baking import bake, is_idle
 from repairkit.graph.metadata import read_claims, write_claims
-from repairkit.graph.stored.files import add_model, digest_of
+from repairkit.graph.stored.model_files import add_model, digest_of
 from repairkit.jobs.attack.attack_story import check_attacks, judge_attacks
 from repairkit.jobs.look.reporting import repair_report
 from repairkit.jobs.output.destination import Companions, check_place

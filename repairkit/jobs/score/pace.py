@@ -19,7 +19,7 @@ from repairkit.core.suite import Suite
 from repairkit.data.strata import draw_shares
 from repairkit.engine.working import Working
 from repairkit.estimators import LEAST_ROWS
-from repairkit.graph.coalitions.masks import mask_name, mask_shape
+from repairkit.graph.coalitions.masking import mask_name, mask_shape
 
 _PROBE_SECONDS = 0.5
 _MOST_TRIES = 3

@@ -24,7 +24,7 @@ from repairkit.graph.index import GraphIndex, dims_of
 from repairkit.graph.kinds.ensembles import class_labels, is_ensemble
 from repairkit.graph.kinds.image_axes import image_axes
 from repairkit.graph.metadata import read_layer_map
-from repairkit.graph.stored.files import ModelFile, read_model
+from repairkit.graph.stored.model_files import ModelFile, read_model
 
 _CHANNELS = (1, 3, 4)
 _LAYOUTS = {1: "nchw", 3: "nhwc"}

@@ -10,7 +10,7 @@ import pytest
 
 from repairkit.core.errors import ExportError
 from repairkit.engine.runner import Runner
-from repairkit.graph.stored.files import read_model
+from repairkit.graph.stored.model_files import read_model
 from repairkit_adapters.keras_models import wrap
 from tests.adapters.keras import architectures
 from tests.adapters.keras.needed import needs_keras

@@ -23,13 +23,16 @@ from repairkit.core.process.text import first_line
 from repairkit.core.process.writing import Drafts, together
 from repairkit.graph.index import GraphIndex, nodes_of_functions, plain_tensors, stored_tensors
 from repairkit.graph.stored.checking import check_model
+from repairkit.graph.stored.constants import (
+    as_on_disk,
+    folder_of,
+    outside_digests,
+    wherever_it_lies,
+)
 from repairkit.graph.stored.tensors import (
-    DIGEST,
-    FOLDER,
     PACKED_BITS,
     external_entry,
     forget_marks,
-    is_outside,
     keep_outside,
     tensor_bytes,
 )
@@ -301,42 +304,6 @@ def digest_of_file(path: Path) -> str:
 
 
 # Models whose weights are kept outside
-
-
-def folder_of(model: ModelProto) -> Path | None:
-    """The folder of the weights that are kept outside; None where none are."""
-    folders = (external_entry(t, FOLDER) for t in plain_tensors(model.graph) if is_outside(t))
-    first = next(folders, None)
-    return None if first is None else Path(first)
-
-
-def as_on_disk(model: ModelProto) -> ModelProto:
-    """The model without repairkit's marks; the model itself where it has none."""
-    return _without(model, FOLDER, DIGEST)
-
-
-def wherever_it_lies(model: ModelProto) -> ModelProto:
-    """The model without the folder of its weights, to compare it; itself where none is outside."""
-    return _without(model, FOLDER)
-
-
-def _without(model: ModelProto, *keys: str) -> ModelProto:
-    if folder_of(model) is None:
-        return model
-    result = ModelProto()
-    result.CopyFrom(model)
-    for tensor in plain_tensors(result.graph, nodes_of_functions(result)):
-        forget_marks(tensor, *keys)
-    return result
-
-
-def outside_digests(model: ModelProto) -> dict[str, str]:
-    """The SHA-256 of every data file that is kept outside, by its name in the model."""
-    return {
-        external_entry(t, "location"): external_entry(t, DIGEST)
-        for t in plain_tensors(model.graph, nodes_of_functions(model))
-        if is_outside(t)
-    }
 
 
 def place_beside(model: ModelProto, out: Path, drafts: Drafts) -> None:

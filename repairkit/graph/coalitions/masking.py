@@ -19,7 +19,6 @@ from onnx_graphsurgeon.logger.logger import G_LOGGER, Logger
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.graph.index import fresh_name, opset_of
-from repairkit.graph.stored.constants import with_dense_tensors
 
 _WHERE_SINCE = 9
 _DEFAULTS_SINCE = 4  # IR version in which a listed initializer is a default and not a constant
@@ -43,10 +42,11 @@ def mask_shape(site: Site, rows: int) -> tuple[int, ...]:
 def mask_channels(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> ModelProto:
     """A copy with a mask behind the tensor of each of some sites; see `instrument`.
 
-    Below opset 9, which has no `Where`, the result is converted to it.
+    Below opset 9, which has no `Where`, the result is converted to it. The model must not have
+    sparse tensors.
     """
-    copy = ModelProto()  # graphsurgeon writes into what it imports
-    copy.CopyFrom(with_where(with_dense_tensors(model)))  # and loses sparse tensors
+    copy = ModelProto()  # graphsurgeon writes into what it imports, and loses sparse tensors
+    copy.CopyFrom(with_where(model))
     graph = gs.import_onnx(copy)
     positions = {o.name: i for i, node in enumerate(graph.nodes) for o in node.outputs}
     tensors = graph.tensors()

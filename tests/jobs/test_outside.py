@@ -128,8 +128,8 @@ def test_patch_verify_and_revert_leave_the_weights_where_they_are(
 _MEASURED = """
 import sys, threading, time
 from pathlib import Path
-from repairkit.graph.stored import outside
-outside.KEPT_OUTSIDE_ABOVE = 1 << 20
+from repairkit.graph.stored import model_files
+model_files.KEPT_OUTSIDE_ABOVE = 1 << 20
 from repairkit.cli import run
 import repairkit.api.repairing, repairkit.cli.repair_story  # loaded before memory is measured
 

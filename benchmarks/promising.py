@@ -23,6 +23,7 @@ from scipy.stats import beta
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import TargetNotMetError
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Annotations, Suite
 from repairkit.graph.baking import bake
@@ -31,7 +32,6 @@ from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.bench import Bench
-from repairkit.metrics import OutputForm
 from repairkit.metrics.definition import LogLikelihoods
 
 TODAY, NEW = "a third confirms", "cross-confirmation"

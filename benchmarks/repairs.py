@@ -26,7 +26,7 @@ from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.bench import Bench, prepare, with_parts
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
-from repairkit.metrics import difference, evaluate
+from repairkit.metrics.evaluation import difference, evaluate
 
 OURS, PLAIN = "joint, values in the repair regime", "plain recipe, Shapley values"
 WAYS = {

@@ -47,6 +47,7 @@ from benchmarks.promising import (
     revision,
 )
 from repairkit.core.filters import Filter
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
 from repairkit.data.strata import strata_of
@@ -59,7 +60,7 @@ from repairkit.jobs.repair.objective import (
     Objective,
     Wishes,
 )
-from repairkit.metrics import OutputForm, make_metric
+from repairkit.metrics.catalogue import make_metric
 from repairkit.repairs import (
     Bound,
     Cured,

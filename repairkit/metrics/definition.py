@@ -1,8 +1,13 @@
-"""What metrics are made of: a definition by name, and numbers per image that are weighed.
+"""What metrics are made of: a definition by name, ways to weigh images, numbers per image, tallies.
 
 A definition holds all that is known of a metric before model and data are: how its figures are to
-be understood, what it needs, and how it is made once model and data are known. To add a metric is
-to write one definition and to put it into the list of the catalogue.
+be understood, what it needs, and how it is made once model and data are known. To add a metric,
+write one definition and put it into the list of the catalogue.
+
+Weights say how much each image counts: non-negative numbers that add up to one. A metric that
+compares groups is computed from a tally: for every group, how many images are of a class, how many
+are predicted to be, and how many are both. So many resamples are judged at once: their tallies are
+stacked, and outputs are not read again.
 """
 
 from __future__ import annotations
@@ -15,10 +20,98 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
+from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Measure, Metric, ScoreImages
 from repairkit.core.outputs import LOG_FLOOR, OutputForm
-from repairkit.core.suite import Annotations
-from repairkit.metrics.weights import Weights
+from repairkit.core.suite import Annotations, Indices
+
+Weights = NDArray[np.float64]
+"""Shape (n_images,)."""
+
+
+def weigh_evenly(annotations: Annotations) -> Weights:
+    """Every image counts the same."""
+    n_images = _n_images(annotations)
+    return np.full(n_images, 1.0 / n_images)
+
+
+def weigh_class(class_number: int, annotations: Annotations) -> Weights:
+    """Images of one class share everything; DataError where there is none of them."""
+    members = annotations.labels == class_number
+    if not members.any():
+        raise DataError(
+            f"none of the {_n_images(annotations)} images is of class "
+            f"{class_name(annotations, class_number)}; give this part of the data some, or ask "
+            f"for the recall of another class"
+        )
+    weights: Weights = members / members.sum()
+    return weights
+
+
+def weigh_group(group_number: int, annotations: Annotations) -> Weights:
+    """Images of one group share everything; DataError where there is none of them."""
+    members = groups_of(annotations) == group_number
+    if not members.any():
+        raise DataError(
+            f"none of the {_n_images(annotations)} images is of group "
+            f"{annotations.group_names[group_number]!r}; give this part of the data some, or ask "
+            f"for another group"
+        )
+    weights: Weights = members / members.sum()
+    return weights
+
+
+def weigh_groups(annotations: Annotations) -> Weights:
+    """Groups share alike, and so do the images in each; DataError where a group is empty."""
+    return _balanced(_groups_all_there(annotations))
+
+
+def weigh_groups_and_labels(annotations: Annotations) -> Weights:
+    """Every pair of group and label that occurs shares alike; DataError where a group is empty."""
+    groups = _groups_all_there(annotations)
+    _, labels = np.unique(annotations.labels, return_inverse=True)
+    return _balanced(groups * (labels.max() + 1) + labels)
+
+
+def groups_of(annotations: Annotations) -> NDArray[np.int64]:
+    """Shape (n_images,): the group of each image; SettingsError where no groups are known."""
+    if annotations.groups is None:
+        raise SettingsError(
+            "this metric compares groups and the data has none; name the column with --group"
+        )
+    return annotations.groups
+
+
+def class_name(annotations: Annotations, class_number: int) -> str:
+    """The name of a class as a message shows it."""
+    names = annotations.class_names
+    return repr(names[class_number]) if class_number < len(names) else str(class_number)
+
+
+def _groups_all_there(annotations: Annotations) -> NDArray[np.int64]:
+    n_images = _n_images(annotations)
+    groups = groups_of(annotations)
+    sizes = np.bincount(groups, minlength=len(annotations.group_names))
+    empty = [name for name, size in zip(annotations.group_names, sizes, strict=True) if not size]
+    if empty:
+        raise DataError(
+            f"none of the {n_images} images is of group {', '.join(map(repr, empty))}; give this "
+            f"part of the data some, or leave the group out"
+        )
+    return groups
+
+
+def _balanced(cells: Array) -> Weights:
+    _, cell, sizes = np.unique(cells, return_inverse=True, return_counts=True)
+    weights: Weights = 1.0 / (len(sizes) * sizes[cell])
+    return weights
+
+
+def _n_images(annotations: Annotations) -> int:
+    if not len(annotations):
+        raise DataError("this part of the data holds no images; give it at least one")
+    return len(annotations)
+
 
 Need = Literal["classes", "numbers", "groups", "two groups", "attack"]
 """Class labels, numbers as labels, groups, at least two of them, or the columns of an attack."""
@@ -149,3 +242,136 @@ class Surprises:
     def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         # 0 - x rather than -x: nobody wants to read "-0.0".
         return 0.0 - LogLikelihoods(self.form)(outputs, annotations)
+
+
+Counts = NDArray[np.int64]
+"""Shape (n_draws, n_groups, n_classes)."""
+Figures = NDArray[np.float64]
+"""Shape (n_draws,)."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Images by group and class: truly of it, predicted to be, and both.
+
+    A prediction of -1 (the model gave NaN) adds to none but the first.
+    """
+
+    labelled: Counts
+    predicted: Counts
+    hits: Counts
+
+    @property
+    def group_sizes(self) -> NDArray[np.int64]:
+        """Shape (n_draws, n_groups)."""
+        sizes: NDArray[np.int64] = self.labelled.sum(axis=-1)
+        return sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupMetric:
+    """A figure of the images together; `score` judges the groups that are present.
+
+    `judge` makes figures of tallies. `n_behind` gives the images of which the figure is the plain
+    share, for metrics that are such a share; an interval may rest on it. `know` tells which tallies
+    define the figure: a rate needs images that it counts in two groups. For the others `judge` says
+    that nothing sets groups apart, as a search takes it; a report says that it is not known.
+    """
+
+    name: str
+    measure: Measure
+    form: OutputForm
+    n_classes: int
+    judge: Callable[[Tally], Figures]
+    weigh: Weigh
+    n_behind: Callable[[Tally], int] | None = None
+    know: Callable[[Tally], NDArray[np.bool_]] | None = None
+    smooth: ScoreImages | None = None
+    score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    per_image: ClassVar[bool] = False
+
+    @property
+    def scorer(self) -> object:
+        return self
+
+    def weights(self, annotations: Annotations) -> Weights:
+        """Shape (n_images,); DataError where a group has no image."""
+        return self.weigh(annotations)
+
+    def score(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+        """Shape ()."""
+        return np.asarray(self.judge(self.tally(outputs, annotations))[0])
+
+    def known(self, tally: Tally) -> NDArray[np.bool_]:
+        """Which tallies define the figure: (n_draws,)."""
+        return np.ones(len(tally.labelled), bool) if self.know is None else self.know(tally)
+
+    def tally(
+        self, outputs: Array, annotations: Annotations, draws: Indices | None = None
+    ) -> Tally:
+        """Counts of the images at each row of `draws` (n_draws, n); one draw of all by default."""
+        predictions = self.form.predictions(outputs)
+        return tally_predictions(predictions, annotations, self.n_classes, draws)
+
+
+def tally_predictions(
+    predictions: NDArray[np.int64],
+    annotations: Annotations,
+    n_classes: int,
+    draws: Indices | None = None,
+) -> Tally:
+    """Counts of the images at each row of `draws` (n_draws, n); one draw of all by default."""
+    groups = groups_of(annotations)
+    rows = np.arange(len(groups))[np.newaxis] if draws is None else draws
+    n_groups = len(annotations.group_names)
+    # One bin more than there are cells takes what belongs to none of them.
+    spare = n_groups * n_classes
+    true_cells = groups * n_classes + annotations.labels
+    said_cells = np.where(predictions < 0, spare, groups * n_classes + predictions)
+    hit_cells = np.where(predictions == annotations.labels, true_cells, spare)
+
+    def count(cells: NDArray[np.int64]) -> Counts:
+        counts = count_draws(cells[rows], spare + 1)[:, :spare]
+        return counts.reshape(len(rows), n_groups, n_classes)
+
+    return Tally(count(true_cells), count(said_cells), count(hit_cells))
+
+
+def check_defined(metric: Metric, annotations: Annotations, part: str) -> None:
+    """Refuse images that do not define a metric, before anything is spent on them.
+
+    Args:
+        metric: any.
+        annotations: of the images.
+        part: of which these are the images.
+
+    Raises:
+        DataError: no image is of the class or the group that is judged, or no two groups have
+            images that a rate counts.
+    """
+    try:
+        metric.weights(annotations)
+    except DataError as error:
+        raise DataError(f"{metric.name} on the {part} part: {error}") from error
+    if isinstance(metric, GroupMetric) and not metric.known(_labels_alone(metric, annotations))[0]:
+        raise DataError(
+            f"{metric.name} is not defined on the {len(annotations)} images of the {part} part: no "
+            "class that it judges has images in two groups; give this part other images, or choose "
+            "another metric"
+        )
+
+
+def _labels_alone(metric: GroupMetric, annotations: Annotations) -> Tally:
+    """The tally of a model that predicts nothing: labels alone decide what is defined."""
+    shape = (1, len(annotations.group_names), metric.n_classes)
+    cells = groups_of(annotations) * metric.n_classes + annotations.labels
+    labelled = np.bincount(cells, minlength=shape[1] * shape[2]).reshape(shape)
+    nothing = np.zeros(shape, np.int64)
+    return Tally(labelled, nothing, nothing)
+
+
+def count_draws(drawn: NDArray[np.int64], n_bins: int) -> NDArray[np.int64]:
+    """How often each number below `n_bins` stands in each row of `drawn`: (n_rows, n_bins)."""
+    offsets = np.arange(len(drawn))[:, np.newaxis] * n_bins
+    counts = np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * n_bins)
+    return counts.reshape(len(drawn), n_bins)

@@ -1,159 +1,42 @@
-"""Metrics that compare groups: figures of a set of images, computed from counts alone.
+"""Metrics that compare groups, and the rates of each group with one class; computed from tallies.
 
-Each figure is a function of a tally: for every group, how many images are of a class, how many are
-predicted to be, and how many are both. Many resamples of a set are therefore judged at once: their
-tallies are stacked, and no image is looked at again.
+The rates have Fairlearn's names: the share of a group that is predicted to be of the class, of
+those that are of it, and of those that are not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
-from repairkit.core.errors import DataError
-from repairkit.core.metric import Measure, Metric, ScoreImages
+from repairkit.core.metric import Measure
 from repairkit.core.outputs import OutputForm
-from repairkit.core.suite import Annotations, Indices
-from repairkit.metrics import weights
-from repairkit.metrics.definition import Case, Definition, LogLikelihoods, Need, Weigh
+from repairkit.core.suite import Annotations
+from repairkit.metrics.definition import (
+    Case,
+    Counts,
+    Definition,
+    Figures,
+    GroupMetric,
+    ImageMetric,
+    LogLikelihoods,
+    Need,
+    Tally,
+    Weigh,
+    Weights,
+    groups_of,
+    tally_predictions,
+    weigh_groups,
+    weigh_groups_and_labels,
+)
 
-Counts = NDArray[np.int64]
-"""Shape (n_draws, n_groups, n_classes)."""
 _Any = TypeVar("_Any", np.float64, np.bool_)
-Figures = NDArray[np.float64]
-"""Shape (n_draws,)."""
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Images by group and class: truly of it, predicted to be, and both.
-
-    A prediction of -1 (the model gave NaN) adds to none but the first.
-    """
-
-    labelled: Counts
-    predicted: Counts
-    hits: Counts
-
-    @property
-    def group_sizes(self) -> NDArray[np.int64]:
-        """Shape (n_draws, n_groups)."""
-        sizes: NDArray[np.int64] = self.labelled.sum(axis=-1)
-        return sizes
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupMetric:
-    """A figure of the images together; `score` judges the groups that are present.
-
-    `judge` makes figures of tallies. `n_behind` gives the images of which the figure is the plain
-    share, for metrics that are such a share; an interval may rest on it. `know` tells which tallies
-    define the figure: a rate needs images that it counts in two groups. For the others `judge` says
-    that nothing sets groups apart, as a search takes it; a report says that it is not known.
-    """
-
-    name: str
-    measure: Measure
-    form: OutputForm
-    n_classes: int
-    judge: Callable[[Tally], Figures]
-    weigh: Weigh
-    n_behind: Callable[[Tally], int] | None = None
-    know: Callable[[Tally], NDArray[np.bool_]] | None = None
-    smooth: ScoreImages | None = None
-    score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    per_image: ClassVar[bool] = False
-
-    @property
-    def scorer(self) -> object:
-        return self
-
-    def weights(self, annotations: Annotations) -> weights.Weights:
-        """Shape (n_images,); DataError where a group has no image."""
-        return self.weigh(annotations)
-
-    def score(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
-        """Shape ()."""
-        return np.asarray(self.judge(self.tally(outputs, annotations))[0])
-
-    def known(self, tally: Tally) -> NDArray[np.bool_]:
-        """Which tallies define the figure: (n_draws,)."""
-        return np.ones(len(tally.labelled), bool) if self.know is None else self.know(tally)
-
-    def tally(
-        self, outputs: Array, annotations: Annotations, draws: Indices | None = None
-    ) -> Tally:
-        """Counts of the images at each row of `draws` (n_draws, n); one draw of all by default."""
-        predictions = self.form.predictions(outputs)
-        return tally_predictions(predictions, annotations, self.n_classes, draws)
-
-
-def tally_predictions(
-    predictions: NDArray[np.int64],
-    annotations: Annotations,
-    n_classes: int,
-    draws: Indices | None = None,
-) -> Tally:
-    """Counts of the images at each row of `draws` (n_draws, n); one draw of all by default."""
-    groups = weights.groups_of(annotations)
-    rows = np.arange(len(groups))[np.newaxis] if draws is None else draws
-    n_groups = len(annotations.group_names)
-    # One bin more than there are cells takes what belongs to none of them.
-    spare = n_groups * n_classes
-    true_cells = groups * n_classes + annotations.labels
-    said_cells = np.where(predictions < 0, spare, groups * n_classes + predictions)
-    hit_cells = np.where(predictions == annotations.labels, true_cells, spare)
-
-    def count(cells: NDArray[np.int64]) -> Counts:
-        counts = count_draws(cells[rows], spare + 1)[:, :spare]
-        return counts.reshape(len(rows), n_groups, n_classes)
-
-    return Tally(count(true_cells), count(said_cells), count(hit_cells))
-
-
-def check_defined(metric: Metric, annotations: Annotations, part: str) -> None:
-    """Refuse images that do not define a metric, before anything is spent on them.
-
-    Args:
-        metric: any.
-        annotations: of the images.
-        part: of which these are the images.
-
-    Raises:
-        DataError: no image is of the class or the group that is judged, or no two groups have
-            images that a rate counts.
-    """
-    try:
-        metric.weights(annotations)
-    except DataError as error:
-        raise DataError(f"{metric.name} on the {part} part: {error}") from error
-    if isinstance(metric, GroupMetric) and not metric.known(_labels_alone(metric, annotations))[0]:
-        raise DataError(
-            f"{metric.name} is not defined on the {len(annotations)} images of the {part} part: no "
-            "class that it judges has images in two groups; give this part other images, or choose "
-            "another metric"
-        )
-
-
-def _labels_alone(metric: GroupMetric, annotations: Annotations) -> Tally:
-    """The tally of a model that says nothing; what defines a figure hangs on labels alone."""
-    shape = (1, len(annotations.group_names), metric.n_classes)
-    cells = weights.groups_of(annotations) * metric.n_classes + annotations.labels
-    labelled = np.bincount(cells, minlength=shape[1] * shape[2]).reshape(shape)
-    nothing = np.zeros(shape, np.int64)
-    return Tally(labelled, nothing, nothing)
-
-
-def count_draws(drawn: NDArray[np.int64], n_bins: int) -> NDArray[np.int64]:
-    """How often each number below `n_bins` stands in each row of `drawn`: (n_rows, n_bins)."""
-    offsets = np.arange(len(drawn))[:, np.newaxis] * n_bins
-    counts = np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * n_bins)
-    return counts.reshape(len(drawn), n_bins)
 
 
 def _least_accuracy(tally: Tally) -> Figures:
@@ -293,7 +176,7 @@ def _compared_odds(judge: Callable[[Tally], Figures]) -> Callable[[Case], GroupM
 
     def make(case: Case) -> GroupMetric:
         by_label = case.n_classes == 2
-        weigh = weights.over_groups_and_labels if by_label else weights.over_groups
+        weigh = weigh_groups_and_labels if by_label else weigh_groups
         return _compare(case, judge, _odds_known, weigh)
 
     return make
@@ -306,7 +189,7 @@ def _worst_group(case: Case) -> GroupMetric:
         form=case.form,
         n_classes=case.n_classes,
         judge=_least_accuracy,
-        weigh=weights.over_groups,
+        weigh=weigh_groups,
         n_behind=_worst_group_size,
         smooth=LogLikelihoods(case.form),
     )
@@ -350,7 +233,7 @@ other) is left out of that rate.
 DEMOGRAPHIC_PARITY_DIFFERENCE = Definition(
     name="demographic_parity_difference",
     measure=_difference("demographic parity difference"),
-    make=_compared(_parity_gap, _parity_known, weights.over_groups),
+    make=_compared(_parity_gap, _parity_known, weigh_groups),
     needs=_TWO_GROUPS,
     searched_by=_OF_GROUPS,
 )
@@ -364,7 +247,7 @@ shares.
 EQUAL_OPPORTUNITY_DIFFERENCE = Definition(
     name="equal_opportunity_difference",
     measure=_difference("equal opportunity difference"),
-    make=_compared(_opportunity_gap, _opportunity_known, weights.over_groups_and_labels),
+    make=_compared(_opportunity_gap, _opportunity_known, weigh_groups_and_labels),
     needs=_TWO_GROUPS,
     searched_by=_OF_GROUPS,
 )
@@ -389,7 +272,7 @@ that are all 0 is 1.
 DEMOGRAPHIC_PARITY_RATIO = Definition(
     name="demographic_parity_ratio",
     measure=_ratio_measure("demographic parity ratio"),
-    make=_compared(_parity_ratio, _parity_known, weights.over_groups),
+    make=_compared(_parity_ratio, _parity_known, weigh_groups),
     needs=_TWO_GROUPS,
 )
 """The least share predicted to be of a class in any group, over the greatest.
@@ -401,10 +284,123 @@ shares are even: the ratio is 1.
 EQUAL_OPPORTUNITY_RATIO = Definition(
     name="equal_opportunity_ratio",
     measure=_ratio_measure("equal opportunity ratio"),
-    make=_compared(_opportunity_ratio, _opportunity_known, weights.over_groups_and_labels),
+    make=_compared(_opportunity_ratio, _opportunity_known, weigh_groups_and_labels),
     needs=_TWO_GROUPS,
 )
 """The least true positive rate of any group over the greatest.
 
 Fairlearn's definition, with classes as in `equal_opportunity_difference`; 1 where all are 0.
 """
+
+
+_COUNTED: dict[str, Callable[[NDArray[np.bool_]], NDArray[np.bool_]]] = {
+    "selection_rate": np.ones_like,
+    "true_positive_rate": np.array,
+    "false_positive_rate": np.logical_not,
+}
+RATES = tuple(_COUNTED)
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """1 for an image that is predicted to be of a class, else 0."""
+
+    form: OutputForm
+    class_number: int
+
+    def __call__(self, outputs: Array, _: Annotations) -> NDArray[np.float64]:
+        return np.asarray(self.form.predictions(outputs) == self.class_number, np.float64)
+
+
+def group_rates(
+    form: OutputForm, class_number: int, annotations: Annotations
+) -> dict[tuple[str, str], ImageMetric]:
+    """The rates of a class as metrics, by rate and group; range [0, 1].
+
+    A rate that no image of the group counts for is left out.
+    """
+    metrics = {}
+    for rate in RATES:
+        for number, group in enumerate(annotations.group_names):
+            if _counted(rate, number, class_number, annotations).any():
+                metrics[rate, group] = ImageMetric(
+                    name=f"{rate}:{class_number}:{group}",
+                    measure=Measure(words=rate.replace("_", " "), unit="share", ends=(0.0, 1.0)),
+                    score_range=(0.0, 1.0),
+                    score_images=Predicted(form, class_number),
+                    weigh=partial(_weigh, rate, number, class_number),
+                )
+    return metrics
+
+
+def left_out(annotations: Annotations, n_classes: int) -> list[str]:
+    """Sentences on the groups that have no rate of a class, for they hold no image that it counts.
+
+    Of two classes only the second is judged; of more, each against the rest.
+    """
+    groups, names = groups_of(annotations), annotations.group_names
+    cells = np.bincount(
+        groups * n_classes + annotations.labels, minlength=len(names) * n_classes
+    ).reshape(len(names), n_classes)
+    first = 1 if n_classes == 2 else 0  # the first class that is judged
+    counted = {
+        "true positive rate": ("no images", cells[:, first:]),
+        "false positive rate": (
+            "only images",
+            cells.sum(axis=1, keepdims=True) - cells[:, first:],
+        ),
+    }
+    sentences = []
+    for rate, (has, n_counted) in counted.items():
+        pairs = np.argwhere(n_counted == 0)
+        if len(pairs):
+            shown = [
+                f"{names[group]} has {has} of class {_name_of_class(annotations, first + number)}"
+                for group, number in pairs[:_SHOWN]
+            ]
+            more = f", and {len(pairs) - _SHOWN} more such pairs" if len(pairs) > _SHOWN else ""
+            sentences.append(
+                f"the {rate} is not defined, and comparisons leave it out: {'; '.join(shown)}{more}"
+            )
+    return sentences
+
+
+def _name_of_class(annotations: Annotations, class_number: int) -> str:
+    names = annotations.class_names
+    return names[class_number] if class_number < len(names) else str(class_number)
+
+
+def class_furthest_apart(
+    outputs: Array, annotations: Annotations, form: OutputForm, n_classes: int
+) -> int:
+    """The class that differs most between groups in true or in false positive rates.
+
+    Of two classes it is always the second, as for the metrics.
+    """
+    if n_classes <= 2:
+        return n_classes - 1
+    tally = tally_predictions(form.predictions(outputs), annotations, n_classes)
+    others = tally.group_sizes[..., np.newaxis] - tally.labelled
+    spreads = [
+        greatest - least
+        for greatest, least in (
+            extremes(tally.hits, tally.labelled),
+            extremes(tally.predicted - tally.hits, others),
+        )
+    ]
+    return int(np.maximum(*spreads)[0].argmax())
+
+
+def _counted(
+    rate: str, group_number: int, class_number: int, annotations: Annotations
+) -> NDArray[np.bool_]:
+    members = groups_of(annotations) == group_number
+    counted: NDArray[np.bool_] = members & _COUNTED[rate](annotations.labels == class_number)
+    return counted
+
+
+def _weigh(rate: str, group_number: int, class_number: int, annotations: Annotations) -> Weights:
+    counted = _counted(rate, group_number, class_number, annotations)
+    shares: Weights = counted / counted.sum()
+    return shares

@@ -13,13 +13,16 @@ from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Measure
 from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations
-from repairkit.metrics import weights
 from repairkit.metrics.definition import (
     Case,
     Definition,
     ImageMetric,
     mean_surprise,
     share_of_hits,
+    weigh_class,
+    weigh_evenly,
+    weigh_group,
+    weigh_groups,
 )
 
 
@@ -34,7 +37,7 @@ def _loss(words: str) -> Measure:
 ACCURACY = Definition(
     name="accuracy",
     measure=_share("accuracy"),
-    make=lambda case: share_of_hits(case, weights.uniform),
+    make=lambda case: share_of_hits(case, weigh_evenly),
     searched_by=("loss",),
     shows_skill=True,
 )
@@ -43,7 +46,7 @@ ACCURACY = Definition(
 LOSS = Definition(
     name="loss",
     measure=_loss("loss (mean negative log-likelihood)"),
-    make=lambda case: mean_surprise(case, weights.uniform),
+    make=lambda case: mean_surprise(case, weigh_evenly),
     shows_skill=True,
 )
 """The mean negative log-likelihood of the true class (log loss)."""
@@ -52,14 +55,14 @@ RECALL = Definition(
     name="recall",
     takes="CLASS",
     measure=_share("recall of {}"),
-    make=lambda case: share_of_hits(case, partial(weights.of_class, case.number)),
+    make=lambda case: share_of_hits(case, partial(weigh_class, case.number)),
 )
 """The share of the images of one class that are found."""
 
 GROUP_ACCURACY = Definition(
     name="group_accuracy",
     measure=_share("mean accuracy over groups"),
-    make=lambda case: share_of_hits(case, weights.over_groups),
+    make=lambda case: share_of_hits(case, weigh_groups),
     needs=frozenset({"classes", "groups"}),
     searched_by=("group_loss",),
     shows_skill=True,
@@ -73,7 +76,7 @@ Ghorbani & Zou, "Neuron Shapley", 2020).
 GROUP_LOSS = Definition(
     name="group_loss",
     measure=_loss("mean loss over groups"),
-    make=lambda case: mean_surprise(case, weights.over_groups),
+    make=lambda case: mean_surprise(case, weigh_groups),
     needs=frozenset({"classes", "groups"}),
     shows_skill=True,
 )
@@ -83,7 +86,7 @@ ACCURACY_OF_GROUP = Definition(
     name="group_accuracy",
     takes="GROUP",
     measure=_share("accuracy of {}"),
-    make=lambda case: share_of_hits(case, partial(weights.of_group, case.number)),
+    make=lambda case: share_of_hits(case, partial(weigh_group, case.number)),
     needs=frozenset({"classes", "groups"}),
 )
 """The accuracy on the images of one group."""
@@ -92,7 +95,7 @@ LOSS_OF_GROUP = Definition(
     name="group_loss",
     takes="GROUP",
     measure=_loss("loss of {}"),
-    make=lambda case: mean_surprise(case, partial(weights.of_group, case.number)),
+    make=lambda case: mean_surprise(case, partial(weigh_group, case.number)),
     needs=frozenset({"classes", "groups"}),
 )
 """The loss on the images of one group."""
@@ -122,7 +125,7 @@ def _mean_absolute_error(case: Case) -> ImageMetric:
         measure=case.measure,
         score_range=(0.0, width),
         score_images=Distances(width, case.form),
-        weigh=weights.uniform,
+        weigh=weigh_evenly,
     )
 
 

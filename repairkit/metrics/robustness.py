@@ -19,8 +19,7 @@ from repairkit.core.errors import DataError
 from repairkit.core.metric import Measure
 from repairkit.core.outputs import LOG_FLOOR, OutputForm
 from repairkit.core.suite import Annotations
-from repairkit.metrics.definition import Case, Definition, ImageMetric, Need, share_of_hits
-from repairkit.metrics.weights import Weights
+from repairkit.metrics.definition import Case, Definition, ImageMetric, Need, Weights, share_of_hits
 
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
 _LEAST = 1e-45

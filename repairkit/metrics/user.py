@@ -24,7 +24,7 @@ from repairkit.core.metric import NUMBER, Measure, ScoreImages
 from repairkit.core.process.foreign import no_exit
 from repairkit.core.process.trust import import_named
 from repairkit.core.suite import Annotations
-from repairkit.metrics import weights
+from repairkit.metrics.definition import Weights, weigh_evenly
 
 # Rounding may carry a sum of scores this share of the range past its ends.
 _ROUNDING = 1e-6
@@ -61,9 +61,9 @@ class UserMetric:
     def scorer(self) -> object:
         return self
 
-    def weights(self, annotations: Annotations) -> weights.Weights:
+    def weights(self, annotations: Annotations) -> Weights:
         """Shape (n_images,)."""
-        return weights.uniform(annotations)
+        return weigh_evenly(annotations)
 
     def score(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         """Shape (n_images,) where `per_image` is true, else ().

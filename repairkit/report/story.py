@@ -1,10 +1,10 @@
 """What a repair did, in sentences: the verdict, who pays, what was changed and what is promised.
 
 Who pays: groups, or classes where there are no groups, that surely lose accuracy. A loss is sure
-where its interval on the images that report lies below 0; the interval holds 0 where an exact sign
-test calls the loss chance (`repairkit.metrics.difference`). Groups are not corrected for their
-number: the more groups are looked at, the better a correction would hide a loss. Where nothing is
-lost in truth, this rule names one group in 40 at the most.
+where its interval on the reporting images lies below 0. The interval holds 0 where an exact sign
+test calls the loss chance (`repairkit.metrics.evaluation.difference`). There is no correction for
+the number of groups: the more groups there are, the more losses a correction would hide. Where
+nothing is lost in truth, this rule names one group in 40 at the most.
 """
 
 from __future__ import annotations

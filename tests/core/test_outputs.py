@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.outputs import OutputEvidence
-from repairkit.metrics import LOG_FLOOR, OutputForm
+from repairkit.core.outputs import LOG_FLOOR, OutputEvidence, OutputForm
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(6, 4)).astype(np.float32)

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repairkit.core.outputs import shift_outputs
-from repairkit.metrics import OutputForm
+from repairkit.core.outputs import OutputForm, shift_outputs
 
 KINDS = {"logits": 3, "probabilities": 3, "binary-probability": 1, "binary-logit": 1}
 

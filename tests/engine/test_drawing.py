@@ -10,10 +10,11 @@ import pytest
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Roster
 from repairkit.core.game import Round
+from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations, Suite
 from repairkit.engine.evaluator import Reduce
 from repairkit.engine.game import ModelGame
-from repairkit.metrics import OutputForm, make_metric
+from repairkit.metrics.catalogue import make_metric
 
 N = 600
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from repairkit.core.metric import Measure
-from repairkit.metrics import METRICS, catalogue, weights
-from repairkit.metrics.definition import Definition, Hits, ImageMetric
+from repairkit.metrics import catalogue
+from repairkit.metrics.catalogue import METRICS
+from repairkit.metrics.definition import Definition, Hits, ImageMetric, weigh_evenly
 from tests.conftest import Project
 
 WORDS = "share of wrong answers"
@@ -30,7 +31,7 @@ MISSES = Definition(
         measure=case.measure,
         score_range=(0.0, 1.0),
         score_images=_Misses(case.form),
-        weigh=weights.uniform,
+        weigh=weigh_evenly,
     ),
 )
 

@@ -11,11 +11,11 @@ import pytest
 from fairlearn import metrics as fairlearn
 from sklearn.metrics import accuracy_score
 
+from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.annotations import CROSS
 from repairkit.jobs.repair.judging import fairness_block
-from repairkit.metrics import OutputForm
-from repairkit.metrics.rates import RATES
+from repairkit.metrics.group_metrics import RATES
 
 FORM = OutputForm("logits")
 DISPARITIES = [

@@ -7,11 +7,13 @@ import pytest
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.metric import Measure
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
 from repairkit.jobs.repair.filter_values import MOST_CANDIDATES, Harm, find_candidates
 from repairkit.jobs.repair.objective import Limit, Objective, Target, metric_names
-from repairkit.metrics import OutputForm, difference, make_metric
+from repairkit.metrics.catalogue import make_metric
+from repairkit.metrics.evaluation import difference
 from repairkit.metrics.user import UserMetric
 
 

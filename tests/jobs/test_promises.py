@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from repairkit.core.filters import Filter
 from repairkit.core.metric import Metric
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
 from repairkit.data.strata import strata_of
 from repairkit.jobs.repair.confirming import Judge, confirm, cross_fit
 from repairkit.jobs.repair.objective import Limit, Objective, Target, Wishes
-from repairkit.metrics import Discordant, OutputForm, make_metric
+from repairkit.metrics.catalogue import make_metric
+from repairkit.metrics.chance import Discordant
 from repairkit.repairs import BestCure, Bound, Cured, Nothing, assign_folds
 
 FORM = OutputForm("logits")

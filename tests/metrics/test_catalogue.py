@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations
-from repairkit.metrics import METRIC_NAMES, OutputForm, is_user_metric, make_metric, spell_out
+from repairkit.metrics.catalogue import METRIC_NAMES, is_user_metric, make_metric, spell_out
 from tests.metrics.cases import ON_ATTACKED
 
 LABELS = np.array([0, 1, 2, 1])

@@ -5,10 +5,12 @@ import pytest
 from scipy.stats import binomtest
 
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
-from repairkit.metrics import METRIC_NAMES, OutputForm, difference, evaluate, make_metric, wilson
-from repairkit.metrics.evaluation import stratified_draws
+from repairkit.metrics.catalogue import METRIC_NAMES, make_metric
+from repairkit.metrics.evaluation import difference, evaluate, wilson
+from repairkit.metrics.resampling import stratified_draws
 from repairkit.metrics.user import UserMetric
 from tests.metrics.cases import ON_ATTACKED, annotate, noisy_logits, one_hot
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations
-from repairkit.metrics import FigureOfImages, OutputForm, figure_of, make_metric, smooth_figure
+from repairkit.metrics.catalogue import make_metric
+from repairkit.metrics.resampling import FigureOfImages, figure_of, smooth_figure
 
 FORM = OutputForm("logits")
 RNG = np.random.default_rng(0)

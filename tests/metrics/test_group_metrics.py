@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.metrics import OutputForm, make_metric
+from repairkit.core.outputs import OutputForm
+from repairkit.metrics.catalogue import make_metric
 from tests.metrics.cases import annotate, grouped_predictions, one_hot
 
 CERTAIN = OutputForm("probabilities")

@@ -14,8 +14,9 @@ from sklearn.metrics import (
 )
 
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.outputs import LOG_FLOOR, OutputForm
 from repairkit.core.suite import Annotations
-from repairkit.metrics import LOG_FLOOR, OutputForm, make_metric
+from repairkit.metrics.catalogue import make_metric
 from tests.metrics.cases import annotate, grouped_predictions, noisy_logits, one_hot
 
 LOGITS = OutputForm("logits")

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations
-from repairkit.metrics import OutputForm, binomial_tail, difference, groups_beyond
+from repairkit.metrics.chance import binomial_tail
+from repairkit.metrics.evaluation import difference, groups_beyond
 
 FORM = OutputForm("logits")
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit.core.suite import Annotations
-from repairkit.metrics import Discordant, FigureOfImages, binomial_tail, paired_change
+from repairkit.metrics.chance import Discordant, binomial_tail
+from repairkit.metrics.resampling import FigureOfImages, paired_change
 
 
 @given(st.integers(0, 40), st.integers(0, 40))

@@ -5,8 +5,8 @@ import pytest
 from fairlearn import metrics as fairlearn
 from hypothesis import given, settings
 
-from repairkit.metrics import OutputForm
-from repairkit.metrics.rates import RATES, class_furthest_apart, group_rates
+from repairkit.core.outputs import OutputForm
+from repairkit.metrics.group_metrics import RATES, class_furthest_apart, group_rates
 from tests.metrics.cases import annotate, grouped_predictions, one_hot
 
 CERTAIN = OutputForm("probabilities")

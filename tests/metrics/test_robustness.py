@@ -7,16 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.outputs import LOG_FLOOR, OutputForm
 from repairkit.core.suite import Annotations
-from repairkit.metrics import (
-    LOG_FLOOR,
-    OutputForm,
-    difference,
-    evaluate,
-    is_attacked,
-    make_metric,
-)
+from repairkit.metrics.catalogue import make_metric
+from repairkit.metrics.evaluation import difference, evaluate
 from tests.metrics.cases import one_hot
 
 FORM = OutputForm("probabilities")

@@ -5,7 +5,7 @@ import pytest
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.suite import Annotations
-from repairkit.metrics import make_metric
+from repairkit.metrics.catalogue import make_metric
 
 MODULE = """
 import numpy as np

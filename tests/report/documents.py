@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from repairkit.metrics import METRICS, measure_of
+from repairkit.metrics.catalogue import METRICS, measure_of
 from repairkit.report import Picture
 
 HOSTILE = (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from repairkit.metrics import measure_of
+from repairkit.metrics.catalogue import measure_of
 from repairkit.report import find_payers, model_card, render_patch
 from repairkit.report.story import verdict
 from repairkit.report.wording import visible

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from repairkit.attacks import Pgd, PixelBox, Square, pgd, square
 from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
@@ -24,7 +25,7 @@ from repairkit.jobs.setup.inputs import with_inputs
 from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset, settle_form
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import Subject
-from repairkit.metrics import OutputForm, wilson
+from repairkit.metrics.evaluation import wilson
 
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
 _LEAST = 1e-45

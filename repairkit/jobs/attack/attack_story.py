@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square
 from repairkit.core.arrays import Array
-from repairkit.core.attacked import IMAGE, FreshAttacks
+from repairkit.core.attacked import IMAGE, TARGET, FreshAttacks, adversarial, is_attacked
 from repairkit.core.errors import AdapterError, DataError, SettingsError
 from repairkit.core.layer_map import LayerMap
 from repairkit.core.process.stages import stage
@@ -33,7 +33,6 @@ from repairkit.jobs.attack.sources import SAME, GradientSource, attach, parity
 from repairkit.jobs.export.mapping import Pairing, prove_layers
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset
-from repairkit.metrics import TARGET, adversarial, is_attacked
 
 _PROOF_IMAGES = 64
 _MAPPED_ON = 8

@@ -14,6 +14,7 @@ from repairkit.attacks import Pgd, PixelBox, Square, random_targets
 from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel
+from repairkit.core.outputs import OutputForm
 from repairkit.core.results import Attacked
 from repairkit.core.suite import Suite
 from repairkit.data.dataset import Dataset
@@ -31,7 +32,6 @@ from repairkit.jobs.setup.looking import Scene, look_or_stop
 from repairkit.jobs.setup.reading import first_images
 from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import Subject
-from repairkit.metrics import OutputForm
 
 _BLOCK = 1024
 _PROOF_IMAGES = 64

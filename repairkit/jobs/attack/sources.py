@@ -17,8 +17,8 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError, SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.layer_map import LayerMap
+from repairkit.core.outputs import OutputForm
 from repairkit.formats.patch_file import PatchFile
-from repairkit.metrics import OutputForm
 
 SAME = 1e-4
 """Outputs that differ by less, relative to the greatest, are those of the same model."""

@@ -20,6 +20,7 @@ import numpy as np
 from repairkit.core.arrays import Array
 from repairkit.core.attacked import twins_of
 from repairkit.core.errors import TargetNotMetError
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
 from repairkit.data.strata import strata_of
@@ -31,15 +32,9 @@ from repairkit.jobs.repair.objective import (
     Objective,
     Wishes,
 )
-from repairkit.metrics import (
-    OutputForm,
-    difference,
-    evaluate,
-    falls_beyond,
-    figure_of,
-    measure_of,
-    told_beyond,
-)
+from repairkit.metrics.catalogue import measure_of
+from repairkit.metrics.evaluation import difference, evaluate, falls_beyond, told_beyond
+from repairkit.metrics.resampling import figure_of
 from repairkit.repairs import Cure, Cured, Folds, Nothing, Story, assign_folds, widen
 
 _STABLE_SHARE = 0.5

@@ -33,10 +33,9 @@ from repairkit.jobs.score.scored import Scored
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.bench import Bench
 from repairkit.jobs.setup.told_reading import tell_reading
-from repairkit.metrics import FigureOfImages, figure_of
 from repairkit.metrics.definition import Surprises
-from repairkit.metrics.figures import SHARPNESS
 from repairkit.metrics.image_metrics import LOSS_OF_GROUP
+from repairkit.metrics.resampling import SHARPNESS, FigureOfImages, figure_of
 
 GRADIENT = "gradient"
 MOST_CANDIDATES = 24

@@ -22,6 +22,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import SettingsError
 from repairkit.core.metric import MeasureFacts, Metric
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Evaluation, Figure
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Suite
@@ -29,9 +30,10 @@ from repairkit.data.annotations import CROSS, columns_to_group, cross_groups
 from repairkit.engine.runner import OpenModel
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
 from repairkit.jobs.setup.bench import Bench, outputs_of
-from repairkit.metrics import METRICS, OutputForm, difference, evaluate, make_metric, measure_of
+from repairkit.metrics.catalogue import METRICS, make_metric, measure_of
+from repairkit.metrics.evaluation import difference, evaluate
+from repairkit.metrics.group_metrics import RATES, class_furthest_apart, group_rates, left_out
 from repairkit.metrics.image_metrics import ACCURACY
-from repairkit.metrics.rates import RATES, class_furthest_apart, group_rates, left_out
 from repairkit.metrics.robustness import ATTACK_SUCCESS
 from repairkit.repairs import widen, widening
 

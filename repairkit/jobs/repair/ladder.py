@@ -16,16 +16,11 @@ from numpy.typing import NDArray
 from repairkit.core.arrays import Array
 from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.metric import Metric
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations
-from repairkit.metrics import (
-    Discordant,
-    FigureOfImages,
-    OutputForm,
-    figure_of,
-    paired_change,
-    smooth_figure,
-)
+from repairkit.metrics.chance import Discordant
+from repairkit.metrics.resampling import FigureOfImages, figure_of, paired_change, smooth_figure
 from repairkit.repairs import widen, widening
 
 LEVEL = 0.05

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import SettingsError, TargetNotMetError
 from repairkit.core.filters import Filter
 from repairkit.core.patch import Patch, constant_text
@@ -52,7 +53,7 @@ from repairkit.jobs.setup.settings import Settings, check_metrics, named_in
 from repairkit.jobs.setup.subject import Subject
 from repairkit.jobs.setup.told_reading import tell_reading
 from repairkit.jobs.setup.unjudged import prepare_unjudged
-from repairkit.metrics import check_defined, is_attacked
+from repairkit.metrics.definition import check_defined
 from repairkit.repairs import ChosenPatch, make_patch
 
 __all__ = ["PatchSettings", "Patched", "patch"]

@@ -61,7 +61,7 @@ from repairkit.jobs.setup.looking import looked_at
 from repairkit.jobs.setup.settings import Settings, check_metrics
 from repairkit.jobs.setup.subject import Subject
 from repairkit.jobs.setup.told_reading import tell_reading, told_of_ends
-from repairkit.metrics import check_defined
+from repairkit.metrics.definition import check_defined
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.arrays import Array
+from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
@@ -34,14 +36,7 @@ from repairkit.jobs.setup.reading import check_labels, first_images, read_datase
 from repairkit.jobs.setup.settings import Settings, check_metrics
 from repairkit.jobs.setup.subject import Subject
 from repairkit.jobs.setup.told_reading import told_reading
-from repairkit.metrics import (
-    OutputForm,
-    definition_of,
-    is_attacked,
-    is_user_metric,
-    make_metric,
-    spell_out,
-)
+from repairkit.metrics.catalogue import definition_of, is_user_metric, make_metric, spell_out
 from repairkit.metrics.image_metrics import ACCURACY
 from repairkit.metrics.robustness import CLEAN_ACCURACY
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
+from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data.usual import Order, Way
-from repairkit.metrics import OutputForm
 from repairkit.metrics.chance import (
     FEWEST,
     Guessing,

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from repairkit.core.arrays import Array
+from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.errors import ModelError, PreprocessingError, SettingsError
+from repairkit.core.outputs import OutputForm
 from repairkit.core.process.deadline import Deadline
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Indices, Suite
@@ -31,7 +33,7 @@ from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import Subject
 from repairkit.jobs.setup.told_reading import tell_first_look, tell_reading
 from repairkit.jobs.setup.unjudged import prepare_unjudged
-from repairkit.metrics import OutputForm, adversarial, is_attacked, is_user_metric
+from repairkit.metrics.catalogue import is_user_metric
 
 _SECONDS = 8.0
 _PATIENCE = 15.0  # more seconds, where the job is about to stop

@@ -8,7 +8,7 @@ import numpy as np
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.outputs import OutputEvidence
+from repairkit.core.outputs import OutputEvidence, OutputForm
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data.dataset import Dataset
@@ -16,7 +16,7 @@ from repairkit.data.reader import read_data
 from repairkit.graph.structure import ending_of
 from repairkit.jobs.setup.settings import Settings, require_data
 from repairkit.jobs.setup.subject import Subject
-from repairkit.metrics import OutputForm, is_user_metric
+from repairkit.metrics.catalogue import is_user_metric
 
 
 @stage("reading images")

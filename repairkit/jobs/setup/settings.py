@@ -14,7 +14,7 @@ from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import PROJECT_FILE, Project
 from repairkit.formats.effects import About, Affects
-from repairkit.metrics import is_user_metric
+from repairkit.metrics.catalogue import is_user_metric
 
 ABSENT = ("mean", "zero", "bias")
 

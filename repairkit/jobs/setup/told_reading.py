@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from repairkit.core.arrays import Array
+from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import READING_LOG
 from repairkit.core.suite import Annotations
 from repairkit.data.dataset import Dataset
@@ -16,7 +17,7 @@ from repairkit.data.parts import Parts
 from repairkit.formats.run_file import Ends
 from repairkit.jobs.output.unattended import event
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
-from repairkit.metrics import OutputForm, definition_of
+from repairkit.metrics.catalogue import definition_of
 
 logger = logging.getLogger(READING_LOG)
 _SHOWN = 8

@@ -32,7 +32,7 @@ from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import NORMS, ScoreSettings
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.bench import Bench, patched_outputs
-from repairkit.metrics import difference, evaluate
+from repairkit.metrics.evaluation import difference, evaluate
 from repairkit.repairs import Story, make_patch
 
 RANDOM_DRAWS = 10

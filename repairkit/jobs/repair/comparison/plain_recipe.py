@@ -17,7 +17,7 @@ from repairkit.core.patch import Figure, Patch
 from repairkit.engine.game import ModelGame
 from repairkit.jobs.repair.objective import Objective, figures_of
 from repairkit.jobs.setup.bench import Bench
-from repairkit.metrics import difference, falls_beyond, told_beyond
+from repairkit.metrics.evaluation import difference, falls_beyond, told_beyond
 from repairkit.repairs import ChosenPatch, Story, Trial, choose, propose_patches
 
 

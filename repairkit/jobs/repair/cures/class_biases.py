@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
-from repairkit.core.outputs import shift_outputs
+from repairkit.core.outputs import OutputForm, shift_outputs
 from repairkit.core.patch import HeadChange
 from repairkit.core.suite import Indices
 from repairkit.graph.baking import biased
@@ -21,7 +21,6 @@ from repairkit.jobs.repair.cures.head_choice import HeadChoice
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes
 from repairkit.jobs.setup.bench import Bench
-from repairkit.metrics import OutputForm
 from repairkit.repairs import Criterion, Cure, Cured, Nothing
 from repairkit.repairs.biases import STEPS, Biases, best_shift, fit_biases
 from repairkit.repairs.refit import balanced_weights, refit_path

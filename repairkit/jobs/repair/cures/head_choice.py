@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
+from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import HeadChange, Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Indices
@@ -24,7 +25,6 @@ from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.setup.bench import Bench
-from repairkit.metrics import OutputForm
 from repairkit.repairs import (
     Bound,
     Criterion,

@@ -32,9 +32,9 @@ from repairkit.core.scores import Budget, Scores
 from repairkit.engine.dispatch import DispatchedGame, Part, Report
 from repairkit.estimators import Regression, estimate
 from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe, find_cluster
-from repairkit.jobs.setup.bench import Bench, prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
 
 WORKERS = (1, 2, 16, 64, 256)
 LATENCIES = (0.25, 1.0, 4.0, 30.0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from repairkit.core.game import Round
 from repairkit.engine.evaluator import MaskEvaluator
 from repairkit.engine.game import ModelGame
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 
 Kind = Literal["whole", "shared", "own", "scattered"]
 

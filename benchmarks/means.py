@@ -27,7 +27,7 @@ from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
-from repairkit.jobs.setup.bench import patched_outputs
+from repairkit.jobs.setup.preparing import patched_outputs
 
 N_APART, N_CHOOSING = 150, 300
 # Leave-one-out values and small repairs: some seconds each, so that draws are many.

@@ -42,9 +42,9 @@ from benchmarks.promising import (
 )
 from repairkit.data.parts import PartPlan, Parts
 from repairkit.jobs.repair.objective import Objective
-from repairkit.jobs.setup.bench import Bench, prepare, with_parts
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare, with_parts
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
 
 ZOO = Path(os.environ.get("REPAIRKIT_ZOO", Path(__file__).parents[2] / "shared" / "zoo"))
 ROWS = Path(__file__).parent / ".cache" / "real_repairs"

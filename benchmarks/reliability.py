@@ -32,9 +32,9 @@ from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.jobs.score.scoring import ScoreSettings, score_bench
-from repairkit.jobs.setup.bench import Bench, prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "tmab": {"top_k": TOP, "side": "both"},

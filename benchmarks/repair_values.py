@@ -32,9 +32,9 @@ from repairkit.core.suite import Suite
 from repairkit.data.parts import PartPlan
 from repairkit.estimators import Estimation, RepairRegression, estimate
 from repairkit.estimators.statistics.convergence import rank_correlation
-from repairkit.jobs.setup.bench import Bench, prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
 
 Floats = NDArray[np.float64]
 SAMPLE = Path(__file__).parent.parent / "samples" / "digits" / "model.onnx"

@@ -23,9 +23,9 @@ from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
-from repairkit.jobs.setup.bench import Bench, prepare, with_parts
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare, with_parts
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
 from repairkit.metrics.evaluation import difference, evaluate
 
 OURS, PLAIN = "joint, values in the repair regime", "plain recipe, Shapley values"

@@ -29,8 +29,8 @@ from repairkit.core.process.stages import listening
 from repairkit.jobs.repair.patching import PatchSettings, patch
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score
-from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 
 _WHOLE = 0.6  # of the model's bytes: a session of so much holds the whole model
 

@@ -24,8 +24,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score
-from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 
 _IMAGES = 8
 

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.trained import CACHE, Images, _moved, fashion
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.jobs.setup.bench import Bench, prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
 
 PLAIN, DROPOUT = "plain", "dropout"
 KINDS = {PLAIN: 0.0, DROPOUT: 0.2}

@@ -16,7 +16,7 @@ from repairkit.core.game import Round
 from repairkit.core.scores import Budget
 from repairkit.engine.game import ModelGame
 from repairkit.estimators import Permutation, estimate, make_estimator
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 
 Values = NDArray[np.float64]
 N_DRAWS = 20

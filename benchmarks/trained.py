@@ -38,9 +38,9 @@ from repairkit.core.game import Round
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.game import ModelGame
-from repairkit.jobs.setup.bench import Bench, prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
 
 CACHE = Path(__file__).parent / ".cache"
 ZOO = Path(os.environ.get("REPAIRKIT_ZOO", Path(__file__).parents[2] / "shared" / "zoo"))

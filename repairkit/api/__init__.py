@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from repairkit.jobs.score.methods import ScoreSettings
     from repairkit.jobs.score.scored import Scored
     from repairkit.jobs.setup.first_look import FirstLook
-    from repairkit.jobs.setup.settings import Settings
+    from repairkit.jobs.setup.workbench import Settings
 
 __all__ = [
     "IN_WORDS",

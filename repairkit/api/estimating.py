@@ -23,7 +23,7 @@ from repairkit.jobs.owners import measuring, merging, owned
 from repairkit.jobs.score import elsewhere, scoring
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scored import Scored
-from repairkit.jobs.setup.settings import Exclusion, Settings
+from repairkit.jobs.setup.workbench import Exclusion, Settings
 
 OnProgress = Callable[[Progress], None]
 

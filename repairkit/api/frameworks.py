@@ -11,7 +11,7 @@ from repairkit.core.framework import FrameworkModel, LoadOptions, Source
 from repairkit.core.results import Attacked, Exported
 from repairkit.jobs.attack import attacking
 from repairkit.jobs.export import adapters, exporting
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.workbench import Settings
 
 METHODS: Mapping[str, Callable[..., Pgd | Square]] = {"pgd": Pgd, "square": Square}
 """The settings of each attack, by its name on the command line."""

@@ -15,8 +15,8 @@ from repairkit.jobs.look.reporting import Reported
 from repairkit.jobs.look.timing import PASSES_PER_FILTER
 from repairkit.jobs.runs import comparing
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
-from repairkit.jobs.setup.looking import look_thoroughly
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.unjudged import look_thoroughly
+from repairkit.jobs.setup.workbench import Settings
 
 
 @dataclass(frozen=True)

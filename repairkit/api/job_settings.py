@@ -8,8 +8,9 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel, LoadOptions, Source
 from repairkit.data.project import find_project
 from repairkit.jobs.export.adapters import load_framework_model
-from repairkit.jobs.setup.settings import Settings, read_columns, read_inputs, settle
-from repairkit.jobs.setup.subject import Subject, read_subject
+from repairkit.jobs.setup.settings import read_columns, read_inputs, settle
+from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings, Subject
 
 
 def find_job(model: Path | None, given: Mapping[str, object]) -> tuple[Path, Settings]:

@@ -24,10 +24,8 @@ from repairkit.jobs.proof import undoing, verifying
 from repairkit.jobs.repair import patching
 from repairkit.jobs.repair.objective import Target
 from repairkit.jobs.score.methods import ScoreSettings
-from repairkit.jobs.setup.inputs import with_inputs
-from repairkit.jobs.setup.reading import read_any
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.preparing import read_any, with_inputs
+from repairkit.jobs.setup.workbench import Settings, Subject
 from repairkit.report.story import verdict
 
 _SAMPLE = "repairkit_samples.digits"

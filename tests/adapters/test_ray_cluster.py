@@ -21,9 +21,9 @@ from repairkit.core.game import Game
 from repairkit.core.scores import Budget, Estimator, Scores
 from repairkit.estimators import Auto, Exact, Permutation, Regression, Tmab, estimate
 from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe, find_cluster
-from repairkit.jobs.setup.bench import Bench, prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
 from tests.conftest import Answer, Project, write_project
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'repairkit[ray]'")

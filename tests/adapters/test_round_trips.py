@@ -26,7 +26,7 @@ from repairkit.graph.kinds.layers import kernel_mask  # noqa: E402
 from repairkit.graph.kinds.sites import survey  # noqa: E402
 from repairkit.graph.metadata import read_layer_map  # noqa: E402
 from repairkit.jobs.export.exporting import export  # noqa: E402
-from repairkit.jobs.setup.settings import Settings  # noqa: E402
+from repairkit.jobs.setup.workbench import Settings  # noqa: E402
 from repairkit_adapters.pytorch import apply_patch, wrap  # noqa: E402
 from tests.adapters.networks import SIDE, trained  # noqa: E402
 from tests.running import run  # noqa: E402

@@ -22,6 +22,12 @@ def test_every_package_is_shipped() -> None:
     assert on_disk <= set(SETTINGS["tool"]["setuptools"]["packages"])
 
 
+def test_each_folder_with_modules_is_a_package() -> None:
+    modules = [*ROOT.glob("repairkit/**/*.py"), *ROOT.glob("adapters/repairkit_adapters/**/*.py")]
+    folders = {module.parent for module in modules}
+    assert not [folder for folder in folders if not (folder / "__init__.py").is_file()]
+
+
 def test_no_link_is_kept_in_the_repository() -> None:
     """A link leads to a place of one machine."""
     kept = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True)

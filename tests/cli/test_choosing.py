@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from repairkit.data.strata import split_selection
-from repairkit.jobs.setup.bench import prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project, write_project
 

@@ -15,8 +15,8 @@ from onnx import ModelProto
 import repairkit
 from repairkit.engine.proof import equal_outputs
 from repairkit.jobs.look.inspection import Inspection, inspect
-from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 from tests.running import run
 from tests.wild_family import Member, members
 

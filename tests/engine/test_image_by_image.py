@@ -41,7 +41,7 @@ from repairkit.graph.baking import representable
 from repairkit.graph.coalitions.masking import with_affine_masks
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.mixing import find_mixers
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.workbench import Settings
 from tests.engine.games import set_up
 from tests.models import model_of
 from tests.running import opened

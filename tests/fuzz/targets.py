@@ -182,7 +182,7 @@ def _run() -> dict[str, bytes]:
     import tempfile
 
     from repairkit import api
-    from repairkit.jobs.setup.settings import Settings
+    from repairkit.jobs.setup.workbench import Settings
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

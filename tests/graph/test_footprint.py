@@ -13,10 +13,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from repairkit.core.arrays import Array
 from repairkit.engine.runner import Runner
 from repairkit.graph.structure import bytes_of_largest_node
-from repairkit.jobs.setup import bench as bench_module
-from repairkit.jobs.setup.bench import prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup import preparing as bench_module
+from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 from tests import models
 from tests.running import run
 

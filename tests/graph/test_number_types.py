@@ -17,8 +17,8 @@ from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.stored.constants import dense_array
 from repairkit.jobs.look.inspection import inspect
-from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 from tests.models import images
 from tests.running import run
 

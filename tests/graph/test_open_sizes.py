@@ -17,9 +17,8 @@ from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.image_axes import ImageAxes, image_axes
 from repairkit.graph.kinds.sites import survey
 from repairkit.jobs.look.inspection import inspect
-from repairkit.jobs.setup.faults import judging_the_model
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject, read_subject
+from repairkit.jobs.setup.subject import judging_the_model, read_subject
+from repairkit.jobs.setup.workbench import Settings, Subject
 from tests.models import own_bias
 from tests.running import run
 

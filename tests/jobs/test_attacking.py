@@ -23,9 +23,9 @@ from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.repair.patching import PatchSettings, patch
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score
-from repairkit.jobs.setup.bench import prepare
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject, read_subject
+from repairkit.jobs.setup.preparing import prepare
+from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings, Subject
 from tests.conftest import Answer
 
 frameworks = pytest.importorskip("torch") and pytest.importorskip("tests.frameworks")

@@ -15,7 +15,8 @@ from repairkit.core.suite import Indices
 from repairkit.jobs.repair import choosing
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.repair.objective import ChoosingCriterion
-from repairkit.jobs.setup.bench import Bench, patched_outputs
+from repairkit.jobs.setup.preparing import patched_outputs
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs import Bound, Cure, Cured
 from repairkit.report.story import promise_in_words, search_in_words
 from tests.cli.test_commands import harm

@@ -17,9 +17,9 @@ from repairkit.jobs.repair.cures.head_choice import HeadChoice, find_class_head
 from repairkit.jobs.repair.cures.last_layer import LastLayer, RefitLastLayer
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes
-from repairkit.jobs.setup.bench import Bench, opened_beside, outputs_of, prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import opened_beside, outputs_of, prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
 from repairkit.repairs import Cured, Nothing
 from tests import class_heads, models, zoo
 from tests.class_heads import HEADS

@@ -15,8 +15,8 @@ import repairkit
 from repairkit.core.errors import RepairkitError, SettingsError
 from repairkit.data.parts import PartPlan
 from repairkit.jobs.look.inspection import inspect
-from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 from tests.running import run
 
 _TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}

@@ -21,11 +21,12 @@ from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.working import Working
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score
-from repairkit.jobs.setup.bench import prepare
 from repairkit.jobs.setup.first_look import FirstLook, first_look_lines
-from repairkit.jobs.setup.looking import look_thoroughly, looked_at
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject, read_subject
+from repairkit.jobs.setup.looking import looked_at
+from repairkit.jobs.setup.preparing import prepare
+from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.unjudged import look_thoroughly
+from repairkit.jobs.setup.workbench import Settings, Subject
 
 SIDE = 4
 N = 120

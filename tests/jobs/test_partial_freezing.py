@@ -19,9 +19,9 @@ from repairkit.jobs.repair.cures.partial_freezing import (
     _constants,
     _options,
 )
-from repairkit.jobs.setup.bench import Bench, patched_outputs, prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import patched_outputs, prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
 from tests.conftest import Project
 from tests.tables import converted, save, write_table
 

@@ -12,9 +12,9 @@ from repairkit.core.scores import Budget
 from repairkit.jobs.repair.repair_settings import PatchTime
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score_bench
-from repairkit.jobs.setup.bench import prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 from tests.conftest import Project, write_project
 
 

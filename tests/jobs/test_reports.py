@@ -13,9 +13,9 @@ import pytest
 import repairkit.report
 from repairkit.engine.responses import measure_responses
 from repairkit.jobs.look.interpreting import interpret
-from repairkit.jobs.setup.bench import prepare
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 from tests.conftest import Answer, Project
 
 Command = Callable[..., Answer]

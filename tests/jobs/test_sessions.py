@@ -19,8 +19,8 @@ from repairkit.core.filters import Filter
 from repairkit.jobs.repair.patching import PatchSettings, patch
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score
-from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 from tests.engine.games import deep_model
 from tests.models import images
 

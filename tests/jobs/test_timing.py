@@ -13,8 +13,8 @@ from onnx import ModelProto
 
 from repairkit.jobs.look.inspection import inspect
 from repairkit.jobs.look.timing import PASSES_PER_FILTER, PassTime, time_passes
-from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 from tests import models
 from tests.conftest import Answer
 

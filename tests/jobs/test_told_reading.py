@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from repairkit.jobs.setup.told_reading import reading_lines, told_of_ends
+from repairkit.jobs.setup.looking import reading_lines, told_of_ends
 
 
 def _read(images: int, parts: dict[str, int], unused: int = 0, means: str = "") -> dict[str, Any]:

@@ -32,7 +32,7 @@ from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.baking import revert
 from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.model_files import read_model, same_model
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.workbench import Settings
 from tests.conftest import Answer
 from tests.running import run
 from tests.tables import boosted, converted, in_parts, save, write_table

@@ -16,8 +16,8 @@ import repairkit
 from repairkit.core.errors import SettingsError
 from repairkit.engine.proof import equal_outputs
 from repairkit.jobs.look.instrumenting import write_instrumented
-from repairkit.jobs.setup.settings import Settings
 from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Settings
 from tests.odd_outputs import ODD
 from tests.running import all_present, run
 

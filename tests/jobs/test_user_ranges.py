@@ -11,7 +11,7 @@ import pytest
 
 import repairkit
 from repairkit.core.errors import SettingsError
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.workbench import Settings
 from tests.models import no_bias
 
 MODULE = """

@@ -21,10 +21,8 @@ from repairkit.engine.batching import settle_batching
 from repairkit.engine.runner import OpenModel
 from repairkit.formats.attack_file import RECORD, AttackRecord, attack_record
 from repairkit.jobs.attack.sources import GradientSource
-from repairkit.jobs.setup.inputs import with_inputs
-from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset, settle_form
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.preparing import check_labels, read_dataset, settle_form, with_inputs
+from repairkit.jobs.setup.workbench import Settings, Subject, first_images
 from repairkit.metrics.evaluation import wilson
 
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.

@@ -31,8 +31,8 @@ from repairkit.graph.metadata import read_layer_map
 from repairkit.jobs.attack.adversary import Attack, Judged, read_attack_settings, share
 from repairkit.jobs.attack.sources import SAME, GradientSource, attach, parity
 from repairkit.jobs.export.mapping import Pairing, prove_layers
-from repairkit.jobs.setup.bench import Bench
-from repairkit.jobs.setup.reading import check_labels, first_images, read_dataset
+from repairkit.jobs.setup.preparing import check_labels, read_dataset
+from repairkit.jobs.setup.workbench import Bench, first_images
 
 _PROOF_IMAGES = 64
 _MAPPED_ON = 8

@@ -26,12 +26,9 @@ from repairkit.formats.documents import write_bytes
 from repairkit.jobs.attack.adversary import Attack, Judged, open_judged, share
 from repairkit.jobs.attack.sources import SAME, GradientSource, attach, parity
 from repairkit.jobs.output.destination import check_attack_place
-from repairkit.jobs.setup.faults import judging_the_model
-from repairkit.jobs.setup.first_look import doubts
 from repairkit.jobs.setup.looking import Scene, look_or_stop
-from repairkit.jobs.setup.reading import first_images
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.subject import judging_the_model
+from repairkit.jobs.setup.workbench import Settings, Subject, doubts, first_images
 
 _BLOCK = 1024
 _PROOF_IMAGES = 64

@@ -20,10 +20,9 @@ from repairkit.graph.metadata import write_layer_map
 from repairkit.graph.stored.model_files import add_model, read_model
 from repairkit.jobs.export.mapping import Pairing, prove_layers, sites_without_layer
 from repairkit.jobs.output.destination import check_export_place
-from repairkit.jobs.setup.noise import noise_images
-from repairkit.jobs.setup.reading import read_images
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject, read_subject
+from repairkit.jobs.setup.preparing import read_images
+from repairkit.jobs.setup.subject import noise_images, read_subject
+from repairkit.jobs.setup.workbench import Settings, Subject
 
 _PROOF_IMAGES = 64
 _NOISE_IMAGES = 8

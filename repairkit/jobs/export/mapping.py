@@ -23,7 +23,7 @@ from repairkit.core.process.stages import stage
 from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.kinds.sites import find_sites, instrument
 from repairkit.jobs.export.telling_apart import Crowd
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.workbench import Subject
 
 # How far from its mean a channel is frozen, in its own spread, and on which image.
 _TRIES = ((4.0, 0), (1.5, 1), (0.5, 0), (12.0, 1), (40.0, 2), (-4.0, 0))

@@ -18,11 +18,9 @@ from repairkit.graph.kinds.kind import LeftOut, Survey
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.mixing import find_mixers, find_random
 from repairkit.jobs.look.timing import PassTime, time_passes
-from repairkit.jobs.setup.faults import judging_the_model
-from repairkit.jobs.setup.inputs import with_inputs
-from repairkit.jobs.setup.noise import USUAL_FIRST, noise_images
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.preparing import with_inputs
+from repairkit.jobs.setup.subject import USUAL_FIRST, judging_the_model, noise_images
+from repairkit.jobs.setup.workbench import Settings, Subject
 
 _RUN_SECONDS = 8.0
 

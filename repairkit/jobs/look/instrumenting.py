@@ -10,10 +10,9 @@ from repairkit.graph.baking import representable
 from repairkit.graph.kinds.sites import bias_levels, instrument, select_sites, survey, zero_levels
 from repairkit.graph.stored.model_files import write_model
 from repairkit.jobs.output.destination import INSTRUMENTED, check_model_place, is_instrumented
-from repairkit.jobs.setup.faults import judging_the_model
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.subject import judging_the_model
 from repairkit.jobs.setup.unjudged import prepare_unjudged
+from repairkit.jobs.setup.workbench import Settings, Subject
 
 
 @stage("instrumenting")

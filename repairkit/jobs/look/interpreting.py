@@ -20,7 +20,7 @@ from repairkit.data.preprocessing import PixelImages
 from repairkit.engine.game import ModelGame
 from repairkit.engine.responses import Responses, measure_responses
 from repairkit.graph.structure import receptive_field
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.report import Picture, draw_picture
 
 MOST_FILTERS = 24

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import Round
 from repairkit.core.process.stages import stage
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 
 _SIZES = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50)
 _RANDOM_ORDERS = 3

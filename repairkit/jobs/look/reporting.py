@@ -25,10 +25,10 @@ from repairkit.jobs.output.destination import Companions, check_replaced
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.runs.run_document import measures_in
 from repairkit.jobs.runs.run_settings import restored
-from repairkit.jobs.setup.bench import Bench, prepare
-from repairkit.jobs.setup.faults import judging_the_model
-from repairkit.jobs.setup.settings import Settings, check_metrics, named_in
-from repairkit.jobs.setup.subject import Subject, read_subject
+from repairkit.jobs.setup.preparing import prepare
+from repairkit.jobs.setup.settings import named_in
+from repairkit.jobs.setup.subject import judging_the_model, read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics
 from repairkit.report import marked_card, model_card, render_patch, render_run
 
 SCHEMA = 1

@@ -14,8 +14,8 @@ from repairkit.core.process.stages import stage
 from repairkit.engine.runner import Runner
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.mixing import find_mixers
-from repairkit.jobs.setup.noise import USUAL_FIRST, noise_images
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.subject import USUAL_FIRST, noise_images
+from repairkit.jobs.setup.workbench import Subject
 
 PASSES_PER_FILTER = (10, 150, 500)
 MEASURING_SECONDS = 2.0

@@ -25,8 +25,7 @@ from repairkit.formats.documents import read_json
 from repairkit.graph.metadata import LAYERS_KEY as LAYERS
 from repairkit.graph.metadata import read_claims
 from repairkit.graph.stored.model_files import read_model
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.workbench import Settings, Subject
 from repairkit.report import is_own_card
 
 INSTRUMENTED = "repairkit.instrumented"

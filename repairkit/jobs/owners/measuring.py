@@ -19,11 +19,9 @@ from repairkit.formats.means_file import KIND as MEANS
 from repairkit.formats.means_file import CommonMeans, read_means
 from repairkit.graph.kinds.sites import select_sites, survey
 from repairkit.jobs.output.destination import check_replaced
-from repairkit.jobs.setup.faults import judging_the_model
-from repairkit.jobs.setup.inputs import with_inputs
-from repairkit.jobs.setup.reading import read_any
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.preparing import read_any, with_inputs
+from repairkit.jobs.setup.subject import judging_the_model
+from repairkit.jobs.setup.workbench import Settings, Subject
 
 _PROOF_IMAGES = 8
 

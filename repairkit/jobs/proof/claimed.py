@@ -19,7 +19,7 @@ from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.metadata import write_claims
 from repairkit.graph.stored.model_files import ModelFile, digest_of
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.workbench import Subject
 
 
 @dataclass(frozen=True)

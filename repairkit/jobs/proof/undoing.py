@@ -21,8 +21,8 @@ from repairkit.graph.stored.model_files import ModelFile, digest_of, place_besid
 from repairkit.jobs.output.destination import check_result
 from repairkit.jobs.proof.layout import add_files, digest_of_files, restored_files
 from repairkit.jobs.proof.verifying import prove_patch, sign_claim
-from repairkit.jobs.setup.faults import judging_the_model
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.subject import judging_the_model
+from repairkit.jobs.setup.workbench import Subject
 
 
 @stage("applying the patch")

@@ -30,9 +30,8 @@ from repairkit.graph.stored.constants import outside_digests
 from repairkit.graph.stored.model_files import ModelFile, first_difference, same_model
 from repairkit.jobs.proof.claimed import Step, another_model, bake_claims
 from repairkit.jobs.proof.layout import digest_of_files, restored_files
-from repairkit.jobs.setup.faults import judging_the_model
-from repairkit.jobs.setup.noise import noise_images
-from repairkit.jobs.setup.subject import Subject
+from repairkit.jobs.setup.subject import judging_the_model, noise_images
+from repairkit.jobs.setup.workbench import Subject
 
 # Relative: a filter that is frozen partly rounds in its layer, and later layers carry that on.
 _ROUNDED_ELSEWHERE = 1e-4

@@ -39,22 +39,10 @@ from repairkit.jobs.repair.filter_values import (
     find_values,
 )
 from repairkit.jobs.repair.judging import require_test
-from repairkit.jobs.repair.objective import (
-    ChoosingCriterion,
-    Limit,
-    Objective,
-    Wishes,
-)
+from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes
 from repairkit.jobs.repair.repair_settings import PatchSettings, PatchTime, check_word
-from repairkit.jobs.setup.bench import Bench
-from repairkit.repairs import (
-    BEST,
-    ChosenPatch,
-    Cure,
-    Folds,
-    Nothing,
-    Remembered,
-)
+from repairkit.jobs.setup.workbench import Bench
+from repairkit.repairs import BEST, ChosenPatch, Cure, Folds, Nothing, Remembered
 
 
 class Strategy(Protocol):

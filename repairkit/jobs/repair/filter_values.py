@@ -31,8 +31,8 @@ from repairkit.jobs.runs.run_settings import differing, settings_at, settings_in
 from repairkit.jobs.score.methods import NORMS, ScoreSettings
 from repairkit.jobs.score.scored import Scored
 from repairkit.jobs.score.scoring import score_bench
-from repairkit.jobs.setup.bench import Bench
-from repairkit.jobs.setup.told_reading import tell_reading
+from repairkit.jobs.setup.looking import tell_reading
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.definition import Surprises
 from repairkit.metrics.image_metrics import LOSS_OF_GROUP
 from repairkit.metrics.resampling import SHARPNESS, FigureOfImages, figure_of

@@ -29,7 +29,8 @@ from repairkit.core.suite import Annotations, Suite
 from repairkit.data.annotations import CROSS, columns_to_group, cross_groups
 from repairkit.engine.runner import OpenModel
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
-from repairkit.jobs.setup.bench import Bench, outputs_of
+from repairkit.jobs.setup.preparing import outputs_of
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.catalogue import METRICS, make_metric, measure_of
 from repairkit.metrics.evaluation import difference, evaluate
 from repairkit.metrics.group_metrics import RATES, class_furthest_apart, group_rates, left_out

@@ -45,14 +45,12 @@ from repairkit.jobs.repair.judging import (
 from repairkit.jobs.repair.objective import Objective, metric_names, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings, PatchTime
 from repairkit.jobs.repair.telling import patch_story
-from repairkit.jobs.runs.again import Again, said_again
-from repairkit.jobs.setup.bench import Bench, opened_beside, outputs_of, prepare
-from repairkit.jobs.setup.faults import judging_the_model
-from repairkit.jobs.setup.looking import looked_at
-from repairkit.jobs.setup.settings import Settings, check_metrics, named_in
-from repairkit.jobs.setup.subject import Subject
-from repairkit.jobs.setup.told_reading import tell_reading
+from repairkit.jobs.setup.looking import looked_at, tell_reading
+from repairkit.jobs.setup.preparing import opened_beside, outputs_of, prepare
+from repairkit.jobs.setup.settings import Again, named_in, said_again
+from repairkit.jobs.setup.subject import judging_the_model
 from repairkit.jobs.setup.unjudged import prepare_unjudged
+from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics
 from repairkit.metrics.definition import check_defined
 from repairkit.repairs import ChosenPatch, make_patch
 

@@ -21,7 +21,7 @@ from repairkit.jobs.repair.objective import (
 )
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.pace import seconds_per_pass
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs import SearchSettings
 
 Recipe = Literal["joint", "plain"]

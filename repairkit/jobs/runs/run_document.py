@@ -26,7 +26,7 @@ from repairkit.formats.run_file import (
 from repairkit.graph.structure import find_rounding
 from repairkit.jobs.runs.part_records import keyed_parts, told_parts
 from repairkit.jobs.runs.run_settings import told_settings
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.catalogue import measure_of
 
 _BINS = 20

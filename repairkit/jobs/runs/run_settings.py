@@ -18,7 +18,7 @@ from repairkit.formats.effects import Affects, affecting, recorded, settings_of
 from repairkit.formats.means_file import CommonMeans
 from repairkit.formats.run_file import RunDocument, RunSettings
 from repairkit.jobs.runs.part_records import recorded_plan
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.workbench import Settings
 
 OWN_MEANS = "means of the calibration part"
 _SHARE = re.compile(r"[0-9]*\.?[0-9]+")

@@ -28,8 +28,7 @@ from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Effort, Working
 from repairkit.formats.effects import Affects, affecting, settings_of
 from repairkit.graph.kinds.sites import select_sites, survey
-from repairkit.jobs.setup.bench import Bench
-from repairkit.jobs.setup.settings import Settings
+from repairkit.jobs.setup.workbench import Bench, Settings
 
 # Paths, which lead nowhere there, and what each worker settles for itself.
 _LEFT_BEHIND: dict[str, Any] = dict.fromkeys(

@@ -15,8 +15,7 @@ from repairkit.core.errors import RunFolderError
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import ExcludedFilters, RunFolder
 from repairkit.jobs.runs.run_settings import differing, settings_at, settings_in
-from repairkit.jobs.setup.bench import Bench
-from repairkit.jobs.setup.settings import Exclusion
+from repairkit.jobs.setup.workbench import Bench, Exclusion
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from repairkit.jobs.score.automatic import (
     take_method,
 )
 from repairkit.jobs.score.pace import Pace
-from repairkit.jobs.setup.bench import Bench
-from repairkit.jobs.setup.settings import Exclusion
+from repairkit.jobs.setup.workbench import Bench, Exclusion
 
 NORMS = ("weight-norm", "activation-norm")
 """Baselines that play no game: the size of a filter's kernel or of its activations."""

@@ -17,7 +17,7 @@ from repairkit.engine.game import some_images
 from repairkit.estimators import scores_on
 from repairkit.formats.run_file import RunDocument
 from repairkit.formats.score_table import finite_rows, scores_table
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 
 
 @dataclass(frozen=True, kw_only=True)

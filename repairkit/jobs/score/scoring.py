@@ -20,17 +20,12 @@ from repairkit.core.process.stages import stage
 from repairkit.core.scores import Progress, Run, Spent
 from repairkit.core.suite import Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection
-from repairkit.estimators import (
-    CheckpointStore,
-    Estimation,
-    estimate,
-)
+from repairkit.estimators import CheckpointStore, Estimation, estimate
 from repairkit.formats.effects import settings_of
 from repairkit.formats.run_file import Ends, RunDocument, RunFolder
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.output.progress import reporter
 from repairkit.jobs.output.unattended import Watch, event, tell_unfinished
-from repairkit.jobs.runs.again import Again, said_again
 from repairkit.jobs.runs.claiming import (
     check_free,
     check_values,
@@ -55,12 +50,11 @@ from repairkit.jobs.score.methods import (
 )
 from repairkit.jobs.score.pace import Pace, seconds_per_pass, thin
 from repairkit.jobs.score.scored import Evidence, Scored, first_metrics
-from repairkit.jobs.setup.bench import Bench, prepare
-from repairkit.jobs.setup.faults import judging_the_model
-from repairkit.jobs.setup.looking import looked_at
-from repairkit.jobs.setup.settings import Settings, check_metrics
-from repairkit.jobs.setup.subject import Subject
-from repairkit.jobs.setup.told_reading import tell_reading, told_of_ends
+from repairkit.jobs.setup.looking import looked_at, tell_reading, told_of_ends
+from repairkit.jobs.setup.preparing import prepare
+from repairkit.jobs.setup.settings import Again, said_again
+from repairkit.jobs.setup.subject import judging_the_model
+from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics
 from repairkit.metrics.definition import check_defined
 
 logger = logging.getLogger(__name__)

@@ -21,12 +21,7 @@ from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
 from repairkit.data.usual import Order, Way
-from repairkit.metrics.chance import (
-    FEWEST,
-    Guessing,
-    better_by_chance,
-    look_for_guessing,
-)
+from repairkit.metrics.chance import FEWEST, Guessing, better_by_chance, look_for_guessing
 
 MOST_IMAGES = 400
 TRIED_IMAGES = 64
@@ -38,7 +33,6 @@ _MORE = "repairkit inspect --data takes the time"
 _SURE = 0.01
 _LEAST_LEAD = 0.05
 _WORTH_A_SECOND_LOOK = 3  # images
-
 Thorough = Literal["told", "doubt", "all"]
 """Try the told way alone; the others where they could do better; or all of them."""
 
@@ -448,13 +442,6 @@ def first_look_lines(told: Mapping[str, Any]) -> Iterator[str]:
     )
     if told["note"]:
         yield str(told["note"])
-
-
-def doubts(look: FirstLook | ErrorLook | None) -> list[str]:
-    """The note on a job that went on although its preprocessing is doubtful, if it is."""
-    if look is None or not look.doubt:
-        return []
-    return [f"the preprocessing is doubtful: {look.doubt}; {look.remedy}"]
 
 
 def _percent(share: float) -> str:

@@ -1,24 +1,27 @@
-"""Where jobs take their first look at model and data, and stop where it leaves a doubt."""
+"""Take a first look at model and data, tell what was read, and stop where there is a doubt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from repairkit.core.arrays import Array
 from repairkit.core.attacked import adversarial, is_attacked
-from repairkit.core.errors import ModelError, PreprocessingError, SettingsError
+from repairkit.core.errors import PreprocessingError
 from repairkit.core.outputs import OutputForm
 from repairkit.core.process.deadline import Deadline
-from repairkit.core.process.stages import stage
+from repairkit.core.process.stages import READING_LOG, stage
 from repairkit.core.suite import Annotations, Indices, Suite
 from repairkit.data.dataset import Dataset
-from repairkit.data.parts import PartPlan, Parts
+from repairkit.data.parts import Parts
 from repairkit.data.strata import label_bins
 from repairkit.data.usual import class_orders, usual_ways
-from repairkit.jobs.setup.bench import Bench
+from repairkit.formats.run_file import Ends
+from repairkit.jobs.output.unattended import event
 from repairkit.jobs.setup.first_look import (
     MOST_IMAGES,
     TRIED_IMAGES,
@@ -27,18 +30,19 @@ from repairkit.jobs.setup.first_look import (
     Judge,
     Pains,
     Thorough,
+    first_look_lines,
     take_first_look,
 )
-from repairkit.jobs.setup.settings import Settings
-from repairkit.jobs.setup.subject import Subject
-from repairkit.jobs.setup.told_reading import tell_first_look, tell_reading
-from repairkit.jobs.setup.unjudged import prepare_unjudged
-from repairkit.metrics.catalogue import is_user_metric
+from repairkit.jobs.setup.workbench import Bench, Settings, Subject
+from repairkit.metrics.catalogue import definition_of, is_user_metric
+
+logger = logging.getLogger(READING_LOG)
 
 _SECONDS = 8.0
 _PATIENCE = 15.0  # more seconds, where the job is about to stop
 _SHARE_OF_LIMIT = 0.05
 _OTHER_SEED = 0x100C  # so that these images are not drawn as the parts were
+_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,30 +107,6 @@ def look_or_stop(scene: Scene) -> FirstLook | ErrorLook | None:
     tell_first_look(look.to_json())
     if look.doubt and not look.accepted:
         raise _refusal(scene.subject, look)
-    return look
-
-
-def look_thoroughly(subject: Subject, settings: Settings) -> FirstLook | ErrorLook | str:
-    """All usual preprocessings and class orders beside one another, or why there is no such look.
-
-    Raises:
-        DataError: the data cannot be read.
-    """
-    try:
-        bench = prepare_unjudged(subject, settings)
-        if bench.unjudged and bench.dataset.annotations.labels.dtype.kind == "f":
-            settings = replace(settings, metrics=("mean_absolute_error",))
-            bench = prepare_unjudged(subject, settings)
-        split = bench.dataset.split
-        if bench.unjudged and split is not None:  # whose names may be those of no part
-            test = "test" if "test" in split else "none"
-            plan = PartPlan(calibration="all", selection="all", test=test)
-            bench = prepare_unjudged(subject, replace(settings, parts=plan))
-    except (SettingsError, ModelError) as error:
-        return str(error)
-    look = looked_at(bench, None, thorough="all", go_on=True).look
-    if look is None:
-        return bench.unjudged or "the model is judged by no metric that is built in"
     return look
 
 
@@ -222,3 +202,64 @@ def _look_at_errors(scene: Scene, images: Suite) -> ErrorLook:
         len(labels),
         images.name,
     )
+
+
+def tell_reading(read: Mapping[str, Any]) -> None:
+    """Log what was read; the command line shows it."""
+    logger.info("%s", "\n".join(reading_lines(read)), extra=event("read", **read))
+
+
+def tell_first_look(look: Mapping[str, Any]) -> None:
+    """Log a first look alone, for jobs that tell nothing else of what they read."""
+    logger.info("%s", "\n".join(first_look_lines(look)), extra=event("first_look", look=look))
+
+
+def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
+    """The same for people, in a few lines however many classes there are."""
+    told = {name: f"{name} {n}" if n else f"{name} none" for name, n in read["parts"].items()}
+    by_design = read.get("means", "")
+    if by_design:
+        told["calibration"] += f" ({by_design})"
+    unused = f", in no part {read['in_no_part']}" if read["in_no_part"] else ""
+    labels = f"; {read['labels']}" if read["labels"] else ""
+    if not read["images"]:
+        yield "no images were given"
+        return
+    apart = sum(n for name, n in read["parts"].items() if name != "calibration" or not by_design)
+    shared = " (the parts share images)" if apart + read["in_no_part"] > read["images"] else ""
+    yield f"read {read['images']:,} images{labels}"
+    yield f"images by part: {', '.join(told.values())}{unused}{shared}"
+    for noun in ("classes", "groups"):
+        counts = read[noun]
+        if counts:
+            held = [i for i, n in enumerate(read["parts"].values()) if n]
+            rows = [f"{name} {'/'.join(str(row[i]) for i in held)}" for name, row in counts.items()]
+            more = f", ... and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+            order = "/".join(list(read["parts"])[i] for i in held)
+            yield f"images of the {len(rows)} {noun} ({order}): {', '.join(rows[:_SHOWN])}{more}"
+    if read["outputs"]:
+        yield str(read["outputs"])
+    yield from (f"left out: {sentence}" for sentence in read["left_out"])
+    if "first_look" in read:
+        yield from first_look_lines(read["first_look"])
+
+
+def told_of_ends(ends: Mapping[str, Ends]) -> list[str]:
+    """A note where the model does no better than without all filters: its images are hardly right.
+
+    Args:
+        ends: V(all) and V(none) by metric.
+    """
+    notes = []
+    for name, figures in ends.items():
+        definition = definition_of(name)
+        if definition is None or not definition.shows_skill:
+            continue
+        measure = definition.measure
+        if measure.sign * (figures["all"] - figures["none"]) <= 0:
+            notes.append(
+                f"with all filters {name} is {measure.figure(figures['all'])}, no better than "
+                f"{measure.figure(figures['none'])} with none: check that images and labels are "
+                "what the model was trained with (--scale, --mean, --std, --color, --classes)"
+            )
+    return notes

@@ -1,136 +1,52 @@
-"""Settings of a job: options first, then `repairkit.toml`, then defaults."""
+"""Settings from options and a project file, and the options of a command that does a job again.
+
+Every field of the settings is said by the option that bears its name, unless a table below says
+otherwise, so that a new setting is said as soon as it is there. What no option says (it came from
+Python) and what does not affect the result is listed too; a test holds these lists against the
+command line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.outputs import FORMS
-from repairkit.core.process.trust import check_trusted
+from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.data.project import PROJECT_FILE, Project
-from repairkit.formats.effects import About, Affects
+from repairkit.data.project import PROJECT_FILE, Project, find_project
+from repairkit.formats.effects import About, Affects, affecting, settings_of
+from repairkit.jobs.output.places import Places
+from repairkit.jobs.setup.workbench import Settings
 from repairkit.metrics.catalogue import is_user_metric
 
-ABSENT = ("mean", "zero", "bias")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything but the model that a job on images needs; each field says what it affects.
-
-    Attributes:
-        data: a folder, a manifest or an `.npz`.
-        metrics: the first steers the search.
-        groups: columns that are crossed into groups.
-        class_names: in the order of the model's outputs.
-        preprocessing: how stored images become the model's input.
-        parts: how images are shared out.
-        output: the output that is judged; the first if None.
-        columns: the first column of the output that is judged and the one behind the last; all if
-            None.
-        threshold: from which number on an output of one column says class 1.
-        outputs_are: `logits`, `probabilities` or `log-probabilities`; told from the graph or the
-            calibration images if None.
-        sites: patterns of site names; all sites if empty.
-        sites_at: `pre-activation` or `activation`.
-        include: further kinds of sites (`dense`).
-        absent: what an absent filter yields: `mean`, `zero` or `bias`.
-        device: `auto`, `cpu` or `cuda`.
-        tf32: let a CUDA device round the factors of products to 10 bits, for coalitions alone.
-        half: evaluate coalitions in half precision, for coalitions alone.
-        workers: threads; the number of cores if None. Never changes a result.
-        batch_size: images in one run, and in one drawn batch.
-        seed: of the parts, the search and the intervals.
-        features: columns of a table that the model takes, in its order; patterns are allowed.
-        cache_memory: bytes for what is kept between coalitions; a quarter of the free memory if
-            None. Never changes a result.
-        means: a file of common means, in place of those over the calibration part.
-        named_by: metrics of the form `module:function` that only a file named, with that file.
-        trust: import those too; see `repairkit.core.process.trust`.
-        image_input: the input that takes the images; the likeliest if None.
-        inputs: constants for the model's other inputs, as text, by name.
-        accept_preprocessing: go on where the images are hardly prepared as the model expects.
-    """
-
-    data: Annotated[Path | None, About(Affects.IMAGES, by_digest=True)] = None
-    metrics: Annotated[tuple[str, ...], About(Affects.METRICS)] = ("accuracy",)
-    groups: Annotated[tuple[str, ...], About(Affects.IMAGES)] = ()
-    class_names: Annotated[tuple[str, ...], About(Affects.FIGURE)] = ()
-    preprocessing: Annotated[Preprocessing, About(Affects.FIGURE)] = field(
-        default_factory=Preprocessing
-    )
-    parts: Annotated[PartPlan, About(Affects.IMAGES)] = field(default_factory=PartPlan)
-    output: Annotated[str | None, About(Affects.FILTERS)] = None
-    columns: Annotated[tuple[int, int] | None, About(Affects.FIGURE)] = None
-    threshold: Annotated[float | None, About(Affects.FIGURE)] = None
-    outputs_are: Annotated[str | None, About(Affects.FIGURE)] = None
-    sites: Annotated[tuple[str, ...], About(Affects.ROSTER)] = ()
-    sites_at: Annotated[str, About(Affects.FILTERS)] = "pre-activation"
-    include: Annotated[tuple[str, ...], About(Affects.FILTERS)] = ()
-    absent: Annotated[str, About(Affects.FILTERS)] = "mean"
-    device: Annotated[str, About(Affects.PLACE)] = "auto"
-    tf32: Annotated[bool, About(Affects.ROUNDING)] = False
-    half: Annotated[bool, About(Affects.ROUNDING)] = False
-    workers: Annotated[int | None, About(Affects.SPEED)] = None
-    batch_size: Annotated[int, About(Affects.SEARCH)] = 128
-    seed: Annotated[int, About(Affects.IMAGES)] = 0
-    features: Annotated[tuple[str, ...], About(Affects.FIGURE)] = ()
-    cache_memory: Annotated[int | None, About(Affects.SPEED)] = None
-    means: Annotated[Path | None, About(Affects.FILTERS, by_digest=True)] = None
-    named_by: Annotated[Mapping[str, str], About(Affects.PLACE, option=False)] = field(
-        default_factory=dict
-    )
-    trust: Annotated[bool, About(Affects.PLACE)] = False
-    image_input: Annotated[str | None, About(Affects.FIGURE, where_given=True)] = None
-    inputs: Annotated[Mapping[str, str], About(Affects.FIGURE, where_given=True)] = field(
-        default_factory=dict
-    )
-    accept_preprocessing: Annotated[bool, About(Affects.PLACE)] = False
-
-    def __post_init__(self) -> None:
-        if self.absent not in ABSENT:
-            raise SettingsError(
-                f"an absent filter cannot yield {self.absent!r}; choose {', '.join(ABSENT)}"
-            )
-        if self.outputs_are is not None and self.outputs_are not in FORMS:
-            raise SettingsError(
-                f"outputs are {self.outputs_are!r}; expected {', '.join(FORMS)}, or leave it out"
-            )
-        if self.means is not None and self.absent != "mean":
-            raise SettingsError(
-                f"absent filters yield {self.absent!r} and common means were given; leave one out"
-            )
-        if self.batch_size < 1 or (self.workers is not None and self.workers < 1):
-            raise SettingsError("batch size and workers must be at least 1")
-        twice = [name for name in self.groups if self.groups.count(name) > 1]
-        if twice:
-            raise SettingsError(f"groups name the column {twice[0]!r} twice; name each once")
-        if self.tf32 and self.half:
-            raise SettingsError("TF32 and half precision exclude each other; choose one")
-        if self.tf32 and self.device == "cpu":
-            raise SettingsError(
-                "TF32 is a mode of NVIDIA cards and the device is cpu; leave --tf32 out, or use "
-                "--device cuda"
-            )
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """Filters to leave out: the top `share`, in (0, 1), of a finished run of the same model."""
-
-    run: Path
-    share: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise SettingsError(
-                f"--exclude-share is {self.share:g}; expected a share between 0 and 1, such as 0.2"
-            )
+Said = dict[str, list[str] | bool]
+"""Options by name, such as `--seed`: a value for each time that one is given, or a flag."""
+_OTHER_NAMES = {
+    "metrics": "--metric",
+    "groups": "--group",
+    "class_names": "--classes",
+    "batch_size": "--batch",
+    "inputs": "--input",
+    "targets": "--target",
+    "transfers": "--transfer",
+    "time_limit_seconds": "--time-limit",
+}
+_SAID = About(Affects.SEARCH)  # of settings that do not tell
+_LISTS = ("groups", "class_names", "features")
+METHOD_OPTIONS = ("top_k", "side", "epsilon", "delta", "truncate_at")
+_ALWAYS = ("--seed",)
+# What has no usual value: it is said wherever it is there.
+_CHOICES = ("--fairness", "--robustness", "--objective", "--target", "--scores", "--remove")
+_SCORE_ONLY = ("--paper", "--statistics", "--for-patch", "--exclude-top-of", "--exclude-share",
+    "--means")  # fmt: skip
 
 
 def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
@@ -179,17 +95,6 @@ def named_in(file: Path, metrics: Sequence[str]) -> dict[str, str]:
     return dict.fromkeys(filter(is_user_metric, metrics), str(file))
 
 
-def check_metrics(settings: Settings, metrics: Sequence[str]) -> None:
-    """Refuse metrics that are code named by a file alone, unless it is trusted.
-
-    Raises:
-        SettingsError: there is one; nothing of it was imported.
-    """
-    for name in metrics:
-        if not settings.trust:
-            check_trusted(name, settings.named_by)
-
-
 def read_inputs(texts: Sequence[str]) -> dict[str, str]:
     """`NAME=VALUE` texts as a mapping.
 
@@ -223,15 +128,199 @@ def read_columns(text: str | None) -> tuple[int, int] | None:
     raise SettingsError(f"columns {text!r} are none; give FIRST:BEHIND such as 0:2, or one number")
 
 
-def require_data(settings: Settings) -> Path:
-    """The data, or one line that says how to name it.
+def option_of(setting: str) -> str:
+    """The option that says a setting, where one does."""
+    return _OTHER_NAMES.get(setting, f"--{setting.replace('_', '-')}")
 
-    Raises:
-        SettingsError: there is none.
+
+NOT_SAID: Mapping[str, str] = {
+    **{option_of(name): "never changes a result" for name in affecting(Settings, Affects.SPEED)},
+    "--ray": "where coalitions are evaluated; never changes a result",
+    "--ray-cores": "where coalitions are evaluated; never changes a result",
+    "--log-json": "tells of the job while it runs",
+    "--prometheus-port": "tells of the job while it runs",
+    "--prometheus-file": "tells of the job while it runs",
+    "--json": "how the result is printed",
+    "--quiet": "how the result is printed",
+    "--details": "how the result is printed",
+    "--out": "the result has another name, so that nothing is replaced",
+    "--share": "a second folder with the same values",
+    "--resume": "a run that was resumed has the values of one that was not interrupted",
+    "--source": "its name does not reach the settings; told as lacking where it has a say",
+    "--weights": "of --source",
+    "--framework": "of --source",
+    "--input-shape": "of --source",
+    "--help": "does nothing",
+}
+"""Options that no command says again, and why."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """A command's options after the model, and what they cannot say.
+
+    Attributes:
+        command: `patch` or `score`.
+        words: the model and the options; every path is relative to the folder of the job.
+        lacks: settings from Python that no option holds.
+        timed: a time limit was given, and another computer does not come as far within it.
     """
-    if settings.data is None:
-        raise SettingsError(
-            "no images were given; use --data with a folder of one sub-folder per class, a CSV "
-            "manifest or an .npz, or name them in repairkit.toml"
-        )
-    return settings.data
+
+    command: str
+    words: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
+    timed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "command": self.command,
+            "words": list(self.words),
+            "lacks": list(self.lacks),
+            "timed": self.timed,
+        }
+
+
+def said_again(
+    command: str,
+    model: Path,
+    settings: Settings,
+    asked: Any,
+    *,
+    usual: Any,
+    budget: Budget,
+    lacks: Sequence[str] = (),
+) -> Again:
+    """How to do a job again.
+
+    Args:
+        command: `patch` or `score`.
+        model: the model's file.
+        settings: images, metrics, sites.
+        asked: the dataclass with the command's further settings.
+        usual: the same as it is without options.
+        budget: whose time limit is noted.
+        lacks: further settings that no option holds.
+    """
+    places = Places.here()
+    asked_options, asked_lacks = options_of(command, asked, places)
+    options, settings_lack = options_of(command, settings, places)
+    defaults = options_of(command, usual, places)[0] | options_of(command, Settings(), places)[0]
+    at_hand = defaults | options_of(command, _at_hand(model, places.folder), places)[0]
+    words = list(_words(asked_options | options, (defaults, at_hand)))
+    return Again(
+        command=command,
+        words=(places.told(model), *words),
+        lacks=(*asked_lacks, *settings_lack, *lacks),
+        timed=budget.time_limit_seconds is not None,
+    )
+
+
+def _at_hand(model: Path, folder: Path) -> Settings:
+    """What a command would take without options: from a `repairkit.toml`, if there is one."""
+    try:
+        return settle({}, find_project(model, folder))
+    except SettingsError:
+        # Settings from Python read no project file, so a wrong one does not end their job.
+        return Settings()
+
+
+def _words(said: Said, usual: Sequence[Said]) -> Iterator[str]:
+    """The options that differ from what the command takes anyway."""
+    for name, values in said.items():
+        unusual = any(values != known.get(name, []) for known in usual)
+        if name not in (*_ALWAYS, *_CHOICES) and not unusual:
+            continue
+        if isinstance(values, bool):
+            yield from [name] if values else []
+            continue
+        for value in values:
+            # An empty value, or one that looks like an option, needs the sign of equality.
+            yield from [f"{name}={value}"] if value[:1] in ("-", "") else [name, value]
+
+
+def options_of(command: str, settings: Any, places: Places) -> tuple[Said, list[str]]:
+    """All options of a dataclass of settings, and what they cannot say."""
+    said: Said = {}
+    lacks: list[str] = []
+    known = settings_of(settings.__class__)
+    for each in dataclasses.fields(settings):
+        name, value = each.name, getattr(settings, each.name)
+        flag = option_of(name)
+        if flag in NOT_SAID or not known.get(name, _SAID).option:
+            continue
+        if name in _WRITERS:
+            said |= _WRITERS[name](value, places)
+        elif name == "options":
+            own, lacking = _method_options(command, value)
+            said |= own
+            lacks += lacking
+        elif dataclasses.is_dataclass(value):
+            own, lacking = options_of(command, value, places)
+            said |= own
+            lacks += lacking
+        elif isinstance(value, bool):
+            said[flag] = value
+        elif name in _LISTS:
+            said[flag] = [_listed(value)] if value else []
+        elif isinstance(value, tuple) and not isinstance(settings, Preprocessing):
+            said[flag] = [_text(one, places) for one in value]
+        else:
+            said[flag] = [] if value in (None, ()) else [_text(value, places)]
+    if command == "patch":
+        lacks += [name for name in _SCORE_ONLY if said.pop(name, None) not in (None, [], False)]
+    return said, lacks
+
+
+def _text(value: Any, places: Places) -> str:
+    if isinstance(value, Path):
+        return places.told(value)
+    if isinstance(value, tuple):
+        return ",".join(_text(one, places) for one in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as a comma-separated list; those that hold a comma or a quotation mark in quotes."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()
+
+
+def _method_options(command: str, options: Mapping[str, Any]) -> tuple[Said, list[str]]:
+    """Settings of the method: by options of their own, else by `--set` where there is that."""
+    own = [name for name in METHOD_OPTIONS if name != "side" or command == "score"]
+    said: Said = {
+        f"--{name.replace('_', '-')}": [_plain(options[name])] for name in own if name in options
+    }
+    rest = {name: value for name, value in options.items() if name not in own}
+    if command == "score":
+        said["--set"] = [f"{name}={json.dumps(value)}" for name, value in rest.items()]
+        return said, []
+    return said, list(rest)
+
+
+def _plain(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _excluded(value: Any, places: Places) -> Said:
+    if value is None:
+        return {}
+    return {
+        "--exclude-top-of": [places.told(value.run)],
+        "--exclude-share": [repr(value.share)],
+    }
+
+
+def _columns(value: Any, _: Places) -> Said:
+    return {"--columns": [] if value is None else [f"{value[0]}:{value[1]}"]}
+
+
+_WRITERS: Mapping[str, Callable[[Any, Places], Said]] = {
+    "columns": _columns,
+    "exclude": _excluded,
+    "inputs": lambda value, _: {"--input": [f"{name}={text}" for name, text in value.items()]},
+    "remove": lambda value, _: {"--remove": [_listed([f.id for f in value])] if value else []},
+    "targets": lambda value, _: {"--target": [f"{t.metric}{t.relation}{t.bound!r}" for t in value]},
+}
+"""How fields are said that are neither text, number nor path, nor a list of these."""

@@ -1,30 +1,28 @@
-"""The model under study: its file, the image input that it is fed and the output that is judged."""
+"""Open a model and find its image input; noise of its input's shape; errors that are its fault."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from repairkit.core.arrays import Array
-from repairkit.core.errors import ModelError, SettingsError
-from repairkit.core.layer_map import LayerMap
+from repairkit.core.errors import ModelError, RepairkitError, SettingsError
 from repairkit.core.process.stages import stage
-from repairkit.data.preprocessing import FurtherInput, InputSpec
-from repairkit.engine.runner import OpenModel
-from repairkit.graph.coalitions.rebatch import fixed_batch
+from repairkit.data.preprocessing import FurtherInput, InputSpec, is_tabular
 from repairkit.graph.coalitions.tree_tail import zipped_outputs
-from repairkit.graph.fixing import with_constants
-from repairkit.graph.index import GraphIndex, dims_of
-from repairkit.graph.kinds.ensembles import class_labels, is_ensemble
+from repairkit.graph.index import GraphIndex, dims_of, with_open_sizes
+from repairkit.graph.kinds.ensembles import is_ensemble, spread_over_thresholds
 from repairkit.graph.kinds.image_axes import image_axes
-from repairkit.graph.metadata import read_layer_map
-from repairkit.graph.stored.model_files import ModelFile, read_model
+from repairkit.graph.stored.model_files import read_model
+from repairkit.jobs.setup.workbench import Subject
 
 _CHANNELS = (1, 3, 4)
 _LAYOUTS = {1: "nchw", 3: "nhwc"}
@@ -36,81 +34,17 @@ _IMAGE_TYPES = (
     TensorProto.INT8,
 )
 _SCORES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model file, the name and shape of its image input, and the output that is judged.
-
-    `further` are the inputs beside the images, and `constants` what those of them hold that are
-    not fed with each image.
-    """
-
-    file: ModelFile
-    input_name: str
-    spec: InputSpec
-    output: str
-    further: tuple[FurtherInput, ...] = ()
-    constants: Mapping[str, Array] = field(default_factory=dict)
-
-    @property
-    def n_classes(self) -> int | None:
-        """The classes that the judged output's shape promises; None where it fixes none."""
-        index = GraphIndex(self.model)
-        if self.output in zipped_outputs(index):
-            return len(class_labels([index.nodes[index.producers[self.output]]])) or None
-        value = next(o for o in self.model.graph.output if o.name == self.output)
-        dims = (dims_of(value) or ())[1:]
-        widths = [size for size in dims if size != 1]
-        one_row = len(dims) == 1 or dims[1:] == (1, 1)
-        return widths[0] if one_row and len(widths) == 1 else None
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The labels that a tree ensemble gives, in the order of its scores.
-
-        Empty where they are the numbers from 0 on, which need no names, or are not known.
-        """
-        trees = [node for node in self.model.graph.node if is_ensemble(node)]
-        labels = class_labels(trees)
-        return () if labels == tuple(map(str, range(len(labels)))) else labels
-
-    @cached_property
-    def layer_map(self) -> LayerMap | None:
-        """Where the filters come from, if the model says so."""
-        return read_layer_map(self.model)
-
-    @property
-    def model(self) -> ModelProto:
-        return self.file.model
-
-    def runnable(self, model: ModelProto) -> ModelProto:
-        """A model with the subject's inputs, itself or a copy whose constant inputs are fixed."""
-        if not self.constants:
-            return model
-        repeated = {wanted.name for wanted in self.further if wanted.per_image}
-        return with_constants(model, self.constants, image=self.input_name, repeated=repeated)
-
-    @cached_property
-    def working(self) -> ModelProto:
-        """The model as it runs on images alone, or with what is fed with each image."""
-        return self.runnable(self.model)
-
-    def opened(self, *, device: str = "cpu", seconds: float | None = None) -> OpenModel:
-        """The model as it runs, with the batch that its input declares.
-
-        Args:
-            device: where it runs.
-            seconds: after which a run is broken off; None for no limit.
-        """
-        return OpenModel(
-            model=self.working,
-            image=self.input_name,
-            output=self.output,
-            step=fixed_batch(self.model, self.input_name),
-            device=device,
-            seconds=seconds,
-        )
+# Those of known models, then any: a model with a dense layer behind its features takes one alone.
+_KNOWN = (64, 224, 128, 256, 320, 299, 384, 416, 512, 640, 32, 28, 96, 48, 112, 160, 192, 227, 240)
+SMALL_FIRST = (*_KNOWN, *(side for side in range(8, 385) if side not in _KNOWN))
+"""Sides tried in turn where a model leaves its sizes open: cheap ones first."""
+USUAL_FIRST = (224, *(side for side in SMALL_FIRST if side != 224))
+"""Sides tried in turn, the one of most image models first."""
+_TRIAL_SECONDS = 8.0
+_MOST_NUMBERS = 1 << 26
+_MOST_OF_AN_OPEN_INPUT = 1 << 22  # a volume gets a smaller side than a picture
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @stage("opening the model")
@@ -256,3 +190,107 @@ def _layout(name: str, dims: tuple[int | None, ...], index: GraphIndex) -> str:
             if order == [0, 3, 1, 2]:
                 return "nhwc"
     return "nchw"
+
+
+def noise_images(
+    subject: Subject, n_images: int = 8, *, sides: Sequence[int] = SMALL_FIRST
+) -> Array:
+    """Noise of the model's input shape, for a proof that has no real images.
+
+    Args:
+        subject: the model.
+        n_images: at most.
+        sides: for the sizes that the model leaves open; the first that it runs on is taken.
+
+    Raises:
+        ModelError: the input takes no numbers, or more than an image holds, or the model runs on
+            none of the sides.
+    """
+    # Also no numbers of 8 bits or fewer with a point, which NumPy does not know.
+    if not issubclass(subject.spec.dtype.type, np.floating | np.integer):
+        raise ModelError(
+            f"the input {subject.input_name!r} takes {subject.spec.dtype}, and images are numbers "
+            "of 16 bits and more, or whole; export the model with such an input"
+        )
+    shape = _settled(subject, sides)
+    n_numbers = math.prod(shape)
+    if n_numbers > _MOST_NUMBERS:
+        raise ModelError(
+            f"the input {subject.input_name!r} takes {n_numbers} numbers of {subject.spec.dtype} "
+            "per image, which is more than an image holds"
+        )
+    n_images = max(1, min(n_images, _MOST_NUMBERS // max(1, n_numbers)))
+    return _noise(subject, shape, n_images)
+
+
+def _noise(subject: Subject, shape: tuple[int, ...], n_images: int) -> Array:
+    rng = np.random.default_rng(0)
+    if np.issubdtype(subject.spec.dtype, np.floating):
+        noise = rng.standard_normal((n_images, *shape)).astype(subject.spec.dtype)
+        if is_tabular(subject.spec):
+            return spread_over_thresholds(subject.model, subject.input_name, noise, rng)
+        return noise
+    limits = np.iinfo(subject.spec.dtype)
+    return rng.integers(limits.min, limits.max, (n_images, *shape), subject.spec.dtype)
+
+
+def _settled(subject: Subject, sides: Sequence[int]) -> tuple[int, ...]:
+    """The input's shape; open sizes get the first side on which the model runs."""
+    spec = subject.spec
+    shapes = [tuple(size or side for size in spec.shape) for side in sides]
+    if None not in spec.shape:
+        return shapes[0]
+    fitting = [s for s in shapes if math.prod(s) <= _MOST_OF_AN_OPEN_INPUT] or shapes[:1]
+    runner = subject.opened(seconds=_TRIAL_SECONDS).as_written()
+    started = time.monotonic()
+    for shape in fitting:
+        try:
+            for _ in runner.raw(np.zeros((1, *shape), spec.dtype)):  # outputs of any kind
+                pass
+        except ModelError as error:
+            fault = error
+        else:
+            return shape
+        if time.monotonic() - started > _TRIAL_SECONDS:
+            break
+    raise ModelError(
+        "the model leaves the size of its images open and runs on none of the sizes that were "
+        f"tried; give images of its size with --data ({fault})"
+    ) from fault
+
+
+def judging_the_model(
+    job: Callable[Concatenate[Subject, _P], _R],
+) -> Callable[Concatenate[Subject, _P], _R]:
+    """A job on a model that ends in a `ModelError` where ONNX's own checker refuses the model.
+
+    A model that contradicts itself can fail anywhere, in any way. One that the checker passes must
+    not: then the failure is repairkit's and is raised as it came.
+    """
+
+    @wraps(job)
+    def judged(subject: Subject, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return job(subject, *args, **kwargs)
+        except (RepairkitError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            fault = _fault(subject.model)
+            if not fault:
+                raise
+            raise ModelError(
+                f"{subject.file.path}: is not valid: {fault}; export the model anew"
+            ) from error
+
+    return judged
+
+
+def _fault(model: ModelProto) -> str:
+    """What ONNX's checker has against a model; empty where nothing."""
+    try:
+        onnx.checker.check_model(with_open_sizes(model), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except ValueError:  # a model over 2 GB, which the checker does not take
+        return ""
+    return ""

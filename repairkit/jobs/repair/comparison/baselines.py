@@ -31,7 +31,8 @@ from repairkit.jobs.repair.objective import Objective, figures_of, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import NORMS, ScoreSettings
 from repairkit.jobs.score.scoring import score_bench
-from repairkit.jobs.setup.bench import Bench, patched_outputs
+from repairkit.jobs.setup.preparing import patched_outputs
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.evaluation import difference, evaluate
 from repairkit.repairs import Story, make_patch
 

@@ -16,7 +16,7 @@ from repairkit.core.metric import SHARE
 from repairkit.core.patch import Figure, Patch
 from repairkit.engine.game import ModelGame
 from repairkit.jobs.repair.objective import Objective, figures_of
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.evaluation import difference, falls_beyond, told_beyond
 from repairkit.repairs import ChosenPatch, Story, Trial, choose, propose_patches
 

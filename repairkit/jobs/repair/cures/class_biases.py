@@ -20,7 +20,7 @@ from repairkit.graph.baking import biased
 from repairkit.jobs.repair.cures.head_choice import HeadChoice
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs import Criterion, Cure, Cured, Nothing
 from repairkit.repairs.biases import STEPS, Biases, best_shift, fit_biases
 from repairkit.repairs.refit import balanced_weights, refit_path

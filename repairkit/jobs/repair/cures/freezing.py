@@ -13,7 +13,7 @@ from repairkit.core.suite import Indices
 from repairkit.jobs.repair.cures.partial_freezing import BestLevels, PartialFreezing
 from repairkit.jobs.repair.cures.supplies import FilterSupplies, Supplies
 from repairkit.jobs.repair.objective import ChoosingCriterion, figures_of
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs import (
     Bound,
     Cure,

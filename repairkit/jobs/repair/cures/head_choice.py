@@ -24,7 +24,7 @@ from repairkit.graph.baking import changes_head
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head
 from repairkit.jobs.repair.cures.supplies import Supplies
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs import (
     Bound,
     Criterion,

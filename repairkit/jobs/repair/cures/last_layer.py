@@ -15,7 +15,7 @@ from repairkit.graph.baking import refitted
 from repairkit.jobs.repair.cures.head_choice import HeadChoice
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.repair.objective import ChoosingCriterion
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs import Cure, Cured, Folds, Nothing
 from repairkit.repairs.refit import PENALTIES, Directions, balanced_weights, refit_path
 

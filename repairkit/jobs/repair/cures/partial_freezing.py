@@ -23,7 +23,8 @@ from repairkit.core.process.stages import stage
 from repairkit.core.suite import Indices
 from repairkit.graph.baking import representable
 from repairkit.graph.kinds.sites import bias_levels, zero_levels
-from repairkit.jobs.setup.bench import Bench, patched_outputs
+from repairkit.jobs.setup.preparing import patched_outputs
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs import Criterion, Cure, Cured, Nothing, assign_folds
 
 _SPREADS = (-1.0, -0.5, 0.5, 1.0)

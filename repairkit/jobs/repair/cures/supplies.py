@@ -13,7 +13,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.suite import Indices
 from repairkit.engine.evaluator import Evaluator, keep_all
-from repairkit.jobs.setup.bench import Bench
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs import BEST, BestCure, Cure, Folds, Frozen, Search
 
 Screen = Callable[[Indices], tuple[int, ...]]

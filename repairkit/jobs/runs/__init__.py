@@ -1,0 +1,1 @@
+"""Run folders: who writes into one, what `run.json` records, and how two runs differ."""

@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure, Patch
-from repairkit.core.suite import Annotations, Suite
+from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.graph.baking import bake
 from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

@@ -14,10 +14,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.core.suite import Annotations, Suite
+from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator
 from repairkit.engine.executor import make_executor
 from repairkit.engine.opening import Candidates, open_evaluator, open_stacked

@@ -19,7 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 
 ZOO = Path(os.environ.get("REPAIRKIT_ZOO", Path(__file__).resolve().parents[2] / "shared" / "zoo"))
 ONNX_DATA = Path(onnx.backend.test.__file__).parent / "data"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 
 MODES = {
     "BRANCH_LEQ": np.less_equal,

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from repairkit.core.arrays import Array
 from repairkit.core.framework import Layer
+from repairkit.core.suite import Array
 
 SIDE, CLASSES = 12, 4
 

@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 
 SIDE = 8
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 21)

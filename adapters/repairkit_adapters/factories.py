@@ -4,9 +4,8 @@ import inspect
 from contextlib import AbstractContextManager, nullcontext
 
 from repairkit.core.errors import AdapterError, RepairkitError
-from repairkit.core.process.foreign import no_exit
 from repairkit.core.process.text import first_line
-from repairkit.core.process.trust import import_named
+from repairkit.core.process.trust import import_named, no_exit
 
 
 def named_model(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from repairkit.core.errors import AdapterError
+from repairkit.core.filters import LayerMap, Origin
 from repairkit.core.framework import Layer
-from repairkit.core.layer_map import LayerMap, Origin
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.formats.patch_file import PatchFile, read_patch_file
 from repairkit.graph.metadata import read_layer_map

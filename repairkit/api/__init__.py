@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from repairkit.api.job_settings import find_job, find_settings
     from repairkit.api.repairing import apply, copy_sample, patch, patch_document, revert, verify
     from repairkit.attacks import Pgd, Square
-    from repairkit.core.arrays import IN_WORDS
     from repairkit.core.errors import Terminated
     from repairkit.core.framework import Source
-    from repairkit.core.results import (
+    from repairkit.core.patch import (
         Agreement,
         Applied,
         Attacked,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
         Verified,
     )
     from repairkit.core.scores import Budget, Progress
+    from repairkit.core.suite import IN_WORDS
     from repairkit.formats.means_file import CommonMeans
     from repairkit.jobs.owners.merging import By, Merged
     from repairkit.jobs.score.methods import ScoreSettings
@@ -92,10 +92,10 @@ _HOMES = {
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.repairing": "apply copy_sample patch patch_document revert verify",
     "repairkit.attacks": "Pgd Square",
-    "repairkit.core.arrays": "IN_WORDS",
+    "repairkit.core.suite": "IN_WORDS",
     "repairkit.core.errors": "Terminated",
     "repairkit.core.framework": "Source",
-    "repairkit.core.results": "Agreement Applied Attacked Exported Patched Reverted Verified",
+    "repairkit.core.patch": "Agreement Applied Attacked Exported Patched Reverted Verified",
     "repairkit.core.scores": "Budget Progress",
     "repairkit.formats.means_file": "CommonMeans",
     "repairkit.jobs.owners.merging": "By Merged",

@@ -9,13 +9,12 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from repairkit.api.job_settings import check_keywords, load_source, open_job
-from repairkit.core.arrays import Array
-from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter
-from repairkit.core.framework import FrameworkModel, Source
-from repairkit.core.results import Applied, Patched, Reverted, Verified, frozen_entry
+from repairkit.core.framework import FrameworkModel, FreshAttacks, Source
+from repairkit.core.patch import Applied, Patched, Reverted, Verified, frozen_entry
 from repairkit.core.scores import Budget, Progress
+from repairkit.core.suite import Array
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import claimed_patch, read_patch_file
 from repairkit.graph.stored.model_files import read_model

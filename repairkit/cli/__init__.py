@@ -20,8 +20,8 @@ from repairkit.cli.option_groups import Command, Panels, flag_positions, refuse_
 from repairkit.cli.options import process_began
 from repairkit.cli.stage_display import staged
 from repairkit.core.errors import RepairkitError
-from repairkit.core.process.foreign import exit_words
 from repairkit.core.process.text import printable
+from repairkit.core.process.trust import exit_words
 
 app = typer.Typer(
     name="repairkit",

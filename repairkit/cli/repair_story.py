@@ -4,12 +4,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repairkit.cli import printing
-from repairkit.core.arrays import IN_WORDS
-from repairkit.core.layer_map import LayerMap, Origin
+from repairkit.core.filters import LayerMap, Origin
 from repairkit.core.metric import SHARE, Measure
-from repairkit.core.patch import Constant, Evaluation, Figure, Patch
+from repairkit.core.patch import (
+    Applied,
+    Constant,
+    Evaluation,
+    Figure,
+    Patch,
+    Patched,
+    Reverted,
+    Verified,
+)
 from repairkit.core.process.text import counted
-from repairkit.core.results import Applied, Patched, Reverted, Verified
+from repairkit.core.suite import IN_WORDS
 from repairkit.report import story, wording
 from repairkit.report.wording import Document
 

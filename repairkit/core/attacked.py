@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.framework import FrameworkModel
 from repairkit.core.suite import Annotations
 
 ADVERSARIAL = "adversarial"
@@ -43,20 +39,6 @@ def adversarial(annotations: Annotations) -> NDArray[np.bool_]:
         )
     made: NDArray[np.bool_] = annotations.attributes[ADVERSARIAL].astype(bool)
     return made
-
-
-@dataclass(frozen=True)
-class FreshAttacks:
-    """What a patched model is attacked with beside the images that the repair was made against.
-
-    Attributes:
-        source: name and framework's model that the ONNX model came from, whose gradients a fresh
-            attack follows.
-        transfers: files of `repairkit attack` that other models' gradients made.
-    """
-
-    source: tuple[str, FrameworkModel] | None = None
-    transfers: tuple[Path, ...] = ()
 
 
 def twins_of(annotations: Annotations) -> NDArray[np.intp] | None:

@@ -185,3 +185,17 @@ class Adapter(Protocol):
             AdapterError: the source, its weights or the framework itself is missing or unfit.
         """
         ...
+
+
+@dataclass(frozen=True)
+class FreshAttacks:
+    """What a patched model is attacked with beside the images that the repair was made against.
+
+    Attributes:
+        source: name and framework's model that the ONNX model came from, whose gradients a fresh
+            attack follows.
+        transfers: files of `repairkit attack` that other models' gradients made.
+    """
+
+    source: tuple[str, FrameworkModel] | None = None
+    transfers: tuple[Path, ...] = ()

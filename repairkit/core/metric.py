@@ -15,8 +15,7 @@ from typing import Literal, NotRequired, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
-from repairkit.core.suite import Annotations
+from repairkit.core.suite import Annotations, Array
 
 Unit = Literal["share", "number"]
 """A share of images, or a difference of such shares, is shown in per cent; all else as a number."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.suite import Array
 
 LOG_FLOOR = math.log(1e-7)
 """The least log-probability that counts: one certain mistake must not outweigh all else."""

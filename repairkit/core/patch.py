@@ -1,17 +1,22 @@
-"""What is decided about a model: which filters to freeze and at what, and a change of its head."""
+"""What is decided about a model, and the results of jobs.
+
+A patch says which filters to freeze and at what, and how to change the model's head. Results are
+patches made, proven, applied and reverted, models exported and attacked, and runs compared.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
-from repairkit.core.filters import Filter
+from repairkit.core.filters import Filter, LayerMap
+from repairkit.core.suite import Array
 
 Constant = float | tuple[float, ...]
 """What a frozen filter yields: one number, or for a tree one per class or target."""
@@ -242,3 +247,189 @@ class Proof:
             tolerance=max(self.tolerance, other.tolerance),
             against=" and ".join(dict.fromkeys((self.against, other.against))),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What was proven about a patched model.
+
+    Attributes:
+        patch: the proven changes.
+        edits: the changed tensors.
+        proof: the comparison of outputs.
+        images: in words, the images that outputs were compared on.
+        inferred: whether the changes were read off the tensors, because no claim named them.
+        unproven: names of further facts in the patch file, which two models cannot prove.
+        layers: the layers that the filters come from, if the original knows them.
+    """
+
+    patch: Patch
+    edits: tuple[TensorEdit, ...]
+    proof: Proof
+    images: str
+    inferred: bool = False
+    unproven: tuple[str, ...] = ()
+    layers: LayerMap | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        head = self.patch.head
+        return {
+            "verified": True,
+            "inferred": self.inferred,
+            "frozen": [frozen_entry(f) for f in self.patch.frozen],
+            **({} if head is None else {"head": {"kind": head.kind, "layer": head.layer}}),
+            "tensors": [e.tensor for e in self.edits],
+            "n_images": self.proof.n_images,
+            "images": self.images,
+            "exact_without_optimisation": self.proof.exact,
+            "relative_difference_with_optimisation": self.proof.relative,
+            "same_answers": self.proof.same_answer,
+            "unproven": list(self.unproven),
+        }
+
+
+def frozen_entry(frozen: FrozenFilter) -> dict[str, Any]:
+    """A frozen filter as JSON."""
+    gain = {"gain": frozen.gain} if frozen.gain else {}
+    return {"filter": frozen.filter.id, "constant": frozen.constant, **gain}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patched:
+    """A patch that was made, proven and written."""
+
+    out: Path
+    patch_file: Path
+    report_file: Path
+    patch: Patch
+    verified: Verified
+    promise: Figure | None
+    objective: str | None
+    before: Evaluation
+    after: Evaluation
+    change: dict[str, Figure]
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A patch that was applied, and what was proven about the result."""
+
+    out: Path
+    digest: str
+    verified: Verified
+
+    def to_json(self) -> dict[str, Any]:
+        return {"model": str(self.out), "digest": self.digest, **self.verified.to_json()}
+
+
+@dataclass(frozen=True)
+class Reverted:
+    """A patch that was reverted. `digest` is the original's; `left` counts remaining patches."""
+
+    out: Path
+    digest: str
+    patch: Patch
+    left: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": str(self.out),
+            "digest": self.digest,
+            "taken_off": [f.filter.id for f in self.patch.frozen],
+            **({} if self.patch.head is None else {"head_restored": self.patch.head.layer}),
+            "patches_left": self.left,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A model that was written, and what was proven about it.
+
+    Attributes:
+        out: the ONNX file.
+        map_file: the map from layers to filters; the ONNX file's metadata has it too.
+        layers: that map.
+        n_filters: of all sites.
+        without_layer: sites that come from no layer of the framework.
+        relative: the largest difference of outputs, relative to the largest output.
+        n_images: how many images were compared.
+        images: in words, whether images were given or generated.
+        digest: of the ONNX file.
+    """
+
+    out: Path
+    map_file: Path
+    layers: LayerMap
+    n_filters: int
+    without_layer: tuple[str, ...]
+    relative: float
+    n_images: int
+    images: str
+    digest: str
+
+    @property
+    def n_mapped(self) -> int:
+        return sum(m.layer.n_channels for m in self.layers.layers if m.site is not None)
+
+    @property
+    def n_proven(self) -> int:
+        return self.n_mapped - sum(len(m.unproven) for m in self.layers.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": str(self.out),
+            "digest": self.digest,
+            "map": str(self.map_file),
+            "n_filters": self.n_filters,
+            "n_mapped": self.n_mapped,
+            "n_proven": self.n_proven,
+            "sites_without_layer": list(self.without_layer),
+            "parity": {
+                "relative": self.relative,
+                "n_images": self.n_images,
+                "images": self.images,
+            },
+            **self.layers.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A data set that was attacked, and the file of its images."""
+
+    out: Path
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far the values of two runs agree, for filters that both scored.
+
+    Attributes:
+        first: the run that `r2` takes as the truth.
+        second: the other.
+        n_filters: scored by both.
+        rank_correlation: Spearman's; None if all values of a run are equal.
+        correlation: Pearson's; None in the same case.
+        r2: coefficient of determination, when the second's values predict the first's; None if the
+            first's are all equal. Meaningless if the runs have different units, as norms have.
+        top_k: number of filters at each end of the ranking.
+        highest: share of the `top_k` highest that both runs have in common.
+        lowest: the same for the lowest.
+        notes: other differences of the runs than the method.
+    """
+
+    first: str
+    second: str
+    n_filters: int
+    rank_correlation: float | None
+    correlation: float | None
+    r2: float | None
+    top_k: int
+    highest: float
+    lowest: float
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "notes": list(self.notes)}

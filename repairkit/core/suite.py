@@ -1,15 +1,26 @@
-"""Labelled images that are judged together, and what is known of each of them."""
+"""Labelled images that are judged together, what is known of each of them, and arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
+Array: TypeAlias = NDArray[Any]
+"""An array of any element type; its shape is told where it is used."""
+
+Precision = Literal["float32", "tf32", "float16"]
+"""In which numbers a model is evaluated."""
+
+IN_WORDS: Mapping[Precision, str] = {
+    "float32": "32 bits",
+    "tf32": "TF32",
+    "float16": "half precision",
+}
+
 
 Indices = NDArray[np.intp]
 

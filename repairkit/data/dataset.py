@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
-from repairkit.core.suite import Annotations, ImageSource
+from repairkit.core.suite import Annotations, Array, ImageSource
 
 
 @dataclass(frozen=True, eq=False)

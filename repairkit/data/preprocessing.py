@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.process.text import check_keys, did_you_mean
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices
 
 # Position of (channels, height, width) in a shape without its batch axis.
 _AXES = {"nchw": (0, 1, 2), "nhwc": (2, 0, 1)}

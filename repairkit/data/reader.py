@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.process.text import clean, listing
-from repairkit.core.suite import Annotations
+from repairkit.core.suite import Annotations, Array
 from repairkit.data.annotations import (
     LABEL,
     Labels,

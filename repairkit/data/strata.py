@@ -14,10 +14,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import adversarial, is_attacked, with_twins
 from repairkit.core.errors import TargetNotMetError
-from repairkit.core.suite import Annotations, Indices, Suite
+from repairkit.core.suite import Annotations, Array, Indices, Suite
 
 _MAX_BINS = 10
 _IMAGES_PER_BIN = 10

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError
 from repairkit.core.process.text import clean, first_line, listing
+from repairkit.core.suite import Array
 
 _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _PLAIN_WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0*)?")

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
-from repairkit.core.suite import ImageSource, Indices
+from repairkit.core.suite import Array, ImageSource, Indices
 from repairkit.data.annotations import HOW_NUMBERED, HOW_NUMBERS, HOW_TRUTH
 from repairkit.data.preprocessing import (
     InputSpec,

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import ModelProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.process.stages import stage
+from repairkit.core.suite import Array
 from repairkit.engine.runner import Feeds, OpenModel, Runner
 from repairkit.graph.coalitions.rebatch import rebatch
 from repairkit.graph.index import GraphIndex

@@ -12,10 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import Roster
 from repairkit.core.game import Coalitions, Executor
-from repairkit.core.suite import Indices, Suite
+from repairkit.core.suite import Array, Indices, Suite
 from repairkit.engine.executor import SerialExecutor
 from repairkit.engine.runner import Feeds, Masks, Runner
 from repairkit.graph.coalitions.masking import mask_name, mask_shape

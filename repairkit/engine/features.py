@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.patch import HeadChange, Proof
+from repairkit.core.suite import Array
 from repairkit.engine.proof import equal_outputs, in_batches_or_one_by_one, with_seeds
 from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.graph.index import GraphIndex

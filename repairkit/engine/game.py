@@ -8,12 +8,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Roster
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.metric import Metric
-from repairkit.core.suite import Indices, Suite
+from repairkit.core.suite import Array, Indices, Suite
 from repairkit.engine.evaluator import Evaluator, keep_all
 
 _BLOCK_BYTES = 128 * 2**20

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site, Sums
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Array, Suite
 from repairkit.engine.ensembles.leaves import LeafReader, mean_leaves
 from repairkit.engine.runner import OpenModel
 from repairkit.graph.index import GraphIndex

@@ -9,10 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
-from repairkit.core.arrays import IN_WORDS, Array, Precision
 from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.process.stages import stage
+from repairkit.core.suite import IN_WORDS, Array, Precision
 from repairkit.engine.ensembles.trees import open_trees
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator
 from repairkit.engine.ort.runtime import session_device

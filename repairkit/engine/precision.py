@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from repairkit.core.arrays import Precision
+from repairkit.core.suite import Precision
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.patch import Proof
+from repairkit.core.suite import Array
 from repairkit.engine.runner import Feeds, Masks, OpenModel
 from repairkit.graph.fixing import seeded
 

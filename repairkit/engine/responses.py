@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import Filter, Site
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Array, Suite
 from repairkit.engine.runner import OpenModel
 
 _CHUNK_BYTES = 128 * 2**20

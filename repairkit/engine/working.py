@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-from repairkit.core.arrays import Array, Precision
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Array, Precision, Suite
 from repairkit.engine.ensembles.trees import TreeEvaluator
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator
 from repairkit.engine.executor import default_workers, make_executor

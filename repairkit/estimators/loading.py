@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from repairkit.core.errors import RepairkitError, SettingsError
-from repairkit.core.process.foreign import no_exit
 from repairkit.core.process.text import first_line
-from repairkit.core.process.trust import import_named
+from repairkit.core.process.trust import import_named, no_exit
 from repairkit.core.scores import Estimator
 from repairkit.estimators.checks import unknown
 

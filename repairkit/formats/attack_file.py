@@ -21,9 +21,9 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import ADVERSARIAL, IMAGE, TARGET
 from repairkit.core.errors import DataError
+from repairkit.core.suite import Array
 from repairkit.formats.documents import fault_of
 
 KIND = "repairkit attack"

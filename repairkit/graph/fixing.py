@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 from repairkit.graph.index import GraphIndex, attribute
 
 _EXPAND_SINCE = 8

@@ -20,7 +20,7 @@ from onnx import (
     ValueInfoProto,
 )
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 
 STANDARD = ("", "ai.onnx")
 """The two names of the ONNX standard's domain."""

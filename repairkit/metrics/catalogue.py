@@ -10,12 +10,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Measure, Metric
 from repairkit.core.outputs import OutputForm
 from repairkit.core.process.text import clean
-from repairkit.core.suite import Annotations
+from repairkit.core.suite import Annotations, Array
 from repairkit.metrics import group_metrics, image_metrics, robustness
 from repairkit.metrics.definition import Case, Definition
 from repairkit.metrics.robustness import check_targets

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 
 _SURE = 0.05
 _LITTLE_SKILL = 0.25  # of the way from guessing to perfect

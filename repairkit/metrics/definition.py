@@ -19,11 +19,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Measure, Metric, ScoreImages
 from repairkit.core.outputs import LOG_FLOOR, OutputForm
-from repairkit.core.suite import Annotations, Indices
+from repairkit.core.suite import Annotations, Array, Indices
 
 Weights = NDArray[np.float64]
 """Shape (n_images,)."""

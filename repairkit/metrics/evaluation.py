@@ -22,13 +22,12 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Evaluation, Figure
-from repairkit.core.suite import Annotations, Indices
+from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.metrics.chance import binomial_tail
 from repairkit.metrics.definition import GroupMetric
 from repairkit.metrics.resampling import FigureTable, Means, figures_with_intervals, resampled_sets

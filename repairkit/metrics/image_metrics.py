@@ -8,11 +8,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Measure
 from repairkit.core.outputs import OutputForm
-from repairkit.core.suite import Annotations
+from repairkit.core.suite import Annotations, Array
 from repairkit.metrics.definition import (
     Case,
     Definition,

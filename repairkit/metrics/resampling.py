@@ -18,12 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.metric import Metric, ScoreImages
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
-from repairkit.core.suite import Annotations, Indices
+from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.metrics.definition import GroupMetric, Tally, count_draws
 
 # Images, or cells of a tally, that one chunk of resamples may fill: some 16 MB.

@@ -13,12 +13,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import TARGET, adversarial
 from repairkit.core.errors import DataError
 from repairkit.core.metric import Measure
 from repairkit.core.outputs import LOG_FLOOR, OutputForm
-from repairkit.core.suite import Annotations
+from repairkit.core.suite import Annotations, Array
 from repairkit.metrics.definition import Case, Definition, ImageMetric, Need, Weights, share_of_hits
 
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.

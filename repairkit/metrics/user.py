@@ -18,12 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError, SettingsError
 from repairkit.core.metric import NUMBER, Measure, ScoreImages
-from repairkit.core.process.foreign import no_exit
-from repairkit.core.process.trust import import_named
-from repairkit.core.suite import Annotations
+from repairkit.core.process.trust import import_named, no_exit
+from repairkit.core.suite import Annotations, Array
 from repairkit.metrics.definition import Weights, weigh_evenly
 
 # Rounding may carry a sum of scores this share of the range past its ends.

@@ -15,9 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.patch import Figure
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices
 
 _FEWEST_FOLDS = 2
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from repairkit.core.arrays import Array
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.process.text import counted
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices
 from repairkit.repairs.crossfit import Bound
 
 BEST = "best"

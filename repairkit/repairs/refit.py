@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 
 Floats = NDArray[np.float64]
 

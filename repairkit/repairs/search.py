@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
+from repairkit.core.suite import Array
 from repairkit.repairs.crossfit import (
     Bound,
     Columns,

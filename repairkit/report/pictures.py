@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 
 _LARGEST = 112
 _SMALLEST = 56

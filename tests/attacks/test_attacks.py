@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square, pgd, random_targets, square
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
+from repairkit.core.suite import Array
 
 CHANNELS, SIDE, CLASSES = 3, 6, 4
 MEAN, STD = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.25])

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from repairkit.core.arrays import Array
-from repairkit.core.suite import Annotations
+from repairkit.core.suite import Annotations, Array
 from repairkit.data.dataset import Dataset
 from repairkit.data.preprocessing import InputSpec, Preprocessing, ReadyImages
 

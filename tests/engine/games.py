@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.suite import Annotations, Suite
+from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.engine.batching import Batching, settle_batching
 from repairkit.engine.evaluator import MaskEvaluator
 from repairkit.engine.opening import Candidates

@@ -28,9 +28,9 @@ from onnxruntime.quantization import (
 )
 
 import repairkit
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import Site
+from repairkit.core.suite import Array
 from repairkit.data.parts import PartPlan
 from repairkit.engine.batching import settle_batching
 from repairkit.engine.evaluator import MaskEvaluator, keep_all

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 from repairkit.engine.runner import Runner
 from repairkit.graph.structure import bytes_of_largest_node
 from repairkit.jobs.setup import preparing as bench_module

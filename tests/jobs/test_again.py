@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from repairkit.cli import app, run
-from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
+from repairkit.core.framework import FreshAttacks
 from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
 from repairkit.jobs.output.places import Places

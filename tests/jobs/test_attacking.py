@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from repairkit.attacks import Pgd, Square
-from repairkit.core.attacked import FreshAttacks, with_twins
+from repairkit.core.attacked import with_twins
 from repairkit.core.errors import AdapterError, DataError, RepairkitError, SettingsError
 from repairkit.core.filters import Filter
+from repairkit.core.framework import FreshAttacks
 from repairkit.core.suite import Annotations
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing

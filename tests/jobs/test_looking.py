@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import PreprocessingError
-from repairkit.core.process.deadline import Deadline
+from repairkit.core.process.stages import Deadline
 from repairkit.core.suite import Suite
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing

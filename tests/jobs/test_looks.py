@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 from repairkit.jobs.repair.cures.supplies import Looks
 
 N_PLAYERS, N_IMAGES = 6, 5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repairkit.core.process.deadline import Deadline
+from repairkit.core.process.stages import Deadline
 from repairkit.core.scores import Budget
 from repairkit.jobs.repair.repair_settings import PatchTime
 from repairkit.jobs.score.methods import ScoreSettings

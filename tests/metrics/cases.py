@@ -8,8 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
-from repairkit.core.suite import Annotations
+from repairkit.core.suite import Annotations, Array
 
 # Of images that were attacked, and of no others; tests/metrics/test_robustness.py has them.
 ON_ATTACKED = ("robustness", "robustness_loss", "clean_accuracy", "attack_success")

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices
 from repairkit.repairs import (
     Frozen,
     Screened,

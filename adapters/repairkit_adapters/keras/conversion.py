@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ExportError
 from repairkit.core.process.writing import write_whole
+from repairkit.core.suite import Array
 from repairkit.graph.index import GraphIndex, int_attribute
 from repairkit_adapters.keras import keras_runtime
 from repairkit_adapters.keras.keras_runtime import GraphFunction, Runtime, Tensor

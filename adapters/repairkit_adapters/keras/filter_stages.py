@@ -19,9 +19,9 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Layer
+from repairkit.core.suite import Array
 from repairkit_adapters.keras import keras_runtime
 from repairkit_adapters.keras.keras_runtime import (
     KerasLayer,

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError
+from repairkit.core.filters import LayerMap
 from repairkit.core.framework import Images, Layer
-from repairkit.core.layer_map import LayerMap
+from repairkit.core.suite import Array
 from repairkit_adapters.keras import keras_runtime, network_parts
 from repairkit_adapters.keras.conversion import write_onnx
 from repairkit_adapters.keras.filter_stages import Result, TappedModel, find_stages

@@ -23,9 +23,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Precision
 from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
 from repairkit.core.game import GameFacts, Round
+from repairkit.core.suite import Precision
 from repairkit.engine.dispatch import DispatchedGame, Part, Report, answer
 from repairkit.engine.ort.runtime import versions
 from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe

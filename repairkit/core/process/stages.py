@@ -1,16 +1,18 @@
-"""Named stages of a job, told to whoever listens.
+"""Named stages of a job, the listener that shows them, and the time limit of a command.
 
-A job says what it is about and how far it is; who shows it, and whether anybody does, is no matter
-of the job's. The listener belongs to the context in which the job runs, so that two jobs at once
-tell two listeners; the threads of a pool have none.
+A job reports its stages and its progress; it does not know who shows them. The listener belongs to
+the context in which the job runs, so two jobs at once report to two listeners. The threads of a
+pool have no listener.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
@@ -82,3 +84,30 @@ def stage(name: str, *, total: int | None = None, unit: str = "images") -> Itera
 
 def _nobody(done: int) -> None:
     """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """`seconds` after the moment `began`, which is one of `time.monotonic`.
+
+    `whole` is the time limit that was asked for, where this is the end of a part of the job.
+    """
+
+    began: float
+    seconds: float
+    whole: float | None = None
+
+    @property
+    def limit(self) -> float:
+        """The time limit that was asked for."""
+        return self.seconds if self.whole is None else self.whole
+
+    @property
+    def left(self) -> float:
+        """Seconds until then; negative once it is over."""
+        return self.began + self.seconds - time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self.began

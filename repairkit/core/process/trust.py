@@ -1,21 +1,26 @@
-"""The one rule for code: what the person at the keyboard names may run, what a file names may not.
+"""The one rule for code: code that the user names may run, code that a file names may not.
 
 A file may name code (a metric in `repairkit.toml` or in a run folder, a layer's class) or hold some
 (a pickle, a Lambda layer, a TorchScript program). It runs only after `--trust`, in Python `trust=`.
-Without that the command ends, before anything is imported, in one line that names file and code.
+Without that the command ends before anything is imported, in one line that names file and code.
 
-A module that was named is looked for where Python looks, and then in the working folder. That
+Python looks for a named module in its usual places first, and then in the working folder. That
 folder is never on `sys.path`: a finder, which Python asks last, finds the modules that were named,
-and what lies beside them for their code alone. Nobody else imports what merely lies in the folder.
+and the modules beside them for their code alone. No other code can import from the folder.
+
+Where the user's code calls `sys.exit`, that is an error of the code and does not end the command.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable, Mapping
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from traceback import walk_tb
 from types import FrameType, MappingProxyType, ModuleType
 
 from repairkit.core.errors import RepairkitError, SettingsError
@@ -144,3 +149,51 @@ def refuse_untrusted(
     names = [code] if isinstance(code, str) else list(code)
     if names and not trust:
         raise error(refusal(file, names))
+
+
+_LIBRARIES = tuple(
+    str(Path(path).resolve()) for path in set(sysconfig.get_paths().values()) if path
+)
+
+
+@contextmanager
+def no_exit(what: str, error: type[RepairkitError]) -> Iterator[None]:
+    """Turn `sys.exit` within into an error that tells who called it.
+
+    Args:
+        what: whose code it is, such as `metric a:b`.
+        error: the kind to raise.
+
+    Raises:
+        RepairkitError: `sys.exit` was called; of the kind asked for.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        raise error(f"{what}: {exit_words(stop)}") from stop
+
+
+def exit_words(stop: SystemExit) -> str:
+    """Who called `sys.exit`, where, and with what."""
+    code = stop.code
+    said = "no message" if code is None else f"{code!r}"
+    if isinstance(code, str):
+        said = f"the message {' '.join(code.split())!r}"
+    return f"{_caller(stop)} called sys.exit with {said}; let it raise an error or return instead"
+
+
+def _caller(stop: SystemExit) -> str:
+    """The module nearest to the call that is no library, such as argparse, and its line."""
+    frames = [
+        (frame.f_globals.get("__name__", "?"), frame.f_code.co_filename, line)
+        for frame, line in walk_tb(stop.__traceback__)
+    ]
+    if not frames:
+        return "code of the user's"
+    own = [f for f in frames if not f[0].startswith("repairkit") and not _is_library(f[1])]
+    name, file, line = (own or frames)[-1]
+    return f"module {name} ({Path(file).name}, line {line})"
+
+
+def _is_library(file: str) -> bool:
+    return file.startswith(("<frozen", *_LIBRARIES))

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError
 from repairkit.core.process.text import first_line
+from repairkit.core.suite import Array
 
 MAX_BYTES = 64 << 30
 # Images hardly ever pack better than this; a bomb packs a thousand to one.

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.suite import ImageSource
+from repairkit.core.suite import Array, ImageSource
 from repairkit.data.dataset import LoadedImages, copies_note, digest_array
 from repairkit.data.images import Geometry, allocate_pixels, plan_geometry, resize_pixels
 from repairkit.data.preprocessing import (

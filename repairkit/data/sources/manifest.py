@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.process.text import clean, did_you_mean, listing
+from repairkit.core.suite import Array
 from repairkit.data.dataset import LoadedImages, Records, digest_array
 from repairkit.data.images import ImageFile, load_files
 from repairkit.data.preprocessing import InputSpec, Preprocessing, ReadyImages

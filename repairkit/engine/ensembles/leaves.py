@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Array, Suite
 from repairkit.engine.runner import OpenModel
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.ensembles import Ensemble, read_ensemble

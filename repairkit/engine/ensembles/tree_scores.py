@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
+from repairkit.core.suite import Array
 from repairkit.graph.index import attribute, int_attribute
 from repairkit.graph.kinds.ensembles import Ensemble, numbers
 

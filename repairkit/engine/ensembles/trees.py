@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.game import Coalitions, Executor
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Array, Suite
 from repairkit.engine.ensembles.leaves import LeafReader
 from repairkit.engine.ensembles.tree_scores import Finish
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce

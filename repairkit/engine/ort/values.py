@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 from repairkit.engine.ort.runtime import load_runtime
 
 

@@ -16,12 +16,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array, Precision
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans
 from repairkit.core.game import Coalitions
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices, Precision
 from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce, keep_all
 from repairkit.engine.ort.runtime import session_device
 from repairkit.engine.runner import Runner

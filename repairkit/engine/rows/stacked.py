@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.game import Coalitions
-from repairkit.core.suite import Indices, Suite
+from repairkit.core.suite import Array, Indices, Suite
 from repairkit.engine.evaluator import Reduce
 from repairkit.engine.ort.card import quarter_of_card_memory
 from repairkit.engine.ort.runtime import open_session, out_of_memory, runtime_complaint

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array, Precision
 from repairkit.core.game import Coalitions
+from repairkit.core.suite import Array, Precision
 from repairkit.engine.evaluator import Evaluator, keep_all
 from repairkit.engine.precision import TOLERANCES
 from repairkit.engine.weights.fast import FastEvaluator

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.game import Coalitions, Executor
-from repairkit.core.suite import Indices, Suite
+from repairkit.core.suite import Array, Indices, Suite
 from repairkit.engine.evaluator import Reduce
 from repairkit.engine.executor import SerialExecutor, default_workers
 from repairkit.engine.weights.planner import Plan, Start, make_plan

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 from repairkit.engine.weights.routes import Row
 from repairkit.graph.coalitions.cones import Tensors
 

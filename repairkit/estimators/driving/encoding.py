@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 
 Tree: TypeAlias = Any
 """What JSON can hold: it comes from a file, and is checked where it is decoded."""

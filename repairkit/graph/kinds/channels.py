@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import Filter, FilterMeans, Site
 from repairkit.core.patch import AddedTensor, Change, Constant, FrozenFilter, TensorChange
+from repairkit.core.suite import Array
 from repairkit.graph.coalitions.masking import mask_channels
 from repairkit.graph.index import ConstantArrays, GraphIndex, attribute, is_dequantised
 from repairkit.graph.kinds.kind import Folded, Kind, SiteLayer, SiteSearch

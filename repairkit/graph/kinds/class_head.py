@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
+from repairkit.core.suite import Array
 from repairkit.graph.index import (
     GraphIndex,
     attribute,

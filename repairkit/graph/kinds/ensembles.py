@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 from repairkit.graph.index import GraphIndex, attribute
 
 DOMAIN = "ai.onnx.ml"

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from onnx import ModelProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.patch import Change, Constant, FrozenFilter
+from repairkit.core.suite import Array
 from repairkit.graph.index import ConstantArrays, GraphIndex
 
 # What freezing asks for

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from onnx import NodeProto
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 from repairkit.graph.index import ConstantArrays, GraphIndex, attribute, int_attribute
 from repairkit.graph.stored.tensors import FROZEN_TYPES
 

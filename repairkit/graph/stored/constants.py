@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
+from repairkit.core.suite import Array
 from repairkit.graph.index import (
     GraphIndex,
     all_nodes,

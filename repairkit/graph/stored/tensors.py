@@ -30,8 +30,8 @@ from onnx import (
 )
 from onnx.reference import ReferenceEvaluator
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
+from repairkit.core.suite import Array
 
 FROZEN_TYPES = ("float16", "float32", "float64")
 """Types in which a layer of floats may hold a constant."""

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square, pgd, square
-from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.sources.archive import read_archive
 from repairkit.engine.batching import settle_batching

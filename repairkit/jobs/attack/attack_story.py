@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square
-from repairkit.core.arrays import Array
-from repairkit.core.attacked import IMAGE, TARGET, FreshAttacks, adversarial, is_attacked
+from repairkit.core.attacked import IMAGE, TARGET, adversarial, is_attacked
 from repairkit.core.errors import AdapterError, DataError, SettingsError
-from repairkit.core.layer_map import LayerMap
+from repairkit.core.filters import LayerMap
+from repairkit.core.framework import FreshAttacks
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Annotations, Suite
+from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.data.parts import split_parts
 from repairkit.engine.runner import OpenModel
 from repairkit.formats.attack_file import AttackRecord

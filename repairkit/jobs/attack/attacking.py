@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square, random_targets
-from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.outputs import OutputForm
-from repairkit.core.results import Attacked
-from repairkit.core.suite import Suite
+from repairkit.core.patch import Attacked
+from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, split_parts
 from repairkit.data.preprocessing import InputSpec, PixelImages, Preprocessing, value_table

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError, SettingsError
+from repairkit.core.filters import LayerMap
 from repairkit.core.framework import FrameworkModel
-from repairkit.core.layer_map import LayerMap
 from repairkit.core.outputs import OutputForm
+from repairkit.core.suite import Array
 from repairkit.formats.patch_file import PatchFile
 
 SAME = 1e-4

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ExportError
 from repairkit.core.framework import FrameworkModel
+from repairkit.core.patch import Exported
 from repairkit.core.process.stages import stage
-from repairkit.core.results import Exported
+from repairkit.core.suite import Array
 from repairkit.formats.documents import outputs, to_json
 from repairkit.graph.kinds.sites import find_sites
 from repairkit.graph.metadata import write_layer_map

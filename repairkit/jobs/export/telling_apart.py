@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.framework import Images
+from repairkit.core.suite import Array
 
 _MOST_NUMBERS = 64
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
 from repairkit.core.filters import Site
 from repairkit.core.process.stages import stage
+from repairkit.core.suite import Array
 from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.index import GraphIndex

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import Filter
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Array, Suite
 from repairkit.data.preprocessing import PixelImages
 from repairkit.engine.game import ModelGame
 from repairkit.engine.responses import Responses, measure_responses

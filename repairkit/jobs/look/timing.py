@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
 from repairkit.core.process.stages import stage
+from repairkit.core.suite import Array
 from repairkit.engine.runner import Runner
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.mixing import find_mixers

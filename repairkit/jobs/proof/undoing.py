@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
+from repairkit.core.patch import Applied, Reverted
 from repairkit.core.process.stages import stage
-from repairkit.core.results import Applied, Reverted
+from repairkit.core.suite import Array
 from repairkit.engine.runner import Feeds
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile

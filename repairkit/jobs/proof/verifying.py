@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import VerificationError
 from repairkit.core.filters import FilterMeans
-from repairkit.core.patch import Patch, Proof, TensorEdit, constant_text
+from repairkit.core.patch import Patch, Proof, TensorEdit, Verified, constant_text
 from repairkit.core.process.stages import stage
-from repairkit.core.results import Verified
+from repairkit.core.suite import Array
 from repairkit.engine.features import prove_head
 from repairkit.engine.proof import prove
 from repairkit.engine.runner import Feeds, OpenModel

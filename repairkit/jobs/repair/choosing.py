@@ -12,11 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import twins_of
 from repairkit.core.errors import ModelError, SettingsError, TargetNotMetError
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Indices, Suite
+from repairkit.core.suite import Array, Indices, Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection, strata_of
 from repairkit.jobs.output.progress import OnProgress
 from repairkit.jobs.repair.comparison.plain_recipe import choose_by_ranking

@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import twins_of
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
-from repairkit.core.suite import Annotations
+from repairkit.core.suite import Annotations, Array
 from repairkit.data.strata import strata_of
 from repairkit.jobs.repair.ladder import Answers, Ladder, Rung
 from repairkit.jobs.repair.objective import (

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError, RunFolderError, SettingsError
+from repairkit.core.filters import LayerMap
 from repairkit.core.framework import Differentiating, FrameworkModel
-from repairkit.core.layer_map import LayerMap
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.scores import Scores
-from repairkit.core.suite import Indices, Suite
+from repairkit.core.suite import Array, Indices, Suite
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.jobs.output.progress import OnProgress

@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import SettingsError
 from repairkit.core.metric import MeasureFacts, Metric
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Evaluation, Figure
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Annotations, Suite
+from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.data.annotations import CROSS, columns_to_group, cross_groups
 from repairkit.engine.runner import OpenModel
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE

@@ -13,12 +13,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
-from repairkit.core.suite import Annotations
+from repairkit.core.suite import Annotations, Array
 from repairkit.metrics.chance import Discordant
 from repairkit.metrics.resampling import FigureOfImages, figure_of, paired_change, smooth_figure
 from repairkit.repairs import widen, widening

@@ -16,13 +16,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.errors import SettingsError
 from repairkit.core.metric import NUMBER, Measure, Metric
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
-from repairkit.core.suite import Annotations, Indices
+from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.metrics.catalogue import definition_of, is_user_metric, measure_of
 from repairkit.metrics.group_metrics import WORST_GROUP_ACCURACY
 from repairkit.metrics.image_metrics import GROUP_ACCURACY

@@ -12,10 +12,9 @@ from onnx import ModelProto
 from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import SettingsError, TargetNotMetError
 from repairkit.core.filters import Filter
-from repairkit.core.patch import Patch, constant_text
+from repairkit.core.patch import Patch, Patched, constant_text
 from repairkit.core.process.stages import stage
 from repairkit.core.process.trust import without
-from repairkit.core.results import Patched
 from repairkit.engine.runner import OpenModel
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile, patch_file_text

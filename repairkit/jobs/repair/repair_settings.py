@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
-from repairkit.core.process.deadline import Deadline
+from repairkit.core.framework import FreshAttacks
+from repairkit.core.process.stages import Deadline
 from repairkit.core.scores import Budget
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.objective import (

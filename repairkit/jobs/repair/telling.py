@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repairkit.core.patch import Patch
+from repairkit.core.patch import Patch, Verified
 from repairkit.core.process.text import counted
-from repairkit.core.results import Verified
 from repairkit.engine.ort.runtime import versions
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.judging import FinalFigures, disparity_measures, note_on_test

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError
-from repairkit.core.results import Agreement
+from repairkit.core.patch import Agreement
 from repairkit.estimators.statistics.convergence import rank_correlation
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.arrays import Precision
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.game import Game
 from repairkit.core.metric import Metric
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Precision, Suite
 from repairkit.engine.game import ModelGame
 from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Effort, Working

@@ -11,8 +11,7 @@ import numpy as np
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.game import Game, GameFacts, Round
-from repairkit.core.process.deadline import Deadline
-from repairkit.core.process.stages import stage
+from repairkit.core.process.stages import Deadline, stage
 from repairkit.core.scores import Budget, Estimator, Scores, Spent
 from repairkit.estimators import ESTIMATORS, PAPER, Estimation, make_estimator
 from repairkit.formats.effects import About, Affects

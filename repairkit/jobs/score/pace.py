@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from repairkit.core.errors import BudgetError
-from repairkit.core.process.deadline import Deadline
+from repairkit.core.process.stages import Deadline
 from repairkit.core.suite import Suite
 from repairkit.data.strata import draw_shares
 from repairkit.engine.working import Working

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.arrays import Precision
 from repairkit.core.errors import Terminated
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.scores import Progress, Run, Spent
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Precision, Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection
 from repairkit.estimators import CheckpointStore, Estimation, estimate
 from repairkit.formats.effects import settings_of

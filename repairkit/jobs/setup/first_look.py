@@ -15,11 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import RepairkitError
 from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Array, Suite
 from repairkit.data.usual import Order, Way
 from repairkit.metrics.chance import FEWEST, Guessing, better_by_chance, look_for_guessing
 

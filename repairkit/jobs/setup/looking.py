@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.errors import PreprocessingError
 from repairkit.core.outputs import OutputForm
-from repairkit.core.process.deadline import Deadline
-from repairkit.core.process.stages import READING_LOG, stage
-from repairkit.core.suite import Annotations, Indices, Suite
+from repairkit.core.process.stages import READING_LOG, Deadline, stage
+from repairkit.core.suite import Annotations, Array, Indices, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts
 from repairkit.data.strata import label_bins

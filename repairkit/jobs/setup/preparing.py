@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.outputs import OutputEvidence, OutputForm
 from repairkit.core.patch import Patch
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, split_parts
 from repairkit.data.preprocessing import FurtherInput, describe_shape

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError, RepairkitError, SettingsError
 from repairkit.core.process.stages import stage
+from repairkit.core.suite import Array
 from repairkit.data.preprocessing import FurtherInput, InputSpec, is_tabular
 from repairkit.graph.coalitions.tree_tail import zipped_outputs
 from repairkit.graph.index import GraphIndex, dims_of, with_open_sizes

@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import SettingsError
-from repairkit.core.filters import Roster
-from repairkit.core.layer_map import LayerMap
+from repairkit.core.filters import LayerMap, Roster
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import FORMS, OutputForm
 from repairkit.core.process.trust import check_trusted
-from repairkit.core.suite import Annotations, Suite
+from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import PartPlan, Parts
 from repairkit.data.preprocessing import FurtherInput, InputSpec, Preprocessing

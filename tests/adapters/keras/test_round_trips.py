@@ -11,11 +11,9 @@ import onnx
 import pytest
 
 from repairkit.core.errors import AdapterError
-from repairkit.core.filters import Filter
+from repairkit.core.filters import Filter, LayerMap
 from repairkit.core.framework import LoadOptions
-from repairkit.core.layer_map import LayerMap
-from repairkit.core.patch import FrozenFilter, Patch
-from repairkit.core.results import Exported
+from repairkit.core.patch import Exported, FrozenFilter, Patch
 from repairkit.graph.baking import bake
 from repairkit.graph.kinds.sites import find_sites, survey
 from repairkit.jobs.export.exporting import export

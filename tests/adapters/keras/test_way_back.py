@@ -11,11 +11,9 @@ import onnx
 import pytest
 
 from repairkit.attacks import Pgd
-from repairkit.core.attacked import FreshAttacks
 from repairkit.core.errors import AdapterError
-from repairkit.core.filters import Filter
-from repairkit.core.framework import Layer
-from repairkit.core.layer_map import LayerMap, MappedLayer
+from repairkit.core.filters import Filter, LayerMap, MappedLayer
+from repairkit.core.framework import FreshAttacks, Layer
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.formats.patch_file import PatchFile
 from repairkit.graph.baking import bake

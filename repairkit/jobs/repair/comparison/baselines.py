@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import AdapterError, RepairkitError
+from repairkit.core.filters import LayerMap
 from repairkit.core.framework import Attributing
-from repairkit.core.layer_map import LayerMap
 from repairkit.core.metric import Metric
 from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
+from repairkit.core.suite import Array
 from repairkit.jobs.output.progress import OnProgress
 from repairkit.jobs.repair.cures.class_biases import fit_control
 from repairkit.jobs.repair.filter_values import Source, check_same, layers_of

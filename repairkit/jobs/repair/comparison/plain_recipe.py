@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.metric import SHARE
 from repairkit.core.patch import Figure, Patch
+from repairkit.core.suite import Array
 from repairkit.engine.game import ModelGame
 from repairkit.jobs.repair.objective import Objective, figures_of
 from repairkit.jobs.setup.workbench import Bench

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.outputs import OutputForm, shift_outputs
 from repairkit.core.patch import HeadChange
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices
 from repairkit.graph.baking import biased
 from repairkit.jobs.repair.cures.head_choice import HeadChoice
 from repairkit.jobs.repair.cures.supplies import Supplies

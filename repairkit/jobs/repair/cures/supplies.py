@@ -9,9 +9,8 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError, SettingsError
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices
 from repairkit.engine.evaluator import Evaluator, keep_all
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs import BEST, BestCure, Cure, Folds, Frozen, Search

@@ -24,7 +24,7 @@ from repairkit.engine.ort.runtime import (
     runtime_complaint,
 )
 from repairkit.graph.coalitions.masking import tapped
-from repairkit.graph.coalitions.tree_tail import without_zipmaps
+from repairkit.graph.kinds.ensembles import without_zipmaps
 
 Masks = Mapping[str, NDArray[np.bool_]]
 Feeds = Mapping[str, Array]

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from repairkit.core.suite import Array
-from repairkit.graph.index import GraphIndex, attribute
+from repairkit.graph.index import GraphIndex, attribute, fresh_name, opset_of
 
 _EXPAND_SINCE = 8
 _DEFAULTS_SINCE = 4  # IR version in which a listed initializer is a default, and no constant
@@ -41,28 +41,19 @@ def with_constants(
     stored = [tensor for tensor in graph.initializer if tensor.name not in constants]
     del graph.initializer[:]
     graph.initializer.extend(stored)
-    version = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    version = opset_of(model, default=1)
     taken = GraphIndex(model).names
     nodes = []
     for name, array in constants.items():
         if name not in repeated or version < _EXPAND_SINCE:
             graph.initializer.append(numpy_helper.from_array(array, name))
             continue
-        own = {part: _fresh(f"{name}/{part}", taken) for part in _PARTS}
+        parts = {part: fresh_name(f"{name}/{part}", taken) for part in _PARTS}
+        taken.update(parts.values())
         sizes = np.array(array.shape[1:], np.int64)
         for part, held in (("row", array), ("sizes", sizes), ("0", _index(0)), ("1", _index(1))):
-            graph.initializer.append(numpy_helper.from_array(held, own[part]))
-        first = (
-            helper.make_node("Slice", [own["shape"], own["0"], own["1"]], [own["batch"]])
-            if version >= _SLICE_READS_INPUTS_SINCE
-            else helper.make_node("Slice", [own["shape"]], [own["batch"]], starts=[0], ends=[1])
-        )
-        nodes += [
-            helper.make_node("Shape", [image], [own["shape"]]),
-            first,
-            helper.make_node("Concat", [own["batch"], own["sizes"]], [own["all"]], axis=0),
-            helper.make_node("Expand", [own["row"], own["all"]], [name]),
-        ]
+            graph.initializer.append(numpy_helper.from_array(held, parts[part]))
+        nodes += _repeating(parts, name, image, version)
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *rest])
@@ -74,17 +65,23 @@ def with_constants(
 _PARTS = ("row", "sizes", "0", "1", "shape", "batch", "all")
 
 
+def _repeating(parts: Mapping[str, str], made: str, image: str, version: int) -> list[NodeProto]:
+    """Nodes that make the tensor `made`: one row, repeated for every image of a run."""
+    shape, first, last, batch = (parts[part] for part in ("shape", "0", "1", "batch"))
+    if version >= _SLICE_READS_INPUTS_SINCE:
+        cut = helper.make_node("Slice", [shape, first, last], [batch])
+    else:
+        cut = helper.make_node("Slice", [shape], [batch], starts=[0], ends=[1])
+    return [
+        helper.make_node("Shape", [image], [shape]),
+        cut,
+        helper.make_node("Concat", [batch, parts["sizes"]], [parts["all"]], axis=0),
+        helper.make_node("Expand", [parts["row"], parts["all"]], [made]),
+    ]
+
+
 def _index(number: int) -> NDArray[np.int64]:
     return np.array([number], np.int64)
-
-
-def _fresh(wanted: str, taken: set[str]) -> str:
-    name, number = wanted, 1
-    while name in taken:
-        number += 1
-        name = f"{wanted}_{number}"
-    taken.add(name)
-    return name
 
 
 # Seeds
@@ -107,7 +104,7 @@ def seeded(model: ModelProto) -> ModelProto:
 
     Nodes that have a seed keep it. Nodes inside sub-graphs and functions stay as they are.
     """
-    version = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    version = opset_of(model, default=0)
     drawing = [
         position
         for position, node in enumerate(model.graph.node)

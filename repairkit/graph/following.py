@@ -1,6 +1,6 @@
 """Follow the axis of a batch's images through a graph: a rule for each operator that moves it.
 
-A rule returns the axis in what the node makes, or None where it is lost, and tells of nodes that
+A rule returns the axis in the node's output, or None where it is lost, and lists the nodes that
 work over all images.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
-from repairkit.graph.index import GraphIndex, attribute, int_attribute, node_name
+from repairkit.graph.index import GraphIndex, attribute, int_attribute, ints_attribute, node_name
 from repairkit.graph.stored.constants import Constants
 
 Shapes = dict[str, list[int | str | None]]
@@ -38,7 +38,7 @@ def _words(text: str) -> list[str]:
 
 @dataclass
 class Trace:
-    """The way of the images through a graph: `axes` holds their axis, by tensor.
+    """The path of the images through a graph: `axes` holds their axis, by tensor.
 
     `batch` is the name of the number of images in `shapes`.
     """
@@ -68,6 +68,11 @@ class Trace:
     def axis_given(self, node: NodeProto, default: int) -> int | None:
         """The attribute `axis`, counted from the front; None where the rank is not known."""
         return self.from_front(int_attribute(node, "axis", default), node.input[0])
+
+    def axes_given(self, node: NodeProto) -> list[int] | None:
+        """The attribute `axes`, or the second input in newer opsets; None where there is none."""
+        given = ints_attribute(node, "axes")
+        return self.numbers(node, 1) if given is None else given
 
     def from_front(self, axis: int, tensor: str) -> int | None:
         rank = self.rank(tensor)
@@ -113,91 +118,92 @@ _ONE_BY_ONE = frozenset(
 def _elementwise(trace: Trace, node: NodeProto) -> int | None:
     """Images keep their axis, counted from the back where ranks differ."""
     ranks = [trace.rank(name) for name in node.input if name]
-    found = set()
+    axes = set()
     known = [rank for rank in ranks if rank is not None]
     for name in node.input:
         if name not in trace.axes:
             continue
         rank = trace.rank(name)
         if rank is None or len(known) < len(ranks):
-            found.add(trace.axes[name] if len(set(known)) <= 1 else None)
+            axes.add(trace.axes[name] if len(set(known)) <= 1 else None)
         else:
-            found.add(trace.axes[name] + max(known) - rank)
-    if len(found) > 1 and None not in found:
+            axes.add(trace.axes[name] + max(known) - rank)
+    if len(axes) > 1 and None not in axes:
         trace.mixes(node, "joins every image with every other")
         return None
-    return found.pop() if len(found) == 1 else None
+    return axes.pop() if len(axes) == 1 else None
 
 
 def _over(what: str, default: int | None = None) -> Callable[[Trace, NodeProto], int | None]:
     """A rule for operators that work along one axis, and keep it."""
 
     def rule(trace: Trace, node: NodeProto) -> int | None:
-        own = trace.axes.get(node.input[0])
-        if own is None:
+        batch_axis = trace.axes.get(node.input[0])
+        if batch_axis is None:
             return None
         axis = trace.axis_given(node, default or 0)
-        if axis == own:
+        if axis == batch_axis:
             trace.mixes(node, f"{what} over the images of a batch")
             return None
-        return own
+        return batch_axis
 
     return rule
 
 
 def _softmax(trace: Trace, node: NodeProto) -> int | None:
-    own = trace.axes.get(node.input[0])
+    batch_axis = trace.axes.get(node.input[0])
     late = trace.opset >= 13
     axis = trace.axis_given(node, -1 if late else 1)
     # Before opset 13 all axes from the given one on are one.
-    if own is not None and axis is not None and (axis == own if late else axis <= own):
+    if batch_axis is None or axis is None:
+        return batch_axis
+    if axis == batch_axis if late else axis <= batch_axis:
         trace.mixes(node, "takes its shares over the images of a batch")
         return None
-    return own
+    return batch_axis
 
 
 def _reduce(trace: Trace, node: NodeProto) -> int | None:
-    own = trace.axes.get(node.input[0])
-    if own is None:
+    batch_axis = trace.axes.get(node.input[0])
+    if batch_axis is None:
         return None
-    given = attribute(node, "axes")
-    axes = list(given.ints) if given is not None else trace.numbers(node, 1)
+    axes = trace.axes_given(node)
     if axes is None and len(node.input) > 1 and node.input[1]:
         return None
     if not axes and int_attribute(node, "noop_with_empty_axes", 0):
-        return own
+        return batch_axis
     counted = [trace.from_front(axis, node.input[0]) for axis in axes or []]
-    if not axes or own in counted:
+    if not axes or batch_axis in counted:
         trace.mixes(node, "reduces over the images of a batch")
         return None
-    return _without(own, counted, kept=bool(int_attribute(node, "keepdims", 1)))
+    return _without(batch_axis, counted, kept=bool(int_attribute(node, "keepdims", 1)))
 
 
-def _without(own: int, gone: list[int | None], *, kept: bool) -> int | None:
+def _without(batch_axis: int, gone: list[int | None], *, kept: bool) -> int | None:
     if kept:
-        return own
+        return batch_axis
     if None in gone:
         return None
-    return own - sum(axis < own for axis in gone if axis is not None)
+    return batch_axis - sum(axis < batch_axis for axis in gone if axis is not None)
 
 
 def _extreme(trace: Trace, node: NodeProto) -> int | None:
-    own = _over("takes the largest or least")(trace, node)
+    batch_axis = _over("takes the largest or least")(trace, node)
     axis = trace.axis_given(node, 0)
     kept = bool(int_attribute(node, "keepdims", 1))
-    return None if own is None else _without(own, [axis], kept=kept)
+    return None if batch_axis is None else _without(batch_axis, [axis], kept=kept)
 
 
 def _cumulated(trace: Trace, node: NodeProto) -> int | None:
-    own, axis = trace.axes.get(node.input[0]), trace.numbers(node, 1)
-    if own is not None and axis and trace.from_front(axis[0], node.input[0]) == own:
+    batch_axis, axis = trace.axes.get(node.input[0]), trace.numbers(node, 1)
+    if batch_axis is not None and axis and trace.from_front(axis[0], node.input[0]) == batch_axis:
         trace.mixes(node, "adds up over the images of a batch")
         return None
-    return own
+    return batch_axis
 
 
 def _whole(why: str) -> Callable[[Trace, NodeProto], int | None]:
-    """A rule for operators that look at all their first input holds, and keep its axes."""
+    """A rule for operators that read all of their first input, and keep its axes."""
 
     def rule(trace: Trace, node: NodeProto) -> int | None:
         if node.input[0] not in trace.axes:
@@ -209,59 +215,59 @@ def _whole(why: str) -> Callable[[Trace, NodeProto], int | None]:
 
 
 def _dynamic_quantisation(trace: Trace, node: NodeProto) -> int | None:
-    own = _whole("takes its scale from all images of a batch")(trace, node)
+    batch_axis = _whole("takes its scale from all images of a batch")(trace, node)
     # Scale and zero point are single numbers.
-    if own is not None:
-        trace.axes[node.output[0]] = own
+    if batch_axis is not None:
+        trace.axes[node.output[0]] = batch_axis
     return None
 
 
 def _batch_norm(trace: Trace, node: NodeProto) -> int | None:
-    own = trace.axes.get(node.input[0])
+    batch_axis = trace.axes.get(node.input[0])
     measured = sum(bool(name) for name in node.output) > 1  # before opset 14 that is training
     training = int_attribute(node, "training_mode", 0) or (trace.opset < 14 and measured)
-    if own is not None and training:
+    if batch_axis is not None and training:
         trace.mixes(node, "is in training mode and normalises over the images of a batch")
-    return own
+    return batch_axis
 
 
 def _layer_norm(trace: Trace, node: NodeProto) -> int | None:
-    own, axis = trace.axes.get(node.input[0]), trace.axis_given(node, -1)
-    if own is not None and axis is not None and axis <= own:
+    batch_axis, axis = trace.axes.get(node.input[0]), trace.axis_given(node, -1)
+    if batch_axis is not None and axis is not None and axis <= batch_axis:
         trace.mixes(node, "normalises over the images of a batch")
         return None
-    return own
+    return batch_axis
 
 
 def _mean_variance(trace: Trace, node: NodeProto) -> int | None:
-    own, given = trace.axes.get(node.input[0]), attribute(node, "axes")
-    axes = [0, 2, 3] if given is None else list(given.ints)
-    if own in [trace.from_front(axis, node.input[0]) for axis in axes]:
+    batch_axis, given = trace.axes.get(node.input[0]), ints_attribute(node, "axes")
+    axes = [0, 2, 3] if given is None else given
+    if batch_axis in [trace.from_front(axis, node.input[0]) for axis in axes]:
         trace.mixes(node, "normalises over the images of a batch")
-    return own
+    return batch_axis
 
 
 def _by_channel(trace: Trace, node: NodeProto) -> int | None:
     """Convolution, pooling and the like: images lie along axis 0, one by one."""
-    own = trace.axes.get(node.input[0])
-    if own is not None and own != 0:
+    batch_axis = trace.axes.get(node.input[0])
+    if batch_axis is not None and batch_axis != 0:
         trace.mixes(node, "takes the images of a batch for channels or positions")
         return None
-    return own
+    return batch_axis
 
 
 def _instances(trace: Trace, node: NodeProto) -> int | None:
-    own = trace.axes.get(node.input[0])
-    if own is not None and own > 1:
+    batch_axis = trace.axes.get(node.input[0])
+    if batch_axis is not None and batch_axis > 1:
         trace.mixes(node, "normalises over the images of a batch")
-    return own
+    return batch_axis
 
 
 def _recurrent(trace: Trace, node: NodeProto) -> int | None:
-    own, batch_first = trace.axes.get(node.input[0]), int_attribute(node, "layout", 0) == 1
-    if own is None:
+    batch_axis, batch_first = trace.axes.get(node.input[0]), int_attribute(node, "layout", 0) == 1
+    if batch_axis is None:
         return None
-    if own != (0 if batch_first else 1):
+    if batch_axis != (0 if batch_first else 1):
         trace.mixes(node, "takes the images of a batch for steps in time")
         return None
     if node.op_type.startswith("Dynamic"):
@@ -275,14 +281,14 @@ def _recurrent(trace: Trace, node: NodeProto) -> int | None:
 def _matrix_product(trace: Trace, node: NodeProto) -> int | None:
     b_slot = 3 if node.op_type == "QLinearMatMul" else 1
     left, right = node.input[0], node.input[b_slot]
-    own = _factor(trace, left, contracted=1)
+    batch_axis = _factor(trace, left, contracted=1)
     other = _factor(trace, right, contracted=2)
     if node.op_type == "DynamicQuantizeMatMul" and left in trace.axes:
         trace.mixes(node, "takes its scale from all images of a batch")
-    if "contracted" in (own, other):
+    if "contracted" in (batch_axis, other):
         trace.mixes(node, "sums over the images of a batch")
         return None
-    places = {place for place in (own, other) if isinstance(place, int)}
+    places = {place for place in (batch_axis, other) if isinstance(place, int)}
     if len(places) > 1:
         trace.mixes(node, "joins every image with every other")
         return None
@@ -292,12 +298,12 @@ def _matrix_product(trace: Trace, node: NodeProto) -> int | None:
 
 def _factor(trace: Trace, tensor: str, *, contracted: int) -> int | str | None:
     """The axis of a factor's images, from the back; `contracted` where it is summed over."""
-    own, rank = trace.axes.get(tensor), trace.rank(tensor)
-    if own is None or rank is None:
+    batch_axis, rank = trace.axes.get(tensor), trace.rank(tensor)
+    if batch_axis is None or rank is None:
         return None
-    if own == rank - min(contracted, rank):
+    if batch_axis == rank - min(contracted, rank):
         return "contracted"
-    return own - rank
+    return batch_axis - rank
 
 
 def _gemm(trace: Trace, node: NodeProto) -> int | None:
@@ -337,16 +343,16 @@ def _einsum(trace: Trace, node: NodeProto) -> int | None:
 
 def _concat(trace: Trace, node: NodeProto) -> int | None:
     axis = trace.axis_given(node, 1)
-    owns = {trace.axes[name] for name in node.input if name in trace.axes}
-    if axis in owns and len(node.input) > 1:
+    batch_axes = {trace.axes[name] for name in node.input if name in trace.axes}
+    if axis in batch_axes and len(node.input) > 1:
         trace.mixes(node, "joins other rows to the images of a batch")
         return None
-    return owns.pop() if len(owns) == 1 else None
+    return batch_axes.pop() if len(batch_axes) == 1 else None
 
 
 def _slice(trace: Trace, node: NodeProto) -> int | None:
-    own = trace.axes.get(node.input[0])
-    if own is None:
+    batch_axis = trace.axes.get(node.input[0])
+    if batch_axis is None:
         return None
     parts = [attribute(node, name) for name in ("starts", "ends", "axes")]
     if parts[0] is not None:
@@ -360,77 +366,75 @@ def _slice(trace: Trace, node: NodeProto) -> int | None:
         return None
     axes = list(range(len(starts))) if axes is None else axes
     for place, axis in enumerate(axes):
-        if trace.from_front(axis, node.input[0]) != own:
+        if trace.from_front(axis, node.input[0]) != batch_axis:
             continue
         step = 1 if steps is None else steps[place]
         if (starts[place], step) != (0, 1) or ends[place] < _TO_THE_END:
             trace.mixes(node, "picks images of a batch by their place")
             return None
-    return own
+    return batch_axis
 
 
 def _gather(trace: Trace, node: NodeProto) -> int | None:
-    own, axis = trace.axes.get(node.input[0]), trace.axis_given(node, 0)
-    if own is None:
+    batch_axis, axis = trace.axes.get(node.input[0]), trace.axis_given(node, 0)
+    if batch_axis is None:
         return None  # images look something up
-    if axis is None or axis > own:
-        return own if axis is not None else None
-    if axis == own:
+    if axis is None or axis > batch_axis:
+        return batch_axis if axis is not None else None
+    if axis == batch_axis:
         trace.mixes(node, "picks images of a batch by their place")
         return None
     rank = trace.rank(node.input[1])
-    return None if rank is None else own - 1 + rank
+    return None if rank is None else batch_axis - 1 + rank
 
 
 def _unstack(trace: Trace, node: NodeProto) -> int | None:
-    own, axis = trace.axes.get(node.input[0]), trace.axis_given(node, 0)
-    if own is not None and axis == own and len(node.output) > 1:
+    batch_axis, axis = trace.axes.get(node.input[0]), trace.axis_given(node, 0)
+    if batch_axis is not None and axis == batch_axis and len(node.output) > 1:
         trace.mixes(node, "picks images of a batch by their place")
         return None
-    return own
+    return batch_axis
 
 
 def _transpose(trace: Trace, node: NodeProto) -> int | None:
-    own, order = trace.axes.get(node.input[0]), attribute(node, "perm")
-    if own is None:
+    batch_axis, order = trace.axes.get(node.input[0]), ints_attribute(node, "perm")
+    if batch_axis is None:
         return None
     if order is not None:
-        return list(order.ints).index(own)
+        return order.index(batch_axis)
     rank = trace.rank(node.input[0])
-    return None if rank is None else rank - 1 - own
+    return None if rank is None else rank - 1 - batch_axis
 
 
 def _flatten(trace: Trace, node: NodeProto) -> int | None:
-    own, axis = trace.axes.get(node.input[0]), trace.axis_given(node, 1)
-    return 0 if own == 0 and axis is not None and axis > 0 else None
+    batch_axis, axis = trace.axes.get(node.input[0]), trace.axis_given(node, 1)
+    return 0 if batch_axis == 0 and axis is not None and axis > 0 else None
 
 
 def _reshape(trace: Trace, node: NodeProto) -> int | None:
     """Images stay first where the first size is copied, or the only one that is free."""
-    own, shape = trace.axes.get(node.input[0]), trace.numbers(node, 1)
-    if own != 0 or not shape or int_attribute(node, "allowzero", 0):
+    batch_axis, shape = trace.axes.get(node.input[0]), trace.numbers(node, 1)
+    if batch_axis != 0 or not shape or int_attribute(node, "allowzero", 0):
         return None
     return 0 if shape[0] in (0, -1) else None
 
 
 def _squeeze(trace: Trace, node: NodeProto) -> int | None:
-    own, given = trace.axes.get(node.input[0]), attribute(node, "axes")
-    axes = list(given.ints) if given is not None else trace.numbers(node, 1)
-    if own is None or axes is None:
+    batch_axis, axes = trace.axes.get(node.input[0]), trace.axes_given(node)
+    if batch_axis is None or axes is None:
         return None
     counted = [trace.from_front(axis, node.input[0]) for axis in axes]
-    return None if own in counted else _without(own, counted, kept=False)
+    return None if batch_axis in counted else _without(batch_axis, counted, kept=False)
 
 
 def _unsqueeze(trace: Trace, node: NodeProto) -> int | None:
-    own, given = trace.axes.get(node.input[0]), attribute(node, "axes")
-    axes = list(given.ints) if given is not None else trace.numbers(node, 1)
+    batch_axis, axes = trace.axes.get(node.input[0]), trace.axes_given(node)
     rank = trace.rank(node.input[0])
-    if own is None or axes is None or (rank is None and min(axes) < 0):
+    if batch_axis is None or axes is None or (rank is None and min(axes) < 0):
         return None
     for axis in sorted(axis if axis >= 0 else axis + (rank or 0) + len(axes) for axis in axes):
-        own += axis <= own
-    return own
+        batch_axis += axis <= batch_axis
+    return batch_axis
 
 
 def _first_alone(trace: Trace, node: NodeProto) -> int | None:

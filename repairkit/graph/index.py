@@ -181,6 +181,18 @@ def fresh_name(wanted: str, taken: Container[str]) -> str:
     return name
 
 
+def float_attribute(node: NodeProto, name: str, default: float) -> float:
+    """A number attribute, or the standard's default where it is missing."""
+    held = attribute(node, name)
+    return default if held is None else float(held.f)
+
+
+def ints_attribute(node: NodeProto, name: str) -> list[int] | None:
+    """A list of integers; None where the node does not have the attribute."""
+    held = attribute(node, name)
+    return None if held is None else list(held.ints)
+
+
 def subgraphs(node: NodeProto) -> list[GraphProto]:
     """The bodies of an `If`, `Loop`, `Scan` or the like."""
     bodies = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]

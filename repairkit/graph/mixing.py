@@ -1,8 +1,8 @@
-"""Find by structure the nodes that make an image's answer depend on the images beside it.
+"""Find the nodes that make an image's answer depend on the other images of its batch.
 
 The axis of a batch's images is followed from the input through the graph, node by node. Where a
 node is not understood, its outputs are followed no further, unless shape inference still sees the
-batch in their shape: what is not found here is left to a trial on images.
+batch in their shape. What the graph does not show is left to a trial on images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def find_mixers(model: ModelProto, image: str, outputs: tuple[str, ...] = ()) ->
     Args:
         model: never modified.
         image: the image input, whose first axis holds the images.
-        outputs: only nodes that these depend on count; those of any output if empty.
+        outputs: only nodes on which these depend count; all outputs if empty.
     """
     index = GraphIndex(model)
     needed = index.leading_to(outputs or index.outputs)
@@ -40,18 +40,18 @@ def find_random(model: ModelProto, outputs: tuple[str, ...] = ()) -> tuple[Mixer
     index = GraphIndex(model)
     constants = Constants(index)
     needed = index.leading_to(outputs or index.outputs)
-    found = []
+    random = []
     for node in index.nodes:
         if not any(o in needed for o in node.output):
             continue
         if node.op_type in RANDOM:
-            found.append(
+            random.append(
                 Mixer(node_name(node), node.op_type, "draws new random numbers in every run")
             )
         elif node.op_type == "Dropout" and _drops(node, index, constants):
             why = "is in training mode and drops other units in every run"
-            found.append(Mixer(node_name(node), node.op_type, why))
-    return tuple(found)
+            random.append(Mixer(node_name(node), node.op_type, why))
+    return tuple(random)
 
 
 def _drops(node: NodeProto, index: GraphIndex, constants: Constants) -> bool:
@@ -65,7 +65,7 @@ def _drops(node: NodeProto, index: GraphIndex, constants: Constants) -> bool:
 
 
 def _shapes(model: ModelProto, image: str) -> Shapes:
-    """What shape inference tells, with the batch under a name of its own; empty if it fails."""
+    """What shape inference finds, with a name for the size of the batch; empty if it fails."""
     bare = ModelProto(ir_version=model.ir_version)
     bare.opset_import.extend(model.opset_import)
     bare.functions.extend(model.functions)
@@ -87,17 +87,17 @@ def _shapes(model: ModelProto, image: str) -> Shapes:
         value.type.tensor_type.ClearField("shape")
     try:
         inferred = onnx.shape_inference.infer_shapes(with_open_sizes(bare), data_prop=True)
-    except Exception:  # noqa: BLE001 (it is a help and no more: ranks stay unknown without it)
+    except Exception:  # noqa: BLE001 (it only helps: ranks stay unknown without it)
         return {}
-    found: Shapes = {}
+    shapes: Shapes = {}
     values = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
     for value in values:
         tensor_type = value.type.tensor_type
         if tensor_type.HasField("shape"):
-            found[value.name] = [
+            shapes[value.name] = [
                 d.dim_value if d.HasField("dim_value") else d.dim_param or None
                 for d in tensor_type.shape.dim
             ]
     for stored in model.graph.initializer:
-        found[stored.name] = list(stored.dims)
-    return found
+        shapes[stored.name] = list(stored.dims)
+    return shapes

@@ -10,7 +10,14 @@ from typing import Literal
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from repairkit.graph.index import GraphIndex, attribute, int_attribute, node_name, subgraphs
+from repairkit.graph.index import (
+    GraphIndex,
+    attribute,
+    int_attribute,
+    ints_attribute,
+    node_name,
+    subgraphs,
+)
 
 # How the output ends: probabilities, logarithms or raw scores
 
@@ -154,17 +161,17 @@ def _window_before(node: NodeProto, size: Size, index: GraphIndex) -> Size | Non
 
 
 def _kernel(node: NodeProto, index: GraphIndex) -> list[int]:
-    found = attribute(node, "kernel_shape")
-    if found is not None:
-        return list(found.ints)
+    given = ints_attribute(node, "kernel_shape")
+    if given is not None:
+        return given
     slot = _KERNEL_SLOT.get(node.op_type, 0)
     weight = index.initializers.get(node.input[slot]) if slot < len(node.input) else None
     return [] if weight is None else list(weight.dims)[2:]
 
 
 def _pair(node: NodeProto, name: str) -> list[int]:
-    found = attribute(node, name)
-    return list(found.ints) if found is not None and len(found.ints) == 2 else [1, 1]
+    given = ints_attribute(node, name)
+    return given if given is not None and len(given) == 2 else [1, 1]
 
 
 # Where rounding that differs in the last bit becomes a step in the result

@@ -55,7 +55,7 @@ class _Recasting:
         self._kind = helper.np_dtype_to_tensor_dtype(np.dtype(width))
         self._nodes: list[NodeProto] = []
         self._twins: list[TensorProto] = []
-        # The names under which a tensor is there: its own for 32 bits, its twin's for the others.
+        # The names of a tensor: its original name for 32 bits, another one for the other widths.
         self._there = {*self._index.initializers, *(i.name for i in model.graph.input)}
 
     def result(self) -> ModelProto:
@@ -147,7 +147,7 @@ def _domain(name: str) -> str:
 
 
 def _float_tensors(model: ModelProto) -> set[str]:
-    """The 32-bit tensors of the main graph, as far as the standard tells."""
+    """The 32-bit tensors of the main graph, as far as the standard knows."""
     try:
         graph = onnx.shape_inference.infer_shapes(model).graph
     except (onnx.shape_inference.InferenceError, ValueError) as error:
@@ -156,12 +156,12 @@ def _float_tensors(model: ModelProto) -> set[str]:
             f"the types of the model's tensors cannot be inferred ({first})"
         ) from error
     values = (*graph.value_info, *graph.input, *graph.output)
-    found = {v.name for v in values if v.type.tensor_type.elem_type == _FLOAT}
-    return found | {t.name for t in graph.initializer if t.data_type == _FLOAT}
+    floats = {v.name for v in values if v.type.tensor_type.elem_type == _FLOAT}
+    return floats | {t.name for t in graph.initializer if t.data_type == _FLOAT}
 
 
 def _live_tensors(index: GraphIndex) -> set[str]:
-    """Tensors whose numbers, and not their shapes alone, hang on an input."""
+    """Tensors whose numbers, and not only their shapes, depend on an input."""
     live = set(index.inputs)
     for node in index.nodes:
         reads = (*node.input, *outer_names(node))

@@ -25,7 +25,7 @@ from repairkit.core.filters import Filter, FilterMeans, Site
 from repairkit.core.patch import AddedTensor, Change, Constant, FrozenFilter, TensorChange
 from repairkit.core.suite import Array
 from repairkit.graph.coalitions.masking import mask_channels
-from repairkit.graph.index import ConstantArrays, GraphIndex, attribute, is_dequantised
+from repairkit.graph.index import ConstantArrays, GraphIndex, float_attribute, is_dequantised
 from repairkit.graph.kinds.kind import Folded, Kind, SiteLayer, SiteSearch
 from repairkit.graph.kinds.layers import (
     DENSE,
@@ -295,8 +295,8 @@ def _fold(layer: ChannelLayer) -> Folded:
     kernel = layer.kernel.astype(np.float64)
     bias = np.zeros(nodes.n_channels)
     if layer.bias_slot is not None:
-        own = constants.array(layer.node.input[layer.bias_slot])
-        bias = bias + own.reshape(-1).astype(np.float64)
+        stored = constants.array(layer.node.input[layer.bias_slot])
+        bias = bias + stored.reshape(-1).astype(np.float64)
     if nodes.add is not None:
         added = layer.index.nodes[nodes.add].input[layer.add_slot or 0]
         bias = bias + constants.array(added).reshape(-1)
@@ -305,8 +305,7 @@ def _fold(layer: ChannelLayer) -> Folded:
         gamma, beta, mean, variance = (
             constants.array(name).astype(np.float64) for name in norm.input[1:5]
         )
-        held = attribute(norm, "epsilon")
-        scale = gamma / np.sqrt(variance + (1e-5 if held is None else float(held.f)))
+        scale = gamma / np.sqrt(variance + float_attribute(norm, "epsilon", 1e-5))
         kernel = kernel * scale[:, None, None, None]
         bias = (bias - mean) * scale + beta
     tail = tuple(place for place in (nodes.add, nodes.norm) if place is not None)

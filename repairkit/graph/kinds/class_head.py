@@ -11,7 +11,7 @@ and class biases or new weights have the same effect in the file as they have he
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,9 @@ from repairkit.core.suite import Array
 from repairkit.graph.index import (
     GraphIndex,
     attribute,
+    float_attribute,
     int_attribute,
+    ints_attribute,
     is_dequantised,
     layer_names,
     subgraphs,
@@ -47,6 +49,7 @@ _ENDINGS: dict[str, Ending] = {
 }
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _STANDARD = ("", "ai.onnx")
+_GROUPED = "{} is a convolution of several groups, so its weights cannot be refitted"
 _BIAS = 2  # the input of Conv, Gemm and BatchNormalization that holds it
 
 
@@ -119,10 +122,10 @@ class ClassHead:
     def score_rows(self, made: Array) -> Floats:
         """Class scores (n, n_classes) from what the layer makes for n images."""
         if self.kind == "Conv":
-            own = made.reshape(len(made), self.n_classes, -1).astype(np.float64).mean(axis=2)
+            sums = made.reshape(len(made), self.n_classes, -1).astype(np.float64).mean(axis=2)
         else:
-            own = made.reshape(len(made), -1, self.n_classes).astype(np.float64).mean(axis=1)
-        return np.asarray(self.tail_scale * own + self.tail_shift)
+            sums = made.reshape(len(made), -1, self.n_classes).astype(np.float64).mean(axis=1)
+        return np.asarray(self.tail_scale * sums + self.tail_shift)
 
     def feature_rows(self, features: Array) -> Array:
         """Features (n, n_features) of n images, so that the scores are linear in them."""
@@ -157,16 +160,18 @@ class ClassHead:
         return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Step:
-    """An operator behind the layer that multiplies and adds numbers stored for each class."""
+    """An operator behind the layer that multiplies and adds numbers stored for each class.
+
+    `slot` is the input that holds the added numbers, `stored`, if they can be changed there.
+    """
 
     node: int
-    slot: int | None
-    scale: Floats
-    shift: Floats
-    unit: Floats
-    stored: Floats | None
+    slot: int | None = None
+    scale: Floats = field(default_factory=lambda: np.ones(()))
+    shift: Floats = field(default_factory=lambda: np.zeros(()))
+    stored: Floats | None = None
 
 
 def head_named(index: GraphIndex, layer: str) -> ClassHead:
@@ -249,9 +254,9 @@ def _affine(
         if not all(name in index.constant for name in node.input[1:]) or any(node.output[1:]):
             raise _between(node, output)
         gamma, beta, mean, variance = (_flat(constants, name) for name in node.input[1:5])
-        found = attribute(node, "epsilon")
-        scale = gamma / np.sqrt(variance + (1e-5 if found is None else found.f))
-        step = _Step(position, _BIAS, scale, beta - mean * scale, np.ones(()), beta)
+        scale = gamma / np.sqrt(variance + float_attribute(node, "epsilon", 1e-5))
+        shift = beta - mean * scale
+        step = _Step(node=position, slot=_BIAS, scale=scale, shift=shift, stored=beta)
         return step, str(node.input[0])
     fixed = [slot for slot, name in enumerate(node.input) if name in index.constant]
     if kind not in ("Add", "Sub", "Mul", "Div") or len(node.input) != 2 or len(fixed) != 1:
@@ -259,15 +264,15 @@ def _affine(
     slot = fixed[0]
     if is_dequantised(index, node.input[slot]):
         raise _between(index.nodes[index.producers[node.input[slot]]], output)
-    numbers, one, other = _flat(constants, node.input[slot]), np.ones(()), str(node.input[1 - slot])
+    numbers, other = _flat(constants, node.input[slot]), str(node.input[1 - slot])
     if kind == "Add":
-        return _Step(position, slot, one, numbers, one, numbers), other
+        return _Step(node=position, slot=slot, shift=numbers, stored=numbers), other
     if kind == "Sub" and slot == 1:
-        return _Step(position, None, one, -numbers, one, None), other
+        return _Step(node=position, shift=-numbers), other
     if kind == "Mul":
-        return _Step(position, None, numbers, np.zeros(()), one, None), other
+        return _Step(node=position, scale=numbers), other
     if kind == "Div" and slot == 1 and numbers.all():
-        return _Step(position, None, 1.0 / numbers, np.zeros(()), one, None), other
+        return _Step(node=position, scale=1.0 / numbers), other
     raise _between(node, output)
 
 
@@ -278,28 +283,29 @@ def _flat(constants: Constants, name: str) -> Floats:
 def _read(index: GraphIndex, constants: Constants, position: int) -> ClassHead:
     """The layer itself, as if nothing followed it."""
     node, name = index.nodes[position], layer_names(index)[position]
-    kind, told = node.op_type, f"the last layer {name!r}"
+    kind, layer = node.op_type, f"the last layer {name!r}"
     if node.input[0] in index.constant or node.input[1] not in index.constant:
-        raise ModelError(f"the weights of {told} are not its second input, stored in the file")
+        raise ModelError(f"the weights of {layer} are not its second input, stored in the file")
     if is_dequantised(index, node.input[1]) or is_dequantised(index, node.input[0]):
         raise ModelError(
-            f"{told} computes on integer codes, where biases and weights cannot be set exactly; "
+            f"{layer} computes on integer codes, where biases and weights cannot be set exactly; "
             "use the model before it was quantised"
         )
     kernel = constants.array(node.input[1])
     if kernel.dtype.name not in FROZEN_TYPES:
-        raise ModelError(f"the weights of {told} are of type {kernel.dtype.name}, not of floats")
-    alpha, beta = (_number(node, what) if kind == "Gemm" else 1.0 for what in ("alpha", "beta"))
+        raise ModelError(f"the weights of {layer} are of type {kernel.dtype.name}, not of floats")
+    alpha = float_attribute(node, "alpha", 1.0) if kind == "Gemm" else 1.0
+    beta = float_attribute(node, "beta", 1.0) if kind == "Gemm" else 1.0
     if kind != "Conv" and (kernel.ndim != 2 or int_attribute(node, "transA", 0)):
-        raise ModelError(f"{told} is no product of a row of features and a matrix of weights")
+        raise ModelError(f"{layer} is no product of a row of features and a matrix of weights")
     weight = _rows_of(node, kernel)
     n_classes = len(weight)
     has_bias = kind != "MatMul" and len(node.input) > _BIAS and bool(node.input[_BIAS])
     if has_bias and node.input[_BIAS] not in index.constant:
-        raise ModelError(f"the bias of {told} is computed at run time")
+        raise ModelError(f"the bias of {layer} is computed at run time")
     stored = _flat(constants, node.input[_BIAS]) if has_bias else None
     if stored is not None and stored.size not in (1, n_classes):
-        raise ModelError(f"the bias of {told} has {stored.size} values for {n_classes} classes")
+        raise ModelError(f"the bias of {layer} has {stored.size} values for {n_classes} classes")
     one = np.ones(n_classes)
     grouped = kind == "Conv" and int_attribute(node, "group", 1) != 1
     return ClassHead(
@@ -319,15 +325,13 @@ def _read(index: GraphIndex, constants: Constants, position: int) -> ClassHead:
         bias_scale=beta * one,
         tail_scale=one,
         tail_shift=np.zeros(n_classes),
-        fixed_weight=f"{told} is a convolution of several groups, so its weights cannot be refitted"
-        if grouped
-        else "",
+        fixed_weight=_GROUPED.format(layer) if grouped else "",
         dtype=kernel.dtype.name,
     )
 
 
 def _behind(head: ClassHead, index: GraphIndex, steps: list[_Step], ending: Ending) -> ClassHead:
-    """The head with what follows its layer; `steps` are told from the output upwards."""
+    """The head with what follows its layer; `steps` go from the output upwards."""
     n = head.n_classes
     scale, shift = np.ones(n), np.zeros(n)
     place: Place | None = None
@@ -339,7 +343,7 @@ def _behind(head: ClassHead, index: GraphIndex, steps: list[_Step], ending: Endi
                 raise _between(index.nodes[step.node], index.nodes[head.node].output[0])
         stored = step.stored
         if place is None and stored is not None and stored.size == n:
-            place, bias, unit = Place(step.node, step.slot or 0), stored, scale * step.unit
+            place, bias, unit = Place(step.node, step.slot or 0), stored, scale
         shift = shift + scale * step.shift
         scale = scale * step.scale
     if place is None:
@@ -356,11 +360,6 @@ def _behind(head: ClassHead, index: GraphIndex, steps: list[_Step], ending: Endi
         fixed_weight=head.fixed_weight
         or ("" if scale.all() and head.weight_scale.all() else "its weights do not count"),
     )
-
-
-def _number(node: NodeProto, name: str) -> float:
-    found = attribute(node, name)
-    return 1.0 if found is None else float(found.f)
 
 
 def _rows_of(node: NodeProto, kernel: Array) -> Array:
@@ -431,8 +430,8 @@ def windows_of(node: NodeProto, size: tuple[int, ...]) -> Windows:
     """The windows of a `Conv` whose kernel has that spatial size."""
 
     def numbers(name: str, otherwise: int, n: int) -> tuple[int, ...]:
-        found = attribute(node, name)
-        return (otherwise,) * n if found is None else tuple(found.ints)
+        given = ints_attribute(node, name)
+        return (otherwise,) * n if given is None else tuple(given)
 
     ends = numbers("pads", 0, 2 * len(size))
     pads: Pads = tuple(zip(ends[: len(size)], ends[len(size) :], strict=True))

@@ -1,11 +1,12 @@
 """Which layers make a model's output: the last ones, which no other layer follows.
 
-Their channels are what the model says (classes, boxes), so they are no sites. A layer is whatever
-combines its input's channels with learned numbers, or with other channels, by products: an operator
-of that kind, a function or a body that holds one, or a product written out. The last is told by its
-constants: numbers that differ along an axis are put on a tensor, and a sum along that axis follows
-(a distance to prototypes is Sub, Pow, ReduceSum). Operators that leave channels apart, and those
-that only compare or scale them (pooling, activations, normalisation, ArgMax), are no layers.
+Their channels are the model's answer (classes, boxes), so they are no sites. A layer combines the
+channels of its input with learned numbers, or with other channels, by products. It is an operator
+of that kind, a function or a body that holds one, or a product written out. A product written out
+is recognised by its constants: numbers that differ along an axis are put on a tensor, and a sum
+along that axis follows (a distance to prototypes is Sub, Pow, ReduceSum). Operators that keep
+channels separate, and those that only compare or scale them (pooling, activations, normalisation,
+ArgMax), are no layers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from repairkit.graph.index import (
     all_nodes,
     attribute,
     int_attribute,
+    ints_attribute,
     outer_names,
     subgraphs,
 )
@@ -57,9 +59,9 @@ _KEEPS_AXES = {
 class _State:
     """What is known of a tensor: the last layers before it, and what its numbers went through.
 
-    `weighed` are axes, counted from the last as -1, along which constants differ that were put on
-    the tensor since; None where it may be any. `fresh`: nothing but the layer's own bias and scale
-    lies between it and the tensor.
+    `weighed` are axes, counted from the last as -1: along them, constants that were put on the
+    tensor since then differ. None where it may be any axis. `fresh`: only the layer's bias and
+    scale lie between it and the tensor.
     """
 
     makers: frozenset[int] = frozenset()
@@ -69,7 +71,7 @@ class _State:
 
 
 def is_product(node: NodeProto) -> bool:
-    """Whether a node is by its kind one that combines channels; not for calls of functions."""
+    """Whether a node's operator combines channels; not for calls of functions."""
     if node.op_type == "Einsum":
         return len(node.input) > 1
     return bool(_PRODUCTS.search(node.op_type)) or node.op_type in ENSEMBLES
@@ -78,8 +80,8 @@ def is_product(node: NodeProto) -> bool:
 def head_layers(index: GraphIndex, outputs: tuple[str, ...]) -> set[int]:
     """Positions of the layers that make the outputs and that no other layer follows.
 
-    A layer that makes one output and is followed by another layer on the way to a second one is
-    none of them.
+    A layer that makes one output, and is followed by another layer on the way to a second output,
+    is not among them.
     """
     needed = index.leading_to(outputs)
     constants = Constants(index)
@@ -146,7 +148,7 @@ def _is_layer(
 
 
 def _is_written_out(nodes: list[NodeProto]) -> bool:
-    """Whether what makes up a product stands among some nodes; their constants are not known."""
+    """Whether some nodes could make up a product; their constants are not known."""
     kinds = {node.op_type for node in nodes}
     return bool(kinds & _SUMS and kinds & {"Div", "Mul", "Sub"})
 
@@ -167,7 +169,7 @@ def _sums_what_was_weighed(node: NodeProto, state: _State, constants: Constants)
 
 
 def _moved(node: NodeProto, state: _State, constants: Constants) -> _State:
-    """What is known of what an operator makes that is no layer."""
+    """What is known of the output of an operator that is no layer."""
     kind = node.op_type
     if kind in _WEIGHING:
         return _weighed(node, state, constants)
@@ -185,7 +187,7 @@ def _moved(node: NodeProto, state: _State, constants: Constants) -> _State:
 
 def _weighed(node: NodeProto, state: _State, constants: Constants) -> _State:
     axes: set[int] = set()
-    rank, own = state.rank, state.fresh and node.op_type in _AFFINE
+    rank, is_bias = state.rank, state.fresh and node.op_type in _AFFINE
     for name in node.input:
         shape = _shape(name, constants)
         if shape is None:
@@ -193,19 +195,18 @@ def _weighed(node: NodeProto, state: _State, constants: Constants) -> _State:
         rank = None if rank is None else max(rank, len(shape))
         differing = {i - len(shape) for i, size in enumerate(shape) if size > 1}
         if differing and not _is_one_number(name, constants):
-            own = own and len(differing) == 1
+            is_bias = is_bias and len(differing) == 1
             axes |= differing
-    if own:  # the bias or the scale of the layer itself, one number per channel
+    if is_bias:  # the bias or the scale of the layer itself, one number per channel
         return replace(state, rank=rank)
     weighed = None if state.weighed is None else state.weighed | axes
     return replace(state, weighed=weighed, rank=rank, fresh=False)
 
 
 def _transposed(node: NodeProto, state: _State) -> _State:
-    found = attribute(node, "perm")
-    if found is None:
+    order = ints_attribute(node, "perm")
+    if order is None:
         return replace(state, weighed=None if state.weighed else state.weighed)
-    order = list(found.ints)
     rank = len(order)
     if state.weighed is None or sorted(order) != list(range(rank)):
         return replace(state, rank=rank)
@@ -235,9 +236,9 @@ def _renumbered(node: NodeProto, state: _State, constants: Constants) -> _State:
 
 def _axes(node: NodeProto, constants: Constants) -> list[int] | None:
     """The axes that an operator names; None where it names none, or computes them."""
-    found = attribute(node, "axes")
-    if found is not None:
-        return list(found.ints)
+    given = ints_attribute(node, "axes")
+    if given is not None:
+        return given
     if len(node.input) < 2 or not node.input[1]:
         return None
     if node.input[1] not in constants.index.constant:
@@ -293,18 +294,18 @@ def _is_one_number(name: str, constants: Constants) -> bool:
 def _functions_with_layers(model: ModelProto) -> dict[tuple[str, str], bool]:
     """Whether each function of the model holds a layer, or calls a function that does."""
     functions = {(f.domain, f.name): list(_nodes_of(f)) for f in model.functions}
-    found = {
+    holds = {
         key: _is_written_out(nodes) and _hold_a_matrix(nodes) for key, nodes in functions.items()
     }
     changed = True
     while changed:
         changed = False
         for key, nodes in functions.items():
-            if not found[key] and any(
-                found.get((n.domain, n.op_type), is_product(n)) for n in nodes
+            if not holds[key] and any(
+                holds.get((n.domain, n.op_type), is_product(n)) for n in nodes
             ):
-                found[key] = changed = True
-    return found
+                holds[key] = changed = True
+    return holds
 
 
 def _hold_a_matrix(nodes: list[NodeProto]) -> bool:

@@ -1,8 +1,8 @@
 """Which axis of an input holds the channels of an image, and how many there are.
 
-Many exporters leave every size open. The first convolution still tells: its kernel reads a fixed
-number of channels, and the operators between it and the input (a Transpose, a normalisation, a
-Pad, the slices and the Concat of a swap of colours) tell which axis of the input they come from.
+Many exporters leave every size open. The first convolution still shows both: its kernel reads a
+fixed number of channels, and the operators between it and the input (a Transpose, a normalisation,
+a Pad, the slices and the Concat of a swap of colours) show from which axis of the input they come.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import GraphIndex, attribute, int_attribute
+from repairkit.graph.index import GraphIndex, int_attribute, ints_attribute
 from repairkit.graph.kinds.layers import slots_of
 from repairkit.graph.stored.constants import Constants
 
@@ -37,7 +37,7 @@ _CONVOLUTIONS = {"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "QLinearCo
 
 @dataclass(frozen=True)
 class ImageAxes:
-    """What the graph tells of an input: its rank, and the axis and number of its channels."""
+    """An input's rank, and the axis and number of its channels, as the graph shows them."""
 
     rank: int
     channel_axis: int
@@ -46,9 +46,10 @@ class ImageAxes:
 
 @dataclass(frozen=True)
 class _Axis:
-    """An axis of a tensor, `times` an axis of the input and `plus` constants long.
+    """An axis of a tensor: its size is `times` that of an axis of the input, plus `plus`.
 
-    `source` is None where it comes from no one axis, `times` where only parts of it were taken.
+    `source` is that axis; None where there is no single one. `times` is None where only parts of
+    the axis were taken.
     """
 
     source: int | None
@@ -61,7 +62,7 @@ _UNKNOWN = _Axis(None)
 
 
 def image_axes(index: GraphIndex, name: str, rank: int | None) -> ImageAxes | None:
-    """What the first convolution behind an input tells of it; None where there is none.
+    """What the first convolution behind an input shows of it; None where there is none.
 
     Args:
         index: of the model.
@@ -70,9 +71,9 @@ def image_axes(index: GraphIndex, name: str, rank: int | None) -> ImageAxes | No
     """
     constants = Constants(index)
     for candidate in _LIKELY_RANKS if rank is None else (rank,):
-        found = _trace(constants, name, candidate)
-        if found is not None:
-            return found
+        axes = _trace(constants, name, candidate)
+        if axes is not None:
+            return axes
     return None
 
 
@@ -83,13 +84,13 @@ def _trace(constants: Constants, name: str, rank: int) -> ImageAxes | None:
             continue
         try:
             if node.op_type in _CONVOLUTIONS and node.input[0] in known:
-                found = _read_kernel(node, known[node.input[0]], constants, rank)
-                if found is not None:
-                    return found
+                image = _read_kernel(node, known[node.input[0]], constants, rank)
+                if image is not None:
+                    return image
                 continue
             axes = _behind(node, known, constants)
         except (ModelError, IndexError, ZeroDivisionError):
-            # A constant that cannot be computed, or axes that there are not: nothing is told here.
+            # A constant that cannot be computed, or axes that do not exist: skip this node.
             continue
         if axes is not None:
             known.update({o: axes for o in node.output if o})
@@ -109,7 +110,7 @@ def _read_kernel(node: NodeProto, axes: _Axes, constants: Constants, rank: int) 
     group = int_attribute(node, "group", 1)
     n_read = shape[0] if node.op_type == "ConvTranspose" else shape[1] * group
     channels = axes[1]
-    if channels.source is None:  # what no other axis comes from
+    if channels.source is None:  # then the axis from which no other axis comes
         free = set(range(1, rank)) - {axis.source for axis in axes}
         if len(free) != 1:
             return None
@@ -126,7 +127,7 @@ def _read_kernel(node: NodeProto, axes: _Axes, constants: Constants, rank: int) 
 
 
 def _behind(node: NodeProto, known: dict[str, _Axes], constants: Constants) -> _Axes | None:
-    """The axes of what a node makes of tensors that come from the input."""
+    """The axes of a node's output, where its inputs come from the image."""
     if node.op_type in _ARITHMETIC:
         return _arithmetic(node, known, constants)
     if node.op_type == "Concat":
@@ -170,8 +171,8 @@ def _concat(node: NodeProto, known: dict[str, _Axes], constants: Constants) -> _
 
 
 def _transposed(node: NodeProto, axes: _Axes) -> _Axes | None:
-    perm = attribute(node, "perm")
-    order = list(perm.ints) if perm is not None else list(range(len(axes)))[::-1]
+    perm = ints_attribute(node, "perm")
+    order = list(range(len(axes)))[::-1] if perm is None else perm
     return tuple(axes[a] for a in order) if sorted(order) == list(range(len(axes))) else None
 
 
@@ -207,7 +208,7 @@ def _gathered(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | Non
 
 
 def _parts(axes: _Axes, taken: list[int]) -> _Axes:
-    """Of some axes only a part is left; the parts of one axis are often joined again."""
+    """Only a part is left of some axes; the parts of one axis are often joined again."""
     return tuple(replace(a, times=None) if i in taken else a for i, a in enumerate(axes))
 
 
@@ -242,10 +243,10 @@ def _deepened(node: NodeProto, axes: _Axes) -> _Axes | None:
 def _numbers(
     node: NodeProto, slot: int, name: str, constants: Constants
 ) -> NDArray[np.int64] | None:
-    """Whole numbers that stand in an attribute in older opsets and in an input in newer ones."""
-    found = attribute(node, name)
-    if found is not None:
-        return np.array(found.ints, np.int64)
+    """Whole numbers, from an attribute in older opsets and from an input in newer ones."""
+    given = ints_attribute(node, name)
+    if given is not None:
+        return np.array(given, np.int64)
     if len(node.input) <= slot or node.input[slot] not in constants.index.constant:
         return None
     numbers = constants.array(node.input[slot]).reshape(-1)

@@ -1,7 +1,7 @@
 """Refuse a model that contradicts itself before anything is computed from it.
 
-What is checked bounds what reading the model can cost: sizes of tensors against the bytes that are
-there, dimensions, and how large its functions grow when they are called out.
+The checks bound the cost of reading a model: the sizes of its tensors against the bytes that are
+there, its dimensions, and how large it grows when calls are replaced by the functions' nodes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def check_model(path: Path, model: ModelProto) -> None:
 
 
 def _check_texts(model: ModelProto) -> None:
-    """Protobuf takes any bytes for text, and gives them as bytes to whoever reads it."""
+    """Protobuf takes any bytes as text, and then gives bytes to the reader."""
     waiting: list[Message] = [model]
     while waiting:
         for field, value in waiting.pop().ListFields():
@@ -77,7 +77,7 @@ def _check_opsets(model: ModelProto) -> None:
 
 def _check_tensor(tensor: TensorProto) -> None:
     name = tensor.name or "without a name"
-    if is_outside(tensor):  # and was measured against its file
+    if is_outside(tensor):  # then it was measured against its file
         return
     if tensor.HasField("segment") or tensor.data_location == TensorProto.EXTERNAL:
         raise ModelError(f"the tensor {name!r} is not stored in the model or its data files")
@@ -86,14 +86,14 @@ def _check_tensor(tensor: TensorProto) -> None:
         raise ModelError(f"the tensor {name!r} has absurd dimensions ({_shape(tensor)})")
     needed = tensor_bytes(tensor)
     if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
-        found, unit = len(tensor.raw_data), "bytes"
+        held, unit = len(tensor.raw_data), "bytes"
     else:
         needed, unit = _entries(tensor, needed), "values"
-        found = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
-    if found != needed:
+        held = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
+    if held != needed:
         raise ModelError(
             f"the tensor {name!r} of shape {_shape(tensor)} needs {needed} {unit} and the file "
-            f"holds {found}"
+            f"holds {held}"
         )
 
 
@@ -120,10 +120,10 @@ def _sparse_tensors(model: ModelProto) -> Iterator[SparseTensorProto]:
     for graph in graphs:
         yield from graph.sparse_initializer
     for node in nodes:
-        for found in node.attribute:
-            if found.HasField("sparse_tensor"):
-                yield found.sparse_tensor
-            yield from found.sparse_tensors
+        for held in node.attribute:
+            if held.HasField("sparse_tensor"):
+                yield held.sparse_tensor
+            yield from held.sparse_tensors
 
 
 def _check_sparse(sparse: SparseTensorProto) -> None:
@@ -135,7 +135,7 @@ def _check_sparse(sparse: SparseTensorProto) -> None:
 
 
 def _inner_values(model: ModelProto) -> Iterator[onnx.ValueInfoProto]:
-    """What is said of tensors inside the graph, and of those of the graphs in its nodes."""
+    """The types given for tensors inside the graph, and inside the graphs in its nodes."""
     yield from model.graph.value_info
     for node in all_nodes(model.graph):
         for body in subgraphs(node):
@@ -143,7 +143,7 @@ def _inner_values(model: ModelProto) -> Iterator[onnx.ValueInfoProto]:
 
 
 def _check_type(value: onnx.ValueInfoProto, *, known: bool = False) -> None:
-    """Refuse a type that there is not; that none is said is refused too where it must be known."""
+    """Refuse a type that does not exist, and a missing type where it must be `known`."""
     kind = value.type.tensor_type.elem_type
     if kind not in TensorProto.DataType.values() or (known and kind == 0):
         raise ModelError(f"{value.name!r} is of no type that repairkit knows ({kind})")
@@ -171,8 +171,8 @@ def _check_each(
 ) -> None:
     """Hold each node against its operator's definition, as ONNX Runtime does.
 
-    Those with a body inside are not: their check would need the names around them. Neither are
-    operators that onnx does not know, which a runtime may know.
+    Nodes with a body inside are not checked: that would need the names around them. Nor are
+    operators that onnx does not know, because a runtime may know them.
     """
     context = onnx.checker.C.CheckerContext()
     context.ir_version = ir_version
@@ -196,7 +196,7 @@ def _check_each(
 
 
 def _check_functions(model: ModelProto) -> None:
-    """Functions must not call themselves, and not grow beyond measure once called out."""
+    """Functions must not call themselves, nor grow beyond a limit when they are inlined."""
     functions = {(f.domain, f.name): f for f in model.functions}
     sizes: dict[tuple[str, str], int] = {}
     for start in functions:

@@ -17,9 +17,8 @@ from repairkit.core.errors import ModelError, RepairkitError, SettingsError
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
 from repairkit.data.preprocessing import FurtherInput, InputSpec, is_tabular
-from repairkit.graph.coalitions.tree_tail import zipped_outputs
 from repairkit.graph.index import GraphIndex, dims_of, with_open_sizes
-from repairkit.graph.kinds.ensembles import is_ensemble, spread_over_thresholds
+from repairkit.graph.kinds.ensembles import is_ensemble, spread_over_thresholds, zipped_outputs
 from repairkit.graph.kinds.image_axes import image_axes
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.setup.workbench import Subject

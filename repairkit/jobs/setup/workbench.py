@@ -31,10 +31,9 @@ from repairkit.engine.working import Working
 from repairkit.formats.effects import About, Affects
 from repairkit.formats.means_file import CommonMeans, read_means
 from repairkit.graph.coalitions.rebatch import fixed_batch
-from repairkit.graph.coalitions.tree_tail import zipped_outputs
 from repairkit.graph.fixing import with_constants
 from repairkit.graph.index import GraphIndex, dims_of
-from repairkit.graph.kinds.ensembles import class_labels, is_ensemble
+from repairkit.graph.kinds.ensembles import class_labels, is_ensemble, zipped_outputs
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.metadata import read_layer_map
 from repairkit.graph.stored.model_files import ModelFile

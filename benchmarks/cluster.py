@@ -30,7 +30,8 @@ from scaling import stack_of_convolutions
 from repairkit.core.game import GameFacts, ImagePool, Outcomes
 from repairkit.core.scores import Budget, Scores
 from repairkit.engine.dispatch import DispatchedGame, Part, Report
-from repairkit.estimators import Regression, estimate
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.linear.regression import Regression
 from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe, find_cluster
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject

@@ -27,15 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.games import SimulatedGame, truth
 from repairkit.core.game import Game
 from repairkit.core.scores import Budget, Estimator
-from repairkit.estimators import (
-    Auto,
-    Exact,
-    Marginals,
-    Permutation,
-    Regression,
-    Tmab,
-    estimate,
-)
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact
+from repairkit.estimators.linear.regression import Regression
+from repairkit.estimators.walking.marginals import Marginals
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab
 from tests.games import TableGame, any_values, noisy
 
 JOINT = ("tmab", "marginals")

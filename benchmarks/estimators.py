@@ -32,14 +32,12 @@ from benchmarks.games import CHANCE, SimulatedGame, truth
 from benchmarks.ranking import TOP, judge
 from repairkit.core.game import Game
 from repairkit.core.scores import Estimator, Run
-from repairkit.estimators import (
-    Auto,
-    LeaveOneOut,
-    Marginals,
-    Permutation,
-    Regression,
-    Tmab,
-)
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.linear.regression import Regression
+from repairkit.estimators.reference_scores import LeaveOneOut
+from repairkit.estimators.walking.marginals import Marginals
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab
 from repairkit.jobs.score.methods import default_truncation
 
 Floats = NDArray[np.float64]

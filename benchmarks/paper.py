@@ -37,7 +37,10 @@ from repairkit.core.errors import BudgetError
 from repairkit.core.game import Round
 from repairkit.core.scores import Budget
 from repairkit.engine.game import ModelGame
-from repairkit.estimators import Estimation, Permutation, Tmab, estimate, make_estimator
+from repairkit.estimators.driving.driver import Estimation, estimate
+from repairkit.estimators.registry import make_estimator
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab
 from repairkit.jobs.score.methods import default_truncation
 
 SIZES = (5, 10, 20, 30)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.estimators.statistics.convergence import rank_correlation
+from repairkit.estimators.samples import rank_correlation
 
 TOP = 20
 

@@ -30,8 +30,9 @@ from repairkit.core.game import Game
 from repairkit.core.scores import Budget
 from repairkit.core.suite import Suite
 from repairkit.data.parts import PartPlan
-from repairkit.estimators import Estimation, RepairRegression, estimate
-from repairkit.estimators.statistics.convergence import rank_correlation
+from repairkit.estimators.driving.driver import Estimation, estimate
+from repairkit.estimators.linear.repair_values import RepairRegression
+from repairkit.estimators.samples import rank_correlation
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings

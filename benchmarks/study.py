@@ -15,7 +15,9 @@ from benchmarks.squeezenets import Made, make, open_bench
 from repairkit.core.game import Round
 from repairkit.core.scores import Budget
 from repairkit.engine.game import ModelGame
-from repairkit.estimators import Permutation, estimate, make_estimator
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.registry import make_estimator
+from repairkit.estimators.walking.permutation import Permutation
 from repairkit.jobs.setup.workbench import Bench
 
 Values = NDArray[np.float64]

@@ -18,19 +18,26 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
-from repairkit.estimators.checks import check_positive, check_real, check_whole
 from repairkit.estimators.linear.regression import CONFIDENCE, Regression
 from repairkit.estimators.linear.ridge import Fit
-from repairkit.estimators.statistics.boundary import (
+from repairkit.estimators.questions import (
     Side,
+    check_positive,
     check_question,
+    check_real,
+    check_whole,
     contested,
     describe,
     settle_top_k,
 )
-from repairkit.estimators.statistics.combining import LEFT_OUT, combine, pooled_variances
-from repairkit.estimators.statistics.intervals import around
-from repairkit.estimators.statistics.moments import Moments
+from repairkit.estimators.samples import (
+    LEFT_OUT,
+    Moments,
+    around,
+    combine,
+    draw_entropy,
+    pooled_variances,
+)
 from repairkit.estimators.walking.stars import (
     Sizes,
     Star,
@@ -39,7 +46,6 @@ from repairkit.estimators.walking.stars import (
     learn_star,
     star_marginals,
 )
-from repairkit.estimators.walking.walks import draw_entropy
 
 _ROWS_PER_PLAYER = 8
 _LEAST_ROWS = 4096

@@ -19,7 +19,12 @@ import pytest
 from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
 from repairkit.core.game import Game
 from repairkit.core.scores import Budget, Estimator, Scores
-from repairkit.estimators import Auto, Exact, Permutation, Regression, Tmab, estimate
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact
+from repairkit.estimators.linear.regression import Regression
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab
 from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe, find_cluster
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject

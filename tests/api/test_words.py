@@ -19,7 +19,7 @@ from repairkit.core.framework import Source
 from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.estimators import Tmab
+from repairkit.estimators.walking.tmab import Tmab
 from repairkit.jobs.repair.patching import PatchSettings
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

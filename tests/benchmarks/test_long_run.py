@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.long_run import Truth, absent, cached, long_run, one_by_one
 from repairkit.core.scores import Budget
-from repairkit.estimators import Exact, estimate
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact
 from tests.games import TableGame
 
 _N, _IMAGES = 6, 5

@@ -5,9 +5,9 @@ import pytest
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.scores import Budget
-from repairkit.estimators import Auto, estimate
-from repairkit.estimators.statistics.combining import combine, pooled_variances
-from repairkit.estimators.statistics.moments import Moments
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.samples import Moments, combine, pooled_variances
 from tests.games import SoftGame, TableGame, WatchedGame, additive, noisy, quiet
 
 QUICK = Auto(top_k=3, round_rows=256, batch_size=8)

@@ -10,20 +10,16 @@ import pytest
 
 from repairkit.core.errors import BudgetError
 from repairkit.core.scores import Budget, Estimator, Scores
-from repairkit.estimators import (
-    Auto,
-    CheckpointStore,
-    Estimation,
-    Exact,
-    LeaveOneOut,
-    Marginals,
-    Permutation,
-    RandomScores,
-    Regression,
-    RepairRegression,
-    Tmab,
-    estimate,
-)
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.driving.checkpoint import CheckpointStore
+from repairkit.estimators.driving.driver import Estimation, estimate
+from repairkit.estimators.exact import Exact
+from repairkit.estimators.linear.regression import Regression
+from repairkit.estimators.linear.repair_values import RepairRegression
+from repairkit.estimators.reference_scores import LeaveOneOut, RandomScores
+from repairkit.estimators.walking.marginals import Marginals
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab
 from tests.games import TableGame, WatchedGame, alike, any_values, noisy, quiet, with_twins, without
 
 N_PLAYERS = 5

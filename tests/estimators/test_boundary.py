@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit.core.errors import SettingsError
-from repairkit.estimators.statistics.boundary import (
+from repairkit.estimators.questions import (
     astride,
     check_question,
     contested,

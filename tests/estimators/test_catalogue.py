@@ -5,7 +5,10 @@ from types import ModuleType
 import pytest
 
 from repairkit.core.errors import SettingsError
-from repairkit.estimators import ESTIMATORS, Exact, Permutation, Tmab, make_estimator
+from repairkit.estimators.exact import Exact
+from repairkit.estimators.registry import ESTIMATORS, make_estimator
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab
 
 HERE = "own_estimators"
 

@@ -15,10 +15,21 @@ from hypothesis import given, settings
 from repairkit.core.errors import RunFolderError
 from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Budget, Estimator, Scores, Spent
-from repairkit.estimators import Auto, CheckpointStore, Permutation, RandomScores, Tmab, estimate
-from repairkit.estimators.driving.checkpoint import settings_key
-from repairkit.estimators.driving.encoding import Decoder, Encoder, dataclass_types
-from repairkit.estimators.statistics.moments import Moments
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.driving.checkpoint import (
+    CheckpointStore,
+    Decoder,
+    Encoder,
+    dataclass_types,
+    earlier_settings_key,
+    settings_key,
+)
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.reference_scores import RandomScores
+from repairkit.estimators.registry import make_estimator
+from repairkit.estimators.samples import Moments
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab
 from tests.games import TableGame, WatchedGame, any_values, noisy
 from tests.strategies import storable_values
 
@@ -289,6 +300,27 @@ EARLIER_RUNS: dict[str, Estimator] = {
     "auto": Auto(top_k=1, epsilon=0.0, round_rows=32, batch_size=4),
     "tmab": Tmab(batch_size=8, top_k=2, fresh=0.0),
 }
+
+
+EARLIER_KEYS = {
+    "auto": "a10cafd2b069a00c",
+    "exact": "4ded72459caad1f0",
+    "permutation": "d218359b3a453aff",
+    "tmab": "1a977fd167be198c",
+    "regression": "3cfb58b3e1378aa5",
+    "repair": "45da7e51a78fb84f",
+    "marginals": "ae6c12c9d6f17e0a",
+    "leave-one-out": "add8ccf1e2f0158e",
+    "random": "064747701c7776e6",
+}
+
+
+@pytest.mark.parametrize("name", EARLIER_KEYS)
+def test_the_keys_of_earlier_checkpoints_stay_though_modules_move(name: str) -> None:
+    places = np.add.outer(np.add.outer(7 * np.arange(32), 5 * np.arange(16)), 3 * np.arange(2))
+    facts = TableGame((places % 11) / 8).facts
+    key = earlier_settings_key(make_estimator(name), facts, 3)
+    assert key.startswith(EARLIER_KEYS[name])
 
 
 @pytest.mark.parametrize("name", EARLIER_RUNS)

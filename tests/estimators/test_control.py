@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Budget, Run, Scores
-from repairkit.estimators import Estimation, RepairRegression, estimate
-from repairkit.estimators.driving.driver import scores_on
+from repairkit.estimators.driving.driver import Estimation, estimate, scores_on
 from repairkit.estimators.linear.control import N_FOLDS, ControlRows, fit_coefficients, shrink
-from repairkit.estimators.linear.repair import RepairRun
-from repairkit.estimators.linear.split import Split
+from repairkit.estimators.linear.drawing import Split
+from repairkit.estimators.linear.repair_values import RepairRegression, RepairRun
 from tests.estimators.test_regression import semivalue
 from tests.games import Floats, TableGame, WatchedGame, members
 

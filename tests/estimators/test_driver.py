@@ -8,13 +8,11 @@ import pytest
 from repairkit.core.errors import BudgetError, SettingsError
 from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Budget, Run, Scores, Spent
-from repairkit.estimators import (
-    CheckpointStore,
-    Exact,
-    Permutation,
-    RandomScores,
-    estimate,
-)
+from repairkit.estimators.driving.checkpoint import CheckpointStore
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact
+from repairkit.estimators.reference_scores import RandomScores
+from repairkit.estimators.walking.permutation import Permutation
 from tests.games import TableGame, WatchedGame, any_values, noisy, quiet
 
 WALKS = Permutation(batch_size=4, chunk=3)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 
 from repairkit.core.errors import BudgetError, SettingsError
 from repairkit.core.scores import Budget
-from repairkit.estimators import Exact, estimate
-from repairkit.estimators.exact import shapley_values
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact, shapley_values
 from tests.games import TableGame, WatchedGame, additive, any_values, noisy, quiet
 from tests.strategies import value_tables
 

@@ -7,9 +7,11 @@ import pytest
 
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Budget, Estimator
-from repairkit.estimators import FEW_PLAYERS, Auto, Regression, estimate
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.driving.driver import estimate
 from repairkit.estimators.exact import shapley_values
 from repairkit.estimators.linear.drawing import falls_below, pilot_sizes
+from repairkit.estimators.linear.regression import FEW_PLAYERS, Regression
 from tests.games import SoftGame, TableGame, members
 
 

@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Budget, Estimator
-from repairkit.estimators import (
-    Auto,
-    Exact,
-    LeaveOneOut,
-    Marginals,
-    Permutation,
-    Regression,
-    RepairRegression,
-    Tmab,
-    estimate,
-)
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact
+from repairkit.estimators.linear.regression import Regression
+from repairkit.estimators.linear.repair_values import RepairRegression
+from repairkit.estimators.reference_scores import LeaveOneOut
+from repairkit.estimators.walking.marginals import Marginals
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab
 from tests.games import TableGame, any_values, noisy
 
 SEERS: dict[str, Estimator] = {

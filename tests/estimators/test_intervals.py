@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repairkit.estimators.statistics.intervals import bernstein_radius, log_term, student_quantile
-from repairkit.estimators.statistics.moments import Moments
+from repairkit.estimators.samples import Moments, bernstein_radius, log_term, student_quantile
 
 
 @pytest.mark.parametrize(

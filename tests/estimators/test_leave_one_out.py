@@ -4,7 +4,8 @@ import numpy as np
 
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round
 from repairkit.core.scores import Budget
-from repairkit.estimators import LeaveOneOut, estimate
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.reference_scores import LeaveOneOut
 from tests.games import TableGame, WatchedGame, additive, any_values, noisy, quiet
 
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Budget, Scores
-from repairkit.estimators import Exact, Regression, estimate
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact
+from repairkit.estimators.linear.regression import Regression
 from repairkit.estimators.linear.rows import OutcomeTable
 from tests.games import Floats, TableGame, any_values, noisy
 

@@ -5,7 +5,9 @@ import pytest
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.scores import Budget
-from repairkit.estimators import Exact, Marginals, estimate
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact
+from repairkit.estimators.walking.marginals import Marginals
 from repairkit.estimators.walking.stars import Sizes, begin_star
 from tests.games import TableGame, WatchedGame, additive, any_values, noisy, quiet
 

@@ -9,18 +9,13 @@ from hypothesis import strategies as st
 
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Budget, Estimator, Run
-from repairkit.estimators import (
-    ESTIMATORS,
-    Auto,
-    LeaveOneOut,
-    RandomScores,
-    Regression,
-    RepairRegression,
-    estimate,
-)
-from repairkit.estimators.driving.driver import scores_on
-from repairkit.estimators.linear import image_table
-from repairkit.estimators.linear.regression import RegressionRun
+from repairkit.estimators import reference_scores
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.driving.driver import estimate, scores_on
+from repairkit.estimators.linear.regression import Regression, RegressionRun
+from repairkit.estimators.linear.repair_values import RepairRegression
+from repairkit.estimators.reference_scores import LeaveOneOut, RandomScores
+from repairkit.estimators.registry import ESTIMATORS
 from tests.games import Floats, TableGame, any_values, noisy
 
 N_PLAYERS, N_IMAGES = 6, 24
@@ -221,7 +216,7 @@ def test_a_table_that_would_take_too_much_memory_is_not_kept(
 ) -> None:
     whole, _, some = games(np.arange(12), n_metrics=2, seed=2)
     usual = told(whole, LeaveOneOut())
-    monkeypatch.setattr(image_table, "MOST_BYTES", 4 * N_PLAYERS * N_IMAGES * 2 - 1)
+    monkeypatch.setattr(reference_scores, "MOST_BYTES", 4 * N_PLAYERS * N_IMAGES * 2 - 1)
     bounded = told(whole, LeaveOneOut())
     assert scores_on(bounded, some) is None
     np.testing.assert_array_equal(bounded.read().values, usual.read().values)

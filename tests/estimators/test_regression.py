@@ -6,7 +6,8 @@ import pytest
 from repairkit.core.errors import SettingsError
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Budget
-from repairkit.estimators import Exact, Regression, RepairRegression, estimate
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact
 from repairkit.estimators.linear.drawing import (
     LAWS,
     draw_sizes,
@@ -15,7 +16,8 @@ from repairkit.estimators.linear.drawing import (
     probabilities,
     remove_at_random,
 )
-from repairkit.estimators.linear.regression import RegressionRun
+from repairkit.estimators.linear.regression import Regression, RegressionRun
+from repairkit.estimators.linear.repair_values import RepairRegression
 from repairkit.estimators.linear.rows import RegressionRows, squares_by_image
 from tests.games import (
     Floats,

@@ -10,14 +10,12 @@ import pytest
 from repairkit.core.errors import BudgetError
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Budget, Estimator
-from repairkit.estimators import (
-    Auto,
-    CheckpointStore,
-    LeaveOneOut,
-    Permutation,
-    Regression,
-    estimate,
-)
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.driving.checkpoint import CheckpointStore
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.linear.regression import Regression
+from repairkit.estimators.reference_scores import LeaveOneOut
+from repairkit.estimators.walking.permutation import Permutation
 from tests.games import SoftGame, TableGame, any_values, noisy
 
 SECONDS = 0.01

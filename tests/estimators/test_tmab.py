@@ -7,8 +7,10 @@ import pytest
 
 from repairkit.core.errors import BudgetError, SettingsError
 from repairkit.core.scores import Budget
-from repairkit.estimators import Exact, Permutation, Tmab, estimate
-from repairkit.estimators.walking.tmab import TmabRun
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab, TmabRun
 from tests.games import Floats, TableGame, WatchedGame, additive, any_values, noisy, quiet
 
 QUICK = Tmab(top_k=2, epsilon=0.02, batch_size=8, value_range=1.0, fresh=0.0)

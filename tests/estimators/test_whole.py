@@ -9,17 +9,14 @@ import pytest
 
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round
 from repairkit.core.scores import Budget, Estimator
-from repairkit.estimators import (
-    Exact,
-    LeaveOneOut,
-    Marginals,
-    Permutation,
-    Regression,
-    RepairRegression,
-    Tmab,
-    estimate,
-)
-from repairkit.estimators.exact import shapley_values
+from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.exact import Exact, shapley_values
+from repairkit.estimators.linear.regression import Regression
+from repairkit.estimators.linear.repair_values import RepairRegression
+from repairkit.estimators.reference_scores import LeaveOneOut
+from repairkit.estimators.walking.marginals import Marginals
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab
 from tests.games import WatchedGame, members
 
 N_PLAYERS, N_IMAGES, N_GROUPS = 6, 60, 4

@@ -1,7 +1,8 @@
-"""Which coalitions a regression draws: how many players to remove, and which ones.
+"""Which coalitions a regression draws: how many players to remove, which ones, and how many rows.
 
 A pilot tries a dozen sizes and finds how many removals V survives. Rounds of rows follow, whose
-sizes are drawn by a law up to that number.
+sizes are drawn by a law up to that number. `Split` says how much of a budget goes into a table of
+single removals, and how much into rows.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.game import Coalitions, ImagePool, Round
-from repairkit.estimators.checks import unknown
-from repairkit.estimators.statistics.boundary import Side
-from repairkit.estimators.statistics.intervals import ErrorsOver
+from repairkit.estimators.questions import Side, unknown
+from repairkit.estimators.samples import ErrorsOver
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,6 +28,14 @@ MEASURED = 12
 LEAST_ROUND = 256
 _GROWTH = 4
 _SURE = 3.0  # standard errors: a dozen sizes are looked at
+_LEAST_IMAGES, _MOST_IMAGES = 12, 128
+_SHARE_OF_TABLE, _MOST_OF_TABLE = 0.02, 0.15
+_LEAST_ROWS, _MOST_ROWS = 128, 512
+_SHARE_OF_ROWS = 1 / 40
+_WORTH = 0.9  # of the variance without a table, above which it is not worth its while
+_CHOICES = 64
+MOST_BYTES = 2**28
+"""Of a table; 256 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,3 +266,70 @@ def _falling(means: Floats, counts: Ints) -> Floats:
             block = (pooled, total, other[2] + block[2])
         blocks.append(block)
     return np.concatenate([np.full(length, mean) for mean, _, length in blocks])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A game and a budget.
+
+    Attributes:
+        n_players: of the game.
+        n_images: of the game.
+        n_metrics: of the game.
+        rows: what may be spent, in rows.
+        entry_cost: of an image with one player removed, in rows.
+    """
+
+    n_players: int
+    n_images: int
+    n_metrics: int
+    rows: int
+    entry_cost: float
+
+    @property
+    def image_cost(self) -> float:
+        """Of an image's part of the table, in rows."""
+        return self.entry_cost * (self.n_players + 1)
+
+    @property
+    def most_images(self) -> int:
+        """Images whose part of the table fits the memory."""
+        return min(self.n_images, MOST_BYTES // (4 * self.n_players * self.n_metrics))
+
+    @property
+    def pilot_images(self) -> int:
+        """Images of the pilot; 0 where it would cost too much to ask."""
+        least = min(_LEAST_IMAGES, self.n_images)
+        if least * self.image_cost > _MOST_OF_TABLE * self.rows or least > self.most_images:
+            return 0
+        wanted = int(_SHARE_OF_TABLE * self.rows / self.image_cost)
+        return min(max(wanted, least), _MOST_IMAGES, self.most_images)
+
+    @property
+    def pilot_rows(self) -> int:
+        """Rows of the pilot."""
+        return int(np.clip(_SHARE_OF_ROWS * self.rows, _LEAST_ROWS, _MOST_ROWS))
+
+    def images_of_table(self, explained: float) -> int:
+        """How many images the table is to have, those of the pilot included; 0 for no table.
+
+        Args:
+            explained: R2 of the pilot's rows, in [0, 1].
+        """
+        known = self.pilot_images
+        left = self.rows - self.pilot_rows - known * self.image_cost
+        if left <= 0 or known == 0:
+            return 0
+        choices = np.unique(
+            np.geomspace(known, self.most_images, _CHOICES).round().astype(np.int64)
+        )
+        rows = left - (choices - known) * self.image_cost
+        choices, rows = choices[rows >= _LEAST_ROWS], rows[rows >= _LEAST_ROWS]
+        if not len(choices):
+            return 0
+        by_rows = (1 - explained) * self.n_players / rows
+        by_images = explained * (1 / choices - 1 / self.n_images)
+        best = int(np.argmin(by_rows + by_images))
+        without = self.n_players / left
+        worth = (by_rows + by_images)[best] < _WORTH * without
+        return int(choices[best]) if worth else 0

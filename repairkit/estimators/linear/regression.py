@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
-from repairkit.estimators.checks import check_positive, check_whole, unknown
 from repairkit.estimators.linear.control import ControlTable
 from repairkit.estimators.linear.drawing import (
     LAWS,
@@ -48,9 +47,16 @@ from repairkit.estimators.linear.ridge import (
     solve,
 )
 from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows
-from repairkit.estimators.statistics.boundary import Side, check_question, contested, settle_top_k
-from repairkit.estimators.statistics.intervals import ErrorsOver, around
-from repairkit.estimators.walking.walks import draw_entropy
+from repairkit.estimators.questions import (
+    Side,
+    check_positive,
+    check_question,
+    check_whole,
+    contested,
+    settle_top_k,
+    unknown,
+)
+from repairkit.estimators.samples import ErrorsOver, around, draw_entropy
 
 Floats = NDArray[np.float64]
 

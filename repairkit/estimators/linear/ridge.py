@@ -39,8 +39,7 @@ from repairkit.estimators.linear.rows import (
     metric_shares,
     squares_by_image,
 )
-from repairkit.estimators.statistics.convergence import rank_correlation
-from repairkit.estimators.statistics.intervals import ErrorsOver
+from repairkit.estimators.samples import ErrorsOver, rank_correlation
 
 Floats = NDArray[np.float64]
 

@@ -14,28 +14,27 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Scores
-from repairkit.estimators.checks import (
+from repairkit.estimators.questions import (
+    Side,
     check_bounded,
     check_positive,
+    check_question,
     check_real,
     check_whole,
-)
-from repairkit.estimators.statistics.boundary import (
-    Side,
-    check_question,
     contested,
     describe,
     settle_top_k,
 )
-from repairkit.estimators.statistics.convergence import Halves
-from repairkit.estimators.statistics.intervals import (
+from repairkit.estimators.samples import (
     BERNSTEIN,
+    Halves,
+    Moments,
     around,
     bernstein_radius,
+    draw_entropy,
     log_term,
     within_range,
 )
-from repairkit.estimators.statistics.moments import Moments
 from repairkit.estimators.walking.stars import (
     Sizes,
     ask_for_star,
@@ -43,7 +42,6 @@ from repairkit.estimators.walking.stars import (
     learn_star,
     star_marginals,
 )
-from repairkit.estimators.walking.walks import draw_entropy
 
 _WITHIN = 0.8
 

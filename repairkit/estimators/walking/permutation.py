@@ -11,19 +11,22 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Scores
-from repairkit.estimators.checks import check_real, check_whole
-from repairkit.estimators.statistics.boundary import Side, astride, check_question, settle_top_k
-from repairkit.estimators.statistics.convergence import Halves
-from repairkit.estimators.statistics.intervals import around, student_quantile
-from repairkit.estimators.statistics.moments import Moments
-from repairkit.estimators.walking.truncation import Curve
+from repairkit.estimators.questions import (
+    Side,
+    astride,
+    check_question,
+    check_real,
+    check_whole,
+    settle_top_k,
+)
+from repairkit.estimators.samples import Halves, Moments, around, draw_entropy, student_quantile
 from repairkit.estimators.walking.walks import (
+    Curve,
     Truncation,
     Walk,
     advance,
     ask_for,
     begin_walk,
-    draw_entropy,
     marginals,
 )
 

@@ -17,39 +17,38 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Scores
-from repairkit.estimators.checks import (
+from repairkit.estimators.questions import (
+    Side,
     check_bounded,
     check_positive,
+    check_question,
     check_real,
     check_whole,
-    unknown,
-)
-from repairkit.estimators.statistics.boundary import (
-    Side,
-    check_question,
     contested,
     contested_in_paper,
     describe,
     selected,
     settle_top_k,
+    unknown,
 )
-from repairkit.estimators.statistics.convergence import Halves
-from repairkit.estimators.statistics.intervals import (
+from repairkit.estimators.samples import (
     BERNSTEIN,
+    Halves,
+    Moments,
     around,
     bernstein_radius,
+    draw_entropy,
     log_term,
+    merge,
     within_range,
 )
-from repairkit.estimators.statistics.moments import Moments, merge
-from repairkit.estimators.walking.truncation import Curve
 from repairkit.estimators.walking.walks import (
+    Curve,
     Truncation,
     Walk,
     advance,
     ask_for,
     begin_walk,
-    draw_entropy,
     marginals,
 )
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from repairkit.core.scores import Budget, Progress, Run, Spent
-from repairkit.estimators import undecided
+from repairkit.estimators.driving.driver import undecided
 
 _SECONDS = 0.3
 

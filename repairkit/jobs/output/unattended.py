@@ -16,7 +16,7 @@ from typing import Any
 
 from repairkit.core.errors import RunFolderError, Terminated
 from repairkit.core.scores import Run, Spent
-from repairkit.estimators import undecided
+from repairkit.estimators.driving.driver import undecided
 from repairkit.formats.documents import write_json
 from repairkit.formats.run_file import RunDocument, RunFolder
 

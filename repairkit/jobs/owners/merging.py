@@ -23,7 +23,7 @@ from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.scores import Scores
 from repairkit.engine.ort.runtime import versions
-from repairkit.estimators.statistics.boundary import Side, contested, settle_top_k
+from repairkit.estimators.questions import Side, contested, settle_top_k
 from repairkit.formats.documents import outputs, to_json
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import OwnersShare, RunCounts, RunDocument, RunFolder, key_of

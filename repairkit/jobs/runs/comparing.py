@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.patch import Agreement
-from repairkit.estimators.statistics.convergence import rank_correlation
+from repairkit.estimators.samples import rank_correlation
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.jobs.runs.run_settings import differing, settings_in

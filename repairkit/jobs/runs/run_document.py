@@ -13,7 +13,7 @@ from repairkit.core.metric import MeasureFacts
 from repairkit.core.scores import Budget, Scores
 from repairkit.engine.opening import stated_agreement
 from repairkit.engine.ort.runtime import choose_device, versions
-from repairkit.estimators import Estimation
+from repairkit.estimators.driving.driver import Estimation
 from repairkit.formats.run_file import (
     KIND,
     SCHEMA,

@@ -13,7 +13,8 @@ from typing import Any
 
 from repairkit.core.errors import BudgetError
 from repairkit.core.game import GameFacts
-from repairkit.estimators import FEW_PLAYERS, LEAST_ROWS
+from repairkit.estimators.linear.regression import FEW_PLAYERS
+from repairkit.estimators.linear.ridge import LEAST_ROWS
 from repairkit.formats.run_file import TakenMethod
 
 PASSES_PER_EVALUATION = 40

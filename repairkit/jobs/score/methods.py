@@ -13,7 +13,9 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.game import Game, GameFacts, Round
 from repairkit.core.process.stages import Deadline, stage
 from repairkit.core.scores import Budget, Estimator, Scores, Spent
-from repairkit.estimators import ESTIMATORS, PAPER, Estimation, make_estimator
+from repairkit.estimators.driving.driver import Estimation
+from repairkit.estimators.registry import ESTIMATORS, make_estimator
+from repairkit.estimators.walking.tmab import PAPER
 from repairkit.formats.effects import About, Affects
 from repairkit.jobs.score.automatic import (
     Allowance,

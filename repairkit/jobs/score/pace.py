@@ -18,7 +18,7 @@ from repairkit.core.process.stages import Deadline
 from repairkit.core.suite import Suite
 from repairkit.data.strata import draw_shares
 from repairkit.engine.working import Working
-from repairkit.estimators import LEAST_ROWS
+from repairkit.estimators.linear.ridge import LEAST_ROWS
 from repairkit.graph.coalitions.masking import mask_name, mask_shape
 
 _PROBE_SECONDS = 0.5

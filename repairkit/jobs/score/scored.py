@@ -14,7 +14,7 @@ from repairkit.core.metric import Metric
 from repairkit.core.scores import Run, Scores
 from repairkit.core.suite import Indices, Suite
 from repairkit.engine.game import some_images
-from repairkit.estimators import scores_on
+from repairkit.estimators.driving.driver import scores_on
 from repairkit.formats.run_file import RunDocument
 from repairkit.formats.score_table import finite_rows, scores_table
 from repairkit.jobs.setup.workbench import Bench

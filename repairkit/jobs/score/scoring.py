@@ -19,7 +19,8 @@ from repairkit.core.process.stages import stage
 from repairkit.core.scores import Progress, Run, Spent
 from repairkit.core.suite import Precision, Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection
-from repairkit.estimators import CheckpointStore, Estimation, estimate
+from repairkit.estimators.driving.checkpoint import CheckpointStore
+from repairkit.estimators.driving.driver import Estimation, estimate
 from repairkit.formats.effects import settings_of
 from repairkit.formats.run_file import Ends, RunDocument, RunFolder
 from repairkit.jobs.output.places import Places

@@ -1,21 +1,28 @@
-"""Leave-one-out: what the full network loses with each filter alone. Not a Shapley value."""
+"""References: leave-one-out and random scores. Neither is a Shapley value.
+
+Leave-one-out is what the full network loses with each filter alone. Random scores show what a
+ranking without any knowledge is worth.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
-from repairkit.estimators.linear.image_table import ImageTable
-from repairkit.estimators.statistics.intervals import around, student_quantile
+from repairkit.estimators.samples import around, student_quantile
 
 CONFIDENCE = 0.95
 _ROWS = 256
+Floats = NDArray[np.float64]
+MOST_BYTES = 2**28
+"""Beyond 256 MiB nothing is kept, and values of some images cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -115,5 +122,104 @@ class LeaveOneOutRun:
             decided=(low[:, 0] > 0) | (high[:, 0] < 0),
             confidence=CONFIDENCE,
             interval="Student's t over images; decided where it excludes zero",
+            efficient=False,
+        )
+
+
+@dataclass
+class ImageTable:
+    """Differences, full coalition less all but one player, on rows that hold every image.
+
+    `images` and `metrics` (n_pairs,) name the pairs that are kept; `parts` hold
+    (n_players_of_a_round, n_pairs) each, players in their order.
+    """
+
+    images: NDArray[np.int64]
+    metrics: NDArray[np.int64]
+    kept: bool
+    parts: list[NDArray[np.float32]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, facts: GameFacts) -> ImageTable:
+        """Nothing yet; a game of sets, or one that needs more than `MOST_BYTES`, keeps nothing."""
+        counts = np.zeros((len(facts.pool), facts.n_metrics), bool)
+        for metric, own in enumerate(facts.images_of or (None,) * facts.n_metrics):
+            counts[slice(None) if own is None else own, metric] = True
+        images, metrics = (found.astype(np.int64) for found in np.nonzero(counts))
+        fits = 4 * len(images) * facts.n_players <= MOST_BYTES
+        return cls(images, metrics, fits and not facts.of_sets)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def add(self, differences: Floats) -> None:
+        """The next players', (n_players, n_images, n_metrics)."""
+        if self.kept:
+            self.parts.append(differences[:, self.images, self.metrics].astype(np.float32))
+
+    def moments(self, some: SomeImages) -> tuple[Floats, Floats]:
+        """Means and unbiased variances over these images, (n_players, n_metrics) each.
+
+        A variance of one image is infinite.
+        """
+        n, n_metrics = len(some.positions), some.ratios.shape[1]
+        shape = (len(self), n_metrics)
+        if not len(self):
+            return np.zeros(shape), np.full(shape, np.inf)
+        places = np.full(some.n_all, -1, np.int64)
+        places[some.positions] = np.arange(n)
+        place, table = places[self.images], np.concatenate(self.parts)
+        means, variances = np.zeros(shape), np.full(shape, np.inf)
+        for metric in range(n_metrics):
+            own = np.flatnonzero((place >= 0) & (self.metrics == metric))
+            differences = table[:, own] * some.undrawn[place[own], metric]
+            means[:, metric] = differences.sum(axis=1) / n
+            if n > 1:
+                # The other images count nothing, so that they lie at zero.
+                off = ((differences - means[:, metric, None]) ** 2).sum(axis=1)
+                off += (n - len(own)) * means[:, metric] ** 2
+                variances[:, metric] = off / (n - 1)
+        return means, variances
+
+
+@dataclass(frozen=True)
+class RandomScores:
+    """Standard normal values, without any evaluation."""
+
+    def start(self, facts: GameFacts, rng: np.random.Generator) -> RandomRun:
+        return RandomRun(facts, rng)
+
+
+class RandomRun:
+    """Drawn at the start, and done."""
+
+    conclusion = "random scores need no evaluation"
+
+    def __init__(self, facts: GameFacts, rng: np.random.Generator) -> None:
+        self.facts = facts
+        self.values = rng.standard_normal((facts.n_players, facts.n_metrics))
+
+    def ask(self) -> Round:
+        return Round.nothing(self.facts.n_players)
+
+    def tell(self, outcomes: Outcomes) -> None:
+        assert not len(outcomes.scores), "nothing was asked"
+
+    def on_images(self, some: SomeImages) -> RandomRun:  # noqa: ARG002 (the protocol's)
+        """The same: images play no part."""
+        return self
+
+    def read(self) -> Scores:
+        n = self.facts.n_players
+        return Scores(
+            metrics=self.facts.metrics,
+            values=self.values,
+            std_errors=np.zeros_like(self.values),
+            ci_low=self.values,
+            ci_high=self.values,
+            samples=np.zeros(n, np.int64),
+            decided=np.ones(n, bool),
+            confidence=1.0,
+            interval="none: a random score is no estimate",
             efficient=False,
         )

@@ -1,20 +1,60 @@
-"""From a name and settings to an estimator."""
+"""Every estimator by name, and from a name and settings to an estimator.
+
+A new estimator is one file and one line of `ESTIMATORS`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from repairkit.core.errors import RepairkitError, SettingsError
 from repairkit.core.process.text import first_line
 from repairkit.core.process.trust import import_named, no_exit
 from repairkit.core.scores import Estimator
-from repairkit.estimators.checks import unknown
+from repairkit.estimators.auto import Auto
+from repairkit.estimators.exact import Exact
+from repairkit.estimators.linear.regression import Regression
+from repairkit.estimators.linear.repair_values import RepairRegression
+from repairkit.estimators.questions import unknown
+from repairkit.estimators.reference_scores import LeaveOneOut, RandomScores
+from repairkit.estimators.walking.marginals import Marginals
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import Tmab
+
+ESTIMATORS: Mapping[str, type] = MappingProxyType(
+    {
+        "auto": Auto,
+        "exact": Exact,
+        "permutation": Permutation,
+        "tmab": Tmab,
+        "regression": Regression,
+        "repair": RepairRegression,
+        "marginals": Marginals,
+        "leave-one-out": LeaveOneOut,
+        "random": RandomScores,
+    }
+)
+"""Every estimator by name; `module:object` is one of the user's own."""
 
 
-def build(name: str, kind: type, settings: Mapping[str, Any]) -> Estimator:
+def make_estimator(name: str, **settings: Any) -> Estimator:
+    """The estimator called `name`, with settings of its own.
+
+    Raises:
+        SettingsError: the name or a setting is unknown, or a value makes no sense.
+    """
+    if ":" in name:
+        return _load(name, settings)
+    if name not in ESTIMATORS:
+        raise unknown("estimator", name, ESTIMATORS, " or module:object")
+    return _build(name, ESTIMATORS[name], settings)
+
+
+def _build(name: str, kind: type, settings: Mapping[str, Any]) -> Estimator:
     """The estimator `kind`, a dataclass, with these settings.
 
     Raises:
@@ -30,7 +70,7 @@ def build(name: str, kind: type, settings: Mapping[str, Any]) -> Estimator:
     return estimator
 
 
-def load(name: str, settings: Mapping[str, Any]) -> Estimator:
+def _load(name: str, settings: Mapping[str, Any]) -> Estimator:
     """What `module:object` names: an object with `start`, or what gives one when called.
 
     Raises:

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from repairkit.core.errors import SettingsError
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
-from repairkit.estimators.checks import check_positive, check_real, check_whole
 from repairkit.estimators.linear.control import (
     N_FOLDS,
     AdditiveGame,
@@ -33,6 +32,7 @@ from repairkit.estimators.linear.control import (
 )
 from repairkit.estimators.linear.drawing import (
     RegressionPlan,
+    Split,
     check_errors_over,
     draw_sizes,
     remove_at_random,
@@ -44,10 +44,15 @@ from repairkit.estimators.linear.regression import (
     begin_regression,
 )
 from repairkit.estimators.linear.ridge import LEAST_ROWS, Fit
-from repairkit.estimators.linear.split import Split
-from repairkit.estimators.statistics.boundary import Side, check_question, settle_top_k
-from repairkit.estimators.statistics.intervals import ErrorsOver
-from repairkit.estimators.walking.walks import draw_entropy
+from repairkit.estimators.questions import (
+    Side,
+    check_positive,
+    check_question,
+    check_real,
+    check_whole,
+    settle_top_k,
+)
+from repairkit.estimators.samples import ErrorsOver, draw_entropy
 
 Floats = NDArray[np.float64]
 

@@ -1,1 +1,0 @@
-"""Means, intervals and what is decided by them."""

@@ -52,26 +52,12 @@ from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
 from repairkit.data.strata import strata_of
 from repairkit.jobs.repair.confirming import Judge, confirm, cross_fit, draw_folds, not_sure
-from repairkit.jobs.repair.objective import (
-    N_FOLDS,
-    PROMISES,
-    ChoosingCriterion,
-    Limit,
-    Objective,
-    Wishes,
-)
+from repairkit.jobs.repair.criterion import ChoosingCriterion
+from repairkit.jobs.repair.objective import N_FOLDS, PROMISES, Limit, Objective, Wishes
 from repairkit.metrics.catalogue import make_metric
-from repairkit.repairs import (
-    Bound,
-    Cured,
-    Folds,
-    Frozen,
-    Nothing,
-    Screened,
-    Search,
-    SearchSettings,
-    assign_folds,
-)
+from repairkit.repairs.crossfit import Bound, Folds, assign_folds
+from repairkit.repairs.cure import Cured, Nothing
+from repairkit.repairs.search import Frozen, Screened, Search, SearchSettings
 
 N_FILTERS, N_PLANTED, N_CANDIDATES = 40, 3, 24
 SPREAD, NOISE = 1.5, 0.3  # of margins, and of what a filter does to them

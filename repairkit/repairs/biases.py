@@ -1,7 +1,6 @@
-"""The cure that freezes nothing: class biases, which move the borders between classes.
+"""Class biases, which move the borders between classes and freeze nothing.
 
-With two classes that is a shift of the decision threshold. Whatever a repair is worth, it should be
-worth more than this.
+With two classes that is a shift of the decision threshold.
 """
 
 from __future__ import annotations
@@ -11,8 +10,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
+from repairkit.core.outputs import OutputForm
+from repairkit.core.suite import Indices
+from repairkit.repairs.crossfit import Criterion
+from repairkit.repairs.refit import balanced_weights, refit_path
+
 Biases = NDArray[np.float64]
 """Shape (n_classes,), in log-odds; all 0 leaves the model as it is."""
+
+Shifted = Callable[[Biases], Array]
+"""The outputs for all images under class biases."""
 
 Figure = Callable[[Biases], float]
 """What biases are worth; greater is better."""
@@ -22,8 +30,55 @@ Allowed = Callable[[Biases], bool]
 
 STEPS = (1.0, 0.5, 0.25, 0.125)
 _PASSES = 3
-_MOST = 6.0
+_MOST_BIAS = 6.0
 _LEAST_GAIN = 1e-9
+
+_TWO = 2
+_MOST_THRESHOLDS = 201
+_FEW_CLASSES = 16
+_BIAS_PENALTY = 1e-3
+_GRID = tuple(np.linspace(-3.0, 3.0, 49).tolist())
+
+
+def fit_shift(
+    shifted: Shifted,
+    criterion: Criterion,
+    within: Indices,
+    *,
+    form: OutputForm,
+    n_classes: int,
+    labels: NDArray[np.int64],
+) -> Biases:
+    """The class biases that gain most on some images within all limits.
+
+    With two classes the thresholds between images are tried (at most 201 of them) and a grid; with
+    more, the biases of the classes most often mistaken are moved, from coarse to fine. Of over 16
+    classes these are the 16 worst, beginning at the biases that make classes of equal weight the
+    likeliest.
+
+    Args:
+        shifted: see `Shifted`.
+        criterion: of all these images.
+        within: positions of the images that choose.
+        form: of the outputs.
+        n_classes: of the data.
+        labels: of all images.
+    """
+
+    def figure(biases: Biases) -> float:
+        return criterion.figure(criterion.columns(shifted(biases)), within)
+
+    def allowed(biases: Biases) -> bool:
+        return not criterion.objection(shifted(biases), within)
+
+    plain = shifted(np.zeros(n_classes))[within]
+    if n_classes == _TWO:
+        return best_shift(figure, allowed, [*_GRID, *_thresholds(form, plain)])
+    classes = _mistaken(form.predictions(plain), labels[within])
+    if n_classes <= _FEW_CLASSES:
+        return fit_biases(figure, allowed, n_classes, classes=classes)
+    start = _likeliest(form.log_probabilities(plain), labels[within])
+    return fit_biases(figure, allowed, n_classes, classes=classes, steps=STEPS[1:3], start=start)
 
 
 def fit_biases(
@@ -48,19 +103,19 @@ def fit_biases(
     best = np.zeros(n_classes)
     reached = figure(best)
     for tried in () if start is None else (start, start / 2):
-        found = figure(tried)
-        if found > reached + _LEAST_GAIN and allowed(tried):
-            best, reached = tried, found
+        worth = figure(tried)
+        if worth > reached + _LEAST_GAIN and allowed(tried):
+            best, reached = tried, worth
     for step in steps:
         for _ in range(_PASSES):
             before = best
             for number in classes:
                 for move in (step, -step):
                     tried = best.copy()
-                    tried[number] = np.clip(tried[number] + move, -_MOST, _MOST)
-                    found = figure(tried)
-                    if found > reached + _LEAST_GAIN and allowed(tried):
-                        best, reached = tried, found
+                    tried[number] = np.clip(tried[number] + move, -_MOST_BIAS, _MOST_BIAS)
+                    worth = figure(tried)
+                    if worth > reached + _LEAST_GAIN and allowed(tried):
+                        best, reached = tried, worth
                         break
             if best is before:
                 break
@@ -79,7 +134,44 @@ def best_shift(figure: Figure, allowed: Allowed, shifts: Sequence[float]) -> Bia
     reached = figure(best)
     for shift in sorted(shifts, key=abs):
         tried = np.array([0.0, shift])
-        found = figure(tried)
-        if found > reached + _LEAST_GAIN and allowed(tried):
-            best, reached = tried, found
+        worth = figure(tried)
+        if worth > reached + _LEAST_GAIN and allowed(tried):
+            best, reached = tried, worth
     return best
+
+
+def _likeliest(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Biases:
+    """The biases under which the labels are the likeliest, every class counting the same."""
+    constant = np.ones((len(labels), 1))
+    (fitted,) = refit_path(constant, scores, labels, balanced_weights(labels), (_BIAS_PENALTY,))
+    return np.asarray(fitted[0])
+
+
+def _thresholds(form: OutputForm, outputs: Array) -> list[float]:
+    """Shifts of the log-odds that put the threshold between neighbouring images."""
+    logs = form.log_probabilities(outputs)
+    odds = np.unique(logs[:, 1] - logs[:, 0])
+    between = (odds[1:] + odds[:-1]) / 2
+    if len(between) > _MOST_THRESHOLDS:
+        between = np.quantile(between, np.linspace(0, 1, _MOST_THRESHOLDS))
+    border = _border(form)
+    return [border - float(place) for place in between]
+
+
+def _border(form: OutputForm) -> float:
+    """The log-odds at which the model says class 1 as it is."""
+    if form.threshold is None:
+        return 0.0
+    if form.kind == "binary-probability":
+        share = min(max(form.threshold, 1e-12), 1 - 1e-12)
+        return float(np.log(share / (1 - share)))
+    return float(form.threshold)
+
+
+def _mistaken(said: NDArray[np.int64], labels: NDArray[np.int64]) -> list[int]:
+    """Classes by how many mistakes touch them, without those that none does."""
+    wrong = said != labels
+    touched = np.concatenate([labels[wrong], said[wrong & (said >= 0)]])
+    classes, counts = np.unique(touched, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_FEW_CLASSES]
+    return [int(number) for number in classes[order]]

@@ -15,7 +15,7 @@ from repairkit.jobs.repair.objective import N_FOLDS
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Settings
-from repairkit.repairs import widening
+from repairkit.repairs.crossfit import widening
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project, write_project
 

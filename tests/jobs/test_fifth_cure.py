@@ -13,11 +13,12 @@ import pytest
 from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
 from repairkit.core.suite import Indices
 from repairkit.jobs.repair import choosing
+from repairkit.jobs.repair.criterion import ChoosingCriterion
 from repairkit.jobs.repair.cures.supplies import Supplies
-from repairkit.jobs.repair.objective import ChoosingCriterion
 from repairkit.jobs.setup.preparing import patched_outputs
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.repairs import Bound, Cure, Cured
+from repairkit.repairs.crossfit import Bound
+from repairkit.repairs.cure import Cure, Cured
 from repairkit.report.story import promise_in_words, search_in_words
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project

@@ -12,15 +12,21 @@ import pytest
 from repairkit.core.errors import ModelError
 from repairkit.core.suite import Indices
 from repairkit.graph.baking import bake
-from repairkit.jobs.repair.cures.class_biases import ClassBiases, MoveBiases
-from repairkit.jobs.repair.cures.head_choice import HeadChoice, find_class_head
-from repairkit.jobs.repair.cures.last_layer import LastLayer, RefitLastLayer
+from repairkit.jobs.repair.criterion import ChoosingCriterion
+from repairkit.jobs.repair.cures.last_layer import (
+    ClassBiases,
+    HeadChoice,
+    LastLayer,
+    MoveBiases,
+    RefitLastLayer,
+    find_class_head,
+)
 from repairkit.jobs.repair.cures.supplies import Supplies
-from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes
+from repairkit.jobs.repair.objective import Limit, Objective, Wishes
 from repairkit.jobs.setup.preparing import opened_beside, outputs_of, prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings
-from repairkit.repairs import Cured, Nothing
+from repairkit.repairs.cure import Cured, Nothing
 from tests import class_heads, models, zoo
 from tests.class_heads import HEADS
 from tests.running import run
@@ -95,7 +101,7 @@ def test_what_a_cure_says_is_what_the_baked_model_gives(
     found = _cured(CURES[kind](choice), np.arange(0, len(choice.labels), 2))
     assert found.gain.value > 0
     for step in (found.first(2), found):  # a half of the change, and the whole
-        baked = bake(bench.original, step.patch).model
+        baked = bake(bench.subject.model, step.patch, found=bench.original).model
         outputs = outputs_of(bench, opened_beside(bench, baked), bench.parts.selection)
         assert step.outputs.shape == outputs.shape
         assert step.outputs.dtype == outputs.dtype
@@ -196,7 +202,7 @@ def test_class_biases_and_a_last_layer_help_a_real_model_on_fresh_images(tmp_pat
     before = (plain.argmax(axis=1) == test.annotations.labels).mean()
     for kind in CURES.values():
         found = _cured(kind(choice), np.arange(len(choice.labels)))
-        model = bake(bench.original, found.patch).model
+        model = bake(bench.subject.model, found.patch, found=bench.original).model
         after = (
             outputs_of(bench, opened_beside(bench, model), test).argmax(axis=1)
             == test.annotations.labels

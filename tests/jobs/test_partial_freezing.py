@@ -14,11 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from repairkit.core.filters import Filter
 from repairkit.core.patch import FrozenFilter, Patch, constant_of
 from repairkit.core.suite import Indices
-from repairkit.jobs.repair.cures.partial_freezing import (
-    BestLevels,
-    _constants,
-    _options,
-)
+from repairkit.jobs.repair.cures.freezing import BestLevels, _constants, _options
 from repairkit.jobs.setup.preparing import patched_outputs, prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings

@@ -20,7 +20,8 @@ from repairkit.jobs.repair.confirming import Judge, confirm, cross_fit
 from repairkit.jobs.repair.objective import Limit, Objective, Target, Wishes
 from repairkit.metrics.catalogue import make_metric
 from repairkit.metrics.chance import Discordant
-from repairkit.repairs import BestCure, Bound, Cured, Nothing, assign_folds
+from repairkit.repairs.crossfit import Bound, assign_folds
+from repairkit.repairs.cure import BestCure, Cured, Nothing
 
 FORM = OutputForm("logits")
 Bools = NDArray[np.bool_]

@@ -27,9 +27,9 @@ from repairkit.jobs.repair.confirming import (
     draw_folds,
     not_sure,
 )
-from repairkit.jobs.repair.cures.class_biases import MoveBiases
+from repairkit.jobs.repair.criterion import ChoosingCriterion
 from repairkit.jobs.repair.cures.freezing import FreezeFilters
-from repairkit.jobs.repair.cures.last_layer import RefitLastLayer
+from repairkit.jobs.repair.cures.last_layer import MoveBiases, RefitLastLayer
 from repairkit.jobs.repair.cures.supplies import FilterSupplies, Looks, Offer, Supplies
 from repairkit.jobs.repair.filter_values import (
     FilterValues,
@@ -38,10 +38,11 @@ from repairkit.jobs.repair.filter_values import (
     find_values,
 )
 from repairkit.jobs.repair.judging import require_test
-from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes
+from repairkit.jobs.repair.objective import Limit, Objective, Wishes
 from repairkit.jobs.repair.repair_settings import PatchSettings, PatchTime, check_word
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.repairs import BEST, ChosenPatch, Cure, Folds, Nothing, Remembered
+from repairkit.repairs.crossfit import Folds
+from repairkit.repairs.cure import BEST, ChosenPatch, Cure, Nothing, Remembered
 
 
 class Strategy(Protocol):

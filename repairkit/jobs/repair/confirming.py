@@ -34,7 +34,8 @@ from repairkit.jobs.repair.objective import (
 from repairkit.metrics.catalogue import measure_of
 from repairkit.metrics.evaluation import difference, evaluate, falls_beyond, told_beyond
 from repairkit.metrics.resampling import figure_of
-from repairkit.repairs import Cure, Cured, Folds, Nothing, Story, assign_folds, widen
+from repairkit.repairs.crossfit import Folds, assign_folds, widen
+from repairkit.repairs.cure import Cure, Cured, Nothing, Story
 
 _STABLE_SHARE = 0.5
 _FEWEST_OF_A_GROUP = 3

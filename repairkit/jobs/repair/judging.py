@@ -35,7 +35,7 @@ from repairkit.metrics.evaluation import difference, evaluate
 from repairkit.metrics.group_metrics import RATES, class_furthest_apart, group_rates, left_out
 from repairkit.metrics.image_metrics import ACCURACY
 from repairkit.metrics.robustness import ATTACK_SUCCESS
-from repairkit.repairs import widen, widening
+from repairkit.repairs.crossfit import widen, widening
 
 ENOUGH_IMAGES = 2_000
 """From so many images on, a test part is advised."""

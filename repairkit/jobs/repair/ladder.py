@@ -20,7 +20,7 @@ from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations, Array
 from repairkit.metrics.chance import Discordant
 from repairkit.metrics.resampling import FigureOfImages, figure_of, paired_change, smooth_figure
-from repairkit.repairs import widen, widening
+from repairkit.repairs.crossfit import widen, widening
 
 LEVEL = 0.05
 """Of every one-sided test."""

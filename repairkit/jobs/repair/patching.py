@@ -51,7 +51,8 @@ from repairkit.jobs.setup.subject import judging_the_model
 from repairkit.jobs.setup.unjudged import prepare_unjudged
 from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics
 from repairkit.metrics.definition import check_defined
-from repairkit.repairs import ChosenPatch, make_patch
+from repairkit.repairs.cure import ChosenPatch
+from repairkit.repairs.propose import make_patch
 
 __all__ = ["PatchSettings", "Patched", "patch"]
 

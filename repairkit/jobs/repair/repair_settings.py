@@ -22,7 +22,7 @@ from repairkit.jobs.repair.objective import (
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.pace import seconds_per_pass
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.repairs import SearchSettings
+from repairkit.repairs.search import SearchSettings
 
 Recipe = Literal["joint", "plain"]
 Level = Literal["mean", "zero", "bias", "best"]

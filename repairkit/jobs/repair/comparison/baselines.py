@@ -20,21 +20,24 @@ from repairkit.core.errors import AdapterError, RepairkitError
 from repairkit.core.filters import LayerMap
 from repairkit.core.framework import Attributing
 from repairkit.core.metric import Metric
+from repairkit.core.outputs import OutputForm, shift_outputs
 from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
 from repairkit.jobs.output.progress import OnProgress
-from repairkit.jobs.repair.cures.class_biases import fit_control
+from repairkit.jobs.repair.criterion import ChoosingCriterion, figures_of
 from repairkit.jobs.repair.filter_values import Source, check_same, layers_of
 from repairkit.jobs.repair.judging import FinalFigures
-from repairkit.jobs.repair.objective import Objective, figures_of, plain_values
+from repairkit.jobs.repair.objective import Limit, Objective, Wishes, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import NORMS, ScoreSettings
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.preparing import patched_outputs
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.evaluation import difference, evaluate
-from repairkit.repairs import Story, make_patch
+from repairkit.repairs.biases import Biases, fit_shift
+from repairkit.repairs.cure import Story
+from repairkit.repairs.propose import make_patch
 
 RANDOM_DRAWS = 10
 MULTIPLICITY = (
@@ -262,3 +265,62 @@ def _failed(method: str, n_frozen: int, reason: str) -> Story:
     """A method that cannot be had here, with the reason; it has no figures."""
     note = f"not available here: {reason}"
     return {"method": method, "n_frozen": n_frozen, "note": note, "figures": {}}
+
+
+@dataclass(frozen=True)
+class BiasControl:
+    """Class biases that act on the outputs, and what they are in words."""
+
+    form: OutputForm
+    biases: Biases
+    note: str
+
+    def outputs(self, outputs: Array) -> Array:
+        """What the model would answer."""
+        return shift_outputs(outputs, self.form, self.biases) if self.biases.any() else outputs
+
+
+def fit_control(bench: Bench, objective: Objective, max_drop: float) -> BiasControl | None:
+    """The best class biases on the selection part within the accuracy that may be lost.
+
+    None for a model without classes.
+    """
+    form, suite = bench.form, bench.parts.selection
+    if form is None or form.kind == "values" or not bench.n_classes:
+        return None
+    outputs, about = bench.working.run_plain(suite), suite.annotations
+    criterion = ChoosingCriterion(
+        wishes=Wishes(objective=objective, limits=(Limit(bench.accuracy, max_drop),)),
+        metrics=bench.metrics,
+        form=form,
+        annotations=about,
+        plain=outputs,
+    )
+
+    def shifted(biases: Biases) -> Array:
+        return shift_outputs(outputs, form, biases) if biases.any() else outputs
+
+    everyone = np.arange(len(suite))
+    biases = fit_shift(
+        shifted,
+        criterion,
+        everyone,
+        form=form,
+        n_classes=bench.n_classes,
+        labels=about.labels,
+    )
+    return BiasControl(form, biases, _shift_note(biases, bench.n_classes == 2))
+
+
+def _shift_note(biases: Biases, binary: bool) -> str:
+    if not biases.any():
+        return "freezes nothing; no shift was better than none on the selection part"
+    if binary:
+        return (
+            f"freezes nothing: shifts the log-odds of class 1 by {biases[1]:+.3g}, fitted on the "
+            "selection part"
+        )
+    return (
+        f"freezes nothing: biases on {np.count_nonzero(biases)} classes, fitted on the selection "
+        "part"
+    )

@@ -15,10 +15,12 @@ from repairkit.core.metric import SHARE
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Array
 from repairkit.engine.game import ModelGame
-from repairkit.jobs.repair.objective import Objective, figures_of
+from repairkit.jobs.repair.criterion import figures_of
+from repairkit.jobs.repair.objective import Objective
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.evaluation import difference, falls_beyond, told_beyond
-from repairkit.repairs import ChosenPatch, Story, Trial, choose, propose_patches
+from repairkit.repairs.cure import ChosenPatch, Story
+from repairkit.repairs.propose import Trial, choose, propose_patches
 
 
 def choose_by_ranking(

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.suite import Array, Indices
 from repairkit.engine.evaluator import Evaluator, keep_all
-from repairkit.jobs.setup.workbench import Bench
-from repairkit.repairs import BEST, BestCure, Cure, Folds, Frozen, Search
+from repairkit.repairs.crossfit import Folds
+from repairkit.repairs.cure import BEST, BestCure, Cure
+from repairkit.repairs.search import Frozen, Search
 
 Screen = Callable[[Indices], tuple[int, ...]]
 """Positions of selection images to the players that their values say do harm, most surely first."""
 
+Given = TypeVar("Given")
 Shared = TypeVar("Shared")
 
 _ROWS_AT_ONCE = 32
@@ -116,9 +118,9 @@ class Supplies:
     twins: NDArray[np.intp] | None
     folds: Folds | None = None
     filters: FilterSupplies | None = None
-    _shared: dict[Callable[[Bench], object], object] = field(default_factory=dict)
+    _shared: dict[object, object] = field(default_factory=dict)
 
-    def once(self, make: Callable[[Bench], Shared], bench: Bench) -> Shared:
+    def once(self, make: Callable[[Given], Shared], bench: Given) -> Shared:
         """What `make` gives for the workbench, made once for all cures that ask for it.
 
         Raises:

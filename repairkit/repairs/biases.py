@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.outputs import OutputForm
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices
 from repairkit.repairs.crossfit import Criterion
 from repairkit.repairs.refit import balanced_weights, refit_path
 

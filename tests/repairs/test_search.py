@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import SettingsError
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices
 from repairkit.repairs.crossfit import assign_folds, gain_of_choice, look, widening
 from repairkit.repairs.search import Frozen, Screened, Search, SearchSettings
 

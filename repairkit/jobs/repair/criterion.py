@@ -9,11 +9,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
-from repairkit.core.suite import Annotations, Indices
+from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.jobs.repair.objective import MetricsOf, Objective, Wishes
 from repairkit.metrics.catalogue import is_user_metric
 from repairkit.metrics.resampling import FigureOfImages, FigureOfOutputs, figure_of, smooth_figure

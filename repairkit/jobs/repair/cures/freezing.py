@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices
 from repairkit.graph.baking import representable
 from repairkit.graph.kinds.sites import bias_levels, zero_levels
 from repairkit.jobs.repair.criterion import ChoosingCriterion, figures_of

@@ -14,12 +14,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import HeadChange, Patch
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices
 from repairkit.engine.features import HeadReader, Tapped, changed_scores, check_head
 from repairkit.graph.baking import biased, changes_head, refitted
 from repairkit.graph.index import GraphIndex

@@ -18,8 +18,8 @@ from repairkit.core.scores import Budget, Progress
 from repairkit.formats.means_file import CommonMeans
 from repairkit.jobs.output.destination import check_replaced
 from repairkit.jobs.output.figures import prometheus_figures
-from repairkit.jobs.output.unattended import heeding_sigterm
-from repairkit.jobs.owners import measuring, merging, owned
+from repairkit.jobs.output.signs_of_life import heeding_sigterm
+from repairkit.jobs.owners import measuring, merging
 from repairkit.jobs.score import elsewhere, scoring
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scored import Scored
@@ -141,7 +141,7 @@ def score(
     if shared is not None:
         if place is None:
             raise SettingsError("only a run folder can be shared; name one with out")
-        owned.check_share_place(shared)
+        merging.check_share_place(shared)
     unattended = more.get("unattended")
     watched = nullcontext(on_progress) if unattended is None else unattended.watch(on_progress)
     with watched as tell:
@@ -155,7 +155,7 @@ def score(
             cluster=_cluster(more, job),
         )
     if shared is not None and place is not None:
-        owned.share(place, shared)
+        merging.share(place, shared)
     return scored
 
 

@@ -9,10 +9,8 @@ from repairkit.core.patch import Agreement
 from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.look import inspection, reporting
-from repairkit.jobs.look.inspection import Inspection
-from repairkit.jobs.look.instrumenting import write_instrumented
+from repairkit.jobs.look.inspection import PASSES_PER_FILTER, Inspection, write_instrumented
 from repairkit.jobs.look.reporting import Reported
-from repairkit.jobs.look.timing import PASSES_PER_FILTER
 from repairkit.jobs.runs import comparing
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
 from repairkit.jobs.setup.unjudged import look_thoroughly

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import RunFolderError
-from repairkit.jobs.runs import run_lock
-from repairkit.jobs.runs.run_lock import LOCK, locked
+from repairkit.jobs.runs import claiming
+from repairkit.jobs.runs.claiming import LOCK, locked
 from tests.conftest import Answer, Project
 
 Command = Callable[..., Answer]
 HOLD = """
 import sys
 from pathlib import Path
-from repairkit.jobs.runs.run_lock import locked
+from repairkit.jobs.runs.claiming import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -141,14 +141,14 @@ def test_a_file_or_a_link_of_that_name_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_text() == "the user's"
 
 
-@pytest.mark.skipif(run_lock.fcntl is None, reason="POSIX alone")
+@pytest.mark.skipif(claiming.fcntl is None, reason="POSIX alone")
 def test_without_locks_of_the_system_the_file_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unknown(*_: int) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(run_lock.fcntl, "flock", unknown)
+    monkeypatch.setattr(claiming.fcntl, "flock", unknown)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for process, host, free in (

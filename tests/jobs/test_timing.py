@@ -11,8 +11,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from repairkit.jobs.look.inspection import inspect
-from repairkit.jobs.look.timing import PASSES_PER_FILTER, PassTime, time_passes
+from repairkit.jobs.look.inspection import PASSES_PER_FILTER, PassTime, inspect, time_passes
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Settings
 from tests import models
@@ -61,7 +60,7 @@ def test_a_slow_model_is_run_once_and_soon_done(
         while time.thread_time() < end:
             pass
 
-    monkeypatch.setattr("repairkit.jobs.look.timing.MEASURING_SECONDS", 0.5)
+    monkeypatch.setattr("repairkit.jobs.look.inspection.MEASURING_SECONDS", 0.5)
     monkeypatch.setattr("repairkit.engine.runner.Runner.run", slow)
     found = time_passes(subject, 4)
     assert found.seconds == pytest.approx(0.3, abs=0.1)

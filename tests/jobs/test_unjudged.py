@@ -15,7 +15,7 @@ from PIL import Image
 import repairkit
 from repairkit.core.errors import SettingsError
 from repairkit.engine.proof import equal_outputs
-from repairkit.jobs.look.instrumenting import write_instrumented
+from repairkit.jobs.look.inspection import write_instrumented
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Settings
 from tests.odd_outputs import ODD

@@ -28,8 +28,7 @@ from repairkit.engine.runner import OpenModel
 from repairkit.formats.attack_file import AttackRecord
 from repairkit.formats.patch_file import PatchFile
 from repairkit.graph.metadata import read_layer_map
-from repairkit.jobs.attack.adversary import Attack, Judged, read_attack_settings, share
-from repairkit.jobs.attack.sources import SAME, GradientSource, attach, parity
+from repairkit.jobs.attack import adversary
 from repairkit.jobs.export.mapping import Pairing, prove_layers
 from repairkit.jobs.setup.preparing import check_labels, read_dataset
 from repairkit.jobs.setup.workbench import Bench, first_images
@@ -43,8 +42,8 @@ Made = Array
 class _Pair:
     """The model before and after."""
 
-    before: Judged
-    after: Judged
+    before: adversary.Judged
+    after: adversary.Judged
 
     def row(
         self,
@@ -61,8 +60,8 @@ class _Pair:
         ):
             said = judged.form.predictions(judged.outputs(made))
             row[key] = {
-                "attack_success": asdict(share(said == targets)),
-                "fooled": asdict(share(said != labels)),
+                "attack_success": asdict(adversary.share(said == targets)),
+                "fooled": asdict(adversary.share(said != labels)),
             }
         return row
 
@@ -93,11 +92,11 @@ def check_attacks(bench: Bench, fresh: FreshAttacks, *, baselines: bool = False)
             "part, such as --test 0.3, or leave them out"
         )
     for path in fresh.transfers:
-        read_attack_settings(path)
+        adversary.read_attack_settings(path)
     if fresh.source is not None:
         images = first_images(bench.dataset, _PROOF_IMAGES)
         few = images.batch(np.arange(len(images)))
-        given = attach(*fresh.source, few.shape[1:])
+        given = adversary.attach(*fresh.source, few.shape[1:])
         _prove(given, _original(bench), few, "the model that is repaired")
 
 
@@ -121,7 +120,7 @@ def judge_attacks(
     made = np.flatnonzero(adversarial(test.annotations))
     images = test.batch(made)
     known = test.annotations.take(made)
-    record = read_attack_settings(_path(bench))
+    record = adversary.read_attack_settings(_path(bench))
     rows = [
         pair.row("the same images", record["source"]["knowledge"], (images, images), known),
         _fresh(bench, pair, file, fresh, record),
@@ -130,10 +129,10 @@ def judge_attacks(
     return rows + [_transfer(bench, pair, path, used) for path in fresh.transfers]
 
 
-def _original(bench: Bench) -> Judged:
+def _original(bench: Bench) -> adversary.Judged:
     """The model as it is."""
     assert bench.form is not None
-    return Judged(
+    return adversary.Judged(
         bench.working.opened, bench.form, bench.n_classes, bench.working.effort.batch_size
     )
 
@@ -156,10 +155,10 @@ def _fresh(
     test = bench.parts.test
     known = test.annotations.take(np.flatnonzero(adversarial(test.annotations)))
     images = test.batch(_clean_twins(test.annotations))
-    sources: tuple[GradientSource | None, GradientSource | None] = (None, None)
+    sources: tuple[adversary.GradientSource | None, adversary.GradientSource | None] = (None, None)
     if isinstance(method, Pgd):
         assert fresh.source is not None
-        given = attach(*fresh.source, images.shape[1:])
+        given = adversary.attach(*fresh.source, images.shape[1:])
         try:
             frozen = given.patched(file, _layers(bench, given, images))
             _prove(frozen, pair.after, images, "the patched model")
@@ -169,7 +168,7 @@ def _fresh(
     box = _box(record, images.dtype)
     targets = known.attributes[TARGET].astype(np.intp)
     made = [
-        Attack(method, box, judged, source)(
+        adversary.Attack(method, box, judged, source)(
             images, targets, np.random.default_rng([bench.settings.seed, 1])
         )
         for judged, source in zip((pair.before, pair.after), sources, strict=True)
@@ -177,7 +176,7 @@ def _fresh(
     return pair.row("a fresh attack", row["knowledge"], (made[0], made[1]), known)
 
 
-def _layers(bench: Bench, source: GradientSource, images: Made) -> LayerMap:
+def _layers(bench: Bench, source: adversary.GradientSource, images: Made) -> LayerMap:
     """Which layers the filters are: as the ONNX file says, else found out and proven.
 
     Raises:
@@ -191,7 +190,7 @@ def _layers(bench: Bench, source: GradientSource, images: Made) -> LayerMap:
             "the ONNX file does not say which layers its filters are; write it with repairkit "
             "export"
         )
-    return prove_layers(Pairing(source.model, bench.subject, images[:_MAPPED_ON], SAME))
+    return prove_layers(Pairing(source.model, bench.subject, images[:_MAPPED_ON], adversary.SAME))
 
 
 def _clean_twins(annotations: Annotations) -> NDArray[np.intp]:
@@ -207,20 +206,25 @@ def _clean_twins(annotations: Annotations) -> NDArray[np.intp]:
     )
 
 
-def _prove(source: GradientSource, judged: Judged, images: Made, what: str) -> None:
+def _prove(
+    source: adversary.GradientSource, judged: adversary.Judged, images: Made, what: str
+) -> None:
     """A white-box attack must follow the gradients of the very model that it is judged on."""
     few = images[:_PROOF_IMAGES]
-    distance = parity(source.outputs(few, judged.batch_size), judged.outputs(few), judged.form)
-    if not distance <= SAME:
+    distance = adversary.parity(
+        source.outputs(few, judged.batch_size), judged.outputs(few), judged.form
+    )
+    if not distance <= adversary.SAME:
         raise AdapterError(
             f"{source.name}: answers otherwise than {what} (greatest difference {distance:.1e}, "
-            f"at most {SAME:g} expected); give the --source that the ONNX file was exported from"
+            f"at most {adversary.SAME:g} expected); give the --source that the ONNX file was "
+            "exported from"
         )
 
 
 def _transfer(bench: Bench, pair: _Pair, path: Path, used: set[bytes]) -> dict[str, Any]:
     """Images of another attack's test part, none of which was used to score or choose."""
-    record = read_attack_settings(path)
+    record = adversary.read_attack_settings(path)
     settings = replace(bench.settings, data=path)
     dataset = read_dataset(bench.subject, settings, regression=False)
     if not is_attacked(dataset.annotations):

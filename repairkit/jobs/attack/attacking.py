@@ -19,13 +19,14 @@ from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, split_parts
 from repairkit.data.preprocessing import InputSpec, PixelImages, Preprocessing, value_table
+from repairkit.engine.batching import settle_batching
 from repairkit.engine.ort.runtime import versions
 from repairkit.formats.attack_file import KIND, AttackedImages, attack_archive, check_columns
 from repairkit.formats.documents import write_bytes
-from repairkit.jobs.attack.adversary import Attack, Judged, open_judged, share
-from repairkit.jobs.attack.sources import SAME, GradientSource, attach, parity
+from repairkit.jobs.attack import adversary
 from repairkit.jobs.output.destination import check_attack_place
 from repairkit.jobs.setup.looking import Scene, look_or_stop
+from repairkit.jobs.setup.preparing import check_labels, read_dataset, settle_form, with_inputs
 from repairkit.jobs.setup.subject import judging_the_model
 from repairkit.jobs.setup.workbench import Settings, Subject, doubts, first_images
 
@@ -101,9 +102,9 @@ def attack(
     box, origin = pixel_range(dataset, subject.spec, settings.preprocessing, how.pixel_range)
     few = first_images(dataset, _PROOF_IMAGES)
     proof = few.batch(np.arange(len(few)))
-    given = None if source is None else attach(*source, proof.shape[1:])
+    given = None if source is None else adversary.attach(*source, proof.shape[1:])
     knowledge = _knowledge(given, judged, proof)
-    making = Attack(how.method, box, judged, given)
+    making = adversary.Attack(how.method, box, judged, given)
     images, told = _make(making, dataset, parts, rng)
     document = {
         "schema": 1,
@@ -132,7 +133,9 @@ def attack(
     return Attacked(out, document)
 
 
-def _knowledge(source: GradientSource | None, judged: Judged, proof: Array) -> dict[str, Any]:
+def _knowledge(
+    source: adversary.GradientSource | None, judged: adversary.Judged, proof: Array
+) -> dict[str, Any]:
     """What the adversary knows: the model itself, another one, or answers alone."""
     if source is None:
         return {"name": None, "knowledge": "black-box", "parity": None}
@@ -145,17 +148,17 @@ def _knowledge(source: GradientSource | None, judged: Judged, proof: Array) -> d
             f"{source.name}: tells {n_classes} classes apart and the attacked model "
             f"{judged.n_classes}; the source must know the same classes"
         )
-    distance = parity(outputs, judged.outputs(proof), judged.form)
+    distance = adversary.parity(outputs, judged.outputs(proof), judged.form)
     return {
         "name": source.name,
         "framework": source.model.framework,
-        "knowledge": "white-box" if distance <= SAME else "transfer",
+        "knowledge": "white-box" if distance <= adversary.SAME else "transfer",
         "parity": distance if np.isfinite(distance) else None,
     }
 
 
 def _make(
-    making: Attack,
+    making: adversary.Attack,
     dataset: Dataset,
     parts: Parts,
     rng: np.random.Generator,
@@ -191,9 +194,9 @@ def _make(
         here = names == suite.name
         told[suite.name] = {
             "n_images": int(here.sum()),
-            "attack_success": asdict(share(after[here] == targets[here])),
-            "fooled": asdict(share(after[here] != labels[here])),
-            "clean_accuracy": asdict(share(before[here] == labels[here])),
+            "attack_success": asdict(adversary.share(after[here] == targets[here])),
+            "fooled": asdict(adversary.share(after[here] != labels[here])),
+            "clean_accuracy": asdict(adversary.share(before[here] == labels[here])),
         }
     return images, told
 
@@ -263,3 +266,40 @@ def _ends(dataset: Dataset) -> tuple[float, float]:
     rows = np.arange(len(dataset.images))
     blocks = [dataset.images.batch(rows[i : i + _BLOCK]) for i in range(0, len(rows), _BLOCK)]
     return min(float(b.min()) for b in blocks), max(float(b.max()) for b in blocks)
+
+
+def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, adversary.Judged]:
+    """The data, and the model that is judged on it.
+
+    Raises:
+        SettingsError: the model is no classifier of images in floating point.
+        RepairkitError: data or model cannot be read.
+    """
+    if subject.spec.layout == "other" or subject.spec.dtype.kind != "f":
+        raise SettingsError(
+            f"{subject.file.path}: takes {subject.spec.dtype} of {len(subject.spec.shape)} axes an "
+            "image, and attacks need images of three axes in floating point"
+        )
+    dataset = read_dataset(subject, settings, regression=False)
+    subject = with_inputs(subject, settings, dataset)
+    if dataset.further:
+        raise SettingsError(
+            f"an attack changes images alone and the data feeds {', '.join(dataset.further)} with "
+            "each of them; give constants with --input"
+        )
+    few = first_images(dataset, 8)
+    proof = few.batch(np.arange(len(few)))
+    declared = subject.opened(device=settings.device)
+    opened = settle_batching(declared, proof, outputs=(subject.output,)).opened
+    everything = Suite.whole("all", dataset.images, dataset.annotations)
+    form, n_classes = settle_form(
+        opened.run(proof),
+        settings,
+        subject,
+        lambda: opened.run_suite(everything, settings.batch_size),
+        regression=False,
+    )
+    if form is None or n_classes < 2:
+        raise SettingsError("an attack needs a model that tells classes apart")
+    check_labels(dataset, n_classes, regression=False)
+    return dataset, adversary.Judged(opened, form, n_classes, settings.batch_size)

@@ -19,12 +19,10 @@ from repairkit.formats.documents import outputs, read_json, to_json
 from repairkit.formats.means_file import read_means
 from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.formats.score_table import ScoreRow
-from repairkit.jobs.look.interpreting import Interpretation, interpret
-from repairkit.jobs.look.removal import removal_curves, spread_over_layers
+from repairkit.jobs.look import interpreting
 from repairkit.jobs.output.destination import Companions, check_replaced
 from repairkit.jobs.output.places import Places
-from repairkit.jobs.runs.run_document import measures_in
-from repairkit.jobs.runs.run_settings import restored
+from repairkit.jobs.runs.run_document import measures_in, restored
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.settings import named_in
 from repairkit.jobs.setup.subject import judging_the_model, read_subject
@@ -59,7 +57,7 @@ def repair_report(
     document = {**report, "interpretation": None}
     pictures: Mapping[int, Any] = {}
     if len(bench.parts.selection):
-        seen = interpret(bench, patch.filters, value=report["objective"])
+        seen = interpreting.interpret(bench, patch.filters, value=report["objective"])
         document["interpretation"], pictures = seen.document, seen.pictures
     return {
         places.report: to_json(document),
@@ -157,7 +155,7 @@ def _look_again(
     document: dict[str, Any],
     rows: list[dict[str, Any]],
     folder: Path,
-) -> Interpretation:
+) -> interpreting.Interpretation:
     """See `_look`.
 
     Raises:
@@ -182,18 +180,18 @@ def _look_again(
 @judging_the_model
 def _look(
     subject: Subject, settings: Settings, document: dict[str, Any], rows: list[dict[str, Any]]
-) -> Interpretation:
+) -> interpreting.Interpretation:
     """Add to the document what model and data tell of the extreme filters."""
     bench = prepare(subject, settings)
     if bench.dataset.digest != document["run"]["data"]["digest"]:
         raise RunFolderError(f"{settings.data}: are not the data that were scored on")
     metric = bench.metric_names[0]
     values = _values(rows, bench.roster)
-    document["spread"] = spread_over_layers(bench, values)
-    document["removal"] = removal_curves(bench, values, metric)
+    document["spread"] = interpreting.spread_over_layers(bench, values)
+    document["removal"] = interpreting.removal_curves(bench, values, metric)
     names = [row["filter"] for row in (*rows[:_FILTERS_EACH], *rows[::-1][:_FILTERS_EACH])]
     chosen = [Filter.parse(name) for name in dict.fromkeys(names)]
-    seen = interpret(bench, chosen, value=metric)
+    seen = interpreting.interpret(bench, chosen, value=metric)
     by_filter = {row["filter"]: row["value"] for row in rows}
     for entry in seen.document["filters"]:
         entry["value"] = by_filter[entry["filter"]]

@@ -24,22 +24,26 @@ from repairkit.core.filters import Filter
 from repairkit.core.scores import Scores
 from repairkit.engine.ort.runtime import versions
 from repairkit.estimators.questions import Side, contested, settle_top_k
+from repairkit.formats import run_file
 from repairkit.formats.documents import outputs, to_json
 from repairkit.formats.effects import Affects
-from repairkit.formats.run_file import OwnersShare, RunCounts, RunDocument, RunFolder, key_of
-from repairkit.formats.score_table import finite_rows, scores_csv, scores_table
-from repairkit.jobs.owners.owned import OwnedRun, read_owned
-from repairkit.jobs.runs.run_document import measures_in
-from repairkit.jobs.runs.run_lock import locked
-from repairkit.jobs.runs.run_settings import differing, settings_in
+from repairkit.formats.score_table import ScoreRow, finite_rows, scores_csv, scores_table
+from repairkit.jobs.runs.claiming import locked
+from repairkit.jobs.runs.run_document import differing, measures_in, settings_in
 
 By = Literal["images", "groups"]
 Floats = NDArray[np.float64]
-
 # The settings that must be the same: all but those of the data and of the search.
 _COMMON = (Affects.FILTERS, Affects.FIGURE, Affects.ROSTER, Affects.ROUNDING)
 # Samples of one and the same number, however they are drawn.
 _SHAPLEY = {"exact", "permutation", "marginals", "tmab"}
+FEWEST = 10
+HOLDS = (
+    "digests of model, data and means; settings; how many images and groups there are; V(all) and "
+    "V(none); a value with its interval for every filter. No image, no name of one, no place of a "
+    "file, and no figure of fewer than 10 images."
+)
+_SETTINGS = frozenset(run_file.RunSettings.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Merged:
 
     filters: tuple[Filter, ...]
     scores: Scores
-    document: RunDocument
+    document: run_file.RunDocument
 
     def table(self) -> list[dict[str, Any]]:
         return scores_table(self.scores, self.filters)
@@ -140,7 +144,7 @@ def _difference(first: OwnedRun, other: OwnedRun) -> str:
     return ""
 
 
-def _kind(document: RunDocument) -> str:
+def _kind(document: run_file.RunDocument) -> str:
     """Which number the values of a run are estimates of."""
     settings = document["settings"]
     method, options = settings["method"], dict(settings["estimator"])
@@ -246,7 +250,7 @@ def _check_place(out: Path, runs: Sequence[OwnedRun]) -> None:
     """The result may replace an earlier merge and nothing else."""
     if any(out.exists() and out.samefile(run.path) for run in runs):
         raise RunFolderError(f"{out}: is one of the runs; choose another place with -o")
-    folder = RunFolder(out)
+    folder = run_file.RunFolder(out)
     if not out.exists() or folder.is_free():
         return
     if not folder.run_file.is_file() or "merged" not in folder.read():
@@ -255,12 +259,12 @@ def _check_place(out: Path, runs: Sequence[OwnedRun]) -> None:
 
 def _describe(
     runs: Sequence[OwnedRun], scores: Scores, shares: Mapping[str, Floats], how: str
-) -> RunDocument:
+) -> run_file.RunDocument:
     """What `run.json` says of values that were added up with these shares, (n_runs,) by metric."""
     documents = [run.document for run in runs]
     of_parts = [document["parts"] for document in documents]
     digests = sorted(digest for run in runs for digest in run.data)
-    shared: list[OwnersShare] = [
+    shared: list[run_file.OwnersShare] = [
         {
             "data": list(run.data),
             "images": document["parts"]["selection"],
@@ -273,7 +277,7 @@ def _describe(
         "schema": first["schema"],
         "kind": first["kind"],
         "versions": versions(),
-        "key": key_of({"merged": shared, "of": sorted(d["key"] for d in documents)}),
+        "key": run_file.key_of({"merged": shared, "of": sorted(d["key"] for d in documents)}),
         "model": {"path": first["model"]["path"], "digest": first["model"]["digest"]},
         "data": {
             "path": "",
@@ -316,10 +320,10 @@ def _describe(
         "image_passes": sum(d["image_passes"] for d in documents),
         "seconds": sum(d["seconds"] for d in documents),
     }
-    return cast(RunDocument, document)
+    return cast(run_file.RunDocument, document)
 
 
-def _counts_of_all(documents: Sequence[RunDocument]) -> RunCounts:
+def _counts_of_all(documents: Sequence[run_file.RunDocument]) -> run_file.RunCounts:
     """Those of all owners together; None where a metric is no mean over images."""
     metrics: dict[str, int | None] = {}
     for name in documents[0]["metrics"]:
@@ -335,3 +339,116 @@ def _counts_of_all(documents: Sequence[RunDocument]) -> RunCounts:
 
 def _total(share: Floats, values: list[float]) -> float:
     return float((share * np.array(values)).sum())
+
+
+@dataclass(frozen=True)
+class OwnedRun:
+    """A finished run: `run.json`, and the rows of `scores.csv` by filter id."""
+
+    path: Path
+    document: run_file.RunDocument
+    rows: Mapping[str, ScoreRow]
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The digests of all images that the values are about."""
+        merged = self.document.get("merged")
+        if merged:
+            return tuple(digest for part in merged for digest in part["data"])
+        return (self.document["data"]["digest"],)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(self.document["metrics"])
+
+    def column(self, name: str, filters: tuple[str, ...]) -> NDArray[np.float64]:
+        """A column of `scores.csv`, (n_filters,).
+
+        Raises:
+            RunFolderError: it is missing or holds something else than numbers.
+        """
+        try:
+            return np.array([self.rows[f].number(name) for f in filters])
+        except KeyError as error:
+            raise RunFolderError(
+                f"{self.path / 'scores.csv'}: has no numbers in the column {name!r}; score anew"
+            ) from error
+
+
+def read_owned(path: Path) -> OwnedRun:
+    """Read a run folder, shared or not.
+
+    Raises:
+        RunFolderError: it is unfinished, broken, or of a version that told too little.
+    """
+    folder = run_file.RunFolder(path)
+    document = folder.read()
+    if not document["finished"]:
+        raise RunFolderError(f"{path}: holds an unfinished run; go on with it first (--resume)")
+    if "counts" not in document or not document["metrics"]:
+        raise RunFolderError(
+            f"{path}: does not say how many images its values are about; score the model again "
+            "with this version"
+        )
+    return OwnedRun(path, document, {row.filter: row for row in folder.read_rows()})
+
+
+def share(run: Path, out: Path) -> None:
+    """Write a run folder that may leave its owner; see `HOLDS`.
+
+    Raises:
+        SettingsError: a metric counts so few images that its value would tell of single ones.
+        RunFolderError: the run is unfinished, or `out` cannot be written.
+    """
+    owned = read_owned(run)
+    check_shareable(owned.document)
+    # What the record does not declare may tell more than `HOLDS` does.
+    settings = {n: v for n, v in owned.document["settings"].items() if n in _SETTINGS}
+    document = {
+        **owned.document,
+        "model": {**owned.document["model"], "path": ""},
+        "data": {**owned.document["data"], "path": ""},
+        "settings": settings,
+        "parts": {**owned.document["parts"], "how": ""},
+        "notes": [],
+        "shared": HOLDS,
+    }
+    for name in ("statistics", "again"):
+        document.pop(name, None)
+    check_share_place(out)
+    with locked(out), outputs(out) as drafts:
+        drafts.write(out / "scores.csv", run_file.RunFolder(run).scores_file.read_bytes())
+        drafts.write(out / "run.json", to_json(document).encode())
+
+
+def check_share_place(out: Path) -> None:
+    """Before anything is computed: what is shared may replace what was shared before alone.
+
+    Raises:
+        RunFolderError: something else is there.
+    """
+    if out.exists() and not (out.is_dir() and _is_ours(out)):
+        raise RunFolderError(f"{out}: exists and was not written by --share; choose another place")
+
+
+def check_shareable(document: run_file.RunDocument) -> None:
+    """Refuse values that would tell of single images.
+
+    Raises:
+        SettingsError: a metric counts fewer than `FEWEST`.
+    """
+    counts = {**document["counts"]["groups"], **document["counts"]["metrics"]}
+    counts["selection"] = document["parts"]["selection"]
+    for name, count in counts.items():
+        if count is not None and count < FEWEST:
+            raise SettingsError(
+                f"{name} counts {count} images, and values of fewer than {FEWEST} would tell of "
+                "single ones; give more images, or leave out --share"
+            )
+
+
+def _is_ours(out: Path) -> bool:
+    folder = run_file.RunFolder(out)
+    if folder.is_free():
+        return True
+    return folder.run_file.is_file() and "shared" in folder.read()

@@ -16,27 +16,22 @@ from onnx import ModelProto
 from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.core.process.writing import Drafts
 from repairkit.formats.stored_files import StoredFile, describe, restore
+from repairkit.graph.stored import model_files
 from repairkit.graph.stored.constants import outside_digests
-from repairkit.graph.stored.model_files import (
-    ModelFile,
-    canonical_bytes,
-    external_locations,
-    safe_path,
-)
 
 _SLACK_BYTES = 64 << 20
 
 
-def layout_of(file: ModelFile) -> tuple[StoredFile, ...]:
+def layout_of(file: model_files.ModelFile) -> tuple[StoredFile, ...]:
     """How the files of a model differ from its canonical bytes; nothing where they do not."""
     content = file.path.read_bytes()
-    canonical = canonical_bytes(file.model)
+    canonical = model_files.canonical_bytes(file.model)
     if content == canonical:
         return ()
-    names = external_locations(ModelProto.FromString(content))
+    names = model_files.external_locations(ModelProto.FromString(content))
     kept = outside_digests(file.model)  # these are never written, so nothing need be told of them
     read = [name for name in names if name not in kept]
-    contents = {"": content} | {n: safe_path(file.path, n).read_bytes() for n in read}
+    contents = {"": content} | {n: model_files.safe_path(file.path, n).read_bytes() for n in read}
     return tuple(
         StoredFile(name, tuple(describe(data, canonical))) for name, data in contents.items()
     )
@@ -48,7 +43,7 @@ def restored_files(model: ModelProto, layout: Sequence[StoredFile]) -> dict[str,
     Raises:
         VerificationError: the layout is not one of this model.
     """
-    canonical = canonical_bytes(model)
+    canonical = model_files.canonical_bytes(model)
     if not layout:
         return {"": canonical}
     names = [stored.name for stored in layout]
@@ -85,7 +80,7 @@ def add_files(drafts: Drafts, contents: Mapping[str, bytes], out: Path) -> None:
         ModelError: a file's name leads out of the folder.
         OSError: a draft cannot be written.
     """
-    beside = {safe_path(out, name): data for name, data in contents.items() if name}
+    beside = {model_files.safe_path(out, name): data for name, data in contents.items() if name}
     for path, data in beside.items():
         if path.exists() and (not path.is_file() or path.read_bytes() != data):
             raise RunFolderError(

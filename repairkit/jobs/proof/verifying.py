@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -10,24 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import VerificationError
+from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.filters import FilterMeans
-from repairkit.core.patch import Patch, Proof, TensorEdit, Verified, constant_text
+from repairkit.core.patch import Patch, Proof, TensorEdit, Verified, constant_of, constant_text
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
 from repairkit.engine.features import prove_head
 from repairkit.engine.proof import prove
 from repairkit.engine.runner import Feeds, OpenModel
-from repairkit.formats.patch_file import PatchFile, claim_digest
-from repairkit.graph.baking import bake, changes_head, infer_patch, is_idle, revert
+from repairkit.formats.patch_file import PatchFile, claim_digest, patch_of_claim
+from repairkit.graph import baking
 from repairkit.graph.coalitions.masking import mask_name, mask_shape, with_gains
+from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import head_named
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.constants import outside_digests
-from repairkit.graph.stored.model_files import ModelFile, first_difference, same_model
-from repairkit.jobs.proof.claimed import Step, another_model, bake_claims
+from repairkit.graph.stored.model_files import ModelFile, digest_of, first_difference, same_model
 from repairkit.jobs.proof.layout import digest_of_files, restored_files
 from repairkit.jobs.setup.subject import judging_the_model, noise_images
 from repairkit.jobs.setup.workbench import Subject
@@ -132,8 +132,8 @@ def _verify_inferred(
 ) -> Verified:
     """Prove a model that names no patch: what was frozen is read off the tensors."""
     surveyed, after = (survey(m, include=["dense"]) for m in (subject.model, patched.model))
-    patch = infer_patch(surveyed, after)
-    baked = bake(surveyed, patch)
+    patch = baking.infer_patch(surveyed, after)
+    baked = baking.bake(surveyed, patch)
     if not same_model(baked.model, patched.model):
         raise VerificationError(
             f"{patched.path}: names no patch and differs from the original in more than the "
@@ -199,7 +199,7 @@ def prove_patch(
         VerificationError: either does not come out equal, or a filter was frozen already.
     """
     _refuse_idle(surveyed, patch)
-    undone = revert(patched, edits)
+    undone = baking.revert(patched, edits)
     if claimed:
         write_claims(undone, read_claims(patched)[:-1])
     if not same_model(undone, subject.model):
@@ -217,7 +217,7 @@ def prove_patch(
     if patch.head is None:
         frozen = whole
     else:
-        baked = bake(surveyed, Patch(patch.frozen)).model
+        baked = baking.bake(surveyed, Patch(patch.frozen)).model
         frozen = original.variant(subject.runnable(baked))
         proofs.append(prove_head(whole, frozen, patch.head, rows, feeds=feeds))
     if patch.frozen:
@@ -266,14 +266,14 @@ def _masked(
 
 def _refuse_idle(surveyed: Survey, patch: Patch) -> None:
     """Every change must change something, or the patch claims what it did not do."""
-    if patch.head is not None and not changes_head(
+    if patch.head is not None and not baking.changes_head(
         head_named(surveyed.index, patch.head.layer), patch.head
     ):
         raise VerificationError(
             f"the new numbers of the last layer {patch.head.layer!r} are those that it has already"
         )
     for frozen in patch.frozen:
-        if is_idle(surveyed, frozen):
+        if baking.is_idle(surveyed, frozen):
             raise VerificationError(
                 f"freezing {frozen.filter.id} at {constant_text(frozen)} changes nothing: the "
                 "filter holds that constant already; leave it out"
@@ -283,3 +283,95 @@ def _refuse_idle(surveyed: Survey, patch: Patch) -> None:
 def sign_claim(claim: dict[str, Any]) -> dict[str, Any]:
     """A claim with its digest, as it stands in a model's metadata."""
     return {**claim, "digest": claim_digest(claim)}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One patch of a stack: the model before, and after with its claim in it."""
+
+    model: ModelProto
+    surveyed: Survey
+    patch: Patch
+    baked: baking.Baked
+
+
+def bake_claims(
+    subject: Subject,
+    patched: ModelFile,
+    known: list[dict[str, Any]],
+    fresh: list[dict[str, Any]],
+) -> list[Step]:
+    """Bake every claimed patch anew, each into what the one before it made.
+
+    Args:
+        subject: the original.
+        patched: the model that makes the claims.
+        known: claims that the original makes itself.
+        fresh: those that came after them, oldest first.
+
+    Raises:
+        VerificationError: a claim is broken, or was made of another model.
+    """
+
+    def weights_of(layer: str) -> NDArray[np.float64]:
+        try:
+            return head_named(GraphIndex(patched.model), layer).weight
+        except ModelError as error:
+            raise VerificationError(f"{patched.path}: {error}") from error
+
+    steps: list[Step] = []
+    model, digest = subject.model, subject.file.digest
+    for count, claim in enumerate(fresh, start=1):
+        patch = patch_of_claim(claim, weights_of)
+        if claim["source"] != digest:
+            raise another_model(patched, subject, claim)
+        try:
+            surveyed = survey(
+                model, output=claim["output"], at=claim["sites_at"], include=claim["include"]
+            )
+            _check_constants(surveyed, patch)
+            baked = baking.bake(surveyed, patch)
+        except (SettingsError, ModelError) as error:
+            raise VerificationError(
+                f"{patched.path}: claims a patch that the original cannot take ({error})"
+            ) from error
+        write_claims(baked.model, [*known, *fresh[:count]])
+        steps.append(Step(model, surveyed, patch, baked))
+        model, digest = baked.model, digest_of(baked.model)
+    return steps
+
+
+def _check_constants(surveyed: Survey, patch: Patch) -> None:
+    """Every number is one that the file holds; baking would round another one silently.
+
+    Raises:
+        ModelError: one is not.
+    """
+    shapes = {site.name: site.level_shape for site in surveyed.sites}
+    claimed = {
+        f.filter.site: np.zeros(shapes[f.filter.site])
+        for f in patch.frozen
+        if f.filter.site in shapes
+    }
+    for f in patch.frozen:
+        if f.filter.site in claimed and 0 <= f.filter.channel < len(claimed[f.filter.site]):
+            claimed[f.filter.site][f.filter.channel] = f.constant
+    nearest = baking.representable(surveyed, claimed)
+    for f in patch.frozen:
+        if f.filter.site not in nearest or f.filter.channel >= len(nearest[f.filter.site]):
+            continue  # baking tells that there is no such filter
+        if constant_of(nearest[f.filter.site][f.filter.channel]) != f.constant:
+            raise ModelError(f"{f.filter.id} cannot hold {f.constant}")
+    if patch.head is None:
+        return
+    head = head_named(surveyed.index, patch.head.layer)
+    if baking.held(surveyed.index, head, patch.head) != patch.head:
+        raise ModelError(f"the last layer {head.name!r} cannot hold the numbers that are claimed")
+
+
+def another_model(patched: ModelFile, subject: Subject, claim: dict[str, Any]) -> VerificationError:
+    """The error for a claim whose source is not the model at hand."""
+    return VerificationError(
+        f"{patched.path}: was made from another model than {subject.file.path} (digest "
+        f"{str(claim.get('source'))[:12]}, not {subject.file.digest[:12]})"
+    )

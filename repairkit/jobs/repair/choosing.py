@@ -17,7 +17,7 @@ from repairkit.core.errors import ModelError, SettingsError, TargetNotMetError
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices, Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection, strata_of
-from repairkit.jobs.output.progress import OnProgress
+from repairkit.jobs.output.signs_of_life import OnProgress
 from repairkit.jobs.repair.comparison.plain_recipe import choose_by_ranking
 from repairkit.jobs.repair.confirming import (
     Judge,

@@ -23,10 +23,10 @@ from repairkit.core.scores import Scores
 from repairkit.core.suite import Array, Indices, Suite
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
-from repairkit.jobs.output.progress import OnProgress
+from repairkit.jobs.output.signs_of_life import OnProgress
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
 from repairkit.jobs.runs.part_records import options_in_words, parts_in_words, same_parts
-from repairkit.jobs.runs.run_settings import differing, settings_at, settings_in
+from repairkit.jobs.runs.run_document import differing, settings_at, settings_in
 from repairkit.jobs.score.methods import NORMS, ScoreSettings
 from repairkit.jobs.score.scored import Scored
 from repairkit.jobs.score.scoring import score_bench

@@ -26,7 +26,7 @@ from repairkit.jobs.attack.attack_story import check_attacks, judge_attacks
 from repairkit.jobs.look.reporting import repair_report
 from repairkit.jobs.output.destination import Companions, check_place
 from repairkit.jobs.output.places import Places
-from repairkit.jobs.output.progress import OnProgress
+from repairkit.jobs.output.signs_of_life import OnProgress
 from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.verifying import prove_patch, sign_claim
 from repairkit.jobs.repair.choosing import check_repair, choose_patch

@@ -20,7 +20,7 @@ from repairkit.jobs.repair.objective import (
     Target,
 )
 from repairkit.jobs.score.methods import ScoreSettings
-from repairkit.jobs.score.pace import seconds_per_pass
+from repairkit.jobs.score.spending import seconds_per_pass
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.search import SearchSettings
 

@@ -14,8 +14,7 @@ from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.judging import FinalFigures, disparity_measures, note_on_test
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.runs.part_records import told_parts
-from repairkit.jobs.runs.run_document import less_is_better, told_measures
-from repairkit.jobs.runs.run_settings import plain
+from repairkit.jobs.runs.run_document import less_is_better, plain, told_measures
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.cure import ChosenPatch, Story
 from repairkit.report import find_payers

@@ -15,7 +15,7 @@ from repairkit.core.patch import Agreement
 from repairkit.estimators.samples import rank_correlation
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
-from repairkit.jobs.runs.run_settings import differing, settings_in
+from repairkit.jobs.runs.run_document import differing, settings_in
 
 _FEWEST = 2
 

@@ -1,38 +1,151 @@
-"""`run.json`: all that a result depends on, and what came of it."""
+"""`run.json`: what a result depends on and what came of it; its settings compared and restored.
+
+Which settings are recorded follows from what each says that it affects, see `formats.effects`. A
+setting that an earlier version did not record had its usual value.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from repairkit.core.metric import MeasureFacts
 from repairkit.core.scores import Budget, Scores
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.opening import stated_agreement
 from repairkit.engine.ort.runtime import choose_device, versions
 from repairkit.estimators.driving.driver import Estimation
-from repairkit.formats.run_file import (
-    KIND,
-    SCHEMA,
-    DataPlace,
-    ModelPlace,
-    RunCounts,
-    RunDocument,
-    key_of,
-)
+from repairkit.formats import run_file
+from repairkit.formats.effects import Affects, affecting, recorded, settings_of
+from repairkit.formats.means_file import CommonMeans
 from repairkit.graph.structure import find_rounding
-from repairkit.jobs.runs.part_records import keyed_parts, told_parts
-from repairkit.jobs.runs.run_settings import told_settings
-from repairkit.jobs.setup.workbench import Bench
+from repairkit.jobs.runs.part_records import keyed_parts, recorded_plan, told_parts
+from repairkit.jobs.setup.workbench import Bench, Settings
 from repairkit.metrics.catalogue import measure_of
 
+OWN_MEANS = "means of the calibration part"
+_SHARE = re.compile(r"[0-9]*\.?[0-9]+")
+_DIGITS = 12  # of a digest
 _BINS = 20
 
 
-def opening(bench: Bench, method: str, options: Mapping[str, Any], budget: Budget) -> RunDocument:
+def plain(value: Any) -> Any:
+    """A setting as JSON holds it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def told_settings(settings: Settings) -> dict[str, Any]:
+    """The recorded settings of a job, in the order of `RunSettings`."""
+    known, wanted = settings_of(Settings), recorded(Settings)
+    values = {n: getattr(settings, n) for n in run_file.RunSettings.__annotations__ if n in wanted}
+    return {
+        name: dict(value) if isinstance(value, Mapping) else plain(value)
+        for name, value in values.items()
+        if value or not known[name].where_given
+    }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that two runs do not share, or a run and a job, and its values."""
+
+    name: str
+    first: Any
+    second: Any
+
+
+def settings_in(run: run_file.RunDocument) -> dict[str, Any]:
+    """The settings of a run that can be compared, with those that it did not record."""
+    usual = told_settings(Settings())
+    known = {name: run["settings"].get(name, usual.get(name)) for name in recorded(Settings)}
+    return {**known, "means": _told_means(run["settings"]["absent"], run.get("means"))}
+
+
+def settings_at(settings: Settings, common: CommonMeans | None) -> dict[str, Any]:
+    """The same of a job, with the common means that it has, if any."""
+    known: dict[str, Any] = dict.fromkeys(recorded(Settings))
+    means = _told_means(settings.absent, None if common is None else common.digest)
+    return {**known, **told_settings(settings), "means": means}
+
+
+def _told_means(absent: str, digest: str | None) -> str | None:
+    if absent != "mean":
+        return None
+    return OWN_MEANS if digest is None else f"common means {digest[:_DIGITS]}"
+
+
+def differing(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    *affected: Affects,
+    without: Collection[str] = (),
+) -> list[Difference]:
+    """The settings that affect one of these and have different values.
+
+    Args:
+        first: from `settings_in` or `settings_at`.
+        second: likewise.
+        affected: what a setting must affect to be looked at.
+        without: settings that the caller compares in another way.
+    """
+    return [
+        Difference(name, first[name], second[name])
+        for name in affecting(Settings, *affected)
+        if name in first
+        and name not in without
+        and _comparable(first[name]) != _comparable(second[name])
+    ]
+
+
+def _comparable(value: Any) -> Any:
+    """A setting in which a share is a number, as an option and a file of settings may give it."""
+    if isinstance(value, dict):
+        return {name: _comparable(entry) for name, entry in value.items()}
+    if isinstance(value, str) and _SHARE.fullmatch(value):
+        return float(value)
+    return value
+
+
+def restored(run: run_file.RunDocument, *, data: Path, means: Path | None) -> Settings:
+    """The settings that a run was scored with, but for the precision of its coalitions.
+
+    Args:
+        run: what `run.json` says.
+        data: where the data lie by now.
+        means: where the common means lie by now; None where the run had none.
+    """
+    wanted = set(recorded(Settings)) - set(affecting(Settings, Affects.ROUNDING))
+    known: dict[str, Any] = {n: value for n, value in run["settings"].items() if n in wanted}
+    known |= {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+    known |= {
+        "preprocessing": _preprocessing(run["settings"]["preprocessing"]),
+        "parts": recorded_plan(run),
+    }
+    return Settings(**known, data=data, means=means)
+
+
+def _preprocessing(known: Mapping[str, Any]) -> Preprocessing:
+    names = {field.name for field in dataclasses.fields(Preprocessing)}
+    values: dict[str, Any] = {name: v for name, v in known.items() if name in names}
+    values |= {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+    return Preprocessing(**values)
+
+
+def opening(
+    bench: Bench, method: str, options: Mapping[str, Any], budget: Budget
+) -> run_file.RunDocument:
     """`run.json` as it stands before anything is estimated."""
     settings = bench.settings
     values = told_settings(settings)
@@ -42,28 +155,28 @@ def opening(bench: Bench, method: str, options: Mapping[str, Any], budget: Budge
         "budget": dataclasses.asdict(budget),
         **values,
     }
-    model: ModelPlace = {
+    model: run_file.ModelPlace = {
         "path": str(bench.subject.file.path),
         "digest": bench.subject.file.digest,
     }
-    data: DataPlace = {
+    data: run_file.DataPlace = {
         "path": str(settings.data),
         "digest": bench.dataset.digest,
         "n_images": len(bench.dataset.annotations),
     }
     means = {} if bench.common is None else {"means": bench.common.digest}
     measures = told_measures(bench, bench.metric_names)
-    key = key_of(
+    key = run_file.key_of(
         {k: v for k, v in asked.items() if k != "budget"}
         | {"parts": keyed_parts(settings.parts, bench.parts, bench.dataset)}
         | {"model": model["digest"], "data": data["digest"]}
         | means
     )
     return cast(
-        RunDocument,
+        run_file.RunDocument,
         {
-            "schema": SCHEMA,
-            "kind": KIND,
+            "schema": run_file.SCHEMA,
+            "kind": run_file.KIND,
             "versions": versions(),
             "key": key,
             "model": model,
@@ -103,7 +216,7 @@ def told_measures(bench: Bench, names: Iterable[str]) -> dict[str, MeasureFacts]
     return {name: metric.measure.to_json() for name, metric in metrics}
 
 
-def measures_in(run: RunDocument) -> dict[str, MeasureFacts]:
+def measures_in(run: run_file.RunDocument) -> dict[str, MeasureFacts]:
     """The measures of a run; of one that an older version wrote, what names tell."""
     lessened, known = run.get("less_is_better", []), run.get("measures", {})
     measures = {}
@@ -119,7 +232,7 @@ def less_is_better(measures: Mapping[str, MeasureFacts]) -> list[str]:
     return [name for name, measure in measures.items() if not measure["greater_is_better"]]
 
 
-def counts(bench: Bench) -> RunCounts:
+def counts(bench: Bench) -> run_file.RunCounts:
     """How many images the values of each metric are about, so that they can be merged.
 
     None for a metric that is not a mean over these images, each counting the same.
@@ -141,7 +254,7 @@ def counts(bench: Bench) -> RunCounts:
     return {"metrics": counted, "groups": by_group}
 
 
-def conclude(document: RunDocument, estimation: Estimation, scores: Scores) -> None:
+def conclude(document: run_file.RunDocument, estimation: Estimation, scores: Scores) -> None:
     """Add to the opening what came of the estimation."""
     spent = estimation.spent
     document["finished"] = True
@@ -159,7 +272,7 @@ def conclude(document: RunDocument, estimation: Estimation, scores: Scores) -> N
     document["statistics"] = dict(estimation.statistics)
 
 
-def told_on_request(estimation: Estimation, document: RunDocument) -> dict[str, Any]:
+def told_on_request(estimation: Estimation, document: run_file.RunDocument) -> dict[str, Any]:
     """What the run tells on request, with the samples per filter and what truncation hides."""
     counts = estimation.scores.samples
     edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))

@@ -17,14 +17,7 @@ from repairkit.estimators.driving.driver import Estimation
 from repairkit.estimators.registry import ESTIMATORS, make_estimator
 from repairkit.estimators.walking.tmab import PAPER
 from repairkit.formats.effects import About, Affects
-from repairkit.jobs.score.automatic import (
-    Allowance,
-    Taken,
-    default_evaluations,
-    small_rounds,
-    take_method,
-)
-from repairkit.jobs.score.pace import Pace
+from repairkit.jobs.score import spending
 from repairkit.jobs.setup.workbench import Bench, Exclusion
 
 NORMS = ("weight-norm", "activation-norm")
@@ -130,7 +123,7 @@ class Plan:
 
     estimator: Estimator
     budget: Budget
-    taken: Taken
+    taken: spending.Taken
 
 
 def check_method(scoring: ScoreSettings) -> None:
@@ -150,8 +143,8 @@ def settle_estimator(
     game: Game,
     bench: Bench,
     *,
-    pace: Pace | None = None,
-    again: Taken | None = None,
+    pace: spending.Pace | None = None,
+    again: spending.Taken | None = None,
 ) -> Plan:
     """The estimator with its defaults for this game, and where it stops at the latest.
 
@@ -178,7 +171,7 @@ def settle_estimator(
         scoring.per_filter or EVALUATIONS_PER_FILTER.get(taken.method),
     )
     if scoring.takes_usual and per_filter is not None:
-        usual = default_evaluations(facts, n_images, per_filter)
+        usual = spending.default_evaluations(facts, n_images, per_filter)
         budget = Budget(usual, budget.time_limit_seconds)
     return Plan(estimator, budget, taken)
 
@@ -191,24 +184,26 @@ def _handed_on(options: Mapping[str, Any], asked: Estimator, method: str) -> dic
     return fitting if side is None or "side" not in known else {"side": side, **fitting}
 
 
-def _take(scoring: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_size: int) -> Taken:
+def _take(
+    scoring: ScoreSettings, facts: GameFacts, pace: spending.Pace | None, batch_size: int
+) -> spending.Taken:
     n, n_images = facts.n_players, len(facts.pool)
     if pace is not None:
         pace.refuse_hopeless(n, scoring.method, of_sets=facts.of_sets)
     passes = None if pace is None else pace.passes(_SHARE_OF_TIME)
-    allowed = Allowance(scoring.budget.max_evaluations, passes)
+    allowed = spending.Allowance(scoring.budget.max_evaluations, passes)
     if scoring.method == "auto":
-        return take_method(facts, n_images, allowed)
+        return spending.take_method(facts, n_images, allowed)
     options: dict[str, Any] = {}
     if scoring.method in ("regression", "repair"):
         each = n_images if facts.of_sets else _PASSES_OF_A_ROW
         rows = [scoring.budget.max_evaluations, None if passes is None else int(passes / each)]
         if scoring.takes_usual:
             per_filter = scoring.per_filter or EVALUATIONS_PER_FILTER[scoring.method]
-            rows.append(default_evaluations(facts, n_images, per_filter))
+            rows.append(spending.default_evaluations(facts, n_images, per_filter))
         least = min((row for row in rows if row is not None), default=None)
         if least is not None:
-            options |= small_rounds(n, least, pilot=scoring.method == "regression")
+            options |= spending.small_rounds(n, least, pilot=scoring.method == "regression")
             if scoring.method == "repair":
                 options["rows"] = least
         if facts.of_sets and scoring.method == "repair":
@@ -217,11 +212,11 @@ def _take(scoring: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_siz
         walks = _FIRST_WALKS * (n + 1)
         if not facts.of_sets and passes < walks * batch_size:
             options["batch_size"] = max(passes // walks, 1)
-    return Taken(scoring.method, options)
+    return spending.Taken(scoring.method, options)
 
 
 def _fitting(
-    method: str, options: Mapping[str, Any], game: Game, bench: Bench, pace: Pace | None
+    method: str, options: Mapping[str, Any], game: Game, bench: Bench, pace: spending.Pace | None
 ) -> dict[str, Any]:
     """Settings of a method, with defaults that depend on the game."""
     fitting = dict(options)

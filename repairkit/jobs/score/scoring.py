@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.errors import Terminated
+from repairkit.core.errors import RunFolderError, Terminated
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
@@ -21,44 +21,23 @@ from repairkit.core.suite import Precision, Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection
 from repairkit.estimators.driving.checkpoint import CheckpointStore
 from repairkit.estimators.driving.driver import Estimation, estimate
-from repairkit.formats.effects import settings_of
-from repairkit.formats.run_file import Ends, RunDocument, RunFolder
+from repairkit.formats.effects import Affects, settings_of
+from repairkit.formats.run_file import Ends, ExcludedFilters, RunDocument, RunFolder
 from repairkit.jobs.output.places import Places
-from repairkit.jobs.output.progress import reporter
-from repairkit.jobs.output.unattended import Watch, event, tell_unfinished
-from repairkit.jobs.runs.claiming import (
-    check_free,
-    check_values,
-    check_writable,
-    claim,
-    read_earlier,
-    starts_anew,
-    sweep,
-)
-from repairkit.jobs.runs.run_document import conclude, opening, told_on_request
-from repairkit.jobs.runs.run_lock import locked
-from repairkit.jobs.runs.run_settings import plain
-from repairkit.jobs.score.automatic import Taken, told_of_method
+from repairkit.jobs.output.signs_of_life import Watch, event, reporter, tell_unfinished
+from repairkit.jobs.runs import claiming, run_document
+from repairkit.jobs.score import methods
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
-from repairkit.jobs.score.excluding import NOTHING, find_excluded
-from repairkit.jobs.score.methods import (
-    NORMS,
-    ScoreSettings,
-    check_method,
-    score_norms,
-    settle_estimator,
-)
-from repairkit.jobs.score.pace import Pace, seconds_per_pass, thin
 from repairkit.jobs.score.scored import Evidence, Scored, first_metrics
+from repairkit.jobs.score.spending import Pace, Taken, seconds_per_pass, thin, told_of_method
 from repairkit.jobs.setup.looking import looked_at, tell_reading, told_of_ends
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.settings import Again, said_again
 from repairkit.jobs.setup.subject import judging_the_model
-from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics
+from repairkit.jobs.setup.workbench import Bench, Exclusion, Settings, Subject, check_metrics
 from repairkit.metrics.definition import check_defined
 
 logger = logging.getLogger(__name__)
-
 _ENDS = 2  # rows: all filters, and none
 
 
@@ -66,7 +45,7 @@ _ENDS = 2  # rows: all filters, and none
 def score(
     subject: Subject,
     settings: Settings,
-    scoring: ScoreSettings,
+    scoring: methods.ScoreSettings,
     *,
     out: Path | None = None,
     resume: bool = False,
@@ -95,8 +74,8 @@ def score(
             prepare(subject, settings), scoring, on_progress=on_progress, cluster=cluster
         )
     folder = RunFolder(out)
-    check_free(folder, resume=resume)
-    with locked(out):
+    claiming.check_free(folder, resume=resume)
+    with claiming.locked(out):
         return score_bench(
             prepare(subject, settings),
             scoring,
@@ -107,16 +86,16 @@ def score(
         )
 
 
-def score_again(model: Path, settings: Settings, scoring: ScoreSettings) -> Again:
+def score_again(model: Path, settings: Settings, scoring: methods.ScoreSettings) -> Again:
     """The command that scores in the same way."""
     return said_again(
-        "score", model, settings, scoring, usual=ScoreSettings(), budget=scoring.budget
+        "score", model, settings, scoring, usual=methods.ScoreSettings(), budget=scoring.budget
     )
 
 
 def score_bench(
     bench: Bench,
-    scoring: ScoreSettings,
+    scoring: methods.ScoreSettings,
     *,
     folder: RunFolder | None = None,
     resume: bool = False,
@@ -133,7 +112,7 @@ def score_bench(
     excluded = NOTHING if scoring.exclude is None else find_excluded(scoring.exclude, bench)
     options: dict[str, Any] = {
         name: True
-        for name, about in settings_of(ScoreSettings).items()
+        for name, about in settings_of(methods.ScoreSettings).items()
         if about.where_given and getattr(scoring, name)
     }
     if scoring.for_patch and suite is None:
@@ -141,10 +120,12 @@ def score_bench(
             bench.parts.selection, CONFIRMATION_SHARE, bench.settings.seed
         ).choosing
     options |= excluded.keyed
-    check_method(scoring)
-    earlier = read_earlier(folder) if folder is not None and resume else None
+    methods.check_method(scoring)
+    earlier = claiming.read_earlier(folder) if folder is not None and resume else None
     bench = looked_at(bench, scoring.deadline, go_on=earlier is not None)
-    document = opening(bench, scoring.method, {**scoring.options, **options}, scoring.budget)
+    document = run_document.opening(
+        bench, scoring.method, {**scoring.options, **options}, scoring.budget
+    )
     if excluded.document is not None:
         document["excluded"] = excluded.document
     if folder is not None:
@@ -152,14 +133,14 @@ def score_bench(
         document["again"] = again.to_json() | {"out": f"{Places.here().told(folder.path)}.again"}
     document["notes"] += excluded.notes
     if folder is not None:
-        claim(folder, document, resume=resume)
-        check_writable(folder)
+        claiming.claim(folder, document, resume=resume)
+        claiming.check_writable(folder)
         if resume:
-            sweep(folder)
+            claiming.sweep(folder)
     tell_reading(document["read"])
     evidence = None
-    if scoring.method in NORMS:
-        estimation = score_norms(scoring.method, bench, metrics[0].name)
+    if scoring.method in methods.NORMS:
+        estimation = methods.score_norms(scoring.method, bench, metrics[0].name)
         scores = estimation.scores
     else:
         asked = bench.parts.selection if suite is None else suite
@@ -190,8 +171,8 @@ def score_bench(
             estimation = _watched(job)
         scores = first_metrics(estimation.scores, len(metrics))
         evidence = _evidence(estimation, job, asked)
-    conclude(document, estimation, scores)
-    details = told_on_request(estimation, document) if scoring.statistics else {}
+    run_document.conclude(document, estimation, scores)
+    details = run_document.told_on_request(estimation, document) if scoring.statistics else {}
     if folder is not None:
         folder.write_result(
             document,
@@ -231,7 +212,7 @@ class _Job:
     """
 
     bench: Bench
-    scoring: ScoreSettings
+    scoring: methods.ScoreSettings
     images: Suite
     metrics: tuple[Metric, ...]
     guard: Metric | None
@@ -319,9 +300,9 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
     known = _play_ends(game)
     document["metrics"] = _ends(known[1], game, len(job.metrics))
     document["notes"] += told_of_ends(document["metrics"])
-    plan = settle_estimator(scoring, game, bench, pace=job.pace, again=_taken(job.earlier))
+    plan = methods.settle_estimator(scoring, game, bench, pace=job.pace, again=_taken(job.earlier))
     estimator, budget = plan.estimator, plan.budget
-    document["settings"]["estimator"] = plain(estimator)
+    document["settings"]["estimator"] = run_document.plain(estimator)
     document["settings"]["budget"] = dataclasses.asdict(budget)
     document["taken"] = plan.taken.to_json()
     document["notes"] += told_of_method(scoring.method, plan.taken, game.facts)
@@ -339,8 +320,8 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
         if report is not None:
             report(run, spent)
 
-    if folder is not None and not starts_anew(folder, document):
-        check_values(folder, document["metrics"])
+    if folder is not None and not claiming.starts_anew(folder, document):
+        claiming.check_values(folder, document["metrics"])
     with stage("scoring"):
         estimation = estimate(
             game,
@@ -357,7 +338,7 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
     return estimation
 
 
-def _pace(scoring: ScoreSettings, bench: Bench) -> Pace | None:
+def _pace(scoring: methods.ScoreSettings, bench: Bench) -> Pace | None:
     """What the time limit allows, if there is one."""
     deadline = scoring.deadline
     if deadline is None:
@@ -369,7 +350,7 @@ def _pace(scoring: ScoreSettings, bench: Bench) -> Pace | None:
 def _affordable(
     images: Suite,
     metrics: tuple[Metric, ...],
-    scoring: ScoreSettings,
+    scoring: methods.ScoreSettings,
     *,
     bench: Bench,
     pace: Pace | None,
@@ -393,7 +374,7 @@ def _taken(earlier: RunDocument | None) -> Taken | None:
     return None if known is None else Taken(known["method"], known["options"], known["why"])
 
 
-def _rows_of(scoring: ScoreSettings, bench: Bench) -> int | None:
+def _rows_of(scoring: methods.ScoreSettings, bench: Bench) -> int | None:
     """How many coalitions of all images a method asks at the most; None where it draws images."""
     n = len(bench.roster)
     wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(scoring.method)
@@ -425,3 +406,82 @@ def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, End
         name: {"all": float(values[0, i]), "none": float(values[1, i])}
         for i, name in enumerate(game.facts.metrics[:n_metrics])
     }
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """The players left out, and what `run.json` says of it."""
+
+    players: frozenset[int] = frozenset()
+    document: ExcludedFilters | None = None
+
+    @property
+    def keyed(self) -> dict[str, Any]:
+        """What the key of the run depends on, wherever the other run lies."""
+        return {} if self.document is None else {"excluded": {**self.document, "run": None}}
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know."""
+        if self.document is None:
+            return []
+        run, metric = self.document["run"], self.document["metric"]
+        return [
+            f"{len(self.players)} filters are left out of the ranking: the top "
+            f"{self.document['share']:.0%} for {metric} of {run}; "
+            "they take part in the game, and 'decided' is about the ranking of all filters"
+        ]
+
+
+NOTHING = Excluded()
+"""No filter is left out."""
+
+
+def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
+    """The filters that a run ranks highest, by the metric that steered it.
+
+    Raises:
+        RunFolderError: the run is broken, unfinished, of another model, about filters read or
+            silenced otherwise, or it leaves nothing to rank.
+    """
+    folder = RunFolder(exclusion.run)
+    run = folder.read()
+    if run["model"]["digest"] != bench.subject.file.digest:
+        raise RunFolderError(
+            f"{exclusion.run}: holds scores of another model ({run['model']['path']}), which say "
+            f"nothing of {bench.subject.file.path}; score it first, then name that run"
+        )
+    run = folder.read_finished()
+    for setting in run_document.differing(
+        run_document.settings_in(run),
+        run_document.settings_at(bench.settings, bench.common),
+        Affects.FILTERS,
+    ):
+        raise RunFolderError(
+            f"{exclusion.run}: was scored with {setting.name} {setting.first!r}, and this job has "
+            f"{setting.second!r}; give both the same"
+        )
+    columns = folder.read_metric_values()
+    metric = next(iter(columns))
+    values = columns[metric]
+    n_top = max(1, round(exclusion.share * len(values)))
+    # Where less is better, the filters that the model lives on have the lowest values.
+    turn = 1 if metric in run.get("less_is_better", []) else -1
+    top = sorted(values, key=lambda name: turn * values[name])[:n_top]
+    known = {f.id: player for player, f in enumerate(bench.roster.filters)}
+    players = frozenset(known[name] for name in top if name in known)
+    if len(players) == len(bench.roster):
+        raise RunFolderError(
+            f"{exclusion.run}: its top {n_top} filters are all that this job scores; lower "
+            "--exclude-share, or score more sites"
+        )
+    return Excluded(
+        players,
+        {
+            "run": str(exclusion.run),
+            "key": run["key"],
+            "metric": metric,
+            "share": exclusion.share,
+            "filters": [bench.roster.filters[player].id for player in sorted(players)],
+        },
+    )

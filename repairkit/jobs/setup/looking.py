@@ -19,7 +19,7 @@ from repairkit.data.parts import Parts
 from repairkit.data.strata import label_bins
 from repairkit.data.usual import class_orders, usual_ways
 from repairkit.formats.run_file import Ends
-from repairkit.jobs.output.unattended import event
+from repairkit.jobs.output.signs_of_life import event
 from repairkit.jobs.setup.first_look import (
     MOST_IMAGES,
     TRIED_IMAGES,

@@ -24,7 +24,7 @@ from repairkit.core.outputs import OutputForm, shift_outputs
 from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
-from repairkit.jobs.output.progress import OnProgress
+from repairkit.jobs.output.signs_of_life import OnProgress
 from repairkit.jobs.repair.criterion import ChoosingCriterion, figures_of
 from repairkit.jobs.repair.filter_values import Source, check_same, layers_of
 from repairkit.jobs.repair.judging import FinalFigures

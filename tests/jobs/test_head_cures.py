@@ -101,7 +101,7 @@ def test_what_a_cure_says_is_what_the_baked_model_gives(
     found = _cured(CURES[kind](choice), np.arange(0, len(choice.labels), 2))
     assert found.gain.value > 0
     for step in (found.first(2), found):  # a half of the change, and the whole
-        baked = bake(bench.subject.model, step.patch, found=bench.original).model
+        baked = bake(bench.original, step.patch).model
         outputs = outputs_of(bench, opened_beside(bench, baked), bench.parts.selection)
         assert step.outputs.shape == outputs.shape
         assert step.outputs.dtype == outputs.dtype
@@ -202,7 +202,7 @@ def test_class_biases_and_a_last_layer_help_a_real_model_on_fresh_images(tmp_pat
     before = (plain.argmax(axis=1) == test.annotations.labels).mean()
     for kind in CURES.values():
         found = _cured(kind(choice), np.arange(len(choice.labels)))
-        model = bake(bench.subject.model, found.patch, found=bench.original).model
+        model = bake(bench.original, found.patch).model
         after = (
             outputs_of(bench, opened_beside(bench, model), test).argmax(axis=1)
             == test.annotations.labels

@@ -33,7 +33,7 @@ from ways import NAMES, ZOO, Ways, make_subject
 from repairkit.core.errors import DeviceError
 from repairkit.core.game import Coalitions
 from repairkit.engine.evaluator import Evaluator, keep_all
-from repairkit.engine.ort.runtime import choose_device
+from repairkit.engine.ort import choose_device
 
 EIGHT, EACH, STEP = "8 coalitions of 1/8 batch", "a coalition per image", "step of a walk"
 BARS = {

@@ -14,7 +14,7 @@ from rounds import random_rows, star_rows, walk_rows
 from ways import Subject, Ways
 
 from repairkit.engine.evaluator import keep_all
-from repairkit.engine.weights.states import quarter_of_free_memory
+from repairkit.engine.ort import quarter_of_free_memory
 
 TIGHT_BYTES = 16 * 2**20
 _ROWS = 40

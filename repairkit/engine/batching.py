@@ -24,7 +24,7 @@ from repairkit.graph.mixing import find_mixers, find_random
 Outputs = Mapping[str, Array]
 
 _RELATIVE = 1e-5  # of an image's largest output
-_STEPS_OF_ONE = 4 * 2.0**-24  # see engine.agreement
+_STEPS_OF_ONE = 4 * 2.0**-24  # see engine.evaluator
 _N_NOISE = 3
 _LOUD = 3.0  # times the range of the images
 _TIMED = 4  # images on which the cost of a pass is taken

@@ -1,9 +1,9 @@
 """A game whose rounds are cut into parts and answered by a crew of workers.
 
-An answer hangs on its row alone (see `engine.evaluator.Evaluator`), so that neither the cut, nor
-who answers, nor in which order answers come can change a bit of an outcome: parts are put together
-by number. A part is named by seed, round and number; it may be handed out again at any time, to
-whomever, and the first answer to it counts.
+An answer depends on its row alone (see `engine.evaluator.Evaluator`), and parts are put together by
+number: neither the cut, nor the worker, nor the order of answers can change a bit of an outcome. A
+part is named by seed, round and number. It may be handed out again at any time, to any worker, and
+the first answer to it counts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import DeviceError, RepairkitError
 from repairkit.core.game import Coalitions, GameFacts, Outcomes, Round
-from repairkit.engine.cutting import cut
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ Key = tuple[int, int, int]
 """Seed, round and part."""
 
 _UNDER_WAY = 2  # parts a worker has at once, so that it never waits for the next
+_RUN_IMAGES = 128  # as in engine.masks
+_FEW_IMAGES = 8
+_LEAST_ROWS = 8  # that share their images: the first costs as much as a few of the others
+_PARTS_PER_WORKER = 4
 _PATIENCE = 9  # with a part: a lost worker may not be its fault and takes 1, an error takes 3
 
 
@@ -272,3 +276,27 @@ def answer(game: Any, part: Part) -> NDArray[np.float64]:
     """What a worker that has the game finds for a part."""
     scores: NDArray[np.float64] = game.play(part.round(game.facts.n_players)).scores
     return scores
+
+
+def cut(round: Round, n_workers: int) -> list[slice]:
+    """The rows of each part: enough parts for all workers, none so small that cutting costs.
+
+    Rows of few images are answered in runs of a fixed size; rows on the same images share work.
+    """
+    n_rows, parts = len(round), _PARTS_PER_WORKER * n_workers
+    if not n_rows:
+        return []
+    if round.images is not None and 0 < round.images.shape[1] <= _FEW_IMAGES:
+        run = max(1, _RUN_IMAGES // round.images.shape[1])
+        step = run * max(1, -(-n_rows // run) // parts)
+        return _steps(0, n_rows, step)
+    if round.images is None:
+        return _steps(0, n_rows, max(1, -(-n_rows // parts)))
+    changes = np.flatnonzero((round.images[1:] != round.images[:-1]).any(axis=1)) + 1
+    edges = [0, *changes.tolist(), n_rows]
+    step = max(_LEAST_ROWS, -(-n_rows // parts))
+    return [rows for first, last in pairwise(edges) for rows in _steps(first, last, step)]
+
+
+def _steps(first: int, last: int, step: int) -> list[slice]:
+    return [slice(i, min(i + step, last)) for i in range(first, last, step)]

@@ -1,28 +1,44 @@
-"""Evaluators: a model's outputs for rows of coalitions and images.
+"""Evaluators give a model's outputs for rows of coalitions and images; proof that two agree.
 
-Two keep this promise in different ways. The reference evaluator here asks the instrumented model,
-mask by mask, and is the judge in tests; the fast one in `engine/fast.py` shares work between rows.
+Several keep the same promise in different ways. `masks.MaskEvaluator` asks the instrumented model,
+mask by mask: it is the judge, in the product as in tests. The others share work between rows.
+
+Coalitions are evaluated in 32 bits, or in fewer where a user asks for it. TF32 and half precision
+round to 11 significant bits, and errors of half a unit there add up through the depth of a network:
+a few hundred layers make of them a fiftieth of the largest output. A larger difference means that
+something has overflowed, or is broken in another way, and it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.filters import Roster
-from repairkit.core.game import Coalitions, Executor
-from repairkit.core.suite import Array, Indices, Suite
-from repairkit.engine.executor import SerialExecutor
-from repairkit.engine.runner import Feeds, Masks, Runner
-from repairkit.graph.coalitions.masking import mask_name, mask_shape
-
-_RUNS_PER_PIECE = 8
+from repairkit.core.arrays import Array, Precision
+from repairkit.core.game import Coalitions
+from repairkit.core.suite import Indices
 
 Reduce = Callable[[Array, Indices], Array]
 """Outputs and positions of some images to what is kept of them, first axis (n_images,)."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+# The runtime's sigmoid rounds as 1 does, however small its result: it lies within two and a half
+# such steps of the truth, on either side of the comparison
+# (docs/decisions/0005-engine-agreement.md).
+STEPS_OF_ONE = 4 * 2.0**-24
+_MOST_IMAGES = 16
+_MACS = 4e9  # of one pass of the proof, so that a large model is proven on fewer images
+_SHARES_PRESENT = (0.98, 0.9, 0.5)
+_N_SINGLE = 3  # filters that are left out one at a time
+_OF_EFFECT = 1e-2  # of what leaving out one filter changes
+_ROUNDING = 2e-6  # of the largest output, below which 32 bits say nothing
 
 
 class Evaluator(Protocol):
@@ -48,89 +64,154 @@ def keep_all(outputs: Array, positions: Indices) -> Array:  # noqa: ARG001 (a Re
     return outputs
 
 
-class MaskEvaluator:
-    """The instrumented model, the definition of an absent filter.
+class SerialExecutor:
+    """Maps in the calling thread. ONNX Runtime releases the GIL, so that threads help."""
 
-    No run holds images of two rows, so that an answer hangs on its row and the batch size alone.
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        return map(function, items)
 
-    Args:
-        runner: of the instrumented model; its first output is judged.
-        roster: the filters, in the order of the players.
-        suite: the images.
-        executor: maps over the runs.
-        batch_size: images in one run at the most.
+
+class ThreadExecutor:
+    """Maps in `workers` threads; answers come in the order of the items."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="repairkit")
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        return self._pool.map(function, items)
+
+
+def default_workers() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_executor(workers: int) -> SerialExecutor | ThreadExecutor:
+    """An executor of so many workers."""
+    return SerialExecutor() if workers == 1 else ThreadExecutor(workers)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far outputs may lie from those of the instrumented model in 32 bits.
+
+    `relative` to the largest output of a row; `tie`, likewise, is how much less the score of the
+    right class may be than that of the class with the largest one.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        roster: Roster,
-        suite: Suite,
-        *,
-        executor: Executor | None = None,
-        batch_size: int = 128,
-    ) -> None:
-        self.runner, self.roster, self.suite = runner, roster, suite
-        self.executor: Executor = SerialExecutor() if executor is None else executor
-        self.batch_size = batch_size
+    relative: float
+    tie: float
+
+
+TOLERANCES: Mapping[Precision, Tolerance] = {
+    "float32": Tolerance(1e-5, 1e-6),
+    "tf32": Tolerance(2e-2, 2e-2),
+    "float16": Tolerance(2e-2, 2e-2),
+}
+
+
+@dataclass(frozen=True)
+class ExpectedAnswers:
+    """What the instrumented model answers: `expected` (n_rows, n_images, ...)."""
+
+    coalitions: Coalitions
+    images: NDArray[np.intp]
+    expected: Array
+
+    @classmethod
+    def ask(
+        cls, reference: Evaluator, n_players: int, n_images: int, macs: float
+    ) -> ExpectedAnswers:
+        """Put all filters, none, some at random and all but one to the reference.
+
+        Args:
+            reference: of the instrumented model.
+            n_players: of the game.
+            n_images: of the suite.
+            macs: multiplications of a full pass of one image.
+        """
+        rng = np.random.default_rng(0)
+        rows = [np.ones(n_players, bool), np.zeros(n_players, bool)]
+        rows += [rng.random(n_players) < share for share in _SHARES_PRESENT]
+        places = np.unique(np.linspace(0, n_players - 1, _N_SINGLE).astype(int))
+        rows += [np.arange(n_players) != place for place in places]
+        coalitions = np.stack(rows)
+        at_most = int(np.clip(_MACS // max(macs, 1.0), 2, _MOST_IMAGES))
+        images = np.tile(np.arange(min(at_most, n_images)), (len(rows), 1))
+        return cls(coalitions, images, reference.answer(coalitions, images, keep_all))
 
     @property
-    def path(self) -> str:
-        """See `Evaluator`."""
-        return "instrumented" if self.runner.optimised else "instrumented, as written"
+    def whole(self) -> ExpectedAnswers:
+        """Of the coalition of all filters alone."""
+        return ExpectedAnswers(self.coalitions[:1], self.images[:1], self.expected[:1])
 
-    def with_runner(self, runner: Runner) -> MaskEvaluator:
-        """The same by another runner of the instrumented model."""
-        return MaskEvaluator(
-            runner,
-            self.roster,
-            self.suite,
-            executor=self.executor,
-            batch_size=self.batch_size,
-        )
+    def fault(
+        self, evaluator: Evaluator, precision: Precision = "float32", *, bits: bool = False
+    ) -> str | None:
+        """How an evaluator differs from the instrumented model, None where it agrees.
 
-    def answer(
-        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
-    ) -> Array:
-        """See `Evaluator`."""
-        if images is None:
-            pieces = self._pieces(np.arange(len(self.suite)))
-            parts = self.executor.map(lambda piece: self._all(coalitions, piece, reduce), pieces)
-            return np.concatenate(list(parts), axis=1)
+        Args:
+            evaluator: the one in question.
+            precision: in which it computes.
+            bits: ask for the same bits, since the model turns other bits into other codes.
+        """
+        answers = evaluator.answer(self.coalitions, self.images, keep_all)
+        for row, (ours, theirs) in enumerate(zip(answers, self.expected, strict=True)):
+            fault = difference(ours, theirs, precision=precision, bits=bits)
+            if fault is not None:
+                n_absent = int((~self.coalitions[row]).sum())
+                return f"with {n_absent} filters absent {fault}"
+        return None if precision != "float32" or bits else self._hidden_effect(answers)
 
-        def answer_row(number: int) -> Array:
-            row = coalitions[number : number + 1]
-            parts = [self._all(row, piece, reduce) for piece in self._pieces(images[number])]
-            return np.concatenate(parts, axis=1)
+    def _hidden_effect(self, answers: Array) -> str | None:
+        """Whether differences are small beside the outputs, and not beside what one filter does."""
+        n_absent = (~self.coalitions).sum(axis=1)
+        single = np.flatnonzero(n_absent == 1)
+        if self.expected.dtype.kind != "f" or not len(single):
+            return None
+        expected = self.expected.astype(np.float64)
+        effect = float(np.nanmax(np.abs(expected[single] - expected[:1]), initial=0.0))
+        gaps = np.abs(answers[[0, *single]].astype(np.float64) - expected[[0, *single]])
+        gap, scale = (float(np.nanmax(x, initial=0.0)) for x in (gaps, np.abs(expected[0])))
+        if effect == 0 or gap <= max(_OF_EFFECT * effect, _ROUNDING * scale):
+            return None
+        return f"outputs differ by {gap:.2g} where one filter changes {effect:.2g}"
 
-        return np.concatenate(list(self.executor.map(answer_row, range(len(coalitions)))))
 
-    def run(self, coalitions: Coalitions, positions: Indices) -> Array:
-        """One run: the outputs for images of the suite, under one row or a row for each image."""
-        suite = self.suite
-        return self._run(suite.batch(positions), coalitions, suite.feeds(positions))
+def difference(
+    outputs: Array,
+    expected: Array,
+    *,
+    precision: Precision = "float32",
+    bits: bool = False,
+) -> str | None:
+    """How outputs differ beyond rounding, None where they do not.
 
-    def _pieces(self, positions: Indices) -> list[Indices]:
-        # Where runs have a fixed number of images, pieces change no answer and feed more workers.
-        step = self.runner.step
-        size = self.batch_size if step is None else _RUNS_PER_PIECE * step
-        return [positions[i : i + size] for i in range(0, len(positions), size)]
-
-    def _all(self, coalitions: Coalitions, positions: Indices, reduce: Reduce) -> Array:
-        """Every row on the same images."""
-        batch, feeds = self.suite.batch(positions), self.suite.feeds(positions)
-        return np.stack(
-            [reduce(self._run(batch, row[None], feeds), positions) for row in coalitions]
-        )
-
-    def _run(self, images: Array, coalitions: Coalitions, feeds: Feeds) -> Array:
-        answers = self.runner.run(images, self._masks(coalitions), feeds)
-        return answers[self.runner.outputs[0]]
-
-    def _masks(self, coalitions: Coalitions) -> Masks:
-        return {
-            mask_name(site): coalitions[:, self.roster.slices[site.name]].reshape(
-                mask_shape(site, len(coalitions))
-            )
-            for site in self.roster.sites
-        }
+    Args:
+        outputs: those in question, (n_images, ...).
+        expected: what the instrumented model makes in 32 bits.
+        precision: in which `outputs` were computed; see `TOLERANCES`.
+        bits: whether all bits must be the same.
+    """
+    if outputs.shape != expected.shape:
+        return f"outputs have shape {outputs.shape} in place of {expected.shape}"
+    tolerance = TOLERANCES[precision]
+    if bits and np.array_equal(outputs, expected, equal_nan=expected.dtype.kind in "fc"):
+        return None
+    ours, theirs = outputs.astype(np.float64), expected.astype(np.float64)
+    if not np.array_equal(np.isnan(ours), np.isnan(theirs)):
+        return "other outputs are no numbers"
+    scale = float(np.nanmax(np.abs(theirs), initial=0.0))
+    gap = float(np.nanmax(np.abs(ours - theirs), initial=0.0))
+    probable = bool((theirs >= 0).all() and (theirs <= 1).all())
+    if bits:
+        return f"outputs differ by {gap:.2g}, and the model rounds to steps"
+    if not gap <= tolerance.relative * scale + (STEPS_OF_ONE if probable else 0.0):
+        return f"outputs differ by {gap:.2g} where the largest is {scale:.2g}"
+    if ours.ndim == 2:
+        best = theirs.argmax(axis=1)[:, None]
+        short = ours.max(axis=1) - np.take_along_axis(ours, best, axis=1)[:, 0]
+        if (short > tolerance.tie * scale).any():
+            return "another class has the largest score"
+    return None

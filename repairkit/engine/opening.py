@@ -14,14 +14,13 @@ from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import IN_WORDS, Array, Precision
 from repairkit.engine.ensembles.trees import open_trees
-from repairkit.engine.evaluator import Evaluator, MaskEvaluator
-from repairkit.engine.ort.runtime import session_device
-from repairkit.engine.ort.sessions import Level
+from repairkit.engine.evaluator import Evaluator, ExpectedAnswers
+from repairkit.engine.masks import MaskEvaluator
+from repairkit.engine.ort import Level, session_device
 from repairkit.engine.rows.stacked import StackedEvaluator
 from repairkit.engine.runner import OpenModel, Runner
-from repairkit.engine.weights.agreement import Agreement, cones_fault
 from repairkit.engine.weights.compiled import Compiled
-from repairkit.engine.weights.fast import FastEvaluator
+from repairkit.engine.weights.fast import FastEvaluator, cones_fault
 from repairkit.engine.weights.routes import Routes
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.structure import Rounding, find_rounding
@@ -182,7 +181,7 @@ def _open_on_cpu(
                 if agreement is None:
                     macs = _cost(evaluator)
                     n_players, n_images = len(candidates.roster), len(reference.suite)
-                    agreement = Agreement.ask(judge, n_players, n_images, macs)
+                    agreement = ExpectedAnswers.ask(judge, n_players, n_images, macs)
                 whole = agreement.whole.fault(evaluator, bits=bits)
                 fault = whole or agreement.fault(evaluator, bits=bits)
                 if fault is None and isinstance(evaluator, FastEvaluator):
@@ -283,7 +282,7 @@ def open_stacked(
     if candidates.step is None:
         compiled = candidates.compile("stacked masks", sample, half=precision == "float16")
     macs = 0.0 if compiled is None else sum(compiled.costs)
-    agreement = Agreement.ask(judge, len(candidates.roster), n_images, macs)
+    agreement = ExpectedAnswers.ask(judge, len(candidates.roster), n_images, macs)
     if masks is not judge:
         fault = agreement.fault(masks, precision)
         if fault is not None:

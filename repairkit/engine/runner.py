@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Array, Suite
-from repairkit.engine.ort.memory import release_freed
-from repairkit.engine.ort.runtime import (
+from repairkit.core.suite import Suite
+from repairkit.engine.ort import (
     choose_device,
     load_runtime,
     open_session,
+    release_freed,
     runtime_complaint,
 )
 from repairkit.graph.coalitions.masking import tapped

@@ -16,14 +16,14 @@ from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Precision, Suite
 from repairkit.engine.ensembles.trees import TreeEvaluator
-from repairkit.engine.evaluator import Evaluator, MaskEvaluator
-from repairkit.engine.executor import default_workers, make_executor
+from repairkit.engine.evaluator import Evaluator, default_workers, make_executor
 from repairkit.engine.game import ModelGame
+from repairkit.engine.masks import AffineMasks, LateScattered, MaskEvaluator, with_scattered
 from repairkit.engine.means import measure_means
 from repairkit.engine.opening import Candidates, open_evaluator
-from repairkit.engine.ort.runtime import choose_device, session_device
-from repairkit.engine.rows.scattered import AffineMasks, LateScattered, with_scattered
+from repairkit.engine.ort import choose_device, session_device
 from repairkit.engine.runner import OpenModel, Runner
+from repairkit.engine.weights.fast import FastEvaluator
 from repairkit.graph.baking import representable
 from repairkit.graph.coalitions.masking import with_affine_masks
 from repairkit.graph.coalitions.recast import recast
@@ -177,6 +177,7 @@ class Working:
             evaluator,
             masks,
             mixer=mixer,
+            macs=evaluator.macs if isinstance(evaluator, FastEvaluator) else 0.0,
             precision=self.precision,
             proven=self.candidates.proven,
             bits=self.precision == "float32" and self.candidates.rounding is not None,

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from repairkit.engine.evaluator import keep_all
-from repairkit.engine.rows.scattered import AffineMasks, ScatteredEvaluator, with_scattered
+from repairkit.engine.masks import AffineMasks, ScatteredEvaluator, with_scattered
 from repairkit.engine.runner import Runner
 from repairkit.graph.coalitions.masking import with_affine_masks
 from repairkit.graph.kinds.sites import instrument

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from repairkit.core.arrays import Array
 from repairkit.core.game import Coalitions
-from repairkit.core.suite import Array
-from repairkit.engine.evaluator import Evaluator, keep_all
-from repairkit.engine.executor import ThreadExecutor
+from repairkit.engine.evaluator import STEPS_OF_ONE, Evaluator, ThreadExecutor, difference, keep_all
+from repairkit.engine.masks import with_scattered
 from repairkit.engine.opening import WAYS, open_evaluator
-from repairkit.engine.rows.scattered import with_scattered
 from repairkit.engine.rows.stacked import StackedEvaluator
-from repairkit.engine.weights.agreement import STEPS_OF_ONE, difference
 from repairkit.engine.weights.fast import FastEvaluator
 from repairkit.engine.weights.routes import Routes
 from repairkit.graph.coalitions.masking import mask_name, mask_shape

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 
-from repairkit.engine.evaluator import Evaluator, keep_all
-from repairkit.engine.executor import ThreadExecutor
+from repairkit.engine.evaluator import Evaluator, ThreadExecutor, keep_all
+from repairkit.engine.masks import ScatteredEvaluator, with_scattered
 from repairkit.engine.opening import open_evaluator
-from repairkit.engine.rows.scattered import ScatteredEvaluator, with_scattered
 from repairkit.engine.weights.fast import FastEvaluator
 from repairkit.engine.weights.routes import Routes
 from tests.engine.games import Setup, deep_model, set_up
@@ -56,7 +55,8 @@ def fast(setup: Setup, **options: Any) -> FastEvaluator:
 
 
 def scattered(setup: Setup, others: Evaluator, **options: Any) -> ScatteredEvaluator:
-    found = with_scattered(others, setup.reference(**options))
+    macs = others.macs if isinstance(others, FastEvaluator) else 0.0
+    found = with_scattered(others, setup.reference(**options), macs=macs)
     assert isinstance(found, ScatteredEvaluator)
     return found
 

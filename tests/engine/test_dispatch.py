@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
 from repairkit.core.game import Round
-from repairkit.engine.cutting import cut
-from repairkit.engine.dispatch import DispatchedGame, Part, Report, answer
+from repairkit.engine.dispatch import DispatchedGame, Part, Report, answer, cut
 from tests.games import TableGame, any_values, noisy
 
 

@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repairkit.core.game import Coalitions
-from repairkit.engine.evaluator import keep_all
-from repairkit.engine.executor import ThreadExecutor
+from repairkit.engine.evaluator import ThreadExecutor, difference, keep_all
 from repairkit.engine.opening import WAYS, open_evaluator
-from repairkit.engine.weights.agreement import difference
 from repairkit.engine.weights.fast import FastEvaluator
 from repairkit.engine.weights.routes import Routes
 from tests.engine.games import Setup, deep_model, set_up

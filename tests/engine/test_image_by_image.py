@@ -33,9 +33,9 @@ from repairkit.core.filters import Site
 from repairkit.core.suite import Array
 from repairkit.data.parts import PartPlan
 from repairkit.engine.batching import settle_batching
-from repairkit.engine.evaluator import MaskEvaluator, keep_all
+from repairkit.engine.evaluator import keep_all
+from repairkit.engine.masks import AffineMasks, MaskEvaluator, with_scattered
 from repairkit.engine.opening import open_evaluator
-from repairkit.engine.rows.scattered import AffineMasks, with_scattered
 from repairkit.engine.runner import Runner
 from repairkit.graph.baking import representable
 from repairkit.graph.coalitions.masking import with_affine_masks

@@ -7,16 +7,15 @@ import sys
 
 import pytest
 
-from repairkit.engine.evaluator import MaskEvaluator
+from repairkit.engine.masks import MaskEvaluator, ScatteredEvaluator
 from repairkit.engine.opening import open_evaluator
-from repairkit.engine.rows.scattered import ScatteredEvaluator
 from repairkit.engine.weights.fast import FastEvaluator
 from tests.engine.games import deep_model, set_up
 from tests.models import images
 
 _FREES = """
 from pathlib import Path
-from repairkit.engine.ort.memory import release_freed
+from repairkit.engine.ort import release_freed
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

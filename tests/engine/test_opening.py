@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from repairkit.engine.evaluator import keep_all
+from repairkit.engine.evaluator import ExpectedAnswers, keep_all
 from repairkit.engine.opening import open_evaluator
 from repairkit.engine.weights import compiled as compiled_module
-from repairkit.engine.weights.agreement import Agreement, cones_fault
-from repairkit.engine.weights.fast import FastEvaluator
+from repairkit.engine.weights.fast import FastEvaluator, cones_fault
 from repairkit.engine.weights.routes import Routes
 from repairkit.graph.coalitions import weight_space as switches_module
 from repairkit.graph.coalitions.weight_space import Switched
@@ -82,7 +81,7 @@ def test_cones_are_proven_bit_for_bit() -> None:
     assert compiled is not None
     evaluator = FastEvaluator(Routes(compiled), setup.suite)
     assert cones_fault(evaluator, np.arange(9)) is None
-    agreement = Agreement.ask(setup.reference(), len(setup.roster), 9, 1.0)
+    agreement = ExpectedAnswers.ask(setup.reference(), len(setup.roster), 9, 1.0)
     assert agreement.fault(evaluator) is None
 
 

@@ -12,12 +12,12 @@ import onnxruntime
 import pytest
 
 from repairkit.core.errors import DeviceError, ModelError
-from repairkit.engine.ort import runtime
-from repairkit.engine.ort.card import quarter_of_card_memory
-from repairkit.engine.ort.runtime import (
+from repairkit.engine import ort
+from repairkit.engine.ort import (
     CUDA,
     open_session,
     out_of_memory,
+    quarter_of_card_memory,
     runtime_complaint,
     session_device,
 )
@@ -62,7 +62,7 @@ class Runtime:
 @pytest.fixture(params=[True, False], ids=["quiet", "loud"])
 def crippled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     found = Runtime(quiet=request.param)
-    monkeypatch.setattr(runtime, "load_runtime", lambda: found)
+    monkeypatch.setattr(ort, "load_runtime", lambda: found)
     return found
 
 
@@ -160,4 +160,4 @@ def test_a_runtime_that_is_there_and_broken_is_not_called_missing(
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(DeviceError, match=told):
-        runtime.load_runtime()
+        ort.load_runtime()

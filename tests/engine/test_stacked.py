@@ -8,14 +8,14 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from repairkit.core.arrays import Precision
 from repairkit.core.errors import DeviceError
-from repairkit.core.suite import Precision
-from repairkit.engine.evaluator import MaskEvaluator, keep_all
+from repairkit.engine.evaluator import difference, keep_all
+from repairkit.engine.masks import MaskEvaluator
 from repairkit.engine.opening import open_evaluator, open_stacked
 from repairkit.engine.rows import stacked as stacked_module
 from repairkit.engine.rows.stacked import StackedEvaluator
 from repairkit.engine.runner import Runner
-from repairkit.engine.weights.agreement import difference
 from repairkit.engine.weights.routes import Routes
 from repairkit.graph.coalitions.recast import recast
 from repairkit.graph.kinds.sites import instrument

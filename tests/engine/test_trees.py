@@ -13,8 +13,8 @@ from repairkit.core.filters import Roster
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.preprocessing import ReadyImages
 from repairkit.engine.ensembles.trees import TreeEvaluator
-from repairkit.engine.evaluator import Evaluator, MaskEvaluator, keep_all
-from repairkit.engine.executor import ThreadExecutor
+from repairkit.engine.evaluator import Evaluator, ThreadExecutor, keep_all
+from repairkit.engine.masks import MaskEvaluator
 from repairkit.engine.means import measure_means
 from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.runner import Runner

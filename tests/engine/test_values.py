@@ -7,9 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-import repairkit.engine.ort.values as values_module
-from repairkit.engine.ort.sessions import Call, open_slice
-from repairkit.engine.ort.values import as_value, memory_of, owned_outputs
+import repairkit.engine.ort as values_module
+from repairkit.engine.ort import Call, as_value, memory_of, open_slice, owned_outputs
 
 SHAPE = [33, 17]
 FLOATS = TensorProto.FLOAT

@@ -345,7 +345,7 @@ def test_no_custom_library_is_ever_loaded(monkeypatch: pytest.MonkeyPatch, tmp_p
     """Neither a model's metadata nor the surroundings make a session load code."""
     import onnxruntime
 
-    from repairkit.engine.ort.runtime import open_session
+    from repairkit.engine.ort import open_session
 
     model = models.own_bias()
     model.metadata_props.add(key="ort_config", value='{"session_options": {"a": 1}}')

@@ -27,7 +27,7 @@ from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
 from repairkit.core.game import GameFacts, Round
 from repairkit.core.suite import Precision
 from repairkit.engine.dispatch import DispatchedGame, Part, Report, answer
-from repairkit.engine.ort.runtime import versions
+from repairkit.engine.ort import versions
 from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe
 
 logger = logging.getLogger(__name__)

@@ -20,11 +20,11 @@ from repairkit.core.game import Coalitions, Executor
 from repairkit.core.suite import Array, Suite
 from repairkit.engine.ensembles.leaves import LeafReader
 from repairkit.engine.ensembles.tree_scores import Finish
-from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce
+from repairkit.engine.evaluator import Evaluator, ExpectedAnswers, Reduce
+from repairkit.engine.masks import MaskEvaluator
 from repairkit.engine.runner import OpenModel
-from repairkit.engine.weights.agreement import Agreement
+from repairkit.graph.coalitions.tree_tail import tail_of
 from repairkit.graph.index import GraphIndex
-from repairkit.graph.kinds.ensembles import tail_of
 from repairkit.graph.kinds.trees import element_type
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def open_trees(
     except ModelError as error:
         logger.info("sums of leaves: %s", error)
         return reference
-    agreement = Agreement.ask(reference, len(roster), len(reference.suite), 1.0)
+    agreement = ExpectedAnswers.ask(reference, len(roster), len(reference.suite), 1.0)
     fault = agreement.fault(evaluator)
     if fault is None:
         return evaluator

@@ -21,11 +21,16 @@ from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.game import Coalitions
 from repairkit.core.suite import Array, Indices, Suite
 from repairkit.engine.evaluator import Reduce
-from repairkit.engine.ort.card import quarter_of_card_memory
-from repairkit.engine.ort.runtime import open_session, out_of_memory, runtime_complaint
-from repairkit.engine.ort.values import as_value, owned_outputs
+from repairkit.engine.ort import (
+    as_value,
+    open_session,
+    out_of_memory,
+    owned_outputs,
+    quarter_of_card_memory,
+    quarter_of_free_memory,
+    runtime_complaint,
+)
 from repairkit.engine.weights.routes import NOTHING_HELD, Difference, Routes, Row
-from repairkit.engine.weights.states import quarter_of_free_memory
 from repairkit.graph.coalitions.cones import COUNT, Slice, base_name, extract, stack_inputs
 
 logger = logging.getLogger(__name__)

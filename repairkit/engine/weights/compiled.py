@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 from onnx import numpy_helper
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.suite import Array
-from repairkit.engine.ort.memory import release_freed
-from repairkit.engine.ort.sessions import Call, Level, open_slice, optimise
-from repairkit.engine.ort.values import as_value
+from repairkit.engine.ort import Call, Level, as_value, open_slice, optimise, release_freed
 from repairkit.engine.weights.workspace import Workspace, Workspaces
 from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, Switch, extract
 from repairkit.graph.coalitions.recast import recast

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.game import Coalitions, Executor
-from repairkit.core.suite import Array, Indices, Suite
-from repairkit.engine.evaluator import Reduce
-from repairkit.engine.executor import SerialExecutor, default_workers
-from repairkit.engine.weights.planner import Plan, Start, make_plan
+from repairkit.core.suite import Indices, Suite
+from repairkit.engine.evaluator import Reduce, SerialExecutor, default_workers, keep_all
+from repairkit.engine.ort import quarter_of_free_memory
+from repairkit.engine.weights.planner import Move, Plan, Start, make_plan
 from repairkit.engine.weights.routes import Routes, Row
-from repairkit.engine.weights.states import State, States, quarter_of_free_memory
+from repairkit.engine.weights.states import State, States
 from repairkit.engine.weights.walk import Walk
 from repairkit.graph.coalitions.cones import Tensors
 
@@ -29,6 +30,12 @@ _LEAST_IMAGES = 8
 _LEAST_MACS = 1e9  # of a run, so that what surrounds it does not count
 _ROWS_PER_JOB = 64
 _ENOUGH_JOBS = 16
+_SHARE_PRESENT = 0.9  # of the filters, where cones are proven
+_CONE_IMAGES = 2  # bits are compared, which more images would not make more alike
+_CONE_IMAGE_MACS = 8e9  # of them together, beyond which one image must do
+_MOST_STEPS = 8
+_FEWEST_STEPS = 4
+_CONE_MACS = 2e10  # of the full passes that cones are compared with, beyond which steps are fewer
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,11 @@ class FastEvaluator:
         self.path = f"{routes.compiled.path} and cones"
         fitting = max(_LEAST_IMAGES, round(_LEAST_MACS / max(routes.full.cost, 1.0)))
         self.grain = min(batch_size, fitting)
+
+    @property
+    def macs(self) -> float:
+        """Multiplications of a full pass of one image."""
+        return self.routes.full.cost
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
@@ -155,3 +167,40 @@ class _Desk:
         if key not in self.plans:
             self.plans[key] = make_plan(self.routes, self.rows[job.rows], start, self.keep)
         return self.plans[key]
+
+
+def cones_fault(evaluator: FastEvaluator, images: NDArray[np.intp]) -> str | None:
+    """Whether cones give other bits than full passes: one filter less each, then ever fewer."""
+    n_players = len(evaluator.routes.compiled.roster)
+    cost = max(evaluator.routes.full.cost, 1.0)
+    images = images[: int(np.clip(_CONE_IMAGE_MACS // cost, 1, _CONE_IMAGES))]
+    each = 2 * len(images) * cost
+    n_steps = int(np.clip(_CONE_MACS // each, _FEWEST_STEPS, _MOST_STEPS))
+    rng = np.random.default_rng(1)
+    base = rng.random(n_players) < _SHARE_PRESENT
+    present = np.flatnonzero(base)
+    if not len(present):
+        return None
+    steps = np.unique(np.linspace(0, len(present) - 1, n_steps).astype(int))
+    leaving = rng.permutation(present[steps])
+    star = np.repeat(base[None], len(leaving) + 1, axis=0)
+    star[np.arange(1, len(star)), leaving] = False
+    walk = star.copy()
+    for row in range(1, len(walk)):
+        walk[row] &= walk[row - 1]
+    passes: dict[bytes, Array] = {}
+    for rows in (star, walk):
+        answers = evaluator.answer(rows, np.tile(images, (len(rows), 1)), keep_all)
+        for ours, row in zip(answers, rows, strict=True):
+            key = row.tobytes()
+            if key not in passes:
+                passes[key] = _full_pass(evaluator, row, images)
+            if not np.array_equal(ours, passes[key], equal_nan=True):
+                return "a cone gives other bits than a full pass"
+    return None
+
+
+def _full_pass(evaluator: FastEvaluator, row: NDArray[np.bool_], images: NDArray[np.intp]) -> Array:
+    with evaluator.routes.compiled.workspaces.lend() as workspace:
+        walk = Walk(evaluator.routes, workspace, evaluator.suite, images, None)
+        return walk.step(Move(0, row, evaluator.routes.full, follow=False))

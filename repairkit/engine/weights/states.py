@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,13 +81,3 @@ class States:
             if len(self._rows) > _MOST_ROWS:
                 self._rows.popitem(last=False)
         return None if last is None else np.unpackbits(last, count=len(row)).astype(bool)
-
-
-def quarter_of_free_memory() -> int:
-    """Bytes; 1 GiB where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 2**30
-    free = [line.split()[1] for line in lines if line.startswith("MemAvailable")]
-    return int(free[0]) * 1024 // 4 if free else 2**30

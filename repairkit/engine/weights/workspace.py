@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.suite import Array
-from repairkit.engine.ort.sessions import Call
-from repairkit.engine.ort.values import as_value
-from repairkit.graph.coalitions.cones import Slice, Switch
+from repairkit.engine.ort import Call, as_value
+from repairkit.graph.coalitions.cones import Slice
+from repairkit.graph.coalitions.weight_space import Switch
 
 Channels = NDArray[np.intp]
 

@@ -1,10 +1,11 @@
-"""Rows of few images each: many coalitions in one run, with a mask row per image.
+"""Answers by the instrumented model: coalition by coalition, or many coalitions in one run.
 
-In weight space every coalition is a run of its own, and with an image or two to a run, what
-surrounds a run costs more than the run. The instrumented model answers 128 coalitions of one image
-in a few runs, at about two plain passes. Which way a row goes follows from the number of its images
-alone, and every run has the same number of images, the last one filled up: a matrix product may
-round differently for another number. So a row's answer hangs on nothing that comes with it.
+In weight space every coalition is a run of its own, and with an image or two to a run, the fixed
+cost of a run is more than the run itself. The instrumented model answers 128 coalitions of one
+image in a few runs, with a mask row per image, at about two plain passes. The number of a row's
+images alone decides how it is answered. Every such run has the same number of images, the last one
+filled up, since a matrix product may round differently for another number. So a row's answer
+depends on nothing that comes with it.
 """
 
 from __future__ import annotations
@@ -16,18 +17,26 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.arrays import Array, Precision
 from repairkit.core.errors import ModelError
-from repairkit.core.filters import FilterMeans
-from repairkit.core.game import Coalitions
+from repairkit.core.filters import FilterMeans, Roster
+from repairkit.core.game import Coalitions, Executor
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Array, Indices, Precision
-from repairkit.engine.evaluator import Evaluator, MaskEvaluator, Reduce, keep_all
-from repairkit.engine.ort.runtime import session_device
-from repairkit.engine.runner import Runner
-from repairkit.engine.weights.agreement import difference
-from repairkit.engine.weights.fast import FastEvaluator
-from repairkit.graph.coalitions.masking import OFFSET, ONES, SCALE, ZEROS, affine_input
+from repairkit.core.suite import Indices, Suite
+from repairkit.engine.evaluator import Evaluator, Reduce, SerialExecutor, difference, keep_all
+from repairkit.engine.ort import session_device
+from repairkit.engine.runner import Feeds, Masks, Runner
+from repairkit.graph.coalitions.masks import (
+    OFFSET,
+    ONES,
+    SCALE,
+    ZEROS,
+    affine_input,
+    mask_name,
+    mask_shape,
+)
 
+_RUNS_PER_PIECE = 8
 logger = logging.getLogger(__name__)
 
 _FEW = 8  # images to a row, up to which masks are faster than weights
@@ -37,8 +46,96 @@ _LEAST_IMAGES = 8
 _SHARES_PRESENT = (1.0, 0.9, 0.5, 0.0)
 
 
+class MaskEvaluator:
+    """The instrumented model, the definition of an absent filter.
+
+    No run holds images of two rows, so that an answer depends on its row and the batch size alone.
+
+    Args:
+        runner: of the instrumented model; its first output is judged.
+        roster: the filters, in the order of the players.
+        suite: the images.
+        executor: maps over the runs.
+        batch_size: images in one run at the most.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        roster: Roster,
+        suite: Suite,
+        *,
+        executor: Executor | None = None,
+        batch_size: int = 128,
+    ) -> None:
+        self.runner, self.roster, self.suite = runner, roster, suite
+        self.executor: Executor = SerialExecutor() if executor is None else executor
+        self.batch_size = batch_size
+
+    @property
+    def path(self) -> str:
+        """See `Evaluator`."""
+        return "instrumented" if self.runner.optimised else "instrumented, as written"
+
+    def with_runner(self, runner: Runner) -> MaskEvaluator:
+        """The same by another runner of the instrumented model."""
+        return MaskEvaluator(
+            runner,
+            self.roster,
+            self.suite,
+            executor=self.executor,
+            batch_size=self.batch_size,
+        )
+
+    def answer(
+        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+    ) -> Array:
+        """See `Evaluator`."""
+        if images is None:
+            pieces = self._pieces(np.arange(len(self.suite)))
+            parts = self.executor.map(lambda piece: self._all(coalitions, piece, reduce), pieces)
+            return np.concatenate(list(parts), axis=1)
+
+        def answer_row(number: int) -> Array:
+            row = coalitions[number : number + 1]
+            parts = [self._all(row, piece, reduce) for piece in self._pieces(images[number])]
+            return np.concatenate(parts, axis=1)
+
+        return np.concatenate(list(self.executor.map(answer_row, range(len(coalitions)))))
+
+    def run(self, coalitions: Coalitions, positions: Indices) -> Array:
+        """One run: the outputs for images of the suite, under one row or a row for each image."""
+        suite = self.suite
+        return self._run(suite.batch(positions), coalitions, suite.feeds(positions))
+
+    def _pieces(self, positions: Indices) -> list[Indices]:
+        # Where runs have a fixed number of images, pieces change no answer and feed more workers.
+        step = self.runner.step
+        size = self.batch_size if step is None else _RUNS_PER_PIECE * step
+        return [positions[i : i + size] for i in range(0, len(positions), size)]
+
+    def _all(self, coalitions: Coalitions, positions: Indices, reduce: Reduce) -> Array:
+        """Every row on the same images."""
+        batch, feeds = self.suite.batch(positions), self.suite.feeds(positions)
+        return np.stack(
+            [reduce(self._run(batch, row[None], feeds), positions) for row in coalitions]
+        )
+
+    def _run(self, images: Array, coalitions: Coalitions, feeds: Feeds) -> Array:
+        answers = self.runner.run(images, self._masks(coalitions), feeds)
+        return answers[self.runner.outputs[0]]
+
+    def _masks(self, coalitions: Coalitions) -> Masks:
+        return {
+            mask_name(site): coalitions[:, self.roster.slices[site.name]].reshape(
+                mask_shape(site, len(coalitions))
+            )
+            for site in self.roster.sites
+        }
+
+
 class AffineMasks:
-    """Runs of many coalitions through `graph.affine`, and by the masks where that breaks down.
+    """Runs of many coalitions through affine masks, and by the masks where that breaks down.
 
     Args:
         runner: of the model with affine masks.
@@ -56,10 +153,10 @@ class AffineMasks:
         """One run: the outputs for images of the suite, under a row for each image."""
         feeds: dict[str, Array] = {}
         for site, levels in zip(self.masks.roster.sites, self._levels, strict=True):
-            own = coalitions[:, self.masks.roster.slices[site.name]]
-            feeds[affine_input(site, SCALE)] = own.astype(np.float32).reshape(-1)
-            feeds[affine_input(site, OFFSET)] = np.where(own, np.float32(0), levels).reshape(-1)
-            zeros, ones = self._zeros_and_ones(own.size)
+            present = coalitions[:, self.masks.roster.slices[site.name]]
+            feeds[affine_input(site, SCALE)] = present.astype(np.float32).reshape(-1)
+            feeds[affine_input(site, OFFSET)] = np.where(present, np.float32(0), levels).reshape(-1)
+            zeros, ones = self._zeros_and_ones(present.size)
             feeds[affine_input(site, ZEROS)] = zeros
             feeds[affine_input(site, ONES)] = ones
         images = self.masks.suite.batch(positions)
@@ -98,8 +195,8 @@ class ScatteredEvaluator:
         most = masks.batch_size  # which a card wants filled
         fitting = np.clip(_RUN_MACS / max(macs, 1.0), _LEAST_IMAGES, _RUN_IMAGES)
         self.run_images = min(int(fitting), most) if _on_cpu(masks) else most
-        how = "a mask" if mixer is None else "an affine mask"
-        self.path = f"{others.path}; {how} per image where a row has few"
+        mask = "a mask" if mixer is None else "an affine mask"
+        self.path = f"{others.path}; {mask} per image where a row has few"
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
@@ -166,6 +263,7 @@ def with_scattered(
     masks: MaskEvaluator,
     *,
     mixer: AffineMasks | None = None,
+    macs: float = 0.0,
     precision: Precision = "float32",
     proven: dict[str, str | None] | None = None,
     bits: bool = False,
@@ -173,17 +271,18 @@ def with_scattered(
     """An evaluator that mixes coalitions in one run, where the model lets images be told apart.
 
     A model whose convolutions work on something else than one batch entry per image (tiles, frames)
-    would take one image's mask for another's; what it answers row by row tells. On the CPU a row
-    must besides get the same bits wherever it stands in a run, and whatever stands beside it; a
-    card's kernels do not promise that.
+    would take one image's mask for another's; its answers row by row show that. On the CPU a row
+    must also get the same bits at every place in a run, and beside any other rows; the kernels of a
+    card do not promise that.
 
     Args:
         others: answers rows of many images.
         masks: of the instrumented model.
         mixer: a faster way to run it, taken if it gives the same; never where `bits` count.
+        macs: see `ScatteredEvaluator`.
         precision: of `masks`.
         proven: see `Candidates`; nothing is known before if None.
-        bits: see `Agreement.fault`.
+        bits: see `ExpectedAnswers.fault`.
     """
     proven = {} if proven is None else proven
     n_players = len(masks.roster)
@@ -193,23 +292,22 @@ def with_scattered(
     if masks.runner.step is not None:
         return others
     alone: Array | None = None
-    macs = others.routes.full.cost if isinstance(others, FastEvaluator) else 0.0
     # A fused multiply and add may round otherwise, and a few rows cannot show that it never does.
     for way in (None,) if bits or mixer is None else (mixer, None):
-        found = ScatteredEvaluator(others, masks, way, macs=macs)
-        if found.path not in proven:
+        scattered = ScatteredEvaluator(others, masks, way, macs=macs)
+        if scattered.path not in proven:
             alone = masks.answer(rows, positions, keep_all) if alone is None else alone
-            fault = _fault(found, rows, positions, alone, precision, bits=bits)
-            proven[found.path] = fault
+            fault = _fault(scattered, rows, positions, alone, precision, bits=bits)
+            proven[scattered.path] = fault
             if fault is not None:
-                logger.info("coalitions do not share runs of %s: %s", found.path, fault)
-        if proven[found.path] is None:
-            return found
+                logger.info("coalitions do not share runs of %s: %s", scattered.path, fault)
+        if proven[scattered.path] is None:
+            return scattered
     return others
 
 
 def _fault(
-    found: ScatteredEvaluator,
+    scattered: ScatteredEvaluator,
     rows: Coalitions,
     positions: NDArray[np.intp],
     alone: Array,
@@ -219,12 +317,12 @@ def _fault(
 ) -> str | None:
     """What is wrong with rows that share a run, given the answers of each alone."""
     try:
-        together = found.answer(rows, positions, keep_all)
-        backwards = found.answer(rows[::-1], positions[::-1], keep_all)[::-1]
+        together = scattered.answer(rows, positions, keep_all)
+        backwards = scattered.answer(rows[::-1], positions[::-1], keep_all)[::-1]
     except ModelError as error:
         return str(error)
-    if _on_cpu(found.masks) and not np.array_equal(together, backwards, equal_nan=True):
-        return "an answer hangs on its place in a run"
+    if _on_cpu(scattered.masks) and not np.array_equal(together, backwards, equal_nan=True):
+        return "an answer depends on its place in a run"
     return difference(together[:, 0], alone[:, 0], precision=precision, bits=bits)
 
 

@@ -1,1 +1,0 @@
-"""ONNX Runtime: sessions, values and who owns their memory."""

@@ -26,7 +26,7 @@ from repairkit.core.suite import Indices, Suite
 from repairkit.engine.evaluator import Evaluator, Reduce, SerialExecutor, difference, keep_all
 from repairkit.engine.ort import session_device
 from repairkit.engine.runner import Feeds, Masks, Runner
-from repairkit.graph.coalitions.masks import (
+from repairkit.graph.coalitions.masking import (
     OFFSET,
     ONES,
     SCALE,

@@ -34,7 +34,7 @@ from repairkit.core.arrays import Array
 from repairkit.core.errors import DeviceError, ModelError, SettingsError
 from repairkit.core.process.text import first_line
 from repairkit.graph.index import with_open_sizes
-from repairkit.graph.stored.files import as_on_disk, folder_of
+from repairkit.graph.stored.constants import as_on_disk, folder_of
 
 logger = logging.getLogger(__name__)
 

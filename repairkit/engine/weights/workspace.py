@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.engine.ort import Call, as_value
-from repairkit.graph.coalitions.cones import Slice
-from repairkit.graph.coalitions.weight_space import Switch
+from repairkit.graph.coalitions.cones import Slice, Switch
 
 Channels = NDArray[np.intp]
 

@@ -20,9 +20,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array, Precision
 from repairkit.core.game import Coalitions
-from repairkit.core.suite import Indices
+from repairkit.core.suite import Array, Indices, Precision
 
 Reduce = Callable[[Array, Indices], Array]
 """Outputs and positions of some images to what is kept of them, first axis (n_images,)."""

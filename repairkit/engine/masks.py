@@ -17,12 +17,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array, Precision
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.game import Coalitions, Executor
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Indices, Suite
+from repairkit.core.suite import Array, Indices, Precision, Suite
 from repairkit.engine.evaluator import Evaluator, Reduce, SerialExecutor, difference, keep_all
 from repairkit.engine.ort import session_device
 from repairkit.engine.runner import Feeds, Masks, Runner

@@ -30,9 +30,9 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnx import ModelProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import DeviceError, ModelError, SettingsError
 from repairkit.core.process.text import first_line
+from repairkit.core.suite import Array
 from repairkit.graph.index import with_open_sizes
 from repairkit.graph.stored.constants import as_on_disk, folder_of
 

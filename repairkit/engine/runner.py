@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.arrays import Array
 from repairkit.core.errors import ModelError
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Suite
+from repairkit.core.suite import Array, Suite
 from repairkit.engine.ort import (
     choose_device,
     load_runtime,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from repairkit.core.arrays import Array
 from repairkit.core.game import Coalitions
+from repairkit.core.suite import Array
 from repairkit.engine.evaluator import STEPS_OF_ONE, Evaluator, ThreadExecutor, difference, keep_all
 from repairkit.engine.masks import with_scattered
 from repairkit.engine.opening import WAYS, open_evaluator

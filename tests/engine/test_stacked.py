@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from repairkit.core.arrays import Precision
 from repairkit.core.errors import DeviceError
+from repairkit.core.suite import Precision
 from repairkit.engine.evaluator import difference, keep_all
 from repairkit.engine.masks import MaskEvaluator
 from repairkit.engine.opening import open_evaluator, open_stacked

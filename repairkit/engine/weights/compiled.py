@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from onnx import numpy_helper
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
+from repairkit.core.suite import Array
 from repairkit.engine.ort import Call, Level, as_value, open_slice, optimise, release_freed
 from repairkit.engine.weights.workspace import Workspace, Workspaces
 from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, Switch, extract

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.game import Coalitions, Executor
-from repairkit.core.suite import Indices, Suite
+from repairkit.core.suite import Array, Indices, Suite
 from repairkit.engine.evaluator import Reduce, SerialExecutor, default_workers, keep_all
 from repairkit.engine.ort import quarter_of_free_memory
 from repairkit.engine.weights.planner import Move, Plan, Start, make_plan

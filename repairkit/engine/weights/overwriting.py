@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
+from repairkit.core.suite import Array
 from repairkit.engine.ort import memory_of
 from repairkit.engine.weights.compiled import Compiled, Overwrite
 from repairkit.engine.weights.routes import Row

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.arrays import Array
-from repairkit.core.suite import Indices, Suite
+from repairkit.core.suite import Array, Indices, Suite
 from repairkit.engine.ort import as_value
 from repairkit.engine.weights.overwriting import overwrite, put_back
 from repairkit.engine.weights.planner import Move

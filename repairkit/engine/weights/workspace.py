@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.arrays import Array
 from repairkit.core.filters import FilterMeans, Roster
+from repairkit.core.suite import Array
 from repairkit.engine.ort import Call, as_value
 from repairkit.graph.coalitions.cones import Slice, Switch
 

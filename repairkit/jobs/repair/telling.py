@@ -9,7 +9,7 @@ from typing import Any
 
 from repairkit.core.patch import Patch, Verified
 from repairkit.core.process.text import counted
-from repairkit.engine.ort.runtime import versions
+from repairkit.engine.ort import versions
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.judging import FinalFigures, disparity_measures, note_on_test
 from repairkit.jobs.repair.repair_settings import PatchSettings

@@ -23,8 +23,8 @@ from repairkit.engine.ensembles.tree_scores import Finish
 from repairkit.engine.evaluator import Evaluator, ExpectedAnswers, Reduce
 from repairkit.engine.masks import MaskEvaluator
 from repairkit.engine.runner import OpenModel
-from repairkit.graph.coalitions.tree_tail import tail_of
 from repairkit.graph.index import GraphIndex
+from repairkit.graph.kinds.ensembles import tail_of
 from repairkit.graph.kinds.trees import element_type
 
 logger = logging.getLogger(__name__)

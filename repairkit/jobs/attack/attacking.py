@@ -20,7 +20,7 @@ from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, split_parts
 from repairkit.data.preprocessing import InputSpec, PixelImages, Preprocessing, value_table
 from repairkit.engine.batching import settle_batching
-from repairkit.engine.ort.runtime import versions
+from repairkit.engine.ort import versions
 from repairkit.formats.attack_file import KIND, AttackedImages, attack_archive, check_columns
 from repairkit.formats.documents import write_bytes
 from repairkit.jobs.attack import adversary

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RunFolderError, SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.scores import Scores
-from repairkit.engine.ort.runtime import versions
+from repairkit.engine.ort import versions
 from repairkit.estimators.questions import Side, contested, settle_top_k
 from repairkit.formats import run_file
 from repairkit.formats.documents import outputs, to_json

@@ -19,7 +19,7 @@ from repairkit.core.metric import MeasureFacts
 from repairkit.core.scores import Budget, Scores
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.opening import stated_agreement
-from repairkit.engine.ort.runtime import choose_device, versions
+from repairkit.engine.ort import choose_device, versions
 from repairkit.estimators.driving.driver import Estimation
 from repairkit.formats import run_file
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of

@@ -49,6 +49,11 @@ class Site:
         """The shape of what the filters yield when absent: one number each, or `n_values`."""
         return (self.n_channels,) if self.n_values is None else (self.n_channels, self.n_values)
 
+    @property
+    def in_tensor(self) -> bool:
+        """Whether the tensor holds what each filter yields; that of trees holds only their sum."""
+        return self.n_values is None
+
     def numbers(self, stored: Array) -> Array:
         """The numbers that the tensor's contents mean: themselves, or those behind codes."""
         if self.scale is None:
@@ -73,7 +78,7 @@ class Sums:
 
     def mean(self, site: Site) -> Array:
         """As the levels of absent filters: float32, or float64 for trees."""
-        return (self.total / self.count).astype(np.float32 if site.n_values is None else np.float64)
+        return (self.total / self.count).astype(np.float32 if site.in_tensor else np.float64)
 
 
 @dataclass(frozen=True)

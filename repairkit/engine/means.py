@@ -51,11 +51,11 @@ def measure_sums(
     Raises:
         ModelError: ONNX Runtime fails on the model or the images.
     """
-    trees = tuple(site for site in sites if site.n_values is not None)
+    trees = tuple(site for site in sites if not site.in_tensor)
     if trees:
         means = mean_leaves(LeafReader(opened, trees), suite, magnitude=magnitude)
         sums = {name: Sums(mean * len(suite), len(suite)) for name, mean in means.items()}
-        sites = tuple(site for site in sites if site.n_values is None)
+        sites = tuple(site for site in sites if site.in_tensor)
         return sums | measure_sums(opened, sites, suite, magnitude=magnitude) if sites else sums
     tensors = tuple(site.tensor for site in sites)
     # A model that rounds to steps may take other steps where the runtime rewrites its graph.
@@ -70,9 +70,7 @@ def measure_sums(
             positions = np.arange(start, min(start + chunk, len(suite)))
             answers = runner.run(suite.batch(positions), feeds=suite.feeds(positions))
             for site in sites:
-                tensor = answers[site.tensor]
-                if site.scale is not None:
-                    tensor = (tensor.astype(np.float64) - site.zero) * site.scale
+                tensor = site.numbers(answers[site.tensor])
                 axes = tuple(a for a in range(tensor.ndim) if a != site.channel_axis % tensor.ndim)
                 totals[site.name] += measure(tensor).sum(axis=axes, dtype=np.float64)
                 counts[site.name] += tensor.size // site.n_channels

@@ -145,7 +145,7 @@ def open_evaluator(
     suite = reference.suite
     if not len(suite):
         return reference
-    if any(site.n_values is not None for site in candidates.roster.sites):
+    if not all(site.in_tensor for site in candidates.roster.sites):
         return _open_trees(candidates, reference)
     device = session_device(reference.runner.session)
     if quick is not None:
@@ -244,7 +244,7 @@ def _fast_evaluators(
 
 def _open_trees(candidates: Candidates, reference: MaskEvaluator) -> Evaluator:
     """Trees by their leaves; a model that has layers as well, by its masks."""
-    layers = any(site.n_values is None for site in candidates.roster.sites)
+    layers = any(site.in_tensor for site in candidates.roster.sites)
     if layers or candidates.step is not None:
         return reference
     opened = OpenModel(

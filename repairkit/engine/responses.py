@@ -72,8 +72,7 @@ def measure_responses(
 def _channel(tensor: Array, site: Site, channel: int) -> NDArray[np.float64]:
     """One channel's responses, (n_images, positions...), codes turned into numbers."""
     taken = np.take(tensor, channel, axis=site.channel_axis % tensor.ndim).astype(np.float64)
-    numbers: NDArray[np.float64] = taken if site.scale is None else (taken - site.zero) * site.scale
-    return numbers
+    return site.numbers(taken)
 
 
 def _peaks(channel: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[int, int]]:

@@ -165,7 +165,7 @@ class Working:
         return LateScattered(evaluator, partial(self._scattered, evaluator, quick))
 
     def _is_few(self, n_passes: int) -> bool:
-        trees = any(site.n_values is not None for site in self.roster.sites)
+        trees = not all(site.in_tensor for site in self.roster.sites)
         return n_passes <= _FEW_PASSES and self.precision == "float32" and not trees
 
     def _scattered(self, evaluator: Evaluator, masks: MaskEvaluator) -> Evaluator:

@@ -15,7 +15,7 @@ from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.graph.baking import bake, infer_patch, representable, revert
 from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.kinds.sites import instrument, survey
-from repairkit.graph.stored.constants import dense_array
+from repairkit.graph.stored.tensors import dense_array
 from repairkit.jobs.look.inspection import inspect
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Settings

@@ -26,20 +26,8 @@ from repairkit.core.patch import AddedTensor, Change, Constant, FrozenFilter, Te
 from repairkit.core.suite import Array
 from repairkit.graph.coalitions.masking import mask_channels
 from repairkit.graph.index import ConstantArrays, GraphIndex, float_attribute, is_dequantised
+from repairkit.graph.kinds import layers
 from repairkit.graph.kinds.kind import Folded, Kind, SiteLayer, SiteSearch
-from repairkit.graph.kinds.layers import (
-    DENSE,
-    ON_CODES,
-    ON_FLOATS,
-    LayerNodes,
-    activation_bounds,
-    addend_slot,
-    kernel_mask,
-    kernel_rest,
-    kernel_scale,
-    read_layer,
-    slots_of,
-)
 from repairkit.graph.stored.constants import with_dense_tensors
 
 
@@ -48,7 +36,7 @@ class ChannelLayer:
     """A layer whose filters are the channels of its output; see `SiteLayer`."""
 
     site: Site
-    nodes: LayerNodes
+    nodes: layers.LayerNodes
     constants: ConstantArrays
 
     @property
@@ -66,7 +54,7 @@ class ChannelLayer:
     @property
     def bias_slot(self) -> int | None:
         """The input at which the layer's own node reads a bias; None where it reads none."""
-        slot = slots_of(self.node).bias
+        slot = layers.slots_of(self.node).bias
         has_bias = slot is not None and len(self.node.input) > slot and self.node.input[slot]
         return slot if has_bias else None
 
@@ -75,7 +63,7 @@ class ChannelLayer:
         """The constant input of the bias `Add`; None without one."""
         if self.nodes.add is None:
             return None
-        slot = addend_slot(self.index.nodes[self.nodes.add], self.index)
+        slot = layers.addend_slot(self.index.nodes[self.nodes.add], self.index)
         assert slot is not None
         return slot
 
@@ -120,7 +108,7 @@ class ChannelLayer:
         wanted = levels.astype(np.float64)
         if self.nodes.activation is not None:
             activation = self.index.nodes[self.nodes.activation]
-            wanted = np.clip(wanted, *activation_bounds(activation, self.constants))
+            wanted = np.clip(wanted, *layers.activation_bounds(activation, self.constants))
         return self.nodes.numbers.nearest(wanted, self._read_back)
 
     def _read_back(self, levels: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -137,11 +125,10 @@ class ChannelLayer:
 
     def norms(self) -> NDArray[np.float64]:
         codes = self.kernel.astype(np.float64)
-        rest = kernel_rest(self.node, self.constants)
-        kernel = (codes - rest) * kernel_scale(self.node, self.constants)
-        masks = (
-            kernel_mask(self.node, kernel.shape, channel) for channel in range(self.site.n_channels)
-        )
+        rest = layers.kernel_rest(self.node, self.constants)
+        kernel = (codes - rest) * layers.kernel_scale(self.node, self.constants)
+        channels = range(self.site.n_channels)
+        masks = (layers.kernel_mask(self.node, kernel.shape, channel) for channel in channels)
         return np.array([np.linalg.norm(kernel[mask]) for mask in masks])
 
     def why_not_partly(self) -> str:
@@ -156,7 +143,7 @@ class ChannelLayer:
 
     def holds(self, channel: int, _constant: Constant, /) -> bool | None:
         kernel = self.kernel
-        return False if kernel[kernel_mask(self.node, kernel.shape, channel)].any() else None
+        return False if kernel[layers.kernel_mask(self.node, kernel.shape, channel)].any() else None
 
     def frozen_since(self, before: SiteLayer) -> list[FrozenFilter]:
         assert isinstance(before, ChannelLayer)  # an equal site is of the same kind
@@ -212,7 +199,7 @@ def _freeze(layer: ChannelLayer, frozen: Sequence[FrozenFilter]) -> list[Change]
     else:
         bias = np.zeros(nodes.n_channels, nodes.numbers.bias_type or layer.kernel.dtype)
         bias[channels] = moved
-        added = slots_of(layer.node).bias or 0
+        added = layers.slots_of(layer.node).bias or 0
         changes.append(AddedTensor(node=nodes.node, slot=added, array=bias, name=f"{name}/bias"))
     return changes
 
@@ -226,19 +213,19 @@ def _kernel_changes(
     for channel, gain in zip(channels.tolist(), gains.tolist(), strict=True):
         if gain and layer.nodes.norm is not None:
             continue
-        mask = kernel_mask(layer.node, kernel.shape, channel)
+        mask = layers.kernel_mask(layer.node, kernel.shape, channel)
         gone |= mask
         kept[mask] = gain
     if not gone.any():
         return []
-    values = np.broadcast_to(kernel_rest(layer.node, layer.constants), kernel.shape)[gone]
+    values = np.broadcast_to(layers.kernel_rest(layer.node, layer.constants), kernel.shape)[gone]
     scaled = kept[gone] > 0
     if scaled.any():
         values = np.where(scaled, kept[gone] * kernel[gone].astype(np.float64), values)
     return [
         TensorChange(
             node=layer.nodes.node,
-            slot=slots_of(layer.node).kernel,
+            slot=layers.slots_of(layer.node).kernel,
             positions=np.flatnonzero(gone),
             values=values,
             clone=f"{layer.site.name}/kernel",
@@ -256,7 +243,7 @@ def _frozen_since(before: ChannelLayer, after: ChannelLayer) -> list[FrozenFilte
     levels = after.nodes.numbers.held(after.bias_levels().astype(np.float64)).astype(np.float32)
     frozen = []
     for channel in range(after.site.n_channels):
-        mask = kernel_mask(after.node, new[0].shape, channel)
+        mask = layers.kernel_mask(after.node, new[0].shape, channel)
         if new[0][mask].any() or (new[1] is not None and new[1][channel] != 0):
             continue
         alike = old[0][mask].tobytes() == new[0][mask].tobytes()
@@ -270,7 +257,7 @@ def _frozen_since(before: ChannelLayer, after: ChannelLayer) -> list[FrozenFilte
 def _reading(layer: ChannelLayer) -> tuple[Array, Array | None, NDArray[np.float32]]:
     """Kernel, scale of the normalisation if there is one, and bias; the last two per channel."""
     kernel, constants = layer.kernel, layer.constants
-    rest = kernel_rest(layer.node, constants)
+    rest = layers.kernel_rest(layer.node, constants)
     kernel = kernel - rest if rest.any() else kernel
     scale = None
     if layer.nodes.norm is not None:
@@ -327,7 +314,7 @@ def _find(search: SiteSearch, position: int) -> ChannelLayer | str:
         reason = "it makes the model's output"
     if reason:
         return reason
-    nodes = read_layer(
+    nodes = layers.read_layer(
         position,
         search.constants,
         search.ranks,
@@ -359,7 +346,7 @@ def _why_not(search: SiteSearch, position: int) -> str:
         return "it does not depend on the image"
     if not any(o in search.judged for o in node.output):
         return "it does not lead to the output that is judged"
-    if node.op_type in DENSE and not search.dense:
+    if node.op_type in layers.DENSE and not search.dense:
         if all(name in index.fed for name in node.input[:2]):
             return "a product of two activations has no filters"
         return "dense units are sites only with --include dense"
@@ -371,20 +358,12 @@ def _mask(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> Model
 
 
 FLOATS = Kind(
-    name="floats",
-    operators=frozenset(ON_FLOATS),
+    operators=frozenset(layers.ON_FLOATS),
     find=_find,
     mask=_mask,
-    level_type=np.float32,
-    in_tensor=True,
-    rounds_levels=True,
 )
 CODES = Kind(
-    name="codes",
-    operators=frozenset(ON_CODES),
+    operators=frozenset(layers.ON_CODES),
     find=_find,
     mask=_mask,
-    level_type=np.float32,
-    in_tensor=True,
-    rounds_levels=True,
 )

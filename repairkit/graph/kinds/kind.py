@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.filters import FilterMeans, Site
@@ -173,22 +173,13 @@ class Kind:
     """A kind of site.
 
     Attributes:
-        name: in one word.
         operators: the operators whose layers it knows, those included that cannot be frozen.
         find: the layer at a node of one of these operators; or the reason why it is no site; or
             None where the node is no layer of this kind after all.
         mask: a copy of a model with a mask input for each of some sites, whose filters yield their
             means where the mask is false.
-        level_type: of means.
-        in_tensor: whether the site's tensor holds what each filter yields, at every position. If
-            not, it holds only the sum over filters, and each filter yields one leaf's numbers.
-        rounds_levels: whether storing a constant rounds it noticeably.
     """
 
-    name: str
     operators: frozenset[str]
     find: Callable[[SiteSearch, int], SiteLayer | str | None]
     mask: Callable[[ModelProto, Sequence[Site], FilterMeans], ModelProto]
-    level_type: DTypeLike
-    in_tensor: bool
-    rounds_levels: bool

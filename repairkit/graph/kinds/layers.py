@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -104,49 +103,13 @@ def addend_slot(node: NodeProto, index: GraphIndex) -> int | None:
 # How an output holds numbers
 
 
-class OutputNumbers(Protocol):
-    """How a layer's output holds numbers, and what its bias must hold for them."""
-
-    @property
-    def scale(self) -> float | None:
-        """Of the output's codes; None where they are floats."""
-        ...
-
-    @property
-    def zero(self) -> int: ...
-
-    @property
-    def scalable(self) -> bool:
-        """Whether numbers can be scaled exactly, as partly frozen filters and activations do."""
-        ...
-
-    @property
-    def bias_type(self) -> DTypeLike | None:
-        """The element type of a bias; None for that of the kernel."""
-        ...
-
-    def bias(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the bias must hold for these levels, one per channel."""
-        ...
-
-    def level(self, bias: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The level that a bias gives."""
-        ...
-
-    def held(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The levels that come out when the nearest bias is stored for each."""
-        ...
-
-    def nearest(
-        self, levels: NDArray[np.float64], read_back: Callable[[NDArray[np.float64]], Array], /
-    ) -> Array:
-        """The levels that come out, where `read_back` tells what the stored bias reads as."""
-        ...
-
-
 @dataclass(frozen=True)
 class Floats:
-    """The output holds floats: the bias is the level."""
+    """The output holds floats: the bias is the level.
+
+    `scalable`: numbers can be scaled exactly, as partly frozen filters and activations do.
+    `bias_type`: the element type of a bias; None for that of the kernel.
+    """
 
     scale: None = None
     zero: int = 0
@@ -154,17 +117,21 @@ class Floats:
     bias_type: None = None
 
     def bias(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the bias must hold for these levels, one per channel."""
         return levels
 
     def level(self, bias: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The level that a bias gives."""
         return bias
 
     def held(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The levels that come out when the nearest bias is stored for each."""
         return levels
 
     def nearest(
         self, levels: NDArray[np.float64], read_back: Callable[[NDArray[np.float64]], Array], /
     ) -> Array:
+        """The levels that come out, where `read_back` tells what the stored bias reads as."""
         return read_back(levels)
 
 
@@ -221,7 +188,7 @@ class LayerNodes:
     add: int | None = None
     norm: int | None = None
     activation: int | None = None
-    numbers: OutputNumbers = Floats()
+    numbers: Floats | Codes = Floats()
 
     def tensor(self, index: GraphIndex) -> str:
         """Where the filters are read."""

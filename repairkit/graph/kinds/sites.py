@@ -38,11 +38,6 @@ def kind_of(site: Site) -> Kind:
     return _KIND_OF[site.kind]
 
 
-def all_in_tensor(sites: Sequence[Site]) -> bool:
-    """Whether every site's tensor holds what each filter yields; see `Kind.in_tensor`."""
-    return all(kind_of(site).in_tensor for site in sites)
-
-
 # Masking
 
 

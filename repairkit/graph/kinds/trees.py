@@ -178,13 +178,9 @@ def _find(search: SiteSearch, position: int) -> TreeLayer | str | None:
 
 
 TREES = Kind(
-    name="trees",
     operators=frozenset({*ENSEMBLES, *UNSUPPORTED}),
     find=_find,
     mask=_mask,
-    level_type=np.float64,
-    in_tensor=False,
-    rounds_levels=False,
 )
 
 

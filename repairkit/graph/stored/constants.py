@@ -26,19 +26,7 @@ from repairkit.graph.index import (
     plain_tensors,
     subgraphs,
 )
-from repairkit.graph.stored.tensors import (
-    DIGEST,
-    FOLDER,
-    array_of,
-    code_limits,
-    constant_tensor,
-    dense_array,
-    external_entry,
-    fold,
-    forget_marks,
-    holds,
-    is_outside,
-)
+from repairkit.graph.stored import tensors
 
 _NOTHING: Mapping[str, Array] = {}
 _MOVES = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
@@ -76,14 +64,14 @@ class Constants:
         if name in stored:
             return stored[name]
         if name in self.index.initializers:
-            return array_of(self.index.initializers[name])
+            return tensors.array_of(self.index.initializers[name])
         if name in self.index.sparse_initializers:
-            return dense_array(self.index.sparse_initializers[name])
+            return tensors.dense_array(self.index.sparse_initializers[name])
         node = self.index.nodes[self.index.producers[name]]
-        if node.op_type == "Constant" and (tensor := constant_tensor(node)) is not None:
-            return array_of(tensor)
+        if node.op_type == "Constant" and (tensor := tensors.constant_tensor(node)) is not None:
+            return tensors.array_of(tensor)
         if node.op_type == "Constant" and (held := attribute(node, "sparse_value")) is not None:
-            return dense_array(held.sparse_tensor)
+            return tensors.dense_array(held.sparse_tensor)
         if node.op_type == "DequantizeLinear":
             return self._dequantised(node, stored)
         feeds = {i: self.array(i, stored) for i in node.input if i}
@@ -119,7 +107,7 @@ class Constants:
         return self.read_back(name, write)
 
     def _run(self, node: NodeProto, feeds: dict[str, Array]) -> list[Array]:
-        return fold(node, feeds, self.index.model.opset_import)
+        return tensors.fold(node, feeds, self.index.model.opset_import)
 
     def write(
         self, name: str, positions: NDArray[np.int64], values: NDArray[np.float64]
@@ -131,16 +119,16 @@ class Constants:
         shared = len(self.index.readers.get(name, [])) > 1 or name in self.index.outputs
         if name in self.index.initializers:
             tensor = self.index.initializers[name]
-            storage = Storage("initializer", name, shared or is_outside(tensor))
+            storage = Storage("initializer", name, shared or tensors.is_outside(tensor))
             return _write(storage, positions, values, tensor.data_type)
         if name in self.index.sparse_initializers:
             return None
         node = self.index.nodes[self.index.producers[name]]
         if node.op_type == "Constant":
-            stored = constant_tensor(node)
+            stored = tensors.constant_tensor(node)
             if stored is None:
                 return None
-            storage = Storage("constant", name, shared or is_outside(stored))
+            storage = Storage("constant", name, shared or tensors.is_outside(stored))
             return _write(storage, positions, values, stored.data_type)
         if node.domain not in ("", "ai.onnx"):
             return None
@@ -163,7 +151,7 @@ class Constants:
             return positions, values
         if node.op_type == "DequantizeLinear":
             scale, zero = self._quantisation(node)
-            low, high, whole = code_limits(self.array(node.input[0]).dtype)
+            low, high, whole = tensors.code_limits(self.array(node.input[0]).dtype)
             codes = values / scale[positions]
             codes = (np.rint(codes) if whole else codes) + zero[positions]
             return positions, np.clip(codes, low, high)
@@ -176,7 +164,7 @@ class Constants:
             ModelError: they do not fit the codes.
         """
         codes = self.array(node.input[0])
-        code_limits(codes.dtype)
+        tensors.code_limits(codes.dtype)
         axis, block = int_attribute(node, "axis", 1), int_attribute(node, "block_size", 0)
         has_zero = len(node.input) > 2 and node.input[2]
         zeros = self.array(node.input[2]) if has_zero else np.zeros(1)
@@ -228,7 +216,7 @@ def _write(
     dtype = helper.tensor_dtype_to_np_dtype(data_type)
     # Older versions read the rarer types as wider ones, and would write those.
     writes = numpy_helper.from_array(np.zeros(0, dtype)).data_type == data_type
-    if not writes or not holds(values, dtype):
+    if not writes or not tensors.holds(values, dtype):
         return None
     return Write(storage, positions, values.astype(dtype))
 
@@ -238,7 +226,7 @@ def stored_tensor(model: ModelProto, kind: str, name: str) -> TensorProto | None
     if kind == "initializer":
         return next((t for t in model.graph.initializer if t.name == name), None)
     makers = (node for node in model.graph.node if name in node.output)
-    return next((t for node in makers if (t := constant_tensor(node)) is not None), None)
+    return next((t for node in makers if (t := tensors.constant_tensor(node)) is not None), None)
 
 
 # Sparse tensors
@@ -259,13 +247,13 @@ def with_dense_tensors(model: ModelProto) -> ModelProto:
     for graph in _graphs(result):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(
-                numpy_helper.from_array(dense_array(sparse), sparse.values.name)
+                numpy_helper.from_array(tensors.dense_array(sparse), sparse.values.name)
             )
         del graph.sparse_initializer[:]
         for node in graph.node:
             for position, held in enumerate(node.attribute):
                 if node.op_type == "Constant" and held.name == "sparse_value":
-                    dense = numpy_helper.from_array(dense_array(held.sparse_tensor))
+                    dense = numpy_helper.from_array(tensors.dense_array(held.sparse_tensor))
                     node.attribute[position].CopyFrom(helper.make_attribute("value", dense))
     return result
 
@@ -284,19 +272,23 @@ def _graphs(model: ModelProto) -> list[GraphProto]:
 
 def folder_of(model: ModelProto) -> Path | None:
     """The folder of the weights that are kept outside; None where none are."""
-    folders = (external_entry(t, FOLDER) for t in plain_tensors(model.graph) if is_outside(t))
+    folders = (
+        tensors.external_entry(t, tensors.FOLDER)
+        for t in plain_tensors(model.graph)
+        if tensors.is_outside(t)
+    )
     first = next(folders, None)
     return None if first is None else Path(first)
 
 
 def as_on_disk(model: ModelProto) -> ModelProto:
     """The model without repairkit's marks; the model itself where it has none."""
-    return _without(model, FOLDER, DIGEST)
+    return _without(model, tensors.FOLDER, tensors.DIGEST)
 
 
 def wherever_it_lies(model: ModelProto) -> ModelProto:
     """The model without the folder of its weights, to compare it; itself where none is outside."""
-    return _without(model, FOLDER)
+    return _without(model, tensors.FOLDER)
 
 
 def _without(model: ModelProto, *keys: str) -> ModelProto:
@@ -305,14 +297,14 @@ def _without(model: ModelProto, *keys: str) -> ModelProto:
     result = ModelProto()
     result.CopyFrom(model)
     for tensor in plain_tensors(result.graph, nodes_of_functions(result)):
-        forget_marks(tensor, *keys)
+        tensors.forget_marks(tensor, *keys)
     return result
 
 
 def outside_digests(model: ModelProto) -> dict[str, str]:
     """The SHA-256 of every data file that is kept outside, by its name in the model."""
     return {
-        external_entry(t, "location"): external_entry(t, DIGEST)
+        tensors.external_entry(t, "location"): tensors.external_entry(t, tensors.DIGEST)
         for t in plain_tensors(model.graph, nodes_of_functions(model))
-        if is_outside(t)
+        if tensors.is_outside(t)
     }

@@ -97,9 +97,9 @@ def _place(bench: Bench, wanted: Filter) -> dict[str, Any]:
 def _responses(bench: Bench, filters: Sequence[Filter], suite: Suite) -> Responses | None:
     """None for trees, which respond with one leaf or another and at no place."""
     sites = [s for s in bench.roster.sites if s.name in {f.site for f in filters}]
-    if not filters or any(site.n_values is not None for site in sites):
+    if not filters or not all(site.in_tensor for site in sites):
         return None
-    tapped = [site for site in bench.roster.sites if site.n_values is None]
+    tapped = [site for site in bench.roster.sites if site.in_tensor]
     return measure_responses(bench.working.opened, tapped, filters, suite)
 
 

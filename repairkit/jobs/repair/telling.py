@@ -133,7 +133,7 @@ def rounding(bench: Bench, patch: Patch) -> list[Story]:
     `step` is the scale of a site of integer codes, None at the others.
     """
     # The leaves of trees hold means as they are, but for the last bits.
-    scales = {site.name: site.scale for site in bench.roster.sites if site.n_values is None}
+    scales = {site.name: site.scale for site in bench.roster.sites if site.in_tensor}
     rows = []
     for frozen in patch.frozen:
         if frozen.filter.site not in scales:

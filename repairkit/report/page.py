@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from repairkit.core.metric import SHARE
+from repairkit.core.metric import SHARE, Measure
 from repairkit.report import wording
-from repairkit.report.charts import share_bar
-from repairkit.report.pictures import Picture
+from repairkit.report.charts import (
+    Axis,
+    Picture,
+    Series,
+    bar_chart,
+    figure_axis,
+    interval_mark,
+    line_chart,
+    share_bar,
+)
 from repairkit.report.repair_page import repair_facts
-from repairkit.report.run_page import run_facts
+from repairkit.report.story import overlap_warnings
+from repairkit.report.wording import Document, command_again, count, interval, measures_of, number
 
 Pictures = Mapping[int, Picture]
 """Pictures of images by their row in the data."""
@@ -76,3 +86,142 @@ def spot(image: Mapping[str, Any], entry: Mapping[str, Any], picture: Picture) -
     top = min(max(row * picture.height - height / 2, 0), picture.height - height)
     left = min(max(column * picture.width - width / 2, 0), picture.width - width)
     return {"x": round(left, 2), "y": round(top, 2), "width": width, "height": height}
+
+
+_LAYERS_SHOWN = 60
+
+
+def run_facts(document: Document) -> dict[str, Any]:
+    """The variables of the template, by name; blocks that are missing are None or empty."""
+    run = document["run"]
+    again = run.get("again")
+    metric = run["settings"]["metrics"][0] if not run["metrics"] else next(iter(run["metrics"]))
+    scores, measures = document["scores"], measures_of(run)
+    measure = measures.get(metric, Measure(words=metric))
+    return {
+        "document": document,
+        "run": run,
+        "measure": measure,
+        "measures": measures,
+        "name": PurePath(run["model"]["path"]).name,
+        "verdict": {
+            "tone": "plain",
+            "word": "Scored",
+            "sentence": _sentence(scores, measure.words, run),
+        },
+        "warnings": overlap_warnings(run["parts"]),
+        "less_is_better": bool(scores.get("less_is_better")),
+        "highest": _marked(scores["highest"], scores, measure),
+        "lowest": _marked(scores["lowest"], scores, measure),
+        "layers": _layers(document.get("spread")),
+        "removal": _removal(document.get("removal"), measures),
+        "truncation": _truncation(document.get("statistics"), measure),
+        "samples": _samples(scores.get("samples")),
+        "interpretation": document.get("interpretation"),
+        "commands": {"score": command_again(again, (again or {}).get("out", ""))},
+    }
+
+
+def _sentence(scores: Document, name: str, run: Document) -> str:
+    n = count(scores["n_filters"], "filter")
+    if scores.get("harmful") is None:
+        return f"Of {n}, each is ranked for {name} by {run['settings']['method']}; no intervals."
+    harmful, helpful = scores["harmful"], scores["helpful"]
+    if not harmful + helpful:
+        return f"Of {n}, none can be told from zero for {name} yet: every interval holds zero."
+    rest = scores["n_filters"] - harmful - helpful
+    side = "above" if scores.get("less_is_better") else "below"
+    return (
+        f"Of {n}, {harmful:,} harm the {name}: their intervals lie {side} zero. {helpful:,} help, "
+        f"and {rest:,} cannot be told from zero."
+    )
+
+
+def _marked(rows: Sequence[Document], scores: Document, measure: Measure) -> list[Any]:
+    """Rows of `scores.csv` with a drawing of the interval over one scale for all."""
+    every = [*scores["highest"], *scores["lowest"]]
+    ends = [0.0, *(r[e] for r in every for e in ("value", "ci_low", "ci_high") if r[e] is not None)]
+    low, high = min(ends), max(ends)
+    reach = 0.03 * (high - low) or 1.0
+    marked = []
+    for row in rows:
+        low_end = low if row["ci_low"] is None else row["ci_low"]
+        high_end = high if row["ci_high"] is None else row["ci_high"]
+        words = f"{number(row['value'])}, interval {interval(row)}"
+        mark = (
+            None
+            if row["value"] is None
+            else interval_mark(
+                row["value"],
+                low_end,
+                high_end,
+                within=(low - reach, high + reach),
+                description=f"{measure.words}: {words}",
+                more_is_better=not scores.get("less_is_better"),
+            )
+        )
+        marked.append({**row, "mark": mark})
+    return marked
+
+
+def _layers(spread: Document | None) -> dict[str, Any] | None:
+    if spread is None:
+        return None
+    layers = spread["layers"]
+    most = max([1, *(max(layer["highest"], layer["lowest"]) for layer in layers)])
+    shown = layers
+    if len(layers) > _LAYERS_SHOWN:
+        ranked = sorted(layers, key=lambda layer: -max(layer["highest"], layer["lowest"]))
+        kept = {layer["site"] for layer in ranked[:_LAYERS_SHOWN]}
+        shown = [layer for layer in layers if layer["site"] in kept]
+    return {**spread, "shown": shown, "most": most, "n_more": len(layers) - len(shown)}
+
+
+def _removal(removal: Document | None, measures: Mapping[str, Measure]) -> dict[str, Any] | None:
+    if removal is None:
+        return None
+    measure = measures[removal["metric"]]
+    styles = {"top": "worse", "random": "tried", "bottom": "tested"}
+    names = {"top": "highest", "random": "random", "bottom": "lowest"}
+    series = []
+    for key, style in styles.items():
+        points = [(float(n), v) for n, v in zip(removal["removed"], removal[key], strict=True)]
+        labels = [""] * (len(points) - 1) + [names[key]]
+        series.append(Series(names[key], points, style, labels))
+    chart = line_chart(
+        f"{measure.words} as filters are removed: highest, lowest and random ones first; "
+        "the same numbers stand in the table below",
+        Axis("filters removed", whole=True),
+        figure_axis(measure),
+        series,
+    )
+    return {**removal, "measure": measure, "chart": chart}
+
+
+def _truncation(statistics: Document | None, measure: Measure) -> dict[str, Any] | None:
+    curve = (statistics or {}).get("curve") or []
+    if len(curve) < 2:
+        return None
+    chart = line_chart(
+        f"mean {measure.words} as filters leave in random order; "
+        "the same numbers stand in the table below",
+        Axis("filters removed at random", whole=True),
+        figure_axis(measure),
+        [Series("random", [(float(p[0]), p[2]) for p in curve], "tried", marked=False)],
+    )
+    cuts = (statistics or {}).get("truncation") or {}
+    return {"chart": chart, "points": curve, "cuts": cuts}
+
+
+def _samples(samples: Document | None) -> dict[str, Any] | None:
+    if not samples or not samples["filters"]:
+        return None
+    chart = bar_chart(
+        "how many filters were sampled how often; the same numbers stand in the table below",
+        Axis("samples", whole=True),
+        Axis("filters", whole=True),
+        samples["edges"],
+        samples["filters"],
+    )
+    rows = list(zip(samples["edges"][:-1], samples["edges"][1:], samples["filters"], strict=True))
+    return {"chart": chart, "rows": rows}

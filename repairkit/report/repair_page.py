@@ -12,8 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from repairkit.core.metric import SHARE, Measure
-from repairkit.report.charts import Axis, Series, interval_mark, line_chart
-from repairkit.report.commands import command_again, reading_words, shell
+from repairkit.report.charts import Axis, Series, figure_axis, interval_mark, line_chart
 from repairkit.report.story import (
     act,
     cure_metrics,
@@ -25,7 +24,15 @@ from repairkit.report.story import (
     search_in_words,
     verdict,
 )
-from repairkit.report.wording import Document, change, interval, measures_of
+from repairkit.report.wording import (
+    Document,
+    change,
+    command_again,
+    interval,
+    measures_of,
+    reading_words,
+    shell,
+)
 
 _GROUPS_SHOWN = 24
 
@@ -123,12 +130,6 @@ def trade_off(document: Document) -> dict[str, Any] | None:
         "objective": objective,
         "aside": bool(aside),
     }
-
-
-def figure_axis(measure: Measure) -> Axis:
-    """The axis of a metric's figures, shares in per cent."""
-    share = measure.is_share
-    return Axis(measure.words + (", %" if share else ""), 100.0 if share else 1.0)
 
 
 def _chart(measure: Measure, series: list[Series], *, against: bool) -> Markup:

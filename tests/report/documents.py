@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from repairkit.metrics.catalogue import METRICS, measure_of
-from repairkit.report import Picture
+from repairkit.report.charts import Picture
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.report.commands import reading_words, shell
+from repairkit.report.wording import reading_words, shell
 
 SIZES = st.tuples(st.integers(1, 999), st.integers(1, 999))
 NUMBERS = st.lists(st.floats(0.001, 300), max_size=3).map(tuple)

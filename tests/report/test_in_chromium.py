@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from repairkit.report import render_patch, render_run
+from repairkit.report.page import render_patch, render_run
 from tests.report.documents import HOSTILE, PICTURES, repair, scoring
 from tests.report.test_page import ODD
 

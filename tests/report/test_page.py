@@ -17,8 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import repairkit.report
-from repairkit.report import draw_picture, model_card, render_patch, render_run
-from repairkit.report.charts import interval_mark, spread, ticks
+from repairkit.report.charts import draw_picture, interval_mark, spread, ticks
+from repairkit.report.model_card import model_card
+from repairkit.report.page import render_patch, render_run
 from repairkit.report.story import verdict
 from tests.report.documents import HOSTILE, PICTURES, figure, repair, scoring
 

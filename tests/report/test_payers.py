@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from repairkit.metrics.catalogue import measure_of
-from repairkit.report import find_payers, model_card, render_patch
-from repairkit.report.story import verdict
+from repairkit.report.model_card import model_card
+from repairkit.report.page import render_patch
+from repairkit.report.story import find_payers, verdict
 from repairkit.report.wording import visible
 from tests.report.documents import HOSTILE, figure, repair
 

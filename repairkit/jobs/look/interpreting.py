@@ -21,7 +21,7 @@ from repairkit.engine.game import ModelGame
 from repairkit.engine.responses import Responses, measure_responses
 from repairkit.graph.structure import receptive_field
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.report import Picture, draw_picture
+from repairkit.report.charts import Picture, draw_picture
 
 MOST_FILTERS = 24
 _IMAGES_SHOWN = 4

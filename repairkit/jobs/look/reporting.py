@@ -27,7 +27,8 @@ from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.settings import named_in
 from repairkit.jobs.setup.subject import judging_the_model, read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics
-from repairkit.report import marked_card, model_card, render_patch, render_run
+from repairkit.report.model_card import marked_card, model_card
+from repairkit.report.page import render_patch, render_run
 
 SCHEMA = 1
 RUN_KIND = "repairkit run report"

@@ -26,7 +26,7 @@ from repairkit.graph.metadata import LAYERS_KEY as LAYERS
 from repairkit.graph.metadata import read_claims
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.setup.workbench import Settings, Subject
-from repairkit.report import is_own_card
+from repairkit.report.model_card import is_own_card
 
 INSTRUMENTED = "repairkit.instrumented"
 """The metadata entry of a model that `instrument` wrote."""

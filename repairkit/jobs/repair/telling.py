@@ -17,7 +17,7 @@ from repairkit.jobs.runs.part_records import told_parts
 from repairkit.jobs.runs.run_document import less_is_better, plain, told_measures
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.cure import ChosenPatch, Story
-from repairkit.report import find_payers
+from repairkit.report.story import find_payers
 
 
 def patch_story(

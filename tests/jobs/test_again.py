@@ -236,15 +236,15 @@ def test_a_usual_setting_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_paths_are_relative_and_never_lead_through_the_home() -> None:
     inside = Places(Path("/home/eve/work"), Path("/home/eve"))
     outside = Places(Path("/srv/job"), Path("/home/eve"))
-    assert inside.told(Path("/home/eve/work/a b/d.npz")) == "a b/d.npz"
-    assert inside.told(Path("/home/eve/data/d.npz")) == "../data/d.npz"
-    assert inside.told(Path("/data/d.npz")) == "../../../data/d.npz"
-    assert outside.told(Path("/home/eve/data/d.npz")) == "~/data/d.npz"
-    assert outside.told(Path("../../home/eve/d.npz")) == "~/d.npz"
-    assert outside.told(Path("/data/d.npz")) == "../../data/d.npz"
-    assert outside.told(Path("d/../e.npz")) == "d/../e.npz"
-    assert outside.told(Path("~/d.npz")) == "./~/d.npz"
-    assert outside.told(Path("-d.npz")) == "./-d.npz"
+    assert inside.relative(Path("/home/eve/work/a b/d.npz")) == "a b/d.npz"
+    assert inside.relative(Path("/home/eve/data/d.npz")) == "../data/d.npz"
+    assert inside.relative(Path("/data/d.npz")) == "../../../data/d.npz"
+    assert outside.relative(Path("/home/eve/data/d.npz")) == "~/data/d.npz"
+    assert outside.relative(Path("../../home/eve/d.npz")) == "~/d.npz"
+    assert outside.relative(Path("/data/d.npz")) == "../../data/d.npz"
+    assert outside.relative(Path("d/../e.npz")) == "d/../e.npz"
+    assert outside.relative(Path("~/d.npz")) == "./~/d.npz"
+    assert outside.relative(Path("-d.npz")) == "./-d.npz"
     text = (
         "/home/eve/x is missing; '/srv/job/y', /srv/jobs and /x/srv/job/z; see /home/eve: /srv/job"
     )

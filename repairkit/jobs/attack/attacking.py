@@ -58,7 +58,7 @@ class AttackSettings:
 def attack(
     subject: Subject,
     settings: Settings,
-    how: AttackSettings,
+    asked: AttackSettings,
     *,
     out: Path,
     source: tuple[str, FrameworkModel] | None = None,
@@ -68,7 +68,7 @@ def attack(
     Args:
         subject: the model that is to be fooled.
         settings: images, parts, seed.
-        how: method and strength.
+        asked: method and strength.
         out: the `.npz`; see `formats.attack_file`.
         source: name and model that gradients come from; the attack is white-box where it answers
             as the subject does, and a transfer attack else.
@@ -98,22 +98,22 @@ def attack(
     )
     look = look_or_stop(scene)
     rng = np.random.default_rng(settings.seed)
-    parts = _fewer(parts, how.at_most, rng)
-    box, origin = pixel_range(dataset, subject.spec, settings.preprocessing, how.pixel_range)
+    parts = _fewer(parts, asked.at_most, rng)
+    box, origin = pixel_range(dataset, subject.spec, settings.preprocessing, asked.pixel_range)
     few = first_images(dataset, _PROOF_IMAGES)
     proof = few.batch(np.arange(len(few)))
     given = None if source is None else adversary.attach(*source, proof.shape[1:])
     knowledge = _knowledge(given, judged, proof)
-    making = adversary.Attack(how.method, box, judged, given)
-    images, told = _make(making, dataset, parts, rng)
+    making = adversary.Attack(asked.method, box, judged, given)
+    images, figures = _make(making, dataset, parts, rng)
     document = {
         "schema": 1,
         "kind": KIND,
         "versions": versions(),
-        "method": type(how.method).__name__.lower(),
+        "method": type(asked.method).__name__.lower(),
         "norm": "L-infinity",
         "targets": "random",
-        **asdict(how.method),
+        **asdict(asked.method),
         "model": {"path": str(subject.file.path), "digest": subject.file.digest},
         "source": knowledge,
         "pixel_range": {
@@ -126,7 +126,7 @@ def attack(
         "parts": {"how": parts.how, **{p.name: len(p) for p in _each(parts)}},
         "seed": settings.seed,
         "first_look": None if look is None else look.to_json(),
-        "figures": told,
+        "figures": figures,
         "notes": [*dataset.notes, *doubts(look)],
     }
     write_bytes(out, attack_archive(images, document))
@@ -186,19 +186,19 @@ def _make(
         image=every.astype(np.int64),
         attributes={name: column[every] for name, column in about.attributes.items()},
     )
-    told: dict[str, Any] = {"largest_change": making.box.distance(made, clean)}
+    figures: dict[str, Any] = {"largest_change": making.box.distance(made, clean)}
     before, after = (
         making.judged.form.predictions(making.judged.outputs(i)) for i in (clean, made)
     )
     for suite in attacked:
         here = names == suite.name
-        told[suite.name] = {
+        figures[suite.name] = {
             "n_images": int(here.sum()),
             "attack_success": asdict(adversary.share(after[here] == targets[here])),
             "fooled": asdict(adversary.share(after[here] != labels[here])),
             "clean_accuracy": asdict(adversary.share(before[here] == labels[here])),
         }
-    return images, told
+    return images, figures
 
 
 def _fewer(parts: Parts, at_most: int | None, rng: np.random.Generator) -> Parts:
@@ -244,14 +244,14 @@ def pixel_range(
     if scaled != Preprocessing():
         channels = spec.channels or max(len(scaled.mean), len(scaled.std), 1)
         table = value_table(scaled, channels, spec.dtype)
-        told = "scale, mean and std of the preprocessing, taken to have made the ready images"
-        return _box(table[:, 0], table[:, -1], axis, spec), told
+        origin = "scale, mean and std of the preprocessing, taken to have made the ready images"
+        return _box(table[:, 0], table[:, -1], axis, spec), origin
     low, high = _ends(dataset)
-    told = (
+    origin = (
         f"the least and the greatest value of the ready images, {low:g} and {high:g}; give "
         "--range LOW,HIGH if pixels may go further"
     )
-    return _box(np.array([low]), np.array([high]), axis, spec), told
+    return _box(np.array([low]), np.array([high]), axis, spec), origin
 
 
 def _box(

@@ -318,20 +318,20 @@ class Crowd:
         projected = outputs[:, self._columns]
         low = np.searchsorted(self._rows[:, 0], projected[:, 0] - limits, "left")
         high = np.searchsorted(self._rows[:, 0], projected[:, 0] + limits, "right")
-        own = self._starts[layer] + np.searchsorted(self._channels[layer], channels)
+        places = self._starts[layer] + np.searchsorted(self._channels[layer], channels)
         return np.array(
             [
                 self._is_alone(
-                    projected[i], int(low[i]), int(high[i]), int(own[i]), float(limits[i])
+                    projected[i], int(low[i]), int(high[i]), int(places[i]), float(limits[i])
                 )
                 for i in range(len(projected))
             ],
             bool,
         )
 
-    def _is_alone(self, output: Images, low: int, high: int, own: int, limit: float) -> bool:
+    def _is_alone(self, output: Images, low: int, high: int, place: int, limit: float) -> bool:
         near: Array = np.arange(low, high)
-        near = near[self._order[near] != own]
+        near = near[self._order[near] != place]
         for column in range(1, self._rows.shape[1]):
             if not len(near):
                 return True

@@ -206,15 +206,15 @@ def _figures(
 def _pictures(bench: Bench, suite: Suite, rows: Sequence[int]) -> dict[int, Picture]:
     """Thumbnails, until they are as many bytes as a page should carry."""
     images = {row: _pixels(bench, suite, row) for row in dict.fromkeys(rows)}
-    found: dict[int, Picture] = {}
+    pictures: dict[int, Picture] = {}
     spent = 0
     for row, pixels in _brightened(images).items():
         picture = draw_picture(pixels)
         if picture is None or spent + len(picture.uri) > _BYTES_OF_PICTURES:
             continue
         spent += len(picture.uri)
-        found[row] = picture
-    return found
+        pictures[row] = picture
+    return pictures
 
 
 def _brightened(images: dict[int, Array]) -> dict[int, Array]:

@@ -140,13 +140,13 @@ def report_run(
 
 def told_run(run: RunDocument) -> dict[str, Any]:
     """A run with its paths as a report tells them, and with the facts of its metrics."""
-    told = Places.here().told
+    relative = Places.here().relative
     model, data = run["model"], run["data"]
     return {
         **run,
         "measures": measures_in(run),
-        "model": {**model, "path": told(Path(model["path"]))},
-        "data": {**data, "path": told(Path(data["path"]))},
+        "model": {**model, "path": relative(Path(model["path"]))},
+        "data": {**data, "path": relative(Path(data["path"]))},
     }
 
 

@@ -26,7 +26,7 @@ class Places:
         # Unlike Path.home(), this does not fail where the home is unknown.
         return cls(Path.cwd(), Path(os.path.expanduser("~")))  # noqa: PTH111 - see above
 
-    def told(self, path: Path) -> str:
+    def relative(self, path: Path) -> str:
         """A path from the folder of the job; from `~` where that would lead through the home.
 
         A relative path stays as it was given.

@@ -53,7 +53,16 @@ def reporter(
         if budget.time_limit_seconds is not None:
             remaining = max(budget.time_limit_seconds - spent.seconds, 0.0)
             seconds = remaining if seconds is None else min(seconds, remaining)
-        on_progress(Progress(n_filters, undecided(run), spent, rate, left, seconds))
+        on_progress(
+            Progress(
+                n_filters=n_filters,
+                n_undecided=undecided(run),
+                spent=spent,
+                evaluations_per_second=rate,
+                evaluations_left=left,
+                seconds_left=seconds,
+            )
+        )
         due[0] = time.monotonic() + _SECONDS
 
     return report

@@ -187,17 +187,17 @@ def _count(run: OwnedRun, metric: str) -> float:
 
 def _group_counts(runs: Sequence[OwnedRun]) -> list[float]:
     names = [list(run.document["counts"]["groups"]) for run in runs]
-    for run, own in zip(runs, names, strict=True):
-        if not own:
+    for run, groups in zip(runs, names, strict=True):
+        if not groups:
             raise SettingsError(f"{run.path}: was scored without groups; use --by images")
-    everyone = [name for own in names for name in own]
+    everyone = [name for groups in names for name in groups]
     twice = sorted({name for name in everyone if everyone.count(name) > 1})
     if twice:
         raise SettingsError(
             f"group {twice[0]!r} has images in several runs, so that a mean over groups is no sum "
             "over owners; score 'group_accuracy:*' and merge that by images"
         )
-    return [float(len(own)) for own in names]
+    return [float(len(groups)) for groups in names]
 
 
 def _add(runs: Sequence[OwnedRun], ids: tuple[str, ...], shares: Mapping[str, Floats]) -> Scores:
@@ -258,7 +258,7 @@ def _check_place(out: Path, runs: Sequence[OwnedRun]) -> None:
 
 
 def _describe(
-    runs: Sequence[OwnedRun], scores: Scores, shares: Mapping[str, Floats], how: str
+    runs: Sequence[OwnedRun], scores: Scores, shares: Mapping[str, Floats], weighting: str
 ) -> run_file.RunDocument:
     """What `run.json` says of values that were added up with these shares, (n_runs,) by metric."""
     documents = [run.document for run in runs]
@@ -289,7 +289,7 @@ def _describe(
         "counts": _counts_of_all(documents),
         "merged": shared,
         "parts": {
-            "how": f"{len(runs)} runs, weighted by {how}",
+            "how": f"{len(runs)} runs, weighted by {weighting}",
             "overlaps": [],
             "calibration": sum(parts["calibration"] for parts in of_parts),
             "selection": sum(parts["selection"] for parts in of_parts),

@@ -356,7 +356,7 @@ def _bake(bench: Bench, patch: Patch) -> tuple[PatchFile, ModelProto]:
 @stage("writing")
 def _write(bench: Bench, file: PatchFile, model: ModelProto, out: Path) -> Companions:
     """All files together, the model last: where it lies, its patch file and report lie too."""
-    subject, places, path_of = bench.subject, Companions.of(out), Places.here().told
+    subject, places, path_of = bench.subject, Companions.of(out), Places.here().relative
     report = {
         "schema": 1,
         "kind": "repairkit report",

@@ -155,7 +155,7 @@ class PatchSettings:
             else "scores"
             if self.scores
             else "objective",
-            "scores": None if self.scores is None else Places.here().told(self.scores),
+            "scores": None if self.scores is None else Places.here().relative(self.scores),
             "at_most": self.at_most,
             "max_drop": self.max_drop,
             "max_group_drop": self.max_group_drop,

@@ -38,7 +38,7 @@ def patch_story(
         final: its figures.
         verified: its proof.
     """
-    path_of = Places.here().told
+    path_of = Places.here().relative
     figures = {
         "evaluations": {
             "before": final.before.to_json(),

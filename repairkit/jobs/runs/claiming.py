@@ -254,8 +254,8 @@ def _read(file: int, folder: Path) -> Holder | None:
     if not content:
         return None
     try:
-        found = json.loads(content)
-        return Holder(int(found["process"]), str(found["host"]), str(found["since"]))
+        entry = json.loads(content)
+        return Holder(int(entry["process"]), str(entry["host"]), str(entry["since"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RunFolderError(
             f"{folder / LOCK}: exists and is no lock of repairkit's; remove it, or choose another "
@@ -279,11 +279,11 @@ def _may_live(holder: Holder | None) -> bool:
 def _is_still_there(file: int, path: Path) -> bool:
     """Whether the open file is the one at the path: its last holder may have removed it."""
     try:
-        found = path.stat(follow_symlinks=False)
+        status = path.stat(follow_symlinks=False)
     except FileNotFoundError:
         return False
     ours = os.fstat(file)
-    return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
+    return (status.st_dev, status.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def _in_use(folder: Path, holder: Holder | None, *, known: bool) -> str:

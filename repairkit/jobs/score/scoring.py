@@ -130,7 +130,8 @@ def score_bench(
         document["excluded"] = excluded.document
     if folder is not None:
         again = score_again(bench.subject.file.path, bench.settings, scoring)
-        document["again"] = again.to_json() | {"out": f"{Places.here().told(folder.path)}.again"}
+        beside = f"{Places.here().relative(folder.path)}.again"
+        document["again"] = again.to_json() | {"out": beside}
     document["notes"] += excluded.notes
     if folder is not None:
         claiming.claim(folder, document, resume=resume)
@@ -167,7 +168,8 @@ def score_bench(
             cluster=cluster,
             on_progress=on_progress,
         )
-        with nullcontext() if pace is None else stage(pace.told(len(bench.roster), scoring.method)):
+        words = "" if pace is None else pace.in_words(len(bench.roster), scoring.method)
+        with stage(words) if words else nullcontext():
             estimation = _watched(job)
         scores = first_metrics(estimation.scores, len(metrics))
         evidence = _evidence(estimation, job, asked)

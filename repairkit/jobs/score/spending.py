@@ -249,7 +249,7 @@ class Pace:
         each = _FEWEST_IMAGES if whole else 1
         return _ENDS * _FEWEST_IMAGES + each * rows.get(method, 2.0 * LEAST_ROWS)
 
-    def told(self, n_filters: int, method: str) -> str:
+    def in_words(self, n_filters: int, method: str) -> str:
         """What to say before anything is scored."""
         needed = self.first_answer(n_filters, method, of_sets=False) * self.per_pass
         return (

@@ -105,20 +105,20 @@ class FirstLook:
     @property
     def doubt(self) -> str:
         """What speaks against the way in use, in words; empty where nothing does."""
-        told, images = self.told, f"{self.told.n_images} {self.part} images"
-        if told.one_takes_all:
+        guessing, images = self.told, f"{self.told.n_images} {self.part} images"
+        if guessing.one_takes_all:
             return (
-                f"the model takes {_percent(told.share)} of {images} for class {self.class_name}, "
-                f"of which {_percent(told.label_share)} are"
+                f"the model takes {_percent(guessing.share)} of {images} for class "
+                f"{self.class_name}, of which {_percent(guessing.label_share)} are"
             )
-        if told.at_chance:
+        if guessing.at_chance:
             return (
-                f"the model is right on {_percent(told.accuracy)} of {images}, where guessing "
-                f"gives {_percent(told.by_chance)}"
+                f"the model is right on {_percent(guessing.accuracy)} of {images}, where guessing "
+                f"gives {_percent(guessing.by_chance)}"
             )
         if self.better is not None:
-            own = self.ways[0] if len(self.better.right) == len(self.ways[0].right) else None
-            share = told.accuracy if own is None else own.accuracy
+            in_use = self.ways[0] if len(self.better.right) == len(self.ways[0].right) else None
+            share = guessing.accuracy if in_use is None else in_use.accuracy
             n = len(self.better.right)
             return f"the model is right on {_percent(share)} of {n} {self.part} images"
         return ""
@@ -141,17 +141,17 @@ class FirstLook:
 
     def to_json(self) -> dict[str, Any]:
         """The entry `first_look` of what was read."""
-        told = self.told
+        guessing = self.told
         return {
             "metric": "accuracy",
-            "value": told.accuracy,
-            "by_chance": told.by_chance,
-            "n_images": told.n_images,
+            "value": guessing.accuracy,
+            "by_chance": guessing.by_chance,
+            "n_images": guessing.n_images,
             "part": self.part,
             "commonest_answer": {
                 "class": self.class_name,
-                "share": told.share,
-                "share_of_labels": told.label_share,
+                "share": guessing.share,
+                "share_of_labels": guessing.label_share,
             },
             "in_use": self.ways[0].name,
             "best": self.best.name,
@@ -245,15 +245,15 @@ def take_first_look(
             if lasted > pains.seconds or (lasted > pains.seconds / 2 and until >= FEWEST):
                 break
     n = answers.n_of(ways[0])
-    told = look_for_guessing(
+    guessing = look_for_guessing(
         answers.predictions(ways[0]),
         images.annotations.labels[:n],
         judge.n_classes,
         np.random.default_rng(pains.seed),
     )
-    guesses = told.at_chance or told.one_takes_all
+    guesses = guessing.at_chance or guessing.one_takes_all
     limit = began + pains.seconds + (pains.patience if guesses else 0.0)
-    n_wrong = n - round(told.accuracy * n)
+    n_wrong = n - round(guessing.accuracy * n)
     room = n_wrong >= max(_WORTH_A_SECOND_LOOK, _LEAST_LEAD * n)
     tried, note = ways[:1], ""
     if n < min(FEWEST, len(images)):
@@ -268,12 +268,12 @@ def take_first_look(
         better = _surely_better(answers, tried, (looked, counted), n, limit)
         if better is None and guesses:
             better = _both(answers, tried, orders, looked)
-    name = "" if told.commonest < 0 else str(told.commonest)
-    if 0 <= told.commonest < len(judge.class_names):
-        name = judge.class_names[told.commonest]
+    name = "" if guessing.commonest < 0 else str(guessing.commonest)
+    if 0 <= guessing.commonest < len(judge.class_names):
+        name = judge.class_names[guessing.commonest]
     lasted = time.monotonic() - began
     return FirstLook(
-        told=told,
+        told=guessing,
         class_name=name,
         part=images.name,
         ways=looked,
@@ -379,21 +379,21 @@ def _surely_better(
     where that is near is judged again, alone and on images that did not choose it.
     """
     looked, orders = both
-    own, n_others = looked[0], len(looked) - 1 + len(orders)
-    told = answers.looked(ways[0], n)
-    found = [
+    in_use, n_others = looked[0], len(looked) - 1 + len(orders)
+    counted = answers.looked(ways[0], n)
+    better = [
         other
-        for other, base in [*((w, own) for w in looked[1:]), *((o, told) for o in orders)]
+        for other, base in [*((w, in_use) for w in looked[1:]), *((o, counted) for o in orders)]
         if other.accuracy - base.accuracy >= _LEAST_LEAD
         and better_by_chance(base.right, other.right) <= _SURE / n_others
     ]
-    if found:
-        return max(found, key=lambda other: other.rank)
+    if better:
+        return max(better, key=lambda other: other.rank)
     if len(looked) < 2:
         return None
     place = max(range(1, len(looked)), key=lambda i: looked[i].rank)
-    seen = len(own.right)
-    lead = int(looked[place].right.sum()) - int(own.right.sum())
+    seen = len(in_use.right)
+    lead = int(looked[place].right.sum()) - int(in_use.right.sum())
     if lead < _WORTH_A_SECOND_LOOK or n <= seen:
         return None
     for until in _steps(n):
@@ -401,7 +401,7 @@ def _surely_better(
             break
         answers.go_on(ways[place], until)
     again = answers.looked(ways[place], answers.n_of(ways[place]))
-    fresh, before = again.right[seen:], told.right[seen : len(again.right)]
+    fresh, before = again.right[seen:], counted.right[seen : len(again.right)]
     if not len(fresh) or fresh.mean() - before.mean() < _LEAST_LEAD:
         return None
     return again if better_by_chance(before, fresh) <= _SURE else None
@@ -413,7 +413,7 @@ def _both(
     """Another way and another order together, where they surely do better."""
     n = len(looked[0].right)
     pairs = [(way, order) for way in ways[1:] for order in orders]
-    found = []
+    better = []
     for way, order in pairs:
         other = answers.looked(way, n, order)
         lead = other.accuracy - looked[0].accuracy
@@ -422,25 +422,25 @@ def _both(
         ):
             name, remedy = f"{way.name} and {order.name}", f"{way.remedy} and {order.remedy}"
             changes = len(way.changes) + 1
-            found.append(replace(other, name=name, remedy=remedy, n_changes=changes))
-    return max(found, key=lambda other: other.rank, default=None)
+            better.append(replace(other, name=name, remedy=remedy, n_changes=changes))
+    return max(better, key=lambda other: other.rank, default=None)
 
 
-def first_look_lines(told: Mapping[str, Any]) -> Iterator[str]:
+def first_look_lines(entry: Mapping[str, Any]) -> Iterator[str]:
     """The entry `first_look` for people."""
-    n, part = told["n_images"], told["part"]
-    if told["metric"] != "accuracy":
+    n, part = entry["n_images"], entry["part"]
+    if entry["metric"] != "accuracy":
         yield (
-            f"the model's mean absolute error on {n} {part} images is {told['value']:.4g}; always "
-            f"answering the mean of their labels gives {told['of_the_mean_answer']:.4g}"
+            f"the model's mean absolute error on {n} {part} images is {entry['value']:.4g}; always "
+            f"answering the mean of their labels gives {entry['of_the_mean_answer']:.4g}"
         )
         return
     yield (
-        f"the model is right on {_percent(told['value'])} of {n} {part} images; guessing gives "
-        f"{_percent(told['by_chance'])}"
+        f"the model is right on {_percent(entry['value'])} of {n} {part} images; guessing gives "
+        f"{_percent(entry['by_chance'])}"
     )
-    if told["note"]:
-        yield str(told["note"])
+    if entry["note"]:
+        yield str(entry["note"])
 
 
 def _percent(share: float) -> str:

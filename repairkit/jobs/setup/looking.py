@@ -214,10 +214,10 @@ def tell_first_look(look: Mapping[str, Any]) -> None:
 
 def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
     """The same for people, in a few lines however many classes there are."""
-    told = {name: f"{name} {n}" if n else f"{name} none" for name, n in read["parts"].items()}
+    sizes = {name: f"{name} {n}" if n else f"{name} none" for name, n in read["parts"].items()}
     by_design = read.get("means", "")
     if by_design:
-        told["calibration"] += f" ({by_design})"
+        sizes["calibration"] += f" ({by_design})"
     unused = f", in no part {read['in_no_part']}" if read["in_no_part"] else ""
     labels = f"; {read['labels']}" if read["labels"] else ""
     if not read["images"]:
@@ -226,7 +226,7 @@ def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
     apart = sum(n for name, n in read["parts"].items() if name != "calibration" or not by_design)
     shared = " (the parts share images)" if apart + read["in_no_part"] > read["images"] else ""
     yield f"read {read['images']:,} images{labels}"
-    yield f"images by part: {', '.join(told.values())}{unused}{shared}"
+    yield f"images by part: {', '.join(sizes.values())}{unused}{shared}"
     for noun in ("classes", "groups"):
         counts = read[noun]
         if counts:

@@ -236,7 +236,7 @@ def opened_beside(bench: Bench, model: ModelProto) -> OpenModel:
 @stage("reading images")
 def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
     """The data that the settings name, labels checked as far as the model says what they may be."""
-    own = all(is_user_metric(name) for name in settings.metrics)
+    user_metrics_alone = all(is_user_metric(name) for name in settings.metrics)
     return read_data(
         require_data(settings),
         spec=subject.spec,
@@ -244,7 +244,7 @@ def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> D
         groups=settings.groups,
         class_names=settings.class_names or (() if regression else subject.class_names),
         features=settings.features,
-        n_classes=None if regression or own else _promised(subject, settings),
+        n_classes=None if regression or user_metrics_alone else _promised(subject, settings),
         regression=regression,
         inputs=subject.further,
         image_name=subject.input_name,
@@ -291,8 +291,8 @@ def settle_form(
 
 
 def _evidence(settings: Settings, subject: Subject) -> OutputEvidence:
-    found = ending_of(subject.model, subject.output)
-    ending, operator = found or (None, "")
+    known = ending_of(subject.model, subject.output)
+    ending, operator = known or (None, "")
     return OutputEvidence(settings.outputs_are, ending, operator, ask=True)
 
 
@@ -383,9 +383,9 @@ def with_inputs(subject: Subject, settings: Settings, dataset: Dataset | None) -
         }
         lacking = [i for i in missing if i.name not in {*constants, *dataset.further}]
         if lacking:
-            told = ", ".join(f"{i.name} ({describe_shape(i.single)} {i.dtype})" for i in lacking)
+            names = ", ".join(f"{i.name} ({describe_shape(i.single)} {i.dtype})" for i in lacking)
             raise SettingsError(
-                f"the model takes {told} beside its images ({subject.input_name}); give each with "
+                f"the model takes {names} beside its images ({subject.input_name}); give each with "
                 "--input NAME=VALUE, as an array of that name in the .npz, or as a column of the "
                 "manifest"
             )
@@ -396,12 +396,14 @@ def with_inputs(subject: Subject, settings: Settings, dataset: Dataset | None) -
 def _with_defaults(subject: Subject, inputs: Mapping[str, str]) -> list[FurtherInput]:
     """The inputs of those names that an initializer gives a value."""
     stored = {tensor.name for tensor in subject.model.graph.initializer}
-    found = []
+    with_defaults = []
     for value in subject.model.graph.input:
         if value.name in inputs and value.name in stored:
             dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-            found.append(FurtherInput(value.name, tuple(dims_of(value) or ()), dtype, False))
-    return found
+            with_defaults.append(
+                FurtherInput(value.name, tuple(dims_of(value) or ()), dtype, False)
+            )
+    return with_defaults
 
 
 def read_value(wanted: FurtherInput, text: str) -> Array:

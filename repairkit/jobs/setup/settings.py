@@ -209,7 +209,7 @@ def said_again(
     words = list(_words(asked_options | options, (defaults, at_hand)))
     return Again(
         command=command,
-        words=(places.told(model), *words),
+        words=(places.relative(model), *words),
         lacks=(*asked_lacks, *settings_lack, *lacks),
         timed=budget.time_limit_seconds is not None,
     )
@@ -251,12 +251,12 @@ def options_of(command: str, settings: Any, places: Places) -> tuple[Said, list[
         if name in _WRITERS:
             said |= _WRITERS[name](value, places)
         elif name == "options":
-            own, lacking = _method_options(command, value)
-            said |= own
+            options, lacking = _method_options(command, value)
+            said |= options
             lacks += lacking
         elif dataclasses.is_dataclass(value):
-            own, lacking = options_of(command, value, places)
-            said |= own
+            options, lacking = options_of(command, value, places)
+            said |= options
             lacks += lacking
         elif isinstance(value, bool):
             said[flag] = value
@@ -273,7 +273,7 @@ def options_of(command: str, settings: Any, places: Places) -> tuple[Said, list[
 
 def _text(value: Any, places: Places) -> str:
     if isinstance(value, Path):
-        return places.told(value)
+        return places.relative(value)
     if isinstance(value, tuple):
         return ",".join(_text(one, places) for one in value)
     return repr(value) if isinstance(value, float) else str(value)
@@ -288,11 +288,13 @@ def _listed(names: Sequence[str]) -> str:
 
 def _method_options(command: str, options: Mapping[str, Any]) -> tuple[Said, list[str]]:
     """Settings of the method: by options of their own, else by `--set` where there is that."""
-    own = [name for name in METHOD_OPTIONS if name != "side" or command == "score"]
+    with_option = [name for name in METHOD_OPTIONS if name != "side" or command == "score"]
     said: Said = {
-        f"--{name.replace('_', '-')}": [_plain(options[name])] for name in own if name in options
+        f"--{name.replace('_', '-')}": [_plain(options[name])]
+        for name in with_option
+        if name in options
     }
-    rest = {name: value for name, value in options.items() if name not in own}
+    rest = {name: value for name, value in options.items() if name not in with_option}
     if command == "score":
         said["--set"] = [f"{name}={json.dumps(value)}" for name, value in rest.items()]
         return said, []
@@ -307,7 +309,7 @@ def _excluded(value: Any, places: Places) -> Said:
     if value is None:
         return {}
     return {
-        "--exclude-top-of": [places.told(value.run)],
+        "--exclude-top-of": [places.relative(value.run)],
         "--exclude-share": [repr(value.share)],
     }
 

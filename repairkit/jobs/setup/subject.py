@@ -128,7 +128,7 @@ def _likeliest(values: Sequence[ValueInfoProto]) -> list[ValueInfoProto]:
 
 def _further(index: GraphIndex, image: ValueInfoProto) -> tuple[FurtherInput, ...]:
     """The inputs beside the images that have no default value."""
-    found = []
+    further = []
     for value in index.graph.input:
         if value.name not in index.inputs or value.name == image.name:
             continue
@@ -140,19 +140,19 @@ def _further(index: GraphIndex, image: ValueInfoProto) -> tuple[FurtherInput, ..
         kind = value.type.tensor_type
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
         dims = tuple(dims_of(value) or ())
-        found.append(FurtherInput(value.name, dims, dtype, _per_image(value, image)))
-    return tuple(found)
+        further.append(FurtherInput(value.name, dims, dtype, _per_image(value, image)))
+    return tuple(further)
 
 
 def _per_image(value: ValueInfoProto, image: ValueInfoProto) -> bool:
     """Whether the first axis of an input is the images', as far as its declaration tells."""
-    own, images = value.type.tensor_type.shape.dim, image.type.tensor_type.shape.dim
-    if not own or not images:
+    dims, images = value.type.tensor_type.shape.dim, image.type.tensor_type.shape.dim
+    if not dims or not images:
         return False
-    fixed, wanted = own[0].dim_value, images[0].dim_value
+    fixed, wanted = dims[0].dim_value, images[0].dim_value
     if fixed > 0 or wanted > 0:
         return bool(fixed == wanted)
-    names = own[0].dim_param, images[0].dim_param
+    names = dims[0].dim_param, images[0].dim_param
     return not all(names) or names[0] == names[1]
 
 
@@ -161,19 +161,19 @@ def _spec(value: ValueInfoProto, index: GraphIndex, layout: str | None) -> Input
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
     declared = dims_of(value)
     rank = None if declared is None else len(declared)
-    told = image_axes(index, value.name, rank)
-    open_dims: list[int | None] = [None] * (told.rank if told else 0)
+    axes = image_axes(index, value.name, rank)
+    open_dims: list[int | None] = [None] * (axes.rank if axes else 0)
     dims = open_dims if declared is None else list(declared)
-    if told is not None:
-        if dims[told.channel_axis] in (None, told.n_channels):
-            dims[told.channel_axis] = told.n_channels
+    if axes is not None:
+        if dims[axes.channel_axis] in (None, axes.n_channels):
+            dims[axes.channel_axis] = axes.n_channels
         else:
-            told = None
+            axes = None
     shape = tuple(dims[1:])
     if len(shape) != 3:
         return InputSpec("other", shape, dtype)
-    if layout is None and told is not None and told.channel_axis in _LAYOUTS:
-        layout = _LAYOUTS[told.channel_axis]
+    if layout is None and axes is not None and axes.channel_axis in _LAYOUTS:
+        layout = _LAYOUTS[axes.channel_axis]
     return InputSpec(layout or _layout(value.name, shape, index), shape, dtype)
 
 

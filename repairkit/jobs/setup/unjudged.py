@@ -69,8 +69,8 @@ def _parts(dataset: Dataset, settings: Settings) -> Parts:
         wishes[name] = given or (name if name in splits else "all")
     parts = split_parts(dataset, PartPlan(**wishes), seed=settings.seed)
     n_images = len(parts.calibration)
-    how = f"Means were measured on {n_images} images (calibration: {wishes['calibration']})."
-    return replace(parts, overlaps=(), how=how)
+    sentence = f"Means were measured on {n_images} images (calibration: {wishes['calibration']})."
+    return replace(parts, overlaps=(), how=sentence)
 
 
 def _without_images(subject: Subject, settings: Settings, *, all_outputs: bool) -> Bench:

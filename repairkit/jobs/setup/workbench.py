@@ -374,13 +374,13 @@ class Bench:
 def _of_every_kind(dataset: Dataset, n_first: int) -> NDArray[np.intp]:
     """The first images, then two of every label and of every group; `_MOST_TRIED` at the most."""
     about = dataset.annotations
-    found = list(range(n_first))
+    rows = list(range(n_first))
     for kinds in (about.labels, about.groups):
         if kinds is None:
             continue
         for kind in np.unique(kinds)[:_MOST_TRIED]:
-            found += np.flatnonzero(kinds == kind)[:2].tolist()
-    return np.array(list(dict.fromkeys(found))[: max(_MOST_TRIED, n_first)], np.intp)
+            rows += np.flatnonzero(kinds == kind)[:2].tolist()
+    return np.array(list(dict.fromkeys(rows))[: max(_MOST_TRIED, n_first)], np.intp)
 
 
 def doubts(look: Look | None) -> list[str]:

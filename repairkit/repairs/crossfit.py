@@ -75,6 +75,11 @@ class Folds:
         return np.flatnonzero(self.fold_of >= 0)
 
     @property
+    def parts(self) -> list[Indices]:
+        """The images of each fold."""
+        return [np.flatnonzero(self.fold_of == fold) for fold in range(self.n_folds)]
+
+    @property
     def rest(self) -> list[Indices]:
         """For each fold the images outside it that take part."""
         part = self.fold_of >= 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,6 @@ Frozen = tuple[int, ...]
 Answer = Callable[[Sequence[Frozen]], Iterable[Array]]
 """The outputs for all images with each set frozen, in order."""
 
-_FEWER_OF_A_FOLD = 4
 _MOST_LET_GO = 2  # sets with one filter less that are looked at after a step
 
 
@@ -47,7 +47,7 @@ class SearchSettings:
         at_most: players frozen together at the most.
         beam: sets of each size that are gone on from.
         width: sets of each size above 1 that are looked at by the ranking of all images, for each
-            set of the beam; by the ranking without a fold, a quarter as many.
+            set of the beam; by the ranking without a fold, its share of as many, at least one.
         n_folds: of the cross-fitting.
         doubt: the chance of taking a step that gains nothing.
         n_resamples: of the bootstrap behind each step.
@@ -55,7 +55,7 @@ class SearchSettings:
 
     at_most: int = 8
     beam: int = 1
-    width: int = 4
+    width: int = 2
     n_folds: int = 5
     doubt: float = 0.5
     n_resamples: int = 400
@@ -80,9 +80,13 @@ class Screened:
 
     @classmethod
     def of(cls, overall: Sequence[int], by_fold: Sequence[Sequence[int]]) -> Screened:
-        """Those that pass with all images or without those of some fold."""
-        players = tuple(dict.fromkeys([*overall, *(p for found in by_fold for p in found)]))
-        passed = [[player in set(found) for found in by_fold] for player in players]
+        """Those that pass with all images, and the first of those that pass without some fold.
+
+        Of n folds each adds the first n-th of what passes without it.
+        """
+        first = [passing[: -(-len(passing) // len(by_fold))] for passing in by_fold]
+        players = tuple(dict.fromkeys(chain(overall, *first)))
+        passed = [[player in set(passing) for passing in by_fold] for player in players]
         return cls(players, np.array(passed, bool).reshape(len(players), len(by_fold)))
 
     def allowed(self, player: int) -> NDArray[np.bool_]:
@@ -190,7 +194,7 @@ class Search:
         for fold in range(self.folds.n_folds):
             own = {f: p.without[fold] for f, p in predicted.items() if allowed[f][fold]}
             ranked.append(_largest(own, most))
-            best.update(ranked[-1][: max(1, most // _FEWER_OF_A_FOLD)])
+            best.update(ranked[-1][: max(1, most // self.folds.n_folds)])
         return {f: np.array([f in own for own in ranked]) for f in predicted if f in best}
 
     def _is_predictable(self, frozen: Frozen) -> bool:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -165,6 +165,7 @@ def _offer(
     *,
     time: PatchTime | None,
     scored: Indices,
+    parts: Sequence[Indices],
     folds: Folds | None = None,
 ) -> Offer:
     """What the model can take.
@@ -176,14 +177,15 @@ def _offer(
         values: of the filters; None where no filter is to be frozen.
         time: what is left, if there is a limit.
         scored: positions of the scored images among those of the selection part.
+        parts: positions of the images on which a choice needs answers together.
         folds: of the cross-confirmation.
     """
     suite, filters = bench.parts.selection, None
     if values is None:
         plain = bench.working.run_plain(suite)
     else:
-        looks = _looks(bench, wishes.objective, time)
-        plain = looks.of(())
+        looks = _looks(bench, wishes.objective, time, parts)
+        plain = looks.plain
         filters = FilterSupplies(
             looks=looks,
             screen=Screening(bench, values, wishes.objective, plain, scored),
@@ -215,13 +217,16 @@ def _offer(
     return Offer(cures=cures, reasons=reasons, plain=plain, filters=filters)
 
 
-def _looks(bench: Bench, objective: Objective, time: PatchTime | None) -> Looks:
+def _looks(
+    bench: Bench, objective: Objective, time: PatchTime | None, parts: Sequence[Indices]
+) -> Looks:
     suite = bench.parts.selection
     game = bench.working.game(suite, bench.metrics((objective.metric,)))
     return Looks(
         game.evaluator,
         n_players=len(bench.roster),
         n_images=len(suite),
+        parts=parts,
         rows_at_once=None if time is None else time.rows_at_once(len(suite)),
     )
 
@@ -255,7 +260,9 @@ def _choose_by_all(
         values = _values(bench, asked, wishes.objective, suite, time, on_progress)
         if values.on(everyone) is None:
             return None
-    offer = _offer(bench, asked, wishes, values, time=time, scored=everyone, folds=folds)
+    offer = _offer(
+        bench, asked, wishes, values, time=time, scored=everyone, parts=folds.parts, folds=folds
+    )
     judge = _judge(bench, wishes, everyone, n_folds=folds.n_folds)
     cure = offer.wanted(asked.repair)
     chosen = confirm_by_all(judge, folds, cure, offer.plain, repair=asked.repair)
@@ -285,7 +292,7 @@ def _choose_by_part(
     time, values = PatchTime.of(asked.score, bench), None
     if _needs_values(asked.repair):
         values = _values(bench, asked, wishes.objective, halves.choosing, time, on_progress)
-    offer = _offer(bench, asked, wishes, values, time=time, scored=within)
+    offer = _offer(bench, asked, wishes, values, time=time, scored=within, parts=(within, others))
     judge = _judge(bench, wishes, others, n_folds=0)
     cure = offer.wanted(asked.repair)
     chosen = confirm_by_part(judge, halves.positions, cure, offer.plain, repair=asked.repair)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ class Freezing:
         folds, settings = self._folds(within, rng), self.criterion.wishes.search
         screened = self._screened(folds)
         search = Search(
-            answer=self.filters.looks,
+            answer=partial(self.filters.looks, within=within),
             criterion=self.criterion,
             folds=folds,
             settings=settings,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -22,19 +22,21 @@ Screen = Callable[[Indices], tuple[int, ...]]
 Given = TypeVar("Given")
 Shared = TypeVar("Shared")
 
+_Piece = tuple[int, frozenset[int]]  # the number of a part, and the players that are absent
 _ROWS_AT_ONCE = 32
 _MOST_BYTES = 2**29
 
 
 class Looks:
-    """What the model answers with sets of filters absent, for all selection images.
+    """What the model answers with sets of filters absent, for the selection images.
 
-    Searches on different images look at the same sets, so each set is run once and they share the
-    answers. The oldest are dropped where they take much memory.
+    Searches on different images look at the same sets. So the images are divided into parts, the
+    model runs once for each set and each part that a search needs, and all searches share the
+    answers. The oldest answers are dropped where they take much memory.
 
     Attributes:
         n_images: in the outputs.
-        n_asked: sets for which the model was run, repetitions included.
+        n_passes: images that the model was run for, repetitions included.
     """
 
     def __init__(
@@ -43,45 +45,86 @@ class Looks:
         *,
         n_players: int,
         n_images: int,
+        parts: Sequence[Indices] = (),
         rows_at_once: int | None = None,
         most_bytes: int = _MOST_BYTES,
     ) -> None:
+        """`parts` are positions that together are all images; one part if there are none."""
         self._evaluator, self._n_players = evaluator, n_players
-        self.n_images = n_images
+        self.n_images, self.n_passes = n_images, 0
+        self._parts = tuple(parts) or (np.arange(n_images),)
         self._rows, self._most_bytes = rows_at_once or _ROWS_AT_ONCE, most_bytes
-        self._known: dict[frozenset[int], Array] = {}
+        self._known: dict[_Piece, Array] = {}
         self._bytes = 0
-        self.n_asked = 0
+        self._plain: Array | None = None
 
-    def __call__(self, sets: Sequence[Frozen]) -> Iterator[Array]:
-        """The outputs for all images with each set frozen, in order."""
+    @property
+    def plain(self) -> Array:
+        """The outputs for all images with no filter absent."""
+        if self._plain is None:
+            everything = range(len(self._parts))
+            pieces = [self._answers([frozenset()], part)[frozenset()] for part in everything]
+            # An image may have several rows of output.
+            per_image = len(pieces[0]) // len(self._parts[0])
+            self._plain = np.empty(
+                (self.n_images * per_image, *pieces[0].shape[1:]), pieces[0].dtype
+            )
+            self._fill(self._plain, dict(enumerate(pieces)))
+        return self._plain
+
+    def __call__(self, sets: Sequence[Frozen], within: Indices | None = None) -> Iterator[Array]:
+        """The outputs for all images with each set frozen, in order.
+
+        Args:
+            sets: of players.
+            within: positions of the images that are needed; all if None. Images of parts that hold
+                none of them get the outputs of the model as it is.
+        """
+        needed = [
+            number
+            for number, part in enumerate(self._parts)
+            if within is None or np.isin(part, within).any()
+        ]
         for start in range(0, len(sets), self._rows):
             chunk = [frozenset(frozen) for frozen in sets[start : start + self._rows]]
-            fresh = [key for key in dict.fromkeys(chunk) if key not in self._known]
-            outputs = {key: self._known[key] for key in chunk if key in self._known}
-            outputs |= self._ask(fresh)
-            yield from (outputs[key] for key in chunk)
+            answers = {part: self._answers(chunk, part) for part in needed}
+            for key in chunk:
+                outputs = self.plain.copy()
+                self._fill(outputs, {part: known[key] for part, known in answers.items()})
+                yield outputs
 
     def of(self, frozen: Frozen) -> Array:
         """The outputs for all images with one set frozen."""
         return next(self([frozen]))
 
-    def _ask(self, keys: list[frozenset[int]]) -> dict[frozenset[int], Array]:
-        if not keys:
-            return {}
-        coalitions = np.ones((len(keys), self._n_players), bool)
-        for row, key in enumerate(keys):
+    def _fill(self, outputs: Array, pieces: Mapping[int, Array]) -> None:
+        by_image = outputs.reshape(self.n_images, -1, *outputs.shape[1:])
+        for part, piece in pieces.items():
+            positions = self._parts[part]
+            by_image[positions] = piece.reshape(len(positions), -1, *piece.shape[1:])
+
+    def _answers(self, keys: Sequence[frozenset[int]], part: int) -> dict[frozenset[int], Array]:
+        """The outputs for the images of a part."""
+        fresh = [key for key in dict.fromkeys(keys) if (part, key) not in self._known]
+        answers = {key: self._known[part, key] for key in keys if (part, key) in self._known}
+        if not fresh:
+            return answers
+        coalitions = np.ones((len(fresh), self._n_players), bool)
+        for row, key in enumerate(fresh):
             coalitions[row, list(key)] = False
-        answers = self._evaluator.answer(coalitions, None, keep_all)
-        self.n_asked += len(keys)
-        fresh = {key: np.array(answer) for key, answer in zip(keys, answers, strict=True)}
-        for key, outputs in fresh.items():
-            self._known[key] = outputs
-            self._bytes += outputs.nbytes
+        positions = self._parts[part]
+        images = None
+        if len(self._parts) > 1:
+            images = np.broadcast_to(positions, (len(fresh), len(positions)))
+        outputs = self._evaluator.answer(coalitions, images, keep_all)
+        self.n_passes += len(fresh) * len(positions)
+        for key, answer in zip(fresh, outputs, strict=True):
+            answers[key] = self._known[part, key] = np.array(answer)
+            self._bytes += answer.nbytes
         while self._bytes > self._most_bytes and len(self._known) > 1:
             oldest = next(iter(self._known))
             self._bytes -= self._known.pop(oldest).nbytes
-        return fresh
+        return answers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -173,5 +216,5 @@ class Offer:
         return {
             "values": of_values,
             "one_search": (searches[0].n_looks if searches else 0) * looks.n_images,
-            "all_searches": looks.n_asked * looks.n_images,
+            "all_searches": looks.n_passes,
         }

@@ -41,7 +41,7 @@ def point(name: str, value: str) -> EntryPoint:
 def test_a_broken_adapter_does_not_take_the_others_with_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    here = "tests.jobs.test_adapters"
+    here = "tests.jobs.export.test_adapters"
     points = [
         point("fake", f"{here}:ADAPTER"),
         point("gone", "no.such.module:ADAPTER"),

@@ -22,7 +22,7 @@ from tests import models
 from tests.conftest import Answer
 from tests.running import run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def write_apart(folder: Path, *, extra_mb: int = 0) -> Path:

@@ -1,4 +1,4 @@
-"""Fix what a model gets besides the images: inputs at constants, and seeds of random numbers."""
+"""Make a model depend on its images alone: fix its other inputs, and seed its random numbers."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from repairkit.core.suite import Array
 from repairkit.graph.index import GraphIndex, attribute, fresh_name, opset_of
 
 _EXPAND_SINCE = 8
-_DEFAULTS_SINCE = 4  # IR version in which a listed initializer is a default, and no constant
+_DEFAULTS_SINCE = 4  # IR version since which a listed initializer is a default, not a constant
 _SLICE_READS_INPUTS_SINCE = 10
 
 
 def with_constants(
     model: ModelProto, constants: Mapping[str, Array], *, image: str, repeated: set[str]
 ) -> ModelProto:
-    """A copy in which inputs hold constants and are no inputs any more.
+    """A copy in which some inputs are constants.
 
     Args:
         model: never modified.
-        constants: by the names of inputs.
+        constants: by the name of the input.
         image: the image input.
-        repeated: those of the names whose first axis is the images: their one row is repeated for
+        repeated: names of inputs whose first axis is the images: their one row is repeated for
             every image of a run.
     """
     result = ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     kept = [value for value in graph.input if value.name not in constants]
-    if model.ir_version < _DEFAULTS_SINCE:  # what is stored is constant, and must stay so
+    if model.ir_version < _DEFAULTS_SINCE:  # then initializers must stay constant
         names = {tensor.name for tensor in graph.initializer}
         kept = [value for value in kept if value.name not in names]
     del graph.input[:]
@@ -100,7 +100,7 @@ _DROPOUT_DRAWS_SINCE = 12
 
 
 def seeded(model: ModelProto) -> ModelProto:
-    """The model itself, or a copy in which a node's seed follows from the name of its output.
+    """The model itself, or a copy in which each node's seed is made from the name of its output.
 
     Nodes that have a seed keep it. Nodes inside sub-graphs and functions stay as they are.
     """

@@ -1,4 +1,4 @@
-"""What repairkit writes into a model's metadata: the layers of the framework, and the patches made.
+"""What repairkit writes into a model's metadata: the framework's layers, and patches made to it.
 
 Patching leaves the map of layers as it is.
 """
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def read_layer_map(model: ModelProto) -> LayerMap | None:
     """The map in a model's metadata; None where there is none.
 
-    One that is broken costs names and nothing else, so it is left out with a warning.
+    A broken map is ignored with a warning, because only names are lost.
     """
     texts = [p.value for p in model.metadata_props if p.key == LAYERS_KEY]
     if not texts:
@@ -41,7 +41,7 @@ def read_layer_map(model: ModelProto) -> LayerMap | None:
 
 
 def write_layer_map(model: ModelProto, layers: LayerMap) -> None:
-    """Put a map into a model's metadata, in place of the one that is there."""
+    """Put a map into a model's metadata, in place of an older one."""
     entry = next((p for p in model.metadata_props if p.key == LAYERS_KEY), None)
     entry = model.metadata_props.add(key=LAYERS_KEY) if entry is None else entry
     entry.value = json.dumps(layers.to_json(), separators=(",", ":"))
@@ -69,7 +69,7 @@ def read_claims(model: ModelProto) -> list[dict[str, Any]]:
 
 
 def write_claims(model: ModelProto, claims: Sequence[dict[str, Any]]) -> None:
-    """Replace the metadata about patches, in place; without claims nothing is left of it."""
+    """Replace the metadata about patches, in place; without claims it is removed."""
     kept = [p for p in model.metadata_props if p.key == PATCHES_KEY]
     if not claims:
         for entry in kept:

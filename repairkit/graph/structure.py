@@ -1,4 +1,4 @@
-"""What the structure of a graph tells about a model that has not run."""
+"""What the structure of a graph shows about a model that has not run."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from repairkit.graph.index import (
 
 Ending = Literal["softmax", "sigmoid", "log-softmax", "linear"]
 
-# These hand numbers on, in another shape or type.
+# These pass numbers on, in another shape or type.
 _PASSING = frozenset(
     {
         "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "CastLike",
         "QuantizeLinear", "DequantizeLinear", "Dropout",
     }
 )  # fmt: skip
-# Their sums have no bounds: whatever they end in is no probability but by accident.
+# Their sums have no bounds, so they are no probabilities.
 _LINEAR = frozenset(
     {
         "Gemm", "MatMul", "Conv", "QLinearMatMul", "QLinearConv", "QGemm", "MatMulInteger",
@@ -54,10 +54,10 @@ _BY_TRANSFORM: dict[bytes, Ending] = {b"SOFTMAX": "softmax", b"LOGISTIC": "sigmo
 
 
 def ending_of(model: ModelProto, output: str) -> tuple[Ending, str] | None:
-    """How an output is made, and the operator that says so; None where the graph does not tell.
+    """How an output is made, and the operator that shows it; None where the graph does not show it.
 
-    Layers that only reshape, cast or quantise are passed by, and so are sums and factors that are
-    stored in the model, behind a dense or convolutional layer.
+    Layers that only reshape, cast or quantise are skipped. So are sums and factors that are stored
+    in the model, behind a dense or convolutional layer.
     """
     index = GraphIndex(model)
     name, arithmetic = output, False
@@ -93,7 +93,7 @@ def _is_plain(node: NodeProto) -> bool:
 
 
 def _before(node: NodeProto, index: GraphIndex) -> str | None:
-    """The one tensor that a node hands on; None where it does more."""
+    """The one tensor that a node passes on; None where it does more."""
     if node.op_type in _PASSING or node.op_type == "ZipMap":
         return str(node.input[0])
     if node.op_type not in _AFTER_LINEAR:
@@ -107,7 +107,7 @@ def _before(node: NodeProto, index: GraphIndex) -> str | None:
 
 _WINDOWS = {"Conv", "MaxPool", "AveragePool", "LpPool", "QLinearConv", "ConvInteger"}
 _KERNEL_SLOT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
-# What mixes no positions, or moves them by less than a reader would notice.
+# These mix no positions, or move them by less than a reader would notice.
 _POINTWISE = {
     "Abs", "Add", "BatchNormalization", "Cast", "Clip", "Concat", "DequantizeLinear", "Div",
     "Dropout", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LRN",
@@ -144,7 +144,7 @@ def receptive_field(index: GraphIndex, tensor: str, image: str) -> Size | None:
 
 
 def _window_before(node: NodeProto, size: Size, index: GraphIndex) -> Size | None:
-    """What a window of `size` on a node's output spans on its input."""
+    """The size on a node's input of a window of `size` on its output."""
     if node.op_type in _POINTWISE:
         return size
     if node.op_type not in _WINDOWS:
@@ -196,8 +196,8 @@ _COARSE = {
 class Rounding:
     """The first node that rounds, in words, and whether the output itself has been rounded.
 
-    `at_the_end`: behind the last layer with weights, so that the output shows little of the numbers
-    that were rounded.
+    `at_the_end`: it rounds behind the last layer with weights, so that the output shows little of
+    the numbers that were rounded.
     """
 
     node: str
@@ -205,7 +205,7 @@ class Rounding:
 
 
 def find_rounding(index: GraphIndex, outputs: tuple[str, ...]) -> Rounding | None:
-    """Where what leads to some tensors is rounded to steps; None where it nowhere is."""
+    """Where numbers that lead to some tensors are rounded to steps; None where they never are."""
     needed = index.leading_to(outputs)
     half = {t.name for t in index.graph.initializer if t.data_type in _COARSE}
     half |= {
@@ -258,17 +258,17 @@ def _met_before(
 # How much memory one image takes
 
 
-_SMALL = 1024  # numbers of a constant that may hold a shape, and is kept
-_WIDTH = 4  # bytes of a number; others are rare and seldom wider
+_SMALL = 1024  # numbers of the largest constant that is kept, since it may hold a shape
+_WIDTH = 4  # bytes of a number; wider ones are rare
 
 
 def bytes_of_largest_node(model: ModelProto, input_name: str, shape: Sequence[int]) -> int:
-    """What the node with the most to read and write takes of one image, in bytes.
+    """The memory for one image of the node that reads and writes most, in bytes.
 
-    It is what a run takes at the least for each of its images; 0 where no shape is known.
+    A run takes at least this for each of its images; 0 where no shape is known.
 
     Args:
-        model: never modified; its weights are not looked at.
+        model: never modified; its weights are not read.
         input_name: the image input.
         shape: of an image.
     """
@@ -293,7 +293,7 @@ def bytes_of_largest_node(model: ModelProto, input_name: str, shape: Sequence[in
     light.graph.output.extend(helper.make_empty_tensor_value_info(o.name) for o in graph.output)
     try:
         inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except Exception:  # noqa: BLE001 (of types of its own; then nothing is known)
+    except Exception:  # noqa: BLE001 (it has error types of its own; then nothing is known)
         return 0
     sizes = {
         value.name: _numbers(value)

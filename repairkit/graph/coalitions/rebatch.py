@@ -1,7 +1,7 @@
-"""Give a graph that is fixed at some batch a free batch axis, where that can be tried.
+"""Free the batch axis of a graph that was exported for one batch size, where that can be tried.
 
-Whether the result keeps each image's output is not known here: the engine proves it on real
-images before it uses a re-batched graph.
+Whether each image keeps its output is not known here: the engine proves it on real images before it
+uses such a graph.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _AXES_AS_INPUT = 13  # the opset since which Squeeze reads its axes from an inpu
 
 
 def fixed_batch(model: ModelProto, name: str) -> int | None:
-    """The fixed size of the first axis of an input, or None where it is free."""
+    """The fixed size of an input's first axis; None where it is free."""
     value = next(i for i in model.graph.input if i.name == name)
     dims = value.type.tensor_type.shape.dim
     return int(dims[0].dim_value) if dims and dims[0].dim_value > 0 else None
@@ -65,9 +65,9 @@ def rebatch(
 
 @dataclass
 class _Work:
-    """A copy under way, and the nodes to put before some of its nodes.
+    """A copy that is being changed, and the nodes to insert before some of its nodes.
 
-    `rank_changed`: a tensor kept the batch axis that it would have lost.
+    `rank_changed`: a tensor kept a batch axis that the original loses.
     """
 
     result: ModelProto
@@ -82,7 +82,7 @@ class _Work:
         return next(o.version for o in self.index.model.opset_import if o.domain in ("", "ai.onnx"))
 
     def constant(self, node: NodeProto, slot: int) -> NDArray[np.int64] | None:
-        """The whole numbers that a node reads at `slot`, None where they are not constant."""
+        """The whole numbers that a node reads at `slot`; None where they are not constant."""
         if len(node.input) <= slot or node.input[slot] not in self.index.constant:
             return None
         return self.constants.array(node.input[slot]).astype(np.int64)
@@ -114,7 +114,7 @@ def _free_reshape(work: _Work, position: int, node: NodeProto) -> None:
         return
     shape = shape.copy()
     if -1 not in shape:
-        shape[0] = -1  # also where the batch and another axis were made one
+        shape[0] = -1  # also where the batch was merged with another axis
     elif shape[0] == work.step:
         shape[0] = 0  # copied from the input's first axis
     else:
@@ -142,7 +142,7 @@ def _free_flatten(work: _Work, position: int, node: NodeProto) -> None:
 
 
 def _free_squeeze(work: _Work, position: int, node: NodeProto) -> None:
-    """Keep the batch axis; without axes, what is squeezed is told from the recorded shape."""
+    """Keep the batch axis; without axes, the recorded shape shows which are removed."""
     given = attribute(node, "axes")
     axes = work.constant(node, 1) if given is None else np.array(given.ints, np.int64)
     if axes is None:
@@ -167,7 +167,7 @@ def _free_squeeze(work: _Work, position: int, node: NodeProto) -> None:
 
 
 def _free_concat(work: _Work, position: int, node: NodeProto) -> None:
-    """Repeat constants along the batch, as the token that a transformer puts before its patches."""
+    """Repeat constants along the batch, such as the class token of a transformer."""
     if int_attribute(node, "axis", 0) == 0:
         return
     fed = next(i for i in node.input if i in work.index.fed)

@@ -1,9 +1,9 @@
-"""The same graph with its 32-bit numbers in another width, between the same inputs and outputs.
+"""The same graph with its 32-bit numbers in another width, and with the same inputs and outputs.
 
-Every 32-bit tensor that hangs on the image gets a twin in the other width, and every operator that
-the standard defines for that width works on twins. The others keep their 32 bits, as does what is
-computed from shapes and constants alone: a count is not a brightness, and 16 bits would round it.
-Casts stand where one kind reads what the other made.
+Every 32-bit tensor that depends on the image gets a twin in the other width, and every operator
+that the standard defines for that width works on twins. The other operators keep 32 bits. So do
+numbers computed only from shapes and constants: they may be counts, which 16 bits would round.
+Casts convert where one width reads what the other made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def recast(model: ModelProto, width: Width) -> ModelProto:
 
     Args:
         model: never modified.
-        width: of the numbers in between.
+        width: of the numbers inside.
 
     Raises:
         ModelError: the standard's shape inference fails on the model.
@@ -41,7 +41,7 @@ def recast(model: ModelProto, width: Width) -> ModelProto:
 
 
 class _Recasting:
-    """One model under way; `nodes` is what has been written of the copy."""
+    """The copy of one model while it is written."""
 
     def __init__(self, model: ModelProto, width: Width) -> None:
         self._model, self._width = model, width
@@ -82,14 +82,14 @@ class _Recasting:
         return result
 
     def _moved(self, node: NodeProto) -> NodeProto | None:
-        """The node on twins, None where it must keep its 32 bits."""
+        """The node on twins; None where it must keep 32 bits."""
         if subgraphs(node) or not any(name in self._live for name in node.output):
             return None
         try:
             domain = _domain(node.domain)
             schema = onnx.defs.get_schema(node.op_type, self._versions[domain], domain)
         except (KeyError, onnx.defs.SchemaError):
-            return None  # of a domain that the standard does not define
+            return None  # the standard does not define its domain
         variables = {constraint.type_param_str for constraint in schema.type_constraints}
         moved = NodeProto()
         moved.CopyFrom(node)
@@ -112,7 +112,7 @@ class _Recasting:
         return moved
 
     def _rewritten(self, node: NodeProto) -> NodeProto:
-        """The node as it is, once all that it reads is there in 32 bits."""
+        """The node unchanged, after all that it reads exists in 32 bits."""
         for name in (*node.input, *sorted(outer_names(node))):
             self._wide(name)
         return node
@@ -133,7 +133,7 @@ class _Recasting:
             self._nodes.append(helper.make_node("Cast", [name], [twin], twin, to=self._kind))
 
     def _wide(self, name: str) -> None:
-        """Make a tensor whose twin alone is there."""
+        """Make a tensor of which only the twin exists."""
         twin = self._twin_name(name)
         if name not in self._there and twin in self._there:
             self._there.add(name)
@@ -142,7 +142,7 @@ class _Recasting:
 
 
 def _domain(name: str) -> str:
-    """The standard's own domain has two names."""
+    """One name for the standard's domain, which has two."""
     return "" if name == "ai.onnx" else name
 
 

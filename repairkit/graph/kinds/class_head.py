@@ -1,8 +1,8 @@
-"""The layer that makes the class scores: how it is stored, and what it makes of its features.
+"""The layer that computes the class scores: how it is stored, and its scores for given features.
 
-From an output the graph is followed upwards to the last layer. What stands between must be exact in
-the scores: operators that pass numbers on, sums and factors that are stored for each class, a mean
-over positions, and at the very end a softmax or a sigmoid. So the scores are
+The graph is followed from an output back to the last layer. Only operators that are exact in the
+scores may lie between: those that pass numbers on, sums and factors that are stored for each class,
+a mean over positions, and at the very end a softmax or a sigmoid. So the scores are
 
     scores = score_scale * mean over positions(features @ weight.T) + sums,
 
@@ -72,16 +72,16 @@ class ClassHead:
         kernel: the tensor of its weights.
         weight: (n_classes, n_features), as stored.
         features: the tensor that feeds it.
-        own_output: the tensor that it makes.
+        own_output: the tensor that the layer makes.
         windows: what a convolution sees; None for a dense layer.
-        ending: what the model makes of the scores.
-        own_bias: (n_classes,), what the layer itself adds.
+        ending: the function that the model applies to the scores.
+        own_bias: (n_classes,), the bias of the layer itself.
         place: where a class bias is best stored; None where there is no place.
-        bias: (n_classes,), what stands there as stored; None where nothing does.
-        weight_scale: (n_classes,), what a unit of a stored weight is worth in the scores.
-        bias_scale: (n_classes,), the same of the bias.
-        tail_scale: (n_classes,), by what the layer's own output is multiplied behind it.
-        tail_shift: (n_classes,), what is added then.
+        bias: (n_classes,), the numbers stored there; None where there are none.
+        weight_scale: (n_classes,), the effect of one unit of a stored weight on the scores.
+        bias_scale: (n_classes,), the same for the bias.
+        tail_scale: (n_classes,), the factor on the layer's own output behind it.
+        tail_shift: (n_classes,), the sum that is added after that.
         fixed_weight: why the weights cannot be changed; empty where they can be.
         dtype: of the weights.
     """
@@ -120,7 +120,7 @@ class ClassHead:
         )
 
     def score_rows(self, made: Array) -> Floats:
-        """Class scores (n, n_classes) from what the layer makes for n images."""
+        """Class scores (n, n_classes) from the layer's own output for n images."""
         if self.kind == "Conv":
             sums = made.reshape(len(made), self.n_classes, -1).astype(np.float64).mean(axis=2)
         else:
@@ -140,7 +140,7 @@ class ClassHead:
         return np.asarray(product + self.offset(bias))
 
     def offset(self, bias: Floats | None) -> Floats:
-        """What is added to the product of features and weights, with `bias` in its place."""
+        """The sum added to the product of features and weights, if `bias` is stored."""
         sums = self.tail_shift + self.tail_scale * self.own_bias
         if bias is None:
             return sums
@@ -148,7 +148,7 @@ class ClassHead:
         return sums + self.bias_scale * (bias - before)
 
     def answers(self, scores: Floats) -> Floats:
-        """What the model makes of class scores."""
+        """The model's output for class scores."""
         if self.ending == "linear":
             return scores
         if self.ending == "sigmoid":
@@ -175,7 +175,7 @@ class _Step:
 
 
 def head_named(index: GraphIndex, layer: str) -> ClassHead:
-    """The head of that name, whichever output it makes.
+    """The head of that name, for any of the outputs.
 
     Raises:
         ModelError: no output is made by such a layer.
@@ -194,10 +194,10 @@ def head_named(index: GraphIndex, layer: str) -> ClassHead:
 
 
 def find_head(index: GraphIndex, output: str) -> ClassHead:
-    """The layer that makes the class scores of an output.
+    """The layer that computes the class scores of an output.
 
     Raises:
-        ModelError: there is none whose change would show exactly in the scores.
+        ModelError: there is no layer whose change would show exactly in the scores.
     """
     constants = Constants(index)
     name, ending, pooled = output, None, False
@@ -248,7 +248,7 @@ def _between(node: NodeProto, output: str) -> ModelError:
 def _affine(
     node: NodeProto, position: int, index: GraphIndex, constants: Constants, output: str
 ) -> tuple[_Step, str]:
-    """Sums and factors stored for each class, and the tensor that they are put on."""
+    """Sums and factors stored for each class, and the tensor to which they are applied."""
     kind = node.op_type
     if kind == "BatchNormalization":
         if not all(name in index.constant for name in node.input[1:]) or any(node.output[1:]):
@@ -387,8 +387,8 @@ Pads = tuple[tuple[int, int], ...] | Literal["upper", "lower"]
 class Windows:
     """Size, steps and padding of the windows, a number for each spatial axis.
 
-    `pads` are numbers before and behind, or `upper` or `lower` where the output is to be as large
-    as the input and an odd one goes there.
+    `pads` are numbers before and behind. `upper` or `lower`: the output is as large as the input,
+    and an odd number of padding goes to that end.
     """
 
     size: tuple[int, ...]
@@ -397,7 +397,7 @@ class Windows:
     pads: Pads
 
     def means(self, features: Array) -> NDArray[np.float64]:
-        """What a window sees on the average over positions: (n, channels, *size)."""
+        """The mean over positions of what a window sees: (n, channels, *size)."""
         spatial = features.shape[2:]
         steps = list(zip(self.size, self.strides, self.dilations, strict=True))
         pads = self.pads

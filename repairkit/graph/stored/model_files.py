@@ -177,9 +177,6 @@ _MOST_TIMES = 4
 _SLACK_BYTES = 64 << 20
 
 
-# Reading
-
-
 def external_locations(model: ModelProto) -> list[str]:
     """The files beside the model that its tensors name, sorted."""
     external = (t for t in stored_tensors(model) if uses_external_data(t))
@@ -301,9 +298,6 @@ def digest_of_file(path: Path) -> str:
     """The SHA-256 of a file, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# Models whose weights are kept outside
 
 
 def place_beside(model: ModelProto, out: Path, drafts: Drafts) -> None:

@@ -18,18 +18,9 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
+from repairkit.estimators import questions
 from repairkit.estimators.linear.regression import CONFIDENCE, Regression
 from repairkit.estimators.linear.ridge import Fit
-from repairkit.estimators.questions import (
-    Side,
-    check_positive,
-    check_question,
-    check_real,
-    check_whole,
-    contested,
-    describe,
-    settle_top_k,
-)
 from repairkit.estimators.samples import (
     LEFT_OUT,
     Moments,
@@ -38,14 +29,7 @@ from repairkit.estimators.samples import (
     draw_entropy,
     pooled_variances,
 )
-from repairkit.estimators.walking.stars import (
-    Sizes,
-    Star,
-    ask_for_star,
-    begin_star,
-    learn_star,
-    star_marginals,
-)
+from repairkit.estimators.walking import stars
 
 _ROWS_PER_PLAYER = 8
 _LEAST_ROWS = 4096
@@ -75,7 +59,7 @@ class Auto:
     """
 
     top_k: int | None = None
-    side: Side = "both"
+    side: questions.Side = "both"
     epsilon: float = 1e-3
     marginal_cost: float = 0.35
     scattered_cost: float = 1.3
@@ -86,14 +70,14 @@ class Auto:
     pilot_rows: int = 512
 
     def __post_init__(self) -> None:
-        check_question(self.top_k, self.side)
-        check_real("epsilon", self.epsilon, least=0.0)
-        check_positive("marginal_cost", self.marginal_cost)
-        check_positive("scattered_cost", self.scattered_cost)
+        questions.check_question(self.top_k, self.side)
+        questions.check_real("epsilon", self.epsilon, least=0.0)
+        questions.check_positive("marginal_cost", self.marginal_cost)
+        questions.check_positive("scattered_cost", self.scattered_cost)
         for name in (
             "images_per_coalition", "batch_size", "most_contenders", "round_rows", "pilot_rows",
         ):  # fmt: skip
-            check_whole(name, getattr(self, name), least=1)
+            questions.check_whole(name, getattr(self, name), least=1)
 
     def start(self, facts: GameFacts, rng: np.random.Generator) -> AutoRun:
         """Begin.
@@ -104,7 +88,7 @@ class Auto:
         return AutoRun(facts, self, rng)
 
 
-class AutoRun:
+class AutoRun(questions.TopKRun):
     """`regression` and `star` are asked in turn; `moments` are those of the stars.
 
     A unit of precision costs variance times expense; of the regression, `regression_price`.
@@ -113,11 +97,12 @@ class AutoRun:
     `look_at` rows. `costs` are spent, in plain image passes: on the regression, on stars.
     """
 
-    stored_types: ClassVar[tuple[type, ...]] = (Fit, Star)
+    settings: Auto
+    stored_types: ClassVar[tuple[type, ...]] = (Fit, stars.Star)
 
     def __init__(self, facts: GameFacts, settings: Auto, rng: np.random.Generator) -> None:
         self.facts, self.settings = facts, settings
-        self.top_k = settle_top_k(settings.top_k, facts.n_players)
+        self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
         self.regression = Regression(
             images_per_coalition=settings.images_per_coalition,
             round_rows=settings.round_rows,
@@ -127,7 +112,7 @@ class AutoRun:
         ).start(facts, rng)
         self.entropy = draw_entropy(rng)
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
-        self.star: Star | None = None
+        self.star: stars.Star | None = None
         self.n_stars, self.n_looks = 0, 0
         self.look_at = min(max(_ROWS_PER_PLAYER * facts.n_players, _LEAST_ROWS),
                            4 * settings.round_rows)  # fmt: skip
@@ -145,14 +130,6 @@ class AutoRun:
         return self.regression.least_evaluations
 
     @property
-    def conclusion(self) -> str:
-        return f"{describe(self.top_k, self.settings.side)} are decided"
-
-    @property
-    def n_undecided(self) -> int:
-        return int(self.still_open.sum())
-
-    @property
     def statistics(self) -> dict[str, float]:
         return self.regression.statistics | {
             "stars": float(self.n_stars),
@@ -168,7 +145,7 @@ class AutoRun:
     def ask(self) -> Round:
         if not self.still_open.any():
             return Round.nothing(self.facts.n_players)
-        return self.regression.ask() if self.star is None else ask_for_star(self.star, _CHUNK)
+        return self.regression.ask() if self.star is None else stars.ask_for_star(self.star, _CHUNK)
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`."""
@@ -197,10 +174,10 @@ class AutoRun:
             self.regression.tell(outcomes)
         else:
             self.costs[1] += n_passes * self.settings.marginal_cost
-            learn_star(self.star, outcomes.values)
+            stars.learn_star(self.star, outcomes.values)
             if not self.star.done:
                 return
-            self.moments.add(self.star.players, star_marginals(self.star))
+            self.moments.add(self.star.players, stars.star_marginals(self.star))
             self.n_stars += 1
         if len(self.regression.rows) >= self.look_at or self.facts.n_players == 1:
             self._look()
@@ -222,48 +199,29 @@ class AutoRun:
         self.n_looks += 1
         self.look_at = 2 * len(self.regression.rows)
         values, errors = self._estimates()
-        self.still_open = self._contested(values, errors, self._joint_quantile(self.n_looks))
-        self.contenders = self._contested(values, errors, _NEAR)
-        self._keep_nearest(values[:, 0])
-        own = self.regression.estimates()[1][self.contenders, 0]
-        self.regression_price = float(self.costs[0] * (own**2).mean()) if len(own) else 0.0
+        quantile = _joint_quantile(self.n_looks, self.facts.n_players)
+        self.still_open = self._contested(values, quantile * errors)
+        self.contenders = questions.nearest(
+            values[:, 0],
+            self._contested(values, _NEAR * errors),
+            top_k=self.top_k,
+            side=self.settings.side,
+            most=self.settings.most_contenders,
+        )
+        errors = self.regression.estimates()[1][self.contenders, 0]
+        self.regression_price = float(self.costs[0] * (errors**2).mean()) if len(errors) else 0.0
 
-    def _contested(
-        self, values: NDArray[np.float64], errors: NDArray[np.float64], quantile: float
-    ) -> NDArray[np.bool_]:
-        """See `boundary.contested`, (n_players,), at this many standard errors."""
-        low, high = around(values[:, 0], quantile * errors[:, 0])
-        side, epsilon = self.settings.side, self.settings.epsilon
-        return contested(low, high, values[:, 0], top_k=self.top_k, side=side, epsilon=epsilon)
-
-    def _keep_nearest(self, values: NDArray[np.float64]) -> None:
-        """Drop the contenders that lie farthest from the boundary, or boundaries."""
-        ranked, k, n = np.sort(values), self.top_k, len(values)
-        places = {"highest": [n - k], "lowest": [k], "both": [n - k, k]}[self.settings.side]
-        edges = ranked[np.clip(places, 0, n - 1)]
-        distances = np.abs(values[:, None] - edges).min(axis=1)
-        distances[~self.contenders] = np.inf
-        kept = np.argsort(distances, kind="stable")[: self.settings.most_contenders]
-        nearest = np.zeros(n, bool)
-        nearest[kept] = True
-        self.contenders &= nearest
-
-    def _joint_quantile(self, look: int) -> float:
-        """For all players and looks together: 6 / (pi look)^2 of the error goes to each look."""
-        share = (1 - CONFIDENCE) * 6 / (np.pi * look) ** 2
-        return NormalDist().inv_cdf(1 - share / (2 * self.facts.n_players))
-
-    def _next_star(self) -> Star | None:
+    def _next_star(self) -> stars.Star | None:
         """One more star, if stars are worth it and have not had their share yet."""
         if not self._star_is_due(float(self.costs[0])):
             return None
         n, most = self.facts.n_players, self.regression.most
-        return begin_star(
+        return stars.begin_star(
             self.facts,
             self.entropy,
             self.n_stars,
             players=np.flatnonzero(self.contenders),
-            sizes=Sizes(n, min(most, n - 1), _WITHIN),
+            sizes=stars.Sizes(n, min(most, n - 1), _WITHIN),
             batch_size=self.settings.batch_size,
         )
 
@@ -279,8 +237,8 @@ class AutoRun:
         settings = self.settings
         rows = 1 + int(self.contenders.sum())
         per_star = rows * settings.batch_size * settings.marginal_cost
-        stars = per_star * float(pooled_variances(self.moments)[known, 0].mean())
-        return 1.0 if stars < self.regression_price else 0.0
+        price = per_star * float(pooled_variances(self.moments)[known, 0].mean())
+        return 1.0 if price < self.regression_price else 0.0
 
     def _estimates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         left_out = 0.0 if self.regression.whole_law else LEFT_OUT
@@ -289,8 +247,9 @@ class AutoRun:
     def read(self) -> Scores:
         values, errors = self._estimates()
         low, high = around(values, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * errors)
-        # What a read finds at any moment counts as one more look.
-        still_open = self._contested(values, errors, self._joint_quantile(self.n_looks + 1))
+        # A read at any moment counts as one more look.
+        quantile = _joint_quantile(self.n_looks + 1, self.facts.n_players)
+        still_open = self._contested(values, quantile * errors)
         counts = self.regression.rows.counts + self.moments.counts
         known = bool(np.isfinite(errors).any())
         return Scores(
@@ -302,15 +261,22 @@ class AutoRun:
             samples=np.maximum(counts, 1) if known else np.zeros_like(counts),
             decided=~(self.still_open & still_open),
             confidence=CONFIDENCE,
-            interval=self._describe(),
+            interval=_describe(whole_law=self.regression.whole_law),
             efficient=False,
         )
 
-    def _describe(self) -> str:
-        errors = "normal, for one filter at one look: sandwich errors over rows of the regression"
-        if self.regression.whole_law:
-            return f"{errors}, with marginals where there are any"
-        return (
-            f"{errors} and a tenth of its value for the sizes it leaves out, with marginals where "
-            "there are any"
-        )
+
+def _joint_quantile(look: int, n_players: int) -> float:
+    """For all players and looks together: 6 / (pi look)^2 of the error goes to each look."""
+    share = (1 - CONFIDENCE) * 6 / (np.pi * look) ** 2
+    return NormalDist().inv_cdf(1 - share / (2 * n_players))
+
+
+def _describe(*, whole_law: bool) -> str:
+    errors = "normal, for one filter at one look: sandwich errors over rows of the regression"
+    if whole_law:
+        return f"{errors}, with marginals where there are any"
+    return (
+        f"{errors} and a tenth of its value for the sizes it leaves out, with marginals where "
+        "there are any"
+    )

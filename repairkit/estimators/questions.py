@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,13 +114,47 @@ def settle_top_k(top_k: int | None, n_players: int) -> int:
     return top_k
 
 
+class _Settings(Protocol):
+    @property
+    def side(self) -> Side: ...
+
+    @property
+    def epsilon(self) -> float: ...
+
+
+class TopKRun:
+    """What runs share that end once the top k are told from the rest.
+
+    `still_open` (n_players,) are the players for which the question is open.
+    """
+
+    settings: _Settings
+    top_k: int
+    still_open: Flags
+
+    @property
+    def conclusion(self) -> str:
+        return f"{describe(self.top_k, self.settings.side)} are decided"
+
+    @property
+    def n_undecided(self) -> int:
+        return int(self.still_open.sum())
+
+    def _contested(self, values: Floats, radius: Floats) -> Flags:
+        """See `contested`; both (n_players, n_metrics), of which the first metric counts."""
+        first, side = values[:, 0], self.settings.side
+        low, high = first - radius[:, 0], first + radius[:, 0]
+        epsilon = self.settings.epsilon
+        return contested(low, high, first, top_k=self.top_k, side=side, epsilon=epsilon)
+
+
 def contested(
     low: Floats, high: Floats, values: Floats, *, top_k: int, side: Side, epsilon: float
 ) -> Flags:
-    """Nobody, exactly where the top k are told from the rest (LUCB, Kalyanakrishnan et al. 2012).
+    """Players in the way of an answer (LUCB, Kalyanakrishnan et al. 2012).
 
-    That is where the lowest lower bound of the top k reaches the highest upper bound of the rest
-    less epsilon. A player's bounds are open where they alone stand in the way of that.
+    There is none once the lowest lower bound of the top k reaches the highest upper bound of the
+    rest less epsilon. A player is still open where its bounds alone prevent that.
     """
     still_open = ~np.isfinite(high - low)
     for lows, highs, ahead in _sides(low, high, values, side):
@@ -164,6 +198,18 @@ def selected(values: Floats, *, top_k: int, side: Side) -> NDArray[np.int64]:
     for _, _, ahead in _sides(values, values, values, side):
         chosen |= _top(ahead, top_k)
     return np.flatnonzero(chosen).astype(np.int64)
+
+
+def nearest(values: Floats, players: Flags, *, top_k: int, side: Side, most: int) -> Flags:
+    """Of `players` (n_players,) at most this many: those nearest to the boundary, or boundaries."""
+    ranked, n = np.sort(values), len(values)
+    places = {"highest": [n - top_k], "lowest": [top_k], "both": [n - top_k, top_k]}[side]
+    edges = ranked[np.clip(places, 0, n - 1)]
+    distances = np.abs(values[:, None] - edges).min(axis=1)
+    distances[~players] = np.inf
+    kept = np.zeros(n, bool)
+    kept[np.argsort(distances, kind="stable")[:most]] = True
+    return players & kept
 
 
 def describe(top_k: int, side: Side) -> str:

@@ -10,25 +10,25 @@ import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.game import GameFacts
+
 Floats = NDArray[np.float64]
-
-_LEAST_PLAYERS = 3
-_GROWTH = 1.5
-
-LEFT_OUT = 0.1
-_PRIOR = 4
-_LEAST_SAMPLES = 4
 ErrorsOver = Literal["rows", "images"]
 """What a regression's errors are stated over: its rows, or images like these."""
 
 BERNSTEIN = "empirical Bernstein (Maurer & Pontil 2009)"
 """How reports name intervals of `bernstein_radius`."""
 
+LEFT_OUT = 0.1
+_LEAST_PLAYERS = 3
+_GROWTH = 1.5
+_PRIOR = 4
+_LEAST_SAMPLES = 4
 _MANY = 200
 
 
@@ -41,33 +41,31 @@ class Moments:
     """
 
     counts: NDArray[np.int64]
-    means: NDArray[np.float64]
-    squares: NDArray[np.float64]
+    means: Floats
+    squares: Floats
 
     @classmethod
     def empty(cls, n_players: int, n_metrics: int) -> Moments:
         shape = (n_players, n_metrics)
         return cls(np.zeros(n_players, np.int64), np.zeros(shape), np.zeros(shape))
 
-    def add(self, players: NDArray[np.int64], samples: NDArray[np.float64]) -> None:
+    def add(self, players: NDArray[np.int64], samples: Floats) -> None:
         """One sample each, (n_samples, n_metrics), of different players."""
         self.counts[players] += 1
         before = samples - self.means[players]
         self.means[players] += before / self.counts[players, None]
         self.squares[players] += before * (samples - self.means[players])
 
-    def variances(self) -> NDArray[np.float64]:
+    def variances(self) -> Floats:
         """Unbiased variances of one sample, (n_players, n_metrics); infinite below two samples."""
         variances = np.full(self.squares.shape, np.inf)
         enough = self.counts > 1
         variances[enough] = self.squares[enough] / (self.counts[enough, None] - 1)
         return variances
 
-    def std_errors(self) -> NDArray[np.float64]:
+    def std_errors(self) -> Floats:
         """Of the means, (n_players, n_metrics); infinite below two samples."""
-        errors: NDArray[np.float64] = np.sqrt(
-            self.variances() / np.maximum(self.counts, 1)[:, None]
-        )
+        errors: Floats = np.sqrt(self.variances() / np.maximum(self.counts, 1)[:, None])
         return errors
 
 
@@ -99,12 +97,14 @@ def _ranks(values: Floats) -> Floats:
 
 
 @dataclass
-class Halves:
+class HalvedSamples:
     """The first metric's samples, dealt to two sides in turn.
 
     `trace` holds, at numbers of samples that grow by half, the evaluations made by then and the
     rank correlation of the sides over the players that both know.
     """
+
+    stored_as: ClassVar[str] = "Halves"
 
     sides: list[Moments]
     n_dealt: int = 0
@@ -112,7 +112,7 @@ class Halves:
     trace: list[tuple[int, float]] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, n_players: int) -> Halves:
+    def empty(cls, n_players: int) -> HalvedSamples:
         return cls([Moments.empty(n_players, 1), Moments.empty(n_players, 1)])
 
     def add(self, players: NDArray[np.int64], samples: Floats, n_evaluations: int) -> None:
@@ -129,8 +129,8 @@ class Halves:
         known = (first.counts > 0) & (second.counts > 0)
         return rank_correlation(first.means[known, 0], second.means[known, 0])
 
-    def told(self) -> list[list[float]]:
-        """The trace, for `details`; without what could not be told."""
+    def as_details(self) -> list[list[float]]:
+        """The trace without correlations that are unknown, for a run's `details`."""
         return [[float(n), value] for n, value in self.trace if np.isfinite(value)]
 
 
@@ -150,8 +150,8 @@ def combine(
 ) -> tuple[Floats, Floats]:
     """Weigh both by their precision; (values, standard errors), (n_players, n_metrics).
 
-    A share of the regression's value is counted as an error of its own where it leaves out sizes
-    behind the collapse; marginals are unbiased.
+    A share of the regression's value counts as an additional error where the regression leaves out
+    sizes behind the collapse; marginals are unbiased.
 
     Args:
         values: of the regression.
@@ -159,20 +159,20 @@ def combine(
         moments: of the marginals.
         left_out: the share; 0 where the regression draws all sizes.
     """
-    own = np.hypot(errors, left_out * values)
+    of_regression = np.hypot(errors, left_out * values)
     variances = pooled_variances(moments) / np.maximum(moments.counts, 1)[:, None]
-    both = np.isfinite(own) & (moments.counts >= _LEAST_SAMPLES)[:, None]
-    total = own**2 + variances
-    weight = np.divide(own**2, total, out=np.zeros_like(total), where=both & (total > 0))
+    both = np.isfinite(of_regression) & (moments.counts >= _LEAST_SAMPLES)[:, None]
+    total = of_regression**2 + variances
+    weight = np.divide(of_regression**2, total, out=np.zeros_like(total), where=both & (total > 0))
     together = (1 - weight) * values + weight * moments.means
     # Of independent estimates weighed by precision.
-    spread = own * np.sqrt(1 - weight)
+    spread = of_regression * np.sqrt(1 - weight)
     return together, spread
 
 
 def log_term(
     counts: NDArray[np.int64], *, n_players: int, delta: float, union_bound: bool
-) -> NDArray[np.float64]:
+) -> Floats:
     """L of the empirical Bernstein radius, shape (n_players,).
 
     log(3 / delta) serves both sides of one player's interval at one look: a third each for the
@@ -182,16 +182,16 @@ def log_term(
     if not union_bound:
         return np.full(len(counts), math.log(3 / delta))
     looks = np.maximum(counts, 1).astype(np.float64)
-    spread: NDArray[np.float64] = np.log(3 * n_players * (math.pi * looks) ** 2 / (6 * delta))
+    spread: Floats = np.log(3 * n_players * (math.pi * looks) ** 2 / (6 * delta))
     return spread
 
 
 def bernstein_radius(
-    variances: NDArray[np.float64],
+    variances: Floats,
     counts: NDArray[np.int64],
-    ranges: NDArray[np.float64],
-    log_terms: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    ranges: Floats,
+    log_terms: Floats,
+) -> Floats:
     """sqrt(2 s^2 L / t) + 7 R L / (3 (t - 1)), infinite below two samples.
 
     Maurer & Pontil 2009, Theorem 4, with L from `log_term`.
@@ -210,16 +210,32 @@ def bernstein_radius(
     return radius
 
 
-def around(
-    values: NDArray[np.float64], radius: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def marginal_ranges(facts: GameFacts, value_range: float | None) -> Floats:
+    """R per metric, (n_metrics,): twice the width of its values.
+
+    Args:
+        facts: of the game.
+        value_range: R of the first metric, where it was given.
+    """
+    ranges = 2 * np.asarray(facts.score_widths, np.float64)
+    if value_range is not None:
+        ranges[0] = value_range
+    return ranges
+
+
+def moments_radius(moments: Moments, ranges: Floats, *, delta: float, union_bound: bool) -> Floats:
+    """`bernstein_radius` of the means, (n_players, n_metrics); see there and at `log_term`."""
+    counts = moments.counts
+    logs = log_term(counts, n_players=len(counts), delta=delta, union_bound=union_bound)
+    return bernstein_radius(moments.variances(), counts, ranges, logs)
+
+
+def around(values: Floats, radius: Floats) -> tuple[Floats, Floats]:
     """The lower and the upper bound."""
     return values - radius, values + radius
 
 
-def within_range(
-    low: NDArray[np.float64], high: NDArray[np.float64], ranges: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def within_range(low: Floats, high: Floats, ranges: Floats) -> tuple[Floats, Floats]:
     """Finite bounds drawn in to [-R/2, R/2], which hold every marginal and so its mean.
 
     Args:

@@ -4,8 +4,8 @@ import numpy as np
 
 from repairkit.core.game import GameFacts, ImagePool
 from repairkit.estimators.walking.walks import (
+    PlayerWalk,
     Truncation,
-    Walk,
     advance,
     ask_for,
     begin_walk,
@@ -16,7 +16,7 @@ from repairkit.estimators.walking.walks import (
 NEVER = Truncation(None, 1)
 
 
-def walk_of(ranks: list[int], players: list[int]) -> Walk:
+def walk_of(ranks: list[int], players: list[int]) -> PlayerWalk:
     """A walk in a known order."""
     drawn = begin_walk(
         GameFacts(
@@ -30,7 +30,7 @@ def walk_of(ranks: list[int], players: list[int]) -> Walk:
     order = np.array(ranks)
     wanted = order[players]
     prefixes = np.union1d(wanted, wanted + 1)
-    return Walk(
+    return PlayerWalk(
         number=0,
         ranks=order,
         images=drawn.images,

@@ -1,6 +1,6 @@
 """Marginals: what each contender adds at one coalition, over many coalitions of all sizes.
 
-Nothing is truncated, so that values are Shapley's. A star asks for one row per player still open
+Nothing is truncated, so values are Shapley's. A star asks for one row per player still open
 and one more; the intervals hold at every look, as in `tmab`, and the run stops by the same rule.
 """
 
@@ -14,34 +14,18 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Scores
-from repairkit.estimators.questions import (
-    Side,
-    check_bounded,
-    check_positive,
-    check_question,
-    check_real,
-    check_whole,
-    contested,
-    describe,
-    settle_top_k,
-)
+from repairkit.estimators import questions
 from repairkit.estimators.samples import (
     BERNSTEIN,
-    Halves,
+    HalvedSamples,
     Moments,
     around,
-    bernstein_radius,
     draw_entropy,
-    log_term,
+    marginal_ranges,
+    moments_radius,
     within_range,
 )
-from repairkit.estimators.walking.stars import (
-    Sizes,
-    ask_for_star,
-    begin_star,
-    learn_star,
-    star_marginals,
-)
+from repairkit.estimators.walking import stars
 
 _WITHIN = 0.8
 
@@ -59,14 +43,14 @@ class Marginals:
             of its values if None.
         batch_size: images of a star; the range's part of an interval counts stars, so that small
             batches decide sooner.
-        reach: the share of the players that V survives the removal of, if known: four stars in five
-            are then drawn within it, and weighted so that nothing is biased.
-        contenders_only: whether players that are decided are left out of the stars to come.
+        reach: the share of the players whose removal V survives, if known. Four stars in five are
+            then drawn within it, and weighted so that nothing is biased.
+        contenders_only: whether later stars leave out players that are decided.
         chunk: the most rows in a round.
     """
 
     top_k: int | None = None
-    side: Side = "highest"
+    side: questions.Side = "highest"
     epsilon: float = 1e-3
     delta: float = 0.1
     value_range: float | None = None
@@ -76,15 +60,15 @@ class Marginals:
     chunk: int = 1024
 
     def __post_init__(self) -> None:
-        check_question(self.top_k, self.side)
-        check_real("epsilon", self.epsilon, least=0.0)
-        check_positive("delta", self.delta, below=1.0)
-        check_whole("batch_size", self.batch_size, least=1)
-        check_whole("chunk", self.chunk, least=1)
+        questions.check_question(self.top_k, self.side)
+        questions.check_real("epsilon", self.epsilon, least=0.0)
+        questions.check_positive("delta", self.delta, below=1.0)
+        questions.check_whole("batch_size", self.batch_size, least=1)
+        questions.check_whole("chunk", self.chunk, least=1)
         if self.value_range is not None:
-            check_positive("value_range", self.value_range)
+            questions.check_positive("value_range", self.value_range)
         if self.reach is not None:
-            check_positive("reach", self.reach, below=1.0)
+            questions.check_positive("reach", self.reach, below=1.0)
 
     def start(self, facts: GameFacts, rng: np.random.Generator) -> MarginalsRun:
         """Begin.
@@ -92,24 +76,26 @@ class Marginals:
         Raises:
             SettingsError: fewer players than `top_k`, or a metric whose range is not known.
         """
-        check_bounded(facts, "marginals", self.value_range)
+        questions.check_bounded(facts, "marginals", self.value_range)
         return MarginalsRun(facts, self, rng)
 
 
-class MarginalsRun:
+class MarginalsRun(questions.TopKRun):
     """`star` is under way; `moments` are those of the `n_stars` that are complete.
 
-    `still_open` (n_players,) are the contenders; `halves` are told on request.
+    `still_open` (n_players,) are the contenders; `halves` show how far the estimate has come.
     """
+
+    settings: Marginals
 
     def __init__(self, facts: GameFacts, settings: Marginals, rng: np.random.Generator) -> None:
         self.facts, self.settings = facts, settings
-        self.top_k = settle_top_k(settings.top_k, facts.n_players)
+        self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
         self.still_open = np.ones(facts.n_players, bool)
         self.entropy = draw_entropy(rng)
         self.n_stars, self.n_evaluations = 0, 0
-        self.halves = Halves.empty(facts.n_players)
+        self.halves = HalvedSamples.empty(facts.n_players)
         self._begin()
 
     @property
@@ -117,45 +103,37 @@ class MarginalsRun:
         return self.facts.n_players + 1
 
     @property
-    def conclusion(self) -> str:
-        return f"{describe(self.top_k, self.settings.side)} are decided"
-
-    @property
-    def n_undecided(self) -> int:
-        return int(self.still_open.sum())
-
-    @property
     def statistics(self) -> dict[str, float]:
         return {"stars": float(self.n_stars)}
 
     @property
     def details(self) -> dict[str, Any]:
-        return {"convergence": self.halves.told()}
+        return {"convergence": self.halves.as_details()}
 
     def ask(self) -> Round:
         if not self.still_open.any():
             return Round.nothing(self.facts.n_players)
-        return ask_for_star(self.star, self.settings.chunk)
+        return stars.ask_for_star(self.star, self.settings.chunk)
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: a star goes on from wherever it is."""
         return n_rows > 0
 
     def tell(self, outcomes: Outcomes) -> None:
-        learn_star(self.star, outcomes.values)
+        stars.learn_star(self.star, outcomes.values)
         self.n_evaluations += len(outcomes.values)
         if self.star.done:
-            samples = star_marginals(self.star)
+            samples = stars.star_marginals(self.star)
             self.moments.add(self.star.players, samples)
             self.halves.add(self.star.players, samples, self.n_evaluations)
             self.n_stars += 1
-            self.still_open = self._still_open()
+            self.still_open = self._contested(self.moments.means, self._radius())
             self._begin()
 
     def _begin(self) -> None:
         everyone = np.ones(self.facts.n_players, bool)
         players = self.still_open if self.settings.contenders_only else everyone
-        self.star = begin_star(
+        self.star = stars.begin_star(
             self.facts,
             self.entropy,
             self.n_stars,
@@ -164,28 +142,22 @@ class MarginalsRun:
             batch_size=self.settings.batch_size,
         )
 
-    def _sizes(self) -> Sizes:
+    def _sizes(self) -> stars.Sizes:
         n, reach = self.facts.n_players, self.settings.reach
-        return Sizes.even(n) if reach is None else Sizes(n, min(int(reach * n), n - 1), _WITHIN)
+        return (
+            stars.Sizes.even(n)
+            if reach is None
+            else stars.Sizes(n, min(int(reach * n), n - 1), _WITHIN)
+        )
 
     def _radius(self) -> NDArray[np.float64]:
-        settings, counts = self.settings, self.moments.counts
-        ranges = 2 * np.asarray(self.facts.score_widths, np.float64)
-        if settings.value_range is not None:
-            ranges[0] = settings.value_range
-        logs = log_term(counts, n_players=len(counts), delta=settings.delta, union_bound=True)
-        weight = self._sizes().greatest_weight
-        return bernstein_radius(self.moments.variances(), counts, weight * ranges, logs)
-
-    def _still_open(self) -> NDArray[np.bool_]:
-        values = self.moments.means[:, 0]
-        low, high = around(values, self._radius()[:, 0])
-        side, epsilon = self.settings.side, self.settings.epsilon
-        return contested(low, high, values, top_k=self.top_k, side=side, epsilon=epsilon)
+        ranges = marginal_ranges(self.facts, self.settings.value_range)
+        weighted = self._sizes().greatest_weight * ranges
+        return moments_radius(self.moments, weighted, delta=self.settings.delta, union_bound=True)
 
     def read(self) -> Scores:
         values = self.moments.means.copy()
-        natural = 2 * np.asarray(self.facts.score_widths, np.float64)
+        natural = marginal_ranges(self.facts, None)
         low, high = within_range(*around(values, self._radius()), natural)
         # Of weighted samples the mean may lie beyond what a value can be.
         low, high = np.minimum(low, values), np.maximum(high, values)

@@ -19,16 +19,14 @@ from repairkit.estimators.questions import (
     check_whole,
     settle_top_k,
 )
-from repairkit.estimators.samples import Halves, Moments, around, draw_entropy, student_quantile
-from repairkit.estimators.walking.walks import (
-    Curve,
-    Truncation,
-    Walk,
-    advance,
-    ask_for,
-    begin_walk,
-    marginals,
+from repairkit.estimators.samples import (
+    HalvedSamples,
+    Moments,
+    around,
+    draw_entropy,
+    student_quantile,
 )
+from repairkit.estimators.walking import walks
 
 CONFIDENCE = 0.95
 _FEW_WALKS = 16
@@ -79,7 +77,7 @@ class Permutation:
 class PermutationRun:
     """`moments` of the walks completed; `walk` is under way.
 
-    `halves` and `curve` are told on request.
+    `halves` and `curve` go into the details.
     """
 
     endless = True
@@ -90,21 +88,21 @@ class PermutationRun:
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
         self.entropy = draw_entropy(rng)
         self.n_walks, self.n_evaluations = 0, 0
-        self.halves = Halves.empty(facts.n_players)
-        self.curve = Curve.empty(facts.n_players, facts.n_metrics)
+        self.halves = HalvedSamples.empty(facts.n_players)
+        self.curve = walks.Curve.empty(facts.n_players, facts.n_metrics)
         self._begin()
 
     @property
     def details(self) -> dict[str, Any]:
-        return self.curve.told(self.facts) | {"convergence": self.halves.told()}
+        return self.curve.as_details(self.facts) | {"convergence": self.halves.as_details()}
 
     @property
     def least_evaluations(self) -> int:
-        """A walk; a truncated one may need less, nobody knows how much."""
+        """A walk; a truncated walk may need any number below that."""
         return self.facts.n_players + 1 if self.settings.truncate_at is None else 1
 
     def ask(self) -> Round:
-        return ask_for([self.walk], self.settings.chunk, self.facts.n_players)
+        return walks.ask_for([self.walk], self.settings.chunk, self.facts.n_players)
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: a walk goes on from wherever it is."""
@@ -120,15 +118,15 @@ class PermutationRun:
             n_asked += len(round)
             if n_asked >= len(walk.prefixes):
                 walk, n_asked = self._walk(walk.number + 1), 0
-        return ask_for([replace(walk, n_known=n_asked)], chunk, self.facts.n_players)
+        return walks.ask_for([replace(walk, n_known=n_asked)], chunk, self.facts.n_players)
 
     def tell(self, outcomes: Outcomes) -> None:
-        rule = Truncation(self.settings.truncate_at, self.settings.truncate_patience)
+        rule = walks.Truncation(self.settings.truncate_at, self.settings.truncate_patience)
         chunk, guard = self.settings.chunk, self.facts.guard
-        advance([self.walk], outcomes.values, chunk, guard=guard, rule=rule)
+        walks.advance([self.walk], outcomes.values, chunk, guard=guard, rule=rule)
         self.n_evaluations += len(outcomes.values)
         if self.walk.done:
-            samples = marginals(self.walk)
+            samples = walks.marginals(self.walk)
             self.moments.add(self.walk.players, samples)
             self.halves.add(self.walk.players, samples, self.n_evaluations)
             self.curve.add(self.walk, self.facts.guard)
@@ -138,10 +136,10 @@ class PermutationRun:
     def _begin(self) -> None:
         self.walk = self._walk(self.n_walks)
 
-    def _walk(self, number: int) -> Walk:
+    def _walk(self, number: int) -> walks.PlayerWalk:
         everyone = np.arange(self.facts.n_players)
         size = self.settings.batch_size
-        return begin_walk(self.facts, self.entropy, number, players=everyone, batch_size=size)
+        return walks.begin_walk(self.facts, self.entropy, number, players=everyone, batch_size=size)
 
     def _cautious_errors(self) -> NDArray[np.float64]:
         """Standard errors that a few lucky walks cannot make small, (n_players, n_metrics).

@@ -1,9 +1,9 @@
 """TMAB-Shapley: truncated walks that look ever closer at the players near the boundary.
 
-Ghorbani & Zou 2020, Algorithm 1, with its gaps mended. Each mending is a setting whose default
-mends; `Tmab.paper` is the letter of the algorithm. The set U of players still open is fixed when a
-walk begins, and a walk counts when it and all before it are complete: whether a player is sampled,
-or a walk is counted, must not hang on what that very walk found.
+Ghorbani & Zou 2020, Algorithm 1, with its gaps closed. Each correction is a setting, on by default;
+`Tmab.paper` is the algorithm exactly as published. The set U of players still open is fixed when a
+walk begins, and a walk counts once it and all walks before it are complete. So neither the choice
+of players in a walk nor the decision to count it depends on the values in that walk.
 """
 
 from __future__ import annotations
@@ -17,40 +17,19 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round
 from repairkit.core.scores import Scores
-from repairkit.estimators.questions import (
-    Side,
-    check_bounded,
-    check_positive,
-    check_question,
-    check_real,
-    check_whole,
-    contested,
-    contested_in_paper,
-    describe,
-    selected,
-    settle_top_k,
-    unknown,
-)
+from repairkit.estimators import questions
 from repairkit.estimators.samples import (
     BERNSTEIN,
-    Halves,
+    HalvedSamples,
     Moments,
     around,
-    bernstein_radius,
     draw_entropy,
-    log_term,
+    marginal_ranges,
     merge,
+    moments_radius,
     within_range,
 )
-from repairkit.estimators.walking.walks import (
-    Curve,
-    Truncation,
-    Walk,
-    advance,
-    ask_for,
-    begin_walk,
-    marginals,
-)
+from repairkit.estimators.walking import walks
 
 Stop = Literal["lucb", "paper"]
 _STOPS: tuple[Stop, ...] = ("lucb", "paper")
@@ -82,7 +61,7 @@ class Tmab:
     """
 
     top_k: int | None = None
-    side: Side = "highest"
+    side: questions.Side = "highest"
     epsilon: float = 1e-3
     delta: float = 0.1
     value_range: float | None = None
@@ -96,25 +75,24 @@ class Tmab:
     chunk: int = 16
 
     def __post_init__(self) -> None:
-        check_question(self.top_k, self.side)
-        check_real("epsilon", self.epsilon, least=0.0)
-        check_positive("delta", self.delta, below=1.0)
-        check_real("fresh", self.fresh, least=0.0)
+        questions.check_question(self.top_k, self.side)
+        questions.check_real("epsilon", self.epsilon, least=0.0)
+        questions.check_positive("delta", self.delta, below=1.0)
+        questions.check_real("fresh", self.fresh, least=0.0)
         for name in ("truncate_patience", "batch_size", "lanes", "chunk"):
-            check_whole(name, getattr(self, name), least=1)
+            questions.check_whole(name, getattr(self, name), least=1)
         if self.value_range is not None:
-            check_positive("value_range", self.value_range)
+            questions.check_positive("value_range", self.value_range)
         if self.truncate_at is not None:
-            check_real("truncate_at", self.truncate_at, least=-np.inf)
+            questions.check_real("truncate_at", self.truncate_at, least=-np.inf)
         if self.stop not in _STOPS:
-            raise unknown("stop", str(self.stop), _STOPS)
+            raise questions.unknown("stop", str(self.stop), _STOPS)
 
     @classmethod
     def paper(cls, **settings: Any) -> Tmab:
-        """The letter of Algorithm 1 with the figures of the paper, one walk after another.
+        """Algorithm 1 exactly as published, with the paper's settings, one walk after another.
 
-        `settings` are put in place of the paper's, such as `truncate_at=0.6`, the other figure that
-        it gives.
+        `settings` replace the paper's, such as `truncate_at=0.6`, its other threshold.
         """
         return cls(**(PAPER | settings))
 
@@ -124,7 +102,7 @@ class Tmab:
         Raises:
             SettingsError: fewer players than `top_k`, or a metric whose range is not known.
         """
-        check_bounded(facts, "tmab", self.value_range)
+        questions.check_bounded(facts, "tmab", self.value_range)
         return TmabRun(facts, self, rng)
 
 
@@ -141,47 +119,49 @@ PAPER: dict[str, Any] = {
     "fresh": 0.0,
     "lanes": 1,
 }
-"""Settings of `Tmab` that are the letter of Algorithm 1 (section 4.2 and appendix of the paper)."""
+"""Settings of `Tmab` for Algorithm 1 as published (section 4.2 and appendix of the paper)."""
 
 
-class TmabRun:
+class TmabRun(questions.TopKRun):
     """`walks` are under way, by number; `moments` are those of the `n_walks` that count.
 
     `still_open` (n_players,) is U. Once it is empty, `fresh` are moments of the `n_fresh` walks of
-    `n_fresh_wanted` in which `selected` (n_selected,) alone are sampled. `halves` and `curve` are
-    told on request; the latter's mean value at a cut less V(none) is what truncation hides.
+    `n_fresh_wanted` in which `selected` (n_selected,) alone are sampled. `halves` and `curve`
+    go into the details; the curve's mean value at a cut less V(none) is what truncation hides.
     """
+
+    settings: Tmab
 
     def __init__(self, facts: GameFacts, settings: Tmab, rng: np.random.Generator) -> None:
         self.facts, self.settings = facts, settings
-        self.top_k = settle_top_k(settings.top_k, facts.n_players)
+        self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
         self.still_open = np.ones(facts.n_players, bool)
         self.entropy = draw_entropy(rng)
         self.n_begun, self.n_walks, self.n_evaluations = 0, 0, 0
-        self.halves = Halves.empty(facts.n_players)
-        self.curve = Curve.empty(facts.n_players, facts.n_metrics)
+        self.halves = HalvedSamples.empty(facts.n_players)
+        self.curve = walks.Curve.empty(facts.n_players, facts.n_metrics)
         self.fresh = Moments.empty(facts.n_players, facts.n_metrics)
         self.selected = np.zeros(0, np.int64)
         self.n_fresh, self.n_fresh_wanted = 0, 0
-        self.walks: list[Walk] = []
+        self.walks: list[walks.PlayerWalk] = []
         self._fill_lanes()
 
     @property
     def least_evaluations(self) -> int:
-        """The first walk of every lane; truncated ones may need less, nobody knows how much."""
-        walks = self.settings.lanes * (self.facts.n_players + 1)
-        return walks if self.settings.truncate_at is None else 1
+        """The first walk of every lane; a truncated walk may need any number below that."""
+        n_rows = self.settings.lanes * (self.facts.n_players + 1)
+        return n_rows if self.settings.truncate_at is None else 1
 
     @property
     def conclusion(self) -> str:
-        told = f"{describe(self.top_k, self.settings.side)} are decided"
-        again = f"{told}, and estimated again by {self.n_fresh} fresh walks"
-        return again if self.n_fresh else told
+        decided = super().conclusion
+        again = f"{decided}, and estimated again by {self.n_fresh} fresh walks"
+        return again if self.n_fresh else decided
 
     @property
     def details(self) -> dict[str, Any]:
-        return self.curve.told(self.facts) | {"convergence": self.halves.told()}
+        return self.curve.as_details(self.facts) | {"convergence": self.halves.as_details()}
 
     @property
     def statistics(self) -> dict[str, float]:
@@ -195,26 +175,22 @@ class TmabRun:
         return known | {"mean_cut": curve.mean_cut, "mean_value_at_cut": at_cut}
 
     @property
-    def n_undecided(self) -> int:
-        return int(self.still_open.sum())
-
-    @property
     def _over(self) -> bool:
         return not self.still_open.any() and self.n_fresh >= self.n_fresh_wanted
 
     def ask(self) -> Round:
         if self._over:
             return Round.nothing(self.facts.n_players)
-        return ask_for(self.walks, self.settings.chunk, self.facts.n_players)
+        return walks.ask_for(self.walks, self.settings.chunk, self.facts.n_players)
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: a walk goes on from wherever it is."""
         return n_rows > 0
 
     def tell(self, outcomes: Outcomes) -> None:
-        rule = Truncation(self.settings.truncate_at, self.settings.truncate_patience)
+        rule = walks.Truncation(self.settings.truncate_at, self.settings.truncate_patience)
         chunk, guard = self.settings.chunk, self.facts.guard
-        advance(self.walks, outcomes.values, chunk, guard=guard, rule=rule)
+        walks.advance(self.walks, outcomes.values, chunk, guard=guard, rule=rule)
         self.n_evaluations += len(outcomes.values)
         deciding = bool(self.still_open.any())
         counted = self.n_walks
@@ -223,7 +199,7 @@ class TmabRun:
             if deciding:
                 self._count(walk)
             else:
-                self.fresh.add(walk.players, marginals(walk))
+                self.fresh.add(walk.players, walks.marginals(walk))
                 self.n_fresh += 1
         if self.n_walks > counted:
             self.still_open = self._still_open()
@@ -232,8 +208,8 @@ class TmabRun:
         if not self._over:
             self._fill_lanes()
 
-    def _count(self, walk: Walk) -> None:
-        samples = marginals(walk)
+    def _count(self, walk: walks.PlayerWalk) -> None:
+        samples = walks.marginals(walk)
         self.moments.add(walk.players, samples)
         self.halves.add(walk.players, samples, self.n_evaluations)
         self.curve.add(walk, self.facts.guard)
@@ -242,7 +218,7 @@ class TmabRun:
     def _begin_anew(self) -> None:
         """From now on, sample those selected and no one else."""
         values = self.moments.means[:, 0]
-        self.selected = selected(values, top_k=self.top_k, side=self.settings.side)
+        self.selected = questions.selected(values, top_k=self.top_k, side=self.settings.side)
         most = int(self.moments.counts[self.selected].max())
         self.n_fresh_wanted = math.ceil(self.settings.fresh * most)
         self.walks = []
@@ -254,38 +230,32 @@ class TmabRun:
         size = self.settings.batch_size
         while sum(not walk.done for walk in self.walks) < self.settings.lanes:
             self.walks.append(
-                begin_walk(self.facts, self.entropy, self.n_begun, players=players, batch_size=size)
+                walks.begin_walk(
+                    self.facts, self.entropy, self.n_begun, players=players, batch_size=size
+                )
             )
             self.n_begun += 1
 
-    def _ranges(self) -> NDArray[np.float64]:
-        """R per metric, (n_metrics,)."""
-        ranges = 2 * np.asarray(self.facts.score_widths, np.float64)
-        if self.settings.value_range is not None:
-            ranges[0] = self.settings.value_range
-        return ranges
-
     def _radius(self, moments: Moments) -> NDArray[np.float64]:
-        settings, counts = self.settings, moments.counts
-        log_terms = log_term(
-            counts,
-            n_players=len(counts),
-            delta=settings.delta,
-            union_bound=settings.union_bound,
-        )
-        return bernstein_radius(moments.variances(), counts, self._ranges(), log_terms)
+        settings = self.settings
+        ranges = marginal_ranges(self.facts, settings.value_range)
+        delta, union_bound = settings.delta, settings.union_bound
+        return moments_radius(moments, ranges, delta=delta, union_bound=union_bound)
 
     def _still_open(self) -> NDArray[np.bool_]:
-        values = self.moments.means[:, 0]
-        low, high = around(values, self._radius(self.moments)[:, 0])
-        rule = contested if self.settings.stop == "lucb" else contested_in_paper
+        values, radius = self.moments.means, self._radius(self.moments)
+        if self.settings.stop == "lucb":
+            return self._contested(values, radius)
+        low, high = around(values[:, 0], radius[:, 0])
         side, epsilon = self.settings.side, self.settings.epsilon
-        return rule(low, high, values, top_k=self.top_k, side=side, epsilon=epsilon)
+        return questions.contested_in_paper(
+            low, high, values[:, 0], top_k=self.top_k, side=side, epsilon=epsilon
+        )
 
     def read(self) -> Scores:
         values, errors = self.moments.means.copy(), self.moments.std_errors()
         # No sample is needed to exclude what a value cannot be; a range given may be wrong.
-        natural = 2 * np.asarray(self.facts.score_widths, np.float64)
+        natural = marginal_ranges(self.facts, None)
         everything = merge(self.moments, self.fresh)
         low, high = within_range(*around(everything.means, self._radius(everything)), natural)
         samples = everything.counts.copy()

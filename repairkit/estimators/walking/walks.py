@@ -12,7 +12,7 @@ V(none), on average over all walks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class Truncation:
 
 
 @dataclass(kw_only=True)
-class Walk:
+class PlayerWalk:
     """One walk under way.
 
     `ranks` (n_players,) is the number of players that leave before each; `images` the batch;
@@ -42,6 +42,8 @@ class Walk:
     value is wanted, rising; `values` (n_rows, n_metrics), known for the first `n_known`. The last
     `n_below` of these lie below the truncation point one after another.
     """
+
+    stored_as: ClassVar[str] = "Walk"
 
     number: int
     ranks: Ints
@@ -65,7 +67,7 @@ class Walk:
 
 def begin_walk(
     facts: GameFacts, entropy: tuple[int, int], number: int, *, players: Ints, batch_size: int
-) -> Walk:
+) -> PlayerWalk:
     """Walk `number` of a run, on which `players` (rising) are to be sampled.
 
     The others leave without evaluation, so that the value before a sampled player's leaving is
@@ -75,7 +77,7 @@ def begin_walk(
     ranks = rng.permutation(facts.n_players).astype(np.int64)
     images = facts.pool.draw(rng, batch_size).astype(np.int64)
     prefixes = np.union1d(ranks[players], ranks[players] + 1)
-    return Walk(
+    return PlayerWalk(
         number=number,
         ranks=ranks,
         images=images,
@@ -85,14 +87,14 @@ def begin_walk(
     )
 
 
-def next_coalitions(walk: Walk, chunk: int) -> Coalitions:
+def next_coalitions(walk: PlayerWalk, chunk: int) -> Coalitions:
     """At most `chunk` rows that the walk wants next."""
     wanted = walk.prefixes[walk.n_known : walk.n_known + chunk]
     rows: Coalitions = walk.ranks[None, :] >= wanted[:, None]
     return rows
 
 
-def ask_for(walks: list[Walk], chunk: int, n_players: int) -> Round:
+def ask_for(walks: list[PlayerWalk], chunk: int, n_players: int) -> Round:
     """The next `chunk` rows of every walk that is not done, in one round."""
     rows = [(next_coalitions(walk, chunk), walk.images) for walk in walks if not walk.done]
     if not rows:
@@ -102,19 +104,24 @@ def ask_for(walks: list[Walk], chunk: int, n_players: int) -> Round:
 
 
 def advance(
-    walks: list[Walk], values: NDArray[np.float64], chunk: int, *, guard: int, rule: Truncation
+    walks: list[PlayerWalk],
+    values: NDArray[np.float64],
+    chunk: int,
+    *,
+    guard: int,
+    rule: Truncation,
 ) -> None:
     """Hand out the values of the round that `ask_for` made, or of its first rows."""
     start = 0
     for walk in [walk for walk in walks if not walk.done]:
         n_rows = min(chunk, len(walk.prefixes) - walk.n_known)
-        own = values[start : start + n_rows]
-        _learn(walk, own, guard, rule)
-        start += len(own)
+        of_walk = values[start : start + n_rows]
+        _learn(walk, of_walk, guard, rule)
+        start += len(of_walk)
     assert start == len(values)
 
 
-def _learn(walk: Walk, values: NDArray[np.float64], guard: int, rule: Truncation) -> None:
+def _learn(walk: PlayerWalk, values: NDArray[np.float64], guard: int, rule: Truncation) -> None:
     """Take values up to the truncation point; what was evaluated beyond it is left out."""
     n_taken = len(values)
     if rule.at is not None:
@@ -127,7 +134,7 @@ def _learn(walk: Walk, values: NDArray[np.float64], guard: int, rule: Truncation
     walk.n_known += n_taken
 
 
-def marginals(walk: Walk) -> NDArray[np.float64]:
+def marginals(walk: PlayerWalk) -> NDArray[np.float64]:
     """What each of the walk's players took away, (n_players_sampled, n_metrics).
 
     Zero for those behind the truncation point.
@@ -165,7 +172,7 @@ class Curve:
             at_cuts=np.zeros(n_metrics),
         )
 
-    def add(self, walk: Walk, guard: int) -> None:
+    def add(self, walk: PlayerWalk, guard: int) -> None:
         """A walk that is done."""
         at, values = walk.prefixes[: walk.n_known], walk.values[: walk.n_known]
         self.counts[at] += 1
@@ -187,11 +194,11 @@ class Curve:
         mean: Floats = self.at_cuts / self.n_cut if self.n_cut else self.at_cuts * np.nan
         return mean
 
-    def told(self, facts: GameFacts) -> dict[str, Any]:
-        """For `details`: at most a hundred points of the curve, and where walks were cut.
+    def as_details(self, facts: GameFacts) -> dict[str, Any]:
+        """For a run's `details`: at most a hundred points of the curve, and where walks were cut.
 
-        A point is the removals, the walks behind it, the first metric's mean and the guard's. Walks
-        that were cut early are missing from later points, which are higher for it.
+        A point is the number of removals, the number of walks, the first metric's mean and the
+        guard's. Walks that were cut early are missing from later points, which raises these.
         """
         known = np.flatnonzero(self.counts)
         shown = (

@@ -1,8 +1,8 @@
 """Auto: regression over everyone, then marginals for the players near the boundary.
 
-The regression looks at its rows whenever they have doubled; the players whose bounds stand in the
-way of an answer are the contenders. Both kinds of work are compared by what a unit of precision
-costs for these, and the cheaper one goes on: few contenders and cheap rows favour marginals.
+The regression looks at its rows whenever they have doubled. The players whose bounds prevent an
+answer are the contenders. A unit of precision for these has a price by either kind of work, and the
+cheaper one goes on: few contenders and cheap rows favour marginals.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NEAR = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Auto:
-    """Which are the top k, and what everyone is worth.
+    """Which are the top k, and the values of all players.
 
     Attributes:
         top_k: k; a tenth of the players, 1 to 100, if None.
@@ -79,6 +79,16 @@ class Auto:
         ):  # fmt: skip
             questions.check_whole(name, getattr(self, name), least=1)
 
+    def regression(self, top_k: int) -> Regression:
+        """The regression in a game in which `top_k` players are asked for."""
+        return Regression(
+            images_per_coalition=self.images_per_coalition,
+            round_rows=self.round_rows,
+            top_k=top_k,
+            side=self.side,
+            pilot_rows=min(self.pilot_rows, self.round_rows),
+        )
+
     def start(self, facts: GameFacts, rng: np.random.Generator) -> AutoRun:
         """Begin.
 
@@ -103,13 +113,7 @@ class AutoRun(questions.TopKRun):
     def __init__(self, facts: GameFacts, settings: Auto, rng: np.random.Generator) -> None:
         self.facts, self.settings = facts, settings
         self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
-        self.regression = Regression(
-            images_per_coalition=settings.images_per_coalition,
-            round_rows=settings.round_rows,
-            top_k=self.top_k,
-            side=settings.side,
-            pilot_rows=min(settings.pilot_rows, settings.round_rows),
-        ).start(facts, rng)
+        self.regression = settings.regression(self.top_k).start(facts, rng)
         self.entropy = draw_entropy(rng)
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
         self.star: stars.Star | None = None
@@ -156,13 +160,11 @@ class AutoRun(questions.TopKRun):
         following = self.regression.ask_ahead(pending)
         if self.star is not None or following is None:
             return None
-        asked = [round.images for round in pending if round.images is not None]
-        n_rows = len(self.regression.rows)
-        costs = float(self.costs[0])
-        for images in asked:
+        n_rows, costs = len(self.regression.rows), float(self.costs[0])
+        for images in [round.images for round in pending if round.images is not None]:
             n_rows += len(images)
             costs += images.size * self.settings.scattered_cost
-            if n_rows >= self.look_at or self._star_is_due(costs):
+            if n_rows >= self.look_at or _star_is_due(self, costs):
                 return None
         return following
 
@@ -181,7 +183,7 @@ class AutoRun(questions.TopKRun):
             self.n_stars += 1
         if len(self.regression.rows) >= self.look_at or self.facts.n_players == 1:
             self._look()
-        self.star = self._next_star()
+        self.star = _next_star(self)
 
     def on_images(self, some: SomeImages) -> AutoRun | None:
         """See `RegressionRun.on_images`; marginals, whose batches mix images, are left out."""
@@ -195,7 +197,7 @@ class AutoRun(questions.TopKRun):
         return part
 
     def _look(self) -> None:
-        """Solve, and see who is still in the way of an answer."""
+        """Solve, and find the players that still prevent an answer."""
         self.n_looks += 1
         self.look_at = 2 * len(self.regression.rows)
         values, errors = self._estimates()
@@ -210,35 +212,6 @@ class AutoRun(questions.TopKRun):
         )
         errors = self.regression.estimates()[1][self.contenders, 0]
         self.regression_price = float(self.costs[0] * (errors**2).mean()) if len(errors) else 0.0
-
-    def _next_star(self) -> stars.Star | None:
-        """One more star, if stars are worth it and have not had their share yet."""
-        if not self._star_is_due(float(self.costs[0])):
-            return None
-        n, most = self.facts.n_players, self.regression.most
-        return stars.begin_star(
-            self.facts,
-            self.entropy,
-            self.n_stars,
-            players=np.flatnonzero(self.contenders),
-            sizes=stars.Sizes(n, min(most, n - 1), _WITHIN),
-            batch_size=self.settings.batch_size,
-        )
-
-    def _star_is_due(self, spent: float) -> bool:
-        """Whether stars fall short of their share once `spent` went into the regression."""
-        return bool(self.contenders.any() and self.costs[1] < self._star_share() * spent)
-
-    def _star_share(self) -> float:
-        """What stars may cost per unit of the regression's cost: a trial, then as much if cheap."""
-        known = self.contenders & (self.moments.counts >= _KNOWN_AFTER)
-        if known.sum() < 0.5 * self.contenders.sum():
-            return _TRIAL
-        settings = self.settings
-        rows = 1 + int(self.contenders.sum())
-        per_star = rows * settings.batch_size * settings.marginal_cost
-        price = per_star * float(pooled_variances(self.moments)[known, 0].mean())
-        return 1.0 if price < self.regression_price else 0.0
 
     def _estimates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         left_out = 0.0 if self.regression.whole_law else LEFT_OUT
@@ -264,6 +237,43 @@ class AutoRun(questions.TopKRun):
             interval=_describe(whole_law=self.regression.whole_law),
             efficient=False,
         )
+
+
+def _next_star(run: AutoRun) -> stars.Star | None:
+    """One more star, if stars are worth it and have not had their share yet."""
+    if not _star_is_due(run, float(run.costs[0])):
+        return None
+    n, most = run.facts.n_players, run.regression.most
+    return stars.begin_star(
+        run.facts,
+        run.entropy,
+        run.n_stars,
+        players=np.flatnonzero(run.contenders),
+        sizes=stars.Sizes(n, min(most, n - 1), _WITHIN),
+        batch_size=run.settings.batch_size,
+    )
+
+
+def _star_is_due(run: AutoRun, spent: float) -> bool:
+    """Whether stars have had less than their share of what the regression `spent`.
+
+    The share is a tenth at first, for a trial. Then it is as much again where a unit of
+    precision costs less by stars, and nothing otherwise.
+    """
+    if not run.contenders.any():
+        return False
+    known = run.contenders & (run.moments.counts >= _KNOWN_AFTER)
+    share = _TRIAL
+    if known.sum() >= 0.5 * run.contenders.sum():
+        share = 1.0 if _star_price(run, known) < run.regression_price else 0.0
+    return bool(run.costs[1] < share * spent)
+
+
+def _star_price(run: AutoRun, known: NDArray[np.bool_]) -> float:
+    """Of a unit of precision for a player, by the marginals of those known so far."""
+    rows = 1 + int(run.contenders.sum())
+    per_star = rows * run.settings.batch_size * run.settings.marginal_cost
+    return per_star * float(pooled_variances(run.moments)[known, 0].mean())
 
 
 def _joint_quantile(look: int, n_players: int) -> float:

@@ -140,12 +140,12 @@ class TopKRun:
     def n_undecided(self) -> int:
         return int(self.still_open.sum())
 
-    def _contested(self, values: Floats, radius: Floats) -> Flags:
+    def _contested(self, values: Floats, radius: Floats, *, as_in_paper: bool = False) -> Flags:
         """See `contested`; both (n_players, n_metrics), of which the first metric counts."""
         first, side = values[:, 0], self.settings.side
         low, high = first - radius[:, 0], first + radius[:, 0]
-        epsilon = self.settings.epsilon
-        return contested(low, high, first, top_k=self.top_k, side=side, epsilon=epsilon)
+        rule = contested_in_paper if as_in_paper else contested
+        return rule(low, high, first, top_k=self.top_k, side=side, epsilon=self.settings.epsilon)
 
 
 def contested(

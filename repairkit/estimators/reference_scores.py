@@ -1,4 +1,4 @@
-"""References: leave-one-out and random scores. Neither is a Shapley value.
+"""Scores for reference: leave-one-out and random ones. Neither is a Shapley value.
 
 Leave-one-out is what the full network loses with each filter alone. Random scores show what a
 ranking without any knowledge is worth.
@@ -143,9 +143,9 @@ class ImageTable:
     def of(cls, facts: GameFacts) -> ImageTable:
         """Nothing yet; a game of sets, or one that needs more than `MOST_BYTES`, keeps nothing."""
         counts = np.zeros((len(facts.pool), facts.n_metrics), bool)
-        for metric, own in enumerate(facts.images_of or (None,) * facts.n_metrics):
-            counts[slice(None) if own is None else own, metric] = True
-        images, metrics = (found.astype(np.int64) for found in np.nonzero(counts))
+        for metric, counted in enumerate(facts.images_of or (None,) * facts.n_metrics):
+            counts[slice(None) if counted is None else counted, metric] = True
+        images, metrics = (numbers.astype(np.int64) for numbers in np.nonzero(counts))
         fits = 4 * len(images) * facts.n_players <= MOST_BYTES
         return cls(images, metrics, fits and not facts.of_sets)
 
@@ -171,13 +171,13 @@ class ImageTable:
         place, table = places[self.images], np.concatenate(self.parts)
         means, variances = np.zeros(shape), np.full(shape, np.inf)
         for metric in range(n_metrics):
-            own = np.flatnonzero((place >= 0) & (self.metrics == metric))
-            differences = table[:, own] * some.undrawn[place[own], metric]
+            pairs = np.flatnonzero((place >= 0) & (self.metrics == metric))
+            differences = table[:, pairs] * some.undrawn[place[pairs], metric]
             means[:, metric] = differences.sum(axis=1) / n
             if n > 1:
                 # The other images count nothing, so that they lie at zero.
                 off = ((differences - means[:, metric, None]) ** 2).sum(axis=1)
-                off += (n - len(own)) * means[:, metric] ** 2
+                off += (n - len(pairs)) * means[:, metric] ** 2
                 variances[:, metric] = off / (n - 1)
         return means, variances
 

@@ -77,19 +77,19 @@ def _load(name: str, settings: Mapping[str, Any]) -> Estimator:
         SettingsError: there is no such thing, it is of another kind or takes other settings.
     """
     module_name, _, path = name.partition(":")
-    found = _import(name, module_name, path)
-    if not hasattr(found, "start") or isinstance(found, type):
-        found = _call(name, found, settings)
+    target = _import(name, module_name, path)
+    if not hasattr(target, "start") or isinstance(target, type):
+        target = _call(name, target, settings)
     elif settings:
         raise SettingsError(
             f"{name} is ready made and takes no settings; leave out {', '.join(settings)}"
         )
-    if not callable(getattr(found, "start", None)):
+    if not callable(getattr(target, "start", None)):
         raise SettingsError(
-            f"{name} is a {type(found).__name__} without `start(facts, rng)`; name an estimator, "
+            f"{name} is a {type(target).__name__} without `start(facts, rng)`; name an estimator, "
             "or a class or function that gives one"
         )
-    estimator: Estimator = found
+    estimator: Estimator = target
     return estimator
 
 
@@ -98,7 +98,7 @@ def _import(name: str, module_name: str, path: str) -> Any:
         raise SettingsError(f"estimator {name!r} is incomplete; write module:object")
     try:
         with no_exit(f"estimator {name}", SettingsError):
-            found: Any = import_named(module_name)
+            target: Any = import_named(module_name)
     except RepairkitError:
         raise
     except Exception as error:
@@ -107,12 +107,12 @@ def _import(name: str, module_name: str, path: str) -> Any:
             f"({type(error).__name__}: {first_line(error)}); run where it lies, or install it"
         ) from error
     for part in path.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             raise SettingsError(
                 f"module {module_name!r} has no {path!r}; check the name after the colon"
             )
-        found = getattr(found, part)
-    return found
+        target = getattr(target, part)
+    return target
 
 
 def _call(name: str, factory: Any, settings: Mapping[str, Any]) -> Any:

@@ -225,8 +225,7 @@ class TmabRun(questions.TopKRun):
 
     def _fill_lanes(self) -> None:
         """A walk that is done but waits for an earlier one occupies no lane."""
-        deciding = bool(self.still_open.any())
-        players = np.flatnonzero(self.still_open) if deciding else self.selected
+        players = np.flatnonzero(self.still_open) if self.still_open.any() else self.selected
         size = self.settings.batch_size
         while sum(not walk.done for walk in self.walks) < self.settings.lanes:
             self.walks.append(
@@ -243,14 +242,9 @@ class TmabRun(questions.TopKRun):
         return moments_radius(moments, ranges, delta=delta, union_bound=union_bound)
 
     def _still_open(self) -> NDArray[np.bool_]:
-        values, radius = self.moments.means, self._radius(self.moments)
-        if self.settings.stop == "lucb":
-            return self._contested(values, radius)
-        low, high = around(values[:, 0], radius[:, 0])
-        side, epsilon = self.settings.side, self.settings.epsilon
-        return questions.contested_in_paper(
-            low, high, values[:, 0], top_k=self.top_k, side=side, epsilon=epsilon
-        )
+        as_in_paper = self.settings.stop == "paper"
+        radius = self._radius(self.moments)
+        return self._contested(self.moments.means, radius, as_in_paper=as_in_paper)
 
     def read(self) -> Scores:
         values, errors = self.moments.means.copy(), self.moments.std_errors()

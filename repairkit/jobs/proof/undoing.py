@@ -66,9 +66,7 @@ def apply_patch(
             f"the result is not the one that the patch file promises (digest {digest[:12]}, not "
             f"{file.result_digest[:12]}); it was altered, or made by another version of repairkit"
         )
-    verified = prove_patch(
-        subject, surveyed, file.patch, baked.model, baked.edits, images=images, feeds=feeds
-    )
+    verified = prove_patch(subject, surveyed, file.patch, baked, images=images, feeds=feeds)
     write_model(baked.model, out)
     return Applied(out, digest, verified)
 

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.filters import FilterMeans
-from repairkit.core.patch import Patch, Proof, TensorEdit, Verified, constant_of, constant_text
+from repairkit.core.patch import Patch, Proof, Verified, constant_of, constant_text
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
 from repairkit.engine.features import prove_head
@@ -88,7 +88,7 @@ def verify(
     return replace(verified, unproven=() if file is None else file.unproven)
 
 
-def _check_undoing(file: PatchFile, step: Step) -> None:
+def _check_undoing(file: PatchFile, step: ClaimedPatch) -> None:
     """The patch file gives back every byte of the model that the patch was made to."""
     contents = restored_files(step.model, file.layout)
     if digest_of_files(contents, outside_digests(step.model)) != file.source_digest:
@@ -99,15 +99,14 @@ def _check_undoing(file: PatchFile, step: Step) -> None:
 
 
 def _prove_step(
-    subject: Subject, step: Step, images: Array | None, feeds: Feeds | None
+    subject: Subject, step: ClaimedPatch, images: Array | None, feeds: Feeds | None
 ) -> Verified:
     before = replace(subject, file=replace(subject.file, model=step.model))
     return prove_patch(
         before,
         step.surveyed,
         step.patch,
-        step.baked.model,
-        step.baked.edits,
+        step.baked,
         images=images,
         feeds=feeds,
     )
@@ -148,8 +147,7 @@ def _verify_inferred(
         subject,
         surveyed,
         patch,
-        baked.model,
-        baked.edits,
+        baked,
         images=images,
         feeds=feeds,
         claimed=False,
@@ -174,8 +172,7 @@ def prove_patch(
     subject: Subject,
     surveyed: Survey,
     patch: Patch,
-    patched: ModelProto,
-    edits: tuple[TensorEdit, ...],
+    baked: baking.Baked,
     *,
     opened: OpenModel | None = None,
     images: Array | None = None,
@@ -188,9 +185,8 @@ def prove_patch(
         subject: the original.
         surveyed: the survey of the original in which the patch's sites were found.
         patch: what was frozen.
-        patched: the original with that baked into it.
-        edits: what baking changed.
-        opened: `patched` with sessions that others use too; opened for this proof alone if None.
+        baked: the original with that baked into it.
+        opened: the patched model with shared sessions; it is opened for this proof alone if None.
         images: real images, shape (n, *input); generated noise if None.
         feeds: what the model takes beside each of the images, by the names of inputs.
         claimed: whether the last claim in the metadata is this patch's.
@@ -199,9 +195,9 @@ def prove_patch(
         VerificationError: either does not come out equal, or a filter was frozen already.
     """
     _refuse_idle(surveyed, patch)
-    undone = baking.revert(patched, edits)
+    undone = baking.revert(baked.model, baked.edits)
     if claimed:
-        write_claims(undone, read_claims(patched)[:-1])
+        write_claims(undone, read_claims(baked.model)[:-1])
     if not same_model(undone, subject.model):
         raise VerificationError(
             "undoing the patch does not give the original back: "
@@ -211,14 +207,14 @@ def prove_patch(
     proofs = []
     rows = images if images is not None else noise_images(subject)
     original = subject.opened()
-    whole = original.variant(subject.runnable(patched))
+    whole = original.variant(subject.runnable(baked.model))
     if opened is not None:
         whole = replace(opened.on_cpu(), step=original.step)
     if patch.head is None:
         frozen = whole
     else:
-        baked = baking.bake(surveyed, Patch(patch.frozen)).model
-        frozen = original.variant(subject.runnable(baked))
+        without_head = baking.bake(surveyed, Patch(patch.frozen)).model
+        frozen = original.variant(subject.runnable(without_head))
         proofs.append(prove_head(whole, frozen, patch.head, rows, feeds=feeds))
     if patch.frozen:
         instrumented, masks = _masked(subject.model, surveyed, patch)
@@ -241,7 +237,7 @@ def prove_patch(
             )
     proof = reduce(Proof.joined, proofs)
     compared_on = "given images" if given else "generated noise"
-    return Verified(patch=patch, edits=edits, proof=proof, images=compared_on)
+    return Verified(patch=patch, edits=baked.edits, proof=proof, images=compared_on)
 
 
 def _masked(
@@ -286,7 +282,7 @@ def sign_claim(claim: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Step:
+class ClaimedPatch:
     """One patch of a stack: the model before, and after with its claim in it."""
 
     model: ModelProto
@@ -300,7 +296,7 @@ def bake_claims(
     patched: ModelFile,
     known: list[dict[str, Any]],
     fresh: list[dict[str, Any]],
-) -> list[Step]:
+) -> list[ClaimedPatch]:
     """Bake every claimed patch anew, each into what the one before it made.
 
     Args:
@@ -319,7 +315,7 @@ def bake_claims(
         except ModelError as error:
             raise VerificationError(f"{patched.path}: {error}") from error
 
-    steps: list[Step] = []
+    steps: list[ClaimedPatch] = []
     model, digest = subject.model, subject.file.digest
     for count, claim in enumerate(fresh, start=1):
         patch = patch_of_claim(claim, weights_of)
@@ -336,7 +332,7 @@ def bake_claims(
                 f"{patched.path}: claims a patch that the original cannot take ({error})"
             ) from error
         write_claims(baked.model, [*known, *fresh[:count]])
-        steps.append(Step(model, surveyed, patch, baked))
+        steps.append(ClaimedPatch(model, surveyed, patch, baked))
         model, digest = baked.model, digest_of(baked.model)
     return steps
 

@@ -19,7 +19,7 @@ from repairkit.engine.runner import OpenModel
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile, patch_file_text
 from repairkit.formats.run_file import RunFolder
-from repairkit.graph.baking import bake, is_idle
+from repairkit.graph.baking import Baked, bake, is_idle
 from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.model_files import add_model, digest_of
 from repairkit.jobs.attack.attack_story import check_attacks, judge_attacks
@@ -281,8 +281,7 @@ def _finish(
         bench.subject,
         bench.original,
         patch,
-        model,
-        draft.edits,
+        Baked(model, draft.edits),
         opened=patched,
         images=calibration.batch(first) if len(calibration) else None,
         feeds=calibration.feeds(first),

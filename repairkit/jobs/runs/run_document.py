@@ -58,7 +58,7 @@ def told_settings(settings: Settings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Difference:
+class SettingDifference:
     """A setting that two runs do not share, or a run and a job, and its values."""
 
     name: str
@@ -91,7 +91,7 @@ def differing(
     second: Mapping[str, Any],
     *affected: Affects,
     without: Collection[str] = (),
-) -> list[Difference]:
+) -> list[SettingDifference]:
     """The settings that affect one of these and have different values.
 
     Args:
@@ -101,7 +101,7 @@ def differing(
         without: settings that the caller compares in another way.
     """
     return [
-        Difference(name, first[name], second[name])
+        SettingDifference(name, first[name], second[name])
         for name in affecting(Settings, *affected)
         if name in first
         and name not in without

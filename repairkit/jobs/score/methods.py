@@ -118,7 +118,7 @@ def has_side(method: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SettledMethod:
     """An estimator with its defaults for a game, where it stops, and which method that is."""
 
     estimator: Estimator
@@ -145,7 +145,7 @@ def settle_estimator(
     *,
     pace: spending.Pace | None = None,
     again: spending.Taken | None = None,
-) -> Plan:
+) -> SettledMethod:
     """The estimator with its defaults for this game, and where it stops at the latest.
 
     Args:
@@ -173,7 +173,7 @@ def settle_estimator(
     if scoring.takes_usual and per_filter is not None:
         usual = spending.default_evaluations(facts, n_images, per_filter)
         budget = Budget(usual, budget.time_limit_seconds)
-    return Plan(estimator, budget, taken)
+    return SettledMethod(estimator, budget, taken)
 
 
 def _handed_on(options: Mapping[str, Any], asked: Estimator, method: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ Thorough = Literal["told", "doubt", "all"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Looked:
+class Tried:
     """What a way or an order gives on the images on which it was tried.
 
     `right` is (n_images,); `likelihood` is the mean probability of the right class; `n_changes` is
@@ -90,15 +90,15 @@ class FirstLook:
     told: Guessing
     class_name: str
     part: str
-    ways: tuple[Looked, ...]
-    orders: tuple[Looked, ...]
-    better: Looked | None
+    ways: tuple[Tried, ...]
+    orders: tuple[Tried, ...]
+    better: Tried | None
     note: str
     seconds: float
     accepted: bool = False
 
     @property
-    def best(self) -> Looked:
+    def best(self) -> Tried:
         """The way with the most right answers."""
         return max(self.ways, key=lambda way: way.rank)
 
@@ -197,7 +197,7 @@ class ErrorLook:
 
 
 @dataclass(frozen=True)
-class Judge:
+class AskedModel:
     """How outputs for a suite are had, and how they are read; class names where known."""
 
     outputs: Callable[[Suite], Array]
@@ -224,7 +224,7 @@ class Pains:
 
 
 def take_first_look(
-    judge: Judge, images: Suite, ways: Sequence[Way], orders: Sequence[Order], pains: Pains
+    judge: AskedModel, images: Suite, ways: Sequence[Way], orders: Sequence[Order], pains: Pains
 ) -> FirstLook:
     """Judge the images as they are prepared and, where it may help, in other ways.
 
@@ -298,7 +298,7 @@ def _steps(n_images: int) -> Iterator[int]:
 class _Answers:
     """Outputs of the model by way, for the first images; each is computed once."""
 
-    def __init__(self, judge: Judge, images: Suite) -> None:
+    def __init__(self, judge: AskedModel, images: Suite) -> None:
         self._judge = judge
         self._images = images
         self._outputs: dict[str, Array] = {}
@@ -319,7 +319,7 @@ class _Answers:
     def predictions(self, way: Way) -> NDArray[np.int64]:
         return self._judge.form.predictions(self._outputs[way.name])
 
-    def looked(self, way: Way, n: int, order: Order | None = None) -> Looked:
+    def looked(self, way: Way, n: int, order: Order | None = None) -> Tried:
         """What the first `n` images give, maybe with the classes in another order."""
         outputs, labels = self._outputs[way.name][:n], self._images.annotations.labels[:n]
         if order is not None:
@@ -327,7 +327,7 @@ class _Answers:
         predictions = self._judge.form.predictions(outputs)
         answered = np.bincount(predictions[predictions >= 0], minlength=1)
         chances = np.exp(self._judge.form.log_probabilities(outputs))[np.arange(n), labels]
-        return Looked(
+        return Tried(
             name=way.name if order is None else order.name,
             right=predictions == labels,
             share=float(answered.max() / n),
@@ -369,10 +369,10 @@ class _Answers:
 def _surely_better(
     answers: _Answers,
     ways: Sequence[Way],
-    both: tuple[Sequence[Looked], Sequence[Looked]],
+    both: tuple[Sequence[Tried], Sequence[Tried]],
     n: int,
     limit: float,
-) -> Looked | None:
+) -> Tried | None:
     """The way or order that is right on surely more images, if there is one.
 
     All are compared on the same images, and corrected for their number (Bonferroni). The best way
@@ -408,8 +408,8 @@ def _surely_better(
 
 
 def _both(
-    answers: _Answers, ways: Sequence[Way], orders: Sequence[Order], looked: Sequence[Looked]
-) -> Looked | None:
+    answers: _Answers, ways: Sequence[Way], orders: Sequence[Order], looked: Sequence[Tried]
+) -> Tried | None:
     """Another way and another order together, where they surely do better."""
     n = len(looked[0].right)
     pairs = [(way, order) for way in ways[1:] for order in orders]

@@ -23,9 +23,9 @@ from repairkit.jobs.output.signs_of_life import event
 from repairkit.jobs.setup.first_look import (
     MOST_IMAGES,
     TRIED_IMAGES,
+    AskedModel,
     ErrorLook,
     FirstLook,
-    Judge,
     Pains,
     Thorough,
     first_look_lines,
@@ -135,7 +135,7 @@ def first_look(
         first_column=0 if settings.columns is None else settings.columns[0],
     )
     return take_first_look(
-        Judge(scene.outputs, scene.form, scene.n_classes, tuple(names)),
+        AskedModel(scene.outputs, scene.form, scene.n_classes, tuple(names)),
         images,
         ways,
         orders,

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.game import Round
-from repairkit.engine.game import ModelGame
 from repairkit.engine.masks import MaskEvaluator
+from repairkit.engine.model_game import ModelGame
 from repairkit.jobs.setup.workbench import Bench
 
 Kind = Literal["whole", "shared", "own", "scattered"]

@@ -36,7 +36,7 @@ from benchmarks.study import N_DRAWS, QUICK, Effort, Study, Table, study
 from repairkit.core.errors import BudgetError
 from repairkit.core.game import Round
 from repairkit.core.scores import Budget
-from repairkit.engine.game import ModelGame
+from repairkit.engine.model_game import ModelGame
 from repairkit.estimators.driving.driver import Estimation, estimate
 from repairkit.estimators.registry import make_estimator
 from repairkit.estimators.walking.permutation import Permutation

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.squeezenets import Made, make, open_bench
 from repairkit.core.game import Round
 from repairkit.core.scores import Budget
-from repairkit.engine.game import ModelGame
+from repairkit.engine.model_game import ModelGame
 from repairkit.estimators.driving.driver import estimate
 from repairkit.estimators.registry import make_estimator
 from repairkit.estimators.walking.permutation import Permutation

@@ -37,7 +37,7 @@ from benchmarks.long_run import Part, Truth, cached, long_run, one_by_one
 from repairkit.core.game import Round
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.engine.game import ModelGame
+from repairkit.engine.model_game import ModelGame
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings

@@ -17,11 +17,12 @@ from onnx import ModelProto
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Array, Suite
+from repairkit.engine.cones.compiled import Candidates
 from repairkit.engine.evaluator import Evaluator, make_executor
 from repairkit.engine.masks import AffineMasks, MaskEvaluator, with_scattered
-from repairkit.engine.opening import Candidates, open_evaluator, open_stacked
 from repairkit.engine.ort import open_session
 from repairkit.engine.runner import Runner
+from repairkit.engine.working import open_evaluator, open_stacked
 from repairkit.graph.baking import bake
 from repairkit.graph.coalitions.masking import with_affine_masks
 from repairkit.graph.kinds.kind import Survey

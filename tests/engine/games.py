@@ -12,8 +12,8 @@ from onnx import ModelProto, helper
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.engine.batching import Batching, settle_batching
+from repairkit.engine.cones.compiled import Candidates
 from repairkit.engine.masks import MaskEvaluator
-from repairkit.engine.opening import Candidates
 from repairkit.engine.runner import Runner
 from repairkit.graph.baking import representable
 from repairkit.graph.kinds.sites import instrument, select_sites, survey

@@ -16,12 +16,12 @@ from onnx.reference import ReferenceEvaluator
 
 from repairkit.core.game import Coalitions
 from repairkit.core.suite import Array
+from repairkit.engine.cones.compiled import WAYS
+from repairkit.engine.cones.fast import FastEvaluator
+from repairkit.engine.cones.stacked import StackedEvaluator
 from repairkit.engine.evaluator import STEPS_OF_ONE, Evaluator, ThreadExecutor, difference, keep_all
 from repairkit.engine.masks import with_scattered
-from repairkit.engine.opening import WAYS, open_evaluator
-from repairkit.engine.rows.stacked import StackedEvaluator
-from repairkit.engine.weights.fast import FastEvaluator
-from repairkit.engine.weights.routes import Routes
+from repairkit.engine.working import open_evaluator
 from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.coalitions.recast import recast
 from repairkit.graph.kinds.sites import instrument
@@ -53,10 +53,10 @@ def paths(setup: Setup) -> Iterator[tuple[str, Evaluator]]:
         if compiled is not None and way == "stacked masks":
             yield (
                 way,
-                StackedEvaluator(Routes(compiled, overwriting=False), setup.suite, device="cpu"),
+                StackedEvaluator(compiled, setup.suite, device="cpu"),
             )
         elif compiled is not None:
-            yield way, FastEvaluator(Routes(compiled), setup.suite, executor=ThreadExecutor(2))
+            yield way, FastEvaluator(compiled, setup.suite, executor=ThreadExecutor(2))
         del compiled
 
 

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 
+from repairkit.engine.cones.fast import FastEvaluator
 from repairkit.engine.evaluator import Evaluator, ThreadExecutor, keep_all
 from repairkit.engine.masks import ScatteredEvaluator, with_scattered
-from repairkit.engine.opening import open_evaluator
-from repairkit.engine.weights.fast import FastEvaluator
-from repairkit.engine.weights.routes import Routes
+from repairkit.engine.working import open_evaluator
 from tests.engine.games import Setup, deep_model, set_up
 from tests.models import LAYERS, head, images, model_of
 
@@ -51,7 +50,7 @@ def setup(request: pytest.FixtureRequest) -> Setup:
 def fast(setup: Setup, **options: Any) -> FastEvaluator:
     opened = open_evaluator(setup.candidates, setup.reference())
     assert isinstance(opened, FastEvaluator)
-    return FastEvaluator(opened.routes, setup.suite, batch_size=8, **options)
+    return FastEvaluator(opened.compiled, setup.suite, batch_size=8, **options)
 
 
 def scattered(setup: Setup, others: Evaluator, **options: Any) -> ScatteredEvaluator:
@@ -68,9 +67,7 @@ def families(setup: Setup) -> dict[str, tuple[Evaluator, ...]]:
         fast(setup),
         fast(setup, cache_memory=0),
         fast(setup, executor=TWO, cache_memory=20_000),
-        FastEvaluator(
-            Routes(fast(setup).routes.compiled, overwriting=False), setup.suite, batch_size=8
-        ),
+        FastEvaluator(fast(setup).compiled, setup.suite, batch_size=8, overwriting=False),
     )
     return {
         "fast": plain,

@@ -13,7 +13,7 @@ from repairkit.core.game import Round
 from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations, Suite
 from repairkit.engine.evaluator import Reduce
-from repairkit.engine.game import ModelGame
+from repairkit.engine.model_game import ModelGame
 from repairkit.metrics.catalogue import make_metric
 
 N = 600

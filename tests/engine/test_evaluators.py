@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repairkit.core.game import Coalitions
+from repairkit.engine.cones.compiled import WAYS
+from repairkit.engine.cones.fast import FastEvaluator
 from repairkit.engine.evaluator import ThreadExecutor, difference, keep_all
-from repairkit.engine.opening import WAYS, open_evaluator
-from repairkit.engine.weights.fast import FastEvaluator
-from repairkit.engine.weights.routes import Routes
+from repairkit.engine.working import open_evaluator
 from tests.engine.games import Setup, deep_model, set_up
 from tests.models import LAYERS, images
 
@@ -24,7 +24,7 @@ def compiled_ways(setup: Setup) -> list[FastEvaluator]:
     sample = setup.suite.batch(np.arange(1))
     found = [setup.candidates.compile(way, sample) for way in WAYS]
     return [
-        FastEvaluator(Routes(compiled, overwriting=overwriting), setup.suite)
+        FastEvaluator(compiled, setup.suite, overwriting=overwriting)
         for compiled in found
         if compiled is not None
         for overwriting in (True, False)
@@ -91,7 +91,7 @@ def test_no_plan_changes_a_bit(deep: Setup, data: st.DataObject) -> None:
     alone = compiled_ways(deep)[0]
     one_by_one = np.concatenate(
         [
-            FastEvaluator(alone.routes, deep.suite).answer(
+            FastEvaluator(alone.compiled, deep.suite).answer(
                 rows[i : i + 1], None if drawn is None else drawn[i : i + 1], keep_all
             )
             for i in range(len(rows))
@@ -113,15 +113,15 @@ def test_workers_and_memory_change_no_bit(deep: Setup, workers: int, cache_memor
         [[np.flatnonzero(order == p)[0] >= gone for p in range(n)] for gone in range(n)]
     )
     drawn = np.tile(rng.integers(0, 24, 40), (n, 1))
-    routes = compiled_ways(deep)[0].routes
+    compiled = compiled_ways(deep)[0].compiled
     evaluator = FastEvaluator(
-        routes,
+        compiled,
         deep.suite,
         executor=ThreadExecutor(workers),
         cache_memory=cache_memory,
         batch_size=8,
     )
-    expected = FastEvaluator(routes, deep.suite, batch_size=8).answer(walk, drawn, keep_all)
+    expected = FastEvaluator(compiled, deep.suite, batch_size=8).answer(walk, drawn, keep_all)
     cut = [walk[: n // 2], walk[n // 2 :]]
     found = [evaluator.answer(rows, drawn[: len(rows)], keep_all) for rows in cut]
     np.testing.assert_array_equal(np.concatenate(found), expected)
@@ -129,7 +129,7 @@ def test_workers_and_memory_change_no_bit(deep: Setup, workers: int, cache_memor
     stars[np.arange(150), np.arange(150) % n] = False
     np.testing.assert_array_equal(
         evaluator.answer(stars, None, keep_all),
-        FastEvaluator(routes, deep.suite, batch_size=8).answer(stars, None, keep_all),
+        FastEvaluator(compiled, deep.suite, batch_size=8).answer(stars, None, keep_all),
     )
     assert evaluator.states.n_bytes <= cache_memory
 

@@ -35,8 +35,8 @@ from repairkit.data.parts import PartPlan
 from repairkit.engine.batching import settle_batching
 from repairkit.engine.evaluator import keep_all
 from repairkit.engine.masks import AffineMasks, MaskEvaluator, with_scattered
-from repairkit.engine.opening import open_evaluator
 from repairkit.engine.runner import Runner
+from repairkit.engine.working import open_evaluator
 from repairkit.graph.baking import representable
 from repairkit.graph.coalitions.masking import with_affine_masks
 from repairkit.graph.kinds.sites import instrument, survey

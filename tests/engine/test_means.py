@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 from repairkit.core.suite import Annotations, Suite
-from repairkit.engine import means as streaming
-from repairkit.engine.means import measure_means
+from repairkit.engine import activations as streaming
+from repairkit.engine.activations import measure_means
 from repairkit.graph.kinds.sites import find_sites
 from tests import models
 from tests.running import opened, run
@@ -30,7 +30,7 @@ class Noise:
 def test_means_equal_those_of_the_tapped_tensor(
     name: str, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(streaming, "_MEANS_BYTES", chunk_bytes)
     model, images = models.LAYERS[name](), Noise(37)
     sites = find_sites(model)
     suite = Suite.whole("calibration", images, Annotations(labels=np.zeros(37, np.int64)))

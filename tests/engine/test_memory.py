@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from repairkit.engine.cones.fast import FastEvaluator
 from repairkit.engine.masks import MaskEvaluator, ScatteredEvaluator
-from repairkit.engine.opening import open_evaluator
-from repairkit.engine.weights.fast import FastEvaluator
+from repairkit.engine.working import open_evaluator
 from tests.engine.games import deep_model, set_up
 from tests.models import images
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+from repairkit.engine.cones import compiled as compiled_module
+from repairkit.engine.cones.fast import FastEvaluator, cones_fault
 from repairkit.engine.evaluator import ExpectedAnswers, keep_all
-from repairkit.engine.opening import open_evaluator
-from repairkit.engine.weights import compiled as compiled_module
-from repairkit.engine.weights.fast import FastEvaluator, cones_fault
-from repairkit.engine.weights.routes import Routes
+from repairkit.engine.working import open_evaluator
 from repairkit.graph.coalitions import weight_space as switches_module
 from repairkit.graph.coalitions.weight_space import Switched
 from tests import models
@@ -79,7 +78,7 @@ def test_cones_are_proven_bit_for_bit() -> None:
     setup = set_up(deep_model(), models.images(9))
     compiled = setup.candidates.compile("blocked weights", setup.suite.batch(np.arange(1)))
     assert compiled is not None
-    evaluator = FastEvaluator(Routes(compiled), setup.suite)
+    evaluator = FastEvaluator(compiled, setup.suite)
     assert cones_fault(evaluator, np.arange(9)) is None
     agreement = ExpectedAnswers.ask(setup.reference(), len(setup.roster), 9, 1.0)
     assert agreement.fault(evaluator) is None

@@ -10,13 +10,12 @@ from onnx import numpy_helper
 
 from repairkit.core.errors import DeviceError
 from repairkit.core.suite import Precision
+from repairkit.engine.cones import stacked as stacked_module
+from repairkit.engine.cones.stacked import StackedEvaluator
 from repairkit.engine.evaluator import difference, keep_all
 from repairkit.engine.masks import MaskEvaluator
-from repairkit.engine.opening import open_evaluator, open_stacked
-from repairkit.engine.rows import stacked as stacked_module
-from repairkit.engine.rows.stacked import StackedEvaluator
 from repairkit.engine.runner import Runner
-from repairkit.engine.weights.routes import Routes
+from repairkit.engine.working import open_evaluator, open_stacked
 from repairkit.graph.coalitions.recast import recast
 from repairkit.graph.kinds.sites import instrument
 from tests.engine.games import Setup, deep_model, set_up
@@ -40,8 +39,8 @@ def stacked(
     sample, half = setup.suite.batch(np.arange(1)), precision == "float16"
     compiled = setup.candidates.compile("stacked masks", sample, half=half)
     assert compiled is not None
-    routes, tf32 = Routes(compiled, overwriting=False), precision == "tf32"
-    return StackedEvaluator(routes, setup.suite, device=device, tf32=tf32, **options)
+    tf32 = precision == "tf32"
+    return StackedEvaluator(compiled, setup.suite, device=device, tf32=tf32, **options)
 
 
 def rounds(n_players: int) -> list[tuple[np.ndarray, np.ndarray | None]]:
@@ -85,9 +84,9 @@ def test_half_precision_is_half_precision() -> None:
     whole, half = stacked(setup, "cpu"), stacked(setup, "cpu", precision="float16")
     everything = half.routes.worth_keeping
     assert everything
-    assert {
-        half.routes.compiled.shapes[n].dtype for n in half.routes.anatomy.names_of(everything)
-    } == {"float16"}
+    assert {half.compiled.shapes[n].dtype for n in half.routes.anatomy.names_of(everything)} == {
+        "float16"
+    }
     rows, drawn = rounds(len(setup.roster))[0]
     found = [e.answer(rows, drawn, keep_all) for e in (whole, half)]
     assert found[1].dtype == np.float32

@@ -12,12 +12,13 @@ from onnx import ModelProto, TensorProto, helper
 from repairkit.core.filters import Roster
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.preprocessing import ReadyImages
-from repairkit.engine.ensembles.trees import TreeEvaluator
+from repairkit.engine.activations import measure_means
+from repairkit.engine.cones.compiled import Candidates
 from repairkit.engine.evaluator import Evaluator, ThreadExecutor, keep_all
 from repairkit.engine.masks import MaskEvaluator
-from repairkit.engine.means import measure_means
-from repairkit.engine.opening import Candidates, open_evaluator
 from repairkit.engine.runner import Runner
+from repairkit.engine.tree_sums import TreeEvaluator
+from repairkit.engine.working import open_evaluator
 from repairkit.graph.baking import representable
 from repairkit.graph.kinds.sites import instrument, survey
 from tests.ensembles import forest, rows_of

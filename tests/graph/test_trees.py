@@ -13,7 +13,7 @@ from repairkit.core.filters import Filter, FilterMeans
 from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_of
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.preprocessing import ReadyImages
-from repairkit.engine.means import measure_means
+from repairkit.engine.activations import measure_means
 from repairkit.graph.baking import bake, representable, revert
 from repairkit.graph.kinds.ensembles import Ensemble, numbers, replace_numbers
 from repairkit.graph.kinds.kind import Survey

@@ -11,7 +11,7 @@ from repairkit.core.filters import Filter, Roster
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.preprocessing import ReadyImages
-from repairkit.engine.means import measure_means
+from repairkit.engine.activations import measure_means
 from repairkit.graph.baking import bake, representable, revert
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import bias_levels, instrument, survey, zero_levels

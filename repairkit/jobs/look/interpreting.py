@@ -17,8 +17,8 @@ from repairkit.core.game import Round
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Suite
 from repairkit.data.preprocessing import PixelImages
-from repairkit.engine.game import ModelGame
-from repairkit.engine.responses import Responses, measure_responses
+from repairkit.engine.activations import Responses, measure_responses
+from repairkit.engine.model_game import ModelGame
 from repairkit.graph.structure import receptive_field
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.report.charts import Picture, draw_picture

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import Sums
 from repairkit.core.suite import Suite
+from repairkit.engine.activations import measure_sums
 from repairkit.engine.batching import as_declared, settle_batching
-from repairkit.engine.means import measure_sums
 from repairkit.formats.documents import write_json
 from repairkit.formats.means_file import KIND as MEANS
 from repairkit.formats.means_file import CommonMeans, read_means

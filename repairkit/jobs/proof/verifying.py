@@ -15,8 +15,7 @@ from repairkit.core.filters import FilterMeans
 from repairkit.core.patch import Patch, Proof, Verified, constant_of, constant_text
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
-from repairkit.engine.features import prove_head
-from repairkit.engine.proof import prove
+from repairkit.engine.proof import prove, prove_head
 from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.formats.patch_file import PatchFile, claim_digest, patch_of_claim
 from repairkit.graph import baking

@@ -18,8 +18,8 @@ import numpy as np
 from repairkit.core.metric import MeasureFacts
 from repairkit.core.scores import Budget, Scores
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.engine.opening import stated_agreement
 from repairkit.engine.ort import choose_device, versions
+from repairkit.engine.working import stated_agreement
 from repairkit.estimators.driving.driver import Estimation
 from repairkit.formats import run_file
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of

@@ -22,7 +22,7 @@ from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.game import Game
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Precision, Suite
-from repairkit.engine.game import ModelGame
+from repairkit.engine.model_game import ModelGame
 from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Effort, Working
 from repairkit.formats.effects import Affects, affecting, settings_of

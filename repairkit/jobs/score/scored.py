@@ -13,7 +13,7 @@ from repairkit.core.game import GameFacts
 from repairkit.core.metric import Metric
 from repairkit.core.scores import Run, Scores
 from repairkit.core.suite import Indices, Suite
-from repairkit.engine.game import some_images
+from repairkit.engine.model_game import some_images
 from repairkit.estimators.driving.driver import scores_on
 from repairkit.formats.run_file import RunDocument
 from repairkit.formats.score_table import finite_rows, scores_table
@@ -30,7 +30,7 @@ class Evidence:
         asked: the images that were to be scored.
         images: those that were; fewer than `asked` where a time limit allowed no more.
         metrics: of the game, without the guard.
-        guard: see `engine.game.ModelGame`.
+        guard: see `engine.model_game.ModelGame`.
     """
 
     run: Run

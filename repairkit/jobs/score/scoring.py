@@ -204,7 +204,7 @@ class _Job:
         scoring: method and budget.
         images: on which the game is played.
         metrics: of the game, without the guard.
-        guard: see `engine.game.ModelGame`.
+        guard: see `engine.model_game.ModelGame`.
         pace: what the time limit allows; None without one.
         earlier: the run that is resumed, if any.
         document: its `run.json` so far.

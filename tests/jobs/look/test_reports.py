@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import repairkit.report
-from repairkit.engine.responses import measure_responses
+from repairkit.engine.activations import measure_responses
 from repairkit.jobs.look.interpreting import interpret
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject

@@ -14,7 +14,7 @@ from repairkit.core.errors import TargetNotMetError
 from repairkit.core.metric import SHARE
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Array
-from repairkit.engine.game import ModelGame
+from repairkit.engine.model_game import ModelGame
 from repairkit.jobs.repair.criterion import figures_of
 from repairkit.jobs.repair.objective import Objective
 from repairkit.jobs.setup.workbench import Bench

@@ -19,7 +19,7 @@ from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import HeadChange, Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices
-from repairkit.engine.features import HeadReader, Tapped, changed_scores, check_head
+from repairkit.engine.proof import HeadReader, Tapped, changed_scores, check_head
 from repairkit.graph.baking import biased, changes_head, refitted
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head

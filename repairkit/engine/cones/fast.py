@@ -3,13 +3,20 @@
 Every path to an answer gives the same bits: a cone runs the nodes of a full pass on the same
 numbers. The images of a run are cut into pieces whose size follows from the model and the round
 alone, since a matrix product may round differently for another number of images.
+
+The tensors of one coalition on some images are a state. States are kept from round to round within
+a budget. A state belongs to one worker while it is in use, and that worker may change it. One that
+was put back stays until newer states need the room; a state that is gone is computed again, with
+the same result.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import threading
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,12 +24,10 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import Coalitions, Executor
 from repairkit.core.suite import Array, Indices, Suite
+from repairkit.engine.cones.compiled import Compiled, Workspace, overwrite, put_back
+from repairkit.engine.cones.routes import Move, RoutePlan, Row, Start, make_plan
 from repairkit.engine.evaluator import Reduce, SerialExecutor, default_workers, keep_all
-from repairkit.engine.ort import quarter_of_free_memory
-from repairkit.engine.weights.planner import Move, Plan, Start, make_plan
-from repairkit.engine.weights.routes import Routes, Row
-from repairkit.engine.weights.states import State, States
-from repairkit.engine.weights.walk import Walk
+from repairkit.engine.ort import as_value, quarter_of_free_memory
 from repairkit.graph.coalitions.cones import Tensors
 
 _LEAST_IMAGES = 8
@@ -35,6 +40,7 @@ _CONE_IMAGE_MACS = 8e9  # of them together, beyond which one image must do
 _MOST_STEPS = 8
 _FEWEST_STEPS = 4
 _CONE_MACS = 2e10  # of the full passes that cones are compared with, beyond which steps are fewer
+_MOST_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -50,27 +56,30 @@ class FastEvaluator:
     """A compiled model and a suite.
 
     Args:
-        routes: of the compiled model.
+        compiled: the model.
         suite: the images.
         executor: maps over the jobs of a round.
         batch_size: images in one run at the most.
         cache_memory: bytes for states; a quarter of the free memory if None.
+        overwriting: write absent filters into cached tensors where that can be done.
     """
 
     def __init__(
         self,
-        routes: Routes,
+        compiled: Compiled,
         suite: Suite,
         *,
         executor: Executor | None = None,
         batch_size: int = 128,
         cache_memory: int | None = None,
+        overwriting: bool = True,
     ) -> None:
-        self.routes, self.suite = routes, suite
+        self.compiled, self.suite = compiled, suite
+        self.routes = compiled.routes(overwriting=overwriting)
         self.executor: Executor = SerialExecutor() if executor is None else executor
         self.states = States(quarter_of_free_memory() if cache_memory is None else cache_memory)
-        self.path = f"{routes.compiled.path} and cones"
-        fitting = max(_LEAST_IMAGES, round(_LEAST_MACS / max(routes.full.cost, 1.0)))
+        self.path = f"{compiled.path} and cones"
+        fitting = max(_LEAST_IMAGES, round(_LEAST_MACS / max(self.routes.full.cost, 1.0)))
         self.grain = min(batch_size, fitting)
 
     @property
@@ -136,7 +145,7 @@ class _Desk:
     ) -> None:
         self.evaluator, self.rows, self.reduce, self.keep = evaluator, rows, reduce, keep
         self.routes, self.states = evaluator.routes, evaluator.states
-        self.plans: dict[tuple[Any, ...], Plan] = {}
+        self.plans: dict[tuple[Any, ...], RoutePlan] = {}
 
     def work(self, job: Job) -> Array:
         """What is kept of the job's rows: (n_rows, n_images, ...)."""
@@ -145,8 +154,8 @@ class _Desk:
         state = self.states.take(key)
         plan = self._plan(job, state, last)
         answers = []
-        with self.routes.compiled.workspaces.lend() as workspace:
-            walk = Walk(self.routes, workspace, self.evaluator.suite, job.positions, state)
+        with self.evaluator.compiled.workspaces.lend() as workspace:
+            walk = StateWalk(self.evaluator, workspace, job.positions, state)
             for move in plan.moves:
                 outputs = walk.step(move)
                 if move.number is not None:
@@ -156,7 +165,7 @@ class _Desk:
             self.states.put(key, walk.state)
         return np.stack(answers)
 
-    def _plan(self, job: Job, state: State | None, last: Row | None) -> Plan:
+    def _plan(self, job: Job, state: State | None, last: Row | None) -> RoutePlan:
         """Pieces of the same rows in the same state share a plan."""
         start = None if state is None else Start(state.coalition, state.cached)
         held = None if start is None else (start.coalition.tobytes(), start.cached)
@@ -170,7 +179,7 @@ class _Desk:
 
 def cones_fault(evaluator: FastEvaluator, images: NDArray[np.intp]) -> str | None:
     """Whether cones give other bits than full passes: one filter less each, then ever fewer."""
-    n_players = len(evaluator.routes.compiled.roster)
+    n_players = len(evaluator.compiled.roster)
     cost = max(evaluator.routes.full.cost, 1.0)
     images = images[: int(np.clip(_CONE_IMAGE_MACS // cost, 1, _CONE_IMAGES))]
     each = 2 * len(images) * cost
@@ -200,6 +209,132 @@ def cones_fault(evaluator: FastEvaluator, images: NDArray[np.intp]) -> str | Non
 
 
 def _full_pass(evaluator: FastEvaluator, row: NDArray[np.bool_], images: NDArray[np.intp]) -> Array:
-    with evaluator.routes.compiled.workspaces.lend() as workspace:
-        walk = Walk(evaluator.routes, workspace, evaluator.suite, images, None)
+    with evaluator.compiled.workspaces.lend() as workspace:
+        walk = StateWalk(evaluator, workspace, images, None)
         return walk.step(Move(0, row, evaluator.routes.full, follow=False))
+
+
+class StateWalk:
+    """Takes moves one after another, in one thread.
+
+    Args:
+        evaluator: of the model and the images.
+        workspace: lent to this thread.
+        positions: the images of the walk.
+        state: to start from, if there is one; changed by moves that are followed.
+    """
+
+    def __init__(
+        self,
+        evaluator: FastEvaluator,
+        workspace: Workspace,
+        positions: Indices,
+        state: State | None,
+    ) -> None:
+        self.compiled, self.routes = evaluator.compiled, evaluator.routes
+        self.workspace, self.state = workspace, state
+        self._suite, self._positions = evaluator.suite, positions
+
+    def step(self, move: Move) -> Array:
+        """The model's outputs under the move's row."""
+        held = State(move.row) if self.state is None else self.state
+        route = move.route
+        undo, differs = overwrite(
+            self.compiled, route.overwritten, held.live, held.coalition, move.row
+        )
+        # Filters that yield on these images what they yield when absent change nothing.
+        if held.outputs is not None and route.by_overwriting and not differs:
+            if move.follow:
+                held.coalition = move.row
+            return held.outputs
+        values = self._run(move, held)
+        outputs: Array = values[self.routes.anatomy.output].numpy()
+        if move.follow:
+            self._follow(move, held, values, outputs)
+        else:
+            put_back(undo)
+        return outputs
+
+    def _run(self, move: Move, held: State) -> dict[str, Any]:
+        route, anatomy = move.route, self.routes.anatomy
+        if route.reads_switches:
+            self.workspace.hold(move.row)
+        live = held.live
+        if anatomy.number[anatomy.image] in route.piece.fed:
+            live = live | {anatomy.image: self._image}
+        return self.compiled.run(route.piece, live, self.workspace)
+
+    @cached_property
+    def _image(self) -> Any:
+        return as_value(np.ascontiguousarray(self._suite.batch(self._positions)))
+
+    def _follow(self, move: Move, held: State, values: dict[str, Any], outputs: Array) -> None:
+        anatomy, route = self.routes.anatomy, move.route
+        for name in anatomy.names_of(route.lost):
+            del held.live[name]
+        held.live.update({name: values[name] for name in anatomy.names_of(route.renewed)})
+        held.cached = held.cached & ~route.lost | route.renewed
+        held.coalition, held.outputs = move.row, outputs
+        self.state = held
+
+
+@dataclass
+class State:
+    """`live` are runtime values by tensor name, `cached` the set of them.
+
+    They, and the model's `outputs`, are those under `coalition`.
+    """
+
+    coalition: Row
+    live: dict[str, Any] = field(default_factory=dict)
+    cached: Tensors = 0
+    outputs: Array | None = None
+    n_bytes: int = 0
+
+
+class States:
+    """States by the images that they are about; the least recently used go first.
+
+    `n_bytes` are held, `budget_bytes` may be.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self._held: OrderedDict[bytes, list[State]] = OrderedDict()
+        self.n_bytes = 0
+        self._rows: OrderedDict[bytes, NDArray[np.uint8]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, key: bytes) -> State | None:
+        """A state, which is then the caller's."""
+        with self._lock:
+            states = self._held.get(key)
+            if not states:
+                return None
+            state = states.pop()
+            if not states:
+                del self._held[key]
+            self.n_bytes -= state.n_bytes
+            return state
+
+    def put(self, key: bytes, state: State) -> None:
+        """Hand a state back."""
+        with self._lock:
+            self._held.setdefault(key, []).append(state)
+            self._held.move_to_end(key)
+            self.n_bytes += state.n_bytes
+            while self.n_bytes > self.budget_bytes:
+                oldest = next(iter(self._held))
+                gone = self._held[oldest].pop(0)
+                self.n_bytes -= gone.n_bytes
+                if not self._held[oldest]:
+                    del self._held[oldest]
+
+    def last_row(self, key: bytes, row: Row) -> Row | None:
+        """The row that was last answered on these images, if not long ago; from now on `row`."""
+        with self._lock:
+            last = self._rows.pop(key, None)
+            self._rows[key] = np.packbits(row)
+            if len(self._rows) > _MOST_ROWS:
+                self._rows.popitem(last=False)
+        return None if last is None else np.unpackbits(last, count=len(row)).astype(bool)

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.game import Coalitions
 from repairkit.core.suite import Array, Indices, Suite
+from repairkit.engine.cones.compiled import Compiled
+from repairkit.engine.cones.routes import NOTHING_HELD, Row, SiteDifference
 from repairkit.engine.evaluator import Reduce
 from repairkit.engine.ort import (
     as_value,
@@ -30,7 +32,6 @@ from repairkit.engine.ort import (
     quarter_of_free_memory,
     runtime_complaint,
 )
-from repairkit.engine.weights.routes import NOTHING_HELD, Difference, Routes, Row
 from repairkit.graph.coalitions.cones import COUNT, Slice, base_name, extract, stack_inputs
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class StackedEvaluator:
     """A compiled model whose switches are masks, and a suite.
 
     Args:
-        routes: of the model, without overwriting.
+        compiled: the model.
         suite: the images.
         device: `cuda`, or `cpu` to take the same steps without a card.
         batch_size: images of one row in a run at the most.
@@ -67,7 +68,7 @@ class StackedEvaluator:
 
     def __init__(
         self,
-        routes: Routes,
+        compiled: Compiled,
         suite: Suite,
         *,
         device: str,
@@ -75,8 +76,9 @@ class StackedEvaluator:
         stack_memory: int | None = None,
         tf32: bool = False,
     ) -> None:
-        assert not any(switch.kernel for switch in routes.compiled.switches)
-        self.routes, self.suite, self.device, self.tf32 = routes, suite, device, tf32
+        assert not any(switch.kernel for switch in compiled.switches)
+        self.compiled, self.routes = compiled, compiled.routes(overwriting=False)
+        self.suite, self.device, self.tf32 = suite, device, tf32
         self.batch_size = batch_size
         self.stack_memory = _quarter_of_memory(device) if stack_memory is None else stack_memory
         self.path = f"stacked masks and cones on {device}"
@@ -124,7 +126,7 @@ class StackedEvaluator:
         for number, row in enumerate(rows):
             difference = NOTHING_HELD
             if not alone:
-                difference = Difference(routes.difference(base, row).changed, 0)
+                difference = SiteDifference(routes.difference(base, row).changed, 0)
             cached = 0 if alone else routes.worth_keeping
             cones[routes.route(difference, cached, 0).piece].append(number)
         found: dict[int, Array] = {}
@@ -218,14 +220,14 @@ class StackedEvaluator:
         fed = {base_name(name): live[name] for name in cone.fed}
         for name in cone.constants:
             if name not in self._constants:
-                held = self.routes.compiled.constants[name].numpy()
+                held = self.compiled.constants[name].numpy()
                 self._constants[name] = self._put(held)
             fed[name] = self._constants[name]
-        roster = self.routes.compiled.roster
-        for switch in self.routes.compiled.switches:
+        roster = self.compiled.roster
+        for switch in self.compiled.switches:
             if switch.bias in cone.masks:
-                own = rows[:, roster.slices[switch.site]].repeat(n_images, axis=0)
-                fed[switch.bias] = self._put(own.reshape(len(own), *switch.mask[1:]))
+                present = rows[:, roster.slices[switch.site]].repeat(n_images, axis=0)
+                fed[switch.bias] = self._put(present.reshape(len(present), *switch.mask[1:]))
         count = np.array([len(rows)], np.int64)
         fed[COUNT] = as_value(count)
         return fed
@@ -234,7 +236,7 @@ class StackedEvaluator:
         if piece in self._cones:
             self._cones.move_to_end(piece)
             return self._cones[piece]
-        compiled, anatomy = self.routes.compiled, self.routes.anatomy
+        compiled, anatomy = self.compiled, self.routes.anatomy
         model, names = extract(anatomy, piece, compiled.shapes)
         fed = tuple(anatomy.names_of_all(piece.fed))
         masks = {switch.bias for switch in compiled.switches}

@@ -1,0 +1,453 @@
+"""A model made ready for coalitions: optimised once, its switches found, its slices at hand.
+
+All workers share a `Compiled` model. It is read only, but for the store of sessions, which is kept
+under a lock. A coalition is what a worker's `Workspace` holds: its copies of the weights and masks,
+edited in place. Absent filters can also be written into cached tensors, lane by lane, and taken
+back (`overwrite`, `put_back`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from repairkit.core.errors import ModelError
+from repairkit.core.filters import FilterMeans, Roster
+from repairkit.core.process.stages import stage
+from repairkit.core.suite import Array
+from repairkit.engine.cones.routes import Overwrite, Routes, Row
+from repairkit.engine.ort import (
+    Call,
+    Level,
+    as_value,
+    memory_of,
+    open_slice,
+    optimise,
+    release_freed,
+)
+from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, Switch, extract
+from repairkit.graph.coalitions.recast import recast
+from repairkit.graph.coalitions.weight_space import find_switches, separate, with_codes
+from repairkit.graph.index import attribute
+from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.structure import Rounding, find_rounding
+
+logger = logging.getLogger(__name__)
+
+_MOST_SESSIONS = 512
+_ADDED_SLOT = 3  # of a convolution into which a residual sum was fused
+Channels = NDArray[np.intp]
+Undo = list[tuple[Array, NDArray[np.intp], Array]]
+"""Lanes of a tensor, the channels that were written, and what was there."""
+
+_ON_CPU = ("blocked weights", "plain weights", "mask nodes")
+WAYS: dict[str, Level] = {
+    "blocked weights": "blocked",
+    "plain weights": "fused",
+    "mask nodes": "fused",
+    "stacked masks": "portable",
+}
+"""Ways to compile a model for the CPU, the fastest first; and the one for other devices."""
+
+
+class Compiled:
+    """An optimised model of a game.
+
+    Args:
+        candidates: the model and the game's filters.
+        way: one of `WAYS`.
+        sample: an image, shape (1, *input).
+        half: compute in half precision; not in weight space.
+
+    Raises:
+        ModelError: the optimised graph is not understood.
+    """
+
+    def __init__(
+        self, candidates: Candidates, way: str, sample: Array, *, half: bool = False
+    ) -> None:
+        weight_space = way.endswith("weights")
+        assert not (half and weight_space)
+        survey, roster, means = candidates.survey, candidates.roster, candidates.levels
+        image, output = candidates.image, candidates.output
+        self.roster, self.means = roster, means
+        separated = separate(survey, roster.sites, means, output=output, weight_space=weight_space)
+        optimised = optimise(with_codes(separated, roster), WAYS[way])
+        # Not before: the runtime would write down the casts that its CPU kernels need.
+        optimised = recast(optimised, "float16") if half else optimised
+        switched = find_switches(optimised, separated, roster)
+        self.switches, trained = switched.switches, switched.trained
+        switchable = {name for s in self.switches for name in (s.kernel, s.bias) if name}
+        self.anatomy = Anatomy(switched.model, image, output, switchable)
+        self.workspaces = Workspaces(roster, self.switches, trained, means)
+        self._lock = threading.Lock()
+        self._sessions: OrderedDict[Slice, tuple[Any, tuple[str, ...]]] = OrderedDict()
+        stored = self.anatomy.index.initializers
+        self.constants = {
+            name: as_value(np.ascontiguousarray(numpy_helper.to_array(stored[name])))
+            for name in sorted(self.anatomy.inputs - switchable)
+        }
+        self.path = _describe(self.switches)
+        self.shapes: dict[str, Shape] = {
+            image: Shape(sample.shape, sample.dtype.name),
+        }
+        self.shapes |= {
+            name: Shape(array.shape, array.dtype.name)
+            for name, array in self._everything(sample, present=True).items()
+        }
+        self.costs = self.anatomy.arithmetic(self.shapes)
+        self.overwrites = self._find_overwrites(sample)
+        release_freed()
+
+    def routes(self, *, overwriting: bool = True) -> Routes:
+        """Routes from coalition to coalition; unless `overwriting`, convolutions always run."""
+        return Routes(
+            self.anatomy,
+            self.roster,
+            self.switches,
+            shapes=self.shapes,
+            costs=self.costs,
+            overwrites=self.overwrites if overwriting else (None,) * len(self.switches),
+        )
+
+    def run(self, piece: Slice, live: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
+        """The outputs of a slice under the workspace's coalition, as runtime values.
+
+        Args:
+            piece: which nodes.
+            live: runtime values of the tensors that the slice is fed, by name.
+            workspace: lent to this thread.
+        """
+        call = workspace.calls.get(piece)
+        if call is None:
+            session, fed = self._session(piece)
+            if len(workspace.calls) >= _MOST_SESSIONS:
+                workspace.calls.clear()
+            fixed = {n: v for n, v in (self.constants | workspace.values).items() if n in fed}
+            call = workspace.calls[piece] = Call(session, piece.outputs, fixed)
+        return call({name: live[name] for name in self.anatomy.names_of_all(piece.fed)})
+
+    def _session(self, piece: Slice) -> tuple[Any, tuple[str, ...]]:
+        with self._lock:
+            if piece in self._sessions:
+                self._sessions.move_to_end(piece)
+                return self._sessions[piece]
+        model, fed = extract(self.anatomy, piece, self.shapes)
+        opened = open_slice(model), fed
+        with self._lock:
+            self._sessions[piece] = opened
+            while len(self._sessions) > _MOST_SESSIONS:
+                self._sessions.popitem(last=False)
+        return opened
+
+    def _everything(self, images: Array, *, present: bool) -> dict[str, Array]:
+        """Every tensor that depends on the image, with all filters or none."""
+        image = self.anatomy.image
+        names = tuple(name for name in self.anatomy.names if name != image)
+        # No lasting session: its outputs would hold on to every tensor.
+        piece = self.anatomy.slice(self.anatomy.set_of([image]), names)
+        model, fed = extract(self.anatomy, piece, self.shapes)
+        with self.workspaces.lend() as workspace:
+            workspace.hold(np.full(len(self.roster), present))
+            known = {image: as_value(np.ascontiguousarray(images))}
+            values = known | self.constants | workspace.values
+            answers = Call(open_slice(model), names, {name: values[name] for name in fed})({})
+        return {name: answer.numpy() for name, answer in answers.items() if answer.is_tensor()}
+
+    def _find_overwrites(self, sample: Array) -> tuple[Overwrite | None, ...]:
+        """For every site how absent filters are overwritten; None where it must be computed."""
+        tensors = self._everything(np.concatenate([sample, sample[:, ::-1] * 0]), present=False)
+        overwrites: list[Overwrite | None] = []
+        for switch in self.switches:
+            node = self.anatomy.nodes[self.anatomy.index.producers[switch.tensor]]
+            if switch.kernel and len(node.input) > _ADDED_SLOT and node.input[_ADDED_SLOT]:
+                activation = attribute(node, "activation")
+                kind = "" if activation is None else activation.s.decode()
+                added = node.input[_ADDED_SLOT]
+                fine = kind in ("", "Relu") and added in self.anatomy.number
+                new = Overwrite(switch.tensor, switch.block, None, added, kind == "Relu")
+                overwrites.append(new if fine else None)
+                continue
+            if switch.mask and switch.mask[1] != math.prod(switch.mask):
+                overwrites.append(None)  # the channels are not on the second axis
+                continue
+            tensor, block = self.anatomy.behind(switch.tensor, switch.block)
+            overwrites.append(_constant_lanes(tensor, block, tensors[tensor]))
+        return tuple(overwrites)
+
+
+def _constant_lanes(tensor: str, block: int, absent: Array) -> Overwrite | None:
+    """An overwrite with what a tensor holds where its site has no filter, if images agree on it."""
+    first, other = absent[: len(absent) // 2], absent[len(absent) // 2 :]
+    if len(first) != 1 or absent.ndim < 2 or not np.array_equal(first, other):
+        return None
+    lanes = first.reshape(first.shape[1] // block, -1, block)
+    return Overwrite(tensor, block, np.ascontiguousarray(lanes))
+
+
+def _describe(switches: tuple[Switch, ...]) -> str:
+    """Which way the filters are turned off, in words."""
+    weights = [s for s in switches if s.kernel]
+    if not weights:
+        return "mask nodes"
+    kind = "blocked weights" if any(s.block > 1 for s in weights) else "plain weights"
+    rest = len(switches) - len(weights)
+    return f"{kind}, {rest} of {len(switches)} sites by mask nodes" if rest else kind
+
+
+class Workspace:
+    """Weights of all sites in memory that the runtime reads; not for two threads at once.
+
+    `values` are the runtime inputs by name, `calls` the slices that were bound to them. `present`
+    (n_players,) is the coalition they hold.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        switches: tuple[Switch, ...],
+        trained: Mapping[str, NDArray[np.float32]],
+        means: FilterMeans,
+    ) -> None:
+        self.present = np.ones(len(roster), bool)
+        self.values: dict[str, Any] = {}
+        self.calls: dict[Slice, Call] = {}
+        self._sites = []
+        starts = [roster.slices[s.site].start for s in switches]
+        self._starts = np.array([*starts, len(roster)])
+        for switch in switches:
+            site = _Weights(switch, trained, means[switch.site]) if switch.kernel else _Mask(switch)
+            self._sites.append(site)
+            self.values.update({name: as_value(a) for name, a in site.arrays.items()})
+
+    def hold(self, coalition: NDArray[np.bool_]) -> None:
+        """Make the weights those of a coalition."""
+        changed = np.flatnonzero(self.present != coalition)
+        if not len(changed):
+            return
+        ends = np.searchsorted(changed, self._starts)
+        for site in np.flatnonzero(np.diff(ends)).tolist():
+            channels = changed[ends[site] : ends[site + 1]]
+            filters = slice(self._starts[site], self._starts[site + 1])
+            self._sites[site].turn(channels - filters.start, coalition[filters])
+        self.present[:] = coalition
+
+
+class _Weights:
+    """The kernel and bias of a site in weight space."""
+
+    def __init__(
+        self, switch: Switch, trained: Mapping[str, NDArray[np.float32]], levels: Array
+    ) -> None:
+        kernel, bias = trained[switch.kernel], trained[switch.bias]
+        self.arrays = {switch.kernel: kernel.copy(), switch.bias: bias.copy()}
+        # Lanes are turned off as bits, many positions at a time; infinity times zero is no number.
+        repeats, n_rows = _divisor(kernel.size // kernel.shape[0]), len(kernel) // switch.block
+        shape = (n_rows, -1, repeats * switch.block)
+        self._bits = np.zeros(len(kernel), np.int32)
+        self._mask = np.zeros((n_rows, repeats, switch.block), np.int32)
+        self._mask_rows = self._mask.reshape(n_rows, 1, -1)
+        self._lanes = self.arrays[switch.kernel].view(np.int32).reshape(shape)
+        self._trained, self._trained_bias = kernel.view(np.int32).reshape(shape), bias
+        self._bias, self._levels, self._block = self.arrays[switch.bias], levels, switch.block
+
+    def turn(self, channels: Channels, present: NDArray[np.bool_]) -> None:
+        """Turn `channels` on or off, as `present` (n_channels,) says."""
+        on = present[channels]
+        self._bias[channels] = np.where(on, self._trained_bias[channels], self._levels[channels])
+        self._bits[: len(present)] = present
+        np.negative(self._bits, out=self._bits)  # all bits of a lane that is on
+        if 2 * len(channels) > len(self._lanes):
+            self._mask[...] = self._bits.reshape(-1, 1, self._block)
+            np.bitwise_and(self._trained, self._mask_rows, out=self._lanes)
+            return
+        for row in set((channels // self._block).tolist()):
+            self._mask[row] = self._bits[row * self._block : (row + 1) * self._block]
+            np.bitwise_and(self._trained[row], self._mask_rows[row], out=self._lanes[row])
+
+
+def _divisor(n: int, at_most: int = 64) -> int:
+    """The largest divisor of a number that is not too large."""
+    return next(d for d in range(at_most, 0, -1) if n % d == 0)
+
+
+class _Mask:
+    """The mask of a site that is turned off by a `Where`."""
+
+    def __init__(self, switch: Switch) -> None:
+        mask = np.ones(switch.mask, bool)
+        self.arrays = {switch.bias: mask}
+        self._flat = mask.reshape(-1)
+
+    def turn(self, channels: Channels, present: NDArray[np.bool_]) -> None:
+        """Turn `channels` on or off, as `present` (n_channels,) says."""
+        self._flat[channels] = present[channels]
+
+
+class Workspaces:
+    """Workspaces that are lent out, as many as are in use at once."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        switches: tuple[Switch, ...],
+        trained: Mapping[str, NDArray[np.float32]],
+        means: FilterMeans,
+    ) -> None:
+        self._parts = (roster, switches, trained, means)
+        self._free: list[Workspace] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lend(self) -> Iterator[Workspace]:
+        """A workspace for one thread, until the block ends."""
+        with self._lock:
+            workspace = self._free.pop() if self._free else None
+        workspace = Workspace(*self._parts) if workspace is None else workspace
+        try:
+            yield workspace
+        finally:
+            with self._lock:
+                self._free.append(workspace)
+
+
+def overwrite(
+    compiled: Compiled, sites: tuple[int, ...], live: Mapping[str, Any], held: Row, wanted: Row
+) -> tuple[Undo, bool]:
+    """Freeze what `held` has and `wanted` lacks of the filters of `sites`, in `live`'s tensors.
+
+    Returns:
+        How to take it back, and whether any bit was changed at all.
+    """
+    undo: Undo = []
+    differs = False
+    for k in sites:
+        rule, site = compiled.overwrites[k], compiled.roster.sites[k]
+        assert rule is not None
+        filters = compiled.roster.slices[site.name]
+        channels = np.flatnonzero(held[filters] & ~wanted[filters])
+        lanes = _lanes(memory_of(live[rule.tensor]), rule.block)
+        before = _read(lanes, channels)
+        undo.append((lanes, channels, before))
+        absent = _absent(rule, channels, live, compiled.means[site.name])
+        _write(lanes, channels, absent)
+        differs = differs or not _same_bits(before, absent)
+    return undo, differs
+
+
+def put_back(undo: Undo) -> None:
+    """Restore what was overwritten."""
+    for lanes, channels, saved in undo:
+        _write(lanes, channels, saved)
+
+
+def _absent(
+    rule: Overwrite, channels: NDArray[np.intp], live: Mapping[str, Any], levels: Array
+) -> Array:
+    """What lanes hold without their filters: (n_channels, 1 or n_images, n_positions)."""
+    if rule.absent is not None:
+        rows, lanes = channels // rule.block, channels % rule.block
+        constant: Array = rule.absent[rows, :, lanes][:, None]
+        return constant
+    added = _read(_lanes(live[rule.added].numpy(), rule.block), channels)
+    added += levels[channels][:, None, None]
+    return np.maximum(added, 0, out=added) if rule.relu else added
+
+
+def _same_bits(some: Array, others: Array) -> bool:
+    kind = f"u{some.itemsize}"  # so that zero is told from minus zero
+    return bool((some.view(kind) == others.view(kind)).all())
+
+
+def _lanes(tensor: Array, block: int) -> Array:
+    """A view of shape (n_images, n_blocks, n_positions, block)."""
+    view = tensor.reshape(tensor.shape[0], tensor.shape[1] // block, -1, block)
+    assert np.shares_memory(view, tensor)
+    return view
+
+
+def _read(lanes: Array, channels: NDArray[np.intp]) -> Array:
+    """A copy, (n_channels, n_images, n_positions)."""
+    block = lanes.shape[3]
+    if len(channels) == 1:
+        c = int(channels[0])
+        return lanes[None, :, c // block, :, c % block].copy()
+    many: Array = lanes[:, channels // block, :, channels % block]
+    return many
+
+
+def _write(lanes: Array, channels: NDArray[np.intp], values: Array) -> None:
+    block = lanes.shape[3]
+    if len(channels) == 1:
+        c = int(channels[0])
+        lanes[:, c // block, :, c % block] = values[0]
+    else:
+        lanes[:, channels // block, :, channels % block] = values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Ways to compile a model, each tried once.
+
+    Attributes:
+        survey: of the working model.
+        roster: the game's filters.
+        levels: of absent filters.
+        image: the name of the image input.
+        output: the output that is judged.
+        step: the number of images that one run must have; None where any goes.
+        proven: what each way was found to do wrong, None where it agrees. A way is proven on the
+            images of the first game that it is tried for, and the verdict holds for all others.
+    """
+
+    survey: Survey
+    roster: Roster
+    levels: FilterMeans
+    image: str
+    output: str
+    step: int | None = None
+    proven: dict[str, str | None] = field(default_factory=dict)
+    _compiled: dict[tuple[str, bool], Compiled | None] = field(default_factory=dict)
+
+    @cached_property
+    def rounding(self) -> Rounding | None:
+        """Where the model rounds to steps: other ways to compute it must then give equal bits."""
+        return find_rounding(self.survey.index, (self.output,))
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Ways worth a try on the CPU.
+
+        Blocked convolutions add up in another order, and weights into which a normalisation is
+        folded round differently: both are left out where the model rounds to steps, and all are
+        where only rounded numbers can be compared.
+        """
+        if self.rounding is None:
+            return _ON_CPU
+        return () if self.rounding.at_the_end else _ON_CPU[-1:]
+
+    def compile(self, way: str, sample: Array, *, half: bool = False) -> Compiled | None:
+        """The model compiled in one of `WAYS`, None where that cannot be done.
+
+        `sample` is one image, shape (1, *input); `half` asks for half precision, for masks alone.
+        """
+        key = way, half
+        if key not in self._compiled:
+            try:
+                with stage("compiling"):
+                    self._compiled[key] = Compiled(self, way, sample, half=half)
+            except ModelError as error:
+                logger.info("%s: %s", way, error)
+                self._compiled[key] = None
+        return self._compiled[key]

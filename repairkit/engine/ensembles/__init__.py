@@ -1,1 +1,0 @@
-"""Coalitions of trees, answered from the leaves that rows reach."""

@@ -1,1 +1,0 @@
-"""Many coalitions in one run, as rows of the batch."""

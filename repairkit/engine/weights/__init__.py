@@ -1,1 +1,0 @@
-"""Coalitions written into the weights, and only what a change can reach run again."""

@@ -88,14 +88,9 @@ def _index(number: int) -> NDArray[np.int64]:
 
 
 _DRAWING = {
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Multinomial",
-    "Bernoulli",
-    "Dropout",
-}
+    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
+    "Bernoulli", "Dropout",
+}  # fmt: skip
 _DROPOUT_DRAWS_SINCE = 12
 
 

@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
-from repairkit.graph.index import GraphIndex, attribute, int_attribute, ints_attribute, node_name
-from repairkit.graph.stored.constants import Constants
+from repairkit.graph.index import (
+    ConstantArrays,
+    attribute,
+    int_attribute,
+    ints_attribute,
+    node_name,
+)
 
 Shapes = dict[str, list[int | str | None]]
 """Sizes by tensor: numbers, names, or None where nothing is known."""
@@ -43,7 +48,7 @@ class Trace:
     `batch` is the name of the number of images in `shapes`.
     """
 
-    index: GraphIndex
+    constants: ConstantArrays
     shapes: Shapes
     batch: str
     axes: dict[str, int]
@@ -51,7 +56,8 @@ class Trace:
 
     @property
     def opset(self) -> int:
-        versions = (o.version for o in self.index.model.opset_import if not o.domain.strip())
+        opsets = self.constants.index.model.opset_import
+        versions = (o.version for o in opsets if not o.domain.strip())
         return max(versions, default=1)
 
     def rank(self, tensor: str) -> int | None:
@@ -60,10 +66,8 @@ class Trace:
 
     def numbers(self, node: NodeProto, slot: int) -> list[int] | None:
         """The whole numbers that a node reads at `slot`; None where they are not constant."""
-        if len(node.input) <= slot or node.input[slot] not in self.index.constant:
-            return None
-        array = Constants(self.index).array(node.input[slot])
-        return [int(n) for n in array.reshape(-1)]
+        array = self.constants.numbers(node, slot)
+        return None if array is None else [int(n) for n in array.reshape(-1)]
 
     def axis_given(self, node: NodeProto, default: int) -> int | None:
         """The attribute `axis`, counted from the front; None where the rank is not known."""

@@ -26,13 +26,9 @@ STANDARD = ("", "ai.onnx")
 """The two names of the ONNX standard's domain."""
 
 RANDOM = {
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Multinomial",
+    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
     "Bernoulli",
-}
+}  # fmt: skip
 """Operators that draw random numbers in every run."""
 
 

@@ -28,7 +28,7 @@ def find_mixers(model: ModelProto, image: str, outputs: tuple[str, ...] = ()) ->
     """
     index = GraphIndex(model)
     needed = index.leading_to(outputs or index.outputs)
-    trace = Trace(index, _shapes(model, image), _BATCH, {image: 0})
+    trace = Trace(Constants(index), _shapes(model, image), _BATCH, {image: 0})
     for node in index.nodes:
         if any(o in needed for o in node.output):
             trace.step(node)
@@ -48,20 +48,18 @@ def find_random(model: ModelProto, outputs: tuple[str, ...] = ()) -> tuple[Mixer
             random.append(
                 Mixer(node_name(node), node.op_type, "draws new random numbers in every run")
             )
-        elif node.op_type == "Dropout" and _drops(node, index, constants):
+        elif node.op_type == "Dropout" and _drops(node, constants):
             why = "is in training mode and drops other units in every run"
             random.append(Mixer(node_name(node), node.op_type, why))
     return tuple(random)
 
 
-def _drops(node: NodeProto, index: GraphIndex, constants: Constants) -> bool:
-    if len(node.input) < 3 or node.input[2] not in index.constant:
+def _drops(node: NodeProto, constants: Constants) -> bool:
+    """Whether a dropout is in training mode and drops anything; its ratio may be unknown."""
+    training, ratio = constants.numbers(node, 2), constants.numbers(node, 1)
+    if training is None or not training.reshape(-1)[0]:
         return False
-    active = bool(constants.array(node.input[2]).reshape(-1)[0])
-    if not node.input[1]:
-        return active
-    known = node.input[1] in index.constant
-    return active and not (known and float(constants.array(node.input[1]).reshape(-1)[0]) == 0)
+    return ratio is None or float(ratio.reshape(-1)[0]) != 0
 
 
 def _shapes(model: ModelProto, image: str) -> Shapes:

@@ -21,19 +21,9 @@ Tensors = int
 
 # Operators of one fed input whose output channel c depends on input channel c alone.
 _CHANNELWISE = {
-    "Relu",
-    "LeakyRelu",
-    "Clip",
-    "Sigmoid",
-    "HardSigmoid",
-    "HardSwish",
-    "Tanh",
-    "Elu",
-    "MaxPool",
-    "AveragePool",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-}
+    "Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "MaxPool",
+    "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
+}  # fmt: skip
 _MACS_PER_ELEMENT = 16  # the cost of moving a number, in multiplications
 _WEIGHT_SLOTS = {"Conv": 2, "FusedConv": 2, "ConvTranspose": 2, "Gemm": 2, "MatMul": 2}
 

@@ -83,9 +83,8 @@ class _Work:
 
     def constant(self, node: NodeProto, slot: int) -> NDArray[np.int64] | None:
         """The whole numbers that a node reads at `slot`; None where they are not constant."""
-        if len(node.input) <= slot or node.input[slot] not in self.index.constant:
-            return None
-        return self.constants.array(node.input[slot]).astype(np.int64)
+        numbers = self.constants.numbers(node, slot)
+        return None if numbers is None else numbers.astype(np.int64)
 
     def store(self, array: NDArray[np.int64], name: str) -> str:
         self.result.graph.initializer.append(numpy_helper.from_array(array, name))

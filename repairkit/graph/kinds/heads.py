@@ -239,15 +239,13 @@ def _axes(node: NodeProto, constants: Constants) -> list[int] | None:
     given = ints_attribute(node, "axes")
     if given is not None:
         return given
-    if len(node.input) < 2 or not node.input[1]:
-        return None
-    if node.input[1] not in constants.index.constant:
-        return None
     try:
-        axes = constants.array(node.input[1])
+        axes = constants.numbers(node, 1)
     except ModelError:
         return None
-    return [int(a) for a in axes.reshape(-1)] if axes.dtype.kind in "iu" else None
+    if axes is None or axes.dtype.kind not in "iu":
+        return None
+    return [int(a) for a in axes.reshape(-1)]
 
 
 def _rank_of(node: NodeProto, constants: Constants) -> int | None:

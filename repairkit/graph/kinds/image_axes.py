@@ -247,10 +247,10 @@ def _numbers(
     given = ints_attribute(node, name)
     if given is not None:
         return np.array(given, np.int64)
-    if len(node.input) <= slot or node.input[slot] not in constants.index.constant:
+    numbers = constants.numbers(node, slot)
+    if numbers is None or numbers.dtype.kind not in "iu":
         return None
-    numbers = constants.array(node.input[slot]).reshape(-1)
-    return numbers.astype(np.int64) if numbers.dtype.kind in "iu" else None
+    return numbers.reshape(-1).astype(np.int64)
 
 
 _MOVES: dict[str, Callable[[NodeProto, _Axes], _Axes | None]] = {

@@ -304,15 +304,8 @@ def _check_sizes(model: ModelProto, node: NodeProto, feeds: Mapping[str, Array])
 
 
 _NEVER_GROWS = {
-    "Cast",
-    "Flatten",
-    "Identity",
-    "Reshape",
-    "Shape",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-}
+    "Cast", "Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
 
 
 def _bytes(value: onnx.ValueInfoProto) -> int | None:

@@ -217,12 +217,12 @@ class LayerMap:
     def _by_layer(self) -> dict[str, MappedLayer]:
         return {mapped.layer.name: mapped for mapped in self.layers}
 
-    def origin(self, found: Filter) -> Origin | None:
+    def origin(self, wanted: Filter) -> Origin | None:
         """Where a filter comes from; None where that is not known."""
-        mapped = self._by_site.get(found.site)
-        if mapped is None or found.channel >= mapped.layer.n_channels:
+        mapped = self._by_site.get(wanted.site)
+        if mapped is None or wanted.channel >= mapped.layer.n_channels:
             return None
-        return Origin(mapped.layer.name, found.channel, found.channel not in mapped.unproven)
+        return Origin(mapped.layer.name, wanted.channel, wanted.channel not in mapped.unproven)
 
     def layer_at(self, site: str) -> str:
         """The name of the layer that became a site; empty where it is not known."""

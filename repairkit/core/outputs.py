@@ -60,7 +60,7 @@ class OutputForm:
     outputs have shape (n, K), (n,) or these with further axes of length one, as (n, K, 1, 1).
     `columns` are the first of those K that counts and the one behind the last; all if None.
     `threshold` is the number from which on a single column says class 1; 0.5 for a probability and
-    0 for a logit if None. `how` says in words why they are read so.
+    0 for a logit if None. `reading` says in words why they are read so.
 
     Outputs that are not finite never raise: they are wrong predictions.
     """
@@ -68,7 +68,7 @@ class OutputForm:
     kind: str
     columns: tuple[int, int] | None = None
     threshold: float | None = None
-    how: str = field(default="", compare=False)
+    reading: str = field(default="", compare=False)
 
     @classmethod
     def detect(
@@ -108,10 +108,10 @@ class OutputForm:
                     f"judged by one; choose another --output or one of --columns, or give a "
                     f"metric module:function"
                 )
-            return cls("values", columns, how="outputs are a regressor's answers")
-        kind, how = _told_kind(evidence, single=single, part=columns is not None)
+            return cls("values", columns, reading="outputs are a regressor's answers")
+        kind, reading = _said_kind(evidence, single=single, part=columns is not None)
         if kind and not (single and table.dtype.kind in "iu" and threshold is None):
-            return cls(kind, columns, threshold, how + _doubt(evidence.said, table))
+            return cls(kind, columns, threshold, reading + _doubt(evidence.said, table))
         rows = table[np.isfinite(table).all(axis=1)].astype(np.float64)
         if not len(rows):
             raise DataError(
@@ -119,8 +119,8 @@ class OutputForm:
                 f"(scale, mean, std) and that the model works as it is"
             )
         judge = _kind_of_column if single else _kind_of_rows
-        found, why = judge(rows, table.dtype, threshold, ask=evidence.ask)
-        return cls(found, columns, threshold, f"{_WORDS[found]}: {why}")
+        kind_of_rows, why = judge(rows, table.dtype, threshold, ask=evidence.ask)
+        return cls(kind_of_rows, columns, threshold, f"{_WORDS[kind_of_rows]}: {why}")
 
     def n_classes(self, outputs: Array) -> int:
         """K; 2 for the binary kinds, 1 for `values`."""
@@ -226,7 +226,7 @@ _TOLD: dict[str, tuple[str, str, str]] = {
 }
 
 
-def _told_kind(evidence: OutputEvidence, *, single: bool, part: bool) -> tuple[str, str]:
+def _said_kind(evidence: OutputEvidence, *, single: bool, part: bool) -> tuple[str, str]:
     """What the user or the graph says, and how; empty where they say nothing."""
     source = evidence.said or evidence.ending
     if source is None:
@@ -270,13 +270,13 @@ def _kind_of_column(
     slack = 0.0 if integer else _SLACK
     if low < -slack or high > 1.0 + slack:
         return "binary-logit", f"over {n} images it goes from {low:.4g} to {high:.4g}"
-    told = f"over {n} images it stays within 0 and 1"
+    within = f"over {n} images it stays within 0 and 1"
     if ask and not integer and threshold is None and not (n >= _SURE_IMAGES and low < 0.5 <= high):
         raise SettingsError(
-            f"{told}, from {low:.4g} to {high:.4g}, so that it could be a logit as well as a "
+            f"{within}, from {low:.4g} to {high:.4g}, so that it could be a logit as well as a "
             f"probability, and the graph does not tell; {_ASK}"
         )
-    return "binary-probability", told
+    return "binary-probability", within
 
 
 def _kind_of_rows(

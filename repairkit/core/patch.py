@@ -116,9 +116,9 @@ class Figure:
     ci_high: float
 
     @classmethod
-    def from_json(cls, told: Mapping[str, float | None]) -> Figure:
-        """The figure that `to_json` told."""
-        return cls(**{name: math.nan if end is None else end for name, end in told.items()})
+    def from_json(cls, figure: Mapping[str, float | None]) -> Figure:
+        """The figure that `to_json` wrote."""
+        return cls(**{name: math.nan if end is None else end for name, end in figure.items()})
 
     @property
     def known(self) -> bool:

@@ -46,13 +46,13 @@ HOW_NUMBERED = "labels are names, numbered in sorted order"
 class Labels:
     """Labels (n_images,): int64 class numbers or float64 targets; class names where known.
 
-    `how` says in words how they were read.
+    `reading` says in words how they were read.
     """
 
     values: Array
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    how: str = ""
+    reading: str = ""
 
 
 def read_targets(raw: Array, locate: Locate) -> Labels:
@@ -71,7 +71,7 @@ def read_targets(raw: Array, locate: Locate) -> Labels:
         )
     values = numbers.astype(np.float64)
     _refuse_not_finite(values, locate)
-    return Labels(values, how="labels are targets of a regressor")
+    return Labels(values, reading="labels are targets of a regressor")
 
 
 def read_classes(
@@ -88,21 +88,21 @@ def read_classes(
     texts = _texts(raw, locate)
     notes = _respelt(raw, texts)
     names = tuple(clean(name) for name in class_names)
-    known, found = set(names), set(texts)
-    whole = {text: whole_number(text) for text in found}
-    if known and found <= known:
+    known, labels = set(names), set(texts)
+    whole = {text: whole_number(text) for text in labels}
+    if known and labels <= known:
         numbers = {name: number for number, name in enumerate(names)}
-        how = "labels are names of the classes"
-        return Labels(_mapped(texts, numbers), names, notes, how)
+        reading = "labels are names of the classes"
+        return Labels(_mapped(texts, numbers), names, notes, reading)
     if all(number is not None for number in whole.values()):
-        if known & found:
+        if known & labels:
             raise DataError(_half_names(texts, names, locate))
         limit = n_classes if n_classes is not None else len(names) or None
         values = _class_numbers(texts, limit, locate)
         return Labels(values, names, notes, HOW_NUMBERS)
     if known:
         raise DataError(_unknown_name(texts, names, locate))
-    if {text.lower() for text in found} <= set(TRUTH):
+    if {text.lower() for text in labels} <= set(TRUTH):
         values = _mapped([text.lower() for text in texts], TRUTH)
         return Labels(values, ("false", "true"), notes, HOW_TRUTH)
     return _numbered_by_sorting(texts, n_classes, locate, notes)
@@ -198,10 +198,10 @@ def _class_numbers(texts: Sequence[str], limit: int | None, locate: Locate) -> N
         return _mapped(texts, numbers)
     allowed = f"0 to {top}" if limit is not None else "0 and up"
     remedy = "correct the label, or number classes from 0"
-    found = sorted(set(numbers.values()))
-    if limit is not None and len(found) == limit:
-        told = listing([str(number) for number in found]).replace(", ", ",")
-        remedy += f"; if they are names, give them in the model's order: --classes={told}"
+    present = sorted(set(numbers.values()))
+    if limit is not None and len(present) == limit:
+        listed = listing([str(number) for number in present]).replace(", ", ",")
+        remedy += f"; if they are names, give them in the model's order: --classes={listed}"
     raise DataError(
         f"{locate(index)}: label {numbers[texts[index]]} is outside the classes {allowed}; {remedy}"
     )
@@ -315,9 +315,9 @@ def _column_texts(
     column = clean(column)
     if column not in attributes:
         known = list(attributes)
-        found = f"the data has {listing(known)}" if known else "the data has no attributes"
+        columns = f"the data has {listing(known)}" if known else "the data has no attributes"
         raise DataError(
-            f"unknown group column {column!r}: {found}{did_you_mean(column, known)}; "
+            f"unknown group column {column!r}: {columns}{did_you_mean(column, known)}; "
             "groups name columns, for several as race,sex"
         )
     texts = as_texts(attributes[column])

@@ -18,10 +18,11 @@ class Dataset:
     """Images, annotations and, where the data has one, the split each image belongs to.
 
     `split` is (n_images,). `digest` is the SHA-256, in hexadecimal, of all that was read, and does
-    not depend on where it lies. `notes` are sentences that a user should see. `how` says how labels
-    were read, `left_out` what of the source was not read and why. Where `labelled` is false the
-    data names no labels that the job could use, and those of `annotations` are all 0. `further` and
-    `constants` are for the model's other inputs, by name: a row per image, or one array for all.
+    not depend on where it lies. `notes` are sentences that a user should see. `reading` says how
+    labels were read, `left_out` which parts of the source were not read and why. Where `labelled`
+    is false, the data names no labels that the job could use, and those of `annotations` are all 0.
+    `further` and `constants` are for the model's other inputs, by name: a row per image, or one
+    array for all.
     """
 
     images: ImageSource
@@ -29,7 +30,7 @@ class Dataset:
     split: NDArray[np.str_] | None
     digest: str
     notes: tuple[str, ...] = ()
-    how: str = ""
+    reading: str = ""
     left_out: tuple[str, ...] = ()
     labelled: bool = True
     further: Mapping[str, ImageSource] = field(default_factory=dict)

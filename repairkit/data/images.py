@@ -115,14 +115,16 @@ def resize_pixels(
     Raises:
         DataError: it is too small for the crop.
     """
-    found = pixels.shape[-1]
-    if found in _MODE_OF_CHANNELS:
-        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if found == 1 else pixels))
-        if channels != found:
+    n_stored = pixels.shape[-1]
+    if n_stored in _MODE_OF_CHANNELS:
+        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if n_stored == 1 else pixels))
+        if channels != n_stored:
             image = image.convert(_MODE_OF_CHANNELS[channels])
         return as_pixels(geometry.apply(image))
     # One plane at a time: Pillow would take a fourth channel for alpha and weigh colours with it.
-    planes = [Image.fromarray(np.ascontiguousarray(pixels[..., index])) for index in range(found)]
+    planes = [
+        Image.fromarray(np.ascontiguousarray(pixels[..., index])) for index in range(n_stored)
+    ]
     return np.stack([np.asarray(geometry.apply(plane)) for plane in planes], axis=-1)
 
 
@@ -186,8 +188,8 @@ def decode(file: ImageFile, color: str, geometry: Geometry) -> Decoded:
         DataError: the file is missing, truncated, no image, or too large to be one in good faith.
     """
     if not file.path.is_file():
-        found = "is no file" if file.path.exists() else "does not exist"
-        raise DataError(f"{file.place}: the image {found}; expected an image file, check the path")
+        fault = "is no file" if file.path.exists() else "does not exist"
+        raise DataError(f"{file.place}: the image {fault}; expected an image file, check the path")
     try:
         if file.path.stat().st_size > _MOST_BYTES:
             raise DataError(f"{file.place}: is over {_MOST_BYTES >> 20} MiB; scale the image down")
@@ -359,11 +361,11 @@ def _map_in_threads(store: Callable[[int], Decoded], n_files: int) -> list[Decod
     pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
     try:
         with stage("decoding images", total=n_files) as tell:
-            found = []
+            images = []
             for name in pool.map(store, range(n_files)):
-                found.append(name)
-                tell(len(found))
-            return found
+                images.append(name)
+                tell(len(images))
+            return images
     finally:
         # After an error, the files not yet begun are not worth waiting for.
         pool.shutdown(cancel_futures=True)

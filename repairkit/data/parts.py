@@ -84,8 +84,8 @@ def choose_parts(plan: PartPlan, splits: list[str]) -> dict[str, Choice]:
     given = {name: getattr(plan, name) for name in PART_NAMES}
     choices = {name: _choice(name, wish, splits) for name, wish in given.items()}
     missing = [name for name in ("selection", "test") if choices[name] is None]
-    told = [choice for name, choice in choices.items() if given[name] is not None and choice]
-    if splits and missing and all(choice.none for choice in told):
+    asked = [choice for name, choice in choices.items() if given[name] is not None and choice]
+    if splits and missing and all(choice.none for choice in asked):
         none = ", or --test none" if "test" in missing else ""
         raise SettingsError(
             f"the split column has no {' and no '.join(missing)}; it has {listing(splits)}; "
@@ -99,14 +99,14 @@ def choose_parts(plan: PartPlan, splits: list[str]) -> dict[str, Choice]:
         rest = left if left > _ROUNDING else 1 - TEST_SHARE
         choices["selection"] = Choice(1.0 if rest > 1 - _ROUNDING else rest)
     beside_test = Choice(beside_test=True)
-    found = {name: choice or beside_test for name, choice in choices.items()}
-    total = _total(found)
+    chosen = {name: choice or beside_test for name, choice in choices.items()}
+    total = _total(chosen)
     if total > 1 + _ROUNDING:
         raise SettingsError(
             f"the shares of the parts add up to {total:g}; give at most 1 in all, or all for a "
             "part that may overlap the others"
         )
-    return found
+    return chosen
 
 
 def _total(choices: Mapping[str, Choice | None]) -> float:
@@ -129,10 +129,10 @@ def _choice(name: str, wish: str | float | None, splits: list[str]) -> Choice | 
         share = float("nan") if isinstance(wish, bool) else float(wish)
     except ValueError:
         words = "all, none, a share" if name == "test" else "all, a share"
-        found = f"a split ({listing(splits)})" if splits else "the data has no split column"
+        known = f"a split ({listing(splits)})" if splits else "the data has no split column"
         raise SettingsError(
             f"--{name} is {wish!r}; expected {words} like 0.4, or "
-            f"{found}{did_you_mean(str(wish), splits)}"
+            f"{known}{did_you_mean(str(wish), splits)}"
         ) from None
     if not 0 < share <= 1:
         instead = ", or none for no test part" if name == "test" else ""
@@ -162,7 +162,7 @@ class Parts:
     selection: Suite
     test: Suite
     overlaps: tuple[tuple[str, str], ...]
-    how: str
+    summary: str
     means: str = ""
     digest: str = ""
     n_unused: int = 0
@@ -209,7 +209,7 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
     return Parts(
         **suites,
         overlaps=overlaps,
-        how=_sentence(dataset, choices, means, overlaps, seed),
+        summary=_sentence(dataset, choices, means, overlaps, seed),
         means=means,
         digest=_digest(rows),
         n_unused=int(unused.sum()),
@@ -235,8 +235,8 @@ def _unused_notes(dataset: Dataset, unused: NDArray[np.bool_]) -> Iterator[str]:
         return
     names, counts = np.unique(dataset.split[unused], return_counts=True)
     counted = zip(names.tolist(), counts.tolist(), strict=True)
-    told = listing([f"{name!r} ({n})" if name else f"none ({n})" for name, n in counted])
-    yield f"{unused.sum()} of {len(unused)} images are in no part, for their split is {told}"
+    splits = listing([f"{name!r} ({n})" if name else f"none ({n})" for name, n in counted])
+    yield f"{unused.sum()} of {len(unused)} images are in no part, for their split is {splits}"
 
 
 def _lacking_notes(dataset: Dataset, rows: Mapping[str, _Rows]) -> Iterator[str]:
@@ -248,10 +248,10 @@ def _lacking_notes(dataset: Dataset, rows: Mapping[str, _Rows]) -> Iterator[str]
     for name in ("selection", "test"):
         lacking = np.setdiff1d(present, labels[rows[name]])
         if len(rows[name]) and len(lacking):
-            told = listing([repr(dataset.annotations.class_name(n)) for n in lacking.tolist()])
+            classes = listing([repr(dataset.annotations.class_name(n)) for n in lacking.tolist()])
             yield (
                 f"the {name} part holds no image of {len(lacking)} of the {len(present)} classes "
-                f"of the data: {told}"
+                f"of the data: {classes}"
             )
 
 
@@ -322,10 +322,10 @@ def _check_part(dataset: Dataset, name: str, choice: Choice, rows: _Rows) -> Non
     lacking = np.flatnonzero(np.bincount(about.groups[rows], minlength=n_groups) == 0)
     if len(lacking):
         in_all = np.bincount(about.groups, minlength=n_groups)
-        told = [repr(about.group_names[g]) for g in lacking]
+        groups = [repr(about.group_names[g]) for g in lacking]
         counts = ", ".join(f"{in_all[g]:,}" for g in lacking[:_COUNTED])
-        one = len(told) == 1
-        which = told[0] if one else f"{len(told)} groups: {listing(told)}"
+        one = len(groups) == 1
+        which = groups[0] if one else f"{len(groups)} groups: {listing(groups)}"
         whose = "the group, which has" if one else "these, which have"
         raise DataError(
             f"the {name} part, {choice}, holds no image of {'group ' if one else ''}{which}; "
@@ -341,12 +341,12 @@ def _sentence(
     seed: int,
 ) -> str:
     named = any(choice.split is not None for choice in choices.values())
-    told = {name: str(choice) for name, choice in choices.items()}
+    contents = {name: str(choice) for name, choice in choices.items()}
     for name, choice in choices.items():
         if named and choice.share is not None and not choice.drawn:
-            told[name] = "all images in no named split"
-    told |= {"calibration": means} if means else {}
-    sentence = ", ".join(f"{name}: {what}" for name, what in told.items())
+            contents[name] = "all images in no named split"
+    contents |= {"calibration": means} if means else {}
+    sentence = ", ".join(f"{name}: {what}" for name, what in contents.items())
     if any(choice.drawn for choice in choices.values()):
         by = "label" if dataset.annotations.groups is None else "label and group"
         rest = " of the images in no named split" if named else ""

@@ -164,14 +164,14 @@ def _threshold(path: Path, settings: Mapping[str, Any]) -> float | None:
 
 def _inputs(path: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     """Constants of a model's further inputs, as the text that an option would give."""
-    found = {}
+    constants = {}
     for name, value in _section(path, settings, "inputs").items():
         values = value if isinstance(value, list) else [value]
         if not values or not all(isinstance(v, bool | int | float | str) for v in values):
             raise _wrong(path, f"inputs.{name}", value, "a number, a truth value, text or a list")
         words = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
-        found[name] = ",".join(words)
-    return found
+        constants[name] = ",".join(words)
+    return constants
 
 
 def _truth(path: Path, settings: Mapping[str, Any], key: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,62 +43,52 @@ from repairkit.data.sources.manifest import (
 from repairkit.data.tables import as_texts, clean_column, text_column
 
 
-def read_data(
-    path: Path,
-    *,
-    spec: InputSpec,
-    preprocessing: Preprocessing,
-    groups: Sequence[str] = (),
-    class_names: Sequence[str] = (),
-    features: Sequence[str] = (),
-    n_classes: int | None = None,
-    regression: bool = False,
-    with_labels: bool = True,
-    inputs: Sequence[FurtherInput] = (),
-    image_name: str = "x",
-) -> Dataset:
-    """Images that are ready for the model, and what is known of each.
+@dataclass(frozen=True, kw_only=True)
+class DataRequest:
+    """What a job asks of its data, and what it knows of the model that takes it.
 
-    A model that takes rows of numbers is given those of a table: see `read_rows`.
-    `groups` names the columns to cross: attributes, and `label` for the classes. `class_names` are
-    the classes in the model's order, `n_classes` their number where it is known. With `regression`
-    labels are targets, float64.
-    Without `with_labels` none are needed and none are read: any folder of images will do.
-    `inputs` are what the model takes beside its images: arrays of an archive and columns of a
-    manifest that bear their names are for them. `image_name` is the images' array where there is
-    no `x`.
+    Attributes:
+        spec: of the model's input.
+        preprocessing: of image files and of arrays of pixels.
+        groups: names of the columns to cross: attributes, and `label` for the classes.
+        class_names: the classes in the model's order.
+        features: the columns that a model of rows of numbers takes; see `read_rows`.
+        n_classes: their number where it is known.
+        regression: whether labels are targets, float64.
+        with_labels: if false, no labels are needed and none are read: any folder of images will do.
+        inputs: the model's other inputs; arrays of an archive and columns of a manifest that bear
+            their names are for them.
+        image_name: the name of the images' array where there is no `x`.
+    """
+
+    spec: InputSpec
+    preprocessing: Preprocessing
+    groups: Sequence[str] = ()
+    class_names: Sequence[str] = ()
+    features: Sequence[str] = ()
+    n_classes: int | None = None
+    regression: bool = False
+    with_labels: bool = True
+    inputs: Sequence[FurtherInput] = ()
+    image_name: str = "x"
+
+
+def read_data(path: Path, request: DataRequest) -> Dataset:
+    """Images that are ready for the model, and what is known of each.
 
     Raises:
         DataError: the data cannot be read, or contradicts the model or itself.
         SettingsError: preprocessing or class names do not fit the model.
     """
     path = Path(path)
-    class_names = tuple(clean(name) for name in class_names)
-    _check_class_names(class_names, n_classes)
-    spec = spec.with_layout(preprocessing.layout)
-    if path.suffix.lower() in (*CSV_SUFFIXES, *PARQUET_SUFFIXES) and is_tabular(spec):
-        _refuse_preprocessing(preprocessing)
-        records = read_rows(
-            path,
-            read_table(path),
-            spec,
-            features=features,
-            groups=groups,
-            with_labels=with_labels,
-        )
-    else:
-        records = _read_records(
-            path,
-            spec,
-            preprocessing,
-            class_names,
-            with_labels=with_labels,
-            inputs=inputs,
-            image_name=image_name,
-        )
+    class_names = tuple(clean(name) for name in request.class_names)
+    _check_class_names(class_names, request.n_classes)
+    spec = request.spec.with_layout(request.preprocessing.layout)
+    request = replace(request, class_names=class_names, spec=spec)
+    records = _read_records(path, request)
     records, split_notes = _cleaned(records)
-    labels = _read_labels(path, records, class_names, n_classes, regression=regression)
-    numbers, names, empty = _grouped(records, labels, groups)
+    labels = _read_labels(path, records, request)
+    numbers, names, empty = _grouped(records, labels, request.groups)
     loaded = records.load()
     if labels is None:
         labels = Labels(np.zeros(len(loaded.images), np.int64))
@@ -121,9 +111,9 @@ def read_data(
             *empty,
             *loaded.notes,
         ),
-        how=labels.how,
+        reading=labels.reading,
         left_out=records.left_out,
-        labelled=with_labels,
+        labelled=request.with_labels,
         further=records.further,
         constants=records.constants,
     )
@@ -158,8 +148,10 @@ def _cleaned(records: Records) -> tuple[Records, tuple[str, ...]]:
     notes: tuple[str, ...] = ()
     if changed and records.split.dtype.kind == "U":
         n_changed = sum(a != b for a, b in zip(written, read, strict=True) if b)
-        told = listing([f"{a!r} as {b!r}" for a, b in changed])
-        notes = (f"{n_changed} names of the split were read without blanks and capitals: {told}",)
+        respelt = listing([f"{a!r} as {b!r}" for a, b in changed])
+        notes = (
+            f"{n_changed} names of the split were read without blanks and capitals: {respelt}",
+        )
     split = np.array(read, dtype=np.str_)
     return replace(records, attributes=attributes, split=split), notes
 
@@ -172,7 +164,7 @@ def _refuse_preprocessing(preprocessing: Preprocessing) -> None:
         )
 
 
-def _check_class_names(class_names: tuple[str, ...], n_classes: int | None) -> None:
+def _check_class_names(class_names: Sequence[str], n_classes: int | None) -> None:
     twice = sorted({name for name in class_names if class_names.count(name) > 1})
     if twice:
         raise SettingsError(f"classes name {listing(twice)} more than once; name each class once")
@@ -183,50 +175,41 @@ def _check_class_names(class_names: tuple[str, ...], n_classes: int | None) -> N
         )
 
 
-def _read_records(
-    path: Path,
-    spec: InputSpec,
-    preprocessing: Preprocessing,
-    class_names: tuple[str, ...],
-    *,
-    with_labels: bool,
-    inputs: Sequence[FurtherInput],
-    image_name: str,
-) -> Records:
+def _read_records(path: Path, request: DataRequest) -> Records:
+    suffix, spec, preprocessing = path.suffix.lower(), request.spec, request.preprocessing
+    is_table = suffix in (*CSV_SUFFIXES, *PARQUET_SUFFIXES)
+    with_labels = request.with_labels
+    if is_table and is_tabular(spec):
+        _refuse_preprocessing(preprocessing)
+        return read_rows(
+            path,
+            read_table(path),
+            spec,
+            features=request.features,
+            groups=request.groups,
+            with_labels=with_labels,
+        )
     if not path.exists():
         raise DataError(f"{path}: does not exist; check --data")
     if path.is_dir():
-        return read_folder(path, spec, preprocessing, class_names, with_labels=with_labels)
-    suffix = path.suffix.lower()
-    if suffix in (*CSV_SUFFIXES, *PARQUET_SUFFIXES):
+        return read_folder(path, spec, preprocessing, request.class_names, with_labels=with_labels)
+    if is_table:
         records = read_manifest(path, spec, preprocessing, with_labels=with_labels)
-        return replace(records, further=take_columns(records.attributes, inputs, str(path)))
+        further = take_columns(records.attributes, request.inputs, str(path))
+        return replace(records, further=further)
     if suffix == ".npz":
-        return _archive_records(
-            path,
-            spec,
-            preprocessing,
-            with_labels=with_labels,
-            inputs=inputs,
-            image_name=image_name,
-        )
+        return _archive_records(path, request)
     raise DataError(
         f"{path}: is of no kind that is read as data; expected a folder with one sub-folder per "
         "class, a .csv or .parquet manifest, or a .npz"
     )
 
 
-def _read_labels(
-    path: Path,
-    records: Records,
-    class_names: tuple[str, ...],
-    n_classes: int | None,
-    *,
-    regression: bool,
-) -> Labels | None:
+def _read_labels(path: Path, records: Records, request: DataRequest) -> Labels | None:
+    class_names, n_classes = tuple(request.class_names), request.n_classes
     if records.labels is None:
         return None
-    if regression:
+    if request.regression:
         return read_targets(records.labels, records.locate)
     classes = class_names or records.class_names
     if n_classes is not None and not class_names and len(classes) > n_classes:
@@ -236,25 +219,18 @@ def _read_labels(
         )
     refuse_padded(classes if not class_names else (), n_classes, records.locate)
     labels = read_classes(records.labels, classes, n_classes, records.locate)
-    found = labels.class_names
-    if class_names or n_classes is None or not 0 < len(found) < n_classes:
+    named = labels.class_names
+    if class_names or n_classes is None or not 0 < len(named) < n_classes:
         return labels
     note = (
-        f"the data names {len(found)} classes and the model has {n_classes}: numbers are right "
+        f"the data names {len(named)} classes and the model has {n_classes}: numbers are right "
         "only if the model's first classes are these; set classes to be sure"
     )
     return replace(labels, notes=(*labels.notes, note))
 
 
-def _archive_records(
-    path: Path,
-    spec: InputSpec,
-    preprocessing: Preprocessing,
-    *,
-    with_labels: bool,
-    inputs: Sequence[FurtherInput],
-    image_name: str,
-) -> Records:
+def _archive_records(path: Path, request: DataRequest) -> Records:
+    image_name, with_labels = request.image_name, request.with_labels
     arrays = read_archive(path)
     if "x" not in arrays and image_name in arrays:
         arrays["x"] = arrays.pop(image_name)
@@ -267,7 +243,9 @@ def _archive_records(
     images = arrays.pop("x")
     if images.ndim == 0 or not len(images):
         raise DataError(f"{path}: x holds no image; give at least one")
-    further, constants = take_arrays(arrays, inputs, len(images), preprocessing, str(path))
+    further, constants = take_arrays(
+        arrays, request.inputs, len(images), request.preprocessing, str(path)
+    )
     columns = {
         clean(name): _column(path, name, array, len(images))
         for name, array in sorted(arrays.items())
@@ -283,7 +261,7 @@ def _archive_records(
     return Records(
         labels=columns.pop("y") if with_labels else None,
         locate=lambda index: f"{path}, image {index}",
-        load=lambda: load_array(images, spec, preprocessing, f"{path}: x"),
+        load=lambda: load_array(images, request.spec, request.preprocessing, f"{path}: x"),
         split=None if split is None else text_column(split),
         attributes=columns,
         further=further,

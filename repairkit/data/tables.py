@@ -67,8 +67,8 @@ def text_column(column: Array) -> Array:
 
 def whole_number(text: str) -> int | None:
     """The number that `7`, `-1` or `7.0` is; None for `07`, `+7`, `7e0` and all else."""
-    found = _PLAIN_WHOLE.fullmatch(text) if len(text) <= _MOST_DIGITS else None
-    return int(found[1]) if found is not None else None
+    match = _PLAIN_WHOLE.fullmatch(text) if len(text) <= _MOST_DIGITS else None
+    return int(match[1]) if match is not None else None
 
 
 def typed_column(texts: Array) -> Array:

@@ -100,7 +100,7 @@ def usual_ways(
     Args:
         images: as they are prepared now.
         spec: the model's input, in its layout.
-        preprocessing: what was told; of no effect on arrays that are ready.
+        preprocessing: what was asked for; of no effect on arrays that are ready.
         few: positions of some images, whose values tell the range.
     """
     if isinstance(images, PixelImages):
@@ -115,89 +115,97 @@ def _usuals(channels: int, side: int, dtype: np.dtype[Any], largest: int) -> lis
         return [_PLAIN[0]]
     if dtype.kind == "i":
         return [_INT8, _PLAIN[0]]
-    found = list(_PLAIN)
+    usuals = list(_PLAIN)
     if 1 < largest < _DARK:
-        found.append(_Usual(f"1/{largest}, the largest pixel", f"1/{largest}"))
+        usuals.append(_Usual(f"1/{largest}, the largest pixel", f"1/{largest}"))
     if channels == 3:
-        found += _COLOURED
-        found += [_CIFAR] if side == _CIFAR_SIDE else []
+        usuals += _COLOURED
+        usuals += [_CIFAR] if side == _CIFAR_SIDE else []
     if channels == 1:
-        found += [_GRAY, *([_MNIST] if side == _MNIST_SIDE else [])]
-    return found
+        usuals += [_GRAY, *([_MNIST] if side == _MNIST_SIDE else [])]
+    return usuals
 
 
 def _ways_of_pixels(
-    images: PixelImages, spec: InputSpec, told: Preprocessing, few: Indices
+    images: PixelImages, spec: InputSpec, preprocessing: Preprocessing, few: Indices
 ) -> Iterator[Way]:
     height, _, channels = images.pixels.shape[1:]
     sample = np.asarray(images.pixels[few])
-    own = told.color or ("rgb" if channels == 3 else None)
-    colors = _colors(own, sample)
+    in_order = preprocessing.color or ("rgb" if channels == 3 else None)
+    colors = _colors(in_order, sample)
     in_use, others = AS_TOLD, []
     for usual in _usuals(channels, height, spec.dtype, int(sample.max(initial=0))):
         for color in colors:
             table = value_table(usual.in_color(color), channels, spec.dtype)
-            if color == own and np.array_equal(table, images.table):
+            if color == in_order and np.array_equal(table, images.table):
                 in_use = _named(usual, color)
                 continue
-            pixels = images.pixels if color == own else images.pixels[..., ::-1]
+            pixels = images.pixels if color == in_order else images.pixels[..., ::-1]
             prepared = PixelImages(pixels, table, images.channels_first)
-            others.append(Way(_named(usual, color), prepared, _changes(told, usual, color)))
+            others.append(
+                Way(_named(usual, color), prepared, _changes(preprocessing, usual, color))
+            )
     yield Way(in_use, images)
     yield from others
     if in_use == AS_TOLD and len(colors) > 1:
-        yield _told_in_other_color(images, told)
-    yield from _other_layout(images, spec, told)
+        yield _in_other_color(images, preprocessing)
+    yield from _other_layout(images, spec, preprocessing)
 
 
-def _colors(own: str | None, sample: Array) -> tuple[str | None, ...]:
+def _colors(in_order: str | None, sample: Array) -> tuple[str | None, ...]:
     """The orders of colours to be tried: one, where no image has any colour."""
-    if own not in ("rgb", "bgr") or (sample == sample[..., :1]).all():
-        return (own,)
-    return (own, "bgr" if own == "rgb" else "rgb")
+    if in_order not in ("rgb", "bgr") or (sample == sample[..., :1]).all():
+        return (in_order,)
+    return (in_order, "bgr" if in_order == "rgb" else "rgb")
 
 
 def _named(usual: _Usual, color: str | None) -> str:
     return usual.name if color in (None, "gray") else f"{usual.name}, {color.upper()}"
 
 
-def _told_in_other_color(images: PixelImages, told: Preprocessing) -> Way:
-    """What was told, with mean and std in the other order of colours."""
-    color = "rgb" if told.color == "bgr" else "bgr"
-    turned = replace(told, color=color, mean=told.mean[::-1], std=told.std[::-1])
+def _in_other_color(images: PixelImages, preprocessing: Preprocessing) -> Way:
+    """The preprocessing asked for, with mean and std in the other order of colours."""
+    color = "rgb" if preprocessing.color == "bgr" else "bgr"
+    turned = replace(
+        preprocessing, color=color, mean=preprocessing.mean[::-1], std=preprocessing.std[::-1]
+    )
     changes: dict[str, str | _Numbers] = {"color": color}
     for key in ("mean", "std"):
-        if getattr(turned, key) != getattr(told, key):
+        if getattr(turned, key) != getattr(preprocessing, key):
             changes[key] = getattr(turned, key)
     table = value_table(turned, images.pixels.shape[-1], images.table.dtype)
     pixels = PixelImages(images.pixels[..., ::-1], table, images.channels_first)
     return Way(f"{AS_TOLD}, {color.upper()}", pixels, changes)
 
 
-def _other_layout(images: PixelImages, spec: InputSpec, told: Preprocessing) -> Iterator[Way]:
-    """The other layout, where the model's input has room for both and none was told."""
+def _other_layout(
+    images: PixelImages, spec: InputSpec, preprocessing: Preprocessing
+) -> Iterator[Way]:
+    """The other layout, where the model's input has room for both and none was asked for."""
     height, width, channels = images.pixels.shape[1:]
     both = ((channels, height, width), (height, width, channels))
     fits = all(
         all(want in (None, have) for want, have in zip(spec.shape, shape, strict=True))
         for shape in both
     )
-    if fits and told.layout is None:
+    if fits and preprocessing.layout is None:
         other = "nhwc" if images.channels_first else "nchw"
         turned = replace(images, channels_first=not images.channels_first)
         yield Way(f"layout {other}", turned, {"layout": other})
 
 
-def _changes(told: Preprocessing, usual: _Usual, color: str | None) -> dict[str, str | _Numbers]:
-    """The settings that differ from those told."""
+def _changes(
+    preprocessing: Preprocessing, usual: _Usual, color: str | None
+) -> dict[str, str | _Numbers]:
+    """The settings that differ from those asked for."""
     wanted = usual.in_color(color)
     changes: dict[str, str | _Numbers] = {}
-    if told.scale != wanted.scale:
+    if preprocessing.scale != wanted.scale:
         changes["scale"] = usual.scale
     for key, nothing in (("mean", (0.0,)), ("std", (1.0,))):
-        if (getattr(told, key) or nothing) != getattr(wanted, key):
+        if (getattr(preprocessing, key) or nothing) != getattr(wanted, key):
             changes[key] = getattr(wanted, key)
-    if color in ("rgb", "bgr") and (told.color or "rgb") != color:
+    if color in ("rgb", "bgr") and (preprocessing.color or "rgb") != color:
         changes["color"] = color
     return changes
 
@@ -217,12 +225,12 @@ class _Turned:
 
     def batch(self, indices: Indices) -> Array:
         """As `ImageSource.batch`."""
-        found = self.images.batch(indices)
+        images = self.images.batch(indices)
         axis = self.channel_axis + 1
-        turned = np.flip(found, axis) if self.reverse else found
-        shape = [-1 if i == axis else 1 for i in range(found.ndim)]
+        turned = np.flip(images, axis) if self.reverse else images
+        shape = [-1 if i == axis else 1 for i in range(images.ndim)]
         moved = turned * self.gain.reshape(shape) + self.offset.reshape(shape)
-        return moved.astype(found.dtype)
+        return moved.astype(images.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,13 +243,13 @@ class _Range:
 
 
 def _ways_of_arrays(
-    images: ReadyImages, spec: InputSpec, told: Preprocessing, few: Indices
+    images: ReadyImages, spec: InputSpec, preprocessing: Preprocessing, few: Indices
 ) -> Iterator[Way]:
     axis = _CHANNEL_AXIS[spec.layout]
     sample = np.moveaxis(images.batch(few).astype(np.float64), axis + 1, -1)
     channels, side = sample.shape[-1], sample.shape[1]
-    own = "rgb" if channels == 3 else None
-    colors = _colors(own, sample)
+    in_order = "rgb" if channels == 3 else None
+    colors = _colors(in_order, sample)
     known = _range_of(sample) if spec.dtype.kind == "f" else None
     if known is None:
         yield Way(AS_TOLD, images)
@@ -256,7 +264,7 @@ def _ways_of_arrays(
     for usual in _usuals(channels, side, spec.dtype, 255):
         for color in colors:
             way = usual.in_color(color)
-            reverse = color != own
+            reverse = color != in_order
             gain, offset = known.gain, known.offset
             if reverse:
                 gain, offset = gain[::-1], offset[::-1]
@@ -267,7 +275,7 @@ def _ways_of_arrays(
                 continue
             turned = _Turned(images, axis, gain, offset, reverse)
             first = f"save x as 8-bit pixels, x = {known.code}"
-            changes = _changes(told, usual, color)
+            changes = _changes(preprocessing, usual, color)
             others.append(Way(_named(usual, color), turned, changes, first))
     yield Way(in_use, images)
     yield from others
@@ -328,7 +336,7 @@ class Order:
 def class_orders(
     labels: Array,
     class_names: Sequence[str],
-    how: str,
+    reading: str,
     n_classes: int,
     *,
     from_folder: bool = False,
@@ -339,42 +347,44 @@ def class_orders(
     Args:
         labels: class numbers of all images, (n_images,).
         class_names: in the order in use; empty or too few where not known.
-        how: how labels were read; see `Labels`.
+        reading: how labels were read; see `Labels`.
         n_classes: of the model.
         from_folder: whether classes are folders, which have no order of their own.
         first_column: the first column of the output that is judged.
     """
-    names = [str(i) for i in range(n_classes)] if how == HOW_NUMBERS else list(class_names)
-    orders = list(_sorted_otherwise(names, labels, how, from_folder)) if n_classes > 1 else []
-    found: list[Order] = []
+    names = [str(i) for i in range(n_classes)] if reading == HOW_NUMBERS else list(class_names)
+    sorted_orders = (
+        list(_sorted_otherwise(names, labels, reading, from_folder)) if n_classes > 1 else []
+    )
+    orders: list[Order] = []
     seen = {tuple(range(n_classes))}
-    for name, order in orders if len(names) == n_classes else ():
+    for name, order in sorted_orders if len(names) == n_classes else ():
         place = {known: i for i, known in enumerate(order)}
         numbers = np.array([place[known] for known in names], np.intp)
         if tuple(numbers.tolist()) not in seen:
             seen.add(tuple(numbers.tolist()))
-            found.append(Order(name, numbers, _remedy(name, order, how)))
+            orders.append(Order(name, numbers, _remedy(name, order, reading)))
     if n_classes > 2 and int(labels.max(initial=0)) < n_classes - 1:
         further = np.minimum(np.arange(n_classes) + 1, n_classes - 1)
         first, last = first_column + 1, first_column + n_classes
         columns = f'give --columns {first}:{last} (in repairkit.toml: columns = "{first}:{last}")'
-        found.append(Order("every class one further, as behind a background", further, columns))
-    return tuple(found)
+        orders.append(Order("every class one further, as behind a background", further, columns))
+    return tuple(orders)
 
 
 def _sorted_otherwise(
-    names: list[str], labels: Array, how: str, from_folder: bool
+    names: list[str], labels: Array, reading: str, from_folder: bool
 ) -> Iterator[tuple[str, list[str]]]:
     yield ("the two classes swapped" if len(names) == 2 else "classes reversed"), names[::-1]
-    if how == HOW_TRUTH:
+    if reading == HOW_TRUTH:
         return
-    if how != HOW_NUMBERS or len(names) >= _FEWEST_ODD:
+    if reading != HOW_NUMBERS or len(names) >= _FEWEST_ODD:
         yield "classes sorted as text", sorted(names)
-    if how == HOW_NUMBERS:
+    if reading == HOW_NUMBERS:
         return
     yield "classes sorted by the numbers in their names", sorted(names, key=_natural)
     yield "classes sorted without regard to capitals", sorted(names, key=lambda n: (n.lower(), n))
-    if how == HOW_NUMBERED and not from_folder:
+    if reading == HOW_NUMBERED and not from_folder:
         first = {int(k): i for i, k in reversed(list(enumerate(labels.tolist())))}
         if len(first) == len(names):
             yield "classes as they first appear", [names[k] for k in sorted(first, key=first.get)]  # type: ignore[arg-type]  # every key is there
@@ -385,8 +395,8 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts if p]
 
 
-def _remedy(name: str, order: list[str], how: str) -> str:
-    if how == HOW_TRUTH:
+def _remedy(name: str, order: list[str], reading: str) -> str:
+    if reading == HOW_TRUTH:
         return "write the labels the other way round (0 for true, 1 for false)"
     if len(order) > _MOST_SPELT or any("," in known for known in order):
         return f"give the names as classes in repairkit.toml in this order: {name}"

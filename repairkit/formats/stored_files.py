@@ -63,22 +63,22 @@ def describe(target: bytes, base: bytes) -> list[Piece]:
     for offset in range(0, len(base) - _BLOCK + 1, step):
         blocks.setdefault(base[offset : offset + _BLOCK], offset)
     pieces: list[Piece] = []
-    position = told = 0
+    position = covered = 0
     while position + _BLOCK <= len(target):
         offset = blocks.get(target[position : position + _BLOCK], -1)
         if offset < 0:
             position += 1
             continue
-        while offset and position > told and base[offset - 1] == target[position - 1]:
+        while offset and position > covered and base[offset - 1] == target[position - 1]:
             offset, position = offset - 1, position - 1
-        if position > told:
-            pieces.append(target[told:position])
+        if position > covered:
+            pieces.append(target[covered:position])
         length = _common(base, offset, target, position)
         pieces.append((offset, length))
         position += length
-        told = position
-    if told < len(target):
-        pieces.append(target[told:])
+        covered = position
+    if covered < len(target):
+        pieces.append(target[covered:])
     return pieces
 
 
@@ -97,7 +97,7 @@ def _common(one: bytes, start: int, other: bytes, begin: int) -> int:
 
 
 def restore(pieces: Sequence[Piece], base: bytes) -> bytes:
-    """What `describe` told.
+    """What `describe` gave.
 
     Raises:
         ValueError: a piece lies outside `base`.

@@ -83,12 +83,12 @@ def evaluate(
     means = _means(outputs, annotations, metrics, form)
     sets = [metric for metric in metrics if not metric.per_image]
     set_figures = partial(resampled_sets, outputs, annotations, sets)
-    found = _found(means, set_figures, sets, annotations, resampling)
+    figures = _figures_by_name(means, set_figures, sets, annotations, resampling)
     for name, n_effective in _shares(means, outputs, annotations, metrics).items():
-        found[name] = _wilson_if_needed(found[name], n_effective, confidence)
-    overall = {metric.name: found[metric.name] for metric in metrics}
+        figures[name] = _wilson_if_needed(figures[name], n_effective, confidence)
+    overall = {metric.name: figures[metric.name] for metric in metrics}
     sizes = _group_sizes(annotations)
-    groups = {name: found[_of_group(name)] for name in sizes if _of_group(name) in found}
+    groups = {name: figures[_of_group(name)] for name in sizes if _of_group(name) in figures}
     return Evaluation(
         suite=suite, n_images=len(annotations), metrics=overall, groups=groups, group_sizes=sizes
     )
@@ -131,12 +131,12 @@ def difference(
         now = resampled_sets(outputs_after, annotations, sets, draws)
         return now - resampled_sets(outputs_before, annotations, sets, draws)
 
-    found = _found(change, set_figures, sets, annotations, resampling)
+    figures = _figures_by_name(change, set_figures, sets, annotations, resampling)
     for name, scores, weights in zip(change.names, change.scores.T, change.weights.T, strict=True):
         if _may_be_chance(scores[weights > 0], weights[weights > 0], 1 - confidence):
-            found[name] = _with_zero(found[name])
+            figures[name] = _with_zero(figures[name])
     # Metrics first, in the caller's order, then the groups.
-    return {metric.name: found[metric.name] for metric in metrics} | found
+    return {metric.name: figures[metric.name] for metric in metrics} | figures
 
 
 def wilson(successes: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -152,7 +152,7 @@ def wilson(successes: float, n: float, *, confidence: float = 0.95) -> tuple[flo
     )
 
 
-def _found(
+def _figures_by_name(
     means: Means,
     set_figures: Callable[[Indices], FigureTable],
     sets: Sequence[Metric],
@@ -239,8 +239,8 @@ def _may_be_chance(changes: FigureTable, weights: FigureTable, level: float) -> 
     return binomial_tail(max(gained, lost), gained + lost) > level
 
 
-def _with_zero(found: Figure) -> Figure:
-    return Figure(found.value, min(found.ci_low, 0.0), max(found.ci_high, 0.0))
+def _with_zero(figure: Figure) -> Figure:
+    return Figure(figure.value, min(figure.ci_low, 0.0), max(figure.ci_high, 0.0))
 
 
 def _group_sizes(annotations: Annotations) -> dict[str, int]:
@@ -329,12 +329,12 @@ def falls_beyond(changes: Mapping[str, Figure], most: float) -> dict[str, Figure
 
 def told_beyond(beyond: dict[str, Figure], most: float) -> str:
     """The groups of `falls_beyond` in words, for a refusal."""
-    told = ", ".join(
+    falls = ", ".join(
         f"{name!r} by {100 * change.value:+.1f} points ({100 * change.ci_low:+.1f} to "
         f"{100 * change.ci_high:+.1f})"
         for name, change in beyond.items()
     )
     return (
         f"the accuracy of {len(beyond)} group{'s' if len(beyond) > 1 else ''} surely falls by more "
-        f"than the {100 * most:g} points that --max-group-drop allows: {told}"
+        f"than the {100 * most:g} points that --max-group-drop allows: {falls}"
     )

@@ -98,15 +98,15 @@ def figures_with_intervals(
     values = figures(np.arange(len(strata))[np.newaxis])[0]
     rng = np.random.default_rng(seed)
     tables = [figures(draws) for draws in stratified_draws(strata, n_resamples, rng)]
-    found = []
+    intervals = []
     for value, column in zip(values, np.vstack(tables).T, strict=True):
         known = column[~np.isnan(column)]
         if np.isnan(value) or not len(known):
-            found.append(Figure(float(value), math.nan, math.nan))
+            intervals.append(Figure(float(value), math.nan, math.nan))
             continue
         low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-        found.append(Figure(float(value), float(min(low, value)), float(max(high, value))))
-    return found
+        intervals.append(Figure(float(value), float(min(low, value)), float(max(high, value))))
+    return intervals
 
 
 def stratified_draws(
@@ -243,11 +243,11 @@ def paired_change(
         n_resamples: of the bootstrap.
         seed: of the resamples.
     """
-    own, everyone = figure.columns(before), np.arange(len(before))
+    unchanged, everyone = figure.columns(before), np.arange(len(before))
     changed = figure.columns(after)
-    value = figure.figure(changed, everyone) - figure.figure(own, everyone)
+    value = figure.figure(changed, everyone) - figure.figure(unchanged, everyone)
     drawn = [
-        _changes(figure, before, after, own, changed, draws)
+        _changes(figure, before, after, unchanged, changed, draws)
         for draws in _draws(figure.annotations, n_resamples, seed)
     ]
     return Change(value, np.concatenate(drawn))
@@ -257,7 +257,7 @@ def _changes(
     figure: FigureOfImages | FigureOfOutputs,
     before: Array,
     after: Array,
-    own: Array,
+    unchanged: Array,
     changed: Array,
     draws: NDArray[np.intp],
 ) -> Floats:
@@ -267,9 +267,9 @@ def _changes(
         sets = [resampled_sets(o, figure.annotations, metrics, draws) for o in (before, after)]
         return np.asarray(np.nan_to_num(sets[1] - sets[0])[:, 0])
     if figure.groups is None:
-        means = Means(("",), (changed - own)[:, None], figure.weights[:, None])
+        means = Means(("",), (changed - unchanged)[:, None], figure.weights[:, None])
         return np.asarray(np.nan_to_num(means.resampled(draws))[:, 0])
-    return np.array([figure.figure(changed, row) - figure.figure(own, row) for row in draws])
+    return np.array([figure.figure(changed, row) - figure.figure(unchanged, row) for row in draws])
 
 
 def _draws(annotations: Annotations, n_resamples: int, seed: int) -> Iterator[NDArray[np.intp]]:

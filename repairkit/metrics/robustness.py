@@ -74,10 +74,10 @@ class Persuasion:
 
     def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
         rows = np.arange(len(outputs))
-        own = self.form.log_probabilities(outputs)[rows, annotations.labels]
+        of_class = self.form.log_probabilities(outputs)[rows, annotations.labels]
         made = adversarial(annotations)
         targets = np.where(made, annotations.attributes[TARGET], 0)
-        likely: NDArray[np.float64] = np.where(made, self._of_others(outputs, targets), own)
+        likely: NDArray[np.float64] = np.where(made, self._of_others(outputs, targets), of_class)
         return 0.0 - likely
 
     def _of_others(self, outputs: Array, targets: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -197,9 +197,9 @@ def _load(name: str, folder: Path | None = None) -> UserFunction:
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        found = "has no function" if function is None else "holds, but not as a function,"
+        fault = "has no function" if function is None else "holds, but not as a function,"
         raise SettingsError(
-            f"module {module_name!r} {found} {function_name!r}; check the name after the colon"
+            f"module {module_name!r} {fault} {function_name!r}; check the name after the colon"
         )
     loaded: UserFunction = function
     return loaded

@@ -243,8 +243,8 @@ def _frame(title: str, x: Axis, y: Axis, across: _Scale, up: _Scale, marks: Mark
 
 
 def _ticks(axis: Axis, scale: _Scale) -> list[float]:
-    found = ticks(scale.low, scale.high)
-    return [value for value in found if value == round(value)] if axis.whole else found
+    marks = ticks(scale.low, scale.high)
+    return [value for value in marks if value == round(value)] if axis.whole else marks
 
 
 def _tick(value: float) -> str:

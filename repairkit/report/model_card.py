@@ -96,20 +96,20 @@ def _limits(document: Document, *, grouped: bool) -> list[str]:
     )
     changed = [f"Frozen at constants in the model's own tensors: {shown}{more}."] if frozen else []
     changed += [f"{safe(head)}."] if (head := head_in_words(document)) else []
-    found = [
+    lines = [
         f"- {' '.join(changed)} Interface and cost of the model are unchanged.",
         f"- Data: {safe(parts['how'])}{'' if document['objective'] is None else counts}",
     ]
-    found += [f"- {safe(text)}" for text in overlap_warnings(parts)]
-    found += [f"- {safe(text)}" for text in document.get("notes", [])]
-    found += [f"- {safe(text)}" for text in promise_in_words(document)]
+    lines += [f"- {safe(text)}" for text in overlap_warnings(parts)]
+    lines += [f"- {safe(text)}" for text in document.get("notes", [])]
+    lines += [f"- {safe(text)}" for text in promise_in_words(document)]
     if grouped:
-        found.append(
+        lines.append(
             "- Groups were looked at to choose and to judge. The repaired model takes the images "
             "alone: the sensitive attribute is not needed at inference."
         )
-    found.append(f"- Undo: {code(commands(document)['revert'])}")
-    return found
+    lines.append(f"- Undo: {code(commands(document)['revert'])}")
+    return lines
 
 
 def safe(text: str) -> str:

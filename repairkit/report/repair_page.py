@@ -283,14 +283,14 @@ def group_tables(document: Document) -> list[dict[str, Any]]:
             name,
             SHARE,
             {
-                "before": found,
+                "before": accuracy,
                 "after": after["groups"][name],
                 "difference": change[f"accuracy:{name}"],
             },
             n=before["group_sizes"][name],
             small=before["group_sizes"][name] < SMALL_GROUP,
         )
-        for name, found in before["groups"].items()
+        for name, accuracy in before["groups"].items()
     ]
     return [_table(rows)] if rows else []
 

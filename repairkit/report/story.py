@@ -139,12 +139,12 @@ def _price(objective: str, differences: Document) -> str:
     if moved["value"] is None or moved["ci_low"] is None:
         return ""
     limits = interval(moved, SHARE, signed=True)
-    told = f"{change(moved['value'], SHARE)} (interval {limits})"
+    moved_by = f"{change(moved['value'], SHARE)} (interval {limits})"
     if moved["ci_high"] < 0:
-        return f" It costs overall accuracy: {told}."
+        return f" It costs overall accuracy: {moved_by}."
     if moved["ci_low"] > 0:
-        return f" Overall accuracy gains as well: {told}."
-    return f" Overall accuracy stays as it was, as far as these images tell: {told}."
+        return f" Overall accuracy gains as well: {moved_by}."
+    return f" Overall accuracy stays as it was, as far as these images tell: {moved_by}."
 
 
 # What was changed
@@ -153,17 +153,17 @@ def _price(objective: str, differences: Document) -> str:
 def act(document: Document) -> str:
     """The subject of a sentence: `Freezing 3 of 208 filters and changing the weights of fc`."""
     claim = document["patch"]
-    told = []
+    deeds = []
     if claim["frozen"] or not claim.get("head"):
         total = (document.get("scoring") or {}).get("n_filters")
         n = len(claim["frozen"])
         what = count(n, "filter") if total is None else f"{n:,} of {count(total, 'filter')}"
         n_partly = len(claim.get("gains", {}))
-        told.append(f"freezing {what}{f' ({n_partly} of them partly)' if n_partly else ''}")
+        deeds.append(f"freezing {what}{f' ({n_partly} of them partly)' if n_partly else ''}")
     head = claim.get("head")
     if head:
-        told.append(f"changing the {_HEADS[head['kind']]} of the last layer")
-    sentence = " and ".join(told)
+        deeds.append(f"changing the {_HEADS[head['kind']]} of the last layer")
+    sentence = " and ".join(deeds)
     return sentence[0].upper() + sentence[1:]
 
 
@@ -238,10 +238,8 @@ def _noun(rows: list[Payer], *, many: bool) -> str:
 
 
 def _payer(payer: Payer) -> str:
-    found = payer["difference"]
-    return (
-        f"{payer['name']} ({change(found['value'], SHARE)}, {interval(found, SHARE, signed=True)})"
-    )
+    loss = payer["difference"]
+    return f"{payer['name']} ({change(loss['value'], SHARE)}, {interval(loss, SHARE, signed=True)})"
 
 
 def _everyone(document: Document) -> Iterator[Payer]:
@@ -254,9 +252,9 @@ def _everyone(document: Document) -> Iterator[Payer]:
         return
     evaluations = document["evaluations"]
     before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
-    for name, found in before["groups"].items():
+    for name, accuracy in before["groups"].items():
         three = {
-            "before": found,
+            "before": accuracy,
             "after": after["groups"][name],
             "difference": change[f"accuracy:{name}"],
         }
@@ -291,24 +289,24 @@ def promise_in_words(document: Document) -> list[str]:
         n_images = parts.get("confirmation") or 0
         on = f"{count(n_images, 'image')} that {role}" if n_images else "the images that chose"
         return [f"Promised: {gain} on {on}."]
-    told = [
+    sentences = [
         f"Choosing like this gained {gain} on images that did not choose: each of "
         f"{parts['folds']} folds of the {count(parts['choosing'], 'selection image')} was judged "
         "under the cure that the others chose, and the interval is widened for that."
     ]
-    told += [*_rungs(selection["promise"]), *_unstable(selection)]
-    return [*told, *_better(document, selection)]
+    sentences += [*_rungs(selection["promise"]), *_unstable(selection)]
+    return [*sentences, *_better(document, selection)]
 
 
 def _rungs(promise: Document) -> list[str]:
     """Which promise is reached, and why no stronger one."""
-    told: list[str] = []
+    sentences: list[str] = []
     for rung in promise["rungs"]:
         if rung["name"] == promise["reached"]:
-            told.insert(0, f"Promise reached: {rung['words']}; {rung['why']}.")
+            sentences.insert(0, f"Promise reached: {rung['words']}; {rung['why']}.")
             break
-        told.append(f"Not sure: {rung['words']}; {rung['why']}.")
-    return told
+        sentences.append(f"Not sure: {rung['words']}; {rung['why']}.")
+    return sentences
 
 
 def _unstable(selection: Document) -> list[str]:
@@ -345,7 +343,7 @@ def search_in_words(selection: Document) -> str:
         of_last_layer = selection.get("cure") in (None, "bias", "last-layer")
         fitted = "The last layer was fitted; no" if of_last_layer else "No"
         return f"{fitted} filter was searched for."
-    how = {
+    method = {
         "joint": "Filters were added and dropped one by one, each judged by images that did not "
         "choose it.",
         "plain": "The lowest-ranked filters were frozen, as many as looked best.",
@@ -356,10 +354,10 @@ def search_in_words(selection: Document) -> str:
         f"filters looked at on {count(parts['choosing'], 'image')}"
     )
     if parts.get("folds"):
-        return f"{how} {looked}; all of them confirmed, out of fold."
+        return f"{method} {looked}; all of them confirmed, out of fold."
     n_images = parts.get("confirmation") or 0
     confirmed = f"{count(n_images, 'other image')} confirmed" if n_images else "no image confirmed"
-    return f"{how} {looked}; {confirmed}."
+    return f"{method} {looked}; {confirmed}."
 
 
 def cure_metrics(document: Document) -> list[str]:

@@ -120,6 +120,6 @@ def reading_words(preprocessing: Mapping[str, Any] | None) -> list[str]:
     for name, value in (preprocessing or {}).items():
         if value in (None, [], ()) or value == _NOTHING.get(name):
             continue
-        told = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        words.append(f"--{name}={told}")
+        written = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        words.append(f"--{name}={written}")
     return words

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError
-from repairkit.data.reader import read_data
+from repairkit.data.reader import DataRequest, read_data
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project, write_project
 from tests.data.builders import PLAIN, save_folder, spec
@@ -81,13 +81,13 @@ def test_a_repair_may_be_for_the_worst_class_of_an_attribute(
 
 def test_classes_of_a_folder_make_groups(tmp_path: Path) -> None:
     folder = save_folder(tmp_path / "images", {"cat": 2, "dog": 3, "eel": 1})
-    data = read_data(folder, spec=spec(), preprocessing=PLAIN, groups=("label",))
+    data = read_data(folder, DataRequest(spec=spec(), preprocessing=PLAIN, groups=("label",)))
     assert data.annotations.groups is not None
     assert data.annotations.group_names == data.annotations.class_names == ("cat", "dog", "eel")
     assert data.annotations.groups.tolist() == data.annotations.labels.tolist()
     known = "the data has label; did you mean 'label'"
     with pytest.raises(DataError, match=f"unknown group column 'lable': {known}"):
-        read_data(folder, spec=spec(), preprocessing=PLAIN, groups=("lable",))
+        read_data(folder, DataRequest(spec=spec(), preprocessing=PLAIN, groups=("lable",)))
 
 
 def test_crosses_that_are_empty_or_too_small_are_named(repairkit: Command, harmed: Project) -> None:

@@ -185,7 +185,7 @@ def test_the_graph_decides_before_the_numbers(ending, one, rows):
     assert OutputForm.detect(column, evidence=evidence).kind == one
     form = OutputForm.detect(table, evidence=evidence)
     assert form.kind == rows
-    assert "the graph ends in X" in form.how
+    assert "the graph ends in X" in form.reading
     assert OutputForm.detect(3 * table, evidence=evidence).kind == rows
 
 
@@ -261,5 +261,5 @@ def test_separate_probabilities_are_compared_by_their_shares():
 )
 def test_numbers_that_are_not_what_the_user_said_are_told(said, outputs, doubted):
     form = OutputForm.detect(outputs, evidence=OutputEvidence(said=said))
-    assert "as you said" in form.how
-    assert ("although" in form.how) == doubted
+    assert "as you said" in form.reading
+    assert ("although" in form.reading) == doubted

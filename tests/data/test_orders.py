@@ -18,7 +18,7 @@ def where(index: int) -> str:
 
 def orders_of(raw: list[str], n_classes: int, classes: tuple[str, ...] = ()) -> tuple[Order, ...]:
     labels = read_classes(np.array(raw), classes, n_classes, where)
-    return class_orders(labels.values, labels.class_names, labels.how, n_classes)
+    return class_orders(labels.values, labels.class_names, labels.reading, n_classes)
 
 
 @pytest.mark.parametrize(

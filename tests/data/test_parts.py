@@ -47,7 +47,7 @@ def test_seven_tenths_choose_three_test_and_means_see_all_that_is_not_test(
     assert all(part == sorted(part) for part in chosen.values())
     assert chosen["calibration"] == chosen["selection"]
     assert parts.overlaps == ()
-    assert parts.how.startswith(
+    assert parts.summary.startswith(
         f"calibration: the {len(chosen['calibration'])} images that are not test, "
         "selection: a share of 0.7, test: a share of 0.3; shares drawn by label and group"
     )
@@ -112,7 +112,7 @@ def test_without_a_test_part_all_images_choose(cells: list[tuple[int, int]], see
     every = list(range(len(cells)))
     assert rows(parts) == {"calibration": every, "selection": every, "test": []}
     assert parts.overlaps == ()
-    assert parts.how == (
+    assert parts.summary == (
         f"calibration: all {len(every)} images, selection: all images, test: none."
     )
 
@@ -123,7 +123,7 @@ def test_without_a_test_part_images_that_a_split_calls_test_are_left_alone() -> 
     chosen = rows(parts)
     assert {names[row] for row in chosen["selection"]} == {"selection"}
     assert chosen["calibration"] == [row for row in range(20) if names[row] != "test"]
-    assert parts.how == (
+    assert parts.summary == (
         "calibration: the 15 images that are not test, selection: split 'selection', test: none."
     )
     assert parts.notes == ("5 of 20 images are in no part, for their split is 'test' (5)",)
@@ -147,7 +147,7 @@ def test_means_never_see_what_an_attack_made() -> None:
     parts = split_parts(dataset(LABELS, split=SPLIT, attributes=columns), OF_VAL, seed=0)
     chosen = rows(parts)["calibration"]
     assert chosen == [row for row in range(50) if not made[row]]
-    assert f"calibration: the {len(chosen)} clean images that are not test" in parts.how
+    assert f"calibration: the {len(chosen)} clean images that are not test" in parts.summary
 
 
 def test_parts_of_one_digest_hold_the_same_images() -> None:
@@ -207,7 +207,7 @@ def test_splits_that_bear_the_names_of_the_parts_are_taken() -> None:
     names = ["test", "calibration", "selection", "", "train"] * 2
     parts = split_parts(dataset([0] * 10, split=names), PartPlan(), seed=0)
     assert rows(parts) == {"calibration": [1, 6], "selection": [2, 7], "test": [0, 5]}
-    assert parts.how == (
+    assert parts.summary == (
         "calibration: split 'calibration', selection: split 'selection', test: split 'test'."
     )
 
@@ -232,11 +232,11 @@ def test_named_splits_may_be_mixed_with_shares_of_the_rest() -> None:
     assert len(chosen["calibration"]) == 6
     assert max(chosen["calibration"]) < 30
     assert parts.overlaps == ()
-    assert "a share of 0.2" in parts.how
-    assert "shares of the images in no named split drawn by label with seed 3" in parts.how
+    assert "a share of 0.2" in parts.summary
+    assert "shares of the images in no named split drawn by label with seed 3" in parts.summary
     parts = split_parts(dataset(LABELS, split=SPLIT), PartPlan(test="test"), seed=3)
     assert rows(parts)["selection"] == list(range(50))
-    assert "selection: all images in no named split, test: split 'test'." in parts.how
+    assert "selection: all images in no named split, test: split 'test'." in parts.summary
 
 
 def test_all_a_share_and_a_name_work_together() -> None:
@@ -246,7 +246,7 @@ def test_all_a_share_and_a_name_work_together() -> None:
     assert chosen["test"] == list(range(30, 50))
     assert len(chosen["selection"]) == 20
     assert parts.overlaps == (("calibration", "selection"), ("calibration", "test"))
-    assert parts.how.endswith("overlapping: calibration and selection, calibration and test.")
+    assert parts.summary.endswith("overlapping: calibration and selection, calibration and test.")
 
 
 def test_parts_of_one_split_overlap() -> None:

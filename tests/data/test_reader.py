@@ -11,14 +11,14 @@ from repairkit.core.errors import DataError, SettingsError
 from repairkit.data.annotations import CROSS
 from repairkit.data.dataset import Dataset
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.data.reader import read_data
+from repairkit.data.reader import DataRequest, read_data
 from tests.data.builders import PLAIN, noise, save_folder, save_manifest, spec
 
 PEOPLE = "path,label,race,sex\na.png,cat,x,f\nb.png,dog,y,m\n"
 
 
 def read(path: Path, **options: Any) -> Dataset:
-    return read_data(path, **{"spec": spec(), "preprocessing": PLAIN, **options})
+    return read_data(path, DataRequest(**{"spec": spec(), "preprocessing": PLAIN, **options}))
 
 
 def save_npz(path: Path, **arrays: Any) -> Path:

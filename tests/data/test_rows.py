@@ -10,7 +10,7 @@ import pytest
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.data.dataset import Dataset
 from repairkit.data.preprocessing import InputSpec, Preprocessing
-from repairkit.data.reader import read_data
+from repairkit.data.reader import DataRequest, read_data
 
 PLAIN = Preprocessing()
 
@@ -19,7 +19,7 @@ def read(folder: Path, text: str, n: int | None = 2, *, dtype: str = "float32", 
     path = folder / "rows.csv"
     path.write_text(text, encoding="utf-8")
     spec = InputSpec("other", (n,), np.dtype(dtype))
-    return read_data(path, spec=spec, preprocessing=more.pop("prepare", PLAIN), **more)
+    return read_data(path, DataRequest(spec=spec, preprocessing=more.pop("prepare", PLAIN), **more))
 
 
 def batch(dataset: Dataset) -> np.ndarray:
@@ -83,8 +83,7 @@ def test_a_parquet_table_is_read_alike(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
     found = read_data(
         tmp_path / "rows.parquet",
-        spec=InputSpec("other", (2,), np.dtype("float32")),
-        preprocessing=PLAIN,
+        DataRequest(spec=InputSpec("other", (2,), np.dtype("float32")), preprocessing=PLAIN),
     )
     np.testing.assert_array_equal(batch(found), [[1, 2], [np.nan, 3]])
     assert found.annotations.class_names == ("no", "yes")

@@ -9,7 +9,7 @@ import pytest
 
 from repairkit.core.errors import DataError
 from repairkit.data.dataset import Dataset
-from repairkit.data.reader import read_data
+from repairkit.data.reader import DataRequest, read_data
 from tests.data.builders import PLAIN, noise, save_png, spec
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -42,7 +42,8 @@ def save(place: Path, source: str, labels: list[str], typed: list[object] | None
 
 
 def read(place: Path, **options: object) -> Dataset:
-    return read_data(place, spec=spec(), preprocessing=PLAIN, **options)  # type: ignore[arg-type]
+    request = DataRequest(spec=spec(), preprocessing=PLAIN, **options)  # type: ignore[arg-type]
+    return read_data(place, request)
 
 
 def by_image(data: Dataset) -> dict[bytes, int]:

@@ -71,15 +71,15 @@ def stage(name: str, *, total: int | None = None, unit: str = "images") -> Itera
         What to tell how much is done.
     """
     logger.info("stage: %s", name)
-    told = listener()
-    if told is None:
+    hearer = listener()
+    if hearer is None:
         yield _nobody
         return
-    told.begin(name, total, unit)
+    hearer.begin(name, total, unit)
     try:
-        yield told.advance
+        yield hearer.advance
     finally:
-        told.end()
+        hearer.end()
 
 
 def _nobody(done: int) -> None:

@@ -190,8 +190,8 @@ def _caller(stop: SystemExit) -> str:
     ]
     if not frames:
         return "code of the user's"
-    own = [f for f in frames if not f[0].startswith("repairkit") and not _is_library(f[1])]
-    name, file, line = (own or frames)[-1]
+    of_user = [f for f in frames if not f[0].startswith("repairkit") and not _is_library(f[1])]
+    name, file, line = (of_user or frames)[-1]
     return f"module {name} ({Path(file).name}, line {line})"
 
 

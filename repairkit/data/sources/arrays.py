@@ -63,13 +63,13 @@ def _copies(array: Array) -> tuple[str, ...]:
 
 def _check_ready(array: Array, spec: InputSpec, where: str) -> int:
     """Refuse what the model cannot take; the number of missing values, which only rows may have."""
-    found = array.shape[1:]
-    fits = len(found) == len(spec.shape) and all(
-        want in (None, have) for want, have in zip(spec.shape, found, strict=True)
+    shape = array.shape[1:]
+    fits = len(shape) == len(spec.shape) and all(
+        want in (None, have) for want, have in zip(spec.shape, shape, strict=True)
     )
     if not fits:
         raise DataError(
-            f"{where}: holds images of {describe_shape(found)} and the model takes "
+            f"{where}: holds images of {describe_shape(shape)} and the model takes "
             f"{describe_shape(spec.shape)} (layout {spec.layout}); give x in the model's shape, "
             "or as uint8 images"
         )
@@ -151,10 +151,10 @@ def _to_size(
     pixels: NDArray[np.uint8], spec: InputSpec, preprocessing: Preprocessing, where: str
 ) -> NDArray[np.uint8]:
     geometry = plan_geometry(spec, preprocessing)
-    n_images, height, width, found = pixels.shape
-    channels = spec.channels or found
+    n_images, height, width, n_stored = pixels.shape
+    channels = spec.channels or n_stored
     resizes = not _is_final(geometry, (height, width))
-    if not resizes and (found, channels) != (3, 1):
+    if not resizes and (n_stored, channels) != (3, 1):
         return np.broadcast_to(pixels, (n_images, height, width, channels))
     if not resizes:
         geometry = Geometry(None, None, geometry.wanted)

@@ -74,15 +74,15 @@ def read_table(path: Path) -> Table:
 
 
 def _path_column(manifest: Path, table: Table, *, with_labels: bool) -> str:
-    found = list(table.columns)
-    path_column = next((name for name in _PATH_COLUMNS if name in found), None)
+    names = list(table.columns)
+    path_column = next((name for name in _PATH_COLUMNS if name in names), None)
     missing = [] if path_column else ["path (or file_name)"]
-    missing += [] if "label" in found or not with_labels else ["label"]
+    missing += [] if "label" in names or not with_labels else ["label"]
     if path_column is None or missing:
         wanted = "path" if path_column is None else "label"
         raise DataError(
             f"{manifest}: has no column {' and no column '.join(missing)}; found "
-            f"{listing(found)}{did_you_mean(wanted, found)}; name the columns in the first row, "
+            f"{listing(names)}{did_you_mean(wanted, names)}; name the columns in the first row, "
             "separated by commas"
         )
     return path_column
@@ -128,7 +128,7 @@ def _repeated(files: list[ImageFile], labels: list[str] | None) -> Iterator[str]
         seen.setdefault(file.path, set()).add(label)
     n_again = len(files) - len(seen)
     if n_again:
-        n_torn = sum(len(found) > 1 for found in seen.values())
+        n_torn = sum(len(given) > 1 for given in seen.values())
         torn = f"; {n_torn} of these images have rows with different labels" if n_torn else ""
         yield f"{n_again} rows name an image that an earlier row names too{torn}"
 
@@ -223,10 +223,10 @@ def _feature_names(
     wanted = spec.shape[0]
     if features:
         names = _named(path, list(columns), features)
-        found = f"--features names {len(names)} columns"
+        offered = f"--features names {len(names)} columns"
     else:
         names = [n for n, c in columns.items() if n not in _KEPT and c.dtype.kind in "fiub"]
-        found = f"{len(names)} columns hold numbers"
+        offered = f"{len(names)} columns hold numbers"
         others = [name for name in names if name not in groups]
         if len(names) != wanted and (wanted is None or len(others) == wanted):
             names = others
@@ -237,7 +237,7 @@ def _feature_names(
                 names = other
     if not names or wanted not in (None, len(names)):
         raise DataError(
-            f"{path}: {found} beside label and split ({listing(names) or 'none'}) and the model "
+            f"{path}: {offered} beside label and split ({listing(names) or 'none'}) and the model "
             f"takes {wanted or 'some'}; name those that it takes, in its order, with --features or "
             "as features in repairkit.toml"
         )
@@ -251,12 +251,12 @@ def _named(path: Path, known: Sequence[str], features: Sequence[str]) -> list[st
     """The columns that names and patterns stand for; those of a pattern in the table's order."""
     names: list[str] = []
     for feature in features:
-        found = [feature] if feature in known else [n for n in known if fnmatchcase(n, feature)]
-        if not found:
+        matching = [feature] if feature in known else [n for n in known if fnmatchcase(n, feature)]
+        if not matching:
             raise SettingsError(
                 f"{path}: has no column {feature!r}{did_you_mean(feature, known)}; correct features"
             )
-        names += found
+        names += matching
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SettingsError(f"features names {listing(twice)} more than once; name each once")

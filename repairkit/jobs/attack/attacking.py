@@ -123,7 +123,7 @@ def attack(
             "from": origin,
         },
         "data": {"path": str(settings.data), "digest": dataset.digest},
-        "parts": {"how": parts.how, **{p.name: len(p) for p in _each(parts)}},
+        "parts": {"how": parts.summary, **{p.name: len(p) for p in _each(parts)}},
         "seed": settings.seed,
         "first_look": None if look is None else look.to_json(),
         "figures": figures,

@@ -310,7 +310,7 @@ def _check_run(path: Path, run: RunDocument, bench: Bench, objective: Objective)
     if not same_parts(run, settings.parts, bench.parts):
         raise RunFolderError(
             f"{path}: was scored with parts of other images ({parts_in_words(run)}) than this job "
-            f"has ({bench.parts.how.rstrip('.')}); give both the same{options_in_words(run)}"
+            f"has ({bench.parts.summary.rstrip('.')}); give both the same{options_in_words(run)}"
         )
 
 

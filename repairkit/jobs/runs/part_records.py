@@ -18,7 +18,7 @@ _EARLIER = {"calibration": 0.2, "selection": 0.4, "test": 0.4}
 def told_parts(parts: Parts) -> RunParts:
     """The entry `parts`: one sentence, which parts share images, and how many images each holds."""
     return {
-        "how": parts.how,
+        "how": parts.summary,
         "overlaps": [list(pair) for pair in parts.overlaps],
         "digest": parts.digest,
         "calibration": len(parts.calibration),

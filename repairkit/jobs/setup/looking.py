@@ -129,7 +129,7 @@ def first_look(
     orders = class_orders(
         labels,
         names,
-        dataset.how,
+        dataset.reading,
         scene.n_classes,
         from_folder=settings.data is not None and settings.data.is_dir(),
         first_column=0 if settings.columns is None else settings.columns[0],

@@ -415,8 +415,8 @@ def told_reading(
     class_names = _class_names(whole) if dataset.labelled else ()
     return {
         "images": len(whole),
-        "labels": dataset.how,
-        "outputs": "" if form is None else form.how,
+        "labels": dataset.reading,
+        "outputs": "" if form is None else form.reading,
         "parts": {suite.name: len(suite) for suite in suites},
         "means": parts.means,
         "in_no_part": parts.n_unused,

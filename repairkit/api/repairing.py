@@ -27,12 +27,10 @@ from repairkit.jobs.setup.preparing import read_any, with_inputs
 from repairkit.jobs.setup.workbench import Settings, Subject
 from repairkit.report.story import verdict
 
+_PROOF_IMAGES = 64
 _SAMPLE = "repairkit_samples.digits"
-
-
 _SAMPLE_FILES = ("model.onnx", "digits.npz", "repairkit.toml")
-
-
+# Keywords that `PatchSettings` does not take as they are.
 _CONVERTED = {"remove", "scores", "targets", "transfers", "trust", "accept_preprocessing"}
 
 
@@ -182,9 +180,6 @@ def copy_sample(folder: str | Path) -> Path:
             )
         write_bytes(target, content)
     return folder / _SAMPLE_FILES[0]
-
-
-_PROOF_IMAGES = 64
 
 
 def verify(

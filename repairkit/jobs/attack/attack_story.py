@@ -6,8 +6,6 @@ that were made against other models (files of `repairkit attack --source OTHER`)
 is a repair against the first, may help with the third, and is no defence against the second.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

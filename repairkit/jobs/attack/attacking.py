@@ -1,7 +1,5 @@
 """Make adversarial images of a data set, and tell how often a model falls for them."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path

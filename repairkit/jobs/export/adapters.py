@@ -1,7 +1,5 @@
 """Adapters: found by entry points, chosen by name or by the source that they take."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points

@@ -1,7 +1,5 @@
 """Write a framework's model as ONNX, prove that it computes the same, and map its layers."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

@@ -6,8 +6,6 @@ unlike what freezing any other filter gives, proves the pair. Where saturation h
 other constants and images are tried.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -3,8 +3,6 @@
 Everything is measured on selection images, so that the test part stays untouched.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

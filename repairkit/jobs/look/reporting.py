@@ -1,7 +1,5 @@
 """Write reports: JSON, page and model card beside a patched model, JSON and page of a run."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A run's figures for Prometheus, by its own library and on request alone."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

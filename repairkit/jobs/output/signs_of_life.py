@@ -1,7 +1,5 @@
 """How far a scoring is: progress for the caller, a heartbeat in the run folder, SIGTERM heeded."""
 
-from __future__ import annotations
-
 import logging
 import os
 import platform

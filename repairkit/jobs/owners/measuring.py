@@ -1,7 +1,5 @@
 """Common means: measured over all images of an owner, or added up from the sums of several."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ it. What tells such files from the canonical bytes is kept in the patch file, so
 patch gives back every byte of every file.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

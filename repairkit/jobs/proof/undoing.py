@@ -1,7 +1,5 @@
 """Take a patch file to the model that it was made for, and take it off again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ process is gone, however that ended. The file says who holds it. Reading a folde
 every file in it appears whole.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

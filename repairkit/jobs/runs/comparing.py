@@ -1,7 +1,5 @@
 """How far finished runs agree on the values of the same filters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations

@@ -4,8 +4,6 @@ Runs of earlier versions tell no digest of their parts, and what they left open 
 images for means, two fifths to choose and two fifths to test.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from repairkit.data.dataset import Dataset

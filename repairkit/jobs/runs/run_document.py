@@ -4,8 +4,6 @@ Which settings are recorded follows from what each says that it affects, see `fo
 setting that an earlier version did not record had its usual value.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Collection, Iterable, Mapping

@@ -1,7 +1,5 @@
 """A finished scoring, and what it says of some of its images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Score a model's filters into a run folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator

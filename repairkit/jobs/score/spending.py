@@ -1,7 +1,5 @@
 """How many evaluations a job may spend, what fits its time limit, and which method `auto` takes."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping

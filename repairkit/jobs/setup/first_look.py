@@ -5,8 +5,6 @@ answers 64 of them prepared in the other usual ways, and classes are counted in 
 The rule and its error rates: docs/decisions/0018-preprocessing-check.md.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

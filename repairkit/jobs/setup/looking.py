@@ -1,7 +1,5 @@
 """Take a first look at model and data, tell what was read, and stop where there is a doubt."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Make a bench: read images and labels, prove the batching, settle sites, parts and output form."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace

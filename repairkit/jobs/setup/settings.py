@@ -6,8 +6,6 @@ Python) and what does not affect the result is listed too; a test holds these li
 command line.
 """
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import io

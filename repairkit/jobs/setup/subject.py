@@ -1,7 +1,5 @@
 """Open a model and find its image input; noise of its input's shape; errors that are its fault."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ not. Where a metric can be computed all the same, the bench is the usual one. Wh
 which images the means come from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import replace
 

@@ -3,8 +3,6 @@
 `preparing` makes a bench, `subject` opens a model, `settings` reads settings from options.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,1 +1,1 @@
-"""Who helps and who harms: the driver and the algorithms that it drives."""
+"""Estimators of what each filter is worth, and the driver that plays their rounds."""

@@ -36,7 +36,7 @@ class Exact:
 
 
 class ExactRun:
-    """Row c of `values` belongs to the coalition of the players whose bit is set in c."""
+    """Row c of `values` is V of the coalition of the players whose bit is set in c."""
 
     def __init__(self, facts: GameFacts) -> None:
         self.facts = facts
@@ -70,7 +70,7 @@ class ExactRun:
         self.n_known += len(values)
 
     def read(self) -> Scores:
-        """The values; zeros with an infinite error until all is known."""
+        """The values; zeros with an infinite error until every coalition is known."""
         complete = self.n_known == len(self.values)
         n = self.facts.n_players
         values = shapley_values(self.values) if complete else np.zeros((n, self.values.shape[1]))

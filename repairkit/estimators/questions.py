@@ -27,7 +27,7 @@ _MOST = 100
 
 
 def check_whole(name: str, value: int, *, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`.
+    """Check that a value is a whole number of at least `least`.
 
     Raises:
         SettingsError: it is not.
@@ -37,7 +37,7 @@ def check_whole(name: str, value: int, *, least: int) -> None:
 
 
 def check_real(name: str, value: float, *, least: float, below: float = math.inf) -> None:
-    """Refuse what is not a number in [least, below).
+    """Check that a value is a number in [least, below).
 
     Raises:
         SettingsError: it is not.
@@ -49,7 +49,7 @@ def check_real(name: str, value: float, *, least: float, below: float = math.inf
 
 
 def check_positive(name: str, value: float, *, below: float = math.inf) -> None:
-    """Refuse what is not a number in (0, below).
+    """Check that a value is a number in (0, below).
 
     Raises:
         SettingsError: it is not.
@@ -60,7 +60,7 @@ def check_positive(name: str, value: float, *, below: float = math.inf) -> None:
 
 
 def check_bounded(facts: GameFacts, method: str, value_range: float | None) -> None:
-    """Refuse metrics whose range is not known, for methods whose intervals follow from it.
+    """Check that the range of every metric is known, for intervals that follow from it.
 
     Args:
         facts: of the game.
@@ -68,7 +68,7 @@ def check_bounded(facts: GameFacts, method: str, value_range: float | None) -> N
         value_range: of one marginal of the first metric, where it was given.
 
     Raises:
-        SettingsError: there is one.
+        SettingsError: a range is not known.
     """
     for number, (name, width) in enumerate(zip(facts.metrics, facts.score_widths, strict=True)):
         if not math.isfinite(width) and not (number == 0 and value_range is not None):
@@ -80,7 +80,7 @@ def check_bounded(facts: GameFacts, method: str, value_range: float | None) -> N
 
 
 def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> SettingsError:
-    """The error for a name that is not known: what is, and what was probably meant."""
+    """The error for an unknown name; it lists the known names and suggests the closest."""
     names = list(known)
     close = get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
@@ -88,7 +88,7 @@ def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> Setti
 
 
 def check_question(top_k: int | None, side: str) -> None:
-    """Refuse settings that make no sense in any game.
+    """Check a question that has to make sense in any game.
 
     Raises:
         SettingsError: see the message.
@@ -123,7 +123,7 @@ class _Settings(Protocol):
 
 
 class TopKRun:
-    """What runs share that end once the top k are told from the rest.
+    """A run that ends once the top k are separated from the rest.
 
     `still_open` (n_players,) are the players for which the question is open.
     """
@@ -151,7 +151,7 @@ class TopKRun:
 def contested(
     low: Floats, high: Floats, values: Floats, *, top_k: int, side: Side, epsilon: float
 ) -> Flags:
-    """Players in the way of an answer (LUCB, Kalyanakrishnan et al. 2012).
+    """Players that prevent an answer (LUCB, Kalyanakrishnan et al. 2012).
 
     There is none once the lowest lower bound of the top k reaches the highest upper bound of the
     rest less epsilon. A player is still open where its bounds alone prevent that.
@@ -193,7 +193,7 @@ def astride(low: Floats, high: Floats, values: Floats, *, top_k: int, side: Side
 
 
 def selected(values: Floats, *, top_k: int, side: Side) -> NDArray[np.int64]:
-    """The players asked for, rising."""
+    """The top k, in rising order."""
     chosen = np.zeros(len(values), bool)
     for _, _, ahead in _sides(values, values, values, side):
         chosen |= _top(ahead, top_k)
@@ -225,7 +225,7 @@ def describe(top_k: int, side: Side) -> str:
 def _sides(
     low: Floats, high: Floats, values: Floats, side: Side
 ) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Bounds and values, turned so that the players asked for are the greatest."""
+    """Bounds and values, with signs such that the top k are the greatest."""
     if side in ("highest", "both"):
         yield low, high, values
     if side in ("lowest", "both"):

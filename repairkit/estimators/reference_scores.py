@@ -1,7 +1,7 @@
 """Scores for reference: leave-one-out and random ones. Neither is a Shapley value.
 
-Leave-one-out is what the full network loses with each filter alone. Random scores show what a
-ranking without any knowledge is worth.
+Leave-one-out is the loss of the full network with each filter alone. Random scores show the worth
+of a ranking without any knowledge.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 _ROWS = 256
 Floats = NDArray[np.float64]
 MOST_BYTES = 2**28
-"""Beyond 256 MiB nothing is kept, and values of some images cannot be told."""
+"""Beyond 256 MiB nothing is kept, and values of some images are unknown."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class LeaveOneOut:
 class LeaveOneOutRun:
     """`base` holds the scores of the full coalition, (n_images, n_metrics), once known.
 
-    `table` keeps what each image loses, so that values of some images can be told later.
+    `table` keeps what each image loses, so that values of some images can be computed later.
 
     An error is stated over the images, from the differences image by image. A metric that never
-    varies from image to image within a row is one figure of all images together, and no error can
-    be told from one figure: it is infinite.
+    varies between images within a row is one figure of all images together. One figure gives no
+    error, so it is infinite.
     """
 
     def __init__(self, facts: GameFacts) -> None:
@@ -94,7 +94,7 @@ class LeaveOneOutRun:
         self.n_known += len(scores)
 
     def on_images(self, some: SomeImages) -> LeaveOneOutRun | None:
-        """The same run as if these images were all there are; None where no table was kept."""
+        """The same run if there were only these images; None where no table was kept."""
         if not self.table.kept or not len(self.base):
             return None
         part = copy.copy(self)
@@ -191,7 +191,7 @@ class RandomScores:
 
 
 class RandomRun:
-    """Drawn at the start, and done."""
+    """Values drawn at the start; no round is played."""
 
     conclusion = "random scores need no evaluation"
 
@@ -206,7 +206,7 @@ class RandomRun:
         assert not len(outcomes.scores), "nothing was asked"
 
     def on_images(self, some: SomeImages) -> RandomRun:  # noqa: ARG002 (the protocol's)
-        """The same: images play no part."""
+        """The same run: images play no part."""
         return self
 
     def read(self) -> Scores:

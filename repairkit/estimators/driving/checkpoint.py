@@ -1,8 +1,8 @@
-"""Runs on disk: written to a temporary name and renamed, so that a killed run can go on.
+"""Checkpoints: runs on disk, from which a killed run resumes.
 
-The file is a zip, uncompressed: `checkpoint.json`, a tree of the run's attributes, and a member per
-array. What the run was given and did not learn (the game's facts, the estimator's settings) is not
-stored: a freshly started run has it.
+The file is an uncompressed zip, written to a temporary name and renamed. `checkpoint.json` in it is
+a tree of the run's attributes, and every array is a member. The game's facts and the estimator's
+settings are not stored: a freshly started run has them.
 
 A checkpoint may come from a stranger, so nothing is unpickled and the tree names no code. A
 dataclass is restored only if its type is among those handed in, and arrays hold plain numbers. The
@@ -32,7 +32,7 @@ from repairkit.core.suite import Array
 
 _FORMAT = "repairkit checkpoint 1"
 _TREE = "checkpoint.json"
-# Of `repairkit`, when keys still named modules. These names never change.
+# Modules in `repairkit` at the time when keys still named them. These entries never change.
 _EARLIER_MODULES = {
     "GameFacts": "core.game",
     "ImagePool": "core.game",
@@ -101,7 +101,7 @@ class CheckpointStore:
             ) from error
 
     def load(self, run: Run, key: str, earlier_key: str | None = None) -> Spent | None:
-        """Bring a freshly started run to where the checkpoint left it; None without a checkpoint.
+        """Restore a freshly started run from the checkpoint; None without a checkpoint.
 
         Args:
             run: just started.
@@ -139,7 +139,7 @@ class CheckpointStore:
 
 
 def settings_key(estimator: Estimator, facts: GameFacts, seed: int) -> str:
-    """A digest of all that the course of a run depends on.
+    """A digest of everything that determines a run.
 
     Settings of an unknown kind count by their type alone.
     """
@@ -147,7 +147,7 @@ def settings_key(estimator: Estimator, facts: GameFacts, seed: int) -> str:
 
 
 def earlier_settings_key(estimator: Estimator, facts: GameFacts, seed: int) -> str:
-    """The key that checkpoints had while types still counted by their modules too."""
+    """The key of older checkpoints, in which types counted by their modules too."""
     return _digest(estimator, facts, seed, _earlier_name)
 
 
@@ -167,7 +167,7 @@ def _digest(estimator: Estimator, facts: GameFacts, seed: int, names: Callable[[
 
 
 def _earlier_name(kind: type) -> str:
-    """A type's name with the module in which it stood when keys named modules."""
+    """A type's name with its module at the time when keys named modules."""
     module = kind.__module__
     if module.startswith("repairkit."):
         earlier = _EARLIER_MODULES.get(kind.__name__)
@@ -216,7 +216,7 @@ def _read(archive: zipfile.ZipFile) -> tuple[Tree, list[bytes]]:
 
 
 def _restore(run: Run, document: Tree, blobs: list[bytes]) -> tuple[dict[str, object], Spent]:
-    """What the run had learnt and spent, checked against the fresh run."""
+    """What the run had learnt and spent, after a check against the fresh run."""
     if document["format"] != _FORMAT:
         raise ValueError(f"its format is not {_FORMAT!r}")
     fresh = _learnt(run)
@@ -244,10 +244,10 @@ def _check_alike(name: str, fresh: object, restored: object) -> None:
 
 
 class Encoder:
-    """Turns values into trees; what does not fit a tree is collected in `blobs` and `generators`.
+    """Turns values into trees; arrays go into `blobs`, random generators into `generators`.
 
     Args:
-        names: by which name a dataclass stands in a tree.
+        names: gives the name of a dataclass in a tree; `name_of` if None.
     """
 
     def __init__(self, names: Callable[[type], str] | None = None) -> None:
@@ -365,17 +365,17 @@ class Decoder:
 
 
 def name_of(kind: type) -> str:
-    """By which name a dataclass stands in a tree: without its module, which may move.
+    """The name of a dataclass in a tree: without its module, which may move.
 
-    A class that was renamed says in `stored_as` how it was called first. Earlier checkpoints name
-    the module too; the decoder does not look at that.
+    A renamed class keeps its first name in `stored_as`. Earlier checkpoints name the module too,
+    which the decoder ignores.
     """
     name: str = vars(kind).get("stored_as", kind.__name__)
     return name
 
 
 def dataclass_types(values: Iterable[object], named: Iterable[type] = ()) -> dict[str, type]:
-    """The dataclasses met in values and their parts, and those of `named`, by name.
+    """The dataclasses in values and their parts, and those of `named`, by name.
 
     Raises:
         TypeError: two of them have one name.

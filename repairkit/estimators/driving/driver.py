@@ -1,31 +1,30 @@
 """Plays the rounds that a run asks for, within a budget. Nothing else spends evaluations.
 
-An estimator is the settings of an algorithm, and a run is one estimation under way: it asks for a
-round of coalitions, is told the outcomes, and can be read at any time. Budgets, checkpoints and
-interruptions are dealt with here once, for every estimator. A run is saved between `tell` and `ask`
-or while a round is played. Asking must change nothing: asked twice, a run asks the same. So a round
-that was lost is asked for again, and a resumed run ends where one never killed would have, bit for
-bit.
+An estimator is the settings of an algorithm, and a run is one estimation in progress. It asks for a
+round of coalitions (`ask`), takes the outcomes (`tell`), and can be read at any time (`read`).
+Budgets, checkpoints and interruptions are handled here once, for every estimator. A run is saved
+between `tell` and `ask` or while a round is played. `ask` must change nothing: called twice, it
+returns the same round. So a lost round is asked for again, and a resumed run ends exactly as a run
+that was never killed, bit for bit.
 
-A run may say more of itself than `core.scores.Run` demands, by attributes or properties:
+A run may have more than `core.scores.Run` demands, as attributes or properties:
 
-- `least_evaluations` (int): fewer than these give no score at all;
+- `least_evaluations` (int): fewer evaluations give no score at all;
 - `endless` (bool): the run only ends by its budget;
-- `conclusion` (str): what the run has answered where it has nothing more to ask;
+- `conclusion` (str): the answer, once the run has nothing more to ask;
 - `statistics` (dict of floats by name): figures that belong beside the scores;
-- `details` (dict of what JSON can hold): what is given on request, such as how far two halves of
-  the samples agree;
+- `details` (dict of what JSON can hold): output on request, such as how far two halves of the
+  samples agree;
 - `n_undecided` (int, or None where unknown): for how many players the question is open. It is quick
-  to ask at any time, while reading a run or its details may take long;
-- `ask_ahead`, of a run that knows its next rounds before it has the outcomes of the last ones (see
-  `driving/playing.py`);
-- `can_be_told(n_rows)`: whether the run can take the outcomes of the first so many rows of the
-  round that it asks, without the others. Where the time is over within a round, the rows that were
-  played then count;
+  at any time, while reading a run or its details may take long;
+- `ask_ahead(pending)`: the next round, where it does not depend on the outcomes of rounds that are
+  still being played (see `driving/playing.py`);
+- `can_be_told(n_rows)`: whether the run can take the outcomes of only the first `n_rows` rows of a
+  round. If the time limit ends a round early, the rows played so far then count;
 - `on_images(some)`: the run as it would be if the game had held only the images of `some`; None
-  where it cannot tell. Rows of a regression carry their image, and leave-one-out knows what each
-  image loses. Estimators that get means over batches of several images (permutations, marginals) or
-  over all images (enumeration) cannot tell.
+  where that is unknown. Rows of a regression carry their image, and leave-one-out knows the loss of
+  each image. Estimators that get means over batches of several images (permutations, marginals) or
+  over all images (enumeration) return None.
 """
 
 from __future__ import annotations
@@ -53,11 +52,10 @@ _SAVING_SHARE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Estimation:
-    """Scores, their cost, whether the run came to its own end, and why it ended, in words.
+    """Scores, their cost, whether the run reached its own end, and the reason for its end.
 
-    `statistics` are the run's figures about itself, finite numbers by name; `details` are those on
-    request, empty where they were not asked for. `run` is the run as it ended, in the game of
-    `facts`.
+    `statistics` are the run's figures about itself, finite numbers by name. `details` are further
+    ones, empty unless requested. `run` is the run as it ended, in the game of `facts`.
     """
 
     scores: Scores
@@ -71,7 +69,7 @@ class Estimation:
 
 
 class Options(TypedDict, total=False):
-    """What `estimate` may be given beside game, estimator, budget and seed; see there."""
+    """Optional arguments of `estimate`, described there."""
 
     on_round: Callable[[Run, Spent], None] | None
     checkpoint: CheckpointStore | None
@@ -89,17 +87,17 @@ def estimate(
     Args:
         estimator: whose run asks.
         game: what is played.
-        budget: a round that would exceed its evaluations is not played. Its time is looked at
-            between rounds, from the second on, and within rounds that take long; it counts what
-            was spent before a resumption.
+        budget: a round that would exceed its evaluations is not played. Its time is checked
+            between rounds, from the second on, and within rounds that take long. Time spent before
+            a resumption counts.
         seed: the same seed, settings and game give the same scores.
         options: any of these.
             `on_round`: called after every round.
-            `checkpoint`: where the run is resumed from, if anything is there, and saved.
+            `checkpoint`: where the run is saved, and resumed from if a checkpoint exists.
             `clock`: seconds since some moment; `time.monotonic` if not given.
             `with_details`: ask the run for its details at the end.
             `began`: the moment of `clock` from which the time counts; now if None.
-            `known`: a round on all images that was played already, so that it is not played again.
+            `known`: a round on all images and its outcomes, so that it is not played again.
 
     Raises:
         BudgetError: the budget ends before any score, or is missing for an endless run.
@@ -125,9 +123,9 @@ def estimate(
 
 
 def undecided(run: Run) -> int | None:
-    """For how many players a run's question is open; None where only reading it would tell.
+    """For how many players a run's question is open; None where unknown.
 
-    For progress: it takes no time, where `Run.read` may take minutes.
+    For progress lines: it takes no time, where `Run.read` may take minutes.
     """
     if hasattr(run, "n_undecided"):
         count: int | None = run.n_undecided
@@ -136,7 +134,7 @@ def undecided(run: Run) -> int | None:
 
 
 def scores_on(run: Run, some: SomeImages) -> Scores | None:
-    """A run's scores as if the game had held only these images; None where it cannot tell."""
+    """A run's scores if the game had held only these images; None where they are unknown."""
     of_images: Callable[[SomeImages], Run | None] | None = getattr(run, "on_images", None)
     part = None if of_images is None else of_images(some)
     return None if part is None else part.read()
@@ -179,9 +177,9 @@ class _Saved:
 
 
 class _Driven:
-    """A run on its way through its budget.
+    """A run and the budget that it spends.
 
-    `consistent` is false while the run takes in outcomes: if it is stopped then, it cannot be
+    `consistent` is false while the run takes in outcomes. A run that is stopped then cannot be
     saved.
     """
 
@@ -203,7 +201,7 @@ class _Driven:
         self._save_at = clock() + (0.0 if saved is None else saved.store.every_seconds)
 
     def refuse_hopeless(self) -> None:
-        """Raise BudgetError where it is plain from the start that no score will come of it."""
+        """Raise BudgetError where the budget cannot give any score."""
         if self.budget == Budget() and getattr(self.run, "endless", False):
             raise BudgetError(
                 "this estimator never ends by itself and the budget has no limit; set "
@@ -216,7 +214,7 @@ class _Driven:
         on_round: Callable[[Run, Spent], None] | None,
         known: tuple[Round, Outcomes] | None,
     ) -> tuple[bool, str]:
-        """Play round after round; whether the run came to its own end, and why it ended."""
+        """Play round after round; whether the run reached its own end, and why it ended."""
         flight = Flight(self.game, self.run, known)
         while True:
             round = flight.ask()
@@ -252,7 +250,7 @@ class _Driven:
         return n_rows > 0 and can_be_told is not None and can_be_told(n_rows)
 
     def conclude(self, *, finished: bool, reason: str, with_details: bool) -> Estimation:
-        """Read the run; BudgetError where it was stopped before there is anything to read."""
+        """Read the run; BudgetError if it was stopped before it has any score."""
         scores = self.run.read()
         if self.spent.evaluations and not finished and not scores.samples.any():
             raise BudgetError(f"{reason}, and that is too early for any score; {self._remedy()}")
@@ -270,7 +268,7 @@ class _Driven:
         )
 
     def save(self) -> None:
-        """Save the run if there is a store; rarely enough to take a twentieth of the time."""
+        """Save the run if there is a store; the pauses limit saving to a twentieth of the time."""
         if self.saved is None:
             return
         store, began = self.saved.store, self.clock()
@@ -296,7 +294,7 @@ class _Driven:
         return f"the time limit of {self.budget.time_limit_seconds:g} s was reached"
 
     def _remedy(self) -> str:
-        """How far to raise what ended the run; of a time limit, as far as can be told by now."""
+        """The advice on the limit that ended the run, with an estimate for a time limit."""
         seconds, needed = self.budget.time_limit_seconds, getattr(self.run, "least_evaluations", 0)
         missing = needed - self.spent.evaluations
         if seconds is None or not self.timekeeper.over or missing <= 0:
@@ -328,7 +326,7 @@ class _Driven:
 
 
 def _check_outcomes(outcomes: Outcomes, n_rows: int, facts: GameFacts) -> None:
-    """Refuse values that would spoil every sum.
+    """Check that all values are finite; others would spoil every sum.
 
     Raises:
         SettingsError: a value is not finite.

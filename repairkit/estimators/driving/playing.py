@@ -1,23 +1,23 @@
 """How the rounds that a run asks for are played.
 
-Three things stand between a run and its game. Each leaves every answer as it is.
+Three steps come between a run and its game. None of them changes a result.
 
-Metrics of sets. The accuracy of the worst group, say, is no mean over images: one image has no
-worst group, and a small batch has one by chance. A mean over batches would be too low for a worst
-group and too high for a difference between groups, and differently so for every coalition. So every
-coalition is tried on all images of such a game. Its run sees a pool of one image, which stands for
-all of them: whatever it draws, it gets V. What it estimates is then uncertain by the coalitions
-alone. See `seen_by_run`, `as_played` and `as_told`.
+Metrics of sets. The accuracy of the worst group, for example, is not a mean over images: one image
+has no worst group, and a small batch has one by chance. A mean over batches would be too low for a
+worst group and too high for a difference between groups, by an amount that differs between
+coalitions. So every coalition is evaluated on all images of such a game. The run sees a pool of one
+image, which represents all of them: whichever images it draws, it gets V. Its estimates are then
+uncertain by the coalitions alone. See `seen_by_run`, `as_played` and `as_told`.
 
-Several rounds under way (`Flight`), where the game can have several and the run knows what it will
-ask. A run may have a method `ask_ahead(pending)`: what it will ask once it has the outcomes of the
-rounds in `pending`, whatever these are; None where the next round depends on them. So a result
-never depends on how many rounds are under way. A game that can have several says so by
-`begin(round)`, `finish(ticket)` and `hungry` (see `engine.dispatch.DispatchedGame`).
+Several rounds at once (`Flight`), where the game can play several and the run knows what it will
+ask. A run may have a method `ask_ahead(pending)`: the round that follows those in `pending`,
+whatever their outcomes are; None where it depends on them. So a result never depends on the number
+of rounds at once. A game that can play several has the methods `begin(round)` and `finish(ticket)`
+and the property `hungry` (see `engine.dispatch.DispatchedGame`).
 
 Time within a round (`Timekeeper`). With a time limit a long round is cut into parts, and the clock
-is read between them. A part takes a small share of the time that is left, judged by what rows took
-so far. The outcome of a row depends on that row alone, so the cut changes only where a run ends.
+is read between them. A part takes a small share of the remaining time, by the time per row so
+far. The outcome of a row depends on that row alone, so the cut changes only where a run ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from repairkit.core.game import Game, GameFacts, ImagePool, Outcomes, Round
 from repairkit.core.scores import Run
 
 AskAhead: TypeAlias = Callable[[Sequence[Round]], Round | None]
-"""A run's next round, from rounds that it asked and has no outcomes of; see above."""
+"""From rounds whose outcomes a run does not have yet to its next round; see above."""
 
 _SHARE = 0.05
 _LEAST_SECONDS = 2.0
@@ -47,19 +47,19 @@ _AFTER = 2.0
 
 
 def seen_by_run(facts: GameFacts) -> GameFacts:
-    """The facts of a game as its run is given them."""
+    """The facts of a game as its run sees them."""
     if not facts.of_sets:
         return facts
     return replace(facts, pool=ImagePool.uniform(1), images_of=())
 
 
 def as_played(round: Round, facts: GameFacts) -> Round:
-    """What is played where a run asks for `round`; `facts` are the game's own."""
+    """The round to play where a run asks for `round`; `facts` are those of the real game."""
     return Round(round.coalitions) if facts.of_sets else round
 
 
 def as_told(outcomes: Outcomes, asked: Round, facts: GameFacts) -> Outcomes:
-    """What the run gets: a row that it asked for with images of its own has one score, V."""
+    """The outcomes for the run: a row that it asked for with its own images has one score, V."""
     if not facts.of_sets or asked.images is None:
         return replace(outcomes, asked=asked)
     values = outcomes.values[:, None, :]
@@ -71,7 +71,7 @@ def as_told(outcomes: Outcomes, asked: Round, facts: GameFacts) -> Outcomes:
 
 
 class OverlappingGame(Game, Protocol):
-    """A game that can have several rounds under way."""
+    """A game that can play several rounds at once."""
 
     @property
     def hungry(self) -> bool:
@@ -88,7 +88,7 @@ class OverlappingGame(Game, Protocol):
 
 
 class Flight:
-    """Rounds that were begun and whose outcomes the run does not have yet, in order.
+    """Rounds that have begun and whose outcomes the run does not have yet, in order.
 
     Args:
         game: what is played.
@@ -107,7 +107,7 @@ class Flight:
         return self._pending[0][0] if self._pending else self.run.ask()
 
     def play(self, round: Round, *, rows_left: int | None) -> Outcomes:
-        """Play the round of `ask`, with later ones under way meanwhile.
+        """Play the round of `ask`, while later ones are played too.
 
         Args:
             round: of `ask`.

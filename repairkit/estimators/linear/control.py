@@ -84,7 +84,7 @@ class ControlTable:
         return predicted
 
     def on(self, some: SomeImages) -> ControlTable:
-        """The part of the table that is about these images, numbered and weighed anew."""
+        """The part of the table for these images, renumbered and reweighted."""
         place = self.places(some.n_all)[some.positions]
         kept = np.flatnonzero(place >= 0)
         factors = some.drawn[kept].astype(np.float32)[:, None, :]

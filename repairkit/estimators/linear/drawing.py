@@ -32,7 +32,7 @@ _LEAST_IMAGES, _MOST_IMAGES = 12, 128
 _SHARE_OF_TABLE, _MOST_OF_TABLE = 0.02, 0.15
 _LEAST_ROWS, _MOST_ROWS = 128, 512
 _SHARE_OF_ROWS = 1 / 40
-_WORTH = 0.9  # of the variance without a table, above which it is not worth its while
+_WORTH = 0.9  # of the variance without a table: above this share a table is not worth its cost
 _CHOICES = 64
 MOST_BYTES = 2**28
 """Of a table; 256 MiB."""

@@ -3,7 +3,7 @@
 A regression over coalitions that lack few players (see `regression`). Where the budget is known, a
 table may stand beside its rows: what each image loses with each player alone, which predicts most
 of a row (see `control`). The rounds are then these: all players and none on all images; the table's
-entries for a few images; a pilot of rows on these images, which tells how many images the table is
+entries for a few images; a pilot of rows on these images, which shows how many images the table is
 to have, if any (see `split`); the table's other entries; and rows without end, on the table's
 images, or on all images where there is no table. The pilot's rows are not used for values, since
 they favour its images.

@@ -87,7 +87,7 @@ class RegressionRows:
     def on(self, positions: Indices, n_images: int) -> tuple[RegressionRows, NDArray[np.intp]]:
         """The rows of one image each whose image is among `positions`, and their numbers.
 
-        Images are numbered anew, in the order of `positions`.
+        Images are renumbered, in the order of `positions`.
 
         Args:
             positions: images that are kept, each once.

@@ -32,7 +32,7 @@ _WITHIN = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class Marginals:
-    """Which are the top k, with probability at least 1 - delta and but for epsilon.
+    """Which are the top k, with probability at least 1 - delta and up to epsilon.
 
     Attributes:
         top_k: k; a tenth of the players, 1 to 100, if None.
@@ -41,8 +41,8 @@ class Marginals:
         delta: the probability of a wrong answer.
         value_range: R, the width of what one marginal of the first metric can be; twice the width
             of its values if None.
-        batch_size: images of a star; the range's part of an interval counts stars, so that small
-            batches decide sooner.
+        batch_size: images of a star. The range's part of an interval shrinks with the number of
+            stars, so small batches decide sooner.
         reach: the share of the players whose removal V survives, if known. Four stars in five are
             then drawn within it, and weighted so that nothing is biased.
         contenders_only: whether later stars leave out players that are decided.
@@ -159,7 +159,7 @@ class MarginalsRun(questions.TopKRun):
         values = self.moments.means.copy()
         natural = marginal_ranges(self.facts, None)
         low, high = within_range(*around(values, self._radius()), natural)
-        # Of weighted samples the mean may lie beyond what a value can be.
+        # The mean of weighted samples may lie outside the range of a value.
         low, high = np.minimum(low, values), np.maximum(high, values)
         return Scores(
             metrics=self.facts.metrics,

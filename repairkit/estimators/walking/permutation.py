@@ -37,8 +37,8 @@ class Permutation:
     """Every player in every walk, until the budget ends.
 
     A walk counts when it is complete: then its shares add up to V(all) - V(none) on its images.
-    The intervals hold at one look, so that nothing is stopped by them. Of fewer than 16 walks or so
-    they are wider than one player's own walks say.
+    The intervals hold at one look, so no run stops by them. Below about 16 walks they are wider
+    than a player's own samples suggest.
 
     Attributes:
         batch_size: images in a walk.
@@ -144,9 +144,9 @@ class PermutationRun:
     def _cautious_errors(self) -> NDArray[np.float64]:
         """Standard errors that a few lucky walks cannot make small, (n_players, n_metrics).
 
-        A player often changes nothing and now and then much. A few walks may have met none of the
-        large changes, and their spread is then far too small. So no player's variance is taken for
-        less than the mean over all players, a share of it that fades as walks become many.
+        A player often changes nothing and sometimes much. A few walks may miss all large changes,
+        and their spread is then far too small. So no player's variance counts as less than a share
+        of the mean over all players, which shrinks as walks become many.
         """
         variances, counts = self.moments.variances(), self.moments.counts[:, None]
         share = np.minimum(1.0, _FEW_WALKS / np.maximum(counts, 1))

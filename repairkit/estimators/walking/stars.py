@@ -1,10 +1,10 @@
 """Stars: one random coalition, and beside it each with one player changed.
 
-All marginals of a star are taken at the same coalition on the same images, so that what they share
-of its luck cancels when players are compared, and an engine recomputes only what one player can
-reach. With a size uniform over 0 ... n, V(S + i) - V(S - i) is an unbiased sample of every player's
-Shapley value (comparable marginal contributions sampling; Kolpaczki, Nielen & Huellermeier 2025,
-"Antithetic Sampling for Top-k Shapley Identification").
+All marginals of a star are taken at the same coalition on the same images. So noise that they share
+cancels when players are compared, and an engine recomputes only what one player can reach. With a
+size uniform over 0 ... n, V(S + i) - V(S - i) is an unbiased sample of every player's Shapley value
+(comparable marginal contributions sampling; Kolpaczki, Nielen & Huellermeier 2025, "Antithetic
+Sampling for Top-k Shapley Identification").
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CYCLE = 8
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many players a star's coalition lacks.
+    """The law of the number of players that a star's coalition lacks.
 
     Up to `most` with probability `share`, evenly; more with the rest. A sample counts by `weight`,
     the ratio of the even law over 0 ... n to this one, so that nothing is biased.
@@ -85,7 +85,7 @@ def begin_star(
     sizes: Sizes,
     batch_size: int,
 ) -> Star:
-    """Star `number` of a run. Eight in a row share the sizes out evenly (stratified sampling)."""
+    """Star `number` of a run. Eight in a row spread the sizes evenly (stratified sampling)."""
     cycle, place = divmod(number, _CYCLE)
     order = np.random.default_rng([*entropy, 0, cycle]).permutation(_CYCLE)
     rng = np.random.default_rng([*entropy, 1, number])
@@ -110,7 +110,7 @@ def ask_for_star(star: Star, chunk: int) -> Round:
 
 
 def learn_star(star: Star, values: Floats) -> None:
-    """Take the values of the round that `ask_for_star` made."""
+    """Take the values of the round of `ask_for_star`."""
     star.values[star.n_known : star.n_known + len(values)] = values
     star.n_known += len(values)
 

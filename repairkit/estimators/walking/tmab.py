@@ -37,7 +37,7 @@ _STOPS: tuple[Stop, ...] = ("lucb", "paper")
 
 @dataclass(frozen=True, kw_only=True)
 class Tmab:
-    """Which are the top k, with probability at least 1 - delta and but for epsilon.
+    """Which are the top k, with probability at least 1 - delta and up to epsilon.
 
     Attributes:
         top_k: k; a tenth of the players, 1 to 100, if None.
@@ -54,10 +54,10 @@ class Tmab:
             interval, drawn in by epsilon, excludes the k-th value.
         union_bound: whether delta holds for all players and looks together, or for each alone.
         fresh: once the top k are decided, they are sampled again, this many times as often as
-            before, and these samples alone make their values: those that decided were chosen by
-            being large. 0 keeps the latter.
+            before, and their values come from these samples alone. The earlier samples are biased,
+            since they chose the players by being large. 0 keeps the earlier ones.
         lanes: walks under way at once.
-        chunk: rows of each walk in a round; those behind a cut are lost.
+        chunk: rows of each walk in a round; rows behind a cut are wasted.
     """
 
     top_k: int | None = None
@@ -204,7 +204,7 @@ class TmabRun(questions.TopKRun):
         if self.n_walks > counted:
             self.still_open = self._still_open()
             if not self.still_open.any():
-                self._begin_anew()
+                self._begin_fresh()
         if not self._over:
             self._fill_lanes()
 
@@ -215,8 +215,8 @@ class TmabRun(questions.TopKRun):
         self.curve.add(walk, self.facts.guard)
         self.n_walks += 1
 
-    def _begin_anew(self) -> None:
-        """From now on, sample those selected and no one else."""
+    def _begin_fresh(self) -> None:
+        """From now on, sample the selected players alone."""
         values = self.moments.means[:, 0]
         self.selected = questions.selected(values, top_k=self.top_k, side=self.settings.side)
         most = int(self.moments.counts[self.selected].max())
@@ -224,7 +224,7 @@ class TmabRun(questions.TopKRun):
         self.walks = []
 
     def _fill_lanes(self) -> None:
-        """A walk that is done but waits for an earlier one occupies no lane."""
+        """Begin walks. One that is done but waits for an earlier one occupies no lane."""
         players = np.flatnonzero(self.still_open) if self.still_open.any() else self.selected
         size = self.settings.batch_size
         while sum(not walk.done for walk in self.walks) < self.settings.lanes:
@@ -248,7 +248,7 @@ class TmabRun(questions.TopKRun):
 
     def read(self) -> Scores:
         values, errors = self.moments.means.copy(), self.moments.std_errors()
-        # No sample is needed to exclude what a value cannot be; a range given may be wrong.
+        # Values lie within the natural range without any sample; a given range may be wrong.
         natural = marginal_ranges(self.facts, None)
         everything = merge(self.moments, self.fresh)
         low, high = within_range(*around(everything.means, self._radius(everything)), natural)

@@ -5,7 +5,7 @@ depends on another. The images stay the same within a walk, so that the noise of
 cancels in their difference, and are fresh for the next.
 
 `Curve` shows how V falls as players leave, and what a cut hides. The share of V(all) - V(none) that
-is left at the cut goes to nobody. So the sum of the values falls short by E[V at the cut] -
+is left at the cut goes to no player. So the sum of the values falls short by E[V at the cut] -
 V(none), on average over all walks.
 """
 
@@ -70,8 +70,8 @@ def begin_walk(
 ) -> PlayerWalk:
     """Walk `number` of a run, on which `players` (rising) are to be sampled.
 
-    The others leave without evaluation, so that the value before a sampled player's leaving is
-    wanted anew where the one ahead of it is not sampled.
+    The others leave without evaluation. So the value just before a sampled player leaves is
+    evaluated too where the player ahead of it is not sampled.
     """
     rng = np.random.default_rng([*entropy, number])
     ranks = rng.permutation(facts.n_players).astype(np.int64)
@@ -88,7 +88,7 @@ def begin_walk(
 
 
 def next_coalitions(walk: PlayerWalk, chunk: int) -> Coalitions:
-    """At most `chunk` rows that the walk wants next."""
+    """The next rows of the walk, at most `chunk`."""
     wanted = walk.prefixes[walk.n_known : walk.n_known + chunk]
     rows: Coalitions = walk.ranks[None, :] >= wanted[:, None]
     return rows
@@ -111,7 +111,7 @@ def advance(
     guard: int,
     rule: Truncation,
 ) -> None:
-    """Hand out the values of the round that `ask_for` made, or of its first rows."""
+    """Pass the values of the round of `ask_for`, or of its first rows, to the walks."""
     start = 0
     for walk in [walk for walk in walks if not walk.done]:
         n_rows = min(chunk, len(walk.prefixes) - walk.n_known)
@@ -122,7 +122,7 @@ def advance(
 
 
 def _learn(walk: PlayerWalk, values: NDArray[np.float64], guard: int, rule: Truncation) -> None:
-    """Take values up to the truncation point; what was evaluated beyond it is left out."""
+    """Take values up to the truncation point and drop those beyond it."""
     n_taken = len(values)
     if rule.at is not None:
         for row, value in enumerate(values[:, guard].tolist()):
@@ -135,7 +135,7 @@ def _learn(walk: PlayerWalk, values: NDArray[np.float64], guard: int, rule: Trun
 
 
 def marginals(walk: PlayerWalk) -> NDArray[np.float64]:
-    """What each of the walk's players took away, (n_players_sampled, n_metrics).
+    """The loss with each of the walk's players, (n_players_sampled, n_metrics).
 
     Zero for those behind the truncation point.
     """
@@ -173,7 +173,7 @@ class Curve:
         )
 
     def add(self, walk: PlayerWalk, guard: int) -> None:
-        """A walk that is done."""
+        """Add a walk that is done."""
         at, values = walk.prefixes[: walk.n_known], walk.values[: walk.n_known]
         self.counts[at] += 1
         self.sums[at] += values[:, [0, guard]]

@@ -16,8 +16,6 @@ Then squares of it, smaller and smaller, are set to one end in each channel, and
 where it brings the target nearer. An image that is already taken for its target stays as it is.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

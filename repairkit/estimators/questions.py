@@ -5,8 +5,6 @@ The question is which players are the top k. Three answers to "still open" are g
 player, `values` (n_players,) estimate it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches

@@ -3,8 +3,6 @@
 A new estimator is one file and one line of `ESTIMATORS`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Laws of the attacks, and their agreement with the Adversarial Robustness Toolbox."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

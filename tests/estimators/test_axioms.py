@@ -1,7 +1,5 @@
 """The laws that every estimator keeps. A new one joins `CASES`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

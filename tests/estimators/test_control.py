@@ -1,7 +1,5 @@
 """A table of single removals beside the rows: cheaper, and still the same values."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Few players: intervals of the methods that sample must hold the values that enumeration gives."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """How many rounds are under way never matters to a result."""
 
-from __future__ import annotations
-
 from collections import deque
 
 import numpy as np

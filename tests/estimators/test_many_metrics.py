@@ -1,7 +1,5 @@
 """Metrics that look at some images only, such as the recall of every class."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

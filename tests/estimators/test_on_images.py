@@ -1,7 +1,5 @@
 """What a finished run says of some of its images is what a game of only these would have told."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Time limits: looked at within a round, and what was known by then counts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

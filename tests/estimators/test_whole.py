@@ -1,7 +1,5 @@
 """Metrics of sets: values must be those of V over all images, whatever a run asks for."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

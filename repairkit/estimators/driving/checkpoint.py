@@ -10,8 +10,6 @@ layout of arrays, a generator that two attributes share, and the last bit of eve
 An array that two attributes share becomes two arrays.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -20,8 +20,6 @@ is read between them. A part takes a small share of the remaining time, by the t
 far. The outcome of a row depends on that row alone, so the cut changes only where a run ends.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ sizes are drawn by a law up to that number. `Split` says how much of a budget go
 single removals, and how much into rows.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 

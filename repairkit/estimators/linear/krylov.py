@@ -7,8 +7,6 @@ Quadrature", 2010). With random coalitions the design is nearly orthogonal, so a
 enough. The penalty is chosen by generalised cross-validation over all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

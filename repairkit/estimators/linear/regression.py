@@ -24,38 +24,10 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
+from repairkit.estimators import questions
+from repairkit.estimators.linear import drawing, ridge
 from repairkit.estimators.linear.control import ControlTable
-from repairkit.estimators.linear.drawing import (
-    LAWS,
-    LEAST_ROUND,
-    MEASURED,
-    AnyLaw,
-    Drawing,
-    Law,
-    RegressionPlan,
-    check_errors_over,
-    read_pilot,
-    semivalue_sizes,
-)
-from repairkit.estimators.linear.ridge import (
-    LEAST_ROWS,
-    ControlVariate,
-    Fit,
-    FullOutcomes,
-    halves_trace,
-    mean_by_size,
-    solve,
-)
 from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows
-from repairkit.estimators.questions import (
-    Side,
-    check_positive,
-    check_question,
-    check_whole,
-    contested,
-    settle_top_k,
-    unknown,
-)
 from repairkit.estimators.samples import ErrorsOver, around, draw_entropy
 
 Floats = NDArray[np.float64]
@@ -90,7 +62,7 @@ class Regression:
         side: whether the `highest`, the `lowest` or `both` top k are asked for.
     """
 
-    sizes: Law | None = None
+    sizes: drawing.Law | None = None
     lost: float = 0.85
     most_removed: float | None = None
     images_per_coalition: int = 1
@@ -98,18 +70,18 @@ class Regression:
     round_rows: int = 4096
     pilot_rows: int = 512
     top_k: int | None = None
-    side: Side = "highest"
+    side: questions.Side = "highest"
 
     def __post_init__(self) -> None:
-        if self.sizes is not None and self.sizes not in LAWS:
-            raise unknown("sizes", str(self.sizes), LAWS)
-        check_positive("lost", self.lost, below=JUST_ABOVE_ONE)
+        if self.sizes is not None and self.sizes not in drawing.LAWS:
+            raise questions.unknown("sizes", str(self.sizes), drawing.LAWS)
+        questions.check_positive("lost", self.lost, below=JUST_ABOVE_ONE)
         if self.most_removed is not None:
-            check_positive("most_removed", self.most_removed, below=JUST_ABOVE_ONE)
+            questions.check_positive("most_removed", self.most_removed, below=JUST_ABOVE_ONE)
         for name in ("images_per_coalition", "round_rows", "pilot_rows"):
-            check_whole(name, getattr(self, name), least=1)
-        check_errors_over(self.errors_over, self.images_per_coalition)
-        check_question(self.top_k, self.side)
+            questions.check_whole(name, getattr(self, name), least=1)
+        drawing.check_errors_over(self.errors_over, self.images_per_coalition)
+        questions.check_question(self.top_k, self.side)
 
     def start(self, facts: GameFacts, rng: np.random.Generator) -> RegressionRun:
         """Begin.
@@ -126,7 +98,7 @@ class Regression:
             reach = min(max(round(self.most_removed * n), 1), most)
         else:
             reach = 0
-        plan = RegressionPlan(
+        plan = drawing.RegressionPlan(
             law=law,
             settled=self.sizes is not None or self.most_removed is not None,
             least=1,
@@ -136,13 +108,13 @@ class Regression:
             errors_over=self.errors_over,
             round_rows=self.round_rows,
             pilot_rows=self.pilot_rows,
-            top_k=settle_top_k(self.top_k, n),
+            top_k=questions.settle_top_k(self.top_k, n),
             side=self.side,
             scaled=True,
         )
         return begin_regression(facts, plan, rng)
 
-    def _law(self, n_players: int) -> Law:
+    def _law(self, n_players: int) -> drawing.Law:
         if self.sizes is not None:
             return self.sizes
         few = n_players <= FEW_PLAYERS and self.most_removed is None
@@ -162,12 +134,12 @@ class RegressionRun:
     rows.
     """
 
-    stored_types: ClassVar[tuple[type, ...]] = (Fit, ControlTable)
+    stored_types: ClassVar[tuple[type, ...]] = (ridge.Fit, ControlTable)
 
     facts: GameFacts
-    plan: RegressionPlan
+    plan: drawing.RegressionPlan
     entropy: tuple[int, int]
-    law: AnyLaw
+    law: drawing.AnyLaw
     most: int
     ends: Floats
     baseline: Floats
@@ -180,7 +152,7 @@ class RegressionRun:
     tilt: float = 0.0
     most_rows: int = 0
     table: ControlTable | None = None
-    fit: Fit | None = None
+    fit: ridge.Fit | None = None
     n_fitted: int = 0
 
     @property
@@ -192,7 +164,7 @@ class RegressionRun:
         """All players and none, the pilot where there is one, and a first round."""
         if self.facts.n_players == 1:
             return 2
-        return 2 + self.pilot_rows + min(self.plan.round_rows, LEAST_ROUND)
+        return 2 + self.pilot_rows + min(self.plan.round_rows, drawing.LEAST_ROUND)
 
     @property
     def pilot_rows(self) -> int:
@@ -214,8 +186,8 @@ class RegressionRun:
         return None
 
     @property
-    def full(self) -> FullOutcomes:
-        return FullOutcomes(self.baseline, self.ends[0])
+    def full(self) -> ridge.FullOutcomes:
+        return ridge.FullOutcomes(self.baseline, self.ends[0])
 
     @property
     def statistics(self) -> dict[str, float]:
@@ -236,7 +208,7 @@ class RegressionRun:
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: rows count one by one, and the pilot's sizes take turns."""
-        return bool(len(self.ends)) and (bool(self.most) or n_rows >= MEASURED)
+        return bool(len(self.ends)) and (bool(self.most) or n_rows >= drawing.MEASURED)
 
     def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
         """See `driving.playing`: after the pilot no round depends on outcomes."""
@@ -252,7 +224,7 @@ class RegressionRun:
         elif not self.most:
             guard, n = self.facts.guard, self.facts.n_players
             full, empty = (float(end) for end in self.ends[:, guard])
-            self.law, self.most = read_pilot(
+            self.law, self.most = drawing.read_pilot(
                 self.plan, outcomes.values[:, guard], full=full, empty=empty, n_players=n
             )
         else:
@@ -276,9 +248,9 @@ class RegressionRun:
         assert not len(self.rows), "rows without predictions"
         self.table = table
 
-    def fit_rows(self) -> Fit | None:
+    def fit_rows(self) -> ridge.Fit | None:
         """The fit of all rows so far, solved once for each number of rows; None for too few."""
-        if len(self.rows) < LEAST_ROWS:
+        if len(self.rows) < ridge.LEAST_ROWS:
             return None
         if self.fit is None or self.n_fitted != len(self.rows):
             self.fit = _solved(self)
@@ -302,7 +274,7 @@ class RegressionRun:
 
 
 def begin_regression(
-    facts: GameFacts, plan: RegressionPlan, rng: np.random.Generator
+    facts: GameFacts, plan: drawing.RegressionPlan, rng: np.random.Generator
 ) -> RegressionRun:
     """A run that knows nothing yet."""
     nothing = np.zeros((0, facts.n_metrics))
@@ -325,8 +297,8 @@ def begin_regression(
 # What a run asks and takes in
 
 
-def _drawing(run: RegressionRun) -> Drawing:
-    return Drawing(
+def _drawing(run: RegressionRun) -> drawing.Drawing:
+    return drawing.Drawing(
         plan=run.plan,
         n_players=run.facts.n_players,
         pool=run.pool,
@@ -338,11 +310,11 @@ def _drawing(run: RegressionRun) -> Drawing:
     )
 
 
-def _no_rows(facts: GameFacts, plan: RegressionPlan, tilt: float) -> RegressionRows:
+def _no_rows(facts: GameFacts, plan: drawing.RegressionPlan, tilt: float) -> RegressionRows:
     n = facts.n_players
     if plan.law != "semivalue" or n == 1:
         return RegressionRows.none(n)
-    weights = semivalue_sizes(plan.least, plan.most, n, tilt)[1]
+    weights = drawing.semivalue_sizes(plan.least, plan.most, n, tilt)[1]
     return RegressionRows.none(n, weights)
 
 
@@ -383,9 +355,9 @@ def _on_images(run: RegressionRun, some: SomeImages) -> RegressionRun | None:
 # What a run says
 
 
-def _solved(run: RegressionRun) -> Fit:
+def _solved(run: RegressionRun) -> ridge.Fit:
     table = run.table
-    return solve(
+    return ridge.solve(
         replace(run.facts, pool=run.pool),
         run.rows,
         run.outcomes,
@@ -393,7 +365,7 @@ def _solved(run: RegressionRun) -> Fit:
         errors_over=run.plan.errors_over,
         entropy=(*run.entropy, _FOR_TRACES),
         span=(run.plan.least, run.most) if run.law == "semivalue" else None,
-        control=None if table is None else ControlVariate(table, run.predicted, run.pool),
+        control=None if table is None else ridge.ControlVariate(table, run.predicted, run.pool),
     )
 
 
@@ -411,13 +383,13 @@ def _statistics(run: RegressionRun) -> dict[str, float]:
 
 
 def _details(run: RegressionRun) -> dict[str, object]:
-    if len(run.rows) < 2 * LEAST_ROWS:
+    if len(run.rows) < 2 * ridge.LEAST_ROWS:
         return {}
-    trace = halves_trace(run.rows, run.outcomes, run.full)
+    trace = ridge.halves_trace(run.rows, run.outcomes, run.full)
     before = run.pilot_rows + len(run.ends)
     return {
         "convergence": [[float(before + n), correlation] for n, correlation in trace],
-        "curve": mean_by_size(run.rows, run.outcomes, run.facts.guard),
+        "curve": ridge.mean_by_size(run.rows, run.outcomes, run.facts.guard),
     }
 
 
@@ -476,7 +448,9 @@ def _scores(run: RegressionRun) -> Scores:
     low, high = around(values, normal.inv_cdf(0.5 + CONFIDENCE / 2) * errors)
     # For all players together (Bonferroni).
     joint = around(values[:, 0], normal.inv_cdf(1 - (1 - CONFIDENCE) / (2 * n)) * errors[:, 0])
-    still_open = contested(*joint, values[:, 0], top_k=plan.top_k, side=plan.side, epsilon=0.0)
+    still_open = questions.contested(
+        *joint, values[:, 0], top_k=plan.top_k, side=plan.side, epsilon=0.0
+    )
     samples = run.rows.counts.copy() if len(run.rows) else np.ones(n, np.int64)
     known = bool(np.isfinite(errors).any())
     return Scores(

@@ -23,35 +23,14 @@ from numpy.typing import NDArray
 from repairkit.core.errors import SettingsError
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
-from repairkit.estimators.linear.control import (
-    N_FOLDS,
-    AdditiveGame,
-    ControlRows,
-    ControlTable,
-    fit_coefficients,
-)
-from repairkit.estimators.linear.drawing import (
-    RegressionPlan,
-    Split,
-    check_errors_over,
-    draw_sizes,
-    remove_at_random,
-    semivalue_sizes,
-)
+from repairkit.estimators import questions
+from repairkit.estimators.linear import control, drawing
 from repairkit.estimators.linear.regression import (
     JUST_ABOVE_ONE,
     RegressionRun,
     begin_regression,
 )
 from repairkit.estimators.linear.ridge import LEAST_ROWS, Fit
-from repairkit.estimators.questions import (
-    Side,
-    check_positive,
-    check_question,
-    check_real,
-    check_whole,
-    settle_top_k,
-)
 from repairkit.estimators.samples import ErrorsOver, draw_entropy
 
 Floats = NDArray[np.float64]
@@ -90,25 +69,25 @@ class RepairRegression:
     errors_over: ErrorsOver = "images"
     round_rows: int = 4096
     top_k: int | None = None
-    side: Side = "lowest"
+    side: questions.Side = "lowest"
     rows: int | None = None
     entry_cost: float = ENTRY_COST
 
     def __post_init__(self) -> None:
-        check_real("least_removed", self.least_removed, least=0.0, below=1.0)
-        check_positive("most_removed", self.most_removed, below=JUST_ABOVE_ONE)
+        questions.check_real("least_removed", self.least_removed, least=0.0, below=1.0)
+        questions.check_positive("most_removed", self.most_removed, below=JUST_ABOVE_ONE)
         if self.least_removed > self.most_removed:
             raise SettingsError(
                 f"least_removed is {self.least_removed} and most_removed {self.most_removed}; give "
                 "the smaller share first"
             )
         for name in ("images_per_coalition", "round_rows"):
-            check_whole(name, getattr(self, name), least=1)
+            questions.check_whole(name, getattr(self, name), least=1)
         if self.rows is not None:
-            check_whole("rows", self.rows, least=1)
-        check_positive("entry_cost", self.entry_cost)
-        check_errors_over(self.errors_over, self.images_per_coalition)
-        check_question(self.top_k, self.side)
+            questions.check_whole("rows", self.rows, least=1)
+        questions.check_positive("entry_cost", self.entry_cost)
+        drawing.check_errors_over(self.errors_over, self.images_per_coalition)
+        questions.check_question(self.top_k, self.side)
 
     def start(self, facts: GameFacts, rng: np.random.Generator) -> RegressionRun | RepairRun:
         """Begin.
@@ -119,7 +98,7 @@ class RepairRegression:
         n = facts.n_players
         largest = max(n - 1, 1)
         least = min(max(math.floor(self.least_removed * n), 1), largest)
-        plan = RegressionPlan(
+        plan = drawing.RegressionPlan(
             law="semivalue",
             settled=True,
             least=least,
@@ -129,13 +108,13 @@ class RepairRegression:
             errors_over=self.errors_over,
             round_rows=self.round_rows,
             pilot_rows=0,
-            top_k=settle_top_k(self.top_k, n),
+            top_k=questions.settle_top_k(self.top_k, n),
             side=self.side,
             scaled=False,
         )
         if self.rows is not None and n > 1 and self.images_per_coalition == 1:
             drawn = int(np.count_nonzero(facts.pool.probabilities))
-            split = Split(
+            split = drawing.Split(
                 n_players=n,
                 n_images=drawn,
                 n_metrics=facts.n_metrics,
@@ -160,7 +139,7 @@ class _Schedule:
     `n_images` is how many images the table has, -1 while that is not known.
     """
 
-    split: Split
+    split: drawing.Split
     n_images: int
 
     @property
@@ -237,14 +216,18 @@ class RepairRun:
     stored_types: ClassVar[tuple[type, ...]] = (Fit,)
 
     def __init__(
-        self, facts: GameFacts, plan: RegressionPlan, split: Split, rng: np.random.Generator
+        self,
+        facts: GameFacts,
+        plan: drawing.RegressionPlan,
+        split: drawing.Split,
+        rng: np.random.Generator,
     ) -> None:
         self.facts, self.plan, self.split = facts, plan, split
         self.regression = begin_regression(facts, plan, rng)
         self.entropy = draw_entropy(rng)
         self.order = _spread_evenly(facts.pool, np.random.default_rng([*self.entropy, 0]))
         self.n_images = -1
-        self.table = ControlTable.none()
+        self.table = control.ControlTable.none()
         self.parts: list[NDArray[np.float32]] = []
         self.n_told = 0
         self.explained = 0.0
@@ -361,7 +344,7 @@ class RepairRun:
         """Hand the table to the regression once it is whole."""
         if 0 < self.n_images == len(self.table):
             self.regression.use(self.table)
-            self.table = ControlTable.none()
+            self.table = control.ControlTable.none()
         if self.n_images >= 0:
             self.regression.most_rows = max(self.split.rows - self._schedule.spent_before_rows, 0)
 
@@ -370,10 +353,10 @@ def _pilot_rows(run: RepairRun) -> Round:
     """Rows on the pilot's images, all of them equally often."""
     rng = np.random.default_rng([*run.entropy, 1])
     n, plan, n_rows = run.facts.n_players, run.plan, run.split.pilot_rows
-    shares, _ = semivalue_sizes(plan.least, plan.most, n, 0.0)
-    sizes = draw_sizes(rng, shares, 0, n_rows)
+    shares, _ = drawing.semivalue_sizes(plan.least, plan.most, n, 0.0)
+    sizes = drawing.draw_sizes(rng, shares, 0, n_rows)
     images = np.resize(run.order[: run.split.pilot_images], n_rows)
-    return Round(remove_at_random(rng, sizes, n), images[:, None])
+    return Round(drawing.remove_at_random(rng, sizes, n), images[:, None])
 
 
 def _entries(
@@ -387,7 +370,7 @@ def _entries(
 
 
 def _explained(
-    asked: Round, outcomes: Outcomes, table: ControlTable, baseline: Floats, full: Floats
+    asked: Round, outcomes: Outcomes, table: control.ControlTable, baseline: Floats, full: Floats
 ) -> float:
     """The share of the variance of the pilot's rows that the table explains, first metric.
 
@@ -403,7 +386,7 @@ def _explained(
     place, losses = table.places(n_images)[images], table.losses[:, :, first]
     removed, value = ~asked.coalitions, full[first]
     sizes = removed.sum(axis=1)
-    rows = ControlRows(
+    rows = control.ControlRows(
         outcomes=outcomes.values[:, first] - value,
         predicted=table.predict(asked, n_images)[:, first],
         ahead=baseline[images, first] - value,
@@ -413,13 +396,13 @@ def _explained(
         # Players explain the first without a table, and other rows of the image the second.
         usual=(removed @ losses.mean(axis=0), sizes[:, None] * losses.mean(axis=1)[place]),
     )
-    return float(fit_coefficients(rows, place % N_FOLDS)[1][0])
+    return float(control.fit_coefficients(rows, place % control.N_FOLDS)[1][0])
 
 
-def _scores_of_entries(facts: GameFacts, table: ControlTable) -> Scores:
+def _scores_of_entries(facts: GameFacts, table: control.ControlTable) -> Scores:
     """What a table alone says, where no rows were played."""
     rates = facts.pool.probabilities[table.images]
-    alone = AdditiveGame(
+    alone = control.AdditiveGame(
         losses=table.losses,
         factors=np.ones((len(table), facts.n_metrics)),
         rates=rates / rates.sum(),

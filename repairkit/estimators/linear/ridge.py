@@ -19,19 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, ImagePool
+from repairkit.estimators.linear import krylov
 from repairkit.estimators.linear.control import (
     AdditiveGame,
     ControlRows,
     ControlTable,
     additive_game,
     shrink,
-)
-from repairkit.estimators.linear.krylov import (
-    PenaltyChoice,
-    Spectrum,
-    Traces,
-    choose_penalty,
-    lanczos,
 )
 from repairkit.estimators.linear.rows import (
     OutcomeTable,
@@ -163,7 +157,7 @@ def fit(
 
 def _penalised(
     rows: RegressionRows, residuals: Floats, rng: np.random.Generator
-) -> tuple[Floats, list[PenaltyChoice]]:
+) -> tuple[Floats, list[krylov.PenaltyChoice]]:
     """Ridge solutions, (n_players, n_metrics), each with the penalty chosen for its metric."""
     weights = rows.all_weights()
     column = None if weights is None else weights[:, None]
@@ -172,7 +166,9 @@ def _penalised(
     squares = residuals**2 if column is None else residuals**2 * column
     totals, spread = squares.sum(axis=0).tolist(), rows.spread()
     choices = [
-        choose_penalty(spectra[i // _GROUP], i % _GROUP, traces, total, len(residuals), spread)
+        krylov.choose_penalty(
+            spectra[i // _GROUP], i % _GROUP, traces, total, len(residuals), spread
+        )
         for i, total in enumerate(totals)
     ]
     columns = [spectra[i // _GROUP].solve(i % _GROUP, c.penalty) for i, c in enumerate(choices)]
@@ -242,7 +238,7 @@ def _usual_residuals(rows: RegressionRows, outcomes: Floats, design: Floats) -> 
 
 def _spectra(
     rows: RegressionRows, targets: Floats, rng: np.random.Generator
-) -> tuple[list[Spectrum], Traces]:
+) -> tuple[list[krylov.Spectrum], krylov.Traces]:
     """Of the metrics in groups, so that memory stays bounded; the probes go with the first."""
     n = rows.n_players
     # A trace's relative error is sqrt(2 / (n n_probes)).
@@ -253,8 +249,8 @@ def _spectra(
     groups = [targets[:, i : i + _GROUP] for i in range(0, targets.shape[1], _GROUP)]
     n_first = groups[0].shape[1]
     groups[0] = np.concatenate([groups[0], probes], axis=1)
-    spectra = [lanczos(rows.gram_times, group, min(n - 1, most)) for group in groups]
-    return spectra, Traces(spectra[0], slice(n_first, None), n - 1)
+    spectra = [krylov.lanczos(rows.gram_times, group, min(n - 1, most)) for group in groups]
+    return spectra, krylov.Traces(spectra[0], slice(n_first, None), n - 1)
 
 
 def _variances(

@@ -231,42 +231,29 @@ def head_changes(constants: ConstantArrays, head: ClassHead, change: HeadChange)
         ModelError: the change does not fit the head.
     """
     _check(head, change)
-    node = constants.index.nodes[head.node]
     changes: list[Change] = []
     if change.weight is not None:
-        new, old = (kernel_order(node, w) for w in (change.weight, head.weight))
-        places = np.flatnonzero(new != old)
-        if len(places):
-            changes.append(
-                TensorChange(
-                    node=head.node,
-                    slot=1,
-                    positions=places,
-                    values=new[places],
-                    clone=f"{head.name}/kernel",
-                )
-            )
+        layer = constants.index.nodes[head.node]
+        new, old = (kernel_order(layer, w) for w in (change.weight, head.weight))
+        changes += _differing(head.node, 1, new, old, f"{head.name}/kernel")
     if change.bias is None or head.place is None:
         return changes
-    where, before = head.place, _stored_bias(constants, head)
+    node, slot, name = head.place.node, head.place.slot, f"{head.name}/bias"
+    before = _stored_bias(constants, head)
     if before is not None and before.size == head.n_classes:
-        places = np.flatnonzero(change.bias != before)
-        if len(places):
-            changes.append(
-                TensorChange(
-                    node=where.node,
-                    slot=where.slot,
-                    positions=places,
-                    values=change.bias[places],
-                    clone=f"{head.name}/bias",
-                )
-            )
+        changes += _differing(node, slot, change.bias, before, name)
     elif np.any(change.bias != (0.0 if head.bias is None else head.bias)):
         array = change.bias.astype(head.dtype)
-        changes.append(
-            AddedTensor(node=where.node, slot=where.slot, array=array, name=f"{head.name}/bias")
-        )
+        changes.append(AddedTensor(node=node, slot=slot, array=array, name=name))
     return changes
+
+
+def _differing(node: int, slot: int, new: Floats, old: Floats, name: str) -> list[TensorChange]:
+    """One change of all numbers that differ; none where all are equal."""
+    places = np.flatnonzero(new != old)
+    if not len(places):
+        return []
+    return [TensorChange(node=node, slot=slot, positions=places, values=new[places], clone=name)]
 
 
 def changes_head(head: ClassHead, change: HeadChange) -> bool:

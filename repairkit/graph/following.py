@@ -441,11 +441,6 @@ def _unsqueeze(trace: Trace, node: NodeProto) -> int | None:
     return batch_axis
 
 
-def _first_alone(trace: Trace, node: NodeProto) -> int | None:
-    """Operators that keep the axes of their first input."""
-    return trace.axes.get(node.input[0])
-
-
 _RULES: dict[str, Callable[[Trace, NodeProto], int | None]] = {
     "BatchNormalization": _batch_norm,
     "Compress": _whole("keeps parts by their contents, over all images of a batch"),
@@ -466,7 +461,7 @@ _RULES: dict[str, Callable[[Trace, NodeProto], int | None]] = {
     "MeanVarianceNormalization": _mean_variance,
     "NonMaxSuppression": _whole("lists what it keeps over all images of a batch"),
     "NonZero": _whole("lists what it finds over all images of a batch"),
-    "Pad": _first_alone,
+    "Pad": lambda trace, node: trace.axes.get(node.input[0]),
     "Reshape": _reshape,
     "Slice": _slice,
     "Softmax": _softmax,

@@ -1,1 +1,1 @@
-"""Kinds of layer whose outputs hold filters: how each is found and what stores it."""
+"""Kinds of site: how each is found, masked, frozen and read back; and the layers of outputs."""

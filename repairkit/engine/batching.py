@@ -92,8 +92,8 @@ def settle_batching(
         together = _try_together(free, images, outputs, fed, alone, n_real)
         if not together.fault:
             kind = "fixed" if fixed else "hard-wired"
-            how = f"any batch ({kind} at {step}; freed, checked on {n_real} images and noise)"
-            return Batching(opened=free, how=how, answers=together.answers)
+            sentence = f"any batch ({kind} at {step}; freed, checked on {n_real} images and noise)"
+            return Batching(opened=free, how=sentence, answers=together.answers)
         where = None if fed else first_mixing_node(free, images)
         fault = f"{together.fault}; {where}" if where else together.fault
     started = time.perf_counter()

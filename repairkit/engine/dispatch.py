@@ -103,6 +103,27 @@ class _Errand:
     n_tries: int = 0
     impatience: int = 0
 
+    def failed(self, error: Exception | None, cost: int) -> bool:
+        """Whether the part is to be handed out again, after one more failure.
+
+        Raises:
+            RepairkitError: it would fail elsewhere too, or has failed too often.
+        """
+        if isinstance(error, RepairkitError):
+            raise error
+        self.n_tries += 1
+        self.impatience += cost
+        if self.holders:
+            return False
+        if self.impatience >= _PATIENCE:
+            _, round_number, number = self.part.key
+            raise DeviceError(
+                f"part {number} of round {round_number} failed on {self.n_tries} workers, the last "
+                f"time with {type(error).__name__}: {error}; look at the workers' logs, or give "
+                "each worker more memory"
+            ) from error
+        return True
+
 
 class DispatchedGame:
     """See the module; a `Game` that can have several rounds under way.
@@ -177,10 +198,10 @@ class DispatchedGame:
                 self._take(report)
             self._hand_out()
         del self._rounds[number]
-        found = [answer for answer in pending.answers if answer is not None]
-        if not found:
+        answers = [answer for answer in pending.answers if answer is not None]
+        if not answers:
             return Outcomes(np.zeros((0, 1, self.facts.n_metrics)))
-        return Outcomes(np.concatenate(found))
+        return Outcomes(np.concatenate(answers))
 
     def _hand_out(self) -> None:
         while self._free and self._queue:
@@ -233,11 +254,11 @@ class DispatchedGame:
             return
         began = errand.holders.pop(worker, None)
         if report.scores is None:
-            self._retry(report.key, errand, report.error, cost=3)
+            self._try_again(errand, report.error, cost=3)
             return
         if len(report.scores) != len(errand.part.bits):
             error = ValueError("the answer has other rows than the part")
-            self._retry(report.key, errand, error, cost=3)
+            self._try_again(errand, error, cost=3)
             return
         if began is not None:
             self._longest = max(self._longest, self.clock() - began)
@@ -246,6 +267,11 @@ class DispatchedGame:
         pending.answers[report.key[2]] = report.scores
         pending.n_missing -= 1
 
+    def _try_again(self, errand: _Errand, error: Exception | None, *, cost: int) -> None:
+        """Hand a part out once more, before all others; not for ever."""
+        if errand.failed(error, cost):
+            self._queue.appendleft(errand.part.key)
+
     def _lose(self, worker: int, error: Exception | None) -> None:
         self._ready.discard(worker)
         self._free = deque(w for w in self._free if w != worker)
@@ -253,23 +279,7 @@ class DispatchedGame:
             errand = self._errands.get(key)
             if errand is not None:
                 errand.holders.pop(worker, None)
-                self._retry(key, errand, error, cost=1)
-
-    def _retry(self, key: Key, errand: _Errand, error: Exception | None, *, cost: int) -> None:
-        """Hand a part out once more, before all others; not for ever."""
-        if isinstance(error, RepairkitError):  # it would be the same elsewhere
-            raise error
-        errand.n_tries += 1
-        errand.impatience += cost
-        if errand.holders:
-            return
-        if errand.impatience >= _PATIENCE:
-            raise DeviceError(
-                f"part {key[2]} of round {key[1]} failed on {errand.n_tries} workers, the last "
-                f"time with {type(error).__name__}: {error}; look at the workers' logs, or give "
-                "each worker more memory"
-            ) from error
-        self._queue.appendleft(key)
+                self._try_again(errand, error, cost=1)
 
 
 def answer(game: Any, part: Part) -> NDArray[np.float64]:

@@ -254,5 +254,5 @@ def _strata(suite: Suite) -> NDArray[np.int64]:
     labels = suite.annotations.labels
     classes = labels if np.issubdtype(labels.dtype, np.integer) else np.zeros(len(suite), np.int64)
     groups = suite.annotations.groups
-    own = np.zeros(len(suite), np.int64) if groups is None else groups
-    return np.unique(np.stack([own, classes]), axis=1, return_inverse=True)[1].astype(np.int64)
+    strata = np.zeros(len(suite), np.int64) if groups is None else groups
+    return np.unique(np.stack([strata, classes]), axis=1, return_inverse=True)[1].astype(np.int64)

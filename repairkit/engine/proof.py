@@ -121,9 +121,9 @@ def _prove(
     )
 
 
-def equal_outputs(found: Any, expected: Any) -> bool:
+def equal_outputs(outputs: Any, expected: Any) -> bool:
     """Whether two outputs of any kind are equal bit for bit, but that one NaN is like another."""
-    ours, theirs = list(_leaves(found)), list(_leaves(expected))
+    ours, theirs = list(_leaves(outputs)), list(_leaves(expected))
     return len(ours) == len(theirs) and all(
         type(a) is type(b) and _equal(a, b) for a, b in zip(ours, theirs, strict=True)
     )
@@ -144,25 +144,25 @@ def _leaves(output: Any) -> Iterator[Any]:
         yield output
 
 
-def _equal(found: Any, expected: Any) -> bool:
-    a, b = np.asarray(found), np.asarray(expected)
+def _equal(outputs: Any, expected: Any) -> bool:
+    a, b = np.asarray(outputs), np.asarray(expected)
     return a.dtype == b.dtype and bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"))
 
 
-def relative_difference(found: Any, expected: Any) -> float:
+def relative_difference(outputs: Any, expected: Any) -> float:
     """The largest difference relative to the largest number; 1 where they are of other kinds."""
-    ours, theirs = list(_leaves(found)), list(_leaves(expected))
+    ours, theirs = list(_leaves(outputs)), list(_leaves(expected))
     if len(ours) != len(theirs):
         return 1.0
     return max((_gap(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
 
 
-def _gap(found: Any, expected: Any) -> float:
-    a, b = np.asarray(found), np.asarray(expected)
+def _gap(outputs: Any, expected: Any) -> float:
+    a, b = np.asarray(outputs), np.asarray(expected)
     if a.shape != b.shape:
         return 1.0
     if a.dtype.kind not in "fiub" or b.dtype.kind not in "fiub":
-        return 0.0 if _equal(found, expected) else 1.0
+        return 0.0 if _equal(outputs, expected) else 1.0
     with np.errstate(invalid="ignore", over="ignore"):
         a, b = a.astype(np.float64), b.astype(np.float64)
         scale = float(np.nanmax(np.abs(b), initial=0.0)) or 1.0
@@ -170,14 +170,14 @@ def _gap(found: Any, expected: Any) -> float:
     return float(np.nanmax(gaps, initial=0.0)) / scale if np.isfinite(scale) else 0.0
 
 
-def _same_answer(found: Any, expected: Any) -> bool:
-    if not (isinstance(found, np.ndarray) and isinstance(expected, np.ndarray)):
+def _same_answer(outputs: Any, expected: Any) -> bool:
+    if not (isinstance(outputs, np.ndarray) and isinstance(expected, np.ndarray)):
         return True
-    if found.dtype.kind not in "fiu" or found.shape != expected.shape or not found.size:
+    if outputs.dtype.kind not in "fiu" or outputs.shape != expected.shape or not outputs.size:
         return True
-    if found.ndim < 2 or found.size != found.shape[0] * found.shape[1]:
+    if outputs.ndim < 2 or outputs.size != outputs.shape[0] * outputs.shape[1]:
         return True
-    a, b = (x.reshape(len(x), -1).argmax(axis=1) for x in (found, expected))
+    a, b = (x.reshape(len(x), -1).argmax(axis=1) for x in (outputs, expected))
     return bool(np.array_equal(a, b))
 
 

@@ -118,7 +118,7 @@ class Working:
         On the CPU its graph is run as it is written. A judge that was optimised too could not see
         what the runtime's optimisations change.
         """
-        return self._instrumented(optimise=choose_device(self.opened.device) != "cpu")
+        return _instrumented(self, optimise=choose_device(self.opened.device) != "cpu")
 
     @cached_property
     def candidates(self) -> Candidates:
@@ -196,12 +196,12 @@ class Working:
     @cached_property
     def _optimised(self) -> Runner:
         """A runner of the instrumented model that the runtime may optimise."""
-        return self._instrumented()
+        return _instrumented(self)
 
     @cached_property
     def _quick(self) -> Runner:
         """A runner of the instrumented model, in the precision of coalitions."""
-        return self.judge if self.precision == "float32" else self._instrumented(self.precision)
+        return self.judge if self.precision == "float32" else _instrumented(self, self.precision)
 
     @cached_property
     def _affine(self) -> Runner | None:
@@ -215,18 +215,22 @@ class Working:
             return None
         return opened.variant(model, device="cpu").runner(outputs=(opened.output,))
 
-    @stage("opening the instrumented model")
-    def _instrumented(self, precision: Precision = "float32", *, optimise: bool = True) -> Runner:
-        model = instrument(self.opened.model, self.roster.sites, self.levels)
-        return Runner(
-            recast(model, "float16") if precision == "float16" else model,
-            self.opened.image,
-            self.opened.step,
-            outputs=(self.opened.output,),
-            device=self.opened.device,
-            optimise=optimise,
-            tf32=precision == "tf32",
-        )
+
+@stage("opening the instrumented model")
+def _instrumented(
+    working: Working, precision: Precision = "float32", *, optimise: bool = True
+) -> Runner:
+    opened = working.opened
+    model = instrument(opened.model, working.roster.sites, working.levels)
+    return Runner(
+        recast(model, "float16") if precision == "float16" else model,
+        opened.image,
+        opened.step,
+        outputs=(opened.output,),
+        device=opened.device,
+        optimise=optimise,
+        tf32=precision == "tf32",
+    )
 
 
 def stated_agreement(rounding: Rounding | None) -> str:

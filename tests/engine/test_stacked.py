@@ -234,7 +234,7 @@ def test_a_stacked_run_keeps_everything_it_is_fed(monkeypatch: pytest.MonkeyPatc
     evaluator = stacked(setup, "cpu")
     fed: list[weakref.ref[Any]] = []
     gone: list[int] = []
-    inputs, run = evaluator._inputs, onnxruntime.InferenceSession.run_with_iobinding
+    inputs, run = evaluator.cones._inputs, onnxruntime.InferenceSession.run_with_iobinding
 
     def watched_inputs(*arguments: Any) -> dict[str, Any]:
         made = inputs(*arguments)
@@ -245,7 +245,7 @@ def test_a_stacked_run_keeps_everything_it_is_fed(monkeypatch: pytest.MonkeyPatc
         gone.append(sum(value() is None for value in fed))
         run(session, binding)
 
-    monkeypatch.setattr(evaluator, "_inputs", watched_inputs)
+    monkeypatch.setattr(evaluator.cones, "_inputs", watched_inputs)
     monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", watched_run)
     rows = np.random.default_rng(0).random((6, len(setup.roster))) < 0.7
     evaluator.answer(rows, None, keep_all)

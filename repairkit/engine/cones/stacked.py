@@ -21,7 +21,7 @@ from repairkit.core.errors import DeviceError, ModelError
 from repairkit.core.game import Coalitions
 from repairkit.core.suite import Array, Indices, Suite
 from repairkit.engine.cones.compiled import Compiled
-from repairkit.engine.cones.routes import NOTHING_HELD, Row, SiteDifference
+from repairkit.engine.cones.routes import NOTHING_HELD, Routes, Row, SiteDifference
 from repairkit.engine.evaluator import Reduce
 from repairkit.engine.ort import (
     as_value,
@@ -53,6 +53,93 @@ class _FullError(Exception):
     """The device has no room for a run."""
 
 
+class _Cones:
+    """Cones on a device, run with a row of masks for every image.
+
+    Args:
+        compiled: the model.
+        routes: of the model.
+        device: see `StackedEvaluator`.
+        tf32: see `open_session`.
+    """
+
+    def __init__(self, compiled: Compiled, routes: Routes, device: str, *, tf32: bool) -> None:
+        self.compiled, self.routes, self.device, self.tf32 = compiled, routes, device, tf32
+        self._cones: OrderedDict[Slice, _Cone] = OrderedDict()
+        self._constants: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Free the memory that the sessions hold."""
+        self._cones.clear()
+
+    def run(
+        self, piece: Slice, live: dict[str, Any], rows: Coalitions, n_images: int
+    ) -> dict[str, Any]:
+        """A run of stacked rows; the outputs as values, the judged one in main memory."""
+        try:
+            cone = self._cone(piece)
+            binding = cone.session.io_binding()
+            # Held until the run is over: the binding alone does not keep their memory.
+            inputs = self._inputs(cone, live, rows, n_images)
+            for name, value in inputs.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in piece.outputs:
+                at = "cpu" if name == self.routes.anatomy.output else self.device
+                binding.bind_output(name, at)
+            cone.session.run_with_iobinding(binding)
+            values = owned_outputs(binding)
+        except Exception as error:
+            if out_of_memory(error):
+                raise _FullError(str(error).strip().splitlines()[0]) from error
+            complaint = runtime_complaint(error)
+            if complaint is None:
+                raise
+            raise ModelError(f"ONNX Runtime fails on {self.device} ({complaint})") from error
+        return dict(zip(piece.outputs, values, strict=True))
+
+    def _inputs(
+        self, cone: _Cone, live: dict[str, Any], rows: Coalitions, n_images: int
+    ) -> dict[str, Any]:
+        """Everything that a cone is fed, by name."""
+        fed = {base_name(name): live[name] for name in cone.fed}
+        for name in cone.constants:
+            if name not in self._constants:
+                held = self.compiled.constants[name].numpy()
+                self._constants[name] = self.put(held)
+            fed[name] = self._constants[name]
+        roster = self.compiled.roster
+        for switch in self.compiled.switches:
+            if switch.bias in cone.masks:
+                present = rows[:, roster.slices[switch.site]].repeat(n_images, axis=0)
+                fed[switch.bias] = self.put(present.reshape(len(present), *switch.mask[1:]))
+        count = np.array([len(rows)], np.int64)
+        fed[COUNT] = as_value(count)
+        return fed
+
+    def _cone(self, piece: Slice) -> _Cone:
+        if piece in self._cones:
+            self._cones.move_to_end(piece)
+            return self._cones[piece]
+        compiled, anatomy = self.compiled, self.routes.anatomy
+        model, names = extract(anatomy, piece, compiled.shapes)
+        fed = tuple(anatomy.names_of_all(piece.fed))
+        masks = {switch.bias for switch in compiled.switches}
+        stacked = stack_inputs(model, fed, compiled.shapes)
+        self._cones[piece] = _Cone(
+            open_session(stacked, device=self.device, tf32=self.tf32),
+            fed,
+            tuple(name for name in names if name in masks),
+            tuple(name for name in names if name not in masks and name not in fed),
+        )
+        while len(self._cones) > _MOST_SESSIONS:
+            self._cones.popitem(last=False)
+        return self._cones[piece]
+
+    def put(self, array: Array) -> Any:
+        """An array as a value on the device."""
+        return as_value(np.ascontiguousarray(array), self.device)
+
+
 class StackedEvaluator:
     """A compiled model whose switches are masks, and a suite.
 
@@ -78,13 +165,12 @@ class StackedEvaluator:
     ) -> None:
         assert not any(switch.kernel for switch in compiled.switches)
         self.compiled, self.routes = compiled, compiled.routes(overwriting=False)
-        self.suite, self.device, self.tf32 = suite, device, tf32
+        self.suite, self.device = suite, device
+        self.cones = _Cones(compiled, self.routes, device, tf32=tf32)
         self.batch_size = batch_size
         self.stack_memory = _quarter_of_memory(device) if stack_memory is None else stack_memory
         self.path = f"stacked masks and cones on {device}"
-        self._cones: OrderedDict[Slice, _Cone] = OrderedDict()
         self._limits: dict[Slice, int] = {}
-        self._constants: dict[str, Any] = {}
 
     def answer(
         self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
@@ -116,7 +202,7 @@ class StackedEvaluator:
     def _on_images(self, rows: Coalitions, positions: Indices, reduce: Reduce) -> list[Array]:
         """Rows on the same images: the base first, then cone by cone."""
         routes = self.routes
-        live = {routes.anatomy.image: self._put(self.suite.batch(positions))}
+        live = {routes.anatomy.image: self.cones.put(self.suite.batch(positions))}
         alone = len(rows) == 1
         base: Row = np.logical_or.reduce(rows)
         if not alone:
@@ -129,12 +215,12 @@ class StackedEvaluator:
                 difference = SiteDifference(routes.difference(base, row).changed, 0)
             cached = 0 if alone else routes.worth_keeping
             cones[routes.route(difference, cached, 0).piece].append(number)
-        found: dict[int, Array] = {}
+        answers: dict[int, Array] = {}
         for piece, numbers in cones.items():
             outputs = self._stacks(piece, live, rows[numbers], len(positions))
             kept = [reduce(part, positions) for part in outputs]
-            found |= dict(zip(numbers, kept, strict=True))
-        return [found[number] for number in range(len(rows))]
+            answers |= dict(zip(numbers, kept, strict=True))
+        return [answers[number] for number in range(len(rows))]
 
     def _stacks(
         self, piece: Slice, live: dict[str, Any], rows: Coalitions, n_images: int
@@ -175,11 +261,11 @@ class StackedEvaluator:
             DeviceError: there is still none, and it is one row.
         """
         try:
-            return self._run(piece, live, rows, n_images)
+            return self.cones.run(piece, live, rows, n_images)
         except _FullError:
-            self._cones.clear()
+            self.cones.close()
         try:
-            return self._run(piece, live, rows, n_images)
+            return self.cones.run(piece, live, rows, n_images)
         except _FullError as error:
             if len(rows) > 1:
                 raise
@@ -187,73 +273,6 @@ class StackedEvaluator:
                 f"{self.device} has no memory for one coalition of {n_images} images "
                 f"({error}); use a smaller --batch, or --device cpu"
             ) from error
-
-    def _run(
-        self, piece: Slice, live: dict[str, Any], rows: Coalitions, n_images: int
-    ) -> dict[str, Any]:
-        """A run of stacked rows; the outputs as values, the judged one in main memory."""
-        try:
-            cone = self._cone(piece)
-            binding = cone.session.io_binding()
-            # Held until the run is over: the binding alone does not keep their memory.
-            inputs = self._inputs(cone, live, rows, n_images)
-            for name, value in inputs.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in piece.outputs:
-                at = "cpu" if name == self.routes.anatomy.output else self.device
-                binding.bind_output(name, at)
-            cone.session.run_with_iobinding(binding)
-            values = owned_outputs(binding)
-        except Exception as error:
-            if out_of_memory(error):
-                raise _FullError(str(error).strip().splitlines()[0]) from error
-            complaint = runtime_complaint(error)
-            if complaint is None:
-                raise
-            raise ModelError(f"ONNX Runtime fails on {self.device} ({complaint})") from error
-        return dict(zip(piece.outputs, values, strict=True))
-
-    def _inputs(
-        self, cone: _Cone, live: dict[str, Any], rows: Coalitions, n_images: int
-    ) -> dict[str, Any]:
-        """Everything that a cone is fed, by name."""
-        fed = {base_name(name): live[name] for name in cone.fed}
-        for name in cone.constants:
-            if name not in self._constants:
-                held = self.compiled.constants[name].numpy()
-                self._constants[name] = self._put(held)
-            fed[name] = self._constants[name]
-        roster = self.compiled.roster
-        for switch in self.compiled.switches:
-            if switch.bias in cone.masks:
-                present = rows[:, roster.slices[switch.site]].repeat(n_images, axis=0)
-                fed[switch.bias] = self._put(present.reshape(len(present), *switch.mask[1:]))
-        count = np.array([len(rows)], np.int64)
-        fed[COUNT] = as_value(count)
-        return fed
-
-    def _cone(self, piece: Slice) -> _Cone:
-        if piece in self._cones:
-            self._cones.move_to_end(piece)
-            return self._cones[piece]
-        compiled, anatomy = self.compiled, self.routes.anatomy
-        model, names = extract(anatomy, piece, compiled.shapes)
-        fed = tuple(anatomy.names_of_all(piece.fed))
-        masks = {switch.bias for switch in compiled.switches}
-        stacked = stack_inputs(model, fed, compiled.shapes)
-        self._cones[piece] = _Cone(
-            open_session(stacked, device=self.device, tf32=self.tf32),
-            fed,
-            tuple(name for name in names if name in masks),
-            tuple(name for name in names if name not in masks and name not in fed),
-        )
-        while len(self._cones) > _MOST_SESSIONS:
-            self._cones.popitem(last=False)
-        return self._cones[piece]
-
-    def _put(self, array: Array) -> Any:
-        """An array as a value on the device."""
-        return as_value(np.ascontiguousarray(array), self.device)
 
 
 def _quarter_of_memory(device: str) -> int:

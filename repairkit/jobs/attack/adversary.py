@@ -145,7 +145,7 @@ def _relative(ours: Array, expected: Array) -> float:
 
 @dataclass(frozen=True)
 class Judged:
-    """A model, its output and the form of it, for attacks and for telling what came of them."""
+    """A model, its output and the form of its output: attacked, or judged after an attack."""
 
     opened: OpenModel
     form: OutputForm

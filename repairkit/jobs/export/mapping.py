@@ -276,7 +276,7 @@ def sites_without_layer(layers: LayerMap, sites: Sequence[Site]) -> tuple[str, .
 class Crowd:
     """What freezing each of many filters gives, and what freezing none gives.
 
-    Outputs are compared by those of their numbers that vary most, 64 at the most: two that differ
+    Outputs are compared in the numbers that vary most, up to 64 of them: two that differ
     there differ. Add all, then `settle`, then ask.
     """
 

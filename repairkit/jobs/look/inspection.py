@@ -208,7 +208,7 @@ class PassTime:
 
 @stage("timing a pass")
 def time_passes(subject: Subject, n_filters: int) -> PassTime:
-    """Run the model on noise for about two seconds at the most, or once where that takes longer.
+    """Run the model on noise for up to about two seconds, or once if one run takes longer.
 
     Seconds are those that a core computes, so that they hold on a busy machine too; of a few runs
     the shortest counts. Where the model leaves sizes open, an image has the usual ones.

@@ -81,9 +81,9 @@ def report_run(
     Args:
         folder: what `score` wrote.
         out: the page; `report.html` in the folder if None.
-        model: where the model lies by now; where the run found it if None.
-        data: where the data lie by now; likewise.
-        means: where the common means lie by now, if the run was scored with some; likewise.
+        model: the path of the model; the one that the run recorded if None.
+        data: the path of the data; the one that the run recorded if None.
+        means: the path of the common means, if the run used some; the recorded one if None.
         pictures: look at the extreme filters and play the removal curves, which takes the model and
             the data; without, the page shows what the folder holds.
         trust: run code that the run names, such as a metric of the user's; else it is refused.
@@ -158,7 +158,7 @@ def _look_again(
     """See `_look`.
 
     Raises:
-        RunFolderError: the model or the data are others by now, or are gone.
+        RunFolderError: the model or the data have changed, or do not exist.
     """
     run = document["run"]
     advice = "name where they lie with --model and --data, or use --no-pictures"
@@ -199,11 +199,11 @@ def _look(
 
 
 def _means_file(folder: Path, run: RunDocument, given: Path | None) -> Path | None:
-    """The common means that a run was scored with; None where it had means of its own.
+    """The common means that a run was scored with; None if it measured its own.
 
     Raises:
-        SettingsError: means are given, and the run had its own.
-        RunFolderError: the file is not where the run found it, or holds other means by now.
+        SettingsError: means are given, but the run measured its own.
+        RunFolderError: the recorded file does not exist, or now holds other means.
     """
     digest = run.get("means")
     if digest is None:

@@ -27,7 +27,7 @@ _FIGURES = {
 def prometheus_figures(
     *, port: int | None = None, file: Path | None = None
 ) -> Callable[[Progress], None]:
-    """Whom to tell of progress, so that Prometheus finds it.
+    """A function that takes progress and shows it to Prometheus.
 
     Args:
         port: where the figures are served, on all addresses of this machine.

@@ -68,7 +68,7 @@ def reporter(
 
 @contextmanager
 def heeding_sigterm() -> Iterator[None]:
-    """Within, SIGTERM raises `Terminated` in the main thread; elsewhere nothing changes."""
+    """Inside this context, SIGTERM raises `Terminated` in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -84,15 +84,15 @@ def heeding_sigterm() -> Iterator[None]:
 
 
 def event(name: str, **facts: Any) -> dict[str, Any]:
-    """What a log record says besides its sentence; structured logs spell it out."""
+    """The fields of a log record beside its sentence; structured logs hold them."""
     return {"event": {"event": name, **facts}}
 
 
 class Watch:
-    """What has been spent so far, told to the log and to `heartbeat.json` now and then.
+    """Reports what has been spent so far to the log and to `heartbeat.json`, every few seconds.
 
-    The file says two times: `time`, that of the beat, which goes on while a round takes long, and
-    `last_round`. It is beaten from a thread of its own, from the first round on.
+    The file holds two times: `time`, when it was written, also during a long round, and
+    `last_round`. A separate thread writes it, starting at the first round.
 
     Args:
         folder: the run folder; None for a log alone.
@@ -171,7 +171,7 @@ class Watch:
 
 
 def tell_unfinished(document: RunDocument, spent: Spent, why: str) -> None:
-    """Say in `run.json` that a run was stopped and saved."""
+    """Record in `run.json` that a run was stopped and saved."""
     document["finished"] = False
     document["reason"] = f"unfinished: {why}; go on with --resume"
     document["evaluations"] = spent.evaluations

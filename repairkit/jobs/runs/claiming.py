@@ -34,7 +34,7 @@ _UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 
 
 def claim(folder: RunFolder, run: RunDocument, *, resume: bool) -> None:
-    """Make sure that the folder is free for a run, or holds it already.
+    """Check that the folder is free for a run, or holds it already.
 
     Args:
         folder: where the run is to go.
@@ -72,7 +72,7 @@ def claim(folder: RunFolder, run: RunDocument, *, resume: bool) -> None:
 
 
 def check_free(folder: RunFolder, *, resume: bool) -> None:
-    """Make sure that nothing but a run is in the folder.
+    """Check that the folder holds nothing but a run.
 
     Raises:
         RunFolderError: something else is there, or there is nothing to resume.
@@ -90,7 +90,7 @@ def check_free(folder: RunFolder, *, resume: bool) -> None:
 
 
 def check_writable(folder: RunFolder) -> None:
-    """Before anything is computed: what comes of it can be written.
+    """Check before anything is computed that the result can be written.
 
     Raises:
         RunFolderError: the folder, or the one that it is to be made in, takes no file.
@@ -117,15 +117,15 @@ def sweep(folder: RunFolder) -> None:
 
 
 def read_earlier(folder: RunFolder) -> RunDocument | None:
-    """The run that is there, unfinished, or finished and to go on; None where there is none."""
+    """The run in the folder, finished or not; None if there is none."""
     return folder.read() if folder.run_file.is_file() else None
 
 
 def check_values(folder: RunFolder, ends: Mapping[str, Any]) -> None:
-    """Make sure that a run that is there was about the same V(all) and V(none).
+    """Check that the run in the folder had the same V(all) and V(none).
 
     Raises:
-        RunFolderError: the metric, the runtime or the device gives other figures by now.
+        RunFolderError: the metric, the runtime or the device now gives other figures.
     """
     known = read_earlier(folder)
     if known is not None and known["metrics"] != ends:
@@ -137,9 +137,9 @@ def check_values(folder: RunFolder, ends: Mapping[str, Any]) -> None:
 
 
 def starts_anew(folder: RunFolder, run: RunDocument) -> bool:
-    """Whether the run that is there was finished by another method, or on fewer images.
+    """Whether the run in the folder was finished by another method, or on fewer images.
 
-    Other limits made it so. It cannot be continued: its checkpoint is removed.
+    This happens if its limits were different. It cannot be continued: its checkpoint is removed.
     """
     known = read_earlier(folder)
     if known is None or not known["finished"] or "taken" not in known:
@@ -158,10 +158,10 @@ except ImportError:  # Windows
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within, no other process writes into a run folder; it is made where it is missing.
+    """Inside this context, no other process writes into a run folder. A missing folder is made.
 
-    A lock that a dead process left is taken over with a warning. Folders that were made here and
-    that nothing was put into are removed again.
+    A lock that a dead process left is taken over with a warning. Folders that were made here are
+    removed again if they are still empty.
 
     Args:
         folder: a run folder, or a place where one may be made; the caller has checked that.
@@ -192,7 +192,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _take(folder: Path) -> int:
-    """The open file of the lock, which is held from now on."""
+    """The open file of the lock, which this process now holds."""
     for _ in range(_TRIES):
         file = os.open(folder / LOCK, _OPEN, 0o666)
         try:
@@ -215,7 +215,7 @@ def _take(folder: Path) -> int:
 
 
 def _hold(file: int) -> bool | None:
-    """Whether the lock could be taken; None where the file system knows no locks."""
+    """Whether the lock was taken; None if the file system has no locks."""
     try:
         if fcntl is None:
             import msvcrt
@@ -242,7 +242,7 @@ class Holder:
 
 
 def _read(file: int, folder: Path) -> Holder | None:
-    """Who says in the file that the lock is theirs; None where it is empty.
+    """The holder that the lock file names; None if the file is empty.
 
     Raises:
         RunFolderError: it is another file.
@@ -262,7 +262,7 @@ def _read(file: int, folder: Path) -> Holder | None:
 
 
 def _may_live(holder: Holder | None) -> bool:
-    """Whether a process may still be there, where no lock tells: one elsewhere always may."""
+    """Whether the holder may still run, if locks are unknown; on another host it always may."""
     if holder is None or holder.host != platform.node() or os.name != "posix":
         return holder is not None
     try:

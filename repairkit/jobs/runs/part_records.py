@@ -28,8 +28,8 @@ def told_parts(parts: Parts) -> RunParts:
 def keyed_parts(plan: PartPlan, parts: Parts, dataset: Dataset) -> dict[str, str | float | None]:
     """The parts as the key of a run holds them.
 
-    Keys of earlier versions hold None for what was left open; so a run of theirs goes on where its
-    shares are given in so many words.
+    Keys of earlier versions hold None for a part that was left open. So a run of an earlier version
+    resumes only if its shares are given explicitly.
     """
     splits = set() if dataset.split is None else set(dataset.split.tolist())
     keyed: dict[str, str | float | None] = {}
@@ -43,7 +43,7 @@ def keyed_parts(plan: PartPlan, parts: Parts, dataset: Dataset) -> dict[str, str
 
 
 def recorded_plan(run: RunDocument) -> PartPlan:
-    """The plan that gives the parts of a run again, whatever version made it."""
+    """The plan that makes the parts of a run again, for a run of any version."""
     known, recorded = run["settings"].get("parts") or {}, run["parts"]
     plan = {name: known.get(name) for name in PART_NAMES}
     if not recorded.get("digest"):
@@ -65,7 +65,7 @@ def same_parts(run: RunDocument, plan: PartPlan, parts: Parts) -> bool:
 
 
 def are_other_parts(run: RunDocument, other: RunDocument) -> bool:
-    """Whether of two runs on the same data it is told that their parts hold other images."""
+    """Whether two runs on the same data record that their parts hold different images."""
     same_data = run["data"]["digest"] == other["data"]["digest"]
     same_seed = run["settings"].get("seed") == other["settings"].get("seed")
     one, two = run["parts"].get("how"), other["parts"].get("how")
@@ -73,7 +73,7 @@ def are_other_parts(run: RunDocument, other: RunDocument) -> bool:
 
 
 def parts_in_words(run: RunDocument) -> str:
-    """How a run came by its parts."""
+    """How the parts of a run were made."""
     return str(run["parts"].get("how") or run["settings"].get("parts")).rstrip(".")
 
 

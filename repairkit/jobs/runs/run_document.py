@@ -1,4 +1,4 @@
-"""`run.json`: what a result depends on and what came of it; its settings compared and restored.
+"""`run.json`: what a result depends on, and the result; its settings compared and restored.
 
 Which settings are recorded follows from what each says that it affects, see `formats.effects`. A
 setting that an earlier version did not record had its usual value.
@@ -57,7 +57,7 @@ def told_settings(settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SettingDifference:
-    """A setting that two runs do not share, or a run and a job, and its values."""
+    """A setting that differs between two runs, or between a run and a job, and both values."""
 
     name: str
     first: Any
@@ -72,7 +72,7 @@ def settings_in(run: run_file.RunDocument) -> dict[str, Any]:
 
 
 def settings_at(settings: Settings, common: CommonMeans | None) -> dict[str, Any]:
-    """The same of a job, with the common means that it has, if any."""
+    """The settings of a job that can be compared, with its common means, if any."""
     known: dict[str, Any] = dict.fromkeys(recorded(Settings))
     means = _told_means(settings.absent, None if common is None else common.digest)
     return {**known, **told_settings(settings), "means": means}
@@ -108,7 +108,7 @@ def differing(
 
 
 def _comparable(value: Any) -> Any:
-    """A setting in which a share is a number, as an option and a file of settings may give it."""
+    """A setting with shares as numbers: options give them as text, a settings file as numbers."""
     if isinstance(value, dict):
         return {name: _comparable(entry) for name, entry in value.items()}
     if isinstance(value, str) and _SHARE.fullmatch(value):
@@ -117,12 +117,12 @@ def _comparable(value: Any) -> Any:
 
 
 def restored(run: run_file.RunDocument, *, data: Path, means: Path | None) -> Settings:
-    """The settings that a run was scored with, but for the precision of its coalitions.
+    """The settings that a run was scored with, except the precision of its coalitions.
 
     Args:
         run: what `run.json` says.
-        data: where the data lie by now.
-        means: where the common means lie by now; None where the run had none.
+        data: the path of the data.
+        means: the path of the common means; None if the run had none.
     """
     wanted = set(recorded(Settings)) - set(affecting(Settings, Affects.ROUNDING))
     known: dict[str, Any] = {n: value for n, value in run["settings"].items() if n in wanted}
@@ -199,7 +199,7 @@ def opening(
 
 
 def _agreement(bench: Bench) -> str:
-    """How near answers are to those of one image at a time; proven before they are used."""
+    """How closely answers agree with those of one image at a time; proven before they are used."""
     if choose_device(bench.settings.device) != "cpu" or bench.settings.half:
         return "within the tolerance of the device and the precision"
     return stated_agreement(find_rounding(bench.working.survey.index, (bench.subject.output,)))
@@ -215,7 +215,7 @@ def told_measures(bench: Bench, names: Iterable[str]) -> dict[str, MeasureFacts]
 
 
 def measures_in(run: run_file.RunDocument) -> dict[str, MeasureFacts]:
-    """The measures of a run; of one that an older version wrote, what names tell."""
+    """The measures of a run; if an older version wrote it, they follow from the metrics' names."""
     lessened, known = run.get("less_is_better", []), run.get("measures", {})
     measures = {}
     for name in (*run["settings"]["metrics"], *run["metrics"]):
@@ -226,12 +226,12 @@ def measures_in(run: run_file.RunDocument) -> dict[str, MeasureFacts]:
 
 
 def less_is_better(measures: Mapping[str, MeasureFacts]) -> list[str]:
-    """The metrics of which less is better: a filter of positive value does harm there."""
+    """The metrics of which less is better: a filter with a positive value harms them."""
     return [name for name, measure in measures.items() if not measure["greater_is_better"]]
 
 
 def counts(bench: Bench) -> run_file.RunCounts:
-    """How many images the values of each metric are about, so that they can be merged.
+    """How many images the values of each metric are computed on, so that they can be merged.
 
     None for a metric that is not a mean over these images, each counting the same.
     """
@@ -253,7 +253,7 @@ def counts(bench: Bench) -> run_file.RunCounts:
 
 
 def conclude(document: run_file.RunDocument, estimation: Estimation, scores: Scores) -> None:
-    """Add to the opening what came of the estimation."""
+    """Add the results of the estimation to the opening."""
     spent = estimation.spent
     document["finished"] = True
     document["decided"] = bool(scores.decided.all())
@@ -271,7 +271,7 @@ def conclude(document: run_file.RunDocument, estimation: Estimation, scores: Sco
 
 
 def told_on_request(estimation: Estimation, document: run_file.RunDocument) -> dict[str, Any]:
-    """What the run tells on request, with the samples per filter and what truncation hides."""
+    """Details on request: those of the run, the samples per filter and the bias of truncation."""
     counts = estimation.scores.samples
     edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))
     numbers, _ = np.histogram(counts, edges)

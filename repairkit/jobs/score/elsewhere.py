@@ -1,7 +1,7 @@
 """Games that are played elsewhere: the recipe that a worker gets, and clusters of workers.
 
-A recipe is all that a worker needs to play the game of a bench by itself: no path, and no image but
-those of the game. Levels of absent filters are measured once, before a recipe is handed out: they
+A recipe is all that a worker needs to play the game of a bench: no paths, and only the images of
+the game. Levels of absent filters are measured once, before a recipe is handed out: they
 define the game. Clusters are found by the entry points `repairkit.clusters`.
 """
 
@@ -29,7 +29,7 @@ from repairkit.formats.effects import Affects, affecting, settings_of
 from repairkit.graph.kinds.sites import select_sites, survey
 from repairkit.jobs.setup.workbench import Bench, Settings
 
-# Paths, which lead nowhere there, and what each worker settles for itself.
+# Paths, which a worker does not have, and settings that each worker chooses for itself.
 _LEFT_BEHIND: dict[str, Any] = dict.fromkeys(
     (
         *(name for name, about in settings_of(Settings).items() if about.by_digest),
@@ -104,13 +104,13 @@ class Recipe:
 
     @property
     def n_bytes(self) -> int:
-        """What model and images take on their way."""
+        """How many bytes of model and images are sent."""
         images = self.suite.images
         arrays = [v for v in vars(images).values() if isinstance(v, np.ndarray)]
         return self.model.nbytes + sum(array.nbytes for array in arrays)
 
     def open(self, threads: int) -> OpenGame:
-        """The game, played by so many threads.
+        """The game, played by this number of threads.
 
         Raises:
             RepairkitError: the model cannot be run here.
@@ -138,14 +138,14 @@ GROUP = "repairkit.clusters"
 
 
 class PlacedGame(Game, Protocol):
-    """A game that says how filters are turned off, for people."""
+    """A game that says in words how filters are turned off."""
 
     @property
     def path(self) -> str: ...
 
 
 class RemoteGame(PlacedGame, Protocol):
-    """A game, and what its workers are."""
+    """A game, and the device and precision of its workers."""
 
     @property
     def device(self) -> str: ...
@@ -155,7 +155,7 @@ class RemoteGame(PlacedGame, Protocol):
 
 
 class Cluster(Protocol):
-    """Workers, started or joined when a game is opened, and left alone when it is closed."""
+    """Workers that are started or joined when a game is opened, and kept when it is closed."""
 
     def open(self, recipe: Recipe, *, seed: int) -> AbstractContextManager[RemoteGame]:
         """The game of a recipe, played by the workers.
@@ -172,7 +172,7 @@ class ClusterOptions:
 
     Attributes:
         address: `local`, `auto`, or where the cluster is.
-        workers: at the most; as many as the cluster has room for if None.
+        workers: the maximum; as many as the cluster has room for if None.
         cores: of each worker, on CPUs.
     """
 

@@ -58,7 +58,7 @@ def score(
         scoring: method and budget.
         out: the run folder; nothing is written if None.
         resume: go on with the unfinished run in `out`.
-        on_progress: called now and then.
+        on_progress: called every fraction of a second.
         cluster: where coalitions are evaluated; here if None. Never changes a result.
 
     Raises:
@@ -85,7 +85,7 @@ def score(
 
 
 def score_again(model: Path, settings: Settings, scoring: methods.ScoreSettings) -> Again:
-    """The command that scores in the same way."""
+    """The command that does this scoring again."""
     return said_again(
         "score", model, settings, scoring, usual=methods.ScoreSettings(), budget=scoring.budget
     )
@@ -101,7 +101,7 @@ def score_bench(
     on_progress: Callable[[Progress], None] | None = None,
     cluster: Cluster | None = None,
 ) -> Scored:
-    """See `score`, on a workbench that is ready and the images of `suite` (all that select).
+    """Like `score`, on a prepared bench and the images of `suite` (the selection part if None).
 
     The caller holds the lock of `folder`.
     """
@@ -195,7 +195,7 @@ def score_bench(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A game that is to be played, and what is told of it.
+    """A game to be played, and where its results go.
 
     Attributes:
         bench: the workbench.
@@ -208,7 +208,7 @@ class _Job:
         document: its `run.json` so far.
         folder: where that is written; nowhere if None.
         cluster: where the game is played; here if None.
-        on_progress: called now and then.
+        on_progress: called every fraction of a second.
     """
 
     bench: Bench
@@ -238,7 +238,7 @@ def _evidence(estimation: Estimation, job: _Job, asked: Suite) -> Evidence | Non
 
 
 def _watched(job: _Job) -> Estimation:
-    """Play the game, with signs of life; where that is stopped, the folder says so."""
+    """Play the game and report progress; if it is stopped, the folder records that."""
     document, folder = job.document, job.folder
     watch = Watch(folder, len(job.bench.roster))
     opened = event(
@@ -289,7 +289,7 @@ def _table(job: _Job) -> Iterator[_Table]:
 
 
 def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
-    """Play the game; the folder is first written to once there is something to keep."""
+    """Play the game; the folder is first written after the first round."""
     bench, scoring, document, folder, game = (
         job.bench,
         job.scoring,
@@ -339,7 +339,7 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
 
 
 def _pace(scoring: methods.ScoreSettings, bench: Bench) -> Pace | None:
-    """What the time limit allows, if there is one."""
+    """The passes that the time limit allows, if there is one."""
     deadline = scoring.deadline
     if deadline is None:
         return None
@@ -369,13 +369,13 @@ def _affordable(
 
 
 def _taken(earlier: RunDocument | None) -> Taken | None:
-    """What the run that is resumed had taken."""
+    """The method that the resumed run had chosen."""
     known = None if earlier is None else earlier.get("taken")
     return None if known is None else Taken(known["method"], known["options"], known["why"])
 
 
 def _rows_of(scoring: methods.ScoreSettings, bench: Bench) -> int | None:
-    """How many coalitions of all images a method asks at the most; None where it draws images."""
+    """The most coalitions of all images that a method asks for; None if it draws images."""
     n = len(bench.roster)
     wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(scoring.method)
     if wanted is None:
@@ -385,7 +385,7 @@ def _rows_of(scoring: methods.ScoreSettings, bench: Bench) -> int | None:
 
 
 def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:
-    """Accuracy, on which walks are truncated, where the model has classes and none is asked for."""
+    """Accuracy, which truncates walks, if the model has classes and no accuracy is scored."""
     if metrics[0].name == bench.accuracy or bench.n_classes == 0:
         return None
     return bench.metrics((bench.accuracy,))[0]
@@ -393,7 +393,7 @@ def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:
 
 @stage("playing with all filters and with none")
 def _play_ends(game: PlacedGame) -> tuple[Round, Outcomes]:
-    """Everyone and no one, on all images."""
+    """The coalitions with all filters and with none, on all images."""
     n = game.facts.n_players
     round = Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))
     return round, game.play(round)
@@ -417,7 +417,7 @@ class Excluded:
 
     @property
     def keyed(self) -> dict[str, Any]:
-        """What the key of the run depends on, wherever the other run lies."""
+        """The part of the run's key about excluded filters, without the other run's path."""
         return {} if self.document is None else {"excluded": {**self.document, "run": None}}
 
     @property
@@ -465,7 +465,7 @@ def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
     metric = next(iter(columns))
     values = columns[metric]
     n_top = max(1, round(exclusion.share * len(values)))
-    # Where less is better, the filters that the model lives on have the lowest values.
+    # Where less is better, the filters that help the model most have the lowest values.
     turn = 1 if metric in run.get("less_is_better", []) else -1
     top = sorted(values, key=lambda name: turn * values[name])[:n_top]
     known = {f.id: player for player, f in enumerate(bench.roster.filters)}

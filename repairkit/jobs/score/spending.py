@@ -55,7 +55,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Allowance:
-    """What may be spent at the most; None is no limit.
+    """The most that may be spent; None means no limit.
 
     `passes` are passes of one image through the model, in the time that is left.
     """

@@ -22,7 +22,7 @@ from repairkit.metrics.chance import FEWEST, Guessing, better_by_chance, look_fo
 
 MOST_IMAGES = 400
 TRIED_IMAGES = 64
-# Of the images on which ways are tried: few at first, so that a slow model is found out early.
+# Few images at first, so that a slow model is noticed early.
 _CHUNKS = (2, 2, 4, 8, 16, 32)
 _CHUNK = 64
 _LEAST_TRIED = 16
@@ -31,7 +31,7 @@ _SURE = 0.01
 _LEAST_LEAD = 0.05
 _WORTH_A_SECOND_LOOK = 3  # images
 Thorough = Literal["told", "doubt", "all"]
-"""Try the told way alone; the others where they could do better; or all of them."""
+"""Try only the preprocessing in use; also others where they could do better; or all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +55,7 @@ class Tried:
 
     @property
     def rank(self) -> tuple[float, int, float]:
-        """By which the best is taken: of equals the one that changes least, then the surest."""
+        """The key for the best: of equals the one with fewest changes, then the likeliest."""
         return self.accuracy, -self.n_changes, self.likelihood
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FirstLook:
-    """What came of it.
+    """The result of a first look at a classifier.
 
     Attributes:
         told: the answers on all images that were looked at, as they are prepared.
@@ -79,10 +79,10 @@ class FirstLook:
         part: the part that the images are from.
         ways: the way in use, then the others that were tried; on the same images.
         orders: of the classes, with the images as they are prepared; on those of `told`.
-        better: the one that surely does better, if any.
-        note: what was left out, and why.
-        seconds: that it took.
-        accepted: whether a doubt is not to stop the job.
+        better: the way or order that does better with statistical certainty, if any.
+        note: what was not tried, and why.
+        seconds: the time that it took.
+        accepted: whether the job continues in spite of a doubt.
     """
 
     told: Guessing
@@ -102,7 +102,7 @@ class FirstLook:
 
     @property
     def doubt(self) -> str:
-        """What speaks against the way in use, in words; empty where nothing does."""
+        """The reason to doubt the preprocessing in use, in words; empty if there is none."""
         guessing, images = self.told, f"{self.told.n_images} {self.part} images"
         if guessing.one_takes_all:
             return (
@@ -165,7 +165,7 @@ class FirstLook:
 
 @dataclass(frozen=True)
 class ErrorLook:
-    """What a first look at a regressor gives; there is no doubt that could stop it.
+    """The result of a first look at a regressor; it never leads to a doubt.
 
     Attributes:
         error: the mean absolute error.
@@ -196,7 +196,7 @@ class ErrorLook:
 
 @dataclass(frozen=True)
 class AskedModel:
-    """How outputs for a suite are had, and how they are read; class names where known."""
+    """The outputs of a model for a suite, how they are read, and the names of classes, if known."""
 
     outputs: Callable[[Suite], Array]
     form: OutputForm
@@ -206,12 +206,12 @@ class AskedModel:
 
 @dataclass(frozen=True)
 class Pains:
-    """How much is done.
+    """How many preprocessings are tried, and how long that may take.
 
     Attributes:
         thorough: which ways are tried.
-        seconds: that it may take.
-        patience: how many more where the answers are no better than guesses.
+        seconds: the time that it may take.
+        patience: more seconds, if the answers are no better than guesses.
         seed: of the permutations.
     """
 
@@ -224,7 +224,7 @@ class Pains:
 def take_first_look(
     judge: AskedModel, images: Suite, ways: Sequence[Way], orders: Sequence[Order], pains: Pains
 ) -> FirstLook:
-    """Judge the images as they are prepared and, where it may help, in other ways.
+    """Judge the images as they are prepared and, if that may help, prepared in other ways.
 
     Args:
         judge: of the model.
@@ -283,7 +283,7 @@ def take_first_look(
 
 
 def _steps(n_images: int) -> Iterator[int]:
-    """How far the images go, chunk by chunk."""
+    """The number of images after each chunk."""
     until = 0
     for size in _CHUNKS:
         until = min(until + size, n_images)
@@ -305,7 +305,7 @@ class _Answers:
         return len(self._outputs.get(way.name, ()))
 
     def go_on(self, way: Way, until: int) -> None:
-        """Have the answers for the first `until` images."""
+        """Compute the answers for the first `until` images."""
         done = self.n_of(way)
         if until <= done:
             return
@@ -318,7 +318,7 @@ class _Answers:
         return self._judge.form.predictions(self._outputs[way.name])
 
     def looked(self, way: Way, n: int, order: Order | None = None) -> Tried:
-        """What the first `n` images give, maybe with the classes in another order."""
+        """The results of the first `n` images, optionally with the classes in another order."""
         outputs, labels = self._outputs[way.name][:n], self._images.annotations.labels[:n]
         if order is not None:
             labels = order.numbers[labels]
@@ -335,7 +335,7 @@ class _Answers:
         )
 
     def try_all(self, ways: Sequence[Way], limit: float) -> tuple[Sequence[Way], str]:
-        """All ways on the same first images, as many as the time allows, and what was left out.
+        """Try all ways on the same first images while time allows; also says what was left out.
 
         A way that the model cannot run is left out.
         """
@@ -371,7 +371,7 @@ def _surely_better(
     n: int,
     limit: float,
 ) -> Tried | None:
-    """The way or order that is right on surely more images, if there is one.
+    """The way or order that is right on significantly more images, if there is one.
 
     All are compared on the same images, and corrected for their number (Bonferroni). The best way
     where that is near is judged again, alone and on images that did not choose it.
@@ -408,7 +408,7 @@ def _surely_better(
 def _both(
     answers: _Answers, ways: Sequence[Way], orders: Sequence[Order], looked: Sequence[Tried]
 ) -> Tried | None:
-    """Another way and another order together, where they surely do better."""
+    """Another way and another order together, if they are significantly better."""
     n = len(looked[0].right)
     pairs = [(way, order) for way in ways[1:] for order in orders]
     better = []

@@ -35,7 +35,7 @@ from repairkit.metrics.catalogue import definition_of, is_user_metric
 logger = logging.getLogger(READING_LOG)
 
 _SECONDS = 8.0
-_PATIENCE = 15.0  # more seconds, where the job is about to stop
+_PATIENCE = 15.0  # more seconds, if the job is about to stop
 _SHARE_OF_LIMIT = 0.05
 _OTHER_SEED = 0x100C  # so that these images are not drawn as the parts were
 _SHOWN = 8
@@ -43,7 +43,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
-    """A model that can be asked, and the data that it is asked about."""
+    """A model whose outputs can be computed, and the data that it is judged on."""
 
     subject: Subject
     settings: Settings
@@ -57,16 +57,16 @@ class Scene:
 def looked_at(
     bench: Bench, deadline: Deadline | None, *, thorough: Thorough = "doubt", go_on: bool = False
 ) -> Bench:
-    """The bench with its first look, where one can be taken.
+    """The bench with a first look, if one can be taken.
 
     Args:
         bench: of a job that judges the model on labels.
         deadline: of the job.
         thorough: which preprocessings are tried.
-        go_on: whether a doubt is told and stops nothing.
+        go_on: whether a doubt is only reported and does not stop the job.
 
     Raises:
-        PreprocessingError: there is a doubt that nobody accepted.
+        PreprocessingError: there is a doubt and it was not accepted.
     """
     if bench.look is not None or bench.unjudged or bench.form is None:
         return bench
@@ -91,10 +91,10 @@ def looked_at(
 
 
 def look_or_stop(scene: Scene) -> FirstLook | ErrorLook | None:
-    """A first look that is told at once.
+    """Take a first look and log it at once.
 
     Raises:
-        PreprocessingError: there is a doubt that nobody accepted.
+        PreprocessingError: there is a doubt and it was not accepted.
     """
     look = first_look(scene, None, thorough="doubt")
     if look is None:
@@ -109,7 +109,7 @@ def look_or_stop(scene: Scene) -> FirstLook | ErrorLook | None:
 def first_look(
     scene: Scene, deadline: Deadline | None, *, thorough: Thorough
 ) -> FirstLook | ErrorLook | None:
-    """A first look; None where the data has no labels or the metrics are all the user's own."""
+    """A first look; None if the data has no labels or all metrics are user-defined."""
     settings, dataset = scene.settings, scene.dataset
     if not dataset.labelled or all(is_user_metric(name) for name in settings.metrics):
         return None
@@ -158,7 +158,7 @@ def _refusal(subject: Subject, look: FirstLook | ErrorLook) -> PreprocessingErro
 
 
 def _images(dataset: Dataset, parts: Parts, seed: int) -> Suite:
-    """Selection images that no test looks at, as many as may be looked at.
+    """Selection images outside the test part, up to the number of a first look.
 
     Each beginning has each class and group at its share. Images that an attack made are left out.
     """
@@ -175,7 +175,7 @@ def _images(dataset: Dataset, parts: Parts, seed: int) -> Suite:
 
 
 def _evenly(about: Annotations, rng: np.random.Generator) -> Indices:
-    """Positions of `MOST_IMAGES` images at the most, each beginning much like the whole."""
+    """Positions of up to `MOST_IMAGES` images; every beginning of them resembles the whole."""
     strata = label_bins(about.labels)
     if about.groups is not None:
         strata = strata * (int(about.groups.max(initial=0)) + 1) + about.groups
@@ -206,12 +206,12 @@ def tell_reading(read: Mapping[str, Any]) -> None:
 
 
 def tell_first_look(look: Mapping[str, Any]) -> None:
-    """Log a first look alone, for jobs that tell nothing else of what they read."""
+    """Log only a first look, for jobs that report nothing else of what they read."""
     logger.info("%s", "\n".join(first_look_lines(look)), extra=event("first_look", look=look))
 
 
 def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
-    """The same for people, in a few lines however many classes there are."""
+    """What was read, in words: a few lines for any number of classes."""
     sizes = {name: f"{name} {n}" if n else f"{name} none" for name, n in read["parts"].items()}
     by_design = read.get("means", "")
     if by_design:
@@ -241,7 +241,7 @@ def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
 
 
 def told_of_ends(ends: Mapping[str, Ends]) -> list[str]:
-    """A note where the model does no better than without all filters: its images are hardly right.
+    """Notes for a model that does no better than without its filters: check its images.
 
     Args:
         ends: V(all) and V(none) by metric.

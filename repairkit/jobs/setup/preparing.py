@@ -39,7 +39,7 @@ _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
 
 def require_data(settings: Settings) -> Path:
-    """The data, or one line that says how to name it.
+    """The path of the data.
 
     Raises:
         SettingsError: there is none.
@@ -172,7 +172,7 @@ def with_parts(bench: Bench, parts: Parts, settings: Settings) -> Bench:
 
 
 def effort_of(settings: Settings, batch_size: int) -> Effort:
-    """With what coalitions are evaluated, as the settings say."""
+    """Batch size, threads, memory and precision of evaluations, from the settings."""
     return Effort(
         batch_size=batch_size,
         workers=settings.workers,
@@ -185,7 +185,7 @@ def effort_of(settings: Settings, batch_size: int) -> Effort:
 def _levels(
     subject: Subject, settings: Settings, calibration: Suite, working: Working
 ) -> FilterMeans:
-    """What absent filters are to yield."""
+    """The level of each absent filter."""
     sites = working.roster.sites
     if settings.absent == "zero":
         return zero_levels(sites)
@@ -199,14 +199,14 @@ def _levels(
 
 
 def _batch_size(subject: Subject, settings: Settings, dataset: Dataset) -> int:
-    """Images in one run at the most: those of the settings, or as many as the memory bears."""
+    """The most images in one run: as the settings say, or as many as fit into memory."""
     if not len(dataset.images):
         return settings.batch_size
     return min(settings.batch_size, _fitting(subject, dataset, _RUN_BYTES))
 
 
 def _fitting(subject: Subject, dataset: Dataset, n_bytes: int) -> int:
-    """How many images a run may have for its largest node to fit into so many bytes."""
+    """How many images a run may have so that its largest node fits into `n_bytes`."""
     first = first_images(dataset, 1).batch(np.arange(1))
     each = bytes_of_largest_node(subject.model, subject.input_name, first.shape[1:])
     return max(1, n_bytes // max(each, 1))
@@ -233,7 +233,7 @@ def opened_beside(bench: Bench, model: ModelProto) -> OpenModel:
 
 @stage("reading images")
 def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
-    """The data that the settings name, labels checked as far as the model says what they may be."""
+    """The data that the settings name; labels are checked against what the model declares."""
     user_metrics_alone = all(is_user_metric(name) for name in settings.metrics)
     return read_data(
         require_data(settings),
@@ -250,7 +250,7 @@ def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> D
 
 
 def _promised(subject: Subject, settings: Settings) -> int | None:
-    """How many classes the data may have, as far as is known before the model has run."""
+    """How many classes the data may have, as far as known before the model has run."""
     if settings.columns is None:
         return subject.n_classes
     return max(2, settings.columns[1] - settings.columns[0])
@@ -264,13 +264,13 @@ def settle_form(
     *,
     regression: bool,
 ) -> tuple[OutputForm | None, int]:
-    """The form of the output, and how many classes it has; None where only users can judge it.
+    """The form of the output and the number of classes; None if only user metrics can judge it.
 
     Args:
         sample: outputs for a few images, which tell the shape.
         settings: of the job.
         subject: whose graph may tell the form by how it ends.
-        more: gives the outputs for all calibration images; asked where the graph does not tell.
+        more: computes the outputs of all calibration images; called if the graph does not tell.
         regression: whether outputs are answers of a regressor.
     """
     try:
@@ -297,7 +297,7 @@ def _evidence(settings: Settings, subject: Subject) -> OutputEvidence:
 def _telling(
     sample: Array, settings: Settings, subject: Subject, more: Callable[[], Array]
 ) -> Array:
-    """The outputs to be looked at: of the order of the images nothing may depend."""
+    """The outputs that tell the form: nothing may depend on the order of the images."""
     evidence = _evidence(settings, subject)
     return sample if evidence.said or evidence.ending else more()
 

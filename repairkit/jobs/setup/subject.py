@@ -259,10 +259,10 @@ def _settled(subject: Subject, sides: Sequence[int]) -> tuple[int, ...]:
 def judging_the_model(
     job: Callable[Concatenate[Subject, _P], _R],
 ) -> Callable[Concatenate[Subject, _P], _R]:
-    """A job on a model that ends in a `ModelError` where ONNX's own checker refuses the model.
+    """A job that blames unexpected errors on its model if ONNX's checker rejects the model.
 
-    A model that contradicts itself can fail anywhere, in any way. One that the checker passes must
-    not: then the failure is repairkit's and is raised as it came.
+    An invalid model can fail anywhere, in any way. A model that passes the checker must not fail:
+    then the error is a defect of repairkit and is raised unchanged.
     """
 
     @wraps(job)
@@ -283,7 +283,7 @@ def judging_the_model(
 
 
 def _fault(model: ModelProto) -> str:
-    """What ONNX's checker has against a model; empty where nothing."""
+    """The first fault that ONNX's checker reports of a model; empty if none."""
     try:
         onnx.checker.check_model(with_open_sizes(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

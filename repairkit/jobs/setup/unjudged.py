@@ -59,7 +59,7 @@ def prepare_unjudged(subject: Subject, settings: Settings, *, sites: Collection[
 
 
 def _parts(dataset: Dataset, settings: Settings) -> Parts:
-    """The calibration images as they were asked for; all images where nothing was."""
+    """The calibration images that were asked for, else all images."""
     splits = set() if dataset.split is None else set(dataset.split.tolist())
     wishes = {}
     for name in PART_NAMES:
@@ -89,7 +89,7 @@ def _without_images(subject: Subject, settings: Settings, *, all_outputs: bool) 
 
 
 def _leads_elsewhere(subject: Subject, settings: Settings, sites: Collection[str]) -> bool:
-    """Whether a needed site leads to other outputs alone, or no site leads to the judged one."""
+    """Whether a needed site leads only to other outputs, or no site leads to the judged one."""
     judged, every = (
         survey_of(subject.model, settings, output).sites for output in (subject.output, None)
     )

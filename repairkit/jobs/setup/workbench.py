@@ -79,7 +79,7 @@ class Settings:
         trust: import those too; see `repairkit.core.process.trust`.
         image_input: the input that takes the images; the likeliest if None.
         inputs: constants for the model's other inputs, as text, by name.
-        accept_preprocessing: go on where the images are hardly prepared as the model expects.
+        accept_preprocessing: continue if the images are probably not prepared as the model expects.
     """
 
     data: Annotated[Path | None, About(Affects.IMAGES, by_digest=True)] = None
@@ -254,7 +254,7 @@ class Look(Protocol):
 
     @property
     def doubt(self) -> str:
-        """What speaks against the preprocessing in use; empty where nothing does."""
+        """The reason to doubt the preprocessing in use; empty if there is none."""
         ...
 
     @property
@@ -357,10 +357,10 @@ class Bench:
 
     @cached_property
     def trial(self) -> tuple[Array, NDArray[np.intp]]:
-        """What a user's metric is tried on: outputs of some images, and which ones they are.
+        """The outputs of some images that a user metric is tried on, and the rows of these images.
 
         They are the first of the data and, so that a figure that compares classes or groups exists,
-        two of every label and group, 64 at the most.
+        two of every label and group, up to 64.
         """
         places = _of_every_kind(self.dataset, len(self.sample))
         if len(places) == len(self.sample):
@@ -370,7 +370,7 @@ class Bench:
 
 
 def _of_every_kind(dataset: Dataset, n_first: int) -> NDArray[np.intp]:
-    """The first images, then two of every label and of every group; `_MOST_TRIED` at the most."""
+    """The first images, then two of every label and of every group; up to `_MOST_TRIED`."""
     about = dataset.annotations
     rows = list(range(n_first))
     for kinds in (about.labels, about.groups):
@@ -382,7 +382,7 @@ def _of_every_kind(dataset: Dataset, n_first: int) -> NDArray[np.intp]:
 
 
 def doubts(look: Look | None) -> list[str]:
-    """The note on a job that went on although its preprocessing is doubtful, if it is."""
+    """The note on a job that continued although its preprocessing is doubtful, if it is."""
     if look is None or not look.doubt:
         return []
     return [f"the preprocessing is doubtful: {look.doubt}; {look.remedy}"]

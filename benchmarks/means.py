@@ -23,8 +23,8 @@ from benchmarks.shortcuts import SETTINGS
 from repairkit.core.errors import TargetNotMetError
 from repairkit.core.suite import Suite
 from repairkit.data.parts import Parts
-from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
+from repairkit.jobs.repair.patching import choose_patch
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.preparing import patched_outputs

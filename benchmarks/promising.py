@@ -26,8 +26,8 @@ from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.graph.baking import bake
-from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
+from repairkit.jobs.repair.patching import choose_patch
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.workbench import Bench

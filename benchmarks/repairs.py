@@ -19,8 +19,8 @@ from repairkit.core.patch import Figure, Patch
 from repairkit.core.suite import Suite
 from repairkit.data.parts import PartPlan, Parts
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.jobs.repair.choosing import choose_patch
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
+from repairkit.jobs.repair.patching import choose_patch
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.preparing import prepare, with_parts

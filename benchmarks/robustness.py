@@ -29,7 +29,8 @@ from repairkit.data.preprocessing import Preprocessing
 from repairkit.jobs.attack.adversary import read_attack_settings
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.export.exporting import export
-from repairkit.jobs.repair.patching import PatchSettings, patch
+from repairkit.jobs.repair.patching import patch
+from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Settings
 from repairkit_adapters.pytorch import wrap

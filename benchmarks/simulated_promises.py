@@ -51,8 +51,9 @@ from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
 from repairkit.data.strata import strata_of
-from repairkit.jobs.repair.confirming import Judge, confirm, cross_fit, draw_folds, not_sure
+from repairkit.jobs.repair.confirming import confirm, cross_fit, draw_folds
 from repairkit.jobs.repair.criterion import ChoosingCriterion
+from repairkit.jobs.repair.ladder import CureJudge, not_sure
 from repairkit.jobs.repair.objective import N_FOLDS, PROMISES, Limit, Objective, Wishes
 from repairkit.metrics.catalogue import make_metric
 from repairkit.repairs.crossfit import Bound, Folds, assign_folds
@@ -166,12 +167,12 @@ class Table:
         common: dict[str, Any] = {"form": FORM, "annotations": self.about, "n_classes": 2}
         return tuple(make_metric(name, **common) for name in names)
 
-    def judge(self, within: Indices, *, n_folds: int) -> Judge:
+    def judge(self, within: Indices, *, n_folds: int) -> CureJudge:
         """Of some of the images."""
-        return Judge(
+        return CureJudge(
             wishes=WISHES,
             metrics=self.metrics,
-            told=(WORST, "accuracy"),
+            reported=(WORST, "accuracy"),
             form=FORM,
             annotations=self.about.take(within),
             n_folds=n_folds,

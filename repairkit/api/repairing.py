@@ -22,6 +22,7 @@ from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.proof import undoing, verifying
 from repairkit.jobs.repair import patching
 from repairkit.jobs.repair.objective import Target
+from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.setup.preparing import read_any, with_inputs
 from repairkit.jobs.setup.workbench import Settings, Subject
@@ -115,7 +116,7 @@ def patch(
     subject, job = open_job(model, data, settings, more)
     choices: dict[str, Any] = {k: v for k, v in more.items() if k not in _CONVERTED}
     scores, transfers = more.get("scores"), more.get("transfers", ())
-    plan = patching.PatchSettings(
+    plan = PatchSettings(
         remove=tuple(Filter.parse(name) for name in more.get("remove", ())),
         scores=None if scores is None else Path(scores),
         score=score or ScoreSettings("repair"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from repairkit.core.patch import Figure, Patch
+from repairkit.core.patch import Evaluation, Figure, Patch
 from repairkit.core.process.text import counted
 from repairkit.core.suite import Array, Indices
 from repairkit.repairs.crossfit import Bound
@@ -151,3 +151,24 @@ class ChosenPatch:
     n_folds: int = 0
     n_confirmations: int = 0
     saw_confirmation: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalFigures:
+    """What images that chose nothing say of a patched model.
+
+    Attributes:
+        before: figures of the model as it was.
+        after: figures of the patched model.
+        change: the paired differences.
+        outputs: of both, for every image that judges.
+        fairness: groups before and after; None where there are none.
+        classes: classes before and after, where there are no groups.
+    """
+
+    before: Evaluation
+    after: Evaluation
+    change: dict[str, Figure]
+    outputs: tuple[Array, Array]
+    fairness: dict[str, Any] | None
+    classes: list[dict[str, Any]] | None = None

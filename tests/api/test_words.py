@@ -20,7 +20,7 @@ from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.estimators.walking.tmab import Tmab
-from repairkit.jobs.repair.patching import PatchSettings
+from repairkit.jobs.repair.repair_settings import PatchSettings
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

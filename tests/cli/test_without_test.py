@@ -148,7 +148,7 @@ def test_values_of_a_run_need_a_test_part(repairkit: Command, small: Project) ->
 def test_much_data_is_advised_to_keep_a_test_part(
     repairkit: Command, small: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repairkit.jobs.repair.judging.ENOUGH_IMAGES", 100)
+    monkeypatch.setattr("repairkit.jobs.repair.telling.ENOUGH_IMAGES", 100)
     told = read(repairkit("patch", small.model, "--fairness", "--test", "none", "--json"))
     assert any("a test part is advised (--test 0.3)" in note for note in told["notes"])
 

@@ -12,7 +12,7 @@ import pytest
 
 from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
 from repairkit.core.suite import Indices
-from repairkit.jobs.repair import choosing
+from repairkit.jobs.repair import patching
 from repairkit.jobs.repair.criterion import ChoosingCriterion
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.setup.preparing import patched_outputs
@@ -70,7 +70,7 @@ def test_a_fifth_cure_is_one_object_in_the_list(
 ) -> None:
     harm(project)
     before = project.model.read_bytes()
-    monkeypatch.setattr(choosing, "CURES", (*choosing.CURES, KnownStrategy()))
+    monkeypatch.setattr(patching, "CURES", (*patching.CURES, KnownStrategy()))
     answer = repairkit("patch", project.model, "--fairness", "--repair", repair, "--json")
     assert answer.code == 0, answer.err
     document: dict[str, Any] = json.loads(answer.out)
@@ -100,7 +100,7 @@ def test_a_fifth_cure_is_one_object_in_the_list(
 def test_an_unknown_repair_is_refused_with_every_name_of_the_list(
     repairkit: Command, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "CURES", (*choosing.CURES, KnownStrategy()))
+    monkeypatch.setattr(patching, "CURES", (*patching.CURES, KnownStrategy()))
     answer = repairkit("patch", project.model, "--fairness", "--repair", "magic")
     assert answer.code == 1
     assert "expected freeze, bias, last-layer, known, best" in answer.err

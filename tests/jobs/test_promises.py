@@ -16,7 +16,8 @@ from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
 from repairkit.data.strata import strata_of
-from repairkit.jobs.repair.confirming import Judge, confirm, cross_fit
+from repairkit.jobs.repair.confirming import confirm, cross_fit
+from repairkit.jobs.repair.ladder import CureJudge
 from repairkit.jobs.repair.objective import Limit, Objective, Target, Wishes
 from repairkit.metrics.catalogue import make_metric
 from repairkit.metrics.chance import Discordant
@@ -38,15 +39,15 @@ def answers(right: Bools, margin: float = 2.0) -> NDArray[np.float32]:
     return np.stack([towards, np.zeros(len(right))], axis=1).astype(np.float32)
 
 
-def judge(known: Annotations, objective: str = "worst_group_accuracy", **changed: Any) -> Judge:
+def judge(known: Annotations, objective: str = "worst_group_accuracy", **changed: Any) -> CureJudge:
     def metrics(names: Sequence[str]) -> tuple[Metric, ...]:
         return tuple(make_metric(name, form=FORM, annotations=known, n_classes=2) for name in names)
 
     told = tuple(dict.fromkeys([objective, "accuracy"]))
-    return Judge(
+    return CureJudge(
         wishes=Wishes(objective=Objective.of(objective), **changed),
         metrics=metrics,
-        told=told,
+        reported=told,
         form=FORM,
         annotations=known,
         n_folds=5,

@@ -10,213 +10,23 @@ of a cross-fitted figure); Bayle, Bayle, Janson & Mackey 2020.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from repairkit.core.attacked import twins_of
 from repairkit.core.errors import TargetNotMetError
-from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import Figure
-from repairkit.core.suite import Annotations, Array
+from repairkit.core.process.stages import stage
+from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.data.strata import strata_of
-from repairkit.jobs.repair.ladder import Answers, Ladder, Rung
-from repairkit.jobs.repair.objective import (
-    FAIRNESS_OBJECTIVE,
-    PROMISES,
-    MetricsOf,
-    Objective,
-    Wishes,
-)
-from repairkit.metrics.catalogue import measure_of
-from repairkit.metrics.evaluation import difference, evaluate, falls_beyond, told_beyond
-from repairkit.metrics.resampling import figure_of
-from repairkit.repairs.crossfit import Folds, assign_folds, widen
-from repairkit.repairs.cure import Cure, Cured, Nothing, Story
+from repairkit.jobs.repair.ladder import CureJudge, Verdict, not_sure
+from repairkit.repairs.crossfit import Folds, assign_folds
+from repairkit.repairs.cure import ChosenPatch, Cure, Cured, Nothing, Story
 
 _STABLE_SHARE = 0.5
 _FEWEST_OF_A_GROUP = 3
 _CROSS = 3  # a stream of the seed
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A limit or a target that is not kept; `costs_too_much`: a smaller change may keep it."""
-
-    reason: str
-    costs_too_much: bool
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
-    """What may be promised.
-
-    `changes` and `reached` are of every metric, in their natural direction, with intervals;
-    `refusal` is None where all limits and targets are kept.
-    """
-
-    rungs: tuple[Rung, ...]
-    changes: Mapping[str, Figure]
-    reached: Mapping[str, Figure]
-    refusal: Refusal | None
-
-    def best(self, lowest: str) -> Rung | None:
-        """The strongest promise that is sure, none below `lowest`."""
-        wanted = PROMISES[: PROMISES.index(lowest) + 1]
-        return next((rung for rung in self.rungs if rung.sure and rung.name in wanted), None)
-
-    def to_json(self, lowest: str) -> Story:
-        """For the report."""
-        best = self.best(lowest)
-        return {
-            "lowest": lowest,
-            "reached": None if best is None else best.name,
-            "words": None if best is None else best.words,
-            "rungs": [
-                {**vars(rung), "change": None if rung.change is None else rung.change.to_json()}
-                for rung in self.rungs
-            ],
-        }
-
-    def rows(self, wishes: Wishes, looks: int) -> Story:
-        """What the report's `selection` says of the confirmation."""
-        return {
-            "confirmation": {name: figure.to_json() for name, figure in self.changes.items()},
-            "reached": {name: figure.to_json() for name, figure in self.reached.items()},
-            "promised": self.changes[wishes.objective.metric].to_json(),
-            "promise": self.to_json(wishes.promise) if wishes.share is None else None,
-            "confirmation_looks": looks,
-        }
-
-    def why_not(self, wishes: Wishes) -> str:
-        """Why no promise that is wanted is sure, and how many more images it would take."""
-        wanted = PROMISES[: PROMISES.index(wishes.promise) + 1]
-        rungs = [rung for rung in self.rungs if rung.name in wanted]
-        change = self.changes[wishes.objective.metric]
-        reasons = "; ".join(f"{rung.words}: {rung.why}" for rung in rungs)
-        return (
-            f"choosing like this changes {wishes.objective.metric} by "
-            f"{wishes.objective.measure.change(change.value)} on images that did not choose, which "
-            f"may be chance ({reasons}){_more(rungs)}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judge:
-    """By what cures are judged, on which images.
-
-    Attributes:
-        wishes: what is to be improved, and at which cost.
-        metrics: from names to metrics.
-        told: the metrics whose changes are reported.
-        form: of the outputs.
-        annotations: of the images that judge.
-        n_folds: of the cross-fitting; 0 where other images chose than judge.
-        seed: of the resamples.
-    """
-
-    wishes: Wishes
-    metrics: MetricsOf
-    told: tuple[str, ...]
-    form: OutputForm | None
-    annotations: Annotations
-    n_folds: int
-    seed: int
-
-    @cached_property
-    def ladder(self) -> Ladder:
-        """The promises that the objective has."""
-        objective = self.wishes.objective
-        return Ladder(
-            objective=objective.metric,
-            sign=objective.sign,
-            of_worst_group=objective.metric == FAIRNESS_OBJECTIVE,
-            metrics=self.metrics,
-            n_folds=self.n_folds,
-            seed=self.seed,
-        )
-
-    def value(self, name: str, outputs: Array) -> float:
-        """A metric of the images that judge."""
-        figure = figure_of(self.metrics((name,))[0], self.annotations)
-        return figure.figure(figure.columns(outputs), np.arange(len(outputs)))
-
-    def judge(self, before: Array, after: Array) -> Verdict:
-        """The promises that answers make sure.
-
-        Args:
-            before: the model's outputs for the images that judge, in order.
-            after: those of the cured model, for each image of a cure that it did not choose.
-        """
-        about, metrics = self.annotations, self.metrics(self.told)
-        common: dict[str, Any] = {"form": self.form, "seed": self.seed}
-        plain = difference(before, after, about, metrics, **common)
-        changes = {name: widen(figure, self.ladder.widening) for name, figure in plain.items()}
-        suite = "selection, cross-fitted"
-        reached = evaluate(after, about, metrics, suite=suite, **common).metrics
-        answers = Answers(annotations=about, form=self.form, before=before, after=after)
-        return Verdict(
-            rungs=tuple(self.ladder.rungs(answers, changes[self.wishes.objective.metric])),
-            changes=changes,
-            reached=reached,
-            # A limit asks for one standard error to spare, of the images alone.
-            refusal=next(_refusals(self.wishes, plain, reached), None),
-        )
-
-
-def _more(rungs: Sequence[Rung]) -> str:
-    """How many more images would make a promise sure, by the answers that changed."""
-    needed = [rung for rung in rungs if rung.needed]
-    if not needed:
-        return ""
-    first = min(needed, key=lambda rung: rung.needed or 0)
-    of_group = f" of group {first.of_group}" if first.of_group else ""
-    return f"; about {first.needed:,} more selection images{of_group} would tell"
-
-
-def _refusals(
-    wishes: Wishes, changes: Mapping[str, Figure], reached: Mapping[str, Figure]
-) -> Iterator[Refusal]:
-    """Limits and targets that are not kept.
-
-    Args:
-        wishes: what metrics may lose, and figures to be reached.
-        changes: of every metric, with intervals.
-        reached: the metrics' figures with the cure.
-    """
-    for limit in wishes.limits:
-        change = changes[limit.metric]
-        if not limit.kept_by(change):
-            reason = (
-                f"{limit.metric} changes by {measure_of(limit.metric).change(change.value)}, which "
-                f"with its standard error is not surely within the {limit.most:g} that it may lose"
-            )
-            yield Refusal(reason, costs_too_much=True)
-    beyond = falls_beyond(changes, wishes.max_group_drop)
-    if beyond:
-        yield Refusal(told_beyond(beyond, wishes.max_group_drop), costs_too_much=True)
-    for target in wishes.targets:
-        figure = reached[target.metric]
-        if not target.met_with_caution(figure):
-            reason = (
-                f"{target.metric} is {measure_of(target.metric).figure(figure.value)}, which with "
-                f"its standard error does not surely reach the target {target}"
-            )
-            yield Refusal(reason, costs_too_much=False)
-
-
-def not_sure(objective: Objective, changes: Mapping[str, Figure]) -> str:
-    """Why the gain may be chance, by its interval; empty where it is sure."""
-    name, sign, promise = objective.metric, objective.sign, changes[objective.metric]
-    if min(sign * promise.ci_low, sign * promise.ci_high) > 0:  # NaN is no gain
-        return ""
-    measure = objective.measure
-    low, high = (measure.number(end, signed=True) for end in (promise.ci_low, promise.ci_high))
-    change = measure.change(promise.value)
-    return f"{name} changes by {change}, which may be chance (95 % interval {low} to {high})"
 
 
 def draw_folds(about: Annotations, n_folds: int, seed: int) -> Folds:
@@ -335,7 +145,7 @@ class Confirmed:
     verdict: Verdict
 
 
-def confirm(fitted: CrossFitted, judge: Judge) -> Confirmed:
+def confirm(fitted: CrossFitted, judge: CureJudge) -> Confirmed:
     """Judge a cure by the answers out of fold; smaller changes only where a limit asks for it.
 
     Fewer steps cost less. They also gain less, so nothing but a limit leads to them, and no gain is
@@ -360,7 +170,7 @@ def compare_cures(
     cures: Mapping[str, Cure],
     reasons: Mapping[str, str],
     *,
-    judge: Judge,
+    judge: CureJudge,
     folds: Folds,
     plain: Array,
     lowest: str,
@@ -381,7 +191,7 @@ def compare_cures(
     return [*rows, *(_without(name, reason) for name, reason in reasons.items())]
 
 
-def _row(name: str, fitted: CrossFitted, judge: Judge, lowest: str) -> Story:
+def _row(name: str, fitted: CrossFitted, judge: CureJudge, lowest: str) -> Story:
     confirmed, whole = confirm(fitted, judge), fitted.whole
     verdict = confirmed.verdict
     rung = None if verdict.refusal is not None else verdict.best(lowest)
@@ -407,3 +217,127 @@ def _without(name: str, reason: str) -> Story:
         "reached": {},
         "reason": f"not available here: {reason}",
     }
+
+
+@stage("choosing")
+def confirm_by_all(
+    judge: CureJudge, folds: Folds, cure: Cure, plain: Array, *, repair: str
+) -> ChosenPatch:
+    """Every image chooses and every image confirms; see `confirming`.
+
+    Args:
+        judge: of all selection images.
+        folds: of the selection images.
+        cure: the way to change the model.
+        plain: the outputs for the selection images as the model is.
+        repair: what was asked for.
+
+    Raises:
+        TargetNotMetError: there is nothing to gain, or not surely enough.
+    """
+    wishes, n_images = judge.wishes, len(judge.annotations)
+    fitted = cross_fit(cure, folds, plain)
+    story = {
+        **wishes.opening(n_images, n_images, judge.seed),
+        "repair": repair,
+        **fitted.whole.story,
+        "folds": fitted.fold_rows(wishes.search.at_most),
+    }
+    if isinstance(fitted.whole, Nothing):
+        raise _declined(fitted.whole.reason, story, judge, plain)
+    with stage("confirming"):
+        confirmed = confirm(fitted, judge)
+    verdict, n_steps = confirmed.verdict, confirmed.n_steps
+    shipped = fitted.whole.first(n_steps)
+    story |= {
+        **verdict.rows(wishes, confirmed.looks),
+        "cure": shipped.name,
+        "folds": fitted.fold_rows(n_steps),
+        "stability": fitted.stability(n_steps),
+        "unstable": fitted.unstable(n_steps),
+    }
+    if verdict.refusal is not None or verdict.best(wishes.promise) is None:
+        reason = verdict.why_not(wishes)
+        if verdict.refusal is not None:
+            reason = f"on images that did not choose, {verdict.refusal.reason}"
+        reason = f"{shipped.words} is best on all selection images, but {reason}"
+        raise _declined(reason, story, judge, plain)
+    return ChosenPatch(
+        patch=shipped.patch,
+        promise=verdict.changes[wishes.objective.metric],
+        selection=story,
+        outputs=(plain, confirmed.answers),
+        n_folds=wishes.n_folds,
+        n_confirmations=confirmed.looks,
+    )
+
+
+@stage("choosing")
+def confirm_by_part(
+    judge: CureJudge, positions: tuple[Indices, Indices], cure: Cure, plain: Array, *, repair: str
+) -> ChosenPatch:
+    """Some selection images choose, the others confirm and have no part in the choice.
+
+    Args:
+        judge: of the images that confirm.
+        positions: of the images that choose, and of those that confirm.
+        cure: the way to change the model.
+        plain: the outputs for all selection images as the model is.
+        repair: what was asked for.
+
+    Raises:
+        TargetNotMetError: there is nothing to gain, or not surely enough.
+    """
+    wishes, (within, others) = judge.wishes, positions
+    before = plain[others]
+    story = {**wishes.opening(len(within), len(others), judge.seed), "repair": repair}
+    whole = cure.on(within)
+    story |= whole.story
+    if isinstance(whole, Nothing):
+        raise _declined(whole.reason, story, judge, before)
+    first = ""
+    for looks, n_steps in enumerate(range(whole.n_steps, 0, -1), 1):
+        cured = whole.first(n_steps)
+        with stage("confirming"):
+            verdict = judge.judge(before, cured.outputs[others])
+        if not first:
+            story |= verdict.rows(wishes, looks)
+        chance, refusal = not_sure(wishes.objective, verdict.changes), verdict.refusal
+        if not chance and refusal is None:
+            return ChosenPatch(
+                patch=cured.patch,
+                promise=verdict.changes[wishes.objective.metric],
+                selection={**story, **verdict.rows(wishes, looks), "cure": cured.name},
+                n_confirmations=looks,
+            )
+        reason = chance or ("" if refusal is None else refusal.reason)
+        first = first or (
+            f"{cured.words} was best on the {len(within)} images that chose, but on the "
+            f"{len(others)} that confirm {reason}; more selection images may tell"
+        )
+        # A smaller change costs less and gains less: only a broken limit leads to one.
+        if chance or (refusal is not None and not refusal.costs_too_much):
+            break
+    story["confirmation_looks"] = looks
+    if looks > 1:
+        first += f" ({looks - 1} smaller sets on the way there were not borne out either)"
+    raise _declined(first, story, judge, before)
+
+
+def _declined(
+    reason: str, story: Mapping[str, object], judge: CureJudge, plain: Array
+) -> TargetNotMetError:
+    """The error, with the targets that the model meets already.
+
+    Args:
+        reason: why there is no repair.
+        story: how the choice went so far.
+        judge: of the images that confirm.
+        plain: the outputs for them as the model is.
+    """
+    targets = judge.wishes.targets
+    met = [str(target) for target in targets if target.met(judge.value(target.metric, plain))]
+    if met:
+        reason += f"; as it is, the model meets {' and '.join(met)} on them"
+    document = {**story, "declined": reason}
+    return TargetNotMetError(f"no repair: {reason}; nothing was written", document)

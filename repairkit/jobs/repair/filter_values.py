@@ -6,8 +6,9 @@ screen: whether a filter is worth freezing, the search finds out by the true out
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +17,41 @@ from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError, RunFolderError, SettingsError
 from repairkit.core.filters import LayerMap
-from repairkit.core.framework import Differentiating, FrameworkModel
+from repairkit.core.framework import Attributing, Differentiating, FrameworkModel
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.scores import Scores
 from repairkit.core.suite import Array, Indices, Suite
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
-from repairkit.jobs.output.signs_of_life import OnProgress
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
+from repairkit.jobs.repair.repair_settings import GRADIENT
 from repairkit.jobs.runs.part_records import options_in_words, parts_in_words, same_parts
 from repairkit.jobs.runs.run_document import differing, settings_at, settings_in
-from repairkit.jobs.score.methods import NORMS, ScoreSettings
+from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scored import Scored
-from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.looking import tell_reading
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.definition import Surprises
 from repairkit.metrics.image_metrics import LOSS_OF_GROUP
 from repairkit.metrics.resampling import SHARPNESS, FigureOfImages, figure_of
 
-GRADIENT = "gradient"
 MOST_CANDIDATES = 24
 Source = tuple[str, FrameworkModel]
 """The name of the framework's model that an ONNX file came from, and the model."""
 
+PlayerValues = NDArray[np.float64]
+"""Shape (n_players,)."""
+
 _GROUP = f"{LOSS_OF_GROUP.name}:"
 _PASSES = 3  # that a backward pass takes, with its forward pass
 _PROOF_IMAGES = 8
+_MOST_IMAGES = 512  # of the selection part, by which conductance is measured
 _RELATIVE = 1e-3
 # With more groups than this their values are left to the figure over all groups.
 _MOST_VALUES = 25
 # Evaluations per filter: values only screen here. Ten times as many led to the same repairs.
 _TO_SCREEN, _LEAST_ROWS = 50, 3000
-_SOLVED_ANEW = (GRADIENT, "repair", "regression", "auto", "leave-one-out", "random", *NORMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +136,6 @@ def find_candidates(harm: Harm, *, most: int = MOST_CANDIDATES) -> tuple[int, ..
     return tuple(map(int, ranked[:most]))
 
 
-def can_be_solved_anew(method: str) -> bool:
-    """Whether a method gives values of some of the images without asking the model again."""
-    return method in _SOLVED_ANEW
-
-
 @dataclass(frozen=True, eq=False)
 class FilterValues:
     """Values of all filters on the images that were scored.
@@ -167,7 +164,7 @@ def find_values(
     run: Path | None,
     score: ScoreSettings,
     source: Source | None,
-    on_progress: OnProgress,
+    score_filters: Callable[..., Scored],
 ) -> FilterValues:
     """Score the filters on `suite`, or read the run that is there.
 
@@ -178,7 +175,7 @@ def find_values(
         run: the folder of a run; None to score.
         score: how to score.
         source: of the framework's model, for values by gradients.
-        on_progress: called now and then.
+        score_filters: scores filters where no run is given.
 
     Raises:
         RunFolderError: the run is about something else.
@@ -196,7 +193,7 @@ def find_values(
     settings = score.towards(_signs(bench, bench.metric_names[:1])[0])
     if settings.method == "repair":
         settings = replace(settings, per_filter=max(_TO_SCREEN, _LEAST_ROWS // len(bench.roster)))
-    scored = score_bench(bench, settings, suite=suite, on_progress=on_progress)
+    scored = score_filters(bench, settings, suite=suite)
     harm = Harm.of(scored.scores, _signs(bench, scored.scores.metrics))
     return FilterValues(harm, scored.document, scored)
 
@@ -395,6 +392,45 @@ def _changes(bench: Bench, source: Source, suite: Suite) -> NDArray[np.float32]:
             players, channels = np.array(places[layer]).T
             changes[np.ix_(rows, players)] = of_layer[:, channels]
     return changes
+
+
+def conductance_by(
+    source: Source | None, objective: Objective
+) -> Callable[[Bench], PlayerValues] | None:
+    """Measures the conductance of a bench's filters; None without the framework's model."""
+    if source is None:
+        return None
+    return partial(_conductance, source=source, weighed_as=plain_values(objective)[0])
+
+
+def _conductance(bench: Bench, *, source: Source, weighed_as: str) -> PlayerValues:
+    """Mean conductance of every filter.
+
+    Raises:
+        AdapterError: the source is another model, or gives no conductance.
+    """
+    name, model = source
+    layers = layers_of(bench)
+    if not isinstance(model, Attributing):
+        raise AdapterError(f"the adapter of {model.framework} cannot tell of conductance")
+    suite = bench.parts.selection
+    rng = np.random.default_rng(bench.settings.seed)
+    few = suite.take(rng.permutation(len(suite))[:_MOST_IMAGES])
+    check_same(bench, model, name)
+    by_layer = model.conductance(few.batch(np.arange(len(few))), few.annotations.labels)
+    (metric,) = bench.metrics((weighed_as,))
+    weights = metric.weights(few.annotations)
+    return by_filter(bench, layers, {layer: weights @ each for layer, each in by_layer.items()})
+
+
+def by_filter(bench: Bench, layers: LayerMap, means: Mapping[str, PlayerValues]) -> PlayerValues:
+    """Means by layer as values by player; NaN where a filter's layer has none, or is unproven."""
+    values = np.full(len(bench.roster), np.nan)
+    for player, filter in enumerate(bench.roster.filters):
+        origin = layers.origin(filter)
+        if origin is not None and origin.proven and origin.layer in means:
+            values[player] = means[origin.layer][origin.channel]
+    return values
 
 
 def layers_of(bench: Bench) -> LayerMap:

@@ -13,14 +13,14 @@ takes the images alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import SettingsError
-from repairkit.core.metric import MeasureFacts, Metric
+from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Evaluation, Figure
 from repairkit.core.process.stages import stage
@@ -30,15 +30,14 @@ from repairkit.engine.runner import OpenModel
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
 from repairkit.jobs.setup.preparing import outputs_of
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.metrics.catalogue import METRICS, make_metric, measure_of
+from repairkit.metrics.catalogue import METRICS, make_metric
 from repairkit.metrics.evaluation import difference, evaluate
 from repairkit.metrics.group_metrics import RATES, class_furthest_apart, group_rates, left_out
 from repairkit.metrics.image_metrics import ACCURACY
 from repairkit.metrics.robustness import ATTACK_SUCCESS
 from repairkit.repairs.crossfit import widen, widening
+from repairkit.repairs.cure import ChosenPatch, FinalFigures
 
-ENOUGH_IMAGES = 2_000
-"""From so many images on, a test part is advised."""
 CROSS_FITTED = "selection, cross-fitted"
 """What the images are called that report where there is no test part."""
 FEWEST_IMAGES = 30
@@ -56,25 +55,21 @@ Outputs = tuple[Array, Array]
 """Of the model before and after, for every image of a suite."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinalFigures:
-    """What images that chose nothing say of a patched model.
-
-    Attributes:
-        before: figures of the model as it was.
-        after: figures of the patched model.
-        change: the paired differences.
-        outputs: of both, for every image that judges.
-        fairness: groups before and after; None where there are none.
-        classes: classes before and after, where there are no groups.
-    """
-
-    before: Evaluation
-    after: Evaluation
-    change: dict[str, Figure]
-    outputs: Outputs
-    fairness: dict[str, Any] | None
-    classes: list[dict[str, Any]] | None = None
+def final_figures(
+    bench: Bench, chosen: ChosenPatch, patched: OpenModel, objective: str
+) -> FinalFigures:
+    """The figures to report: of the test part, else of images that did not choose their cure."""
+    if bench.unjudged:
+        return not_judged(bench)
+    if has_test(bench):
+        return judge_on_test(bench, patched, objective)
+    if chosen.selection is None:  # filters that were named
+        suite = bench.parts.selection
+        return judge_on_selection(
+            bench, (bench.working.run_plain(suite), outputs_of(bench, patched, suite)), objective
+        )
+    assert chosen.outputs is not None
+    return judge_cross_fitted(bench, chosen.outputs, objective, n_folds=chosen.n_folds)
 
 
 @stage("judging on the test part")
@@ -189,22 +184,6 @@ def _with_widened(block: Any, factor: float) -> Any:
     return block
 
 
-def note_on_test(bench: Bench, *, chosen: bool) -> list[str]:
-    """What readers must know of figures without a test part; nothing where there is one."""
-    if has_test(bench) or bench.unjudged:
-        return []
-    if not chosen:
-        return ["no image chose the filters, so that all of them report: there is no test part"]
-    n_images = len(bench.parts.selection)
-    note = (
-        "there is no test part: the figures are cross-fitted, so they tell what choosing like this "
-        "is worth on images that did not choose, and not of this very patch"
-    )
-    if n_images < ENOUGH_IMAGES:
-        return [note]
-    return [f"{note}; with {n_images:,} images a test part is advised (--test 0.3)"]
-
-
 def fairness_block(
     outputs: Outputs,
     suite: Suite,
@@ -282,14 +261,6 @@ def _judge_by(
         ],
         "disparities": {name: moved(name) for name in names},
         "left_out": left_out(annotations, n_classes),
-    }
-
-
-def disparity_measures(block: Mapping[str, Any] | None) -> dict[str, MeasureFacts]:
-    """How the figures of `disparities` are to be understood, by the metric's name."""
-    columns = [] if block is None else block["columns"]
-    return {
-        name: measure_of(name).to_json() for column in columns for name in column["disparities"]
     }
 
 

@@ -1,14 +1,16 @@
 """What may be promised of a cure, from the answers of images that did not choose it.
 
-A ladder, the strongest promise first: the objective itself; its smooth twin (likelihoods instead of
-right answers); the likelihood of the true class, balanced over groups.
+The promises form a ladder, the strongest first: the objective itself; its smooth twin (likelihoods
+instead of right answers); the likelihood of the true class, balanced over groups. A `Verdict` holds
+them, and the limit or target that is not kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,19 @@ from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
 from repairkit.core.patch import Figure
 from repairkit.core.suite import Annotations, Array
+from repairkit.jobs.repair.objective import (
+    FAIRNESS_OBJECTIVE,
+    PROMISES,
+    MetricsOf,
+    Objective,
+    Wishes,
+)
+from repairkit.metrics.catalogue import measure_of
 from repairkit.metrics.chance import Discordant
+from repairkit.metrics.evaluation import difference, evaluate, falls_beyond, told_beyond
 from repairkit.metrics.resampling import FigureOfImages, figure_of, paired_change, smooth_figure
 from repairkit.repairs.crossfit import widen, widening
+from repairkit.repairs.cure import Story
 
 LEVEL = 0.05
 """Of every one-sided test."""
@@ -263,3 +275,180 @@ def _in_words(pairs: Discordant) -> str:
         f"{pairs.gained} of {pairs.n_images} images turn right and {pairs.lost} turn wrong "
         f"(one-sided p = {pairs.p_gain:.2g})"
     )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A limit or a target that is not kept; `costs_too_much`: a smaller change may keep it."""
+
+    reason: str
+    costs_too_much: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """What may be promised.
+
+    `changes` and `reached` are of every metric, in their natural direction, with intervals;
+    `refusal` is None where all limits and targets are kept.
+    """
+
+    rungs: tuple[Rung, ...]
+    changes: Mapping[str, Figure]
+    reached: Mapping[str, Figure]
+    refusal: Refusal | None
+
+    def best(self, lowest: str) -> Rung | None:
+        """The strongest promise that is sure, none below `lowest`."""
+        wanted = PROMISES[: PROMISES.index(lowest) + 1]
+        return next((rung for rung in self.rungs if rung.sure and rung.name in wanted), None)
+
+    def to_json(self, lowest: str) -> Story:
+        """For the report."""
+        best = self.best(lowest)
+        return {
+            "lowest": lowest,
+            "reached": None if best is None else best.name,
+            "words": None if best is None else best.words,
+            "rungs": [
+                {**vars(rung), "change": None if rung.change is None else rung.change.to_json()}
+                for rung in self.rungs
+            ],
+        }
+
+    def rows(self, wishes: Wishes, looks: int) -> Story:
+        """What the report's `selection` says of the confirmation."""
+        return {
+            "confirmation": {name: figure.to_json() for name, figure in self.changes.items()},
+            "reached": {name: figure.to_json() for name, figure in self.reached.items()},
+            "promised": self.changes[wishes.objective.metric].to_json(),
+            "promise": self.to_json(wishes.promise) if wishes.share is None else None,
+            "confirmation_looks": looks,
+        }
+
+    def why_not(self, wishes: Wishes) -> str:
+        """Why no promise that is wanted is sure, and how many more images it would take."""
+        wanted = PROMISES[: PROMISES.index(wishes.promise) + 1]
+        rungs = [rung for rung in self.rungs if rung.name in wanted]
+        change = self.changes[wishes.objective.metric]
+        reasons = "; ".join(f"{rung.words}: {rung.why}" for rung in rungs)
+        return (
+            f"choosing like this changes {wishes.objective.metric} by "
+            f"{wishes.objective.measure.change(change.value)} on images that did not choose, which "
+            f"may be chance ({reasons}){_more(rungs)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CureJudge:
+    """By what cures are judged, on which images.
+
+    Attributes:
+        wishes: what is to be improved, and at which cost.
+        metrics: from names to metrics.
+        reported: the metrics whose changes are reported.
+        form: of the outputs.
+        annotations: of the images that judge.
+        n_folds: of the cross-fitting; 0 where other images chose than judge.
+        seed: of the resamples.
+    """
+
+    wishes: Wishes
+    metrics: MetricsOf
+    reported: tuple[str, ...]
+    form: OutputForm | None
+    annotations: Annotations
+    n_folds: int
+    seed: int
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        """The promises that the objective has."""
+        objective = self.wishes.objective
+        return Ladder(
+            objective=objective.metric,
+            sign=objective.sign,
+            of_worst_group=objective.metric == FAIRNESS_OBJECTIVE,
+            metrics=self.metrics,
+            n_folds=self.n_folds,
+            seed=self.seed,
+        )
+
+    def value(self, name: str, outputs: Array) -> float:
+        """A metric of the images that judge."""
+        figure = figure_of(self.metrics((name,))[0], self.annotations)
+        return figure.figure(figure.columns(outputs), np.arange(len(outputs)))
+
+    def judge(self, before: Array, after: Array) -> Verdict:
+        """The promises that answers make sure.
+
+        Args:
+            before: the model's outputs for the images that judge, in order.
+            after: those of the cured model, for each image of a cure that it did not choose.
+        """
+        about, metrics = self.annotations, self.metrics(self.reported)
+        common: dict[str, Any] = {"form": self.form, "seed": self.seed}
+        plain = difference(before, after, about, metrics, **common)
+        changes = {name: widen(figure, self.ladder.widening) for name, figure in plain.items()}
+        suite = "selection, cross-fitted"
+        reached = evaluate(after, about, metrics, suite=suite, **common).metrics
+        answers = Answers(annotations=about, form=self.form, before=before, after=after)
+        return Verdict(
+            rungs=tuple(self.ladder.rungs(answers, changes[self.wishes.objective.metric])),
+            changes=changes,
+            reached=reached,
+            # A limit asks for one standard error to spare, of the images alone.
+            refusal=next(_refusals(self.wishes, plain, reached), None),
+        )
+
+
+def _more(rungs: Sequence[Rung]) -> str:
+    """How many more images would make a promise sure, by the answers that changed."""
+    needed = [rung for rung in rungs if rung.needed]
+    if not needed:
+        return ""
+    first = min(needed, key=lambda rung: rung.needed or 0)
+    of_group = f" of group {first.of_group}" if first.of_group else ""
+    return f"; about {first.needed:,} more selection images{of_group} would tell"
+
+
+def _refusals(
+    wishes: Wishes, changes: Mapping[str, Figure], reached: Mapping[str, Figure]
+) -> Iterator[Refusal]:
+    """Limits and targets that are not kept.
+
+    Args:
+        wishes: what metrics may lose, and figures to be reached.
+        changes: of every metric, with intervals.
+        reached: the metrics' figures with the cure.
+    """
+    for limit in wishes.limits:
+        change = changes[limit.metric]
+        if not limit.kept_by(change):
+            reason = (
+                f"{limit.metric} changes by {measure_of(limit.metric).change(change.value)}, which "
+                f"with its standard error is not surely within the {limit.most:g} that it may lose"
+            )
+            yield Refusal(reason, costs_too_much=True)
+    beyond = falls_beyond(changes, wishes.max_group_drop)
+    if beyond:
+        yield Refusal(told_beyond(beyond, wishes.max_group_drop), costs_too_much=True)
+    for target in wishes.targets:
+        figure = reached[target.metric]
+        if not target.met_with_caution(figure):
+            reason = (
+                f"{target.metric} is {measure_of(target.metric).figure(figure.value)}, which with "
+                f"its standard error does not surely reach the target {target}"
+            )
+            yield Refusal(reason, costs_too_much=False)
+
+
+def not_sure(objective: Objective, changes: Mapping[str, Figure]) -> str:
+    """Why the gain may be chance, by its interval; empty where it is sure."""
+    name, sign, promise = objective.metric, objective.sign, changes[objective.metric]
+    if min(sign * promise.ci_low, sign * promise.ci_high) > 0:  # NaN is no gain
+        return ""
+    measure = objective.measure
+    low, high = (measure.number(end, signed=True) for end in (promise.ci_low, promise.ci_high))
+    change = measure.change(promise.value)
+    return f"{name} changes by {change}, which may be chance (95 % interval {low} to {high})"

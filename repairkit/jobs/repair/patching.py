@@ -1,25 +1,29 @@
-"""Choose filters, bake them, prove the result and write it with its patch file and report."""
+"""Repair a model: choose what to change, bake it, prove it, judge it and write it with its report.
+
+This module composes the stages, which do not import each other. `CURES` lists every way to change a
+model. A new one is a file in `cures` and an entry here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from onnx import ModelProto
 
-from repairkit.core.attacked import is_attacked
-from repairkit.core.errors import SettingsError, TargetNotMetError
-from repairkit.core.filters import Filter
-from repairkit.core.patch import Patch, Patched, constant_text
+from repairkit.core.attacked import is_attacked, twins_of
+from repairkit.core.errors import ModelError, SettingsError, TargetNotMetError
+from repairkit.core.patch import Patch, Patched
 from repairkit.core.process.stages import stage
-from repairkit.core.process.trust import without
-from repairkit.engine.runner import OpenModel
+from repairkit.core.suite import Indices, Suite
+from repairkit.data.strata import CONFIRMATION_SHARE, split_selection, strata_of
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile, patch_file_text
-from repairkit.formats.run_file import RunFolder
-from repairkit.graph.baking import Baked, bake, is_idle
+from repairkit.graph.baking import bake
 from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.model_files import add_model, digest_of
 from repairkit.jobs.attack.attack_story import check_attacks, judge_attacks
@@ -29,37 +33,71 @@ from repairkit.jobs.output.places import Places
 from repairkit.jobs.output.signs_of_life import OnProgress
 from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.verifying import prove_patch, sign_claim
-from repairkit.jobs.repair.choosing import check_repair, choose_patch
+from repairkit.jobs.repair import checking, confirming, filter_values, judging, telling
 from repairkit.jobs.repair.comparison.baselines import RANDOM_DRAWS, with_baselines
-from repairkit.jobs.repair.filter_values import GRADIENT
-from repairkit.jobs.repair.judging import (
-    ENOUGH_IMAGES,
-    FinalFigures,
-    has_test,
-    judge_cross_fitted,
-    judge_on_selection,
-    judge_on_test,
-    not_judged,
-)
-from repairkit.jobs.repair.objective import Objective, metric_names, plain_values
-from repairkit.jobs.repair.repair_settings import PatchSettings, PatchTime
-from repairkit.jobs.repair.telling import patch_story
-from repairkit.jobs.setup.looking import looked_at, tell_reading
-from repairkit.jobs.setup.preparing import opened_beside, outputs_of, prepare
-from repairkit.jobs.setup.settings import Again, named_in, said_again
+from repairkit.jobs.repair.comparison.plain_recipe import choose_by_ranking
+from repairkit.jobs.repair.criterion import ChoosingCriterion
+from repairkit.jobs.repair.cures.freezing import FreezeFilters
+from repairkit.jobs.repair.cures.last_layer import MoveBiases, RefitLastLayer
+from repairkit.jobs.repair.cures.supplies import FilterSupplies, Looks, Offer, Supplies
+from repairkit.jobs.repair.filter_values import FilterValues, Screening
+from repairkit.jobs.repair.ladder import CureJudge
+from repairkit.jobs.repair.objective import Limit, Objective, Wishes
+from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings, PatchTime, check_word
+from repairkit.jobs.score.scoring import score_bench
+from repairkit.jobs.setup.looking import looked_at
+from repairkit.jobs.setup.preparing import opened_beside, prepare
+from repairkit.jobs.setup.settings import Again
 from repairkit.jobs.setup.subject import judging_the_model
 from repairkit.jobs.setup.unjudged import prepare_unjudged
-from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics
-from repairkit.metrics.definition import check_defined
-from repairkit.repairs.cure import ChosenPatch
-from repairkit.repairs.propose import make_patch
-
-__all__ = ["PatchSettings", "Patched", "patch"]
+from repairkit.jobs.setup.workbench import Bench, Settings, Subject
+from repairkit.repairs.crossfit import Folds
+from repairkit.repairs.cure import BEST, ChosenPatch, Cure, Remembered
 
 _PROOF_IMAGES = 64
-_CACHE_BYTES = 2**28  # searches ask for sets that share little; more does not make them faster
-_MOST_NAMED = 8
-_NOTHING_WRITTEN = "; nothing was written"
+
+
+class Strategy(Protocol):
+    """A way to change models."""
+
+    @property
+    def name(self) -> str:
+        """As `--repair` names it."""
+        ...
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether it freezes filters that their values single out (`Supplies.filters`)."""
+        ...
+
+    def cure(self, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> Cure:
+        """The cure for a workbench's model.
+
+        Raises:
+            ModelError: why this model cannot be changed so, in one line.
+        """
+        ...
+
+
+CURES: tuple[Strategy, ...] = (FreezeFilters(), MoveBiases(), RefitLastLayer())
+"""Every way to change a model; of equal gains the earlier is taken."""
+
+
+def check_repair(asked: PatchSettings) -> None:
+    """Refuse a repair that is unknown, or that takes no value of a filter and is given some.
+
+    Raises:
+        SettingsError: it is one of these.
+    """
+    check_word("--repair", asked.repair, (*(strategy.name for strategy in CURES), BEST))
+    if not _needs_values(asked.repair) and (asked.scores or asked.level == "best"):
+        raise SettingsError(
+            f"--repair {asked.repair} freezes no filter; leave out --scores and --level best"
+        )
+
+
+def _needs_values(repair: str) -> bool:
+    return any(one.needs_values for one in CURES if repair in (one.name, BEST))
 
 
 @judging_the_model
@@ -79,13 +117,17 @@ def patch(
         RepairkitError: anything else that the user can mend.
     """
     check_repair(asked)
-    again = patch_again(subject.file.path, settings, asked)
+    again = checking.patch_again(subject.file.path, settings, asked)
     asked = replace(asked, score=asked.score.begun())
     check_place(subject, settings, out)
-    settings = _with_the_runs_code(asked, settings)
-    objective = asked.objective_of(_metric_at_hand(asked, settings))
-    bench = _bench(subject, _settled(settings, asked, objective), asked)
-    objective = _check_wishes(bench, asked, objective)
+    settings = checking.with_the_runs_code(asked, settings)
+    objective = asked.objective_of(checking.metric_at_hand(asked, settings))
+    settings = checking.settled(settings, asked, objective)
+    if asked.remove:
+        bench = prepare_unjudged(subject, settings, sites={f.site for f in asked.remove})
+    else:
+        bench = prepare(subject, settings)
+    objective = checking.check_wishes(bench, asked, objective)
     source_is_used = asked.baselines or asked.score.method == GRADIENT
     check_attacks(bench, asked.attacks, baselines=source_is_used)
     bench = looked_at(
@@ -95,170 +137,251 @@ def patch(
         go_on=bool(asked.remove),
     )
     if asked.remove:
-        chosen = _named(bench, asked.remove)
+        chosen = checking.named_patch(bench, asked.remove)
     else:
         try:
             chosen = choose_patch(bench, asked, objective, on_progress)
         except TargetNotMetError as error:
-            raise _with_hint(bench, asked, error) from None
+            raise telling.with_hint(bench, asked, error) from None
     return _finish(bench, chosen, asked, objective, out=out, on_progress=on_progress, again=again)
 
 
-def _settled(settings: Settings, asked: PatchSettings, objective: Objective) -> Settings:
-    """The job's settings with those that follow from what was asked.
+def choose_patch(
+    bench: Bench,
+    asked: PatchSettings,
+    objective: Objective,
+    on_progress: OnProgress,
+    *,
+    compare: bool = True,
+) -> ChosenPatch:
+    """Choose how to change the model.
+
+    Args:
+        bench: the workbench.
+        asked: the settings.
+        objective: what is to be improved.
+        on_progress: called now and then while filters are scored.
+        compare: put the other cures beside the chosen one.
 
     Raises:
-        SettingsError: a metric is code that only a file named, or needs groups.
+        TargetNotMetError: nothing can be promised.
+        RunFolderError: the run is about something else.
     """
-    check_metrics(settings, objective.values)
-    if not settings.groups and any(name.startswith("group_") for name in objective.values):
-        needing = "--fairness" if asked.fairness else objective.metric
-        raise SettingsError(
-            f"{needing} needs groups; name the columns with --group, or in repairkit.toml"
-        )
-    if settings.cache_memory is None:
-        settings = replace(settings, cache_memory=_CACHE_BYTES)
-    if asked.level not in (None, "best"):
-        settings = replace(settings, absent=asked.level)
-    if asked.remove:
-        return settings
-    metrics = plain_values(objective) if asked.choose == "plain" else objective.values
-    return replace(settings, metrics=metrics)
+    check_repair(asked)
+    why_part = checking.why_a_part_confirms(bench, asked, needs_values=_needs_values(asked.repair))
+    given = "" if asked.confirm_share is None else "--confirm-share keeps images to confirm alone"
+    plainly = "--choose plain judges by the images that chose" if asked.choose == "plain" else ""
+    judging.require_test(bench, plainly or given or why_part)
+    if asked.choose == "plain":
+        return _choose_plainly(bench, asked, objective, on_progress)
+    wishes = Wishes(
+        objective=objective,
+        limits=(Limit(bench.accuracy, asked.max_drop),) if bench.n_classes else (),
+        targets=asked.targets,
+        search=asked.search,
+        share=asked.confirm_share,
+        max_group_drop=asked.max_group_drop,
+        promise=asked.promise,
+    )
+    if wishes.share is None and not why_part:
+        chosen = _choose_by_all(bench, asked, wishes, on_progress, compare)
+        if chosen is not None:
+            return chosen
+        why_part = "its values cannot be solved anew for some of the images"
+        judging.require_test(bench, why_part)
+    share = CONFIRMATION_SHARE if wishes.share is None else wishes.share
+    chosen = _choose_by_part(bench, asked, replace(wishes, share=share), share, on_progress)
+    if not why_part:
+        return chosen
+    note = (
+        f"{share:.0%} of the selection images confirmed and the others chose ({why_part}); "
+        "with --method repair every image does both"
+    )
+    return replace(chosen, notes=(*chosen.notes, note))
 
 
-def _bench(subject: Subject, settings: Settings, asked: PatchSettings) -> Bench:
-    if asked.remove:
-        return prepare_unjudged(subject, settings, sites={f.site for f in asked.remove})
-    return prepare(subject, settings)
+def _choose_by_all(
+    bench: Bench, asked: PatchSettings, wishes: Wishes, on_progress: OnProgress, compare: bool
+) -> ChosenPatch | None:
+    """Every image chooses and confirms; None where values cannot be solved for some images."""
+    suite = bench.parts.selection
+    everyone = np.arange(len(suite))
+    folds = confirming.draw_folds(suite.annotations, wishes.n_folds, bench.settings.seed)
+    time, values = PatchTime.of(asked.score, bench), None
+    if _needs_values(asked.repair):
+        values = _values(bench, asked, wishes.objective, suite, time, on_progress)
+        if values.on(everyone) is None:
+            return None
+    offer = _offer(
+        bench, asked, wishes, values, time=time, scored=everyone, parts=folds.parts, folds=folds
+    )
+    judge = _cure_judge(bench, wishes, everyone, n_folds=folds.n_folds)
+    cure = offer.wanted(asked.repair)
+    chosen = confirming.confirm_by_all(judge, folds, cure, offer.plain, repair=asked.repair)
+    selection = dict(chosen.selection or {})
+    if compare and (time is None or not time.is_over(1)):
+        with stage("judging simpler cures"):
+            selection["cures"] = confirming.compare_cures(
+                offer.cures,
+                offer.reasons,
+                judge=judge,
+                folds=folds,
+                plain=offer.plain,
+                lowest=asked.promise,
+            )
+    if values is None:
+        return replace(chosen, selection=selection)
+    selection["passes"] = offer.passes(of_values=int(values.run.get("image_passes", 0)))
+    return replace(chosen, scoring=values.run, selection=selection)
 
 
-def _named(bench: Bench, filters: Sequence[Filter]) -> ChosenPatch:
-    """A patch of just the filters that were named, at the levels of absent ones."""
-    named = dict.fromkeys(_filters_named(bench, filters))  # one named twice is frozen once
-    players = np.array([bench.roster.column(f) for f in named], np.intp)
-    tell_reading(bench.reading)
-    return _without_idle(bench, make_patch(players, bench.roster, bench.working.levels))
+def _choose_by_part(
+    bench: Bench, asked: PatchSettings, wishes: Wishes, share: float, on_progress: OnProgress
+) -> ChosenPatch:
+    """Some selection images choose, the others confirm."""
+    halves = split_selection(bench.parts.selection, share, bench.settings.seed)
+    within, others = halves.positions
+    time, values = PatchTime.of(asked.score, bench), None
+    if _needs_values(asked.repair):
+        values = _values(bench, asked, wishes.objective, halves.choosing, time, on_progress)
+    offer = _offer(bench, asked, wishes, values, time=time, scored=within, parts=(within, others))
+    judge = _cure_judge(bench, wishes, others, n_folds=0)
+    cure = offer.wanted(asked.repair)
+    chosen = confirming.confirm_by_part(
+        judge, halves.positions, cure, offer.plain, repair=asked.repair
+    )
+    # A run may have been scored on all selection images, those that confirm among them.
+    part = None if values is None else values.run.get("scored_on", {}).get("part")
+    saw = part not in (None, "choosing")
+    selection = {**(chosen.selection or {}), "scores_saw_confirmation": saw}
+    scoring = None if values is None else values.run
+    return replace(chosen, scoring=scoring, selection=selection, saw_confirmation=saw)
 
 
-def _filters_named(bench: Bench, wanted: Sequence[Filter]) -> tuple[Filter, ...]:
-    """Filters by their ids, or by `LAYER:CHANNEL` of the framework that the model came from."""
-    layers = bench.subject.layer_map
-    if layers is None:
-        return tuple(wanted)
-    sites = {site.name for site in bench.roster.sites}
-    return tuple(f if f.site in sites else layers.filter_named(f) for f in wanted)
+def _choose_plainly(
+    bench: Bench, asked: PatchSettings, objective: Objective, on_progress: OnProgress
+) -> ChosenPatch:
+    time = PatchTime.of(asked.score, bench)
+    values = _values(bench, asked, objective, bench.parts.selection, time, on_progress)
+    chosen = choose_by_ranking(
+        bench,
+        values.harm.signs[0] * values.harm.values[:, 0],
+        objective,
+        at_most=asked.at_most,
+        max_drop=asked.max_drop,
+        max_group_drop=asked.max_group_drop,
+        is_over=_is_over(time),
+    )
+    return replace(chosen, scoring=values.run)
 
 
-def _without_idle(bench: Bench, patch: Patch) -> ChosenPatch:
-    """The patch without filters that hold their constant already, each of them named in a note.
-
-    Raises:
-        SettingsError: no filter is left.
-    """
-    idle = [f for f in patch.frozen if is_idle(bench.original, f)]
-    if not idle:
-        return ChosenPatch(patch=patch)
-    left = tuple(f for f in patch.frozen if f not in idle)
-    if not left:
-        shown = ", ".join(f"{f.filter.id} at {constant_text(f)}" for f in idle[:_MOST_NAMED])
-        more = f" and {len(idle) - _MOST_NAMED} more" if len(idle) > _MOST_NAMED else ""
-        holders = (
-            "the filter holds its" if len(idle) == 1 else f"all {len(idle)} filters hold their"
-        )
-        raise SettingsError(
-            f"nothing to freeze: {holders} constant already ({shown}{more}); nothing was written"
-        )
-    notes = [
-        f"{f.filter.id} holds the constant {constant_text(f)} already; it was left as it is"
-        for f in idle
-    ]
-    return ChosenPatch(patch=Patch(left), notes=tuple(notes))
-
-
-def patch_again(model: Path, settings: Settings, asked: PatchSettings) -> Again:
-    """The command that makes the same repair."""
-    # Only with values by gradients does the source affect what is chosen.
-    lacks = ("--source",) if asked.score.method == GRADIENT else ()
-    return said_again(
-        "patch",
-        model,
-        settings,
-        asked,
-        usual=PatchSettings(fairness=True),
-        budget=asked.score.budget,
-        lacks=lacks,
+def _values(
+    bench: Bench,
+    asked: PatchSettings,
+    objective: Objective,
+    suite: Suite,
+    time: PatchTime | None,
+    on_progress: OnProgress,
+) -> FilterValues:
+    return filter_values.find_values(
+        bench,
+        objective,
+        suite,
+        run=asked.scores,
+        score=asked.score if time is None else time.for_scoring(asked.score),
+        source=asked.attacks.source,
+        score_filters=partial(score_bench, on_progress=on_progress),
     )
 
 
-def _check_wishes(bench: Bench, asked: PatchSettings, objective: Objective) -> Objective:
-    """Check all that is asked for before anything is scored; the objective with its direction.
+def _offer(
+    bench: Bench,
+    asked: PatchSettings,
+    wishes: Wishes,
+    values: FilterValues | None,
+    *,
+    time: PatchTime | None,
+    scored: Indices,
+    parts: Sequence[Indices],
+    folds: Folds | None = None,
+) -> Offer:
+    """What the model can take.
 
-    Raises:
-        SettingsError: a metric is unknown or does not fit the data, or a target says nothing.
+    Args:
+        bench: the workbench.
+        asked: the settings.
+        wishes: what is to be improved.
+        values: of the filters; None where no filter is to be frozen.
+        time: what is left, if there is a limit.
+        scored: positions of the scored images among those of the selection part.
+        parts: positions of the images on which a choice needs answers together.
+        folds: of the cross-confirmation.
     """
-    known = bench.dataset.annotations.group_names
-    if asked.fairness and len(known) == 1:
-        raise SettingsError(
-            f"--fairness compares groups and there is only {known[0]!r}; choose a column with two "
-            "or more values with --group"
+    suite, filters = bench.parts.selection, None
+    if values is None:
+        plain = bench.working.run_plain(suite)
+    else:
+        looks = _looks(bench, wishes.objective, time, parts)
+        plain = looks.plain
+        filters = FilterSupplies(
+            looks=looks,
+            screen=Screening(bench, values, wishes.objective, plain, scored),
+            best_levels=asked.level == "best",
+            is_over=_is_over(time),
         )
-    if asked.baselines and not has_test(bench) and not bench.unjudged:
-        raise SettingsError(
-            "--baselines judges every cure by test images, and --test none leaves none; give a "
-            "test part, such as --test 0.3, or leave --baselines out"
-        )
-    if bench.unjudged and asked.baselines:
-        raise SettingsError(
-            f"--baselines compares figures and no metric can be computed ({bench.unjudged})"
-        )
-    if asked.remove:
-        return objective
-    names = metric_names(objective, (), asked.targets)
-    metrics = dict(zip(names, bench.metrics(names), strict=True))
-    for target in asked.targets:
-        target.check(metrics[target.metric])
-    for part in (bench.parts.selection, bench.parts.test):
-        for metric in metrics.values() if len(part) else ():
-            check_defined(metric, part.annotations, part.name)
-    return objective.fitted(metrics[objective.metric])
+    criterion = ChoosingCriterion(
+        wishes=wishes,
+        metrics=bench.metrics,
+        form=bench.form,
+        annotations=suite.annotations,
+        plain=plain,
+    )
+    supplies = Supplies(
+        strata=strata_of(suite.annotations),
+        twins=twins_of(suite.annotations),
+        folds=folds,
+        filters=filters,
+    )
+    cures: dict[str, Cure] = {}
+    reasons: dict[str, str] = {}
+    for strategy in CURES:
+        if strategy.needs_values and filters is None:
+            continue
+        try:
+            cures[strategy.name] = Remembered(strategy.cure(bench, criterion, supplies))
+        except ModelError as error:
+            reasons[strategy.name] = str(error)
+    return Offer(cures=cures, reasons=reasons, plain=plain, filters=filters)
 
 
-def _with_the_runs_code(asked: PatchSettings, settings: Settings) -> Settings:
-    """The settings, with the code that only files name: the run's metrics too."""
-    named_by = dict(settings.named_by)
-    if asked.scores is not None:
-        folder = RunFolder(asked.scores)
-        named_by |= named_in(folder.run_file, folder.read_metrics())
-        # Without a project file the settings' metrics were given as options.
-        named_by = without(named_by, () if settings.named_by else settings.metrics)
-    given = [asked.objective or "", *(target.metric for target in asked.targets)]
-    return replace(settings, named_by=without(named_by, given))
+def _looks(
+    bench: Bench, objective: Objective, time: PatchTime | None, parts: Sequence[Indices]
+) -> Looks:
+    suite = bench.parts.selection
+    return Looks(
+        bench.working.game(suite, bench.metrics((objective.metric,))).evaluator,
+        n_players=len(bench.roster),
+        n_images=len(suite),
+        parts=parts,
+        rows_at_once=None if time is None else time.rows_at_once(len(suite)),
+    )
 
 
-def _metric_at_hand(asked: PatchSettings, settings: Settings) -> str:
-    """The metric of the run that is there, else that of the settings."""
-    if asked.scores is not None:
-        return RunFolder(asked.scores).read_metrics()[0]
-    return settings.metrics[0]
+def _is_over(time: PatchTime | None) -> Callable[[], bool]:
+    return (lambda: False) if time is None else partial(time.is_over, 1)
 
 
-def _with_hint(bench: Bench, asked: PatchSettings, error: TargetNotMetError) -> TargetNotMetError:
-    """The error, with how many images `--test none` would add where they may be what is missing."""
-    if asked.choose == "plain" or asked.confirm_share is not None or asked.scores is not None:
-        return error  # these need a test part
-    parts = bench.parts
-    n_images = len(bench.dataset.annotations)
-    if not has_test(bench) or n_images >= ENOUGH_IMAGES or "selection" not in parts.left_open:
-        return error
-    promise = error.found.get("promise")
-    if promise is not None and promise["reached"] is not None:  # a limit or a target stands against
-        return error
-    hint = f"; --test none would add {len(parts.test):,} images to choose on"
-    reason = str(error).removesuffix(_NOTHING_WRITTEN)
-    story = dict(error.found)
-    if story.get("declined"):
-        story["declined"] += hint
-    return TargetNotMetError(f"{reason}{hint}{_NOTHING_WRITTEN}", story)
+def _cure_judge(bench: Bench, wishes: Wishes, within: Indices, *, n_folds: int) -> CureJudge:
+    """What cures are judged by, on the selection images at the positions `within`."""
+    return CureJudge(
+        wishes=wishes,
+        metrics=bench.metrics,
+        reported=wishes.told_names(bench.accuracy if bench.n_classes else None),
+        form=bench.form,
+        annotations=bench.parts.selection.annotations.take(within),
+        n_folds=n_folds,
+        seed=bench.settings.seed,
+    )
 
 
 def _finish(
@@ -281,20 +404,27 @@ def _finish(
         bench.subject,
         bench.original,
         patch,
-        Baked(model, draft.edits),
+        model,
+        draft.edits,
         opened=patched,
         images=calibration.batch(first) if len(calibration) else None,
         feeds=calibration.feeds(first),
     )
-    final = _judge(bench, chosen, patched, objective.metric)
+    final = judging.final_figures(bench, chosen, patched, objective.metric)
     name = None if bench.unjudged else objective.metric
-    story = patch_story(bench, asked, chosen, name, final, verified)
+    story = telling.patch_story(bench, asked, chosen, name, final, verified)
     time = PatchTime.of(asked.score, bench) if asked.baselines else None
     if time is not None and time.is_over(RANDOM_DRAWS):
         story["notes"] = [*story["notes"], "baselines were left out: the time limit was reached"]
     elif asked.baselines:
         story["baselines"], note = with_baselines(
-            bench, asked, objective, final, n_frozen=len(patch), on_progress=on_progress
+            bench,
+            asked,
+            objective,
+            final,
+            n_frozen=len(patch),
+            score_filters=partial(score_bench, on_progress=on_progress),
+            conductance=filter_values.conductance_by(asked.attacks.source, objective),
         )
         story["notes"] = [*story["notes"], note]
     if is_attacked(bench.dataset.annotations) and not bench.unjudged:
@@ -316,21 +446,6 @@ def _finish(
         change=final.change,
         document=story,
     )
-
-
-def _judge(bench: Bench, chosen: ChosenPatch, patched: OpenModel, objective: str) -> FinalFigures:
-    """The figures to report: of the test part, else of images that did not choose their cure."""
-    if bench.unjudged:
-        return not_judged(bench)
-    if has_test(bench):
-        return judge_on_test(bench, patched, objective)
-    if chosen.selection is None:  # filters that were named
-        suite = bench.parts.selection
-        return judge_on_selection(
-            bench, (bench.working.run_plain(suite), outputs_of(bench, patched, suite)), objective
-        )
-    assert chosen.outputs is not None
-    return judge_cross_fitted(bench, chosen.outputs, objective, n_folds=chosen.n_folds)
 
 
 @stage("baking")

@@ -19,7 +19,7 @@ from repairkit.jobs.repair.objective import (
     Objective,
     Target,
 )
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.methods import NORMS, ScoreSettings
 from repairkit.jobs.score.spending import seconds_per_pass
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.search import SearchSettings
@@ -31,6 +31,10 @@ LEVELS: tuple[str, ...] = get_args(Level)
 FREEZE = "freeze"
 """The repair that is made where nothing else is asked for."""
 
+GRADIENT = "gradient"
+"""The method that values filters by gradients of the framework's model."""
+
+_SOLVED_ANEW = (GRADIENT, "repair", "regression", "auto", "leave-one-out", "random", *NORMS)
 _SCORING_SHARE = 0.6
 _MOST_KEPT = 0.5
 _PROOF_PASSES = 256
@@ -167,6 +171,11 @@ class PatchSettings:
             "promise": self.promise,
             "repair": self.repair,
         }
+
+
+def can_be_solved_anew(method: str) -> bool:
+    """Whether a method gives values of some of the images without asking the model again."""
+    return method in _SOLVED_ANEW
 
 
 def check_word(option: str, word: str, known: tuple[str, ...]) -> None:

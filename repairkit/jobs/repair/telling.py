@@ -7,17 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from repairkit.core.errors import TargetNotMetError
+from repairkit.core.metric import MeasureFacts
 from repairkit.core.patch import Patch, Verified
 from repairkit.core.process.text import counted
 from repairkit.engine.ort import versions
 from repairkit.jobs.output.places import Places
-from repairkit.jobs.repair.judging import FinalFigures, disparity_measures, note_on_test
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.runs.part_records import told_parts
 from repairkit.jobs.runs.run_document import less_is_better, plain, told_measures
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.repairs.cure import ChosenPatch, Story
+from repairkit.metrics.catalogue import measure_of
+from repairkit.repairs.cure import ChosenPatch, FinalFigures, Story
 from repairkit.report.story import find_payers
+
+ENOUGH_IMAGES = 2_000
+"""From so many images on, a test part is advised."""
+
+
+_ENDING = "; nothing was written"
 
 
 def patch_story(
@@ -175,3 +183,46 @@ def _confirmation_notes(chosen: ChosenPatch) -> list[str]:
             f"images that confirm, so that these were asked {chosen.n_confirmations} times"
         )
     return notes
+
+
+def note_on_test(bench: Bench, *, chosen: bool) -> list[str]:
+    """What readers must know of figures without a test part; nothing where there is one."""
+    if len(bench.parts.test) or bench.unjudged:
+        return []
+    if not chosen:
+        return ["no image chose the filters, so that all of them report: there is no test part"]
+    n_images = len(bench.parts.selection)
+    note = (
+        "there is no test part: the figures are cross-fitted, so they tell what choosing like this "
+        "is worth on images that did not choose, and not of this very patch"
+    )
+    if n_images < ENOUGH_IMAGES:
+        return [note]
+    return [f"{note}; with {n_images:,} images a test part is advised (--test 0.3)"]
+
+
+def disparity_measures(block: Mapping[str, Any] | None) -> dict[str, MeasureFacts]:
+    """How the figures of `disparities` are to be understood, by the metric's name."""
+    columns = [] if block is None else block["columns"]
+    return {
+        name: measure_of(name).to_json() for column in columns for name in column["disparities"]
+    }
+
+
+def with_hint(bench: Bench, asked: PatchSettings, error: TargetNotMetError) -> TargetNotMetError:
+    """The error, with how many images `--test none` would add where they may be what is missing."""
+    if asked.choose == "plain" or asked.confirm_share is not None or asked.scores is not None:
+        return error  # these need a test part
+    parts = bench.parts
+    n_images = len(bench.dataset.annotations)
+    if not len(parts.test) or n_images >= ENOUGH_IMAGES or "selection" not in parts.left_open:
+        return error
+    promise = error.found.get("promise")
+    if promise is not None and promise["reached"] is not None:  # a limit or a target stands against
+        return error
+    hint = f"; --test none would add {len(parts.test):,} images to choose on"
+    reason = str(error).removesuffix(_ENDING)
+    story = dict(error.found)
+    if story.get("declined"):
+        story["declined"] += hint
+    return TargetNotMetError(f"{reason}{hint}{_ENDING}", story)

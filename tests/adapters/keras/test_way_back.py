@@ -20,7 +20,8 @@ from repairkit.graph.baking import bake
 from repairkit.graph.kinds.sites import survey
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.export.exporting import export
-from repairkit.jobs.repair.patching import PatchSettings, patch
+from repairkit.jobs.repair.patching import patch
+from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.setup.settings import settle
 from repairkit.jobs.setup.subject import read_subject
 from repairkit_adapters.keras.keras_runtime import quiet

@@ -21,7 +21,8 @@ from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.jobs.attack.adversary import read_attack_settings
 from repairkit.jobs.attack.attacking import AttackSettings, attack
-from repairkit.jobs.repair.patching import PatchSettings, patch
+from repairkit.jobs.repair.patching import patch
+from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score
 from repairkit.jobs.setup.preparing import prepare

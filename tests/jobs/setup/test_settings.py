@@ -19,8 +19,8 @@ from repairkit.core.framework import FreshAttacks
 from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
 from repairkit.jobs.output.places import Places
+from repairkit.jobs.repair.checking import patch_again
 from repairkit.jobs.repair.objective import PROMISES, Target
-from repairkit.jobs.repair.patching import patch_again
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import ScoreSettings
 from repairkit.jobs.score.scoring import score_again

@@ -10,33 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import AdapterError, RepairkitError
-from repairkit.core.filters import LayerMap
-from repairkit.core.framework import Attributing
+from repairkit.core.errors import RepairkitError
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm, shift_outputs
 from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
-from repairkit.jobs.output.signs_of_life import OnProgress
 from repairkit.jobs.repair.criterion import ChoosingCriterion, figures_of
-from repairkit.jobs.repair.filter_values import Source, check_same, layers_of
-from repairkit.jobs.repair.judging import FinalFigures
 from repairkit.jobs.repair.objective import Limit, Objective, Wishes, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.methods import NORMS, ScoreSettings
-from repairkit.jobs.score.scoring import score_bench
+from repairkit.jobs.score.scored import Scored
 from repairkit.jobs.setup.preparing import patched_outputs
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.evaluation import difference, evaluate
 from repairkit.repairs.biases import Biases, fit_shift
-from repairkit.repairs.cure import Story
+from repairkit.repairs.cure import FinalFigures, Story
 from repairkit.repairs.propose import make_patch
 
 RANDOM_DRAWS = 10
@@ -44,7 +39,7 @@ MULTIPLICITY = (
     "baselines: the test part was looked at once per method, {n} times in all (random draws count "
     "as one), and each interval is for its method alone: the best of them looks better than it is"
 )
-_MOST_IMAGES = 512  # of the selection part, by which conductance is measured
+MOST_IMAGES = 512  # of the selection part, by which conductance is measured
 
 PlayerValues = NDArray[np.float64]
 """Shape (n_players,)."""
@@ -75,7 +70,8 @@ def with_baselines(
     figures: FinalFigures,
     *,
     n_frozen: int,
-    on_progress: OnProgress,
+    score_filters: Callable[..., Scored],
+    conductance: Callable[[Bench], PlayerValues] | None,
 ) -> tuple[list[Story], str]:
     """The rows of the report's `baselines`, the chosen repair first, and a note of how many looks.
 
@@ -85,14 +81,15 @@ def with_baselines(
         objective: what it is for.
         figures: of the repair.
         n_frozen: how many filters it freezes.
-        on_progress: called now and then while filters are scored.
+        score_filters: scores filters by other methods.
+        conductance: of every filter; None without the framework's model.
     """
     before, after = figures.outputs
     test = TestPart(bench, before, bench.metrics(tuple(figures.before.metrics)))
     rows = [test.row("chosen repair", n_frozen, "what this report is about", after)]
-    rankings = list(_rankings(asked, objective, on_progress))
-    if asked.attacks.source is not None:
-        rankings.append(conductance_ranking(asked.attacks.source, objective))
+    rankings = list(_rankings(asked, objective, score_filters))
+    if conductance is not None:
+        rankings.append(_conductance_ranking(conductance, objective))
     for ranking in rankings:
         ranked = bench
         if ranking.metrics and ranking.metrics != bench.settings.metrics:
@@ -115,7 +112,7 @@ def with_baselines(
 
 
 def _rankings(
-    asked: PatchSettings, objective: Objective, on_progress: OnProgress
+    asked: PatchSettings, objective: Objective, score_filters: Callable[..., Scored]
 ) -> Iterator[Ranking]:
     budget, began = asked.score.budget, asked.score.began
 
@@ -124,7 +121,7 @@ def _rankings(
 
         def values(bench: Bench) -> PlayerValues:
             (metric,) = bench.metrics(bench.metric_names[:1])
-            scored = score_bench(bench, settings, on_progress=on_progress)
+            scored = score_filters(bench, settings)
             first = scored.scores.values[:, 0]
             return np.asarray(first if method in NORMS else metric.measure.sign * first)
 
@@ -151,45 +148,16 @@ def _rankings(
     )
 
 
-def conductance_ranking(source: Source, objective: Objective) -> Ranking:
+def _conductance_ranking(
+    conductance: Callable[[Bench], PlayerValues], objective: Objective
+) -> Ranking:
     """By the mean conductance for the true class, images weighted as the objective does."""
-    weighed_as = plain_values(objective)[0]
     return Ranking(
         "conductance",
         "freezes those through which the least of the true class's score flows (Captum), by "
-        f"{weighed_as}'s weights of at most {_MOST_IMAGES} selection images",
-        partial(_conductance, source=source, weighed_as=weighed_as),
+        f"{plain_values(objective)[0]}'s weights of at most {MOST_IMAGES} selection images",
+        conductance,
     )
-
-
-def _conductance(bench: Bench, *, source: Source, weighed_as: str) -> PlayerValues:
-    """Mean conductance of every filter.
-
-    Raises:
-        AdapterError: the source is another model, or gives no conductance.
-    """
-    name, model = source
-    layers = layers_of(bench)
-    if not isinstance(model, Attributing):
-        raise AdapterError(f"the adapter of {model.framework} cannot tell of conductance")
-    suite = bench.parts.selection
-    rng = np.random.default_rng(bench.settings.seed)
-    few = suite.take(rng.permutation(len(suite))[:_MOST_IMAGES])
-    check_same(bench, model, name)
-    by_layer = model.conductance(few.batch(np.arange(len(few))), few.annotations.labels)
-    (metric,) = bench.metrics((weighed_as,))
-    weights = metric.weights(few.annotations)
-    return by_filter(bench, layers, {layer: weights @ each for layer, each in by_layer.items()})
-
-
-def by_filter(bench: Bench, layers: LayerMap, means: Mapping[str, PlayerValues]) -> PlayerValues:
-    """Means by layer as values by player; NaN where a filter's layer has none, or is unproven."""
-    values = np.full(len(bench.roster), np.nan)
-    for player, filter in enumerate(bench.roster.filters):
-        origin = layers.origin(filter)
-        if origin is not None and origin.proven and origin.layer in means:
-            values[player] = means[origin.layer][origin.channel]
-    return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import pytest
 
 from repairkit.estimators import registry
 from repairkit.jobs.export import adapters
-from repairkit.jobs.repair import choosing
+from repairkit.jobs.repair import patching
 from repairkit.metrics import catalogue
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project
@@ -106,7 +106,7 @@ def test_the_repair_is_confirmed_like_all_others(
 ) -> None:
     harm(project)
     strategy = example("a repair").FreezeOneStrategy()
-    monkeypatch.setattr(choosing, "CURES", (*choosing.CURES, strategy))
+    monkeypatch.setattr(patching, "CURES", (*patching.CURES, strategy))
     answer = repairkit("patch", project.model, "--fairness", "--repair", "freeze-one", "--json")
     assert answer.code == 0, answer.err
     document = json.loads(answer.out)

@@ -19,7 +19,7 @@ from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, split_parts
 from repairkit.data.preprocessing import FurtherInput, describe_shape
-from repairkit.data.reader import read_data
+from repairkit.data.reader import DataRequest, read_data
 from repairkit.engine.batching import Batching, settle_batching
 from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Effort, Working
@@ -235,8 +235,7 @@ def opened_beside(bench: Bench, model: ModelProto) -> OpenModel:
 def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> Dataset:
     """The data that the settings name; labels are checked against what the model declares."""
     user_metrics_alone = all(is_user_metric(name) for name in settings.metrics)
-    return read_data(
-        require_data(settings),
+    request = DataRequest(
         spec=subject.spec,
         preprocessing=settings.preprocessing,
         groups=settings.groups,
@@ -247,6 +246,7 @@ def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> D
         inputs=subject.further,
         image_name=subject.input_name,
     )
+    return read_data(require_data(settings), request)
 
 
 def _promised(subject: Subject, settings: Settings) -> int | None:
@@ -333,8 +333,7 @@ def read_any(subject: Subject, settings: Settings) -> Dataset:
             return read_dataset(subject, settings, regression=regression)
         except DataError:
             continue
-    return read_data(
-        require_data(settings),
+    request = DataRequest(
         spec=subject.spec,
         preprocessing=settings.preprocessing,
         groups=settings.groups,
@@ -343,6 +342,7 @@ def read_any(subject: Subject, settings: Settings) -> Dataset:
         inputs=subject.further,
         image_name=subject.input_name,
     )
+    return read_data(require_data(settings), request)
 
 
 def read_images(subject: Subject, settings: Settings) -> Suite:

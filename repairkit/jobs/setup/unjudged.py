@@ -68,7 +68,7 @@ def _parts(dataset: Dataset, settings: Settings) -> Parts:
     parts = split_parts(dataset, PartPlan(**wishes), seed=settings.seed)
     n_images = len(parts.calibration)
     sentence = f"Means were measured on {n_images} images (calibration: {wishes['calibration']})."
-    return replace(parts, overlaps=(), how=sentence)
+    return replace(parts, overlaps=(), summary=sentence)
 
 
 def _without_images(subject: Subject, settings: Settings, *, all_outputs: bool) -> Bench:

@@ -23,7 +23,7 @@ from repairkit.core.suite import Indices, Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection, strata_of
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile, patch_file_text
-from repairkit.graph.baking import bake
+from repairkit.graph.baking import Baked, bake
 from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.model_files import add_model, digest_of
 from repairkit.jobs.attack.attack_story import check_attacks, judge_attacks
@@ -404,8 +404,7 @@ def _finish(
         bench.subject,
         bench.original,
         patch,
-        model,
-        draft.edits,
+        Baked(model, draft.edits),
         opened=patched,
         images=calibration.batch(first) if len(calibration) else None,
         feeds=calibration.feeds(first),

@@ -357,13 +357,4 @@ def _mask(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> Model
     return mask_channels(with_dense_tensors(model), sites, means)
 
 
-FLOATS = Kind(
-    operators=frozenset(layers.ON_FLOATS),
-    find=_find,
-    mask=_mask,
-)
-CODES = Kind(
-    operators=frozenset(layers.ON_CODES),
-    find=_find,
-    mask=_mask,
-)
+CHANNELS = Kind(operators=frozenset({*layers.ON_FLOATS, *layers.ON_CODES}), find=_find, mask=_mask)

@@ -1,9 +1,9 @@
 """What a kind of site must be able to do, and the nouns of a search for sites.
 
-A kind of site is one way in which a file stores filters: floating-point layers, layers on integer
-codes, trees. Everything that differs between kinds is asked of two objects: a `Kind`, before its
-sites are found, and a `SiteLayer`, for one site that was found. A new kind is a module that gives
-these two, and an entry in the list in `sites`.
+A kind of site is one way in which a file stores filters: as channels of layers, or as trees. What
+differs between kinds is asked of two objects: a `Kind`, before its sites are found, and a
+`SiteLayer`, for one site that was found. A new kind is a module that gives these two, and an entry
+in the list in `sites`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from repairkit.core.filters import FilterMeans, Site
 from repairkit.core.patch import Change, Constant, FrozenFilter
 from repairkit.core.suite import Array
 from repairkit.graph.index import ConstantArrays, GraphIndex
-
-# What freezing asks for
-
 
 # What a search finds
 
@@ -144,7 +141,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found in a model: its sites with their layers, and the layers that are no sites."""
+    """The sites of a model with their layers, and the layers that are no sites."""
 
     constants: ConstantArrays
     layers: Mapping[str, SiteLayer]
@@ -156,7 +153,7 @@ class Survey:
 
     @property
     def model(self) -> ModelProto:
-        """The model in which was searched."""
+        """The model that was searched."""
         return self.constants.index.model
 
     @cached_property

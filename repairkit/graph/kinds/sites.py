@@ -14,14 +14,14 @@ from onnx import ModelProto, NodeProto, shape_inference
 from repairkit.core.errors import ModelError, SettingsError
 from repairkit.core.filters import FilterMeans, Site
 from repairkit.graph.index import GraphIndex, all_nodes, layer_names, subgraphs, with_open_sizes
-from repairkit.graph.kinds.channels import CODES, FLOATS
+from repairkit.graph.kinds.channels import CHANNELS
 from repairkit.graph.kinds.heads import head_layers, is_product
 from repairkit.graph.kinds.kind import Kind, LeftOut, SiteLayer, SiteSearch, Survey
 from repairkit.graph.kinds.layers import DENSE_ON_CODES
 from repairkit.graph.kinds.trees import TREES
 from repairkit.graph.stored.constants import Constants
 
-KINDS = (TREES, FLOATS, CODES)
+KINDS = (TREES, CHANNELS)
 """All kinds, in the order in which their masks are put into a model."""
 
 _KIND_OF = {operator: kind for kind in KINDS for operator in kind.operators}
@@ -52,10 +52,10 @@ def instrument(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> 
     Raises:
         ModelError: the model's opset cannot be converted, or the result would not be valid.
     """
-    for mask in dict.fromkeys(kind.mask for kind in KINDS):
-        masked = tuple(site for site in sites if kind_of(site).mask is mask)
+    for kind in KINDS:
+        masked = tuple(site for site in sites if kind_of(site) is kind)
         if masked:
-            model = mask(model, masked, means)
+            model = kind.mask(model, masked, means)
     return model
 
 

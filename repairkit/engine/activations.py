@@ -165,7 +165,7 @@ def _peaks(channel: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[int
 
 
 class LeafReader:
-    """A model that tells which leaves are reached.
+    """A model that gives the leaves which rows reach.
 
     Args:
         opened: the model.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -209,20 +209,14 @@ class DispatchedGame:
             if key in self._errands:
                 self._send(self._free.popleft(), key)
         if self._free:
-            for key in list(self._late())[: len(self._free)]:
+            patience = max(self.late_seconds, 4 * self._longest)
+            for key in _late(self._errands, self.clock() - patience)[: len(self._free)]:
                 self._send_again(key)
 
     def _send(self, worker: int, key: Key) -> None:
         self._errands[key].holders[worker] = self.clock()
         self._held[worker].add(key)
         self.crew.hand_out(worker, self._errands[key].part)
-
-    def _late(self) -> Iterator[Key]:
-        """Parts that take suspiciously long, and that nobody else has yet."""
-        now, patience = self.clock(), max(self.late_seconds, 4 * self._longest)
-        for key, errand in self._errands.items():
-            if len(errand.holders) == 1 and now - min(errand.holders.values()) > patience:
-                yield key
 
     def _send_again(self, key: Key) -> None:
         others = [worker for worker in self._free if worker not in self._errands[key].holders]
@@ -280,6 +274,15 @@ class DispatchedGame:
             if errand is not None:
                 errand.holders.pop(worker, None)
                 self._try_again(errand, error, cost=1)
+
+
+def _late(errands: Mapping[Key, _Errand], deadline: float) -> list[Key]:
+    """Parts that one worker alone has, since before the deadline."""
+    return [
+        key
+        for key, errand in errands.items()
+        if len(errand.holders) == 1 and min(errand.holders.values()) < deadline
+    ]
 
 
 def answer(game: Any, part: Part) -> NDArray[np.float64]:

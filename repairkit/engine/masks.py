@@ -241,7 +241,7 @@ class LateScattered:
 
     @property
     def path(self) -> str:
-        """See `Evaluator`; it tells of mixed rows once there were any."""
+        """See `Evaluator`; it names mixed rows once there were any."""
         return (self._settled or self.others).path
 
     def answer(

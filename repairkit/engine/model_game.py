@@ -190,7 +190,7 @@ class ModelGame:
         return scores
 
     def _play_in_blocks(self, round: Round) -> Iterator[NDArray[np.float64]]:
-        """As many rows at a time as have outputs that fit the memory; the first row tells."""
+        """As many rows at a time as memory has room for; the first row shows how large they are."""
         n_images = len(self.suite) if round.images is None else round.images.shape[1]
         start = 0
         while start < len(round):

@@ -140,7 +140,7 @@ def open_session(
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # failures are told as errors
+    options.log_severity_level = 4  # failures are raised as errors
     levels = runtime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     if choose_device(device) == "cuda":
@@ -360,7 +360,7 @@ def _slice_options() -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # worked out anew for every session, and slower here
-    options.log_severity_level = 4  # failures are told as errors
+    options.log_severity_level = 4  # failures are raised as errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

@@ -52,7 +52,7 @@ def _joined(name: str, parts: Sequence[Any]) -> Array:
 
 
 def _is_bare(shape: list[int | str | None]) -> bool:
-    """Whether an output of a graph for one image has no axis for images, as far as it is told."""
+    """Whether an output of a graph for one image has no axis for images, as it declares them."""
     return bool(shape) and isinstance(shape[0], int) and shape[0] != 1
 
 
@@ -104,7 +104,7 @@ class Runner:
         declared = {o.name: o.shape for o in self.session.get_outputs()}
         self._bare = {n for n, shape in declared.items() if step == 1 and _is_bare(shape)}
         # The runtime gives an empty shape to a single number and to what it knows nothing of.
-        self._untold = {n for n, shape in declared.items() if step == 1 and not shape}
+        self._undeclared = {n for n, shape in declared.items() if step == 1 and not shape}
 
     def sharing(self, *, step: int | None, outputs: tuple[str, ...] = ()) -> Runner:
         """A runner of the same session, for `step` images at a time and with fewer outputs."""
@@ -149,7 +149,7 @@ class Runner:
         """Whether an output of one image is to get an axis for images."""
         if isinstance(answer, _NESTED):
             return False
-        return name in self._bare or (name in self._untold and not np.ndim(answer))
+        return name in self._bare or (name in self._undeclared and not np.ndim(answer))
 
     def raw(
         self, images: Array, masks: Masks | None = None, feeds: Feeds | None = None

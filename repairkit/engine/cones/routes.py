@@ -68,7 +68,7 @@ class Route:
 
     `overwritten` are the sites whose lanes are written before `piece` runs; `lost` are the
     tensors that are then no longer the state's, `renewed` those among the outputs of `piece`.
-    `by_overwriting`: nothing but overwritten lanes tells the new coalition from the old.
+    `by_overwriting`: overwritten lanes are all that differs between the two coalitions.
     `reads_switches`: the workspace must hold the row. `cost` is multiplications per image.
     """
 

@@ -327,7 +327,7 @@ def falls_beyond(changes: Mapping[str, Figure], most: float) -> dict[str, Figure
     return dict(sorted(beyond.items(), key=lambda item: item[1].value))
 
 
-def told_beyond(beyond: dict[str, Figure], most: float) -> str:
+def falls_in_words(beyond: dict[str, Figure], most: float) -> str:
     """The groups of `falls_beyond` in words, for a refusal."""
     falls = ", ".join(
         f"{name!r} by {100 * change.value:+.1f} points ({100 * change.ci_low:+.1f} to "

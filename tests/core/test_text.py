@@ -1,4 +1,4 @@
-"""What is shown steers no terminal, and what stands in a table is no formula."""
+"""Text that is shown steers no terminal, no cell of a table is a formula, and names are listed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repairkit.core.process.text import counted, decoded, from_cell, plain_cell, printable
+from repairkit.core.errors import SettingsError
+from repairkit.core.process.text import (
+    check_keys,
+    counted,
+    decoded,
+    first_line,
+    from_cell,
+    listing,
+    plain_cell,
+    printable,
+)
 from repairkit.formats.documents import to_json
 
 ODD = st.text(st.characters() | st.sampled_from("=+-@'\t\r\n\x1b\x9b\u202e\ud800[]/"))
@@ -69,3 +79,17 @@ def test_only_one_thing_is_counted_without_an_s(n: int) -> None:
     number, noun = counted(n, "filter").split()
     assert int(number.replace(",", "")) == n
     assert (noun == "filter") == (n == 1)
+
+
+def test_an_unknown_key_is_refused_with_the_known_ones_and_a_guess() -> None:
+    with pytest.raises(SettingsError, match=r"here: unknown key 'crp'; did you mean 'crop'\?.*std"):
+        check_keys(["crp"], ["crop", "std"], "here")
+
+
+def test_a_long_list_of_names_is_cut() -> None:
+    assert listing([str(i) for i in range(20)]).endswith("... (8 more)")
+
+
+def test_only_the_first_line_of_an_error_is_kept() -> None:
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"

@@ -29,7 +29,7 @@ from repairkit.jobs.repair.objective import (
 )
 from repairkit.metrics.catalogue import measure_of
 from repairkit.metrics.chance import Discordant
-from repairkit.metrics.evaluation import difference, evaluate, falls_beyond, told_beyond
+from repairkit.metrics.evaluation import difference, evaluate, falls_beyond, falls_in_words
 from repairkit.metrics.resampling import FigureOfImages, figure_of, paired_change, smooth_figure
 from repairkit.repairs.crossfit import widen, widening
 from repairkit.repairs.cure import Story
@@ -432,7 +432,7 @@ def _refusals(
             yield Refusal(reason, costs_too_much=True)
     beyond = falls_beyond(changes, wishes.max_group_drop)
     if beyond:
-        yield Refusal(told_beyond(beyond, wishes.max_group_drop), costs_too_much=True)
+        yield Refusal(falls_in_words(beyond, wishes.max_group_drop), costs_too_much=True)
     for target in wishes.targets:
         figure = reached[target.metric]
         if not target.met_with_caution(figure):

@@ -18,7 +18,7 @@ from repairkit.engine.model_game import ModelGame
 from repairkit.jobs.repair.criterion import figures_of
 from repairkit.jobs.repair.objective import Objective
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.metrics.evaluation import difference, falls_beyond, told_beyond
+from repairkit.metrics.evaluation import difference, falls_beyond, falls_in_words
 from repairkit.repairs.cure import ChosenPatch, Story
 from repairkit.repairs.propose import Trial, choose, propose_patches
 
@@ -125,7 +125,7 @@ def _gain(
         raise TargetNotMetError(
             f"no repair: freezing {len(best.patch)} filters looks best on the "
             f"{len(bench.parts.selection)} selection images, but "
-            f"{told_beyond(beyond, max_group_drop)}; nothing was written"
+            f"{falls_in_words(beyond, max_group_drop)}; nothing was written"
         )
     return gain
 

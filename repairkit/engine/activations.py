@@ -3,8 +3,6 @@
 Sums are 64-bit, and all of it streams over the images, so that memory holds a few at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

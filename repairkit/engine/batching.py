@@ -4,8 +4,6 @@ Images of a batch may be run together where the answer for one does not depend o
 That is tried on real images and on noise; where it fails, the node that mixes images is named.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -6,8 +6,6 @@ part is named by seed, round and number. It may be handed out again at any time,
 the first answer to it counts.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """The game of a model's filters: rounds are answered by an evaluator and judged by metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 

@@ -11,8 +11,6 @@ must hold a bound value until the last run. In those releases a binding hands ou
 itself, which end when it is cleared; `owned_outputs` makes them values of their own.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import platform

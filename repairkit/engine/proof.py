@@ -4,8 +4,6 @@ Frozen filters: it computes what the instrumented model does under its mask. A c
 it computes what NumPy makes of the layer's features (`HeadReader`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Affine masks give what the instrumented model gives."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """Engine and instrumented model agree on real models; 64 bits judge where 32 round differently."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import replace

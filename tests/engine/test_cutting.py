@@ -1,7 +1,5 @@
 """The answer to a row hangs on nothing that comes with it: a round may be cut anywhere."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Parts of rounds: whoever answers them, twice, late or never, the outcomes are the same bits."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ The oracle shares no code with the engine but the survey of sites. It inserts th
 measures means by itself, and never gives a session two images.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What was freed goes back to the system, and large models are run on fewer images at once."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

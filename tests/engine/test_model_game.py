@@ -1,7 +1,5 @@
 """Batches are drawn so that every metric of a game is estimated without bias, or refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where sessions run, what the runtime's complaints mean, and who owns the memory of values."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import logging

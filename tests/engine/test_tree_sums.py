@@ -1,7 +1,5 @@
 """Sums of leaves answer as the instrumented model does."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -12,8 +12,6 @@ state follows it. In a *star* all rows lack a few filters of one base: the state
 which need not be a row itself. Rows at *random* share only what lies before all sites.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

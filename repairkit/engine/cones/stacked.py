@@ -7,8 +7,6 @@ the batch. A stack has a fixed number of rows, the last one filled up, so that s
 is halved when the device runs out of memory. Runs of another size may round differently.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass

@@ -102,7 +102,9 @@ class Freezing:
         )
         self.filters.searches.append(search)
         path = search.run(screened)
-        story = self._story(search, path, screened, within)
+        # Of a fold's choice only the patch is told, so its figures are not worth a pass.
+        of_fold = self.supplies.folds is not None and len(within) < len(self.criterion.annotations)
+        story = {} if of_fold else self._story(search, path, screened, within)
         if len(path) == 1:
             return Nothing(self._why_nothing(search, screened, within), story)
         steps = [self._cured(frozen, search, story) for frozen in path[1:]]

@@ -34,13 +34,13 @@ class Batching:
 
     Attributes:
         opened: the model to work on: the original, or its re-batched copy.
-        how: in words.
+        summary: in words.
         note: what it costs the user; empty where it costs nothing.
         answers: the outputs for the real images of the proof; None where nothing was proven.
     """
 
     opened: OpenModel
-    how: str
+    summary: str
     note: str = ""
     answers: Mapping[str, Array] | None = field(default=None, compare=False, repr=False)
 
@@ -84,14 +84,14 @@ def settle_batching(
             free = replace(declared, step=None)
             together = _try_together(free, images, outputs, fed, alone, n_real)
             if not together.fault:
-                return Batching(opened=free, how="any batch", answers=together.answers)
+                return Batching(opened=free, summary="any batch", answers=together.answers)
             freed = rebatch(model, declared.image, step, further=tuple(fed))
         free = replace(declared.variant(freed), step=None)
         together = _try_together(free, images, outputs, fed, alone, n_real)
         if not together.fault:
             kind = "fixed" if fixed else "hard-wired"
             sentence = f"any batch ({kind} at {step}; freed, checked on {n_real} images and noise)"
-            return Batching(opened=free, how=sentence, answers=together.answers)
+            return Batching(opened=free, summary=sentence, answers=together.answers)
         where = None if fed else first_mixing_node(free, images)
         fault = f"{together.fault}; {where}" if where else together.fault
     started = time.perf_counter()
@@ -99,7 +99,7 @@ def settle_batching(
     cost = 1000 * (time.perf_counter() - started) / len(images[:_TIMED])
     return Batching(
         opened=in_steps,
-        how=f"{step} at a time: {fault}",
+        summary=f"{step} at a time: {fault}",
         note=_cost_in_words(step, fault, len(mixers), cost),
         answers={name: _of_first(each, len(images), n_real) for name, each in alone.items()},
     )
@@ -108,7 +108,7 @@ def settle_batching(
 def as_declared(declared: OpenModel) -> Batching:
     """As many images at a time as the input declares, else one: always right, perhaps slow."""
     step = declared.step or 1
-    return Batching(opened=replace(declared, step=step), how=f"{step} at a time")
+    return Batching(opened=replace(declared, step=step), summary=f"{step} at a time")
 
 
 @dataclass(frozen=True)

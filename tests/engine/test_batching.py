@@ -20,7 +20,7 @@ def test_a_hard_wired_batch_is_freed_and_keeps_each_output() -> None:
     x = models.images(9)
     batching = settle_batching(opened(model), x[:4])
     assert batching.opened.step is None
-    assert "checked on 4 images and noise" in batching.how
+    assert "checked on 4 images and noise" in batching.summary
     together = Runner(batching.opened.model, "image", None).run(x)["logits"]
     alone = np.concatenate([run(model, {"image": x[i : i + 1]})[0] for i in range(9)])
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
@@ -32,7 +32,7 @@ def test_where_batching_changes_outputs_images_go_one_at_a_time() -> None:
     batching = settle_batching(opened(model), x[:4])
     assert batching.opened.model is model
     assert batching.opened.step == 1
-    assert "over the images of a batch" in batching.how
+    assert "over the images of a batch" in batching.summary
     found = Runner(model, "image", batching.opened.step).run(x)["logits"]
     alone = np.concatenate([run(model, {"image": x[i : i + 1]})[0] for i in range(5)])
     np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-4)
@@ -62,7 +62,7 @@ def test_a_free_batch_is_left_alone() -> None:
     model = models.own_bias()
     batching = settle_batching(opened(model), models.images(3))
     assert batching.opened.model is model
-    assert batching.how == "any batch"
+    assert batching.summary == "any batch"
 
 
 def test_images_that_do_not_fit_end_in_one_line() -> None:
@@ -75,7 +75,7 @@ def test_sizes_axes_and_joined_constants_are_freed(make: Callable[..., ModelProt
     model = make()
     x = models.images(7)
     batching = settle_batching(opened(model), x[:4])
-    assert batching.opened.step is None, batching.how
+    assert batching.opened.step is None, batching.summary
     together = Runner(batching.opened.model, "image", None).run(x)["logits"]
     alone = [run(model, {"image": x[i : i + 1]})[0].reshape(1, 3) for i in range(7)]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-4)
@@ -87,14 +87,14 @@ def test_a_batch_that_is_free_by_name_alone_is_freed_indeed(
 ) -> None:
     batching = settle_batching(opened(make(batch="batch")), models.images(4))
     assert batching.opened.step is None
-    assert batching.how.startswith("any batch (hard-wired at 1; freed")
+    assert batching.summary.startswith("any batch (hard-wired at 1; freed")
 
 
 def test_a_free_batch_whose_images_change_one_another_goes_one_at_a_time() -> None:
     model = wild_models.centred()
     batching = settle_batching(opened(model), models.images(4))
     assert (batching.opened.model, batching.opened.step) == (model, 1)
-    assert "over the images of a batch" in batching.how
+    assert "over the images of a batch" in batching.summary
     assert "costs about" in batching.note
 
 

@@ -183,7 +183,7 @@ def opening(
             **means,
             "counts": counts(bench),
             "parts": told_parts(bench.parts),
-            "batching": bench.batching.how,
+            "batching": bench.batching.summary,
             "agreement": _agreement(bench),
             "engine": "none",
             "n_filters": len(bench.roster),

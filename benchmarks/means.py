@@ -26,7 +26,7 @@ from repairkit.data.parts import Parts
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.patching import choose_patch
 from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.setup.preparing import patched_outputs
 
 N_APART, N_CHOOSING = 150, 300

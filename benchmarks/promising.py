@@ -29,7 +29,7 @@ from repairkit.graph.baking import bake
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.patching import choose_patch
 from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.definition import LogLikelihoods
 

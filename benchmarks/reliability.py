@@ -31,7 +31,7 @@ from benchmarks.ranking import TOP, correlations, shared
 from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject

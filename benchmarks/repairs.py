@@ -22,7 +22,7 @@ from repairkit.data.preprocessing import Preprocessing
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
 from repairkit.jobs.repair.patching import choose_patch
 from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.setup.preparing import prepare, with_parts
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings

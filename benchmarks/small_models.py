@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.score.scoring import score
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Settings

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from repairkit.core.suite import IN_WORDS
     from repairkit.formats.means_file import CommonMeans
     from repairkit.jobs.owners.merging import By, Merged
-    from repairkit.jobs.score.methods import ScoreSettings
+    from repairkit.jobs.score.score_settings import ScoreSettings
     from repairkit.jobs.score.scored import Scored
     from repairkit.jobs.setup.first_look import FirstLook
     from repairkit.jobs.setup.workbench import Settings

@@ -21,9 +21,9 @@ from repairkit.jobs.output.figures import prometheus_figures
 from repairkit.jobs.output.signs_of_life import heeding_sigterm
 from repairkit.jobs.owners import measuring, merging
 from repairkit.jobs.score import elsewhere, scoring
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import Exclusion, ScoreSettings
 from repairkit.jobs.score.scored import Scored
-from repairkit.jobs.setup.workbench import Exclusion, Settings
+from repairkit.jobs.setup.workbench import Settings
 
 OnProgress = Callable[[Progress], None]
 

@@ -23,7 +23,7 @@ from repairkit.jobs.proof import undoing, verifying
 from repairkit.jobs.repair import patching
 from repairkit.jobs.repair.objective import Target
 from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.setup.preparing import read_any, with_inputs
 from repairkit.jobs.setup.workbench import Settings, Subject
 from repairkit.report.story import verdict

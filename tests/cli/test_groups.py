@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from repairkit.cli import app
 from repairkit.cli.option_groups import Panels, argument, flag, only, option, unfolded, without
 from repairkit.cli.options import METHODS
-from repairkit.jobs.score import methods
+from repairkit.jobs.score import score_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def test_an_option_in_two_groups_and_a_part_that_is_not_there_are_refused() -> N
 
 
 def test_the_methods_that_help_names_are_those_that_there_are() -> None:
-    assert METHODS == methods.METHODS
+    assert METHODS == score_settings.METHODS
 
 
 def test_no_two_options_of_a_command_have_one_name() -> None:

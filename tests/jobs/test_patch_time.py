@@ -10,7 +10,7 @@ import pytest
 from repairkit.core.process.stages import Deadline
 from repairkit.core.scores import Budget
 from repairkit.jobs.repair.repair_settings import PatchTime
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject

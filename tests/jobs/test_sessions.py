@@ -18,7 +18,7 @@ import pytest
 from repairkit.core.filters import Filter
 from repairkit.jobs.repair.patching import patch
 from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.score.scoring import score
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Settings

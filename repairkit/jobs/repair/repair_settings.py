@@ -19,7 +19,7 @@ from repairkit.jobs.repair.objective import (
     Objective,
     Target,
 )
-from repairkit.jobs.score.methods import NORMS, ScoreSettings
+from repairkit.jobs.score.score_settings import NORMS, ScoreSettings
 from repairkit.jobs.score.spending import seconds_per_pass
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.search import SearchSettings

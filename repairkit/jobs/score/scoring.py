@@ -26,13 +26,14 @@ from repairkit.jobs.output.signs_of_life import Watch, event, reporter, tell_unf
 from repairkit.jobs.runs import claiming, run_document
 from repairkit.jobs.score import methods
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
+from repairkit.jobs.score.score_settings import NORMS, Exclusion, ScoreSettings
 from repairkit.jobs.score.scored import Evidence, Scored, first_metrics
 from repairkit.jobs.score.spending import Pace, Taken, seconds_per_pass, thin, told_of_method
 from repairkit.jobs.setup.looking import looked_at, tell_reading, told_of_ends
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.settings import Again, said_again
 from repairkit.jobs.setup.subject import judging_the_model
-from repairkit.jobs.setup.workbench import Bench, Exclusion, Settings, Subject, check_metrics
+from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics
 from repairkit.metrics.definition import check_defined
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ _ENDS = 2  # rows: all filters, and none
 def score(
     subject: Subject,
     settings: Settings,
-    scoring: methods.ScoreSettings,
+    scoring: ScoreSettings,
     *,
     out: Path | None = None,
     resume: bool = False,
@@ -84,16 +85,16 @@ def score(
         )
 
 
-def score_again(model: Path, settings: Settings, scoring: methods.ScoreSettings) -> Again:
+def score_again(model: Path, settings: Settings, scoring: ScoreSettings) -> Again:
     """The command that does this scoring again."""
     return said_again(
-        "score", model, settings, scoring, usual=methods.ScoreSettings(), budget=scoring.budget
+        "score", model, settings, scoring, usual=ScoreSettings(), budget=scoring.budget
     )
 
 
 def score_bench(
     bench: Bench,
-    scoring: methods.ScoreSettings,
+    scoring: ScoreSettings,
     *,
     folder: RunFolder | None = None,
     resume: bool = False,
@@ -110,7 +111,7 @@ def score_bench(
     excluded = NOTHING if scoring.exclude is None else find_excluded(scoring.exclude, bench)
     options: dict[str, Any] = {
         name: True
-        for name, about in settings_of(methods.ScoreSettings).items()
+        for name, about in settings_of(ScoreSettings).items()
         if about.where_given and getattr(scoring, name)
     }
     if scoring.for_patch and suite is None:
@@ -138,7 +139,7 @@ def score_bench(
             claiming.sweep(folder)
     tell_reading(document["read"])
     evidence = None
-    if scoring.method in methods.NORMS:
+    if scoring.method in NORMS:
         estimation = methods.score_norms(scoring.method, bench, metrics[0].name)
         scores = estimation.scores
     else:
@@ -212,7 +213,7 @@ class _Job:
     """
 
     bench: Bench
-    scoring: methods.ScoreSettings
+    scoring: ScoreSettings
     images: Suite
     metrics: tuple[Metric, ...]
     guard: Metric | None
@@ -338,7 +339,7 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
     return estimation
 
 
-def _pace(scoring: methods.ScoreSettings, bench: Bench) -> Pace | None:
+def _pace(scoring: ScoreSettings, bench: Bench) -> Pace | None:
     """The passes that the time limit allows, if there is one."""
     deadline = scoring.deadline
     if deadline is None:
@@ -350,7 +351,7 @@ def _pace(scoring: methods.ScoreSettings, bench: Bench) -> Pace | None:
 def _affordable(
     images: Suite,
     metrics: tuple[Metric, ...],
-    scoring: methods.ScoreSettings,
+    scoring: ScoreSettings,
     *,
     bench: Bench,
     pace: Pace | None,
@@ -374,7 +375,7 @@ def _taken(earlier: RunDocument | None) -> Taken | None:
     return None if known is None else Taken(known["method"], known["options"], known["why"])
 
 
-def _rows_of(scoring: methods.ScoreSettings, bench: Bench) -> int | None:
+def _rows_of(scoring: ScoreSettings, bench: Bench) -> int | None:
     """The most coalitions of all images that a method asks for; None if it draws images."""
     n = len(bench.roster)
     wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(scoring.method)

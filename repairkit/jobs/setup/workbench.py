@@ -3,6 +3,8 @@
 `preparing` makes a bench, `subject` opens a model, `settings` reads settings from options.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -141,20 +143,6 @@ class Settings:
             raise SettingsError(
                 "TF32 is a mode of NVIDIA cards and the device is cpu; leave --tf32 out, or use "
                 "--device cuda"
-            )
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """Filters to leave out: the top `share`, in (0, 1), of a finished run of the same model."""
-
-    run: Path
-    share: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise SettingsError(
-                f"--exclude-share is {self.share:g}; expected a share between 0 and 1, such as 0.2"
             )
 
 

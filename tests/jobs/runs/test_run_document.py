@@ -17,7 +17,7 @@ from repairkit.data.preprocessing import Preprocessing
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of
 from repairkit.formats.run_file import RunFolder, RunSettings
 from repairkit.jobs.runs.run_document import differing, restored, settings_in, told_settings
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.setup.workbench import Settings
 from tests.conftest import Answer, Project
 

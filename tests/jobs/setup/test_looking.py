@@ -19,7 +19,7 @@ from repairkit.core.suite import Suite
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.working import Working
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.score.scoring import score
 from repairkit.jobs.setup.first_look import FirstLook, first_look_lines
 from repairkit.jobs.setup.looking import looked_at

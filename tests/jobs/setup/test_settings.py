@@ -22,10 +22,10 @@ from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.checking import patch_again
 from repairkit.jobs.repair.objective import PROMISES, Target
 from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.score.methods import ScoreSettings
+from repairkit.jobs.score.score_settings import Exclusion, ScoreSettings
 from repairkit.jobs.score.scoring import score_again
 from repairkit.jobs.setup.settings import METHOD_OPTIONS, NOT_SAID, options_of
-from repairkit.jobs.setup.workbench import Exclusion, Settings
+from repairkit.jobs.setup.workbench import Settings
 from tests.report.test_commands import WAYS
 from tests.unfair import write_unfair
 

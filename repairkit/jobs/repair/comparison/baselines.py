@@ -25,7 +25,7 @@ from repairkit.core.suite import Array
 from repairkit.jobs.repair.criterion import ChoosingCriterion, figures_of
 from repairkit.jobs.repair.objective import Limit, Objective, Wishes, plain_values
 from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.score.methods import NORMS, ScoreSettings
+from repairkit.jobs.score.score_settings import NORMS, ScoreSettings
 from repairkit.jobs.score.scored import Scored
 from repairkit.jobs.setup.preparing import patched_outputs
 from repairkit.jobs.setup.workbench import Bench

@@ -1,4 +1,4 @@
-"""What the estimators are asked to reach, and by how much they miss it."""
+"""Bars for the estimators, and by how much they miss them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def shortfall(line: Line, other: Line) -> float:
 
 def at(lines: list[Line], game: str, method: str, evaluations: float) -> Line | None:
     """The line nearest below that number of evaluations, if it is near."""
-    found = [
+    near = [
         line
         for line in lines
         if (line.game, line.method) == (game, method)
         and 0.6 * evaluations <= line.evaluations <= 1.02 * evaluations
     ]
-    return max(found, key=lambda line: line.evaluations, default=None)
+    return max(near, key=lambda line: line.evaluations, default=None)
 
 
 def print_bars(lines: list[Line], masks: Mapping[str, float]) -> None:
@@ -62,9 +62,9 @@ def print_bars(lines: list[Line], masks: Mapping[str, float]) -> None:
 def print_precision_bar(
     lines: list[Line], games: list[str], pair: tuple[str, str], factor: int
 ) -> None:
-    """A method against tmab, wherever both were read at numbers of passes so far apart."""
+    """Compare a method with tmab, read at `factor` times as many passes."""
     method, tuned = pair
-    met, told = 0, []
+    met, verdicts = 0, []
     for game in games:
         theirs = [line for line in lines if (line.game, line.method) == (game, tuned)]
         gaps = [
@@ -73,13 +73,13 @@ def print_precision_bar(
             if (ours := at(lines, game, method, their.evaluations / factor)) is not None
         ]
         if not gaps:
-            told.append(f"{game}: nothing to compare")
+            verdicts.append(f"{game}: nothing to compare")
             continue
         worst, ours, their = max(gaps, key=lambda gap: gap[0])
         if worst <= _SLACK:
             met += 1
         else:
-            told.append(
+            verdicts.append(
                 f"{game} by {worst:.2f} (top {ours.precision_top:.2f}, bottom "
                 f"{ours.precision_bottom:.2f} after {ours.evaluations:,.0f}, against "
                 f"{their.precision_top:.2f} and {their.precision_bottom:.2f} after "
@@ -88,34 +88,34 @@ def print_precision_bar(
     word = "met" if met >= max(len(games) - 1, 1) else "missed"
     print(
         f"{method} reaches {tuned}'s precision with 1/{factor} of its passes on {met} of "
-        f"{len(games)} games: {word}" + "".join(f"\n    short on {line}" for line in told)
+        f"{len(games)} games: {word}" + "".join(f"\n    short on {line}" for line in verdicts)
     )
 
 
 def print_engine_bar(lines: list[Line], games: list[str], masks: Mapping[str, float]) -> None:
     """Plain passes of the cheapest line that reaches the longest run of tmab under mask nodes."""
     for method in CANDIDATES:
-        met, told = 0, []
+        met, verdicts = 0, []
         for game in games:
             theirs = [line for line in lines if (line.game, line.method) == (game, "tmab")]
             ours = [line for line in lines if (line.game, line.method) == (game, method)]
             if not theirs or not ours:
-                told.append(f"{game}: nothing to compare")
+                verdicts.append(f"{game}: nothing to compare")
                 continue
             target = max(theirs, key=lambda line: line.evaluations)
             good = [line for line in ours if shortfall(line, target) <= _SLACK]
             if not good:
                 least = min(shortfall(line, target) for line in ours)
-                told.append(f"{game}: not reached, {least:.2f} short at best")
+                verdicts.append(f"{game}: not reached, {least:.2f} short at best")
                 continue
             passes = target.evaluations * IMAGES_PER_EVALUATION * masks[game]
             factor = passes / min(line.plain_passes for line in good)
             met += factor >= 20
-            told.append(f"{game}: 1/{factor:.0f}" + ("" if factor >= 20 else ", missed"))
+            verdicts.append(f"{game}: 1/{factor:.0f}" + ("" if factor >= 20 else ", missed"))
         word = "met" if met == len(games) else "missed"
         print(
             f"{method} takes 1/20 of the plain passes of the longest tmab with mask nodes on {met} "
-            f"of {len(games)} games: {word}\n    {'; '.join(told)}"
+            f"of {len(games)} games: {word}\n    {'; '.join(verdicts)}"
         )
 
 

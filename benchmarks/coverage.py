@@ -4,11 +4,11 @@
 
 The share of players whose long-run value lies in the interval, over many seeds, on simulated games
 and on table games of eight players whose values are known exactly. Sequential methods state
-intervals for all players and looks together, so theirs may hold more often than is said; they may
-not hold less often. The truth of a simulated game has an error of its own, which is added.
+intervals for all players and looks together, so theirs may hold more often than stated, but
+not less often. The truth of a simulated game has an error of its own, which is added.
 
-"Statement" rows are about the top k: of the runs that say who they are, the share that is right but
-for epsilon.
+"Statement" rows are about the top k: of the runs that name them, the share that is right up to
+epsilon.
 """
 
 from __future__ import annotations

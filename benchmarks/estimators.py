@@ -1,4 +1,4 @@
-"""How many image passes does each estimator need to find who helps and who harms?
+"""How many image passes does each estimator need to find which filters help and which harm?
 
     python benchmarks/estimators.py [--quick] [--json FILE] [--repeats 2] [--games NAME ...]
 
@@ -97,8 +97,8 @@ def _open_network(name: str, *, quick: bool) -> Arena:
     game, alone = trained.open_game(made), trained.open_game(made, workers=1)
 
     def learn_truth() -> tuple[Floats, float]:
-        found = trained.truth(made, n_rows=QUICK_ROWS if quick else None)
-        return found.values, found.reliability
+        truth = trained.truth(made, n_rows=QUICK_ROWS if quick else None)
+        return truth.values, truth.reliability
 
     costs = MeasuredCosts(trained.open_bench(made, workers=1), alone)
     return Arena(name, game, costs, default_truncation(game, trained.N_CLASSES), learn_truth)
@@ -167,14 +167,14 @@ def play_peer(
     readings: list[Reading | None] = []
     for count in evaluations:
         try:
-            found = peers.estimate(method, arena.game, evaluations=count, seed=seed)
+            estimation = peers.estimate(method, arena.game, evaluations=count, seed=seed)
         except peers.PeerError as error:
             print(f"{arena.name:17s}{method:19s}left out at {count:,}: {error}", flush=True)
             readings.append(None)
             continue
-        plain = sum(passes * arena.costs.of(like) for like, passes in found.rounds)
-        spent = sum(passes for _, passes in found.rounds)
-        readings.append(Reading(spent, plain, found.values))
+        plain = sum(passes * arena.costs.of(like) for like, passes in estimation.rounds)
+        spent = sum(passes for _, passes in estimation.rounds)
+        readings.append(Reading(spent, plain, estimation.values))
     return readings
 
 

@@ -98,8 +98,8 @@ class _Expected:
         """Shape (n_rows,): the image's own mean, drawn towards that of all images."""
         bins = self.bins[sizes]
         overall = self.sums.sum(axis=0) / np.maximum(self.counts.sum(axis=0), 1)
-        own, count = self.sums[images, bins], self.counts[images, bins]
-        expected: Floats = (own + _TRUSTED_AFTER * overall[bins]) / (count + _TRUSTED_AFTER)
+        of_image, count = self.sums[images, bins], self.counts[images, bins]
+        expected: Floats = (of_image + _TRUSTED_AFTER * overall[bins]) / (count + _TRUSTED_AFTER)
         return expected
 
     def learn(self, sizes: Ints, images: Ints, outcomes: Floats) -> None:
@@ -159,10 +159,10 @@ def long_run(
 def cached(path: Path, compute: Callable[[], Truth]) -> Truth:
     """The truth in this file, or computed and left there."""
     if not path.exists():
-        found = compute()
+        truth = compute()
         path.parent.mkdir(exist_ok=True)
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **vars(found))
+        np.savez(partial, **vars(truth))
         partial.replace(path)
     with np.load(path) as stored:
         parts = stored["values"], stored["errors"], stored["halves"]

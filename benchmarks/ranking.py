@@ -1,4 +1,4 @@
-"""How well values found agree with the true ones."""
+"""How well estimated values agree with the true ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def correlations(first: NDArray[np.float64], second: NDArray[np.float64]) -> tup
     return float(np.corrcoef(first, second)[0, 1]), rank_correlation(first, second)
 
 
-def judge(found: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, ...]:
+def judge(values: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, ...]:
     """Precision among the highest and the lowest, rank correlation, R2."""
-    r2 = 1 - float(((found - true) ** 2).sum() / ((true - true.mean()) ** 2).sum())
-    return shared(found, true), shared(-found, -true), correlations(found, true)[1], r2
+    r2 = 1 - float(((values - true) ** 2).sum() / ((true - true.mean()) ** 2).sum())
+    return shared(values, true), shared(-values, -true), correlations(values, true)[1], r2

@@ -1,7 +1,5 @@
 """Clean images and the adversarial ones made of them, told apart by columns of the data."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

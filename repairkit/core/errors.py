@@ -17,8 +17,6 @@ Exit codes stand in brackets:
     └── Interruption (130)        stopped from outside
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

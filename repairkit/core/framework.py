@@ -4,8 +4,6 @@ Adapters are found by entry points of the group `repairkit.adapters`, each of wh
 that keeps `Adapter`. Listing them imports no framework; loading a model does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

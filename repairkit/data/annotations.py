@@ -11,8 +11,6 @@ column of numbers and the folder `1` are the same label. In this order:
 Groups are the values of one column, or of several crossed; `label` is one of the columns.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -4,8 +4,6 @@ A file that cannot be decoded safely is refused before it is decoded. Resizing a
 torchvision's `Resize` and `CenterCrop` do on Pillow images.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -4,8 +4,6 @@ Calibration looks at no label, so its part may share images with the selection p
 with the test part unless the user asked for that.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator, Mapping

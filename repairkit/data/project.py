@@ -1,7 +1,5 @@
 """`repairkit.toml`: what a project's commands need, so that they need no more words."""
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Reads the data of a command: a folder of class folders, a manifest, or an archive of arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ image. What rounding owes to a part is carried along, first within the group and
 that many small strata do not add up to one large error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ no-break space for a space, marks without width. All other spellings differ: `07
 three codes, and so are `a` and `A`.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections import Counter

@@ -5,8 +5,6 @@ order of the colours and, where a model leaves it open, the layout. Arrays that 
 model are first read back as pixels, by the range of their values.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence

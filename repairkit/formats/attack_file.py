@@ -9,8 +9,6 @@ images only where some were neither to choose nor to test; else means are of the
 are not test. The array `attack`, without an axis, holds the record of the attack as JSON.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping

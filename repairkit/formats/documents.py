@@ -4,8 +4,6 @@ A record is a `TypedDict`. The document stays what it is, so that what a record 
 entry of a later version) is kept, and the same document gives the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -7,8 +7,6 @@ run's key covers, in what two runs must agree for their values to be put togethe
 repeats, what is sent to workers, and which options a command says again.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Values are additive over data only where an absent filter yields the same everyw
 are computed once, or from the sums of several owners, and every owner scores with that file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

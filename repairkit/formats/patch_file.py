@@ -7,8 +7,6 @@ Its canonical form is JSON with sorted keys, no white space and nothing but ASCI
 SHA-256 of that form of all but the seal, so the file may be laid out anew but not altered.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -4,8 +4,6 @@
 version; an entry that came later is missing in older files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Mapping

@@ -1,7 +1,5 @@
 """The rows of `scores.csv`: a filter each, in rank order."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence

@@ -3,8 +3,6 @@
 A patch file holds such records where the source's files are not just its canonical bytes.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The list of metrics, and the way from a name to a metric."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Sequence

@@ -10,8 +10,6 @@ are predicted to be, and how many are both. So many resamples are judged at once
 stacked, and outputs are not read again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -239,7 +237,7 @@ class Surprises:
     form: OutputForm
 
     def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
-        # 0 - x rather than -x: nobody wants to read "-0.0".
+        # 0 - x rather than -x: a page should not show "-0.0".
         return 0.0 - LogLikelihoods(self.form)(outputs, annotations)
 
 

@@ -11,8 +11,6 @@ gained, nearly every resample loses some. So the interval of a change of a share
 hold 0 where an exact sign test of the images that changed calls the change chance.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +99,6 @@ def difference(
     metrics: Sequence[Metric],
     *,
     form: OutputForm | None,
-    suite: str = "test",
     n_resamples: int = 2000,
     confidence: float = 0.95,
     seed: int,
@@ -120,8 +117,8 @@ def difference(
         SettingsError: As for `evaluate`.
     """
     resampling = _Resampling(n_resamples, confidence, seed)
-    _check_lengths(outputs_before, annotations, suite)
-    _check_lengths(outputs_after, annotations, suite)
+    _check_lengths(outputs_before, annotations, "test")
+    _check_lengths(outputs_after, annotations, "test")
     before = _means(outputs_before, annotations, metrics, form)
     after = _means(outputs_after, annotations, metrics, form)
     change = Means(before.names, after.scores - before.scores, before.weights)

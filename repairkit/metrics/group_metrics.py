@@ -4,8 +4,6 @@ The rates have Fairlearn's names: the share of a group that is predicted to be o
 those that are of it, and of those that are not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

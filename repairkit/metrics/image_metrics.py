@@ -1,7 +1,5 @@
 """Metrics that are weighted means of one number per image: accuracies, losses and errors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

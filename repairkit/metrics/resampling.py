@@ -9,8 +9,6 @@ A filter moves many images a little, and few across the border between right and
 same images, the smooth twin of a metric, made of likelihoods, tells more of a filter.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

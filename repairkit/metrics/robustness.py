@@ -5,8 +5,6 @@ to be taken for. Scores are shifted so that clean and adversarial images have th
 shifts cancel, for either kind weighs one half.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

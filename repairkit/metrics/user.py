@@ -7,8 +7,6 @@ and only methods whose intervals follow from such bounds (tmab, marginals) ask f
 better, but where the function has the attribute `greater_is_better = False`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace

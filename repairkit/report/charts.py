@@ -3,8 +3,6 @@
 There is no script; colours come from the page's style, and every text is escaped.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import math

@@ -1,7 +1,5 @@
 """A section for the model's card, in Markdown."""
 
-from __future__ import annotations
-
 import hashlib
 import html
 import re
@@ -54,7 +52,7 @@ def model_card(document: Document) -> str:
 
 
 def marked_card(card: str) -> str:
-    """A card below a line by which repairkit knows it again, as long as nobody edits it."""
+    """A card below a line by which repairkit recognises it, as long as it is not edited."""
     return f"{_MARK}{hashlib.sha256(card.encode()).hexdigest()} -->\n{card}"
 
 

@@ -1,7 +1,5 @@
 """Documents to self-contained pages: one file, no script, no network, every string escaped."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import PurePath

@@ -3,8 +3,6 @@
 Tables hold figures before and after, with their differences drawn over one shared scale.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any

@@ -7,8 +7,6 @@ the number of groups: the more groups there are, the more losses a correction wo
 nothing is lost in truth, this rule names one group in 40 at the most.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -197,7 +195,7 @@ Payer = dict[str, Any]
 
 
 def find_payers(document: Document) -> list[Payer] | None:
-    """Those who surely lose accuracy, the greatest loss first; None where nobody was looked at."""
+    """Groups or classes that surely lose accuracy, the worst first; None if none is known."""
     rows = list(_everyone(document))
     if not rows:
         return None
@@ -206,7 +204,7 @@ def find_payers(document: Document) -> list[Payer] | None:
 
 
 def payers_in_words(document: Document) -> str:
-    """The clause of the verdict that names who pays; empty where nobody does."""
+    """The clause of the verdict that names who pays; empty where no group does."""
     payers = find_payers(document) or []
     if not payers:
         return ""

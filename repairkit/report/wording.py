@@ -1,7 +1,5 @@
 """Figures, counts, lists and shell commands in the words of a page."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from typing import Any

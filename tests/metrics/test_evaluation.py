@@ -123,7 +123,7 @@ def test_a_difference_is_after_less_before():
     outputs, annotations = grouped_case()
     worse = -outputs
     metrics = metrics_for(annotations, 3)
-    found = difference(outputs, worse, annotations, metrics, form=LOGITS, suite="t", seed=0)
+    found = difference(outputs, worse, annotations, metrics, form=LOGITS, seed=0)
     first, second = (
         evaluate(o, annotations, metrics, form=LOGITS, suite="t", n_resamples=2, seed=0)
         for o in (outputs, worse)
@@ -247,8 +247,8 @@ def test_many_classes_fit_into_memory():
 def test_what_cannot_be_judged_is_refused_in_one_line(n_images, settings, error, message):
     outputs, annotations = np.zeros((4, 2)), annotate(np.zeros(n_images))
     metrics = metrics_for(annotate([0]), 2, ("accuracy",))
-    arguments = {"form": LOGITS, "suite": "test", "seed": 0} | settings
+    arguments = {"form": LOGITS, "seed": 0} | settings
     with pytest.raises(error, match=message):
-        evaluate(outputs, annotations, metrics, **arguments)
+        evaluate(outputs, annotations, metrics, suite="test", **arguments)
     with pytest.raises(error, match=message):
         difference(outputs, outputs, annotations, metrics, **arguments)

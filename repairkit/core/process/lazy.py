@@ -1,7 +1,5 @@
 """Packages whose names load when they are first used, so that importing them is quick."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 

@@ -5,8 +5,6 @@ the context in which the job runs, so two jobs at once report to two listeners. 
 pool have no listener.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +23,7 @@ Tell = Callable[[int], None]
 
 
 class Listener(Protocol):
-    """Who is told of stages. A stage may begin inside another, which goes on when it ends."""
+    """Shows stages. A stage may begin inside another, which goes on when it ends."""
 
     def begin(self, name: str, total: int | None, unit: str) -> None:
         """A stage begins, of so many `unit`; None where that is not known."""
@@ -44,7 +42,7 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 def listener() -> Listener | None:
-    """Who is told, if anybody is."""
+    """The listener, if there is one."""
     return _LISTENER.get()
 
 
@@ -73,7 +71,7 @@ def stage(name: str, *, total: int | None = None, unit: str = "images") -> Itera
     logger.info("stage: %s", name)
     hearer = listener()
     if hearer is None:
-        yield _nobody
+        yield _ignore
         return
     hearer.begin(name, total, unit)
     try:
@@ -82,8 +80,8 @@ def stage(name: str, *, total: int | None = None, unit: str = "images") -> Itera
         hearer.end()
 
 
-def _nobody(done: int) -> None:
-    """Nobody listens."""
+def _ignore(done: int) -> None:
+    """There is no listener."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ and the modules beside them for their code alone. No other code can import from 
 Where the user's code calls `sys.exit`, that is an error of the code and does not end the command.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 import sysconfig
@@ -55,7 +53,7 @@ def check_trusted(name: str, named_by: Mapping[str, str]) -> None:
 
     Args:
         name: as `module:function`.
-        named_by: code that files named and nobody trusts, with the file.
+        named_by: code that files named and the user does not trust, with the file.
 
     Raises:
         SettingsError: the code is among that.

@@ -1,7 +1,5 @@
 """The arrays of an `.npz`, read without pickle and without trusting what the file claims."""
 
-from __future__ import annotations
-
 import math
 import struct
 import tokenize

@@ -3,8 +3,6 @@
 The image array is ready for the model, or holds 8-bit images yet to be preprocessed.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any

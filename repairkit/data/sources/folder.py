@@ -1,7 +1,5 @@
 """A folder with one sub-folder per class, as torchvision's ImageFolder and Keras take it."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence

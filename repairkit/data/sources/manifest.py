@@ -4,8 +4,6 @@ In a table of numbers the model takes some of the columns, in its own order. All
 attributes too, so that a feature such as age can make the groups.
 """
 
-from __future__ import annotations
-
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -232,7 +232,7 @@ def _judge_by(
     before, after = (
         evaluate(o, annotations, metrics, form=form, suite=suite.name, seed=seed) for o in outputs
     )
-    change = difference(*outputs, annotations, metrics, form=form, suite=suite.name, seed=seed)
+    change = difference(*outputs, annotations, metrics, form=form, seed=seed)
 
     def moved(name: str) -> dict[str, Any] | None:
         """None where the labels of these images do not define the figure."""
@@ -305,7 +305,7 @@ def classes_block(
     before, after = (
         evaluate(o, shown, (), form=form, suite=suite.name, seed=seed) for o in outputs
     )
-    change = difference(*outputs, shown, (), form=form, suite=suite.name, seed=seed)
+    change = difference(*outputs, shown, (), form=form, seed=seed)
     names = shown.group_names[: len(kept)]
     return [
         {

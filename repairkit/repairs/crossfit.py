@@ -157,7 +157,7 @@ def widen(figure: Figure, factor: float) -> Figure:
 
 
 @dataclass(frozen=True)
-class Looked:
+class FoldFigures:
     """One coalition on all images: its figure, and those without each fold."""
 
     columns: Columns
@@ -165,15 +165,15 @@ class Looked:
     without: tuple[float, ...]
 
 
-def look(criterion: Criterion, outputs: Array, folds: Folds) -> Looked:
+def look(criterion: Criterion, outputs: Array, folds: Folds) -> FoldFigures:
     """Judge a coalition's outputs."""
     return look_at_columns(criterion, criterion.columns(outputs), folds)
 
 
-def look_at_columns(criterion: Criterion, columns: Columns, folds: Folds) -> Looked:
+def look_at_columns(criterion: Criterion, columns: Columns, folds: Folds) -> FoldFigures:
     """Judge a coalition by what a criterion keeps of its outputs."""
     without = tuple(criterion.figure(columns, rest) for rest in folds.rest)
-    return Looked(columns, criterion.figure(columns, folds.everyone), without)
+    return FoldFigures(columns, criterion.figure(columns, folds.everyone), without)
 
 
 Allowed = NDArray[np.bool_]
@@ -181,7 +181,7 @@ Allowed = NDArray[np.bool_]
 
 
 def cross_fitted(
-    champion: Looked, contenders: Sequence[Looked], folds: Folds, allowed: Allowed
+    champion: FoldFigures, contenders: Sequence[FoldFigures], folds: Folds, allowed: Allowed
 ) -> Columns:
     """Every image's columns under the contender that is best without the image's fold.
 
@@ -199,8 +199,8 @@ def cross_fitted(
 
 def gain_of_choice(
     criterion: Criterion,
-    champion: Looked,
-    contenders: Sequence[Looked],
+    champion: FoldFigures,
+    contenders: Sequence[FoldFigures],
     folds: Folds,
     *,
     doubt: float,

@@ -10,7 +10,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -23,8 +23,8 @@ from repairkit.repairs.crossfit import (
     Bound,
     Columns,
     Criterion,
+    FoldFigures,
     Folds,
-    Looked,
     gain_of_choice,
     look,
     look_at_columns,
@@ -45,7 +45,7 @@ class SearchSettings:
 
     Attributes:
         at_most: players frozen together at the most.
-        beam: sets of each size that are gone on from.
+        beam: beam width: sets of each size kept for the next step.
         width: sets of each size above 1 that are looked at by the ranking of all images, for each
             set of the beam; by the ranking without a fold, its share of as many, at least one.
         n_folds: of the cross-fitting.
@@ -95,8 +95,8 @@ class Screened:
         return row
 
 
-@dataclass(frozen=True)
-class Step:
+@dataclass(frozen=True, kw_only=True)
+class SearchStep:
     """One step of the search: a player frozen or let go, or why none was.
 
     `figure` is the criterion's after the step, on the images that chose it; `gain` what choosing
@@ -104,11 +104,11 @@ class Step:
     """
 
     frozen: Frozen
-    added: int | None
-    dropped: int | None
+    added: int | None = None
+    dropped: int | None = None
     figure: float
-    gain: Bound | None
-    kept: bool
+    gain: Bound | None = None
+    kept: bool = False
     reason: str
 
 
@@ -126,8 +126,8 @@ class Search:
     settings: SearchSettings
     rng: np.random.Generator
     is_over: Callable[[], bool] = lambda: False
-    steps: list[Step] = field(default_factory=list)
-    _known: dict[frozenset[int], Looked] = field(default_factory=dict)
+    steps: list[SearchStep] = field(default_factory=list)
+    _known: dict[frozenset[int], FoldFigures] = field(default_factory=dict)
     _objections: dict[frozenset[int], str] = field(default_factory=dict)
 
     @property
@@ -141,9 +141,9 @@ class Search:
         self._look([()], object_to=False)
         beam: list[Frozen] = [()]
         while len(taken[-1]) < self.settings.at_most:
-            found = self._shortlist(_extensions(beam, screened.players), screened)
-            ahead = self._look(found)
-            step = self._step(taken[-1], ahead, found)
+            shortlist = self._shortlist(_extensions(beam, screened.players), screened)
+            ahead = self._look(shortlist)
+            step = self._step(taken[-1], ahead, shortlist)
             self.steps.append(step)
             if not step.kept:
                 break
@@ -151,7 +151,9 @@ class Search:
             taken.append(self._revisit(step.frozen))
             beam = [taken[-1], *ahead[1 : self.settings.beam]]
         else:
-            self.steps.append(self._full(taken[-1]))
+            reason = f"{self.settings.at_most} are frozen, as many as allowed"
+            figure = self.figure(taken[-1])
+            self.steps.append(SearchStep(frozen=taken[-1], figure=figure, reason=reason))
         return tuple(taken)
 
     def figure(self, frozen: Frozen) -> float:
@@ -165,14 +167,8 @@ class Search:
     @property
     def best_objected(self) -> tuple[Frozen, str] | None:
         """The best set that does not keep to the limits, and why, if it beats all that do."""
-        objected = [key for key, reason in self._objections.items() if reason]
-        kept = [key for key, reason in self._objections.items() if not reason]
-        if not objected:
-            return None
-        best = max(objected, key=lambda key: self._known[key].figure)
-        if any(self._known[key].figure >= self._known[best].figure for key in kept):
-            return None
-        return tuple(sorted(best)), self._objections[best]
+        figures = {key: self._known[key].figure for key in self._objections}
+        return _best_objected(figures, self._objections)
 
     def _shortlist(
         self, sets: Iterable[Frozen], screened: Screened
@@ -188,20 +184,10 @@ class Search:
         singles = all(len(frozen) == 1 for frozen in allowed)
         if singles or len(allowed) <= most or not self.criterion.additive:
             return allowed
-        predicted = {f: self._predicted(f) for f in allowed if self._is_predictable(f)}
-        best = set(_largest({f: looked.figure for f, looked in predicted.items()}, most))
-        ranked = []
-        for fold in range(self.folds.n_folds):
-            own = {f: p.without[fold] for f, p in predicted.items() if allowed[f][fold]}
-            ranked.append(_largest(own, most))
-            best.update(ranked[-1][: max(1, most // self.folds.n_folds)])
-        return {f: np.array([f in own for own in ranked]) for f in predicted if f in best}
+        predicted = {f: self._predicted(f) for f in allowed if _parts(f) <= self._known.keys()}
+        return _best_of_each_ranking(predicted, allowed, self.folds.n_folds, most)
 
-    def _is_predictable(self, frozen: Frozen) -> bool:
-        parts = [frozenset(frozen[:-1]), frozenset(frozen[-1:])]
-        return all(part in self._known for part in parts)
-
-    def _predicted(self, frozen: Frozen) -> Looked:
+    def _predicted(self, frozen: Frozen) -> FoldFigures:
         """The set, if the last player changed the outputs as it does alone."""
         plain = self._known[frozenset()].columns
         before = self._known[frozenset(frozen[:-1])].columns
@@ -209,15 +195,15 @@ class Search:
         return look_at_columns(self.criterion, before + (alone - plain), self.folds)
 
     def _step(
-        self, champion: Frozen, ahead: Sequence[Frozen], found: dict[Frozen, NDArray[np.bool_]]
-    ) -> Step:
+        self, champion: Frozen, ahead: Sequence[Frozen], shortlist: dict[Frozen, NDArray[np.bool_]]
+    ) -> SearchStep:
         """The best set ahead, and whether to go there."""
         current = self._known[frozenset(champion)]
         if not ahead:
             reason = "no candidate is left that keeps to the limits"
             if self.is_over():
                 reason = "the time limit was reached"
-            return Step(champion, None, None, current.figure, None, False, reason)
+            return SearchStep(frozen=champion, figure=current.figure, reason=reason)
         gain = gain_of_choice(
             self.criterion,
             current,
@@ -226,17 +212,15 @@ class Search:
             doubt=self.settings.doubt,
             n_resamples=self.settings.n_resamples,
             rng=self.rng,
-            allowed=np.stack([found[frozen] for frozen in ahead]),
+            allowed=np.stack([shortlist[frozen] for frozen in ahead]),
         )
         best = max(ahead, key=self.figure)
-        kept = gain.low > 0 and self.figure(best) > current.figure
-        reason = (
-            f"gains {gain.value:+.4f} on images that did not choose it, at least {gain.low:+.4f} "
-            f"at {1 - self.settings.doubt:.0%}"
+        figure = self.figure(best)
+        kept = gain.low > 0 and figure > current.figure
+        reason = _gain_in_words(gain, self.settings.doubt, kept)
+        return SearchStep(
+            frozen=best, added=best[-1], figure=figure, gain=gain, kept=kept, reason=reason
         )
-        if not kept:
-            reason += ": not sure enough"
-        return Step(best, best[-1], None, self.figure(best), gain, kept, reason)
 
     def _revisit(self, frozen: Frozen) -> Frozen:
         """Unfreeze filters whose removal from the set does not lower the criterion."""
@@ -252,7 +236,9 @@ class Search:
                 break
             (out,) = set(frozen) - set(best)
             reason = "the others do as well without it"
-            self.steps.append(Step(best, None, out, self.figure(best), None, True, reason))
+            figure = self.figure(best)
+            step = SearchStep(frozen=best, dropped=out, figure=figure, kept=True, reason=reason)
+            self.steps.append(step)
             frozen = best
         return frozen
 
@@ -262,10 +248,6 @@ class Search:
         alone = self._known[frozenset([player])].columns
         columns: Columns = self._known[frozenset(frozen)].columns - (alone - plain)
         return self.criterion.figure(columns, self.folds.everyone)
-
-    def _full(self, frozen: Frozen) -> Step:
-        reason = f"{self.settings.at_most} are frozen, as many as allowed"
-        return Step(frozen, None, None, self.figure(frozen), None, False, reason)
 
     def _look(self, sets: Iterable[Frozen], *, object_to: bool = True) -> list[Frozen]:
         """Judge the sets that are new; those that keep to the limits come back."""
@@ -282,6 +264,11 @@ class Search:
         return [f for key, f in ordered.items() if self._objections.get(key) == ""]
 
 
+def _parts(frozen: Frozen) -> set[frozenset[int]]:
+    """A set without its last player, and that player alone."""
+    return {frozenset(frozen[:-1]), frozenset(frozen[-1:])}
+
+
 def _largest(figures: dict[Frozen, float], most: int) -> list[Frozen]:
     """The sets of the largest figures, the earlier of equals first."""
     return sorted(figures, key=lambda frozen: figures[frozen], reverse=True)[:most]
@@ -293,3 +280,40 @@ def _extensions(beam: Sequence[Frozen], candidates: Sequence[int]) -> Iterator[F
         for candidate in candidates:
             if candidate not in frozen:
                 yield (*frozen, candidate)
+
+
+def _best_of_each_ranking(
+    predicted: Mapping[Frozen, FoldFigures],
+    allowed: Mapping[Frozen, NDArray[np.bool_]],
+    n_folds: int,
+    most: int,
+) -> dict[Frozen, NDArray[np.bool_]]:
+    """The sets that are best by all images or without a fold, each with the folds that rank it."""
+    best = set(_largest({f: figures.figure for f, figures in predicted.items()}, most))
+    ranked = []
+    for fold in range(n_folds):
+        figures = {f: p.without[fold] for f, p in predicted.items() if allowed[f][fold]}
+        ranked.append(_largest(figures, most))
+        best.update(ranked[-1][: max(1, most // n_folds)])
+    return {f: np.array([f in sets for sets in ranked]) for f in predicted if f in best}
+
+
+def _best_objected(
+    figures: Mapping[frozenset[int], float], objections: Mapping[frozenset[int], str]
+) -> tuple[Frozen, str] | None:
+    objected = [key for key, reason in objections.items() if reason]
+    kept = [key for key, reason in objections.items() if not reason]
+    if not objected:
+        return None
+    best = max(objected, key=lambda key: figures[key])
+    if any(figures[key] >= figures[best] for key in kept):
+        return None
+    return tuple(sorted(best)), objections[best]
+
+
+def _gain_in_words(gain: Bound, doubt: float, kept: bool) -> str:
+    reason = (
+        f"gains {gain.value:+.4f} on images that did not choose it, at least {gain.low:+.4f} "
+        f"at {1 - doubt:.0%}"
+    )
+    return reason if kept else f"{reason}: not sure enough"

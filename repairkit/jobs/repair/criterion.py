@@ -20,7 +20,7 @@ from repairkit.metrics.resampling import FigureOfImages, FigureOfOutputs, figure
 
 @dataclass(frozen=True, kw_only=True)
 class ChoosingCriterion:
-    """A `repairs.Criterion`: the objective made smooth, and the user's limits and targets.
+    """A `crossfit.Criterion`: the objective made smooth, and the user's limits and targets.
 
     A changed model is objected to where it breaks a limit, breaks a target that the model meets as
     it is or leads away from one that it does not, or lowers the objective itself.
@@ -64,21 +64,21 @@ class ChoosingCriterion:
 
     @property
     def additive(self) -> bool:
-        """See `repairs.Criterion`; a user's function may refuse outputs that no model gave."""
+        """See `crossfit.Criterion`; a user's function may refuse outputs that no model gave."""
         of_outputs = isinstance(self.smooth, FigureOfOutputs)
         return not (of_outputs and is_user_metric(self.objective.metric))
 
     def columns(self, outputs: Array) -> Array:
-        """See `repairs.Criterion`."""
+        """See `crossfit.Criterion`."""
         columns: Array = self.smooth.columns(outputs)
         return columns
 
     def figure(self, columns: Array, positions: Indices) -> float:
-        """See `repairs.Criterion`."""
+        """See `crossfit.Criterion`."""
         return float(self.objective.sign * self.smooth.figure(columns, positions))
 
     def objection(self, outputs: Array, positions: Indices) -> str:
-        """See `repairs.Criterion`."""
+        """See `crossfit.Criterion`."""
         name, sign = self.objective.metric, self.objective.sign
         if sign * self.value(name, outputs, positions) < sign * self.before(name, positions):
             return f"{name} itself gets worse"

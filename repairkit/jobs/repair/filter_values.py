@@ -83,7 +83,7 @@ class Harm:
         """The overall figure, and that of groups weighed by how badly they fare.
 
         A group of loss `l` counts in proportion to exp(s l), as in the softened minimum that is
-        searched by (see `metrics.figures`). Groups hold different images, so their errors are
+        searched by (see `metrics.resampling`). Groups hold different images, so their errors are
         independent.
 
         Args:

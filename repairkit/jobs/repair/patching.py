@@ -33,7 +33,7 @@ from repairkit.jobs.output.places import Places
 from repairkit.jobs.output.signs_of_life import OnProgress
 from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.verifying import prove_patch, sign_claim
-from repairkit.jobs.repair import checking, confirming, filter_values, judging, telling
+from repairkit.jobs.repair import confirming, filter_values, judging, patch_checks, telling
 from repairkit.jobs.repair.comparison.baselines import RANDOM_DRAWS, with_baselines
 from repairkit.jobs.repair.comparison.plain_recipe import choose_by_ranking
 from repairkit.jobs.repair.criterion import ChoosingCriterion
@@ -117,17 +117,17 @@ def patch(
         RepairkitError: anything else that the user can mend.
     """
     check_repair(asked)
-    again = checking.patch_again(subject.file.path, settings, asked)
+    again = patch_checks.patch_again(subject.file.path, settings, asked)
     asked = replace(asked, score=asked.score.begun())
     check_place(subject, settings, out)
-    settings = checking.with_the_runs_code(asked, settings)
-    objective = asked.objective_of(checking.metric_at_hand(asked, settings))
-    settings = checking.settled(settings, asked, objective)
+    settings = patch_checks.with_the_runs_code(asked, settings)
+    objective = asked.objective_of(patch_checks.metric_at_hand(asked, settings))
+    settings = patch_checks.settled(settings, asked, objective)
     if asked.remove:
         bench = prepare_unjudged(subject, settings, sites={f.site for f in asked.remove})
     else:
         bench = prepare(subject, settings)
-    objective = checking.check_wishes(bench, asked, objective)
+    objective = patch_checks.check_wishes(bench, asked, objective)
     source_is_used = asked.baselines or asked.score.method == GRADIENT
     check_attacks(bench, asked.attacks, baselines=source_is_used)
     bench = looked_at(
@@ -137,7 +137,7 @@ def patch(
         go_on=bool(asked.remove),
     )
     if asked.remove:
-        chosen = checking.named_patch(bench, asked.remove)
+        chosen = patch_checks.named_patch(bench, asked.remove)
     else:
         try:
             chosen = choose_patch(bench, asked, objective, on_progress)
@@ -168,7 +168,9 @@ def choose_patch(
         RunFolderError: the run is about something else.
     """
     check_repair(asked)
-    why_part = checking.why_a_part_confirms(bench, asked, needs_values=_needs_values(asked.repair))
+    why_part = patch_checks.why_a_part_confirms(
+        bench, asked, needs_values=_needs_values(asked.repair)
+    )
     given = "" if asked.confirm_share is None else "--confirm-share keeps images to confirm alone"
     plainly = "--choose plain judges by the images that chose" if asked.choose == "plain" else ""
     judging.require_test(bench, plainly or given or why_part)

@@ -69,7 +69,7 @@ class PatchSettings:
         attacks: what else the patched model is attacked with, where the data was attacked; its
             source also serves the baseline by gradients.
         promise: the lowest promise that will do, one of `PROMISES`.
-        repair: the name of a cure (see `choosing.CURES`), or `best` for the one that gains most.
+        repair: the name of a cure (see `patching.CURES`), or `best` for the one that gains most.
     """
 
     remove: tuple[Filter, ...] = ()

@@ -31,7 +31,7 @@ from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.crossfit import Bound, Criterion, Folds, assign_folds
 from repairkit.repairs.cure import Cure, Cured, Nothing, Story
 from repairkit.repairs.propose import make_patch
-from repairkit.repairs.search import Frozen, Screened, Search, Step
+from repairkit.repairs.search import Frozen, Screened, Search, SearchStep
 
 _SEARCH_STREAM = 2  # of the seed
 
@@ -48,13 +48,13 @@ _LEVEL_STREAM = 6  # of the seed
 
 @dataclass(frozen=True)
 class FreezeFilters:
-    """See `choosing.Strategy`: freezing filters, at the best of several levels where asked for."""
+    """See `patching.Strategy`: freezing filters, at the best of several levels where asked for."""
 
     name: str = "freeze"
     needs_values: bool = True
 
     def cure(self, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> Cure:
-        """See `choosing.Strategy`."""
+        """See `patching.Strategy`."""
         assert supplies.filters is not None
         freezing = Freezing(
             bench=bench, criterion=criterion, supplies=supplies, filters=supplies.filters
@@ -69,7 +69,7 @@ class FreezeFilters:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Freezing:
-    """See `repairs.Cure`.
+    """See `cure.Cure`.
 
     A choice on the images of some folds of the cross-confirmation cross-fits over just these folds,
     so that few sets of images need values of their own.
@@ -88,7 +88,7 @@ class Freezing:
     name: str = "freeze"
 
     def on(self, within: Indices) -> Cured | Nothing:
-        """See `repairs.Cure`."""
+        """See `cure.Cure`."""
         rng = np.random.default_rng([self.bench.settings.seed, _SEARCH_STREAM])
         folds, settings = self._folds(within, rng), self.criterion.wishes.search
         screened = self._screened(folds)
@@ -195,7 +195,7 @@ def _gain(search: Search) -> Bound:
     return Bound(sum(g.value for g in taken), sum(g.low for g in taken))
 
 
-def _steps(steps: Sequence[Step], roster: Roster, figures: Figures) -> list[dict[str, Any]]:
+def _steps(steps: Sequence[SearchStep], roster: Roster, figures: Figures) -> list[dict[str, Any]]:
     """Every step with the filter that it is about.
 
     `score` is the smooth figure that was searched by, `gain` what the step is worth on images that
@@ -240,18 +240,18 @@ def _trade_off(
 
 @dataclass(frozen=True, eq=False)
 class PartialFreezing:
-    """See `repairs.Cure`: the filters that `freezing` chooses, at levels chosen anew."""
+    """See `cure.Cure`: the filters that `freezing` chooses, at levels chosen anew."""
 
     freezing: Cure
     levels: BestLevels
 
     @property
     def name(self) -> str:
-        """See `repairs.Cure`."""
+        """See `cure.Cure`."""
         return self.freezing.name
 
     def on(self, within: Indices) -> Cured | Nothing:
-        """See `repairs.Cure`; the smaller steps keep their levels."""
+        """See `cure.Cure`; the smaller steps keep their levels."""
         cured = self.freezing.on(within)
         if isinstance(cured, Nothing):
             return cured

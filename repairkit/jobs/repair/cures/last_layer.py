@@ -241,7 +241,7 @@ class HeadChoice:
 
 @dataclass(frozen=True, eq=False)
 class ClassBiases:
-    """See `repairs.Cure`: class biases, or a moved threshold for two classes."""
+    """See `cure.Cure`: class biases, or a moved threshold for two classes."""
 
     choice: HeadChoice
     name: str = "bias"
@@ -251,7 +251,7 @@ class ClassBiases:
             raise ModelError(self.choice.head.layer.fixed_bias)
 
     def on(self, within: Indices) -> Cured | Nothing:
-        """See `repairs.Cure`."""
+        """See `cure.Cure`."""
         choice, head = self.choice, self.choice.head
         folds = choice.folds(within)
         scores = head.read.scores.copy()
@@ -291,7 +291,7 @@ class ClassBiases:
 
 @dataclass(frozen=True, eq=False)
 class LastLayer:
-    """See `repairs.Cure`: a last layer refitted on group-balanced images; see `repairs.refit`."""
+    """See `cure.Cure`: a last layer refitted on group-balanced images; see `repairs.refit`."""
 
     choice: HeadChoice
     name: str = "last-layer"
@@ -302,7 +302,7 @@ class LastLayer:
             raise ModelError(self.choice.head.layer.fixed_weight)
 
     def on(self, within: Indices) -> Cured | Nothing:
-        """See `repairs.Cure`."""
+        """See `cure.Cure`."""
         choice, head = self.choice, self.choice.head
         features = head.read.features
         assert features is not None

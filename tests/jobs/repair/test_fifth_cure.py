@@ -35,7 +35,7 @@ class Known:
     name: str
 
     def on(self, within: Indices) -> Cured:
-        """See `repairs.Cure`."""
+        """See `cure.Cure`."""
         patch = Patch((FrozenFilter(self.bench.roster.filters[2], self._level),))
         outputs = patched_outputs(self.bench, patch, self.bench.parts.selection)
         before, after = (
@@ -53,13 +53,13 @@ class Known:
 
 @dataclass(frozen=True)
 class KnownStrategy:
-    """See `choosing.Strategy`."""
+    """See `patching.Strategy`."""
 
     name: str = "known"
     needs_values: bool = False
 
     def cure(self, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> Cure:
-        """See `choosing.Strategy`."""
+        """See `patching.Strategy`."""
         assert len(supplies.strata) == len(bench.parts.selection)
         return Known(bench, criterion, self.name)
 

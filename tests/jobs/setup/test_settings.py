@@ -11,7 +11,6 @@ import pytest
 import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from repairkit.jobs.repair.patch_checks import patch_again
 
 from repairkit.cli import app, run
 from repairkit.core.errors import SettingsError
@@ -21,6 +20,7 @@ from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.objective import PROMISES, Target
+from repairkit.jobs.repair.patch_checks import patch_again
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.score_settings import Exclusion, ScoreSettings
 from repairkit.jobs.score.scoring import score_again

@@ -10,6 +10,7 @@ them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -82,9 +83,9 @@ class Screened:
     def of(cls, overall: Sequence[int], by_fold: Sequence[Sequence[int]]) -> Screened:
         """Those that pass with all images, and the first of those that pass without some fold.
 
-        Of n folds each adds the first n-th of what passes without it.
+        Of each fold the first half is enough: it led to as many repairs as all of them.
         """
-        first = [passing[: -(-len(passing) // len(by_fold))] for passing in by_fold]
+        first = [passing[: -(-len(passing) // 2)] for passing in by_fold]
         players = tuple(dict.fromkeys(chain(overall, *first)))
         passed = [[player in set(passing) for passing in by_fold] for player in players]
         return cls(players, np.array(passed, bool).reshape(len(players), len(by_fold)))
@@ -117,7 +118,7 @@ class Search:
     """A search under way: what was looked at is never looked at twice.
 
     `is_over` is asked before every look; once it is true, the search goes no further than what it
-    has seen.
+    has seen. It also ends after `most_steps` steps that were taken.
     """
 
     answer: Answer
@@ -126,9 +127,15 @@ class Search:
     settings: SearchSettings
     rng: np.random.Generator
     is_over: Callable[[], bool] = lambda: False
+    most_steps: float = math.inf
     steps: list[SearchStep] = field(default_factory=list)
     _known: dict[frozenset[int], FoldFigures] = field(default_factory=dict)
     _objections: dict[frozenset[int], str] = field(default_factory=dict)
+
+    @property
+    def n_taken(self) -> int:
+        """Steps that were taken, each of which froze a player."""
+        return sum(step.kept and step.dropped is None for step in self.steps)
 
     @property
     def n_looks(self) -> int:
@@ -141,6 +148,8 @@ class Search:
         self._look([()], object_to=False)
         beam: list[Frozen] = [()]
         while len(taken[-1]) < self.settings.at_most:
+            if len(taken) > self.most_steps:
+                break
             shortlist = self._shortlist(_extensions(beam, screened.players), screened)
             ahead = self._look(shortlist)
             step = self._step(taken[-1], ahead, shortlist)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,12 +56,21 @@ class MadeUp:
         return self.limit(frozenset(i for i in range(members.bit_length()) if members >> i & 1))
 
 
-def search(made_up: MadeUp, n_players: int, **settings: Any) -> tuple[tuple[Frozen, ...], Search]:
+def search(
+    made_up: MadeUp, n_players: int, *, most_steps: float = math.inf, **settings: Any
+) -> tuple[tuple[Frozen, ...], Search]:
     rng = np.random.default_rng([made_up.seed, 1])
     asked = SearchSettings(**settings)
     strata = np.arange(made_up.n_images) % 2
     folds = assign_folds(strata.astype(np.int64), asked.n_folds, rng)
-    found = Search(answer=made_up.answer, criterion=made_up, folds=folds, settings=asked, rng=rng)
+    found = Search(
+        answer=made_up.answer,
+        criterion=made_up,
+        folds=folds,
+        settings=asked,
+        rng=rng,
+        most_steps=most_steps,
+    )
     everyone = list(range(n_players))
     return found.run(Screened.of(everyone, [everyone] * folds.n_folds)), found
 
@@ -312,3 +322,14 @@ def test_a_fold_without_a_contender_keeps_the_champion() -> None:
         allowed=allowed,
     )
     assert gain.value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("most_steps", [1, 2, 3])
+def test_a_search_of_few_steps_is_the_start_of_a_longer_one(most_steps: int) -> None:
+    made_up = MadeUp(lambda frozen: 0.5 * len(frozen & {1, 2, 5}), noise=0.01)
+    whole, _ = search(made_up, 9)
+    assert len(whole) > 4
+    path, few = search(made_up, 9, most_steps=most_steps)
+    assert path == whole[: most_steps + 1]
+    assert few.n_taken == len(path) - 1
+    assert few.steps[-1].kept  # it ends without another look

@@ -10,6 +10,7 @@ the other images; unless these gain, every filter stays at its mean.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -99,16 +100,26 @@ class Freezing:
             settings=settings,
             rng=rng,
             is_over=self.filters.is_over,
+            most_steps=self._most_steps(within),
         )
         self.filters.searches.append(search)
         path = search.run(screened)
         # Of a fold's choice only the patch is told, so its figures are not worth a pass.
-        of_fold = self.supplies.folds is not None and len(within) < len(self.criterion.annotations)
-        story = {} if of_fold else self._story(search, path, screened, within)
+        story = {} if self._leaves_out(within) else self._story(search, path, screened, within)
         if len(path) == 1:
             return Nothing(self._why_nothing(search, screened, within), story)
         steps = [self._cured(frozen, search, story) for frozen in path[1:]]
         return replace(steps[-1], fewer=tuple(steps[:-1]))
+
+    def _leaves_out(self, within: Indices) -> bool:
+        """Whether a fold of the cross-confirmation takes no part."""
+        return self.supplies.folds is not None and len(within) < len(self.criterion.annotations)
+
+    def _most_steps(self, within: Indices) -> float:
+        """A fold is judged after as many steps as the choice by all images took, and not later."""
+        if not self._leaves_out(within) or not self.filters.searches:
+            return math.inf
+        return max(1, self.filters.searches[0].n_taken)
 
     def _folds(self, within: Indices, rng: np.random.Generator) -> Folds:
         """Those of the cross-confirmation, as far as `within` holds whole ones; else drawn anew."""

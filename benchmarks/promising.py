@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from repairkit.core.errors import TargetNotMetError
+from repairkit.core.filters import Patch
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import Figure, Patch
+from repairkit.core.results import Figure
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.graph.baking import bake
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from benchmarks.promising import Judge, Row, try_rule
 from benchmarks.shortcuts import Setting
 from repairkit.core.errors import TargetNotMetError
+from repairkit.core.filters import Patch
 from repairkit.core.metric import Metric
-from repairkit.core.patch import Figure, Patch
+from repairkit.core.results import Figure
 from repairkit.core.suite import Suite
 from repairkit.data.parts import PartPlan, Parts
 from repairkit.data.preprocessing import Preprocessing

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.attacked import EPOCHS, NETWORKS, make
 from benchmarks.trained import CACHE, fashion
 from repairkit.core.framework import FrameworkModel, FreshAttacks
-from repairkit.core.patch import Patched
+from repairkit.core.results import Patched
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.jobs.attack.adversary import read_attack_settings
 from repairkit.jobs.attack.attacking import AttackSettings, attack

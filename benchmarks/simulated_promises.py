@@ -46,9 +46,8 @@ from benchmarks.promising import (
     bounds_of_share,
     revision,
 )
-from repairkit.core.filters import Filter
+from repairkit.core.filters import Filter, FrozenFilter, Patch
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
 from repairkit.data.strata import strata_of
 from repairkit.jobs.repair.confirming import confirm, cross_fit, draw_folds

@@ -14,8 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.filters import FilterMeans, FrozenFilter, Patch, Roster
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.engine.cones.compiled import Candidates
 from repairkit.engine.evaluator import Evaluator, make_executor

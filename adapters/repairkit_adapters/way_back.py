@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from repairkit.core.errors import AdapterError
-from repairkit.core.filters import LayerMap, Origin
-from repairkit.core.framework import Layer
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.filters import FrozenFilter, Patch
+from repairkit.core.framework import Layer, LayerMap, Origin
 from repairkit.formats.patch_file import PatchFile, read_patch_file
 from repairkit.graph.metadata import read_layer_map
 from repairkit.graph.stored.model_files import read_model

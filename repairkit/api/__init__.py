@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from repairkit.attacks import Pgd, Square
     from repairkit.core.errors import Terminated
     from repairkit.core.framework import Source
-    from repairkit.core.patch import (
+    from repairkit.core.results import (
         Agreement,
         Applied,
         Attacked,
@@ -95,7 +95,7 @@ _HOMES = {
     "repairkit.core.suite": "IN_WORDS",
     "repairkit.core.errors": "Terminated",
     "repairkit.core.framework": "Source",
-    "repairkit.core.patch": "Agreement Applied Attacked Exported Patched Reverted Verified",
+    "repairkit.core.results": "Agreement Applied Attacked Exported Patched Reverted Verified",
     "repairkit.core.scores": "Budget Progress",
     "repairkit.formats.means_file": "CommonMeans",
     "repairkit.jobs.owners.merging": "By Merged",

@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 from repairkit.api.job_settings import check_keywords, find_settings, load_source, open_job
 from repairkit.attacks import Pgd, Square
 from repairkit.core.framework import FrameworkModel, LoadOptions, Source
-from repairkit.core.patch import Attacked, Exported
+from repairkit.core.results import Attacked, Exported
 from repairkit.jobs.attack import attacking
 from repairkit.jobs.export import adapters, exporting
 from repairkit.jobs.setup.workbench import Settings

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repairkit.api.job_settings import open_job
-from repairkit.core.patch import Agreement
+from repairkit.core.results import Agreement
 from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.look import inspection, reporting

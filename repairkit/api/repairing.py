@@ -12,7 +12,7 @@ from repairkit.api.job_settings import check_keywords, load_source, open_job
 from repairkit.core.errors import RunFolderError
 from repairkit.core.filters import Filter
 from repairkit.core.framework import FrameworkModel, FreshAttacks, Source
-from repairkit.core.patch import Applied, Patched, Reverted, Verified, frozen_entry
+from repairkit.core.results import Applied, Patched, Reverted, Verified, frozen_entry
 from repairkit.core.scores import Budget, Progress
 from repairkit.core.suite import Array
 from repairkit.formats.documents import write_bytes

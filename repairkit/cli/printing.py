@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from repairkit.core.metric import Measure
-from repairkit.core.patch import Figure
 from repairkit.core.process.text import printable
+from repairkit.core.results import Figure
 
 _PLAIN = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{MINUS SIGN}"): "-"}
 

@@ -4,19 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repairkit.cli import printing
-from repairkit.core.filters import LayerMap, Origin
+from repairkit.core.filters import Constant, Patch
+from repairkit.core.framework import LayerMap, Origin
 from repairkit.core.metric import SHARE, Measure
-from repairkit.core.patch import (
-    Applied,
-    Constant,
-    Evaluation,
-    Figure,
-    Patch,
-    Patched,
-    Reverted,
-    Verified,
-)
 from repairkit.core.process.text import counted
+from repairkit.core.results import Applied, Evaluation, Figure, Patched, Reverted, Verified
 from repairkit.core.suite import IN_WORDS
 from repairkit.report import story, wording
 from repairkit.report.wording import Document

@@ -7,8 +7,8 @@ from typing import Any
 from repairkit.cli import printing
 from repairkit.cli.stage_display import duration
 from repairkit.core.metric import SHARE, Measure
-from repairkit.core.patch import Agreement, Attacked, Exported, Figure
 from repairkit.core.process.text import counted
+from repairkit.core.results import Agreement, Attacked, Exported, Figure
 from repairkit.core.scores import Scores
 from repairkit.core.suite import IN_WORDS
 from repairkit.formats.means_file import CommonMeans

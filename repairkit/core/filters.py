@@ -1,17 +1,16 @@
-"""Sites, filters, their order as players, and which layer of a framework each comes from."""
+"""Sites, filters and their order as players; patches, which say at what filters are to be held."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.framework import Layer
 from repairkit.core.suite import Array
 
 FilterMeans = dict[str, Array]
@@ -162,141 +161,152 @@ def _some(names: Sequence[str], at_most: int = 6) -> str:
     return shown + (f" and {len(names) - at_most} more" if len(names) > at_most else "")
 
 
-LAYER_MAP_SCHEMA = 1
+# What a patch is
+
+Constant = float | tuple[float, ...]
+"""What a frozen filter yields: one number, or for a tree one per class or target."""
+
+
+def constant_of(level: Any) -> Constant:
+    """A constant from a number, or from some in an array or a list; one alone is that number.
+
+    Raises:
+        TypeError, ValueError: `level` is neither.
+    """
+    if not np.ndim(level):
+        return float(level)
+    numbers = tuple(map(float, level))
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 @dataclass(frozen=True)
-class MappedLayer:
-    """A framework's layer and the site whose filter c is its channel c.
+class FrozenFilter:
+    """A filter and the constant that it is to yield.
 
-    Attributes:
-        layer: as the framework's user knows it.
-        site: None where none was found, which `note` explains.
-        unproven: channels of which it could not be proven that they are this site's filters.
-        note: for people; empty where there is nothing to say.
+    `gain`, in [0, 1), is how much of the filter is left: it yields
+    `constant + gain * (own output - constant)`. 0 freezes it wholly.
     """
 
-    layer: Layer
-    site: str | None
-    unproven: tuple[int, ...] = ()
-    note: str = ""
+    filter: Filter
+    constant: Constant
+    gain: float = 0.0
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a filter comes from."""
+def constant_text(frozen: FrozenFilter) -> str:
+    """The constant of a frozen filter in as many digits as 32-bit floats have."""
+    return " ".join(f"{number:.9g}" for number in np.atleast_1d(frozen.constant))
 
+
+HeadKind = Literal["bias", "last-layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadChange:
+    """New numbers for the layer that makes the class scores.
+
+    Attributes:
+        kind: `bias` where only the biases change; `last-layer` where the weights change too.
+        layer: its name, as a site's: of its node, or of the node's first output.
+        bias: (n_classes,), the whole bias of every class; None where the layer has none and keeps
+            having none.
+        weight: (n_classes, n_features), or None for kind `bias`.
+    """
+
+    kind: HeadKind
     layer: str
-    channel: int
-    proven: bool
+    bias: NDArray[np.float64] | None = None
+    weight: NDArray[np.float64] | None = None
 
-    def __str__(self) -> str:
-        """`LAYER:CHANNEL`, and whether that is not proven."""
-        return f"{self.layer}:{self.channel}" + ("" if self.proven else " (unproven)")
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HeadChange) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        arrays = (self.bias, self.weight)
+        return (
+            self.kind,
+            self.layer,
+            *(a if a is None else (a.shape, a.tobytes()) for a in arrays),
+        )
 
 
 @dataclass(frozen=True)
-class LayerMap:
-    """The layers of a model, in the order of computation, and the sites that they became.
+class Patch:
+    """Filters and constants, and a change of the head if any; decided, not yet applied.
 
-    Attributes:
-        framework: as the adapter calls it.
-        input_shape: of one image, in the framework's layout.
-        layers: each with its site.
+    Filters are ordered as they were chosen.
     """
 
-    framework: str
-    input_shape: tuple[int, ...]
-    layers: tuple[MappedLayer, ...]
+    frozen: tuple[FrozenFilter, ...] = ()
+    head: HeadChange | None = None
 
-    @cached_property
-    def _by_site(self) -> dict[str, MappedLayer]:
-        return {mapped.site: mapped for mapped in self.layers if mapped.site is not None}
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        return tuple(f.filter for f in self.frozen)
 
-    @cached_property
-    def _by_layer(self) -> dict[str, MappedLayer]:
-        return {mapped.layer.name: mapped for mapped in self.layers}
-
-    def origin(self, wanted: Filter) -> Origin | None:
-        """Where a filter comes from; None where that is not known."""
-        mapped = self._by_site.get(wanted.site)
-        if mapped is None or wanted.channel >= mapped.layer.n_channels:
-            return None
-        return Origin(mapped.layer.name, wanted.channel, wanted.channel not in mapped.unproven)
-
-    def layer_at(self, site: str) -> str:
-        """The name of the layer that became a site; empty where it is not known."""
-        mapped = self._by_site.get(site)
-        return "" if mapped is None else mapped.layer.name
-
-    def filter_named(self, wanted: Filter) -> Filter:
-        """The filter that `LAYER:CHANNEL` names; `wanted` itself where no layer has the name."""
-        mapped = self._by_layer.get(wanted.site)
-        if mapped is None or mapped.site is None:
-            return wanted
-        return Filter(mapped.site, wanted.channel)
-
-    def to_json(self) -> dict[str, Any]:
-        layers = [
-            {
-                "layer": m.layer.name,
-                "kind": m.layer.kind,
-                "filters": m.layer.n_channels,
-                "site": m.site,
-                **({"unproven": list(m.unproven)} if m.unproven else {}),
-                **({"note": m.note} if m.note else {}),
-            }
-            for m in self.layers
-        ]
-        return {
-            "schema": LAYER_MAP_SCHEMA,
-            "framework": self.framework,
-            "input_shape": list(self.input_shape),
-            "layers": layers,
-        }
-
-    @classmethod
-    def from_json(cls, document: Any) -> LayerMap:
-        """What `to_json` gave.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        if not isinstance(document, Mapping) or document.get("schema") != LAYER_MAP_SCHEMA:
-            raise ValueError(f"it is no map of layers of schema {LAYER_MAP_SCHEMA}")
-        shape = tuple(_count(size) for size in _list(document.get("input_shape")))
-        layers = tuple(_mapped(entry) for entry in _list(document.get("layers")))
-        sites = [m.site for m in layers if m.site is not None]
-        names = [m.layer.name for m in layers]
-        if len(set(sites)) != len(sites) or len(set(names)) != len(names):
-            raise ValueError("it names a layer or a site twice")
-        return cls(_text(document.get("framework")), shape, layers)
+    def __len__(self) -> int:
+        """How many filters are frozen."""
+        return len(self.frozen)
 
 
-def _mapped(entry: Any) -> MappedLayer:
-    if not isinstance(entry, Mapping):
-        raise ValueError("a layer is no object")
-    layer = Layer(_text(entry.get("layer")), _text(entry.get("kind")), _count(entry.get("filters")))
-    site = None if entry.get("site") is None else _text(entry.get("site"))
-    unproven = tuple(_count(channel) for channel in _list(entry.get("unproven", [])))
-    if any(channel >= layer.n_channels for channel in unproven):
-        raise ValueError(f"layer {layer.name!r} has no such channel")
-    return MappedLayer(layer, site, unproven, _text(entry.get("note", "")))
+# What baking writes
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{value!r} is no list")
-    return value
+@dataclass(frozen=True, kw_only=True)
+class TensorChange:
+    """Values at flat positions of the tensor that a node reads at `slot`.
+
+    `clone` names the new initializer, if the tensor is shared or computed and has to be cloned.
+    """
+
+    node: int
+    slot: int
+    positions: Array
+    values: NDArray[np.float64]
+    clone: str
 
 
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no number of things")
-    return value
+@dataclass(frozen=True, kw_only=True)
+class AddedTensor:
+    """A new initializer that a node reads at `slot`."""
+
+    node: int
+    slot: int
+    array: Array
+    name: str
 
 
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise ValueError(f"{value!r} is no text")
-    return value
+@dataclass(frozen=True, kw_only=True)
+class ListChange:
+    """Values at flat positions of a list of numbers, the attribute `name` of a node."""
+
+    node: int
+    name: str
+    positions: NDArray[np.intp]
+    values: Array
+
+
+Change = TensorChange | AddedTensor | ListChange
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorEdit:
+    """One change that baking made to a stored tensor, enough to undo it.
+
+    `kind` is `initializer` or `constant` (edited in place: `old` holds the little-endian bytes
+    that stood at the flat element ranges `runs`), or `added` (a new initializer `tensor`, read by
+    input `slot` of node `node` instead of `replaces`, which is None where it had no such input), or
+    `attribute` (edited in place as a tensor would be: the list `tensor` of the node that makes
+    `node`).
+    """
+
+    kind: str
+    tensor: str
+    runs: Sequence[tuple[int, int]] = ()
+    old: bytes = b""
+    node: str = ""
+    slot: int = 0
+    replaces: str | None = None

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import ModelError
-from repairkit.core.patch import HeadChange, Proof
+from repairkit.core.filters import HeadChange
+from repairkit.core.results import Proof
 from repairkit.core.suite import Array
 from repairkit.engine.runner import Feeds, Masks, OpenModel
 from repairkit.graph.fixing import seeded

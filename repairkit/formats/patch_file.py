@@ -20,8 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError, VerificationError
-from repairkit.core.filters import Filter
-from repairkit.core.patch import FrozenFilter, HeadChange, HeadKind, Patch, TensorEdit, constant_of
+from repairkit.core.filters import (
+    Filter,
+    FrozenFilter,
+    HeadChange,
+    HeadKind,
+    Patch,
+    TensorEdit,
+    constant_of,
+)
 from repairkit.formats.documents import read_json, to_json, write_text
 from repairkit.formats.stored_files import StoredFile, stored_file
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError
-from repairkit.core.filters import Filter, LayerMap, Roster
+from repairkit.core.filters import Filter, Roster
+from repairkit.core.framework import LayerMap
 from repairkit.core.metric import MeasureFacts
 from repairkit.core.process.writing import is_draft
 from repairkit.core.scores import Scores

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from repairkit.core.errors import RunFolderError
-from repairkit.core.filters import Filter, LayerMap
+from repairkit.core.filters import Filter
+from repairkit.core.framework import LayerMap
 from repairkit.core.process.text import from_cell, plain_cell
 from repairkit.core.scores import Scores
 

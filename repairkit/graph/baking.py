@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError
-from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.patch import (
+from repairkit.core.filters import (
     AddedTensor,
     Change,
+    FilterMeans,
     FrozenFilter,
     HeadChange,
     HeadKind,
     Patch,
+    Roster,
     TensorChange,
     TensorEdit,
 )

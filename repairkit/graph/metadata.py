@@ -13,7 +13,7 @@ from typing import Any
 from onnx import ModelProto
 
 from repairkit.core.errors import VerificationError
-from repairkit.core.filters import LayerMap
+from repairkit.core.framework import LayerMap
 
 LAYERS_KEY = "repairkit.layers"
 

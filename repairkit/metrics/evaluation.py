@@ -24,7 +24,7 @@ from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import Evaluation, Figure
+from repairkit.core.results import Evaluation, Figure
 from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.metrics.chance import binomial_tail
 from repairkit.metrics.definition import GroupMetric

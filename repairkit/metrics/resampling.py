@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.metric import Metric, ScoreImages
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import Figure
+from repairkit.core.results import Figure
 from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.metrics.definition import GroupMetric, Tally, count_draws
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.patch import Figure
+from repairkit.core.results import Figure
 from repairkit.core.suite import Array, Indices
 
 _FEWEST_FOLDS = 2

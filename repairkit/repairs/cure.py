@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from repairkit.core.patch import Evaluation, Figure, Patch
+from repairkit.core.filters import Patch
 from repairkit.core.process.text import counted
+from repairkit.core.results import Evaluation, Figure
 from repairkit.core.suite import Array, Indices
 from repairkit.repairs.crossfit import Bound
 

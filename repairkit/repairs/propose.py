@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.patch import FrozenFilter, Patch, constant_of
+from repairkit.core.filters import FilterMeans, FrozenFilter, Patch, Roster, constant_of
 
 
 def make_patch(players: NDArray[np.intp], roster: Roster, levels: FilterMeans) -> Patch:

@@ -16,7 +16,7 @@ pytest.importorskip("onnxscript")
 
 from repairkit.core.errors import AdapterError, ExportError  # noqa: E402
 from repairkit.core.framework import LoadOptions  # noqa: E402
-from repairkit.core.patch import Exported  # noqa: E402
+from repairkit.core.results import Exported  # noqa: E402
 from repairkit.jobs.export.exporting import export  # noqa: E402
 from repairkit.jobs.setup.workbench import Settings  # noqa: E402
 from repairkit_adapters.pytorch import ADAPTER, wrap  # noqa: E402

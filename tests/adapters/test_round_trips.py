@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from repairkit.core.errors import AdapterError  # noqa: E402
-from repairkit.core.filters import Filter, LayerMap, MappedLayer  # noqa: E402
-from repairkit.core.patch import Exported, FrozenFilter, Patch  # noqa: E402
+from repairkit.core.filters import Filter, FrozenFilter, Patch  # noqa: E402
+from repairkit.core.framework import LayerMap, MappedLayer  # noqa: E402
+from repairkit.core.results import Exported  # noqa: E402
 from repairkit.formats.patch_file import PatchFile  # noqa: E402
 from repairkit.graph.baking import bake  # noqa: E402
 from repairkit.graph.kinds.channels import ChannelLayer  # noqa: E402

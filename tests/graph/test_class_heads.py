@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, helper
 
 from repairkit.core.errors import ModelError
-from repairkit.core.patch import HeadChange, Patch
+from repairkit.core.filters import HeadChange, Patch
 from repairkit.graph.baking import bake, biased, changes_head, refitted, revert
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head, head_named

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from repairkit.core.filters import Filter, Site
-from repairkit.core.patch import Change, Constant, FrozenFilter, Patch, TensorChange
+from repairkit.core.filters import Change, Constant, Filter, FrozenFilter, Patch, Site, TensorChange
 from repairkit.core.suite import Array
 from repairkit.graph.baking import bake, infer_patch, is_idle, representable, revert
 from repairkit.graph.coalitions.masking import mask_channels, mask_name

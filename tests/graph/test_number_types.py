@@ -10,8 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from repairkit.core.filters import Filter
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.filters import Filter, FrozenFilter, Patch
 from repairkit.graph.baking import bake, infer_patch, representable, revert
 from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.kinds.sites import instrument, survey

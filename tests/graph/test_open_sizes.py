@@ -10,8 +10,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
-from repairkit.core.filters import Filter
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.filters import Filter, FrozenFilter, Patch
 from repairkit.graph.baking import bake
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.image_axes import ImageAxes, image_axes

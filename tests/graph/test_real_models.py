@@ -8,8 +8,7 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from repairkit.core.filters import Roster
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.filters import FrozenFilter, Patch, Roster
 from repairkit.graph.baking import bake, representable, revert
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.stored.model_files import same_model

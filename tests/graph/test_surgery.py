@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repairkit.core.errors import ModelError, SettingsError
-from repairkit.core.filters import Filter, Roster
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.filters import Filter, FrozenFilter, Patch, Roster
 from repairkit.graph.baking import bake, representable, revert
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.graph.kinds.kind import Survey

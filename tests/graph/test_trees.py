@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
-from repairkit.core.filters import Filter, FilterMeans
-from repairkit.core.patch import FrozenFilter, Patch, TensorEdit, constant_of
+from repairkit.core.filters import Filter, FilterMeans, FrozenFilter, Patch, TensorEdit, constant_of
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.preprocessing import ReadyImages
 from repairkit.engine.activations import measure_means

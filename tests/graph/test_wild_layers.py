@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repairkit.core.filters import Filter, Roster
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.filters import Filter, FrozenFilter, Patch, Roster
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.preprocessing import ReadyImages
 from repairkit.engine.activations import measure_means

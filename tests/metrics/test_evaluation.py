@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import Figure
+from repairkit.core.results import Figure
 from repairkit.core.suite import Annotations
 from repairkit.metrics.catalogue import METRIC_NAMES, make_metric
 from repairkit.metrics.evaluation import difference, evaluate, wilson

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError
-from repairkit.core.filters import LayerMap
-from repairkit.core.framework import Images, Layer
+from repairkit.core.framework import Images, Layer, LayerMap
 from repairkit.core.suite import Array
 from repairkit_adapters.keras import keras_runtime, network_parts
 from repairkit_adapters.keras.conversion import write_onnx

@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError
-from repairkit.core.filters import LayerMap
-from repairkit.core.framework import Images, Layer
+from repairkit.core.framework import Images, Layer, LayerMap
 from repairkit_adapters.pytorch import trace
 from repairkit_adapters.pytorch.modules import ImageModule, ready_module
 from repairkit_adapters.pytorch.onnx import write_onnx

@@ -21,8 +21,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from repairkit.core.errors import ModelError
-from repairkit.core.filters import Filter, FilterMeans, Site
-from repairkit.core.patch import AddedTensor, Change, Constant, FrozenFilter, TensorChange
+from repairkit.core.filters import (
+    AddedTensor,
+    Change,
+    Constant,
+    Filter,
+    FilterMeans,
+    FrozenFilter,
+    Site,
+    TensorChange,
+)
 from repairkit.core.suite import Array
 from repairkit.graph.coalitions.masking import mask_channels
 from repairkit.graph.index import ConstantArrays, GraphIndex, float_attribute, is_dequantised

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.filters import FilterMeans, Site
-from repairkit.core.patch import Change, Constant, FrozenFilter
+from repairkit.core.filters import Change, Constant, FilterMeans, FrozenFilter, Site
 from repairkit.core.suite import Array
 from repairkit.graph.index import ConstantArrays, GraphIndex
 

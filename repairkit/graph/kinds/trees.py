@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from repairkit.core.errors import ModelError
-from repairkit.core.filters import Filter, FilterMeans, Site
-from repairkit.core.patch import Change, Constant, FrozenFilter, ListChange, constant_of
+from repairkit.core.filters import (
+    Change,
+    Constant,
+    Filter,
+    FilterMeans,
+    FrozenFilter,
+    ListChange,
+    Site,
+    constant_of,
+)
 from repairkit.core.suite import Array
 from repairkit.graph.coalitions.masking import mask_name, with_where
 from repairkit.graph.index import GraphIndex, attribute, fresh_name, int_attribute

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
 from repairkit.core.errors import VerificationError
-from repairkit.core.patch import AddedTensor, Change, ListChange, TensorChange, TensorEdit
+from repairkit.core.filters import AddedTensor, Change, ListChange, TensorChange, TensorEdit
 from repairkit.core.suite import Array
 from repairkit.graph.index import GraphIndex, attribute
 from repairkit.graph.stored.constants import Constants, stored_tensor

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square, pgd, square
 from repairkit.core.errors import AdapterError, SettingsError
-from repairkit.core.filters import LayerMap
-from repairkit.core.framework import FrameworkModel
+from repairkit.core.framework import FrameworkModel, LayerMap
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
+from repairkit.core.results import Figure
 from repairkit.core.suite import Array
 from repairkit.data.sources.archive import read_archive
 from repairkit.engine.runner import OpenModel

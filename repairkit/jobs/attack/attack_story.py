@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from repairkit.attacks import Pgd, PixelBox, Square
 from repairkit.core.attacked import IMAGE, TARGET, adversarial, is_attacked
 from repairkit.core.errors import AdapterError, DataError, SettingsError
-from repairkit.core.filters import LayerMap
-from repairkit.core.framework import FreshAttacks
+from repairkit.core.framework import FreshAttacks, LayerMap
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.data.parts import split_parts

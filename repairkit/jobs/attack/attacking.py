@@ -12,7 +12,7 @@ from repairkit.attacks import Pgd, PixelBox, Square, random_targets
 from repairkit.core.errors import SettingsError
 from repairkit.core.framework import FrameworkModel
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import Attacked
+from repairkit.core.results import Attacked
 from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, split_parts

@@ -9,8 +9,8 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from repairkit.core.errors import ExportError
 from repairkit.core.framework import FrameworkModel
-from repairkit.core.patch import Exported
 from repairkit.core.process.stages import stage
+from repairkit.core.results import Exported
 from repairkit.core.suite import Array
 from repairkit.formats.documents import outputs, to_json
 from repairkit.graph.kinds.sites import find_sites

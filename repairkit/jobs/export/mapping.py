@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.filters import FilterMeans, LayerMap, MappedLayer, Site
-from repairkit.core.framework import FrameworkModel, Images, Layer
+from repairkit.core.filters import FilterMeans, Site
+from repairkit.core.framework import FrameworkModel, Images, Layer, LayerMap, MappedLayer
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
 from repairkit.graph.coalitions.masking import mask_name, mask_shape

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RepairkitError, RunFolderError, SettingsError
-from repairkit.core.filters import Filter, Roster
-from repairkit.core.patch import Patch
+from repairkit.core.filters import Filter, Patch, Roster
 from repairkit.core.process.stages import stage
 from repairkit.formats.documents import outputs, read_json, to_json
 from repairkit.formats.means_file import read_means

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
-from repairkit.core.patch import Applied, Reverted
 from repairkit.core.process.stages import stage
+from repairkit.core.results import Applied, Reverted
 from repairkit.core.suite import Array
 from repairkit.engine.runner import Feeds
 from repairkit.formats.documents import outputs

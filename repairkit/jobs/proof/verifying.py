@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
-from repairkit.core.filters import FilterMeans
-from repairkit.core.patch import Patch, Proof, Verified, constant_of, constant_text
+from repairkit.core.filters import FilterMeans, Patch, constant_of, constant_text
 from repairkit.core.process.stages import stage
+from repairkit.core.results import Proof, Verified
 from repairkit.core.suite import Array
 from repairkit.engine.proof import prove, prove_head
 from repairkit.engine.runner import Feeds, OpenModel

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import AdapterError, RunFolderError, SettingsError
-from repairkit.core.filters import LayerMap
-from repairkit.core.framework import Attributing, Differentiating, FrameworkModel
+from repairkit.core.framework import Attributing, Differentiating, FrameworkModel, LayerMap
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.scores import Scores

@@ -22,8 +22,8 @@ from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import SettingsError
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import Evaluation, Figure
 from repairkit.core.process.stages import stage
+from repairkit.core.results import Evaluation, Figure
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.data.annotations import CROSS, columns_to_group, cross_groups
 from repairkit.engine.runner import OpenModel

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from repairkit.core.attacked import adversarial, is_attacked
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import Figure
+from repairkit.core.results import Figure
 from repairkit.core.suite import Annotations, Array
 from repairkit.jobs.repair.objective import (
     FAIRNESS_OBJECTIVE,

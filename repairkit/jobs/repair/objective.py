@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from repairkit.core.errors import SettingsError
 from repairkit.core.metric import NUMBER, Measure, Metric
-from repairkit.core.patch import Figure
+from repairkit.core.results import Figure
 from repairkit.metrics.catalogue import definition_of, measure_of
 from repairkit.metrics.group_metrics import WORST_GROUP_ACCURACY
 from repairkit.metrics.image_metrics import GROUP_ACCURACY

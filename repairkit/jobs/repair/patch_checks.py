@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from repairkit.core.errors import SettingsError
-from repairkit.core.filters import Filter
-from repairkit.core.patch import Patch, constant_text
+from repairkit.core.filters import Filter, Patch, constant_text
 from repairkit.core.process.trust import without
 from repairkit.formats.run_file import RunFolder
 from repairkit.graph.baking import is_idle

@@ -17,8 +17,9 @@ from onnx import ModelProto
 
 from repairkit.core.attacked import is_attacked, twins_of
 from repairkit.core.errors import ModelError, SettingsError, TargetNotMetError
-from repairkit.core.patch import Patch, Patched
+from repairkit.core.filters import Patch
 from repairkit.core.process.stages import stage
+from repairkit.core.results import Patched
 from repairkit.core.suite import Indices, Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection, strata_of
 from repairkit.formats.documents import outputs

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.core.errors import TargetNotMetError
+from repairkit.core.filters import Patch
 from repairkit.core.metric import MeasureFacts
-from repairkit.core.patch import Patch, Verified
 from repairkit.core.process.text import counted
+from repairkit.core.results import Verified
 from repairkit.engine.ort import versions
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.repair_settings import PatchSettings

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import RunFolderError, SettingsError
-from repairkit.core.patch import Agreement
+from repairkit.core.results import Agreement
 from repairkit.estimators.samples import rank_correlation
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder

@@ -11,9 +11,8 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.filters import FilterMeans, Roster
+from repairkit.core.filters import FilterMeans, Patch, Roster
 from repairkit.core.outputs import OutputEvidence, OutputForm
-from repairkit.core.patch import Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset

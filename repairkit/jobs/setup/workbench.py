@@ -17,7 +17,8 @@ from onnx import ModelProto
 
 from repairkit.core.attacked import is_attacked
 from repairkit.core.errors import SettingsError
-from repairkit.core.filters import LayerMap, Roster
+from repairkit.core.filters import Roster
+from repairkit.core.framework import LayerMap
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import FORMS, OutputForm
 from repairkit.core.process.trust import check_trusted

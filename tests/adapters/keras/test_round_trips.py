@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 from repairkit.core.errors import AdapterError
-from repairkit.core.filters import Filter, LayerMap
-from repairkit.core.framework import LoadOptions
-from repairkit.core.patch import Exported, FrozenFilter, Patch
+from repairkit.core.filters import Filter, FrozenFilter, Patch
+from repairkit.core.framework import LayerMap, LoadOptions
+from repairkit.core.results import Exported
 from repairkit.graph.baking import bake
 from repairkit.graph.kinds.sites import find_sites, survey
 from repairkit.jobs.export.exporting import export

@@ -12,9 +12,8 @@ import pytest
 
 from repairkit.attacks import Pgd
 from repairkit.core.errors import AdapterError
-from repairkit.core.filters import Filter, LayerMap, MappedLayer
-from repairkit.core.framework import FreshAttacks, Layer
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.filters import Filter, FrozenFilter, Patch
+from repairkit.core.framework import FreshAttacks, Layer, LayerMap, MappedLayer
 from repairkit.formats.patch_file import PatchFile
 from repairkit.graph.baking import bake
 from repairkit.graph.kinds.sites import survey

@@ -19,9 +19,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from repairkit.core.errors import ExportError  # noqa: E402
-from repairkit.core.filters import LayerMap  # noqa: E402
-from repairkit.core.framework import LoadOptions  # noqa: E402
-from repairkit.core.patch import Exported  # noqa: E402
+from repairkit.core.framework import LayerMap, LoadOptions  # noqa: E402
+from repairkit.core.results import Exported  # noqa: E402
 from repairkit.graph.kinds.sites import find_sites  # noqa: E402
 from repairkit.graph.metadata import LAYERS_KEY, read_layer_map  # noqa: E402
 from repairkit.jobs.export.adapters import GROUP  # noqa: E402

@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
 
-from repairkit.core.filters import Filter, FilterMeans, Roster
-from repairkit.core.patch import FrozenFilter, Patch
+from repairkit.core.filters import Filter, FilterMeans, FrozenFilter, Patch, Roster
 from repairkit.formats.patch_file import PatchFile, claim_digest, read_patch_file, write_patch_file
 from repairkit.graph.baking import bake, representable
 from repairkit.graph.kinds.sites import survey

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
+from repairkit.core.filters import Constant, FrozenFilter, Patch, constant_of
 from repairkit.core.suite import Indices
 from repairkit.jobs.repair import patching
 from repairkit.jobs.repair.criterion import ChoosingCriterion

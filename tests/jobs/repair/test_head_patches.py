@@ -16,8 +16,7 @@ import pytest
 
 from repairkit import apply, revert, verify
 from repairkit.core.errors import RunFolderError, VerificationError
-from repairkit.core.filters import Roster
-from repairkit.core.patch import FrozenFilter, HeadChange, Patch
+from repairkit.core.filters import FrozenFilter, HeadChange, Patch, Roster
 from repairkit.formats.patch_file import PatchFile, claim_digest, read_patch_file, write_patch_file
 from repairkit.graph.baking import bake, biased, held, refitted, representable
 from repairkit.graph.index import GraphIndex

@@ -8,7 +8,7 @@ import pytest
 from repairkit.core.errors import SettingsError
 from repairkit.core.metric import Measure
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import Figure
+from repairkit.core.results import Figure
 from repairkit.core.suite import Annotations
 from repairkit.jobs.repair.filter_values import MOST_CANDIDATES, Harm, find_candidates
 from repairkit.jobs.repair.objective import Limit, Objective, Target, metric_names

@@ -11,8 +11,7 @@ import pytest
 from sklearn.datasets import load_wine
 from sklearn.ensemble import RandomForestClassifier
 
-from repairkit.core.filters import Filter
-from repairkit.core.patch import FrozenFilter, Patch, constant_of
+from repairkit.core.filters import Filter, FrozenFilter, Patch, constant_of
 from repairkit.core.suite import Indices
 from repairkit.jobs.repair.cures.freezing import BestLevels, _constants, _options
 from repairkit.jobs.setup.preparing import patched_outputs, prepare

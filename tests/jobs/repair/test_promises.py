@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from repairkit.core.filters import Filter
+from repairkit.core.filters import Filter, FrozenFilter, Patch
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import FrozenFilter, Patch
 from repairkit.core.suite import Annotations, Indices
 from repairkit.data.strata import strata_of
 from repairkit.jobs.repair.confirming import confirm, cross_fit

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from repairkit.core.errors import RepairkitError
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm, shift_outputs
-from repairkit.core.patch import Figure
 from repairkit.core.process.stages import stage
+from repairkit.core.results import Figure
 from repairkit.core.suite import Array
 from repairkit.jobs.repair.criterion import ChoosingCriterion, figures_of
 from repairkit.jobs.repair.objective import Limit, Objective, Wishes, plain_values

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import TargetNotMetError
+from repairkit.core.filters import Patch
 from repairkit.core.metric import SHARE
-from repairkit.core.patch import Figure, Patch
+from repairkit.core.results import Figure
 from repairkit.core.suite import Array
 from repairkit.engine.model_game import ModelGame
 from repairkit.jobs.repair.criterion import figures_of

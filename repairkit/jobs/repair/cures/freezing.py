@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.patch import Constant, FrozenFilter, Patch, constant_of
+from repairkit.core.filters import Constant, FilterMeans, FrozenFilter, Patch, Roster, constant_of
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices
 from repairkit.graph.baking import representable

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.errors import ModelError
+from repairkit.core.filters import HeadChange, Patch
 from repairkit.core.outputs import OutputForm
-from repairkit.core.patch import HeadChange, Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices
 from repairkit.engine.proof import HeadReader, Tapped, changed_scores, check_head

@@ -1,110 +1,15 @@
-"""What is decided about a model, and the results of jobs.
-
-A patch says which filters to freeze and at what, and how to change the model's head. Results are
-patches made, proven, applied and reverted, models exported and attacked, and runs compared.
-"""
+"""Results of jobs: figures, proofs, patches made, models exported and attacked, runs compared."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from repairkit.core.filters import Filter, LayerMap
-from repairkit.core.suite import Array
-
-Constant = float | tuple[float, ...]
-"""What a frozen filter yields: one number, or for a tree one per class or target."""
-
-
-def constant_of(level: Any) -> Constant:
-    """A constant from a number, or from some in an array or a list; one alone is that number.
-
-    Raises:
-        TypeError, ValueError: `level` is neither.
-    """
-    if not np.ndim(level):
-        return float(level)
-    numbers = tuple(map(float, level))
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-@dataclass(frozen=True)
-class FrozenFilter:
-    """A filter and the constant that it is to yield.
-
-    `gain`, in [0, 1), is how much of the filter is left: it yields
-    `constant + gain * (own output - constant)`. 0 freezes it wholly.
-    """
-
-    filter: Filter
-    constant: Constant
-    gain: float = 0.0
-
-
-def constant_text(frozen: FrozenFilter) -> str:
-    """The constant of a frozen filter in as many digits as 32-bit floats have."""
-    return " ".join(f"{number:.9g}" for number in np.atleast_1d(frozen.constant))
-
-
-HeadKind = Literal["bias", "last-layer"]
-
-
-@dataclass(frozen=True, eq=False)
-class HeadChange:
-    """New numbers for the layer that makes the class scores.
-
-    Attributes:
-        kind: `bias` where only the biases change; `last-layer` where the weights change too.
-        layer: its name, as a site's: of its node, or of the node's first output.
-        bias: (n_classes,), the whole bias of every class; None where the layer has none and keeps
-            having none.
-        weight: (n_classes, n_features), or None for kind `bias`.
-    """
-
-    kind: HeadKind
-    layer: str
-    bias: NDArray[np.float64] | None = None
-    weight: NDArray[np.float64] | None = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, HeadChange) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    @property
-    def _key(self) -> tuple[object, ...]:
-        arrays = (self.bias, self.weight)
-        return (
-            self.kind,
-            self.layer,
-            *(a if a is None else (a.shape, a.tobytes()) for a in arrays),
-        )
-
-
-@dataclass(frozen=True)
-class Patch:
-    """Filters and constants, and a change of the head if any; decided, not yet applied.
-
-    Filters are ordered as they were chosen.
-    """
-
-    frozen: tuple[FrozenFilter, ...] = ()
-    head: HeadChange | None = None
-
-    @property
-    def filters(self) -> tuple[Filter, ...]:
-        return tuple(f.filter for f in self.frozen)
-
-    def __len__(self) -> int:
-        """How many filters are frozen."""
-        return len(self.frozen)
+from repairkit.core.filters import FrozenFilter, Patch, TensorEdit
+from repairkit.core.framework import LayerMap
 
 
 @dataclass(frozen=True)
@@ -149,66 +54,6 @@ class Evaluation:
             "groups": {name: figure.to_json() for name, figure in self.groups.items()},
             "group_sizes": dict(self.group_sizes),
         }
-
-
-# What baking writes
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorChange:
-    """Values at flat positions of the tensor that a node reads at `slot`.
-
-    `clone` names the new initializer, if the tensor is shared or computed and has to be cloned.
-    """
-
-    node: int
-    slot: int
-    positions: Array
-    values: NDArray[np.float64]
-    clone: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class AddedTensor:
-    """A new initializer that a node reads at `slot`."""
-
-    node: int
-    slot: int
-    array: Array
-    name: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListChange:
-    """Values at flat positions of a list of numbers, the attribute `name` of a node."""
-
-    node: int
-    name: str
-    positions: NDArray[np.intp]
-    values: Array
-
-
-Change = TensorChange | AddedTensor | ListChange
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorEdit:
-    """One change that baking made to a stored tensor, enough to undo it.
-
-    `kind` is `initializer` or `constant` (edited in place: `old` holds the little-endian bytes
-    that stood at the flat element ranges `runs`), or `added` (a new initializer `tensor`, read by
-    input `slot` of node `node` instead of `replaces`, which is None where it had no such input), or
-    `attribute` (edited in place as a tensor would be: the list `tensor` of the node that makes
-    `node`).
-    """
-
-    kind: str
-    tensor: str
-    runs: Sequence[tuple[int, int]] = ()
-    old: bytes = b""
-    node: str = ""
-    slot: int = 0
-    replaces: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,8 +117,7 @@ class SearchStep:
 class Search:
     """A search under way: what was looked at is never looked at twice.
 
-    `is_over` is asked before every look; once it is true, the search goes no further than what it
-    has seen. It also ends after `most_steps` steps that were taken.
+    It ends after `most_steps` steps, and at the first look before which `is_over` is true.
     """
 
     answer: Answer
@@ -236,7 +235,8 @@ class Search:
         while len(frozen) > 1:
             sets = {frozen[:i] + frozen[i + 1 :]: frozen[i] for i in range(len(frozen) - 1)}
             if self.criterion.additive:
-                figures = {smaller: self._without(frozen, out) for smaller, out in sets.items()}
+                columns = _columns_without(self._known, frozen, sets)
+                figures = {f: self.criterion.figure(c, self.folds.everyone) for f, c in columns}
                 fewer = self._look(_largest(figures, _MOST_LET_GO))
             else:
                 fewer = self._look(sets)
@@ -250,13 +250,6 @@ class Search:
             self.steps.append(step)
             frozen = best
         return frozen
-
-    def _without(self, frozen: Frozen, player: int) -> float:
-        """The figure that is predicted once a player of a set computes again."""
-        plain = self._known[frozenset()].columns
-        alone = self._known[frozenset([player])].columns
-        columns: Columns = self._known[frozenset(frozen)].columns - (alone - plain)
-        return self.criterion.figure(columns, self.folds.everyone)
 
     def _look(self, sets: Iterable[Frozen], *, object_to: bool = True) -> list[Frozen]:
         """Judge the sets that are new; those that keep to the limits come back."""
@@ -276,6 +269,15 @@ class Search:
 def _parts(frozen: Frozen) -> set[frozenset[int]]:
     """A set without its last player, and that player alone."""
     return {frozenset(frozen[:-1]), frozenset(frozen[-1:])}
+
+
+def _columns_without(
+    known: Mapping[frozenset[int], FoldFigures], frozen: Frozen, sets: Mapping[Frozen, int]
+) -> Iterator[tuple[Frozen, Columns]]:
+    """What is predicted once a player of a set computes again: smaller sets, and who does."""
+    whole, plain = known[frozenset(frozen)].columns, known[frozenset()].columns
+    for smaller, player in sets.items():
+        yield smaller, whole - (known[frozenset([player])].columns - plain)
 
 
 def _largest(figures: dict[Frozen, float], most: int) -> list[Frozen]:

@@ -56,7 +56,7 @@ class SearchSettings:
 
     at_most: int = 8
     beam: int = 1
-    width: int = 2
+    width: int = 3
     n_folds: int = 5
     doubt: float = 0.5
     n_resamples: int = 400

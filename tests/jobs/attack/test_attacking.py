@@ -252,9 +252,11 @@ def test_the_most_positive_of_robustness_are_frozen(place: Place, made: Path) ->
 def test_a_set_that_costs_too_much_gives_way_to_a_smaller_one(place: Place, made: Path) -> None:
     """The search uses the limit up, so that other images may find its last set beyond it."""
     seen = []
-    for drop in (0.01, 0.03, 0.08, 0.12):
+    for drop in (0.01, 0.02, 0.04, 0.08):
         how = PatchSettings(robustness=True, max_drop=drop, at_most=6, confirm_share=0.4)
-        done = patch(place.subject, Settings(data=made), how, out=place.folder / f"{drop}.onnx")
+        done = patch(
+            place.subject, Settings(data=made, seed=4), how, out=place.folder / f"{drop}.onnx"
+        )
         told = done.document["selection"]
         lost = told["confirmation"]["clean_accuracy"]
         error = (lost["ci_high"] - lost["ci_low"]) / (2 * 1.96)

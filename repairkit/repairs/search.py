@@ -83,7 +83,7 @@ class Screened:
     def of(cls, overall: Sequence[int], by_fold: Sequence[Sequence[int]]) -> Screened:
         """Those that pass with all images, and the first of those that pass without some fold.
 
-        Of each fold the first half is enough: it led to as many repairs as all of them.
+        Of each fold the first half joins: all of them cost more passes for few more repairs.
         """
         first = [passing[: -(-len(passing) // 2)] for passing in by_fold]
         players = tuple(dict.fromkeys(chain(overall, *first)))

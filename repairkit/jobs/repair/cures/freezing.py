@@ -116,9 +116,11 @@ class Freezing:
 
     def _most_steps(self, within: Indices) -> float:
         """A fold is judged after as many steps as the choice by all images took, and not later."""
-        if not self._leaves_out(within) or not self.filters.searches:
+        if not self._leaves_out(within):
             return math.inf
-        return max(1, self.filters.searches[0].n_taken)
+        searches = self.filters.searches
+        by_all = [s.n_taken for s in searches if not self._leaves_out(s.folds.everyone)]
+        return max(1, *by_all) if by_all else math.inf
 
     def _folds(self, within: Indices, rng: np.random.Generator) -> Folds:
         """Those of the cross-confirmation, as far as `within` holds whole ones; else drawn anew."""

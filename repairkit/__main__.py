@@ -4,8 +4,6 @@ Nothing is imported from the working folder. Python puts that folder before all 
 Only what is loaded already is imported here before it is taken off again.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from repairkit.core.errors import AdapterError
-from repairkit.core.filters import FrozenFilter, Patch
+from repairkit.core import errors, filters
 from repairkit.core.framework import Layer, LayerMap, Origin
 from repairkit.formats.patch_file import PatchFile, read_patch_file
 from repairkit.graph.metadata import read_layer_map
 from repairkit.graph.stored.model_files import read_model
 
-PatchSource: TypeAlias = str | Path | PatchFile | Patch
+PatchSource: TypeAlias = str | Path | PatchFile | filters.Patch
 """What `repairkit patch` wrote, by its path or read; or a patch that was not written."""
 
 MapSource: TypeAlias = str | Path | LayerMap
@@ -67,13 +66,13 @@ def find_channels(
     frozen = patch.patch.frozen if isinstance(patch, PatchFile) else patch.frozen
     known = _origins_in_patch(patch) if layers is None else _origins_in_map(layers, frozen)
     if known.framework != framework:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"the patched model comes from {known.framework}, and {framework} was expected"
         )
     origins = [(each, _origin(each, known.origins)) for each in frozen]
     doubtful = [f"{e.filter.id} ({o.layer}:{o.channel})" for e, o in origins if not o.proven]
     if doubtful and not unproven:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"the map of layers is not proven for {', '.join(doubtful)}; give unproven=True to "
             "freeze these all the same, and compare outputs afterwards"
         )
@@ -92,7 +91,7 @@ def channels_by_layer(
     frozen: dict[str, dict[int, float]] = {}
     for each in channels:
         if not 0 <= each.channel < sizes.get(each.layer, 0):
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"the model has no channel {each.channel} in a layer {each.layer!r}; give the "
                 "model that was exported"
             )
@@ -100,7 +99,7 @@ def channels_by_layer(
     return frozen
 
 
-def _origins_in_map(layers: MapSource, frozen: Sequence[FrozenFilter]) -> _Origins:
+def _origins_in_map(layers: MapSource, frozen: Sequence[filters.FrozenFilter]) -> _Origins:
     known = layers if isinstance(layers, LayerMap) else _read_map(Path(layers))
     origins = {each.filter.id: known.origin(each.filter) for each in frozen}
     return _Origins(known.framework, known.input_shape, origins)
@@ -110,20 +109,20 @@ def _read_map(path: Path) -> LayerMap:
     if path.suffix.lower() == ".onnx":
         known = read_layer_map(read_model(path).model)
         if known is None:
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{path}: holds no map of layers; export the model with `repairkit export`"
             )
         return known
     try:
         return LayerMap.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path}: cannot be read as a map of layers ({error})") from error
+        raise errors.AdapterError(f"{path}: cannot be read as a map of layers ({error})") from error
 
 
-def _origins_in_patch(patch: PatchFile | Patch) -> _Origins:
+def _origins_in_patch(patch: PatchFile | filters.Patch) -> _Origins:
     story = patch.story.get("layers") if isinstance(patch, PatchFile) else None
     if story is None:
-        raise AdapterError(
+        raise errors.AdapterError(
             "the patch does not say which layers its filters come from; give layers=, the .onnx "
             "file that was exported or its .layers.json"
         )
@@ -135,25 +134,25 @@ def _origins_in_patch(patch: PatchFile | Patch) -> _Origins:
         shape = tuple(int(size) for size in story["input_shape"])
         return _Origins(str(story["framework"]), shape, origins)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise AdapterError(
+        raise errors.AdapterError(
             "what the patch file says of layers is broken; give layers=, the .onnx file that was "
             "exported or its .layers.json"
         ) from error
 
 
-def _origin(frozen: FrozenFilter, origins: Mapping[str, Origin | None]) -> Origin:
+def _origin(frozen: filters.FrozenFilter, origins: Mapping[str, Origin | None]) -> Origin:
     origin = origins.get(frozen.filter.id)
     if origin is None:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"the map of layers does not say which layer the filter {frozen.filter.id} comes from; "
             "give layers= of the very model that was patched"
         )
     return origin
 
 
-def _channel(frozen: FrozenFilter, origin: Origin) -> FrozenChannel:
+def _channel(frozen: filters.FrozenFilter, origin: Origin) -> FrozenChannel:
     if isinstance(frozen.constant, tuple):
-        raise AdapterError(
+        raise errors.AdapterError(
             f"the filter {frozen.filter.id} is a tree, and not a channel of a layer; keep the "
             "repair in the ONNX file"
         )

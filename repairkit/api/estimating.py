@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from repairkit.api.job_settings import check_keywords, open_job
-from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.core import errors, scores
 from repairkit.core.process.trust import without
-from repairkit.core.scores import Budget, Progress
 from repairkit.formats.means_file import CommonMeans
 from repairkit.jobs.output.destination import check_replaced
 from repairkit.jobs.output.figures import prometheus_figures
@@ -25,7 +24,7 @@ from repairkit.jobs.score.score_settings import Exclusion, ScoreSettings
 from repairkit.jobs.score.scored import Scored
 from repairkit.jobs.setup.workbench import Settings
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[scores.Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ class Unattended:
             port, file = self.prometheus_port, self.prometheus_file
             listeners.insert(0, prometheus_figures(port=port, file=file))
 
-        def call_all(progress: Progress) -> None:
+        def call_all(progress: scores.Progress) -> None:
             for listener in listeners:
                 listener(progress)
 
@@ -112,7 +111,7 @@ def score(
     method: str = "auto",
     settings: Settings | None = None,
     out: str | Path | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[scores.Progress], None] | None = None,
     **more: Unpack[ScoreKeywords],
 ) -> Scored:
     """Estimate the value of every filter, as `repairkit score` does.
@@ -140,7 +139,7 @@ def score(
     place, shared = (None if path is None else Path(path) for path in (out, more.get("share_to")))
     if shared is not None:
         if place is None:
-            raise SettingsError("only a run folder can be shared; name one with out")
+            raise errors.SettingsError("only a run folder can be shared; name one with out")
         merging.check_share_place(shared)
     unattended = more.get("unattended")
     watched = nullcontext(on_progress) if unattended is None else unattended.watch(on_progress)
@@ -164,7 +163,7 @@ def _plan(method: str, given: ScoreKeywords) -> ScoreSettings:
     return ScoreSettings(
         method,
         options=dict(given.get("options") or {}),
-        budget=Budget(given.get("max_evaluations"), given.get("time_limit")),
+        budget=scores.Budget(given.get("max_evaluations"), given.get("time_limit")),
         paper=given.get("paper", False),
         statistics=given.get("statistics", False),
         exclude=None if run is None else Exclusion(Path(run), share),
@@ -204,11 +203,13 @@ def means(
     place = Path(out)
     if merge:
         if model is not None or data is not None:
-            raise SettingsError("--merge needs no model and no data; leave them out")
+            raise errors.SettingsError("--merge needs no model and no data; leave them out")
         common = measuring.merge_means([Path(file) for file in merge])
     else:
         if model is None:
-            raise SettingsError("means are of a model, and none was given; name an ONNX file")
+            raise errors.SettingsError(
+                "means are of a model, and none was given; name an ONNX file"
+            )
         subject, job = open_job(model, data, settings)
         measuring.check_means_place(place)
         common = measuring.compute_means(subject, job)
@@ -268,7 +269,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = JsonLines(path)
     except OSError as error:
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{path}: cannot be written ({error.strerror or error}); choose another place"
         ) from error
     logger = logging.getLogger("repairkit")

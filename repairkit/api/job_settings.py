@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.framework import FrameworkModel, LoadOptions, Source
+from repairkit.core import errors, framework
 from repairkit.data.project import find_project
 from repairkit.jobs.export.adapters import load_framework_model
 from repairkit.jobs.setup.settings import read_columns, read_inputs, settle
@@ -27,7 +26,7 @@ def find_job(model: Path | None, given: Mapping[str, object]) -> tuple[Path, Set
     project = find_project(model, Path.cwd())
     path = model or (project.model if project is not None else None)
     if path is None:
-        raise SettingsError(
+        raise errors.SettingsError(
             'no model was given; name an ONNX file, or write model = "model.onnx" into a '
             "repairkit.toml in this folder"
         )
@@ -102,8 +101,8 @@ def check_keywords(function: str, given: Mapping[str, object], known: type) -> N
 
 
 def load_source(
-    source: FrameworkModel | Source | None, subject: Subject, *, trust: bool
-) -> tuple[str, FrameworkModel] | None:
+    source: framework.FrameworkModel | framework.Source | None, subject: Subject, *, trust: bool
+) -> tuple[str, framework.FrameworkModel] | None:
     """A framework's model with a name; a `Source` is loaded first.
 
     Raises:
@@ -111,9 +110,11 @@ def load_source(
     """
     if source is None:
         return None
-    if not isinstance(source, Source):
+    if not isinstance(source, framework.Source):
         return type(source).__name__, source
-    options = LoadOptions(source.weights, source.input_shape or _image_shape(subject), trust)
+    options = framework.LoadOptions(
+        source.weights, source.input_shape or _image_shape(subject), trust
+    )
     return source.source, load_framework_model(source.source, options, framework=source.framework)
 
 

@@ -9,12 +9,8 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from repairkit.api.job_settings import check_keywords, load_source, open_job
-from repairkit.core.errors import RunFolderError
-from repairkit.core.filters import Filter
-from repairkit.core.framework import FrameworkModel, FreshAttacks, Source
-from repairkit.core.results import Applied, Patched, Reverted, Verified, frozen_entry
+from repairkit.core import errors, filters, framework, results, suite
 from repairkit.core.scores import Budget, Progress
-from repairkit.core.suite import Array
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import claimed_patch, read_patch_file
 from repairkit.graph.stored.model_files import read_model
@@ -91,11 +87,11 @@ def patch(
     *,
     out: str | Path,
     score: ScoreSettings | None = None,
-    source: FrameworkModel | Source | None = None,
+    source: framework.FrameworkModel | framework.Source | None = None,
     settings: Settings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **more: Unpack[PatchKeywords],
-) -> Patched:
+) -> results.Patched:
     """Choose filters, freeze them, prove the result and write it, as `repairkit patch` does.
 
     Args:
@@ -117,11 +113,11 @@ def patch(
     choices: dict[str, Any] = {k: v for k, v in more.items() if k not in _CONVERTED}
     scores, transfers = more.get("scores"), more.get("transfers", ())
     plan = PatchSettings(
-        remove=tuple(Filter.parse(name) for name in more.get("remove", ())),
+        remove=tuple(filters.Filter.parse(name) for name in more.get("remove", ())),
         scores=None if scores is None else Path(scores),
         score=score or ScoreSettings("repair"),
         targets=tuple(Target.parse(text) for text in more.get("targets", ())),
-        attacks=FreshAttacks(
+        attacks=framework.FreshAttacks(
             load_source(source, subject, trust=job.trust), tuple(map(Path, transfers))
         ),
         **choices,
@@ -142,7 +138,7 @@ def score_settings(
     return ScoreSettings(method, options=options, budget=budget, began=began)
 
 
-def patch_document(patched: Patched) -> dict[str, Any]:
+def patch_document(patched: results.Patched) -> dict[str, Any]:
     """What `repairkit patch --json` prints."""
     places = Companions.of(patched.out)
     return {
@@ -152,7 +148,7 @@ def patch_document(patched: Patched) -> dict[str, Any]:
         "page": str(places.page),
         "model_card": str(places.card),
         "verdict": verdict({**patched.document, "patch": claimed_patch(patched.patch)}),
-        "frozen": [frozen_entry(frozen) for frozen in patched.patch.frozen],
+        "frozen": [results.frozen_entry(frozen) for frozen in patched.patch.frozen],
         **patched.document,
     }
 
@@ -170,13 +166,13 @@ def copy_sample(folder: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{folder}: cannot be made ({error.strerror}); choose another folder with -o"
         ) from error
     for name in _SAMPLE_FILES:
         content, target = (files(_SAMPLE) / name).read_bytes(), folder / name
         if target.exists() and target.read_bytes() != content:
-            raise RunFolderError(
+            raise errors.RunFolderError(
                 f"{target}: exists and is not the sample's; choose another folder with -o"
             )
         write_bytes(target, content)
@@ -189,7 +185,7 @@ def verify(
     *,
     patch_file: str | Path | None = None,
     settings: Settings | None = None,
-) -> Verified:
+) -> results.Verified:
     """Prove that `patched` is `original` with exactly the claimed changes.
 
     Args:
@@ -213,7 +209,9 @@ def verify(
     return replace(verified, layers=subject.layer_map)
 
 
-def _for_proof(subject: Subject, job: Settings) -> tuple[Subject, Array | None, dict[str, Array]]:
+def _for_proof(
+    subject: Subject, job: Settings
+) -> tuple[Subject, suite.Array | None, dict[str, suite.Array]]:
     """The first images of the data, if any, and the other inputs of the model."""
     if job.data is None:
         return with_inputs(subject, job, None), None, {}
@@ -229,7 +227,7 @@ def apply(
     *,
     out: str | Path,
     settings: Settings | None = None,
-) -> Applied:
+) -> results.Applied:
     """Apply a patch file to the exact model it was made for, as `repairkit apply` does.
 
     Args:
@@ -251,7 +249,9 @@ def apply(
     return replace(applied, verified=replace(applied.verified, layers=subject.layer_map))
 
 
-def revert(model: str | Path, patch_file: str | Path | None = None, *, out: str | Path) -> Reverted:
+def revert(
+    model: str | Path, patch_file: str | Path | None = None, *, out: str | Path
+) -> results.Reverted:
     """Restore the model before a patch byte for byte, as `repairkit revert` does.
 
     Args:

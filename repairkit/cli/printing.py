@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from repairkit.core.metric import Measure
+from repairkit.core import metric, results
 from repairkit.core.process.text import printable
-from repairkit.core.results import Figure
 
 _PLAIN = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{MINUS SIGN}"): "-"}
 
@@ -63,17 +62,19 @@ def short_duration(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
-def figure(measure: Measure, known: Figure) -> str:
+def figure(measure: metric.Measure, known: results.Figure) -> str:
     """A figure with its 95 % interval; shares in per cent."""
     return _with_interval(measure.figure(known.value), measure, known, signed=False)
 
 
-def change(measure: Measure, known: Figure) -> str:
+def change(measure: metric.Measure, known: results.Figure) -> str:
     """A difference with its 95 % interval; of shares in points."""
     return _with_interval(measure.change(known.value), measure, known, signed=True)
 
 
-def _with_interval(text: str, measure: Measure, known: Figure, *, signed: bool) -> str:
+def _with_interval(
+    text: str, measure: metric.Measure, known: results.Figure, *, signed: bool
+) -> str:
     """The text with the interval before the unit; unchanged if there is no interval."""
     if math.isnan(known.ci_low):
         return text

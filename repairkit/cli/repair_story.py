@@ -4,11 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repairkit.cli import printing
-from repairkit.core.filters import Constant, Patch
-from repairkit.core.framework import LayerMap, Origin
-from repairkit.core.metric import SHARE, Measure
+from repairkit.core import filters, framework, metric, results
 from repairkit.core.process.text import counted
-from repairkit.core.results import Applied, Evaluation, Figure, Patched, Reverted, Verified
 from repairkit.core.suite import IN_WORDS
 from repairkit.report import story, wording
 from repairkit.report.wording import Document
@@ -19,7 +16,7 @@ _LONGEST_NAME = 40
 _COLUMNS = ["images", "before", "after", "change"]
 
 
-def print_patched(done: Patched, document: Document, *, details: bool = False) -> None:
+def print_patched(done: results.Patched, document: Document, *, details: bool = False) -> None:
     """Print the story of a patch: first the verdict, whose first sentence says who pays.
 
     Args:
@@ -53,14 +50,14 @@ def print_patched(done: Patched, document: Document, *, details: bool = False) -
         printing.say(f"{title:<13}  {document[title.replace(' ', '_')]}")
 
 
-def _print_changes(done: Patched) -> None:
+def _print_changes(done: results.Patched) -> None:
     """Print the changes of the model: filters by their ids, and by their layers if known."""
     layers = (done.document["layers"] or {}).get("frozen", {})
     if done.patch.head is not None:
         printing.say(f"changed: {_changes(done.patch)}")
     if done.patch.frozen:
         names = [
-            f"{each.id} ({Origin(**layers[each.id])})" if each.id in layers else each.id
+            f"{each.id} ({framework.Origin(**layers[each.id])})" if each.id in layers else each.id
             for each in done.patch.filters
         ]
         printing.say(f"frozen: {', '.join(names)}")
@@ -83,7 +80,7 @@ def _print_search(document: Document) -> None:
             printing.say(printing.plainly(f"{row['cure']}: {row['note']}"))
 
 
-def _print_figures(done: Patched, *, details: bool) -> None:
+def _print_figures(done: results.Patched, *, details: bool) -> None:
     """Print figures before and after: of all images, groups and classes, and under attack."""
     document, measures = done.document, wording.measures_of(done.document)
     if done.before.metrics:
@@ -102,7 +99,7 @@ def _print_figures(done: Patched, *, details: bool) -> None:
 
 def _baseline_table(
     rows: Sequence[Document],
-    measures: Mapping[str, Measure],
+    measures: Mapping[str, metric.Measure],
     objective: str,
     n_images: int,
 ) -> None:
@@ -115,7 +112,7 @@ def _baseline_table(
             str(row["n_frozen"]),
             *(
                 printing.change(
-                    measures[name], Figure.from_json(row["figures"][name]["difference"])
+                    measures[name], results.Figure.from_json(row["figures"][name]["difference"])
                 )
                 if row["figures"]
                 else "-"
@@ -134,11 +131,11 @@ def _baseline_table(
 
 
 def _before_after(
-    before: Evaluation,
-    after: Evaluation,
-    moved: dict[str, Figure],
+    before: results.Evaluation,
+    after: results.Evaluation,
+    moved: dict[str, results.Figure],
     *,
-    measures: Mapping[str, Measure],
+    measures: Mapping[str, metric.Measure],
     groups: bool,
 ) -> None:
     """Print figures per metric, and per group if asked, on the images used to report."""
@@ -156,9 +153,9 @@ def _before_after(
         [
             f"accuracy of {name}",
             str(before.group_sizes[name]),
-            printing.figure(SHARE, f),
-            printing.figure(SHARE, after.groups[name]),
-            printing.change(SHARE, moved[f"accuracy:{name}"]),
+            printing.figure(metric.SHARE, f),
+            printing.figure(metric.SHARE, after.groups[name]),
+            printing.change(metric.SHARE, moved[f"accuracy:{name}"]),
         ]
         for name, f in (before.groups.items() if groups else ())
     ]
@@ -178,7 +175,7 @@ def _attack_table(rows: Sequence[Document]) -> None:
             notes.append(f"{name}: {row['note']}")
             continue
         cells = [
-            printing.figure(SHARE, Figure(**row[when][key]))
+            printing.figure(metric.SHARE, results.Figure(**row[when][key]))
             for key in ("attack_success", "fooled")
             for when in ("before", "after")
         ]
@@ -196,7 +193,9 @@ def _attack_table(rows: Sequence[Document]) -> None:
     )
 
 
-def _fairness_tables(block: Document, measures: Mapping[str, Measure], *, details: bool) -> None:
+def _fairness_tables(
+    block: Document, measures: Mapping[str, metric.Measure], *, details: bool
+) -> None:
     """Print groups by all columns together; with `details` also by each column, and rates."""
     *alone, crossed = block["columns"]
     views = [*alone, crossed] if details else [crossed]
@@ -221,7 +220,7 @@ def _fairness_tables(block: Document, measures: Mapping[str, Measure], *, detail
 
 def _classes_table(rows: Sequence[Document], suite: str) -> None:
     """Print the accuracy of each class."""
-    cells = [[row["name"], str(row["n"]), *_cells(SHARE, row)] for row in rows]
+    cells = [[row["name"], str(row["n"]), *_cells(metric.SHARE, row)] for row in rows]
     printing.table(
         f"Accuracy of the classes on the images {wording.of_part(suite)}",
         ["class", *_COLUMNS],
@@ -234,14 +233,14 @@ def _groups(view: Document) -> None:
         [
             group["name"] + (" (small)" if group["small"] else ""),
             str(group["n"]),
-            *_cells(SHARE, group),
+            *_cells(metric.SHARE, group),
         ]
         for group in view["groups"]
     ]
     printing.table(f"Groups by {view['name']}: accuracy", ["group", *_COLUMNS], rows)
 
 
-def _disparities(view: Document, measures: Mapping[str, Measure]) -> None:
+def _disparities(view: Document, measures: Mapping[str, metric.Measure]) -> None:
     rows = [
         [measures[name].words, *_cells(measures[name], figures)]
         for name, figures in view["disparities"].items()
@@ -260,11 +259,11 @@ def _rates(view: Document) -> None:
         printing.say(f"-: {sentence}")
 
 
-def _cells(measure: Measure, figures: Document | None) -> list[str]:
+def _cells(measure: metric.Measure, figures: Document | None) -> list[str]:
     if figures is None:
         return ["-", "-", "-"]
     before, after, change = (
-        Figure.from_json(figures[k]) for k in ("before", "after", "difference")
+        results.Figure.from_json(figures[k]) for k in ("before", "after", "difference")
     )
     return [
         printing.figure(measure, before),
@@ -276,11 +275,11 @@ def _cells(measure: Measure, figures: Document | None) -> list[str]:
 def _arrow(figures: Document | None) -> str:
     if figures is None:
         return "-"
-    before, after = (SHARE.number(figures[when]["value"]) for when in ("before", "after"))
+    before, after = (metric.SHARE.number(figures[when]["value"]) for when in ("before", "after"))
     return f"{before} -> {after}"
 
 
-def print_verified(verified: Verified, *, original: Path, patched: Path) -> None:
+def print_verified(verified: results.Verified, *, original: Path, patched: Path) -> None:
     """Print what was proven about two models."""
     printing.say(f"verified: {patched} is {original} with {_changes(verified.patch)}")
     if verified.inferred:
@@ -305,7 +304,7 @@ def print_verified(verified: Verified, *, original: Path, patched: Path) -> None
         )
 
 
-def print_applied(applied: Applied) -> None:
+def print_applied(applied: results.Applied) -> None:
     """Print what a patch changed, and what was proven about the result."""
     verified = applied.verified
     printing.say(f"applied: {_changes(verified.patch)}")
@@ -317,7 +316,7 @@ def print_applied(applied: Applied) -> None:
     printing.say(f"patched model  {applied.out}")
 
 
-def print_reverted(reverted: Reverted) -> None:
+def print_reverted(reverted: results.Reverted) -> None:
     """Print what was undone, and how many patches are still in the model."""
     patch = reverted.patch
     back = [counted(len(patch), "filter")] if patch.frozen else []
@@ -330,7 +329,7 @@ def print_reverted(reverted: Reverted) -> None:
         )
 
 
-def _agreement(verified: Verified) -> str:
+def _agreement(verified: results.Verified) -> str:
     """How close the outputs of the patched model are to the reference."""
     proof = verified.proof
     if proof.tolerance:
@@ -345,7 +344,7 @@ def _agreement(verified: Verified) -> str:
     )
 
 
-def _changes(patch: Patch) -> str:
+def _changes(patch: filters.Patch) -> str:
     """What a patch changes, in words: `3 filters frozen and new class biases in 'fc'`."""
     parts = [f"{counted(len(patch), 'filter')} frozen"] if patch.frozen else []
     if patch.head is not None:
@@ -354,7 +353,7 @@ def _changes(patch: Patch) -> str:
     return " and ".join(parts)
 
 
-def _frozen_table(title: str, patch: Patch, layers: LayerMap | None) -> None:
+def _frozen_table(title: str, patch: filters.Patch, layers: framework.LayerMap | None) -> None:
     """Print filters and constants, with their layers if known."""
     if not patch.frozen:
         return
@@ -367,7 +366,7 @@ def _frozen_table(title: str, patch: Patch, layers: LayerMap | None) -> None:
     printing.table(title, ["filter", *origins, "constant", *left], rows)
 
 
-def _constant(constant: Constant) -> str:
+def _constant(constant: filters.Constant) -> str:
     """What a frozen filter yields, in as many digits as 32-bit floats have."""
     numbers = constant if isinstance(constant, tuple) else (constant,)
     return ", ".join(f"{n:.9g}" for n in numbers)

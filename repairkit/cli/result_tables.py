@@ -6,11 +6,10 @@ from typing import Any
 
 from repairkit.cli import printing
 from repairkit.cli.stage_display import duration
+from repairkit.core import results, suite
 from repairkit.core.metric import SHARE, Measure
 from repairkit.core.process.text import counted
-from repairkit.core.results import Agreement, Attacked, Exported, Figure
 from repairkit.core.scores import Scores
-from repairkit.core.suite import IN_WORDS
 from repairkit.formats.means_file import CommonMeans
 from repairkit.report.wording import Document, measures_of
 
@@ -69,7 +68,7 @@ def _print_origin(document: Document, measures: Mapping[str, Measure]) -> None:
     if len(metrics) > _MOST_METRICS:
         printing.say(f"and {len(metrics) - _MOST_METRICS} more metrics in run.json and scores.csv")
     if "device" in document:
-        precision = IN_WORDS[document["precision"]]
+        precision = suite.IN_WORDS[document["precision"]]
         printing.say(f"evaluated on {document['device']} in {precision}: {document['engine']}")
     parts = document["parts"]
     means = document["read"]["means"]
@@ -279,7 +278,7 @@ def print_instrumented(masks: Mapping[str, int], out: Path) -> None:
     printing.say(f"{len(masks)} mask inputs, such as {next(iter(masks))}: written to {out}")
 
 
-def print_agreements(pairs: Sequence[Agreement], n_runs: int) -> None:
+def print_agreements(pairs: Sequence[results.Agreement], n_runs: int) -> None:
     """Print how far each pair of runs agrees."""
     printing.table(
         f"Agreement of {n_runs} runs (R2: the second's values for the first's)",
@@ -294,7 +293,7 @@ def print_agreements(pairs: Sequence[Agreement], n_runs: int) -> None:
             printing.say(f"note: {agreement.first} and {agreement.second}: {note}")
 
 
-def _agreement_row(agreement: Agreement) -> list[str]:
+def _agreement_row(agreement: results.Agreement) -> list[str]:
     figures = (agreement.rank_correlation, agreement.correlation, agreement.r2)
     return [
         agreement.first,
@@ -306,7 +305,7 @@ def _agreement_row(agreement: Agreement) -> list[str]:
     ]
 
 
-def print_attacked(attacked: Attacked) -> None:
+def print_attacked(attacked: results.Attacked) -> None:
     """Print how an attack was made, and what it does to the model."""
     document = attacked.document
     printing.say(_attack_in_words(document))
@@ -320,7 +319,7 @@ def print_attacked(attacked: Attacked) -> None:
             [
                 part,
                 str(figures["n_images"]),
-                *(printing.figure(SHARE, Figure(**figures[n])) for n in shares),
+                *(printing.figure(SHARE, results.Figure(**figures[n])) for n in shares),
             ]
         )
     printing.table(
@@ -359,7 +358,7 @@ def _attack_in_words(document: Document) -> str:
     )
 
 
-def print_exported(exported: Exported) -> None:
+def print_exported(exported: results.Exported) -> None:
     """Print which layers became which sites, and what was proven about the file."""
     layers = exported.layers
     printing.table(

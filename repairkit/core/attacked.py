@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.suite import Annotations
+from repairkit.core import errors, suite
 
 ADVERSARIAL = "adversarial"
 """The column that is 1 for an image that an attack made, else 0."""
@@ -14,7 +13,7 @@ IMAGE = "image"
 """The column with a number for each clean image, which what was made of it bears too."""
 
 
-def is_attacked(annotations: Annotations) -> bool:
+def is_attacked(annotations: suite.Annotations) -> bool:
     """Whether the images are clean and adversarial ones, as `repairkit attack` writes them."""
     columns = annotations.attributes
     if not {ADVERSARIAL, TARGET} <= set(columns):
@@ -23,14 +22,14 @@ def is_attacked(annotations: Annotations) -> bool:
     return bool(numbers and np.isin(columns[ADVERSARIAL], (0, 1)).all())
 
 
-def adversarial(annotations: Annotations) -> NDArray[np.bool_]:
+def adversarial(annotations: suite.Annotations) -> NDArray[np.bool_]:
     """Shape (n_images,): which images an attack made.
 
     Raises:
         SettingsError: the data does not tell.
     """
     if not is_attacked(annotations):
-        raise SettingsError(
+        raise errors.SettingsError(
             "metrics of robustness need clean and adversarial images side by side, and the data "
             f"has no columns {ADVERSARIAL} (0 or 1) and {TARGET} (a class number); make it with "
             "repairkit attack"
@@ -39,7 +38,7 @@ def adversarial(annotations: Annotations) -> NDArray[np.bool_]:
     return made
 
 
-def twins_of(annotations: Annotations) -> NDArray[np.intp] | None:
+def twins_of(annotations: suite.Annotations) -> NDArray[np.intp] | None:
     """A number for each image, the same for a clean image and what an attack made of it.
 
     None where there are no such pairs.
@@ -50,7 +49,7 @@ def twins_of(annotations: Annotations) -> NDArray[np.intp] | None:
     return np.unique(numbers, return_inverse=True)[1].astype(np.intp)
 
 
-def with_twins(annotations: Annotations, halves: NDArray[np.intp]) -> NDArray[np.intp]:
+def with_twins(annotations: suite.Annotations, halves: NDArray[np.intp]) -> NDArray[np.intp]:
     """The half of each image, an adversarial one's that of the clean image that it was made of.
 
     Args:

@@ -10,10 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.suite import Array
+from repairkit.core import errors, suite
 
-FilterMeans = dict[str, Array]
+FilterMeans = dict[str, suite.Array]
 """What each filter yields when absent: site name to an array of the site's `level_shape`."""
 
 
@@ -53,13 +52,13 @@ class Site:
         """Whether the tensor holds what each filter yields; that of trees holds only their sum."""
         return self.n_values is None
 
-    def numbers(self, stored: Array) -> Array:
+    def numbers(self, stored: suite.Array) -> suite.Array:
         """The numbers that the tensor's contents mean: themselves, or those behind codes."""
         if self.scale is None:
             return stored
         return np.asarray((stored.astype(np.float64) - self.zero) * self.scale)
 
-    def stored(self, levels: Array) -> Array:
+    def stored(self, levels: suite.Array) -> suite.Array:
         """Levels as the tensor holds them: rounded to its type, or as codes."""
         if self.scale is None:
             return np.asarray(levels.astype(self.dtype))
@@ -75,7 +74,7 @@ class Sums:
     total: NDArray[np.float64]
     count: int
 
-    def mean(self, site: Site) -> Array:
+    def mean(self, site: Site) -> suite.Array:
         """As the levels of absent filters: float32, or float64 for trees."""
         return (self.total / self.count).astype(np.float32 if site.in_tensor else np.float64)
 
@@ -100,7 +99,7 @@ class Filter:
         """
         site, colon, channel = text.rpartition(":")
         if not colon or not site or not channel.isdecimal():
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"{text!r} is not a filter id; expected SITE:CHANNEL such as conv1:7 "
                 "(`repairkit inspect MODEL` lists the sites)"
             )
@@ -146,11 +145,11 @@ class Roster:
             return self._columns[wanted]
         known = {site.name: site for site in self.sites}
         if wanted.site in known:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"site {wanted.site!r} has {known[wanted.site].n_channels} filters, numbered from "
                 f"0; there is no filter {wanted.channel}"
             )
-        raise SettingsError(
+        raise errors.SettingsError(
             f"there is no site {wanted.site!r}; the sites are {_some(list(known))} "
             "(`repairkit inspect MODEL` lists them all)"
         )
@@ -264,7 +263,7 @@ class TensorChange:
 
     node: int
     slot: int
-    positions: Array
+    positions: suite.Array
     values: NDArray[np.float64]
     clone: str
 
@@ -275,7 +274,7 @@ class AddedTensor:
 
     node: int
     slot: int
-    array: Array
+    array: suite.Array
     name: str
 
 
@@ -286,7 +285,7 @@ class ListChange:
     node: int
     name: str
     positions: NDArray[np.intp]
-    values: Array
+    values: suite.Array
 
 
 Change = TensorChange | AddedTensor | ListChange

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.suite import Array
+from repairkit.core import errors, suite
 
 LOG_FLOOR = math.log(1e-7)
 """The least log-probability that counts: one certain mistake must not outweigh all else."""
@@ -73,7 +72,7 @@ class OutputForm:
     @classmethod
     def detect(
         cls,
-        outputs: Array,
+        outputs: suite.Array,
         *,
         regression: bool = False,
         columns: tuple[int, int] | None = None,
@@ -96,14 +95,14 @@ class OutputForm:
         table = _columns(outputs, columns)
         single = table.shape[1] == 1
         if threshold is not None and (regression or not single):
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"a threshold is for one number per image that tells two classes apart; the model "
                 f"gives {table.shape[1]}{' and is judged as a regressor' if regression else ''}: "
                 f"leave --threshold out, or choose one of --columns"
             )
         if regression:
             if not single:
-                raise SettingsError(
+                raise errors.SettingsError(
                     f"the model gives {table.shape[1]} numbers per image and a regressor is "
                     f"judged by one; choose another --output or one of --columns, or give a "
                     f"metric module:function"
@@ -114,7 +113,7 @@ class OutputForm:
             return cls(kind, columns, threshold, reading + _doubt(evidence.said, table))
         rows = table[np.isfinite(table).all(axis=1)].astype(np.float64)
         if not len(rows):
-            raise DataError(
+            raise errors.DataError(
                 f"none of the {len(table)} outputs looked at is finite; check the preprocessing "
                 f"(scale, mean, std) and that the model works as it is"
             )
@@ -122,13 +121,13 @@ class OutputForm:
         kind_of_rows, why = judge(rows, table.dtype, threshold, ask=evidence.ask)
         return cls(kind_of_rows, columns, threshold, f"{_WORDS[kind_of_rows]}: {why}")
 
-    def n_classes(self, outputs: Array) -> int:
+    def n_classes(self, outputs: suite.Array) -> int:
         """K; 2 for the binary kinds, 1 for `values`."""
         return (
             2 if self.kind.startswith("binary") else int(_columns(outputs, self.columns).shape[1])
         )
 
-    def class_scores(self, outputs: Array) -> NDArray[np.float64]:
+    def class_scores(self, outputs: suite.Array) -> NDArray[np.float64]:
         """Shape (n, K): probabilities, or logits; greater means likelier, and (n, 1) for `values`.
 
         The binary kinds are expanded to [1 - p, p] and [0, logit]; integer and separate
@@ -150,7 +149,7 @@ class OutputForm:
             columns /= np.maximum(columns.sum(axis=1, keepdims=True), _LEAST_SUM)
         return columns
 
-    def log_probabilities(self, outputs: Array) -> NDArray[np.float64]:
+    def log_probabilities(self, outputs: suite.Array) -> NDArray[np.float64]:
         """Shape (n, K), within [LOG_FLOOR, 0]; LOG_FLOOR throughout a row that holds a NaN."""
         scores = self.class_scores(outputs)
         if self.kind.endswith("probabilities") or self.kind == "binary-probability":
@@ -163,7 +162,7 @@ class OutputForm:
             broken = np.isnan(logs).any(axis=1, keepdims=True)
         return np.where(broken, LOG_FLOOR, np.clip(logs, LOG_FLOOR, 0.0))
 
-    def predictions(self, outputs: Array) -> NDArray[np.int64]:
+    def predictions(self, outputs: suite.Array) -> NDArray[np.int64]:
         """Shape (n,): the likeliest class, the first of equals; -1 for a row that holds a NaN.
 
         The binary kinds say class 1 from the threshold on.
@@ -184,23 +183,23 @@ class OutputForm:
         return 0.5 if self.kind == "binary-probability" else 0.0
 
 
-def _columns(outputs: Array, wanted: tuple[int, int] | None) -> Array:
+def _columns(outputs: suite.Array, wanted: tuple[int, int] | None) -> suite.Array:
     """Shape (n, K), without the axes of length one and the columns that do not count."""
     shape = np.shape(outputs)
     wide = [length for length in shape[1:] if length != 1]
     if not shape or len(wide) > 1 or outputs.dtype.kind not in "fiub":
-        raise SettingsError(
+        raise errors.SettingsError(
             f"the output of shape {shape} and type {outputs.dtype} is neither one number nor one "
             f"row of class scores per image; choose another --output, or give a metric "
             f"module:function, which can judge any output"
         )
     if not shape[0]:
-        raise DataError("there are no outputs to judge; give at least one image")
+        raise errors.DataError("there are no outputs to judge; give at least one image")
     columns = outputs.reshape(shape[0], wide[0] if wide else 1)
     if wanted is None:
         return columns
     if wanted[1] > columns.shape[1]:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"the output has {columns.shape[1]} columns and those from {wanted[0]} to "
             f"{wanted[1] - 1} were asked for; choose --columns within 0:{columns.shape[1]}"
         )
@@ -233,7 +232,7 @@ def _said_kind(evidence: OutputEvidence, *, single: bool, part: bool) -> tuple[s
         return "", ""
     kind = _TOLD[source][2 if single else 1 if part else 0]
     if not kind and evidence.said:
-        raise SettingsError(
+        raise errors.SettingsError(
             "the model gives one number per image, which is no logarithm of a probability; say "
             "--outputs-are logits or --outputs-are probabilities"
         )
@@ -241,7 +240,7 @@ def _said_kind(evidence: OutputEvidence, *, single: bool, part: bool) -> tuple[s
     return kind, f"{_WORDS[kind]}: {why}" if kind else ""
 
 
-def _doubt(said: str | None, table: Array) -> str:
+def _doubt(said: str | None, table: suite.Array) -> str:
     """What numbers show that are not what the user said; empty where they could be."""
     numbers = table[np.isfinite(table)]
     if said is None or table.dtype.kind != "f" or not numbers.size:
@@ -262,7 +261,7 @@ def _kind_of_column(
     low, high = float(column.min()), float(column.max())
     integer, n = dtype.kind in "iub", len(column)
     if integer and not (low >= 0.0 and high <= 1.0) and threshold is None:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"the output holds one whole number per image, up to {high:g}: class numbers "
             f"or quantised scores; choose the --output with the class scores, give a --threshold, "
             f"or give a metric module:function"
@@ -272,7 +271,7 @@ def _kind_of_column(
         return "binary-logit", f"over {n} images it goes from {low:.4g} to {high:.4g}"
     within = f"over {n} images it stays within 0 and 1"
     if ask and not integer and threshold is None and not (n >= _SURE_IMAGES and low < 0.5 <= high):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{within}, from {low:.4g} to {high:.4g}, so that it could be a logit as well as a "
             f"probability, and the graph does not tell; {_ASK}"
         )
@@ -298,7 +297,7 @@ def _kind_of_rows(
     if even.all() or quantised:
         return _told_rows("probabilities", n)
     if ask and even.mean() > _HALF:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{even.sum()} of {n} outputs add up to 1 as probabilities do and the others do not, "
             f"and the graph does not tell what they are; {_ASK}"
         )
@@ -311,7 +310,7 @@ def _told_rows(kind: str, n: int) -> tuple[str, str]:
 
 
 def shift_outputs(
-    outputs: Array, form: OutputForm, biases: NDArray[np.float64]
+    outputs: suite.Array, form: OutputForm, biases: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Outputs whose classes are the likelier by factors exp(bias), in the same form.
 

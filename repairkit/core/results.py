@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from repairkit.core.filters import FrozenFilter, Patch, TensorEdit
-from repairkit.core.framework import LayerMap
+from repairkit.core import filters, framework
 
 
 @dataclass(frozen=True)
@@ -108,13 +107,13 @@ class Verified:
         layers: the layers that the filters come from, if the original knows them.
     """
 
-    patch: Patch
-    edits: tuple[TensorEdit, ...]
+    patch: filters.Patch
+    edits: tuple[filters.TensorEdit, ...]
     proof: Proof
     images: str
     inferred: bool = False
     unproven: tuple[str, ...] = ()
-    layers: LayerMap | None = None
+    layers: framework.LayerMap | None = None
 
     def to_json(self) -> dict[str, Any]:
         head = self.patch.head
@@ -133,7 +132,7 @@ class Verified:
         }
 
 
-def frozen_entry(frozen: FrozenFilter) -> dict[str, Any]:
+def frozen_entry(frozen: filters.FrozenFilter) -> dict[str, Any]:
     """A frozen filter as JSON."""
     gain = {"gain": frozen.gain} if frozen.gain else {}
     return {"filter": frozen.filter.id, "constant": frozen.constant, **gain}
@@ -146,7 +145,7 @@ class Patched:
     out: Path
     patch_file: Path
     report_file: Path
-    patch: Patch
+    patch: filters.Patch
     verified: Verified
     promise: Figure | None
     objective: str | None
@@ -174,7 +173,7 @@ class Reverted:
 
     out: Path
     digest: str
-    patch: Patch
+    patch: filters.Patch
     left: int
 
     def to_json(self) -> dict[str, Any]:
@@ -205,7 +204,7 @@ class Exported:
 
     out: Path
     map_file: Path
-    layers: LayerMap
+    layers: framework.LayerMap
     n_filters: int
     without_layer: tuple[str, ...]
     relative: float

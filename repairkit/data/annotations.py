@@ -21,17 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import DataError
+from repairkit.core import errors, suite
 from repairkit.core.process.text import clean, did_you_mean, listing
-from repairkit.core.suite import Annotations, Array
-from repairkit.data.tables import (
-    as_texts,
-    clean_column,
-    n_respelt,
-    numeric_if_all_numbers,
-    typed_column,
-    whole_number,
-)
+from repairkit.data import tables
 
 Locate = Callable[[int], str]
 TRUTH = {"false": 0, "true": 1}
@@ -47,23 +39,23 @@ class Labels:
     `reading` says in words how they were read.
     """
 
-    values: Array
+    values: suite.Array
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reading: str = ""
 
 
-def read_targets(raw: Array, locate: Locate) -> Labels:
+def read_targets(raw: suite.Array, locate: Locate) -> Labels:
     """Targets of a regressor from numbers or text, (n_images,).
 
     Raises:
         DataError: a label is no finite number; `locate` names its image.
     """
-    raw = clean_column(raw)
-    numbers = numeric_if_all_numbers(raw) if raw.dtype.kind == "U" else raw
+    raw = tables.clean_column(raw)
+    numbers = tables.numeric_if_all_numbers(raw) if raw.dtype.kind == "U" else raw
     if numbers.dtype.kind not in "fiub":
         index = next((i for i, text in enumerate(raw) if not _is_number(text)), 0)
-        raise DataError(
+        raise errors.DataError(
             f"{locate(index)}: label {raw[index]!s} is no number; a regressor needs a number for "
             "every image"
         )
@@ -73,7 +65,7 @@ def read_targets(raw: Array, locate: Locate) -> Labels:
 
 
 def read_classes(
-    raw: Array, class_names: Sequence[str], n_classes: int | None, locate: Locate
+    raw: suite.Array, class_names: Sequence[str], n_classes: int | None, locate: Locate
 ) -> Labels:
     """Class numbers from numbers or from names, (n_images,); see the head of this module.
 
@@ -82,40 +74,42 @@ def read_classes(
             could be names as well as numbers.
     """
     if raw.dtype.kind not in "Ufiub":
-        raise DataError(f"{locate(0)}: label has type {raw.dtype}; expected class numbers or names")
+        raise errors.DataError(
+            f"{locate(0)}: label has type {raw.dtype}; expected class numbers or names"
+        )
     texts = _texts(raw, locate)
     notes = _respelt(raw, texts)
     names = tuple(clean(name) for name in class_names)
     known, labels = set(names), set(texts)
-    whole = {text: whole_number(text) for text in labels}
+    whole = {text: tables.whole_number(text) for text in labels}
     if known and labels <= known:
         numbers = {name: number for number, name in enumerate(names)}
         reading = "labels are names of the classes"
         return Labels(_mapped(texts, numbers), names, notes, reading)
     if all(number is not None for number in whole.values()):
         if known & labels:
-            raise DataError(_half_names(texts, names, locate))
+            raise errors.DataError(_half_names(texts, names, locate))
         limit = n_classes if n_classes is not None else len(names) or None
         values = _class_numbers(texts, limit, locate)
         return Labels(values, names, notes, HOW_NUMBERS)
     if known:
-        raise DataError(_unknown_name(texts, names, locate))
+        raise errors.DataError(_unknown_name(texts, names, locate))
     if {text.lower() for text in labels} <= set(TRUTH):
         values = _mapped([text.lower() for text in texts], TRUTH)
         return Labels(values, ("false", "true"), notes, HOW_TRUTH)
     return _numbered_by_sorting(texts, n_classes, locate, notes)
 
 
-def _texts(raw: Array, locate: Locate) -> list[str]:
+def _texts(raw: suite.Array, locate: Locate) -> list[str]:
     """Labels as text; refuses what is missing and numbers that are no class numbers."""
     if raw.dtype.kind == "f":
         _refuse_not_finite(raw, locate)
         _refuse_broken(raw, raw, locate)
-    texts = as_texts(raw)
+    texts = tables.as_texts(raw)
     if "" in texts:
-        raise DataError(f"{locate(texts.index(''))}: the label is missing; give one")
+        raise errors.DataError(f"{locate(texts.index(''))}: the label is missing; give one")
     if raw.dtype.kind == "U":
-        numbers = typed_column(np.array(texts, dtype=np.str_))
+        numbers = tables.typed_column(np.array(texts, dtype=np.str_))
         if numbers.dtype.kind == "f":
             _refuse_not_finite(numbers, locate)
             _refuse_broken(numbers, np.array(texts), locate)
@@ -126,8 +120,8 @@ def _mapped(texts: Sequence[str], numbers: dict[str, int]) -> NDArray[np.int64]:
     return np.array([numbers[text] for text in texts], dtype=np.int64)
 
 
-def _respelt(raw: Array, texts: Sequence[str]) -> tuple[str, ...]:
-    n_other = n_respelt(raw.tolist(), texts) if raw.dtype.kind == "U" else 0
+def _respelt(raw: suite.Array, texts: Sequence[str]) -> tuple[str, ...]:
+    n_other = tables.n_respelt(raw.tolist(), texts) if raw.dtype.kind == "U" else 0
     if not n_other:
         return ()
     return (
@@ -163,7 +157,7 @@ def _numbered_by_sorting(
     n_names = len(class_names)
     if n_classes is not None and n_names > n_classes:
         index = int(np.argmax(values >= n_classes))
-        raise DataError(
+        raise errors.DataError(
             f"{locate(index)}: label {texts[index]} is one of {n_names} names and the "
             f"model has {n_classes} classes; give their names in its order as classes"
         )
@@ -181,7 +175,7 @@ def refuse_padded(names: Sequence[str], n_classes: int | None, locate: Locate) -
     """
     padded = bool(names) and all(name.lstrip("+-").isdecimal() for name in names)
     if n_classes is not None and len(names) < n_classes and padded:
-        raise DataError(
+        raise errors.DataError(
             f"{locate(0)}: the labels {listing(list(names))} are {len(names)} codes and no plainly "
             f"written numbers, and the model has {n_classes} classes; give the codes of all in its "
             "order as classes, or write class numbers without zeros in front"
@@ -189,7 +183,7 @@ def refuse_padded(names: Sequence[str], n_classes: int | None, locate: Locate) -
 
 
 def _class_numbers(texts: Sequence[str], limit: int | None, locate: Locate) -> NDArray[np.int64]:
-    numbers = {text: whole_number(text) or 0 for text in set(texts)}
+    numbers = {text: tables.whole_number(text) or 0 for text in set(texts)}
     top = np.iinfo(np.int64).max if limit is None else limit - 1
     index = next((i for i, text in enumerate(texts) if not 0 <= numbers[text] <= top), None)
     if index is None:
@@ -200,32 +194,32 @@ def _class_numbers(texts: Sequence[str], limit: int | None, locate: Locate) -> N
     if limit is not None and len(present) == limit:
         listed = listing([str(number) for number in present]).replace(", ", ",")
         remedy += f"; if they are names, give them in the model's order: --classes={listed}"
-    raise DataError(
+    raise errors.DataError(
         f"{locate(index)}: label {numbers[texts[index]]} is outside the classes {allowed}; {remedy}"
     )
 
 
-def _refuse_broken(numbers: Array, shown: Array, locate: Locate) -> None:
+def _refuse_broken(numbers: suite.Array, shown: suite.Array, locate: Locate) -> None:
     broken = numbers != np.rint(numbers)
     if broken.any():
         index = int(broken.argmax())
-        raise DataError(
+        raise errors.DataError(
             f"{locate(index)}: label {shown[index]} is no whole class number; correct it, or "
             "choose a metric for regression"
         )
 
 
-def _refuse_not_finite(values: Array, locate: Locate) -> None:
+def _refuse_not_finite(values: suite.Array, locate: Locate) -> None:
     bad = ~np.isfinite(values)
     if bad.any():
         index = int(bad.argmax())
-        raise DataError(
+        raise errors.DataError(
             f"{locate(index)}: label is {values[index]}; expected a finite number, give one"
         )
 
 
 def _is_number(text: Any) -> bool:
-    return numeric_if_all_numbers(np.array([str(text)])).dtype.kind != "U"
+    return tables.numeric_if_all_numbers(np.array([str(text)])).dtype.kind != "U"
 
 
 CROSS = " × "  # noqa: RUF001 - a cross is what is meant, and an x could stand in a name
@@ -235,7 +229,9 @@ LABEL = "label"
 _SHOWN = 8
 
 
-def columns_to_group(annotations: Annotations, wanted: Sequence[str]) -> dict[str, Array]:
+def columns_to_group(
+    annotations: suite.Annotations, wanted: Sequence[str]
+) -> dict[str, suite.Array]:
     """The columns that may make groups: the attributes, and `label`, the names of the classes.
 
     An attribute of that name, which only an archive can have, stands for itself.
@@ -252,7 +248,7 @@ def columns_to_group(annotations: Annotations, wanted: Sequence[str]) -> dict[st
         names = [annotations.class_name(label) for label in annotations.labels.tolist()]
         columns.setdefault(LABEL, np.array(names, np.str_))
     if LABEL in map(clean, wanted) and LABEL not in columns:
-        raise DataError(
+        raise errors.DataError(
             "images cannot be grouped by 'label': the labels are targets of a regressor, which are "
             "no classes; name another column with --group"
         )
@@ -260,7 +256,7 @@ def columns_to_group(annotations: Annotations, wanted: Sequence[str]) -> dict[st
 
 
 def empty_crosses(
-    attributes: Mapping[str, Array], columns: Sequence[str], names: Collection[str]
+    attributes: Mapping[str, suite.Array], columns: Sequence[str], names: Collection[str]
 ) -> tuple[str, ...]:
     """A note where values that occur in several columns never occur together.
 
@@ -269,7 +265,7 @@ def empty_crosses(
         columns: that are crossed.
         names: of the groups that occur.
     """
-    values = [sorted(set(as_texts(attributes[clean(column)]))) for column in columns]
+    values = [sorted(set(tables.as_texts(attributes[clean(column)]))) for column in columns]
     n_crosses = math.prod(map(len, values))
     n_empty = n_crosses - len(names)
     if len(columns) < 2 or not n_empty:
@@ -284,7 +280,7 @@ def empty_crosses(
 
 
 def cross_groups(
-    attributes: Mapping[str, Array],
+    attributes: Mapping[str, suite.Array],
     columns: Sequence[str],
     locate: Callable[[int], str],
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -299,7 +295,7 @@ def cross_groups(
     named = {values: CROSS.join(values) for values in zip(*texts, strict=True)}
     common, n_called = Counter(named.values()).most_common(1)[0] if named else ("", 0)
     if n_called > 1:
-        raise DataError(
+        raise errors.DataError(
             f"{n_called} groups would be called {common!r}; rename values that hold {CROSS!r}"
         )
     crossed = np.array([named[values] for values in zip(*texts, strict=True)])
@@ -308,19 +304,19 @@ def cross_groups(
 
 
 def _column_texts(
-    attributes: Mapping[str, Array], column: str, locate: Callable[[int], str]
+    attributes: Mapping[str, suite.Array], column: str, locate: Callable[[int], str]
 ) -> list[str]:
     column = clean(column)
     if column not in attributes:
         known = list(attributes)
         columns = f"the data has {listing(known)}" if known else "the data has no attributes"
-        raise DataError(
+        raise errors.DataError(
             f"unknown group column {column!r}: {columns}{did_you_mean(column, known)}; "
             "groups name columns, for several as race,sex"
         )
-    texts = as_texts(attributes[column])
+    texts = tables.as_texts(attributes[column])
     if "" in texts:
-        raise DataError(
+        raise errors.DataError(
             f"{locate(texts.index(''))}: no value for {column!r}, by which images are grouped; "
             "fill it in or remove the image"
         )

@@ -13,10 +13,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.attacked import ADVERSARIAL, is_attacked
-from repairkit.core.errors import DataError, SettingsError
+from repairkit.core import attacked, errors, suite
 from repairkit.core.process.text import clean, did_you_mean, listing
-from repairkit.core.suite import Annotations, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.strata import draw_shares
 
@@ -85,7 +83,7 @@ def choose_parts(plan: PartPlan, splits: list[str]) -> dict[str, Choice]:
     asked = [choice for name, choice in choices.items() if given[name] is not None and choice]
     if splits and missing and all(choice.none for choice in asked):
         none = ", or --test none" if "test" in missing else ""
-        raise SettingsError(
+        raise errors.SettingsError(
             f"the split column has no {' and no '.join(missing)}; it has {listing(splits)}; "
             f"say which part is which with --{', --'.join(missing)} all|NAME|SHARE{none}"
         )
@@ -100,7 +98,7 @@ def choose_parts(plan: PartPlan, splits: list[str]) -> dict[str, Choice]:
     chosen = {name: choice or beside_test for name, choice in choices.items()}
     total = _total(chosen)
     if total > 1 + _ROUNDING:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"the shares of the parts add up to {total:g}; give at most 1 in all, or all for a "
             "part that may overlap the others"
         )
@@ -128,13 +126,13 @@ def _choice(name: str, wish: str | float | None, splits: list[str]) -> Choice | 
     except ValueError:
         words = "all, none, a share" if name == "test" else "all, a share"
         known = f"a split ({listing(splits)})" if splits else "the data has no split column"
-        raise SettingsError(
+        raise errors.SettingsError(
             f"--{name} is {wish!r}; expected {words} like 0.4, or "
             f"{known}{did_you_mean(str(wish), splits)}"
         ) from None
     if not 0 < share <= 1:
         instead = ", or none for no test part" if name == "test" else ""
-        raise SettingsError(
+        raise errors.SettingsError(
             f"--{name} is {wish!r}; expected a share above 0 and at most 1{instead}"
         )
     return Choice(share=share)
@@ -156,9 +154,9 @@ class Parts:
     `notes` tell of images that a split column leaves out, and name the classes that a part lacks.
     """
 
-    calibration: Suite
-    selection: Suite
-    test: Suite
+    calibration: suite.Suite
+    selection: suite.Suite
+    test: suite.Suite
     overlaps: tuple[tuple[str, str], ...]
     summary: str
     means: str = ""
@@ -178,7 +176,7 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
         DataError: a part would be empty, or without an image of some group.
     """
     if seed < 0:
-        raise SettingsError(f"seed is {seed}; expected a whole number, 0 or more")
+        raise errors.SettingsError(f"seed is {seed}; expected a whole number, 0 or more")
     splits = [] if dataset.split is None else sorted(set(dataset.split.tolist()) - {""})
     choices = choose_parts(plan, splits)
     rows = _rows(dataset, choices, seed)
@@ -191,7 +189,7 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
         if pair not in by_design and np.isin(rows[pair[0]], rows[pair[1]]).any()
     )
     suites = {
-        name: Suite(
+        name: suite.Suite(
             name=name,
             images=dataset.images,
             annotations=dataset.annotations.take(chosen),
@@ -278,15 +276,15 @@ def _rows(dataset: Dataset, choices: Mapping[str, Choice], seed: int) -> dict[st
     return rows
 
 
-def _beside(annotations: Annotations, test: _Rows) -> _Rows:
+def _beside(annotations: suite.Annotations, test: _Rows) -> _Rows:
     """All images that are not test; of an attack's data the clean ones alone.
 
     What filters yield on calibration images must not be drawn by an attack. Where every image is
     test, there is no other way than to use them all.
     """
     clean = np.ones(len(annotations), bool)
-    if is_attacked(annotations):
-        clean = annotations.attributes[ADVERSARIAL] == 0
+    if attacked.is_attacked(annotations):
+        clean = annotations.attributes[attacked.ADVERSARIAL] == 0
     beside = clean.copy()
     beside[test] = False
     return np.flatnonzero(beside if beside.any() else clean)
@@ -295,7 +293,7 @@ def _beside(annotations: Annotations, test: _Rows) -> _Rows:
 def _told_means(dataset: Dataset, rows: Mapping[str, _Rows]) -> str:
     """Which images a calibration part holds that was left open, in words."""
     about, n_images = dataset.annotations, len(rows["calibration"])
-    kind = "clean images" if is_attacked(about) else "images"
+    kind = "clean images" if attacked.is_attacked(about) else "images"
     n_clean = len(_beside(about, np.zeros(0, np.intp)))
     return (
         f"all {n_clean:,} {kind}"
@@ -310,7 +308,7 @@ def _check_part(dataset: Dataset, name: str, choice: Choice, rows: _Rows) -> Non
     about = dataset.annotations
     without = ", or use --test none" if name == "test" else ""
     if not len(rows):
-        raise DataError(
+        raise errors.DataError(
             f"the {name} part, {choice}, would hold no image of {len(about)}; "
             f"change --{name}{without}, or give more images"
         )
@@ -325,7 +323,7 @@ def _check_part(dataset: Dataset, name: str, choice: Choice, rows: _Rows) -> Non
         one = len(groups) == 1
         which = groups[0] if one else f"{len(groups)} groups: {listing(groups)}"
         whose = "the group, which has" if one else "these, which have"
-        raise DataError(
+        raise errors.DataError(
             f"the {name} part, {choice}, holds no image of {'group ' if one else ''}{which}; "
             f"change --{name}{without}, or give more images of {whose} {counts} in all"
         )

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
+from repairkit.core import errors, suite
 from repairkit.core.process.text import check_keys, did_you_mean
-from repairkit.core.suite import Array, Indices
 
 # Position of (channels, height, width) in a shape without its batch axis.
 _AXES = {"nchw": (0, 1, 2), "nhwc": (2, 0, 1)}
@@ -55,7 +54,7 @@ class InputSpec:
         if layout is None or layout == self.layout:
             return self
         if len(self.shape) != _IMAGE_RANK:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"layout {layout} needs a model input of rank 4 and this one has rank "
                 f"{len(self.shape) + 1}; leave layout out and give --data as a ready .npz"
             )
@@ -122,11 +121,13 @@ class Preprocessing:
         _check_choice("color", self.color, COLORS)
         _check_choice("layout", self.layout, LAYOUTS)
         if not (math.isfinite(self.scale) and self.scale > 0):
-            raise SettingsError(f"scale is {self.scale}; expected a number above 0, like 1/255")
+            raise errors.SettingsError(
+                f"scale is {self.scale}; expected a number above 0, like 1/255"
+            )
         if not all(math.isfinite(value) for value in self.mean):
-            raise SettingsError(f"mean is {self.mean}; expected finite numbers")
+            raise errors.SettingsError(f"mean is {self.mean}; expected finite numbers")
         if not all(math.isfinite(value) and value > 0 for value in self.std):
-            raise SettingsError(f"std is {self.std}; expected numbers above 0")
+            raise errors.SettingsError(f"std is {self.std}; expected numbers above 0")
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> Preprocessing:
@@ -141,8 +142,8 @@ class Preprocessing:
         check_keys(mapping, [field.name for field in fields(cls)], where)
         try:
             return cls(**{key: _PARSERS[key](key, value) for key, value in mapping.items()})
-        except SettingsError as error:
-            raise SettingsError(f"{where}: {error}") from error
+        except errors.SettingsError as error:
+            raise errors.SettingsError(f"{where}: {error}") from error
 
 
 def value_table(
@@ -162,11 +163,13 @@ def value_table(
         limits = np.iinfo(dtype)
         return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
     if dtype.kind != "f":
-        raise SettingsError(f"the model's input takes {dtype}, which no image can be turned into")
+        raise errors.SettingsError(
+            f"the model's input takes {dtype}, which no image can be turned into"
+        )
     with np.errstate(over="ignore"):
         table = values.astype(dtype)
     if not np.isfinite(table).all():
-        raise SettingsError(
+        raise errors.SettingsError(
             f"scale {preprocessing.scale} and std {preprocessing.std} give values beyond the range "
             f"of the model's {dtype} input; check both"
         )
@@ -175,7 +178,7 @@ def value_table(
 
 def _per_channel(key: str, values: tuple[float, ...], channels: int) -> NDArray[np.float64]:
     if len(values) not in (1, channels):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{key} has {len(values)} values and the model takes {channels} channel(s); "
             f"give 1 or {channels}"
         )
@@ -184,17 +187,19 @@ def _per_channel(key: str, values: tuple[float, ...], channels: int) -> NDArray[
 
 def _check_sizes(key: str, sizes: tuple[int, int] | int | None) -> None:
     if sizes is not None and min(sizes if isinstance(sizes, tuple) else (sizes,)) < 1:
-        raise SettingsError(f"{key} is {sizes}; expected at least 1 pixel")
+        raise errors.SettingsError(f"{key} is {sizes}; expected at least 1 pixel")
 
 
 def _check_choice(key: str, value: str | None, known: tuple[str, ...]) -> None:
     if value is not None and value not in known:
         hint = did_you_mean(str(value), known)
-        raise SettingsError(f"{key} is {value!r}; expected one of {', '.join(known)}{hint}")
+        raise errors.SettingsError(f"{key} is {value!r}; expected one of {', '.join(known)}{hint}")
 
 
 def _parse_number(key: str, value: Any) -> float:
-    problem = SettingsError(f"{key} is {value!r}; expected a number, or a fraction like '1/255'")
+    problem = errors.SettingsError(
+        f"{key} is {value!r}; expected a number, or a fraction like '1/255'"
+    )
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise problem
     try:
@@ -218,7 +223,7 @@ def _parse_sizes(key: str, value: Any) -> tuple[int, ...]:
     except ValueError:
         sizes = ()
     if len(sizes) != len(parts) or len(sizes) not in (1, 2) or any(p is True for p in parts):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{key} is {value!r}; expected one size, or [height, width], in whole pixels"
         )
     return sizes
@@ -236,7 +241,7 @@ def _parse_crop(key: str, value: Any) -> tuple[int, ...]:
 
 def _parse_word(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise SettingsError(f"{key} is {value!r}; expected a word in quotes")
+        raise errors.SettingsError(f"{key} is {value!r}; expected a word in quotes")
     return value.strip().lower()
 
 
@@ -267,7 +272,7 @@ class PixelImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def batch(self, indices: Indices) -> Array:
+    def batch(self, indices: suite.Indices) -> suite.Array:
         """Images of shape (len(indices), *model input without its batch axis), model's dtype."""
         height, width, channels = self.pixels.shape[1:]
         planes = np.empty((len(indices), channels, height, width), dtype=self.table.dtype)
@@ -278,7 +283,7 @@ class PixelImages:
                 np.take(self.table[channel], stored[..., channel], out=plane, mode="clip")
         return planes if self.channels_first else np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
-    def take(self, indices: Indices) -> PixelImages:
+    def take(self, indices: suite.Indices) -> PixelImages:
         """Some of the images, in this order, copied."""
         return PixelImages(np.asarray(self.pixels[indices]), self.table, self.channels_first)
 
@@ -291,16 +296,16 @@ class ReadyImages:
     its values.
     """
 
-    array: Array
+    array: suite.Array
     dtype: np.dtype[Any]
 
     def __len__(self) -> int:
         return len(self.array)
 
-    def batch(self, indices: Indices) -> Array:
+    def batch(self, indices: suite.Indices) -> suite.Array:
         """Images of shape (len(indices), *model input without its batch axis), model's dtype."""
         return self.array[indices].astype(self.dtype, copy=False)
 
-    def take(self, indices: Indices) -> ReadyImages:
+    def take(self, indices: suite.Indices) -> ReadyImages:
         """Some of the images, in this order, copied."""
         return ReadyImages(np.asarray(self.array[indices]), self.dtype)

@@ -7,19 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import DataError, SettingsError
+from repairkit.core import errors, suite
 from repairkit.core.process.text import clean, listing
-from repairkit.core.suite import Annotations, Array
-from repairkit.data.annotations import (
-    LABEL,
-    Labels,
-    columns_to_group,
-    cross_groups,
-    empty_crosses,
-    read_classes,
-    read_targets,
-    refuse_padded,
-)
+from repairkit.data import annotations
 from repairkit.data.dataset import Dataset, Records, digest_records
 from repairkit.data.preprocessing import (
     FurtherInput,
@@ -28,16 +18,10 @@ from repairkit.data.preprocessing import (
     describe_shape,
     is_tabular,
 )
+from repairkit.data.sources import manifest
 from repairkit.data.sources.archive import read_archive
 from repairkit.data.sources.arrays import load_array, take_arrays, take_columns
 from repairkit.data.sources.folder import read_folder
-from repairkit.data.sources.manifest import (
-    CSV_SUFFIXES,
-    PARQUET_SUFFIXES,
-    read_manifest,
-    read_rows,
-    read_table,
-)
 from repairkit.data.tables import as_texts, clean_column, text_column
 
 
@@ -89,10 +73,10 @@ def read_data(path: Path, request: DataRequest) -> Dataset:
     numbers, names, empty = _grouped(records, labels, request.groups)
     loaded = records.load()
     if labels is None:
-        labels = Labels(np.zeros(len(loaded.images), np.int64))
+        labels = annotations.Labels(np.zeros(len(loaded.images), np.int64))
     return Dataset(
         images=loaded.images,
-        annotations=Annotations(
+        annotations=suite.Annotations(
             labels=labels.values,
             groups=numbers,
             group_names=names,
@@ -118,21 +102,25 @@ def read_data(path: Path, request: DataRequest) -> Dataset:
 
 
 def _grouped(
-    records: Records, labels: Labels | None, groups: Sequence[str]
+    records: Records, labels: annotations.Labels | None, groups: Sequence[str]
 ) -> tuple[NDArray[np.int64] | None, tuple[str, ...], tuple[str, ...]]:
     """Group numbers, names and notes; without labels, by the other columns alone."""
     columns = records.attributes
     if labels is not None:
-        about = Annotations(
+        about = suite.Annotations(
             labels=labels.values, class_names=labels.class_names, attributes=columns
         )
-        columns = columns_to_group(about, groups)
+        columns = annotations.columns_to_group(about, groups)
     else:
-        groups = [name for name in groups if clean(name) != LABEL or LABEL in columns]
+        groups = [
+            name
+            for name in groups
+            if clean(name) != annotations.LABEL or annotations.LABEL in columns
+        ]
     if not groups:
         return None, (), ()
-    numbers, names = cross_groups(columns, groups, records.locate)
-    return numbers, names, empty_crosses(columns, groups, names)
+    numbers, names = annotations.cross_groups(columns, groups, records.locate)
+    return numbers, names, annotations.empty_crosses(columns, groups, names)
 
 
 def _cleaned(records: Records) -> tuple[Records, tuple[str, ...]]:
@@ -156,7 +144,7 @@ def _cleaned(records: Records) -> tuple[Records, tuple[str, ...]]:
 
 def _refuse_preprocessing(preprocessing: Preprocessing) -> None:
     if preprocessing != Preprocessing():
-        raise SettingsError(
+        raise errors.SettingsError(
             "the model takes rows of numbers, which are passed on as they are; leave out what "
             "prepares images (resize, crop, color, scale, mean, std, layout)"
         )
@@ -165,9 +153,11 @@ def _refuse_preprocessing(preprocessing: Preprocessing) -> None:
 def _check_class_names(class_names: Sequence[str], n_classes: int | None) -> None:
     twice = sorted({name for name in class_names if class_names.count(name) > 1})
     if twice:
-        raise SettingsError(f"classes name {listing(twice)} more than once; name each class once")
+        raise errors.SettingsError(
+            f"classes name {listing(twice)} more than once; name each class once"
+        )
     if class_names and n_classes is not None and len(class_names) != n_classes:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"classes holds {len(class_names)} names and the model has {n_classes} classes; "
             "name every class, in the model's order"
         )
@@ -175,48 +165,48 @@ def _check_class_names(class_names: Sequence[str], n_classes: int | None) -> Non
 
 def _read_records(path: Path, request: DataRequest) -> Records:
     suffix, spec, preprocessing = path.suffix.lower(), request.spec, request.preprocessing
-    is_table = suffix in (*CSV_SUFFIXES, *PARQUET_SUFFIXES)
+    is_table = suffix in (*manifest.CSV_SUFFIXES, *manifest.PARQUET_SUFFIXES)
     with_labels = request.with_labels
     if is_table and is_tabular(spec):
         _refuse_preprocessing(preprocessing)
-        return read_rows(
+        return manifest.read_rows(
             path,
-            read_table(path),
+            manifest.read_table(path),
             spec,
             features=request.features,
             groups=request.groups,
             with_labels=with_labels,
         )
     if not path.exists():
-        raise DataError(f"{path}: does not exist; check --data")
+        raise errors.DataError(f"{path}: does not exist; check --data")
     if path.is_dir():
         return read_folder(path, spec, preprocessing, request.class_names, with_labels=with_labels)
     if is_table:
-        records = read_manifest(path, spec, preprocessing, with_labels=with_labels)
+        records = manifest.read_manifest(path, spec, preprocessing, with_labels=with_labels)
         further = take_columns(records.attributes, request.inputs, str(path))
         return replace(records, further=further)
     if suffix == ".npz":
         return _archive_records(path, request)
-    raise DataError(
+    raise errors.DataError(
         f"{path}: is of no kind that is read as data; expected a folder with one sub-folder per "
         "class, a .csv or .parquet manifest, or a .npz"
     )
 
 
-def _read_labels(path: Path, records: Records, request: DataRequest) -> Labels | None:
+def _read_labels(path: Path, records: Records, request: DataRequest) -> annotations.Labels | None:
     class_names, n_classes = tuple(request.class_names), request.n_classes
     if records.labels is None:
         return None
     if request.regression:
-        return read_targets(records.labels, records.locate)
+        return annotations.read_targets(records.labels, records.locate)
     classes = class_names or records.class_names
     if n_classes is not None and not class_names and len(classes) > n_classes:
-        raise DataError(
+        raise errors.DataError(
             f"{path}: has {len(classes)} class folders ({listing(classes)}) and the model has "
             f"{n_classes} classes; remove the folders it does not know"
         )
-    refuse_padded(classes if not class_names else (), n_classes, records.locate)
-    labels = read_classes(records.labels, classes, n_classes, records.locate)
+    annotations.refuse_padded(classes if not class_names else (), n_classes, records.locate)
+    labels = annotations.read_classes(records.labels, classes, n_classes, records.locate)
     named = labels.class_names
     if class_names or n_classes is None or not 0 < len(named) < n_classes:
         return labels
@@ -234,13 +224,13 @@ def _archive_records(path: Path, request: DataRequest) -> Records:
         arrays["x"] = arrays.pop(image_name)
     for name in ("x", "y") if with_labels else ("x",):
         if name not in arrays:
-            raise DataError(
+            raise errors.DataError(
                 f"{path}: has no array {name!r}; found {listing(sorted(arrays)) or 'nothing'}; "
                 "expected x (images) and y (labels)"
             )
     images = arrays.pop("x")
     if images.ndim == 0 or not len(images):
-        raise DataError(f"{path}: x holds no image; give at least one")
+        raise errors.DataError(f"{path}: x holds no image; give at least one")
     further, constants = take_arrays(
         arrays, request.inputs, len(images), request.preprocessing, str(path)
     )
@@ -253,7 +243,7 @@ def _archive_records(path: Path, request: DataRequest) -> Records:
     }
     split = columns.pop("split", None)
     if split is not None and split.dtype.kind not in "Ufiub":
-        raise DataError(
+        raise errors.DataError(
             f"{path}: split holds {split.dtype}; expected the part of each image as text or number"
         )
     return Records(
@@ -267,11 +257,11 @@ def _archive_records(path: Path, request: DataRequest) -> Records:
     )
 
 
-def _column(path: Path, name: str, array: Array, n_images: int) -> Array:
+def _column(path: Path, name: str, array: suite.Array, n_images: int) -> suite.Array:
     if array.shape == (n_images, 1):
         array = array[:, 0]
     if array.shape != (n_images,):
-        raise DataError(
+        raise errors.DataError(
             f"{path}: {name} has shape {describe_shape(array.shape)} and x holds {n_images} "
             f"images; expected one value per image, shape {n_images}{_hint(name, array)}"
         )
@@ -280,13 +270,13 @@ def _column(path: Path, name: str, array: Array, n_images: int) -> Array:
     try:
         return np.char.decode(array, "utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
+        raise errors.DataError(
             f"{path}: {name} holds bytes that are no UTF-8 text, such as {error.object!r}; save "
             "it as text: numpy.char.decode(column, ENCODING)"
         ) from error
 
 
-def _hint(name: str, array: Array) -> str:
+def _hint(name: str, array: suite.Array) -> str:
     """What to do with labels that are rows of zeros and a one."""
     if name != "y" or array.ndim != 2 or array.dtype.kind not in "fiub":
         return ""

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from repairkit.core.attacked import adversarial, is_attacked, with_twins
-from repairkit.core.errors import TargetNotMetError
+from repairkit.core import attacked, errors
 from repairkit.core.suite import Annotations, Array, Indices, Suite
 
 _MAX_BINS = 10
@@ -94,7 +93,9 @@ def _shuffled_strata(
 def strata_of(about: Annotations) -> NDArray[np.int64]:
     """What folds hold their shares of: group, class and whether an attack made it, (n_images,)."""
     groups = np.zeros(len(about), np.int64) if about.groups is None else about.groups
-    made = adversarial(about) if is_attacked(about) else np.zeros(len(about), bool)
+    made = (
+        attacked.adversarial(about) if attacked.is_attacked(about) else np.zeros(len(about), bool)
+    )
     labels = label_bins(about.labels)
     # Groups first: folds dealt out in this order hold their share of each group as a whole.
     return np.asarray((groups * (labels.max() + 1) + labels) * 2 + made, np.int64)
@@ -122,7 +123,9 @@ def split_selection(suite: Suite, share: float, seed: int) -> Halves:
     """
     about = suite.annotations
     rng = np.random.default_rng([seed, _SPLIT])
-    drawn = with_twins(about, draw_shares(about.labels, about.groups, [1 - share, share], rng))
+    drawn = attacked.with_twins(
+        about, draw_shares(about.labels, about.groups, [1 - share, share], rng)
+    )
     halves = [np.flatnonzero(drawn == half) for half in (0, 1)]
     groups = np.zeros(len(suite), np.int64) if about.groups is None else about.groups
     for half in halves:
@@ -131,7 +134,7 @@ def split_selection(suite: Suite, share: float, seed: int) -> Halves:
             of_group = (
                 "" if about.groups is None else f" of group {about.group_names[min(missing)]!r}"
             )
-            raise TargetNotMetError(
+            raise errors.TargetNotMetError(
                 f"no repair: too few of the {len(suite)} selection images{of_group} to choose on "
                 "some and confirm on others; give more of them; nothing was written"
             )

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import DataError
+from repairkit.core import errors, suite
 from repairkit.core.process.text import clean, first_line, listing
-from repairkit.core.suite import Array
 
 _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _PLAIN_WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0*)?")
@@ -32,7 +31,7 @@ _PLAIN_NUMBER = re.compile(
 _MOST_DIGITS = 18
 
 
-def clean_column(texts: Array) -> Array:
+def clean_column(texts: suite.Array) -> suite.Array:
     """A column of text, cleaned; a column of another type as it is."""
     if texts.dtype.kind != "U":
         return texts
@@ -51,12 +50,12 @@ def as_text(value: Any) -> str:
     return clean(str(value))
 
 
-def as_texts(column: Array) -> list[str]:
+def as_texts(column: suite.Array) -> list[str]:
     """A column of any type as text, see `as_text`."""
     return [as_text(value) for value in column.tolist()]
 
 
-def text_column(column: Array) -> Array:
+def text_column(column: suite.Array) -> suite.Array:
     """A column of any type as a column of text; one of text as it is."""
     if column.dtype.kind == "U":
         return column
@@ -69,7 +68,7 @@ def whole_number(text: str) -> int | None:
     return int(match[1]) if match is not None else None
 
 
-def typed_column(texts: Array) -> Array:
+def typed_column(texts: suite.Array) -> suite.Array:
     """A cleaned column of text as int64 or float64 where it holds plain numbers, else as it is.
 
     An empty cell of a column of numbers is a missing value, NaN.
@@ -120,7 +119,7 @@ class Table:
     numbered by line, the header being 1; rows of a Parquet file from 1.
     """
 
-    columns: Mapping[str, Array]
+    columns: Mapping[str, suite.Array]
     row_numbers: Sequence[int]
 
 
@@ -141,7 +140,7 @@ def read_csv(path: Path) -> Table:
             for row in reader:
                 n_cells += len(row)
                 if n_cells > _MOST_CELLS:
-                    raise DataError(
+                    raise errors.DataError(
                         f"{path}: holds over {_MOST_CELLS} values; drop columns, or split it"
                     )
                 if row:
@@ -149,25 +148,27 @@ def read_csv(path: Path) -> Table:
                     numbers.append(reader.line_num)
     except UnicodeDecodeError as error:
         kind = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else error.reason
-        raise DataError(f"{path}: is not UTF-8 text ({kind}); save it as UTF-8") from error
+        raise errors.DataError(f"{path}: is not UTF-8 text ({kind}); save it as UTF-8") from error
     except csv.Error as error:
-        raise DataError(
+        raise errors.DataError(
             f"{path}, row {reader.line_num}: is no valid CSV ({error}); correct it"
         ) from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check it") from error
+        raise errors.DataError(f"{path}: cannot be read ({error.strerror}); check it") from error
     if not rows:
-        raise DataError(f"{path}: is empty; expected a header with the columns path and label")
+        raise errors.DataError(
+            f"{path}: is empty; expected a header with the columns path and label"
+        )
     return _table(path, [clean(name) for name in rows[0]], rows[1:], numbers[1:])
 
 
 def _table(path: Path, header: list[str], rows: list[list[str]], row_numbers: list[int]) -> Table:
     _check_header(path, [name for name in header if name])
     if not rows:
-        raise DataError(f"{path}: has a header and no rows; add one row per image")
+        raise errors.DataError(f"{path}: has a header and no rows; add one row per image")
     for row, number in zip(rows, row_numbers, strict=True):
         if len(row) != len(header):
-            raise DataError(
+            raise errors.DataError(
                 f"{path}, row {number}: has {len(row)} values and the header names {len(header)} "
                 "columns; correct the row (quote values that hold a comma)"
             )
@@ -184,7 +185,7 @@ def _check_size(path: Path) -> None:
     except OSError:
         return  # told when it is opened
     if size > _MOST_BYTES:
-        raise DataError(
+        raise errors.DataError(
             f"{path}: has {size >> 20} MiB and at most {_MOST_BYTES >> 20} are read; drop columns, "
             "or split it"
         )
@@ -194,7 +195,7 @@ def _texts(path: Path, name: str, values: Sequence[str]) -> NDArray[np.str_]:
     """Text of one width, which a single long value must not blow up."""
     longest = max(map(len, values), default=0)
     if 4 * longest * len(values) > _MOST_TEXT_BYTES:
-        raise DataError(
+        raise errors.DataError(
             f"{path}: a value of {name} has {longest} characters, too many for {len(values)} rows; "
             "shorten it, or drop the column"
         )
@@ -204,10 +205,12 @@ def _texts(path: Path, name: str, values: Sequence[str]) -> NDArray[np.str_]:
 def _check_header(path: Path, header: Sequence[str]) -> None:
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
-        raise DataError(f"{path}: the header names {listing(twice)} more than once; rename one")
+        raise errors.DataError(
+            f"{path}: the header names {listing(twice)} more than once; rename one"
+        )
 
 
-def numeric_if_all_numbers(texts: Array) -> Array:
+def numeric_if_all_numbers(texts: suite.Array) -> suite.Array:
     """A column of text as int64 or float64 where every value is a number, else as it is."""
     if all(_INTEGER.fullmatch(text) for text in texts):
         try:
@@ -229,7 +232,7 @@ def read_parquet(path: Path) -> Table:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DataError(
+        raise errors.DataError(
             f"{path}: reading Parquet needs pyarrow, which is not installed; "
             "run: pip install 'repairkit[parquet]', or give a .csv"
         ) from error
@@ -239,11 +242,11 @@ def read_parquet(path: Path) -> Table:
         ) as file:
             table = _bounded(path, file, pyarrow)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise DataError(
+        raise errors.DataError(
             f"{path}: is no Parquet file that can be read ({first_line(error)}); write it anew"
         ) from error
     if not table.num_rows:
-        raise DataError(f"{path}: has no rows; add one row per image")
+        raise errors.DataError(f"{path}: has no rows; add one row per image")
     columns = {
         clean(name): column
         for name in table.column_names
@@ -262,7 +265,9 @@ def _bounded(path: Path, file: Any, pyarrow: Any) -> Any:
         n_bytes += sum(_text_bytes(column, pyarrow) for column in batch.columns)
         n_cells += batch.num_rows * max(1, batch.num_columns)
         if n_bytes > _MOST_TEXT_BYTES or n_cells > _MOST_CELLS:
-            raise DataError(f"{path}: holds more than a manifest can; drop columns, or split it")
+            raise errors.DataError(
+                f"{path}: holds more than a manifest can; drop columns, or split it"
+            )
         batches.append(batch)
     return pyarrow.Table.from_batches(batches) if batches else schema.empty_table()
 
@@ -275,7 +280,7 @@ def _text_bytes(column: Any, pyarrow: Any) -> int:
     return longest * len(column)
 
 
-def _plain_column(path: Path, name: str, values: list[Any]) -> Array | None:
+def _plain_column(path: Path, name: str, values: list[Any]) -> suite.Array | None:
     kinds = {type(value) for value in values if value is not None}
     missing = any(value is None for value in values)
     if bytes in kinds:

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import ModelProto
 
-from repairkit.core.errors import ModelError
+from repairkit.core import errors, suite
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Array
 from repairkit.engine.runner import Feeds, OpenModel, Runner
 from repairkit.graph.coalitions.rebatch import rebatch
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.mixing import find_mixers, find_random
 
-Outputs = Mapping[str, Array]
+Outputs = Mapping[str, suite.Array]
 
 _RELATIVE = 1e-5  # of an image's largest output
 _STEPS_OF_ONE = 4 * 2.0**-24  # see engine.evaluator
@@ -42,13 +41,13 @@ class Batching:
     opened: OpenModel
     summary: str
     note: str = ""
-    answers: Mapping[str, Array] | None = field(default=None, compare=False, repr=False)
+    answers: Mapping[str, suite.Array] | None = field(default=None, compare=False, repr=False)
 
 
 @stage("checking batches")
 def settle_batching(
     declared: OpenModel,
-    images: Array,
+    images: suite.Array,
     *,
     outputs: tuple[str, ...] = (),
     feeds: Feeds | None = None,
@@ -119,15 +118,15 @@ class _Together:
     """
 
     fault: str
-    answers: Mapping[str, Array] | None = None
+    answers: Mapping[str, suite.Array] | None = None
 
 
 def _try_together(
     free: OpenModel,
-    images: Array,
+    images: suite.Array,
     outputs: tuple[str, ...],
     feeds: Feeds,
-    alone: Mapping[str, Array],
+    alone: Mapping[str, suite.Array],
     n_real: int,
 ) -> _Together:
     """Run all images at once, in reverse: each has another place there, and other neighbours.
@@ -138,7 +137,7 @@ def _try_together(
         turned_feeds = {name: rows[::-1].copy() for name, rows in feeds.items()}
         runner = free.runner(outputs=outputs)
         together = runner.run(images[::-1].copy(), feeds=turned_feeds)
-    except ModelError as error:
+    except errors.ModelError as error:
         return _Together(str(error))
     n_images = len(images)
     turned = {name: _turned(answers, n_images) for name, answers in together.items()}
@@ -166,8 +165,8 @@ def _cost_in_words(step: int, fault: str, n_mixers: int, cost: float) -> str:
 def _refuse_random(
     model: ModelProto,
     single: Runner,
-    fed: tuple[Array, Feeds],
-    alone: Mapping[str, Array],
+    fed: tuple[suite.Array, Feeds],
+    alone: Mapping[str, suite.Array],
     outputs: tuple[str, ...],
 ) -> None:
     """Refuse a model whose answers are drawn at random.
@@ -178,7 +177,7 @@ def _refuse_random(
     random_nodes = find_random(model, outputs)
     remedy = "export the model in evaluation mode, without random nodes"
     if random_nodes:
-        raise ModelError(f"the model answers at random: {random_nodes[0]}; {remedy}")
+        raise errors.ModelError(f"the model answers at random: {random_nodes[0]}; {remedy}")
     n_images = single.step or 1
     images, feeds = fed
     first = {name: rows[:n_images] for name, rows in feeds.items()}
@@ -186,17 +185,17 @@ def _refuse_random(
     for name, answer in again.items():
         before = alone[name][: len(answer)]
         if not _equal_bits(answer, before):
-            raise ModelError(
+            raise errors.ModelError(
                 f"the model answers at random: output {name!r} differs between two runs on the "
                 f"same image; {remedy}"
             )
 
 
-def _equal_bits(some: Array, others: Array) -> bool:
+def _equal_bits(some: suite.Array, others: suite.Array) -> bool:
     return np.array_equal(some, others, equal_nan=some.dtype.kind in "fc")
 
 
-def _turned(answers: Array, n_images: int) -> Array:
+def _turned(answers: suite.Array, n_images: int) -> suite.Array:
     """Outputs in the reverse order of the images; a detector may put several rows to an image."""
     if not answers.ndim or len(answers) % n_images:
         return answers
@@ -204,13 +203,13 @@ def _turned(answers: Array, n_images: int) -> Array:
     return each[::-1].reshape(answers.shape)
 
 
-def _of_first(answers: Array, n_images: int, n_real: int) -> Array:
+def _of_first(answers: suite.Array, n_images: int, n_real: int) -> suite.Array:
     """The part of outputs that belongs to the first `n_real` images."""
     divisible = answers.ndim and len(answers) % n_images == 0
     return answers[: n_real * (len(answers) // n_images)] if divisible else answers
 
 
-def with_noise(images: Array) -> Array:
+def with_noise(images: suite.Array) -> suite.Array:
     """The images followed by three of noise; of floats, one of these exceeds the images' range.
 
     Real images may all be alike, and then no answer shows that a node mixes them.
@@ -233,7 +232,7 @@ def differing_output(outputs: Outputs, expected: Outputs, n_images: int) -> str 
     return None
 
 
-def _same(output: Array, expected: Array, n_images: int) -> bool:
+def _same(output: suite.Array, expected: suite.Array, n_images: int) -> bool:
     if output.shape != expected.shape or output.dtype != expected.dtype:
         return False
     if expected.dtype.kind not in "fciub":  # labels in words
@@ -253,7 +252,7 @@ def _same(output: Array, expected: Array, n_images: int) -> bool:
     return bool((np.abs(ours - theirs).max(axis=1) <= allowed).all())
 
 
-def first_mixing_node(free: OpenModel, images: Array) -> str:
+def first_mixing_node(free: OpenModel, images: suite.Array) -> str:
     """In words, the first node whose result for an image depends on the images beside it.
 
     Empty if none is found: not everything in a graph can be compared image by image.
@@ -267,7 +266,7 @@ def first_mixing_node(free: OpenModel, images: Array) -> str:
     try:
         runner = free.variant(free.model, device="cpu").tap(tensors, optimise=False)
         alone, together = runner.run(images[:1]), runner.run(images)
-    except ModelError:
+    except errors.ModelError:
         return ""
     for name in tensors:
         one, all_of_them = alone[name], together[name]

@@ -20,10 +20,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import Coalitions
-from repairkit.core.suite import Array, Indices, Precision
+from repairkit.core import game, suite
 
-Reduce = Callable[[Array, Indices], Array]
+Reduce = Callable[[suite.Array, suite.Indices], suite.Array]
 """Outputs and positions of some images to what is kept of them, first axis (n_images,)."""
 
 T = TypeVar("T")
@@ -49,8 +48,8 @@ class Evaluator(Protocol):
         ...
 
     def answer(
-        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
-    ) -> Array:
+        self, coalitions: game.Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+    ) -> suite.Array:
         """What `reduce` keeps of every image under every row: shape (n_rows, n_images, ...).
 
         `images` (n_rows, n_images) are positions in the suite; None is the whole suite, in order.
@@ -58,7 +57,7 @@ class Evaluator(Protocol):
         ...
 
 
-def keep_all(outputs: Array, positions: Indices) -> Array:  # noqa: ARG001 (a Reduce)
+def keep_all(outputs: suite.Array, positions: suite.Indices) -> suite.Array:  # noqa: ARG001 (a Reduce)
     """Keep the outputs themselves."""
     return outputs
 
@@ -103,7 +102,7 @@ class Tolerance:
     tie: float
 
 
-TOLERANCES: Mapping[Precision, Tolerance] = {
+TOLERANCES: Mapping[suite.Precision, Tolerance] = {
     "float32": Tolerance(1e-5, 1e-6),
     "tf32": Tolerance(2e-2, 2e-2),
     "float16": Tolerance(2e-2, 2e-2),
@@ -114,9 +113,9 @@ TOLERANCES: Mapping[Precision, Tolerance] = {
 class ExpectedAnswers:
     """What the instrumented model answers: `expected` (n_rows, n_images, ...)."""
 
-    coalitions: Coalitions
+    coalitions: game.Coalitions
     images: NDArray[np.intp]
-    expected: Array
+    expected: suite.Array
 
     @classmethod
     def ask(
@@ -146,7 +145,7 @@ class ExpectedAnswers:
         return ExpectedAnswers(self.coalitions[:1], self.images[:1], self.expected[:1])
 
     def fault(
-        self, evaluator: Evaluator, precision: Precision = "float32", *, bits: bool = False
+        self, evaluator: Evaluator, precision: suite.Precision = "float32", *, bits: bool = False
     ) -> str | None:
         """How an evaluator differs from the instrumented model, None where it agrees.
 
@@ -163,7 +162,7 @@ class ExpectedAnswers:
                 return f"with {n_absent} filters absent {fault}"
         return None if precision != "float32" or bits else self._hidden_effect(answers)
 
-    def _hidden_effect(self, answers: Array) -> str | None:
+    def _hidden_effect(self, answers: suite.Array) -> str | None:
         """Whether differences are small beside the outputs, and not beside what one filter does."""
         n_absent = (~self.coalitions).sum(axis=1)
         single = np.flatnonzero(n_absent == 1)
@@ -179,10 +178,10 @@ class ExpectedAnswers:
 
 
 def difference(
-    outputs: Array,
-    expected: Array,
+    outputs: suite.Array,
+    expected: suite.Array,
     *,
-    precision: Precision = "float32",
+    precision: suite.Precision = "float32",
     bits: bool = False,
 ) -> str | None:
     """How outputs differ beyond rounding, None where they do not.

@@ -17,23 +17,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import ModelError
-from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.game import Coalitions, Executor
+from repairkit.core import errors, filters, game
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices, Precision, Suite
 from repairkit.engine.evaluator import Evaluator, Reduce, SerialExecutor, difference, keep_all
 from repairkit.engine.ort import session_device
 from repairkit.engine.runner import Feeds, Masks, Runner
-from repairkit.graph.coalitions.masking import (
-    OFFSET,
-    ONES,
-    SCALE,
-    ZEROS,
-    affine_input,
-    mask_name,
-    mask_shape,
-)
+from repairkit.graph.coalitions import masking
 
 _RUNS_PER_PIECE = 8
 logger = logging.getLogger(__name__)
@@ -61,14 +51,14 @@ class MaskEvaluator:
     def __init__(
         self,
         runner: Runner,
-        roster: Roster,
+        roster: filters.Roster,
         suite: Suite,
         *,
-        executor: Executor | None = None,
+        executor: game.Executor | None = None,
         batch_size: int = 128,
     ) -> None:
         self.runner, self.roster, self.suite = runner, roster, suite
-        self.executor: Executor = SerialExecutor() if executor is None else executor
+        self.executor: game.Executor = SerialExecutor() if executor is None else executor
         self.batch_size = batch_size
 
     @property
@@ -87,7 +77,7 @@ class MaskEvaluator:
         )
 
     def answer(
-        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+        self, coalitions: game.Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
     ) -> Array:
         """See `Evaluator`."""
         if images is None:
@@ -102,7 +92,7 @@ class MaskEvaluator:
 
         return np.concatenate(list(self.executor.map(answer_row, range(len(coalitions)))))
 
-    def run(self, coalitions: Coalitions, positions: Indices) -> Array:
+    def run(self, coalitions: game.Coalitions, positions: Indices) -> Array:
         """One run: the outputs for images of the suite, under one row or a row for each image."""
         suite = self.suite
         return self._run(suite.batch(positions), coalitions, suite.feeds(positions))
@@ -113,21 +103,21 @@ class MaskEvaluator:
         size = self.batch_size if step is None else _RUNS_PER_PIECE * step
         return [positions[i : i + size] for i in range(0, len(positions), size)]
 
-    def _all(self, coalitions: Coalitions, positions: Indices, reduce: Reduce) -> Array:
+    def _all(self, coalitions: game.Coalitions, positions: Indices, reduce: Reduce) -> Array:
         """Every row on the same images."""
         batch, feeds = self.suite.batch(positions), self.suite.feeds(positions)
         return np.stack(
             [reduce(self._run(batch, row[None], feeds), positions) for row in coalitions]
         )
 
-    def _run(self, images: Array, coalitions: Coalitions, feeds: Feeds) -> Array:
+    def _run(self, images: Array, coalitions: game.Coalitions, feeds: Feeds) -> Array:
         answers = self.runner.run(images, self._masks(coalitions), feeds)
         return answers[self.runner.outputs[0]]
 
-    def _masks(self, coalitions: Coalitions) -> Masks:
+    def _masks(self, coalitions: game.Coalitions) -> Masks:
         return {
-            mask_name(site): coalitions[:, self.roster.slices[site.name]].reshape(
-                mask_shape(site, len(coalitions))
+            masking.mask_name(site): coalitions[:, self.roster.slices[site.name]].reshape(
+                masking.mask_shape(site, len(coalitions))
             )
             for site in self.roster.sites
         }
@@ -142,22 +132,26 @@ class AffineMasks:
         means: the levels of absent filters.
     """
 
-    def __init__(self, runner: Runner, masks: MaskEvaluator, means: FilterMeans) -> None:
+    def __init__(self, runner: Runner, masks: MaskEvaluator, means: filters.FilterMeans) -> None:
         self.runner, self.masks = runner, masks
         sites = masks.roster.sites
         self._levels = [np.asarray(means[site.name], np.float32) for site in sites]
         self._constant: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
-    def run(self, coalitions: Coalitions, positions: Indices) -> Array:
+    def run(self, coalitions: game.Coalitions, positions: Indices) -> Array:
         """One run: the outputs for images of the suite, under a row for each image."""
         feeds: dict[str, Array] = {}
         for site, levels in zip(self.masks.roster.sites, self._levels, strict=True):
             present = coalitions[:, self.masks.roster.slices[site.name]]
-            feeds[affine_input(site, SCALE)] = present.astype(np.float32).reshape(-1)
-            feeds[affine_input(site, OFFSET)] = np.where(present, np.float32(0), levels).reshape(-1)
+            feeds[masking.affine_input(site, masking.SCALE)] = present.astype(np.float32).reshape(
+                -1
+            )
+            feeds[masking.affine_input(site, masking.OFFSET)] = np.where(
+                present, np.float32(0), levels
+            ).reshape(-1)
             zeros, ones = self._zeros_and_ones(present.size)
-            feeds[affine_input(site, ZEROS)] = zeros
-            feeds[affine_input(site, ONES)] = ones
+            feeds[masking.affine_input(site, masking.ZEROS)] = zeros
+            feeds[masking.affine_input(site, masking.ONES)] = ones
         images = self.masks.suite.batch(positions)
         beside = self.masks.suite.feeds(positions)
         outputs = self.runner.run(images, feeds, beside)[self.runner.outputs[0]]
@@ -198,7 +192,7 @@ class ScatteredEvaluator:
         self.path = f"{others.path}; {mask} per image where a row has few"
 
     def answer(
-        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+        self, coalitions: game.Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
     ) -> Array:
         """See `Evaluator`."""
         if images is None or images.shape[1] > min(_FEW, self.run_images):
@@ -213,7 +207,7 @@ class ScatteredEvaluator:
         return np.concatenate(list(self.masks.executor.map(mix, range(0, len(coalitions), step))))
 
     def _mixed(
-        self, coalitions: Coalitions, images: NDArray[np.intp], step: int, reduce: Reduce
+        self, coalitions: game.Coalitions, images: NDArray[np.intp], step: int, reduce: Reduce
     ) -> Array:
         """One run of `step` rows, of which those given are wanted."""
         real, n_images = images.shape
@@ -245,7 +239,7 @@ class LateScattered:
         return (self._settled or self.others).path
 
     def answer(
-        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+        self, coalitions: game.Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
     ) -> Array:
         """See `Evaluator`."""
         if images is None or images.shape[1] > _FEW:
@@ -307,7 +301,7 @@ def with_scattered(
 
 def _fault(
     scattered: ScatteredEvaluator,
-    rows: Coalitions,
+    rows: game.Coalitions,
     positions: NDArray[np.intp],
     alone: Array,
     precision: Precision,
@@ -318,7 +312,7 @@ def _fault(
     try:
         together = scattered.answer(rows, positions, keep_all)
         backwards = scattered.answer(rows[::-1], positions[::-1], keep_all)[::-1]
-    except ModelError as error:
+    except errors.ModelError as error:
         return str(error)
     if _on_cpu(scattered.masks) and not np.array_equal(together, backwards, equal_nan=True):
         return "an answer depends on its place in a run"

@@ -6,9 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.filters import Roster
-from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
+from repairkit.core import errors, filters, game
 from repairkit.core.metric import Metric
 from repairkit.core.suite import Array, Indices, Suite
 from repairkit.engine.evaluator import Evaluator, keep_all
@@ -32,13 +30,13 @@ def draw_probabilities(
 
 
 def some_images(
-    facts: GameFacts,
+    facts: game.GameFacts,
     suite: Suite,
     metrics: Sequence[Metric],
     positions: Indices,
     *,
     guard: Metric | None = None,
-) -> SomeImages | None:
+) -> game.SomeImages | None:
     """Some images of a game, weighted as if its suite had held no others.
 
     Labels and groups of the other images play no part. None where the game cannot be cut: a metric
@@ -68,8 +66,10 @@ def some_images(
         return None
     ratios = np.divide(here, before, out=np.zeros_like(here), where=before > 0)
     images_of = tuple(_counted(column) for column in here.T)
-    part = replace(facts, pool=ImagePool(drawn, pool.strata[positions]), images_of=images_of)
-    return SomeImages(facts=part, positions=positions, ratios=ratios, share=share, n_all=len(suite))
+    part = replace(facts, pool=game.ImagePool(drawn, pool.strata[positions]), images_of=images_of)
+    return game.SomeImages(
+        facts=part, positions=positions, ratios=ratios, share=share, n_all=len(suite)
+    )
 
 
 class ModelGame:
@@ -87,7 +87,7 @@ class ModelGame:
     def __init__(
         self,
         evaluator: Evaluator,
-        roster: Roster,
+        roster: filters.Roster,
         suite: Suite,
         metrics: Sequence[Metric],
         *,
@@ -108,18 +108,18 @@ class ModelGame:
         # The columns that are asked, and which of them answers for each metric.
         self._asked = [i for i, scorer in enumerate(scorers) if scorers.index(scorer) == i]
         self._answers = np.array([self._asked.index(scorers.index(s)) for s in scorers])
-        self._facts = GameFacts(
+        self._facts = game.GameFacts(
             n_players=len(roster),
             metrics=tuple(metric.name for metric in self._metrics),
             score_widths=tuple(self._width(i) for i in range(len(self._metrics))),
-            pool=ImagePool(drawn, _strata(suite)),
+            pool=game.ImagePool(drawn, _strata(suite)),
             guard=len(metrics) if guard is not None else 0,
             images_of=tuple(self._images_of(i) for i in range(len(self._metrics))),
             of_sets=any(not metric.per_image for metric in metrics),
         )
 
     @property
-    def facts(self) -> GameFacts:
+    def facts(self) -> game.GameFacts:
         return self._facts
 
     def _width(self, column: int) -> float:
@@ -139,22 +139,22 @@ class ModelGame:
         """How filters are turned off, for people."""
         return self.evaluator.path
 
-    def play(self, round: Round) -> Outcomes:
+    def play(self, round: game.Round) -> game.Outcomes:
         """See `core.game.Game`."""
         if round.images is not None and self._clash:
-            raise SettingsError(self._clash)
+            raise errors.SettingsError(self._clash)
         if not len(round):
-            return Outcomes(np.zeros((0, 1, self._facts.n_metrics)))
+            return game.Outcomes(np.zeros((0, 1, self._facts.n_metrics)))
         if all(metric.per_image for metric in self._metrics):
-            return Outcomes(self._play_per_image(round))
-        return Outcomes(np.concatenate(list(self._play_in_blocks(round))))
+            return game.Outcomes(self._play_per_image(round))
+        return game.Outcomes(np.concatenate(list(self._play_in_blocks(round))))
 
     def outputs(self, coalition: NDArray[np.bool_]) -> Array:
         """The model's outputs for every image of the suite, in order."""
         answers: Array = self.evaluator.answer(coalition[None], None, keep_all)[0]
         return answers
 
-    def _play_per_image(self, round: Round) -> NDArray[np.float64]:
+    def _play_per_image(self, round: game.Round) -> NDArray[np.float64]:
         """Only the scores of an image are kept, not the outputs."""
         answers = self.evaluator.answer(round.coalitions, round.images, self._columns)
         scores: NDArray[np.float64] = answers[:, :, self._answers]
@@ -164,7 +164,7 @@ class ModelGame:
             scores *= self._ratios[round.images]
         return scores
 
-    def _play_together(self, round: Round, rows: slice) -> NDArray[np.float64]:
+    def _play_together(self, round: game.Round, rows: slice) -> NDArray[np.float64]:
         """Some rows whose outputs are judged together, once all are known."""
         images = None if round.images is None else round.images[rows]
         outputs = self.evaluator.answer(round.coalitions[rows], images, keep_all)
@@ -187,7 +187,7 @@ class ModelGame:
             scores[:, column] = self._metrics[asked].score(outputs, annotations)
         return scores
 
-    def _play_in_blocks(self, round: Round) -> Iterator[NDArray[np.float64]]:
+    def _play_in_blocks(self, round: game.Round) -> Iterator[NDArray[np.float64]]:
         """As many rows at a time as memory has room for; the first row shows how large they are."""
         n_images = len(self.suite) if round.images is None else round.images.shape[1]
         start = 0

@@ -28,9 +28,8 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnx import ModelProto
 
-from repairkit.core.errors import DeviceError, ModelError, SettingsError
+from repairkit.core import errors, suite
 from repairkit.core.process.text import first_line
-from repairkit.core.suite import Array
 from repairkit.graph.index import with_open_sizes
 from repairkit.graph.stored.constants import as_on_disk, folder_of
 
@@ -80,11 +79,11 @@ def load_runtime() -> ModuleType:
         import onnxruntime
     except ImportError as error:
         if not isinstance(error, ModuleNotFoundError) or error.name != "onnxruntime":
-            raise DeviceError(
+            raise errors.DeviceError(
                 f"ONNX Runtime is installed and cannot be imported ({first_line(error)}); "
                 "install it anew"
             ) from error
-        raise DeviceError(
+        raise errors.DeviceError(
             "ONNX Runtime is not installed; install it with `pip install 'repairkit[cpu]'`, or "
             "`pip install 'repairkit[cuda]'` for an NVIDIA GPU"
         ) from error
@@ -100,10 +99,10 @@ def choose_device(device: str) -> str:
         DeviceError: CUDA was asked for and the runtime does not offer it.
     """
     if device not in DEVICES:
-        raise SettingsError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
+        raise errors.SettingsError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
     offered = CUDA in load_runtime().get_available_providers()
     if device == "cuda" and not offered:
-        raise DeviceError(
+        raise errors.DeviceError(
             "this ONNX Runtime has no CUDA; install `repairkit[cuda]` in place of "
             "`repairkit[cpu]`, or use --device cpu"
         )
@@ -150,7 +149,9 @@ def open_session(
             if complaint is None:
                 raise
             if device == "cuda":
-                raise ModelError(f"ONNX Runtime cannot load the model ({complaint})") from error
+                raise errors.ModelError(
+                    f"ONNX Runtime cannot load the model ({complaint})"
+                ) from error
             logger.warning("CUDA is not used: %s", complaint)
         else:
             return _checked(session, device)
@@ -160,7 +161,7 @@ def open_session(
         complaint = runtime_complaint(error)
         if complaint is None:
             raise
-        raise ModelError(f"ONNX Runtime cannot load the model ({complaint})") from error
+        raise errors.ModelError(f"ONNX Runtime cannot load the model ({complaint})") from error
 
 
 def _cuda_options(*, tf32: bool) -> dict[str, str]:
@@ -178,7 +179,7 @@ def _checked(session: Any, device: str) -> Any:
     """The session, if it runs where it was asked to."""
     if session_device(session) == "cpu":
         if device == "cuda":
-            raise DeviceError(
+            raise errors.DeviceError(
                 "CUDA was asked for, but ONNX Runtime fell back to the CPU (a CUDA or cuDNN "
                 "library is missing or too old); install `repairkit[cuda]`, or use --device cpu"
             )
@@ -235,7 +236,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def as_value(array: Array, device: str = "cpu") -> Any:
+def as_value(array: suite.Array, device: str = "cpu") -> Any:
     """A runtime value that shares the memory of a contiguous array; on another device, a copy."""
     return load_runtime().OrtValue.ortvalue_from_numpy(array, device, 0)
 
@@ -248,9 +249,9 @@ def owned_outputs(binding: Any) -> list[Any]:
     return [make(held[position]) for position in range(len(held))]
 
 
-def memory_of(value: Any) -> Array:
+def memory_of(value: Any) -> suite.Array:
     """The memory of a value on the CPU as an array that can be written to."""
-    array: Array = value.numpy()
+    array: suite.Array = value.numpy()
     if _numpy_shares() or not array.size:
         return array
     # Before 1.19 `numpy` copies.
@@ -367,7 +368,7 @@ def _start_slice(model: ModelProto, options: Any, **extra: Any) -> Any:
     runtime = load_runtime()
     content = serialised(with_open_sizes(model))
     if content is None:
-        raise ModelError("the model is too large to be optimised aside")
+        raise errors.ModelError("the model is too large to be optimised aside")
     try:
         return runtime.InferenceSession(
             content, options, providers=["CPUExecutionProvider"], **extra
@@ -379,7 +380,11 @@ def _start_slice(model: ModelProto, options: Any, **extra: Any) -> Any:
 def _as_model_error(error: Exception) -> Exception:
     """What to raise in place of the runtime's own exceptions; others stay as they are."""
     complaint = runtime_complaint(error)
-    return error if complaint is None else ModelError(f"ONNX Runtime refuses a graph ({complaint})")
+    return (
+        error
+        if complaint is None
+        else errors.ModelError(f"ONNX Runtime refuses a graph ({complaint})")
+    )
 
 
 @cache

@@ -11,10 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import ModelError
-from repairkit.core.filters import HeadChange
-from repairkit.core.results import Proof
-from repairkit.core.suite import Array
+from repairkit.core import errors, filters, results, suite
 from repairkit.engine.runner import Feeds, Masks, OpenModel
 from repairkit.graph.fixing import seeded
 from repairkit.graph.index import GraphIndex
@@ -31,11 +28,11 @@ def prove(
     patched: OpenModel,
     instrumented: OpenModel,
     masks: Masks,
-    images: Array,
+    images: suite.Array,
     *,
     feeds: Feeds | None = None,
     tolerance: float = 0.0,
-) -> Proof:
+) -> results.Proof:
     """Run both models on the images, with graph optimisation off and on, and compare all outputs.
 
     Outputs may be of any kind: arrays of any shape, text, sequences, maps. Runs are compared one by
@@ -68,12 +65,12 @@ def with_seeds(opened: OpenModel) -> OpenModel:
 
 
 def in_batches_or_one_by_one(
-    compare: Callable[[OpenModel, OpenModel], Proof], models: tuple[OpenModel, OpenModel]
-) -> Proof:
+    compare: Callable[[OpenModel, OpenModel], results.Proof], models: tuple[OpenModel, OpenModel]
+) -> results.Proof:
     """Compare two models; if they take any batch and fail on several images, on one at a time."""
     try:
         return compare(*models)
-    except ModelError:
+    except errors.ModelError:
         if models[0].step is not None:
             raise
     ours, theirs = (replace(opened, step=1) for opened in models)
@@ -84,10 +81,10 @@ def _prove(
     patched: OpenModel,
     instrumented: OpenModel,
     masks: Masks,
-    images: Array,
+    images: suite.Array,
     feeds: Feeds | None,
     tolerance: float,
-) -> Proof:
+) -> results.Proof:
     exact, relative, same, changed = True, 0.0, True, False
     everyone = {name: np.ones_like(mask) for name, mask in masks.items()}
     for optimise in (False, True):
@@ -115,7 +112,7 @@ def _prove(
                 for (_, patched_outputs), (_, plain) in whole
                 for a, b in zip(patched_outputs, plain, strict=True)
             )
-    return Proof(
+    return results.Proof(
         n_images=len(images), exact=exact, relative=relative, same_answer=same, changed=changed
     )
 
@@ -190,9 +187,9 @@ class Tapped:
         outputs: of the model, as it gives them.
     """
 
-    features: Array | None
+    features: suite.Array | None
     scores: Floats
-    outputs: Array
+    outputs: suite.Array
 
 
 class HeadReader:
@@ -212,7 +209,7 @@ class HeadReader:
         names = [*([head.features] if features else []), head.own_output, opened.output]
         self._runner = opened.tap(names, optimise=optimise)
 
-    def read(self, images: Array, feeds: Feeds | None = None) -> Tapped:
+    def read(self, images: suite.Array, feeds: Feeds | None = None) -> Tapped:
         """Run the model on images of shape (n, *input).
 
         Raises:
@@ -222,7 +219,7 @@ class HeadReader:
         outputs, n = answers[self.output], len(images)
         rows = [answers[name] for name in (head.own_output, head.features) if name in answers]
         if any(len(row) != n for row in (outputs, *rows)) or outputs.size != n * head.n_classes:
-            raise ModelError(
+            raise errors.ModelError(
                 f"output {self.output!r} is not one row of {head.n_classes} class scores for each "
                 f"image, which the last layer {head.name!r} makes"
             )
@@ -243,7 +240,7 @@ def check_head(head: ClassHead, read: Tapped, output: str) -> None:
     rows = read.outputs.reshape(len(read.outputs), -1).astype(np.float64)
     for scores in ways:
         if not _off(rows, head, scores) < _tolerance(head):
-            raise ModelError(
+            raise errors.ModelError(
                 f"output {output!r} is not what the last layer {head.name!r} makes of its "
                 "features; its biases and weights cannot be changed with a known effect"
             )
@@ -252,11 +249,11 @@ def check_head(head: ClassHead, read: Tapped, output: str) -> None:
 def prove_head(
     patched: OpenModel,
     before: OpenModel,
-    change: HeadChange,
-    images: Array,
+    change: filters.HeadChange,
+    images: suite.Array,
     *,
     feeds: Feeds | None = None,
-) -> Proof:
+) -> results.Proof:
     """Compare the outputs of a changed last layer with what NumPy makes of its features.
 
     Every output that the layer makes is compared, with graph optimisation off and on.
@@ -281,10 +278,10 @@ def prove_head(
 def _prove_head(
     patched: OpenModel,
     before: OpenModel,
-    change: HeadChange,
-    images: Array,
+    change: filters.HeadChange,
+    images: suite.Array,
     feeds: Feeds | None,
-) -> Proof:
+) -> results.Proof:
     index = GraphIndex(before.model)
     relative, same, changed, tolerance = 0.0, True, False, TOLERANCE
     for output, head in _made_by(index, change.layer).items():
@@ -308,7 +305,7 @@ def _prove_head(
             best = head.answers(scores).argmax(axis=1)
             same = same and np.array_equal(rows.argmax(axis=1), best)
             changed = changed or not equal_outputs(outputs, read.outputs)
-    return Proof(
+    return results.Proof(
         n_images=len(images),
         exact=False,
         relative=relative,
@@ -319,7 +316,7 @@ def _prove_head(
     )
 
 
-def changed_scores(head: ClassHead, change: HeadChange, read: Tapped) -> Floats:
+def changed_scores(head: ClassHead, change: filters.HeadChange, read: Tapped) -> Floats:
     """The class scores under a change, from what passes the head without it."""
     if change.weight is None:
         assert change.bias is not None
@@ -334,12 +331,12 @@ def _made_by(index: GraphIndex, layer: str) -> dict[str, ClassHead]:
     for output in index.outputs:
         try:
             head = find_head(index, output)
-        except ModelError:
+        except errors.ModelError:
             continue  # an output of another kind, which no change of this head reaches exactly
         if head.name == layer:
             heads[output] = head
     if not heads:
-        raise ModelError(f"no output is made by a last layer {layer!r}")
+        raise errors.ModelError(f"no output is made by a last layer {layer!r}")
     return heads
 
 

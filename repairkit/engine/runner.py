@@ -16,13 +16,7 @@ from onnx import ModelProto
 from repairkit.core.errors import ModelError
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Suite
-from repairkit.engine.ort import (
-    choose_device,
-    load_runtime,
-    open_session,
-    release_freed,
-    runtime_complaint,
-)
+from repairkit.engine import ort
 from repairkit.graph.coalitions.masking import tapped
 from repairkit.graph.kinds.ensembles import without_zipmaps
 
@@ -62,7 +56,7 @@ def _time_limit(seconds: float | None) -> Iterator[Any]:
     if seconds is None:
         yield None
         return
-    options = load_runtime().RunOptions()
+    options = ort.load_runtime().RunOptions()
     timer = threading.Timer(seconds, setattr, (options, "terminate", True))
     timer.start()
     try:
@@ -92,8 +86,8 @@ class Runner:
     ) -> None:
         self.seconds, self.optimised = seconds, optimise
         plain = without_zipmaps(model)
-        self.session = open_session(plain, device=device, optimise=optimise, tf32=tf32)
-        release_freed()
+        self.session = ort.open_session(plain, device=device, optimise=optimise, tf32=tf32)
+        ort.release_freed()
         self.input_name = input_name
         self.outputs = outputs or tuple(o.name for o in self.session.get_outputs())
         self._take(step)
@@ -180,7 +174,7 @@ class Runner:
                     list(self.outputs), {self.input_name: images, **masks}, options
                 )
         except Exception as error:
-            complaint = runtime_complaint(error)
+            complaint = ort.runtime_complaint(error)
             if complaint is None:
                 raise
             raise ModelError(
@@ -225,7 +219,7 @@ class OpenModel:
 
     def on_cpu(self) -> OpenModel:
         """The same model on the CPU; this very object if that is where it runs."""
-        runs_there = self.device != "cuda" and choose_device(self.device) == "cpu"
+        runs_there = self.device != "cuda" and ort.choose_device(self.device) == "cpu"
         return self if runs_there else self.variant(self.model, device="cpu")
 
     def runner(self, *, outputs: tuple[str, ...] = ()) -> Runner:

@@ -16,10 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
-from repairkit.core.errors import ModelError
-from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.game import Coalitions, Executor
-from repairkit.core.suite import Array
+from repairkit.core import errors, filters, game, suite
 from repairkit.engine.evaluator import Reduce
 from repairkit.engine.runner import OpenModel
 from repairkit.graph.index import GraphIndex, attribute, int_attribute
@@ -49,12 +46,12 @@ class TreeEvaluator:
     def __init__(
         self,
         opened: OpenModel,
-        roster: Roster,
-        levels: FilterMeans,
+        roster: filters.Roster,
+        levels: filters.FilterMeans,
         *,
         ensembles: Mapping[str, Ensemble],
         leaves: Mapping[str, NDArray[np.int32]],
-        executor: Executor,
+        executor: game.Executor,
     ) -> None:
         self.roster, self.levels, self.executor = roster, levels, executor
         model, output = opened.model, opened.output
@@ -71,21 +68,23 @@ class TreeEvaluator:
         self.n_images = next(iter(leaves.values())).shape[1]
 
     def answer(
-        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
-    ) -> Array:
+        self, coalitions: game.Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+    ) -> suite.Array:
         """See `Evaluator`."""
         n_images = self.n_images if images is None else images.shape[1]
         widest = max(table.shape[1] for table in self.tables.values())
         step = max(1, _BLOCK_NUMBERS // (n_images * widest))
         rows = [slice(i, i + step) for i in range(0, len(coalitions), step)]
 
-        def some(part: slice) -> Array:
+        def some(part: slice) -> suite.Array:
             positions = np.arange(n_images)[None] if images is None else images[part]
             return self._block(coalitions[part], positions, reduce)
 
         return np.concatenate(list(self.executor.map(some, rows)))
 
-    def _block(self, coalitions: Coalitions, positions: NDArray[np.intp], reduce: Reduce) -> Array:
+    def _block(
+        self, coalitions: game.Coalitions, positions: NDArray[np.intp], reduce: Reduce
+    ) -> suite.Array:
         """Some rows; `positions` (n_rows or 1, n_images)."""
         n_rows, n_images = len(coalitions), positions.shape[1]
         scores = {}
@@ -99,7 +98,9 @@ class TreeEvaluator:
         kept = reduce(outputs, everyone)
         return kept.reshape(n_rows, n_images, *kept.shape[1:])
 
-    def _sums(self, site: str, present: NDArray[np.bool_], positions: NDArray[np.intp]) -> Array:
+    def _sums(
+        self, site: str, present: NDArray[np.bool_], positions: NDArray[np.intp]
+    ) -> suite.Array:
         """Shape (n_rows, n_images, n_columns), added in the order of the trees."""
         table, dtype = self.tables[site], self.finishes[site].sum_type
         shape = (len(present), positions.shape[1], table.shape[1])
@@ -110,7 +111,7 @@ class TreeEvaluator:
             total += np.where(present[:, tree, None, None], yielded, absent[tree])
         return total
 
-    def _through_tail(self, scores: dict[str, Array]) -> Array:
+    def _through_tail(self, scores: dict[str, suite.Array]) -> suite.Array:
         assert self.tail is not None
         first = scores.pop(self.tail.image)
         return self.tail.run(first, scores)
@@ -141,20 +142,24 @@ class Finish:
         combined = _text(node, "aggregate_function", "SUM")
         n_outputs = _n_outputs(node, ensemble)
         if kind not in _TRANSFORMS or combined not in ("SUM", "AVERAGE"):
-            raise ModelError(f"sums that are transformed by {combined} and {kind} are not known")
+            raise errors.ModelError(
+                f"sums that are transformed by {combined} and {kind} are not known"
+            )
         self.divisor = ensemble.n_trees if combined == "AVERAGE" else 1
         self.columns, self.n_outputs = list(ensemble.columns), n_outputs
         self.base = numbers(node, "base_values").astype(self.sum_type)
         self.positive = ensemble.all_positive
         if self.positive is None and len(self.base) not in (0, n_outputs):
-            raise ModelError(f"{len(self.base)} base values for {n_outputs} sums are not known")
+            raise errors.ModelError(
+                f"{len(self.base)} base values for {n_outputs} sums are not known"
+            )
         if self.positive is not None and len(self.base) > 1:
-            raise ModelError("base values of two classes with weights for one are not known")
+            raise errors.ModelError("base values of two classes with weights for one are not known")
         if self.positive is None and not 0 <= min(self.columns) <= max(self.columns) < n_outputs:
-            raise ModelError(f"weights for more than {n_outputs} sums are not known")
+            raise errors.ModelError(f"weights for more than {n_outputs} sums are not known")
         self.transform = _TRANSFORMS[kind]
 
-    def __call__(self, sums: Array) -> NDArray[np.float32]:
+    def __call__(self, sums: suite.Array) -> NDArray[np.float32]:
         """Scores (n, n_classes or n_targets) of sums (n, n_columns)."""
         sums = sums / self.sum_type.type(self.divisor) if self.divisor > 1 else sums
         if self.positive is not None:
@@ -166,7 +171,7 @@ class Finish:
             scores += self.base
         return self.transform(scores).astype(np.float32)
 
-    def _two_classes(self, margin: Array) -> Array:
+    def _two_classes(self, margin: suite.Array) -> suite.Array:
         """Weights are for one class: the sum is its probability, or its margin."""
         if self.positive and self.transform is _unchanged:
             return np.concatenate([1 - margin, margin], axis=1)
@@ -184,19 +189,19 @@ def _text(node: NodeProto, name: str, default: str) -> str:
     return default if value is None else str(value.s.decode())
 
 
-def _unchanged(scores: Array) -> Array:
+def _unchanged(scores: suite.Array) -> suite.Array:
     return scores
 
 
-def _logistic(scores: Array) -> Array:
+def _logistic(scores: suite.Array) -> suite.Array:
     away = 1 / (1 + np.exp(-np.abs(scores)))
-    shares: Array = np.where(scores < 0, 1 - away, away)
+    shares: suite.Array = np.where(scores < 0, 1 - away, away)
     return shares
 
 
-def _softmax(scores: Array) -> Array:
+def _softmax(scores: suite.Array) -> suite.Array:
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    shares: Array = powers / powers.sum(axis=1, keepdims=True)
+    shares: suite.Array = powers / powers.sum(axis=1, keepdims=True)
     return shares
 
 

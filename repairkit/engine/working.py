@@ -15,9 +15,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from repairkit.core.errors import DeviceError, ModelError
-from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.metric import Metric
+from repairkit.core import errors, filters, metric
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import IN_WORDS, Array, Precision, Suite
 from repairkit.engine.activations import LeafReader, measure_means
@@ -77,21 +75,21 @@ class Working:
 
     opened: OpenModel
     survey: Survey
-    roster: Roster
-    settle_levels: Callable[[Working], FilterMeans]
+    roster: filters.Roster
+    settle_levels: Callable[[Working], filters.FilterMeans]
     effort: Effort = field(default_factory=Effort)
 
     @cached_property
-    def wanted_levels(self) -> FilterMeans:
+    def wanted_levels(self) -> filters.FilterMeans:
         """What absent filters are to yield."""
         return self.settle_levels(self)
 
     @cached_property
-    def levels(self) -> FilterMeans:
+    def levels(self) -> filters.FilterMeans:
         """What absent filters yield: the nearest to what is wanted that baking gives exactly."""
         return representable(self.survey, self.wanted_levels)
 
-    def measure(self, suite: Suite, *, magnitude: bool = False) -> FilterMeans:
+    def measure(self, suite: Suite, *, magnitude: bool = False) -> filters.FilterMeans:
         """The mean (absolute) yield of every filter over the images of a suite."""
         return measure_means(self.opened, self.roster.sites, suite, magnitude=magnitude)
 
@@ -135,9 +133,9 @@ class Working:
     def game(
         self,
         suite: Suite,
-        metrics: Sequence[Metric],
+        metrics: Sequence[metric.Metric],
         *,
-        guard: Metric | None = None,
+        guard: metric.Metric | None = None,
         n_rows: int | None = None,
     ) -> ModelGame:
         """The game of the filters on a suite.
@@ -403,7 +401,7 @@ def open_stacked(
     if masks is not judge:
         fault = agreement.fault(masks, precision)
         if fault is not None:
-            raise DeviceError(
+            raise errors.DeviceError(
                 f"the model does not bear {IN_WORDS[precision]}: {fault}; leave the option out"
             )
     if compiled is None:
@@ -418,7 +416,7 @@ def open_stacked(
     )
     try:
         fault = agreement.fault(evaluator, precision)
-    except ModelError as error:
+    except errors.ModelError as error:
         fault = str(error)
     if fault is None:
         return evaluator
@@ -448,7 +446,7 @@ def _open_trees(candidates: Candidates, reference: MaskEvaluator) -> Evaluator:
             leaves=reader.read_suite(suite),
             executor=reference.executor,
         )
-    except ModelError as error:
+    except errors.ModelError as error:
         logger.info("sums of leaves: %s", error)
         return reference
     fault = ExpectedAnswers.ask(reference, len(roster), len(suite), 1.0).fault(evaluator)

@@ -16,19 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
-from repairkit.core.scores import Scores
-from repairkit.estimators import questions
+from repairkit.core import game, scores
+from repairkit.estimators import questions, samples
 from repairkit.estimators.linear.regression import CONFIDENCE, Regression
 from repairkit.estimators.linear.ridge import Fit
-from repairkit.estimators.samples import (
-    LEFT_OUT,
-    Moments,
-    around,
-    combine,
-    draw_entropy,
-    pooled_variances,
-)
 from repairkit.estimators.walking import stars
 
 _ROWS_PER_PLAYER = 8
@@ -89,7 +80,7 @@ class Auto:
             pilot_rows=min(self.pilot_rows, self.round_rows),
         )
 
-    def start(self, facts: GameFacts, rng: np.random.Generator) -> AutoRun:
+    def start(self, facts: game.GameFacts, rng: np.random.Generator) -> AutoRun:
         """Begin.
 
         Raises:
@@ -110,12 +101,12 @@ class AutoRun(questions.TopKRun):
     settings: Auto
     stored_types: ClassVar[tuple[type, ...]] = (Fit, stars.Star)
 
-    def __init__(self, facts: GameFacts, settings: Auto, rng: np.random.Generator) -> None:
+    def __init__(self, facts: game.GameFacts, settings: Auto, rng: np.random.Generator) -> None:
         self.facts, self.settings = facts, settings
         self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
         self.regression = settings.regression(self.top_k).start(facts, rng)
-        self.entropy = draw_entropy(rng)
-        self.moments = Moments.empty(facts.n_players, facts.n_metrics)
+        self.entropy = samples.draw_entropy(rng)
+        self.moments = samples.Moments.empty(facts.n_players, facts.n_metrics)
         self.star: stars.Star | None = None
         self.n_stars, self.n_looks = 0, 0
         self.look_at = min(max(_ROWS_PER_PLAYER * facts.n_players, _LEAST_ROWS),
@@ -146,16 +137,16 @@ class AutoRun(questions.TopKRun):
     def details(self) -> dict[str, Any]:
         return self.regression.details
 
-    def ask(self) -> Round:
+    def ask(self) -> game.Round:
         if not self.still_open.any():
-            return Round.nothing(self.facts.n_players)
+            return game.Round.nothing(self.facts.n_players)
         return self.regression.ask() if self.star is None else stars.ask_for_star(self.star, _CHUNK)
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`."""
         return self.star is not None or self.regression.can_be_told(n_rows)
 
-    def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
+    def ask_ahead(self, pending: Sequence[game.Round]) -> game.Round | None:
         """See `driving.playing`: up to the next look, and as long as no star is due."""
         following = self.regression.ask_ahead(pending)
         if self.star is not None or following is None:
@@ -168,7 +159,7 @@ class AutoRun(questions.TopKRun):
                 return None
         return following
 
-    def tell(self, outcomes: Outcomes) -> None:
+    def tell(self, outcomes: game.Outcomes) -> None:
         n_passes = outcomes.scores.shape[0] * outcomes.scores.shape[1]
         if self.star is None:
             whole = not len(self.regression.ends)
@@ -185,14 +176,14 @@ class AutoRun(questions.TopKRun):
             self._look()
         self.star = _next_star(self)
 
-    def on_images(self, some: SomeImages) -> AutoRun | None:
+    def on_images(self, some: game.SomeImages) -> AutoRun | None:
         """See `RegressionRun.on_images`; marginals, whose batches mix images, are left out."""
         regression = self.regression.on_images(some)
         if regression is None:
             return None
         part = copy.copy(self)
         part.facts, part.regression = some.facts, regression
-        part.moments = Moments.empty(part.facts.n_players, part.facts.n_metrics)
+        part.moments = samples.Moments.empty(part.facts.n_players, part.facts.n_metrics)
         part.still_open = np.ones_like(self.still_open)
         return part
 
@@ -214,18 +205,18 @@ class AutoRun(questions.TopKRun):
         self.regression_price = float(self.costs[0] * (errors**2).mean()) if len(errors) else 0.0
 
     def _estimates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        left_out = 0.0 if self.regression.whole_law else LEFT_OUT
-        return combine(*self.regression.estimates(), self.moments, left_out=left_out)
+        left_out = 0.0 if self.regression.whole_law else samples.LEFT_OUT
+        return samples.combine(*self.regression.estimates(), self.moments, left_out=left_out)
 
-    def read(self) -> Scores:
+    def read(self) -> scores.Scores:
         values, errors = self._estimates()
-        low, high = around(values, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * errors)
+        low, high = samples.around(values, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * errors)
         # A read at any moment counts as one more look.
         quantile = _joint_quantile(self.n_looks + 1, self.facts.n_players)
         still_open = self._contested(values, quantile * errors)
         counts = self.regression.rows.counts + self.moments.counts
         known = bool(np.isfinite(errors).any())
-        return Scores(
+        return scores.Scores(
             metrics=self.facts.metrics,
             values=values,
             std_errors=errors,
@@ -273,7 +264,7 @@ def _star_price(run: AutoRun, known: NDArray[np.bool_]) -> float:
     """Of a unit of precision for a player, by the marginals of those known so far."""
     rows = 1 + int(run.contenders.sum())
     per_star = rows * run.settings.batch_size * run.settings.marginal_cost
-    return per_star * float(pooled_variances(run.moments)[known, 0].mean())
+    return per_star * float(samples.pooled_variances(run.moments)[known, 0].mean())
 
 
 def _joint_quantile(look: int, n_players: int) -> float:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.game import GameFacts, Outcomes, Round
-from repairkit.core.scores import Scores
+from repairkit.core import errors, game, scores
 
 MOST_PLAYERS = 20
 _ROWS = 1024
@@ -21,14 +19,14 @@ _ROWS = 1024
 class Exact:
     """Every coalition on every image: 2^n evaluations, up to 20 players."""
 
-    def start(self, facts: GameFacts, rng: np.random.Generator) -> ExactRun:  # noqa: ARG002 (the protocol's)
+    def start(self, facts: game.GameFacts, rng: np.random.Generator) -> ExactRun:  # noqa: ARG002 (the protocol's)
         """Begin.
 
         Raises:
             SettingsError: the game has too many players.
         """
         if facts.n_players > MOST_PLAYERS:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"exact values take 2^n evaluations and the game has {facts.n_players} players; "
                 f"choose at most {MOST_PLAYERS} players or an estimator that samples"
             )
@@ -38,7 +36,7 @@ class Exact:
 class ExactRun:
     """Row c of `values` is V of the coalition of the players whose bit is set in c."""
 
-    def __init__(self, facts: GameFacts) -> None:
+    def __init__(self, facts: game.GameFacts) -> None:
         self.facts = facts
         self.values = np.zeros((2**facts.n_players, facts.n_metrics))
         self.n_known = 0
@@ -51,31 +49,31 @@ class ExactRun:
     def conclusion(self) -> str:
         return "every coalition was evaluated"
 
-    def ask(self) -> Round:
+    def ask(self) -> game.Round:
         return self.ask_ahead(())
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: any first rows of a round will do."""
         return n_rows > 0
 
-    def ask_ahead(self, pending: Sequence[Round]) -> Round:
+    def ask_ahead(self, pending: Sequence[game.Round]) -> game.Round:
         """See `driving.playing`: no round depends on outcomes."""
         first = self.n_known + sum(map(len, pending))
         codes = np.arange(first, min(first + _ROWS, len(self.values)))
-        return Round((codes[:, None] >> np.arange(self.facts.n_players) & 1).astype(bool))
+        return game.Round((codes[:, None] >> np.arange(self.facts.n_players) & 1).astype(bool))
 
-    def tell(self, outcomes: Outcomes) -> None:
+    def tell(self, outcomes: game.Outcomes) -> None:
         values = outcomes.values
         self.values[self.n_known : self.n_known + len(values)] = values
         self.n_known += len(values)
 
-    def read(self) -> Scores:
+    def read(self) -> scores.Scores:
         """The values; zeros with an infinite error until every coalition is known."""
         complete = self.n_known == len(self.values)
         n = self.facts.n_players
         values = shapley_values(self.values) if complete else np.zeros((n, self.values.shape[1]))
         spread = np.full(values.shape, 0.0 if complete else np.inf)
-        return Scores(
+        return scores.Scores(
             metrics=self.facts.metrics,
             values=values,
             std_errors=spread,

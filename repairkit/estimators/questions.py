@@ -13,8 +13,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.game import GameFacts
+from repairkit.core import errors, game
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -31,7 +30,7 @@ def check_whole(name: str, value: int, *, least: int) -> None:
         SettingsError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingsError(f"{name} is {value!r}; give a whole number of at least {least}")
+        raise errors.SettingsError(f"{name} is {value!r}; give a whole number of at least {least}")
 
 
 def check_real(name: str, value: float, *, least: float, below: float = math.inf) -> None:
@@ -43,7 +42,9 @@ def check_real(name: str, value: float, *, least: float, below: float = math.inf
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not least <= value < below:
         limit = "" if below == math.inf else f" and below {below:g}"
-        raise SettingsError(f"{name} is {value!r}; give a finite number from {least:g}{limit}")
+        raise errors.SettingsError(
+            f"{name} is {value!r}; give a finite number from {least:g}{limit}"
+        )
 
 
 def check_positive(name: str, value: float, *, below: float = math.inf) -> None:
@@ -54,10 +55,10 @@ def check_positive(name: str, value: float, *, below: float = math.inf) -> None:
     """
     check_real(name, value, least=0.0, below=below)
     if value == 0:
-        raise SettingsError(f"{name} is {value!r}; give a number greater than 0")
+        raise errors.SettingsError(f"{name} is {value!r}; give a number greater than 0")
 
 
-def check_bounded(facts: GameFacts, method: str, value_range: float | None) -> None:
+def check_bounded(facts: game.GameFacts, method: str, value_range: float | None) -> None:
     """Check that the range of every metric is known, for intervals that follow from it.
 
     Args:
@@ -70,19 +71,21 @@ def check_bounded(facts: GameFacts, method: str, value_range: float | None) -> N
     """
     for number, (name, width) in enumerate(zip(facts.metrics, facts.score_widths, strict=True)):
         if not math.isfinite(width) and not (number == 0 and value_range is not None):
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"{method} bounds values by the range of metric {name}, which is not known; set "
                 f"{name.partition(':')[2] or name}.score_range = (low, high) beside the function, "
                 "or use --method regression"
             )
 
 
-def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> SettingsError:
+def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> errors.SettingsError:
     """The error for an unknown name; it lists the known names and suggests the closest."""
     names = list(known)
     close = get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return SettingsError(f"unknown {kind} {name!r}{hint} choose one of {', '.join(names)}{more}")
+    return errors.SettingsError(
+        f"unknown {kind} {name!r}{hint} choose one of {', '.join(names)}{more}"
+    )
 
 
 def check_question(top_k: int | None, side: str) -> None:
@@ -106,7 +109,7 @@ def settle_top_k(top_k: int | None, n_players: int) -> int:
     if top_k is None:
         return min(_MOST, max(1, math.ceil(n_players / 10)))
     if top_k > n_players:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"top_k is {top_k} and the game has {n_players} players; give at most {n_players}"
         )
     return top_k

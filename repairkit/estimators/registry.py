@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from repairkit.core.errors import RepairkitError, SettingsError
+from repairkit.core import errors, scores
 from repairkit.core.process.text import first_line
 from repairkit.core.process.trust import import_named, no_exit
-from repairkit.core.scores import Estimator
 from repairkit.estimators.auto import Auto
 from repairkit.estimators.exact import Exact
 from repairkit.estimators.linear.regression import Regression
@@ -39,7 +38,7 @@ ESTIMATORS: Mapping[str, type] = MappingProxyType(
 """Every estimator by name; `module:object` is one of the user's own."""
 
 
-def make_estimator(name: str, **settings: Any) -> Estimator:
+def make_estimator(name: str, **settings: Any) -> scores.Estimator:
     """The estimator called `name`, with settings of its own.
 
     Raises:
@@ -52,7 +51,7 @@ def make_estimator(name: str, **settings: Any) -> Estimator:
     return _build(name, ESTIMATORS[name], settings)
 
 
-def _build(name: str, kind: type, settings: Mapping[str, Any]) -> Estimator:
+def _build(name: str, kind: type, settings: Mapping[str, Any]) -> scores.Estimator:
     """The estimator `kind`, a dataclass, with these settings.
 
     Raises:
@@ -61,14 +60,16 @@ def _build(name: str, kind: type, settings: Mapping[str, Any]) -> Estimator:
     known = [f.name for f in dataclasses.fields(kind)]
     for setting in settings:
         if not known:
-            raise SettingsError(f"{name} takes no settings and {setting!r} was given; leave it out")
+            raise errors.SettingsError(
+                f"{name} takes no settings and {setting!r} was given; leave it out"
+            )
         if setting not in known:
             raise unknown(f"setting of {name}", setting, known)
-    estimator: Estimator = kind(**settings)
+    estimator: scores.Estimator = kind(**settings)
     return estimator
 
 
-def _load(name: str, settings: Mapping[str, Any]) -> Estimator:
+def _load(name: str, settings: Mapping[str, Any]) -> scores.Estimator:
     """What `module:object` names: an object with `start`, or what gives one when called.
 
     Raises:
@@ -79,34 +80,34 @@ def _load(name: str, settings: Mapping[str, Any]) -> Estimator:
     if not hasattr(target, "start") or isinstance(target, type):
         target = _call(name, target, settings)
     elif settings:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{name} is ready made and takes no settings; leave out {', '.join(settings)}"
         )
     if not callable(getattr(target, "start", None)):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{name} is a {type(target).__name__} without `start(facts, rng)`; name an estimator, "
             "or a class or function that gives one"
         )
-    estimator: Estimator = target
+    estimator: scores.Estimator = target
     return estimator
 
 
 def _import(name: str, module_name: str, path: str) -> Any:
     if not module_name or not path or module_name.startswith("."):
-        raise SettingsError(f"estimator {name!r} is incomplete; write module:object")
+        raise errors.SettingsError(f"estimator {name!r} is incomplete; write module:object")
     try:
-        with no_exit(f"estimator {name}", SettingsError):
+        with no_exit(f"estimator {name}", errors.SettingsError):
             target: Any = import_named(module_name)
-    except RepairkitError:
+    except errors.RepairkitError:
         raise
     except Exception as error:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"module {module_name!r} of estimator {name} cannot be imported "
             f"({type(error).__name__}: {first_line(error)}); run where it lies, or install it"
         ) from error
     for part in path.split("."):
         if not hasattr(target, part):
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"module {module_name!r} has no {path!r}; check the name after the colon"
             )
         target = getattr(target, part)
@@ -118,12 +119,12 @@ def _call(name: str, factory: Any, settings: Mapping[str, Any]) -> Any:
         return factory
     try:
         inspect.signature(factory).bind(**settings)
-        with no_exit(f"estimator {name}", SettingsError):
+        with no_exit(f"estimator {name}", errors.SettingsError):
             return factory(**settings)
-    except RepairkitError:
+    except errors.RepairkitError:
         raise
     except Exception as error:
         given = f"with {', '.join(settings)}" if settings else "without arguments"
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{name} cannot be called {given} ({type(error).__name__}: {first_line(error)})"
         ) from error

@@ -19,14 +19,12 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.attacked import ADVERSARIAL, IMAGE, TARGET
-from repairkit.core.errors import DataError
-from repairkit.core.suite import Array
+from repairkit.core import attacked, errors, suite
 from repairkit.formats.documents import fault_of
 
 KIND = "repairkit attack"
 RECORD = "attack"
-TAKEN = ("x", "y", "split", ADVERSARIAL, TARGET, IMAGE, RECORD)
+TAKEN = ("x", "y", "split", attacked.ADVERSARIAL, attacked.TARGET, attacked.IMAGE, RECORD)
 """Names of arrays that no column of the attacked data may have."""
 
 
@@ -72,28 +70,28 @@ _OF_METHOD = {
 class AttackedImages:
     """Images and what is known of each; every array but `x` is (n_images,)."""
 
-    x: Array
+    x: suite.Array
     y: NDArray[np.int64]
     split: NDArray[np.str_]
     adversarial: NDArray[np.uint8]
     target: NDArray[np.int64]
     image: NDArray[np.int64]
-    attributes: Mapping[str, Array]
+    attributes: Mapping[str, suite.Array]
 
 
-def check_columns(columns: Mapping[str, Array]) -> None:
+def check_columns(columns: Mapping[str, suite.Array]) -> None:
     """Refuse data whose columns an attack file could not keep.
 
     Raises:
         DataError: the data was attacked already, or has a column of a name that is taken.
     """
-    if {ADVERSARIAL, TARGET} <= set(columns):
-        raise DataError(
+    if {attacked.ADVERSARIAL, attacked.TARGET} <= set(columns):
+        raise errors.DataError(
             "the data holds adversarial images already; attack the images that they were made from"
         )
     clash = sorted(set(columns) & set(TAKEN))
     if clash:
-        raise DataError(
+        raise errors.DataError(
             f"the data has a column {clash[0]!r}, a name that an attack's file has a meaning for; "
             "rename it"
         )
@@ -105,9 +103,9 @@ def attack_archive(images: AttackedImages, record: Mapping[str, Any]) -> bytes:
         "x": images.x,
         "y": images.y,
         "split": images.split,
-        ADVERSARIAL: images.adversarial,
-        TARGET: images.target,
-        IMAGE: images.image,
+        attacked.ADVERSARIAL: images.adversarial,
+        attacked.TARGET: images.target,
+        attacked.IMAGE: images.image,
         RECORD: np.array(json.dumps(record, ensure_ascii=True, allow_nan=False)),
         **{name: _plain(column) for name, column in images.attributes.items()},
     }
@@ -116,11 +114,11 @@ def attack_archive(images: AttackedImages, record: Mapping[str, Any]) -> bytes:
     return stored.getvalue()
 
 
-def _plain(column: Array) -> Array:
+def _plain(column: suite.Array) -> suite.Array:
     return column.astype(str) if column.dtype == object else column
 
 
-def attack_record(path: Path, stored: Array | None) -> AttackRecord:
+def attack_record(path: Path, stored: suite.Array | None) -> AttackRecord:
     """The record of an attack, from the array of that name in the file at `path`.
 
     Raises:
@@ -134,7 +132,7 @@ def attack_record(path: Path, stored: Array | None) -> AttackRecord:
         if not fault_of(record, AttackRecord) and _is_whole(record):
             whole: AttackRecord = record
             return whole
-    raise DataError(
+    raise errors.DataError(
         f"{path}: was not written by repairkit attack; make adversarial images with it first"
     )
 

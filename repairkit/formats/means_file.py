@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.errors import RunFolderError, SettingsError
-from repairkit.core.filters import FilterMeans, Site, Sums
+from repairkit.core import errors, filters
 from repairkit.formats.documents import read_json
 
 KIND = "repairkit means"
@@ -32,7 +31,7 @@ class CommonMeans:
     sites_at: str
     data: tuple[str, ...]
     n_images: int
-    sums: Mapping[str, Sums]
+    sums: Mapping[str, filters.Sums]
 
     @property
     def digest(self) -> str:
@@ -43,27 +42,27 @@ class CommonMeans:
         return digest.hexdigest()
 
     def levels(
-        self, sites: Sequence[Site], *, model: str, sites_at: str, where: str
-    ) -> FilterMeans:
+        self, sites: Sequence[filters.Site], *, model: str, sites_at: str, where: str
+    ) -> filters.FilterMeans:
         """The levels of these sites.
 
         Raises:
             SettingsError: they are another model's, were read elsewhere, or lack a site.
         """
         if model != self.model:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"{where}: holds means of another model (digest {self.model[:12]}, not "
                 f"{model[:12]}); compute them anew with `repairkit means`"
             )
         if sites_at != self.sites_at:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"{where}: holds means at the {self.sites_at} and filters are read at the "
                 f"{sites_at}; use one --sites-at for both"
             )
         for site in sites:
             known = self.sums.get(site.name)
             if known is None or known.total.shape != site.level_shape:
-                raise SettingsError(
+                raise errors.SettingsError(
                     f"{where}: holds no means of {site.level_shape} for the site {site.name!r}; "
                     "compute them anew for the same --sites and --include"
                 )
@@ -101,14 +100,14 @@ def read_means(path: Path) -> CommonMeans:
             fault = "its digest does not match what it holds"
         except (KeyError, TypeError, ValueError) as error:
             fault = f"{type(error).__name__}: {error}"
-    raise RunFolderError(
+    raise errors.RunFolderError(
         f"{path}: cannot be read as means ({fault}); compute them anew with `repairkit means`"
     )
 
 
 def _parse(document: Mapping[str, Any]) -> CommonMeans:
     sums = {
-        str(name): Sums(np.asarray(site["sums"], np.float64), int(site["count"]))
+        str(name): filters.Sums(np.asarray(site["sums"], np.float64), int(site["count"]))
         for name, site in document["sites"].items()
     }
     if not all(s.count > 0 and np.isfinite(s.total).all() for s in sums.values()):

@@ -19,16 +19,7 @@ from typing import Any, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RunFolderError, SettingsError, VerificationError
-from repairkit.core.filters import (
-    Filter,
-    FrozenFilter,
-    HeadChange,
-    HeadKind,
-    Patch,
-    TensorEdit,
-    constant_of,
-)
+from repairkit.core import errors, filters
 from repairkit.formats.documents import read_json, to_json, write_text
 from repairkit.formats.stored_files import StoredFile, stored_file
 
@@ -59,8 +50,8 @@ class PatchFile:
     what stands in the file and cannot be proven from the two models: figures, notes, settings.
     """
 
-    patch: Patch
-    edits: tuple[TensorEdit, ...]
+    patch: filters.Patch
+    edits: tuple[filters.TensorEdit, ...]
     source_digest: str
     result_digest: str
     sites_at: str
@@ -85,7 +76,7 @@ class PatchFile:
         }
 
 
-def claimed_patch(patch: Patch) -> dict[str, Any]:
+def claimed_patch(patch: filters.Patch) -> dict[str, Any]:
     """What metadata and reports say of a patch: what is frozen, how far, and the head's change."""
     claim: dict[str, Any] = {
         "frozen": [
@@ -101,7 +92,7 @@ def claimed_patch(patch: Patch) -> dict[str, Any]:
     return claim
 
 
-def claimed_head(head: HeadChange) -> dict[str, Any]:
+def claimed_head(head: filters.HeadChange) -> dict[str, Any]:
     """What metadata say of a change of the head: of weights, which are many, their SHA-256."""
     return {
         "kind": head.kind,
@@ -127,7 +118,7 @@ HeadOf = Callable[[str], NDArray[np.float64]]
 """The weights that a model holds in the last layer of that name."""
 
 
-def patch_of_claim(claim: Mapping[str, Any], weights_of: HeadOf) -> Patch:
+def patch_of_claim(claim: Mapping[str, Any], weights_of: HeadOf) -> filters.Patch:
     """The patch that a model's metadata claims.
 
     Args:
@@ -140,21 +131,25 @@ def patch_of_claim(claim: Mapping[str, Any], weights_of: HeadOf) -> Patch:
     """
     body = {k: v for k, v in claim.items() if k != "digest"}
     if claim.get("digest") != claim_digest(body):
-        raise VerificationError("the model's claim of its patch does not match its own digest")
+        raise errors.VerificationError(
+            "the model's claim of its patch does not match its own digest"
+        )
     further = sorted(set(body) - set(_CLAIMED))
     if further:
-        raise VerificationError(
+        raise errors.VerificationError(
             f"the model's claim of its patch also names {', '.join(further)}, which nothing can "
             "prove; repairkit claims the source, the sites and what is frozen, no more"
         )
     try:
         gains = body.get("gains", {})
         frozen = tuple(
-            FrozenFilter(Filter.parse(i), constant_of(c), _gain(gains.get(i, 0.0)))
+            filters.FrozenFilter(
+                filters.Filter.parse(i), filters.constant_of(c), _gain(gains.get(i, 0.0))
+            )
             for i, c in body["frozen"]
         )
         head = _head_of_claim(body["head"], weights_of) if "head" in body else None
-        patch = Patch(frozen, head)
+        patch = filters.Patch(frozen, head)
         _check_once(patch)
         include = tuple(body["include"])
         claimed = PatchFile(
@@ -173,8 +168,10 @@ def patch_of_claim(claim: Mapping[str, Any], weights_of: HeadOf) -> Patch:
         # What was read says the same, so that nothing hides in how it is written.
         if claim_digest(claimed.claim()) != claim["digest"]:
             raise ValueError("it is not written as repairkit writes it")
-    except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
-        raise VerificationError(f"the model's claim of its patch is broken ({error})") from error
+    except (AttributeError, KeyError, TypeError, ValueError, errors.SettingsError) as error:
+        raise errors.VerificationError(
+            f"the model's claim of its patch is broken ({error})"
+        ) from error
     return patch
 
 
@@ -184,14 +181,14 @@ def _gain(value: Any) -> float:
     return float(value)
 
 
-def _head_of_claim(document: Any, weights_of: HeadOf) -> HeadChange:
+def _head_of_claim(document: Any, weights_of: HeadOf) -> filters.HeadChange:
     if set(document) != {"kind", "layer", "bias", "weight"}:
         raise ValueError("the change of the last layer is not written as repairkit writes it")
     weight = None
     if document["weight"] is not None:
         weight = weights_of(_typed(document, "layer", str))
         if weight_digest(weight) != document["weight"]:
-            raise VerificationError(
+            raise errors.VerificationError(
                 "the weights of the last layer are not those that a claim in the metadata names; "
                 "where it was refitted again later, verify each patch against the model that it "
                 "was made for"
@@ -199,11 +196,11 @@ def _head_of_claim(document: Any, weights_of: HeadOf) -> HeadChange:
     return _head(document, weight)
 
 
-def _head(document: Any, weight: NDArray[np.float64] | None) -> HeadChange:
+def _head(document: Any, weight: NDArray[np.float64] | None) -> filters.HeadChange:
     """A change of the head from JSON, but for its weights."""
-    kind: HeadKind = document["kind"]
+    kind: filters.HeadKind = document["kind"]
     numbers = document["bias"]
-    if kind not in get_args(HeadKind) or (kind == "last-layer") != (weight is not None):
+    if kind not in get_args(filters.HeadKind) or (kind == "last-layer") != (weight is not None):
         raise ValueError(f"{kind!r} with these numbers is no change of a last layer")
     bias = None
     if numbers is not None:
@@ -213,10 +210,10 @@ def _head(document: Any, weight: NDArray[np.float64] | None) -> HeadChange:
     for array in (bias, weight):
         if array is not None and not (array.size and np.isfinite(array).all()):
             raise ValueError("the new last layer has numbers that are not finite, or none")
-    return HeadChange(kind, _typed(document, "layer", str), bias, weight)
+    return filters.HeadChange(kind, _typed(document, "layer", str), bias, weight)
 
 
-def _check_once(patch: Patch) -> None:
+def _check_once(patch: filters.Patch) -> None:
     if not patch.frozen and patch.head is None:
         raise ValueError("it changes nothing")
     names = [frozen.id for frozen in patch.filters]
@@ -273,7 +270,7 @@ def patch_file_text(file: PatchFile) -> str:
     return to_json({**document, "seal": claim_digest(document)})
 
 
-def _stored_head(head: HeadChange) -> dict[str, Any]:
+def _stored_head(head: filters.HeadChange) -> dict[str, Any]:
     weight = head.weight
     return {
         **claimed_head(head),
@@ -295,13 +292,13 @@ def read_patch_file(path: Path) -> PatchFile:
     """
     document = read_json(path, "a patch file")
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise RunFolderError(f"{path}: is not a patch file of repairkit")
+        raise errors.RunFolderError(f"{path}: is not a patch file of repairkit")
     if document.get("schema") not in SCHEMAS or type(document["schema"]) is not int:
         known = " and ".join(map(str, SCHEMAS))
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{path}: has schema {document.get('schema')!r}; this version reads {known}"
         )
-    altered = VerificationError(f"{path}: was altered (its content does not match its seal)")
+    altered = errors.VerificationError(f"{path}: was altered (its content does not match its seal)")
     try:
         sealed = {name: value for name, value in document.items() if name != "seal"}
         if document["seal"] != claim_digest(sealed):
@@ -310,7 +307,7 @@ def read_patch_file(path: Path) -> PatchFile:
         if document["digest"] != file.digest:
             raise altered
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: is a broken patch file ({error!r})") from error
+        raise errors.RunFolderError(f"{path}: is a broken patch file ({error!r})") from error
     return file
 
 
@@ -318,7 +315,7 @@ def _parse(document: Mapping[str, Any]) -> PatchFile:
     source, sites = _typed(document, "source", dict), _typed(document, "sites", dict)
     known = {"schema", "kind", "seal", "digest", *READ}
     frozen = tuple(_frozen(f) for f in _typed(document, "frozen", list))
-    patch = Patch(frozen, _parsed_head(document["head"]) if "head" in document else None)
+    patch = filters.Patch(frozen, _parsed_head(document["head"]) if "head" in document else None)
     _check_once(patch)
     if document["schema"] != (2 if patch.head or any(f.gain for f in frozen) else 1):
         raise ValueError("its schema is not that of what it holds")
@@ -360,18 +357,20 @@ def _text(value: Any) -> str:
     return value
 
 
-def _frozen(document: Any) -> FrozenFilter:
-    wanted = Filter(_typed(document, "site", str), _typed(document, "channel", int))
+def _frozen(document: Any) -> filters.FrozenFilter:
+    wanted = filters.Filter(_typed(document, "site", str), _typed(document, "channel", int))
     constant = document["constant"]
     numbers = constant if type(constant) is list else [constant]
     if not numbers or any(type(n) not in (int, float) or not math.isfinite(n) for n in numbers):
         raise ValueError(f"the constant of {wanted.id} is no finite number")
     if document["filter"] != wanted.id:
         raise ValueError(f"{document['filter']!r} is not {wanted.id}")
-    return FrozenFilter(wanted, constant_of(constant), _gain(document.get("gain", 0.0)))
+    return filters.FrozenFilter(
+        wanted, filters.constant_of(constant), _gain(document.get("gain", 0.0))
+    )
 
 
-def _parsed_head(document: Any) -> HeadChange:
+def _parsed_head(document: Any) -> filters.HeadChange:
     weight = None
     if document["weight"] is not None:
         held = document["weight"]
@@ -383,7 +382,7 @@ def _parsed_head(document: Any) -> HeadChange:
     return _head(document, weight)
 
 
-def _edit(document: Any) -> TensorEdit:
+def _edit(document: Any) -> filters.TensorEdit:
     runs = []
     for run in _typed(document, "runs", list):
         start, stop = run
@@ -391,7 +390,7 @@ def _edit(document: Any) -> TensorEdit:
             raise ValueError(f"{run!r} is no range")
         runs.append((start, stop))
     replaces = document["replaces"]
-    return TensorEdit(
+    return filters.TensorEdit(
         kind=_typed(document, "kind", str),
         tensor=_typed(document, "tensor", str),
         runs=tuple(runs),

@@ -14,9 +14,8 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RunFolderError
+from repairkit.core import errors, framework
 from repairkit.core.filters import Filter, Roster
-from repairkit.core.framework import LayerMap
 from repairkit.core.metric import MeasureFacts
 from repairkit.core.process.writing import is_draft
 from repairkit.core.scores import Scores
@@ -236,7 +235,7 @@ class RunFolder:
         """
         document = read_json(self.run_file, "a run")
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise RunFolderError(
+            raise errors.RunFolderError(
                 f"{self.run_file}: is not a run of this version (schema {SCHEMA} was expected)"
             )
         fault = fault_of(document, RunDocument)
@@ -245,7 +244,7 @@ class RunFolder:
         if not fault and not document["settings"]["metrics"]:
             fault = "settings.metrics names no metric"
         if fault:
-            raise RunFolderError(
+            raise errors.RunFolderError(
                 f"{self.run_file}: cannot be read as a run ({fault}); score the model again"
             )
         return cast(RunDocument, document)
@@ -258,7 +257,7 @@ class RunFolder:
         """
         run = self.read()
         if not run["finished"]:
-            raise RunFolderError(f"{self.path}: is not finished; go on with score --resume")
+            raise errors.RunFolderError(f"{self.path}: is not finished; go on with score --resume")
         return run
 
     def read_metrics(self) -> list[str]:
@@ -273,7 +272,7 @@ class RunFolder:
         document: RunDocument,
         scores: Scores,
         roster: Roster,
-        layers: LayerMap | None = None,
+        layers: framework.LayerMap | None = None,
         *,
         without: Collection[int] = (),
         details: Mapping[str, Any] | None = None,
@@ -297,7 +296,7 @@ class RunFolder:
         left_out = run["excluded"].get("filters", []) if "excluded" in run else []
         expected, n_known = run["n_filters"] - len(left_out), len({row.filter for row in rows})
         if not len(rows) == n_known == expected:
-            raise RunFolderError(
+            raise errors.RunFolderError(
                 f"{self.scores_file}: has {len(rows)} rows about {n_known} filters, and "
                 f"{expected} were ranked; score the model again"
             )

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from repairkit.core.errors import RunFolderError
+from repairkit.core import errors, framework
 from repairkit.core.filters import Filter
-from repairkit.core.framework import LayerMap
 from repairkit.core.process.text import from_cell, plain_cell
 from repairkit.core.scores import Scores
 
@@ -85,16 +84,18 @@ def _row(row: Mapping[str, str]) -> ScoreRow:
     )
 
 
-def unreadable(path: Path, error: Exception) -> RunFolderError:
+def unreadable(path: Path, error: Exception) -> errors.RunFolderError:
     """What is said where scores cannot be read."""
     reason = error.strerror if isinstance(error, OSError) else error
-    return RunFolderError(f"{path}: cannot be read as scores ({reason}); score the model again")
+    return errors.RunFolderError(
+        f"{path}: cannot be read as scores ({reason}); score the model again"
+    )
 
 
 def scores_table(
     scores: Scores,
     filters: Sequence[Filter],
-    layers: LayerMap | None = None,
+    layers: framework.LayerMap | None = None,
     *,
     without: Collection[int] = (),
 ) -> list[dict[str, Any]]:
@@ -123,7 +124,7 @@ def scores_table(
 def scores_csv(
     scores: Scores,
     filters: Sequence[Filter],
-    layers: LayerMap | None = None,
+    layers: framework.LayerMap | None = None,
     *,
     without: Collection[int] = (),
 ) -> str:

@@ -5,8 +5,6 @@ order, metadata and every untouched byte survive. A tensor that something else a
 is computed, is cloned before it is edited.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,19 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import ModelError
-from repairkit.core.filters import (
-    AddedTensor,
-    Change,
-    FilterMeans,
-    FrozenFilter,
-    HeadChange,
-    HeadKind,
-    Patch,
-    Roster,
-    TensorChange,
-    TensorEdit,
-)
+from repairkit.core import errors, filters
 from repairkit.graph.index import ConstantArrays, GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head, head_named, kernel_order
 from repairkit.graph.kinds.kind import Survey
@@ -39,10 +25,10 @@ class Baked:
     """A patched model, and every change that was made to its tensors, in order."""
 
     model: ModelProto
-    edits: tuple[TensorEdit, ...]
+    edits: tuple[filters.TensorEdit, ...]
 
 
-def bake(survey: Survey, patch: Patch) -> Baked:
+def bake(survey: Survey, patch: filters.Patch) -> Baked:
     """A model in which the filters of `patch` hold their constants.
 
     Args:
@@ -53,8 +39,8 @@ def bake(survey: Survey, patch: Patch) -> Baked:
         SettingsError: the patch names a filter that the model does not have.
         ModelError: a constant cannot be stored where the model keeps its numbers.
     """
-    roster = Roster(survey.sites)
-    by_site: dict[str, list[FrozenFilter]] = {}
+    roster = filters.Roster(survey.sites)
+    by_site: dict[str, list[filters.FrozenFilter]] = {}
     for frozen in patch.frozen:
         roster.column(frozen.filter)
         by_site.setdefault(frozen.filter.site, []).append(frozen)
@@ -63,7 +49,7 @@ def bake(survey: Survey, patch: Patch) -> Baked:
         layer = survey.layers[site]
         reason = layer.why_not_partly() if any(f.gain for f in members) else ""
         if reason:
-            raise ModelError(f"filters of {site!r} cannot be frozen partly: {reason}")
+            raise errors.ModelError(f"filters of {site!r} cannot be frozen partly: {reason}")
         editor.apply(layer.freeze(members))
     if patch.head is not None:
         head = head_named(survey.index, patch.head.layer)
@@ -71,7 +57,7 @@ def bake(survey: Survey, patch: Patch) -> Baked:
     return Baked(editor.model, tuple(editor.edits))
 
 
-def representable(survey: Survey, means: FilterMeans) -> FilterMeans:
+def representable(survey: Survey, means: filters.FilterMeans) -> filters.FilterMeans:
     """The levels nearest to `means` at which baking can freeze each filter exactly.
 
     Freezing at these levels makes masked and baked models equal.
@@ -82,19 +68,19 @@ def representable(survey: Survey, means: FilterMeans) -> FilterMeans:
     return {site: survey.layers[site].nearest(level) for site, level in means.items()}
 
 
-def is_idle(survey: Survey, frozen: FrozenFilter) -> bool:
+def is_idle(survey: Survey, frozen: filters.FrozenFilter) -> bool:
     """Whether freezing a filter would change no number: it yields its constant already."""
     held = survey.layers[frozen.filter.site].holds(frozen.filter.channel, frozen.constant)
     if held is not None:
         return held
-    alone = bake(survey, Patch((frozen,)))
+    alone = bake(survey, filters.Patch((frozen,)))
     return all(changes_nothing(edit, survey.model, alone.model) for edit in alone.edits)
 
 
 # What was frozen
 
 
-def infer_patch(before: Survey, after: Survey) -> Patch:
+def infer_patch(before: Survey, after: Survey) -> filters.Patch:
     """The filters that hold a constant after and did not, or held another one, before.
 
     A filter that was frozen partly holds no constant and is not seen. New numbers of the last layer
@@ -107,7 +93,7 @@ def infer_patch(before: Survey, after: Survey) -> Patch:
     """
     known = {site.name: site for site in before.sites}
     added = {t.name: place for place, t in enumerate(after.model.graph.initializer)}
-    patches: list[tuple[int, list[FrozenFilter]]] = []
+    patches: list[tuple[int, list[filters.FrozenFilter]]] = []
     for name, layer in after.layers.items():
         if known.get(name) != layer.site:
             continue
@@ -119,21 +105,21 @@ def infer_patch(before: Survey, after: Survey) -> Patch:
             patches.append((min((added.get(name, 0) for name in fresh), default=0), frozen))
     patches.sort(key=lambda pair: pair[0])
     every = tuple(f for _, of_site in patches for f in of_site)
-    return Patch(every, _changed_head(before.index, after.index))
+    return filters.Patch(every, _changed_head(before.index, after.index))
 
 
-def _changed_head(before: GraphIndex, after: GraphIndex) -> HeadChange | None:
+def _changed_head(before: GraphIndex, after: GraphIndex) -> filters.HeadChange | None:
     """The new numbers of the first last layer that differs; None where none does."""
     for output in before.outputs:
         try:
             old, new = find_head(before, output), find_head(after, output)
-        except ModelError:
+        except errors.ModelError:
             continue  # an output that no layer of classes makes
         if old.name != new.name or old.weight.shape != new.weight.shape:
             continue
         refitted = not np.array_equal(old.weight, new.weight)
-        kind: HeadKind = "last-layer" if refitted else "bias"
-        change = HeadChange(kind, new.name, new.bias, new.weight if refitted else None)
+        kind: filters.HeadKind = "last-layer" if refitted else "bias"
+        change = filters.HeadChange(kind, new.name, new.bias, new.weight if refitted else None)
         if changes_head(old, change):
             return change
     return None
@@ -142,7 +128,7 @@ def _changed_head(before: GraphIndex, after: GraphIndex) -> HeadChange | None:
 # Undoing
 
 
-def revert(model: ModelProto, edits: Sequence[TensorEdit]) -> ModelProto:
+def revert(model: ModelProto, edits: Sequence[filters.TensorEdit]) -> ModelProto:
     """The model as it was before `edits` were made, in the order given.
 
     Args:
@@ -165,7 +151,7 @@ def revert(model: ModelProto, edits: Sequence[TensorEdit]) -> ModelProto:
 Floats = NDArray[np.float64]
 
 
-def biased(index: GraphIndex, head: ClassHead, shift: Floats) -> HeadChange:
+def biased(index: GraphIndex, head: ClassHead, shift: Floats) -> filters.HeadChange:
     """The change that adds `shift` to the class scores, rounded to what the file can hold.
 
     Args:
@@ -177,12 +163,16 @@ def biased(index: GraphIndex, head: ClassHead, shift: Floats) -> HeadChange:
         ModelError: the head has no place for class biases, or it cannot hold these.
     """
     if head.fixed_bias:
-        raise ModelError(head.fixed_bias)
+        raise errors.ModelError(head.fixed_bias)
     before = np.zeros(head.n_classes) if head.bias is None else head.bias
-    return held(index, head, HeadChange("bias", head.name, before + shift / head.bias_scale))
+    return held(
+        index, head, filters.HeadChange("bias", head.name, before + shift / head.bias_scale)
+    )
 
 
-def refitted(index: GraphIndex, head: ClassHead, weight: Floats, shift: Floats) -> HeadChange:
+def refitted(
+    index: GraphIndex, head: ClassHead, weight: Floats, shift: Floats
+) -> filters.HeadChange:
     """The change that adds `weight` and `shift` to what the head computes from its features.
 
     Args:
@@ -195,16 +185,16 @@ def refitted(index: GraphIndex, head: ClassHead, weight: Floats, shift: Floats) 
         ModelError: the weights cannot be changed, or the file cannot hold these numbers.
     """
     if head.fixed_weight:
-        raise ModelError(head.fixed_weight)
+        raise errors.ModelError(head.fixed_weight)
     bias = None
     if head.place is not None:
         before = np.zeros(head.n_classes) if head.bias is None else head.bias
         bias = before + shift / head.bias_scale
     changed = head.weight + weight / head.weight_scale[:, None]
-    return held(index, head, HeadChange("last-layer", head.name, bias, changed))
+    return held(index, head, filters.HeadChange("last-layer", head.name, bias, changed))
 
 
-def held(index: GraphIndex, head: ClassHead, change: HeadChange) -> HeadChange:
+def held(index: GraphIndex, head: ClassHead, change: filters.HeadChange) -> filters.HeadChange:
     """The change with the numbers as they read back once they are stored.
 
     Raises:
@@ -221,18 +211,20 @@ def held(index: GraphIndex, head: ClassHead, change: HeadChange) -> HeadChange:
         bias = _bias_as_stored(constants, head, change.bias)
     for numbers in (weight, bias):
         if numbers is not None and not np.isfinite(numbers).all():
-            raise ModelError(f"the last layer {head.name!r} cannot hold the new numbers")
-    return HeadChange(change.kind, head.name, bias, weight)
+            raise errors.ModelError(f"the last layer {head.name!r} cannot hold the new numbers")
+    return filters.HeadChange(change.kind, head.name, bias, weight)
 
 
-def head_changes(constants: ConstantArrays, head: ClassHead, change: HeadChange) -> list[Change]:
+def head_changes(
+    constants: ConstantArrays, head: ClassHead, change: filters.HeadChange
+) -> list[filters.Change]:
     """What to write: the numbers that differ from those in the file.
 
     Raises:
         ModelError: the change does not fit the head.
     """
     _check(head, change)
-    changes: list[Change] = []
+    changes: list[filters.Change] = []
     if change.weight is not None:
         layer = constants.index.nodes[head.node]
         new, old = (kernel_order(layer, w) for w in (change.weight, head.weight))
@@ -245,19 +237,23 @@ def head_changes(constants: ConstantArrays, head: ClassHead, change: HeadChange)
         changes += _differing(node, slot, change.bias, before, name)
     elif np.any(change.bias != (0.0 if head.bias is None else head.bias)):
         array = change.bias.astype(head.dtype)
-        changes.append(AddedTensor(node=node, slot=slot, array=array, name=name))
+        changes.append(filters.AddedTensor(node=node, slot=slot, array=array, name=name))
     return changes
 
 
-def _differing(node: int, slot: int, new: Floats, old: Floats, name: str) -> list[TensorChange]:
+def _differing(
+    node: int, slot: int, new: Floats, old: Floats, name: str
+) -> list[filters.TensorChange]:
     """One change of all numbers that differ; none where all are equal."""
     places = np.flatnonzero(new != old)
     if not len(places):
         return []
-    return [TensorChange(node=node, slot=slot, positions=places, values=new[places], clone=name)]
+    return [
+        filters.TensorChange(node=node, slot=slot, positions=places, values=new[places], clone=name)
+    ]
 
 
-def changes_head(head: ClassHead, change: HeadChange) -> bool:
+def changes_head(head: ClassHead, change: filters.HeadChange) -> bool:
     """Whether baking a change would alter any number."""
     if change.weight is not None and not np.array_equal(change.weight, head.weight):
         return True
@@ -265,18 +261,18 @@ def changes_head(head: ClassHead, change: HeadChange) -> bool:
     return change.bias is not None and bool(np.any(change.bias != before))
 
 
-def _check(head: ClassHead, change: HeadChange) -> None:
+def _check(head: ClassHead, change: filters.HeadChange) -> None:
     if change.kind == "bias" and (change.bias is None or change.weight is not None):
-        raise ModelError("a change of class biases names biases and no weights")
+        raise errors.ModelError("a change of class biases names biases and no weights")
     if change.kind == "last-layer" and change.weight is None:
-        raise ModelError("a refitted last layer names its weights")
+        raise errors.ModelError("a refitted last layer names its weights")
     if change.bias is not None and head.place is None:
-        raise ModelError(head.fixed_bias)
+        raise errors.ModelError(head.fixed_bias)
     if change.weight is not None and head.fixed_weight:
-        raise ModelError(head.fixed_weight)
+        raise errors.ModelError(head.fixed_weight)
     for numbers, wanted in ((change.bias, (head.n_classes,)), (change.weight, head.weight.shape)):
         if numbers is not None and numbers.shape != wanted:
-            raise ModelError(
+            raise errors.ModelError(
                 f"the last layer {head.name!r} has numbers of shape {wanted}, and {numbers.shape} "
                 "were given"
             )

@@ -1,7 +1,5 @@
 """Make a model depend on its images alone: fix its other inputs, and seed its random numbers."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 

@@ -4,20 +4,12 @@ A rule returns the axis in the node's output, or None where it is lost, and list
 work over all images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
-from repairkit.graph.index import (
-    ConstantArrays,
-    attribute,
-    int_attribute,
-    ints_attribute,
-    node_name,
-)
+from repairkit.graph import index
 
 Shapes = dict[str, list[int | str | None]]
 """Sizes by tensor: numbers, names, or None where nothing is known."""
@@ -48,7 +40,7 @@ class Trace:
     `batch` is the name of the number of images in `shapes`.
     """
 
-    constants: ConstantArrays
+    constants: index.ConstantArrays
     shapes: Shapes
     batch: str
     axes: dict[str, int]
@@ -71,11 +63,11 @@ class Trace:
 
     def axis_given(self, node: NodeProto, default: int) -> int | None:
         """The attribute `axis`, counted from the front; None where the rank is not known."""
-        return self.from_front(int_attribute(node, "axis", default), node.input[0])
+        return self.from_front(index.int_attribute(node, "axis", default), node.input[0])
 
     def axes_given(self, node: NodeProto) -> list[int] | None:
         """The attribute `axes`, or the second input in newer opsets; None where there is none."""
-        given = ints_attribute(node, "axes")
+        given = index.ints_attribute(node, "axes")
         return self.numbers(node, 1) if given is None else given
 
     def from_front(self, axis: int, tensor: str) -> int | None:
@@ -101,7 +93,7 @@ class Trace:
                 self.axes.setdefault(name, seen[0])
 
     def mixes(self, node: NodeProto, why: str) -> None:
-        self.mixers.append(Mixer(node_name(node), node.op_type, why))
+        self.mixers.append(Mixer(index.node_name(node), node.op_type, why))
 
 
 _ONE_BY_ONE = frozenset(
@@ -174,13 +166,13 @@ def _reduce(trace: Trace, node: NodeProto) -> int | None:
     axes = trace.axes_given(node)
     if axes is None and len(node.input) > 1 and node.input[1]:
         return None
-    if not axes and int_attribute(node, "noop_with_empty_axes", 0):
+    if not axes and index.int_attribute(node, "noop_with_empty_axes", 0):
         return batch_axis
     counted = [trace.from_front(axis, node.input[0]) for axis in axes or []]
     if not axes or batch_axis in counted:
         trace.mixes(node, "reduces over the images of a batch")
         return None
-    return _without(batch_axis, counted, kept=bool(int_attribute(node, "keepdims", 1)))
+    return _without(batch_axis, counted, kept=bool(index.int_attribute(node, "keepdims", 1)))
 
 
 def _without(batch_axis: int, gone: list[int | None], *, kept: bool) -> int | None:
@@ -194,7 +186,7 @@ def _without(batch_axis: int, gone: list[int | None], *, kept: bool) -> int | No
 def _extreme(trace: Trace, node: NodeProto) -> int | None:
     batch_axis = _over("takes the largest or least")(trace, node)
     axis = trace.axis_given(node, 0)
-    kept = bool(int_attribute(node, "keepdims", 1))
+    kept = bool(index.int_attribute(node, "keepdims", 1))
     return None if batch_axis is None else _without(batch_axis, [axis], kept=kept)
 
 
@@ -229,7 +221,7 @@ def _dynamic_quantisation(trace: Trace, node: NodeProto) -> int | None:
 def _batch_norm(trace: Trace, node: NodeProto) -> int | None:
     batch_axis = trace.axes.get(node.input[0])
     measured = sum(bool(name) for name in node.output) > 1  # before opset 14 that is training
-    training = int_attribute(node, "training_mode", 0) or (trace.opset < 14 and measured)
+    training = index.int_attribute(node, "training_mode", 0) or (trace.opset < 14 and measured)
     if batch_axis is not None and training:
         trace.mixes(node, "is in training mode and normalises over the images of a batch")
     return batch_axis
@@ -244,7 +236,7 @@ def _layer_norm(trace: Trace, node: NodeProto) -> int | None:
 
 
 def _mean_variance(trace: Trace, node: NodeProto) -> int | None:
-    batch_axis, given = trace.axes.get(node.input[0]), ints_attribute(node, "axes")
+    batch_axis, given = trace.axes.get(node.input[0]), index.ints_attribute(node, "axes")
     axes = [0, 2, 3] if given is None else given
     if batch_axis in [trace.from_front(axis, node.input[0]) for axis in axes]:
         trace.mixes(node, "normalises over the images of a batch")
@@ -268,7 +260,10 @@ def _instances(trace: Trace, node: NodeProto) -> int | None:
 
 
 def _recurrent(trace: Trace, node: NodeProto) -> int | None:
-    batch_axis, batch_first = trace.axes.get(node.input[0]), int_attribute(node, "layout", 0) == 1
+    batch_axis, batch_first = (
+        trace.axes.get(node.input[0]),
+        index.int_attribute(node, "layout", 0) == 1,
+    )
     if batch_axis is None:
         return None
     if batch_axis != (0 if batch_first else 1):
@@ -311,7 +306,7 @@ def _factor(trace: Trace, tensor: str, *, contracted: int) -> int | str | None:
 
 
 def _gemm(trace: Trace, node: NodeProto) -> int | None:
-    turned = int_attribute(node, "transA", 0), int_attribute(node, "transB", 0)
+    turned = index.int_attribute(node, "transA", 0), index.int_attribute(node, "transB", 0)
     first, second = (trace.axes.get(node.input[slot]) for slot in (0, 1))
     rows = None if first is None else first ^ turned[0]
     columns = None if second is None else second ^ turned[1]
@@ -325,7 +320,7 @@ def _gemm(trace: Trace, node: NodeProto) -> int | None:
 
 
 def _einsum(trace: Trace, node: NodeProto) -> int | None:
-    equation = attribute(node, "equation")
+    equation = index.attribute(node, "equation")
     text = "" if equation is None else equation.s.decode().replace(" ", "")
     if "->" not in text or "." in text:
         return None
@@ -358,7 +353,7 @@ def _slice(trace: Trace, node: NodeProto) -> int | None:
     batch_axis = trace.axes.get(node.input[0])
     if batch_axis is None:
         return None
-    parts = [attribute(node, name) for name in ("starts", "ends", "axes")]
+    parts = [index.attribute(node, name) for name in ("starts", "ends", "axes")]
     if parts[0] is not None:
         lists = [None if part is None else list(part.ints) for part in parts]
         steps = None
@@ -401,7 +396,7 @@ def _unstack(trace: Trace, node: NodeProto) -> int | None:
 
 
 def _transpose(trace: Trace, node: NodeProto) -> int | None:
-    batch_axis, order = trace.axes.get(node.input[0]), ints_attribute(node, "perm")
+    batch_axis, order = trace.axes.get(node.input[0]), index.ints_attribute(node, "perm")
     if batch_axis is None:
         return None
     if order is not None:
@@ -418,7 +413,7 @@ def _flatten(trace: Trace, node: NodeProto) -> int | None:
 def _reshape(trace: Trace, node: NodeProto) -> int | None:
     """Images stay first where the first size is copied, or the only one that is free."""
     batch_axis, shape = trace.axes.get(node.input[0]), trace.numbers(node, 1)
-    if batch_axis != 0 or not shape or int_attribute(node, "allowzero", 0):
+    if batch_axis != 0 or not shape or index.int_attribute(node, "allowzero", 0):
         return None
     return 0 if shape[0] in (0, -1) else None
 

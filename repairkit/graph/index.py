@@ -1,7 +1,5 @@
 """Which node makes and which nodes read each tensor of a graph, and which tensors are constant."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field

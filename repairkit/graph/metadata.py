@@ -3,8 +3,6 @@
 Patching leaves the map of layers as it is.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Sequence
@@ -12,15 +10,14 @@ from typing import Any
 
 from onnx import ModelProto
 
-from repairkit.core.errors import VerificationError
-from repairkit.core.framework import LayerMap
+from repairkit.core import errors, framework
 
 LAYERS_KEY = "repairkit.layers"
 
 logger = logging.getLogger(__name__)
 
 
-def read_layer_map(model: ModelProto) -> LayerMap | None:
+def read_layer_map(model: ModelProto) -> framework.LayerMap | None:
     """The map in a model's metadata; None where there is none.
 
     A broken map is ignored with a warning, because only names are lost.
@@ -29,7 +26,7 @@ def read_layer_map(model: ModelProto) -> LayerMap | None:
     if not texts:
         return None
     try:
-        return LayerMap.from_json(json.loads(texts[0]))
+        return framework.LayerMap.from_json(json.loads(texts[0]))
     except (ValueError, RecursionError) as error:
         logger.warning(
             "the model's %s metadata is broken (%s): layers go without their names; export the "
@@ -40,7 +37,7 @@ def read_layer_map(model: ModelProto) -> LayerMap | None:
         return None
 
 
-def write_layer_map(model: ModelProto, layers: LayerMap) -> None:
+def write_layer_map(model: ModelProto, layers: framework.LayerMap) -> None:
     """Put a map into a model's metadata, in place of an older one."""
     entry = next((p for p in model.metadata_props if p.key == LAYERS_KEY), None)
     entry = model.metadata_props.add(key=LAYERS_KEY) if entry is None else entry
@@ -62,9 +59,9 @@ def read_claims(model: ModelProto) -> list[dict[str, Any]]:
     try:
         claims = json.loads(texts[0])
     except (ValueError, RecursionError) as error:
-        raise VerificationError(f"the model's {PATCHES_KEY} metadata is broken") from error
+        raise errors.VerificationError(f"the model's {PATCHES_KEY} metadata is broken") from error
     if not isinstance(claims, list) or not all(isinstance(c, dict) for c in claims):
-        raise VerificationError(f"the model's {PATCHES_KEY} metadata is broken")
+        raise errors.VerificationError(f"the model's {PATCHES_KEY} metadata is broken")
     return claims
 
 

@@ -5,8 +5,6 @@ node is not understood, its outputs are followed no further, unless shape infere
 batch in their shape. What the graph does not show is left to a trial on images.
 """
 
-from __future__ import annotations
-
 import onnx
 from onnx import ModelProto, NodeProto
 

@@ -1,7 +1,5 @@
 """What the structure of a graph shows about a model that has not run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,11 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.metric import Measure, Metric
-from repairkit.core.outputs import OutputForm
+from repairkit.core import errors, metric, outputs, suite
 from repairkit.core.process.text import clean
-from repairkit.core.suite import Annotations, Array
 from repairkit.metrics import group_metrics, image_metrics, robustness
 from repairkit.metrics.definition import Case, Definition
 from repairkit.metrics.robustness import check_targets
@@ -64,11 +61,11 @@ def definition_of(name: str) -> Definition | None:
     return None
 
 
-def measure_of(name: str) -> Measure:
+def measure_of(name: str) -> metric.Measure:
     """What a name alone tells of a metric's figures; of a `module:function` it tells no more."""
     definition, (kind, _, argument) = definition_of(name), name.partition(":")
     if definition is None:
-        return Measure(words=name)
+        return metric.Measure(words=name)
     words = definition.measure.words.replace("{}", argument or kind)
     return replace(definition.measure, words=words)
 
@@ -78,7 +75,9 @@ def is_user_metric(name: str) -> bool:
     return ":" in name and definition_of(name) is None
 
 
-def spell_out(names: Sequence[str], annotations: Annotations, n_classes: int) -> tuple[str, ...]:
+def spell_out(
+    names: Sequence[str], annotations: suite.Annotations, n_classes: int
+) -> tuple[str, ...]:
     """The names, those that end in `*` replaced by one for each class or group with an image.
 
     `annotations` are those of the images that will be judged. No name comes twice.
@@ -99,7 +98,7 @@ def spell_out(names: Sequence[str], annotations: Annotations, n_classes: int) ->
     return tuple(spelt)
 
 
-def _classes_present(annotations: Annotations, n_classes: int) -> list[str]:
+def _classes_present(annotations: suite.Annotations, n_classes: int) -> list[str]:
     known = annotations.class_names
     present = np.unique(annotations.labels).tolist()
     return [known[c] if c < len(known) else str(c) for c in range(n_classes) if c in present]
@@ -108,12 +107,12 @@ def _classes_present(annotations: Annotations, n_classes: int) -> list[str]:
 def make_metric(
     name: str,
     *,
-    form: OutputForm | None,
-    annotations: Annotations,
+    form: outputs.OutputForm | None,
+    annotations: suite.Annotations,
     n_classes: int,
-    sample: Array | None = None,
+    sample: suite.Array | None = None,
     places: NDArray[np.intp] | None = None,
-) -> Metric:
+) -> metric.Metric:
     """The metric called `name` (see `METRIC_NAMES`).
 
     `annotations` are those of the whole dataset, whatever part is judged later. `form` may be None,
@@ -128,9 +127,9 @@ def make_metric(
         return user_metric(name, annotations, sample, places)
     definition = definition_of(name)
     if definition is None:
-        raise SettingsError(_unknown(name, annotations))
+        raise errors.SettingsError(_unknown(name, annotations))
     if form is None:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{name} needs class scores or one number per image and the output gives neither; "
             f"choose another --output, or give a metric module:function"
         )
@@ -158,50 +157,50 @@ def make_metric(
     )
 
 
-def _check_form(definition: Definition, name: str, form: OutputForm) -> None:
+def _check_form(definition: Definition, name: str, form: outputs.OutputForm) -> None:
     if "numbers" in definition.needs and form.kind != "values":
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{name} is for regressors and this model gives {form.kind}; use "
             f"accuracy or loss, or say that the model is a regressor"
         )
     if "classes" in definition.needs and form.kind == "values":
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{name} needs classes and this model is judged as a regressor; use "
             f"mean_absolute_error or a metric module:function"
         )
 
 
-def _check_labels(annotations: Annotations, n_classes: int) -> None:
+def _check_labels(annotations: suite.Annotations, n_classes: int) -> None:
     labels = np.asarray(annotations.labels)
     if labels.dtype.kind not in "iu":
-        raise DataError(
+        raise errors.DataError(
             f"the labels are of type {labels.dtype} and class numbers were expected; give class "
             f"numbers or names, or use mean_absolute_error if the model is a regressor"
         )
     wrong = labels[(labels < 0) | (labels >= n_classes)]
     if len(wrong):
-        raise DataError(
+        raise errors.DataError(
             f"{len(wrong)} of {len(labels)} labels are beyond the model's {n_classes} classes "
             f"(first: {wrong[0]}); expected 0 to {n_classes - 1}: check the class names and the "
             f"data"
         )
 
 
-def _check_groups(definition: Definition, name: str, annotations: Annotations) -> None:
+def _check_groups(definition: Definition, name: str, annotations: suite.Annotations) -> None:
     names = ", ".join(annotations.attributes)
     columns = f" (columns found: {names})" if names else ""
     if annotations.groups is None:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{name} compares groups and none are named; name their column with --group{columns}"
         )
     if "two groups" in definition.needs and len(annotations.group_names) < 2:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{name} compares groups and there is only {', '.join(annotations.group_names)!r}; "
             f"choose a column with two or more values with --group{columns}"
         )
 
 
-def _class_number(name: str, annotations: Annotations, n_classes: int) -> int:
+def _class_number(name: str, annotations: suite.Annotations, n_classes: int) -> int:
     wanted = clean(name.partition(":")[2])
     number = _position(wanted, annotations.class_names[:n_classes])
     if number is not None:
@@ -210,18 +209,18 @@ def _class_number(name: str, annotations: Annotations, n_classes: int) -> int:
         return int(wanted)
     close = difflib.get_close_matches(wanted, annotations.class_names, 1)
     hint = f"did you mean recall:{close[0]}? " if close else ""
-    raise SettingsError(
+    raise errors.SettingsError(
         f"there is no class {wanted!r}; {hint}use a number from 0 to {n_classes - 1}"
         f"{_known(annotations)}"
     )
 
 
-def _group_number(name: str, annotations: Annotations) -> int:
+def _group_number(name: str, annotations: suite.Annotations) -> int:
     wanted, names = clean(name.partition(":")[2]), annotations.group_names
     number = _position(wanted, names)
     if number is not None:
         return number
-    raise SettingsError(
+    raise errors.SettingsError(
         f"there is no group {wanted!r}; use one of: {', '.join(names)}, or * for each"
     )
 
@@ -240,13 +239,13 @@ def _without_zeros(name: str) -> str:
     return _WHOLE.sub(r"\1", clean(name))
 
 
-def _known(annotations: Annotations) -> str:
+def _known(annotations: suite.Annotations) -> str:
     names = annotations.class_names
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     return f" or one of: {shown}" if names else ""
 
 
-def _unknown(name: str, annotations: Annotations) -> str:
+def _unknown(name: str, annotations: suite.Annotations) -> str:
     takes = {definition.name: definition.takes for definition in METRICS}.get(name)
     if takes:
         known = _known(annotations) if takes == "CLASS" else ""

@@ -17,26 +17,25 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import DataError, SettingsError
+from repairkit.core import errors, suite
 from repairkit.core.metric import Measure, Metric, ScoreImages
 from repairkit.core.outputs import LOG_FLOOR, OutputForm
-from repairkit.core.suite import Annotations, Array, Indices
 
 Weights = NDArray[np.float64]
 """Shape (n_images,)."""
 
 
-def weigh_evenly(annotations: Annotations) -> Weights:
+def weigh_evenly(annotations: suite.Annotations) -> Weights:
     """Every image counts the same."""
     n_images = _n_images(annotations)
     return np.full(n_images, 1.0 / n_images)
 
 
-def weigh_class(class_number: int, annotations: Annotations) -> Weights:
+def weigh_class(class_number: int, annotations: suite.Annotations) -> Weights:
     """Images of one class share everything; DataError where there is none of them."""
     members = annotations.labels == class_number
     if not members.any():
-        raise DataError(
+        raise errors.DataError(
             f"none of the {_n_images(annotations)} images is of class "
             f"{class_name(annotations, class_number)}; give this part of the data some, or ask "
             f"for the recall of another class"
@@ -45,11 +44,11 @@ def weigh_class(class_number: int, annotations: Annotations) -> Weights:
     return weights
 
 
-def weigh_group(group_number: int, annotations: Annotations) -> Weights:
+def weigh_group(group_number: int, annotations: suite.Annotations) -> Weights:
     """Images of one group share everything; DataError where there is none of them."""
     members = groups_of(annotations) == group_number
     if not members.any():
-        raise DataError(
+        raise errors.DataError(
             f"none of the {_n_images(annotations)} images is of group "
             f"{annotations.group_names[group_number]!r}; give this part of the data some, or ask "
             f"for another group"
@@ -58,61 +57,61 @@ def weigh_group(group_number: int, annotations: Annotations) -> Weights:
     return weights
 
 
-def weigh_groups(annotations: Annotations) -> Weights:
+def weigh_groups(annotations: suite.Annotations) -> Weights:
     """Groups share alike, and so do the images in each; DataError where a group is empty."""
     return _balanced(_groups_all_there(annotations))
 
 
-def weigh_groups_and_labels(annotations: Annotations) -> Weights:
+def weigh_groups_and_labels(annotations: suite.Annotations) -> Weights:
     """Every pair of group and label that occurs shares alike; DataError where a group is empty."""
     groups = _groups_all_there(annotations)
     _, labels = np.unique(annotations.labels, return_inverse=True)
     return _balanced(groups * (labels.max() + 1) + labels)
 
 
-def groups_of(annotations: Annotations) -> NDArray[np.int64]:
+def groups_of(annotations: suite.Annotations) -> NDArray[np.int64]:
     """Shape (n_images,): the group of each image; SettingsError where no groups are known."""
     if annotations.groups is None:
-        raise SettingsError(
+        raise errors.SettingsError(
             "this metric compares groups and the data has none; name the column with --group"
         )
     return annotations.groups
 
 
-def class_name(annotations: Annotations, class_number: int) -> str:
+def class_name(annotations: suite.Annotations, class_number: int) -> str:
     """The name of a class as a message shows it."""
     names = annotations.class_names
     return repr(names[class_number]) if class_number < len(names) else str(class_number)
 
 
-def _groups_all_there(annotations: Annotations) -> NDArray[np.int64]:
+def _groups_all_there(annotations: suite.Annotations) -> NDArray[np.int64]:
     n_images = _n_images(annotations)
     groups = groups_of(annotations)
     sizes = np.bincount(groups, minlength=len(annotations.group_names))
     empty = [name for name, size in zip(annotations.group_names, sizes, strict=True) if not size]
     if empty:
-        raise DataError(
+        raise errors.DataError(
             f"none of the {n_images} images is of group {', '.join(map(repr, empty))}; give this "
             f"part of the data some, or leave the group out"
         )
     return groups
 
 
-def _balanced(cells: Array) -> Weights:
+def _balanced(cells: suite.Array) -> Weights:
     _, cell, sizes = np.unique(cells, return_inverse=True, return_counts=True)
     weights: Weights = 1.0 / (len(sizes) * sizes[cell])
     return weights
 
 
-def _n_images(annotations: Annotations) -> int:
+def _n_images(annotations: suite.Annotations) -> int:
     if not len(annotations):
-        raise DataError("this part of the data holds no images; give it at least one")
+        raise errors.DataError("this part of the data holds no images; give it at least one")
     return len(annotations)
 
 
 Need = Literal["classes", "numbers", "groups", "two groups", "attack"]
 """Class labels, numbers as labels, groups, at least two of them, or the columns of an attack."""
-Weigh = Callable[[Annotations], Weights]
+Weigh = Callable[[suite.Annotations], Weights]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +131,7 @@ class Case:
     measure: Measure
     form: OutputForm
     n_classes: int
-    annotations: Annotations
+    annotations: suite.Annotations
     number: int = -1
 
 
@@ -175,11 +174,11 @@ class ImageMetric:
     def scorer(self) -> object:
         return self.score_images
 
-    def weights(self, annotations: Annotations) -> Weights:
+    def weights(self, annotations: suite.Annotations) -> Weights:
         """Shape (n_images,); DataError where a group or class that it needs has no image."""
         return self.weigh(annotations)
 
-    def score(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+    def score(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
         """Shape (n_images,)."""
         return self.score_images(outputs, annotations)
 
@@ -213,7 +212,7 @@ class Hits:
 
     form: OutputForm
 
-    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
         hits = self.form.predictions(outputs) == annotations.labels
         return np.asarray(hits, np.float64)
 
@@ -224,7 +223,7 @@ class LogLikelihoods:
 
     form: OutputForm
 
-    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
         logs = self.form.log_probabilities(outputs)
         likelihoods: NDArray[np.float64] = logs[np.arange(len(logs)), annotations.labels]
         return likelihoods
@@ -236,7 +235,7 @@ class Surprises:
 
     form: OutputForm
 
-    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
         # 0 - x rather than -x: a page should not show "-0.0".
         return 0.0 - LogLikelihoods(self.form)(outputs, annotations)
 
@@ -291,11 +290,11 @@ class GroupMetric:
     def scorer(self) -> object:
         return self
 
-    def weights(self, annotations: Annotations) -> Weights:
+    def weights(self, annotations: suite.Annotations) -> Weights:
         """Shape (n_images,); DataError where a group has no image."""
         return self.weigh(annotations)
 
-    def score(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+    def score(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
         """Shape ()."""
         return np.asarray(self.judge(self.tally(outputs, annotations))[0])
 
@@ -304,7 +303,10 @@ class GroupMetric:
         return np.ones(len(tally.labelled), bool) if self.know is None else self.know(tally)
 
     def tally(
-        self, outputs: Array, annotations: Annotations, draws: Indices | None = None
+        self,
+        outputs: suite.Array,
+        annotations: suite.Annotations,
+        draws: suite.Indices | None = None,
     ) -> Tally:
         """Counts of the images at each row of `draws` (n_draws, n); one draw of all by default."""
         predictions = self.form.predictions(outputs)
@@ -313,9 +315,9 @@ class GroupMetric:
 
 def tally_predictions(
     predictions: NDArray[np.int64],
-    annotations: Annotations,
+    annotations: suite.Annotations,
     n_classes: int,
-    draws: Indices | None = None,
+    draws: suite.Indices | None = None,
 ) -> Tally:
     """Counts of the images at each row of `draws` (n_draws, n); one draw of all by default."""
     groups = groups_of(annotations)
@@ -334,7 +336,7 @@ def tally_predictions(
     return Tally(count(true_cells), count(said_cells), count(hit_cells))
 
 
-def check_defined(metric: Metric, annotations: Annotations, part: str) -> None:
+def check_defined(metric: Metric, annotations: suite.Annotations, part: str) -> None:
     """Refuse images that do not define a metric, before anything is spent on them.
 
     Args:
@@ -348,17 +350,17 @@ def check_defined(metric: Metric, annotations: Annotations, part: str) -> None:
     """
     try:
         metric.weights(annotations)
-    except DataError as error:
-        raise DataError(f"{metric.name} on the {part} part: {error}") from error
+    except errors.DataError as error:
+        raise errors.DataError(f"{metric.name} on the {part} part: {error}") from error
     if isinstance(metric, GroupMetric) and not metric.known(_labels_alone(metric, annotations))[0]:
-        raise DataError(
+        raise errors.DataError(
             f"{metric.name} is not defined on the {len(annotations)} images of the {part} part: no "
             "class that it judges has images in two groups; give this part other images, or choose "
             "another metric"
         )
 
 
-def _labels_alone(metric: GroupMetric, annotations: Annotations) -> Tally:
+def _labels_alone(metric: GroupMetric, annotations: suite.Annotations) -> Tally:
     """The tally of a model that predicts nothing: labels alone decide what is defined."""
     shape = (1, len(annotations.group_names), metric.n_classes)
     cells = groups_of(annotations) * metric.n_classes + annotations.labels

@@ -20,11 +20,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.attacked import adversarial, is_attacked
-from repairkit.core.errors import DataError, SettingsError
+from repairkit.core import attacked, errors, results
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
-from repairkit.core.results import Evaluation, Figure
 from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.metrics.chance import binomial_tail
 from repairkit.metrics.definition import GroupMetric
@@ -45,7 +43,7 @@ class _Resampling:
 
     def __post_init__(self) -> None:
         if self.n_resamples < 1 or not 0.0 < self.confidence < 1.0:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"{self.n_resamples} resamples at confidence {self.confidence:g} give no "
                 f"interval; use at least 1 (better 1000) and a confidence between 0 and 1"
             )
@@ -61,7 +59,7 @@ def evaluate(
     n_resamples: int = 2000,
     confidence: float = 0.95,
     seed: int,
-) -> Evaluation:
+) -> results.Evaluation:
     """The model's metrics on these images, and its accuracy in each group that is present.
 
     Every figure has a percentile bootstrap interval, except that accuracies (overall, of a group,
@@ -87,7 +85,7 @@ def evaluate(
     overall = {metric.name: figures[metric.name] for metric in metrics}
     sizes = _group_sizes(annotations)
     groups = {name: figures[_of_group(name)] for name in sizes if _of_group(name) in figures}
-    return Evaluation(
+    return results.Evaluation(
         suite=suite, n_images=len(annotations), metrics=overall, groups=groups, group_sizes=sizes
     )
 
@@ -102,7 +100,7 @@ def difference(
     n_resamples: int = 2000,
     confidence: float = 0.95,
     seed: int,
-) -> dict[str, Figure]:
+) -> dict[str, results.Figure]:
     """What a change to the model did: after less before, on the same images.
 
     Holds each metric by its name and the accuracy of each present group as `accuracy:GROUP`. All
@@ -155,13 +153,13 @@ def _figures_by_name(
     sets: Sequence[Metric],
     annotations: Annotations,
     resampling: _Resampling,
-) -> dict[str, Figure]:
+) -> dict[str, results.Figure]:
     """Figures by name: those of means, the groups' among them, then those of sets."""
     strata = annotations.groups
     if strata is None:
         strata = np.zeros(len(annotations), np.int64)
-    if is_attacked(annotations):
-        strata = 2 * strata + adversarial(annotations)
+    if attacked.is_attacked(annotations):
+        strata = 2 * strata + attacked.adversarial(annotations)
     intervals = figures_with_intervals(
         lambda draws: np.hstack([means.resampled(draws), set_figures(draws)]),
         strata,
@@ -214,11 +212,11 @@ def _shares(
     return shares
 
 
-def _wilson_if_needed(figure: Figure, n_images: float, confidence: float) -> Figure:
+def _wilson_if_needed(figure: results.Figure, n_images: float, confidence: float) -> results.Figure:
     if math.isnan(figure.value) or (0.0 < figure.value < 1.0 and n_images >= FEWEST_FOR_BOOTSTRAP):
         return figure
     low, high = wilson(figure.value * n_images, n_images, confidence=confidence)
-    return Figure(figure.value, min(low, figure.value), max(high, figure.value))
+    return results.Figure(figure.value, min(low, figure.value), max(high, figure.value))
 
 
 def _may_be_chance(changes: FigureTable, weights: FigureTable, level: float) -> bool:
@@ -236,8 +234,8 @@ def _may_be_chance(changes: FigureTable, weights: FigureTable, level: float) -> 
     return binomial_tail(max(gained, lost), gained + lost) > level
 
 
-def _with_zero(figure: Figure) -> Figure:
-    return Figure(figure.value, min(figure.ci_low, 0.0), max(figure.ci_high, 0.0))
+def _with_zero(figure: results.Figure) -> results.Figure:
+    return results.Figure(figure.value, min(figure.ci_low, 0.0), max(figure.ci_high, 0.0))
 
 
 def _group_sizes(annotations: Annotations) -> dict[str, int]:
@@ -254,9 +252,9 @@ def _group_sizes(annotations: Annotations) -> dict[str, int]:
 def _plain_groups(annotations: Annotations) -> NDArray[np.int64]:
     """The group of each image; -1 for one that an attack made, by which no group is judged."""
     assert annotations.groups is not None
-    if not is_attacked(annotations):
+    if not attacked.is_attacked(annotations):
         return annotations.groups
-    plain: NDArray[np.int64] = np.where(adversarial(annotations), -1, annotations.groups)
+    plain: NDArray[np.int64] = np.where(attacked.adversarial(annotations), -1, annotations.groups)
     return plain
 
 
@@ -266,9 +264,9 @@ def _of_group(name: str) -> str:
 
 def _check_lengths(outputs: Array, annotations: Annotations, suite: str) -> None:
     if not len(annotations):
-        raise DataError(f"suite {suite!r} holds no images; give it a share of the data")
+        raise errors.DataError(f"suite {suite!r} holds no images; give it a share of the data")
     if len(outputs) != len(annotations):
-        raise DataError(
+        raise errors.DataError(
             f"suite {suite!r} has {len(annotations)} labels and {len(outputs)} outputs; run the "
             f"model on exactly the suite's images, in their order"
         )
@@ -285,7 +283,7 @@ def groups_beyond(
     *,
     form: OutputForm | None,
     seed: int,
-) -> dict[str, Figure]:
+) -> dict[str, results.Figure]:
     """Groups whose accuracy surely falls, and by more than `most`; see `falls_beyond`.
 
     Args:
@@ -306,7 +304,7 @@ def groups_beyond(
     return falls_beyond(changes, most)
 
 
-def falls_beyond(changes: Mapping[str, Figure], most: float) -> dict[str, Figure]:
+def falls_beyond(changes: Mapping[str, results.Figure], most: float) -> dict[str, results.Figure]:
     """The changes of the groups that surely lose accuracy, and more than `most` of it.
 
     A loss is sure where its interval lies below 0. So a group of 8 images of which one is lost
@@ -324,7 +322,7 @@ def falls_beyond(changes: Mapping[str, Figure], most: float) -> dict[str, Figure
     return dict(sorted(beyond.items(), key=lambda item: item[1].value))
 
 
-def falls_in_words(beyond: dict[str, Figure], most: float) -> str:
+def falls_in_words(beyond: dict[str, results.Figure], most: float) -> str:
     """The groups of `falls_beyond` in words, for a refusal."""
     falls = ", ".join(
         f"{name!r} by {100 * change.value:+.1f} points ({100 * change.ci_low:+.1f} to "

@@ -12,37 +12,20 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.metric import Measure
+from repairkit.core import metric, suite
 from repairkit.core.outputs import OutputForm
-from repairkit.core.suite import Annotations, Array
-from repairkit.metrics.definition import (
-    Case,
-    Counts,
-    Definition,
-    Figures,
-    GroupMetric,
-    ImageMetric,
-    LogLikelihoods,
-    Need,
-    Tally,
-    Weigh,
-    Weights,
-    groups_of,
-    tally_predictions,
-    weigh_groups,
-    weigh_groups_and_labels,
-)
+from repairkit.metrics import definition
 
 _Any = TypeVar("_Any", np.float64, np.bool_)
 
 
-def _least_accuracy(tally: Tally) -> Figures:
+def _least_accuracy(tally: definition.Tally) -> definition.Figures:
     rates, known = _rates(tally.hits.sum(axis=-1), tally.group_sizes)
-    least: Figures = np.where(known, rates, np.inf).min(axis=-1)
+    least: definition.Figures = np.where(known, rates, np.inf).min(axis=-1)
     return least
 
 
-def _worst_group_size(tally: Tally) -> int:
+def _worst_group_size(tally: definition.Tally) -> int:
     """The size of the worst group of the first draw; of the smallest where several are as bad."""
     sizes = tally.group_sizes[0]
     rates, known = _rates(tally.hits[0].sum(axis=-1), sizes)
@@ -50,59 +33,59 @@ def _worst_group_size(tally: Tally) -> int:
     return int(sizes[worst].min())
 
 
-def _parity_gap(tally: Tally) -> Figures:
+def _parity_gap(tally: definition.Tally) -> definition.Figures:
     return _gap(tally.predicted, tally.group_sizes[..., np.newaxis])
 
 
-def _opportunity_gap(tally: Tally) -> Figures:
+def _opportunity_gap(tally: definition.Tally) -> definition.Figures:
     return _gap(tally.hits, tally.labelled)
 
 
-def _odds_gap(tally: Tally) -> Figures:
+def _odds_gap(tally: definition.Tally) -> definition.Figures:
     others = tally.group_sizes[..., np.newaxis] - tally.labelled
     false_positives = _gap(tally.predicted - tally.hits, others)
     return np.maximum(_opportunity_gap(tally), false_positives)
 
 
-def _parity_ratio(tally: Tally) -> Figures:
+def _parity_ratio(tally: definition.Tally) -> definition.Figures:
     return _ratio(tally.predicted, tally.group_sizes[..., np.newaxis])
 
 
-def _opportunity_ratio(tally: Tally) -> Figures:
+def _opportunity_ratio(tally: definition.Tally) -> definition.Figures:
     return _ratio(tally.hits, tally.labelled)
 
 
-def _odds_ratio(tally: Tally) -> Figures:
+def _odds_ratio(tally: definition.Tally) -> definition.Figures:
     others = tally.group_sizes[..., np.newaxis] - tally.labelled
     return np.minimum(_opportunity_ratio(tally), _ratio(tally.predicted - tally.hits, others))
 
 
-def _ratio(part: Counts, whole: Counts) -> Figures:
+def _ratio(part: definition.Counts, whole: definition.Counts) -> definition.Figures:
     """The least part / whole of any group over the greatest; 1 where fewer than two count."""
     greatest, least = extremes(part, whole)
     ratios = np.ones_like(greatest)
     np.divide(least, greatest, out=ratios, where=(greatest > 0) & (least < greatest))
-    worst: Figures = _judged(ratios).min(axis=-1)
+    worst: definition.Figures = _judged(ratios).min(axis=-1)
     return worst
 
 
-def _gap(part: Counts, whole: Counts) -> Figures:
+def _gap(part: definition.Counts, whole: definition.Counts) -> definition.Figures:
     """The greatest difference of part / whole between groups; 0 where fewer than two."""
     greatest, least = extremes(part, whole)
     differences = np.maximum(greatest - least, 0.0)  # -inf where no group counts
-    widest: Figures = _judged(differences).max(axis=-1)
+    widest: definition.Figures = _judged(differences).max(axis=-1)
     return widest
 
 
-def _parity_known(tally: Tally) -> NDArray[np.bool_]:
+def _parity_known(tally: definition.Tally) -> NDArray[np.bool_]:
     return _any_class(_comparable(tally.group_sizes[..., np.newaxis]))
 
 
-def _opportunity_known(tally: Tally) -> NDArray[np.bool_]:
+def _opportunity_known(tally: definition.Tally) -> NDArray[np.bool_]:
     return _any_class(_judged(_comparable(tally.labelled)))
 
 
-def _odds_known(tally: Tally) -> NDArray[np.bool_]:
+def _odds_known(tally: definition.Tally) -> NDArray[np.bool_]:
     others = tally.group_sizes[..., np.newaxis] - tally.labelled
     return _opportunity_known(tally) | _any_class(_judged(_comparable(others)))
 
@@ -112,13 +95,15 @@ def _any_class(by_class: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return known
 
 
-def _comparable(whole: Counts) -> NDArray[np.bool_]:
+def _comparable(whole: definition.Counts) -> NDArray[np.bool_]:
     """Whether two groups have images that a rate counts, by draw and class."""
     several: NDArray[np.bool_] = (whole > 0).sum(axis=-2) >= 2
     return several
 
 
-def extremes(part: Counts, whole: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def extremes(
+    part: definition.Counts, whole: definition.Counts
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The greatest and the least rate of any group per draw and class; -inf and inf of none."""
     rates, known = _rates(part, whole)
     return (
@@ -132,7 +117,9 @@ def _judged(by_class: NDArray[_Any]) -> NDArray[_Any]:
     return by_class[..., 1:] if by_class.shape[-1] == 2 else by_class
 
 
-def _rates(part: Counts, whole: Counts) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _rates(
+    part: definition.Counts, whole: definition.Counts
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Part / whole, and where the whole is not empty (elsewhere the rate says nothing)."""
     known = np.broadcast_to(whole > 0, part.shape)
     return part / np.maximum(whole, 1), known
@@ -142,19 +129,21 @@ def _rates(part: Counts, whole: Counts) -> tuple[NDArray[np.float64], NDArray[np
 
 
 def _compared(
-    judge: Callable[[Tally], Figures], know: Callable[[Tally], NDArray[np.bool_]], weigh: Weigh
-) -> Callable[[Case], GroupMetric]:
+    judge: Callable[[definition.Tally], definition.Figures],
+    know: Callable[[definition.Tally], NDArray[np.bool_]],
+    weigh: definition.Weigh,
+) -> Callable[[definition.Case], definition.GroupMetric]:
     """How a metric that compares groups is made."""
     return lambda case: _compare(case, judge, know, weigh)
 
 
 def _compare(
-    case: Case,
-    judge: Callable[[Tally], Figures],
-    know: Callable[[Tally], NDArray[np.bool_]],
-    weigh: Weigh,
-) -> GroupMetric:
-    return GroupMetric(
+    case: definition.Case,
+    judge: Callable[[definition.Tally], definition.Figures],
+    know: Callable[[definition.Tally], NDArray[np.bool_]],
+    weigh: definition.Weigh,
+) -> definition.GroupMetric:
+    return definition.GroupMetric(
         name=case.name,
         measure=case.measure,
         form=case.form,
@@ -165,55 +154,59 @@ def _compare(
     )
 
 
-def _compared_odds(judge: Callable[[Tally], Figures]) -> Callable[[Case], GroupMetric]:
+def _compared_odds(
+    judge: Callable[[definition.Tally], definition.Figures],
+) -> Callable[[definition.Case], definition.GroupMetric]:
     """Images are best drawn evenly over labels too, but with two classes only.
 
     With more, the rest counts as one class, and must keep its mixture.
     """
 
-    def make(case: Case) -> GroupMetric:
+    def make(case: definition.Case) -> definition.GroupMetric:
         by_label = case.n_classes == 2
-        weigh = weigh_groups_and_labels if by_label else weigh_groups
+        weigh = definition.weigh_groups_and_labels if by_label else definition.weigh_groups
         return _compare(case, judge, _odds_known, weigh)
 
     return make
 
 
-def _worst_group(case: Case) -> GroupMetric:
-    return GroupMetric(
+def _worst_group(case: definition.Case) -> definition.GroupMetric:
+    return definition.GroupMetric(
         name=case.name,
         measure=case.measure,
         form=case.form,
         n_classes=case.n_classes,
         judge=_least_accuracy,
-        weigh=weigh_groups,
+        weigh=definition.weigh_groups,
         n_behind=_worst_group_size,
-        smooth=LogLikelihoods(case.form),
+        smooth=definition.LogLikelihoods(case.form),
     )
 
 
 _OF_GROUPS: tuple[str, ...] = ("group_loss", "group_loss:*")
-_TWO_GROUPS: frozenset[Need] = frozenset({"classes", "two groups"})
+_TWO_GROUPS: frozenset[definition.Need] = frozenset({"classes", "two groups"})
 
 
-def _difference(words: str) -> Measure:
-    return Measure(words=words, greater_is_better=False, unit="share", ends=(0.0, 1.0), even_at=0.0)
+def _difference(words: str) -> metric.Measure:
+    return metric.Measure(
+        words=words, greater_is_better=False, unit="share", ends=(0.0, 1.0), even_at=0.0
+    )
 
 
-def _ratio_measure(words: str) -> Measure:
-    return Measure(words=words, ends=(0.0, 1.0), even_at=1.0)
+def _ratio_measure(words: str) -> metric.Measure:
+    return metric.Measure(words=words, ends=(0.0, 1.0), even_at=1.0)
 
 
-WORST_GROUP_ACCURACY = Definition(
+WORST_GROUP_ACCURACY = definition.Definition(
     name="worst_group_accuracy",
-    measure=Measure(words="accuracy of the worst group", unit="share", ends=(0.0, 1.0)),
+    measure=metric.Measure(words="accuracy of the worst group", unit="share", ends=(0.0, 1.0)),
     make=_worst_group,
     needs=frozenset({"classes", "groups"}),
     searched_by=_OF_GROUPS,
 )
 """The accuracy of the group that fares worst (Sagawa et al., 2020)."""
 
-EQUALIZED_ODDS_DIFFERENCE = Definition(
+EQUALIZED_ODDS_DIFFERENCE = definition.Definition(
     name="equalized_odds_difference",
     measure=_difference("equalized odds difference"),
     make=_compared_odds(_odds_gap),
@@ -227,10 +220,10 @@ rest and the class with the greatest difference. A group without images of a cla
 other) is left out of that rate.
 """
 
-DEMOGRAPHIC_PARITY_DIFFERENCE = Definition(
+DEMOGRAPHIC_PARITY_DIFFERENCE = definition.Definition(
     name="demographic_parity_difference",
     measure=_difference("demographic parity difference"),
-    make=_compared(_parity_gap, _parity_known, weigh_groups),
+    make=_compared(_parity_gap, _parity_known, definition.weigh_groups),
     needs=_TWO_GROUPS,
     searched_by=_OF_GROUPS,
 )
@@ -241,10 +234,10 @@ difference. Images are best drawn evenly over groups but not over labels: that w
 shares.
 """
 
-EQUAL_OPPORTUNITY_DIFFERENCE = Definition(
+EQUAL_OPPORTUNITY_DIFFERENCE = definition.Definition(
     name="equal_opportunity_difference",
     measure=_difference("equal opportunity difference"),
-    make=_compared(_opportunity_gap, _opportunity_known, weigh_groups_and_labels),
+    make=_compared(_opportunity_gap, _opportunity_known, definition.weigh_groups_and_labels),
     needs=_TWO_GROUPS,
     searched_by=_OF_GROUPS,
 )
@@ -254,7 +247,7 @@ Fairlearn's definition (true positive rates). With two classes, class 1 is meant
 class with the greatest difference. A group without images of a class is left out of its rates.
 """
 
-EQUALIZED_ODDS_RATIO = Definition(
+EQUALIZED_ODDS_RATIO = definition.Definition(
     name="equalized_odds_ratio",
     measure=_ratio_measure("equalized odds ratio"),
     make=_compared_odds(_odds_ratio),
@@ -266,10 +259,10 @@ Fairlearn's definition, worst case, with classes as in `equalized_odds_differenc
 that are all 0 is 1.
 """
 
-DEMOGRAPHIC_PARITY_RATIO = Definition(
+DEMOGRAPHIC_PARITY_RATIO = definition.Definition(
     name="demographic_parity_ratio",
     measure=_ratio_measure("demographic parity ratio"),
-    make=_compared(_parity_ratio, _parity_known, weigh_groups),
+    make=_compared(_parity_ratio, _parity_known, definition.weigh_groups),
     needs=_TWO_GROUPS,
 )
 """The least share predicted to be of a class in any group, over the greatest.
@@ -278,10 +271,10 @@ Fairlearn's definition, with classes as in `demographic_parity_difference`. Wher
 shares are even: the ratio is 1.
 """
 
-EQUAL_OPPORTUNITY_RATIO = Definition(
+EQUAL_OPPORTUNITY_RATIO = definition.Definition(
     name="equal_opportunity_ratio",
     measure=_ratio_measure("equal opportunity ratio"),
-    make=_compared(_opportunity_ratio, _opportunity_known, weigh_groups_and_labels),
+    make=_compared(_opportunity_ratio, _opportunity_known, definition.weigh_groups_and_labels),
     needs=_TWO_GROUPS,
 )
 """The least true positive rate of any group over the greatest.
@@ -306,13 +299,13 @@ class Predicted:
     form: OutputForm
     class_number: int
 
-    def __call__(self, outputs: Array, _: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: suite.Array, _: suite.Annotations) -> NDArray[np.float64]:
         return np.asarray(self.form.predictions(outputs) == self.class_number, np.float64)
 
 
 def group_rates(
-    form: OutputForm, class_number: int, annotations: Annotations
-) -> dict[tuple[str, str], ImageMetric]:
+    form: OutputForm, class_number: int, annotations: suite.Annotations
+) -> dict[tuple[str, str], definition.ImageMetric]:
     """The rates of a class as metrics, by rate and group; range [0, 1].
 
     A rate that no image of the group counts for is left out.
@@ -321,9 +314,11 @@ def group_rates(
     for rate in RATES:
         for number, group in enumerate(annotations.group_names):
             if _counted(rate, number, class_number, annotations).any():
-                metrics[rate, group] = ImageMetric(
+                metrics[rate, group] = definition.ImageMetric(
                     name=f"{rate}:{class_number}:{group}",
-                    measure=Measure(words=rate.replace("_", " "), unit="share", ends=(0.0, 1.0)),
+                    measure=metric.Measure(
+                        words=rate.replace("_", " "), unit="share", ends=(0.0, 1.0)
+                    ),
                     score_range=(0.0, 1.0),
                     score_images=Predicted(form, class_number),
                     weigh=partial(_weigh, rate, number, class_number),
@@ -331,12 +326,12 @@ def group_rates(
     return metrics
 
 
-def left_out(annotations: Annotations, n_classes: int) -> list[str]:
+def left_out(annotations: suite.Annotations, n_classes: int) -> list[str]:
     """Sentences on the groups that have no rate of a class, for they hold no image that it counts.
 
     Of two classes only the second is judged; of more, each against the rest.
     """
-    groups, names = groups_of(annotations), annotations.group_names
+    groups, names = definition.groups_of(annotations), annotations.group_names
     cells = np.bincount(
         groups * n_classes + annotations.labels, minlength=len(names) * n_classes
     ).reshape(len(names), n_classes)
@@ -363,13 +358,13 @@ def left_out(annotations: Annotations, n_classes: int) -> list[str]:
     return sentences
 
 
-def _name_of_class(annotations: Annotations, class_number: int) -> str:
+def _name_of_class(annotations: suite.Annotations, class_number: int) -> str:
     names = annotations.class_names
     return names[class_number] if class_number < len(names) else str(class_number)
 
 
 def class_furthest_apart(
-    outputs: Array, annotations: Annotations, form: OutputForm, n_classes: int
+    outputs: suite.Array, annotations: suite.Annotations, form: OutputForm, n_classes: int
 ) -> int:
     """The class that differs most between groups in true or in false positive rates.
 
@@ -377,7 +372,7 @@ def class_furthest_apart(
     """
     if n_classes <= 2:
         return n_classes - 1
-    tally = tally_predictions(form.predictions(outputs), annotations, n_classes)
+    tally = definition.tally_predictions(form.predictions(outputs), annotations, n_classes)
     others = tally.group_sizes[..., np.newaxis] - tally.labelled
     spreads = [
         greatest - least
@@ -390,14 +385,16 @@ def class_furthest_apart(
 
 
 def _counted(
-    rate: str, group_number: int, class_number: int, annotations: Annotations
+    rate: str, group_number: int, class_number: int, annotations: suite.Annotations
 ) -> NDArray[np.bool_]:
-    members = groups_of(annotations) == group_number
+    members = definition.groups_of(annotations) == group_number
     counted: NDArray[np.bool_] = members & _COUNTED[rate](annotations.labels == class_number)
     return counted
 
 
-def _weigh(rate: str, group_number: int, class_number: int, annotations: Annotations) -> Weights:
+def _weigh(
+    rate: str, group_number: int, class_number: int, annotations: suite.Annotations
+) -> definition.Weights:
     counted = _counted(rate, group_number, class_number, annotations)
-    shares: Weights = counted / counted.sum()
+    shares: definition.Weights = counted / counted.sum()
     return shares

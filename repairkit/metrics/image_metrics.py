@@ -6,60 +6,49 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core import metric, suite
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.metric import Measure
 from repairkit.core.outputs import OutputForm
-from repairkit.core.suite import Annotations, Array
-from repairkit.metrics.definition import (
-    Case,
-    Definition,
-    ImageMetric,
-    mean_surprise,
-    share_of_hits,
-    weigh_class,
-    weigh_evenly,
-    weigh_group,
-    weigh_groups,
-)
+from repairkit.metrics import definition
 
 
-def _share(words: str) -> Measure:
-    return Measure(words=words, unit="share", ends=(0.0, 1.0))
+def _share(words: str) -> metric.Measure:
+    return metric.Measure(words=words, unit="share", ends=(0.0, 1.0))
 
 
-def _loss(words: str) -> Measure:
-    return Measure(words=words, greater_is_better=False)
+def _loss(words: str) -> metric.Measure:
+    return metric.Measure(words=words, greater_is_better=False)
 
 
-ACCURACY = Definition(
+ACCURACY = definition.Definition(
     name="accuracy",
     measure=_share("accuracy"),
-    make=lambda case: share_of_hits(case, weigh_evenly),
+    make=lambda case: definition.share_of_hits(case, definition.weigh_evenly),
     searched_by=("loss",),
     shows_skill=True,
 )
 """The share of images whose likeliest class is the true one."""
 
-LOSS = Definition(
+LOSS = definition.Definition(
     name="loss",
     measure=_loss("loss (mean negative log-likelihood)"),
-    make=lambda case: mean_surprise(case, weigh_evenly),
+    make=lambda case: definition.mean_surprise(case, definition.weigh_evenly),
     shows_skill=True,
 )
 """The mean negative log-likelihood of the true class (log loss)."""
 
-RECALL = Definition(
+RECALL = definition.Definition(
     name="recall",
     takes="CLASS",
     measure=_share("recall of {}"),
-    make=lambda case: share_of_hits(case, partial(weigh_class, case.number)),
+    make=lambda case: definition.share_of_hits(case, partial(definition.weigh_class, case.number)),
 )
 """The share of the images of one class that are found."""
 
-GROUP_ACCURACY = Definition(
+GROUP_ACCURACY = definition.Definition(
     name="group_accuracy",
     measure=_share("mean accuracy over groups"),
-    make=lambda case: share_of_hits(case, weigh_groups),
+    make=lambda case: definition.share_of_hits(case, definition.weigh_groups),
     needs=frozenset({"classes", "groups"}),
     searched_by=("group_loss",),
     shows_skill=True,
@@ -70,35 +59,35 @@ What accuracy on a group-balanced benchmark measures (Buolamwini & Gebru, "Gende
 Ghorbani & Zou, "Neuron Shapley", 2020).
 """
 
-GROUP_LOSS = Definition(
+GROUP_LOSS = definition.Definition(
     name="group_loss",
     measure=_loss("mean loss over groups"),
-    make=lambda case: mean_surprise(case, weigh_groups),
+    make=lambda case: definition.mean_surprise(case, definition.weigh_groups),
     needs=frozenset({"classes", "groups"}),
     shows_skill=True,
 )
 """The mean over groups of the loss in each."""
 
-ACCURACY_OF_GROUP = Definition(
+ACCURACY_OF_GROUP = definition.Definition(
     name="group_accuracy",
     takes="GROUP",
     measure=_share("accuracy of {}"),
-    make=lambda case: share_of_hits(case, partial(weigh_group, case.number)),
+    make=lambda case: definition.share_of_hits(case, partial(definition.weigh_group, case.number)),
     needs=frozenset({"classes", "groups"}),
 )
 """The accuracy on the images of one group."""
 
-LOSS_OF_GROUP = Definition(
+LOSS_OF_GROUP = definition.Definition(
     name="group_loss",
     takes="GROUP",
     measure=_loss("loss of {}"),
-    make=lambda case: mean_surprise(case, partial(weigh_group, case.number)),
+    make=lambda case: definition.mean_surprise(case, partial(definition.weigh_group, case.number)),
     needs=frozenset({"classes", "groups"}),
 )
 """The loss on the images of one group."""
 
 
-def _mean_absolute_error(case: Case) -> ImageMetric:
+def _mean_absolute_error(case: definition.Case) -> definition.ImageMetric:
     """The mean distance to the target; range [0, width].
 
     `width` is the greatest label less the least one, over all of the data. An error beyond it
@@ -117,16 +106,16 @@ def _mean_absolute_error(case: Case) -> ImageMetric:
             f"every label is {labels[0]:g}, so errors have no scale; give images with different "
             f"targets, or a metric module:function"
         )
-    return ImageMetric(
+    return definition.ImageMetric(
         name=case.name,
         measure=case.measure,
         score_range=(0.0, width),
         score_images=Distances(width, case.form),
-        weigh=weigh_evenly,
+        weigh=definition.weigh_evenly,
     )
 
 
-MEAN_ABSOLUTE_ERROR = Definition(
+MEAN_ABSOLUTE_ERROR = definition.Definition(
     name="mean_absolute_error",
     measure=_loss("mean absolute error"),
     make=_mean_absolute_error,
@@ -142,7 +131,7 @@ class Distances:
     width: float
     form: OutputForm
 
-    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
         answers = self.form.class_scores(outputs)
         if answers.shape[1] != 1:
             raise SettingsError(

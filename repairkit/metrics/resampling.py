@@ -16,11 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.attacked import adversarial, is_attacked
+from repairkit.core import attacked, results, suite
 from repairkit.core.metric import Metric, ScoreImages
 from repairkit.core.outputs import OutputForm
-from repairkit.core.results import Figure
-from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.metrics.definition import GroupMetric, Tally, count_draws
 
 # Images, or cells of a tally, that one chunk of resamples may fill: some 16 MB.
@@ -38,7 +36,7 @@ class Means:
     scores: NDArray[np.float64]
     weights: NDArray[np.float64]
 
-    def resampled(self, draws: Indices) -> FigureTable:
+    def resampled(self, draws: suite.Indices) -> FigureTable:
         """Shape (n_draws, n_means); NaN where a draw holds no image that counts."""
         counts = count_draws(draws, len(self.scores)).astype(np.float64)
         # With a greatest weight of 1, a plain share is a quotient of whole numbers: exact.
@@ -51,7 +49,10 @@ class Means:
 
 
 def resampled_sets(
-    outputs: Array, annotations: Annotations, metrics: Sequence[Metric], draws: Indices
+    outputs: suite.Array,
+    annotations: suite.Annotations,
+    metrics: Sequence[Metric],
+    draws: suite.Indices,
 ) -> FigureTable:
     """Figures of metrics that are no means over images: (n_draws, n_metrics).
 
@@ -79,13 +80,13 @@ def resampled_sets(
 
 
 def figures_with_intervals(
-    figures: Callable[[Indices], FigureTable],
+    figures: Callable[[suite.Indices], FigureTable],
     strata: NDArray[np.int64],
     *,
     n_resamples: int,
     confidence: float,
     seed: int,
-) -> list[Figure]:
+) -> list[results.Figure]:
     """One figure per column of what `figures` makes of draws, with its percentile interval.
 
     Resampling makes a worst group or a greatest difference look worse than it is, so such intervals
@@ -100,16 +101,18 @@ def figures_with_intervals(
     for value, column in zip(values, np.vstack(tables).T, strict=True):
         known = column[~np.isnan(column)]
         if np.isnan(value) or not len(known):
-            intervals.append(Figure(float(value), math.nan, math.nan))
+            intervals.append(results.Figure(float(value), math.nan, math.nan))
             continue
         low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-        intervals.append(Figure(float(value), float(min(low, value)), float(max(high, value))))
+        intervals.append(
+            results.Figure(float(value), float(min(low, value)), float(max(high, value)))
+        )
     return intervals
 
 
 def stratified_draws(
     strata: NDArray[np.int64], n_resamples: int, rng: np.random.Generator
-) -> Iterator[Indices]:
+) -> Iterator[suite.Indices]:
     """Chunks (n_draws, n_images) of resamples, with as many images of each stratum as there are."""
     members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
     n_rows = max(1, _CHUNK // len(strata))
@@ -139,16 +142,16 @@ class FigureOfImages:
             softened minimum, so that groups that fare nearly as badly count too.
     """
 
-    annotations: Annotations
+    annotations: suite.Annotations
     score: ScoreImages
     weights: NDArray[np.float64]
     groups: NDArray[np.int64] | None = None
 
-    def columns(self, outputs: Array) -> NDArray[np.float64]:
+    def columns(self, outputs: suite.Array) -> NDArray[np.float64]:
         """Shape (n_images,)."""
         return self.score(outputs, self.annotations)
 
-    def figure(self, columns: NDArray[np.float64], positions: Indices) -> float:
+    def figure(self, columns: NDArray[np.float64], positions: suite.Indices) -> float:
         """Of the images at `positions`; a group without any of them is not judged."""
         weights, scores = self.weights[positions], columns[positions]
         if self.groups is None:
@@ -171,26 +174,28 @@ def _soft_minimum(figures: NDArray[np.float64]) -> float:
 class FigureOfOutputs:
     """A metric that judges images together, on any of the images of some annotations."""
 
-    annotations: Annotations
+    annotations: suite.Annotations
     metric: Metric
 
-    def columns(self, outputs: Array) -> Array:
+    def columns(self, outputs: suite.Array) -> suite.Array:
         """The outputs themselves."""
         return outputs
 
-    def figure(self, columns: Array, positions: Indices) -> float:
+    def figure(self, columns: suite.Array, positions: suite.Indices) -> float:
         """Of the images at `positions`."""
         return float(self.metric.score(columns[positions], self.annotations.take(positions)))
 
 
-def figure_of(metric: Metric, annotations: Annotations) -> FigureOfImages | FigureOfOutputs:
+def figure_of(metric: Metric, annotations: suite.Annotations) -> FigureOfImages | FigureOfOutputs:
     """The metric itself, ready for subsets of the images of `annotations`."""
     if metric.per_image:
         return FigureOfImages(annotations, metric.score, metric.weights(annotations))
     return FigureOfOutputs(annotations, metric)
 
 
-def smooth_figure(metric: Metric, annotations: Annotations) -> FigureOfImages | FigureOfOutputs:
+def smooth_figure(
+    metric: Metric, annotations: suite.Annotations
+) -> FigureOfImages | FigureOfOutputs:
     """What to choose by for a metric's sake: its smooth twin, or the metric itself without one."""
     if metric.smooth is None:
         return figure_of(metric, annotations)
@@ -225,8 +230,8 @@ class Change:
 
 
 def paired_change(
-    before: Array,
-    after: Array,
+    before: suite.Array,
+    after: suite.Array,
     figure: FigureOfImages | FigureOfOutputs,
     *,
     n_resamples: int = 2000,
@@ -253,10 +258,10 @@ def paired_change(
 
 def _changes(
     figure: FigureOfImages | FigureOfOutputs,
-    before: Array,
-    after: Array,
-    unchanged: Array,
-    changed: Array,
+    before: suite.Array,
+    after: suite.Array,
+    unchanged: suite.Array,
+    changed: suite.Array,
     draws: NDArray[np.intp],
 ) -> Floats:
     """The change on each resample, (n_draws,)."""
@@ -270,10 +275,12 @@ def _changes(
     return np.array([figure.figure(changed, row) - figure.figure(unchanged, row) for row in draws])
 
 
-def _draws(annotations: Annotations, n_resamples: int, seed: int) -> Iterator[NDArray[np.intp]]:
+def _draws(
+    annotations: suite.Annotations, n_resamples: int, seed: int
+) -> Iterator[NDArray[np.intp]]:
     strata = np.zeros(len(annotations), np.int64)
     if annotations.groups is not None:
         strata = annotations.groups
-    if is_attacked(annotations):
-        strata = 2 * strata + adversarial(annotations)
+    if attacked.is_attacked(annotations):
+        strata = 2 * strata + attacked.adversarial(annotations)
     return stratified_draws(strata, n_resamples, np.random.default_rng(seed))

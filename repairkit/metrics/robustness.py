@@ -11,11 +11,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.attacked import TARGET, adversarial
-from repairkit.core.errors import DataError
-from repairkit.core.metric import Measure
+from repairkit.core import attacked, errors, metric, suite
 from repairkit.core.outputs import LOG_FLOOR, OutputForm
-from repairkit.core.suite import Annotations, Array
 from repairkit.metrics.definition import Case, Definition, ImageMetric, Need, Weights, share_of_hits
 
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
@@ -23,19 +20,20 @@ _LEAST = 1e-45
 _ATTACKED: frozenset[Need] = frozenset({"classes", "attack"})
 
 
-def check_targets(annotations: Annotations, n_classes: int) -> None:
+def check_targets(annotations: suite.Annotations, n_classes: int) -> None:
     """Refuse targets that are no class of the model.
 
     Raises:
         SettingsError: the data has no targets.
         DataError: there is one.
     """
-    made = adversarial(annotations)
-    targets = annotations.attributes[TARGET][made]
+    made = attacked.adversarial(annotations)
+    targets = annotations.attributes[attacked.TARGET][made]
     if ((targets < 0) | (targets >= n_classes)).any():
-        raise DataError(
-            f"the column {TARGET} names classes from {targets.min()} to {targets.max()} and the "
-            f"model has those from 0 to {n_classes - 1}; attack this model with repairkit attack"
+        raise errors.DataError(
+            f"the column {attacked.TARGET} names classes from {targets.min()} to {targets.max()} "
+            f"and the model has those from 0 to {n_classes - 1}; attack this model with "
+            "repairkit attack"
         )
 
 
@@ -45,8 +43,8 @@ class TargetHits:
 
     form: OutputForm
 
-    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
-        hits = self.form.predictions(outputs) == annotations.attributes[TARGET]
+    def __call__(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
+        hits = self.form.predictions(outputs) == annotations.attributes[attacked.TARGET]
         return np.asarray(hits, np.float64)
 
 
@@ -56,10 +54,10 @@ class SuccessLessAccuracy:
 
     form: OutputForm
 
-    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
         predictions = self.form.predictions(outputs)
-        made = adversarial(annotations)
-        hits_target = predictions == annotations.attributes[TARGET]
+        made = attacked.adversarial(annotations)
+        hits_target = predictions == annotations.attributes[attacked.TARGET]
         good_for_adversary = np.where(made, hits_target, predictions != annotations.labels)
         return np.where(good_for_adversary, 1.0, -1.0)
 
@@ -70,15 +68,15 @@ class Persuasion:
 
     form: OutputForm
 
-    def __call__(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+    def __call__(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
         rows = np.arange(len(outputs))
         of_class = self.form.log_probabilities(outputs)[rows, annotations.labels]
-        made = adversarial(annotations)
-        targets = np.where(made, annotations.attributes[TARGET], 0)
+        made = attacked.adversarial(annotations)
+        targets = np.where(made, annotations.attributes[attacked.TARGET], 0)
         likely: NDArray[np.float64] = np.where(made, self._of_others(outputs, targets), of_class)
         return 0.0 - likely
 
-    def _of_others(self, outputs: Array, targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _of_others(self, outputs: suite.Array, targets: NDArray[np.int64]) -> NDArray[np.float64]:
         """Taken from the scores themselves: by probabilities, a sure target would leave nothing."""
         scores = self.form.class_scores(outputs)
         if "probabilit" in self.form.kind:
@@ -91,19 +89,19 @@ class Persuasion:
         return np.where(np.isnan(logs), LOG_FLOOR, np.clip(logs, LOG_FLOOR, 0.0))
 
 
-def _both_kinds(annotations: Annotations) -> Weights:
+def _both_kinds(annotations: suite.Annotations) -> Weights:
     """Clean images share one half, adversarial ones the other; DataError where one is missing."""
-    made = adversarial(annotations)
+    made = attacked.adversarial(annotations)
     halves = _one_kind(False, annotations), _one_kind(True, annotations)
     return np.where(made, halves[1], halves[0]) / 2
 
 
-def _one_kind(wanted: bool, annotations: Annotations) -> Weights:
+def _one_kind(wanted: bool, annotations: suite.Annotations) -> Weights:
     """Images of one kind share everything; DataError where there is none."""
-    members = adversarial(annotations) == wanted
+    members = attacked.adversarial(annotations) == wanted
     if not members.any():
         kind = "adversarial" if wanted else "clean"
-        raise DataError(
+        raise errors.DataError(
             f"none of the {len(members)} images is {kind}; give this part of the data clean and "
             "adversarial images, as repairkit attack makes them"
         )
@@ -144,7 +142,7 @@ def _attack_success(case: Case) -> ImageMetric:
 
 ROBUSTNESS = Definition(
     name="robustness",
-    measure=Measure(
+    measure=metric.Measure(
         words="adversary's success less clean accuracy",
         greater_is_better=False,
         unit="share",
@@ -163,7 +161,7 @@ Zou, "Neuron Shapley", NeurIPS 2020, section 4.3).
 
 ROBUSTNESS_LOSS = Definition(
     name="robustness_loss",
-    measure=Measure(words="loss of robustness", greater_is_better=False),
+    measure=metric.Measure(words="loss of robustness", greater_is_better=False),
     make=_robustness_loss,
     needs=_ATTACKED,
 )
@@ -175,7 +173,7 @@ one is not of the attack's target.
 
 CLEAN_ACCURACY = Definition(
     name="clean_accuracy",
-    measure=Measure(words="clean accuracy", unit="share", ends=(0.0, 1.0)),
+    measure=metric.Measure(words="clean accuracy", unit="share", ends=(0.0, 1.0)),
     make=lambda case: share_of_hits(case, partial(_one_kind, False)),
     needs=_ATTACKED,
 )
@@ -183,7 +181,9 @@ CLEAN_ACCURACY = Definition(
 
 ATTACK_SUCCESS = Definition(
     name="attack_success",
-    measure=Measure(words="attack success", greater_is_better=False, unit="share", ends=(0.0, 1.0)),
+    measure=metric.Measure(
+        words="attack success", greater_is_better=False, unit="share", ends=(0.0, 1.0)
+    ),
     make=_attack_success,
     needs=_ATTACKED,
 )

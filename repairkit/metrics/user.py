@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RepairkitError, SettingsError
+from repairkit.core import errors, suite
 from repairkit.core.metric import NUMBER, Measure, ScoreImages
 from repairkit.core.process.trust import import_named, no_exit
-from repairkit.core.suite import Annotations, Array
 from repairkit.metrics.definition import Weights, weigh_evenly
 
 # Rounding may carry a sum of scores this share of the range past its ends.
@@ -57,11 +56,11 @@ class UserMetric:
     def scorer(self) -> object:
         return self
 
-    def weights(self, annotations: Annotations) -> Weights:
+    def weights(self, annotations: suite.Annotations) -> Weights:
         """Shape (n_images,)."""
         return weigh_evenly(annotations)
 
-    def score(self, outputs: Array, annotations: Annotations) -> NDArray[np.float64]:
+    def score(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
         """Shape (n_images,) where `per_image` is true, else ().
 
         A number that is not finite counts as the worst of the range (0, or 1 of a metric of which
@@ -75,7 +74,7 @@ class UserMetric:
         scores = call(self.name, self.function, outputs, annotations)
         expected = (len(annotations),) if self.per_image else ()
         if scores.shape != expected:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"metric {self.name} gave shape {scores.shape} and {expected} was expected, as "
                 f"at its first call; return one number per image always, or one number always"
             )
@@ -83,12 +82,12 @@ class UserMetric:
         broken = ~np.isfinite(scores)
         if broken.any():
             if np.isfinite(outputs).all():
-                raise SettingsError(
+                raise errors.SettingsError(
                     f"metric {self.name} gave {scores[broken].flat[0]} for finite outputs; "
                     f"return a finite number for every image"
                 )
             if self.worst is None:
-                raise SettingsError(
+                raise errors.SettingsError(
                     f"metric {self.name} gave {scores[broken].flat[0]} for a model whose outputs "
                     f"are not finite; set {self._short}.score_range = (low, high) beside the "
                     "function, so that such a model counts as the worst of them"
@@ -98,7 +97,7 @@ class UserMetric:
             return scores
         slack = _ROUNDING * (high - low)
         if scores.size and not (low - slack <= scores.min() and scores.max() <= high + slack):
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"metric {self.name} gave numbers from {scores.min():g} to {scores.max():g} and "
                 f"its range is {low:g} to {high:g}; set {self._short}.score_range "
                 f"= (low, high) beside the function"
@@ -112,8 +111,8 @@ class UserMetric:
 
 def user_metric(
     name: str,
-    annotations: Annotations,
-    sample: Array | None,
+    annotations: suite.Annotations,
+    sample: suite.Array | None,
     places: NDArray[np.intp] | None = None,
 ) -> UserMetric:
     """The metric that `module:function` names.
@@ -127,7 +126,7 @@ def user_metric(
     function = _load(name)
     score_range = _score_range(name, function)
     if sample is None or not len(sample):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"metric {name} can only be tried out on outputs and none were given; pass `sample`"
         )
     # One image twice, so that a row of numbers cannot be taken for a single one.
@@ -136,7 +135,7 @@ def user_metric(
     some = annotations.take(positions if places is None else places[positions % len(places)])
     shape = call(name, function, outputs, some).shape
     if shape not in {(), (len(some),)}:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"metric {name} gave shape {shape} for {len(some)} images; return one number, or "
             f"one per image: shape ({len(some)},)"
         )
@@ -158,17 +157,17 @@ def user_metric(
 
 
 def call(
-    name: str, function: UserFunction, outputs: Array, annotations: Annotations
+    name: str, function: UserFunction, outputs: suite.Array, annotations: suite.Annotations
 ) -> NDArray[np.float64]:
     """What the function returns, as an array; SettingsError where it fails or is no number."""
     try:
-        with no_exit(f"metric {name}", SettingsError):
+        with no_exit(f"metric {name}", errors.SettingsError):
             result = function(outputs, annotations.labels, dict(annotations.attributes))
         return np.asarray(result, dtype=np.float64)
-    except RepairkitError:
+    except errors.RepairkitError:
         raise
     except Exception as error:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"metric {name} failed on {len(annotations)} images with outputs of shape "
             f"{np.shape(outputs)}: {type(error).__name__}: {error}; it is called with (outputs, "
             f"labels, attributes) and returns numbers"
@@ -182,21 +181,21 @@ def _again(kind: type[UserMetric], folder: Path, values: dict[str, Any]) -> User
 def _load(name: str, folder: Path | None = None) -> UserFunction:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name or module_name.startswith("."):
-        raise SettingsError(f"metric {name!r} is incomplete; write module:function")
+        raise errors.SettingsError(f"metric {name!r} is incomplete; write module:function")
     try:
-        with no_exit(f"metric {name}", SettingsError):
+        with no_exit(f"metric {name}", errors.SettingsError):
             module = import_named(module_name, folder)
-    except RepairkitError:
+    except errors.RepairkitError:
         raise
     except Exception as error:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"module {module_name!r} of metric {name} cannot be imported ({type(error).__name__}: "
             f"{error}); run where {module_name.partition('.')[0]}.py lies, or install it"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         fault = "has no function" if function is None else "holds, but not as a function,"
-        raise SettingsError(
+        raise errors.SettingsError(
             f"module {module_name!r} {fault} {function_name!r}; check the name after the colon"
         )
     loaded: UserFunction = function
@@ -212,7 +211,7 @@ def _score_range(name: str, function: UserFunction) -> tuple[float, float]:
     except (TypeError, ValueError):
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"score_range of metric {name} is {given!r}; make it two finite numbers, the least "
             f"and the greatest that the function can give"
         )
@@ -222,7 +221,7 @@ def _score_range(name: str, function: UserFunction) -> tuple[float, float]:
 def _direction(name: str, function: UserFunction) -> bool:
     given = getattr(function, "greater_is_better", True)
     if not isinstance(given, bool | np.bool_):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"greater_is_better of metric {name} is {given!r}; make it True, or False where less "
             f"is better"
         )

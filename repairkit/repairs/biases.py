@@ -3,8 +3,6 @@
 With two classes that is a shift of the decision threshold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

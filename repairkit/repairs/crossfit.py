@@ -15,12 +15,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.results import Figure
-from repairkit.core.suite import Array, Indices
+from repairkit.core import results, suite
 
 _FEWEST_FOLDS = 2
 
-Columns = Array
+Columns = suite.Array
 """Shape (n_images, ...): what a criterion keeps of each image's outputs."""
 
 
@@ -33,15 +32,15 @@ class Criterion(Protocol):
     @property
     def additive(self) -> bool: ...
 
-    def columns(self, outputs: Array) -> Columns:
+    def columns(self, outputs: suite.Array) -> Columns:
         """What `figure` needs of the outputs for all images, in order."""
         ...
 
-    def figure(self, columns: Columns, positions: Indices) -> float:
+    def figure(self, columns: Columns, positions: suite.Indices) -> float:
         """The figure of the images at `positions` (some may stand twice); greater is better."""
         ...
 
-    def objection(self, outputs: Array, positions: Indices) -> str:
+    def objection(self, outputs: suite.Array, positions: suite.Indices) -> str:
         """Which limit these outputs break on the images at `positions`; empty where none."""
         ...
 
@@ -70,22 +69,22 @@ class Folds:
         return int(self.fold_of.max()) + 1
 
     @property
-    def everyone(self) -> Indices:
+    def everyone(self) -> suite.Indices:
         """The images that take part."""
         return np.flatnonzero(self.fold_of >= 0)
 
     @property
-    def parts(self) -> list[Indices]:
+    def parts(self) -> list[suite.Indices]:
         """The images of each fold."""
         return [np.flatnonzero(self.fold_of == fold) for fold in range(self.n_folds)]
 
     @property
-    def rest(self) -> list[Indices]:
+    def rest(self) -> list[suite.Indices]:
         """For each fold the images outside it that take part."""
         part = self.fold_of >= 0
         return [np.flatnonzero(part & (self.fold_of != fold)) for fold in range(self.n_folds)]
 
-    def among(self, within: Indices) -> Folds | None:
+    def among(self, within: suite.Indices) -> Folds | None:
         """The same folds of just the images at `within`, numbered anew.
 
         None where these images do not make up two whole folds or more.
@@ -115,7 +114,7 @@ def assign_folds(
     n_folds: int,
     rng: np.random.Generator,
     *,
-    within: Indices | None = None,
+    within: suite.Indices | None = None,
     twins: NDArray[np.intp] | None = None,
 ) -> Folds:
     """Folds that hold their share of every stratum; never more than there are images.
@@ -149,11 +148,11 @@ def widening(n_folds: int) -> float:
     return math.sqrt(1 + n_folds / (n_folds - 1))
 
 
-def widen(figure: Figure, factor: float) -> Figure:
+def widen(figure: results.Figure, factor: float) -> results.Figure:
     """The same value with each side of its interval `factor` times as wide."""
     value = figure.value
     low, high = value - figure.ci_low, figure.ci_high - value
-    return Figure(value, value - factor * low, value + factor * high)
+    return results.Figure(value, value - factor * low, value + factor * high)
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class FoldFigures:
     without: tuple[float, ...]
 
 
-def look(criterion: Criterion, outputs: Array, folds: Folds) -> FoldFigures:
+def look(criterion: Criterion, outputs: suite.Array, folds: Folds) -> FoldFigures:
     """Judge a coalition's outputs."""
     return look_at_columns(criterion, criterion.columns(outputs), folds)
 
@@ -243,7 +242,7 @@ def gain_of_columns(
 ) -> Bound:
     """The gain of cross-fitted columns over others, with its bound; see `gain_of_choice`."""
 
-    def gain(positions: Indices) -> float:
+    def gain(positions: suite.Indices) -> float:
         return criterion.figure(after, positions) - criterion.figure(before, positions)
 
     resampled = [gain(draw) for draw in folds.draws(n_resamples, rng)]

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from repairkit.core.filters import Patch
+from repairkit.core import filters, suite
 from repairkit.core.process.text import counted
 from repairkit.core.results import Evaluation, Figure
-from repairkit.core.suite import Array, Indices
 from repairkit.repairs.crossfit import Bound
 
 BEST = "best"
@@ -39,8 +38,8 @@ class Cured:
             much, a smaller one may not.
     """
 
-    patch: Patch
-    outputs: Array
+    patch: filters.Patch
+    outputs: suite.Array
     gain: Bound
     story: Story = field(default_factory=dict)
     name: str = ""
@@ -81,7 +80,7 @@ class Cure(Protocol):
         """As `--repair` names it."""
         ...
 
-    def on(self, within: Indices) -> Cured | Nothing:
+    def on(self, within: suite.Indices) -> Cured | Nothing:
         """Choose on the selection images at the positions `within`, and on nothing else."""
         ...
 
@@ -98,7 +97,7 @@ class Remembered:
         """See `Cure`."""
         return self.cure.name
 
-    def on(self, within: Indices) -> Cured | Nothing:
+    def on(self, within: suite.Indices) -> Cured | Nothing:
         """See `Cure`."""
         key = within.tobytes()
         if key not in self._known:
@@ -113,7 +112,7 @@ class BestCure:
     cures: Sequence[Cure]
     name: str = BEST
 
-    def on(self, within: Indices) -> Cured | Nothing:
+    def on(self, within: suite.Indices) -> Cured | Nothing:
         """See `Cure`."""
         results = [cure.on(within) for cure in self.cures]
         gaining = [one for one in results if isinstance(one, Cured) and one.gain.value > 0]
@@ -143,12 +142,12 @@ class ChosenPatch:
         saw_confirmation: whether the filters were scored on images that confirm, too.
     """
 
-    patch: Patch
+    patch: filters.Patch
     promise: Figure | None = None
     scoring: Mapping[str, Any] | None = None
     selection: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
-    outputs: tuple[Array, Array] | None = None
+    outputs: tuple[suite.Array, suite.Array] | None = None
     n_folds: int = 0
     n_confirmations: int = 0
     saw_confirmation: bool = False
@@ -170,6 +169,6 @@ class FinalFigures:
     before: Evaluation
     after: Evaluation
     change: dict[str, Figure]
-    outputs: tuple[Array, Array]
+    outputs: tuple[suite.Array, suite.Array]
     fairness: dict[str, Any] | None
     classes: list[dict[str, Any]] | None = None

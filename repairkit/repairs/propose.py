@@ -1,7 +1,5 @@
 """Patches of the most harmful filters by their values alone, and the best of those tried."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

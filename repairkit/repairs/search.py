@@ -18,23 +18,13 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.suite import Array
-from repairkit.repairs.crossfit import (
-    Bound,
-    Columns,
-    Criterion,
-    FoldFigures,
-    Folds,
-    gain_of_choice,
-    look,
-    look_at_columns,
-)
+from repairkit.core import errors, suite
+from repairkit.repairs import crossfit
 
 Frozen = tuple[int, ...]
 """Players, in the order in which they were frozen."""
 
-Answer = Callable[[Sequence[Frozen]], Iterable[Array]]
+Answer = Callable[[Sequence[Frozen]], Iterable[suite.Array]]
 """The outputs for all images with each set frozen, in order."""
 
 _MOST_LET_GO = 2  # sets with one filter less that are looked at after a step
@@ -63,9 +53,13 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         if self.at_most < 1 or self.beam < 1 or self.width < 1 or self.n_folds < 2:
-            raise SettingsError("a search freezes 1 filter or more, with a beam of 1 or more")
+            raise errors.SettingsError(
+                "a search freezes 1 filter or more, with a beam of 1 or more"
+            )
         if not 0 < self.doubt < 1 or self.n_resamples < 1:
-            raise SettingsError(f"the doubt is {self.doubt}; expected a chance between 0 and 1")
+            raise errors.SettingsError(
+                f"the doubt is {self.doubt}; expected a chance between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ class SearchStep:
     added: int | None = None
     dropped: int | None = None
     figure: float
-    gain: Bound | None = None
+    gain: crossfit.Bound | None = None
     kept: bool = False
     reason: str
 
@@ -121,14 +115,14 @@ class Search:
     """
 
     answer: Answer
-    criterion: Criterion
-    folds: Folds
+    criterion: crossfit.Criterion
+    folds: crossfit.Folds
     settings: SearchSettings
     rng: np.random.Generator
     is_over: Callable[[], bool] = lambda: False
     most_steps: float = math.inf
     steps: list[SearchStep] = field(default_factory=list)
-    _known: dict[frozenset[int], FoldFigures] = field(default_factory=dict)
+    _known: dict[frozenset[int], crossfit.FoldFigures] = field(default_factory=dict)
     _objections: dict[frozenset[int], str] = field(default_factory=dict)
 
     @property
@@ -195,12 +189,12 @@ class Search:
         predicted = {f: self._predicted(f) for f in allowed if _parts(f) <= self._known.keys()}
         return _best_of_each_ranking(predicted, allowed, self.folds.n_folds, most)
 
-    def _predicted(self, frozen: Frozen) -> FoldFigures:
+    def _predicted(self, frozen: Frozen) -> crossfit.FoldFigures:
         """The set, if the last player changed the outputs as it does alone."""
         plain = self._known[frozenset()].columns
         before = self._known[frozenset(frozen[:-1])].columns
         alone = self._known[frozenset(frozen[-1:])].columns
-        return look_at_columns(self.criterion, before + (alone - plain), self.folds)
+        return crossfit.look_at_columns(self.criterion, before + (alone - plain), self.folds)
 
     def _step(
         self, champion: Frozen, ahead: Sequence[Frozen], shortlist: dict[Frozen, NDArray[np.bool_]]
@@ -212,7 +206,7 @@ class Search:
             if self.is_over():
                 reason = "the time limit was reached"
             return SearchStep(frozen=champion, figure=current.figure, reason=reason)
-        gain = gain_of_choice(
+        gain = crossfit.gain_of_choice(
             self.criterion,
             current,
             [self._known[frozenset(frozen)] for frozen in ahead],
@@ -261,7 +255,7 @@ class Search:
                 break
             outputs = next(answers)
             everyone = self.folds.everyone
-            self._known[key] = look(self.criterion, outputs, self.folds)
+            self._known[key] = crossfit.look(self.criterion, outputs, self.folds)
             self._objections[key] = self.criterion.objection(outputs, everyone) if object_to else ""
         return [f for key, f in ordered.items() if self._objections.get(key) == ""]
 
@@ -272,8 +266,8 @@ def _parts(frozen: Frozen) -> set[frozenset[int]]:
 
 
 def _columns_without(
-    known: Mapping[frozenset[int], FoldFigures], frozen: Frozen, sets: Mapping[Frozen, int]
-) -> Iterator[tuple[Frozen, Columns]]:
+    known: Mapping[frozenset[int], crossfit.FoldFigures], frozen: Frozen, sets: Mapping[Frozen, int]
+) -> Iterator[tuple[Frozen, crossfit.Columns]]:
     """What is predicted once a player of a set computes again: smaller sets, and who does."""
     whole, plain = known[frozenset(frozen)].columns, known[frozenset()].columns
     for smaller, player in sets.items():
@@ -294,7 +288,7 @@ def _extensions(beam: Sequence[Frozen], candidates: Sequence[int]) -> Iterator[F
 
 
 def _best_of_each_ranking(
-    predicted: Mapping[Frozen, FoldFigures],
+    predicted: Mapping[Frozen, crossfit.FoldFigures],
     allowed: Mapping[Frozen, NDArray[np.bool_]],
     n_folds: int,
     most: int,
@@ -322,7 +316,7 @@ def _best_objected(
     return tuple(sorted(best)), objections[best]
 
 
-def _gain_in_words(gain: Bound, doubt: float, kept: bool) -> str:
+def _gain_in_words(gain: crossfit.Bound, doubt: float, kept: bool) -> str:
     reason = (
         f"gains {gain.value:+.4f} on images that did not choose it, at least {gain.low:+.4f} "
         f"at {1 - doubt:.0%}"

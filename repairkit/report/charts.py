@@ -14,8 +14,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
-from repairkit.core.metric import Measure
-from repairkit.core.suite import Array
+from repairkit.core import metric, suite
 from repairkit.report.wording import visible
 
 WIDTH, HEIGHT = 380, 230
@@ -250,7 +249,7 @@ def _tick(value: float) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def figure_axis(measure: Measure) -> Axis:
+def figure_axis(measure: metric.Measure) -> Axis:
     """The axis of a metric's figures, shares in per cent."""
     share = measure.is_share
     return Axis(measure.words + (", %" if share else ""), 100.0 if share else 1.0)
@@ -270,7 +269,7 @@ class Picture:
     height: int
 
 
-def draw_picture(pixels: Array) -> Picture | None:
+def draw_picture(pixels: suite.Array) -> Picture | None:
     """A thumbnail of an image of shape (height, width, channels); None where it is no picture.
 
     Bytes (uint8) are shown as they are; of other numbers the least becomes black and the greatest
@@ -291,7 +290,7 @@ def draw_picture(pixels: Array) -> Picture | None:
     return Picture(_data_uri(image.resize(size, way)), width, height)
 
 
-def _stretched(pixels: Array) -> NDArray[np.uint8]:
+def _stretched(pixels: suite.Array) -> NDArray[np.uint8]:
     values = pixels.astype(np.float64)
     known = values[np.isfinite(values)]
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)

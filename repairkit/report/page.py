@@ -8,22 +8,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from repairkit.core.metric import SHARE, Measure
-from repairkit.report import wording
-from repairkit.report.charts import (
-    Axis,
-    Picture,
-    Series,
-    bar_chart,
-    figure_axis,
-    interval_mark,
-    line_chart,
-    share_bar,
-)
+from repairkit.report import charts, wording
 from repairkit.report.repair_page import repair_facts
 from repairkit.report.story import overlap_warnings
 from repairkit.report.wording import Document, command_again, count, interval, measures_of, number
 
-Pictures = Mapping[int, Picture]
+Pictures = Mapping[int, charts.Picture]
 """Pictures of images by their row in the data."""
 
 
@@ -66,13 +56,15 @@ def _environment() -> Environment:
         "of_part": wording.of_part,
         "is_cross_fitted": wording.is_cross_fitted,
         "SHARE": SHARE,
-        "share_bar": share_bar,
+        "share_bar": charts.share_bar,
         "spot": spot,
     }
     return environment
 
 
-def spot(image: Mapping[str, Any], entry: Mapping[str, Any], picture: Picture) -> dict[str, float]:
+def spot(
+    image: Mapping[str, Any], entry: Mapping[str, Any], picture: charts.Picture
+) -> dict[str, float]:
     """Where in a picture a filter responds most: the rectangle that its position sees, in pixels.
 
     The whole picture where the position sees it all.
@@ -149,7 +141,7 @@ def _marked(rows: Sequence[Document], scores: Document, measure: Measure) -> lis
         mark = (
             None
             if row["value"] is None
-            else interval_mark(
+            else charts.interval_mark(
                 row["value"],
                 low_end,
                 high_end,
@@ -185,12 +177,12 @@ def _removal(removal: Document | None, measures: Mapping[str, Measure]) -> dict[
     for key, style in styles.items():
         points = [(float(n), v) for n, v in zip(removal["removed"], removal[key], strict=True)]
         labels = [""] * (len(points) - 1) + [names[key]]
-        series.append(Series(names[key], points, style, labels))
-    chart = line_chart(
+        series.append(charts.Series(names[key], points, style, labels))
+    chart = charts.line_chart(
         f"{measure.words} as filters are removed: highest, lowest and random ones first; "
         "the same numbers stand in the table below",
-        Axis("filters removed", whole=True),
-        figure_axis(measure),
+        charts.Axis("filters removed", whole=True),
+        charts.figure_axis(measure),
         series,
     )
     return {**removal, "measure": measure, "chart": chart}
@@ -200,12 +192,12 @@ def _truncation(statistics: Document | None, measure: Measure) -> dict[str, Any]
     curve = (statistics or {}).get("curve") or []
     if len(curve) < 2:
         return None
-    chart = line_chart(
+    chart = charts.line_chart(
         f"mean {measure.words} as filters leave in random order; "
         "the same numbers stand in the table below",
-        Axis("filters removed at random", whole=True),
-        figure_axis(measure),
-        [Series("random", [(float(p[0]), p[2]) for p in curve], "tried", marked=False)],
+        charts.Axis("filters removed at random", whole=True),
+        charts.figure_axis(measure),
+        [charts.Series("random", [(float(p[0]), p[2]) for p in curve], "tried", marked=False)],
     )
     cuts = (statistics or {}).get("truncation") or {}
     return {"chart": chart, "points": curve, "cuts": cuts}
@@ -214,10 +206,10 @@ def _truncation(statistics: Document | None, measure: Measure) -> dict[str, Any]
 def _samples(samples: Document | None) -> dict[str, Any] | None:
     if not samples or not samples["filters"]:
         return None
-    chart = bar_chart(
+    chart = charts.bar_chart(
         "how many filters were sampled how often; the same numbers stand in the table below",
-        Axis("samples", whole=True),
-        Axis("filters", whole=True),
+        charts.Axis("samples", whole=True),
+        charts.Axis("filters", whole=True),
         samples["edges"],
         samples["filters"],
     )

@@ -10,32 +10,13 @@ from typing import Any
 from markupsafe import Markup
 
 from repairkit.core.metric import SHARE, Measure
+from repairkit.report import story, wording
 from repairkit.report.charts import Axis, Series, figure_axis, interval_mark, line_chart
-from repairkit.report.story import (
-    act,
-    cure_metrics,
-    cure_rows,
-    cures_caption,
-    head_in_words,
-    overlap_warnings,
-    promise_in_words,
-    search_in_words,
-    verdict,
-)
-from repairkit.report.wording import (
-    Document,
-    change,
-    command_again,
-    interval,
-    measures_of,
-    reading_words,
-    shell,
-)
 
 _GROUPS_SHOWN = 24
 
 
-def repair_facts(document: Document) -> dict[str, Any]:
+def repair_facts(document: wording.Document) -> dict[str, Any]:
     """The variables of the template, by name; blocks that are missing are None or empty."""
     tables = group_tables(document)
     shown = [_shortened(table) for table in tables]
@@ -44,9 +25,11 @@ def repair_facts(document: Document) -> dict[str, Any]:
         "document": document,
         "name": PurePath(document["result"]["path"]).name,
         "source_name": PurePath(document["source"]["path"]).name,
-        "verdict": verdict(document),
-        "warnings": overlap_warnings(document["parts"]),
-        "rows": metric_rows(document["evaluations"], document["objective"], measures_of(document)),
+        "verdict": story.verdict(document),
+        "warnings": story.overlap_warnings(document["parts"]),
+        "rows": metric_rows(
+            document["evaluations"], document["objective"], wording.measures_of(document)
+        ),
         "trade_off": trade_off(document),
         "groups": shown[:1],
         "columns_alone": shown[1:],
@@ -56,22 +39,24 @@ def repair_facts(document: Document) -> dict[str, Any]:
         ),
         "constants": dict(document["patch"]["frozen"]),
         "gains": document["patch"].get("gains", {}),
-        "act": act(document),
-        "head": head_in_words(document),
+        "act": story.act(document),
+        "head": story.head_in_words(document),
         "interpretation": document.get("interpretation"),
         "baselines": baselines(document),
         "selection": document.get("selection"),
-        "measures": measures_of(document),
-        "promise": promise_in_words(document),
-        "search": search_in_words(document["selection"]) if document.get("selection") else "",
-        "cures": cure_rows(document),
-        "cure_metrics": cure_metrics(document),
-        "cures_caption": cures_caption(document["selection"]) if cure_rows(document) else "",
+        "measures": wording.measures_of(document),
+        "promise": story.promise_in_words(document),
+        "search": story.search_in_words(document["selection"]) if document.get("selection") else "",
+        "cures": story.cure_rows(document),
+        "cure_metrics": story.cure_metrics(document),
+        "cures_caption": story.cures_caption(document["selection"])
+        if story.cure_rows(document)
+        else "",
         "commands": commands(document),
     }
 
 
-def _shortened(table: Document) -> dict[str, Any]:
+def _shortened(table: wording.Document) -> dict[str, Any]:
     """Of many groups, those that pay, fare worst now or moved most; all are in `rows`."""
     rows = table["rows"]
     if len(rows) <= _GROUPS_SHOWN:
@@ -84,7 +69,7 @@ def _shortened(table: Document) -> dict[str, Any]:
     return {**table, "leading": [*worst, *rest[:half]], "n_more": len(rows) - 2 * half}
 
 
-def trade_off(document: Document) -> dict[str, Any] | None:
+def trade_off(document: wording.Document) -> dict[str, Any] | None:
     """The chart of what more frozen filters bring and cost, and its table; None without trials."""
     objective = document["objective"]
     if objective is None:
@@ -101,7 +86,7 @@ def trade_off(document: Document) -> dict[str, Any] | None:
     evaluations = document["evaluations"]
     ends = [(0, evaluations["before"]["metrics"]), (n_frozen, evaluations["after"]["metrics"])]
 
-    def place(n: int, row: Document) -> tuple[float, float]:
+    def place(n: int, row: wording.Document) -> tuple[float, float]:
         return (row["accuracy"] if against else float(n)), row[objective]
 
     frozen = [name for name, _ in document["patch"]["frozen"]]
@@ -122,7 +107,7 @@ def trade_off(document: Document) -> dict[str, Any] | None:
         last = place(n_frozen, chosen[-1])
         series.insert(0, Series("chosen", [last], "chosen", [str(n_frozen)], joined=False))
     return {
-        "chart": _chart(measures_of(document)[objective], series, against=against),
+        "chart": _chart(wording.measures_of(document)[objective], series, against=against),
         "against": against,
         "points": points,
         "objective": objective,
@@ -140,7 +125,7 @@ def _chart(measure: Measure, series: list[Series], *, against: bool) -> Markup:
     return line_chart(title, across, up, series)
 
 
-def baselines(document: Document) -> dict[str, Any] | None:
+def baselines(document: wording.Document) -> dict[str, Any] | None:
     """Rows of the baselines, and the metrics that are their columns; the objective comes first."""
     rows = document.get("baselines") or []
     if not rows:
@@ -151,7 +136,7 @@ def baselines(document: Document) -> dict[str, Any] | None:
     return {"rows": rows, "metrics": metrics}
 
 
-def commands(document: Document) -> dict[str, str]:
+def commands(document: wording.Document) -> dict[str, str]:
     """Shell commands that verify, revert, apply again and choose again."""
     source, result = document["source"]["path"], document["result"]["path"]
     patch = str(PurePath(result).with_name(f"{PurePath(result).stem}.patch.json"))
@@ -163,12 +148,12 @@ def commands(document: Document) -> dict[str, str]:
         data += ["--image-input", choice["image_input"]]
     for name, value in (choice.get("inputs") or {}).items():
         data += ["--input", f"{name}={value}"]
-    data += reading_words(choice.get("preprocessing"))
+    data += wording.reading_words(choice.get("preprocessing"))
     return {
-        "verify": shell("verify", source, result, "--patch", patch, *data),
-        "revert": shell("revert", result, patch, "-o", again),
-        "apply": shell("apply", source, patch, "-o", again),
-        "choose": command_again(document.get("again"), again),
+        "verify": wording.shell("verify", source, result, "--patch", patch, *data),
+        "revert": wording.shell("revert", result, patch, "-o", again),
+        "apply": wording.shell("apply", source, patch, "-o", again),
+        "choose": wording.command_again(document.get("again"), again),
     }
 
 
@@ -183,7 +168,7 @@ _UNKNOWN = {"value": None, "ci_low": None, "ci_high": None}
 def moved_row(
     name: str,
     measure: Measure,
-    three: Document | None,
+    three: wording.Document | None,
     *,
     n: int | None = None,
     small: bool = False,
@@ -211,8 +196,8 @@ def with_marks(rows: Sequence[Row]) -> list[Row]:
             continue
         turn = measure.sign
         words = (
-            f"{change(moved['value'], measure)}, "
-            f"95 % interval {interval(moved, measure, signed=True)}"
+            f"{wording.change(moved['value'], measure)}, "
+            f"95 % interval {wording.interval(moved, measure, signed=True)}"
         )
         ends_of_mark = sorted((turn * moved["ci_low"], turn * moved["ci_high"]))
         limits = sorted((turn * low, turn * high))
@@ -238,7 +223,7 @@ def _scale(rows: Sequence[Row], *, share: bool) -> tuple[float, float]:
 
 
 def metric_rows(
-    evaluations: Document, objective: str, measures: Mapping[str, Measure]
+    evaluations: wording.Document, objective: str, measures: Mapping[str, Measure]
 ) -> list[Row]:
     """The metrics of the two models, the objective first."""
     before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
@@ -263,7 +248,7 @@ def _name(measure: Measure) -> str:
     return f"{measure.words} (0 is even)" if measure.even_at == 0 else measure.words
 
 
-def group_tables(document: Document) -> list[dict[str, Any]]:
+def group_tables(document: wording.Document) -> list[dict[str, Any]]:
     """A table of groups per column of groups, with what sets the groups apart where that is known.
 
     The first is of the groups that were chosen for, those of all columns crossed. Without a
@@ -272,7 +257,7 @@ def group_tables(document: Document) -> list[dict[str, Any]]:
     fairness = document.get("fairness")
     if fairness:
         *alone, crossed = fairness["columns"]
-        measures = measures_of(document)
+        measures = wording.measures_of(document)
         return [_judged_by(column, measures) for column in (crossed, *alone)]
     evaluations = document["evaluations"]
     before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
@@ -298,7 +283,7 @@ def _table(rows: Sequence[Row]) -> dict[str, Any]:
     return {"name": "", "rows": shown, "apart": [], "rates": [], "left_out": []}
 
 
-def class_rows(document: Document) -> list[Row]:
+def class_rows(document: wording.Document) -> list[Row]:
     """The accuracy of each class, where it was looked at: where there are no groups."""
     rows = [
         moved_row(row["name"], SHARE, row, n=row["n"], small=row["n"] < SMALL_GROUP)
@@ -312,7 +297,7 @@ def paying(rows: Sequence[Row]) -> list[Row]:
     return [{**row, "pays": (row["difference"]["ci_high"] or 0.0) < 0} for row in rows]
 
 
-def _judged_by(column: Document, measures: Mapping[str, Measure]) -> dict[str, Any]:
+def _judged_by(column: wording.Document, measures: Mapping[str, Measure]) -> dict[str, Any]:
     rows = [
         moved_row(group["name"], SHARE, group, n=group["n"], small=bool(group.get("small")))
         for group in column["groups"]

@@ -12,17 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from repairkit.core.metric import SHARE, Measure
-from repairkit.report.wording import (
-    Document,
-    change,
-    count,
-    figure,
-    interval,
-    is_cross_fitted,
-    listing,
-    measures_of,
-    of_part,
-)
+from repairkit.report import wording
 
 ONE_IN = 40
 """One group in so many is named by chance, at the most."""
@@ -38,7 +28,7 @@ _CURES = {
 _WORDS = {"good": "Improved", "mixed": "Mixed", "open": "Not proven", "bad": "Worse"}
 
 
-def verdict(document: Document) -> dict[str, str]:
+def verdict(document: wording.Document) -> dict[str, str]:
     """`tone`, `word` for it, and the `sentence`, from the figures of the images that report.
 
     Good needs an interval of the objective's difference that lies on the good side of zero, and
@@ -54,20 +44,21 @@ def verdict(document: Document) -> dict[str, str]:
     moved = evaluations["difference"][objective]
     if moved["value"] is None:
         return _undefined(document)
-    measure = measures_of(document)[objective]
+    measure = wording.measures_of(document)[objective]
     low, high = sorted(measure.sign * (moved[end] or 0.0) for end in ("ci_low", "ci_high"))
     tone = "good" if low > 0 else "bad" if high < 0 else "open"
     suite = evaluations["before"]["suite"]
-    where = f"on {count(n_images, 'image')} {of_part(suite)}"
-    crossed = is_cross_fitted(suite)
+    where = f"on {wording.count(n_images, 'image')} {wording.of_part(suite)}"
+    crossed = wording.is_cross_fitted(suite)
     done = act(document)
     what = "Choosing like this" if crossed else done
     ships = f" What ships: {done[0].lower()}{done[1:]}." if crossed else ""
-    ends = f"from {figure(before['value'], measure)} to {figure(after['value'], measure)}"
+    start, end = (wording.figure(known["value"], measure) for known in (before, after))
+    ends = f"from {start} to {end}"
     numbers = (
         f"{ends} {where}: "
-        f"{change(moved['value'], measure)}, 95\N{NO-BREAK SPACE}% interval "
-        f"{interval(moved, measure, signed=True)}"
+        f"{wording.change(moved['value'], measure)}, 95\N{NO-BREAK SPACE}% interval "
+        f"{wording.interval(moved, measure, signed=True)}"
     )
     name = measure.words
     if tone != "open":
@@ -93,17 +84,17 @@ def verdict(document: Document) -> dict[str, str]:
     }
 
 
-def _is_doubtful(document: Document) -> bool:
+def _is_doubtful(document: wording.Document) -> bool:
     """Whether the job went on although its preprocessing looked wrong."""
     look = (document.get("read") or {}).get("first_look") or {}
     return bool(look.get("doubt"))
 
 
-def _without_figures(document: Document) -> dict[str, str]:
+def _without_figures(document: wording.Document) -> dict[str, str]:
     n_frozen = len(document["patch"]["frozen"])
     proof = document["verification"]
-    on = f"{count(proof['n_images'], 'image')} ({proof['images']})"
-    what = "1 filter is" if n_frozen == 1 else f"{count(n_frozen, 'filter')} are"
+    on = f"{wording.count(proof['n_images'], 'image')} ({proof['images']})"
+    what = "1 filter is" if n_frozen == 1 else f"{wording.count(n_frozen, 'filter')} are"
     return {
         "tone": "open",
         "word": "No figures",
@@ -114,10 +105,10 @@ def _without_figures(document: Document) -> dict[str, str]:
     }
 
 
-def _undefined(document: Document) -> dict[str, str]:
-    name = measures_of(document)[document["objective"]].words
+def _undefined(document: wording.Document) -> dict[str, str]:
+    name = wording.measures_of(document)[document["objective"]].words
     before = document["evaluations"]["before"]
-    where = f"{count(before['n_images'], 'image')} {of_part(before['suite'])}"
+    where = f"{wording.count(before['n_images'], 'image')} {wording.of_part(before['suite'])}"
     pay = payers_in_words(document)
     return {
         "tone": "bad" if pay else "open",
@@ -129,15 +120,15 @@ def _undefined(document: Document) -> dict[str, str]:
     }
 
 
-def _price(objective: str, differences: Document) -> str:
+def _price(objective: str, differences: wording.Document) -> str:
     """What became of overall accuracy, where that is not the objective."""
     if objective == "accuracy" or "accuracy" not in differences:
         return ""
     moved = differences["accuracy"]
     if moved["value"] is None or moved["ci_low"] is None:
         return ""
-    limits = interval(moved, SHARE, signed=True)
-    moved_by = f"{change(moved['value'], SHARE)} (interval {limits})"
+    limits = wording.interval(moved, SHARE, signed=True)
+    moved_by = f"{wording.change(moved['value'], SHARE)} (interval {limits})"
     if moved["ci_high"] < 0:
         return f" It costs overall accuracy: {moved_by}."
     if moved["ci_low"] > 0:
@@ -148,14 +139,18 @@ def _price(objective: str, differences: Document) -> str:
 # What was changed
 
 
-def act(document: Document) -> str:
+def act(document: wording.Document) -> str:
     """The subject of a sentence: `Freezing 3 of 208 filters and changing the weights of fc`."""
     claim = document["patch"]
     deeds = []
     if claim["frozen"] or not claim.get("head"):
         total = (document.get("scoring") or {}).get("n_filters")
         n = len(claim["frozen"])
-        what = count(n, "filter") if total is None else f"{n:,} of {count(total, 'filter')}"
+        what = (
+            wording.count(n, "filter")
+            if total is None
+            else f"{n:,} of {wording.count(total, 'filter')}"
+        )
         n_partly = len(claim.get("gains", {}))
         deeds.append(f"freezing {what}{f' ({n_partly} of them partly)' if n_partly else ''}")
     head = claim.get("head")
@@ -165,7 +160,7 @@ def act(document: Document) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def head_in_words(document: Document) -> str:
+def head_in_words(document: wording.Document) -> str:
     """What became of the last layer; empty where it stays."""
     head = document["patch"].get("head")
     if not head:
@@ -175,7 +170,7 @@ def head_in_words(document: Document) -> str:
     return f"Weights of the last layer, {head['layer']}, refitted on the selection images"
 
 
-def overlap_warnings(parts: Document) -> list[str]:
+def overlap_warnings(parts: wording.Document) -> list[str]:
     """Sentences on parts that share images with the test part; means look at no label."""
     consequences = {
         "selection": "the figures of the test part are too good to be believed",
@@ -194,7 +189,7 @@ Payer = dict[str, Any]
 """`name`, `column`, `n`, and the figures `before`, `after` and `difference`."""
 
 
-def find_payers(document: Document) -> list[Payer] | None:
+def find_payers(document: wording.Document) -> list[Payer] | None:
     """Groups or classes that surely lose accuracy, the worst first; None if none is known."""
     rows = list(_everyone(document))
     if not rows:
@@ -203,7 +198,7 @@ def find_payers(document: Document) -> list[Payer] | None:
     return sorted(payers, key=lambda row: float(row["difference"]["value"]))
 
 
-def payers_in_words(document: Document) -> str:
+def payers_in_words(document: wording.Document) -> str:
     """The clause of the verdict that names who pays; empty where no group does."""
     payers = find_payers(document) or []
     if not payers:
@@ -215,10 +210,10 @@ def payers_in_words(document: Document) -> str:
         names = ", ".join(payer["name"] for payer in rest[: 3 * _NAMED])
         more = len(rest) - 3 * _NAMED
         named.append(f"{len(rest)} more: {names}{f' and {more} others' if more > 0 else ''}")
-    return f"surely lowers the accuracy of {noun} {listing(named)}"
+    return f"surely lowers the accuracy of {noun} {wording.listing(named)}"
 
 
-def payers_by_chance(document: Document) -> str:
+def payers_by_chance(document: wording.Document) -> str:
     """A sentence on how many chance alone may have named; empty where few were looked at."""
     if not find_payers(document):
         return ""
@@ -237,10 +232,11 @@ def _noun(rows: list[Payer], *, many: bool) -> str:
 
 def _payer(payer: Payer) -> str:
     loss = payer["difference"]
-    return f"{payer['name']} ({change(loss['value'], SHARE)}, {interval(loss, SHARE, signed=True)})"
+    change = wording.change(loss["value"], SHARE)
+    return f"{payer['name']} ({change}, {wording.interval(loss, SHARE, signed=True)})"
 
 
-def _everyone(document: Document) -> Iterator[Payer]:
+def _everyone(document: wording.Document) -> Iterator[Payer]:
     """Everyone whose accuracy is known; crossed groups and those of each column alone."""
     fairness = document.get("fairness")
     if fairness:
@@ -262,7 +258,7 @@ def _everyone(document: Document) -> Iterator[Payer]:
             yield _loser(row["name"], None, row["n"], row)
 
 
-def _loser(name: str, column: str | None, n: int, three: Document) -> Payer:
+def _loser(name: str, column: str | None, n: int, three: wording.Document) -> Payer:
     figures = {key: three[key] for key in ("before", "after", "difference")}
     return {"name": name, "column": column, "n": n, **figures}
 
@@ -270,33 +266,37 @@ def _loser(name: str, column: str | None, n: int, three: Document) -> Payer:
 # What is promised
 
 
-def promise_in_words(document: Document) -> list[str]:
+def promise_in_words(document: wording.Document) -> list[str]:
     """The promise and what it rests on, a sentence or two each; empty where none was made."""
     promised, selection = document["choice"].get("promised_on_selection"), document.get("selection")
     if not promised or not selection:
         return []
     objective, parts = document["objective"], selection["parts"]
-    measure = measures_of(document)[objective]
+    measure = wording.measures_of(document)[objective]
     gain = (
-        f"{change(promised['value'], measure)} of {measure.words} "
-        f"({interval(promised, measure, signed=True)})"
+        f"{wording.change(promised['value'], measure)} of {measure.words} "
+        f"({wording.interval(promised, measure, signed=True)})"
     )
     if not parts.get("folds"):
         ranked = selection.get("scores_saw_confirmation")
         role = "ranked the candidates too" if ranked else "did not choose"
         n_images = parts.get("confirmation") or 0
-        on = f"{count(n_images, 'image')} that {role}" if n_images else "the images that chose"
+        on = (
+            f"{wording.count(n_images, 'image')} that {role}"
+            if n_images
+            else "the images that chose"
+        )
         return [f"Promised: {gain} on {on}."]
     sentences = [
         f"Choosing like this gained {gain} on images that did not choose: each of "
-        f"{parts['folds']} folds of the {count(parts['choosing'], 'selection image')} was judged "
-        "under the cure that the others chose, and the interval is widened for that."
+        f"{parts['folds']} folds of the {wording.count(parts['choosing'], 'selection image')} was "
+        "judged under the cure that the others chose, and the interval is widened for that."
     ]
     sentences += [*_rungs(selection["promise"]), *_unstable(selection)]
     return [*sentences, *_better(document, selection)]
 
 
-def _rungs(promise: Document) -> list[str]:
+def _rungs(promise: wording.Document) -> list[str]:
     """Which promise is reached, and why no stronger one."""
     sentences: list[str] = []
     for rung in promise["rungs"]:
@@ -307,7 +307,7 @@ def _rungs(promise: Document) -> list[str]:
     return sentences
 
 
-def _unstable(selection: Document) -> list[str]:
+def _unstable(selection: wording.Document) -> list[str]:
     names = selection.get("unstable") or []
     if not names:
         return []
@@ -316,10 +316,10 @@ def _unstable(selection: Document) -> list[str]:
     return [f"Unstable, for fewer than half of the folds chose the same: {shown}{more}."]
 
 
-def _better(document: Document, selection: Document) -> list[str]:
+def _better(document: wording.Document, selection: wording.Document) -> list[str]:
     """A cure that gained more than the shipped one, if there is such a one."""
     objective = document["objective"]
-    measure = measures_of(document)[objective]
+    measure = wording.measures_of(document)[objective]
     turn = measure.sign
     gains = {
         cure["cure"]: turn * cure["changes"][objective]["value"]
@@ -330,12 +330,12 @@ def _better(document: Document, selection: Document) -> list[str]:
     best = max(gains, key=lambda name: gains[name], default="")
     if shipped not in gains or gains[best] <= gains[shipped]:
         return []
-    gain = change(turn * gains[best], measure)
+    gain = wording.change(turn * gains[best], measure)
     words = _CURES.get(best, best)
     return [f"Another cure gained more out of fold: {words}, {gain}; see --repair {best}."]
 
 
-def search_in_words(selection: Document) -> str:
+def search_in_words(selection: wording.Document) -> str:
     """How the choice was made, in a sentence or two."""
     if "candidates" not in selection:
         of_last_layer = selection.get("cure") in (None, "bias", "last-layer")
@@ -347,18 +347,20 @@ def search_in_words(selection: Document) -> str:
         "plain": "The lowest-ranked filters were frozen, as many as looked best.",
     }.get(selection["how"], selection["how"])
     parts = selection["parts"]
-    looked = (
-        f"{count(selection['candidates'], 'candidate')}, {count(selection['looks'], 'set')} of "
-        f"filters looked at on {count(parts['choosing'], 'image')}"
-    )
+    candidates = wording.count(selection["candidates"], "candidate")
+    sets = wording.count(selection["looks"], "set")
+    images = wording.count(parts["choosing"], "image")
+    looked = f"{candidates}, {sets} of filters looked at on {images}"
     if parts.get("folds"):
         return f"{method} {looked}; all of them confirmed, out of fold."
     n_images = parts.get("confirmation") or 0
-    confirmed = f"{count(n_images, 'other image')} confirmed" if n_images else "no image confirmed"
+    confirmed = (
+        f"{wording.count(n_images, 'other image')} confirmed" if n_images else "no image confirmed"
+    )
     return f"{method} {looked}; {confirmed}."
 
 
-def cure_metrics(document: Document) -> list[str]:
+def cure_metrics(document: wording.Document) -> list[str]:
     """The metrics of `cure_rows`: the objective, and accuracy where that is another."""
     cures = (document.get("selection") or {}).get("cures") or []
     known = {name for cure in cures for name in cure["changes"]}
@@ -366,16 +368,16 @@ def cure_metrics(document: Document) -> list[str]:
     return list(dict.fromkeys([document["objective"], *({accuracy} & known)]))
 
 
-def cure_rows(document: Document) -> list[dict[str, Any]]:
+def cure_rows(document: wording.Document) -> list[dict[str, Any]]:
     """The cures beside each other by their answers out of fold, ready to be shown.
 
     `figures` hold one text for each of `cure_metrics`.
     """
     selection = document.get("selection") or {}
-    measures = measures_of(document)
+    measures = wording.measures_of(document)
     rows = []
     for cure in selection.get("cures") or []:
-        moved: Document = cure["changes"]
+        moved: wording.Document = cure["changes"]
         promise = cure["promise"]
         rows.append(
             {
@@ -389,23 +391,23 @@ def cure_rows(document: Document) -> list[dict[str, Any]]:
     return rows
 
 
-def _cell(moved: Document, metric: str, measures: Mapping[str, Measure]) -> str:
+def _cell(moved: wording.Document, metric: str, measures: Mapping[str, Measure]) -> str:
     if metric not in moved or moved[metric]["value"] is None:
         return "-"
     measure, cell = measures[metric], moved[metric]
-    return f"{change(cell['value'], measure)} ({interval(cell, measure, signed=True)})"
-
-
-def cures_caption(selection: Document) -> str:
-    """What the figures of `cure_rows` are about."""
-    parts: Document = selection["parts"]
     return (
-        f"Change by cure on the {count(parts['choosing'], 'selection image')}, each judged under a "
-        "cure that it did not choose"
+        f"{wording.change(cell['value'], measure)} ({wording.interval(cell, measure, signed=True)})"
     )
 
 
-def shown_cures(rows: Sequence[Document]) -> list[list[str]]:
+def cures_caption(selection: wording.Document) -> str:
+    """What the figures of `cure_rows` are about."""
+    parts: wording.Document = selection["parts"]
+    images = wording.count(parts["choosing"], "selection image")
+    return f"Change by cure on the {images}, each judged under a cure that it did not choose"
+
+
+def shown_cures(rows: Sequence[wording.Document]) -> list[list[str]]:
     """The cells of a table: cure, a figure for each metric, promise."""
     return [
         [

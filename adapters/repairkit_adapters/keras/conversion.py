@@ -19,9 +19,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from repairkit.core.errors import ExportError
+from repairkit.core import errors, suite
 from repairkit.core.process.writing import write_whole
-from repairkit.core.suite import Array
 from repairkit.graph.index import GraphIndex, int_attribute
 from repairkit_adapters.keras import keras_runtime
 from repairkit_adapters.keras.keras_runtime import GraphFunction, Runtime, Tensor
@@ -81,7 +80,7 @@ def write_onnx(
             ValueError,
             tf.errors.OpError,
         ) as error:
-            raise ExportError(
+            raise errors.ExportError(
                 f"tf2onnx could not convert the model: {keras_runtime.short_message(error)}; "
                 "replace the layer, or try another --opset"
             ) from error
@@ -137,7 +136,7 @@ def _operator_handlers(exporter: ModuleType) -> dict[str, tuple[Callable[..., No
     return {"Erfc": (erfc, []), "Expm1": (expm1, []), "Log1p": (log1p, [])}
 
 
-def _captured(tf: ModuleType, function: GraphFunction) -> dict[str, Array]:
+def _captured(tf: ModuleType, function: GraphFunction) -> dict[str, suite.Array]:
     """The constants that a traced function captures, by the name of the input for each.
 
     Without variables, which tf2onnx stores itself.
@@ -158,7 +157,7 @@ def _check_operators(model: ModelProto, layers: Collection[str]) -> None:
         else:
             known = node.domain.startswith(("ai.onnx", "com.microsoft"))
         if not known:
-            raise ExportError(
+            raise errors.ExportError(
                 f"layer {_layer_of(node.name, layers)!r} uses TensorFlow's {node.op_type}, for "
                 "which ONNX has no operator; replace the layer with one that ONNX can express"
             )
@@ -193,12 +192,12 @@ _NUMBERED = re.compile(r"(?P<before>.*)__(?P<number>\d+)(?P<after>(:\d+)?(/kerne
 class _Tail:
     """A product and a sum per channel that are the only readers of a convolution."""
 
-    factor: Array
-    shift: Array
+    factor: suite.Array
+    shift: suite.Array
     nodes: list[NodeProto]
 
 
-def _store_constants(model: ModelProto, constants: Mapping[str, Array]) -> None:
+def _store_constants(model: ModelProto, constants: Mapping[str, suite.Array]) -> None:
     """Turn inputs with known values into initializers."""
     graph = model.graph
     free = [value for value in graph.input if value.name not in constants]
@@ -230,7 +229,7 @@ def _fold_normalisations(model: ModelProto) -> None:
 
 def _tail(node: NodeProto, index: GraphIndex, n_channels: int, rank: int) -> _Tail | None:
     """The product after a convolution and the sum after that, if each is the only reader."""
-    steps: list[tuple[NodeProto, Array]] = []
+    steps: list[tuple[NodeProto, suite.Array]] = []
     tensor = str(node.output[0])
     for kind in ("Mul", "Add"):
         reader = index.sole_reader(tensor)
@@ -250,8 +249,8 @@ def _tail(node: NodeProto, index: GraphIndex, n_channels: int, rank: int) -> _Ta
     return _Tail(factor, shift, [product, addition])
 
 
-def _fold(node: NodeProto, index: GraphIndex, kernel: Array, axis: int, tail: _Tail) -> bool:
-    bias: Array = np.zeros_like(tail.shift)
+def _fold(node: NodeProto, index: GraphIndex, kernel: suite.Array, axis: int, tail: _Tail) -> bool:
+    bias: suite.Array = np.zeros_like(tail.shift)
     if len(node.input) > 2 and node.input[2]:
         if node.input[2] not in index.initializers:
             return False

@@ -19,9 +19,7 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from repairkit.core.errors import AdapterError
-from repairkit.core.framework import Layer
-from repairkit.core.suite import Array
+from repairkit.core import errors, framework, suite
 from repairkit_adapters.keras import keras_runtime
 from repairkit_adapters.keras.keras_runtime import (
     KerasLayer,
@@ -58,7 +56,7 @@ class Stage:
         channel_axis: of its output, 1 or -1.
     """
 
-    layer: Layer
+    layer: framework.Layer
     convolution: KerasLayer
     part: str
     norm: KerasLayer | None
@@ -319,7 +317,7 @@ class _Watch:
             axis = keras_runtime.channel_axis(seen.layer)
             norm = self._norm_behind(seen)
             yield Stage(
-                layer=Layer(
+                layer=framework.Layer(
                     name if call == 0 else f"{name}#{call + 1}",
                     type(seen.layer).__name__,
                     int(seen.tensor.shape[axis]),
@@ -390,7 +388,7 @@ def _check_calls(
         and known[other.layer].part == stage.part
     }
     if len(alike) != stage.n_calls:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"the layer of {frozen.layer!r} is called {stage.n_calls} times, and its channel "
             f"{frozen.channel} is to be frozen at {frozen.constant:g} in {len(alike)} of them; one "
             "layer cannot hold both; keep the repair in the ONNX file"
@@ -433,7 +431,7 @@ def _kernel(stage: Stage) -> Variable:
     if hasattr(layer, "pointwise_kernel"):
         return layer.depthwise_kernel if stage.part == "depthwise" else layer.pointwise_kernel
     if getattr(layer, "lora_enabled", False):
-        raise AdapterError(
+        raise errors.AdapterError(
             f"layer {stage.layer.name!r} has LoRA weights beside its kernel; merge them first"
         )
     return layer._kernel if hasattr(layer, "_kernel") else layer.kernel
@@ -470,6 +468,6 @@ def _assign(variable: Variable, place: Place, value: float) -> None:
     variable.assign(numbers)
 
 
-def _numbers(variable: Variable) -> Array:
-    numbers: Array = variable.value.numpy()
+def _numbers(variable: Variable) -> suite.Array:
+    numbers: suite.Array = variable.value.numpy()
     return numbers

@@ -1,7 +1,5 @@
 """Load Keras models from files, applications and factories."""
 
-from __future__ import annotations
-
 import builtins
 import importlib
 import json
@@ -11,8 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
 
-from repairkit.core.errors import AdapterError
-from repairkit.core.framework import LoadOptions
+from repairkit.core import errors, framework
 from repairkit.core.process.trust import offer, refuse_untrusted
 from repairkit_adapters.factories import named_model
 from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, quiet, short_message
@@ -43,7 +40,7 @@ _MISFIT = (
 )
 
 
-def load_model(runtime: Runtime, source: str, options: LoadOptions) -> KerasModel:
+def load_model(runtime: Runtime, source: str, options: framework.LoadOptions) -> KerasModel:
     """A Keras model from a file, `keras.applications:NAME` or `module:factory`.
 
     Raises:
@@ -52,7 +49,7 @@ def load_model(runtime: Runtime, source: str, options: LoadOptions) -> KerasMode
     """
     if source.lower().endswith(FILES):
         if options.weights is not None:
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{source}: holds its own weights; leave --weights out, or name what they are for "
                 "(keras.applications:NAME or module:factory)"
             )
@@ -61,7 +58,7 @@ def load_model(runtime: Runtime, source: str, options: LoadOptions) -> KerasMode
         model = _application(runtime, source.removeprefix(APPLICATIONS), options)
     else:
         if not all(source.partition(":")):
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{source!r} is no Keras model; give a .keras or .h5 file, a SavedModel folder, "
                 "keras.applications:NAME or module:factory"
             )
@@ -71,13 +68,13 @@ def load_model(runtime: Runtime, source: str, options: LoadOptions) -> KerasMode
     return model
 
 
-def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> KerasModel:
+def _from_file(runtime: Runtime, path: Path, options: framework.LoadOptions) -> KerasModel:
     if not path.is_file():
-        raise AdapterError(f"{path}: there is no such file; check the path")
+        raise errors.AdapterError(f"{path}: there is no such file; check the path")
     config = _config(path)
     named = list(_named_code(config))
     code = [*(f"the Lambda layer {name!r}" for name in _lambdas(config)), *named]
-    refuse_untrusted(AdapterError, path, code, trust=options.trust)
+    refuse_untrusted(errors.AdapterError, path, code, trust=options.trust)
     for name in named:
         offer(name.partition(":")[0])
     try:
@@ -86,12 +83,12 @@ def _from_file(runtime: Runtime, path: Path, options: LoadOptions) -> KerasModel
     except _MISFIT as error:
         unknown = _unknown_class(str(error))
         if unknown:
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{path}: the custom layer or object {unknown!r} is not known; give "
                 "`module:factory` of your own code as the source, and the file's weights with "
                 "--weights"
             ) from error
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: cannot be read as a Keras model ({short_message(error)})"
         ) from error
 
@@ -115,7 +112,7 @@ def _config(path: Path) -> Config:
         config: Config = json.loads(content)
         return config
     except _MISFIT as error:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: cannot be read as a Keras model ({short_message(error)})"
         ) from error
 
@@ -176,11 +173,11 @@ def _unknown_class(message: str) -> str | None:
     return None
 
 
-def _application(runtime: Runtime, name: str, options: LoadOptions) -> KerasModel:
+def _application(runtime: Runtime, name: str, options: framework.LoadOptions) -> KerasModel:
     factory = getattr(runtime.keras.applications, name, None)
     if not callable(factory):
         known = [n for n in dir(runtime.keras.applications) if n[0].isupper()]
-        raise AdapterError(
+        raise errors.AdapterError(
             f"keras.applications has no model {name!r}; it has {', '.join(sorted(known)[:6])} and "
             "others, written as here"
         )
@@ -189,28 +186,32 @@ def _application(runtime: Runtime, name: str, options: LoadOptions) -> KerasMode
         with quiet():
             return factory(weights=None, **settings)
     except _MISFIT as error:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{APPLICATIONS}{name} cannot be built: {short_message(error)}"
         ) from error
 
 
-def _load_weights(runtime: Runtime, model: KerasModel, source: str, options: LoadOptions) -> None:
+def _load_weights(
+    runtime: Runtime, model: KerasModel, source: str, options: framework.LoadOptions
+) -> None:
     path = options.weights
     assert path is not None
     if not path.is_file():
-        raise AdapterError(f"{path}: there is no such file; check the path")
+        raise errors.AdapterError(f"{path}: there is no such file; check the path")
     if not model.built and options.input_shape is not None:
         model(runtime.tensorflow.zeros((1, *options.input_shape)), training=False)
     try:
         with quiet():
             model.load_weights(path)
     except _MISFIT as error:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: the weights do not fit {source} ({short_message(error)})"
         ) from error
 
 
-def image_shape(runtime: Runtime, model: KerasModel, options: LoadOptions) -> tuple[int, ...]:
+def image_shape(
+    runtime: Runtime, model: KerasModel, options: framework.LoadOptions
+) -> tuple[int, ...]:
     """The shape of one image, from the model or the options; builds the model if needed.
 
     Raises:
@@ -222,23 +223,25 @@ def image_shape(runtime: Runtime, model: KerasModel, options: LoadOptions) -> tu
             try:
                 model(runtime.tensorflow.zeros((1, *asked)), training=False)
             except _MISFIT as error:
-                raise AdapterError(
+                raise errors.AdapterError(
                     f"the model cannot be run on images of shape {asked}: {short_message(error)}"
                 ) from error
     inputs = getattr(model, "inputs", None)
     if inputs is not None and len(inputs) != 1:
-        raise AdapterError(f"the model has {len(inputs)} inputs; one, of images, was expected")
+        raise errors.AdapterError(
+            f"the model has {len(inputs)} inputs; one, of images, was expected"
+        )
     stated = tuple(inputs[0].shape[1:]) if inputs else None
     if asked is None:
         if stated is None or None in stated:
             shown = "" if stated is None else f" (it says {stated})"
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"the model does not say the size of its images{shown}; add --input-shape, such "
                 "as 224,224,3"
             )
         return tuple(int(size) for size in stated)
     if stated is not None and not fits(asked, stated):
-        raise AdapterError(
+        raise errors.AdapterError(
             f"the model takes images of shape {stated}, not {asked}; leave --input-shape out"
         )
     return asked

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import AdapterError
+from repairkit.core import errors, suite
 from repairkit.core.framework import Images, Layer, LayerMap
-from repairkit.core.suite import Array
 from repairkit_adapters.keras import keras_runtime, network_parts
 from repairkit_adapters.keras.conversion import write_onnx
 from repairkit_adapters.keras.filter_stages import Result, TappedModel, find_stages
@@ -58,7 +57,7 @@ class KerasNetwork:
             with quiet():
                 self.stages = find_stages(runtime, model, input_shape)
         except (TypeError, ValueError, RuntimeError, runtime.tensorflow.errors.OpError) as error:
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"the model cannot be run on images of shape {input_shape}: {short_message(error)}"
             ) from error
         self._holder = network_parts.LayerHolder("the model", [s.layer for s in self.stages])
@@ -170,7 +169,7 @@ class _Compiled:
         name: str,
         function: Callable[..., Result],
         held: network_parts.Held | None,
-        *inputs: Array,
+        *inputs: suite.Array,
     ) -> Result:
         """Run a function on images.
 
@@ -185,7 +184,7 @@ class _Compiled:
         """
         tf = self._tapped.runtime.tensorflow
         key = (name, held is not None)
-        more: list[Array] = []
+        more: list[suite.Array] = []
         if held is not None:
             number, channels, constants = held
             more = [
@@ -207,7 +206,7 @@ class _Compiled:
             try:
                 result: Result = self._functions[key](*inputs, *more)
             except (TypeError, ValueError, tf.errors.OpError) as error:
-                raise AdapterError(
+                raise errors.AdapterError(
                     f"the model cannot be run on images of shape {inputs[0].shape[1:]}: "
                     f"{short_message(error)}"
                 ) from error

@@ -1,7 +1,5 @@
 """Shared by Keras models and SavedModels: a layer held at constants, a classifier's loss."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -10,11 +8,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import AdapterError
-from repairkit.core.framework import Images, Layer
+from repairkit.core import errors, framework
 from repairkit_adapters.keras.keras_runtime import Tensor
 
-Held: TypeAlias = tuple[int, NDArray[np.intp], Images]
+Held: TypeAlias = tuple[int, NDArray[np.intp], framework.Images]
 """The number of a layer, and each image's channel and level there."""
 
 
@@ -26,14 +23,16 @@ class LayerHolder:
         layers: in the order of computation.
     """
 
-    def __init__(self, kind: str, layers: Sequence[Layer]) -> None:
+    def __init__(self, kind: str, layers: Sequence[framework.Layer]) -> None:
         self.layers = tuple(layers)
         self.held: Held | None = None
         self._kind = kind
         self._numbers = {layer.name: number for number, layer in enumerate(self.layers)}
 
     @contextmanager
-    def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
+    def freezing(
+        self, layer: str, channels: NDArray[np.intp], constants: framework.Images
+    ) -> Iterator[None]:
         """See `FrameworkModel.freezing`.
 
         Raises:
@@ -41,13 +40,13 @@ class LayerHolder:
         """
         number = self._numbers.get(layer)
         if number is None:
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{self._kind} has no layer {layer!r}; its layers are "
                 f"{', '.join(list(self._numbers)[:6])}"
             )
         n_channels = self.layers[number].n_channels
         if np.size(channels) and not 0 <= np.min(channels) <= np.max(channels) < n_channels:
-            raise AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
+            raise errors.AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
         before = self.held
         self.held = (number, channels, constants)
         try:
@@ -70,7 +69,7 @@ def refuse_no_classifier(shape: Sequence[int | None]) -> None:
         AdapterError: it is not one row of scores per image.
     """
     if len(shape) != 2:
-        raise AdapterError(
+        raise errors.AdapterError(
             "gradients need a classifier with one row of scores per image; the model's output has "
             f"the shape {tuple(shape)}; give a classifier"
         )

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repairkit.core.errors import AdapterError
-from repairkit.core.framework import Images
+from repairkit.core import errors, framework
 from repairkit.core.process.text import first_line
 
 _COMPILED = "_orig_mod"
@@ -51,7 +50,7 @@ class ImageModule:
             for part in parts:
                 part.training = True
 
-    def tensor(self, images: Images) -> torch.Tensor:
+    def tensor(self, images: framework.Images) -> torch.Tensor:
         """Images on the device of the weights."""
         weights = next(self.module.parameters(), None)
         tensor = torch.from_numpy(np.ascontiguousarray(images, np.float32))
@@ -91,13 +90,13 @@ class ImageModule:
         try:
             answer = self.module(tensor)
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{self.source}: cannot take images of shape {self.input_shape} "
                 f"({first_line(error)}); give the right --input-shape, without the batch"
             ) from error
         outputs = tensors_in(answer)
         if not outputs or outputs[0].dim() == 0 or len(outputs[0]) != len(tensor):
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{self.source}: gives no tensor with one row per image as its first output; "
                 "wrap the module so that it gives one"
             )
@@ -255,14 +254,14 @@ def _without_compiled(name: str) -> str:
 def _refuse_unfit(module: torch.nn.Module, source: str) -> None:
     for name, part in module.named_modules():
         if type(part).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{source}: layer {name!r} holds quantized integers, which PyTorch cannot export; "
                 "export the model as it was before quantization, and quantize the ONNX file"
             )
     empty = (torch.nn.parameter.UninitializedParameter, torch.nn.parameter.UninitializedBuffer)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if isinstance(tensor, empty) or tensor.is_meta:
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{source}: {name!r} has no numbers yet (a lazy module, or one on the device "
                 "`meta`); load the trained weights first"
             )

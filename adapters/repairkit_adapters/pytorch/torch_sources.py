@@ -8,8 +8,7 @@ from typing import TypeAlias
 
 import torch
 
-from repairkit.core.errors import AdapterError
-from repairkit.core.framework import LoadOptions
+from repairkit.core import errors, framework
 from repairkit.core.process.text import first_line
 from repairkit.core.process.trust import offer, refuse_untrusted
 from repairkit_adapters.factories import named_model
@@ -22,19 +21,19 @@ _SHOWN = 3  # names of tensors in a message
 StateDict: TypeAlias = dict[str, torch.Tensor]
 
 
-def load_source(source: str, options: LoadOptions) -> ImageModule:
+def load_source(source: str, options: framework.LoadOptions) -> ImageModule:
     """The module of a source, with its wrappers; see `PyTorchAdapter.load`."""
     path = Path(source)
     is_file = path.suffix.lower() in (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit")
     if is_file or path.is_file():
         if options.weights is not None:
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{source}: holds its own weights; leave --weights out, or name a factory "
                 "(module:function) that they are for"
             )
         return _from_file(path, options)
     if not all(source.partition(":")):
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{source}: is no PyTorch source; give module:factory, a torch.export program (.pt2) "
             "or a TorchScript file"
         )
@@ -63,7 +62,7 @@ def _fill(module: torch.nn.Module, path: Path, source: str, *, trust: bool) -> N
         *([f"{len(misfits)} have another shape ({misfits[0]})"] if misfits else []),
     ]
     if faults:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: does not fit {source}: {'; '.join(faults)}; name the factory that the "
             "weights were saved from"
         )
@@ -91,7 +90,7 @@ def _bare(state: StateDict, module: torch.nn.Module) -> StateDict:
 def _read_state(path: Path, *, trust: bool) -> StateDict:
     """A state dict; without trust, only types that PyTorch considers safe are unpickled."""
     if not path.is_file():
-        raise AdapterError(f"{path}: there is no such file; give --weights a state dict")
+        raise errors.AdapterError(f"{path}: there is no such file; give --weights a state dict")
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -102,7 +101,7 @@ def _read_state(path: Path, *, trust: bool) -> StateDict:
         pickled = read_names(path)
         if not pickled.foreign:
             reasons = "; ".join([first_line(error), *pickled.faults])
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{path}: is no state dict that can be read safely ({reasons}); save it "
                 "with torch.save(model.state_dict(), ...) or as safetensors"
             ) from error
@@ -110,7 +109,7 @@ def _read_state(path: Path, *, trust: bool) -> StateDict:
     if isinstance(state, torch.nn.Module):
         state = state.state_dict()
     if not isinstance(state, dict):
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: holds a {type(state).__name__}, and a state dict was expected; save it with "
             "torch.save(model.state_dict(), ...)"
         )
@@ -123,7 +122,7 @@ def _unpickle(path: Path, pickled: PickledNames, *, trust: bool) -> object:
     Raises:
         AdapterError: the file is not trusted, or cannot be read.
     """
-    refuse_untrusted(AdapterError, path, [*pickled.foreign, *pickled.faults], trust=trust)
+    refuse_untrusted(errors.AdapterError, path, [*pickled.foreign, *pickled.faults], trust=trust)
     for name in pickled.foreign:
         offer(name.partition(":")[0])
     try:
@@ -131,7 +130,7 @@ def _unpickle(path: Path, pickled: PickledNames, *, trust: bool) -> object:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: cannot be unpickled ({first_line(error)}); run where its classes are, or "
             "save it with torch.save(model.state_dict(), ...)"
         ) from error
@@ -142,21 +141,25 @@ def _read_safetensors(path: Path) -> StateDict:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: reading safetensors needs the package of that name ({error}); install it "
             "with `pip install 'repairkit[pytorch]'`"
         ) from error
     try:
         state: StateDict = load_file(path)
     except SafetensorError as error:
-        raise AdapterError(f"{path}: is no safetensors file ({first_line(error)})") from error
+        raise errors.AdapterError(
+            f"{path}: is no safetensors file ({first_line(error)})"
+        ) from error
     return state
 
 
-def _from_file(path: Path, options: LoadOptions) -> ImageModule:
+def _from_file(path: Path, options: framework.LoadOptions) -> ImageModule:
     """A `torch.export` program, a TorchScript file, or a module that was pickled whole."""
     if not path.is_file():
-        raise AdapterError(f"{path}: there is no such file; give the path of a PyTorch model")
+        raise errors.AdapterError(
+            f"{path}: there is no such file; give the path of a PyTorch model"
+        )
     names = _archive(path)
     if any(name.endswith("constants.pkl") for name in names):
         return _from_script(path, options)
@@ -168,7 +171,7 @@ def _from_file(path: Path, options: LoadOptions) -> ImageModule:
         if isinstance(module, torch.nn.Module):
             return _with_shape(module, str(path), "a module", options)
     faults = f" ({'; '.join(pickled.faults)})" if pickled.faults else ""
-    raise AdapterError(
+    raise errors.AdapterError(
         f"{path}: is neither a torch.export program nor TorchScript{faults}; of a file with "
         "weights alone, give --weights and name the model's factory (module:function) as the source"
     )
@@ -182,10 +185,10 @@ def _archive(path: Path) -> list[str]:
         return []
 
 
-def _from_script(path: Path, options: LoadOptions) -> ImageModule:
+def _from_script(path: Path, options: framework.LoadOptions) -> ImageModule:
     code = [name for name in _archive(path) if "/code/" in name and name.endswith(".py")]
     refuse_untrusted(
-        AdapterError,
+        errors.AdapterError,
         path,
         [f"the TorchScript program {name.partition('/code/')[2]}" for name in code]
         or ["a TorchScript program"],
@@ -196,38 +199,38 @@ def _from_script(path: Path, options: LoadOptions) -> ImageModule:
             warnings.simplefilter("ignore")
             module = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: cannot be read as TorchScript ({first_line(error)})"
         ) from error
     return _with_shape(module, str(path), "TorchScript", options)
 
 
 def _with_shape(
-    module: torch.nn.Module, source: str, kind: str, options: LoadOptions
+    module: torch.nn.Module, source: str, kind: str, options: framework.LoadOptions
 ) -> ImageModule:
     if options.input_shape is None:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{source}: {kind} does not say which images it takes; give --input-shape, such as "
             "3,224,224"
         )
     return ImageModule(module=module, input_shape=options.input_shape, step=None, source=source)
 
 
-def _from_program(path: Path, options: LoadOptions) -> ImageModule:
-    refuse_untrusted(AdapterError, path, _code_of_program(path), trust=options.trust)
+def _from_program(path: Path, options: framework.LoadOptions) -> ImageModule:
+    refuse_untrusted(errors.AdapterError, path, _code_of_program(path), trust=options.trust)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.load(str(path))
             module = program.module(check_guards=False)
     except Exception as error:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: cannot be read as a torch.export program ({first_line(error)}); export it "
             "again with this version of PyTorch"
         ) from error
     shape, step = _input_of(program, path)
     if options.input_shape not in (None, shape):
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: takes images of shape {shape}, not {options.input_shape}; leave "
             "--input-shape out"
         )
@@ -249,13 +252,13 @@ def _input_of(
     nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in wanted]
     values = [n.meta.get("val") for n in nodes]
     if len(values) != 1 or not isinstance(values[0], torch.Tensor) or values[0].dim() < 2:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: takes {len(values)} inputs, and one batch of images was expected; export a "
             "program that takes just the images"
         )
     batch, *shape = values[0].shape
     if not all(isinstance(size, int) for size in shape):
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{path}: takes images of any size; export the program with the size that it is used at"
         )
     return tuple(shape), batch if isinstance(batch, int) else None

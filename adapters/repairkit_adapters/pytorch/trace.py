@@ -5,8 +5,6 @@ as functions, TorchScript and exported programs, and leaves no hook in the user'
 sets the kernel of a channel to zero, and puts its constant into the bias or the normalisation.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,8 +16,7 @@ from numpy.typing import NDArray
 from torch.nn.utils import parametrize as parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from repairkit.core.errors import AdapterError
-from repairkit.core.framework import Images, Layer
+from repairkit.core import errors, framework
 from repairkit_adapters.pytorch import modules as image_modules
 from repairkit_adapters.pytorch.modules import ImageModule, tensors_in
 from repairkit_adapters.way_back import FrozenChannel, channels_by_layer
@@ -47,7 +44,7 @@ class TracedLayer:
     empty if no module has them.
     """
 
-    layer: Layer
+    layer: framework.Layer
     call: int
     norm_call: int | None
     owner: str
@@ -136,7 +133,9 @@ class _Record:
             self.kept.append(out)
 
 
-def overwriting(call: int, channels: NDArray[np.intp], constants: Images) -> OperatorWatch:
+def overwriting(
+    call: int, channels: NDArray[np.intp], constants: framework.Images
+) -> OperatorWatch:
     """Set one channel of each image to a constant, at one convolution or normalisation.
 
     Args:
@@ -162,7 +161,7 @@ def overwriting(call: int, channels: NDArray[np.intp], constants: Images) -> Ope
     return OperatorWatch(see)
 
 
-def _overwrite(out: torch.Tensor, channels: NDArray[np.intp], constants: Images) -> None:
+def _overwrite(out: torch.Tensor, channels: NDArray[np.intp], constants: framework.Images) -> None:
     # A layer may see several parts of each image, one after the other along the batch.
     repeats = len(out) // len(channels)
     rows = np.arange(len(channels) * repeats)
@@ -198,7 +197,7 @@ def trace_layers(source: ImageModule) -> tuple[TracedLayer, ...]:
         kind = _kind(modules.get(owner or call.module), call)
         layers.append(
             TracedLayer(
-                layer=Layer(name, kind, int(call.out.shape[1])),
+                layer=framework.Layer(name, kind, int(call.out.shape[1])),
                 call=position,
                 norm_call=norm,
                 owner=owner,
@@ -331,7 +330,7 @@ def _changes(
     """The numbers to fix, by tensor; changes nothing yet."""
     conv = _part(module, layer.owner, layer)
     if not lasting and parametrizations.is_parametrized(conv):
-        raise AdapterError(
+        raise errors.AdapterError(
             f"layer {layer.layer.name!r} is parametrized, so its weights cannot be set; give "
             "parametrize=True, or remove the parametrizations first"
         )
@@ -351,7 +350,7 @@ def _changes(
             _vector(norm, "bias", channels, levels, n_channels),
         ]
     if lasting:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"layer {layer.norm!r} has no weight and bias that could be held through training; "
             "leave parametrize out, or make it affine"
         )
@@ -363,7 +362,7 @@ def _changes(
 def _part(module: torch.nn.Module, name: str, layer: TracedLayer) -> torch.nn.Module:
     modules = dict(module.named_modules())
     if not name or name not in modules or not hasattr(modules[name], "weight"):
-        raise AdapterError(
+        raise errors.AdapterError(
             f"layer {layer.layer.name!r} is computed by a function, or its weights are not "
             "parameters of a module; only modules such as nn.Conv2d can be frozen in PyTorch"
         )
@@ -374,7 +373,7 @@ def _refuse_shared(layer: TracedLayer, traced: Sequence[TracedLayer]) -> None:
     calls = Counter(name for t in traced for name in (t.owner, t.norm) if name)
     for name in (layer.owner, layer.norm):
         if name and calls[name] > 1:
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"module {name!r} is called {calls[name]} times, and its channels can only be "
                 "frozen in all of them; keep the repair in the ONNX file"
             )

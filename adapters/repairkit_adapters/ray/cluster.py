@@ -23,9 +23,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import DeviceError, RepairkitError, SettingsError
+from repairkit.core import errors, suite
 from repairkit.core.game import GameFacts, Round
-from repairkit.core.suite import Precision
 from repairkit.engine.dispatch import DispatchedGame, Part, Report, answer
 from repairkit.engine.ort import versions
 from repairkit.jobs.score.elsewhere import ClusterOptions, Recipe
@@ -97,7 +96,7 @@ class RayCrew:
         room = int(_total(ray, "GPU") if on_gpus else _total(ray, "CPU") // options.cores)
         n_workers = room if options.workers is None else min(room, options.workers)
         if n_workers < 1:
-            raise DeviceError(
+            raise errors.DeviceError(
                 f"the Ray cluster has no room for a worker of {options.cores} cores "
                 f"({_total(ray, 'CPU'):g} CPUs, {_total(ray, 'GPU'):g} GPUs); give --ray-cores less"
             )
@@ -124,7 +123,7 @@ class RayCrew:
         while self._first is None:
             self._early += self._collect(_START_SECONDS)
             if self._first is None and not self._early and self.n_lost == 0:
-                raise DeviceError(
+                raise errors.DeviceError(
                     f"no worker of the Ray cluster became ready within {_START_SECONDS:.0f} s; "
                     "look at `ray status`: others may hold its resources"
                 )
@@ -206,14 +205,14 @@ class RayCrew:
             self.ray.kill(self._actors.pop(worker))
         self._waiting = {ref: task for ref, task in self._waiting.items() if task[0] != worker}
         cause = _cause(error)
-        if isinstance(cause, RepairkitError):  # opening the game would fail on every worker
+        if isinstance(cause, errors.RepairkitError):  # opening the game would fail on every worker
             raise cause
         line = _line(cause)
         logger.warning("a worker was lost: %s", line)
         if self._starts[worker] >= _MOST_STARTS:
             del self._starts[worker]
             if not self._starts:
-                raise DeviceError(
+                raise errors.DeviceError(
                     f"no worker stays alive ({line}); the model and its images take "
                     f"{self.n_bytes / 2**20:.0f} MiB on their way and several times that at work: "
                     "give each worker more with --ray-cores, or use fewer --workers"
@@ -227,7 +226,7 @@ def _check_versions(worker: WorkerFacts) -> None:
     ours = engine_versions()
     for name, version in worker.versions.items():
         if ours.get(name) != version:
-            raise DeviceError(
+            raise errors.DeviceError(
                 f"the worker on {worker.place} has {name} {version} and this machine "
                 f"{ours.get(name)}; install the same versions on every node"
             )
@@ -243,7 +242,7 @@ def _check_alike(first: WorkerFacts, worker: WorkerFacts) -> None:
     if worker.device == "cpu":  # GPU kernels may give different bits each time
         alike = alike and worker.probe == first.probe
     if not alike:
-        raise DeviceError(
+        raise errors.DeviceError(
             f"the workers on {first.place} and {worker.place} do not give the same bits; use "
             "nodes with the same kind of processor, or fewer --workers"
         )
@@ -263,7 +262,7 @@ def _load_ray() -> ModuleType:
     try:
         import ray
     except ImportError:
-        raise SettingsError("--ray needs Ray; pip install 'repairkit[ray]'") from None
+        raise errors.SettingsError("--ray needs Ray; pip install 'repairkit[ray]'") from None
     return ray
 
 
@@ -319,7 +318,7 @@ def _joined(ray: ModuleType, options: ClusterOptions) -> Iterator[None]:
                 **resources,
             )
     except Exception as error:  # Ray raises errors of many kinds
-        raise DeviceError(
+        raise errors.DeviceError(
             f"the Ray cluster {options.address!r} cannot be used ({_line(error)}); start one with "
             "`ray start --head`, name its address, or use --ray local; one that wants a token is "
             "joined with RAY_AUTH_MODE=token"
@@ -352,7 +351,7 @@ class WorkerFacts:
     facts: GameFacts
     path: str
     device: str
-    precision: Precision
+    precision: suite.Precision
     versions: dict[str, str]
     place: str
     probe: bytes
@@ -372,7 +371,7 @@ class Engine:
         rows = rng.random((_PROBE_ROWS, n)) < np.linspace(1.0, 0.5, _PROBE_ROWS)[:, None]
         images = pool.draw(rng, _PROBE_ROWS)[:, None]
         probe = np.zeros(0)
-        with suppress(SettingsError):  # some metrics can only be judged on all images
+        with suppress(errors.SettingsError):  # some metrics can only be judged on all images
             probe = game.play(Round(rows, images)).scores
         return WorkerFacts(
             facts=game.facts,

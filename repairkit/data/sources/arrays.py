@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.suite import Array, ImageSource
+from repairkit.core import errors, suite
 from repairkit.data.dataset import LoadedImages, copies_note, digest_array
 from repairkit.data.images import Geometry, allocate_pixels, plan_geometry, resize_pixels
 from repairkit.data.preprocessing import (
@@ -29,7 +28,7 @@ _BLOCK = 256
 
 
 def load_array(
-    array: Array, spec: InputSpec, preprocessing: Preprocessing, where: str
+    array: suite.Array, spec: InputSpec, preprocessing: Preprocessing, where: str
 ) -> LoadedImages:
     """Images from an array (n_images, ...): uint8 for a float model are pixels, all else is ready.
 
@@ -55,24 +54,24 @@ def load_array(
     return LoadedImages(ReadyImages(array, spec.dtype), digest.hexdigest(), tuple(notes))
 
 
-def _copies(array: Array) -> tuple[str, ...]:
+def _copies(array: suite.Array) -> tuple[str, ...]:
     return copies_note([hashlib.blake2b(image.tobytes()).hexdigest() for image in array])
 
 
-def _check_ready(array: Array, spec: InputSpec, where: str) -> int:
+def _check_ready(array: suite.Array, spec: InputSpec, where: str) -> int:
     """Refuse what the model cannot take; the number of missing values, which only rows may have."""
     shape = array.shape[1:]
     fits = len(shape) == len(spec.shape) and all(
         want in (None, have) for want, have in zip(spec.shape, shape, strict=True)
     )
     if not fits:
-        raise DataError(
+        raise errors.DataError(
             f"{where}: holds images of {describe_shape(shape)} and the model takes "
             f"{describe_shape(spec.shape)} (layout {spec.layout}); give x in the model's shape, "
             "or as uint8 images"
         )
     if array.dtype.kind not in "fiub" or spec.dtype.kind not in "fiub":
-        raise DataError(
+        raise errors.DataError(
             f"{where}: holds {array.dtype} and the model takes {spec.dtype}; give numbers"
         )
     n_missing = 0
@@ -84,7 +83,7 @@ def _check_ready(array: Array, spec: InputSpec, where: str) -> int:
             kept, n_missing = kept | missing, n_missing + int(missing.sum())
         bad = ~kept.reshape(len(block), -1).all(axis=1)
         if bad.any():
-            raise DataError(
+            raise errors.DataError(
                 f"{where}[{start + int(bad.argmax())}]: holds values that are not finite or that "
                 f"{spec.dtype} cannot hold without change (x is {array.dtype}); convert x to "
                 f"{spec.dtype} yourself"
@@ -92,7 +91,7 @@ def _check_ready(array: Array, spec: InputSpec, where: str) -> int:
     return n_missing
 
 
-def _kept_by_cast(block: Array, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+def _kept_by_cast(block: suite.Array, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
     """Whether each value is finite and survives; floats may round, but not overflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         cast = block.astype(dtype, copy=False)
@@ -109,7 +108,7 @@ def _load_pixels(
     pixels = _channels_last(array, spec, where)
     channels = spec.channels or pixels.shape[-1]
     if pixels.shape[-1] != channels and {pixels.shape[-1], channels} != {1, 3}:
-        raise DataError(
+        raise errors.DataError(
             f"{where}: its images have {pixels.shape[-1]} channels and the model takes {channels}; "
             "give x in the model's shape"
         )
@@ -117,7 +116,9 @@ def _load_pixels(
     pixels = _to_size(pixels, spec, preprocessing, where)
     if preprocessing.color == "bgr":
         if channels != 3:
-            raise SettingsError(f"color 'bgr' needs 3 channels and the model takes {channels}")
+            raise errors.SettingsError(
+                f"color 'bgr' needs 3 channels and the model takes {channels}"
+            )
         pixels = pixels[..., ::-1]
     return PixelImages(pixels, table, channels_first=spec.layout == "nchw")
 
@@ -126,7 +127,7 @@ def _channels_last(array: NDArray[np.uint8], spec: InputSpec, where: str) -> NDA
     if array.ndim == 3:
         return array[..., None]
     if array.ndim != 4:
-        raise DataError(
+        raise errors.DataError(
             f"{where}: has shape {describe_shape(array.shape)}; expected uint8 images N x H x W, "
             "N x H x W x C or N x C x H x W"
         )
@@ -137,7 +138,7 @@ def _channels_last(array: NDArray[np.uint8], spec: InputSpec, where: str) -> NDA
         exact = (array.shape[1] == spec.channels, array.shape[3] == spec.channels)
         first = exact[0] if exact[0] != exact[1] else spec.layout == "nchw"
     elif not first and not last:
-        raise DataError(
+        raise errors.DataError(
             f"{where}: has shape {describe_shape(array.shape)} and the model takes "
             f"{describe_shape(spec.shape)} (layout {spec.layout}); neither the second nor the "
             "last axis can be its channels"
@@ -158,10 +159,10 @@ def _to_size(
         geometry = Geometry(None, None, geometry.wanted)
     try:
         first = resize_pixels(pixels[0], geometry, channels)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+    except errors.DataError as error:
+        raise errors.DataError(f"{where}: {error}") from error
     if not geometry.fits(first.shape[:2]):
-        raise DataError(
+        raise errors.DataError(
             f"{where}: its images have {first.shape[0]} x {first.shape[1]} pixels and the model "
             f"takes {describe_shape(geometry.wanted)} (height x width); set resize"
         )
@@ -177,12 +178,12 @@ def _is_final(geometry: Geometry, size: tuple[int, int]) -> bool:
     return geometry.resize is None and geometry.fits(size)
 
 
-Further = tuple[dict[str, ImageSource], dict[str, Array]]
+Further = tuple[dict[str, suite.ImageSource], dict[str, suite.Array]]
 """Rows, one per image, and constants, by the names of inputs."""
 
 
 def take_arrays(
-    arrays: dict[str, Array],
+    arrays: dict[str, suite.Array],
     inputs: Sequence[FurtherInput],
     n_images: int,
     preprocessing: Preprocessing,
@@ -196,8 +197,8 @@ def take_arrays(
     Raises:
         DataError: an array fits neither way, or its values do not fit the input's type.
     """
-    rows: dict[str, ImageSource] = {}
-    constants: dict[str, Array] = {}
+    rows: dict[str, suite.ImageSource] = {}
+    constants: dict[str, suite.Array] = {}
     for wanted in inputs:
         if wanted.name not in arrays:
             continue
@@ -210,7 +211,7 @@ def take_arrays(
         elif wanted.per_image and _fits(array.shape, wanted.single[1:]):
             constants[wanted.name] = _cast(array[None], wanted, place)
         else:
-            raise DataError(
+            raise errors.DataError(
                 f"{place} has shape {describe_shape(array.shape)}; the model's input takes "
                 f"{describe_shape(wanted.single)}"
                 + (f", or one row for each of the {n_images} images" if wanted.per_image else "")
@@ -219,21 +220,21 @@ def take_arrays(
 
 
 def take_columns(
-    columns: Mapping[str, Array], inputs: Sequence[FurtherInput], where: str
-) -> dict[str, ImageSource]:
+    columns: Mapping[str, suite.Array], inputs: Sequence[FurtherInput], where: str
+) -> dict[str, suite.ImageSource]:
     """The columns of a table that are named as inputs, one number per image.
 
     Raises:
         DataError: a column holds no numbers, or the input takes more than one number per image.
     """
-    rows: dict[str, ImageSource] = {}
+    rows: dict[str, suite.ImageSource] = {}
     for wanted in inputs:
         if wanted.name not in columns:
             continue
         column, place = columns[wanted.name], f"{where}: column {wanted.name}"
         single = wanted.single[1:]
         if not wanted.per_image or not all(size in (None, 1) for size in single):
-            raise DataError(
+            raise errors.DataError(
                 f"{place} holds one number per image and the model's input takes "
                 f"{describe_shape(wanted.single)}; give an .npz with an array of that name, or a "
                 "constant with --input"
@@ -244,8 +245,8 @@ def take_columns(
 
 
 def _rows(
-    array: Array, wanted: FurtherInput, preprocessing: Preprocessing, place: str
-) -> ImageSource:
+    array: suite.Array, wanted: FurtherInput, preprocessing: Preprocessing, place: str
+) -> suite.ImageSource:
     single = wanted.single[1:]
     if array.ndim == 1 and all(size in (None, 1) for size in single):
         array = array.reshape(len(array), *[1] * len(single))
@@ -256,7 +257,7 @@ def _rows(
             array, spec.with_layout(preprocessing.layout), preprocessing, place
         ).images
     if not _fits(array.shape[1:], single):
-        raise DataError(
+        raise errors.DataError(
             f"{place} holds rows of {describe_shape(array.shape[1:])} and the model's input takes "
             f"{describe_shape(single)}"
         )
@@ -269,17 +270,19 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
     )
 
 
-def _cast(array: Array, wanted: FurtherInput, place: str) -> Array:
+def _cast(array: suite.Array, wanted: FurtherInput, place: str) -> suite.Array:
     """The array in the input's type, where that holds its values."""
     if wanted.dtype.kind not in "fiub" or array.dtype.kind not in "fiub":
         if wanted.dtype.kind == "O" and array.dtype.kind == "U":
             return array.astype(object)
-        raise DataError(f"{place} holds {array.dtype} and the model's input takes {wanted.dtype}")
+        raise errors.DataError(
+            f"{place} holds {array.dtype} and the model's input takes {wanted.dtype}"
+        )
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(wanted.dtype)
         kept = np.isfinite(cast) if wanted.dtype.kind == "f" else cast == array
     if not np.all(kept):
-        raise DataError(
+        raise errors.DataError(
             f"{place} holds values that are not finite or that {wanted.dtype} cannot hold"
         )
     return cast

@@ -12,22 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from repairkit.core.errors import DataError, SettingsError
+from repairkit.core import errors, suite
 from repairkit.core.process.text import clean, did_you_mean, listing
-from repairkit.core.suite import Array
+from repairkit.data import tables
 from repairkit.data.dataset import LoadedImages, Records, digest_array
 from repairkit.data.images import ImageFile, load_files
 from repairkit.data.preprocessing import InputSpec, Preprocessing, ReadyImages
-from repairkit.data.tables import (
-    Table,
-    as_texts,
-    clean_column,
-    numeric_if_all_numbers,
-    read_csv,
-    read_parquet,
-    text_column,
-    typed_column,
-)
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -50,7 +40,7 @@ def read_manifest(
     path_column = _path_column(manifest, table, with_labels=with_labels)
     files = _image_files(manifest, table, path_column)
     attributes = {
-        name: column if is_parquet else typed_column(clean_column(column))
+        name: column if is_parquet else tables.typed_column(tables.clean_column(column))
         for name, column in table.columns.items()
         if name not in (path_column, "label", "split")
     }
@@ -60,25 +50,29 @@ def read_manifest(
         labels=labels,
         locate=lambda index: f"{manifest}, row {table.row_numbers[index]}",
         load=lambda: load_files(files, spec, preprocessing),
-        split=None if split is None else text_column(split),
+        split=None if split is None else tables.text_column(split),
         attributes=attributes,
-        notes=tuple(_repeated(files, None if labels is None else as_texts(labels))),
+        notes=tuple(_repeated(files, None if labels is None else tables.as_texts(labels))),
     )
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> tables.Table:
     """A CSV or Parquet file, told apart by its suffix."""
-    return read_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else read_csv(path)
+    return (
+        tables.read_parquet(path)
+        if path.suffix.lower() in PARQUET_SUFFIXES
+        else tables.read_csv(path)
+    )
 
 
-def _path_column(manifest: Path, table: Table, *, with_labels: bool) -> str:
+def _path_column(manifest: Path, table: tables.Table, *, with_labels: bool) -> str:
     names = list(table.columns)
     path_column = next((name for name in _PATH_COLUMNS if name in names), None)
     missing = [] if path_column else ["path (or file_name)"]
     missing += [] if "label" in names or not with_labels else ["label"]
     if path_column is None or missing:
         wanted = "path" if path_column is None else "label"
-        raise DataError(
+        raise errors.DataError(
             f"{manifest}: has no column {' and no column '.join(missing)}; found "
             f"{listing(names)}{did_you_mean(wanted, names)}; name the columns in the first row, "
             "separated by commas"
@@ -86,13 +80,17 @@ def _path_column(manifest: Path, table: Table, *, with_labels: bool) -> str:
     return path_column
 
 
-def _image_files(manifest: Path, table: Table, path_column: str) -> list[ImageFile]:
+def _image_files(manifest: Path, table: tables.Table, path_column: str) -> list[ImageFile]:
     files = []
     for name, number in zip(table.columns[path_column], table.row_numbers, strict=True):
         if not clean(str(name)):
-            raise DataError(f"{manifest}, row {number}: {path_column} is empty; name an image")
+            raise errors.DataError(
+                f"{manifest}, row {number}: {path_column} is empty; name an image"
+            )
         if "\0" in str(name):
-            raise DataError(f"{manifest}, row {number}: {path_column} holds a zero byte; remove it")
+            raise errors.DataError(
+                f"{manifest}, row {number}: {path_column} holds a zero byte; remove it"
+            )
         path = _existing(manifest.parent, str(name))
         files.append(ImageFile(path, f"{manifest}, row {number}: {name}"))
     return files
@@ -136,7 +134,7 @@ _KEPT = ("label", "split")
 
 def read_rows(
     path: Path,
-    table: Table,
+    table: tables.Table,
     spec: InputSpec,
     *,
     features: Sequence[str] = (),
@@ -159,15 +157,17 @@ def read_rows(
             takes.
         SettingsError: `features` names a column that the table lacks, or one twice.
     """
-    texts = {name: clean_column(column) for name, column in table.columns.items()}
-    columns = {name: typed_column(c) if c.dtype.kind == "U" else c for name, c in texts.items()}
+    texts = {name: tables.clean_column(column) for name, column in table.columns.items()}
+    columns = {
+        name: tables.typed_column(c) if c.dtype.kind == "U" else c for name, c in texts.items()
+    }
     if with_labels and "label" not in columns:
-        raise DataError(
+        raise errors.DataError(
             f"{path}: has no column label; found {listing(list(columns))}"
             f"{did_you_mean('label', list(columns))}; name the column that is to be predicted label"
         )
     if spec.dtype.kind not in "fiu":
-        raise DataError(f"{path}: holds numbers and the model takes {spec.dtype}")
+        raise errors.DataError(f"{path}: holds numbers and the model takes {spec.dtype}")
     taken = {name: _numbers(column) for name, column in texts.items()}
     names = _feature_names(path, columns, taken, spec, features, groups)
 
@@ -180,13 +180,13 @@ def read_rows(
         labels=table.columns["label"] if with_labels else None,
         locate=locate,
         load=lambda: _load({name: taken[name] for name in names}, spec, locate),
-        split=None if split is None else text_column(split),
+        split=None if split is None else tables.text_column(split),
         attributes={name: column for name, column in columns.items() if name not in _KEPT},
         notes=(note,),
     )
 
 
-def _numbers(column: Array) -> Array:
+def _numbers(column: suite.Array) -> suite.Array:
     """A column of text as numbers however they are written, NaN where it is empty, else as it is.
 
     For what the model takes: there, `007` is 7.
@@ -195,7 +195,7 @@ def _numbers(column: Array) -> Array:
         return column
     texts = column
     given = texts != ""
-    numbers = numeric_if_all_numbers(texts[given])
+    numbers = tables.numeric_if_all_numbers(texts[given])
     if numbers.dtype.kind == "U" and given.any():
         return column
     if given.all():
@@ -208,8 +208,8 @@ def _numbers(column: Array) -> Array:
 
 def _feature_names(
     path: Path,
-    columns: Mapping[str, Array],
-    taken: Mapping[str, Array],
+    columns: Mapping[str, suite.Array],
+    taken: Mapping[str, suite.Array],
     spec: InputSpec,
     features: Sequence[str],
     groups: Sequence[str],
@@ -234,14 +234,16 @@ def _feature_names(
             if len(names) != wanted == len(other):
                 names = other
     if not names or wanted not in (None, len(names)):
-        raise DataError(
+        raise errors.DataError(
             f"{path}: {offered} beside label and split ({listing(names) or 'none'}) and the model "
             f"takes {wanted or 'some'}; name those that it takes, in its order, with --features or "
             "as features in repairkit.toml"
         )
     for name in names:
         if taken[name].dtype.kind not in "fiub":
-            raise DataError(f"{path}: the column {name!r} holds text; the model takes numbers")
+            raise errors.DataError(
+                f"{path}: the column {name!r} holds text; the model takes numbers"
+            )
     return names
 
 
@@ -251,18 +253,20 @@ def _named(path: Path, known: Sequence[str], features: Sequence[str]) -> list[st
     for feature in features:
         matching = [feature] if feature in known else [n for n in known if fnmatchcase(n, feature)]
         if not matching:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"{path}: has no column {feature!r}{did_you_mean(feature, known)}; correct features"
             )
         names += matching
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SettingsError(f"features names {listing(twice)} more than once; name each once")
+        raise errors.SettingsError(
+            f"features names {listing(twice)} more than once; name each once"
+        )
     return names
 
 
 def _load(
-    columns: Mapping[str, Array], spec: InputSpec, locate: Callable[[int], str]
+    columns: Mapping[str, suite.Array], spec: InputSpec, locate: Callable[[int], str]
 ) -> LoadedImages:
     """Rows in the model's type; a missing value stays NaN where the type has it.
 
@@ -277,7 +281,7 @@ def _load(
     wrong = np.argwhere(~(kept | missing))
     if len(wrong):
         row, column = wrong[0].tolist()
-        raise DataError(
+        raise errors.DataError(
             f"{locate(row)}: {list(columns)[column]} is {exact[row, column]}, which the model's "
             f"{spec.dtype} cannot hold; correct it"
         )

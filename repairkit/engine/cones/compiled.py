@@ -22,20 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from repairkit.core.errors import ModelError
+from repairkit.core import errors, suite
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Array
+from repairkit.engine import ort
 from repairkit.engine.cones.routes import Overwrite, Routes, Row
-from repairkit.engine.ort import (
-    Call,
-    Level,
-    as_value,
-    memory_of,
-    open_slice,
-    optimise,
-    release_freed,
-)
 from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, Switch, extract
 from repairkit.graph.coalitions.recast import recast
 from repairkit.graph.coalitions.weight_space import find_switches, separate, with_codes
@@ -48,11 +39,11 @@ logger = logging.getLogger(__name__)
 _MOST_SESSIONS = 512
 _ADDED_SLOT = 3  # of a convolution into which a residual sum was fused
 Channels = NDArray[np.intp]
-Undo = list[tuple[Array, NDArray[np.intp], Array]]
+Undo = list[tuple[suite.Array, NDArray[np.intp], suite.Array]]
 """Lanes of a tensor, the channels that were written, and what was there."""
 
 _ON_CPU = ("blocked weights", "plain weights", "mask nodes")
-WAYS: dict[str, Level] = {
+WAYS: dict[str, ort.Level] = {
     "blocked weights": "blocked",
     "plain weights": "fused",
     "mask nodes": "fused",
@@ -75,7 +66,7 @@ class Compiled:
     """
 
     def __init__(
-        self, candidates: Candidates, way: str, sample: Array, *, half: bool = False
+        self, candidates: Candidates, way: str, sample: suite.Array, *, half: bool = False
     ) -> None:
         weight_space = way.endswith("weights")
         assert not (half and weight_space)
@@ -83,7 +74,7 @@ class Compiled:
         image, output = candidates.image, candidates.output
         self.roster, self.means = roster, means
         separated = separate(survey, roster.sites, means, output=output, weight_space=weight_space)
-        optimised = optimise(with_codes(separated, roster), WAYS[way])
+        optimised = ort.optimise(with_codes(separated, roster), WAYS[way])
         # Not before: the runtime would write down the casts that its CPU kernels need.
         optimised = recast(optimised, "float16") if half else optimised
         switched = find_switches(optimised, separated, roster)
@@ -95,7 +86,7 @@ class Compiled:
         self._sessions: OrderedDict[Slice, tuple[Any, tuple[str, ...]]] = OrderedDict()
         stored = self.anatomy.index.initializers
         self.constants = {
-            name: as_value(np.ascontiguousarray(numpy_helper.to_array(stored[name])))
+            name: ort.as_value(np.ascontiguousarray(numpy_helper.to_array(stored[name])))
             for name in sorted(self.anatomy.inputs - switchable)
         }
         self.path = _describe(self.switches)
@@ -108,7 +99,7 @@ class Compiled:
         }
         self.costs = self.anatomy.arithmetic(self.shapes)
         self.overwrites = self._find_overwrites(sample)
-        release_freed()
+        ort.release_freed()
 
     def routes(self, *, overwriting: bool = True) -> Routes:
         """Routes from coalition to coalition; unless `overwriting`, convolutions always run."""
@@ -135,7 +126,7 @@ class Compiled:
             if len(workspace.calls) >= _MOST_SESSIONS:
                 workspace.calls.clear()
             fixed = {n: v for n, v in (self.constants | workspace.values).items() if n in fed}
-            call = workspace.calls[piece] = Call(session, piece.outputs, fixed)
+            call = workspace.calls[piece] = ort.Call(session, piece.outputs, fixed)
         return call({name: live[name] for name in self.anatomy.names_of_all(piece.fed)})
 
     def _session(self, piece: Slice) -> tuple[Any, tuple[str, ...]]:
@@ -144,14 +135,14 @@ class Compiled:
                 self._sessions.move_to_end(piece)
                 return self._sessions[piece]
         model, fed = extract(self.anatomy, piece, self.shapes)
-        opened = open_slice(model), fed
+        opened = ort.open_slice(model), fed
         with self._lock:
             self._sessions[piece] = opened
             while len(self._sessions) > _MOST_SESSIONS:
                 self._sessions.popitem(last=False)
         return opened
 
-    def _everything(self, images: Array, *, present: bool) -> dict[str, Array]:
+    def _everything(self, images: suite.Array, *, present: bool) -> dict[str, suite.Array]:
         """Every tensor that depends on the image, with all filters or none."""
         image = self.anatomy.image
         names = tuple(name for name in self.anatomy.names if name != image)
@@ -160,12 +151,14 @@ class Compiled:
         model, fed = extract(self.anatomy, piece, self.shapes)
         with self.workspaces.lend() as workspace:
             workspace.hold(np.full(len(self.roster), present))
-            known = {image: as_value(np.ascontiguousarray(images))}
+            known = {image: ort.as_value(np.ascontiguousarray(images))}
             values = known | self.constants | workspace.values
-            answers = Call(open_slice(model), names, {name: values[name] for name in fed})({})
+            answers = ort.Call(ort.open_slice(model), names, {name: values[name] for name in fed})(
+                {}
+            )
         return {name: answer.numpy() for name, answer in answers.items() if answer.is_tensor()}
 
-    def _find_overwrites(self, sample: Array) -> tuple[Overwrite | None, ...]:
+    def _find_overwrites(self, sample: suite.Array) -> tuple[Overwrite | None, ...]:
         """For every site how absent filters are overwritten; None where it must be computed."""
         tensors = self._everything(np.concatenate([sample, sample[:, ::-1] * 0]), present=False)
         overwrites: list[Overwrite | None] = []
@@ -187,7 +180,7 @@ class Compiled:
         return tuple(overwrites)
 
 
-def _constant_lanes(tensor: str, block: int, absent: Array) -> Overwrite | None:
+def _constant_lanes(tensor: str, block: int, absent: suite.Array) -> Overwrite | None:
     """An overwrite with what a tensor holds where its site has no filter, if images agree on it."""
     first, other = absent[: len(absent) // 2], absent[len(absent) // 2 :]
     if len(first) != 1 or absent.ndim < 2 or not np.array_equal(first, other):
@@ -222,14 +215,14 @@ class Workspace:
     ) -> None:
         self.present = np.ones(len(roster), bool)
         self.values: dict[str, Any] = {}
-        self.calls: dict[Slice, Call] = {}
+        self.calls: dict[Slice, ort.Call] = {}
         self._sites = []
         starts = [roster.slices[s.site].start for s in switches]
         self._starts = np.array([*starts, len(roster)])
         for switch in switches:
             site = _Weights(switch, trained, means[switch.site]) if switch.kernel else _Mask(switch)
             self._sites.append(site)
-            self.values.update({name: as_value(a) for name, a in site.arrays.items()})
+            self.values.update({name: ort.as_value(a) for name, a in site.arrays.items()})
 
     def hold(self, coalition: NDArray[np.bool_]) -> None:
         """Make the weights those of a coalition."""
@@ -248,7 +241,7 @@ class _Weights:
     """The kernel and bias of a site in weight space."""
 
     def __init__(
-        self, switch: Switch, trained: Mapping[str, NDArray[np.float32]], levels: Array
+        self, switch: Switch, trained: Mapping[str, NDArray[np.float32]], levels: suite.Array
     ) -> None:
         kernel, bias = trained[switch.kernel], trained[switch.bias]
         self.arrays = {switch.kernel: kernel.copy(), switch.bias: bias.copy()}
@@ -337,7 +330,7 @@ def overwrite(
         assert rule is not None
         filters = compiled.roster.slices[site.name]
         channels = np.flatnonzero(held[filters] & ~wanted[filters])
-        lanes = _lanes(memory_of(live[rule.tensor]), rule.block)
+        lanes = _lanes(ort.memory_of(live[rule.tensor]), rule.block)
         before = _read(lanes, channels)
         undo.append((lanes, channels, before))
         absent = _absent(rule, channels, live, compiled.means[site.name])
@@ -353,41 +346,41 @@ def put_back(undo: Undo) -> None:
 
 
 def _absent(
-    rule: Overwrite, channels: NDArray[np.intp], live: Mapping[str, Any], levels: Array
-) -> Array:
+    rule: Overwrite, channels: NDArray[np.intp], live: Mapping[str, Any], levels: suite.Array
+) -> suite.Array:
     """What lanes hold without their filters: (n_channels, 1 or n_images, n_positions)."""
     if rule.absent is not None:
         rows, lanes = channels // rule.block, channels % rule.block
-        constant: Array = rule.absent[rows, :, lanes][:, None]
+        constant: suite.Array = rule.absent[rows, :, lanes][:, None]
         return constant
     added = _read(_lanes(live[rule.added].numpy(), rule.block), channels)
     added += levels[channels][:, None, None]
     return np.maximum(added, 0, out=added) if rule.relu else added
 
 
-def _same_bits(some: Array, others: Array) -> bool:
+def _same_bits(some: suite.Array, others: suite.Array) -> bool:
     kind = f"u{some.itemsize}"  # so that zero is told from minus zero
     return bool((some.view(kind) == others.view(kind)).all())
 
 
-def _lanes(tensor: Array, block: int) -> Array:
+def _lanes(tensor: suite.Array, block: int) -> suite.Array:
     """A view of shape (n_images, n_blocks, n_positions, block)."""
     view = tensor.reshape(tensor.shape[0], tensor.shape[1] // block, -1, block)
     assert np.shares_memory(view, tensor)
     return view
 
 
-def _read(lanes: Array, channels: NDArray[np.intp]) -> Array:
+def _read(lanes: suite.Array, channels: NDArray[np.intp]) -> suite.Array:
     """A copy, (n_channels, n_images, n_positions)."""
     block = lanes.shape[3]
     if len(channels) == 1:
         c = int(channels[0])
         return lanes[None, :, c // block, :, c % block].copy()
-    many: Array = lanes[:, channels // block, :, channels % block]
+    many: suite.Array = lanes[:, channels // block, :, channels % block]
     return many
 
 
-def _write(lanes: Array, channels: NDArray[np.intp], values: Array) -> None:
+def _write(lanes: suite.Array, channels: NDArray[np.intp], values: suite.Array) -> None:
     block = lanes.shape[3]
     if len(channels) == 1:
         c = int(channels[0])
@@ -437,7 +430,7 @@ class Candidates:
             return _ON_CPU
         return () if self.rounding.at_the_end else _ON_CPU[-1:]
 
-    def compile(self, way: str, sample: Array, *, half: bool = False) -> Compiled | None:
+    def compile(self, way: str, sample: suite.Array, *, half: bool = False) -> Compiled | None:
         """The model compiled in one of `WAYS`, None where that cannot be done.
 
         `sample` is one image, shape (1, *input); `half` asks for half precision, for masks alone.
@@ -447,7 +440,7 @@ class Candidates:
             try:
                 with stage("compiling"):
                     self._compiled[key] = Compiled(self, way, sample, half=half)
-            except ModelError as error:
+            except errors.ModelError as error:
                 logger.info("%s: %s", way, error)
                 self._compiled[key] = None
         return self._compiled[key]

@@ -19,9 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.filters import Roster
-from repairkit.core.game import Coalitions
-from repairkit.core.suite import Array
+from repairkit.core import filters, game, suite
 from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, Switch, Tensors
 
 Sites = int
@@ -43,7 +41,7 @@ class Overwrite:
 
     tensor: str
     block: int
-    absent: Array | None
+    absent: suite.Array | None
     added: str = ""
     relu: bool = False
 
@@ -95,7 +93,7 @@ class Routes:
     def __init__(
         self,
         anatomy: Anatomy,
-        roster: Roster,
+        roster: filters.Roster,
         switches: tuple[Switch, ...],
         *,
         shapes: Mapping[str, Shape],
@@ -251,7 +249,11 @@ class RoutePlan:
 
 
 def make_plan(
-    routes: Routes, rows: Coalitions, start: Start | None, keep: Tensors, last: Row | None = None
+    routes: Routes,
+    rows: game.Coalitions,
+    start: Start | None,
+    keep: Tensors,
+    last: Row | None = None,
 ) -> RoutePlan:
     """The cheapest plan among those that come to mind.
 
@@ -277,7 +279,7 @@ def make_plan(
 
 
 def _row_by_row(
-    routes: Routes, rows: Coalitions, start: Start | None, keep: Tensors, base: Row | None
+    routes: Routes, rows: game.Coalitions, start: Start | None, keep: Tensors, base: Row | None
 ) -> RoutePlan:
     """Follow a row where that makes the next one cheaper."""
     moves: list[Move] = []

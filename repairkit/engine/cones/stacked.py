@@ -15,21 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import DeviceError, ModelError
-from repairkit.core.game import Coalitions
+from repairkit.core import errors, game
 from repairkit.core.suite import Array, Indices, Suite
+from repairkit.engine import ort
 from repairkit.engine.cones.compiled import Compiled
 from repairkit.engine.cones.routes import NOTHING_HELD, Routes, Row, SiteDifference
 from repairkit.engine.evaluator import Reduce
-from repairkit.engine.ort import (
-    as_value,
-    open_session,
-    out_of_memory,
-    owned_outputs,
-    quarter_of_card_memory,
-    quarter_of_free_memory,
-    runtime_complaint,
-)
 from repairkit.graph.coalitions.cones import COUNT, Slice, base_name, extract, stack_inputs
 
 logger = logging.getLogger(__name__)
@@ -71,7 +62,7 @@ class _Cones:
         self._cones.clear()
 
     def run(
-        self, piece: Slice, live: dict[str, Any], rows: Coalitions, n_images: int
+        self, piece: Slice, live: dict[str, Any], rows: game.Coalitions, n_images: int
     ) -> dict[str, Any]:
         """A run of stacked rows; the outputs as values, the judged one in main memory."""
         try:
@@ -85,18 +76,18 @@ class _Cones:
                 at = "cpu" if name == self.routes.anatomy.output else self.device
                 binding.bind_output(name, at)
             cone.session.run_with_iobinding(binding)
-            values = owned_outputs(binding)
+            values = ort.owned_outputs(binding)
         except Exception as error:
-            if out_of_memory(error):
+            if ort.out_of_memory(error):
                 raise _FullError(str(error).strip().splitlines()[0]) from error
-            complaint = runtime_complaint(error)
+            complaint = ort.runtime_complaint(error)
             if complaint is None:
                 raise
-            raise ModelError(f"ONNX Runtime fails on {self.device} ({complaint})") from error
+            raise errors.ModelError(f"ONNX Runtime fails on {self.device} ({complaint})") from error
         return dict(zip(piece.outputs, values, strict=True))
 
     def _inputs(
-        self, cone: _Cone, live: dict[str, Any], rows: Coalitions, n_images: int
+        self, cone: _Cone, live: dict[str, Any], rows: game.Coalitions, n_images: int
     ) -> dict[str, Any]:
         """Everything that a cone is fed, by name."""
         fed = {base_name(name): live[name] for name in cone.fed}
@@ -111,7 +102,7 @@ class _Cones:
                 present = rows[:, roster.slices[switch.site]].repeat(n_images, axis=0)
                 fed[switch.bias] = self.put(present.reshape(len(present), *switch.mask[1:]))
         count = np.array([len(rows)], np.int64)
-        fed[COUNT] = as_value(count)
+        fed[COUNT] = ort.as_value(count)
         return fed
 
     def _cone(self, piece: Slice) -> _Cone:
@@ -124,7 +115,7 @@ class _Cones:
         masks = {switch.bias for switch in compiled.switches}
         stacked = stack_inputs(model, fed, compiled.shapes)
         self._cones[piece] = _Cone(
-            open_session(stacked, device=self.device, tf32=self.tf32),
+            ort.open_session(stacked, device=self.device, tf32=self.tf32),
             fed,
             tuple(name for name in names if name in masks),
             tuple(name for name in names if name not in masks and name not in fed),
@@ -135,7 +126,7 @@ class _Cones:
 
     def put(self, array: Array) -> Any:
         """An array as a value on the device."""
-        return as_value(np.ascontiguousarray(array), self.device)
+        return ort.as_value(np.ascontiguousarray(array), self.device)
 
 
 class StackedEvaluator:
@@ -171,7 +162,7 @@ class StackedEvaluator:
         self._limits: dict[Slice, int] = {}
 
     def answer(
-        self, coalitions: Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
+        self, coalitions: game.Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
     ) -> Array:
         """See `engine.evaluator.Evaluator`.
 
@@ -197,7 +188,7 @@ class StackedEvaluator:
         size = self.batch_size
         return [positions[i : i + size] for i in range(0, len(positions), size)]
 
-    def _on_images(self, rows: Coalitions, positions: Indices, reduce: Reduce) -> list[Array]:
+    def _on_images(self, rows: game.Coalitions, positions: Indices, reduce: Reduce) -> list[Array]:
         """Rows on the same images: the base first, then cone by cone."""
         routes = self.routes
         live = {routes.anatomy.image: self.cones.put(self.suite.batch(positions))}
@@ -221,7 +212,7 @@ class StackedEvaluator:
         return [answers[number] for number in range(len(rows))]
 
     def _stacks(
-        self, piece: Slice, live: dict[str, Any], rows: Coalitions, n_images: int
+        self, piece: Slice, live: dict[str, Any], rows: game.Coalitions, n_images: int
     ) -> list[Array]:
         """The outputs of every row, from runs of as many rows as the device can hold."""
         outputs: list[Array] = []
@@ -250,7 +241,7 @@ class StackedEvaluator:
         return 1 << (wanted.bit_length() - 1)
 
     def _with_room(
-        self, piece: Slice, live: dict[str, Any], rows: Coalitions, n_images: int
+        self, piece: Slice, live: dict[str, Any], rows: game.Coalitions, n_images: int
     ) -> dict[str, Any]:
         """A run; where there is no room for it, the memory that other sessions hold is freed first.
 
@@ -267,11 +258,11 @@ class StackedEvaluator:
         except _FullError as error:
             if len(rows) > 1:
                 raise
-            raise DeviceError(
+            raise errors.DeviceError(
                 f"{self.device} has no memory for one coalition of {n_images} images "
                 f"({error}); use a smaller --batch, or --device cpu"
             ) from error
 
 
 def _quarter_of_memory(device: str) -> int:
-    return quarter_of_card_memory() if device == "cuda" else quarter_of_free_memory()
+    return ort.quarter_of_card_memory() if device == "cuda" else ort.quarter_of_free_memory()

@@ -21,12 +21,9 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
-from repairkit.core.errors import RunFolderError
-from repairkit.core.game import GameFacts
+from repairkit.core import errors, game, scores, suite
 from repairkit.core.process.text import first_line
 from repairkit.core.process.writing import together
-from repairkit.core.scores import Estimator, Run, Spent
-from repairkit.core.suite import Array
 
 _FORMAT = "repairkit checkpoint 1"
 _TREE = "checkpoint.json"
@@ -72,7 +69,7 @@ class CheckpointStore:
     path: Path
     every_seconds: float = 5.0
 
-    def save(self, run: Run, spent: Spent, key: str) -> None:
+    def save(self, run: scores.Run, spent: scores.Spent, key: str) -> None:
         """Replace the checkpoint, whole or not at all.
 
         Raises:
@@ -93,12 +90,14 @@ class CheckpointStore:
             with together() as drafts, drafts.open(self.path) as file:
                 _write(file, json.dumps(document), encoder.blobs)
         except OSError as error:
-            raise RunFolderError(
+            raise errors.RunFolderError(
                 f"{self.path}: cannot be written ({error.strerror or error}); free space or "
                 "choose another place"
             ) from error
 
-    def load(self, run: Run, key: str, earlier_key: str | None = None) -> Spent | None:
+    def load(
+        self, run: scores.Run, key: str, earlier_key: str | None = None
+    ) -> scores.Spent | None:
         """Restore a freshly started run from the checkpoint; None without a checkpoint.
 
         Args:
@@ -113,22 +112,22 @@ class CheckpointStore:
             with zipfile.ZipFile(self.path) as archive:
                 document, blobs = _read(archive)
             if document["format"] == _FORMAT and document["key"] not in (key, earlier_key):
-                raise RunFolderError(
+                raise errors.RunFolderError(
                     f"{self.path}: belongs to a run with other settings, another seed or another "
                     "game; repeat those, or delete it to start again"
                 )
             learnt, spent = _restore(run, document, blobs)
         except FileNotFoundError:
             return None
-        except RunFolderError:
+        except errors.RunFolderError:
             raise
         except OSError as error:
-            raise RunFolderError(
+            raise errors.RunFolderError(
                 f"{self.path}: cannot be read ({error.strerror or error}); choose another place"
             ) from error
         except Exception as error:
             # A damaged file can fail in any of a dozen ways.
-            raise RunFolderError(
+            raise errors.RunFolderError(
                 f"{self.path}: cannot be read as a checkpoint ({first_line(error)}); delete it to "
                 "start again"
             ) from error
@@ -136,7 +135,7 @@ class CheckpointStore:
         return spent
 
 
-def settings_key(estimator: Estimator, facts: GameFacts, seed: int) -> str:
+def settings_key(estimator: scores.Estimator, facts: game.GameFacts, seed: int) -> str:
     """A digest of everything that determines a run.
 
     Settings of an unknown kind count by their type alone.
@@ -144,12 +143,14 @@ def settings_key(estimator: Estimator, facts: GameFacts, seed: int) -> str:
     return _digest(estimator, facts, seed, name_of)
 
 
-def earlier_settings_key(estimator: Estimator, facts: GameFacts, seed: int) -> str:
+def earlier_settings_key(estimator: scores.Estimator, facts: game.GameFacts, seed: int) -> str:
     """The key of older checkpoints, in which types counted by their modules too."""
     return _digest(estimator, facts, seed, _earlier_name)
 
 
-def _digest(estimator: Estimator, facts: GameFacts, seed: int, names: Callable[[type], str]) -> str:
+def _digest(
+    estimator: scores.Estimator, facts: game.GameFacts, seed: int, names: Callable[[type], str]
+) -> str:
     encoder = Encoder(names)
     settings = {}
     for name, value in _attributes(estimator).items():
@@ -173,21 +174,21 @@ def _earlier_name(kind: type) -> str:
     return f"{module}.{kind.__qualname__}"
 
 
-def _attributes(estimator: Estimator) -> dict[str, object]:
+def _attributes(estimator: scores.Estimator) -> dict[str, object]:
     if dataclasses.is_dataclass(estimator) and not isinstance(estimator, type):
         return {f.name: getattr(estimator, f.name) for f in dataclasses.fields(estimator)}
     return dict(getattr(estimator, "__dict__", {}))
 
 
-def _learnt(run: Run) -> dict[str, object]:
+def _learnt(run: scores.Run) -> dict[str, object]:
     return {
         name: value
         for name, value in vars(run).items()
-        if not isinstance(value, GameFacts) and not hasattr(value, "start")
+        if not isinstance(value, game.GameFacts) and not hasattr(value, "start")
     }
 
 
-def _types(run: Run, learnt: Mapping[str, object]) -> dict[str, type]:
+def _types(run: scores.Run, learnt: Mapping[str, object]) -> dict[str, type]:
     """The dataclasses that a checkpoint of a run may hold, by name."""
     return dataclass_types(learnt.values(), getattr(type(run), "stored_types", ()))
 
@@ -213,7 +214,9 @@ def _read(archive: zipfile.ZipFile) -> tuple[Tree, list[bytes]]:
     return document, blobs
 
 
-def _restore(run: Run, document: Tree, blobs: list[bytes]) -> tuple[dict[str, object], Spent]:
+def _restore(
+    run: scores.Run, document: Tree, blobs: list[bytes]
+) -> tuple[dict[str, object], scores.Spent]:
     """What the run had learnt and spent, after a check against the fresh run."""
     if document["format"] != _FORMAT:
         raise ValueError(f"its format is not {_FORMAT!r}")
@@ -228,7 +231,7 @@ def _restore(run: Run, document: Tree, blobs: list[bytes]) -> tuple[dict[str, ob
     rounds, evaluations, passes = (
         int(spent[name]) for name in ("rounds", "evaluations", "image_passes")
     )
-    return learnt, Spent(rounds, evaluations, passes, float(spent["seconds"]))
+    return learnt, scores.Spent(rounds, evaluations, passes, float(spent["seconds"]))
 
 
 def _check_alike(name: str, fresh: object, restored: object) -> None:
@@ -275,7 +278,7 @@ class Encoder:
             return {"dataclass": self._names(type(value)), "fields": parts}
         raise TypeError(f"a {type(value).__name__} cannot be stored in a checkpoint")
 
-    def _array(self, value: Array | np.generic) -> Tree:
+    def _array(self, value: suite.Array | np.generic) -> Tree:
         if value.dtype.kind not in _NUMBERS:
             raise TypeError(f"an array of {value.dtype} cannot be stored in a checkpoint")
         columns_first = value.flags.f_contiguous and not value.flags.c_contiguous
@@ -335,7 +338,7 @@ class Decoder:
         if math.prod(shape) * dtype.itemsize != len(blob):
             raise ValueError("it holds an array of another size than it says")
         order: Literal["F", "C"] = "F" if tree["order"] == "F" else "C"
-        array: Array = np.frombuffer(blob, dtype).reshape(shape, order=order).copy(order="K")
+        array: suite.Array = np.frombuffer(blob, dtype).reshape(shape, order=order).copy(order="K")
         return array[()] if "scalar" in tree else array
 
     def _generator(self, index: int) -> np.random.Generator:

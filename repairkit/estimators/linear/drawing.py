@@ -11,8 +11,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.game import Coalitions, ImagePool, Round
+from repairkit.core import errors, game
 from repairkit.estimators.questions import Side, unknown
 from repairkit.estimators.samples import ErrorsOver
 
@@ -70,7 +69,7 @@ def check_errors_over(errors_over: str, images_per_coalition: int) -> None:
     if errors_over not in get_args(ErrorsOver):
         raise unknown("errors_over", str(errors_over), get_args(ErrorsOver))
     if errors_over == "images" and images_per_coalition != 1:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"errors over images need one image per coalition and {images_per_coalition} are "
             "asked for; set errors_over to rows"
         )
@@ -82,14 +81,14 @@ class Drawing:
 
     plan: RegressionPlan
     n_players: int
-    pool: ImagePool
+    pool: game.ImagePool
     entropy: tuple[int, int]
     law: AnyLaw
     most: int
     tilt: float
     most_rows: int
 
-    def round(self, number: int, n_known: int) -> Round:
+    def round(self, number: int, n_known: int) -> game.Round:
         """Round `number`, asked when `n_known` rows are known; a pilot while `most` is 0."""
         n, plan = self.n_players, self.plan
         rng = np.random.default_rng([*self.entropy, number])
@@ -97,7 +96,7 @@ class Drawing:
         coalitions = remove_at_random(rng, sizes, n)
         per_row = plan.images_per_coalition
         images = self.pool.draw(rng, len(sizes) * per_row)
-        return Round(coalitions, rng.permutation(images).reshape(len(sizes), per_row))
+        return game.Round(coalitions, rng.permutation(images).reshape(len(sizes), per_row))
 
     def _sizes(self, rng: np.random.Generator, n_known: int) -> Ints:
         """Rounds grow with what is known, so that any budget is nearly used."""
@@ -179,7 +178,7 @@ def draw_sizes(rng: np.random.Generator, shares: Floats, least: int, n_rows: int
     return rng.permutation(sizes).astype(np.int64)
 
 
-def remove_at_random(rng: np.random.Generator, sizes: Ints, n_players: int) -> Coalitions:
+def remove_at_random(rng: np.random.Generator, sizes: Ints, n_players: int) -> game.Coalitions:
     """Coalitions that lack as many players as `sizes` says, each set of that size as likely.
 
     Players are dealt from shuffled decks, so that all are removed about equally often. The rest of

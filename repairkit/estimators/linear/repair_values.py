@@ -20,9 +20,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core import game, scores
 from repairkit.core.errors import SettingsError
-from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
-from repairkit.core.scores import Scores
 from repairkit.estimators import questions
 from repairkit.estimators.linear import control, drawing
 from repairkit.estimators.linear.regression import (
@@ -89,7 +88,7 @@ class RepairRegression:
         drawing.check_errors_over(self.errors_over, self.images_per_coalition)
         questions.check_question(self.top_k, self.side)
 
-    def start(self, facts: GameFacts, rng: np.random.Generator) -> RegressionRun | RepairRun:
+    def start(self, facts: game.GameFacts, rng: np.random.Generator) -> RegressionRun | RepairRun:
         """Begin.
 
         Raises:
@@ -217,7 +216,7 @@ class RepairRun:
 
     def __init__(
         self,
-        facts: GameFacts,
+        facts: game.GameFacts,
         plan: drawing.RegressionPlan,
         split: drawing.Split,
         rng: np.random.Generator,
@@ -263,10 +262,10 @@ class RepairRun:
     def details(self) -> dict[str, object]:
         return self.regression.details
 
-    def ask(self) -> Round:
+    def ask(self) -> game.Round:
         return self._round(self.n_told) if len(self.regression.ends) else self.regression.ask()
 
-    def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
+    def ask_ahead(self, pending: Sequence[game.Round]) -> game.Round | None:
         """See `driving.playing`: only what follows the pilot is not known yet."""
         number, schedule = self.n_told + len(pending), self._schedule
         if not len(self.regression.ends) or (self.n_images < 0 and number > schedule.n_pilot):
@@ -282,7 +281,7 @@ class RepairRun:
             return False
         return not schedule.has_entries(self.n_told) and self.regression.can_be_told(n_rows)
 
-    def tell(self, outcomes: Outcomes) -> None:
+    def tell(self, outcomes: game.Outcomes) -> None:
         if not len(self.regression.ends):
             self.regression.tell(outcomes)
             return
@@ -295,14 +294,14 @@ class RepairRun:
             self.regression.tell(outcomes)
         self.n_told += 1
 
-    def read(self) -> Scores:
+    def read(self) -> scores.Scores:
         """See `RegressionRun.read`; where time ended before its rows, what the entries say."""
         table = self.table if self.regression.table is None else self.regression.table
         if len(self.regression.rows) >= LEAST_ROWS or not len(table):
             return self.regression.read()
         return _scores_of_entries(self.facts, table)
 
-    def on_images(self, some: SomeImages) -> RepairRun | None:
+    def on_images(self, some: game.SomeImages) -> RepairRun | None:
         """See `RegressionRun.on_images`; how many images the table has does not change."""
         return _on_images(self, some)
 
@@ -310,7 +309,7 @@ class RepairRun:
     def _schedule(self) -> _Schedule:
         return _Schedule(self.split, self.n_images)
 
-    def _round(self, number: int) -> Round:
+    def _round(self, number: int) -> game.Round:
         schedule = self._schedule
         if number == schedule.n_pilot:
             return _pilot_rows(self)
@@ -319,7 +318,7 @@ class RepairRun:
         images, players = schedule.place(number)
         return _entries(self.order[images], players, self.facts.n_players, schedule)
 
-    def _learn_entries(self, outcomes: Outcomes) -> None:
+    def _learn_entries(self, outcomes: game.Outcomes) -> None:
         schedule = self._schedule
         images = self.order[schedule.place(self.n_told)[0]]
         losses = (outcomes.scores[0] - outcomes.scores[1:]).astype(np.float32)
@@ -329,7 +328,7 @@ class RepairRun:
             self.parts = []
             self._settle()
 
-    def _decide(self, outcomes: Outcomes) -> None:
+    def _decide(self, outcomes: game.Outcomes) -> None:
         """Read the pilot: how many images the table is to have."""
         regression = self.regression
         self.explained = _explained(
@@ -349,28 +348,32 @@ class RepairRun:
             self.regression.most_rows = max(self.split.rows - self._schedule.spent_before_rows, 0)
 
 
-def _pilot_rows(run: RepairRun) -> Round:
+def _pilot_rows(run: RepairRun) -> game.Round:
     """Rows on the pilot's images, all of them equally often."""
     rng = np.random.default_rng([*run.entropy, 1])
     n, plan, n_rows = run.facts.n_players, run.plan, run.split.pilot_rows
     shares, _ = drawing.semivalue_sizes(plan.least, plan.most, n, 0.0)
     sizes = drawing.draw_sizes(rng, shares, 0, n_rows)
     images = np.resize(run.order[: run.split.pilot_images], n_rows)
-    return Round(drawing.remove_at_random(rng, sizes, n), images[:, None])
+    return game.Round(drawing.remove_at_random(rng, sizes, n), images[:, None])
 
 
 def _entries(
     images: NDArray[np.intp], players: slice, n_players: int, schedule: _Schedule
-) -> Round:
+) -> game.Round:
     """The full coalition, and it without each of some players, on the same images."""
     n_changed = players.stop - players.start
     rows = np.ones((1 + n_changed, n_players), bool)
     rows[1 + np.arange(n_changed), players.start + np.arange(n_changed)] = False
-    return Round(rows, np.tile(images, (len(rows), 1)), schedule.per_row(len(images)))
+    return game.Round(rows, np.tile(images, (len(rows), 1)), schedule.per_row(len(images)))
 
 
 def _explained(
-    asked: Round, outcomes: Outcomes, table: control.ControlTable, baseline: Floats, full: Floats
+    asked: game.Round,
+    outcomes: game.Outcomes,
+    table: control.ControlTable,
+    baseline: Floats,
+    full: Floats,
 ) -> float:
     """The share of the variance of the pilot's rows that the table explains, first metric.
 
@@ -399,7 +402,7 @@ def _explained(
     return float(control.fit_coefficients(rows, place % control.N_FOLDS)[1][0])
 
 
-def _scores_of_entries(facts: GameFacts, table: control.ControlTable) -> Scores:
+def _scores_of_entries(facts: game.GameFacts, table: control.ControlTable) -> scores.Scores:
     """What a table alone says, where no rows were played."""
     rates = facts.pool.probabilities[table.images]
     alone = control.AdditiveGame(
@@ -410,12 +413,14 @@ def _scores_of_entries(facts: GameFacts, table: control.ControlTable) -> Scores:
         left=1 - len(table) / len(facts.pool),
     )
     values, errors = alone.means(), np.sqrt(alone.spread())
-    plain = Scores.plain(facts.metrics, values, errors, np.full(len(values), len(table), np.int64))
+    plain = scores.Scores.plain(
+        facts.metrics, values, errors, np.full(len(values), len(table), np.int64)
+    )
     words = f"what {len(table)} images lose with each filter alone, since no rows were played"
     return replace(plain, interval=f"{plain.interval}; {words}: not the semivalue")
 
 
-def _on_images(run: RepairRun, some: SomeImages) -> RepairRun | None:
+def _on_images(run: RepairRun, some: game.SomeImages) -> RepairRun | None:
     regression = run.regression.on_images(some)
     if regression is None:
         return None
@@ -430,7 +435,7 @@ def _on_images(run: RepairRun, some: SomeImages) -> RepairRun | None:
     return part
 
 
-def _spread_evenly(pool: ImagePool, rng: np.random.Generator) -> NDArray[np.intp]:
+def _spread_evenly(pool: game.ImagePool, rng: np.random.Generator) -> NDArray[np.intp]:
     """An order of the images whose beginnings hold about their share of every stratum."""
     shuffled = rng.permutation(len(pool))
     strata = pool.strata[shuffled]

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import Coalitions, GameFacts, ImagePool, Round
-from repairkit.core.suite import Indices
+from repairkit.core import game, suite
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -61,10 +60,10 @@ class RegressionRows:
     def n_players(self) -> int:
         return len(self.counts)
 
-    def add(self, asked: Round) -> None:
+    def add(self, asked: game.Round) -> None:
         """Take in a round whose rows have images of their own."""
         assert asked.images is not None
-        removed: Coalitions = ~asked.coalitions
+        removed: game.Coalitions = ~asked.coalitions
         self.counts += removed.sum(axis=0)
         self.bits.append(np.packbits(removed, axis=1))
         self.sizes.append(removed.sum(axis=1).astype(np.int64))
@@ -84,7 +83,9 @@ class RegressionRows:
         (bits,), (sizes,), (images,) = self.bits, self.sizes, self.images
         return replace(self, bits=[bits[numbers]], sizes=[sizes[numbers]], images=[images[numbers]])
 
-    def on(self, positions: Indices, n_images: int) -> tuple[RegressionRows, NDArray[np.intp]]:
+    def on(
+        self, positions: suite.Indices, n_images: int
+    ) -> tuple[RegressionRows, NDArray[np.intp]]:
         """The rows of one image each whose image is among `positions`, and their numbers.
 
         Images are renumbered, in the order of `positions`.
@@ -333,7 +334,7 @@ class MetricShare:
     images: NDArray[np.intp] | None = None
 
 
-def metric_shares(facts: GameFacts, rows: RegressionRows) -> Iterator[MetricShare]:
+def metric_shares(facts: game.GameFacts, rows: RegressionRows) -> Iterator[MetricShare]:
     """All metrics, the first metric's share first."""
     drawn = rows.all_images()
     images_of: tuple[NDArray[np.intp] | None, ...] = (None,) * facts.n_metrics
@@ -353,7 +354,7 @@ def metric_shares(facts: GameFacts, rows: RegressionRows) -> Iterator[MetricShar
 
 
 def _of_images(
-    pool: ImagePool, images: NDArray[np.intp], drawn: NDArray[np.int64]
+    pool: game.ImagePool, images: NDArray[np.intp], drawn: NDArray[np.int64]
 ) -> tuple[NDArray[np.intp], float]:
     """The rows on these images, and how likely a row is to be one of them."""
     counted = np.zeros(len(pool), bool)

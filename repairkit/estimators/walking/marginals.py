@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import GameFacts, Outcomes, Round
-from repairkit.core.scores import Scores
+from repairkit.core import game, scores
 from repairkit.estimators import questions
 from repairkit.estimators.samples import (
     BERNSTEIN,
@@ -70,7 +69,7 @@ class Marginals:
         if self.reach is not None:
             questions.check_positive("reach", self.reach, below=1.0)
 
-    def start(self, facts: GameFacts, rng: np.random.Generator) -> MarginalsRun:
+    def start(self, facts: game.GameFacts, rng: np.random.Generator) -> MarginalsRun:
         """Begin.
 
         Raises:
@@ -88,7 +87,9 @@ class MarginalsRun(questions.TopKRun):
 
     settings: Marginals
 
-    def __init__(self, facts: GameFacts, settings: Marginals, rng: np.random.Generator) -> None:
+    def __init__(
+        self, facts: game.GameFacts, settings: Marginals, rng: np.random.Generator
+    ) -> None:
         self.facts, self.settings = facts, settings
         self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
@@ -110,16 +111,16 @@ class MarginalsRun(questions.TopKRun):
     def details(self) -> dict[str, Any]:
         return {"convergence": self.halves.as_details()}
 
-    def ask(self) -> Round:
+    def ask(self) -> game.Round:
         if not self.still_open.any():
-            return Round.nothing(self.facts.n_players)
+            return game.Round.nothing(self.facts.n_players)
         return stars.ask_for_star(self.star, self.settings.chunk)
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: a star goes on from wherever it is."""
         return n_rows > 0
 
-    def tell(self, outcomes: Outcomes) -> None:
+    def tell(self, outcomes: game.Outcomes) -> None:
         stars.learn_star(self.star, outcomes.values)
         self.n_evaluations += len(outcomes.values)
         if self.star.done:
@@ -155,13 +156,13 @@ class MarginalsRun(questions.TopKRun):
         weighted = self._sizes().greatest_weight * ranges
         return moments_radius(self.moments, weighted, delta=self.settings.delta, union_bound=True)
 
-    def read(self) -> Scores:
+    def read(self) -> scores.Scores:
         values = self.moments.means.copy()
         natural = marginal_ranges(self.facts, None)
         low, high = within_range(*around(values, self._radius()), natural)
         # The mean of weighted samples may lie outside the range of a value.
         low, high = np.minimum(low, values), np.maximum(high, values)
-        return Scores(
+        return scores.Scores(
             metrics=self.facts.metrics,
             values=values,
             std_errors=self.moments.std_errors(),

@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import GameFacts, Outcomes, Round
-from repairkit.core.scores import Scores
-from repairkit.estimators.questions import (
-    Side,
-    astride,
-    check_question,
-    check_real,
-    check_whole,
-    settle_top_k,
-)
+from repairkit.core import game, scores
+from repairkit.estimators import questions
 from repairkit.estimators.samples import (
     HalvedSamples,
     Moments,
@@ -55,17 +47,17 @@ class Permutation:
     truncate_patience: int = 6
     chunk: int = 64
     top_k: int | None = None
-    side: Side = "highest"
+    side: questions.Side = "highest"
 
     def __post_init__(self) -> None:
-        check_whole("batch_size", self.batch_size, least=1)
-        check_whole("truncate_patience", self.truncate_patience, least=1)
-        check_whole("chunk", self.chunk, least=1)
+        questions.check_whole("batch_size", self.batch_size, least=1)
+        questions.check_whole("truncate_patience", self.truncate_patience, least=1)
+        questions.check_whole("chunk", self.chunk, least=1)
         if self.truncate_at is not None:
-            check_real("truncate_at", self.truncate_at, least=-np.inf)
-        check_question(self.top_k, self.side)
+            questions.check_real("truncate_at", self.truncate_at, least=-np.inf)
+        questions.check_question(self.top_k, self.side)
 
-    def start(self, facts: GameFacts, rng: np.random.Generator) -> PermutationRun:
+    def start(self, facts: game.GameFacts, rng: np.random.Generator) -> PermutationRun:
         """Begin.
 
         Raises:
@@ -82,9 +74,11 @@ class PermutationRun:
 
     endless = True
 
-    def __init__(self, facts: GameFacts, settings: Permutation, rng: np.random.Generator) -> None:
+    def __init__(
+        self, facts: game.GameFacts, settings: Permutation, rng: np.random.Generator
+    ) -> None:
         self.facts, self.settings = facts, settings
-        self.top_k = settle_top_k(settings.top_k, facts.n_players)
+        self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
         self.entropy = draw_entropy(rng)
         self.n_walks, self.n_evaluations = 0, 0
@@ -101,14 +95,14 @@ class PermutationRun:
         """A walk; a truncated walk may need any number below that."""
         return self.facts.n_players + 1 if self.settings.truncate_at is None else 1
 
-    def ask(self) -> Round:
+    def ask(self) -> game.Round:
         return walks.ask_for([self.walk], self.settings.chunk, self.facts.n_players)
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: a walk goes on from wherever it is."""
         return n_rows > 0
 
-    def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
+    def ask_ahead(self, pending: Sequence[game.Round]) -> game.Round | None:
         """See `driving.playing`: a walk that is never cut depends on no outcomes."""
         if self.settings.truncate_at is not None:
             return None
@@ -120,7 +114,7 @@ class PermutationRun:
                 walk, n_asked = self._walk(walk.number + 1), 0
         return walks.ask_for([replace(walk, n_known=n_asked)], chunk, self.facts.n_players)
 
-    def tell(self, outcomes: Outcomes) -> None:
+    def tell(self, outcomes: game.Outcomes) -> None:
         rule = walks.Truncation(self.settings.truncate_at, self.settings.truncate_patience)
         chunk, guard = self.settings.chunk, self.facts.guard
         walks.advance([self.walk], outcomes.values, chunk, guard=guard, rule=rule)
@@ -154,14 +148,14 @@ class PermutationRun:
         errors: NDArray[np.float64] = np.sqrt(np.maximum(variances, least) / np.maximum(counts, 1))
         return errors
 
-    def read(self) -> Scores:
+    def read(self) -> scores.Scores:
         values, errors = self.moments.means.copy(), self.moments.std_errors()
         quantile = student_quantile(CONFIDENCE, max(self.n_walks - 1, 1))
         low, high = around(values, quantile * self._cautious_errors())
-        still_open = astride(
+        still_open = questions.astride(
             low[:, 0], high[:, 0], values[:, 0], top_k=self.top_k, side=self.settings.side
         )
-        return Scores(
+        return scores.Scores(
             metrics=self.facts.metrics,
             values=values,
             std_errors=errors,

@@ -15,8 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.game import GameFacts, Outcomes, Round
-from repairkit.core.scores import Scores
+from repairkit.core import game, scores
 from repairkit.estimators import questions
 from repairkit.estimators.samples import (
     BERNSTEIN,
@@ -96,7 +95,7 @@ class Tmab:
         """
         return cls(**(PAPER | settings))
 
-    def start(self, facts: GameFacts, rng: np.random.Generator) -> TmabRun:
+    def start(self, facts: game.GameFacts, rng: np.random.Generator) -> TmabRun:
         """Begin.
 
         Raises:
@@ -132,7 +131,7 @@ class TmabRun(questions.TopKRun):
 
     settings: Tmab
 
-    def __init__(self, facts: GameFacts, settings: Tmab, rng: np.random.Generator) -> None:
+    def __init__(self, facts: game.GameFacts, settings: Tmab, rng: np.random.Generator) -> None:
         self.facts, self.settings = facts, settings
         self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
         self.moments = Moments.empty(facts.n_players, facts.n_metrics)
@@ -178,16 +177,16 @@ class TmabRun(questions.TopKRun):
     def _over(self) -> bool:
         return not self.still_open.any() and self.n_fresh >= self.n_fresh_wanted
 
-    def ask(self) -> Round:
+    def ask(self) -> game.Round:
         if self._over:
-            return Round.nothing(self.facts.n_players)
+            return game.Round.nothing(self.facts.n_players)
         return walks.ask_for(self.walks, self.settings.chunk, self.facts.n_players)
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: a walk goes on from wherever it is."""
         return n_rows > 0
 
-    def tell(self, outcomes: Outcomes) -> None:
+    def tell(self, outcomes: game.Outcomes) -> None:
         rule = walks.Truncation(self.settings.truncate_at, self.settings.truncate_patience)
         chunk, guard = self.settings.chunk, self.facts.guard
         walks.advance(self.walks, outcomes.values, chunk, guard=guard, rule=rule)
@@ -246,7 +245,7 @@ class TmabRun(questions.TopKRun):
         radius = self._radius(self.moments)
         return self._contested(self.moments.means, radius, as_in_paper=as_in_paper)
 
-    def read(self) -> Scores:
+    def read(self) -> scores.Scores:
         values, errors = self.moments.means.copy(), self.moments.std_errors()
         # Values lie within the natural range without any sample; a given range may be wrong.
         natural = marginal_ranges(self.facts, None)
@@ -260,7 +259,7 @@ class TmabRun(questions.TopKRun):
             samples[again] = self.fresh.counts[again]
             low, high = np.minimum(low, values), np.maximum(high, values)
         scope = "for all filters and looks together" if self.settings.union_bound else "for each"
-        return Scores(
+        return scores.Scores(
             metrics=self.facts.metrics,
             values=values,
             std_errors=errors,

@@ -4,8 +4,6 @@ Tensors that depend on the image are numbered, and a set of them is an integer w
 planning is mostly unions and differences of such sets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -5,8 +5,6 @@ that one session answers any coalition. `Where`, and not arithmetic, so that the
 of an absent filter vanish. Trees are masked inside their ensemble instead (see `tree_masks`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -16,8 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 from onnx_graphsurgeon.logger.logger import G_LOGGER, Logger
 
-from repairkit.core.errors import ModelError
-from repairkit.core.filters import FilterMeans, Site
+from repairkit.core import errors, filters
 from repairkit.graph.index import fresh_name, opset_of
 
 _WHERE_SINCE = 9
@@ -26,12 +23,12 @@ _DEFAULTS_SINCE = 4  # IR version in which a listed initializer is a default and
 G_LOGGER.severity = Logger.CRITICAL
 
 
-def mask_name(site: Site) -> str:
+def mask_name(site: filters.Site) -> str:
     """The name of a site's mask input."""
     return f"{site.name}/mask"
 
 
-def mask_shape(site: Site, rows: int) -> tuple[int, ...]:
+def mask_shape(site: filters.Site, rows: int) -> tuple[int, ...]:
     """The shape of a site's mask for that many rows: channels on the channel axis, else 1."""
     shape = [1] * site.rank
     shape[0] = rows
@@ -39,7 +36,9 @@ def mask_shape(site: Site, rows: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def mask_channels(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> ModelProto:
+def mask_channels(
+    model: ModelProto, sites: Sequence[filters.Site], means: filters.FilterMeans
+) -> ModelProto:
     """A copy with a mask behind the tensor of each of some sites; see `instrument`.
 
     Below opset 9, which has no `Where`, the result is converted to it. The model must not have
@@ -78,7 +77,9 @@ def mask_channels(model: ModelProto, sites: Sequence[Site], means: FilterMeans) 
     try:
         result: ModelProto = gs.export_onnx(graph, do_type_check=False)
     except (TypeError, ValueError) as error:  # of attributes that do not tell their type
-        raise ModelError(f"the graph cannot be written back ({error}); export it anew") from error
+        raise errors.ModelError(
+            f"the graph cannot be written back ({error}); export it anew"
+        ) from error
     result.ir_version = max(model.ir_version, 4)
     _restore_types(result, model)
     if model.ir_version >= _DEFAULTS_SINCE:
@@ -98,7 +99,9 @@ def tapped(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
 
 
 def with_gains(
-    instrumented: ModelProto, sites: tuple[Site, ...], gains: Mapping[str, NDArray[np.float64]]
+    instrumented: ModelProto,
+    sites: tuple[filters.Site, ...],
+    gains: Mapping[str, NDArray[np.float64]],
 ) -> ModelProto:
     """A copy in which an absent filter yields `mean + gain * (its output - mean)`.
 
@@ -165,7 +168,7 @@ def with_where(model: ModelProto, *, at_least: int = _WHERE_SINCE) -> ModelProto
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
     ) as error:
-        raise ModelError(
+        raise errors.ModelError(
             f"the model has opset {version} and cannot be raised to {_WHERE_SINCE}, which masks "
             f"need ({str(error).splitlines()[0]}); export it again with a newer opset"
         ) from error
@@ -178,12 +181,12 @@ def with_where(model: ModelProto, *, at_least: int = _WHERE_SINCE) -> ModelProto
 SCALE, OFFSET, ZEROS, ONES = "scale", "offset", "zeros", "ones"
 
 
-def affine_input(site: Site, what: str) -> str:
+def affine_input(site: filters.Site, what: str) -> str:
     """The name of an input of `with_affine_masks`, shape (n_images * n_channels,)."""
     return f"{mask_name(site)}/{what}"
 
 
-def with_affine_masks(model: ModelProto, sites: tuple[Site, ...]) -> ModelProto | None:
+def with_affine_masks(model: ModelProto, sites: tuple[filters.Site, ...]) -> ModelProto | None:
     """A copy of the instrumented model with four inputs per site in place of its mask.
 
     `ZEROS` and `ONES` are what the normalisation subtracts and divides by.
@@ -221,18 +224,18 @@ def with_affine_masks(model: ModelProto, sites: tuple[Site, ...]) -> ModelProto 
     return result
 
 
-def _shapes(site: Site) -> dict[str, list[int]]:
+def _shapes(site: filters.Site) -> dict[str, list[int]]:
     """Target shapes of `Reshape`, by name; 0 keeps an axis."""
     rest = [0] * (site.rank - 2)
     together, apart = _names(site)
     return {together: [1, -1, *rest], apart: [-1, site.n_channels, *rest]}
 
 
-def _names(site: Site) -> tuple[str, str]:
+def _names(site: filters.Site) -> tuple[str, str]:
     return f"{mask_name(site)}/together", f"{mask_name(site)}/apart"
 
 
-def _affine(node: NodeProto, site: Site) -> list[NodeProto]:
+def _affine(node: NodeProto, site: filters.Site) -> list[NodeProto]:
     together, apart = _names(site)
     joined, masked = (f"{mask_name(site)}/{what}" for what in ("joined", "masked"))
     facts = [affine_input(site, what) for what in (SCALE, OFFSET, ZEROS, ONES)]

@@ -4,8 +4,6 @@ Whether each image keeps its output is not known here: the engine proves it on r
 uses such a graph.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -6,8 +6,6 @@ numbers computed only from shapes and constants: they may be counts, which 16 bi
 Casts convert where one width reads what the other made.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

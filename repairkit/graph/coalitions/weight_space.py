@@ -11,8 +11,6 @@ the bias of a filter is its player + 1. The weights belong where the codes appea
 Codes that do not appear completely, or not in lanes, are an error; nothing is guessed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from repairkit.core.errors import ModelError
-from repairkit.core.filters import FilterMeans, Roster, Site
+from repairkit.core import errors, filters
 from repairkit.graph.coalitions.cones import Switch
 from repairkit.graph.coalitions.masking import mask_channels, mask_name, mask_shape
 from repairkit.graph.index import GraphIndex
@@ -48,7 +45,7 @@ class Separated:
     model: ModelProto
     kernels: dict[str, Floats]
     biases: dict[str, Floats]
-    masked: tuple[Site, ...]
+    masked: tuple[filters.Site, ...]
 
 
 def kernel_name(site: str) -> str:
@@ -63,8 +60,8 @@ def bias_name(site: str) -> str:
 
 def separate(
     survey: Survey,
-    sites: tuple[Site, ...],
-    means: FilterMeans,
+    sites: tuple[filters.Site, ...],
+    means: filters.FilterMeans,
     *,
     output: str,
     weight_space: bool = True,
@@ -82,7 +79,7 @@ def separate(
         ModelError: the weights are kept outside of memory.
     """
     if folder_of(survey.model) is not None:
-        raise ModelError("the model's weights are too large to be folded and kept in memory")
+        raise errors.ModelError("the model's weights are too large to be folded and kept in memory")
     model = ModelProto()
     model.CopyFrom(with_dense_tensors(survey.model))
     wanted = {site.name for site in sites}
@@ -155,7 +152,7 @@ class Switched:
     trained: dict[str, Floats]
 
 
-def with_codes(separated: Separated, roster: Roster) -> ModelProto:
+def with_codes(separated: Separated, roster: filters.Roster) -> ModelProto:
     """The working copy with codes for weights."""
     model = ModelProto()
     model.CopyFrom(separated.model)
@@ -163,7 +160,9 @@ def with_codes(separated: Separated, roster: Roster) -> ModelProto:
     for site, kernel in separated.kernels.items():
         columns = np.arange(len(roster))[roster.slices[site]]
         if kernel.size >= _LARGEST_CODE or len(roster) >= _LARGEST_CODE:
-            raise ModelError(f"site {site!r} has {kernel.size} weights, too many to tell apart")
+            raise errors.ModelError(
+                f"site {site!r} has {kernel.size} weights, too many to tell apart"
+            )
         numbers = np.arange(1, kernel.size + 1, dtype=np.float32)
         codes[kernel_name(site)] = numbers.reshape(kernel.shape)
         codes[bias_name(site)] = (columns + 1).astype(np.float32)
@@ -173,7 +172,7 @@ def with_codes(separated: Separated, roster: Roster) -> ModelProto:
     return model
 
 
-def find_switches(optimised: ModelProto, separated: Separated, roster: Roster) -> Switched:
+def find_switches(optimised: ModelProto, separated: Separated, roster: filters.Roster) -> Switched:
     """Find every site in an optimised model that was made from `with_codes`.
 
     Args:
@@ -195,15 +194,15 @@ def find_switches(optimised: ModelProto, separated: Separated, roster: Roster) -
         first = roster.slices[site.name].start + 1
         node = by_code.get(first)
         if node is None:
-            raise ModelError(f"site {site.name!r} is not found in the optimised graph")
+            raise errors.ModelError(f"site {site.name!r} is not found in the optimised graph")
         kernel, bias = separated.kernels[site.name], separated.biases[site.name]
         codes = numpy_helper.to_array(stored[node.input[1]])
         block = _block(node, codes, kernel.shape, site.name)
         biases = numpy_helper.to_array(stored[node.input[2]]).reshape(-1)
         if not np.array_equal(biases[: len(bias)], first + np.arange(len(bias))):
-            raise ModelError(f"the bias of site {site.name!r} lies in an unknown order")
+            raise errors.ModelError(f"the bias of site {site.name!r} lies in an unknown order")
         if {node.input[1], node.input[2]} & trained.keys():
-            raise ModelError(f"site {site.name!r} shares a tensor with another one")
+            raise errors.ModelError(f"site {site.name!r} shares a tensor with another one")
         switches.append(
             Switch(
                 site=site.name,
@@ -219,7 +218,7 @@ def find_switches(optimised: ModelProto, separated: Separated, roster: Roster) -
     return Switched(optimised, tuple(switches), trained)
 
 
-def _mask_switch(optimised: ModelProto, site: Site) -> Switch:
+def _mask_switch(optimised: ModelProto, site: filters.Site) -> Switch:
     mask = mask_name(site)
     for node in optimised.graph.node:
         if node.op_type == "Where" and node.input[0] == mask:
@@ -231,7 +230,7 @@ def _mask_switch(optimised: ModelProto, site: Site) -> Switch:
                 block=1,
                 mask=mask_shape(site, 1),
             )
-    raise ModelError(f"the mask of site {site.name!r} is not found in the optimised graph")
+    raise errors.ModelError(f"the mask of site {site.name!r} is not found in the optimised graph")
 
 
 def _convolutions(model: ModelProto, stored: Mapping[str, TensorProto]) -> dict[int, NodeProto]:
@@ -260,7 +259,7 @@ def _block(node: NodeProto, codes: Floats, shape: tuple[int, ...], site: str) ->
             lanes = np.broadcast_to(lanes, (rows, flat.size // codes.shape[0], block)).reshape(-1)
             if np.array_equal(channels[flat > 0], lanes[flat > 0]):
                 return block
-    raise ModelError(f"the kernel of site {site!r} lies in an unknown order")
+    raise errors.ModelError(f"the kernel of site {site!r} lies in an unknown order")
 
 
 def _arranged(codes: Floats, kernel: Floats) -> Floats:

@@ -10,8 +10,6 @@ An input of infinity or NaN times a kernel of zero is NaN; a patched model keeps
 instrumented one would not. Finite inputs give the constant exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,18 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from repairkit.core.errors import ModelError
-from repairkit.core.filters import (
-    AddedTensor,
-    Change,
-    Constant,
-    Filter,
-    FilterMeans,
-    FrozenFilter,
-    Site,
-    TensorChange,
-)
-from repairkit.core.suite import Array
+from repairkit.core import errors, filters, suite
 from repairkit.graph.coalitions.masking import mask_channels
 from repairkit.graph.index import ConstantArrays, GraphIndex, float_attribute, is_dequantised
 from repairkit.graph.kinds import layers
@@ -43,7 +30,7 @@ from repairkit.graph.stored.constants import with_dense_tensors
 class ChannelLayer:
     """A layer whose filters are the channels of its output; see `SiteLayer`."""
 
-    site: Site
+    site: filters.Site
     nodes: layers.LayerNodes
     constants: ConstantArrays
 
@@ -56,7 +43,7 @@ class ChannelLayer:
         return self.index.nodes[self.nodes.node]
 
     @property
-    def kernel(self) -> Array:
+    def kernel(self) -> suite.Array:
         return self.constants.array(self.nodes.kernel)
 
     @property
@@ -95,21 +82,21 @@ class ChannelLayer:
         for name in names:
             bias = self.constants.array(name).reshape(-1)
             if bias.size not in (1, self.site.n_channels):
-                raise ModelError(
+                raise errors.ModelError(
                     f"the bias {name!r} of {self.site.name!r} has {bias.size} values for "
                     f"{self.site.n_channels} filters; export the model anew"
                 )
             level = level + bias.astype(np.float32)
         return self.nodes.numbers.level(level)
 
-    def nearest(self, levels: Array) -> Array:
+    def nearest(self, levels: suite.Array) -> suite.Array:
         """A quantised bias holds multiples of its scale, and one in half precision 11 bits.
 
         Behind a ReLU nothing is negative.
         """
         if not np.isfinite(levels).all():
             channel = int(np.flatnonzero(~np.isfinite(levels))[0])
-            raise ModelError(
+            raise errors.ModelError(
                 f"filter {self.site.name}:{channel} yields infinity or NaN on the calibration "
                 "images; check the preprocessing (scale, mean, std)"
             )
@@ -146,14 +133,14 @@ class ChannelLayer:
             return "an activation stands between the layer's numbers and the filters"
         return ""
 
-    def freeze(self, frozen: Sequence[FrozenFilter]) -> list[Change]:
+    def freeze(self, frozen: Sequence[filters.FrozenFilter]) -> list[filters.Change]:
         return _freeze(self, sorted(frozen, key=lambda f: f.filter.channel))
 
-    def holds(self, channel: int, _constant: Constant, /) -> bool | None:
+    def holds(self, channel: int, _constant: filters.Constant, /) -> bool | None:
         kernel = self.kernel
         return False if kernel[layers.kernel_mask(self.node, kernel.shape, channel)].any() else None
 
-    def frozen_since(self, before: SiteLayer) -> list[FrozenFilter]:
+    def frozen_since(self, before: SiteLayer) -> list[filters.FrozenFilter]:
         assert isinstance(before, ChannelLayer)  # an equal site is of the same kind
         return _frozen_since(before, self)
 
@@ -167,7 +154,7 @@ class ChannelLayer:
 # Freezing
 
 
-def _freeze(layer: ChannelLayer, frozen: Sequence[FrozenFilter]) -> list[Change]:
+def _freeze(layer: ChannelLayer, frozen: Sequence[filters.FrozenFilter]) -> list[filters.Change]:
     """The changes for some filters, in the order of their channels."""
     nodes, name = layer.nodes, layer.site.name
     channels = np.array([f.filter.channel for f in frozen])
@@ -186,12 +173,14 @@ def _freeze(layer: ChannelLayer, frozen: Sequence[FrozenFilter]) -> list[Change]
         rest[kept] = gains[kept] * flat[channels][kept].astype(np.float64)
         return rest
 
-    def change(node: int, slot: int, values: NDArray[np.float64], what: str) -> TensorChange:
-        return TensorChange(
+    def change(
+        node: int, slot: int, values: NDArray[np.float64], what: str
+    ) -> filters.TensorChange:
+        return filters.TensorChange(
             node=node, slot=slot, positions=channels, values=values, clone=f"{name}/{what}"
         )
 
-    changes: list[Change] = _kernel_changes(layer, channels, gains)
+    changes: list[filters.Change] = _kernel_changes(layer, channels, gains)
     slot = layer.bias_slot
     if nodes.norm is not None:
         norm = nodes.norm
@@ -208,13 +197,15 @@ def _freeze(layer: ChannelLayer, frozen: Sequence[FrozenFilter]) -> list[Change]
         bias = np.zeros(nodes.n_channels, nodes.numbers.bias_type or layer.kernel.dtype)
         bias[channels] = moved
         added = layers.slots_of(layer.node).bias or 0
-        changes.append(AddedTensor(node=nodes.node, slot=added, array=bias, name=f"{name}/bias"))
+        changes.append(
+            filters.AddedTensor(node=nodes.node, slot=added, array=bias, name=f"{name}/bias")
+        )
     return changes
 
 
 def _kernel_changes(
-    layer: ChannelLayer, channels: Array, gains: NDArray[np.float64]
-) -> list[Change]:
+    layer: ChannelLayer, channels: suite.Array, gains: NDArray[np.float64]
+) -> list[filters.Change]:
     """Leave of the kernel what is kept of each channel; a normalisation scales what it follows."""
     kernel = layer.kernel
     gone, kept = np.zeros(kernel.shape, bool), np.zeros(kernel.shape)
@@ -231,7 +222,7 @@ def _kernel_changes(
     if scaled.any():
         values = np.where(scaled, kept[gone] * kernel[gone].astype(np.float64), values)
     return [
-        TensorChange(
+        filters.TensorChange(
             node=layer.nodes.node,
             slot=layers.slots_of(layer.node).kernel,
             positions=np.flatnonzero(gone),
@@ -244,7 +235,7 @@ def _kernel_changes(
 # What was frozen
 
 
-def _frozen_since(before: ChannelLayer, after: ChannelLayer) -> list[FrozenFilter]:
+def _frozen_since(before: ChannelLayer, after: ChannelLayer) -> list[filters.FrozenFilter]:
     old, new = _reading(before), _reading(after)
     if old[0].shape != new[0].shape:
         return []
@@ -258,11 +249,15 @@ def _frozen_since(before: ChannelLayer, after: ChannelLayer) -> list[FrozenFilte
         for a, b in zip(old[1:], new[1:], strict=True):
             alike &= a is None or b is None or a[channel].tobytes() == b[channel].tobytes()
         if not alike:
-            frozen.append(FrozenFilter(Filter(after.site.name, channel), float(levels[channel])))
+            frozen.append(
+                filters.FrozenFilter(
+                    filters.Filter(after.site.name, channel), float(levels[channel])
+                )
+            )
     return frozen
 
 
-def _reading(layer: ChannelLayer) -> tuple[Array, Array | None, NDArray[np.float32]]:
+def _reading(layer: ChannelLayer) -> tuple[suite.Array, suite.Array | None, NDArray[np.float32]]:
     """Kernel, scale of the normalisation if there is one, and bias; the last two per channel."""
     kernel, constants = layer.kernel, layer.constants
     rest = layers.kernel_rest(layer.node, constants)
@@ -330,7 +325,7 @@ def _find(search: SiteSearch, position: int) -> ChannelLayer | str:
     )
     if isinstance(nodes, str):
         return nodes
-    site = Site(
+    site = filters.Site(
         name=search.names[position],
         kind=nodes.kind,
         tensor=nodes.tensor(search.index),
@@ -361,7 +356,9 @@ def _why_not(search: SiteSearch, position: int) -> str:
     return ""
 
 
-def _mask(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> ModelProto:
+def _mask(
+    model: ModelProto, sites: Sequence[filters.Site], means: filters.FilterMeans
+) -> ModelProto:
     return mask_channels(with_dense_tensors(model), sites, means)
 
 

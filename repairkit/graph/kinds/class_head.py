@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from repairkit.core.errors import ModelError
-from repairkit.core.suite import Array
+from repairkit.core import errors, suite
 from repairkit.graph.index import (
     GraphIndex,
     attribute,
@@ -119,7 +118,7 @@ class ClassHead:
             "for class biases; export the model with a bias in its last layer"
         )
 
-    def score_rows(self, made: Array) -> Floats:
+    def score_rows(self, made: suite.Array) -> Floats:
         """Class scores (n, n_classes) from the layer's own output for n images."""
         if self.kind == "Conv":
             sums = made.reshape(len(made), self.n_classes, -1).astype(np.float64).mean(axis=2)
@@ -127,14 +126,14 @@ class ClassHead:
             sums = made.reshape(len(made), -1, self.n_classes).astype(np.float64).mean(axis=1)
         return np.asarray(self.tail_scale * sums + self.tail_shift)
 
-    def feature_rows(self, features: Array) -> Array:
+    def feature_rows(self, features: suite.Array) -> suite.Array:
         """Features (n, n_features) of n images, so that the scores are linear in them."""
         if self.windows is not None:
             return self.windows.means(features).reshape(len(features), -1)
         rows = features.reshape(len(features), -1, self.weight.shape[1])
         return rows[:, 0] if rows.shape[1] == 1 else rows.mean(axis=1, dtype=np.float64)
 
-    def scores(self, rows: Array, weight: Floats, bias: Floats | None) -> Floats:
+    def scores(self, rows: suite.Array, weight: Floats, bias: Floats | None) -> Floats:
         """Class scores of features under stored weights and a stored bias."""
         product = rows.astype(np.float64) @ (self.weight_scale[:, None] * weight).T
         return np.asarray(product + self.offset(bias))
@@ -184,13 +183,15 @@ def head_named(index: GraphIndex, layer: str) -> ClassHead:
     for output in index.outputs:
         try:
             head = find_head(index, output)
-        except ModelError as error:
+        except errors.ModelError as error:
             reasons.append(str(error))
             continue
         if head.name == layer:
             return head
         reasons.append(f"output {output!r} is made by {head.name!r}")
-    raise ModelError(f"{layer!r} is not a last layer that can be changed: {'; '.join(reasons)}")
+    raise errors.ModelError(
+        f"{layer!r} is not a last layer that can be changed: {'; '.join(reasons)}"
+    )
 
 
 def find_head(index: GraphIndex, output: str) -> ClassHead:
@@ -204,7 +205,7 @@ def find_head(index: GraphIndex, output: str) -> ClassHead:
     steps: list[_Step] = []
     for _ in range(len(index.nodes) + 1):
         if name not in index.producers or name in index.constant:
-            raise ModelError(f"output {output!r} is made by no layer of learned weights")
+            raise errors.ModelError(f"output {output!r} is made by no layer of learned weights")
         position = index.producers[name]
         node = index.nodes[position]
         kind = node.op_type
@@ -229,18 +230,18 @@ def find_head(index: GraphIndex, output: str) -> ClassHead:
             steps.append(step)
             continue
         name = str(node.input[0])
-    raise ModelError(f"output {output!r} is made by no layer of learned weights")
+    raise errors.ModelError(f"output {output!r} is made by no layer of learned weights")
 
 
-def _between(node: NodeProto, output: str) -> ModelError:
+def _between(node: NodeProto, output: str) -> errors.ModelError:
     """The error for an operator that no change of the last layer passes exactly."""
     kind = node.op_type
     if "Quantize" in kind or "QLinear" in kind or kind in (*ON_CODES, *DENSE_ON_CODES):
-        return ModelError(
+        return errors.ModelError(
             f"the end of output {output!r} computes on integer codes ({kind}), where biases and "
             "weights cannot be set exactly; use the model before it was quantised"
         )
-    return ModelError(
+    return errors.ModelError(
         f"output {output!r} is not the class scores of a last layer: a {kind} stands before it"
     )
 
@@ -285,27 +286,35 @@ def _read(index: GraphIndex, constants: Constants, position: int) -> ClassHead:
     node, name = index.nodes[position], layer_names(index)[position]
     kind, layer = node.op_type, f"the last layer {name!r}"
     if node.input[0] in index.constant or node.input[1] not in index.constant:
-        raise ModelError(f"the weights of {layer} are not its second input, stored in the file")
+        raise errors.ModelError(
+            f"the weights of {layer} are not its second input, stored in the file"
+        )
     if is_dequantised(index, node.input[1]) or is_dequantised(index, node.input[0]):
-        raise ModelError(
+        raise errors.ModelError(
             f"{layer} computes on integer codes, where biases and weights cannot be set exactly; "
             "use the model before it was quantised"
         )
     kernel = constants.array(node.input[1])
     if kernel.dtype.name not in FROZEN_TYPES:
-        raise ModelError(f"the weights of {layer} are of type {kernel.dtype.name}, not of floats")
+        raise errors.ModelError(
+            f"the weights of {layer} are of type {kernel.dtype.name}, not of floats"
+        )
     alpha = float_attribute(node, "alpha", 1.0) if kind == "Gemm" else 1.0
     beta = float_attribute(node, "beta", 1.0) if kind == "Gemm" else 1.0
     if kind != "Conv" and (kernel.ndim != 2 or int_attribute(node, "transA", 0)):
-        raise ModelError(f"{layer} is no product of a row of features and a matrix of weights")
+        raise errors.ModelError(
+            f"{layer} is no product of a row of features and a matrix of weights"
+        )
     weight = _rows_of(node, kernel)
     n_classes = len(weight)
     has_bias = kind != "MatMul" and len(node.input) > _BIAS and bool(node.input[_BIAS])
     if has_bias and node.input[_BIAS] not in index.constant:
-        raise ModelError(f"the bias of {layer} is computed at run time")
+        raise errors.ModelError(f"the bias of {layer} is computed at run time")
     stored = _flat(constants, node.input[_BIAS]) if has_bias else None
     if stored is not None and stored.size not in (1, n_classes):
-        raise ModelError(f"the bias of {layer} has {stored.size} values for {n_classes} classes")
+        raise errors.ModelError(
+            f"the bias of {layer} has {stored.size} values for {n_classes} classes"
+        )
     one = np.ones(n_classes)
     grouped = kind == "Conv" and int_attribute(node, "group", 1) != 1
     return ClassHead(
@@ -362,7 +371,7 @@ def _behind(head: ClassHead, index: GraphIndex, steps: list[_Step], ending: Endi
     )
 
 
-def _rows_of(node: NodeProto, kernel: Array) -> Array:
+def _rows_of(node: NodeProto, kernel: suite.Array) -> suite.Array:
     """A kernel as (n_classes, n_features)."""
     if node.op_type == "Conv":
         return kernel.reshape(len(kernel), -1)
@@ -396,7 +405,7 @@ class Windows:
     dilations: tuple[int, ...]
     pads: Pads
 
-    def means(self, features: Array) -> NDArray[np.float64]:
+    def means(self, features: suite.Array) -> NDArray[np.float64]:
         """The mean over positions of what a window sees: (n, channels, *size)."""
         spatial = features.shape[2:]
         steps = list(zip(self.size, self.strides, self.dilations, strict=True))

@@ -4,8 +4,6 @@ A node stores all trees in flat lists: one entry per node of a tree, and one per
 A tree adds one number to the sum of each *column*, a class or a target.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from repairkit.core.errors import ModelError
-from repairkit.core.filters import Site
-from repairkit.core.suite import Array
+from repairkit.core import errors, filters, suite
 from repairkit.graph.index import GraphIndex, attribute, outer_names
 
 DOMAIN = "ai.onnx.ml"
@@ -62,7 +58,7 @@ class Ensemble:
     columns: tuple[int, ...]
     leaf_of: NDArray[np.intp]
     column_of: NDArray[np.intp]
-    weights: Array
+    weights: suite.Array
     labels: tuple[str, ...]
 
     @property
@@ -85,7 +81,7 @@ class Ensemble:
         return self.tree_of_leaf[self.leaf_of]
 
     @cached_property
-    def table(self) -> Array:
+    def table(self) -> suite.Array:
         """What each leaf yields, (n_leaves, n_columns), in the precision of the weights."""
         yields = np.zeros((len(self.leaves), len(self.columns)), self.weights.dtype)
         yields[self.leaf_of, self.column_of] = self.weights
@@ -171,7 +167,7 @@ def _irregular(trees: Ensemble) -> str | None:
 
 def _lists(
     node: NodeProto, prefix: str, wanted: Mapping[str, str], extra: Mapping[str, str]
-) -> dict[str, Array] | str:
+) -> dict[str, suite.Array] | str:
     """Lists of one length by name, or what is wrong with them; an `extra` list may be missing.
 
     The values of `wanted` and `extra` are the kinds of type that the elements must have.
@@ -186,7 +182,7 @@ def _lists(
     return lists
 
 
-def numbers(node: NodeProto, name: str) -> Array:
+def numbers(node: NodeProto, name: str) -> suite.Array:
     """A list attribute, also where it is stored as a tensor; empty where the node has none."""
     held = attribute(node, name) or attribute(node, f"{name}_as_tensor")
     if held is None:
@@ -200,7 +196,7 @@ def numbers(node: NodeProto, name: str) -> Array:
     return np.array(held.ints, np.int64)
 
 
-def replace_numbers(node: NodeProto, name: str, values: Array) -> None:
+def replace_numbers(node: NodeProto, name: str, values: suite.Array) -> None:
     """Replace the list in an attribute, in the form in which it is stored."""
     held = attribute(node, name) or attribute(node, f"{name}_as_tensor")
     assert held is not None
@@ -231,8 +227,8 @@ def class_labels(nodes: Sequence[NodeProto]) -> tuple[str, ...]:
 
 
 def spread_over_thresholds(
-    model: ModelProto, input_name: str, rows: Array, rng: np.random.Generator
-) -> Array:
+    model: ModelProto, input_name: str, rows: suite.Array, rng: np.random.Generator
+) -> suite.Array:
     """The rows, with every feature that trees compare drawn from around the trees' thresholds.
 
     Noise in another range would send all rows to the same leaves. Only ensembles that read the
@@ -307,7 +303,7 @@ def _is_zipmap(node: NodeProto) -> bool:
     return node.op_type == "ZipMap" and node.domain == DOMAIN
 
 
-def tail_of(model: ModelProto, sites: Sequence[Site], output: str) -> ModelProto | None:
+def tail_of(model: ModelProto, sites: Sequence[filters.Site], output: str) -> ModelProto | None:
     """A model from the scores of all ensembles to an output; None where the output is the scores.
 
     Args:
@@ -332,7 +328,9 @@ def tail_of(model: ModelProto, sites: Sequence[Site], output: str) -> ModelProto
     made = {o for node in members for o in node.output}
     beside = sorted(name for name in needed & index.fed if name not in made and name not in scores)
     if beside:
-        raise ModelError(f"the output {output!r} depends on {beside[0]!r}, not only on trees")
+        raise errors.ModelError(
+            f"the output {output!r} depends on {beside[0]!r}, not only on trees"
+        )
     graph = helper.make_graph(
         members[::-1],
         "tail",

@@ -9,8 +9,6 @@ channels separate, and those that only compare or scale them (pooling, activatio
 ArgMax), are no layers.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

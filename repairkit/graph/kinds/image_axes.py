@@ -5,8 +5,6 @@ fixed number of channels, and the operators between it and the input (a Transpos
 a Pad, the slices and the Concat of a swap of colours) show from which axis of the input they come.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.filters import Change, Constant, FilterMeans, FrozenFilter, Site
-from repairkit.core.suite import Array
+from repairkit.core import filters, suite
 from repairkit.graph.index import ConstantArrays, GraphIndex
 
 # What a search finds
@@ -55,18 +54,18 @@ class SiteLayer(Protocol):
     """The layer of one site: where the file stores its filters, and what that makes possible."""
 
     @property
-    def site(self) -> Site: ...
+    def site(self) -> filters.Site: ...
 
     @property
     def tensors(self) -> set[str]:
         """The tensors that the layer's nodes read and that baking may replace."""
         ...
 
-    def bias_levels(self) -> Array:
+    def bias_levels(self) -> suite.Array:
         """What the filters yield for a response of zero, in the site's `level_shape`."""
         ...
 
-    def nearest(self, levels: Array) -> Array:
+    def nearest(self, levels: suite.Array) -> suite.Array:
         """The levels nearest to those wanted at which baking can freeze the filters exactly.
 
         Raises:
@@ -82,7 +81,7 @@ class SiteLayer(Protocol):
         """Why a filter can only be frozen wholly; empty where it can be frozen partly."""
         ...
 
-    def freeze(self, frozen: Sequence[FrozenFilter]) -> list[Change]:
+    def freeze(self, frozen: Sequence[filters.FrozenFilter]) -> list[filters.Change]:
         """The changes that let filters of the site hold their constants.
 
         Raises:
@@ -90,11 +89,11 @@ class SiteLayer(Protocol):
         """
         ...
 
-    def holds(self, channel: int, constant: Constant, /) -> bool | None:
+    def holds(self, channel: int, constant: filters.Constant, /) -> bool | None:
         """Whether a filter holds a constant already; None where only baking tells."""
         ...
 
-    def frozen_since(self, before: SiteLayer) -> list[FrozenFilter]:
+    def frozen_since(self, before: SiteLayer) -> list[filters.FrozenFilter]:
         """The filters that hold a constant and did not hold it in the same layer before."""
         ...
 
@@ -156,7 +155,7 @@ class Survey:
         return self.constants.index.model
 
     @cached_property
-    def sites(self) -> tuple[Site, ...]:
+    def sites(self) -> tuple[filters.Site, ...]:
         """In the order of the graph."""
         return tuple(layer.site for layer in self.layers.values())
 
@@ -178,4 +177,4 @@ class Kind:
 
     operators: frozenset[str]
     find: Callable[[SiteSearch, int], SiteLayer | str | None]
-    mask: Callable[[ModelProto, Sequence[Site], FilterMeans], ModelProto]
+    mask: Callable[[ModelProto, Sequence[filters.Site], filters.FilterMeans], ModelProto]

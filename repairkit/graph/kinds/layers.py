@@ -9,8 +9,6 @@ A layer is a `Conv`, `ConvTranspose`, `Gemm` or `MatMul`, with the bias `Add` an
   the scale that follow keep them 0, and the bias `Add` behind those holds the level.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 

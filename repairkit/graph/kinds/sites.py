@@ -3,16 +3,13 @@
 A site is a tensor whose channels are filters that can be frozen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
 from onnx import ModelProto, NodeProto, shape_inference
 
-from repairkit.core.errors import ModelError, SettingsError
-from repairkit.core.filters import FilterMeans, Site
+from repairkit.core import errors, filters
 from repairkit.graph.index import GraphIndex, all_nodes, layer_names, subgraphs, with_open_sizes
 from repairkit.graph.kinds.channels import CHANNELS
 from repairkit.graph.kinds.heads import head_layers, is_product
@@ -33,7 +30,7 @@ _UNSUPPORTED = {
 }
 
 
-def kind_of(site: Site) -> Kind:
+def kind_of(site: filters.Site) -> Kind:
     """The kind of a site."""
     return _KIND_OF[site.kind]
 
@@ -41,7 +38,9 @@ def kind_of(site: Site) -> Kind:
 # Masking
 
 
-def instrument(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> ModelProto:
+def instrument(
+    model: ModelProto, sites: Sequence[filters.Site], means: filters.FilterMeans
+) -> ModelProto:
     """A model with one boolean input `SITE/mask` per site; false puts the filter at its mean.
 
     Args:
@@ -62,12 +61,12 @@ def instrument(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> 
 # Levels
 
 
-def zero_levels(sites: Sequence[Site]) -> FilterMeans:
+def zero_levels(sites: Sequence[filters.Site]) -> filters.FilterMeans:
     """Absent filters yield zero."""
     return {site.name: np.zeros(site.level_shape, np.float32) for site in sites}
 
 
-def bias_levels(survey: Survey, sites: Sequence[Site]) -> FilterMeans:
+def bias_levels(survey: Survey, sites: Sequence[filters.Site]) -> filters.FilterMeans:
     """Absent filters yield what they do for a zero response: BatchNorm's beta, else the bias."""
     return {site.name: survey.layers[site.name].bias_levels() for site in sites}
 
@@ -75,7 +74,7 @@ def bias_levels(survey: Survey, sites: Sequence[Site]) -> FilterMeans:
 # Finding
 
 
-def find_sites(model: ModelProto) -> tuple[Site, ...]:
+def find_sites(model: ModelProto) -> tuple[filters.Site, ...]:
     """The default sites of a model, in graph order."""
     return survey(model).sites
 
@@ -129,7 +128,7 @@ def _layer_at(search: SiteSearch, position: int) -> SiteLayer | str | None:
     if kind is not None:
         try:
             layer = kind.find(search, position)
-        except ModelError as error:
+        except errors.ModelError as error:
             return str(error)
         if layer is not None:
             return layer
@@ -155,14 +154,16 @@ def _ranks(model: ModelProto) -> dict[str, int]:
 
 def _check_settings(index: GraphIndex, output: str | None, at: str, include: Sequence[str]) -> None:
     if output is not None and output not in index.outputs:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"the model has no output {output!r}; its outputs are {', '.join(index.outputs)}"
         )
     if at not in ("pre-activation", "activation"):
-        raise SettingsError(f"sites cannot be at {at!r}; choose pre-activation or activation")
+        raise errors.SettingsError(
+            f"sites cannot be at {at!r}; choose pre-activation or activation"
+        )
     for kind in include:
         if kind != "dense":
-            raise SettingsError(f"cannot include {kind!r}; the only further kind is dense")
+            raise errors.SettingsError(f"cannot include {kind!r}; the only further kind is dense")
 
 
 def _foreign(node: NodeProto, index: GraphIndex) -> str | None:
@@ -195,7 +196,7 @@ def _hidden_layers(index: GraphIndex) -> list[LeftOut]:
     return hidden
 
 
-def select_sites(survey: Survey, patterns: Sequence[str]) -> tuple[Site, ...]:
+def select_sites(survey: Survey, patterns: Sequence[str]) -> tuple[filters.Site, ...]:
     """The sites whose names match any of the patterns (`*`, `?`, `[...]`), in graph order.
 
     Raises:
@@ -205,11 +206,11 @@ def select_sites(survey: Survey, patterns: Sequence[str]) -> tuple[Site, ...]:
     if not survey.sites:
         nothing = "it has no convolution and no tree"
         reasons = "; ".join(sorted({x.reason for x in survey.left_out})) or nothing
-        raise ModelError(f"the model has no filter that could be frozen: {reasons}")
+        raise errors.ModelError(f"the model has no filter that could be frozen: {reasons}")
     for pattern in patterns:
         if not any(_matches(site, pattern) for site in survey.sites):
             reason = [x.reason for x in survey.left_out if x.name == pattern]
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"no site matches {pattern!r}"
                 + (f" ({reason[0]})" if reason else "")
                 + f"; the sites are {', '.join(s.name for s in survey.sites[:6])}"
@@ -221,5 +222,5 @@ def select_sites(survey: Survey, patterns: Sequence[str]) -> tuple[Site, ...]:
     return tuple(s for s in survey.sites if any(_matches(s, p) for p in patterns))
 
 
-def _matches(site: Site, pattern: str) -> bool:
+def _matches(site: filters.Site, pattern: str) -> bool:
     return site.name == pattern or fnmatchcase(site.name, pattern)

@@ -4,8 +4,6 @@ All leaves of a frozen tree hold its constant. Branches, lists and their lengths
 weights differ, and the old weights undo it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,32 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
-from repairkit.core.errors import ModelError
-from repairkit.core.filters import (
-    Change,
-    Constant,
-    Filter,
-    FilterMeans,
-    FrozenFilter,
-    ListChange,
-    Site,
-    constant_of,
-)
-from repairkit.core.suite import Array
+from repairkit.core import errors, filters, suite
 from repairkit.graph.coalitions.masking import mask_name, with_where
 from repairkit.graph.index import GraphIndex, attribute, fresh_name, int_attribute
-from repairkit.graph.kinds.ensembles import (
-    DOMAIN,
-    ENSEMBLES,
-    UNSUPPORTED,
-    Ensemble,
-    is_ensemble,
-    numbers,
-    read_ensemble,
-    replace_numbers,
-    scores_of,
-    with_standard_operators,
-)
+from repairkit.graph.kinds import ensembles
 from repairkit.graph.kinds.kind import Kind, SiteLayer, SiteSearch
 
 _EXPAND_SINCE = 8  # the opset since which there is `Expand`, which masks of trees need
@@ -48,8 +24,8 @@ _EXPAND_SINCE = 8  # the opset since which there is `Expand`, which masks of tre
 class TreeLayer:
     """An ensemble whose filters are its trees; see `SiteLayer`."""
 
-    site: Site
-    trees: Ensemble
+    site: filters.Site
+    trees: ensembles.Ensemble
     node: NodeProto
 
     @property
@@ -57,16 +33,16 @@ class TreeLayer:
         """None: an ensemble is edited in its own lists."""
         return set()
 
-    def constant_of(self, tree: int) -> Constant | None:
+    def constant_of(self, tree: int) -> filters.Constant | None:
         """What every leaf of a tree yields; None where they differ."""
         yields = self.trees.table[self.trees.tree_of_leaf == tree]
-        return None if (yields != yields[:1]).any() else constant_of(yields[0])
+        return None if (yields != yields[:1]).any() else filters.constant_of(yields[0])
 
-    def bias_levels(self) -> Array:
+    def bias_levels(self) -> suite.Array:
         """A tree has no bias, and yields zero."""
         return np.zeros(self.site.level_shape, np.float32)
 
-    def nearest(self, levels: Array) -> Array:
+    def nearest(self, levels: suite.Array) -> suite.Array:
         wanted = levels.astype(np.float64)
         self._check_levels(wanted)
         return wanted.astype(self.trees.weights.dtype)
@@ -80,12 +56,12 @@ class TreeLayer:
     def why_not_partly(self) -> str:
         return "they are trees"
 
-    def freeze(self, frozen: Sequence[FrozenFilter]) -> list[Change]:
+    def freeze(self, frozen: Sequence[filters.FrozenFilter]) -> list[filters.Change]:
         trees, name = self.trees, self.site.name
         levels = np.zeros((trees.n_trees, len(trees.columns)))
         for each in frozen:
             if np.size(each.constant) != len(trees.columns):
-                raise ModelError(
+                raise errors.ModelError(
                     f"tree {each.filter.id} yields {len(trees.columns)} numbers and its constant "
                     f"is {each.constant!r}; give one for each"
                 )
@@ -96,7 +72,7 @@ class TreeLayer:
         weights = trees.weights.copy()
         weights[positions] = levels[trees.tree_of, trees.column_of][positions]
         if trees.all_positive is False and not (weights < 0).any():
-            raise ModelError(
+            raise errors.ModelError(
                 f"freezing {len(frozen)} trees would leave {name} without any negative leaf, and "
                 "the operator then reads the scores of two classes in another way; freeze fewer "
                 "trees"
@@ -105,7 +81,9 @@ class TreeLayer:
         if attribute(self.node, stored) is None:
             stored = f"{stored}_as_tensor"
         return [
-            ListChange(node=trees.node, name=stored, positions=positions, values=weights[positions])
+            filters.ListChange(
+                node=trees.node, name=stored, positions=positions, values=weights[positions]
+            )
         ]
 
     def _check_levels(self, levels: NDArray[np.float64]) -> None:
@@ -125,19 +103,21 @@ class TreeLayer:
             ),
         ):
             if wrong.any():
-                raise ModelError(f"tree {self.site.name}:{int(np.argwhere(wrong)[0, 0])} {what}")
+                raise errors.ModelError(
+                    f"tree {self.site.name}:{int(np.argwhere(wrong)[0, 0])} {what}"
+                )
 
-    def holds(self, channel: int, constant: Constant) -> bool:
+    def holds(self, channel: int, constant: filters.Constant) -> bool:
         held = self.constant_of(channel)
         return held is not None and held == constant
 
-    def frozen_since(self, before: SiteLayer) -> list[FrozenFilter]:
+    def frozen_since(self, before: SiteLayer) -> list[filters.FrozenFilter]:
         assert isinstance(before, TreeLayer)  # an equal site is of the same kind
         frozen = []
         for tree in range(self.site.n_channels):
             constant = self.constant_of(tree)
             if constant is not None and constant != before.constant_of(tree):
-                frozen.append(FrozenFilter(Filter(self.site.name, tree), constant))
+                frozen.append(filters.FrozenFilter(filters.Filter(self.site.name, tree), constant))
         return frozen
 
     def arithmetic(self) -> None:
@@ -147,7 +127,9 @@ class TreeLayer:
         """None: trees are no convolution."""
 
 
-def _mask(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> ModelProto:
+def _mask(
+    model: ModelProto, sites: Sequence[filters.Site], means: filters.FilterMeans
+) -> ModelProto:
     masks = {mask_name(site): site for site in sites}
     return mask_trees(with_where(model, at_least=_EXPAND_SINCE), masks, means)
 
@@ -155,26 +137,26 @@ def _mask(model: ModelProto, sites: Sequence[Site], means: FilterMeans) -> Model
 def _find(search: SiteSearch, position: int) -> TreeLayer | str | None:
     index = search.index
     node = index.nodes[position]
-    if not is_ensemble(node):
+    if not ensembles.is_ensemble(node):
         return None
-    if node.op_type in UNSUPPORTED:
-        return UNSUPPORTED[node.op_type]
-    if not scores_of(node):
+    if node.op_type in ensembles.UNSUPPORTED:
+        return ensembles.UNSUPPORTED[node.op_type]
+    if not ensembles.scores_of(node):
         return "it gives labels alone, and no scores"
-    if scores_of(node) not in index.fed:
+    if ensembles.scores_of(node) not in index.fed:
         return "it does not depend on the input"
     if not any(o in search.judged for o in node.output):
         return "it does not lead to the output that is judged"
     try:
-        trees = read_ensemble(position, index)
+        trees = ensembles.read_ensemble(position, index)
     except (ValueError, TypeError):  # a tensor whose bytes are not what its shape says
         return "its lists cannot be read"
     if isinstance(trees, str):
         return trees
-    site = Site(
+    site = filters.Site(
         name=search.names[position],
         kind=node.op_type,
-        tensor=scores_of(node),
+        tensor=ensembles.scores_of(node),
         node=node.name,
         channel_axis=1,
         n_channels=trees.n_trees,
@@ -186,7 +168,7 @@ def _find(search: SiteSearch, position: int) -> TreeLayer | str | None:
 
 
 TREES = Kind(
-    operators=frozenset({*ENSEMBLES, *UNSUPPORTED}),
+    operators=frozenset({*ensembles.ENSEMBLES, *ensembles.UNSUPPORTED}),
     find=_find,
     mask=_mask,
 )
@@ -207,7 +189,9 @@ _COMPARISONS = {
 _FLOAT_MAKERS = {"Scaler", "Imputer", "Normalizer", "FeatureVectorizer", "OneHotEncoder"}
 
 
-def mask_trees(model: ModelProto, masks: Mapping[str, Site], means: FilterMeans) -> ModelProto:
+def mask_trees(
+    model: ModelProto, masks: Mapping[str, filters.Site], means: filters.FilterMeans
+) -> ModelProto:
     """A copy with a mask input for each of some sites that are tree ensembles.
 
     Args:
@@ -215,7 +199,7 @@ def mask_trees(model: ModelProto, masks: Mapping[str, Site], means: FilterMeans)
         masks: names for the mask inputs, and the sites of this model that they are for.
         means: shape (n_trees, n_columns) for every site.
     """
-    result = with_standard_operators(model)
+    result = ensembles.with_standard_operators(model)
     index = GraphIndex(model)
     taken = set(index.names)
     # From the back, so that nodes put in front of one ensemble move no other.
@@ -234,13 +218,15 @@ def mask_trees(model: ModelProto, masks: Mapping[str, Site], means: FilterMeans)
     return result
 
 
-def tap_trees(model: ModelProto, sites: Sequence[Site]) -> tuple[ModelProto, dict[str, str]]:
+def tap_trees(
+    model: ModelProto, sites: Sequence[filters.Site]
+) -> tuple[ModelProto, dict[str, str]]:
     """A copy with outputs that tell which leaf of each tree is reached, and their names by site.
 
     An output has shape (n, n_trees) and holds whole numbers as floats: the leaf's number in
     `Ensemble.leaves`, minus that of the tree's first leaf.
     """
-    result = with_standard_operators(model)
+    result = ensembles.with_standard_operators(model)
     index = GraphIndex(model)
     taken = set(index.names)
     taps = {}
@@ -259,17 +245,17 @@ def tap_trees(model: ModelProto, sites: Sequence[Site]) -> tuple[ModelProto, dic
     return result, taps
 
 
-def _ensemble(position: int, index: GraphIndex) -> Ensemble:
-    ensemble = read_ensemble(position, index)
+def _ensemble(position: int, index: GraphIndex) -> ensembles.Ensemble:
+    ensemble = ensembles.read_ensemble(position, index)
     if isinstance(ensemble, str):
         name = index.nodes[position].output[0]
-        raise ModelError(f"the trees that make {name!r} are no filters: {ensemble}")
+        raise errors.ModelError(f"the trees that make {name!r} are no filters: {ensemble}")
     return ensemble
 
 
-def _numbered(node: NodeProto, ensemble: Ensemble, source: str, output: str) -> NodeProto:
+def _numbered(node: NodeProto, ensemble: ensembles.Ensemble, source: str, output: str) -> NodeProto:
     """A regressor of the same trees, with a target for each; a leaf yields its number."""
-    tapped = NodeProto(op_type="TreeEnsembleRegressor", domain=DOMAIN, name=output)
+    tapped = NodeProto(op_type="TreeEnsembleRegressor", domain=ensembles.DOMAIN, name=output)
     tapped.input.append(source)
     tapped.output.append(output)
     tapped.attribute.extend(a for a in node.attribute if a.name.startswith("nodes_"))
@@ -285,7 +271,8 @@ def _numbered(node: NodeProto, ensemble: Ensemble, source: str, output: str) -> 
             helper.make_attribute("target_ids", ensemble.tree_of_leaf.tolist()),
             *(
                 helper.make_attribute(
-                    f"target_{part}", numbers(node, f"nodes_{part}")[ensemble.leaves].tolist()
+                    f"target_{part}",
+                    ensembles.numbers(node, f"nodes_{part}")[ensemble.leaves].tolist(),
                 )
                 for part in ("treeids", "nodeids")
             ),
@@ -295,7 +282,7 @@ def _numbered(node: NodeProto, ensemble: Ensemble, source: str, output: str) -> 
 
 
 def _with_masks(
-    mask: str, site: Site, node: NodeProto, dtype: int, taken: set[str], model: ModelProto
+    mask: str, site: filters.Site, node: NodeProto, dtype: int, taken: set[str], model: ModelProto
 ) -> list[NodeProto]:
     """Nodes that put a row of masks in front of every row of an ensemble's input."""
     source = node.input[0]
@@ -317,11 +304,11 @@ def _with_masks(
     ]
 
 
-def _plant(node: NodeProto, ensemble: Ensemble, levels: NDArray[np.float64]) -> None:
+def _plant(node: NodeProto, ensemble: ensembles.Ensemble, levels: NDArray[np.float64]) -> None:
     """Give every tree a root that tests its mask, and a leaf for when the mask is false."""
     n_trees = ensemble.n_trees
-    modes = numbers(node, "nodes_modes")
-    ids, trees = numbers(node, "nodes_nodeids"), numbers(node, "nodes_treeids")
+    modes = ensembles.numbers(node, "nodes_modes")
+    ids, trees = ensembles.numbers(node, "nodes_nodeids"), ensembles.numbers(node, "nodes_treeids")
     mode = next((m for m in modes.tolist() if m in _COMPARISONS), "BRANCH_LEQ")
     threshold, true_is_absent = _COMPARISONS[mode]
     roots = ids[ensemble.starts] + 2
@@ -331,14 +318,18 @@ def _plant(node: NodeProto, ensemble: Ensemble, levels: NDArray[np.float64]) -> 
     pairs = {
         "treeids": (trees, trees[ensemble.starts], trees[ensemble.starts]),
         "nodeids": (ids + 2, nothing, absent),
-        "featureids": (numbers(node, "nodes_featureids") + n_trees, np.arange(n_trees), nothing),
-        "values": (numbers(node, "nodes_values"), np.full(n_trees, threshold), nothing),
+        "featureids": (
+            ensembles.numbers(node, "nodes_featureids") + n_trees,
+            np.arange(n_trees),
+            nothing,
+        ),
+        "values": (ensembles.numbers(node, "nodes_values"), np.full(n_trees, threshold), nothing),
         "modes": (modes, np.full(n_trees, mode), np.full(n_trees, "LEAF")),
-        "truenodeids": (numbers(node, "nodes_truenodeids") + 2, yes, nothing),
-        "falsenodeids": (numbers(node, "nodes_falsenodeids") + 2, no, nothing),
-        "hitrates": (numbers(node, "nodes_hitrates"), absent, absent),
+        "truenodeids": (ensembles.numbers(node, "nodes_truenodeids") + 2, yes, nothing),
+        "falsenodeids": (ensembles.numbers(node, "nodes_falsenodeids") + 2, no, nothing),
+        "hitrates": (ensembles.numbers(node, "nodes_hitrates"), absent, absent),
         "missing_value_tracks_true": (
-            numbers(node, "nodes_missing_value_tracks_true"),
+            ensembles.numbers(node, "nodes_missing_value_tracks_true"),
             nothing,
             nothing,
         ),
@@ -348,7 +339,7 @@ def _plant(node: NodeProto, ensemble: Ensemble, levels: NDArray[np.float64]) -> 
             fresh = np.stack([root, leaf], axis=1).reshape(-1)
             width = np.promote_types(kept.dtype, fresh.dtype)
             grown = np.insert(kept.astype(width), np.repeat(ensemble.starts, 2), fresh)
-            replace_numbers(node, f"nodes_{name}", grown)
+            ensembles.replace_numbers(node, f"nodes_{name}", grown)
     tree, column = np.nonzero(ensemble.holds)
     ends = {
         "treeids": trees[ensemble.starts][tree],
@@ -357,9 +348,11 @@ def _plant(node: NodeProto, ensemble: Ensemble, levels: NDArray[np.float64]) -> 
         "weights": levels[tree, column],
     }
     for name, added in ends.items():
-        kept = numbers(node, f"{ensemble.prefix}_{name}")
+        kept = ensembles.numbers(node, f"{ensemble.prefix}_{name}")
         shifted = kept + 2 if name == "nodeids" else kept
-        replace_numbers(node, f"{ensemble.prefix}_{name}", np.concatenate([shifted, added]))
+        ensembles.replace_numbers(
+            node, f"{ensemble.prefix}_{name}", np.concatenate([shifted, added])
+        )
 
 
 def element_type(model: ModelProto, name: str) -> int:
@@ -370,7 +363,7 @@ def element_type(model: ModelProto, name: str) -> int:
     maker = next((n for n in model.graph.node if name in n.output), None)
     if maker is not None and maker.op_type == "Cast":
         return int_attribute(maker, "to", TensorProto.FLOAT)
-    if maker is not None and maker.domain == DOMAIN and maker.op_type in _FLOAT_MAKERS:
+    if maker is not None and maker.domain == ensembles.DOMAIN and maker.op_type in _FLOAT_MAKERS:
         return int(TensorProto.FLOAT)
     try:
         inferred = shape_inference.infer_shapes(model)

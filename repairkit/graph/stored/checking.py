@@ -4,8 +4,6 @@ The checks bound the cost of reading a model: the sizes of its tensors against t
 there, its dimensions, and how large it grows when calls are replaced by the functions' nodes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path

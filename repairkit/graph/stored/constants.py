@@ -5,8 +5,6 @@ A weight may reach its layer through `Identity`, `Transpose`, `Reshape`, `Cast` 
 operator on a tensor of positions, values by inverting `Cast` and `DequantizeLinear`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from repairkit.core.errors import ModelError
-from repairkit.core.suite import Array
+from repairkit.core import errors, suite
 from repairkit.graph.index import (
     GraphIndex,
     all_nodes,
@@ -28,7 +25,7 @@ from repairkit.graph.index import (
 )
 from repairkit.graph.stored import tensors
 
-_NOTHING: Mapping[str, Array] = {}
+_NOTHING: Mapping[str, suite.Array] = {}
 _MOVES = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 
 
@@ -47,7 +44,7 @@ class Write:
 
     storage: Storage
     positions: NDArray[np.int64]
-    values: Array
+    values: suite.Array
 
 
 class Constants:
@@ -56,7 +53,7 @@ class Constants:
     def __init__(self, index: GraphIndex) -> None:
         self.index = index
 
-    def array(self, name: str, stored: Mapping[str, Array] = _NOTHING) -> Array:
+    def array(self, name: str, stored: Mapping[str, suite.Array] = _NOTHING) -> suite.Array:
         """The value of a tensor of `index.constant`, computed from the file.
 
         `stored` gives other contents for some of the stored tensors.
@@ -77,13 +74,13 @@ class Constants:
         feeds = {i: self.array(i, stored) for i in node.input if i}
         return self._run(node, feeds)[list(node.output).index(name)]
 
-    def numbers(self, node: NodeProto, slot: int) -> Array | None:
+    def numbers(self, node: NodeProto, slot: int) -> suite.Array | None:
         """What a node reads at `slot`; None where that is nothing or is not constant."""
         if len(node.input) <= slot or node.input[slot] not in self.index.constant:
             return None
         return self.array(node.input[slot])
 
-    def _dequantised(self, node: NodeProto, stored: Mapping[str, Array]) -> Array:
+    def _dequantised(self, node: NodeProto, stored: Mapping[str, suite.Array]) -> suite.Array:
         """As the runtime does it: in 32 bits, then rounded to the type of the result."""
         codes = self.array(node.input[0], stored)
         scale, zero = self._quantisation(node)
@@ -93,20 +90,20 @@ class Constants:
         with np.errstate(over="ignore", invalid="ignore"):
             return (levels * scale.astype(np.float32)).astype(width).reshape(codes.shape)
 
-    def read_back(self, name: str, write: Write) -> Array:
+    def read_back(self, name: str, write: Write) -> suite.Array:
         """The flat value of `name` once `write` is done."""
         contents = self.array(write.storage.name).copy()
         contents.reshape(-1)[write.positions] = write.values
         return self.array(name, {write.storage.name: contents}).reshape(-1)
 
-    def as_stored(self, name: str, wanted: NDArray[np.float64]) -> Array:
+    def as_stored(self, name: str, wanted: NDArray[np.float64]) -> suite.Array:
         """`wanted`, flat, one number per element, as `name` reads it back once it is stored."""
         write = self.write(name, np.arange(len(wanted)), wanted)
         if write is None or write.storage.shared:
             return wanted.astype(self.array(name).dtype)
         return self.read_back(name, write)
 
-    def _run(self, node: NodeProto, feeds: dict[str, Array]) -> list[Array]:
+    def _run(self, node: NodeProto, feeds: dict[str, suite.Array]) -> list[suite.Array]:
         return tensors.fold(node, feeds, self.index.model.opset_import)
 
     def write(
@@ -172,7 +169,7 @@ class Constants:
         for values in (self.array(node.input[1]), zeros):
             each = _spread(values, codes.shape, axis, block)
             if each is None:
-                raise ModelError(
+                raise errors.ModelError(
                     f"{node.output[0]!r} is dequantised by {values.size} scales, which do not "
                     f"fit its shape {codes.shape}"
                 )
@@ -181,7 +178,7 @@ class Constants:
 
 
 def _spread(
-    values: Array, shape: tuple[int, ...], axis: int, block: int
+    values: suite.Array, shape: tuple[int, ...], axis: int, block: int
 ) -> NDArray[np.float64] | None:
     """Scales or zero points, one for every element and flat; None where they do not fit.
 

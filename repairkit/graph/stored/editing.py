@@ -4,16 +4,12 @@ What a change is about (a layer, a tree, the last layer) is not known here, only
 are stored: in an initializer, a `Constant` node, or a list attribute of a node.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
-from repairkit.core.errors import VerificationError
-from repairkit.core.filters import AddedTensor, Change, ListChange, TensorChange, TensorEdit
-from repairkit.core.suite import Array
+from repairkit.core import errors, filters, suite
 from repairkit.graph.index import GraphIndex, attribute
 from repairkit.graph.stored.constants import Constants, stored_tensor
 from repairkit.graph.stored.tensors import array_of, runs_of, store
@@ -28,19 +24,19 @@ class Editor:
         self.index, self.constants = index, Constants(index)
         self.model = ModelProto()
         self.model.CopyFrom(self.index.model)
-        self.edits: list[TensorEdit] = []
+        self.edits: list[filters.TensorEdit] = []
 
-    def apply(self, changes: Sequence[Change]) -> None:
+    def apply(self, changes: Sequence[filters.Change]) -> None:
         """Make some changes, in order."""
         for change in changes:
-            if isinstance(change, AddedTensor):
+            if isinstance(change, filters.AddedTensor):
                 self._add(change)
-            elif isinstance(change, ListChange):
+            elif isinstance(change, filters.ListChange):
                 self._write_list(change)
             else:
                 self._write(change)
 
-    def _write(self, change: TensorChange) -> None:
+    def _write(self, change: filters.TensorChange) -> None:
         """Put values into the tensor that a node reads; a shared or computed one is cloned."""
         name = self.index.nodes[change.node].input[change.slot]
         value = self.constants.array(name)
@@ -49,7 +45,9 @@ class Editor:
             array = value.copy()
             array.reshape(-1)[change.positions] = change.values
             self._add(
-                AddedTensor(node=change.node, slot=change.slot, array=array, name=change.clone)
+                filters.AddedTensor(
+                    node=change.node, slot=change.slot, array=array, name=change.clone
+                )
             )
             return
         tensor = stored_tensor(self.model, write.storage.kind, write.storage.name)
@@ -57,10 +55,12 @@ class Editor:
         old = store(tensor, write.positions, write.values)
         runs = tuple(runs_of(write.positions))
         self.edits.append(
-            TensorEdit(kind=write.storage.kind, tensor=write.storage.name, runs=runs, old=old)
+            filters.TensorEdit(
+                kind=write.storage.kind, tensor=write.storage.name, runs=runs, old=old
+            )
         )
 
-    def _add(self, change: AddedTensor) -> None:
+    def _add(self, change: filters.AddedTensor) -> None:
         """A new initializer, read by a node at `slot` instead of what it read before."""
         fresh, number = change.name, 1
         taken = self.index.names | {edit.tensor for edit in self.edits}
@@ -80,12 +80,12 @@ class Editor:
                 helper.make_tensor_value_info(fresh, tensor.data_type, change.array.shape)
             )
         self.edits.append(
-            TensorEdit(
+            filters.TensorEdit(
                 kind="added", tensor=fresh, node=reader.output[0], slot=slot, replaces=replaces
             )
         )
 
-    def _write_list(self, change: ListChange) -> None:
+    def _write_list(self, change: filters.ListChange) -> None:
         """Put values into a list of numbers that is an attribute of a node."""
         node = self.model.graph.node[change.node]
         held = attribute(node, change.name)
@@ -93,11 +93,13 @@ class Editor:
         runs = tuple(runs_of(change.positions))
         old = _put(held, change.positions, change.values)
         self.edits.append(
-            TensorEdit(kind="attribute", tensor=held.name, runs=runs, old=old, node=node.output[0])
+            filters.TensorEdit(
+                kind="attribute", tensor=held.name, runs=runs, old=old, node=node.output[0]
+            )
         )
 
 
-def _put(held: AttributeProto, positions: Array, values: Array) -> bytes:
+def _put(held: AttributeProto, positions: suite.Array, values: suite.Array) -> bytes:
     """Put values at flat positions of an attribute; returns the bytes that were there."""
     if held.type == AttributeProto.TENSOR:
         return store(held.t, positions.astype(np.int64), values)
@@ -110,7 +112,7 @@ def _put(held: AttributeProto, positions: Array, values: Array) -> bytes:
 # Undoing
 
 
-def undo(model: ModelProto, edit: TensorEdit) -> None:
+def undo(model: ModelProto, edit: filters.TensorEdit) -> None:
     """Undo an edit in place.
 
     Raises:
@@ -124,11 +126,13 @@ def undo(model: ModelProto, edit: TensorEdit) -> None:
         _restore(model, edit)
 
 
-def _remove(model: ModelProto, edit: TensorEdit) -> None:
+def _remove(model: ModelProto, edit: filters.TensorEdit) -> None:
     graph = model.graph
     node = next((n for n in graph.node if n.output and n.output[0] == edit.node), None)
     if node is None or not 0 <= edit.slot < len(node.input) or node.input[edit.slot] != edit.tensor:
-        raise VerificationError(f"the model has no added tensor {edit.tensor!r} to take back")
+        raise errors.VerificationError(
+            f"the model has no added tensor {edit.tensor!r} to take back"
+        )
     if edit.replaces is not None:
         node.input[edit.slot] = edit.replaces
     else:
@@ -139,7 +143,7 @@ def _remove(model: ModelProto, edit: TensorEdit) -> None:
                 del values[position]
 
 
-def _restore(model: ModelProto, edit: TensorEdit) -> None:
+def _restore(model: ModelProto, edit: filters.TensorEdit) -> None:
     tensor = stored_tensor(model, edit.kind, edit.tensor)
     if tensor is None:
         raise _missing(edit)
@@ -149,20 +153,22 @@ def _restore(model: ModelProto, edit: TensorEdit) -> None:
     n_elements = sum(stop - start for start, stop in edit.runs)
     fits = ends == sorted(ends) and 0 < n_elements <= array.size and ends[-1] <= array.size
     if not fits or len(edit.old) != n_elements * array.dtype.itemsize:
-        raise VerificationError(f"the old bytes kept for {edit.tensor!r} do not fit the tensor")
+        raise errors.VerificationError(
+            f"the old bytes kept for {edit.tensor!r} do not fit the tensor"
+        )
     positions = np.concatenate([np.arange(a, b) for a, b in edit.runs]).astype(np.int64)
     store(tensor, positions, np.frombuffer(edit.old, array.dtype))
 
 
-def _missing(edit: TensorEdit) -> VerificationError:
-    return VerificationError(f"the model has no stored tensor {edit.tensor!r}")
+def _missing(edit: filters.TensorEdit) -> errors.VerificationError:
+    return errors.VerificationError(f"the model has no stored tensor {edit.tensor!r}")
 
 
-def _restore_list(nodes: list[NodeProto], edit: TensorEdit) -> None:
+def _restore_list(nodes: list[NodeProto], edit: filters.TensorEdit) -> None:
     makers = [node for node in nodes if edit.node in node.output]
     held = attribute(makers[0], edit.tensor) if makers else None
     if held is None or held.type not in (AttributeProto.TENSOR, AttributeProto.FLOATS):
-        raise VerificationError(
+        raise errors.VerificationError(
             f"the model has no list {edit.tensor!r} in the node that makes {edit.node!r}"
         )
     stored = held.type == AttributeProto.TENSOR
@@ -171,12 +177,14 @@ def _restore_list(nodes: list[NodeProto], edit: TensorEdit) -> None:
     n_values = sum(max(stop - start, 0) for start, stop in edit.runs)
     outside = any(start < 0 or stop > size for start, stop in edit.runs)
     if not edit.runs or outside or len(edit.old) != n_values * dtype.itemsize:
-        raise VerificationError(f"the old bytes kept for {edit.tensor!r} do not fit the list")
+        raise errors.VerificationError(
+            f"the old bytes kept for {edit.tensor!r} do not fit the list"
+        )
     positions = np.concatenate([np.arange(start, stop) for start, stop in edit.runs])
     _put(held, positions, np.frombuffer(edit.old, dtype))
 
 
-def changes_nothing(edit: TensorEdit, model: ModelProto, patched: ModelProto) -> bool:
+def changes_nothing(edit: filters.TensorEdit, model: ModelProto, patched: ModelProto) -> bool:
     """Whether an edit left every number as it was.
 
     Args:

@@ -5,8 +5,6 @@ checked against the folder and the files before anything is read. Large weights 
 (see `tensors`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Mapping
@@ -22,13 +20,8 @@ from repairkit.core.errors import ModelError, RunFolderError
 from repairkit.core.process.text import first_line
 from repairkit.core.process.writing import Drafts, together
 from repairkit.graph.index import GraphIndex, nodes_of_functions, plain_tensors, stored_tensors
+from repairkit.graph.stored import constants
 from repairkit.graph.stored.checking import check_model
-from repairkit.graph.stored.constants import (
-    as_on_disk,
-    folder_of,
-    outside_digests,
-    wherever_it_lies,
-)
 from repairkit.graph.stored.tensors import (
     PACKED_BITS,
     external_entry,
@@ -98,13 +91,13 @@ def _digest(content: bytes, external: Mapping[str, Path]) -> str:
 
 def canonical_bytes(model: ModelProto) -> bytes:
     """The bytes under which repairkit writes and compares a model."""
-    return as_on_disk(model).SerializeToString(deterministic=True)
+    return constants.as_on_disk(model).SerializeToString(deterministic=True)
 
 
 def digest_of(model: ModelProto) -> str:
     """What `read_model` will give for a model that is not on disk yet."""
     hasher = hashlib.sha256(canonical_bytes(model))
-    for _, digest in sorted(outside_digests(model).items()):
+    for _, digest in sorted(constants.outside_digests(model).items()):
         hasher.update(bytes.fromhex(digest))
     return hasher.hexdigest()
 
@@ -311,10 +304,10 @@ def place_beside(model: ModelProto, out: Path, drafts: Drafts) -> None:
     Raises:
         RunFolderError: another file is in the way, or nothing can be written.
     """
-    folder = folder_of(model)
+    folder = constants.folder_of(model)
     if folder is None:
         return
-    for location, digest in sorted(outside_digests(model).items()):
+    for location, digest in sorted(constants.outside_digests(model).items()):
         source, target = folder / location, out.parent / location
         if target.exists():
             if not (target.samefile(source) or digest_of_file(target) == digest):
@@ -337,7 +330,9 @@ def place_beside(model: ModelProto, out: Path, drafts: Drafts) -> None:
 
 def same_model(one: ModelProto, other: ModelProto) -> bool:
     """Whether two models are equal to the byte in their canonical form."""
-    a, b = (wherever_it_lies(m).SerializeToString(deterministic=True) for m in (one, other))
+    a, b = (
+        constants.wherever_it_lies(m).SerializeToString(deterministic=True) for m in (one, other)
+    )
     return a == b
 
 

@@ -9,8 +9,6 @@ digest of that file, so that two models are equal where their weights are. Both 
 before a model is written or run.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,8 +28,7 @@ from onnx import (
 )
 from onnx.reference import ReferenceEvaluator
 
-from repairkit.core.errors import ModelError
-from repairkit.core.suite import Array
+from repairkit.core import errors, suite
 
 FROZEN_TYPES = ("float16", "float32", "float64")
 """Types in which a layer of floats may hold a constant."""
@@ -81,13 +78,13 @@ def code_limits(dtype: DTypeLike) -> tuple[float, float, bool]:
 
         floats: Any = ml_dtypes.finfo(kind)  # type: ignore[no-untyped-call]  # it has no types
         return float(floats.min), float(floats.max), False
-    raise ModelError(
+    raise errors.ModelError(
         f"codes read as {kind.name} cannot be dequantised; if the file holds smaller numbers, a "
         "newer version of onnx reads them"
     )
 
 
-def holds(values: Array, dtype: DTypeLike) -> bool:
+def holds(values: suite.Array, dtype: DTypeLike) -> bool:
     """Whether a type can hold these numbers after rounding; a type of exponents has no 0."""
     kind = np.dtype(dtype)
     if kind.kind in "OSUc":
@@ -115,11 +112,11 @@ def tensor_bytes(tensor: TensorProto) -> int:
     try:
         bits = bits_of(tensor.data_type)
     except (KeyError, TypeError) as error:
-        raise ModelError(
+        raise errors.ModelError(
             f"the tensor {tensor.name!r} is of no type that repairkit knows ({tensor.data_type})"
         ) from error
     if any(size < 0 for size in tensor.dims):
-        raise ModelError(f"the tensor {tensor.name!r} has a negative dimension")
+        raise errors.ModelError(f"the tensor {tensor.name!r} has a negative dimension")
     return -(-math.prod(tensor.dims) * bits // 8)
 
 
@@ -155,7 +152,7 @@ def is_outside(tensor: TensorProto) -> bool:
 # Contents
 
 
-def array_of(tensor: TensorProto) -> Array:
+def array_of(tensor: TensorProto) -> suite.Array:
     """A tensor's numbers; those of a tensor that is kept outside are mapped from its file.
 
     Raises:
@@ -171,11 +168,11 @@ def array_of(tensor: TensorProto) -> Array:
     try:
         mapped = np.memmap(path, dtype, "r", offset, shape)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: the model's weights cannot be read ({error})") from error
+        raise errors.ModelError(f"{path}: the model's weights cannot be read ({error})") from error
     return np.asarray(mapped)
 
 
-def dense_array(sparse: SparseTensorProto) -> Array:
+def dense_array(sparse: SparseTensorProto) -> suite.Array:
     """A sparse tensor's numbers with the zeros between them.
 
     Raises:
@@ -192,7 +189,7 @@ def dense_array(sparse: SparseTensorProto) -> Array:
             raise IndexError("a position is negative")
         array[places] = values
     except (IndexError, ValueError) as error:
-        raise ModelError(
+        raise errors.ModelError(
             f"the sparse tensor {sparse.values.name!r} does not fit its shape {shape} ({error})"
         ) from error
     return array.reshape(shape)
@@ -210,7 +207,7 @@ def runs_of(positions: NDArray[np.int64]) -> list[tuple[int, int]]:
     return [(int(part[0]), int(part[-1]) + 1) for part in np.split(ordered, breaks)]
 
 
-def store(tensor: TensorProto, positions: NDArray[np.int64], values: Array) -> bytes:
+def store(tensor: TensorProto, positions: NDArray[np.int64], values: suite.Array) -> bytes:
     """Write elements into a stored tensor, in the field that it uses already.
 
     Returns:
@@ -233,7 +230,7 @@ def store(tensor: TensorProto, positions: NDArray[np.int64], values: Array) -> b
     return old
 
 
-def _packed(array: Array, tensor: TensorProto) -> bytes:
+def _packed(array: suite.Array, tensor: TensorProto) -> bytes:
     """An array as the raw data of a tensor, several numbers to a byte where its type says so."""
     fresh = bytearray(numpy_helper.from_array(array).raw_data)
     spare = 8 * len(fresh) - array.size * bits_of(tensor.data_type)
@@ -253,9 +250,9 @@ _MOST_SHAPE_ELEMENTS = 64
 
 def fold(
     node: NodeProto,
-    feeds: Mapping[str, Array],
+    feeds: Mapping[str, suite.Array],
     opsets: Iterable[onnx.OperatorSetIdProto],
-) -> list[Array]:
+) -> list[suite.Array]:
     """The outputs of a node.
 
     Args:
@@ -276,13 +273,13 @@ def fold(
             return [np.asarray(o) for o in ReferenceEvaluator(model).run(None, dict(feeds))]
     except Exception as error:  # the evaluator raises whatever a broken node makes it
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
+        raise errors.ModelError(
             f"the constant {names[0] if names else ''!r}, made by {node.op_type}, cannot be "
             f"computed ({line}); fold constants when exporting the model"
         ) from error
 
 
-def _check_sizes(model: ModelProto, node: NodeProto, feeds: Mapping[str, Array]) -> None:
+def _check_sizes(model: ModelProto, node: NodeProto, feeds: Mapping[str, suite.Array]) -> None:
     if node.op_type in _NEVER_GROWS and node.domain in ("", "ai.onnx"):
         return
     shaped = ModelProto()

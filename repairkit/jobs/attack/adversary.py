@@ -15,12 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square, pgd, square
-from repairkit.core.errors import AdapterError, SettingsError
-from repairkit.core.framework import FrameworkModel, LayerMap
+from repairkit.core import errors, framework, results, suite
 from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import stage
-from repairkit.core.results import Figure
-from repairkit.core.suite import Array
 from repairkit.data.sources.archive import read_archive
 from repairkit.engine.runner import OpenModel
 from repairkit.formats.attack_file import RECORD, AttackRecord, attack_record
@@ -29,7 +26,7 @@ from repairkit.metrics.evaluation import wilson
 
 SAME = 1e-4
 """Outputs that differ by less, relative to the greatest, are those of the same model."""
-Freeze = Callable[[PatchFile, LayerMap], FrameworkModel]
+Freeze = Callable[[PatchFile, framework.LayerMap], framework.FrameworkModel]
 """An adapter's model's `patched`."""
 # From an image in NCHW to one in NHWC, and back.
 _ORDERS = ((1, 2, 0), (2, 0, 1))
@@ -48,10 +45,10 @@ class GradientSource:
     """
 
     name: str
-    model: FrameworkModel
+    model: framework.FrameworkModel
     order: tuple[int, int, int] | None = None
 
-    def outputs(self, images: Array, batch_size: int = 128) -> Array:
+    def outputs(self, images: suite.Array, batch_size: int = 128) -> suite.Array:
         """The first output for images as the ONNX model takes them."""
         parts = [
             self.model.outputs(self._there(images[i : i + batch_size]))
@@ -59,7 +56,7 @@ class GradientSource:
         ]
         return np.concatenate(parts)
 
-    def gradients(self, images: Array, labels: NDArray[np.intp]) -> Array:
+    def gradients(self, images: suite.Array, labels: NDArray[np.intp]) -> suite.Array:
         """Of each image's loss for its label, shaped as the images."""
         gradients = self.model.loss_gradients(self._there(images), labels)[1]
         if self.order is None:
@@ -67,7 +64,7 @@ class GradientSource:
         back = _ORDERS[1 - _ORDERS.index(self.order)]
         return gradients.transpose(0, *(axis + 1 for axis in back))
 
-    def patched(self, file: PatchFile, layers: LayerMap) -> GradientSource:
+    def patched(self, file: PatchFile, layers: framework.LayerMap) -> GradientSource:
         """The source with the filters of a patch frozen in the framework.
 
         Args:
@@ -79,19 +76,21 @@ class GradientSource:
         """
         freeze: Freeze | None = getattr(self.model, "patched", None)
         if freeze is None:
-            raise AdapterError(
+            raise errors.AdapterError(
                 f"{self.name}: the adapter of {self.model.framework} cannot freeze filters in the "
                 "framework's model"
             )
         return replace(self, model=freeze(file, layers))
 
-    def _there(self, images: Array) -> NDArray[np.float32]:
+    def _there(self, images: suite.Array) -> NDArray[np.float32]:
         if self.order is not None:
             images = images.transpose(0, *(axis + 1 for axis in self.order))
         return np.ascontiguousarray(images, np.float32)
 
 
-def attach(name: str, model: FrameworkModel, image_shape: tuple[int, ...]) -> GradientSource:
+def attach(
+    name: str, model: framework.FrameworkModel, image_shape: tuple[int, ...]
+) -> GradientSource:
     """The source that takes an ONNX model's images.
 
     Args:
@@ -108,13 +107,13 @@ def attach(name: str, model: FrameworkModel, image_shape: tuple[int, ...]) -> Gr
     for order in _ORDERS if len(image_shape) == 3 else ():
         if tuple(image_shape[axis] for axis in order) == wanted:
             return GradientSource(name, model, order)
-    raise SettingsError(
+    raise errors.SettingsError(
         f"{name}: takes images of shape {wanted} and the attacked model takes {image_shape}; "
         "the source must take the same images"
     )
 
 
-def parity(source: Array, judged: Array, form: OutputForm) -> float:
+def parity(source: suite.Array, judged: suite.Array, form: OutputForm) -> float:
     """How far a source's outputs are from the ONNX model's: the greatest difference, relative.
 
     Logits on one side and their softmax on the other are compared as probabilities. Infinite where
@@ -137,7 +136,7 @@ def parity(source: Array, judged: Array, form: OutputForm) -> float:
     return distances[-1] if normalised else distances[0]
 
 
-def _relative(ours: Array, expected: Array) -> float:
+def _relative(ours: suite.Array, expected: suite.Array) -> float:
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
     return float(np.abs(ours.astype(np.float64) - expected).max(initial=0.0)) / scale
 
@@ -151,7 +150,7 @@ class Judged:
     n_classes: int
     batch_size: int
 
-    def outputs(self, images: Array) -> Array:
+    def outputs(self, images: suite.Array) -> suite.Array:
         """The judged output for images, in order."""
         parts = [
             self.opened.run(images[i : i + self.batch_size])
@@ -159,7 +158,7 @@ class Judged:
         ]
         return np.concatenate(parts)
 
-    def scores(self, images: Array) -> NDArray[np.float64]:
+    def scores(self, images: suite.Array) -> NDArray[np.float64]:
         """A row per image: logits, or logarithms of probabilities."""
         scores = self.form.class_scores(self.outputs(images))
         if "probabilit" in self.form.kind:
@@ -178,21 +177,21 @@ class Attack:
 
     def __post_init__(self) -> None:
         if isinstance(self.method, Square) and self.source is not None:
-            raise SettingsError(
+            raise errors.SettingsError(
                 "square asks the ONNX model alone; leave --source out, or use --method pgd"
             )
         if isinstance(self.method, Pgd) and self.source is None:
-            raise SettingsError(
+            raise errors.SettingsError(
                 "pgd follows gradients, which an ONNX file does not give; name the framework's "
                 "model with --source, or attack the ONNX file alone with --method square"
             )
 
     def __call__(
         self,
-        images: Array,
+        images: suite.Array,
         targets: NDArray[np.intp],
         rng: np.random.Generator,
-    ) -> Array:
+    ) -> suite.Array:
         """Adversarial images for targets."""
         made = []
         size = self.judged.batch_size
@@ -203,7 +202,9 @@ class Attack:
                 tell(min(start + size, len(images)))
         return np.concatenate(made)
 
-    def _attack(self, images: Array, targets: NDArray[np.intp], rng: np.random.Generator) -> Array:
+    def _attack(
+        self, images: suite.Array, targets: NDArray[np.intp], rng: np.random.Generator
+    ) -> suite.Array:
         """Some images at once."""
         if isinstance(self.method, Pgd):
             assert self.source is not None
@@ -222,7 +223,7 @@ def read_attack_settings(path: Path) -> AttackRecord:
     return attack_record(path, read_archive(path).get(RECORD))
 
 
-def share(hits: NDArray[np.bool_]) -> Figure:
+def share(hits: NDArray[np.bool_]) -> results.Figure:
     """A share of images with Wilson's 95 % interval."""
     value = float(hits.mean())
-    return Figure(value, *wilson(float(hits.sum()), len(hits)))
+    return results.Figure(value, *wilson(float(hits.sum()), len(hits)))

@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square
-from repairkit.core.attacked import IMAGE, TARGET, adversarial, is_attacked
-from repairkit.core.errors import AdapterError, DataError, SettingsError
-from repairkit.core.framework import FreshAttacks, LayerMap
+from repairkit.core import attacked, errors, framework
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.data.parts import split_parts
@@ -50,7 +48,7 @@ class _Pair:
         annotations: Annotations,
     ) -> dict[str, Any]:
         """How many images each falls for; `images` are those made against the one and the other."""
-        targets, labels = annotations.attributes[TARGET], annotations.labels
+        targets, labels = annotations.attributes[attacked.TARGET], annotations.labels
         row: dict[str, Any] = {"attack": name, "knowledge": knowledge, "n_images": len(labels)}
         for key, judged, made in zip(
             ("before", "after"), (self.before, self.after), images, strict=True
@@ -63,7 +61,7 @@ class _Pair:
         return row
 
 
-def check_attacks(bench: Bench, fresh: FreshAttacks, *, baselines: bool = False) -> None:
+def check_attacks(bench: Bench, fresh: framework.FreshAttacks, *, baselines: bool = False) -> None:
     """Find out before the work begins what would end it.
 
     Args:
@@ -76,15 +74,15 @@ def check_attacks(bench: Bench, fresh: FreshAttacks, *, baselines: bool = False)
         AdapterError: the source is another model than the one that is repaired.
         DataError: see `judge_attacks`.
     """
-    if not is_attacked(bench.dataset.annotations):
+    if not attacked.is_attacked(bench.dataset.annotations):
         if fresh.transfers or (fresh.source and not baselines):
-            raise SettingsError(
+            raise errors.SettingsError(
                 "--source and --transfer judge a repair under attack, and the data holds no "
                 "adversarial images; give --data what repairkit attack wrote, or leave them out"
             )
         return
     if not len(bench.parts.test) and (fresh.transfers or (fresh.source and not baselines)):
-        raise SettingsError(
+        raise errors.SettingsError(
             "--source and --transfer attack test images, and --test none leaves none; give a test "
             "part, such as --test 0.3, or leave them out"
         )
@@ -99,7 +97,7 @@ def check_attacks(bench: Bench, fresh: FreshAttacks, *, baselines: bool = False)
 
 @stage("attacking both models")
 def judge_attacks(
-    bench: Bench, patched: OpenModel, file: PatchFile, fresh: FreshAttacks
+    bench: Bench, patched: OpenModel, file: PatchFile, fresh: framework.FreshAttacks
 ) -> list[dict[str, Any]]:
     """A row for each attack: its name, what it knows, and its success before and after.
 
@@ -114,7 +112,7 @@ def judge_attacks(
     if not len(test):
         row = {"attack": "the same images", "knowledge": "any", "n_images": 0}
         return [{**row, "note": "left out: there is no test part that chose nothing"}]
-    made = np.flatnonzero(adversarial(test.annotations))
+    made = np.flatnonzero(attacked.adversarial(test.annotations))
     images = test.batch(made)
     known = test.annotations.take(made)
     record = adversary.read_attack_settings(_path(bench))
@@ -140,7 +138,7 @@ def _path(bench: Bench) -> Path:
 
 
 def _fresh(
-    bench: Bench, pair: _Pair, file: PatchFile, fresh: FreshAttacks, record: AttackRecord
+    bench: Bench, pair: _Pair, file: PatchFile, fresh: framework.FreshAttacks, record: AttackRecord
 ) -> dict[str, Any]:
     """The test images attacked anew: the model as it was, and the patched one."""
     method = _method(record)
@@ -150,7 +148,7 @@ def _fresh(
     elif fresh.source is None:
         return {**row, "note": "left out: its gradients need the framework's model, --source"}
     test = bench.parts.test
-    known = test.annotations.take(np.flatnonzero(adversarial(test.annotations)))
+    known = test.annotations.take(np.flatnonzero(attacked.adversarial(test.annotations)))
     images = test.batch(_clean_twins(test.annotations))
     sources: tuple[adversary.GradientSource | None, adversary.GradientSource | None] = (None, None)
     if isinstance(method, Pgd):
@@ -159,11 +157,11 @@ def _fresh(
         try:
             frozen = given.patched(file, _layers(bench, given, images))
             _prove(frozen, pair.after, images, "the patched model")
-        except AdapterError as error:
+        except errors.AdapterError as error:
             return {**row, "note": f"left out: {error}"}
         sources = given, frozen
     box = _box(record, images.dtype)
-    targets = known.attributes[TARGET].astype(np.intp)
+    targets = known.attributes[attacked.TARGET].astype(np.intp)
     made = [
         adversary.Attack(method, box, judged, source)(
             images, targets, np.random.default_rng([bench.settings.seed, 1])
@@ -173,7 +171,7 @@ def _fresh(
     return pair.row("a fresh attack", row["knowledge"], (made[0], made[1]), known)
 
 
-def _layers(bench: Bench, source: adversary.GradientSource, images: Made) -> LayerMap:
+def _layers(bench: Bench, source: adversary.GradientSource, images: Made) -> framework.LayerMap:
     """Which layers the filters are: as the ONNX file says, else found out and proven.
 
     Raises:
@@ -183,7 +181,7 @@ def _layers(bench: Bench, source: adversary.GradientSource, images: Made) -> Lay
     if known is not None:
         return known
     if source.order is not None:
-        raise AdapterError(
+        raise errors.AdapterError(
             "the ONNX file does not say which layers its filters are; write it with repairkit "
             "export"
         )
@@ -192,12 +190,12 @@ def _layers(bench: Bench, source: adversary.GradientSource, images: Made) -> Lay
 
 def _clean_twins(annotations: Annotations) -> NDArray[np.intp]:
     """The position of the clean image that each adversarial one was made of, in their order."""
-    made, numbers = adversarial(annotations), annotations.attributes.get(IMAGE)
+    made, numbers = attacked.adversarial(annotations), annotations.attributes.get(attacked.IMAGE)
     if numbers is not None:
         clean = {number: row for row, number in enumerate(numbers.tolist()) if not made[row]}
         if set(numbers[made].tolist()) <= set(clean):
             return np.array([clean[number] for number in numbers[made].tolist()], np.intp)
-    raise DataError(
+    raise errors.DataError(
         "the test part holds adversarial images without the clean ones that they were made of; "
         "leave --selection and --test to the split of the attack's file"
     )
@@ -212,7 +210,7 @@ def _prove(
         source.outputs(few, judged.batch_size), judged.outputs(few), judged.form
     )
     if not distance <= adversary.SAME:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{source.name}: answers otherwise than {what} (greatest difference {distance:.1e}, "
             f"at most {adversary.SAME:g} expected); give the --source that the ONNX file was "
             "exported from"
@@ -224,13 +222,15 @@ def _transfer(bench: Bench, pair: _Pair, path: Path, used: set[bytes]) -> dict[s
     record = adversary.read_attack_settings(path)
     settings = replace(bench.settings, data=path)
     dataset = read_dataset(bench.subject, settings, regression=False)
-    if not is_attacked(dataset.annotations):
-        raise DataError(f"{path}: holds no adversarial images; make it with repairkit attack")
+    if not attacked.is_attacked(dataset.annotations):
+        raise errors.DataError(
+            f"{path}: holds no adversarial images; make it with repairkit attack"
+        )
     check_labels(dataset, bench.n_classes, regression=False)
     test = split_parts(dataset, settings.parts, seed=settings.seed).test
-    flags = adversarial(test.annotations)
+    flags = attacked.adversarial(test.annotations)
     if _fingerprints(test.take(np.flatnonzero(~flags))) & used:
-        raise DataError(
+        raise errors.DataError(
             f"{path}: its test part holds images that filters were scored or chosen on; attack the "
             "same data with the same seed and parts"
         )

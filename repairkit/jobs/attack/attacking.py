@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square, random_targets
-from repairkit.core.errors import SettingsError
-from repairkit.core.framework import FrameworkModel
+from repairkit.core import errors, framework, results
 from repairkit.core.outputs import OutputForm
-from repairkit.core.results import Attacked
 from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, split_parts
@@ -49,7 +47,9 @@ class AttackSettings:
 
     def __post_init__(self) -> None:
         if self.at_most is not None and self.at_most < 1:
-            raise SettingsError("at least one image must be attacked; leave --images out for all")
+            raise errors.SettingsError(
+                "at least one image must be attacked; leave --images out for all"
+            )
 
 
 @judging_the_model
@@ -59,8 +59,8 @@ def attack(
     asked: AttackSettings,
     *,
     out: Path,
-    source: tuple[str, FrameworkModel] | None = None,
-) -> Attacked:
+    source: tuple[str, framework.FrameworkModel] | None = None,
+) -> results.Attacked:
     """Make adversarial images of the selection and the test part, and write them.
 
     Args:
@@ -80,7 +80,7 @@ def attack(
     parts = split_parts(dataset, settings.parts, seed=settings.seed)
     for first, second in parts.overlaps:
         if second == "test":
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"the parts {first} and test share images, and an attack's file keeps each image "
                 "in one part; name parts that are disjoint"
             )
@@ -128,7 +128,7 @@ def attack(
         "notes": [*dataset.notes, *doubts(look)],
     }
     write_bytes(out, attack_archive(images, document))
-    return Attacked(out, document)
+    return results.Attacked(out, document)
 
 
 def _knowledge(
@@ -138,11 +138,13 @@ def _knowledge(
     if source is None:
         return {"name": None, "knowledge": "black-box", "parity": None}
     if judged.form.columns is not None:
-        raise SettingsError("--columns and --source do not go together: gradients see all columns")
+        raise errors.SettingsError(
+            "--columns and --source do not go together: gradients see all columns"
+        )
     outputs = source.outputs(proof, judged.batch_size)
     n_classes = OutputForm.detect(outputs).n_classes(outputs)
     if n_classes != judged.n_classes:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{source.name}: tells {n_classes} classes apart and the attacked model "
             f"{judged.n_classes}; the source must know the same classes"
         )
@@ -274,14 +276,14 @@ def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, adversar
         RepairkitError: data or model cannot be read.
     """
     if subject.spec.layout == "other" or subject.spec.dtype.kind != "f":
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{subject.file.path}: takes {subject.spec.dtype} of {len(subject.spec.shape)} axes an "
             "image, and attacks need images of three axes in floating point"
         )
     dataset = read_dataset(subject, settings, regression=False)
     subject = with_inputs(subject, settings, dataset)
     if dataset.further:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"an attack changes images alone and the data feeds {', '.join(dataset.further)} with "
             "each of them; give constants with --input"
         )
@@ -298,6 +300,6 @@ def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, adversar
         regression=False,
     )
     if form is None or n_classes < 2:
-        raise SettingsError("an attack needs a model that tells classes apart")
+        raise errors.SettingsError("an attack needs a model that tells classes apart")
     check_labels(dataset, n_classes, regression=False)
     return dataset, adversary.Judged(opened, form, n_classes, settings.batch_size)

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from repairkit.core.errors import ExportError
-from repairkit.core.framework import FrameworkModel
+from repairkit.core import errors, framework, results
 from repairkit.core.process.stages import stage
-from repairkit.core.results import Exported
 from repairkit.core.suite import Array
 from repairkit.formats.documents import outputs, to_json
 from repairkit.graph.kinds.sites import find_sites
@@ -30,13 +28,13 @@ KIND = "repairkit layers"
 
 
 def export(
-    model: FrameworkModel,
+    model: framework.FrameworkModel,
     out: Path,
     *,
     settings: Settings,
     source: str = "model",
     on_progress: Callable[[int, int], None] | None = None,
-) -> Exported:
+) -> results.Exported:
     """Write a model with its map of layers; nothing is kept of one that computes something else.
 
     Args:
@@ -71,7 +69,7 @@ def export(
             document = {"kind": KIND, **layers.to_json()}
             drafts.write(map_file, to_json(document).encode())
             add_model(drafts, written, out)
-    return Exported(
+    return results.Exported(
         out=out,
         map_file=map_file,
         layers=layers,
@@ -92,7 +90,7 @@ def layers_file(out: Path) -> Path:
 def _refuse_bfloat16(model: ModelProto, source: str) -> None:
     for node in model.graph.node:
         if TensorProto.BFLOAT16 in _cast_to(node):
-            raise ExportError(
+            raise errors.ExportError(
                 f"{source}: computes in bfloat16 (at {node.name or node.output[0]!r}), which ONNX "
                 "Runtime cannot run on the CPU; make the model compute in float32, without autocast"
             )
@@ -118,7 +116,7 @@ def _images(subject: Subject, settings: Settings) -> Array:
 
 @stage("comparing outputs")
 def _compare(
-    model: FrameworkModel, subject: Subject, images: Array, source: str
+    model: framework.FrameworkModel, subject: Subject, images: Array, source: str
 ) -> tuple[float, float]:
     """The greatest relative difference of outputs, and the usual one.
 
@@ -128,12 +126,12 @@ def _compare(
     theirs = model.outputs(images)
     ours = subject.opened().run(images)
     if ours.shape != theirs.shape:
-        raise ExportError(
+        raise errors.ExportError(
             f"{source}: the ONNX file gives outputs of shape {ours.shape} for {len(images)} images "
             f"and {model.framework} {theirs.shape}; nothing was kept"
         )
     if not np.isfinite(theirs).all():
-        raise ExportError(
+        raise errors.ExportError(
             f"{source}: {model.framework} yields infinity or NaN for the images; check weights and "
             "preprocessing (scale, mean, std)"
         )
@@ -142,7 +140,7 @@ def _compare(
     relative = float(each.max())
     allowed = _allowed(subject.model)
     if not relative <= allowed:
-        raise ExportError(
+        raise errors.ExportError(
             f"{source}: the ONNX file's outputs differ from {model.framework}'s by {relative:.2g} "
             f"of the greatest on {len(images)} images, and {allowed:g} is allowed; nothing was "
             "kept (does the model draw random numbers, look at the other images of a batch, or "

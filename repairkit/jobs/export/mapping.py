@@ -13,10 +13,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.filters import FilterMeans, Site
+from repairkit.core import filters, suite
 from repairkit.core.framework import FrameworkModel, Images, Layer, LayerMap, MappedLayer
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Array
 from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.kinds.sites import find_sites, instrument
 from repairkit.jobs.setup.workbench import Subject
@@ -42,11 +41,11 @@ class Pairing:
 
     framework: FrameworkModel
     subject: Subject
-    images: Array
+    images: suite.Array
     noise: float
 
     @cached_property
-    def sites(self) -> tuple[Site, ...]:
+    def sites(self) -> tuple[filters.Site, ...]:
         return find_sites(self.subject.model)
 
     @property
@@ -123,7 +122,7 @@ class _Trial:
         self.pair = pair
         self.image = pair.images[image % len(pair.images)][None]
         rng = np.random.default_rng(abs(int(spread * 10)) + image)
-        self.constants: FilterMeans = {}
+        self.constants: filters.FilterMeans = {}
         for name, (mean, width) in usual.items():
             # No two alike: what is frozen elsewhere must not give the same by accident.
             factors = rng.uniform(0.8, 1.25, len(mean)) * spread
@@ -136,7 +135,7 @@ class _Trial:
         self.scale = float(np.abs(self.base).max()) or 1.0
 
     def prove(
-        self, wanted: dict[str, NDArray[np.intp]], homes: dict[str, Site]
+        self, wanted: dict[str, NDArray[np.intp]], homes: dict[str, filters.Site]
     ) -> Iterator[tuple[str, NDArray[np.intp]]]:
         """The channels of each layer that are proven: asked of those in `wanted`."""
         crowd = Crowd(self.base)
@@ -162,7 +161,7 @@ class _Trial:
             apart = crowd.is_apart(name, channels, theirs, 3 * limits)
             yield name, channels[equal & apart]
 
-    def frozen_here(self, site: Site, channels: NDArray[np.intp]) -> Images:
+    def frozen_here(self, site: filters.Site, channels: NDArray[np.intp]) -> Images:
         """Outputs of the ONNX file with one filter frozen in each row, shape (n, n_compared)."""
         parts = []
         for chosen in _chunks(channels, self.pair.rows):
@@ -201,7 +200,7 @@ class _Trial:
         return self._some_of(self.runner.run(images, masks)[self.pair.subject.output])
 
 
-def _find_homes(trial: _Trial) -> dict[str, Site]:
+def _find_homes(trial: _Trial) -> dict[str, filters.Site]:
     """The site of each layer: the one where a few frozen channels do the same.
 
     Layers and sites mostly come in the same order, so those at about the same place in it are tried
@@ -211,7 +210,7 @@ def _find_homes(trial: _Trial) -> dict[str, Site]:
     """
     pair = trial.pair
     free = list(pair.sites)
-    homes: dict[str, Site] = {}
+    homes: dict[str, filters.Site] = {}
     lost: list[Layer] = []
     for layer in pair.framework.layers:
         fitting = _nearest(pair, layer, free)
@@ -229,7 +228,7 @@ def _find_homes(trial: _Trial) -> dict[str, Site]:
     return homes
 
 
-def _nearest(pair: Pairing, layer: Layer, free: Sequence[Site]) -> list[Site]:
+def _nearest(pair: Pairing, layer: Layer, free: Sequence[filters.Site]) -> list[filters.Site]:
     """A few free sites of as many channels, by how near their place among their like is."""
     like = [site for site in pair.sites if site.n_channels == layer.n_channels]
     layers = [one for one in pair.framework.layers if one.n_channels == layer.n_channels]
@@ -239,7 +238,7 @@ def _nearest(pair: Pairing, layer: Layer, free: Sequence[Site]) -> list[Site]:
     return [site for _, site in ranked if site.name in there][:_MOST_TRIED]
 
 
-def _does_the_same(trial: _Trial, layer: Layer, site: Site) -> bool:
+def _does_the_same(trial: _Trial, layer: Layer, site: filters.Site) -> bool:
     """Whether most of a few channels, frozen in both models, change the outputs alike."""
     n_probes = min(_PROBES, layer.n_channels)
     channels = np.unique(np.linspace(0, layer.n_channels - 1, n_probes).astype(np.intp))
@@ -267,7 +266,7 @@ def _chunks(values: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
         yield values[start : start + size]
 
 
-def sites_without_layer(layers: LayerMap, sites: Sequence[Site]) -> tuple[str, ...]:
+def sites_without_layer(layers: LayerMap, sites: Sequence[filters.Site]) -> tuple[str, ...]:
     """Sites that no layer of the framework became."""
     return tuple(site.name for site in sites if not layers.layer_at(site.name))
 
@@ -328,7 +327,7 @@ class Crowd:
         )
 
     def _is_alone(self, output: Images, low: int, high: int, place: int, limit: float) -> bool:
-        near: Array = np.arange(low, high)
+        near: suite.Array = np.arange(low, high)
         near = near[self._order[near] != place]
         for column in range(1, self._rows.shape[1]):
             if not len(near):

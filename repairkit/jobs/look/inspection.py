@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.errors import RepairkitError
-from repairkit.core.filters import Site
+from repairkit.core import errors, filters, suite
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Array
 from repairkit.data.preprocessing import describe_shape
 from repairkit.engine.runner import Runner
 from repairkit.graph.baking import representable
@@ -40,7 +38,7 @@ _RUNS = 5
 class SiteFacts:
     """A site and its share of the multiplications of all sites; None where it is not known."""
 
-    site: Site
+    site: filters.Site
     share: float | None
 
 
@@ -153,7 +151,7 @@ def _shares(subject: Subject, surveyed: Survey) -> tuple[dict[str, float], str]:
         runner = subject.opened(seconds=_RUN_SECONDS).tap(names)
         images = noise_images(subject, 1, sides=USUAL_FIRST)
         answers = runner.run(images) if names else {}
-    except RepairkitError as error:
+    except errors.RepairkitError as error:
         return {}, f"shares of the arithmetic are not known: {error}"
     work = {
         site: float(np.prod(answers[tensor].shape[1:]) * per_output)
@@ -163,7 +161,7 @@ def _shares(subject: Subject, surveyed: Survey) -> tuple[dict[str, float], str]:
     return {name: amount / total for name, amount in work.items()}, _open_sizes(subject, images)
 
 
-def _open_sizes(subject: Subject, images: Array) -> str:
+def _open_sizes(subject: Subject, images: suite.Array) -> str:
     """What was chosen for the sizes that the model leaves open."""
     if None not in subject.spec.shape:
         return ""
@@ -233,14 +231,14 @@ def time_passes(subject: Subject, n_filters: int) -> PassTime:
             try:
                 each = _fastest(runner.sharing(step=None), many, end) / _BATCH
                 batch = _BATCH
-            except RepairkitError:  # a batch that is fixed within the graph
+            except errors.RepairkitError:  # a batch that is fixed within the graph
                 batch = 1
-    except RepairkitError as error:
+    except errors.RepairkitError as error:
         return PassTime(None, batch, shape, n_filters, f"a pass cannot be timed: {error}")
     return PassTime(each / (step or 1), batch, shape, n_filters)
 
 
-def _fastest(runner: Runner, images: Array, end: float) -> float:
+def _fastest(runner: Runner, images: suite.Array, end: float) -> float:
     """Seconds of the fastest of a few runs; the first warms up, and counts only if it is alone."""
     seconds: list[float] = []
     for _ in range(_RUNS + 1):
@@ -255,7 +253,7 @@ def _fastest(runner: Runner, images: Array, end: float) -> float:
 
 @stage("instrumenting")
 @judging_the_model
-def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple[Site, ...]:
+def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple[filters.Site, ...]:
     """Write the instrumented model; means are measured unless filters are absent otherwise.
 
     Returns:

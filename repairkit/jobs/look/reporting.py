@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RepairkitError, RunFolderError, SettingsError
-from repairkit.core.filters import Filter, Patch, Roster
+from repairkit.core import errors, filters
 from repairkit.core.process.stages import stage
 from repairkit.formats.documents import outputs, read_json, to_json
 from repairkit.formats.means_file import read_means
@@ -45,7 +44,7 @@ class Reported:
 
 @stage("writing the page")
 def repair_report(
-    bench: Bench, report: Mapping[str, Any], patch: Patch, places: Companions
+    bench: Bench, report: Mapping[str, Any], patch: filters.Patch, places: Companions
 ) -> dict[Path, str]:
     """Look at the frozen filters, and tell of them in a report, a page and a model card.
 
@@ -99,7 +98,7 @@ def report_run(
     check_replaced(page, b'content="repairkit"', "page of repairkit's")
     check_replaced(report_file, f'"kind": "{RUN_KIND}"'.encode(), "report of repairkit's")
     if report_file == page:
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{page}: is the name of the numbers beside the page; give -o a name that ends in .html"
         )
     rows = _read_rows(run_folder)
@@ -169,10 +168,10 @@ def _look_again(
             image_input=settings.image_input,
         )
         if subject.file.digest != run["model"]["digest"]:
-            raise RunFolderError(f"{path}: is not the model that {folder} scored")
+            raise errors.RunFolderError(f"{path}: is not the model that {folder} scored")
         return _look(subject, settings, document, rows)
-    except (OSError, RepairkitError) as error:
-        raise RunFolderError(f"{folder}: its model or data: {error}; {advice}") from error
+    except (OSError, errors.RepairkitError) as error:
+        raise errors.RunFolderError(f"{folder}: its model or data: {error}; {advice}") from error
 
 
 @judging_the_model
@@ -182,13 +181,13 @@ def _look(
     """Add to the document what model and data tell of the extreme filters."""
     bench = prepare(subject, settings)
     if bench.dataset.digest != document["run"]["data"]["digest"]:
-        raise RunFolderError(f"{settings.data}: are not the data that were scored on")
+        raise errors.RunFolderError(f"{settings.data}: are not the data that were scored on")
     metric = bench.metric_names[0]
     values = _values(rows, bench.roster)
     document["spread"] = interpreting.spread_over_layers(bench, values)
     document["removal"] = interpreting.removal_curves(bench, values, metric)
     names = [row["filter"] for row in (*rows[:_FILTERS_EACH], *rows[::-1][:_FILTERS_EACH])]
-    chosen = [Filter.parse(name) for name in dict.fromkeys(names)]
+    chosen = [filters.Filter.parse(name) for name in dict.fromkeys(names)]
     seen = interpreting.interpret(bench, chosen, value=metric)
     by_filter = {row["filter"]: row["value"] for row in rows}
     for entry in seen.document["filters"]:
@@ -207,7 +206,7 @@ def _means_file(folder: Path, run: RunDocument, given: Path | None) -> Path | No
     digest = run.get("means")
     if digest is None:
         if given is not None:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"{folder}: was scored with the means of its calibration part; leave --means out"
             )
         return None
@@ -215,12 +214,12 @@ def _means_file(folder: Path, run: RunDocument, given: Path | None) -> Path | No
     advice = "name the file with --means, or use --no-pictures"
     if path is None or not path.is_file():
         place = "the run does not say where they lie" if path is None else f"{path} is no file"
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{folder}: was scored with common means (digest {digest[:12]}), and {place}; {advice}"
         )
     other = read_means(path).digest
     if other != digest:
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{path}: holds other means (digest {other[:12]}) than {folder} was scored with "
             f"({digest[:12]}); {advice}"
         )
@@ -241,7 +240,7 @@ def _read_rows(folder: RunFolder) -> list[dict[str, Any]]:
     """The rows of `scores.csv`; null for what is not finite."""
     rows = [_row(row) for row in folder.read_rows()]
     if not rows:
-        raise RunFolderError(f"{folder.scores_file}: holds no scores; score the model again")
+        raise errors.RunFolderError(f"{folder.scores_file}: holds no scores; score the model again")
     return rows
 
 
@@ -286,11 +285,11 @@ def _scores(rows: list[dict[str, Any]], *, less_is_better: bool) -> dict[str, An
     }
 
 
-def _values(rows: list[dict[str, Any]], roster: Roster) -> NDArray[np.float64]:
+def _values(rows: list[dict[str, Any]], roster: filters.Roster) -> NDArray[np.float64]:
     values = np.full(len(roster), np.nan)
     for row in rows:
         if row["value"] is not None:
-            values[roster.column(Filter.parse(row["filter"]))] = row["value"]
+            values[roster.column(filters.Filter.parse(row["filter"]))] = row["value"]
     return values
 
 
@@ -299,5 +298,5 @@ def _statistics(folder: RunFolder) -> dict[str, Any] | None:
         return None
     statistics = read_json(folder.statistics_file, "statistics")
     if not isinstance(statistics, dict):
-        raise RunFolderError(f"{folder.statistics_file}: holds no statistics; score again")
+        raise errors.RunFolderError(f"{folder.statistics_file}: holds no statistics; score again")
     return statistics

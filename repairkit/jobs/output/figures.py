@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from repairkit.core.errors import SettingsError
+from repairkit.core import errors, scores
 from repairkit.core.process.writing import write_whole
-from repairkit.core.scores import Progress
 from repairkit.jobs.output.destination import check_replaced
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ _FIGURES = {
 
 def prometheus_figures(
     *, port: int | None = None, file: Path | None = None
-) -> Callable[[Progress], None]:
+) -> Callable[[scores.Progress], None]:
     """A function that takes progress and shows it to Prometheus.
 
     Args:
@@ -40,7 +39,7 @@ def prometheus_figures(
     try:
         import prometheus_client as prometheus
     except ImportError:
-        raise SettingsError(
+        raise errors.SettingsError(
             "figures for Prometheus need its library; pip install 'repairkit[prometheus]'"
         ) from None
     if file is not None:
@@ -53,13 +52,13 @@ def prometheus_figures(
         try:
             prometheus.start_http_server(port, registry=registry)
         except (OSError, OverflowError) as error:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"--prometheus-port {port} cannot be used ({error}); choose another"
             ) from error
 
     due = [0.0]
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: scores.Progress) -> None:
         undecided = progress.n_undecided
         values = (
             progress.n_filters,

@@ -12,15 +12,14 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from repairkit.core.errors import RunFolderError, Terminated
-from repairkit.core.scores import Budget, Progress, Run, Spent
+from repairkit.core import errors, scores
 from repairkit.estimators.driving.driver import undecided
 from repairkit.formats.documents import write_json
 from repairkit.formats.run_file import RunDocument, RunFolder
 
 logger = logging.getLogger(__name__)
 
-OnProgress = Callable[[Progress], None] | None
+OnProgress = Callable[[scores.Progress], None] | None
 """Called now and then while filters are scored."""
 
 BEAT_SECONDS = 10.0
@@ -29,15 +28,15 @@ _LOG_SECONDS = 10.0
 
 
 def reporter(
-    on_progress: OnProgress, budget: Budget, n_filters: int
-) -> Callable[[Run, Spent], None] | None:
+    on_progress: OnProgress, budget: scores.Budget, n_filters: int
+) -> Callable[[scores.Run, scores.Spent], None] | None:
     """Tells `on_progress` now and then, since reading a run costs time."""
     if on_progress is None:
         return None
     due = [0.0]
     first: list[tuple[float, int]] = []
 
-    def report(run: Run, spent: Spent) -> None:
+    def report(run: scores.Run, spent: scores.Spent) -> None:
         now = time.monotonic()
         if not first:
             first.append((now, spent.evaluations))
@@ -52,7 +51,7 @@ def reporter(
             remaining = max(budget.time_limit_seconds - spent.seconds, 0.0)
             seconds = remaining if seconds is None else min(seconds, remaining)
         on_progress(
-            Progress(
+            scores.Progress(
                 n_filters=n_filters,
                 n_undecided=undecided(run),
                 spent=spent,
@@ -74,7 +73,7 @@ def heeding_sigterm() -> Iterator[None]:
         return
 
     def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the signal's)
-        raise Terminated
+        raise errors.Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -104,7 +103,7 @@ class Watch:
         self, folder: RunFolder | None, n_filters: int, *, every_seconds: float = BEAT_SECONDS
     ) -> None:
         self.folder, self.n_filters, self.every_seconds = folder, n_filters, every_seconds
-        self.spent = Spent()
+        self.spent = scores.Spent()
         self._first: tuple[float, int] | None = None
         self._undecided: int | None = None
         self._last_round = ""
@@ -112,7 +111,7 @@ class Watch:
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def on_round(self, run: Run, spent: Spent) -> None:
+    def on_round(self, run: scores.Run, spent: scores.Spent) -> None:
         """To be called after every round; cheap."""
         now = time.monotonic()
         if self._first is None:
@@ -166,11 +165,11 @@ class Watch:
         assert self.folder is not None
         try:
             write_json(self.folder.heartbeat_file, dict(facts))
-        except RunFolderError as error:  # the run may yet end well
+        except errors.RunFolderError as error:  # the run may yet end well
             logger.warning("%s", error)
 
 
-def tell_unfinished(document: RunDocument, spent: Spent, why: str) -> None:
+def tell_unfinished(document: RunDocument, spent: scores.Spent, why: str) -> None:
     """Record in `run.json` that a run was stopped and saved."""
     document["finished"] = False
     document["reason"] = f"unfinished: {why}; go on with --resume"

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import ModelError, SettingsError
-from repairkit.core.filters import Sums
+from repairkit.core import errors, filters
 from repairkit.core.suite import Suite
 from repairkit.engine.activations import measure_sums
 from repairkit.engine.batching import as_declared, settle_batching
@@ -40,7 +39,7 @@ def compute_means(subject: Subject, settings: Settings) -> CommonMeans:
         batching = settle_batching(
             declared, suite.batch(first), outputs=(subject.output,), feeds=suite.feeds(first)
         )
-    except ModelError:  # an output that is no array with a row per image
+    except errors.ModelError:  # an output that is no array with a row per image
         batching = as_declared(declared)
     model = batching.opened.model
     surveyed = survey(model, output=subject.output, at=settings.sites_at, include=settings.include)
@@ -63,7 +62,7 @@ def merge_means(paths: Sequence[Path]) -> CommonMeans:
     """
     files = [read_means(path) for path in paths]
     if len(files) < 2:
-        raise SettingsError("one file of means is nothing to merge; name two or more")
+        raise errors.SettingsError("one file of means is nothing to merge; name two or more")
     first = files[0]
     for path, other in zip(paths[1:], files[1:], strict=True):
         if (other.model, other.sites_at, _shapes(other)) != (
@@ -71,13 +70,15 @@ def merge_means(paths: Sequence[Path]) -> CommonMeans:
             first.sites_at,
             _shapes(first),
         ):
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"{path}: holds means of another model or of other sites than {paths[0]}; compute "
                 "them with the same model, --sites, --sites-at and --include"
             )
     digests = [digest for file in files for digest in file.data]
     if len(set(digests)) < len(digests):
-        raise SettingsError("two of the files hold means of the same images; name each owner once")
+        raise errors.SettingsError(
+            "two of the files hold means of the same images; name each owner once"
+        )
     sums = {name: _add([file.sums[name] for file in files]) for name in first.sums}
     n_images = sum(file.n_images for file in files)
     return CommonMeans(
@@ -112,8 +113,8 @@ def _shapes(means: CommonMeans) -> dict[str, tuple[int, ...]]:
     return {name: sums.total.shape for name, sums in means.sums.items()}
 
 
-def _add(sums: Sequence[Sums]) -> Sums:
+def _add(sums: Sequence[filters.Sums]) -> filters.Sums:
     """Rounded once, so that the order of the owners does not matter."""
     totals = np.stack([s.total.reshape(-1) for s in sums], axis=1)
     exact: NDArray[np.float64] = np.array([math.fsum(row) for row in totals.tolist()])
-    return Sums(exact.reshape(sums[0].total.shape), sum(s.count for s in sums))
+    return filters.Sums(exact.reshape(sums[0].total.shape), sum(s.count for s in sums))

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from repairkit.core.errors import ModelError, SettingsError, VerificationError
+from repairkit.core import errors, results, suite
 from repairkit.core.process.stages import stage
-from repairkit.core.results import Applied, Reverted
-from repairkit.core.suite import Array
 from repairkit.engine.runner import Feeds
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile
@@ -30,9 +28,9 @@ def apply_patch(
     file: PatchFile,
     *,
     out: Path,
-    images: Array | None = None,
+    images: suite.Array | None = None,
     feeds: Feeds | None = None,
-) -> Applied:
+) -> results.Applied:
     """Change what a patch file names in the very model that it was made for, and prove it.
 
     Args:
@@ -52,7 +50,7 @@ def apply_patch(
         raise _wrong_model(subject.file, file)
     surveyed, baked = _bake(subject, file)
     if baked.edits != file.edits:
-        raise VerificationError(
+        raise errors.VerificationError(
             "the patch file was altered: the bytes that it keeps are not those that it "
             "changes in this model"
         )
@@ -60,34 +58,36 @@ def apply_patch(
     write_claims(baked.model, [*read_claims(subject.model), claim])
     digest = digest_of(baked.model)
     if digest != file.result_digest:
-        raise VerificationError(
+        raise errors.VerificationError(
             f"the result is not the one that the patch file promises (digest {digest[:12]}, not "
             f"{file.result_digest[:12]}); it was altered, or made by another version of repairkit"
         )
     verified = prove_patch(subject, surveyed, file.patch, baked, images=images, feeds=feeds)
     write_model(baked.model, out)
-    return Applied(out, digest, verified)
+    return results.Applied(out, digest, verified)
 
 
 def _bake(subject: Subject, file: PatchFile) -> tuple[Survey, Baked]:
     try:
         surveyed = survey(subject.model, output=file.output, at=file.sites_at, include=file.include)
         return surveyed, bake(surveyed, file.patch)
-    except (SettingsError, ModelError) as error:
-        raise VerificationError(f"the patch file does not fit its model ({error})") from error
+    except (errors.SettingsError, errors.ModelError) as error:
+        raise errors.VerificationError(
+            f"the patch file does not fit its model ({error})"
+        ) from error
 
 
-def _wrong_model(model: ModelFile, file: PatchFile) -> VerificationError:
+def _wrong_model(model: ModelFile, file: PatchFile) -> errors.VerificationError:
     if file.digest in [claim.get("digest") for claim in read_claims(model.model)]:
-        return VerificationError(f"{model.path}: this patch is in the model already")
-    return VerificationError(
+        return errors.VerificationError(f"{model.path}: this patch is in the model already")
+    return errors.VerificationError(
         f"{model.path}: the patch was made for another model (digest {file.source_digest[:12]}, "
         f"and this one is {model.digest[:12]})"
     )
 
 
 @stage("taking the patch off")
-def revert_patch(patched: ModelFile, file: PatchFile, *, out: Path) -> Reverted:
+def revert_patch(patched: ModelFile, file: PatchFile, *, out: Path) -> results.Reverted:
     """Give back, byte for byte, the files that a patch was made to.
 
     Args:
@@ -109,29 +109,31 @@ def revert_patch(patched: ModelFile, file: PatchFile, *, out: Path) -> Reverted:
     contents = restored_files(undone, file.layout)
     digest = digest_of_files(contents, outside_digests(undone))
     if digest != file.source_digest:
-        raise VerificationError(
+        raise errors.VerificationError(
             f"{patched.path}: undoing the patch does not give back the model that it was made for "
             f"(digest {digest[:12]}, not {file.source_digest[:12]}); the patch file was altered"
         )
     with outputs(out) as drafts:
         place_beside(undone, out, drafts)
         add_files(drafts, contents, out)
-    return Reverted(out, digest, file.patch, len(claims) - 1)
+    return results.Reverted(out, digest, file.patch, len(claims) - 1)
 
 
 def _not_the_last(
     patched: ModelFile, claims: list[dict[str, Any]], file: PatchFile
-) -> VerificationError:
+) -> errors.VerificationError:
     digests = [claim.get("digest") for claim in claims]
     if file.digest in digests[:-1]:
         upon = [str(d)[:12] for d in reversed(digests[digests.index(file.digest) + 1 :])]
-        return VerificationError(
+        return errors.VerificationError(
             f"{patched.path}: {len(upon)} other patches were made upon this one and rest on it; "
             f"take those off first, in this order: {', '.join(upon[:6])}"
         )
     if file.digest in digests:
-        return VerificationError(
+        return errors.VerificationError(
             f"{patched.path}: was changed after it was patched (digest {patched.digest[:12]}, not "
             f"{file.result_digest[:12]}), so the old bytes would not give back the original"
         )
-    return VerificationError(f"{patched.path}: was not made by this patch, which is not in it")
+    return errors.VerificationError(
+        f"{patched.path}: was not made by this patch, which is not in it"
+    )

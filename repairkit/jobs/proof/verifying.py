@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import ModelError, SettingsError, VerificationError
-from repairkit.core.filters import FilterMeans, Patch, constant_of, constant_text
+from repairkit.core import errors, filters, results, suite
 from repairkit.core.process.stages import stage
-from repairkit.core.results import Proof, Verified
-from repairkit.core.suite import Array
 from repairkit.engine.proof import prove, prove_head
 from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.formats.patch_file import PatchFile, claim_digest, patch_of_claim
@@ -42,9 +39,9 @@ def verify(
     patched: ModelFile,
     *,
     file: PatchFile | None = None,
-    images: Array | None = None,
+    images: suite.Array | None = None,
     feeds: Feeds | None = None,
-) -> Verified:
+) -> results.Verified:
     """Bake the claimed patch anew, compare to the byte, undo it to the byte, compare outputs.
 
     Args:
@@ -62,7 +59,7 @@ def verify(
     if file is None and claims == known:
         return _verify_inferred(subject, patched, images=images, feeds=feeds)
     if claims == known:
-        raise VerificationError(
+        raise errors.VerificationError(
             f"{patched.path}: its metadata names no patch, so the patch file's is not in it"
         )
     if claims[: len(known)] != known:
@@ -72,12 +69,12 @@ def verify(
         _check_file(file, fresh[-1], patched)
     steps = bake_claims(subject, patched, known, fresh)
     if file is not None and file.edits != steps[-1].baked.edits:
-        raise VerificationError(
+        raise errors.VerificationError(
             "the old bytes that the patch file keeps are not those of the original; the patch "
             "could not be undone from it"
         )
     if not same_model(steps[-1].baked.model, patched.model):
-        raise VerificationError(
+        raise errors.VerificationError(
             f"{patched.path}: is not the original with just the claimed changes: "
             + first_difference(steps[-1].baked.model, patched.model)
         )
@@ -91,15 +88,15 @@ def _check_undoing(file: PatchFile, step: ClaimedPatch) -> None:
     """The patch file gives back every byte of the model that the patch was made to."""
     contents = restored_files(step.model, file.layout)
     if digest_of_files(contents, outside_digests(step.model)) != file.source_digest:
-        raise VerificationError(
+        raise errors.VerificationError(
             "the patch file's layout of the original does not give back its files; the patch could "
             "not be undone from it"
         )
 
 
 def _prove_step(
-    subject: Subject, step: ClaimedPatch, images: Array | None, feeds: Feeds | None
-) -> Verified:
+    subject: Subject, step: ClaimedPatch, images: suite.Array | None, feeds: Feeds | None
+) -> results.Verified:
     before = replace(subject, file=replace(subject.file, model=step.model))
     return prove_patch(
         before,
@@ -111,35 +108,35 @@ def _prove_step(
     )
 
 
-def _joined(proofs: list[Verified]) -> Verified:
+def _joined(proofs: list[results.Verified]) -> results.Verified:
     """What is proven of a stack: the constants that stand last, and the worst of the figures."""
     last = {f.filter: f for verified in proofs for f in verified.patch.frozen}
     heads = [v.patch.head for v in proofs if v.patch.head is not None]
-    proof = reduce(Proof.joined, (verified.proof for verified in proofs))
+    proof = reduce(results.Proof.joined, (verified.proof for verified in proofs))
     edits = tuple(edit for verified in proofs for edit in verified.edits)
     return replace(
         proofs[-1],
-        patch=Patch(tuple(last.values()), heads[-1] if heads else None),
+        patch=filters.Patch(tuple(last.values()), heads[-1] if heads else None),
         edits=edits,
         proof=proof,
     )
 
 
 def _verify_inferred(
-    subject: Subject, patched: ModelFile, *, images: Array | None, feeds: Feeds | None
-) -> Verified:
+    subject: Subject, patched: ModelFile, *, images: suite.Array | None, feeds: Feeds | None
+) -> results.Verified:
     """Prove a model that names no patch: what was frozen is read off the tensors."""
     surveyed, after = (survey(m, include=["dense"]) for m in (subject.model, patched.model))
     patch = baking.infer_patch(surveyed, after)
     baked = baking.bake(surveyed, patch)
     if not same_model(baked.model, patched.model):
-        raise VerificationError(
+        raise errors.VerificationError(
             f"{patched.path}: names no patch and differs from the original in more than the "
             f"{len(patch)} filters that are frozen in it: "
             + first_difference(baked.model, patched.model)
         )
     if not patch.frozen and patch.head is None:
-        raise VerificationError(
+        raise errors.VerificationError(
             f"{patched.path}: is the original; it names no patch and nothing was changed in it"
         )
     verified = prove_patch(
@@ -156,11 +153,11 @@ def _verify_inferred(
 
 def _check_file(file: PatchFile, claim: dict[str, Any], patched: ModelFile) -> None:
     if claim["digest"] != file.digest:
-        raise VerificationError(
+        raise errors.VerificationError(
             f"{patched.path}: the patch file is for another patch than the one in the model"
         )
     if file.result_digest != patched.digest:
-        raise VerificationError(
+        raise errors.VerificationError(
             f"{patched.path}: was changed after it was patched (digest {patched.digest[:12]}, not "
             f"{file.result_digest[:12]})"
         )
@@ -170,14 +167,14 @@ def _check_file(file: PatchFile, claim: dict[str, Any], patched: ModelFile) -> N
 def prove_patch(
     subject: Subject,
     surveyed: Survey,
-    patch: Patch,
+    patch: filters.Patch,
     baked: baking.Baked,
     *,
     opened: OpenModel | None = None,
-    images: Array | None = None,
+    images: suite.Array | None = None,
     feeds: Feeds | None = None,
     claimed: bool = True,
-) -> Verified:
+) -> results.Verified:
     """Undo the edits to the original's bytes, and compare outputs with the instrumented model.
 
     Args:
@@ -198,7 +195,7 @@ def prove_patch(
     if claimed:
         write_claims(undone, read_claims(baked.model)[:-1])
     if not same_model(undone, subject.model):
-        raise VerificationError(
+        raise errors.VerificationError(
             "undoing the patch does not give the original back: "
             + first_difference(undone, subject.model)
         )
@@ -212,7 +209,7 @@ def prove_patch(
     if patch.head is None:
         frozen = whole
     else:
-        without_head = baking.bake(surveyed, Patch(patch.frozen)).model
+        without_head = baking.bake(surveyed, filters.Patch(patch.frozen)).model
         frozen = original.variant(subject.runnable(without_head))
         proofs.append(prove_head(whole, frozen, patch.head, rows, feeds=feeds))
     if patch.frozen:
@@ -230,21 +227,21 @@ def prove_patch(
         )
     for proof in proofs:
         if not proof.holds:
-            raise VerificationError(
+            raise errors.VerificationError(
                 f"the patched model's outputs differ from {proof.against} "
                 f"(relative difference {proof.relative:.3g} on {proof.n_images} images)"
             )
-    proof = reduce(Proof.joined, proofs)
+    proof = reduce(results.Proof.joined, proofs)
     compared_on = "given images" if given else "generated noise"
-    return Verified(patch=patch, edits=baked.edits, proof=proof, images=compared_on)
+    return results.Verified(patch=patch, edits=baked.edits, proof=proof, images=compared_on)
 
 
 def _masked(
-    model: ModelProto, surveyed: Survey, patch: Patch
+    model: ModelProto, surveyed: Survey, patch: filters.Patch
 ) -> tuple[ModelProto, dict[str, NDArray[np.bool_]]]:
     """The instrumented model, with masks and levels under which it does what the patch does."""
     sites = tuple(s for s in surveyed.sites if s.name in {f.site for f in patch.filters})
-    levels: FilterMeans = {s.name: np.zeros(s.level_shape) for s in sites}
+    levels: filters.FilterMeans = {s.name: np.zeros(s.level_shape) for s in sites}
     masks = {s.name: np.ones(mask_shape(s, 1), bool) for s in sites}
     gains = {s.name: np.zeros(s.n_channels) for s in sites}
     for f in patch.frozen:
@@ -259,19 +256,19 @@ def _masked(
     )
 
 
-def _refuse_idle(surveyed: Survey, patch: Patch) -> None:
+def _refuse_idle(surveyed: Survey, patch: filters.Patch) -> None:
     """Every change must change something, or the patch claims what it did not do."""
     if patch.head is not None and not baking.changes_head(
         head_named(surveyed.index, patch.head.layer), patch.head
     ):
-        raise VerificationError(
+        raise errors.VerificationError(
             f"the new numbers of the last layer {patch.head.layer!r} are those that it has already"
         )
     for frozen in patch.frozen:
         if baking.is_idle(surveyed, frozen):
-            raise VerificationError(
-                f"freezing {frozen.filter.id} at {constant_text(frozen)} changes nothing: the "
-                "filter holds that constant already; leave it out"
+            raise errors.VerificationError(
+                f"freezing {frozen.filter.id} at {filters.constant_text(frozen)} changes nothing: "
+                "the filter holds that constant already; leave it out"
             )
 
 
@@ -286,7 +283,7 @@ class ClaimedPatch:
 
     model: ModelProto
     surveyed: Survey
-    patch: Patch
+    patch: filters.Patch
     baked: baking.Baked
 
 
@@ -311,8 +308,8 @@ def bake_claims(
     def weights_of(layer: str) -> NDArray[np.float64]:
         try:
             return head_named(GraphIndex(patched.model), layer).weight
-        except ModelError as error:
-            raise VerificationError(f"{patched.path}: {error}") from error
+        except errors.ModelError as error:
+            raise errors.VerificationError(f"{patched.path}: {error}") from error
 
     steps: list[ClaimedPatch] = []
     model, digest = subject.model, subject.file.digest
@@ -326,8 +323,8 @@ def bake_claims(
             )
             _check_constants(surveyed, patch)
             baked = baking.bake(surveyed, patch)
-        except (SettingsError, ModelError) as error:
-            raise VerificationError(
+        except (errors.SettingsError, errors.ModelError) as error:
+            raise errors.VerificationError(
                 f"{patched.path}: claims a patch that the original cannot take ({error})"
             ) from error
         write_claims(baked.model, [*known, *fresh[:count]])
@@ -336,7 +333,7 @@ def bake_claims(
     return steps
 
 
-def _check_constants(surveyed: Survey, patch: Patch) -> None:
+def _check_constants(surveyed: Survey, patch: filters.Patch) -> None:
     """Every number is one that the file holds; baking would round another one silently.
 
     Raises:
@@ -355,18 +352,22 @@ def _check_constants(surveyed: Survey, patch: Patch) -> None:
     for f in patch.frozen:
         if f.filter.site not in nearest or f.filter.channel >= len(nearest[f.filter.site]):
             continue  # baking tells that there is no such filter
-        if constant_of(nearest[f.filter.site][f.filter.channel]) != f.constant:
-            raise ModelError(f"{f.filter.id} cannot hold {f.constant}")
+        if filters.constant_of(nearest[f.filter.site][f.filter.channel]) != f.constant:
+            raise errors.ModelError(f"{f.filter.id} cannot hold {f.constant}")
     if patch.head is None:
         return
     head = head_named(surveyed.index, patch.head.layer)
     if baking.held(surveyed.index, head, patch.head) != patch.head:
-        raise ModelError(f"the last layer {head.name!r} cannot hold the numbers that are claimed")
+        raise errors.ModelError(
+            f"the last layer {head.name!r} cannot hold the numbers that are claimed"
+        )
 
 
-def another_model(patched: ModelFile, subject: Subject, claim: dict[str, Any]) -> VerificationError:
+def another_model(
+    patched: ModelFile, subject: Subject, claim: dict[str, Any]
+) -> errors.VerificationError:
     """The error for a claim whose source is not the model at hand."""
-    return VerificationError(
+    return errors.VerificationError(
         f"{patched.path}: was made from another model than {subject.file.path} (digest "
         f"{str(claim.get('source'))[:12]}, not {subject.file.digest[:12]})"
     )

@@ -7,18 +7,14 @@ choose. What ships is the cure that all images choose. References: Nadeau & Beng
 of a cross-fitted figure); Bayle, Bayle, Janson & Mackey 2020.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from repairkit.core.attacked import twins_of
-from repairkit.core.errors import TargetNotMetError
+from repairkit.core import attacked, errors, suite
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.data.strata import strata_of
 from repairkit.jobs.repair.ladder import CureJudge, Verdict, not_sure
 from repairkit.repairs.crossfit import Folds, assign_folds
@@ -29,7 +25,7 @@ _FEWEST_OF_A_GROUP = 3
 _CROSS = 3  # a stream of the seed
 
 
-def draw_folds(about: Annotations, n_folds: int, seed: int) -> Folds:
+def draw_folds(about: suite.Annotations, n_folds: int, seed: int) -> Folds:
     """Folds by class, group and twins, for `cross_fit`.
 
     Raises:
@@ -37,10 +33,10 @@ def draw_folds(about: Annotations, n_folds: int, seed: int) -> Folds:
     """
     _check_groups(about)
     rng = np.random.default_rng([seed, _CROSS])
-    return assign_folds(strata_of(about), n_folds, rng, twins=twins_of(about))
+    return assign_folds(strata_of(about), n_folds, rng, twins=attacked.twins_of(about))
 
 
-def _check_groups(about: Annotations) -> None:
+def _check_groups(about: suite.Annotations) -> None:
     """Every group needs images to choose on, to screen within these, and to confirm on.
 
     Raises:
@@ -51,7 +47,7 @@ def _check_groups(about: Annotations) -> None:
     counts = np.bincount(about.groups, minlength=len(about.group_names))
     fewest = int(np.where(counts > 0, counts, len(about) + 1).argmin())
     if counts[fewest] < _FEWEST_OF_A_GROUP:
-        raise TargetNotMetError(
+        raise errors.TargetNotMetError(
             f"no repair: too few of the {len(about)} selection images, {counts[fewest]}, are of "
             f"group {about.group_names[fewest]!r} to choose on some and confirm on others; give at "
             f"least {_FEWEST_OF_A_GROUP} of each, better 30; nothing was written"
@@ -70,11 +66,11 @@ class CrossFitted:
     """
 
     folds: Folds
-    plain: Array
+    plain: suite.Array
     whole: Cured | Nothing
     without: tuple[Cured | Nothing, ...]
 
-    def answers(self, n_steps: int) -> Array:
+    def answers(self, n_steps: int) -> suite.Array:
         """For each image the outputs under the cure that its fold did not choose.
 
         Args:
@@ -118,7 +114,7 @@ class CrossFitted:
         ]
 
 
-def cross_fit(cure: Cure, folds: Folds, plain: Array) -> CrossFitted:
+def cross_fit(cure: Cure, folds: Folds, plain: suite.Array) -> CrossFitted:
     """Choose on all images, and without each fold.
 
     Args:
@@ -141,7 +137,7 @@ class Confirmed:
 
     n_steps: int
     looks: int
-    answers: Array
+    answers: suite.Array
     verdict: Verdict
 
 
@@ -172,7 +168,7 @@ def compare_cures(
     *,
     judge: CureJudge,
     folds: Folds,
-    plain: Array,
+    plain: suite.Array,
     lowest: str,
 ) -> list[Story]:
     """All cures beside each other: the rows of the report's `selection.cures`.
@@ -221,7 +217,7 @@ def _without(name: str, reason: str) -> Story:
 
 @stage("choosing")
 def confirm_by_all(
-    judge: CureJudge, folds: Folds, cure: Cure, plain: Array, *, repair: str
+    judge: CureJudge, folds: Folds, cure: Cure, plain: suite.Array, *, repair: str
 ) -> ChosenPatch:
     """Every image chooses and every image confirms; see `confirming`.
 
@@ -274,7 +270,12 @@ def confirm_by_all(
 
 @stage("choosing")
 def confirm_by_part(
-    judge: CureJudge, positions: tuple[Indices, Indices], cure: Cure, plain: Array, *, repair: str
+    judge: CureJudge,
+    positions: tuple[suite.Indices, suite.Indices],
+    cure: Cure,
+    plain: suite.Array,
+    *,
+    repair: str,
 ) -> ChosenPatch:
     """Some selection images choose, the others confirm and have no part in the choice.
 
@@ -325,8 +326,8 @@ def confirm_by_part(
 
 
 def _declined(
-    reason: str, story: Mapping[str, object], judge: CureJudge, plain: Array
-) -> TargetNotMetError:
+    reason: str, story: Mapping[str, object], judge: CureJudge, plain: suite.Array
+) -> errors.TargetNotMetError:
     """The error, with the targets that the model meets already.
 
     Args:
@@ -340,4 +341,4 @@ def _declined(
     if met:
         reason += f"; as it is, the model meets {' and '.join(met)} on them"
     document = {**story, "declined": reason}
-    return TargetNotMetError(f"no repair: {reason}; nothing was written", document)
+    return errors.TargetNotMetError(f"no repair: {reason}; nothing was written", document)

@@ -1,7 +1,5 @@
 """How far a changed model gets on the objective, and which limit or target it breaks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,10 +7,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.attacked import adversarial, is_attacked
+from repairkit.core import attacked, suite
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
-from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.jobs.repair.objective import MetricsOf, Objective, Wishes
 from repairkit.metrics.catalogue import is_user_metric
 from repairkit.metrics.resampling import FigureOfImages, FigureOfOutputs, figure_of, smooth_figure
@@ -36,8 +33,8 @@ class ChoosingCriterion:
     wishes: Wishes
     metrics: MetricsOf
     form: OutputForm | None
-    annotations: Annotations
-    plain: Array
+    annotations: suite.Annotations
+    plain: suite.Array
 
     @cached_property
     def _known(self) -> dict[str, Metric]:
@@ -54,7 +51,7 @@ class ChoosingCriterion:
         return {n: figure_of(metric, self.annotations) for n, metric in self._known.items()}
 
     @cached_property
-    def _plain_columns(self) -> dict[str, Array]:
+    def _plain_columns(self) -> dict[str, suite.Array]:
         return {name: figure.columns(self.plain) for name, figure in self._figures.items()}
 
     @cached_property
@@ -68,16 +65,16 @@ class ChoosingCriterion:
         of_outputs = isinstance(self.smooth, FigureOfOutputs)
         return not (of_outputs and is_user_metric(self.objective.metric))
 
-    def columns(self, outputs: Array) -> Array:
+    def columns(self, outputs: suite.Array) -> suite.Array:
         """See `crossfit.Criterion`."""
-        columns: Array = self.smooth.columns(outputs)
+        columns: suite.Array = self.smooth.columns(outputs)
         return columns
 
-    def figure(self, columns: Array, positions: Indices) -> float:
+    def figure(self, columns: suite.Array, positions: suite.Indices) -> float:
         """See `crossfit.Criterion`."""
         return float(self.objective.sign * self.smooth.figure(columns, positions))
 
-    def objection(self, outputs: Array, positions: Indices) -> str:
+    def objection(self, outputs: suite.Array, positions: suite.Indices) -> str:
         """See `crossfit.Criterion`."""
         name, sign = self.objective.metric, self.objective.sign
         if sign * self.value(name, outputs, positions) < sign * self.before(name, positions):
@@ -99,7 +96,7 @@ class ChoosingCriterion:
                 return f"leads away from {target}"
         return ""
 
-    def _group_beyond(self, outputs: Array, positions: Indices) -> str:
+    def _group_beyond(self, outputs: suite.Array, positions: suite.Indices) -> str:
         """The group that loses most, where it loses more than it may; empty where none does.
 
         A single image never counts as a loss: in a group of 8 images it is 12 %.
@@ -109,8 +106,8 @@ class ChoosingCriterion:
             return ""
         after = self.form.predictions(outputs) == about.labels
         lost = (self._right & ~after).astype(np.int64) - (after & ~self._right)
-        if is_attacked(about):
-            positions = positions[~adversarial(about)[positions]]
+        if attacked.is_attacked(about):
+            positions = positions[~attacked.adversarial(about)[positions]]
         groups, n_groups = about.groups[positions], len(about.group_names)
         net = np.bincount(groups, lost[positions], n_groups)
         sizes = np.bincount(groups, minlength=n_groups)
@@ -124,16 +121,18 @@ class ChoosingCriterion:
             return None
         return np.asarray(self.form.predictions(self.plain) == self.annotations.labels)
 
-    def value(self, name: str, outputs: Array, positions: Indices) -> float:
+    def value(self, name: str, outputs: suite.Array, positions: suite.Indices) -> float:
         """A metric of the images at `positions`."""
         figure = self._figures[name]
         return figure.figure(figure.columns(outputs), positions)
 
-    def before(self, name: str, positions: Indices) -> float:
+    def before(self, name: str, positions: suite.Indices) -> float:
         """The same of the model as it is."""
         return self._figures[name].figure(self._plain_columns[name], positions)
 
-    def _change(self, name: str, outputs: Array, positions: Indices) -> tuple[float, float]:
+    def _change(
+        self, name: str, outputs: suite.Array, positions: suite.Indices
+    ) -> tuple[float, float]:
         """What a metric changes by, and the standard error; 0 where it is no mean over images."""
         figure = self._figures[name]
         if not isinstance(figure, FigureOfImages):
@@ -148,7 +147,9 @@ class ChoosingCriterion:
         return mean, float(np.sqrt((shares**2) @ (changes - mean) ** 2))
 
 
-def figures_of(metrics: Sequence[Metric], outputs: Array, about: Annotations) -> dict[str, float]:
+def figures_of(
+    metrics: Sequence[Metric], outputs: suite.Array, about: suite.Annotations
+) -> dict[str, float]:
     """Every metric of a model's outputs."""
     figures = {}
     for metric in metrics:

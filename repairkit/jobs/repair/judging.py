@@ -10,20 +10,16 @@ class for which groups differ most counts. Groups serve to judge, never to predi
 takes the images alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from repairkit.core.attacked import is_attacked
-from repairkit.core.errors import SettingsError
+from repairkit.core import attacked, errors, results
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import stage
-from repairkit.core.results import Evaluation, Figure
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.data.annotations import CROSS, columns_to_group, cross_groups
 from repairkit.engine.runner import OpenModel
@@ -103,7 +99,7 @@ def judge_outputs(bench: Bench, outputs: Outputs, suite: Suite, objective: str) 
 def not_judged(bench: Bench) -> FinalFigures:
     """No figures: for a bench that says why there can be none."""
     suite = bench.parts.test
-    nothing = Evaluation(
+    nothing = results.Evaluation(
         suite=suite.name, n_images=len(suite), metrics={}, groups={}, group_sizes={}
     )
     outputs = (np.zeros(0), np.zeros(0))
@@ -113,7 +109,7 @@ def not_judged(bench: Bench) -> FinalFigures:
 def judged_names(bench: Bench, objective: str) -> list[str]:
     """The metrics that a repair is judged by: the objective, beside what it may have cost."""
     names = [bench.accuracy] if bench.n_classes else []
-    names += [ATTACK_SUCCESS.name] if is_attacked(bench.dataset.annotations) else []
+    names += [ATTACK_SUCCESS.name] if attacked.is_attacked(bench.dataset.annotations) else []
     names += [objective] if objective not in names else []
     if bench.settings.groups and bench.n_classes:
         names += [n for n in (FAIRNESS_OBJECTIVE, PLAIN_VALUE) if n not in names]
@@ -136,7 +132,7 @@ def require_test(bench: Bench, why: str) -> None:
         SettingsError: there is neither a test part nor a cross-fitted figure.
     """
     if why and not has_test(bench):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"without a test part cross-fitted figures are reported, and here are none: {why}; "
             "give a test part, such as --test 0.3"
         )
@@ -174,7 +170,7 @@ def _with_widened(block: Any, factor: float) -> Any:
     """A block of the report, with every difference in it widened."""
     if isinstance(block, Mapping):
         return {
-            name: widen(Figure.from_json(entry), factor).to_json()
+            name: widen(results.Figure.from_json(entry), factor).to_json()
             if name == "difference"
             else _with_widened(entry, factor)
             for name, entry in block.items()
@@ -271,12 +267,12 @@ def _grouped(annotations: Annotations, columns: tuple[str, ...]) -> Annotations:
     return replace(annotations, groups=groups, group_names=names)
 
 
-def _is_small(n_images: int, *figures: Figure) -> bool:
+def _is_small(n_images: int, *figures: results.Figure) -> bool:
     widest = max(figure.ci_high - figure.ci_low for figure in figures)
     return n_images < FEWEST_IMAGES or bool(widest > WIDEST_INTERVAL)
 
 
-def _three(before: Figure, after: Figure, change: Figure) -> dict[str, Any]:
+def _three(before: results.Figure, after: results.Figure, change: results.Figure) -> dict[str, Any]:
     return {"before": before.to_json(), "after": after.to_json(), "difference": change.to_json()}
 
 

@@ -5,8 +5,6 @@ instead of right answers); the likelihood of the true class, balanced over group
 them, and the limit or target that is not kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.attacked import adversarial, is_attacked
+from repairkit.core import attacked, results
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
-from repairkit.core.results import Figure
 from repairkit.core.suite import Annotations, Array
 from repairkit.jobs.repair.objective import (
     FAIRNESS_OBJECTIVE,
@@ -60,7 +57,7 @@ class Rung:
     words: str
     sure: bool
     why: str
-    change: Figure | None = None
+    change: results.Figure | None = None
     p: float | None = None
     needed: int | None = None
     of_group: str = ""
@@ -96,7 +93,11 @@ class Answers:
         about = self.annotations
         if about.groups is None:
             return {}
-        plain = ~adversarial(about) if is_attacked(about) else np.ones(len(about), bool)
+        plain = (
+            ~attacked.adversarial(about)
+            if attacked.is_attacked(about)
+            else np.ones(len(about), bool)
+        )
         return {
             name: np.flatnonzero(plain & (about.groups == number))
             for number, name in enumerate(about.group_names)
@@ -150,7 +151,7 @@ class Ladder:
         """The objective's."""
         return self.metrics((self.objective,))[0]
 
-    def rungs(self, answers: Answers, change: Figure) -> Iterator[Rung]:
+    def rungs(self, answers: Answers, change: results.Figure) -> Iterator[Rung]:
         """What the answers say of each promise, the strongest first.
 
         Args:
@@ -165,7 +166,7 @@ class Ladder:
             if rung is not None:
                 yield rung
 
-    def _objective(self, answers: Answers, change: Figure) -> Rung:
+    def _objective(self, answers: Answers, change: results.Figure) -> Rung:
         """The objective itself, by an exact test where it is a share of right answers."""
         before, after = self._right(answers, answers.before), self._right(answers, answers.after)
         if before is not None and after is not None:
@@ -196,7 +197,7 @@ class Ladder:
         even = np.allclose(weights[counted], weights[counted][:1])
         return scores > 0 if even and np.isin(scores, (0.0, 1.0)).all() else None
 
-    def _worst_group(self, answers: Answers, change: Figure) -> Rung:
+    def _worst_group(self, answers: Answers, change: results.Figure) -> Rung:
         """The worst group gains, by the exact test, and no other group stays as bad.
 
         Which group is worst is uncertain too: in each resample of the images the worst group after
@@ -236,10 +237,10 @@ class Ladder:
             words = "likelihood of the worst group"
         return self._by_figure(answers, smooth, name="smooth", words=words, sign=self.sign)
 
-    def _likelihood(self, answers: Answers, change: Figure) -> Rung | None:
+    def _likelihood(self, answers: Answers, change: results.Figure) -> Rung | None:
         """The likelihood of the true class, balanced over groups, and no group surely worse."""
         about = answers.annotations
-        if answers.form is None or answers.form.kind == "values" or is_attacked(about):
+        if answers.form is None or answers.form.kind == "values" or attacked.is_attacked(about):
             return None
         name = "loss" if about.groups is None else "group_loss"
         if self.objective == name:
@@ -264,7 +265,7 @@ class Ladder:
         moved = paired_change(answers.before, answers.after, figure, seed=self.seed)
         low = moved.bound(LEVEL, sign=sign, widening=self.widening)
         ends = np.quantile(moved.resampled, _INTERVAL).tolist()
-        inside = Figure(moved.value, min(ends[0], moved.value), max(ends[1], moved.value))
+        inside = results.Figure(moved.value, min(ends[0], moved.value), max(ends[1], moved.value))
         why = f"improves by at least {low:.4f} at {1 - LEVEL:.0%}"
         change = widen(inside, self.widening)
         return Rung(name=name, words=words, sure=low > 0, why=why, change=change)
@@ -294,8 +295,8 @@ class Verdict:
     """
 
     rungs: tuple[Rung, ...]
-    changes: Mapping[str, Figure]
-    reached: Mapping[str, Figure]
+    changes: Mapping[str, results.Figure]
+    reached: Mapping[str, results.Figure]
     refusal: Refusal | None
 
     def best(self, lowest: str) -> Rung | None:
@@ -413,7 +414,7 @@ def _more(rungs: Sequence[Rung]) -> str:
 
 
 def _refusals(
-    wishes: Wishes, changes: Mapping[str, Figure], reached: Mapping[str, Figure]
+    wishes: Wishes, changes: Mapping[str, results.Figure], reached: Mapping[str, results.Figure]
 ) -> Iterator[Refusal]:
     """Limits and targets that are not kept.
 
@@ -443,7 +444,7 @@ def _refusals(
             yield Refusal(reason, costs_too_much=False)
 
 
-def not_sure(objective: Objective, changes: Mapping[str, Figure]) -> str:
+def not_sure(objective: Objective, changes: Mapping[str, results.Figure]) -> str:
     """Why the gain may be chance, by its interval; empty where it is sure."""
     name, sign, promise = objective.metric, objective.sign, changes[objective.metric]
     if min(sign * promise.ci_low, sign * promise.ci_high) > 0:  # NaN is no gain

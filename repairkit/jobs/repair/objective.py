@@ -8,9 +8,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from repairkit.core.errors import SettingsError
+from repairkit.core import errors, results
 from repairkit.core.metric import NUMBER, Measure, Metric
-from repairkit.core.results import Figure
 from repairkit.metrics.catalogue import definition_of, measure_of
 from repairkit.metrics.group_metrics import WORST_GROUP_ACCURACY
 from repairkit.metrics.image_metrics import GROUP_ACCURACY
@@ -89,7 +88,7 @@ class Target:
             assert math.isfinite(bound)  # 1e999 reads as infinity
             return cls(parts["metric"], parts["sign"], bound)
         except (AssertionError, ValueError):
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"{text!r} is no target; write METRIC>=NUMBER or METRIC<=NUMBER, such as "
                 "worst_group_accuracy>=0.8"
             ) from None
@@ -121,7 +120,7 @@ class Target:
         """Whether a figure reaches it."""
         return self._compare(value, self.bound)
 
-    def met_with_caution(self, figure: Figure) -> bool:
+    def met_with_caution(self, figure: results.Figure) -> bool:
         """Whether a figure reaches it with a standard error to spare."""
         away = -1 if self.relation == ">=" else 1
         return self.met(figure.value + away * _CAUTION * standard_error(figure))
@@ -142,13 +141,13 @@ def _check_bound(target: Target, measure: Measure, ends: tuple[float, float] | N
     wanted = ">=" if measure.greater_is_better else "<="
     if relation != wanted:
         better = "more" if measure.greater_is_better else "less"
-        raise SettingsError(
+        raise errors.SettingsError(
             f"target {target}: {better} is better for this metric, so that a broken model would "
             f"meet {relation}{bound:g}; write {wanted} and the figure to be reached"
         )
     if ends is None:
         if not measure.greater_is_better and bound < 0:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"target {target}: this metric is never below 0; write the figure itself, without "
                 "a turned sign"
             )
@@ -159,12 +158,12 @@ def _check_bound(target: Target, measure: Measure, ends: tuple[float, float] | N
             f", such as {bound / 100:g} for {bound:g} %" if 1 < bound <= 100 and high == 1 else ""
         )
         sign = ", without a turned sign" if bound < 0 <= low else ""
-        raise SettingsError(
+        raise errors.SettingsError(
             f"target {target}: the metric lies between {low:g} and {high:g} by nature; give a "
             f"number in there{hint}{sign}"
         )
     if bound == (low if measure.greater_is_better else high):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"target {target}: every model meets it, for the metric lies between {low:g} and "
             f"{high:g}; give the figure to be reached"
         )
@@ -182,7 +181,7 @@ class Limit:
         # Shares are ratios of counts: allow for their rounding.
         return change - _CAUTION * error >= -self.most - 1e-12
 
-    def kept_by(self, change: Figure) -> bool:
+    def kept_by(self, change: results.Figure) -> bool:
         """See `kept`."""
         return self.kept(change.value, standard_error(change))
 
@@ -195,7 +194,7 @@ def metric_names(
     return tuple(dict.fromkeys([objective.metric, *others]))
 
 
-def standard_error(figure: Figure) -> float:
+def standard_error(figure: results.Figure) -> float:
     """That which a 95 % interval stands for."""
     return (figure.ci_high - figure.ci_low) / _WIDTH_95
 

@@ -1,7 +1,5 @@
 """What a patch is asked to do, checked before anything is scored, and patches of named filters."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -4,8 +4,6 @@ This module composes the stages, which do not import each other. `CURES` lists e
 model. A new one is a file in `cures` and an entry here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,11 +13,9 @@ from typing import Protocol
 import numpy as np
 from onnx import ModelProto
 
-from repairkit.core.attacked import is_attacked, twins_of
-from repairkit.core.errors import ModelError, SettingsError, TargetNotMetError
+from repairkit.core import attacked, errors, results
 from repairkit.core.filters import Patch
 from repairkit.core.process.stages import stage
-from repairkit.core.results import Patched
 from repairkit.core.suite import Indices, Suite
 from repairkit.data.strata import CONFIRMATION_SHARE, split_selection, strata_of
 from repairkit.formats.documents import outputs
@@ -92,7 +88,7 @@ def check_repair(asked: PatchSettings) -> None:
     """
     check_word("--repair", asked.repair, (*(strategy.name for strategy in CURES), BEST))
     if not _needs_values(asked.repair) and (asked.scores or asked.level == "best"):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"--repair {asked.repair} freezes no filter; leave out --scores and --level best"
         )
 
@@ -109,7 +105,7 @@ def patch(
     *,
     out: Path,
     on_progress: OnProgress = None,
-) -> Patched:
+) -> results.Patched:
     """Repair a model, or say why not and write nothing.
 
     Raises:
@@ -142,7 +138,7 @@ def patch(
     else:
         try:
             chosen = choose_patch(bench, asked, objective, on_progress)
-        except TargetNotMetError as error:
+        except errors.TargetNotMetError as error:
             raise telling.with_hint(bench, asked, error) from None
     return _finish(bench, chosen, asked, objective, out=out, on_progress=on_progress, again=again)
 
@@ -341,7 +337,7 @@ def _offer(
     )
     supplies = Supplies(
         strata=strata_of(suite.annotations),
-        twins=twins_of(suite.annotations),
+        twins=attacked.twins_of(suite.annotations),
         folds=folds,
         filters=filters,
     )
@@ -352,7 +348,7 @@ def _offer(
             continue
         try:
             cures[strategy.name] = Remembered(strategy.cure(bench, criterion, supplies))
-        except ModelError as error:
+        except errors.ModelError as error:
             reasons[strategy.name] = str(error)
     return Offer(cures=cures, reasons=reasons, plain=plain, filters=filters)
 
@@ -396,7 +392,7 @@ def _finish(
     out: Path,
     on_progress: OnProgress,
     again: Again,
-) -> Patched:
+) -> results.Patched:
     """Bake, prove, judge once on the test part, and write."""
     patch = chosen.patch
     draft, model = _bake(bench, patch)
@@ -429,13 +425,13 @@ def _finish(
             conductance=filter_values.conductance_by(asked.attacks.source, objective),
         )
         story["notes"] = [*story["notes"], note]
-    if is_attacked(bench.dataset.annotations) and not bench.unjudged:
+    if attacked.is_attacked(bench.dataset.annotations) and not bench.unjudged:
         story["attacks"] = judge_attacks(bench, patched, draft, asked.attacks)
     story["again"] = again.to_json()
     story = Places.here().cleaned(story)
     file = replace(draft, result_digest=digest_of(model), story=story)
     places = _write(bench, file, model, out)
-    return Patched(
+    return results.Patched(
         out=out,
         patch_file=places.patch_file,
         report_file=places.report,

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.filters import Filter
-from repairkit.core.framework import FreshAttacks
+from repairkit.core import errors, filters, framework
 from repairkit.core.process.stages import Deadline
 from repairkit.core.scores import Budget
 from repairkit.jobs.output.places import Places
@@ -72,7 +70,7 @@ class PatchSettings:
         repair: the name of a cure (see `patching.CURES`), or `best` for the one that gains most.
     """
 
-    remove: tuple[Filter, ...] = ()
+    remove: tuple[filters.Filter, ...] = ()
     scores: Path | None = None
     fairness: bool = False
     at_most: int = 8
@@ -86,7 +84,7 @@ class PatchSettings:
     confirm_share: float | None = None
     baselines: bool = False
     robustness: bool = False
-    attacks: FreshAttacks = field(default_factory=FreshAttacks)
+    attacks: framework.FreshAttacks = field(default_factory=framework.FreshAttacks)
     max_group_drop: float = 0.05
     promise: str = PROMISES[-1]
     repair: str = FREEZE
@@ -95,32 +93,38 @@ class PatchSettings:
         named = self.fairness or self.robustness or self.objective
         chosen = bool(self.scores or named or self.targets)
         if not (self.remove or chosen):
-            raise SettingsError(
+            raise errors.SettingsError(
                 "nothing says what to freeze; use --fairness, --robustness, --objective METRIC, "
                 "--target METRIC>=NUMBER, --scores RUN or --remove ID,..."
             )
         if self.remove and (chosen or self.level == "best"):
-            raise SettingsError("--remove names the filters itself; leave out the other choice")
+            raise errors.SettingsError(
+                "--remove names the filters itself; leave out the other choice"
+            )
         if self.fairness and self.robustness:
-            raise SettingsError("--fairness and --robustness are two repairs; make one at a time")
+            raise errors.SettingsError(
+                "--fairness and --robustness are two repairs; make one at a time"
+            )
         if self.fairness and self.objective not in (None, FAIRNESS_OBJECTIVE):
-            raise SettingsError(f"--fairness is for {FAIRNESS_OBJECTIVE}; leave out --objective")
+            raise errors.SettingsError(
+                f"--fairness is for {FAIRNESS_OBJECTIVE}; leave out --objective"
+            )
         if self.robustness and self.objective not in (None, ROBUSTNESS_OBJECTIVE):
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"--robustness is for {ROBUSTNESS_OBJECTIVE}; leave out --objective"
             )
         if self.at_most < 1 or not 0 <= self.max_drop <= 1:
-            raise SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
+            raise errors.SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
         if not 0 <= self.max_group_drop <= 1:
-            raise SettingsError("--max-group-drop must lie in [0, 1]")
+            raise errors.SettingsError("--max-group-drop must lie in [0, 1]")
         if self.confirm_share is not None and not 0 < self.confirm_share < 1:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
             )
         check_word("--choose", self.choose, RECIPES)
         check_word("--promise", self.promise, PROMISES)
         if self.repair != FREEZE and (self.remove or self.choose == "plain"):
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"--repair {self.repair} chooses what to change; leave out --remove and --choose "
                 "plain, which freeze filters"
             )
@@ -129,7 +133,7 @@ class PatchSettings:
         if self.level is not None:
             check_word("--level", self.level, LEVELS)
         if self.choose == "plain" and (self.targets or self.beam != 1 or self.level == "best"):
-            raise SettingsError(
+            raise errors.SettingsError(
                 "the plain recipe knows no --target, no --beam and no --level best; leave them "
                 "out, or choose jointly"
             )
@@ -185,7 +189,7 @@ def check_word(option: str, word: str, known: tuple[str, ...]) -> None:
         SettingsError: it is none of `known`.
     """
     if word not in known:
-        raise SettingsError(f"{option} is {word!r}; expected {', '.join(known)}")
+        raise errors.SettingsError(f"{option} is {word!r}; expected {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True)

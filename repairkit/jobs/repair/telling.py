@@ -1,17 +1,12 @@
 """What a patch file and a report say of a patch, beside the patch itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repairkit.core.errors import TargetNotMetError
-from repairkit.core.filters import Patch
-from repairkit.core.metric import MeasureFacts
+from repairkit.core import errors, filters, metric, results
 from repairkit.core.process.text import counted
-from repairkit.core.results import Verified
 from repairkit.engine.ort import versions
 from repairkit.jobs.output.places import Places
 from repairkit.jobs.repair.repair_settings import PatchSettings
@@ -35,7 +30,7 @@ def patch_story(
     chosen: ChosenPatch,
     objective: str | None,
     final: FinalFigures,
-    verified: Verified,
+    verified: results.Verified,
 ) -> Story:
     """Versions, choice, data, selection, figures on the test part, proof.
 
@@ -113,7 +108,7 @@ def _scoring_story(scoring: Mapping[str, Any], path_of: Callable[[Path], str]) -
     }
 
 
-def _effect_note(verified: Verified) -> list[str]:
+def _effect_note(verified: results.Verified) -> list[str]:
     """A warning where no output changed on the images of the proof."""
     if verified.proof.changed:
         return []
@@ -123,7 +118,7 @@ def _effect_note(verified: Verified) -> list[str]:
     ]
 
 
-def origins(bench: Bench, patch: Patch) -> Story | None:
+def origins(bench: Bench, patch: filters.Patch) -> Story | None:
     """Where the frozen filters come from, by their ids; None where the model does not say."""
     layers = bench.subject.layer_map
     if layers is None:
@@ -136,7 +131,7 @@ def origins(bench: Bench, patch: Patch) -> Story | None:
     }
 
 
-def rounding(bench: Bench, patch: Patch) -> list[Story]:
+def rounding(bench: Bench, patch: filters.Patch) -> list[Story]:
     """The frozen filters whose constant is not just the level that was wanted, and how far off.
 
     `step` is the scale of a site of integer codes, None at the others.
@@ -202,7 +197,7 @@ def note_on_test(bench: Bench, *, chosen: bool) -> list[str]:
     return [f"{note}; with {n_images:,} images a test part is advised (--test 0.3)"]
 
 
-def disparity_measures(block: Mapping[str, Any] | None) -> dict[str, MeasureFacts]:
+def disparity_measures(block: Mapping[str, Any] | None) -> dict[str, metric.MeasureFacts]:
     """How the figures of `disparities` are to be understood, by the metric's name."""
     columns = [] if block is None else block["columns"]
     return {
@@ -210,7 +205,9 @@ def disparity_measures(block: Mapping[str, Any] | None) -> dict[str, MeasureFact
     }
 
 
-def with_hint(bench: Bench, asked: PatchSettings, error: TargetNotMetError) -> TargetNotMetError:
+def with_hint(
+    bench: Bench, asked: PatchSettings, error: errors.TargetNotMetError
+) -> errors.TargetNotMetError:
     """The error, with how many images `--test none` would add where they may be what is missing."""
     if asked.choose == "plain" or asked.confirm_share is not None or asked.scores is not None:
         return error  # these need a test part
@@ -226,4 +223,4 @@ def with_hint(bench: Bench, asked: PatchSettings, error: TargetNotMetError) -> T
     story = dict(error.found)
     if story.get("declined"):
         story["declined"] += hint
-    return TargetNotMetError(f"{reason}{hint}{_ENDING}", story)
+    return errors.TargetNotMetError(f"{reason}{hint}{_ENDING}", story)

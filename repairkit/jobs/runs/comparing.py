@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RunFolderError, SettingsError
-from repairkit.core.results import Agreement
+from repairkit.core import errors, results
 from repairkit.estimators.samples import rank_correlation
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
@@ -20,7 +19,7 @@ _FEWEST = 2
 
 def compare(
     runs: Sequence[Path], *, metric: str | None = None, top_k: int = 20
-) -> tuple[Agreement, ...]:
+) -> tuple[results.Agreement, ...]:
     """The agreement of every pair of runs, the first of each pair being named earlier.
 
     Args:
@@ -34,14 +33,16 @@ def compare(
             filters with another.
     """
     if len(runs) < _FEWEST:
-        raise SettingsError(f"{len(runs)} run was given and two or more are compared; name them")
+        raise errors.SettingsError(
+            f"{len(runs)} run was given and two or more are compared; name them"
+        )
     if top_k < 1:
-        raise SettingsError(f"--top-k is {top_k}; expected 1 or more")
+        raise errors.SettingsError(f"--top-k is {top_k}; expected 1 or more")
     opened = [_open(path, metric) for path in runs]
     first = opened[0]
     for other in opened[1:]:
         if other.document["model"]["digest"] != first.document["model"]["digest"]:
-            raise RunFolderError(
+            raise errors.RunFolderError(
                 f"{other.path}: holds scores of {other.document['model']['path']} and {first.path} "
                 f"of {first.document['model']['path']}, which is another model; values are "
                 "comparable for one model alone"
@@ -65,16 +66,16 @@ def _open(path: Path, metric: str | None) -> _Run:
     # A pattern such as recall:* stands for what was scored first.
     chosen = wanted if wanted in columns else names[0]
     if metric is not None and metric not in columns:
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{path}: has no values for {metric}; it has them for {', '.join(names)}"
         )
     return _Run(path, document, chosen, columns[chosen])
 
 
-def _agreement(one: _Run, two: _Run, top_k: int) -> Agreement:
+def _agreement(one: _Run, two: _Run, top_k: int) -> results.Agreement:
     shared = [name for name in one.values if name in two.values]
     if len(shared) < _FEWEST:
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{one.path} and {two.path} share {len(shared)} filters; compare runs over the same "
             "--sites"
         )
@@ -84,7 +85,7 @@ def _agreement(one: _Run, two: _Run, top_k: int) -> Agreement:
     spread = float(((first - first.mean()) ** 2).sum())
     missed = float(((second - first) ** 2).sum())
     flat = np.ptp(first) == 0 or np.ptp(second) == 0
-    return Agreement(
+    return results.Agreement(
         first=str(one.path),
         second=str(two.path),
         n_filters=len(shared),

@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from repairkit.core.errors import ModelError, SettingsError
-from repairkit.core.filters import FilterMeans, Roster
+from repairkit.core import errors, filters, metric
 from repairkit.core.game import Game
-from repairkit.core.metric import Metric
 from repairkit.core.suite import Precision, Suite
 from repairkit.engine.model_game import ModelGame
 from repairkit.engine.runner import OpenModel
@@ -61,14 +59,18 @@ class Recipe:
     step: int | None
     settings: Settings
     effort: Effort
-    levels: FilterMeans
+    levels: filters.FilterMeans
     suite: Suite
-    metrics: tuple[Metric, ...]
-    guard: Metric | None
+    metrics: tuple[metric.Metric, ...]
+    guard: metric.Metric | None
 
     @classmethod
     def of(
-        cls, bench: Bench, part: Suite, metrics: Sequence[Metric], guard: Metric | None
+        cls,
+        bench: Bench,
+        part: Suite,
+        metrics: Sequence[metric.Metric],
+        guard: metric.Metric | None,
     ) -> Recipe:
         """The game of a bench on some images.
 
@@ -78,7 +80,7 @@ class Recipe:
         try:
             content = bench.working.opened.model.SerializeToString()
         except Exception as error:
-            raise ModelError(
+            raise errors.ModelError(
                 f"{bench.subject.file.path}: cannot be sent to workers ({error}); models up to 2 "
                 "GB can; leave --ray out"
             ) from error
@@ -126,7 +128,7 @@ class Recipe:
                 device=settings.device,
             ),
             survey=sites,
-            roster=Roster(select_sites(sites, settings.sites)),
+            roster=filters.Roster(select_sites(sites, settings.sites)),
             settle_levels=lambda _: self.levels,
             effort=replace(self.effort, workers=threads),
         )
@@ -191,7 +193,7 @@ def find_cluster(name: str, options: ClusterOptions) -> Cluster:
         if entry.name == name:
             cluster: Cluster = entry.load()(options)
             return cluster
-    raise SettingsError(
+    raise errors.SettingsError(
         f"nothing installed runs on a {name} cluster; install repairkit anew, with the extra: pip "
         f"install 'repairkit[{name}]'"
     )

@@ -1,7 +1,5 @@
 """Which estimator scores a model, with which settings and budget."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any

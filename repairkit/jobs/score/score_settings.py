@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from repairkit.core.errors import SettingsError
+from repairkit.core import errors, scores
 from repairkit.core.process.stages import Deadline
-from repairkit.core.scores import Budget
 from repairkit.estimators.registry import ESTIMATORS
 from repairkit.formats.effects import About, Affects
 
@@ -40,7 +39,7 @@ class ScoreSettings:
 
     method: Annotated[str, About(Affects.SEARCH)] = "auto"
     options: Annotated[Mapping[str, Any], About(Affects.SEARCH)] = field(default_factory=dict)
-    budget: Annotated[Budget, About(Affects.LIMITS)] = field(default_factory=Budget)
+    budget: Annotated[scores.Budget, About(Affects.LIMITS)] = field(default_factory=scores.Budget)
     paper: Annotated[bool, About(Affects.SEARCH, where_given=True)] = False
     statistics: Annotated[bool, About(Affects.PLACE)] = False
     exclude: Annotated[Exclusion | None, About(Affects.ROSTER, by_digest=True)] = None
@@ -84,7 +83,7 @@ class ScoreSettings:
 
     def __post_init__(self) -> None:
         if self.paper and self.method != "tmab":
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"the paper's settings are those of tmab and {self.method} was asked for; use "
                 "--method tmab --paper"
             )
@@ -105,6 +104,6 @@ class Exclusion:
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"--exclude-share is {self.share:g}; expected a share between 0 and 1, such as 0.2"
             )

@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.game import GameFacts
-from repairkit.core.metric import Metric
+from repairkit.core import game, metric, suite
 from repairkit.core.scores import Run, Scores
-from repairkit.core.suite import Indices, Suite
 from repairkit.engine.model_game import some_images
 from repairkit.estimators.driving.driver import scores_on
 from repairkit.formats.run_file import RunDocument
@@ -32,13 +30,13 @@ class Evidence:
     """
 
     run: Run
-    facts: GameFacts
-    asked: Suite
-    images: Suite
-    metrics: tuple[Metric, ...]
-    guard: Metric | None
+    facts: game.GameFacts
+    asked: suite.Suite
+    images: suite.Suite
+    metrics: tuple[metric.Metric, ...]
+    guard: metric.Metric | None
 
-    def on(self, positions: Indices) -> Scores | None:
+    def on(self, positions: suite.Indices) -> Scores | None:
         """See `Scored.on`."""
         rows = np.flatnonzero(np.isin(self.images.indices, self.asked.indices[positions]))
         if not len(rows):
@@ -63,7 +61,7 @@ class Scored:
     excluded: frozenset[int] = frozenset()
     evidence: Evidence | None = field(default=None, repr=False)
 
-    def on(self, positions: Indices) -> Scores | None:
+    def on(self, positions: suite.Indices) -> Scores | None:
         """The values that the images at `positions` of the scored suite tell by themselves.
 
         It is as if the suite had held only them: the labels, groups and outputs of the others play

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.errors import BudgetError
-from repairkit.core.game import GameFacts
+from repairkit.core import errors, game
 from repairkit.core.process.stages import Deadline
 from repairkit.core.suite import Suite
 from repairkit.data.strata import draw_shares
@@ -64,7 +63,7 @@ class Allowance:
     passes: int | None = None
 
 
-def take_method(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
+def take_method(facts: game.GameFacts, n_images: int, allowed: Allowance) -> Taken:
     """The method that `auto` takes.
 
     Args:
@@ -90,7 +89,7 @@ def take_method(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
     return _small_regression(n, rows, allowed)
 
 
-def told_of_method(asked: str, taken: Taken, facts: GameFacts) -> list[str]:
+def told_of_method(asked: str, taken: Taken, facts: game.GameFacts) -> list[str]:
     """What to say of the method, beside its name."""
     name = "regression" if taken.method == "auto" else taken.method
     notes = [f"method {asked}: {name} was taken; {taken.why}"] if taken.why else []
@@ -119,7 +118,7 @@ def small_rounds(n_players: int, rows: int, *, pilot: bool) -> dict[str, int]:
     return {"round_rows": min(left, _FIRST_ROUND)} | ({"pilot_rows": n_pilot} if pilot else {})
 
 
-def default_evaluations(facts: GameFacts, n_images: int, per_filter: int) -> int:
+def default_evaluations(facts: game.GameFacts, n_images: int, per_filter: int) -> int:
     """Where a method stops to which no limit was given."""
     n = facts.n_players
     if facts.of_sets:
@@ -128,7 +127,7 @@ def default_evaluations(facts: GameFacts, n_images: int, per_filter: int) -> int
     return max(per_filter * n, 4 * (n + 1), _least_rows(n))
 
 
-def _enumerable(facts: GameFacts, n_images: int, allowed: Allowance) -> bool:
+def _enumerable(facts: game.GameFacts, n_images: int, allowed: Allowance) -> bool:
     n = facts.n_players
     if n > _MOST_ENUMERATED:
         return False
@@ -157,7 +156,7 @@ def _least_rows(n: int) -> int:
     return _ENDS + LEAST_ROWS + (_LEAST_PILOT if n > FEW_PLAYERS else 0)
 
 
-def _of_sets(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
+def _of_sets(facts: game.GameFacts, n_images: int, allowed: Allowance) -> Taken:
     """Every coalition is tried on all images, which walks use best."""
     n = facts.n_players
     whole = None if allowed.passes is None else max(allowed.passes // n_images, _least_rows(n))
@@ -181,7 +180,7 @@ def _left_out(n: int, because: str) -> Taken:
 def _small_regression(n: int, rows: int, allowed: Allowance) -> Taken:
     least = _least_rows(n)
     if rows < least:
-        raise BudgetError(
+        raise errors.BudgetError(
             f"{rows} evaluations are too few for any score of {n} filters; raise the limit to at "
             f"least {min(least, n + 1)} evaluations"
         )
@@ -263,7 +262,7 @@ class Pace:
         """
         needed = self.first_answer(n_filters, method, of_sets=of_sets)
         if needed * self.per_pass > self.deadline.left:
-            raise BudgetError(
+            raise errors.BudgetError(
                 f"the time limit of {self.deadline.limit:g} s is too short: "
                 f"{self.deadline.elapsed:.1f} s went into preparations, a pass of an image takes "
                 f"{self.per_pass:.3g} s and a first score of {n_filters} filters by {method} "

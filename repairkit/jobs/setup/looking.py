@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core.attacked import adversarial, is_attacked
-from repairkit.core.errors import PreprocessingError
+from repairkit.core import attacked, errors, suite
 from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import READING_LOG, Deadline, stage
-from repairkit.core.suite import Annotations, Array, Indices, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts
 from repairkit.data.strata import label_bins
@@ -51,7 +49,7 @@ class Scene:
     parts: Parts
     form: OutputForm
     n_classes: int
-    outputs: Callable[[Suite], Array]
+    outputs: Callable[[suite.Suite], suite.Array]
 
 
 def looked_at(
@@ -150,14 +148,14 @@ def _pains(deadline: Deadline | None, thorough: Thorough, seed: int) -> Pains:
     return Pains(thorough, seconds, 0.0, seed)
 
 
-def _refusal(subject: Subject, look: FirstLook | ErrorLook) -> PreprocessingError:
-    return PreprocessingError(
+def _refusal(subject: Subject, look: FirstLook | ErrorLook) -> errors.PreprocessingError:
+    return errors.PreprocessingError(
         f"{subject.file.path}: {look.doubt}; {look.remedy}; or go on as it is with "
         "--accept-preprocessing"
     )
 
 
-def _images(dataset: Dataset, parts: Parts, seed: int) -> Suite:
+def _images(dataset: Dataset, parts: Parts, seed: int) -> suite.Suite:
     """Selection images outside the test part, up to the number of a first look.
 
     Each beginning has each class and group at its share. Images that an attack made are left out.
@@ -168,13 +166,13 @@ def _images(dataset: Dataset, parts: Parts, seed: int) -> Suite:
             break
     else:  # the parts are the same images, and the result says so
         part, positions = parts.selection, np.arange(len(parts.selection))
-    if is_attacked(dataset.annotations):
-        positions = positions[~adversarial(part.annotations)[positions]]
+    if attacked.is_attacked(dataset.annotations):
+        positions = positions[~attacked.adversarial(part.annotations)[positions]]
     clean = part.take(positions)
     return clean.take(_evenly(clean.annotations, np.random.default_rng((seed, _OTHER_SEED))))
 
 
-def _evenly(about: Annotations, rng: np.random.Generator) -> Indices:
+def _evenly(about: suite.Annotations, rng: np.random.Generator) -> suite.Indices:
     """Positions of up to `MOST_IMAGES` images; every beginning of them resembles the whole."""
     strata = label_bins(about.labels)
     if about.groups is not None:
@@ -188,7 +186,7 @@ def _evenly(about: Annotations, rng: np.random.Generator) -> Indices:
 
 
 @stage("comparing with the mean answer")
-def _look_at_errors(scene: Scene, images: Suite) -> ErrorLook:
+def _look_at_errors(scene: Scene, images: suite.Suite) -> ErrorLook:
     """The error of a regressor beside that of the mean answer."""
     labels = images.annotations.labels.astype(np.float64)
     answers = scene.form.class_scores(scene.outputs(images))[:, 0]

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
-from repairkit.core.errors import DataError, SettingsError
-from repairkit.core.filters import FilterMeans, Patch, Roster
-from repairkit.core.outputs import OutputEvidence, OutputForm
+from repairkit.core import errors, filters, outputs
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
@@ -44,7 +42,7 @@ def require_data(settings: Settings) -> Path:
         SettingsError: there is none.
     """
     if settings.data is None:
-        raise SettingsError(
+        raise errors.SettingsError(
             "no images were given; use --data with a folder of one sub-folder per class, a CSV "
             "manifest or an .npz, or name them in repairkit.toml"
         )
@@ -66,7 +64,7 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
     regression = any("numbers" in definition.needs for definition in definitions)
     with stage("finding filters"):
         whole = survey_of(subject.model, settings, subject.output)
-    roster = Roster(select_sites(whole, settings.sites))
+    roster = filters.Roster(select_sites(whole, settings.sites))
     if dataset is None:
         dataset = read_dataset(subject, settings, regression=regression)
     subject = with_inputs(subject, settings, dataset)
@@ -91,7 +89,7 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
         regression=regression,
     )
     if form is not None and len(sample) != len(few):
-        raise SettingsError(
+        raise errors.SettingsError(
             f"output {subject.output!r} gives {len(sample)} rows for {len(few)} images and one row "
             "per image is expected; choose another with --output, or give a metric of your own"
         )
@@ -128,7 +126,7 @@ def make_working(
     settings: Settings,
     batching: Batching,
     sites: Survey,
-    roster: Roster,
+    roster: filters.Roster,
     dataset: Dataset,
     calibration: Suite,
 ) -> Working:
@@ -183,7 +181,7 @@ def effort_of(settings: Settings, batch_size: int) -> Effort:
 
 def _levels(
     subject: Subject, settings: Settings, calibration: Suite, working: Working
-) -> FilterMeans:
+) -> filters.FilterMeans:
     """The level of each absent filter."""
     sites = working.roster.sites
     if settings.absent == "zero":
@@ -211,7 +209,7 @@ def _fitting(subject: Subject, dataset: Dataset, n_bytes: int) -> int:
     return max(1, n_bytes // max(each, 1))
 
 
-def patched_outputs(bench: Bench, patch: Patch, suite: Suite) -> Array:
+def patched_outputs(bench: Bench, patch: filters.Patch, suite: Suite) -> Array:
     """The outputs of the model with a patch baked in."""
     model = bake(bench.original, patch).model
     return outputs_of(bench, opened_beside(bench, model), suite)
@@ -262,7 +260,7 @@ def settle_form(
     more: Callable[[], Array],
     *,
     regression: bool,
-) -> tuple[OutputForm | None, int]:
+) -> tuple[outputs.OutputForm | None, int]:
     """The form of the output and the number of classes; None if only user metrics can judge it.
 
     Args:
@@ -273,24 +271,24 @@ def settle_form(
         regression: whether outputs are answers of a regressor.
     """
     try:
-        form = OutputForm.detect(
+        form = outputs.OutputForm.detect(
             sample if regression else _telling(sample, settings, subject, more),
             regression=regression,
             columns=settings.columns,
             threshold=settings.threshold,
             evidence=_evidence(settings, subject),
         )
-    except SettingsError:
+    except errors.SettingsError:
         if all(is_user_metric(name) for name in settings.metrics):
             return None, 0
         raise
     return form, 0 if regression else form.n_classes(sample)
 
 
-def _evidence(settings: Settings, subject: Subject) -> OutputEvidence:
+def _evidence(settings: Settings, subject: Subject) -> outputs.OutputEvidence:
     known = ending_of(subject.model, subject.output)
     ending, operator = known or (None, "")
-    return OutputEvidence(settings.outputs_are, ending, operator, ask=True)
+    return outputs.OutputEvidence(settings.outputs_are, ending, operator, ask=True)
 
 
 def _telling(
@@ -312,7 +310,7 @@ def check_labels(dataset: Dataset, n_classes: int, *, regression: bool) -> None:
         return
     wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
     if len(wrong):
-        raise DataError(
+        raise errors.DataError(
             f"image {int(wrong[0]) + 1} has the label {labels[wrong[0]]}, outside the model's "
             f"{n_classes} classes 0 to {n_classes - 1}; correct the labels, or choose another "
             "--output"
@@ -330,7 +328,7 @@ def read_any(subject: Subject, settings: Settings) -> Dataset:
     for regression in (False, True):
         try:
             return read_dataset(subject, settings, regression=regression)
-        except DataError:
+        except errors.DataError:
             continue
     request = DataRequest(
         spec=subject.spec,
@@ -366,7 +364,7 @@ def with_inputs(subject: Subject, settings: Settings, dataset: Dataset | None) -
     for name in settings.inputs:
         if name not in wanted:
             others = ", ".join(i.name for i in subject.further) or "none"
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"--input {name}: the model has no such input; beside {subject.input_name} it "
                 f"takes {others}"
             )
@@ -381,7 +379,7 @@ def with_inputs(subject: Subject, settings: Settings, dataset: Dataset | None) -
         lacking = [i for i in missing if i.name not in {*constants, *dataset.further}]
         if lacking:
             names = ", ".join(f"{i.name} ({describe_shape(i.single)} {i.dtype})" for i in lacking)
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"the model takes {names} beside its images ({subject.input_name}); give each with "
                 "--input NAME=VALUE, as an array of that name in the .npz, or as a column of the "
                 "manifest"
@@ -413,7 +411,7 @@ def read_value(wanted: FurtherInput, text: str) -> Array:
     try:
         values = np.array([_read_word(word, wanted.dtype) for word in words], wanted.dtype)
     except (ValueError, OverflowError) as error:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"--input {wanted.name}={text}: {error}; give {wanted.dtype} values, comma-separated"
         ) from error
     sizes = list(wanted.single)
@@ -423,7 +421,7 @@ def read_value(wanted: FurtherInput, text: str) -> Array:
         return np.full([size or 1 for size in sizes], values[0], wanted.dtype)
     if n_open <= 1 and known and (len(values) == known or (n_open and not len(values) % known)):
         return values.reshape([-1 if size is None else size for size in sizes])
-    raise SettingsError(
+    raise errors.SettingsError(
         f"--input {wanted.name}: {len(values)} values and the input takes "
         f"{describe_shape(wanted.single)}; give one value for all, or one for each element"
     )

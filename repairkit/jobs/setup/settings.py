@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repairkit.core.errors import SettingsError
-from repairkit.core.scores import Budget
+from repairkit.core import errors, scores
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import PROJECT_FILE, Project, find_project
@@ -103,9 +102,13 @@ def read_inputs(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, sign, value = text.partition("=")
         if not (sign and name.strip() and value.strip()):
-            raise SettingsError(f"--input {text!r} is none; give NAME=VALUE, such as threshold=0.5")
+            raise errors.SettingsError(
+                f"--input {text!r} is none; give NAME=VALUE, such as threshold=0.5"
+            )
         if name.strip() in inputs:
-            raise SettingsError(f"--input names {name.strip()!r} twice; name each input once")
+            raise errors.SettingsError(
+                f"--input names {name.strip()!r} twice; name each input once"
+            )
         inputs[name.strip()] = value.strip()
     return inputs
 
@@ -123,7 +126,9 @@ def read_columns(text: str | None) -> tuple[int, int] | None:
         columns = int(first), int(behind) if colon else int(first) + 1
         if columns[0] < columns[1]:
             return columns
-    raise SettingsError(f"columns {text!r} are none; give FIRST:BEHIND such as 0:2, or one number")
+    raise errors.SettingsError(
+        f"columns {text!r} are none; give FIRST:BEHIND such as 0:2, or one number"
+    )
 
 
 def option_of(setting: str) -> str:
@@ -185,7 +190,7 @@ def said_again(
     asked: Any,
     *,
     usual: Any,
-    budget: Budget,
+    budget: scores.Budget,
     lacks: Sequence[str] = (),
 ) -> Again:
     """How to do a job again.
@@ -217,7 +222,7 @@ def _at_hand(model: Path, folder: Path) -> Settings:
     """What a command would take without options: from a `repairkit.toml`, if there is one."""
     try:
         return settle({}, find_project(model, folder))
-    except SettingsError:
+    except errors.SettingsError:
         # Settings from Python read no project file, so a wrong one does not end their job.
         return Settings()
 

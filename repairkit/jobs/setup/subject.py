@@ -11,9 +11,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from repairkit.core.errors import ModelError, RepairkitError, SettingsError
+from repairkit.core import errors, suite
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Array
 from repairkit.data.preprocessing import FurtherInput, InputSpec, is_tabular
 from repairkit.graph.index import GraphIndex, dims_of, with_open_sizes
 from repairkit.graph.kinds.ensembles import is_ensemble, spread_over_thresholds, zipped_outputs
@@ -61,7 +60,7 @@ def read_subject(
     file = read_model(path)
     index = GraphIndex(file.model)
     if output is not None and output not in index.outputs:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"{path}: there is no output {output!r}; the outputs are {', '.join(index.outputs)}"
         )
     value = _image_input(path, index, image_input)
@@ -77,7 +76,7 @@ def read_subject(
 def _first_judged(index: GraphIndex) -> str:
     """The first output; of tree ensembles, which give labels first, the first with scores."""
     if not index.outputs:
-        raise ModelError("the model has no output; export it with the scores as its output")
+        raise errors.ModelError("the model has no output; export it with the scores as its output")
     if any(is_ensemble(node) for node in index.nodes):
         zipped = zipped_outputs(index)
         for value in index.graph.output:
@@ -91,22 +90,26 @@ def _image_input(path: Path, index: GraphIndex, wanted: str | None) -> ValueInfo
     values = [i for i in index.graph.input if i.name in index.inputs]
     named = ", ".join(v.name for v in values) or "none"
     if not values:
-        raise ModelError(
+        raise errors.ModelError(
             f"{path}: the model takes no input; export it with the images as its input"
         )
     if wanted is not None:
         chosen = [v for v in values if v.name == wanted]
         if not chosen:
-            raise SettingsError(f"{path}: there is no input {wanted!r}; the inputs are {named}")
+            raise errors.SettingsError(
+                f"{path}: there is no input {wanted!r}; the inputs are {named}"
+            )
     else:
         chosen = values if len(values) == 1 else _likeliest(values)
     if not chosen:
-        raise ModelError(
+        raise errors.ModelError(
             f"{path}: none of the inputs ({named}) looks like images; name the one that takes them "
             "with --image-input"
         )
     if not chosen[0].type.HasField("tensor_type"):
-        raise ModelError(f"{path}: its input {chosen[0].name!r} takes no images but another type")
+        raise errors.ModelError(
+            f"{path}: its input {chosen[0].name!r} takes no images but another type"
+        )
     return chosen[0]
 
 
@@ -131,7 +134,7 @@ def _further(index: GraphIndex, image: ValueInfoProto) -> tuple[FurtherInput, ..
         if value.name not in index.inputs or value.name == image.name:
             continue
         if not value.type.HasField("tensor_type"):
-            raise ModelError(
+            raise errors.ModelError(
                 f"the input {value.name!r} is no tensor, and nothing can be fed to it; export the "
                 "model without it"
             )
@@ -191,7 +194,7 @@ def _layout(name: str, dims: tuple[int | None, ...], index: GraphIndex) -> str:
 
 def noise_images(
     subject: Subject, n_images: int = 8, *, sides: Sequence[int] = SMALL_FIRST
-) -> Array:
+) -> suite.Array:
     """Noise of the model's input shape, for a proof that has no real images.
 
     Args:
@@ -205,14 +208,14 @@ def noise_images(
     """
     # Also no numbers of 8 bits or fewer with a point, which NumPy does not know.
     if not issubclass(subject.spec.dtype.type, np.floating | np.integer):
-        raise ModelError(
+        raise errors.ModelError(
             f"the input {subject.input_name!r} takes {subject.spec.dtype}, and images are numbers "
             "of 16 bits and more, or whole; export the model with such an input"
         )
     shape = _settled(subject, sides)
     n_numbers = math.prod(shape)
     if n_numbers > _MOST_NUMBERS:
-        raise ModelError(
+        raise errors.ModelError(
             f"the input {subject.input_name!r} takes {n_numbers} numbers of {subject.spec.dtype} "
             "per image, which is more than an image holds"
         )
@@ -220,7 +223,7 @@ def noise_images(
     return _noise(subject, shape, n_images)
 
 
-def _noise(subject: Subject, shape: tuple[int, ...], n_images: int) -> Array:
+def _noise(subject: Subject, shape: tuple[int, ...], n_images: int) -> suite.Array:
     rng = np.random.default_rng(0)
     if np.issubdtype(subject.spec.dtype, np.floating):
         noise = rng.standard_normal((n_images, *shape)).astype(subject.spec.dtype)
@@ -244,13 +247,13 @@ def _settled(subject: Subject, sides: Sequence[int]) -> tuple[int, ...]:
         try:
             for _ in runner.raw(np.zeros((1, *shape), spec.dtype)):  # outputs of any kind
                 pass
-        except ModelError as error:
+        except errors.ModelError as error:
             fault = error
         else:
             return shape
         if time.monotonic() - started > _TRIAL_SECONDS:
             break
-    raise ModelError(
+    raise errors.ModelError(
         "the model leaves the size of its images open and runs on none of the sizes that were "
         f"tried; give images of its size with --data ({fault})"
     ) from fault
@@ -269,13 +272,13 @@ def judging_the_model(
     def judged(subject: Subject, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return job(subject, *args, **kwargs)
-        except (RepairkitError, OSError, MemoryError):
+        except (errors.RepairkitError, OSError, MemoryError):
             raise
         except Exception as error:
             fault = _fault(subject.model)
             if not fault:
                 raise
-            raise ModelError(
+            raise errors.ModelError(
                 f"{subject.file.path}: is not valid: {fault}; export the model anew"
             ) from error
 

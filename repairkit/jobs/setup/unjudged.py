@@ -11,9 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from repairkit.core.errors import DataError, ModelError, SettingsError
-from repairkit.core.filters import Roster
-from repairkit.core.suite import Annotations, Suite
+from repairkit.core import errors, filters, suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import PART_NAMES, PartPlan, Parts, split_parts
 from repairkit.data.preprocessing import ReadyImages
@@ -51,7 +49,7 @@ def prepare_unjudged(subject: Subject, settings: Settings, *, sites: Collection[
     elif dataset.labelled:
         try:
             return prepare(subject, settings, dataset=dataset)
-        except (SettingsError, DataError, ModelError) as error:
+        except (errors.SettingsError, errors.DataError, errors.ModelError) as error:
             why = str(error)
     subject = with_inputs(subject, settings, dataset)
     parts = _parts(dataset, settings)
@@ -73,15 +71,15 @@ def _parts(dataset: Dataset, settings: Settings) -> Parts:
 
 def _without_images(subject: Subject, settings: Settings, *, all_outputs: bool) -> Bench:
     if settings.absent == "mean" and settings.means is None:
-        raise SettingsError(
+        raise errors.SettingsError(
             "no images were given and absent filters hold their mean over images; use --data "
             "(a folder of images will do, labels are not needed), or let them hold zero or their "
             "bias (--absent, or --level for a patch)"
         )
     shape = [size or 1 for size in subject.spec.shape]
     images = ReadyImages(np.zeros((0, *shape), subject.spec.dtype), subject.spec.dtype)
-    annotations = Annotations(labels=np.zeros(0, np.int64))
-    calibration, selection, test = (Suite.whole(n, images, annotations) for n in PART_NAMES)
+    annotations = suite.Annotations(labels=np.zeros(0, np.int64))
+    calibration, selection, test = (suite.Suite.whole(n, images, annotations) for n in PART_NAMES)
     parts = Parts(calibration, selection, test, (), f"{_NO_IMAGES.capitalize()}.")
     dataset = Dataset(images, annotations, None, "", labelled=False)
     subject = with_inputs(subject, settings, None)
@@ -119,7 +117,7 @@ def _bench(
             settings,
             batching,
             survey_of(subject.working, settings, output) if copied else original,
-            Roster(select_sites(original, settings.sites)),
+            filters.Roster(select_sites(original, settings.sites)),
             dataset,
             parts.calibration,
         ),
@@ -149,7 +147,7 @@ def look_thoroughly(subject: Subject, settings: Settings) -> FirstLook | ErrorLo
             test = "test" if "test" in split else "none"
             plan = PartPlan(calibration="all", selection="all", test=test)
             bench = prepare_unjudged(subject, replace(settings, parts=plan))
-    except (SettingsError, ModelError) as error:
+    except (errors.SettingsError, errors.ModelError) as error:
         return str(error)
     look = looked_at(bench, None, thorough="all", go_on=True).look
     if look is None:

@@ -3,8 +3,6 @@
 `preparing` makes a bench, `subject` opens a model, `settings` reads settings from options.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,12 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from repairkit.core import errors, filters, framework, metric, outputs
 from repairkit.core.attacked import is_attacked
-from repairkit.core.errors import SettingsError
-from repairkit.core.filters import Roster
-from repairkit.core.framework import LayerMap
-from repairkit.core.metric import Metric
-from repairkit.core.outputs import FORMS, OutputForm
 from repairkit.core.process.trust import check_trusted
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.data.dataset import Dataset
@@ -122,26 +116,27 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.absent not in ABSENT:
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"an absent filter cannot yield {self.absent!r}; choose {', '.join(ABSENT)}"
             )
-        if self.outputs_are is not None and self.outputs_are not in FORMS:
-            raise SettingsError(
-                f"outputs are {self.outputs_are!r}; expected {', '.join(FORMS)}, or leave it out"
+        if self.outputs_are is not None and self.outputs_are not in outputs.FORMS:
+            raise errors.SettingsError(
+                f"outputs are {self.outputs_are!r}; expected {', '.join(outputs.FORMS)}, "
+                "or leave it out"
             )
         if self.means is not None and self.absent != "mean":
-            raise SettingsError(
+            raise errors.SettingsError(
                 f"absent filters yield {self.absent!r} and common means were given; leave one out"
             )
         if self.batch_size < 1 or (self.workers is not None and self.workers < 1):
-            raise SettingsError("batch size and workers must be at least 1")
+            raise errors.SettingsError("batch size and workers must be at least 1")
         twice = [name for name in self.groups if self.groups.count(name) > 1]
         if twice:
-            raise SettingsError(f"groups name the column {twice[0]!r} twice; name each once")
+            raise errors.SettingsError(f"groups name the column {twice[0]!r} twice; name each once")
         if self.tf32 and self.half:
-            raise SettingsError("TF32 and half precision exclude each other; choose one")
+            raise errors.SettingsError("TF32 and half precision exclude each other; choose one")
         if self.tf32 and self.device == "cpu":
-            raise SettingsError(
+            raise errors.SettingsError(
                 "TF32 is a mode of NVIDIA cards and the device is cpu; leave --tf32 out, or use "
                 "--device cuda"
             )
@@ -196,7 +191,7 @@ class Subject:
         return () if labels == tuple(map(str, range(len(labels)))) else labels
 
     @cached_property
-    def layer_map(self) -> LayerMap | None:
+    def layer_map(self) -> framework.LayerMap | None:
         """Where the filters come from, if the model says so."""
         return read_layer_map(self.model)
 
@@ -273,14 +268,14 @@ class Bench:
     batching: Batching
     dataset: Dataset
     parts: Parts
-    form: OutputForm | None
+    form: outputs.OutputForm | None
     n_classes: int
     unjudged: str = ""
     all_outputs: bool = False
     look: Look | None = None
 
     @property
-    def roster(self) -> Roster:
+    def roster(self) -> filters.Roster:
         """The filters of the game."""
         return self.working.roster
 
@@ -304,7 +299,7 @@ class Bench:
         """The means that the settings name, if any."""
         return None if self.settings.means is None else read_means(self.settings.means)
 
-    def metrics(self, names: Sequence[str]) -> tuple[Metric, ...]:
+    def metrics(self, names: Sequence[str]) -> tuple[metric.Metric, ...]:
         """Metrics by name, fitted to the model's outputs and the data's classes and groups.
 
         Raises:
@@ -387,7 +382,7 @@ def told_reading(
     dataset: Dataset,
     parts: Parts,
     *,
-    form: OutputForm | None,
+    form: outputs.OutputForm | None,
     look: Look | None,
 ) -> dict[str, Any]:
     """The entry `read` of `run.json` and of reports.

@@ -6,8 +6,6 @@ one method: of many methods that are worth nothing, one in forty looks better th
 baseline may only win against the chosen repair where it was named beforehand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RepairkitError
+from repairkit.core import errors, results
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm, shift_outputs
 from repairkit.core.process.stages import stage
-from repairkit.core.results import Figure
 from repairkit.core.suite import Array
 from repairkit.jobs.repair.criterion import ChoosingCriterion, figures_of
 from repairkit.jobs.repair.objective import Limit, Objective, Wishes, plain_values
@@ -96,7 +93,7 @@ def with_baselines(
             ranked = replace(bench, settings=replace(bench.settings, metrics=ranking.metrics))
         try:
             values = ranking.values(ranked)
-        except RepairkitError as error:
+        except errors.RepairkitError as error:
             rows.append(_failed(ranking.method, n_frozen, str(error)))
             continue
         players = np.argsort(np.where(np.isnan(values), np.inf, values), kind="stable")[:n_frozen]
@@ -169,7 +166,7 @@ class TestPart:
     metrics: tuple[Metric, ...]
 
     @cached_property
-    def plain(self) -> Mapping[str, Figure]:
+    def plain(self) -> Mapping[str, results.Figure]:
         """The figures of the model as it is."""
         return self._evaluate(self.before)
 
@@ -185,7 +182,7 @@ class TestPart:
         figures = _figures(self.plain, reached, change)
         return {"method": method, "n_frozen": n_frozen, "note": note, "figures": figures}
 
-    def _evaluate(self, outputs: Array) -> Mapping[str, Figure]:
+    def _evaluate(self, outputs: Array) -> Mapping[str, results.Figure]:
         suite = self.bench.parts.test
         return evaluate(
             outputs, suite.annotations, self.metrics, suite=suite.name, **self._common
@@ -208,16 +205,20 @@ def _random_row(test: TestPart, n_frozen: int) -> Story:
     reached, change = {}, {}
     for name, figure in plain.items():
         values = np.array([figures[name] for figures in drawn])
-        reached[name] = Figure(float(values.mean()), float(values.min()), float(values.max()))
+        reached[name] = results.Figure(
+            float(values.mean()), float(values.min()), float(values.max())
+        )
         moved = values - figure.value
-        change[name] = Figure(float(moved.mean()), float(moved.min()), float(moved.max()))
+        change[name] = results.Figure(float(moved.mean()), float(moved.min()), float(moved.max()))
     note = f"mean and range of {RANDOM_DRAWS} draws of filters, no interval"
     figures = _figures(plain, reached, change)
     return {"method": "random", "n_frozen": n_frozen, "note": note, "figures": figures}
 
 
 def _figures(
-    before: Mapping[str, Figure], after: Mapping[str, Figure], change: Mapping[str, Figure]
+    before: Mapping[str, results.Figure],
+    after: Mapping[str, results.Figure],
+    change: Mapping[str, results.Figure],
 ) -> Story:
     return {
         name: {

@@ -3,17 +3,12 @@
 All selection images rank, choose and judge, so what it promises looks better than it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import TargetNotMetError
-from repairkit.core.filters import Patch
-from repairkit.core.metric import SHARE
-from repairkit.core.results import Figure
+from repairkit.core import errors, filters, metric, results
 from repairkit.core.suite import Array
 from repairkit.engine.model_game import ModelGame
 from repairkit.jobs.repair.criterion import figures_of
@@ -68,7 +63,7 @@ def _try_patches(
     suite = bench.parts.selection
     metrics = bench.metrics((objective, bench.accuracy) if bench.n_classes else (objective,))
     patches = [
-        Patch(()),
+        filters.Patch(()),
         *propose_patches(values, bench.roster, bench.working.levels, at_most=at_most),
     ]
     trials: list[Trial] = []
@@ -81,7 +76,7 @@ def _try_patches(
     return trials
 
 
-def _outputs(bench: Bench, game: ModelGame, candidate: Patch) -> Array:
+def _outputs(bench: Bench, game: ModelGame, candidate: filters.Patch) -> Array:
     """The model's outputs on the game's suite with a patch's filters absent."""
     coalition = np.ones(len(bench.roster), bool)
     coalition[[bench.roster.column(f) for f in candidate.filters]] = False
@@ -95,14 +90,14 @@ def _gain(
     best: Trial,
     objective: Objective,
     max_group_drop: float,
-) -> Figure:
+) -> results.Figure:
     """The improvement that the best patch promises on the selection images.
 
     Raises:
         TargetNotMetError: no patch improves the objective by more than chance would.
     """
     if not len(best.patch):
-        raise TargetNotMetError(_refusal(trials, objective, len(bench.parts.selection)))
+        raise errors.TargetNotMetError(_refusal(trials, objective, len(bench.parts.selection)))
     gains = difference(
         _outputs(bench, game, trials[0].patch),
         _outputs(bench, game, best.patch),
@@ -115,7 +110,7 @@ def _gain(
     if not min(objective.sign * gain.ci_low, objective.sign * gain.ci_high) > 0:  # NaN is no gain
         measure = objective.measure
         low, high = (measure.number(end, signed=True) for end in (gain.ci_low, gain.ci_high))
-        raise TargetNotMetError(
+        raise errors.TargetNotMetError(
             f"no repair: freezing {len(best.patch)} filters changes {objective.metric} on the "
             f"{len(bench.parts.selection)} selection images by {measure.change(gain.value)}, "
             f"which may be chance (95 % interval {low} to {high}); more selection images may tell; "
@@ -123,7 +118,7 @@ def _gain(
         )
     beyond = falls_beyond(gains, max_group_drop)
     if beyond:
-        raise TargetNotMetError(
+        raise errors.TargetNotMetError(
             f"no repair: freezing {len(best.patch)} filters looks best on the "
             f"{len(bench.parts.selection)} selection images, but "
             f"{falls_in_words(beyond, max_group_drop)}; nothing was written"
@@ -147,10 +142,12 @@ def _refusal(trials: Sequence[Trial], objective: Objective, n_images: int) -> st
 
 
 def _accuracy(trial: Trial) -> str:
-    return "" if trial.accuracy is None else f" with accuracy {SHARE.figure(trial.accuracy)}"
+    return "" if trial.accuracy is None else f" with accuracy {metric.SHARE.figure(trial.accuracy)}"
 
 
-def _story(trials: Sequence[Trial], promise: Figure, objective: str, n_images: int) -> Story:
+def _story(
+    trials: Sequence[Trial], promise: results.Figure, objective: str, n_images: int
+) -> Story:
     """A report's `selection`, in the form of the joint choice."""
     return {
         "how": "plain",

@@ -14,8 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import ModelError
-from repairkit.core.filters import HeadChange, Patch
+from repairkit.core import errors, filters
 from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices
@@ -111,11 +110,11 @@ def find_class_head(bench: Bench) -> Head:
     """
     form = bench.form
     if form is None or form.kind == "values" or not bench.n_classes:
-        raise ModelError("the model gives no classes, so its last layer has no class scores")
+        raise errors.ModelError("the model gives no classes, so its last layer has no class scores")
     index, output = GraphIndex(bench.subject.model), bench.subject.output
     head = find_head(index, output)
     if head.fixed_bias and head.fixed_weight:
-        raise ModelError(f"{head.fixed_bias}; {head.fixed_weight}")
+        raise errors.ModelError(f"{head.fixed_bias}; {head.fixed_weight}")
     reader = HeadReader(bench.working.opened, head, features=not head.fixed_weight)
     suite, parts = bench.parts.selection, []
     with stage("reading the last layer", total=len(suite)) as tell:
@@ -201,7 +200,7 @@ class HeadChoice:
         *,
         name: str,
         action: str,
-        change_of: Callable[[float], HeadChange],
+        change_of: Callable[[float], filters.HeadChange],
         scores: NDArray[np.float64],
         folds: Folds,
         story: Story,
@@ -226,7 +225,7 @@ class HeadChoice:
             gain = self.gain(read.scores + share * (scores - read.scores), folds)
             steps.append(
                 Cured(
-                    patch=Patch((), change),
+                    patch=filters.Patch((), change),
                     outputs=outputs,
                     gain=gain,
                     story={"layer": change.layer, "share": share, **story},
@@ -248,7 +247,7 @@ class ClassBiases:
 
     def __post_init__(self) -> None:
         if self.choice.head.layer.fixed_bias:
-            raise ModelError(self.choice.head.layer.fixed_bias)
+            raise errors.ModelError(self.choice.head.layer.fixed_bias)
 
     def on(self, within: Indices) -> Cured | Nothing:
         """See `cure.Cure`."""
@@ -261,7 +260,7 @@ class ClassBiases:
         if not biases.any() or choice.gain(scores, folds).value <= 0:
             return Nothing("no class biases gain anything on images that did not choose them")
 
-        def change_of(share: float) -> HeadChange:
+        def change_of(share: float) -> filters.HeadChange:
             return biased(head.index, head.layer, share * head.shifted(biases))
 
         return choice.cured(
@@ -299,7 +298,7 @@ class LastLayer:
 
     def __post_init__(self) -> None:
         if self.choice.head.layer.fixed_weight:
-            raise ModelError(self.choice.head.layer.fixed_weight)
+            raise errors.ModelError(self.choice.head.layer.fixed_weight)
 
     def on(self, within: Indices) -> Cured | Nothing:
         """See `cure.Cure`."""
@@ -322,7 +321,7 @@ class LastLayer:
         *_, fitted = self._path(directions, within, place, self.penalties[: best + 1])
         weight, shift = (self._spread(part) for part in directions.change(fitted))
 
-        def change_of(share: float) -> HeadChange:
+        def change_of(share: float) -> filters.HeadChange:
             return refitted(head.index, head.layer, share * weight, share * shift)
 
         story = {

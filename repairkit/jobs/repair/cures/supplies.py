@@ -1,7 +1,5 @@
 """What cures are made from, prepared once for all of them, and the cures that a model can take."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
@@ -9,14 +7,13 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import ModelError, SettingsError
-from repairkit.core.suite import Array, Indices
+from repairkit.core import errors, suite
 from repairkit.engine.evaluator import Evaluator, keep_all
 from repairkit.repairs.crossfit import Folds
 from repairkit.repairs.cure import BEST, BestCure, Cure
 from repairkit.repairs.search import Frozen, Search
 
-Screen = Callable[[Indices], tuple[int, ...]]
+Screen = Callable[[suite.Indices], tuple[int, ...]]
 """Positions of selection images to the players that their values say do harm, most surely first."""
 
 Given = TypeVar("Given")
@@ -45,7 +42,7 @@ class Looks:
         *,
         n_players: int,
         n_images: int,
-        parts: Sequence[Indices] = (),
+        parts: Sequence[suite.Indices] = (),
         rows_at_once: int | None = None,
         most_bytes: int = _MOST_BYTES,
     ) -> None:
@@ -54,12 +51,12 @@ class Looks:
         self.n_images, self.n_passes = n_images, 0
         self._parts = tuple(parts) or (np.arange(n_images),)
         self._rows, self._most_bytes = rows_at_once or _ROWS_AT_ONCE, most_bytes
-        self._known: dict[_Piece, Array] = {}
+        self._known: dict[_Piece, suite.Array] = {}
         self._bytes = 0
-        self._plain: Array | None = None
+        self._plain: suite.Array | None = None
 
     @property
-    def plain(self) -> Array:
+    def plain(self) -> suite.Array:
         """The outputs for all images with no filter absent."""
         if self._plain is None:
             everything = range(len(self._parts))
@@ -72,7 +69,9 @@ class Looks:
             self._fill(self._plain, dict(enumerate(pieces)))
         return self._plain
 
-    def __call__(self, sets: Sequence[Frozen], within: Indices | None = None) -> Iterator[Array]:
+    def __call__(
+        self, sets: Sequence[Frozen], within: suite.Indices | None = None
+    ) -> Iterator[suite.Array]:
         """The outputs for all images with each set frozen, in order.
 
         Args:
@@ -93,17 +92,19 @@ class Looks:
                 self._fill(outputs, {part: known[key] for part, known in answers.items()})
                 yield outputs
 
-    def of(self, frozen: Frozen) -> Array:
+    def of(self, frozen: Frozen) -> suite.Array:
         """The outputs for all images with one set frozen."""
         return next(self([frozen]))
 
-    def _fill(self, outputs: Array, pieces: Mapping[int, Array]) -> None:
+    def _fill(self, outputs: suite.Array, pieces: Mapping[int, suite.Array]) -> None:
         by_image = outputs.reshape(self.n_images, -1, *outputs.shape[1:])
         for part, piece in pieces.items():
             positions = self._parts[part]
             by_image[positions] = piece.reshape(len(positions), -1, *piece.shape[1:])
 
-    def _answers(self, keys: Sequence[frozenset[int]], part: int) -> dict[frozenset[int], Array]:
+    def _answers(
+        self, keys: Sequence[frozenset[int]], part: int
+    ) -> dict[frozenset[int], suite.Array]:
         """The outputs for the images of a part."""
         fresh = [key for key in dict.fromkeys(keys) if (part, key) not in self._known]
         answers = {key: self._known[part, key] for key in keys if (part, key) in self._known}
@@ -172,10 +173,10 @@ class Supplies:
         if make not in self._shared:
             try:
                 self._shared[make] = make(bench)
-            except ModelError as error:
+            except errors.ModelError as error:
                 self._shared[make] = error
         shared = self._shared[make]
-        if isinstance(shared, ModelError):
+        if isinstance(shared, errors.ModelError):
             raise shared
         return cast(Shared, shared)
 
@@ -193,7 +194,7 @@ class Offer:
 
     cures: dict[str, Cure]
     reasons: dict[str, str]
-    plain: Array
+    plain: suite.Array
     filters: FilterSupplies | None = None
 
     def wanted(self, repair: str) -> Cure:
@@ -206,7 +207,7 @@ class Offer:
             return BestCure(tuple(self.cures.values()))
         if repair not in self.cures:
             reason = self.reasons[repair]
-            raise SettingsError(f"--repair {repair} cannot be had with this model: {reason}")
+            raise errors.SettingsError(f"--repair {repair} cannot be had with this model: {reason}")
         return self.cures[repair]
 
     def passes(self, *, of_values: int) -> dict[str, int]:

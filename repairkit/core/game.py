@@ -10,8 +10,6 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.suite import Indices
-
 Coalitions = NDArray[np.bool_]
 """Shape (n_coalitions, n_players); true where the filter computes as trained."""
 
@@ -37,16 +35,16 @@ class ImagePool:
     def __len__(self) -> int:
         return len(self.probabilities)
 
-    def draw(self, rng: np.random.Generator, size: int) -> Indices:
+    def draw(self, rng: np.random.Generator, size: int) -> NDArray[np.intp]:
         """Systematic sampling: image i is drawn size * p_i times on average, strata evenly."""
         order = np.lexsort((rng.random(len(self)), self.strata))
         cumulative = np.cumsum(self.probabilities[order])
         points = (rng.random() + np.arange(size)) / size * cumulative[-1]
         picks = np.searchsorted(cumulative, points, side="right")
-        drawn: Indices = order[np.minimum(picks, len(self) - 1)]
+        drawn: NDArray[np.intp] = order[np.minimum(picks, len(self) - 1)]
         return drawn
 
-    def restricted_to(self, images: Indices) -> ImagePool:
+    def restricted_to(self, images: NDArray[np.intp]) -> ImagePool:
         """The pool from which no other images are drawn."""
         probabilities = np.zeros(len(self))
         probabilities[images] = self.probabilities[images]
@@ -91,7 +89,7 @@ class SomeImages:
     """
 
     facts: GameFacts
-    positions: Indices
+    positions: NDArray[np.intp]
     ratios: NDArray[np.float64]
     share: float
     n_all: int

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from onnx import (
     TensorProto,
     ValueInfoProto,
 )
-
-from repairkit.core.suite import Array
 
 STANDARD = ("", "ai.onnx")
 """The two names of the ONNX standard's domain."""
@@ -137,15 +135,15 @@ class ConstantArrays(Protocol):
     @property
     def index(self) -> GraphIndex: ...
 
-    def array(self, name: str, /) -> Array:
+    def array(self, name: str, /) -> NDArray[Any]:
         """The value of a tensor of `index.constant`, computed from the file."""
         ...
 
-    def numbers(self, node: NodeProto, slot: int, /) -> Array | None:
+    def numbers(self, node: NodeProto, slot: int, /) -> NDArray[Any] | None:
         """What a node reads at `slot`; None where that is nothing or is not constant."""
         ...
 
-    def as_stored(self, name: str, wanted: NDArray[np.float64], /) -> Array:
+    def as_stored(self, name: str, wanted: NDArray[np.float64], /) -> NDArray[Any]:
         """`wanted`, flat, one number per element, as `name` reads it back once it is stored."""
         ...
 

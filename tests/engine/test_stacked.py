@@ -108,7 +108,7 @@ class Crowded:
         return CrowdedSession(self, OPEN(*arguments, **options))
 
 
-OPEN = stacked_module.open_session
+OPEN = stacked_module.ort.open_session
 
 
 class CrowdedSession:
@@ -150,7 +150,7 @@ def test_out_of_memory_halves_the_stack(
     rows, drawn = rounds(len(setup.roster))[0]
     expected = stacked(setup, "cpu", precision=precision).answer(rows, drawn, keep_all)
     device = Crowded(2)
-    monkeypatch.setattr(stacked_module, "open_session", device.open_session)
+    monkeypatch.setattr(stacked_module.ort, "open_session", device.open_session)
     evaluator = stacked(setup, "cpu", precision=precision)
     assert_agree(evaluator.answer(rows, drawn, keep_all), expected, precision)
     assert max(device.sizes) > 2
@@ -165,7 +165,7 @@ def test_memory_that_other_sessions_hold_is_freed_first(monkeypatch: pytest.Monk
     rows, drawn = rounds(len(setup.roster))[0]
     expected = stacked(setup, "cpu").answer(rows, drawn, keep_all)
     device = Crowded(2, lasting=False)
-    monkeypatch.setattr(stacked_module, "open_session", device.open_session)
+    monkeypatch.setattr(stacked_module.ort, "open_session", device.open_session)
     found = stacked(setup, "cpu").answer(rows, drawn, keep_all)
     np.testing.assert_array_equal(found, expected)
     first = next(i for i, size in enumerate(device.sizes) if size > 2)
@@ -175,7 +175,7 @@ def test_memory_that_other_sessions_hold_is_freed_first(monkeypatch: pytest.Monk
 
 def test_one_row_without_room_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = set_up(deep_model(), images(9))
-    monkeypatch.setattr(stacked_module, "open_session", Crowded(0).open_session)
+    monkeypatch.setattr(stacked_module.ort, "open_session", Crowded(0).open_session)
     rows = rounds(len(setup.roster))[0][0]
     with pytest.raises(DeviceError, match=r"one coalition of 9 images .* use a smaller --batch"):
         stacked(setup, "cpu").answer(rows, None, keep_all)

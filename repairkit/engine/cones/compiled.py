@@ -14,25 +14,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from repairkit.core import errors, suite
+from repairkit.core import suite
 from repairkit.core.filters import FilterMeans, Roster
-from repairkit.core.process.stages import stage
 from repairkit.engine import ort
 from repairkit.engine.cones.routes import Overwrite, Routes, Row
-from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, Switch, extract
-from repairkit.graph.coalitions.recast import recast
-from repairkit.graph.coalitions.weight_space import find_switches, separate, with_codes
+from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, Switch, Switched, extract
 from repairkit.graph.index import attribute
-from repairkit.graph.kinds.kind import Survey
-from repairkit.graph.structure import Rounding, find_rounding
 
 logger = logging.getLogger(__name__)
 
@@ -42,46 +35,34 @@ Channels = NDArray[np.intp]
 Undo = list[tuple[suite.Array, NDArray[np.intp], suite.Array]]
 """Lanes of a tensor, the channels that were written, and what was there."""
 
-_ON_CPU = ("blocked weights", "plain weights", "mask nodes")
-WAYS: dict[str, ort.Level] = {
-    "blocked weights": "blocked",
-    "plain weights": "fused",
-    "mask nodes": "fused",
-    "stacked masks": "portable",
-}
-"""Ways to compile a model for the CPU, the fastest first; and the one for other devices."""
-
 
 class Compiled:
     """An optimised model of a game.
 
     Args:
-        candidates: the model and the game's filters.
-        way: one of `WAYS`.
+        switched: the optimised model, and how its filters are turned off.
+        roster: the game's filters.
+        levels: of absent filters.
+        image: the name of the image input.
+        output: the output that is judged.
         sample: an image, shape (1, *input).
-        half: compute in half precision; not in weight space.
-
-    Raises:
-        ModelError: the optimised graph is not understood.
     """
 
     def __init__(
-        self, candidates: Candidates, way: str, sample: suite.Array, *, half: bool = False
+        self,
+        switched: Switched,
+        roster: Roster,
+        levels: FilterMeans,
+        *,
+        image: str,
+        output: str,
+        sample: suite.Array,
     ) -> None:
-        weight_space = way.endswith("weights")
-        assert not (half and weight_space)
-        survey, roster, means = candidates.survey, candidates.roster, candidates.levels
-        image, output = candidates.image, candidates.output
-        self.roster, self.means = roster, means
-        separated = separate(survey, roster.sites, means, output=output, weight_space=weight_space)
-        optimised = ort.optimise(with_codes(separated, roster), WAYS[way])
-        # Not before: the runtime would write down the casts that its CPU kernels need.
-        optimised = recast(optimised, "float16") if half else optimised
-        switched = find_switches(optimised, separated, roster)
+        self.roster, self.means = roster, levels
         self.switches, trained = switched.switches, switched.trained
         switchable = {name for s in self.switches for name in (s.kernel, s.bias) if name}
         self.anatomy = Anatomy(switched.model, image, output, switchable)
-        self.workspaces = Workspaces(roster, self.switches, trained, means)
+        self.workspaces = Workspaces(roster, self.switches, trained, levels)
         self._lock = threading.Lock()
         self._sessions: OrderedDict[Slice, tuple[Any, tuple[str, ...]]] = OrderedDict()
         stored = self.anatomy.index.initializers
@@ -387,60 +368,3 @@ def _write(lanes: suite.Array, channels: NDArray[np.intp], values: suite.Array) 
         lanes[:, c // block, :, c % block] = values[0]
     else:
         lanes[:, channels // block, :, channels % block] = values
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidates:
-    """Ways to compile a model, each tried once.
-
-    Attributes:
-        survey: of the working model.
-        roster: the game's filters.
-        levels: of absent filters.
-        image: the name of the image input.
-        output: the output that is judged.
-        step: the number of images that one run must have; None where any goes.
-        proven: what each way was found to do wrong, None where it agrees. A way is proven on the
-            images of the first game that it is tried for, and the verdict holds for all others.
-    """
-
-    survey: Survey
-    roster: Roster
-    levels: FilterMeans
-    image: str
-    output: str
-    step: int | None = None
-    proven: dict[str, str | None] = field(default_factory=dict)
-    _compiled: dict[tuple[str, bool], Compiled | None] = field(default_factory=dict)
-
-    @cached_property
-    def rounding(self) -> Rounding | None:
-        """Where the model rounds to steps: other ways to compute it must then give equal bits."""
-        return find_rounding(self.survey.index, (self.output,))
-
-    @property
-    def ways(self) -> tuple[str, ...]:
-        """Ways worth a try on the CPU.
-
-        Blocked convolutions add up in another order, and weights into which a normalisation is
-        folded round differently: both are left out where the model rounds to steps, and all are
-        where only rounded numbers can be compared.
-        """
-        if self.rounding is None:
-            return _ON_CPU
-        return () if self.rounding.at_the_end else _ON_CPU[-1:]
-
-    def compile(self, way: str, sample: suite.Array, *, half: bool = False) -> Compiled | None:
-        """The model compiled in one of `WAYS`, None where that cannot be done.
-
-        `sample` is one image, shape (1, *input); `half` asks for half precision, for masks alone.
-        """
-        key = way, half
-        if key not in self._compiled:
-            try:
-                with stage("compiling"):
-                    self._compiled[key] = Compiled(self, way, sample, half=half)
-            except errors.ModelError as error:
-                logger.info("%s: %s", way, error)
-                self._compiled[key] = None
-        return self._compiled[key]

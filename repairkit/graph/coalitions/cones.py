@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
@@ -67,6 +68,15 @@ class Switch:
     bias: str
     block: int
     mask: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Switched:
+    """An optimised model whose switches are inputs, and what they hold as trained."""
+
+    model: ModelProto
+    switches: tuple[Switch, ...]
+    trained: dict[str, NDArray[np.float32]]
 
 
 class Anatomy:

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from repairkit.core import errors, filters
-from repairkit.graph.coalitions.cones import Switch
+from repairkit.graph.coalitions.cones import Switch, Switched
 from repairkit.graph.coalitions.masking import mask_channels, mask_name, mask_shape
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.kind import Folded, Survey
-from repairkit.graph.stored.constants import folder_of, with_dense_tensors
+from repairkit.graph.stored.constants import with_dense_tensors
+from repairkit.graph.stored.tensors import folder_of
 
 _LARGEST_CODE = 2**24  # whole numbers up to here are exact in 32 bits
 BLOCKED = "com.microsoft.nchwc"
@@ -141,15 +142,6 @@ def _tidy(model: ModelProto, gone: set[int], output: str) -> None:
 
 
 # After optimisation
-
-
-@dataclass(frozen=True)
-class Switched:
-    """An optimised model whose switches are inputs, and what they hold as trained."""
-
-    model: ModelProto
-    switches: tuple[Switch, ...]
-    trained: dict[str, Floats]
 
 
 def with_codes(separated: Separated, roster: filters.Roster) -> ModelProto:

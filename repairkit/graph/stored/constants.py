@@ -7,7 +7,6 @@ operator on a tensor of positions, values by inverting `Cast` and `DequantizeLin
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,6 @@ from repairkit.graph.index import (
     all_nodes,
     attribute,
     int_attribute,
-    nodes_of_functions,
-    plain_tensors,
     subgraphs,
 )
 from repairkit.graph.stored import tensors
@@ -265,43 +262,3 @@ def _graphs(model: ModelProto) -> list[GraphProto]:
 
 
 # Models whose weights are kept outside
-
-
-def folder_of(model: ModelProto) -> Path | None:
-    """The folder of the weights that are kept outside; None where none are."""
-    folders = (
-        tensors.external_entry(t, tensors.FOLDER)
-        for t in plain_tensors(model.graph)
-        if tensors.is_outside(t)
-    )
-    first = next(folders, None)
-    return None if first is None else Path(first)
-
-
-def as_on_disk(model: ModelProto) -> ModelProto:
-    """The model without repairkit's marks; the model itself where it has none."""
-    return _without(model, tensors.FOLDER, tensors.DIGEST)
-
-
-def wherever_it_lies(model: ModelProto) -> ModelProto:
-    """The model without the folder of its weights, to compare it; itself where none is outside."""
-    return _without(model, tensors.FOLDER)
-
-
-def _without(model: ModelProto, *keys: str) -> ModelProto:
-    if folder_of(model) is None:
-        return model
-    result = ModelProto()
-    result.CopyFrom(model)
-    for tensor in plain_tensors(result.graph, nodes_of_functions(result)):
-        tensors.forget_marks(tensor, *keys)
-    return result
-
-
-def outside_digests(model: ModelProto) -> dict[str, str]:
-    """The SHA-256 of every data file that is kept outside, by its name in the model."""
-    return {
-        tensors.external_entry(t, "location"): tensors.external_entry(t, tensors.DIGEST)
-        for t in plain_tensors(model.graph, nodes_of_functions(model))
-        if tensors.is_outside(t)
-    }

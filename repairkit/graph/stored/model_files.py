@@ -20,15 +20,8 @@ from repairkit.core.errors import ModelError, RunFolderError
 from repairkit.core.process.text import first_line
 from repairkit.core.process.writing import Drafts, together
 from repairkit.graph.index import GraphIndex, nodes_of_functions, plain_tensors, stored_tensors
-from repairkit.graph.stored import constants
+from repairkit.graph.stored import tensors
 from repairkit.graph.stored.checking import check_model
-from repairkit.graph.stored.tensors import (
-    PACKED_BITS,
-    external_entry,
-    forget_marks,
-    keep_outside,
-    tensor_bytes,
-)
 
 _SINGLE_FILE_LIMIT = 2_000_000_000
 _LARGEST_MESSAGE = 2**31 - 1
@@ -91,13 +84,13 @@ def _digest(content: bytes, external: Mapping[str, Path]) -> str:
 
 def canonical_bytes(model: ModelProto) -> bytes:
     """The bytes under which repairkit writes and compares a model."""
-    return constants.as_on_disk(model).SerializeToString(deterministic=True)
+    return tensors.as_on_disk(model).SerializeToString(deterministic=True)
 
 
 def digest_of(model: ModelProto) -> str:
     """What `read_model` will give for a model that is not on disk yet."""
     hasher = hashlib.sha256(canonical_bytes(model))
-    for _, digest in sorted(constants.outside_digests(model).items()):
+    for _, digest in sorted(tensors.outside_digests(model).items()):
         hasher.update(bytes.fromhex(digest))
     return hasher.hexdigest()
 
@@ -173,7 +166,7 @@ _SLACK_BYTES = 64 << 20
 def external_locations(model: ModelProto) -> list[str]:
     """The files beside the model that its tensors name, sorted."""
     external = (t for t in stored_tensors(model) if uses_external_data(t))
-    return sorted({external_entry(t, "location") for t in external})
+    return sorted({tensors.external_entry(t, "location") for t in external})
 
 
 def safe_path(model_path: Path, location: str) -> Path:
@@ -214,14 +207,14 @@ def load_external(model_path: Path, model: ModelProto) -> None:
     """
     waiting = [t for t in stored_tensors(model) if uses_external_data(t)]
     for tensor in waiting:
-        forget_marks(tensor)
+        tensors.forget_marks(tensor)
     ranges = _checked_ranges(model_path, waiting)
     n_bytes = sum(length for held in ranges.values() for _, _, length in held)
     if n_bytes > KEPT_OUTSIDE_ABOVE and _can_be_mapped(model, waiting):
         for location, held in ranges.items():
             digest = digest_of_file(safe_path(model_path, location))
             for tensor, _, _ in held:
-                keep_outside(tensor, model_path.parent, digest)
+                tensors.keep_outside(tensor, model_path.parent, digest)
         return
     try:
         for location in sorted(ranges):
@@ -238,13 +231,13 @@ def load_external(model_path: Path, model: ModelProto) -> None:
 
 
 def _checked_ranges(
-    model_path: Path, tensors: list[TensorProto]
+    model_path: Path, waiting: list[TensorProto]
 ) -> dict[str, list[tuple[TensorProto, int, int]]]:
     """Each file's tensors, with the offset and length of their bytes."""
     ranges: dict[str, list[tuple[TensorProto, int, int]]] = {}
     sizes: dict[str, int] = {}
-    for tensor in tensors:
-        location = external_entry(tensor, "location")
+    for tensor in waiting:
+        location = tensors.external_entry(tensor, "location")
         if location not in sizes:
             path = safe_path(model_path, location)
             if not path.is_file():
@@ -264,18 +257,18 @@ def _checked_ranges(
     return ranges
 
 
-def _can_be_mapped(model: ModelProto, tensors: list[TensorProto]) -> bool:
+def _can_be_mapped(model: ModelProto, waiting: list[TensorProto]) -> bool:
     """Whether no tensor is part of a sparse one, or holds several numbers in a byte."""
     plain = sum(map(uses_external_data, plain_tensors(model.graph, nodes_of_functions(model))))
-    return plain == len(tensors) and all(t.data_type not in PACKED_BITS for t in tensors)
+    return plain == len(waiting) and all(t.data_type not in tensors.PACKED_BITS for t in waiting)
 
 
 def _range(model_path: Path, tensor: TensorProto, size: int) -> tuple[int, int]:
     """Offset and length of a tensor's bytes in a file of `size` bytes."""
-    needed = tensor_bytes(tensor)
+    needed = tensors.tensor_bytes(tensor)
     try:
-        offset = int(external_entry(tensor, "offset") or 0)
-        length = int(external_entry(tensor, "length") or needed)
+        offset = int(tensors.external_entry(tensor, "offset") or 0)
+        length = int(tensors.external_entry(tensor, "length") or needed)
     except ValueError:
         offset = length = -1
     if offset < 0 or length != needed or offset + length > size:
@@ -304,10 +297,10 @@ def place_beside(model: ModelProto, out: Path, drafts: Drafts) -> None:
     Raises:
         RunFolderError: another file is in the way, or nothing can be written.
     """
-    folder = constants.folder_of(model)
+    folder = tensors.folder_of(model)
     if folder is None:
         return
-    for location, digest in sorted(constants.outside_digests(model).items()):
+    for location, digest in sorted(tensors.outside_digests(model).items()):
         source, target = folder / location, out.parent / location
         if target.exists():
             if not (target.samefile(source) or digest_of_file(target) == digest):
@@ -330,9 +323,7 @@ def place_beside(model: ModelProto, out: Path, drafts: Drafts) -> None:
 
 def same_model(one: ModelProto, other: ModelProto) -> bool:
     """Whether two models are equal to the byte in their canonical form."""
-    a, b = (
-        constants.wherever_it_lies(m).SerializeToString(deterministic=True) for m in (one, other)
-    )
+    a, b = (tensors.wherever_it_lies(m).SerializeToString(deterministic=True) for m in (one, other))
     return a == b
 
 

@@ -29,6 +29,7 @@ from onnx import (
 from onnx.reference import ReferenceEvaluator
 
 from repairkit.core import errors, suite
+from repairkit.graph.index import nodes_of_functions, plain_tensors
 
 FROZEN_TYPES = ("float16", "float32", "float64")
 """Types in which a layer of floats may hold a constant."""
@@ -314,3 +315,42 @@ def _bytes(value: onnx.ValueInfoProto) -> int | None:
     sizes = [dim.dim_value for dim in kind.shape.dim]
     width = max(1, helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize)
     return math.prod(sizes) * width
+
+
+# Marks of weights that are kept outside the model file
+
+
+def folder_of(model: ModelProto) -> Path | None:
+    """The folder of the weights that are kept outside; None where none are."""
+    folders = (external_entry(t, FOLDER) for t in plain_tensors(model.graph) if is_outside(t))
+    first = next(folders, None)
+    return None if first is None else Path(first)
+
+
+def as_on_disk(model: ModelProto) -> ModelProto:
+    """The model without repairkit's marks; the model itself where it has none."""
+    return _without(model, FOLDER, DIGEST)
+
+
+def wherever_it_lies(model: ModelProto) -> ModelProto:
+    """The model without the folder of its weights, to compare it; itself where none is outside."""
+    return _without(model, FOLDER)
+
+
+def _without(model: ModelProto, *keys: str) -> ModelProto:
+    if folder_of(model) is None:
+        return model
+    result = ModelProto()
+    result.CopyFrom(model)
+    for tensor in plain_tensors(result.graph, nodes_of_functions(result)):
+        forget_marks(tensor, *keys)
+    return result
+
+
+def outside_digests(model: ModelProto) -> dict[str, str]:
+    """The SHA-256 of every data file that is kept outside, by its name in the model."""
+    return {
+        external_entry(t, "location"): external_entry(t, DIGEST)
+        for t in plain_tensors(model.graph, nodes_of_functions(model))
+        if is_outside(t)
+    }

@@ -15,7 +15,7 @@ from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.core.process.writing import Drafts
 from repairkit.formats.stored_files import StoredFile, describe, restore
 from repairkit.graph.stored import model_files
-from repairkit.graph.stored.constants import outside_digests
+from repairkit.graph.stored.tensors import outside_digests
 
 _SLACK_BYTES = 64 << 20
 

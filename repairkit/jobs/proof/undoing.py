@@ -12,8 +12,8 @@ from repairkit.graph.baking import Baked, bake, revert
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.metadata import read_claims, write_claims
-from repairkit.graph.stored.constants import outside_digests
 from repairkit.graph.stored.model_files import ModelFile, digest_of, place_beside, write_model
+from repairkit.graph.stored.tensors import outside_digests
 from repairkit.jobs.output.destination import check_result
 from repairkit.jobs.proof.layout import add_files, digest_of_files, restored_files
 from repairkit.jobs.proof.verifying import prove_patch, sign_claim

@@ -22,8 +22,8 @@ from repairkit.graph.kinds.class_head import head_named
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.metadata import read_claims, write_claims
-from repairkit.graph.stored.constants import outside_digests
 from repairkit.graph.stored.model_files import ModelFile, digest_of, first_difference, same_model
+from repairkit.graph.stored.tensors import outside_digests
 from repairkit.jobs.proof.layout import digest_of_files, restored_files
 from repairkit.jobs.setup.subject import judging_the_model, noise_images
 from repairkit.jobs.setup.workbench import Subject

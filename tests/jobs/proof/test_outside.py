@@ -15,9 +15,8 @@ from onnx import helper, numpy_helper
 
 from repairkit.core.errors import RunFolderError
 from repairkit.graph.stored import model_files
-from repairkit.graph.stored.constants import folder_of
 from repairkit.graph.stored.model_files import read_model, write_model
-from repairkit.graph.stored.tensors import array_of
+from repairkit.graph.stored.tensors import array_of, folder_of
 from tests import models
 from tests.conftest import Answer
 from tests.running import run

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 from onnx import ModelProto
 
-from repairkit.core.filters import FilterMeans, Site
+from repairkit.core.filters import FilterMeans, FrozenFilter, Patch, Roster, Site
 from repairkit.engine.runner import OpenModel
 from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.coalitions.rebatch import fixed_batch
@@ -35,6 +35,18 @@ def random_levels(sites: tuple[Site, ...], seed: int = 0) -> FilterMeans:
     """Levels to freeze at, of the size of a typical activation."""
     rng = np.random.default_rng(seed)
     return {s.name: rng.standard_normal(s.n_channels).astype(np.float32) for s in sites}
+
+
+def frozen_players(
+    sites: tuple[Site, ...], levels: FilterMeans, players: list[int]
+) -> tuple[Patch, dict[str, Any]]:
+    """A patch that freezes some players at their levels, and the masks that do the same."""
+    masks = all_present(sites)
+    chosen = [Roster(sites).filters[player] for player in players]
+    for f in chosen:
+        masks[f"{f.site}/mask"].reshape(-1)[f.channel] = False
+    frozen = tuple(FrozenFilter(f, float(levels[f.site][f.channel])) for f in chosen)
+    return Patch(frozen), masks
 
 
 def input_name(model: ModelProto) -> str:

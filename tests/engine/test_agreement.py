@@ -24,10 +24,9 @@ from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.coalitions.recast import recast
 from repairkit.graph.kinds.sites import instrument
 from tests.engine.games import Setup, set_up
-from tests.graph.test_real_models import image_of, load
 from tests.models import model_of
 from tests.running import run
-from tests.zoo import LIGHT_MODELS, ZOO_MODELS
+from tests.zoo import LIGHT_MODELS, ZOO_MODELS, image_of, load
 
 REAL = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow])

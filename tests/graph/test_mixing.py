@@ -11,9 +11,8 @@ from onnx import ModelProto, NodeProto, helper
 
 from repairkit.graph.mixing import find_mixers, find_random
 from tests import models
-from tests.graph.test_real_models import load
 from tests.running import input_name
-from tests.zoo import ZOO_MODELS
+from tests.zoo import ZOO_MODELS, load
 
 Weights = dict[str, np.ndarray]
 

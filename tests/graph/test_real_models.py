@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper
 
-from repairkit.core.filters import FrozenFilter, Patch, Roster
+from repairkit.core.filters import Roster
 from repairkit.graph.baking import bake, representable, revert
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.stored.model_files import same_model
-from tests.running import all_present, input_name, random_levels, run
-from tests.zoo import LIGHT_MODELS, ZOO_MODELS, needs_zoo
+from tests.running import all_present, frozen_players, input_name, random_levels, run
+from tests.zoo import LIGHT_MODELS, ZOO_MODELS, image_of, load, needs_zoo
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _SLOW = {
@@ -24,48 +23,6 @@ MODELS = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in _SLOW else [])
     for path in (*ZOO_MODELS, *LIGHT_MODELS)
 ]
-
-
-def load(path: Path) -> ModelProto:
-    """A model; the light ones get random weights, since all of theirs are equal.
-
-    The weights keep activations of one size through the depth, and tell classes apart.
-    """
-    model = onnx.load(path)
-    if not path.stem.startswith("light_"):
-        return model
-    rng = np.random.default_rng(0)
-    shapes = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    readers = {name: node.op_type for node in model.graph.node for name in node.input}
-    for node in list(model.graph.node):
-        if node.op_type != "ConstantOfShape":
-            continue
-        name, shape = node.output[0], shapes[node.input[0]].tolist()
-        array = _weights(rng, shape, readers[name]).astype(np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(array, name))
-        model.graph.input.append(onnx.helper.make_tensor_value_info(name, 1, shape))
-        model.graph.node.remove(node)
-    return model
-
-
-def _weights(rng: np.random.Generator, shape: list[int], reader: str) -> np.ndarray:
-    if len(shape) > 1:
-        gain = 1.5 if reader == "Conv" else 6.0
-        return rng.standard_normal(shape) * gain / np.sqrt(np.prod(shape[1:]))
-    if reader in ("BatchNormalization", "Unsqueeze"):
-        return rng.uniform(0.5, 1.5, shape)
-    return 0.1 * rng.standard_normal(shape)
-
-
-def image_of(model: ModelProto, seed: int = 0) -> np.ndarray:
-    value = next(i for i in model.graph.input if i.name == input_name(model))
-    dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
-    shape = [1, *(d or 64 for d in dims[1:])]
-    rng = np.random.default_rng(seed)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    if np.issubdtype(dtype, np.integer):
-        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
 
 
 @needs_zoo
@@ -93,19 +50,14 @@ def test_masked_and_baked_agree_and_nothing_else_changes(path: Path) -> None:
     feeds = {input_name(model): image_of(model)}
     levels = representable(found, random_levels(found.sites))
     masked = instrument(model, found.sites, levels)
-    masks = all_present(found.sites)
     plain = run(model, feeds)
-    for ours, theirs in zip(run(masked, feeds | masks), plain, strict=True):
+    for ours, theirs in zip(run(masked, feeds | all_present(found.sites)), plain, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
-    roster = Roster(found.sites)
-    chosen = np.random.default_rng(1).choice(len(roster), 5, replace=False).tolist()
-    frozen = []
-    for player in chosen:
-        f = roster.filters[player]
-        frozen.append(FrozenFilter(f, float(levels[f.site][f.channel])))
-        masks[f"{f.site}/mask"].reshape(-1)[f.channel] = False
-    baked = bake(survey(model), Patch(tuple(frozen)))
+    n = len(Roster(found.sites))
+    chosen = np.random.default_rng(1).choice(n, 5, replace=False).tolist()
+    patch, masks = frozen_players(found.sites, levels, chosen)
+    baked = bake(survey(model), patch)
     for ours, theirs in zip(run(baked.model, feeds), run(masked, feeds | masks), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     onnx.checker.check_model(baked.model)

@@ -14,10 +14,9 @@ from onnx.reference import ReferenceEvaluator
 from repairkit.graph.coalitions.recast import Width, recast
 from repairkit.graph.kinds.sites import find_sites, instrument
 from tests.engine.games import deep_model
-from tests.graph.test_real_models import image_of, load
 from tests.models import LAYERS, images
 from tests.running import input_name, random_levels, run
-from tests.zoo import LIGHT_MODELS, ZOO_MODELS
+from tests.zoo import LIGHT_MODELS, ZOO_MODELS, image_of, load
 
 WIDTHS: list[Width] = ["float16", "float64"]
 # What the reference implementation of the standard lacks: grouped transposes, and old quantisation.

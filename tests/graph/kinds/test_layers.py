@@ -16,7 +16,7 @@ from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import bias_levels, instrument, survey, zero_levels
 from repairkit.graph.stored.model_files import same_model
 from tests import models, wild_models
-from tests.running import all_present, opened, random_levels, run
+from tests.running import all_present, frozen_players, opened, random_levels, run
 
 MODELS = {
     **wild_models.LAYERS,
@@ -26,13 +26,8 @@ MODELS = {
 
 def freeze(found: Survey, chosen: list[int], seed: int) -> tuple[Patch, dict, dict]:
     levels = representable(found, random_levels(found.sites, seed))
-    masks = all_present(found.sites)
-    frozen = []
-    for player in chosen:
-        f = Roster(found.sites).filters[player]
-        frozen.append(FrozenFilter(f, float(levels[f.site][f.channel])))
-        masks[f"{f.site}/mask"].reshape(-1)[f.channel] = False
-    return Patch(tuple(frozen)), levels, masks
+    patch, masks = frozen_players(found.sites, levels, chosen)
+    return patch, levels, masks
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -14,20 +14,14 @@ from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.stored.model_files import first_difference, same_model
 from tests import models
-from tests.running import all_present, input_name, random_levels, run
+from tests.running import all_present, frozen_players, input_name, random_levels, run
 
 
 def freeze(found: Survey, chosen: list[int], *, seed: int = 0) -> tuple[Patch, dict, dict]:
     """A patch of the chosen players, and the levels and masks that do the same."""
     levels = representable(found, random_levels(found.sites, seed))
-    roster = Roster(found.sites)
-    masks = all_present(found.sites)
-    frozen = []
-    for player in chosen:
-        f = roster.filters[player]
-        frozen.append(FrozenFilter(f, float(levels[f.site][f.channel])))
-        masks[f"{f.site}/mask"].reshape(-1)[f.channel] = False
-    return Patch(tuple(frozen)), levels, masks
+    patch, masks = frozen_players(found.sites, levels, chosen)
+    return patch, levels, masks
 
 
 def image_for(model: onnx.ModelProto, seed: int = 0) -> np.ndarray:

@@ -13,16 +13,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from repairkit.core.filters import Filter, FrozenFilter, Patch
 from repairkit.estimators import registry
+from repairkit.graph.baking import bake, infer_patch, is_idle, representable, revert
+from repairkit.graph.coalitions.masking import mask_name
+from repairkit.graph.kinds import sites
+from repairkit.graph.stored.model_files import same_model
 from repairkit.jobs.export import adapters
 from repairkit.jobs.repair import patching
 from repairkit.metrics import catalogue
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project
+from tests.running import run
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "CONTRIBUTING.md"
+OPERATOR = "InstanceNormalization"  # of the example of a kind of site
 Command = Callable[..., Answer]
 Example = Callable[[str], Any]
 
@@ -57,7 +65,8 @@ def test_every_path_that_a_page_names_is_there(page: Path) -> None:
 
 def test_every_example_is_tested() -> None:
     titles = re.findall(r"```python\n# (.*?)\n", PAGE.read_text(encoding="utf-8"))
-    assert sorted(titles) == ["a metric", "a repair", "an adapter", "an estimator"]
+    kinds = ["a kind of site", "a metric", "a repair", "an adapter", "an estimator"]
+    assert sorted(titles) == kinds
 
 
 def test_the_metric_is_scored_and_shown(
@@ -126,3 +135,46 @@ def test_the_adapter_exports_proves_and_maps_its_model(
     assert answer.code == 0, answer.err
     assert json.loads(answer.out)["framework"] == "pointwise"
     assert Path("tiny.onnx").exists()
+
+
+def normalised() -> ModelProto:
+    """A normalisation of three channels, and their means."""
+    stored = {"scale": [1.0, 0.5, 2.0], "bias": [0.1, -0.2, 0.3]}
+    graph = helper.make_graph(
+        [
+            helper.make_node(OPERATOR, ["image", "scale", "bias"], ["made"], "norm"),
+            helper.make_node("Exp", ["made"], ["raised"]),
+            helper.make_node("GlobalAveragePool", ["raised"], ["output"]),
+        ],
+        "normalised",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 6, 6])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["n", 3, 1, 1])],
+        [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in stored.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_the_kind_of_site_is_found_masked_frozen_and_undone(
+    example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = normalised()
+    assert sites.survey(model).sites == ()
+    norms = example("a kind of site").NORMS
+    monkeypatch.setattr(sites, "KINDS", (*sites.KINDS, norms))
+    monkeypatch.setitem(sites._KIND_OF, OPERATOR, norms)
+    surveyed = sites.survey(model)
+    site = surveyed.sites[0]
+    assert (site.name, site.kind, site.n_channels) == ("norm", OPERATOR, 3)
+    levels = representable(surveyed, {"norm": np.array([0.25, 0.5, -1.0])})
+    frozen = [FrozenFilter(Filter("norm", c), float(levels["norm"][c])) for c in (0, 2)]
+    images = np.random.default_rng(0).standard_normal((4, 3, 6, 6)).astype(np.float32)
+    mask = np.array([False, True, False]).reshape(1, 3, 1, 1)
+    instrumented = sites.instrument(model, surveyed.sites, levels)
+    masked = run(instrumented, {"image": images, mask_name(site): mask})[0]
+    baked = bake(surveyed, Patch(tuple(frozen)))
+    np.testing.assert_array_equal(run(baked.model, {"image": images})[0], masked)
+    after = sites.survey(baked.model)
+    assert infer_patch(surveyed, after) == Patch(tuple(frozen))
+    assert not is_idle(surveyed, frozen[0])
+    assert is_idle(after, frozen[0])
+    assert same_model(revert(baked.model, baked.edits), model)

@@ -49,7 +49,7 @@ from benchmarks.promising import (
 from repairkit.core.filters import Filter, FrozenFilter, Patch
 from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations, Indices
-from repairkit.data.strata import strata_of
+from repairkit.data.parts import strata_of
 from repairkit.jobs.repair.confirming import confirm, cross_fit, draw_folds
 from repairkit.jobs.repair.criterion import ChoosingCriterion
 from repairkit.jobs.repair.ladder import CureJudge, not_sure

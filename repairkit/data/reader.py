@@ -19,8 +19,7 @@ from repairkit.data.preprocessing import (
     is_tabular,
 )
 from repairkit.data.sources import manifest
-from repairkit.data.sources.archive import read_archive
-from repairkit.data.sources.arrays import load_array, take_arrays, take_columns
+from repairkit.data.sources.arrays import load_array, read_archive, take_arrays, take_columns
 from repairkit.data.sources.folder import read_folder
 from repairkit.data.tables import as_texts, clean_column, text_column
 

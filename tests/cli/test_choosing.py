@@ -13,7 +13,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from repairkit.data.strata import split_selection
+from repairkit.data.parts import split_selection
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Settings

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repairkit.core.errors import DataError
-from repairkit.data.sources.archive import read_archive
+from repairkit.data.sources.arrays import read_archive
 
 
 def header(shape: str, descr: str = "'|u1'") -> bytes:

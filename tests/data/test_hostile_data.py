@@ -17,8 +17,8 @@ from repairkit.core.errors import DataError, RunFolderError, SettingsError
 from repairkit.data import images, tables
 from repairkit.data.images import Geometry, ImageFile, decode
 from repairkit.data.project import read_project
-from repairkit.data.sources import archive as archive_reader
-from repairkit.data.sources.archive import read_archive
+from repairkit.data.sources import arrays as archive_reader
+from repairkit.data.sources.arrays import read_archive
 from repairkit.data.tables import read_csv, read_parquet
 from repairkit.formats.documents import read_json
 

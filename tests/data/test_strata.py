@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repairkit.data.strata import draw_shares, label_bins, round_counts
+from repairkit.data.parts import draw_shares, label_bins, round_counts
 
 SHARES = st.lists(st.integers(1, 10), min_size=1, max_size=3).flatmap(
     lambda parts: st.integers(0, 5).map(lambda rest: [part / (sum(parts) + rest) for part in parts])

@@ -18,7 +18,7 @@ from repairkit.attacks import Pgd, PixelBox, Square, pgd, square
 from repairkit.core import errors, framework, results, suite
 from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import stage
-from repairkit.data.sources.archive import read_archive
+from repairkit.data.sources.arrays import read_archive
 from repairkit.engine.runner import OpenModel
 from repairkit.formats.attack_file import RECORD, AttackRecord, attack_record
 from repairkit.formats.patch_file import PatchFile

@@ -13,8 +13,7 @@ from repairkit.core import errors, filters
 from repairkit.core.process.stages import stage
 from repairkit.formats.documents import outputs, read_json, to_json
 from repairkit.formats.means_file import read_means
-from repairkit.formats.run_file import RunDocument, RunFolder
-from repairkit.formats.score_table import ScoreRow
+from repairkit.formats.run_file import RunDocument, RunFolder, ScoreRow
 from repairkit.jobs.look import interpreting
 from repairkit.jobs.output.destination import Companions, check_replaced
 from repairkit.jobs.output.places import Places

@@ -27,7 +27,7 @@ from repairkit.estimators.questions import Side, contested, settle_top_k
 from repairkit.formats import run_file
 from repairkit.formats.documents import outputs, to_json
 from repairkit.formats.effects import Affects
-from repairkit.formats.score_table import ScoreRow, finite_rows, scores_csv, scores_table
+from repairkit.formats.run_file import ScoreRow, finite_rows, scores_csv, scores_table
 from repairkit.jobs.runs.claiming import locked
 from repairkit.jobs.runs.run_document import differing, measures_in, settings_in
 

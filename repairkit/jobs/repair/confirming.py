@@ -15,7 +15,7 @@ import numpy as np
 
 from repairkit.core import attacked, errors, suite
 from repairkit.core.process.stages import stage
-from repairkit.data.strata import strata_of
+from repairkit.data.parts import strata_of
 from repairkit.jobs.repair.ladder import CureJudge, Verdict, not_sure
 from repairkit.repairs.crossfit import Folds, assign_folds
 from repairkit.repairs.cure import ChosenPatch, Cure, Cured, Nothing, Story

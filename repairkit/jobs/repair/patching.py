@@ -17,7 +17,7 @@ from repairkit.core import attacked, errors, results
 from repairkit.core.filters import Patch
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Indices, Suite
-from repairkit.data.strata import CONFIRMATION_SHARE, split_selection, strata_of
+from repairkit.data.parts import CONFIRMATION_SHARE, split_selection, strata_of
 from repairkit.formats.documents import outputs
 from repairkit.formats.patch_file import PatchFile, patch_file_text
 from repairkit.graph.baking import Baked, bake

@@ -11,8 +11,7 @@ from repairkit.core import game, metric, suite
 from repairkit.core.scores import Run, Scores
 from repairkit.engine.model_game import some_images
 from repairkit.estimators.driving.driver import scores_on
-from repairkit.formats.run_file import RunDocument
-from repairkit.formats.score_table import finite_rows, scores_table
+from repairkit.formats.run_file import RunDocument, finite_rows, scores_table
 from repairkit.jobs.setup.workbench import Bench
 
 

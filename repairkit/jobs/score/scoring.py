@@ -16,7 +16,7 @@ from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.scores import Progress, Run, Spent
 from repairkit.core.suite import Precision, Suite
-from repairkit.data.strata import CONFIRMATION_SHARE, split_selection
+from repairkit.data.parts import CONFIRMATION_SHARE, split_selection
 from repairkit.estimators.driving.checkpoint import CheckpointStore
 from repairkit.estimators.driving.driver import Estimation, estimate
 from repairkit.formats.effects import Affects, settings_of

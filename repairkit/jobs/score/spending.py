@@ -11,7 +11,7 @@ import numpy as np
 from repairkit.core import errors, game
 from repairkit.core.process.stages import Deadline
 from repairkit.core.suite import Suite
-from repairkit.data.strata import draw_shares
+from repairkit.data.parts import draw_shares
 from repairkit.engine.working import Working
 from repairkit.estimators.linear.regression import FEW_PLAYERS
 from repairkit.estimators.linear.ridge import LEAST_ROWS

@@ -11,8 +11,7 @@ from repairkit.core import attacked, errors, suite
 from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import READING_LOG, Deadline, stage
 from repairkit.data.dataset import Dataset
-from repairkit.data.parts import Parts
-from repairkit.data.strata import label_bins
+from repairkit.data.parts import Parts, label_bins
 from repairkit.data.usual import class_orders, usual_ways
 from repairkit.formats.run_file import Ends
 from repairkit.jobs.output.signs_of_life import event

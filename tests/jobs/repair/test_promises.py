@@ -14,7 +14,7 @@ from repairkit.core.filters import Filter, FrozenFilter, Patch
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations, Indices
-from repairkit.data.strata import strata_of
+from repairkit.data.parts import strata_of
 from repairkit.jobs.repair.confirming import confirm, cross_fit
 from repairkit.jobs.repair.ladder import CureJudge
 from repairkit.jobs.repair.objective import Limit, Objective, Target, Wishes

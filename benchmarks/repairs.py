@@ -20,7 +20,7 @@ from repairkit.core.results import Figure
 from repairkit.core.suite import Suite
 from repairkit.data.parts import PartPlan, Parts
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
+from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.patching import choose_patch
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.score_settings import ScoreSettings
@@ -116,7 +116,7 @@ class Lab:
         selection = self._suite(sample.selection, "selection")
         test = self._suite(sample.test, "test") if len(sample.test) else selection
         objective = Objective.of(FAIRNESS_OBJECTIVE)
-        values = plain_values(objective) if how.choose == "plain" else objective.values
+        values = objective.plain_values if how.choose == "plain" else objective.values
         bench = self._with_parts(selection, test)
         bench = replace(bench, settings=replace(bench.settings, metrics=values, seed=seed))
         try:

@@ -51,9 +51,15 @@ from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations, Indices
 from repairkit.data.parts import strata_of
 from repairkit.jobs.repair.confirming import confirm, cross_fit, draw_folds
-from repairkit.jobs.repair.criterion import ChoosingCriterion
 from repairkit.jobs.repair.ladder import CureJudge, not_sure
-from repairkit.jobs.repair.objective import N_FOLDS, PROMISES, Limit, Objective, Wishes
+from repairkit.jobs.repair.objective import (
+    N_FOLDS,
+    PROMISES,
+    ChoosingCriterion,
+    Limit,
+    Objective,
+    Wishes,
+)
 from repairkit.metrics.catalogue import make_metric
 from repairkit.repairs.crossfit import Bound, Folds, assign_folds
 from repairkit.repairs.cure import Cured, Nothing

@@ -275,35 +275,6 @@ def _check_lengths(outputs: Array, annotations: Annotations, suite: str) -> None
 # Groups that pay for a repair more than was allowed
 
 
-def groups_beyond(
-    before: Array,
-    after: Array,
-    annotations: Annotations,
-    most: float,
-    *,
-    form: OutputForm | None,
-    seed: int,
-) -> dict[str, results.Figure]:
-    """Groups whose accuracy surely falls, and by more than `most`; see `falls_beyond`.
-
-    Args:
-        before: the model's outputs, (n_images, ...).
-        after: those of the repaired model for the same images, best of a choice that these images
-            had no part in.
-        annotations: of the images.
-        most: what the accuracy of a group may lose, in [0, 1].
-        form: how outputs are read.
-        seed: of the bootstrap.
-
-    Returns:
-        The change of each such group, the worst first; empty where the data has no groups.
-    """
-    if annotations.groups is None:
-        return {}
-    changes = difference(before, after, annotations, (), form=form, seed=seed)
-    return falls_beyond(changes, most)
-
-
 def falls_beyond(changes: Mapping[str, results.Figure], most: float) -> dict[str, results.Figure]:
     """The changes of the groups that surely lose accuracy, and more than `most` of it.
 

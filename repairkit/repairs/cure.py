@@ -172,3 +172,12 @@ class FinalFigures:
     outputs: tuple[suite.Array, suite.Array]
     fairness: dict[str, Any] | None
     classes: list[dict[str, Any]] | None = None
+
+
+def make_patch(
+    players: suite.Indices, roster: filters.Roster, levels: filters.FilterMeans
+) -> filters.Patch:
+    """A patch that freezes players at their levels, in the order given."""
+    chosen = [roster.filters[player] for player in players.tolist()]
+    constants = [filters.constant_of(levels[f.site][f.channel]) for f in chosen]
+    return filters.Patch(tuple(map(filters.FrozenFilter, chosen, constants)))

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations
 from repairkit.metrics.chance import binomial_tail
-from repairkit.metrics.evaluation import difference, groups_beyond
+from repairkit.metrics.evaluation import difference, falls_beyond
 
 FORM = OutputForm("logits")
 
@@ -32,7 +32,7 @@ def answers(rows: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray, A
 
 
 def beyond(rows: list[tuple[int, int, int]], most: float = 0.05) -> list[str]:
-    return list(groups_beyond(*answers(rows), most, form=FORM, seed=0))
+    return list(falls_beyond(difference(*answers(rows), (), form=FORM, seed=0), most))
 
 
 def test_one_image_of_eight_forbids_nothing_and_sixteen_of_two_hundred_do() -> None:
@@ -47,7 +47,7 @@ def test_one_image_of_eight_forbids_nothing_and_sixteen_of_two_hundred_do() -> N
 def test_without_groups_nothing_is_forbidden() -> None:
     before, after, about = answers([(50, 40, 0)])
     alone = Annotations(labels=about.labels)
-    assert groups_beyond(before, after, alone, 0.0, form=FORM, seed=0) == {}
+    assert falls_beyond(difference(before, after, alone, (), form=FORM, seed=0), 0.0) == {}
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 300))

@@ -23,7 +23,7 @@ from repairkit.core.scores import Scores
 from repairkit.core.suite import Array, Indices, Suite
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
-from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective, plain_values
+from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.repair_settings import GRADIENT
 from repairkit.jobs.runs.part_records import options_in_words, parts_in_words, same_parts
 from repairkit.jobs.runs.run_document import differing, settings_at, settings_in
@@ -283,7 +283,7 @@ def _check_run(path: Path, run: RunDocument, bench: Bench, objective: Objective)
             "patch is to be judged on"
         )
     settings, known = bench.settings, run["settings"]
-    fitting = dict.fromkeys([objective.metric, *settings.metrics[:1], *plain_values(objective)])
+    fitting = dict.fromkeys([objective.metric, *settings.metrics[:1], *objective.plain_values])
     if known["metrics"][0] not in fitting:
         raise RunFolderError(
             f"{path}: was scored with the metric {known['metrics'][0]!r}, which does not tell who "
@@ -399,7 +399,7 @@ def conductance_by(
     """Measures the conductance of a bench's filters; None without the framework's model."""
     if source is None:
         return None
-    return partial(_conductance, source=source, weighed_as=plain_values(objective)[0])
+    return partial(_conductance, source=source, weighed_as=objective.plain_values[0])
 
 
 def _conductance(bench: Bench, *, source: Source, weighed_as: str) -> PlayerValues:

@@ -11,14 +11,13 @@ from repairkit.core.filters import Filter, Patch, constant_text
 from repairkit.core.process.trust import without
 from repairkit.formats.run_file import RunFolder
 from repairkit.graph.baking import is_idle
-from repairkit.jobs.repair.objective import Objective, metric_names, plain_values
+from repairkit.jobs.repair.objective import Objective, metric_names
 from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings, can_be_solved_anew
 from repairkit.jobs.setup.looking import tell_reading
 from repairkit.jobs.setup.settings import Again, named_in, said_again
 from repairkit.jobs.setup.workbench import Bench, Settings, check_metrics
 from repairkit.metrics.definition import check_defined
-from repairkit.repairs.cure import ChosenPatch
-from repairkit.repairs.propose import make_patch
+from repairkit.repairs.cure import ChosenPatch, make_patch
 
 _CACHE_BYTES = 2**28  # searches ask for sets that share little; more does not make them faster
 _MOST_NAMED = 8
@@ -76,7 +75,7 @@ def settled(settings: Settings, asked: PatchSettings, objective: Objective) -> S
         settings = replace(settings, absent=asked.level)
     if asked.remove:
         return settings
-    metrics = plain_values(objective) if asked.choose == "plain" else objective.values
+    metrics = objective.plain_values if asked.choose == "plain" else objective.values
     return replace(settings, metrics=metrics)
 
 

@@ -33,13 +33,12 @@ from repairkit.jobs.proof.verifying import prove_patch, sign_claim
 from repairkit.jobs.repair import confirming, filter_values, judging, patch_checks, telling
 from repairkit.jobs.repair.comparison.baselines import RANDOM_DRAWS, with_baselines
 from repairkit.jobs.repair.comparison.plain_recipe import choose_by_ranking
-from repairkit.jobs.repair.criterion import ChoosingCriterion
 from repairkit.jobs.repair.cures.freezing import FreezeFilters
 from repairkit.jobs.repair.cures.last_layer import MoveBiases, RefitLastLayer
 from repairkit.jobs.repair.cures.supplies import FilterSupplies, Looks, Offer, Supplies
 from repairkit.jobs.repair.filter_values import FilterValues, Screening
 from repairkit.jobs.repair.ladder import CureJudge
-from repairkit.jobs.repair.objective import Limit, Objective, Wishes
+from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes
 from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings, PatchTime, check_word
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.looking import looked_at

@@ -13,8 +13,8 @@ import pytest
 from repairkit.core.filters import Constant, FrozenFilter, Patch, constant_of
 from repairkit.core.suite import Indices
 from repairkit.jobs.repair import patching
-from repairkit.jobs.repair.criterion import ChoosingCriterion
 from repairkit.jobs.repair.cures.supplies import Supplies
+from repairkit.jobs.repair.objective import ChoosingCriterion
 from repairkit.jobs.setup.preparing import patched_outputs
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.crossfit import Bound

@@ -12,7 +12,6 @@ import pytest
 from repairkit.core.errors import ModelError
 from repairkit.core.suite import Indices
 from repairkit.graph.baking import bake
-from repairkit.jobs.repair.criterion import ChoosingCriterion
 from repairkit.jobs.repair.cures.last_layer import (
     ClassBiases,
     HeadChoice,
@@ -22,7 +21,7 @@ from repairkit.jobs.repair.cures.last_layer import (
     find_class_head,
 )
 from repairkit.jobs.repair.cures.supplies import Supplies
-from repairkit.jobs.repair.objective import Limit, Objective, Wishes
+from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes
 from repairkit.jobs.setup.preparing import opened_beside, outputs_of, prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings

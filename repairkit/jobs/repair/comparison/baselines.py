@@ -19,8 +19,7 @@ from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm, shift_outputs
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
-from repairkit.jobs.repair.criterion import ChoosingCriterion, figures_of
-from repairkit.jobs.repair.objective import Limit, Objective, Wishes, plain_values
+from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes, figures_of
 from repairkit.jobs.repair.repair_settings import PatchSettings
 from repairkit.jobs.score.score_settings import NORMS, ScoreSettings
 from repairkit.jobs.score.scored import Scored
@@ -28,8 +27,7 @@ from repairkit.jobs.setup.preparing import patched_outputs
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.evaluation import difference, evaluate
 from repairkit.repairs.biases import Biases, fit_shift
-from repairkit.repairs.cure import FinalFigures, Story
-from repairkit.repairs.propose import make_patch
+from repairkit.repairs.cure import FinalFigures, Story, make_patch
 
 RANDOM_DRAWS = 10
 MULTIPLICITY = (
@@ -124,7 +122,7 @@ def _rankings(
 
         return values
 
-    plain, smooth = plain_values(objective), objective.values[:1]
+    plain, smooth = objective.plain_values, objective.values[:1]
     yield Ranking(
         "plain recipe",
         f"freezes the lowest by Shapley value for {plain[0]}",
@@ -152,7 +150,7 @@ def _conductance_ranking(
     return Ranking(
         "conductance",
         "freezes those through which the least of the true class's score flows (Captum), by "
-        f"{plain_values(objective)[0]}'s weights of at most {MOST_IMAGES} selection images",
+        f"{objective.plain_values[0]}'s weights of at most {MOST_IMAGES} selection images",
         conductance,
     )
 

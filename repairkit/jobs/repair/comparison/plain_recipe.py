@@ -3,20 +3,32 @@
 All selection images rank, choose and judge, so what it promises looks better than it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors, filters, metric, results
 from repairkit.core.suite import Array
-from repairkit.engine.model_game import ModelGame
-from repairkit.jobs.repair.criterion import figures_of
-from repairkit.jobs.repair.objective import Objective
+from repairkit.jobs.repair.ladder import not_sure
+from repairkit.jobs.repair.objective import Objective, figures_of
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.evaluation import difference, falls_beyond, falls_in_words
-from repairkit.repairs.cure import ChosenPatch, Story
-from repairkit.repairs.propose import Trial, choose, propose_patches
+from repairkit.repairs.cure import ChosenPatch, Story, make_patch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """A patch and what it gives on the selection images; the empty patch is the model as it is.
+
+    `accuracy` is None for a model without classes.
+    """
+
+    patch: filters.Patch
+    outputs: Array
+    objective: float
+    accuracy: float | None
 
 
 def choose_by_ranking(
@@ -33,97 +45,90 @@ def choose_by_ranking(
 
     Args:
         bench: the workbench.
-        values: of the filters, (n_players,); those below 0 do harm.
+        values: of the filters, (n_players,); NaN where a filter was not scored. Only filters of
+            values below 0 are candidates.
         objective: what is to be improved.
         at_most: filters frozen together at the most.
-        max_drop: overall accuracy that may be lost.
+        max_drop: overall accuracy that may be lost, a share of all images, in [0, 1].
         max_group_drop: what the accuracy of a group may lose.
         is_over: whether to try no further patch, by the clock.
 
     Raises:
         TargetNotMetError: no patch improves the objective by more than chance would.
     """
-    game = bench.working.game(bench.parts.selection, bench.metrics((objective.metric,)))
-    trials = _try_patches(bench, game, values, objective.metric, at_most, is_over)
-    best = choose(trials, max_drop=max_drop, sign=objective.sign)
-    promise = _gain(bench, game, trials, best, objective, max_group_drop)
-    selection = _story(trials, promise, objective.metric, len(bench.parts.selection))
-    return ChosenPatch(patch=best.patch, promise=promise, selection=selection)
-
-
-def _try_patches(
-    bench: Bench,
-    game: ModelGame,
-    values: NDArray[np.float64],
-    objective: str,
-    at_most: int,
-    is_over: Callable[[], bool],
-) -> list[Trial]:
-    """The model as it is, then the 1, 2, ... most harmful filters frozen, while there is time."""
-    suite = bench.parts.selection
-    metrics = bench.metrics((objective, bench.accuracy) if bench.n_classes else (objective,))
-    patches = [
-        filters.Patch(()),
-        *propose_patches(values, bench.roster, bench.working.levels, at_most=at_most),
-    ]
-    trials: list[Trial] = []
-    for candidate in patches:
-        if trials and is_over():
+    suite, trials = bench.parts.selection, list[Trial]()
+    for trial in _trials(bench, values, objective.metric, at_most):
+        trials.append(trial)
+        if is_over():
             break
-        outputs = _outputs(bench, game, candidate)
-        figures = list(figures_of(metrics, outputs, suite.annotations).values())
-        trials.append(Trial(candidate, figures[0], figures[-1] if bench.n_classes else None))
-    return trials
-
-
-def _outputs(bench: Bench, game: ModelGame, candidate: filters.Patch) -> Array:
-    """The model's outputs on the game's suite with a patch's filters absent."""
-    coalition = np.ones(len(bench.roster), bool)
-    coalition[[bench.roster.column(f) for f in candidate.filters]] = False
-    return game.outputs(coalition)
-
-
-def _gain(
-    bench: Bench,
-    game: ModelGame,
-    trials: Sequence[Trial],
-    best: Trial,
-    objective: Objective,
-    max_group_drop: float,
-) -> results.Figure:
-    """The improvement that the best patch promises on the selection images.
-
-    Raises:
-        TargetNotMetError: no patch improves the objective by more than chance would.
-    """
+    plain, best = trials[0], _best(trials, max_drop=max_drop, sign=objective.sign)
     if not len(best.patch):
-        raise errors.TargetNotMetError(_refusal(trials, objective, len(bench.parts.selection)))
-    gains = difference(
-        _outputs(bench, game, trials[0].patch),
-        _outputs(bench, game, best.patch),
-        bench.parts.selection.annotations,
+        raise errors.TargetNotMetError(_refusal(trials, objective, len(suite)))
+    changes = difference(
+        plain.outputs,
+        best.outputs,
+        suite.annotations,
         bench.metrics((objective.metric,)),
         form=bench.form,
         seed=bench.settings.seed,
     )
-    gain = gains[objective.metric]
-    if not min(objective.sign * gain.ci_low, objective.sign * gain.ci_high) > 0:  # NaN is no gain
-        measure = objective.measure
-        low, high = (measure.number(end, signed=True) for end in (gain.ci_low, gain.ci_high))
+    reason = _why_not(changes, objective, max_group_drop)
+    if reason:
         raise errors.TargetNotMetError(
-            f"no repair: freezing {len(best.patch)} filters changes {objective.metric} on the "
-            f"{len(bench.parts.selection)} selection images by {measure.change(gain.value)}, "
-            f"which may be chance (95 % interval {low} to {high}); more selection images may tell; "
-            "nothing was written"
+            f"no repair: freezing {len(best.patch)} filters looks best on the {len(suite)} "
+            f"selection images, but {reason}; nothing was written"
         )
-    beyond = falls_beyond(gains, max_group_drop)
-    if beyond:
-        raise errors.TargetNotMetError(
-            f"no repair: freezing {len(best.patch)} filters looks best on the "
-            f"{len(bench.parts.selection)} selection images, but "
-            f"{falls_in_words(beyond, max_group_drop)}; nothing was written"
+    promise = changes[objective.metric]
+    selection = _story(trials, promise, objective.metric, len(suite))
+    return ChosenPatch(patch=best.patch, promise=promise, selection=selection)
+
+
+def _trials(
+    bench: Bench, values: NDArray[np.float64], objective: str, at_most: int
+) -> Iterator[Trial]:
+    """The model as it is, then the 1, 2, ... most harmful filters frozen, of equals the first."""
+    suite = bench.parts.selection
+    game = bench.working.game(suite, bench.metrics((objective,)))
+    metrics = bench.metrics((objective, bench.accuracy) if bench.n_classes else (objective,))
+    ranked = np.argsort(values, kind="stable")
+    harmful = ranked[values[ranked] < 0]
+    for size in range(min(at_most, len(harmful)) + 1):
+        present = np.ones(len(bench.roster), bool)
+        present[harmful[:size]] = False
+        outputs = game.outputs(present)
+        figures = list(figures_of(metrics, outputs, suite.annotations).values())
+        yield Trial(
+            patch=make_patch(harmful[:size], bench.roster, bench.working.levels),
+            outputs=outputs,
+            objective=figures[0],
+            accuracy=figures[-1] if bench.n_classes else None,
         )
-    return gain
+
+
+def _best(trials: Sequence[Trial], *, max_drop: float, sign: int) -> Trial:
+    """The best objective among the trials that lose at most `max_drop` of accuracy.
+
+    The first trial is the model as it is; of equals, the smallest patch wins.
+    """
+    baseline = trials[0].accuracy
+    # Accuracies are ratios of counts: allow for their rounding.
+    allowed = [
+        t
+        for t in trials
+        if t.accuracy is None or baseline is None or baseline - t.accuracy <= max_drop + 1e-12
+    ]
+    return max(allowed, key=lambda t: (sign * t.objective, -len(t.patch)))
+
+
+def _why_not(
+    changes: Mapping[str, results.Figure], objective: Objective, max_group_drop: float
+) -> str:
+    """Why nothing can be promised; empty where it can."""
+    chance = not_sure(objective, changes)
+    if chance:
+        return f"{chance}; more selection images may tell"
+    beyond = falls_beyond(changes, max_group_drop)
+    return falls_in_words(beyond, max_group_drop) if beyond else ""
 
 
 def _refusal(trials: Sequence[Trial], objective: Objective, n_images: int) -> str:

@@ -24,13 +24,12 @@ from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices
 from repairkit.graph.baking import representable
 from repairkit.graph.kinds.sites import bias_levels, zero_levels
-from repairkit.jobs.repair.criterion import ChoosingCriterion, figures_of
 from repairkit.jobs.repair.cures.supplies import FilterSupplies, Supplies
+from repairkit.jobs.repair.objective import ChoosingCriterion, figures_of
 from repairkit.jobs.setup.preparing import patched_outputs
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.crossfit import Bound, Criterion, Folds, assign_folds
-from repairkit.repairs.cure import Cure, Cured, Nothing, Story
-from repairkit.repairs.propose import make_patch
+from repairkit.repairs.cure import Cure, Cured, Nothing, Story, make_patch
 from repairkit.repairs.search import Frozen, Screened, Search, SearchStep
 
 _SEARCH_STREAM = 2  # of the seed

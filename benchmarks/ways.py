@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from repairkit.core.filters import FilterMeans, FrozenFilter, Patch, Roster
 from repairkit.core.suite import Annotations, Array, Suite
-from repairkit.engine.cones.candidates import Candidates
+from repairkit.engine.cones.compiled import Candidates
 from repairkit.engine.evaluator import Evaluator, make_executor
 from repairkit.engine.masks import AffineMasks, MaskEvaluator, with_scattered
 from repairkit.engine.ort import open_session

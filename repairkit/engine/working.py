@@ -19,7 +19,7 @@ from repairkit.core import errors, filters, metric
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import IN_WORDS, Array, Precision, Suite
 from repairkit.engine.activations import LeafReader, measure_means
-from repairkit.engine.cones.candidates import Candidates
+from repairkit.engine.cones.compiled import Candidates
 from repairkit.engine.cones.fast import FastEvaluator, cones_fault
 from repairkit.engine.cones.stacked import StackedEvaluator
 from repairkit.engine.evaluator import Evaluator, ExpectedAnswers, default_workers, make_executor

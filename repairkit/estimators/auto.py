@@ -20,7 +20,7 @@ from repairkit.core import game, scores
 from repairkit.estimators import questions, samples
 from repairkit.estimators.linear.regression import CONFIDENCE, Regression
 from repairkit.estimators.linear.ridge import Fit
-from repairkit.estimators.walking import stars
+from repairkit.estimators.walking import marginals
 
 _ROWS_PER_PLAYER = 8
 _LEAST_ROWS = 4096
@@ -99,7 +99,7 @@ class AutoRun(questions.TopKRun):
     """
 
     settings: Auto
-    stored_types: ClassVar[tuple[type, ...]] = (Fit, stars.Star)
+    stored_types: ClassVar[tuple[type, ...]] = (Fit, marginals.Star)
 
     def __init__(self, facts: game.GameFacts, settings: Auto, rng: np.random.Generator) -> None:
         self.facts, self.settings = facts, settings
@@ -107,7 +107,7 @@ class AutoRun(questions.TopKRun):
         self.regression = settings.regression(self.top_k).start(facts, rng)
         self.entropy = samples.draw_entropy(rng)
         self.moments = samples.Moments.empty(facts.n_players, facts.n_metrics)
-        self.star: stars.Star | None = None
+        self.star: marginals.Star | None = None
         self.n_stars, self.n_looks = 0, 0
         self.look_at = min(max(_ROWS_PER_PLAYER * facts.n_players, _LEAST_ROWS),
                            4 * settings.round_rows)  # fmt: skip
@@ -140,7 +140,11 @@ class AutoRun(questions.TopKRun):
     def ask(self) -> game.Round:
         if not self.still_open.any():
             return game.Round.nothing(self.facts.n_players)
-        return self.regression.ask() if self.star is None else stars.ask_for_star(self.star, _CHUNK)
+        return (
+            self.regression.ask()
+            if self.star is None
+            else marginals.ask_for_star(self.star, _CHUNK)
+        )
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`."""
@@ -167,10 +171,10 @@ class AutoRun(questions.TopKRun):
             self.regression.tell(outcomes)
         else:
             self.costs[1] += n_passes * self.settings.marginal_cost
-            stars.learn_star(self.star, outcomes.values)
+            marginals.learn_star(self.star, outcomes.values)
             if not self.star.done:
                 return
-            self.moments.add(self.star.players, stars.star_marginals(self.star))
+            self.moments.add(self.star.players, marginals.star_marginals(self.star))
             self.n_stars += 1
         if len(self.regression.rows) >= self.look_at or self.facts.n_players == 1:
             self._look()
@@ -230,17 +234,17 @@ class AutoRun(questions.TopKRun):
         )
 
 
-def _next_star(run: AutoRun) -> stars.Star | None:
+def _next_star(run: AutoRun) -> marginals.Star | None:
     """One more star, if stars are worth it and have not had their share yet."""
     if not _star_is_due(run, float(run.costs[0])):
         return None
     n, most = run.facts.n_players, run.regression.most
-    return stars.begin_star(
+    return marginals.begin_star(
         run.facts,
         run.entropy,
         run.n_stars,
         players=np.flatnonzero(run.contenders),
-        sizes=stars.Sizes(n, min(most, n - 1), _WITHIN),
+        sizes=marginals.Sizes(n, min(most, n - 1), _WITHIN),
         batch_size=run.settings.batch_size,
     )
 

@@ -5,8 +5,7 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.scores import Budget
 from repairkit.estimators.driving.driver import estimate
 from repairkit.estimators.exact import Exact
-from repairkit.estimators.walking.marginals import Marginals
-from repairkit.estimators.walking.stars import Sizes, begin_star
+from repairkit.estimators.walking.marginals import Marginals, Sizes, begin_star
 from tests.games import TableGame, WatchedGame, additive, any_values, noisy, quiet
 
 

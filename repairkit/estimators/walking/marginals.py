@@ -1,7 +1,14 @@
 """Marginals: what each contender adds at one coalition, over many coalitions of all sizes.
 
-Nothing is truncated, so values are Shapley's. A star asks for one row per player still open
-and one more; the intervals hold at every look, as in `tmab`, and the run stops by the same rule.
+Nothing is truncated, so values are Shapley's. The intervals hold at every look, as in `tmab`, and
+the run stops by the same rule.
+
+A star is one random coalition, and beside it each with one player changed. All its marginals are
+taken at the same coalition on the same images. So noise that they share cancels when players are
+compared, and an engine recomputes only what one player can reach. With a size uniform over 0 ... n,
+V(S + i) - V(S - i) is an unbiased sample of every player's Shapley value (comparable marginal
+contributions sampling; Kolpaczki, Nielen & Huellermeier 2025, "Antithetic Sampling for Top-k
+Shapley Identification").
 """
 
 from __future__ import annotations
@@ -13,20 +20,113 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import game, scores
-from repairkit.estimators import questions
-from repairkit.estimators.samples import (
-    BERNSTEIN,
-    HalvedSamples,
-    Moments,
-    around,
-    draw_entropy,
-    marginal_ranges,
-    moments_radius,
-    within_range,
-)
-from repairkit.estimators.walking import stars
+from repairkit.estimators import questions, samples
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_CYCLE = 8
 _WITHIN = 0.8
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The law of the number of players that a star's coalition lacks.
+
+    Up to `most` with probability `share`, evenly; more with the rest. A sample counts by `weight`,
+    the ratio of the even law over 0 ... n to this one, so that nothing is biased.
+    """
+
+    n_players: int
+    most: int
+    share: float
+
+    @classmethod
+    def even(cls, n_players: int) -> Sizes:
+        return cls(n_players, n_players, 1.0)
+
+    @property
+    def greatest_weight(self) -> float:
+        return max(self.weight(0), self.weight(self.n_players))
+
+    def weight(self, size: int) -> float:
+        even = 1 / (self.n_players + 1)
+        if size <= self.most:
+            return even * (self.most + 1) / self.share
+        return even * (self.n_players - self.most) / (1 - self.share)
+
+    def at(self, point: float) -> int:
+        """The size below which this share, in [0, 1), of all draws lies."""
+        if point < self.share:
+            return int(point / self.share * (self.most + 1))
+        rest = (point - self.share) / (1 - self.share)
+        return min(self.most + 1 + int(rest * (self.n_players - self.most)), self.n_players)
+
+
+@dataclass(kw_only=True)
+class Star:
+    """A star under way.
+
+    `present` (n_players,) is its coalition, `images` the batch, `players` those to be sampled,
+    `values` (1 + n_sampled, n_metrics) of the coalition and of those beside it, known for the first
+    `n_known`; a sample counts by `weight`.
+    """
+
+    present: NDArray[np.bool_]
+    images: Ints
+    players: Ints
+    weight: float
+    values: Floats
+    n_known: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.n_known == len(self.values)
+
+
+def begin_star(
+    facts: game.GameFacts,
+    entropy: tuple[int, int],
+    number: int,
+    *,
+    players: Ints,
+    sizes: Sizes,
+    batch_size: int,
+) -> Star:
+    """Star `number` of a run. Eight in a row spread the sizes evenly (stratified sampling)."""
+    cycle, place = divmod(number, _CYCLE)
+    order = np.random.default_rng([*entropy, 0, cycle]).permutation(_CYCLE)
+    rng = np.random.default_rng([*entropy, 1, number])
+    size = sizes.at((int(order[place]) + rng.random()) / _CYCLE)
+    present = np.ones(facts.n_players, bool)
+    present[rng.permutation(facts.n_players)[:size]] = False
+    images = facts.pool.draw(rng, batch_size).astype(np.int64)
+    values = np.zeros((1 + len(players), facts.n_metrics))
+    return Star(
+        present=present, images=images, players=players, weight=sizes.weight(size), values=values
+    )
+
+
+def ask_for_star(star: Star, chunk: int) -> game.Round:
+    """The next `chunk` rows; the coalition itself is the first."""
+    rows = np.arange(star.n_known, min(star.n_known + chunk, len(star.values)))
+    coalitions: game.Coalitions = np.repeat(star.present[None], len(rows), axis=0)
+    beside = rows > 0
+    changed = star.players[rows[beside] - 1]
+    coalitions[np.flatnonzero(beside), changed] ^= True
+    return game.Round(coalitions, np.broadcast_to(star.images, (len(rows), len(star.images))))
+
+
+def learn_star(star: Star, values: Floats) -> None:
+    """Take the values of the round of `ask_for_star`."""
+    star.values[star.n_known : star.n_known + len(values)] = values
+    star.n_known += len(values)
+
+
+def star_marginals(star: Star) -> Floats:
+    """Weighted samples of the players' values, (n_sampled, n_metrics)."""
+    signs = np.where(star.present[star.players], 1.0, -1.0)[:, None]
+    samples: Floats = star.weight * signs * (star.values[0] - star.values[1:])
+    return samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +192,11 @@ class MarginalsRun(questions.TopKRun):
     ) -> None:
         self.facts, self.settings = facts, settings
         self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
-        self.moments = Moments.empty(facts.n_players, facts.n_metrics)
+        self.moments = samples.Moments.empty(facts.n_players, facts.n_metrics)
         self.still_open = np.ones(facts.n_players, bool)
-        self.entropy = draw_entropy(rng)
+        self.entropy = samples.draw_entropy(rng)
         self.n_stars, self.n_evaluations = 0, 0
-        self.halves = HalvedSamples.empty(facts.n_players)
+        self.halves = samples.HalvedSamples.empty(facts.n_players)
         self._begin()
 
     @property
@@ -114,19 +214,19 @@ class MarginalsRun(questions.TopKRun):
     def ask(self) -> game.Round:
         if not self.still_open.any():
             return game.Round.nothing(self.facts.n_players)
-        return stars.ask_for_star(self.star, self.settings.chunk)
+        return ask_for_star(self.star, self.settings.chunk)
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: a star goes on from wherever it is."""
         return n_rows > 0
 
     def tell(self, outcomes: game.Outcomes) -> None:
-        stars.learn_star(self.star, outcomes.values)
+        learn_star(self.star, outcomes.values)
         self.n_evaluations += len(outcomes.values)
         if self.star.done:
-            samples = stars.star_marginals(self.star)
-            self.moments.add(self.star.players, samples)
-            self.halves.add(self.star.players, samples, self.n_evaluations)
+            losses = star_marginals(self.star)
+            self.moments.add(self.star.players, losses)
+            self.halves.add(self.star.players, losses, self.n_evaluations)
             self.n_stars += 1
             self.still_open = self._contested(self.moments.means, self._radius())
             self._begin()
@@ -134,7 +234,7 @@ class MarginalsRun(questions.TopKRun):
     def _begin(self) -> None:
         everyone = np.ones(self.facts.n_players, bool)
         players = self.still_open if self.settings.contenders_only else everyone
-        self.star = stars.begin_star(
+        self.star = begin_star(
             self.facts,
             self.entropy,
             self.n_stars,
@@ -143,23 +243,20 @@ class MarginalsRun(questions.TopKRun):
             batch_size=self.settings.batch_size,
         )
 
-    def _sizes(self) -> stars.Sizes:
+    def _sizes(self) -> Sizes:
         n, reach = self.facts.n_players, self.settings.reach
-        return (
-            stars.Sizes.even(n)
-            if reach is None
-            else stars.Sizes(n, min(int(reach * n), n - 1), _WITHIN)
-        )
+        return Sizes.even(n) if reach is None else Sizes(n, min(int(reach * n), n - 1), _WITHIN)
 
     def _radius(self) -> NDArray[np.float64]:
-        ranges = marginal_ranges(self.facts, self.settings.value_range)
+        ranges = samples.marginal_ranges(self.facts, self.settings.value_range)
         weighted = self._sizes().greatest_weight * ranges
-        return moments_radius(self.moments, weighted, delta=self.settings.delta, union_bound=True)
+        delta = self.settings.delta
+        return samples.moments_radius(self.moments, weighted, delta=delta, union_bound=True)
 
     def read(self) -> scores.Scores:
         values = self.moments.means.copy()
-        natural = marginal_ranges(self.facts, None)
-        low, high = within_range(*around(values, self._radius()), natural)
+        natural = samples.marginal_ranges(self.facts, None)
+        low, high = samples.within_range(*samples.around(values, self._radius()), natural)
         # The mean of weighted samples may lie outside the range of a value.
         low, high = np.minimum(low, values), np.maximum(high, values)
         return scores.Scores(
@@ -171,6 +268,6 @@ class MarginalsRun(questions.TopKRun):
             samples=self.moments.counts.copy(),
             decided=~self.still_open,
             confidence=1 - self.settings.delta,
-            interval=f"{BERNSTEIN}, for all filters and looks together",
+            interval=f"{samples.BERNSTEIN}, for all filters and looks together",
             efficient=False,
         )

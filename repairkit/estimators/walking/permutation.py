@@ -10,14 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import game, scores
-from repairkit.estimators import questions
-from repairkit.estimators.samples import (
-    HalvedSamples,
-    Moments,
-    around,
-    draw_entropy,
-    student_quantile,
-)
+from repairkit.estimators import questions, samples
 from repairkit.estimators.walking import walks
 
 CONFIDENCE = 0.95
@@ -79,10 +72,10 @@ class PermutationRun:
     ) -> None:
         self.facts, self.settings = facts, settings
         self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
-        self.moments = Moments.empty(facts.n_players, facts.n_metrics)
-        self.entropy = draw_entropy(rng)
+        self.moments = samples.Moments.empty(facts.n_players, facts.n_metrics)
+        self.entropy = samples.draw_entropy(rng)
         self.n_walks, self.n_evaluations = 0, 0
-        self.halves = HalvedSamples.empty(facts.n_players)
+        self.halves = samples.HalvedSamples.empty(facts.n_players)
         self.curve = walks.Curve.empty(facts.n_players, facts.n_metrics)
         self._begin()
 
@@ -120,9 +113,9 @@ class PermutationRun:
         walks.advance([self.walk], outcomes.values, chunk, guard=guard, rule=rule)
         self.n_evaluations += len(outcomes.values)
         if self.walk.done:
-            samples = walks.marginals(self.walk)
-            self.moments.add(self.walk.players, samples)
-            self.halves.add(self.walk.players, samples, self.n_evaluations)
+            losses = walks.marginals(self.walk)
+            self.moments.add(self.walk.players, losses)
+            self.halves.add(self.walk.players, losses, self.n_evaluations)
             self.curve.add(self.walk, self.facts.guard)
             self.n_walks += 1
             self._begin()
@@ -150,8 +143,8 @@ class PermutationRun:
 
     def read(self) -> scores.Scores:
         values, errors = self.moments.means.copy(), self.moments.std_errors()
-        quantile = student_quantile(CONFIDENCE, max(self.n_walks - 1, 1))
-        low, high = around(values, quantile * self._cautious_errors())
+        quantile = samples.student_quantile(CONFIDENCE, max(self.n_walks - 1, 1))
+        low, high = samples.around(values, quantile * self._cautious_errors())
         still_open = questions.astride(
             low[:, 0], high[:, 0], values[:, 0], top_k=self.top_k, side=self.settings.side
         )

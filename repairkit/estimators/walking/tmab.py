@@ -16,18 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import game, scores
-from repairkit.estimators import questions
-from repairkit.estimators.samples import (
-    BERNSTEIN,
-    HalvedSamples,
-    Moments,
-    around,
-    draw_entropy,
-    marginal_ranges,
-    merge,
-    moments_radius,
-    within_range,
-)
+from repairkit.estimators import questions, samples
 from repairkit.estimators.walking import walks
 
 Stop = Literal["lucb", "paper"]
@@ -134,13 +123,13 @@ class TmabRun(questions.TopKRun):
     def __init__(self, facts: game.GameFacts, settings: Tmab, rng: np.random.Generator) -> None:
         self.facts, self.settings = facts, settings
         self.top_k = questions.settle_top_k(settings.top_k, facts.n_players)
-        self.moments = Moments.empty(facts.n_players, facts.n_metrics)
+        self.moments = samples.Moments.empty(facts.n_players, facts.n_metrics)
         self.still_open = np.ones(facts.n_players, bool)
-        self.entropy = draw_entropy(rng)
+        self.entropy = samples.draw_entropy(rng)
         self.n_begun, self.n_walks, self.n_evaluations = 0, 0, 0
-        self.halves = HalvedSamples.empty(facts.n_players)
+        self.halves = samples.HalvedSamples.empty(facts.n_players)
         self.curve = walks.Curve.empty(facts.n_players, facts.n_metrics)
-        self.fresh = Moments.empty(facts.n_players, facts.n_metrics)
+        self.fresh = samples.Moments.empty(facts.n_players, facts.n_metrics)
         self.selected = np.zeros(0, np.int64)
         self.n_fresh, self.n_fresh_wanted = 0, 0
         self.walks: list[walks.PlayerWalk] = []
@@ -201,16 +190,17 @@ class TmabRun(questions.TopKRun):
                 self.fresh.add(walk.players, walks.marginals(walk))
                 self.n_fresh += 1
         if self.n_walks > counted:
-            self.still_open = self._still_open()
+            radius, in_paper = self._radius(self.moments), self.settings.stop == "paper"
+            self.still_open = self._contested(self.moments.means, radius, as_in_paper=in_paper)
             if not self.still_open.any():
                 self._begin_fresh()
         if not self._over:
             self._fill_lanes()
 
     def _count(self, walk: walks.PlayerWalk) -> None:
-        samples = walks.marginals(walk)
-        self.moments.add(walk.players, samples)
-        self.halves.add(walk.players, samples, self.n_evaluations)
+        losses = walks.marginals(walk)
+        self.moments.add(walk.players, losses)
+        self.halves.add(walk.players, losses, self.n_evaluations)
         self.curve.add(walk, self.facts.guard)
         self.n_walks += 1
 
@@ -234,29 +224,25 @@ class TmabRun(questions.TopKRun):
             )
             self.n_begun += 1
 
-    def _radius(self, moments: Moments) -> NDArray[np.float64]:
+    def _radius(self, moments: samples.Moments) -> NDArray[np.float64]:
         settings = self.settings
-        ranges = marginal_ranges(self.facts, settings.value_range)
+        ranges = samples.marginal_ranges(self.facts, settings.value_range)
         delta, union_bound = settings.delta, settings.union_bound
-        return moments_radius(moments, ranges, delta=delta, union_bound=union_bound)
-
-    def _still_open(self) -> NDArray[np.bool_]:
-        as_in_paper = self.settings.stop == "paper"
-        radius = self._radius(self.moments)
-        return self._contested(self.moments.means, radius, as_in_paper=as_in_paper)
+        return samples.moments_radius(moments, ranges, delta=delta, union_bound=union_bound)
 
     def read(self) -> scores.Scores:
         values, errors = self.moments.means.copy(), self.moments.std_errors()
         # Values lie within the natural range without any sample; a given range may be wrong.
-        natural = marginal_ranges(self.facts, None)
-        everything = merge(self.moments, self.fresh)
-        low, high = within_range(*around(everything.means, self._radius(everything)), natural)
-        samples = everything.counts.copy()
+        natural = samples.marginal_ranges(self.facts, None)
+        everything = samples.merge(self.moments, self.fresh)
+        bounds = samples.around(everything.means, self._radius(everything))
+        low, high = samples.within_range(*bounds, natural)
+        counts = everything.counts.copy()
         if self.n_fresh >= max(self.n_fresh_wanted, 1):
             again = self.selected
             values[again] = self.fresh.means[again]
             errors[again] = self.fresh.std_errors()[again]
-            samples[again] = self.fresh.counts[again]
+            counts[again] = self.fresh.counts[again]
             low, high = np.minimum(low, values), np.maximum(high, values)
         scope = "for all filters and looks together" if self.settings.union_bound else "for each"
         return scores.Scores(
@@ -265,9 +251,9 @@ class TmabRun(questions.TopKRun):
             std_errors=errors,
             ci_low=low,
             ci_high=high,
-            samples=samples,
+            samples=counts,
             decided=~self.still_open,
             confidence=1 - self.settings.delta,
-            interval=f"{BERNSTEIN}, {scope}",
+            interval=f"{samples.BERNSTEIN}, {scope}",
             efficient=False,
         )

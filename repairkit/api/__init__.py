@@ -8,34 +8,19 @@ from typing import TYPE_CHECKING
 from repairkit.core.process.lazy import loader
 
 if TYPE_CHECKING:
-    from repairkit.api.estimating import Unattended, means, merge, score
-    from repairkit.api.frameworks import attack, export
-    from repairkit.api.inspecting import (
-        Inspected,
-        Instrumented,
-        compare,
-        inspect,
-        instrument,
-        report,
-    )
+    from repairkit.api.estimating import Unattended, compare, means, merge, report, score
     from repairkit.api.job_settings import find_job, find_settings
+    from repairkit.api.models import Inspected, Instrumented, attack, export, inspect, instrument
     from repairkit.api.repairing import apply, copy_sample, patch, patch_document, revert, verify
     from repairkit.attacks import Pgd, Square
     from repairkit.core.errors import Terminated
     from repairkit.core.framework import Source
-    from repairkit.core.results import (
-        Agreement,
-        Applied,
-        Attacked,
-        Exported,
-        Patched,
-        Reverted,
-        Verified,
-    )
+    from repairkit.core.results import Applied, Attacked, Exported, Patched, Reverted, Verified
     from repairkit.core.scores import Budget, Progress
     from repairkit.core.suite import IN_WORDS
     from repairkit.formats.means_file import CommonMeans
     from repairkit.jobs.owners.merging import By, Merged
+    from repairkit.jobs.runs.comparing import Agreement
     from repairkit.jobs.score.score_settings import ScoreSettings
     from repairkit.jobs.score.scored import Scored
     from repairkit.jobs.setup.first_look import FirstLook
@@ -86,22 +71,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "repairkit.api.estimating": "Unattended means merge score",
-    "repairkit.api.frameworks": "attack export",
-    "repairkit.api.inspecting": "Inspected Instrumented compare inspect instrument report",
+    "repairkit.api.estimating": "Unattended compare means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
+    "repairkit.api.models": "Inspected Instrumented attack export inspect instrument",
     "repairkit.api.repairing": "apply copy_sample patch patch_document revert verify",
     "repairkit.attacks": "Pgd Square",
-    "repairkit.core.suite": "IN_WORDS",
     "repairkit.core.errors": "Terminated",
     "repairkit.core.framework": "Source",
-    "repairkit.core.results": "Agreement Applied Attacked Exported Patched Reverted Verified",
+    "repairkit.core.results": "Applied Attacked Exported Patched Reverted Verified",
     "repairkit.core.scores": "Budget Progress",
+    "repairkit.core.suite": "IN_WORDS",
     "repairkit.formats.means_file": "CommonMeans",
     "repairkit.jobs.owners.merging": "By Merged",
-    "repairkit.jobs.score.methods": "ScoreSettings",
+    "repairkit.jobs.runs.comparing": "Agreement",
+    "repairkit.jobs.score.score_settings": "ScoreSettings",
     "repairkit.jobs.score.scored": "Scored",
     "repairkit.jobs.setup.first_look": "FirstLook",
-    "repairkit.jobs.setup.settings": "Settings",
+    "repairkit.jobs.setup.workbench": "Settings",
 }
 __getattr__ = loader(__name__, {module: names.split() for module, names in _HOMES.items()})

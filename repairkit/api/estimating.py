@@ -1,4 +1,4 @@
-"""Estimate values of filters, log runs without a terminal, and add up data of several owners."""
+"""Estimate values of filters, compare and report runs, and add up data of several owners."""
 
 import json
 import logging
@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from repairkit.api.job_settings import check_keywords, open_job
-from repairkit.core import errors, scores
+from repairkit.core import errors
 from repairkit.core.process.trust import without
+from repairkit.core.scores import Budget, Progress
 from repairkit.formats.means_file import CommonMeans
-from repairkit.jobs.output.destination import check_replaced
-from repairkit.jobs.output.figures import prometheus_figures
-from repairkit.jobs.output.signs_of_life import heeding_sigterm
+from repairkit.jobs.look import reporting
+from repairkit.jobs.output import destination, figures, signs_of_life
 from repairkit.jobs.owners import measuring, merging
-from repairkit.jobs.score import elsewhere, scoring
-from repairkit.jobs.score.score_settings import Exclusion, ScoreSettings
-from repairkit.jobs.score.scored import Scored
+from repairkit.jobs.runs import comparing
+from repairkit.jobs.score import elsewhere, score_settings, scored, scoring
 from repairkit.jobs.setup.workbench import Settings
 
-OnProgress = Callable[[scores.Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +51,13 @@ class Unattended:
         listeners = [] if on_progress is None else [on_progress]
         if self.prometheus_port is not None or self.prometheus_file is not None:
             port, file = self.prometheus_port, self.prometheus_file
-            listeners.insert(0, prometheus_figures(port=port, file=file))
+            listeners.insert(0, figures.prometheus_figures(port=port, file=file))
 
-        def call_all(progress: scores.Progress) -> None:
+        def call_all(progress: Progress) -> None:
             for listener in listeners:
                 listener(progress)
 
-        with heeding_sigterm(), _logging_to(self.log_json):
+        with signs_of_life.heeding_sigterm(), _logging_to(self.log_json):
             yield call_all if listeners else None
 
 
@@ -111,9 +110,9 @@ def score(
     method: str = "auto",
     settings: Settings | None = None,
     out: str | Path | None = None,
-    on_progress: Callable[[scores.Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     **more: Unpack[ScoreKeywords],
-) -> Scored:
+) -> scored.Scored:
     """Estimate the value of every filter, as `repairkit score` does.
 
     Args:
@@ -144,7 +143,7 @@ def score(
     unattended = more.get("unattended")
     watched = nullcontext(on_progress) if unattended is None else unattended.watch(on_progress)
     with watched as tell:
-        scored = scoring.score(
+        result = scoring.score(
             subject,
             job,
             plan,
@@ -155,18 +154,18 @@ def score(
         )
     if shared is not None and place is not None:
         merging.share(place, shared)
-    return scored
+    return result
 
 
-def _plan(method: str, given: ScoreKeywords) -> ScoreSettings:
+def _plan(method: str, given: ScoreKeywords) -> score_settings.ScoreSettings:
     run, share = given.get("exclude_top_of"), given.get("exclude_share", 0.2)
-    return ScoreSettings(
+    return score_settings.ScoreSettings(
         method,
         options=dict(given.get("options") or {}),
-        budget=scores.Budget(given.get("max_evaluations"), given.get("time_limit")),
+        budget=Budget(given.get("max_evaluations"), given.get("time_limit")),
         paper=given.get("paper", False),
         statistics=given.get("statistics", False),
-        exclude=None if run is None else Exclusion(Path(run), share),
+        exclude=None if run is None else score_settings.Exclusion(Path(run), share),
         for_patch=given.get("for_patch", False),
         began=given.get("began", time.monotonic()),
     )
@@ -233,6 +232,42 @@ def merge(
     return merging.merge([Path(run) for run in runs], out=place, by=by, weights=weights)
 
 
+def compare(
+    runs: Sequence[str | Path], *, metric: str | None = None, top_k: int = 20
+) -> tuple[comparing.Agreement, ...]:
+    """How far runs of one model agree, as `repairkit compare` shows.
+
+    Args:
+        runs: two or more.
+        metric: the metric to compare; each run's first if None.
+        top_k: filters at each end of the rankings to compare.
+
+    Raises:
+        RepairkitError: a run cannot be read, or the runs share no filters.
+    """
+    return comparing.compare([Path(run) for run in runs], metric=metric, top_k=top_k)
+
+
+def report(
+    run: str | Path,
+    *,
+    out: str | Path | None = None,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    means: str | Path | None = None,
+    pictures: bool = True,
+    trust: bool = False,
+) -> reporting.Reported:
+    """Write the page of a run folder, and its numbers as JSON; see `jobs.look.reporting`.
+
+    Raises:
+        RepairkitError: the run is not finished, or the model or data are not those of the run.
+    """
+    places = {"out": out, "model": model, "data": data, "means": means}
+    given = {name: Path(place) for name, place in places.items() if place is not None}
+    return reporting.report_run(Path(run), pictures=pictures, trust=trust, **given)
+
+
 class JsonLines(logging.FileHandler):
     """A log file with one JSON document a line: time, level, logger, message and the event."""
 
@@ -264,7 +299,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
         yield
         return
     if path.is_file() or not path.exists():  # a pipe or a terminal needs no check
-        check_replaced(path, b'{"time": ', "log of repairkit's")
+        destination.check_replaced(path, b'{"time": ', "log of repairkit's")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = JsonLines(path)

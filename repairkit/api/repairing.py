@@ -1,6 +1,6 @@
 """Repair models; verify, apply and revert patches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -10,15 +10,13 @@ import numpy as np
 
 from repairkit.api.job_settings import check_keywords, load_source, open_job
 from repairkit.core import errors, filters, framework, results, suite
-from repairkit.core.scores import Budget, Progress
+from repairkit.core.scores import Progress
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import claimed_patch, read_patch_file
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.proof import undoing, verifying
-from repairkit.jobs.repair import patching
-from repairkit.jobs.repair.objective import Target
-from repairkit.jobs.repair.repair_settings import PatchSettings
+from repairkit.jobs.repair import objective, patching, repair_settings
 from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.setup.preparing import read_any, with_inputs
 from repairkit.jobs.setup.workbench import Settings, Subject
@@ -112,30 +110,17 @@ def patch(
     subject, job = open_job(model, data, settings, more)
     choices: dict[str, Any] = {k: v for k, v in more.items() if k not in _CONVERTED}
     scores, transfers = more.get("scores"), more.get("transfers", ())
-    plan = PatchSettings(
+    plan = repair_settings.PatchSettings(
         remove=tuple(filters.Filter.parse(name) for name in more.get("remove", ())),
         scores=None if scores is None else Path(scores),
         score=score or ScoreSettings("repair"),
-        targets=tuple(Target.parse(text) for text in more.get("targets", ())),
+        targets=tuple(objective.Target.parse(text) for text in more.get("targets", ())),
         attacks=framework.FreshAttacks(
             load_source(source, subject, trust=job.trust), tuple(map(Path, transfers))
         ),
         **choices,
     )
     return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
-
-
-def score_settings(
-    method: str,
-    options: Mapping[str, object],
-    *,
-    max_evaluations: int | None,
-    time_limit: float | None,
-    began: float,
-) -> ScoreSettings:
-    """How `patch` scores; `began` is the start of the time limit, by `time.monotonic`."""
-    budget = Budget(max_evaluations, time_limit)
-    return ScoreSettings(method, options=options, budget=budget, began=began)
 
 
 def patch_document(patched: results.Patched) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from repairkit.cli import streams
-from repairkit.cli.commands import framework_models, look, patches, score
+from repairkit.cli.commands import onnx_models, patches, runs
 from repairkit.cli.option_groups import Command, Panels, flag_positions, refuse_infinite, unfolded
 from repairkit.cli.options import process_began
 from repairkit.cli.stage_display import staged
@@ -31,19 +31,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _COMMANDS: dict[str, Command] = {
-    "inspect": look.inspect_command,
-    "score": score.score_command,
+    "inspect": onnx_models.inspect_command,
+    "score": runs.score_command,
     "patch": patches.patch_command,
     "verify": patches.verify_command,
     "apply": patches.apply_command,
     "revert": patches.revert_command,
-    "instrument": look.instrument_command,
-    "compare": look.compare_command,
-    "attack": framework_models.attack_command,
-    "export": framework_models.export_command,
-    "report": look.report_command,
-    "means": score.means_command,
-    "merge": score.merge_command,
+    "instrument": onnx_models.instrument_command,
+    "compare": runs.compare_command,
+    "attack": onnx_models.attack_command,
+    "export": onnx_models.export_command,
+    "report": runs.report_command,
+    "means": runs.means_command,
+    "merge": runs.merge_command,
     "demo": patches.demo_command,
 }
 for _name, _run in _COMMANDS.items():

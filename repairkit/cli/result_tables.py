@@ -278,30 +278,29 @@ def print_instrumented(masks: Mapping[str, int], out: Path) -> None:
     printing.say(f"{len(masks)} mask inputs, such as {next(iter(masks))}: written to {out}")
 
 
-def print_agreements(pairs: Sequence[results.Agreement], n_runs: int) -> None:
-    """Print how far each pair of runs agrees."""
+def print_agreements(pairs: Sequence[Document], n_runs: int) -> None:
+    """Print how far each pair of runs agrees; see `Agreement` in `jobs.runs.comparing`."""
     printing.table(
         f"Agreement of {n_runs} runs (R2: the second's values for the first's)",
         ["first", "second", "filters", "rank corr.", "correlation", "R2", "highest", "lowest"],
-        [_agreement_row(agreement) for agreement in pairs],
+        [_agreement_row(pair) for pair in pairs],
     )
     printing.say(
-        f"highest, lowest: the share of the {pairs[0].top_k} at that end that both runs name"
+        f"highest, lowest: the share of the {pairs[0]['top_k']} at that end that both runs name"
     )
-    for agreement in pairs:
-        for note in agreement.notes:
-            printing.say(f"note: {agreement.first} and {agreement.second}: {note}")
+    for pair in pairs:
+        for note in pair["notes"]:
+            printing.say(f"note: {pair['first']} and {pair['second']}: {note}")
 
 
-def _agreement_row(agreement: results.Agreement) -> list[str]:
-    figures = (agreement.rank_correlation, agreement.correlation, agreement.r2)
+def _agreement_row(pair: Document) -> list[str]:
+    figures = (pair[name] for name in ("rank_correlation", "correlation", "r2"))
     return [
-        agreement.first,
-        agreement.second,
-        str(agreement.n_filters),
+        pair["first"],
+        pair["second"],
+        str(pair["n_filters"]),
         *("-" if figure is None else f"{figure:.3f}" for figure in figures),
-        f"{100 * agreement.highest:.0f} %",
-        f"{100 * agreement.lowest:.0f} %",
+        *(f"{100 * pair[end]:.0f} %" for end in ("highest", "lowest")),
     ]
 
 

@@ -1,10 +1,10 @@
-"""Results of jobs: figures, proofs, patches made, models exported and attacked, runs compared."""
+"""Results of jobs: figures, proofs, patches made, models exported and attacked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -244,36 +244,3 @@ class Attacked:
 
     out: Path
     document: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How far the values of two runs agree, for filters that both scored.
-
-    Attributes:
-        first: the run that `r2` takes as the truth.
-        second: the other.
-        n_filters: scored by both.
-        rank_correlation: Spearman's; None if all values of a run are equal.
-        correlation: Pearson's; None in the same case.
-        r2: coefficient of determination, when the second's values predict the first's; None if the
-            first's are all equal. Meaningless if the runs have different units, as norms have.
-        top_k: number of filters at each end of the ranking.
-        highest: share of the `top_k` highest that both runs have in common.
-        lowest: the same for the lowest.
-        notes: other differences of the runs than the method.
-    """
-
-    first: str
-    second: str
-    n_filters: int
-    rank_correlation: float | None
-    correlation: float | None
-    r2: float | None
-    top_k: int
-    highest: float
-    lowest: float
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "notes": list(self.notes)}

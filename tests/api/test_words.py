@@ -11,7 +11,7 @@ import typer
 
 from repairkit import ScoreSettings, Settings, api
 from repairkit.api.estimating import ScoreKeywords, Unattended
-from repairkit.api.frameworks import AttackKeywords, ExportKeywords
+from repairkit.api.models import AttackKeywords, ExportKeywords
 from repairkit.api.repairing import PatchKeywords
 from repairkit.attacks import Pgd, Square
 from repairkit.cli import app

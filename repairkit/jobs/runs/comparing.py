@@ -1,14 +1,15 @@
 """How far finished runs agree on the values of the same filters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core import errors, results
+from repairkit.core import errors
 from repairkit.estimators.samples import rank_correlation
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
@@ -17,9 +18,42 @@ from repairkit.jobs.runs.run_document import differing, settings_in
 _FEWEST = 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far the values of two runs agree, for filters that both scored.
+
+    Attributes:
+        first: the run that `r2` takes as the truth.
+        second: the other.
+        n_filters: scored by both.
+        rank_correlation: Spearman's; None if all values of a run are equal.
+        correlation: Pearson's; None in the same case.
+        r2: coefficient of determination, when the second's values predict the first's; None if the
+            first's are all equal. Meaningless if the runs have different units, as norms have.
+        top_k: number of filters at each end of the ranking.
+        highest: share of the `top_k` highest that both runs have in common.
+        lowest: the same for the lowest.
+        notes: other differences of the runs than the method.
+    """
+
+    first: str
+    second: str
+    n_filters: int
+    rank_correlation: float | None
+    correlation: float | None
+    r2: float | None
+    top_k: int
+    highest: float
+    lowest: float
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "notes": list(self.notes)}
+
+
 def compare(
     runs: Sequence[Path], *, metric: str | None = None, top_k: int = 20
-) -> tuple[results.Agreement, ...]:
+) -> tuple[Agreement, ...]:
     """The agreement of every pair of runs, the first of each pair being named earlier.
 
     Args:
@@ -72,7 +106,7 @@ def _open(path: Path, metric: str | None) -> _Run:
     return _Run(path, document, chosen, columns[chosen])
 
 
-def _agreement(one: _Run, two: _Run, top_k: int) -> results.Agreement:
+def _agreement(one: _Run, two: _Run, top_k: int) -> Agreement:
     shared = [name for name in one.values if name in two.values]
     if len(shared) < _FEWEST:
         raise errors.RunFolderError(
@@ -85,7 +119,7 @@ def _agreement(one: _Run, two: _Run, top_k: int) -> results.Agreement:
     spread = float(((first - first.mean()) ** 2).sum())
     missed = float(((second - first) ** 2).sum())
     flat = np.ptp(first) == 0 or np.ptp(second) == 0
-    return results.Agreement(
+    return Agreement(
         first=str(one.path),
         second=str(two.path),
         n_filters=len(shared),

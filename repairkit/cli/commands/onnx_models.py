@@ -1,19 +1,78 @@
-"""`repairkit attack` and `repairkit export`, which take a framework's model."""
+"""`repairkit inspect`, `repairkit instrument`, `repairkit attack` and `repairkit export`."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from repairkit import api
 from repairkit.cli.option_groups import argument, flag, only, option
 from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SourceOptions, read_shape
 from repairkit.core.errors import SettingsError
 
-_OF_JOB = (
+_OF_INSPECT = (
+    "model", "group", "classes", "features", "output", "columns", "threshold", "outputs_are",
+    "image_input", "inputs", "sites_at", "include", "seed", *PREPARATION,
+)  # fmt: skip
+_OF_INSTRUMENT = (
+    "model", "data", "features", "image_input", "inputs", "output", "sites", "sites_at", "include",
+    "absent", "seed", "calibration", *PREPARATION,
+)  # fmt: skip
+_OF_ATTACK = (
     "model", "trust", "data", "group", "classes", "output", "image_input", "inputs", "columns",
     "threshold", "outputs_are", "batch", "device", "seed", "calibration", "selection", "test",
     "accept_preprocessing", *PREPARATION,
 )  # fmt: skip
+
+
+def inspect_command(
+    job: Annotated[
+        JobOptions,
+        only(
+            *_OF_INSPECT,
+            data="Also try the usual preprocessings on these labelled images.",
+            metric="mean_absolute_error for a regressor.",
+        ),
+    ],
+    answer: AnswerOptions,
+) -> None:
+    """List inputs, outputs, sites and filters, and which layers are left out and why."""
+    from repairkit.cli.result_tables import print_inspected
+
+    model, settings = api.find_job(job.model, job.words())
+    inspected = api.inspect(model, job.data.data, settings=settings)
+
+    def tell() -> None:
+        print_inspected(
+            inspected.to_json(),
+            has_layers=inspected.model.subject.layer_map is not None,
+            further_inputs=inspected.further_inputs(),
+            look=inspected.look_in_words(),
+            seconds_of_all=inspected.seconds_of_all(),
+        )
+
+    answer.give(inspected.to_json, tell)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstrumentOptions:
+    """Where to write the model with masks."""
+
+    out: Path | None = option("Result; MODEL.instrumented.onnx.", "-o", "--out")
+
+
+def instrument_command(
+    job: Annotated[JobOptions, only(*_OF_INSTRUMENT)],
+    place: InstrumentOptions,
+    answer: AnswerOptions,
+) -> None:
+    """Write the model with a run-time mask input per site."""
+    from repairkit.cli.result_tables import print_instrumented
+
+    model, settings = api.find_job(job.model, job.words())
+    out = place.out or Path(f"{model.stem}.instrumented.onnx")
+    instrumented = api.instrument(model, settings=settings, out=out)
+    answer.give(instrumented.to_json, lambda: print_instrumented(instrumented.masks, out))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,36 +95,36 @@ class AttackOptions:
     )
     images: int | None = option("Images of each part to attack; all.", min=1)
 
-    def chosen(self, *, by_gradients: bool) -> tuple[str, dict[str, float]]:
-        """The method and its settings; the default takes gradients where a source gives them.
+    def chosen(self, *, by_gradients: bool) -> "api.Pgd | api.Square":
+        """The method with its settings; by default, pgd if a source gives gradients.
 
         Raises:
             SettingsError: there is no such method, or a text is not a number.
         """
         method = self.method or ("pgd" if by_gradients else "square")
-        settings = {"epsilon": _fraction("--epsilon", self.epsilon)}
-        if method == "pgd":
-            settings["step_size"] = _fraction("--step-size", self.step_size)
-            return method, settings | {"n_steps": self.steps, "random_start": self.random_start}
+        epsilon = _fraction("--epsilon", self.epsilon)
         if method == "square":
-            return method, settings | {"n_queries": self.queries}
-        raise SettingsError(f"there is no attack {method!r}; choose pgd or square")
+            return api.Square(epsilon, n_queries=self.queries)
+        if method != "pgd":
+            raise SettingsError(f"there is no attack {method!r}; choose pgd or square")
+        step_size = _fraction("--step-size", self.step_size)
+        start = self.random_start
+        return api.Pgd(epsilon, step_size=step_size, n_steps=self.steps, random_start=start)
 
 
 def attack_command(
-    job: Annotated[JobOptions, only(*_OF_JOB)],
+    job: Annotated[JobOptions, only(*_OF_ATTACK)],
     attack: AttackOptions,
     source: SourceOptions,
     answer: AnswerOptions,
 ) -> None:
     """Make images that fool a model: change each a little, towards a random class."""
-    from repairkit.api import frameworks, job_settings
     from repairkit.cli.result_tables import print_attacked
 
-    name, choices = attack.chosen(by_gradients=source.source is not None)
-    method, pixel_range = frameworks.METHODS[name](**choices), _ends(attack.pixel_range)
-    model, settings = job_settings.find_job(job.model, job.words())
-    attacked = frameworks.attack(
+    method = attack.chosen(by_gradients=source.source is not None)
+    pixel_range = _ends(attack.pixel_range)
+    model, settings = api.find_job(job.model, job.words())
+    attacked = api.attack(
         model,
         settings=settings,
         method=method,
@@ -123,14 +182,13 @@ def export_command(
     answer: AnswerOptions,
 ) -> None:
     """Write a PyTorch or Keras model as ONNX, with a proven map of its layers."""
-    from repairkit.api import frameworks, job_settings
     from repairkit.cli.result_tables import print_exported
 
     out = exporting.out or Path(f"{_stem(exporting.source)}.onnx")
-    exported = frameworks.export(
+    exported = api.export(
         exporting.source,
         out=out,
-        settings=job_settings.find_settings(out, job.words()),
+        settings=api.find_settings(out, job.words()),
         framework=exporting.framework,
         weights=exporting.weights,
         input_shape=read_shape(exporting.input_shape),

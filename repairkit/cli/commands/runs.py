@@ -1,4 +1,4 @@
-"""`repairkit score`, and `repairkit means` and `repairkit merge` for data of several owners."""
+"""`score`, `compare` and `report` for runs; `means` and `merge` for data of several owners."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -7,10 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 import typer
 
-from repairkit.cli import options
+from repairkit import api
+from repairkit.cli import options, stage_display
 from repairkit.cli.option_groups import argument, flag, only, option
 from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SearchOptions
 from repairkit.core.errors import Interruption, SettingsError, Terminated
+from repairkit.core.process.trust import TRUST_HELP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +89,14 @@ def score_command(
     answer: AnswerOptions,
 ) -> None:
     """Estimate the value of every filter with its uncertainty; write a run folder."""
-    from repairkit.api import estimating, job_settings
-    from repairkit.cli import printing, stage_display
-    from repairkit.cli.result_tables import print_scored
+    from repairkit.cli import printing, result_tables
 
     method = "tmab" if scoring.paper and scoring.method == "auto" else scoring.method
     choices, of_method = scoring.estimate(), search.of_method()
-    model, settings = job_settings.find_job(job.model, job.words())
+    model, settings = api.find_job(job.model, job.words())
     folder = scoring.out or default_folder(model, settings.metrics[0], method)
     try:
-        scored = estimating.score(
+        scored = api.score(
             model,
             settings=settings,
             method=method,
@@ -108,7 +108,7 @@ def score_command(
             on_progress=stage_display.scoring_progress,
             ray=cluster.address(),
             ray_cores=cluster.ray_cores,
-            unattended=estimating.Unattended(**asdict(watch)),
+            unattended=api.Unattended(**asdict(watch)),
             **choices,
         )
     except KeyboardInterrupt as stop:
@@ -116,7 +116,7 @@ def score_command(
         return
 
     def tell() -> None:
-        print_scored(
+        result_tables.print_scored(
             scored.table(),
             scored.scores,
             scored.document,
@@ -163,6 +163,64 @@ _OF_JOB = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Runs, and what to compare."""
+
+    runs: list[Path] = argument("Run folders of one model; two or more.", "RUN...", default=...)
+    metric: str | None = option("The metric to compare; each run's first if left out.")
+    top_k: int = option("Filters at each end of the rankings to compare.", default=20, min=1)
+
+
+def compare_command(comparing: CompareOptions, answer: AnswerOptions) -> None:
+    """Show how far runs agree: rank correlation, R2 and overlap of the top filters."""
+    from repairkit.cli.result_tables import print_agreements
+
+    agreements = api.compare(comparing.runs, metric=comparing.metric, top_k=comparing.top_k)
+    pairs = [agreement.to_json() for agreement in agreements]
+    answer.give(
+        lambda: {"comparisons": pairs}, lambda: print_agreements(pairs, len(comparing.runs))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """A run, and where to write its page."""
+
+    run: Path = argument("A run folder that score wrote.", "RUN", default=...)
+    out: Path | None = option("The page; report.html in the run folder.", "-o", "--out")
+    model: Path | None = option("The model, if it was moved.")
+    data: Path | None = option("The data, if they were moved.")
+    means: Path | None = option("The common means, if they were moved.")
+    pictures: bool = flag(
+        "Read model and data for pictures: images, layers, removal.",
+        "--pictures/--no-pictures",
+        default=True,
+    )
+    trust: bool = flag(TRUST_HELP)
+
+
+def report_command(reporting: ReportOptions, answer: AnswerOptions) -> None:
+    """Write one self-contained HTML page about a run, and its numbers as JSON."""
+    from repairkit.cli import printing
+
+    reported = api.report(
+        reporting.run,
+        out=reporting.out,
+        model=reporting.model,
+        data=reporting.data,
+        means=reporting.means,
+        pictures=reporting.pictures,
+        trust=reporting.trust,
+    )
+
+    def tell() -> None:
+        printing.say(f"page     {reported.page}")
+        printing.say(f"numbers  {reported.report_file}")
+
+    answer.give(lambda: reported.document, tell)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeansOptions:
     """Files of means to add up, and where to write the result."""
 
@@ -184,18 +242,17 @@ def means_command(
     job: Annotated[JobOptions, only(*_OF_JOB)], choice: MeansOptions, answer: AnswerOptions
 ) -> None:
     """Compute the mean of every filter over all images, or add up the sums of several owners."""
-    from repairkit.api import estimating, job_settings
     from repairkit.cli.result_tables import print_means
 
     if choice.merge:
         if choice.out is None and job.model is None and job.data.data is None:
             raise SettingsError("--merge needs a file to write; name it with -o")
         place = choice.out or Path()
-        means = estimating.means(job.model, job.data.data, merge=choice.merge, out=place)
+        means = api.means(job.model, job.data.data, merge=choice.merge, out=place)
     else:
-        model, settings = job_settings.find_job(job.model, job.words())
+        model, settings = api.find_job(job.model, job.words())
         place = choice.out or model.with_suffix(".means.json")
-        means = estimating.means(model, settings=settings, out=place)
+        means = api.means(model, settings=settings, out=place)
     answer.give(
         lambda: {k: v for k, v in means.to_json().items() if k != "sites"},
         lambda: print_means(means, place),
@@ -204,10 +261,9 @@ def means_command(
 
 def merge_command(merging: MergeOptions, answer: AnswerOptions) -> None:
     """Add up values over data that may not leave its owners; needs only run folders."""
-    from repairkit.api import estimating
     from repairkit.cli.result_tables import print_merged
 
-    merged = estimating.merge(
+    merged = api.merge(
         merging.runs,
         out=merging.out,
         by=cast(Literal["images", "groups"], merging.by),  # `merge` refuses other words

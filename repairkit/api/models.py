@@ -1,7 +1,7 @@
-"""Exports and attacks, which need a framework beside the ONNX file."""
+"""Inspect and instrument ONNX models; attack them, or export them from a framework."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -9,12 +9,106 @@ from repairkit.api.job_settings import check_keywords, find_settings, load_sourc
 from repairkit.attacks import Pgd, Square
 from repairkit.core.framework import FrameworkModel, LoadOptions, Source
 from repairkit.core.results import Attacked, Exported
+from repairkit.data.preprocessing import describe_shape
+from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.attack import attacking
 from repairkit.jobs.export import adapters, exporting
+from repairkit.jobs.look import inspection
+from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
+from repairkit.jobs.setup.unjudged import look_thoroughly
 from repairkit.jobs.setup.workbench import Settings
 
-METHODS: Mapping[str, Callable[..., Pgd | Square]] = {"pgd": Pgd, "square": Square}
-"""The settings of each attack, by its name on the command line."""
+
+@dataclass(frozen=True)
+class Inspected:
+    """A model, and how usual preprocessings do on images.
+
+    `look` is None without images; a text says why the preprocessings were not tried.
+    """
+
+    model: inspection.Inspection
+    look: FirstLook | ErrorLook | str | None
+
+    def to_json(self) -> dict[str, object]:
+        document = self.model.to_json()
+        if self.look is None:
+            return document
+        if isinstance(self.look, str):
+            return {**document, "first_look": None, "first_look_note": self.look}
+        return {**document, "first_look": self.look.to_json()}
+
+    def look_in_words(self) -> Iterator[str]:
+        """Lines about the first look, without the table of attempts."""
+        if isinstance(self.look, str):
+            yield f"preprocessings were not tried: {self.look}"
+        elif self.look is not None:
+            yield from first_look_lines(self.look.to_json())
+
+    def further_inputs(self) -> list[str]:
+        """Descriptions of the inputs beside the images."""
+        return [
+            f"{other.name}: {describe_shape(other.shape)} {other.dtype.name}"
+            f"{', a row per image' if other.per_image else ''}"
+            for other in self.model.subject.further
+        ]
+
+    def seconds_of_all(self) -> list[tuple[int, float]]:
+        """Seconds for all filters, by the number of passes per filter."""
+        passes = self.model.passes
+        return [(n, passes.seconds_of(n) or 0.0) for n in inspection.PASSES_PER_FILTER]
+
+
+def inspect(
+    model: str | Path, data: str | Path | None = None, *, settings: Settings | None = None
+) -> Inspected:
+    """List inputs, outputs, sites and filters, as `repairkit inspect` does.
+
+    Args:
+        model: an ONNX file.
+        data: labelled images to try the usual preprocessings on; not tried if None.
+        settings: preprocessing, sites, inputs and outputs; see `score`.
+
+    Raises:
+        RepairkitError: anything that the user can correct.
+    """
+    subject, job = open_job(model, data, settings)
+    inspected = inspection.inspect(subject, job)
+    return Inspected(inspected, None if data is None else look_thoroughly(subject, job))
+
+
+@dataclass(frozen=True)
+class Instrumented:
+    """A model with mask inputs: its file, and the number of filters of each mask."""
+
+    out: Path
+    masks: dict[str, int]
+
+    def to_json(self) -> dict[str, object]:
+        masks = [{"input": name, "filters": n} for name, n in self.masks.items()]
+        return {"instrumented_model": str(self.out), "masks": masks}
+
+
+def instrument(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    settings: Settings | None = None,
+) -> Instrumented:
+    """Write a model with a run-time mask input per site, as `repairkit instrument` does.
+
+    Args:
+        model: an ONNX file.
+        data: images for the means of absent filters; see `score`.
+        out: the file for the model with masks.
+        settings: preprocessing, sites, level of absent filters; see `score`.
+
+    Raises:
+        RepairkitError: anything that the user can correct.
+    """
+    subject, job = open_job(model, data, settings)
+    sites = inspection.write_instrumented(subject, job, Path(out))
+    return Instrumented(Path(out), {mask_name(site): site.n_channels for site in sites})
 
 
 class ExportKeywords(TypedDict, total=False):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core import errors, filters
-from repairkit.graph.index import ConstantArrays, GraphIndex
+from repairkit.graph.index import ConstantArrays, GraphIndex, copied
 from repairkit.graph.kinds.class_head import ClassHead, find_head, head_named, kernel_order
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.stored.constants import Constants
@@ -138,8 +138,7 @@ def revert(model: ModelProto, edits: Sequence[filters.TensorEdit]) -> ModelProto
     Raises:
         VerificationError: the model does not hold what the edits name.
     """
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     for edit in reversed(edits):
         undo(result, edit)
     return result

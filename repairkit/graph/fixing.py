@@ -4,14 +4,12 @@ import zlib
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from repairkit.core.suite import Array
-from repairkit.graph.index import GraphIndex, attribute, fresh_name, opset_of
+from repairkit.graph import index
 
 _EXPAND_SINCE = 8
-_DEFAULTS_SINCE = 4  # IR version since which a listed initializer is a default, not a constant
 _SLICE_READS_INPUTS_SINCE = 10
 
 
@@ -27,36 +25,31 @@ def with_constants(
         repeated: names of inputs whose first axis is the images: their one row is repeated for
             every image of a run.
     """
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = index.copied(model)
     graph = result.graph
     kept = [value for value in graph.input if value.name not in constants]
-    if model.ir_version < _DEFAULTS_SINCE:  # then initializers must stay constant
+    if model.ir_version < index.DEFAULTS_SINCE:  # then initializers must stay constant
         names = {tensor.name for tensor in graph.initializer}
         kept = [value for value in kept if value.name not in names]
-    del graph.input[:]
-    graph.input.extend(kept)
-    stored = [tensor for tensor in graph.initializer if tensor.name not in constants]
-    del graph.initializer[:]
-    graph.initializer.extend(stored)
-    version = opset_of(model, default=1)
-    taken = GraphIndex(model).names
+    index.refill(graph.input, kept)
+    index.refill(graph.initializer, (t for t in graph.initializer if t.name not in constants))
+    version = index.opset_of(model, default=1)
+    taken = index.GraphIndex(model).names
     nodes = []
     for name, array in constants.items():
         if name not in repeated or version < _EXPAND_SINCE:
             graph.initializer.append(numpy_helper.from_array(array, name))
             continue
-        parts = {part: fresh_name(f"{name}/{part}", taken) for part in _PARTS}
+        parts = {part: index.fresh_name(f"{name}/{part}", taken) for part in _PARTS}
         taken.update(parts.values())
         sizes = np.array(array.shape[1:], np.int64)
-        for part, held in (("row", array), ("sizes", sizes), ("0", _index(0)), ("1", _index(1))):
+        ends = np.arange(2, dtype=np.int64)
+        stored = {"row": array, "sizes": sizes, "0": ends[:1], "1": ends[1:]}
+        for part, held in stored.items():
             graph.initializer.append(numpy_helper.from_array(held, parts[part]))
         nodes += _repeating(parts, name, image, version)
-    rest = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*nodes, *rest])
-    # From version 4 on, an initializer need not be an input too.
-    result.ir_version = max(result.ir_version, _DEFAULTS_SINCE)
+    index.refill(graph.node, [*nodes, *graph.node])
+    result.ir_version = max(result.ir_version, index.DEFAULTS_SINCE)
     return result
 
 
@@ -78,17 +71,10 @@ def _repeating(parts: Mapping[str, str], made: str, image: str, version: int) ->
     ]
 
 
-def _index(number: int) -> NDArray[np.int64]:
-    return np.array([number], np.int64)
-
-
 # Seeds
 
 
-_DRAWING = {
-    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
-    "Bernoulli", "Dropout",
-}  # fmt: skip
+_DRAWING = index.RANDOM | {"Dropout"}
 _DROPOUT_DRAWS_SINCE = 12
 
 
@@ -97,19 +83,18 @@ def seeded(model: ModelProto) -> ModelProto:
 
     Nodes that have a seed keep it. Nodes inside sub-graphs and functions stay as they are.
     """
-    version = opset_of(model, default=0)
+    version = index.opset_of(model, default=0)
     drawing = [
         position
         for position, node in enumerate(model.graph.node)
         if node.op_type in _DRAWING
-        and node.domain in ("", "ai.onnx")
-        and attribute(node, "seed") is None
+        and node.domain in index.STANDARD
+        and index.attribute(node, "seed") is None
         and (node.op_type != "Dropout" or version >= _DROPOUT_DRAWS_SINCE)
     ]
     if not drawing:
         return model
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = index.copied(model)
     for position in drawing:
         node = copy.graph.node[position]
         number = zlib.crc32(node.output[0].encode()) % 2**20

@@ -1,10 +1,10 @@
 """Which node makes and which nodes read each tensor of a graph, and which tensors are constant."""
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, MutableSequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from onnx import (
     ValueInfoProto,
 )
 
+Part = TypeVar("Part")
+
 STANDARD = ("", "ai.onnx")
 """The two names of the ONNX standard's domain."""
 
@@ -26,6 +28,9 @@ RANDOM = {
     "Bernoulli",
 }  # fmt: skip
 """Operators that draw random numbers in every run."""
+
+DEFAULTS_SINCE = 4
+"""IR version since which an initializer need not be an input too; one that is, is a default."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,23 @@ def _first_output(node: NodeProto) -> str:
     return next((str(name) for name in node.output if name), "")
 
 
+# Copies
+
+
+def copied(model: ModelProto) -> ModelProto:
+    """A copy of a model, to be edited."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def refill(values: MutableSequence[Part], fresh: Iterable[Part]) -> None:
+    """Put other parts into a repeated field, in place; they may be its own, in another order."""
+    kept = list(fresh)
+    del values[:]
+    values.extend(kept)
+
+
 # Sizes that a model leaves open
 
 
@@ -251,8 +273,7 @@ def with_open_sizes(model: ModelProto) -> ModelProto:
 
     if not any(_says_less_than_one(value) for value in named(model.graph)):
         return model
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     for value in named(result.graph):
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value < 1:

@@ -281,14 +281,13 @@ def bytes_of_largest_node(model: ModelProto, input_name: str, shape: Sequence[in
     ]
     fed = [v for v in graph.input if v.name not in stored]
     inputs = [_of_one(v, shape) if v.name == input_name else v for v in fed]
+    outputs = [helper.make_empty_tensor_value_info(o.name) for o in graph.output]
     light = helper.make_model(
-        helper.make_graph(graph.node, "light", [*inputs, *weights], graph.output, kept),
+        helper.make_graph(graph.node, "light", [*inputs, *weights], outputs, kept),
         opset_imports=model.opset_import,
     )
     light.ir_version = model.ir_version
     light.functions.extend(model.functions)
-    del light.graph.output[:]
-    light.graph.output.extend(helper.make_empty_tensor_value_info(o.name) for o in graph.output)
     try:
         inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except Exception:  # noqa: BLE001 (it has error types of its own; then nothing is known)

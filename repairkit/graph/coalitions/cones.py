@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import GraphIndex, int_attribute, outer_names
+from repairkit.graph.index import GraphIndex, copied, int_attribute, outer_names, refill
 
 Tensors = int
 """A set of tensors; bit t is set where tensor t belongs to it."""
@@ -299,8 +299,7 @@ def stack_inputs(
     Raises:
         ModelError: the first axis of an input is not that of the images.
     """
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     tiles = []
     for name in names:
         dims = shapes[name].dims
@@ -312,9 +311,7 @@ def stack_inputs(
         tiles.append(helper.make_node("Concat", [COUNT, ones], [repeats], axis=0))
         tiles.append(helper.make_node("Tile", [base, repeats], [name]))
         next(i for i in result.graph.input if i.name == name).name = base
-    nodes = list(model.graph.node)
-    del result.graph.node[:]
-    result.graph.node.extend([*tiles, *nodes])
+    refill(result.graph.node, [*tiles, *model.graph.node])
     count = helper.make_tensor_value_info(
         COUNT, helper.np_dtype_to_tensor_dtype(np.dtype("i8")), [1]
     )

@@ -15,10 +15,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, versi
 from onnx_graphsurgeon.logger.logger import G_LOGGER, Logger
 
 from repairkit.core import errors, filters
-from repairkit.graph.index import fresh_name, opset_of
+from repairkit.graph.index import DEFAULTS_SINCE, copied, fresh_name, opset_of, refill
 
 _WHERE_SINCE = 9
-_DEFAULTS_SINCE = 4  # IR version in which a listed initializer is a default and not a constant
 # Its notes would go to standard output, where only results belong.
 G_LOGGER.severity = Logger.CRITICAL
 
@@ -44,9 +43,8 @@ def mask_channels(
     Below opset 9, which has no `Where`, the result is converted to it. The model must not have
     sparse tensors.
     """
-    copy = ModelProto()  # graphsurgeon writes into what it imports, and loses sparse tensors
-    copy.CopyFrom(with_where(model))
-    graph = gs.import_onnx(copy)
+    # A copy: graphsurgeon writes into what it imports. It also loses sparse tensors.
+    graph = gs.import_onnx(copied(with_where(model)))
     positions = {o.name: i for i, node in enumerate(graph.nodes) for o in node.outputs}
     tensors = graph.tensors()
     inserted: list[tuple[int, gs.Node]] = []
@@ -80,17 +78,16 @@ def mask_channels(
         raise errors.ModelError(
             f"the graph cannot be written back ({error}); export it anew"
         ) from error
-    result.ir_version = max(model.ir_version, 4)
+    result.ir_version = max(model.ir_version, DEFAULTS_SINCE)
     _restore_types(result, model)
-    if model.ir_version >= _DEFAULTS_SINCE:
+    if model.ir_version >= DEFAULTS_SINCE:
         _restore_inputs(result, model)
     return result
 
 
 def tapped(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
     """A copy that gives some of its tensors as further outputs."""
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     known = {o.name for o in result.graph.output}
     for name in dict.fromkeys(tensors):
         if name not in known:
@@ -110,8 +107,7 @@ def with_gains(
         sites: the sites that were instrumented.
         gains: (n_channels,) of some sites, by name; of channels, not of trees.
     """
-    result = ModelProto()
-    result.CopyFrom(instrumented)
+    result = copied(instrumented)
     by_mask = {mask_name(site): site for site in sites if site.name in gains}
     for position in reversed(range(len(result.graph.node))):
         where = result.graph.node[position]
@@ -137,11 +133,9 @@ def _restore_inputs(result: ModelProto, model: ModelProto) -> None:
     """
     stored = {tensor.name for tensor in result.graph.initializer}
     listed = {value.name for value in result.graph.input}
-    fed = list(result.graph.input)
     kept = [v for v in model.graph.input if v.name in stored and v.name not in listed]
     if kept:
-        del result.graph.input[:]
-        result.graph.input.extend([*fed, *kept])
+        refill(result.graph.input, [*result.graph.input, *kept])
 
 
 def _restore_types(result: ModelProto, model: ModelProto) -> None:
@@ -204,8 +198,7 @@ def with_affine_masks(model: ModelProto, sites: tuple[filters.Site, ...]) -> Mod
     plain = all(site.dtype == "float32" and site.channel_axis == 1 for site in sites)
     if not plain or not masked.keys() <= by_where:
         return None
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     graph = result.graph
     nodes: list[NodeProto] = []
     for node in model.graph.node:
@@ -218,9 +211,9 @@ def with_affine_masks(model: ModelProto, sites: tuple[filters.Site, ...]) -> Mod
             inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]))
         for shape, numbers in _shapes(site).items():
             graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), shape))
-    del graph.node[:], graph.input[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    graph.input.extend(inputs)
+    refill(graph.node, nodes)
+    refill(graph.input, inputs)
+    del graph.value_info[:]
     return result
 
 

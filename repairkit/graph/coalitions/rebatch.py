@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from repairkit.graph.index import GraphIndex, attribute, int_attribute
+from repairkit.graph.index import (
+    DEFAULTS_SINCE,
+    GraphIndex,
+    attribute,
+    copied,
+    int_attribute,
+    refill,
+)
 from repairkit.graph.stored.constants import Constants
 
 BATCH = "batch"
@@ -34,8 +41,7 @@ def rebatch(
     `Reshape`, the sizes of `Resize`, the axis of `Flatten`, the axes of `Squeeze`, and constants
     that are joined to images (`Concat`).
     """
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     index = GraphIndex(model)
     work = _Work(result, index, Constants(index), step)
     for position, node in enumerate(index.nodes):
@@ -43,10 +49,8 @@ def rebatch(
         if free is not None and node.input and any(i in index.fed for i in node.input):
             free(work, position, node)
     if work.before:
-        nodes = [NodeProto.FromString(n.SerializeToString()) for n in result.graph.node]
-        del result.graph.node[:]
-        for position, node in enumerate(nodes):
-            result.graph.node.extend([*work.before.get(position, []), node])
+        pairs = enumerate(result.graph.node)
+        refill(result.graph.node, (n for p, node in pairs for n in (*work.before.get(p, []), node)))
     for value in (*result.graph.input, *result.graph.output):
         if value.name in (name, *further) or value.name in index.outputs:
             dims = value.type.tensor_type.shape.dim
@@ -54,8 +58,7 @@ def rebatch(
                 dims[0].dim_param = BATCH
             if value.name in index.outputs and work.rank_changed:
                 value.type.tensor_type.ClearField("shape")
-    # From version 4 on, an initializer need not be an input too.
-    result.ir_version = max(result.ir_version, 4)
+    result.ir_version = max(result.ir_version, DEFAULTS_SINCE)
     # Recorded shapes would still claim the old batch.
     del result.graph.value_info[:]
     return result

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import GraphIndex, outer_names, subgraphs
+from repairkit.graph.index import DEFAULTS_SINCE, GraphIndex, copied, outer_names, refill, subgraphs
 
 Width = Literal["float16", "float64"]
 
@@ -64,19 +64,16 @@ class _Recasting:
             self._nodes.append(copy)
         for name in self._index.outputs:
             self._wide(name)
-        result = ModelProto()
-        result.CopyFrom(self._model)
+        result = copied(self._model)
         graph = result.graph
-        del graph.node[:], graph.value_info[:]
-        graph.node.extend(self._nodes)
+        del graph.value_info[:]
+        refill(graph.node, self._nodes)
         read = {name for node in self._nodes for name in (*node.input, *outer_names(node))}
         kept = [t for t in self._model.graph.initializer if t.name in read | {*self._index.outputs}]
         inputs = [i for i in self._model.graph.input if i.name not in self._index.initializers]
-        del graph.initializer[:], graph.input[:]
-        graph.initializer.extend([*kept, *self._twins])
-        graph.input.extend(inputs)
-        # From version 4 on, an initializer need not be an input too.
-        result.ir_version = max(result.ir_version, 4)
+        refill(graph.initializer, [*kept, *self._twins])
+        refill(graph.input, inputs)
+        result.ir_version = max(result.ir_version, DEFAULTS_SINCE)
         return result
 
     def _moved(self, node: NodeProto) -> NodeProto | None:

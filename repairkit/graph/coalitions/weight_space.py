@@ -21,7 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from repairkit.core import errors, filters
 from repairkit.graph.coalitions.cones import Switch, Switched
 from repairkit.graph.coalitions.masking import mask_channels, mask_name, mask_shape
-from repairkit.graph.index import GraphIndex
+from repairkit.graph.index import DEFAULTS_SINCE, GraphIndex, copied, refill
 from repairkit.graph.kinds.kind import Folded, Survey
 from repairkit.graph.stored.constants import with_dense_tensors
 from repairkit.graph.stored.tensors import folder_of
@@ -81,8 +81,7 @@ def separate(
     """
     if folder_of(survey.model) is not None:
         raise errors.ModelError("the model's weights are too large to be folded and kept in memory")
-    model = ModelProto()
-    model.CopyFrom(with_dense_tensors(survey.model))
+    model = copied(with_dense_tensors(survey.model))
     wanted = {site.name for site in sites}
     kernels: dict[str, Floats] = {}
     biases: dict[str, Floats] = {}
@@ -109,9 +108,7 @@ def _rewrite(model: ModelProto, index: GraphIndex, folded: Folded, site: str) ->
     """Let the convolution itself make the site's tensor."""
     node = model.graph.node[folded.node]
     made = index.nodes[folded.tail[-1]].output[0] if folded.tail else node.output[0]
-    inputs = [node.input[0], kernel_name(site), bias_name(site)]
-    del node.input[:]
-    node.input.extend(inputs)
+    refill(node.input, [node.input[0], kernel_name(site), bias_name(site)])
     node.output[0] = made
 
 
@@ -137,8 +134,7 @@ def _tidy(model: ModelProto, gone: set[int], output: str) -> None:
     tidy.input.extend(inputs)
     tidy.initializer.extend(kept)
     model.graph.CopyFrom(tidy)
-    # An initializer that is no input needs version 4; only then it counts as constant.
-    model.ir_version = max(model.ir_version, 4)
+    model.ir_version = max(model.ir_version, DEFAULTS_SINCE)  # so that initializers are constant
 
 
 # After optimisation
@@ -146,8 +142,7 @@ def _tidy(model: ModelProto, gone: set[int], output: str) -> None:
 
 def with_codes(separated: Separated, roster: filters.Roster) -> ModelProto:
     """The working copy with codes for weights."""
-    model = ModelProto()
-    model.CopyFrom(separated.model)
+    model = copied(separated.model)
     codes: dict[str, Floats] = {}
     for site, kernel in separated.kernels.items():
         columns = np.arange(len(roster))[roster.slices[site]]

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core import errors, filters, suite
-from repairkit.graph.index import GraphIndex, attribute, outer_names
+from repairkit.graph.index import (
+    DEFAULTS_SINCE,
+    STANDARD,
+    GraphIndex,
+    attribute,
+    copied,
+    outer_names,
+)
 
 DOMAIN = "ai.onnx.ml"
 ENSEMBLES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
@@ -259,12 +266,11 @@ def spread_over_thresholds(
 
 def with_standard_operators(model: ModelProto) -> ModelProto:
     """A copy that may also use operators of the ONNX standard."""
-    result = ModelProto()
-    result.CopyFrom(model)
-    if not any(o.domain in ("", "ai.onnx") for o in result.opset_import):
+    result = copied(model)
+    if not any(o.domain in STANDARD for o in result.opset_import):
         result.opset_import.append(helper.make_opsetid("", _OPSET))
         result.ir_version = max(result.ir_version, _IR_VERSION)
-    result.ir_version = max(result.ir_version, 4)  # an initializer need not be an input too
+    result.ir_version = max(result.ir_version, DEFAULTS_SINCE)
     return result
 
 
@@ -339,6 +345,6 @@ def tail_of(model: ModelProto, sites: Sequence[filters.Site], output: str) -> Mo
         [tensor for name, tensor in index.initializers.items() if name in needed],
     )
     tail = helper.make_model(graph, opset_imports=plain.opset_import)
-    tail.ir_version = max(plain.ir_version, 4)
+    tail.ir_version = max(plain.ir_version, DEFAULTS_SINCE)
     tail.functions.extend(plain.functions)
     return tail

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape
 
 from repairkit.core import errors, filters, suite
 from repairkit.graph.coalitions.masking import mask_name, with_where
-from repairkit.graph.index import GraphIndex, attribute, fresh_name, int_attribute
+from repairkit.graph.index import GraphIndex, attribute, fresh_name, int_attribute, refill
 from repairkit.graph.kinds import ensembles
 from repairkit.graph.kinds.kind import Kind, SiteLayer, SiteSearch
 
@@ -209,8 +209,7 @@ def mask_trees(
         before = _with_masks(mask, site, node, element_type(model, node.input[0]), taken, result)
         _plant(node, ensemble, means[site.name])
         moved = [*result.graph.node[:position], *before, *result.graph.node[position:]]
-        del result.graph.node[:]
-        result.graph.node.extend(moved)
+        refill(result.graph.node, moved)
     for mask, site in masks.items():
         result.graph.input.append(
             helper.make_tensor_value_info(mask, TensorProto.BOOL, ["mask_rows", site.n_channels])

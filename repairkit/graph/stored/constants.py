@@ -17,6 +17,7 @@ from repairkit.graph.index import (
     GraphIndex,
     all_nodes,
     attribute,
+    copied,
     int_attribute,
     subgraphs,
 )
@@ -236,8 +237,7 @@ def with_dense_tensors(model: ModelProto) -> ModelProto:
     """
     if not any(_has_sparse(graph) for graph in _graphs(model)):
         return model
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     for graph in _graphs(result):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(
@@ -259,6 +259,3 @@ def _has_sparse(graph: GraphProto) -> bool:
 
 def _graphs(model: ModelProto) -> list[GraphProto]:
     return [model.graph, *(g for node in all_nodes(model.graph) for g in subgraphs(node))]
-
-
-# Models whose weights are kept outside

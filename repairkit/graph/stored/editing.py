@@ -10,7 +10,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
 from repairkit.core import errors, filters, suite
-from repairkit.graph.index import GraphIndex, attribute
+from repairkit.graph.index import DEFAULTS_SINCE, GraphIndex, attribute, copied, fresh_name
 from repairkit.graph.stored.constants import Constants, stored_tensor
 from repairkit.graph.stored.tensors import array_of, runs_of, store
 
@@ -22,8 +22,7 @@ class Editor:
 
     def __init__(self, index: GraphIndex) -> None:
         self.index, self.constants = index, Constants(index)
-        self.model = ModelProto()
-        self.model.CopyFrom(self.index.model)
+        self.model = copied(index.model)
         self.edits: list[filters.TensorEdit] = []
 
     def apply(self, changes: Sequence[filters.Change]) -> None:
@@ -62,11 +61,7 @@ class Editor:
 
     def _add(self, change: filters.AddedTensor) -> None:
         """A new initializer, read by a node at `slot` instead of what it read before."""
-        fresh, number = change.name, 1
-        taken = self.index.names | {edit.tensor for edit in self.edits}
-        while fresh in taken:
-            number += 1
-            fresh = f"{change.name}_{number}"
+        fresh = fresh_name(change.name, self.index.names | {edit.tensor for edit in self.edits})
         slot, reader = change.slot, self.model.graph.node[change.node]
         replaces = reader.input[slot] if len(reader.input) > slot else None
         if len(reader.input) > slot:
@@ -75,7 +70,9 @@ class Editor:
             reader.input.append(fresh)
         tensor = numpy_helper.from_array(change.array, fresh)
         self.model.graph.initializer.append(tensor)
-        if self.model.ir_version < 4:  # which requires that an initializer is an input too
+        if (
+            self.model.ir_version < DEFAULTS_SINCE
+        ):  # which requires that an initializer is an input too
             self.model.graph.input.append(
                 helper.make_tensor_value_info(fresh, tensor.data_type, change.array.shape)
             )

@@ -29,7 +29,7 @@ from onnx import (
 from onnx.reference import ReferenceEvaluator
 
 from repairkit.core import errors, suite
-from repairkit.graph.index import nodes_of_functions, plain_tensors
+from repairkit.graph.index import copied, nodes_of_functions, plain_tensors
 
 FROZEN_TYPES = ("float16", "float32", "float64")
 """Types in which a layer of floats may hold a constant."""
@@ -283,8 +283,7 @@ def fold(
 def _check_sizes(model: ModelProto, node: NodeProto, feeds: Mapping[str, suite.Array]) -> None:
     if node.op_type in _NEVER_GROWS and node.domain in ("", "ai.onnx"):
         return
-    shaped = ModelProto()
-    shaped.CopyFrom(model)
+    shaped = copied(model)
     del shaped.graph.input[:]
     for name, array in feeds.items():
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -340,8 +339,7 @@ def wherever_it_lies(model: ModelProto) -> ModelProto:
 def _without(model: ModelProto, *keys: str) -> ModelProto:
     if folder_of(model) is None:
         return model
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     for tensor in plain_tensors(result.graph, nodes_of_functions(result)):
         forget_marks(tensor, *keys)
     return result

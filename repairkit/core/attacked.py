@@ -59,7 +59,7 @@ def with_twins(annotations: suite.Annotations, halves: NDArray[np.intp]) -> NDAr
     numbers = annotations.attributes.get(IMAGE)
     if not is_attacked(annotations) or numbers is None:
         return halves
-    made = annotations.attributes[ADVERSARIAL].astype(bool)
+    made = adversarial(annotations)
     of_clean = dict(zip(numbers[~made].tolist(), halves[~made].tolist(), strict=True))
     joined = halves.copy()
     joined[made] = [

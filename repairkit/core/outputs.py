@@ -20,10 +20,8 @@ _UINT8_SUM, _UINT8_SLACK = 255.5, 13.0
 _SLACK, _SUM_SLACK = 1e-3, 1e-2
 _LEAST_SUM, _HALF = 1e-12, 0.5
 
-
 FORMS = ("logits", "probabilities", "log-probabilities")
 """What a user can say that outputs are."""
-
 _SURE_IMAGES = 20
 _ASK = "say what the outputs are with --outputs-are logits or --outputs-are probabilities"
 
@@ -93,21 +91,10 @@ class OutputForm:
             DataError: There are no outputs, or none that are finite.
         """
         table = _columns(outputs, columns)
-        single = table.shape[1] == 1
-        if threshold is not None and (regression or not single):
-            raise errors.SettingsError(
-                f"a threshold is for one number per image that tells two classes apart; the model "
-                f"gives {table.shape[1]}{' and is judged as a regressor' if regression else ''}: "
-                f"leave --threshold out, or choose one of --columns"
-            )
+        _check_width(table.shape[1], regression=regression, threshold=threshold)
         if regression:
-            if not single:
-                raise errors.SettingsError(
-                    f"the model gives {table.shape[1]} numbers per image and a regressor is "
-                    f"judged by one; choose another --output or one of --columns, or give a "
-                    f"metric module:function"
-                )
             return cls("values", columns, reading="outputs are a regressor's answers")
+        single = table.shape[1] == 1
         kind, reading = _said_kind(evidence, single=single, part=columns is not None)
         if kind and not (single and table.dtype.kind in "iu" and threshold is None):
             return cls(kind, columns, threshold, reading + _doubt(evidence.said, table))
@@ -121,11 +108,16 @@ class OutputForm:
         kind_of_rows, why = judge(rows, table.dtype, threshold, ask=evidence.ask)
         return cls(kind_of_rows, columns, threshold, f"{_WORDS[kind_of_rows]}: {why}")
 
+    @property
+    def in_probabilities(self) -> bool:
+        """Whether outputs are probabilities, of every class or of class 1 alone."""
+        return self.kind.endswith(("probabilities", "probability"))
+
     def n_classes(self, outputs: suite.Array) -> int:
         """K; 2 for the binary kinds, 1 for `values`."""
-        return (
-            2 if self.kind.startswith("binary") else int(_columns(outputs, self.columns).shape[1])
-        )
+        if self.kind.startswith("binary"):
+            return 2
+        return int(_columns(outputs, self.columns).shape[1])
 
     def class_scores(self, outputs: suite.Array) -> NDArray[np.float64]:
         """Shape (n, K): probabilities, or logits; greater means likelier, and (n, 1) for `values`.
@@ -152,7 +144,7 @@ class OutputForm:
     def log_probabilities(self, outputs: suite.Array) -> NDArray[np.float64]:
         """Shape (n, K), within [LOG_FLOOR, 0]; LOG_FLOOR throughout a row that holds a NaN."""
         scores = self.class_scores(outputs)
-        if self.kind.endswith("probabilities") or self.kind == "binary-probability":
+        if self.in_probabilities:
             broken = np.isnan(scores).any(axis=1, keepdims=True)
             logs = np.log(np.maximum(scores, math.exp(LOG_FLOOR)))
         else:
@@ -169,18 +161,29 @@ class OutputForm:
         """
         columns = _columns(outputs, self.columns)
         if self.kind.startswith("binary"):
+            half = 0.5 if self.kind == "binary-probability" else 0.0
             top = columns[:, 0]
-            picked = (top >= self._from_class_1()).astype(np.int64)
+            picked = (top >= (half if self.threshold is None else self.threshold)).astype(np.int64)
         else:
             # argmax takes a NaN for the greatest number, so one look per row finds them all.
             picked = columns.argmax(axis=1).astype(np.int64)
             top = columns[np.arange(len(columns)), picked]
         return np.where(np.isnan(top), -1, picked)
 
-    def _from_class_1(self) -> float:
-        if self.threshold is not None:
-            return self.threshold
-        return 0.5 if self.kind == "binary-probability" else 0.0
+
+def _check_width(n_columns: int, *, regression: bool, threshold: float | None) -> None:
+    """Refuse a threshold, or a regressor, where the model gives more than one number per image."""
+    if threshold is not None and (regression or n_columns != 1):
+        raise errors.SettingsError(
+            f"a threshold is for one number per image that tells two classes apart; the model "
+            f"gives {n_columns}{' and is judged as a regressor' if regression else ''}: "
+            f"leave --threshold out, or choose one of --columns"
+        )
+    if regression and n_columns != 1:
+        raise errors.SettingsError(
+            f"the model gives {n_columns} numbers per image and a regressor is judged by one; "
+            f"choose another --output or one of --columns, or give a metric module:function"
+        )
 
 
 def _columns(outputs: suite.Array, wanted: tuple[int, int] | None) -> suite.Array:
@@ -279,34 +282,22 @@ def _kind_of_column(
 
 
 def _kind_of_rows(
-    rows: NDArray[np.float64],
-    dtype: np.dtype[Any],
-    _: float | None,
-    *,
-    ask: bool,
+    rows: NDArray[np.float64], dtype: np.dtype[Any], _: float | None, *, ask: bool
 ) -> tuple[str, str]:
-    n = len(rows)
-    if dtype.kind == "i" and dtype.itemsize == 1:
+    n, signed_bytes = len(rows), dtype.kind == "i" and dtype.itemsize == 1
+    if signed_bytes:
         rows = rows - np.iinfo(dtype).min
-        quantised = bool((np.abs(rows.sum(axis=1) - _UINT8_SUM) <= _UINT8_SLACK).all())
-        return _told_rows("probabilities" if quantised else "logits", n)
-    negative = (rows < -_SLACK).any(axis=1)
-    even = ~negative & (np.abs(rows.sum(axis=1) - 1.0) <= _SUM_SLACK)
-    integer = dtype.kind in "iub"
-    quantised = integer and bool((np.abs(rows.sum(axis=1) - _UINT8_SUM) <= _UINT8_SLACK).all())
+    sums = rows.sum(axis=1)
+    quantised = dtype.kind in "iub" and (np.abs(sums - _UINT8_SUM) <= _UINT8_SLACK).all()
+    even = (rows >= -_SLACK).all(axis=1) & (np.abs(sums - 1.0) <= _SUM_SLACK) & (not signed_bytes)
     if even.all() or quantised:
-        return _told_rows("probabilities", n)
+        return "probabilities", f"over {n} images they add up to 1"
     if ask and even.mean() > _HALF:
         raise errors.SettingsError(
             f"{even.sum()} of {n} outputs add up to 1 as probabilities do and the others do not, "
             f"and the graph does not tell what they are; {_ASK}"
         )
-    return _told_rows("logits", n)
-
-
-def _told_rows(kind: str, n: int) -> tuple[str, str]:
-    add = "add up to 1" if kind == "probabilities" else "do not add up to 1"
-    return kind, f"over {n} images they {add}"
+    return "logits", f"over {n} images they do not add up to 1"
 
 
 def shift_outputs(
@@ -322,21 +313,14 @@ def shift_outputs(
     first, behind = form.columns or (0, None)
     shifted = np.asarray(outputs, np.float64).copy()
     rows = shifted.reshape(len(shifted), -1)
-    scores = replace(form, columns=None).class_scores(
-        np.asarray(outputs).reshape(len(outputs), -1)[:, first:behind]
-    )
     if form.kind == "binary-logit":
         rows[:, first:behind] += biases[1] - biases[0]
-    elif form.kind == "binary-probability":
-        odds = scores * np.exp(biases - biases.max())
-        rows[:, first:behind] = (odds / np.maximum(odds.sum(axis=1, keepdims=True), _LEAST_SUM))[
-            :, 1:
-        ]
-    elif form.kind.endswith("probabilities"):
-        weighted = scores * np.exp(biases - biases.max())
-        rows[:, first:behind] = weighted / np.maximum(
-            weighted.sum(axis=1, keepdims=True), _LEAST_SUM
-        )
-    else:
+    elif not form.in_probabilities:
         rows[:, first:behind] += biases
+    else:
+        judged = np.asarray(outputs).reshape(len(outputs), -1)[:, first:behind]
+        scores = replace(form, columns=None).class_scores(judged)
+        weighted = scores * np.exp(biases - biases.max())
+        weighted /= np.maximum(weighted.sum(axis=1, keepdims=True), _LEAST_SUM)
+        rows[:, first:behind] = weighted[:, 1:] if form.kind == "binary-probability" else weighted
     return shifted

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from repairkit.core.process.text import clean, did_you_mean, listing
 from repairkit.data import tables
 
 Locate = Callable[[int], str]
+"""The position of an image to its place in the source, for messages."""
 TRUTH = {"false": 0, "true": 1}
 HOW_NUMBERS = "labels are class numbers"
 HOW_TRUTH = "labels are false (0) and true (1)"
@@ -88,12 +88,21 @@ def read_classes(
         return Labels(_mapped(texts, numbers), names, notes, reading)
     if all(number is not None for number in whole.values()):
         if known & labels:
-            raise errors.DataError(_half_names(texts, names, locate))
+            index = next(i for i, text in enumerate(texts) if text not in known)
+            raise errors.DataError(
+                f"{locate(index)}: label {texts[index]} is none of the classes "
+                f"({listing(names)}), and others are: numbers are names for every image or class "
+                "numbers for every image; correct the label or classes"
+            )
         limit = n_classes if n_classes is not None else len(names) or None
         values = _class_numbers(texts, limit, locate)
         return Labels(values, names, notes, HOW_NUMBERS)
     if known:
-        raise errors.DataError(_unknown_name(texts, names, locate))
+        index = next(i for i, text in enumerate(texts) if text not in known)
+        raise errors.DataError(
+            f"{locate(index)}: label {texts[index]!r} is none of the classes ({listing(names)})"
+            f"{did_you_mean(texts[index], names)}; correct the label or classes"
+        )
     if {text.lower() for text in labels} <= set(TRUTH):
         values = _mapped([text.lower() for text in texts], TRUTH)
         return Labels(values, ("false", "true"), notes, HOW_TRUTH)
@@ -130,24 +139,6 @@ def _respelt(raw: suite.Array, texts: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _half_names(texts: Sequence[str], names: Sequence[str], locate: Locate) -> str:
-    index = next(i for i, text in enumerate(texts) if text not in names)
-    return (
-        f"{locate(index)}: label {texts[index]} is none of the classes ({listing(list(names))}), "
-        "and others are: numbers are names for every image or class numbers for every image; "
-        "correct the label or classes"
-    )
-
-
-def _unknown_name(texts: Sequence[str], names: Sequence[str], locate: Locate) -> str:
-    index = next(i for i, text in enumerate(texts) if text not in names)
-    name, known = texts[index], list(names)
-    return (
-        f"{locate(index)}: label {name!r} is none of the classes ({listing(known)})"
-        f"{did_you_mean(name, known)}; correct the label or classes"
-    )
-
-
 def _numbered_by_sorting(
     texts: Sequence[str], n_classes: int | None, locate: Locate, notes: tuple[str, ...]
 ) -> Labels:
@@ -171,7 +162,7 @@ def refuse_padded(names: Sequence[str], n_classes: int | None, locate: Locate) -
     """Refuse codes such as `03` and `07` that do not name every class: their order says nothing.
 
     Raises:
-        DataError: so it is.
+        DataError: the names are such codes.
     """
     padded = bool(names) and all(name.lstrip("+-").isdecimal() for name in names)
     if n_classes is not None and len(names) < n_classes and padded:
@@ -218,13 +209,11 @@ def _refuse_not_finite(values: suite.Array, locate: Locate) -> None:
         )
 
 
-def _is_number(text: Any) -> bool:
+def _is_number(text: object) -> bool:
     return tables.numeric_if_all_numbers(np.array([str(text)])).dtype.kind != "U"
 
 
 CROSS = " × "  # noqa: RUF001 - a cross is what is meant, and an x could stand in a name
-
-
 LABEL = "label"
 _SHOWN = 8
 
@@ -280,9 +269,7 @@ def empty_crosses(
 
 
 def cross_groups(
-    attributes: Mapping[str, suite.Array],
-    columns: Sequence[str],
-    locate: Callable[[int], str],
+    attributes: Mapping[str, suite.Array], columns: Sequence[str], locate: Locate
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Group numbers (n_images,), and the sorted names of the groups that occur.
 
@@ -303,9 +290,7 @@ def cross_groups(
     return groups.astype(np.int64), tuple(names.tolist())
 
 
-def _column_texts(
-    attributes: Mapping[str, suite.Array], column: str, locate: Callable[[int], str]
-) -> list[str]:
+def _column_texts(attributes: Mapping[str, suite.Array], column: str, locate: Locate) -> list[str]:
     column = clean(column)
     if column not in attributes:
         known = list(attributes)

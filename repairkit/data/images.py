@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,14 +23,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.process.stages import stage
 from repairkit.core.process.text import first_line
+from repairkit.data import preprocessing as prep
 from repairkit.data.dataset import LoadedImages, copies_note
-from repairkit.data.preprocessing import (
-    InputSpec,
-    PixelImages,
-    Preprocessing,
-    describe_shape,
-    value_table,
-)
 
 _MODE_OF_CHANNELS = {1: "L", 3: "RGB"}
 _MAX_RESIZED_PIXELS = 1 << 28
@@ -55,7 +49,7 @@ class Geometry:
         return self.resize if isinstance(self.resize, tuple) else None
 
     def fits(self, size: tuple[int, int]) -> bool:
-        return all(want in (None, have) for want, have in zip(self.wanted, size, strict=True))
+        return prep.shape_fits(size, self.wanted)
 
     def apply(self, image: Image.Image) -> Image.Image:
         """The image brought to size.
@@ -75,7 +69,7 @@ class Geometry:
         return image if self.crop is None else _crop(image, *self.crop)
 
 
-def plan_geometry(spec: InputSpec, preprocessing: Preprocessing) -> Geometry:
+def plan_geometry(spec: prep.InputSpec, preprocessing: prep.Preprocessing) -> Geometry:
     """How images get the size that the model takes.
 
     Without `resize` and `crop` they are resized straight to it; after a `resize` of the shorter
@@ -197,8 +191,12 @@ def decode(file: ImageFile, color: str, geometry: Geometry) -> Decoded:
     if not content:
         raise DataError(f"{file.place}: the file is empty; replace or remove it")
     with _refusals_named(file.place), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-        _refuse_bomb(image)
-        with _one_at_a_time(image):
+        n_pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+        if limit is not None and n_pixels > limit:
+            # Pillow itself only warns up to twice the limit, and warnings can be off.
+            raise Image.DecompressionBombError
+        # Large images are decoded one after the other, so that threads share their memory.
+        with _LARGE if n_pixels > _LARGE_PIXELS else nullcontext():
             n_frames = getattr(image, "n_frames", 1)
             upright = ImageOps.exif_transpose(image)
             pixels = as_pixels(
@@ -216,7 +214,10 @@ def _refusals_named(place: str) -> Iterator[None]:
     except DataError as error:
         raise DataError(f"{place}: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(_bomb_message(place)) from error
+        raise DataError(
+            f"{place}: the image declares over {Image.MAX_IMAGE_PIXELS} pixels, a decompression "
+            "bomb; scale it down with a tool you trust, or remove it"
+        ) from error
     except UnidentifiedImageError as error:
         raise DataError(
             f"{place}: is no image that Pillow can read; expected one of {', '.join(_FORMATS)}"
@@ -226,25 +227,6 @@ def _refusals_named(place: str) -> Iterator[None]:
             f"{place}: the image is truncated or damaged ({first_line(error)}); "
             "replace or remove it"
         ) from error
-
-
-def _one_at_a_time(image: Image.Image) -> AbstractContextManager[object]:
-    """Large images are decoded one after the other, so that threads share their memory."""
-    return _LARGE if image.width * image.height > _LARGE_PIXELS else nullcontext()
-
-
-def _bomb_message(place: str) -> str:
-    return (
-        f"{place}: the image declares over {Image.MAX_IMAGE_PIXELS} pixels, a decompression bomb; "
-        "scale it down with a tool you trust, or remove it"
-    )
-
-
-def _refuse_bomb(image: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        # Pillow itself only warns up to twice the limit, and warnings can be off.
-        raise Image.DecompressionBombError
 
 
 def _bits(image: Image.Image) -> int:
@@ -303,7 +285,7 @@ _MAX_THREADS = 16
 
 
 def load_files(
-    files: Sequence[ImageFile], spec: InputSpec, preprocessing: Preprocessing
+    files: Sequence[ImageFile], spec: prep.InputSpec, preprocessing: prep.Preprocessing
 ) -> LoadedImages:
     """Decode every file to the model's size and colours; at least one file.
 
@@ -313,8 +295,9 @@ def load_files(
     """
     color = _color(spec, preprocessing)
     geometry = plan_geometry(spec, preprocessing)
-    table = value_table(preprocessing, _CHANNELS[color], spec.dtype)
-    with _quiet_pillow():
+    table = prep.value_table(preprocessing, _CHANNELS[color], spec.dtype)
+    # Pillow warns of odd metadata; what matters is judged in `decode`, without warnings.
+    with warnings.catch_warnings(action="ignore"):
         first = decode(files[0], color, geometry).pixels
         _check_size(files[0], first, geometry)
         pixels = allocate_pixels((len(files), *first.shape))
@@ -322,24 +305,28 @@ def load_files(
         def store(index: int) -> Decoded:
             decoded = decode(files[index], color, geometry)
             if decoded.pixels.shape != first.shape:
-                raise DataError(_uneven(files[index], decoded.pixels, files[0], first))
+                raise DataError(
+                    f"{files[index].place}: has {prep.describe_shape(decoded.pixels.shape[:2])} "
+                    f"pixels and {files[0].place} has {prep.describe_shape(first.shape[:2])}; the "
+                    "model fixes no size, so set resize = [height, width]"
+                )
             pixels[index] = decoded.pixels
             return replace(decoded, pixels=first)
 
         read = _map_in_threads(store, len(files))
     digests = [decoded.digest for decoded in read]
     return LoadedImages(
-        PixelImages(pixels, table, channels_first=spec.layout == "nchw"),
+        prep.PixelImages(pixels, table, channels_first=spec.layout == "nchw"),
         hashlib.sha256("\n".join(digests).encode()).hexdigest(),
         (*copies_note(digests), *_frames_note(read)),
     )
 
 
-def _color(spec: InputSpec, preprocessing: Preprocessing) -> str:
+def _color(spec: prep.InputSpec, preprocessing: prep.Preprocessing) -> str:
     if spec.layout == "other":
         raise DataError(
-            f"the model takes {describe_shape(spec.shape)} per image, which no image file gives; "
-            "give --data as a .npz whose x is ready for the model"
+            f"the model takes {prep.describe_shape(spec.shape)} per image, which no image file "
+            "gives; give --data as a .npz whose x is ready for the model"
         )
     color = preprocessing.color or ("gray" if spec.channels == 1 else "rgb")
     if spec.channels == _CHANNELS[color] or spec.channels is None:
@@ -359,22 +346,14 @@ def _map_in_threads(store: Callable[[int], Decoded], n_files: int) -> list[Decod
     pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
     try:
         with stage("decoding images", total=n_files) as tell:
-            images = []
-            for name in pool.map(store, range(n_files)):
-                images.append(name)
-                tell(len(images))
-            return images
+            decoded = []
+            for image in pool.map(store, range(n_files)):
+                decoded.append(image)
+                tell(len(decoded))
+            return decoded
     finally:
-        # After an error, the files not yet begun are not worth waiting for.
+        # After an error, files that no thread has begun are left undone.
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    # Pillow warns of odd metadata; what matters is judged in `decode`, without warnings.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _check_size(file: ImageFile, pixels: NDArray[np.uint8], geometry: Geometry) -> None:
@@ -382,18 +361,8 @@ def _check_size(file: ImageFile, pixels: NDArray[np.uint8], geometry: Geometry) 
     if not geometry.fits((height, width)):
         raise DataError(
             f"{file.place}: has {height} x {width} pixels and the model takes "
-            f"{describe_shape(geometry.wanted)} (height x width); set resize"
+            f"{prep.describe_shape(geometry.wanted)} (height x width); set resize"
         )
-
-
-def _uneven(
-    file: ImageFile, pixels: NDArray[np.uint8], first_file: ImageFile, first: NDArray[np.uint8]
-) -> str:
-    return (
-        f"{file.place}: has {describe_shape(pixels.shape[:2])} pixels and {first_file.place} has "
-        f"{describe_shape(first.shape[:2])}; the model fixes no size, so set "
-        "resize = [height, width]"
-    )
 
 
 def _frames_note(read: Sequence[Decoded]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -83,6 +83,13 @@ class FurtherInput:
 def describe_shape(shape: tuple[int | None, ...]) -> str:
     """`(3, None, 224)` as `3 x ? x 224`."""
     return " x ".join("?" if size is None else str(size) for size in shape) or "a single number"
+
+
+def shape_fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    """Whether a shape is the one wanted, in which None stands for any size."""
+    return len(shape) == len(wanted) and all(
+        want in (None, have) for have, want in zip(shape, wanted, strict=True)
+    )
 
 
 def is_tabular(spec: InputSpec) -> bool:

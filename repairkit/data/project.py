@@ -1,4 +1,4 @@
-"""`repairkit.toml`: what a project's commands need, so that they need no more words."""
+"""`repairkit.toml`: settings of a project, which its commands then need no options for."""
 
 import math
 import tomllib
@@ -69,30 +69,30 @@ def read_project(path: Path) -> Project:
     Raises:
         SettingsError: it cannot be read, a key is unknown or a value makes no sense.
     """
-    settings = _load(path)
-    check_keys(settings, _KEYS, str(path))
+    settings = _Settings(path, _load(path))
+    check_keys(settings.values, _KEYS, str(path))
     folder = path.parent
-    model, data = _text(path, settings, "model"), _text(path, settings, "data")
-    preprocessing = _section(path, settings, "preprocessing")
+    model, data = settings.text("model"), settings.text("data")
+    preprocessing = settings.section("preprocessing")
     Preprocessing.from_mapping(preprocessing, f"{path} [preprocessing]")
     return Project(
         folder=folder,
         model=None if model is None else folder / model,
         data=None if data is None else folder / data,
-        groups=_texts(path, settings, "groups", separator=","),
-        class_names=_texts(path, settings, "classes"),
+        groups=settings.texts("groups", separator=","),
+        class_names=settings.texts("classes"),
         preprocessing=preprocessing,
-        parts=_parts(path, settings),
-        metrics=_texts(path, settings, "metrics"),
-        output=_text(path, settings, "output"),
-        columns=_text(path, settings, "columns"),
-        threshold=_threshold(path, settings),
-        outputs_are=_text(path, settings, "outputs_are"),
-        seed=_seed(path, settings),
-        features=_texts(path, settings, "features", separator=","),
-        image_input=_text(path, settings, "image_input"),
-        inputs=_inputs(path, settings),
-        accept_preprocessing=_truth(path, settings, "accept_preprocessing"),
+        parts=settings.parts(),
+        metrics=settings.texts("metrics"),
+        output=settings.text("output"),
+        columns=settings.text("columns"),
+        threshold=settings.threshold(),
+        outputs_are=settings.text("outputs_are"),
+        seed=settings.seed(),
+        features=settings.texts("features", separator=","),
+        image_input=settings.text("image_input"),
+        inputs=settings.inputs(),
+        accept_preprocessing=settings.truth("accept_preprocessing"),
     )
 
 
@@ -101,7 +101,7 @@ def _load(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MOST_BYTES:
             raise SettingsError(f"{path}: is over {_MOST_BYTES >> 10} KiB; no settings are so long")
         text = decoded(path.read_bytes())
-        # The parser takes the square of the dots in one key.
+        # The parser's time grows with the square of the dots in one key.
         if max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
             raise SettingsError(f"{path}: has a line of over {_MOST_DOTS} dots; no settings do")
         return tomllib.loads(text.replace("\r\n", "\n"))
@@ -113,74 +113,74 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _wrong(path: Path, key: str, value: Any, expected: str) -> SettingsError:
-    return SettingsError(f"{path}: {key} is {value!r}; expected {expected}")
+@dataclass(frozen=True)
+class _Settings:
+    """What a file holds by its keys; a value of another kind than its key takes is refused."""
 
+    path: Path
+    values: Mapping[str, Any]
 
-def _text(path: Path, settings: Mapping[str, Any], key: str) -> str | None:
-    value = settings.get(key)
-    if value is None or (isinstance(value, str) and value):
+    def refusal(self, key: str, value: Any, expected: str) -> SettingsError:
+        return SettingsError(f"{self.path}: {key} is {value!r}; expected {expected}")
+
+    def text(self, key: str) -> str | None:
+        value = self.values.get(key)
+        if value is None or (isinstance(value, str) and value):
+            return value
+        raise self.refusal(key, value, "text in quotes")
+
+    def texts(self, key: str, *, separator: str | None = None) -> tuple[str, ...]:
+        given = value = self.values.get(key, [])
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(separator)] if separator else [value]
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            raise self.refusal(key, given, 'text, or a list of texts like ["a", "b"]')
+        return tuple(value)
+
+    def section(self, key: str) -> dict[str, Any]:
+        value = self.values.get(key, {})
+        if not isinstance(value, dict):
+            raise self.refusal(key, value, f"a section [{key}]")
         return value
-    raise _wrong(path, key, value, "text in quotes")
 
+    def parts(self) -> dict[str, str | float]:
+        parts = self.section("parts")
+        check_keys(parts, PART_NAMES, f"{self.path} [parts]")
+        for name, value in parts.items():
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                expected = '"all", a value of split, or a share'
+                raise self.refusal(f"parts.{name}", value, expected)
+        return parts
 
-def _texts(
-    path: Path, settings: Mapping[str, Any], key: str, *, separator: str | None = None
-) -> tuple[str, ...]:
-    value = settings.get(key, [])
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(separator)] if separator else [value]
-    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-        raise _wrong(path, key, settings[key], 'text, or a list of texts like ["a", "b"]')
-    return tuple(value)
+    def inputs(self) -> dict[str, str]:
+        """Constants of a model's further inputs, as the text that an option would give."""
+        constants = {}
+        for name, value in self.section("inputs").items():
+            values = value if isinstance(value, list) else [value]
+            if not values or not all(isinstance(v, bool | int | float | str) for v in values):
+                expected = "a number, a truth value, text or a list"
+                raise self.refusal(f"inputs.{name}", value, expected)
+            words = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
+            constants[name] = ",".join(words)
+        return constants
 
+    def threshold(self) -> float | None:
+        value = self.values.get("threshold")
+        if value is None:
+            return None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
+            raise self.refusal("threshold", value, "a number")
+        return float(value)
 
-def _section(path: Path, settings: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = settings.get(key, {})
-    if not isinstance(value, dict):
-        raise _wrong(path, key, value, f"a section [{key}]")
-    return value
+    def truth(self, key: str) -> bool:
+        value = self.values.get(key, False)
+        if isinstance(value, bool):
+            return value
+        raise self.refusal(key, value, "true or false")
 
-
-def _parts(path: Path, settings: Mapping[str, Any]) -> dict[str, str | float]:
-    parts = _section(path, settings, "parts")
-    check_keys(parts, PART_NAMES, f"{path} [parts]")
-    for name, value in parts.items():
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise _wrong(path, f"parts.{name}", value, '"all", a value of split, or a share')
-    return parts
-
-
-def _threshold(path: Path, settings: Mapping[str, Any]) -> float | None:
-    value = settings.get("threshold")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _wrong(path, "threshold", value, "a number")
-    return float(value)
-
-
-def _inputs(path: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Constants of a model's further inputs, as the text that an option would give."""
-    constants = {}
-    for name, value in _section(path, settings, "inputs").items():
-        values = value if isinstance(value, list) else [value]
-        if not values or not all(isinstance(v, bool | int | float | str) for v in values):
-            raise _wrong(path, f"inputs.{name}", value, "a number, a truth value, text or a list")
-        words = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
-        constants[name] = ",".join(words)
-    return constants
-
-
-def _truth(path: Path, settings: Mapping[str, Any], key: str) -> bool:
-    value = settings.get(key, False)
-    if isinstance(value, bool):
-        return value
-    raise _wrong(path, key, value, "true or false")
-
-
-def _seed(path: Path, settings: Mapping[str, Any]) -> int | None:
-    seed = settings.get("seed")
-    if seed is None or (isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0):
-        return seed
-    raise _wrong(path, "seed", seed, "a whole number, 0 or more")
+    def seed(self) -> int | None:
+        seed = self.values.get("seed")
+        if seed is None or (isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0):
+            return seed
+        raise self.refusal("seed", seed, "a whole number, 0 or more")

@@ -10,17 +10,9 @@ from numpy.typing import NDArray
 from repairkit.core import errors, suite
 from repairkit.core.process.text import clean, listing
 from repairkit.data import annotations
+from repairkit.data import preprocessing as prep
 from repairkit.data.dataset import Dataset, Records, digest_records
-from repairkit.data.preprocessing import (
-    FurtherInput,
-    InputSpec,
-    Preprocessing,
-    describe_shape,
-    is_tabular,
-)
-from repairkit.data.sources import manifest
-from repairkit.data.sources.arrays import load_array, read_archive, take_arrays, take_columns
-from repairkit.data.sources.folder import read_folder
+from repairkit.data.sources import arrays, folder, manifest
 from repairkit.data.tables import as_texts, clean_column, text_column
 
 
@@ -42,15 +34,15 @@ class DataRequest:
         image_name: the name of the images' array where there is no `x`.
     """
 
-    spec: InputSpec
-    preprocessing: Preprocessing
+    spec: prep.InputSpec
+    preprocessing: prep.Preprocessing
     groups: Sequence[str] = ()
     class_names: Sequence[str] = ()
     features: Sequence[str] = ()
     n_classes: int | None = None
     regression: bool = False
     with_labels: bool = True
-    inputs: Sequence[FurtherInput] = ()
+    inputs: Sequence[prep.FurtherInput] = ()
     image_name: str = "x"
 
 
@@ -66,11 +58,11 @@ def read_data(path: Path, request: DataRequest) -> Dataset:
     _check_class_names(class_names, request.n_classes)
     spec = request.spec.with_layout(request.preprocessing.layout)
     request = replace(request, class_names=class_names, spec=spec)
-    records = _read_records(path, request)
-    records, split_notes = _cleaned(records)
+    records, split_notes = _cleaned(_read_records(path, request))
     labels = _read_labels(path, records, request)
     numbers, names, empty = _grouped(records, labels, request.groups)
     loaded = records.load()
+    more_notes = (*empty, *loaded.notes)
     if labels is None:
         labels = annotations.Labels(np.zeros(len(loaded.images), np.int64))
     return Dataset(
@@ -84,14 +76,7 @@ def read_data(path: Path, request: DataRequest) -> Dataset:
         ),
         split=records.split,
         digest=digest_records(records, loaded.digest),
-        notes=(
-            *records.notes,
-            *records.left_out,
-            *split_notes,
-            *labels.notes,
-            *empty,
-            *loaded.notes,
-        ),
+        notes=(*records.notes, *records.left_out, *split_notes, *labels.notes, *more_notes),
         reading=labels.reading,
         left_out=records.left_out,
         labelled=request.with_labels,
@@ -110,12 +95,8 @@ def _grouped(
             labels=labels.values, class_names=labels.class_names, attributes=columns
         )
         columns = annotations.columns_to_group(about, groups)
-    else:
-        groups = [
-            name
-            for name in groups
-            if clean(name) != annotations.LABEL or annotations.LABEL in columns
-        ]
+    elif annotations.LABEL not in columns:
+        groups = [name for name in groups if clean(name) != annotations.LABEL]
     if not groups:
         return None, (), ()
     numbers, names = annotations.cross_groups(columns, groups, records.locate)
@@ -141,14 +122,6 @@ def _cleaned(records: Records) -> tuple[Records, tuple[str, ...]]:
     return replace(records, attributes=attributes, split=split), notes
 
 
-def _refuse_preprocessing(preprocessing: Preprocessing) -> None:
-    if preprocessing != Preprocessing():
-        raise errors.SettingsError(
-            "the model takes rows of numbers, which are passed on as they are; leave out what "
-            "prepares images (resize, crop, color, scale, mean, std, layout)"
-        )
-
-
 def _check_class_names(class_names: Sequence[str], n_classes: int | None) -> None:
     twice = sorted({name for name in class_names if class_names.count(name) > 1})
     if twice:
@@ -166,8 +139,12 @@ def _read_records(path: Path, request: DataRequest) -> Records:
     suffix, spec, preprocessing = path.suffix.lower(), request.spec, request.preprocessing
     is_table = suffix in (*manifest.CSV_SUFFIXES, *manifest.PARQUET_SUFFIXES)
     with_labels = request.with_labels
-    if is_table and is_tabular(spec):
-        _refuse_preprocessing(preprocessing)
+    if is_table and prep.is_tabular(spec):
+        if preprocessing != prep.Preprocessing():
+            raise errors.SettingsError(
+                "the model takes rows of numbers, which are passed on as they are; leave out what "
+                "prepares images (resize, crop, color, scale, mean, std, layout)"
+            )
         return manifest.read_rows(
             path,
             manifest.read_table(path),
@@ -179,10 +156,12 @@ def _read_records(path: Path, request: DataRequest) -> Records:
     if not path.exists():
         raise errors.DataError(f"{path}: does not exist; check --data")
     if path.is_dir():
-        return read_folder(path, spec, preprocessing, request.class_names, with_labels=with_labels)
+        return folder.read_folder(
+            path, spec, preprocessing, request.class_names, with_labels=with_labels
+        )
     if is_table:
         records = manifest.read_manifest(path, spec, preprocessing, with_labels=with_labels)
-        further = take_columns(records.attributes, request.inputs, str(path))
+        further = arrays.take_columns(records.attributes, request.inputs, str(path))
         return replace(records, further=further)
     if suffix == ".npz":
         return _archive_records(path, request)
@@ -218,24 +197,24 @@ def _read_labels(path: Path, records: Records, request: DataRequest) -> annotati
 
 def _archive_records(path: Path, request: DataRequest) -> Records:
     image_name, with_labels = request.image_name, request.with_labels
-    arrays = read_archive(path)
-    if "x" not in arrays and image_name in arrays:
-        arrays["x"] = arrays.pop(image_name)
+    stored = arrays.read_archive(path)
+    if "x" not in stored and image_name in stored:
+        stored["x"] = stored.pop(image_name)
     for name in ("x", "y") if with_labels else ("x",):
-        if name not in arrays:
+        if name not in stored:
             raise errors.DataError(
-                f"{path}: has no array {name!r}; found {listing(sorted(arrays)) or 'nothing'}; "
+                f"{path}: has no array {name!r}; found {listing(sorted(stored)) or 'nothing'}; "
                 "expected x (images) and y (labels)"
             )
-    images = arrays.pop("x")
+    images = stored.pop("x")
     if images.ndim == 0 or not len(images):
         raise errors.DataError(f"{path}: x holds no image; give at least one")
-    further, constants = take_arrays(
-        arrays, request.inputs, len(images), request.preprocessing, str(path)
+    further, constants = arrays.take_arrays(
+        stored, request.inputs, len(images), request.preprocessing, str(path)
     )
     columns = {
         clean(name): _column(path, name, array, len(images))
-        for name, array in sorted(arrays.items())
+        for name, array in sorted(stored.items())
         # One without an axis tells of the file, and of no image.
         if (array.ndim or name in ("y", "split"))
         and (with_labels or array.shape in ((len(images),), (len(images), 1)))
@@ -248,7 +227,7 @@ def _archive_records(path: Path, request: DataRequest) -> Records:
     return Records(
         labels=columns.pop("y") if with_labels else None,
         locate=lambda index: f"{path}, image {index}",
-        load=lambda: load_array(images, request.spec, request.preprocessing, f"{path}: x"),
+        load=lambda: arrays.load_array(images, request.spec, request.preprocessing, f"{path}: x"),
         split=None if split is None else text_column(split),
         attributes=columns,
         further=further,
@@ -261,7 +240,7 @@ def _column(path: Path, name: str, array: suite.Array, n_images: int) -> suite.A
         array = array[:, 0]
     if array.shape != (n_images,):
         raise errors.DataError(
-            f"{path}: {name} has shape {describe_shape(array.shape)} and x holds {n_images} "
+            f"{path}: {name} has shape {prep.describe_shape(array.shape)} and x holds {n_images} "
             f"images; expected one value per image, shape {n_images}{_hint(name, array)}"
         )
     if array.dtype.kind != "S":

@@ -15,14 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.suite import Array, ImageSource, Indices
+from repairkit.data import preprocessing as prep
 from repairkit.data.annotations import HOW_NUMBERED, HOW_NUMBERS, HOW_TRUTH
-from repairkit.data.preprocessing import (
-    InputSpec,
-    PixelImages,
-    Preprocessing,
-    ReadyImages,
-    value_table,
-)
 
 AS_TOLD = "as told"
 _CHANNEL_AXIS = {"nchw": 0, "nhwc": 2}
@@ -65,11 +59,11 @@ class _Usual:
     mean: _Numbers = (0.0,)
     std: _Numbers = (1.0,)
 
-    def in_color(self, color: str | None) -> Preprocessing:
+    def in_color(self, color: str | None) -> prep.Preprocessing:
         numbers = [self.mean, self.std]
         if color == "bgr":
             numbers = [values[::-1] for values in numbers]
-        return Preprocessing.from_mapping(
+        return prep.Preprocessing.from_mapping(
             {"scale": self.scale, "mean": numbers[0], "std": numbers[1]}, self.name
         )
 
@@ -91,7 +85,7 @@ _CIFAR_SIDE, _MNIST_SIDE = 32, 28
 
 
 def usual_ways(
-    images: ImageSource, spec: InputSpec, preprocessing: Preprocessing, few: Indices
+    images: ImageSource, spec: prep.InputSpec, preprocessing: prep.Preprocessing, few: Indices
 ) -> tuple[Way, ...]:
     """The ways that can apply; the first is how the images are prepared now.
 
@@ -101,9 +95,9 @@ def usual_ways(
         preprocessing: what was asked for; of no effect on arrays that are ready.
         few: positions of some images, whose values tell the range.
     """
-    if isinstance(images, PixelImages):
+    if isinstance(images, prep.PixelImages):
         return tuple(_ways_of_pixels(images, spec, preprocessing, few))
-    if isinstance(images, ReadyImages) and spec.layout in _CHANNEL_AXIS and len(few):
+    if isinstance(images, prep.ReadyImages) and spec.layout in _CHANNEL_AXIS and len(few):
         return tuple(_ways_of_arrays(images, spec, preprocessing, few))
     return (Way(AS_TOLD, images),)
 
@@ -125,7 +119,7 @@ def _usuals(channels: int, side: int, dtype: np.dtype[Any], largest: int) -> lis
 
 
 def _ways_of_pixels(
-    images: PixelImages, spec: InputSpec, preprocessing: Preprocessing, few: Indices
+    images: prep.PixelImages, spec: prep.InputSpec, preprocessing: prep.Preprocessing, few: Indices
 ) -> Iterator[Way]:
     height, _, channels = images.pixels.shape[1:]
     sample = np.asarray(images.pixels[few])
@@ -134,12 +128,12 @@ def _ways_of_pixels(
     in_use, others = AS_TOLD, []
     for usual in _usuals(channels, height, spec.dtype, int(sample.max(initial=0))):
         for color in colors:
-            table = value_table(usual.in_color(color), channels, spec.dtype)
+            table = prep.value_table(usual.in_color(color), channels, spec.dtype)
             if color == in_order and np.array_equal(table, images.table):
                 in_use = _named(usual, color)
                 continue
             pixels = images.pixels if color == in_order else images.pixels[..., ::-1]
-            prepared = PixelImages(pixels, table, images.channels_first)
+            prepared = prep.PixelImages(pixels, table, images.channels_first)
             others.append(
                 Way(_named(usual, color), prepared, _changes(preprocessing, usual, color))
             )
@@ -161,7 +155,7 @@ def _named(usual: _Usual, color: str | None) -> str:
     return usual.name if color in (None, "gray") else f"{usual.name}, {color.upper()}"
 
 
-def _in_other_color(images: PixelImages, preprocessing: Preprocessing) -> Way:
+def _in_other_color(images: prep.PixelImages, preprocessing: prep.Preprocessing) -> Way:
     """The preprocessing asked for, with mean and std in the other order of colours."""
     color = "rgb" if preprocessing.color == "bgr" else "bgr"
     turned = replace(
@@ -171,21 +165,18 @@ def _in_other_color(images: PixelImages, preprocessing: Preprocessing) -> Way:
     for key in ("mean", "std"):
         if getattr(turned, key) != getattr(preprocessing, key):
             changes[key] = getattr(turned, key)
-    table = value_table(turned, images.pixels.shape[-1], images.table.dtype)
-    pixels = PixelImages(images.pixels[..., ::-1], table, images.channels_first)
+    table = prep.value_table(turned, images.pixels.shape[-1], images.table.dtype)
+    pixels = prep.PixelImages(images.pixels[..., ::-1], table, images.channels_first)
     return Way(f"{AS_TOLD}, {color.upper()}", pixels, changes)
 
 
 def _other_layout(
-    images: PixelImages, spec: InputSpec, preprocessing: Preprocessing
+    images: prep.PixelImages, spec: prep.InputSpec, preprocessing: prep.Preprocessing
 ) -> Iterator[Way]:
     """The other layout, where the model's input has room for both and none was asked for."""
     height, width, channels = images.pixels.shape[1:]
     both = ((channels, height, width), (height, width, channels))
-    fits = all(
-        all(want in (None, have) for want, have in zip(spec.shape, shape, strict=True))
-        for shape in both
-    )
+    fits = all(prep.shape_fits(shape, spec.shape) for shape in both)
     if fits and preprocessing.layout is None:
         other = "nhwc" if images.channels_first else "nchw"
         turned = replace(images, channels_first=not images.channels_first)
@@ -193,7 +184,7 @@ def _other_layout(
 
 
 def _changes(
-    preprocessing: Preprocessing, usual: _Usual, color: str | None
+    preprocessing: prep.Preprocessing, usual: _Usual, color: str | None
 ) -> dict[str, str | _Numbers]:
     """The settings that differ from those asked for."""
     wanted = usual.in_color(color)
@@ -241,7 +232,7 @@ class _Range:
 
 
 def _ways_of_arrays(
-    images: ReadyImages, spec: InputSpec, preprocessing: Preprocessing, few: Indices
+    images: prep.ReadyImages, spec: prep.InputSpec, preprocessing: prep.Preprocessing, few: Indices
 ) -> Iterator[Way]:
     axis = _CHANNEL_AXIS[spec.layout]
     sample = np.moveaxis(images.batch(few).astype(np.float64), axis + 1, -1)

@@ -5,21 +5,13 @@ entry of a later version) is kept, and the same document gives the same bytes.
 """
 
 import json
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import (
-    Any,
-    Literal,
-    NotRequired,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from typing import Any
 
 from repairkit.core.errors import RunFolderError
 from repairkit.core.process.text import decoded
@@ -116,7 +108,7 @@ def _reason(error: BaseException) -> str:
 
 
 def fault_of(value: Any, kind: Any, place: str = "") -> str:
-    """In what a value of JSON does not fit its declaration; empty where it fits.
+    """Where and why a value of JSON does not fit its declaration; empty where it fits.
 
     A whole number may stand where any number may. A truth value is no number.
 
@@ -125,14 +117,14 @@ def fault_of(value: Any, kind: Any, place: str = "") -> str:
         kind: a `TypedDict`, or what one of its entries is declared as.
         place: of the value in the document, for the words: names, with dots between.
     """
-    origin, args = get_origin(kind), get_args(kind)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return ""
-    if is_typeddict(kind):
+    if typing.is_typeddict(kind):
         return _fault_in_record(value, kind, place)
-    if origin in (Union, UnionType):
+    if origin in (typing.Union, UnionType):
         return "" if any(not fault_of(value, one, place) for one in args) else _no(place, *args)
-    if origin is Literal:
+    if origin is typing.Literal:
         fits = any(type(value) is type(one) and value == one for one in args)
         return "" if fits else f"{place or 'it'} is missing or none of {', '.join(map(str, args))}"
     if origin is list and isinstance(value, list):
@@ -160,12 +152,13 @@ def _fault_in_record(value: Any, kind: Any, place: str) -> str:
 def _entries_of(kind: Any) -> dict[str, tuple[Any, bool]]:
     """What each entry of a record is declared as, and whether it must be there."""
     entries = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        optional = get_origin(hint) is NotRequired
-        entries[name] = (get_args(hint)[0] if optional else hint, not optional)
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        optional = typing.get_origin(hint) is typing.NotRequired
+        entries[name] = (typing.get_args(hint)[0] if optional else hint, not optional)
     return entries
 
 
 def _no(place: str, *kinds: Any) -> str:
-    names = " or ".join(getattr(get_origin(kind) or kind, "__name__", str(kind)) for kind in kinds)
+    bare = (typing.get_origin(kind) or kind for kind in kinds)
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in bare)
     return f"{place or 'it'} is missing or no {names}"

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors, filters
-from repairkit.formats.documents import read_json, to_json, write_text
+from repairkit.formats.documents import read_json, to_json
 from repairkit.formats.stored_files import StoredFile, stored_file
 
 SCHEMAS = (1, 2)
@@ -141,38 +141,43 @@ def patch_of_claim(claim: Mapping[str, Any], weights_of: HeadOf) -> filters.Patc
             "prove; repairkit claims the source, the sites and what is frozen, no more"
         )
     try:
-        gains = body.get("gains", {})
-        frozen = tuple(
-            filters.FrozenFilter(
-                filters.Filter.parse(i), filters.constant_of(c), _gain(gains.get(i, 0.0))
-            )
-            for i, c in body["frozen"]
-        )
-        head = _head_of_claim(body["head"], weights_of) if "head" in body else None
-        patch = filters.Patch(frozen, head)
-        _check_once(patch)
-        include = tuple(body["include"])
-        claimed = PatchFile(
-            patch=patch,
-            edits=(),
-            source_digest=body["source"],
-            result_digest="",
-            sites_at=body["sites_at"],
-            include=include,
-            output=body["output"],
-        )
-        # The output alone may be null: the sites then lead to any.
-        texts = [body[n] for n in _TEXTS if n != "output" or body[n] is not None]
-        if not all(isinstance(text, str) for text in (*include, *texts)):
-            raise TypeError("a name is no text")
-        # What was read says the same, so that nothing hides in how it is written.
+        claimed = _claimed_file(body, weights_of)
+        # Written anew it must be the same, so that nothing hides in how it is written.
         if claim_digest(claimed.claim()) != claim["digest"]:
             raise ValueError("it is not written as repairkit writes it")
     except (AttributeError, KeyError, TypeError, ValueError, errors.SettingsError) as error:
         raise errors.VerificationError(
             f"the model's claim of its patch is broken ({error})"
         ) from error
-    return patch
+    return claimed.patch
+
+
+def _claimed_file(body: Mapping[str, Any], weights_of: HeadOf) -> PatchFile:
+    """What a claim holds of a patch file: all but the edits and the result's digest."""
+    gains = body.get("gains", {})
+    frozen = tuple(
+        filters.FrozenFilter(
+            filters.Filter.parse(i), filters.constant_of(c), _gain(gains.get(i, 0.0))
+        )
+        for i, c in body["frozen"]
+    )
+    head = _head_of_claim(body["head"], weights_of) if "head" in body else None
+    patch = filters.Patch(frozen, head)
+    _check_once(patch)
+    include = tuple(body["include"])
+    # The output alone may be null: the sites then lead to any.
+    texts = [body[n] for n in _TEXTS if n != "output" or body[n] is not None]
+    if not all(isinstance(text, str) for text in (*include, *texts)):
+        raise TypeError("a name is no text")
+    return PatchFile(
+        patch=patch,
+        edits=(),
+        source_digest=body["source"],
+        result_digest="",
+        sites_at=body["sites_at"],
+        include=include,
+        output=body["output"],
+    )
 
 
 def _gain(value: Any) -> float:
@@ -222,11 +227,6 @@ def _check_once(patch: filters.Patch) -> None:
         raise ValueError(f"it names the filter {twice[0]} twice")
 
 
-def write_patch_file(path: Path, file: PatchFile) -> None:
-    """Write whole or not at all."""
-    write_text(path, patch_file_text(file))
-
-
 def patch_file_text(file: PatchFile) -> str:
     """What a patch file holds, sealed."""
     frozen = [
@@ -241,13 +241,9 @@ def patch_file_text(file: PatchFile) -> str:
     ]
     edits = [
         {
-            "kind": e.kind,
-            "tensor": e.tensor,
+            **vars(e),
             "runs": [list(run) for run in e.runs],
             "old": base64.b64encode(e.old).decode(),
-            "node": e.node,
-            "slot": e.slot,
-            "replaces": e.replaces,
         }
         for e in file.edits
     ]

@@ -21,18 +21,9 @@ from numpy.typing import NDArray
 
 from repairkit.core import errors, suite
 from repairkit.core.process.text import first_line
+from repairkit.data import preprocessing as prep
 from repairkit.data.dataset import LoadedImages, copies_note, digest_array
 from repairkit.data.images import Geometry, allocate_pixels, plan_geometry, resize_pixels
-from repairkit.data.preprocessing import (
-    FurtherInput,
-    InputSpec,
-    PixelImages,
-    Preprocessing,
-    ReadyImages,
-    describe_shape,
-    is_tabular,
-    value_table,
-)
 
 MAX_BYTES = 64 << 30
 # Images hardly ever pack better than this; a bomb packs a thousand to one.
@@ -105,9 +96,8 @@ def _name(path: Path, member: zipfile.ZipInfo) -> str:
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> suite.Array:
-    with warnings.catch_warnings():
-        # That Python 2 wrote a header does not matter.
-        warnings.simplefilter("ignore", UserWarning)
+    # numpy warns where Python 2 wrote the header, which does not matter.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         with archive.open(member) as file:
             _check_header(f"{path}: {_name(path, member)}", file, member.file_size)
         with archive.open(member) as file:
@@ -146,7 +136,7 @@ _BLOCK = 256
 
 
 def load_array(
-    array: suite.Array, spec: InputSpec, preprocessing: Preprocessing, where: str
+    array: suite.Array, spec: prep.InputSpec, preprocessing: prep.Preprocessing, where: str
 ) -> LoadedImages:
     """Images from an array (n_images, ...): uint8 for a float model are pixels, all else is ready.
 
@@ -163,30 +153,27 @@ def load_array(
     notes = []
     if n_missing:
         notes.append(f"{n_missing} values are missing; the model gets NaN for them")
-    if preprocessing != Preprocessing(layout=preprocessing.layout):
+    if preprocessing != prep.Preprocessing(layout=preprocessing.layout):
         notes.append("x is ready for the model, so no preprocessing was applied to it")
     elif array.dtype.kind in "iu" and spec.dtype.kind == "f":
         notes.append(f"x holds {array.dtype} and was passed to the model as it is, unscaled")
-    if not is_tabular(spec):
+    if not prep.is_tabular(spec):
         notes += _copies(array)
-    return LoadedImages(ReadyImages(array, spec.dtype), digest.hexdigest(), tuple(notes))
+    return LoadedImages(prep.ReadyImages(array, spec.dtype), digest.hexdigest(), tuple(notes))
 
 
 def _copies(array: suite.Array) -> tuple[str, ...]:
     return copies_note([hashlib.blake2b(image.tobytes()).hexdigest() for image in array])
 
 
-def _check_ready(array: suite.Array, spec: InputSpec, where: str) -> int:
+def _check_ready(array: suite.Array, spec: prep.InputSpec, where: str) -> int:
     """Refuse what the model cannot take; the number of missing values, which only rows may have."""
     shape = array.shape[1:]
-    fits = len(shape) == len(spec.shape) and all(
-        want in (None, have) for want, have in zip(spec.shape, shape, strict=True)
-    )
-    if not fits:
+    if not prep.shape_fits(shape, spec.shape):
         raise errors.DataError(
-            f"{where}: holds images of {describe_shape(shape)} and the model takes "
-            f"{describe_shape(spec.shape)} (layout {spec.layout}); give x in the model's shape, "
-            "or as uint8 images"
+            f"{where}: holds images of {prep.describe_shape(shape)} and the model takes "
+            f"{prep.describe_shape(spec.shape)} (layout {spec.layout}); give x in the model's "
+            "shape, or as uint8 images"
         )
     if array.dtype.kind not in "fiub" or spec.dtype.kind not in "fiub":
         raise errors.DataError(
@@ -196,7 +183,7 @@ def _check_ready(array: suite.Array, spec: InputSpec, where: str) -> int:
     for start in range(0, len(array), _BLOCK):
         block = array[start : start + _BLOCK]
         kept = _kept_by_cast(block, spec.dtype)
-        if is_tabular(spec) and spec.dtype.kind == block.dtype.kind == "f":
+        if prep.is_tabular(spec) and spec.dtype.kind == block.dtype.kind == "f":
             missing = np.isnan(block)
             kept, n_missing = kept | missing, n_missing + int(missing.sum())
         bad = ~kept.reshape(len(block), -1).all(axis=1)
@@ -221,8 +208,8 @@ def _kept_by_cast(block: suite.Array, dtype: np.dtype[Any]) -> NDArray[np.bool_]
 
 
 def _load_pixels(
-    array: NDArray[np.uint8], spec: InputSpec, preprocessing: Preprocessing, where: str
-) -> PixelImages:
+    array: NDArray[np.uint8], spec: prep.InputSpec, preprocessing: prep.Preprocessing, where: str
+) -> prep.PixelImages:
     pixels = _channels_last(array, spec, where)
     channels = spec.channels or pixels.shape[-1]
     if pixels.shape[-1] != channels and {pixels.shape[-1], channels} != {1, 3}:
@@ -230,7 +217,7 @@ def _load_pixels(
             f"{where}: its images have {pixels.shape[-1]} channels and the model takes {channels}; "
             "give x in the model's shape"
         )
-    table = value_table(preprocessing, channels, spec.dtype)
+    table = prep.value_table(preprocessing, channels, spec.dtype)
     pixels = _to_size(pixels, spec, preprocessing, where)
     if preprocessing.color == "bgr":
         if channels != 3:
@@ -238,16 +225,16 @@ def _load_pixels(
                 f"color 'bgr' needs 3 channels and the model takes {channels}"
             )
         pixels = pixels[..., ::-1]
-    return PixelImages(pixels, table, channels_first=spec.layout == "nchw")
+    return prep.PixelImages(pixels, table, channels_first=spec.layout == "nchw")
 
 
-def _channels_last(array: NDArray[np.uint8], spec: InputSpec, where: str) -> NDArray[np.uint8]:
+def _channels_last(array: NDArray[np.uint8], spec: prep.InputSpec, where: str) -> NDArray[np.uint8]:
     if array.ndim == 3:
         return array[..., None]
     if array.ndim != 4:
         raise errors.DataError(
-            f"{where}: has shape {describe_shape(array.shape)}; expected uint8 images N x H x W, "
-            "N x H x W x C or N x C x H x W"
+            f"{where}: has shape {prep.describe_shape(array.shape)}; expected uint8 images "
+            "N x H x W, N x H x W x C or N x C x H x W"
         )
     wanted = {1: (1, 3), 3: (3, 1), None: (1, 3)}.get(spec.channels, (spec.channels,))
     first, last = array.shape[1] in wanted, array.shape[3] in wanted
@@ -257,15 +244,15 @@ def _channels_last(array: NDArray[np.uint8], spec: InputSpec, where: str) -> NDA
         first = exact[0] if exact[0] != exact[1] else spec.layout == "nchw"
     elif not first and not last:
         raise errors.DataError(
-            f"{where}: has shape {describe_shape(array.shape)} and the model takes "
-            f"{describe_shape(spec.shape)} (layout {spec.layout}); neither the second nor the "
+            f"{where}: has shape {prep.describe_shape(array.shape)} and the model takes "
+            f"{prep.describe_shape(spec.shape)} (layout {spec.layout}); neither the second nor the "
             "last axis can be its channels"
         )
     return array.transpose(0, 2, 3, 1) if first else array
 
 
 def _to_size(
-    pixels: NDArray[np.uint8], spec: InputSpec, preprocessing: Preprocessing, where: str
+    pixels: NDArray[np.uint8], spec: prep.InputSpec, preprocessing: prep.Preprocessing, where: str
 ) -> NDArray[np.uint8]:
     geometry = plan_geometry(spec, preprocessing)
     n_images, height, width, n_stored = pixels.shape
@@ -282,7 +269,7 @@ def _to_size(
     if not geometry.fits(first.shape[:2]):
         raise errors.DataError(
             f"{where}: its images have {first.shape[0]} x {first.shape[1]} pixels and the model "
-            f"takes {describe_shape(geometry.wanted)} (height x width); set resize"
+            f"takes {prep.describe_shape(geometry.wanted)} (height x width); set resize"
         )
     stored = allocate_pixels((n_images, *first.shape))
     for index, image in enumerate(pixels):
@@ -302,9 +289,9 @@ Further = tuple[dict[str, suite.ImageSource], dict[str, suite.Array]]
 
 def take_arrays(
     arrays: dict[str, suite.Array],
-    inputs: Sequence[FurtherInput],
+    inputs: Sequence[prep.FurtherInput],
     n_images: int,
-    preprocessing: Preprocessing,
+    preprocessing: prep.Preprocessing,
     where: str,
 ) -> Further:
     """Take the arrays that are named as inputs out of an archive.
@@ -324,21 +311,21 @@ def take_arrays(
         place = f"{where}: {wanted.name}"
         if wanted.per_image and array.ndim and len(array) == n_images:
             rows[wanted.name] = _rows(array, wanted, preprocessing, place)
-        elif _fits(array.shape, wanted.single):
+        elif prep.shape_fits(array.shape, wanted.single):
             constants[wanted.name] = _cast(array, wanted, place)
-        elif wanted.per_image and _fits(array.shape, wanted.single[1:]):
+        elif wanted.per_image and prep.shape_fits(array.shape, wanted.single[1:]):
             constants[wanted.name] = _cast(array[None], wanted, place)
         else:
             raise errors.DataError(
-                f"{place} has shape {describe_shape(array.shape)}; the model's input takes "
-                f"{describe_shape(wanted.single)}"
+                f"{place} has shape {prep.describe_shape(array.shape)}; the model's input takes "
+                f"{prep.describe_shape(wanted.single)}"
                 + (f", or one row for each of the {n_images} images" if wanted.per_image else "")
             )
     return rows, constants
 
 
 def take_columns(
-    columns: Mapping[str, suite.Array], inputs: Sequence[FurtherInput], where: str
+    columns: Mapping[str, suite.Array], inputs: Sequence[prep.FurtherInput], where: str
 ) -> dict[str, suite.ImageSource]:
     """The columns of a table that are named as inputs, one number per image.
 
@@ -354,41 +341,35 @@ def take_columns(
         if not wanted.per_image or not all(size in (None, 1) for size in single):
             raise errors.DataError(
                 f"{place} holds one number per image and the model's input takes "
-                f"{describe_shape(wanted.single)}; give an .npz with an array of that name, or a "
-                "constant with --input"
+                f"{prep.describe_shape(wanted.single)}; give an .npz with an array of that name, "
+                "or a constant with --input"
             )
         shaped = column.reshape(len(column), *[1] * len(single))
-        rows[wanted.name] = ReadyImages(_cast(shaped, wanted, place), wanted.dtype)
+        rows[wanted.name] = prep.ReadyImages(_cast(shaped, wanted, place), wanted.dtype)
     return rows
 
 
 def _rows(
-    array: suite.Array, wanted: FurtherInput, preprocessing: Preprocessing, place: str
+    array: suite.Array, wanted: prep.FurtherInput, preprocessing: prep.Preprocessing, place: str
 ) -> suite.ImageSource:
     single = wanted.single[1:]
     if array.ndim == 1 and all(size in (None, 1) for size in single):
         array = array.reshape(len(array), *[1] * len(single))
     if len(single) == 3 and array.dtype == np.uint8 and wanted.dtype.kind == "f":
         layout = "nhwc" if single[2] in (1, 3, 4) and single[0] not in (1, 3, 4) else "nchw"
-        spec = InputSpec(layout, single, wanted.dtype)
+        spec = prep.InputSpec(layout, single, wanted.dtype)
         return load_array(
             array, spec.with_layout(preprocessing.layout), preprocessing, place
         ).images
-    if not _fits(array.shape[1:], single):
+    if not prep.shape_fits(array.shape[1:], single):
         raise errors.DataError(
-            f"{place} holds rows of {describe_shape(array.shape[1:])} and the model's input takes "
-            f"{describe_shape(single)}"
+            f"{place} holds rows of {prep.describe_shape(array.shape[1:])} and the model's input "
+            f"takes {prep.describe_shape(single)}"
         )
-    return ReadyImages(_cast(array, wanted, place), wanted.dtype)
+    return prep.ReadyImages(_cast(array, wanted, place), wanted.dtype)
 
 
-def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(
-        want in (None, have) for have, want in zip(shape, wanted, strict=True)
-    )
-
-
-def _cast(array: suite.Array, wanted: FurtherInput, place: str) -> suite.Array:
+def _cast(array: suite.Array, wanted: prep.FurtherInput, place: str) -> suite.Array:
     """The array in the input's type, where that holds its values."""
     if wanted.dtype.kind not in "fiub" or array.dtype.kind not in "fiub":
         if wanted.dtype.kind == "O" and array.dtype.kind == "U":

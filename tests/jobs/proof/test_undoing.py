@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from onnx import ModelProto
 
 from repairkit.core.filters import Filter, FilterMeans, FrozenFilter, Patch, Roster
-from repairkit.formats.patch_file import PatchFile, claim_digest, read_patch_file, write_patch_file
+from repairkit.formats.documents import write_text
+from repairkit.formats.patch_file import PatchFile, claim_digest, patch_file_text, read_patch_file
 from repairkit.graph.baking import bake, representable
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.metadata import read_claims, write_claims
@@ -56,7 +57,7 @@ def make_patch_file(model: Path, players: list[int], out: Path, *, seed: int = 0
     write_claims(baked.model, [*read_claims(source.model), sign_claim(draft.claim())])
     digest = write_model(baked.model, out)
     file = PatchFile(**{**vars(draft), "result_digest": digest})
-    write_patch_file(out.with_suffix(".patch.json"), file)
+    write_text(out.with_suffix(".patch.json"), patch_file_text(file))
     return read_patch_file(out.with_suffix(".patch.json"))
 
 

@@ -17,7 +17,8 @@ import pytest
 from repairkit import apply, revert, verify
 from repairkit.core.errors import RunFolderError, VerificationError
 from repairkit.core.filters import FrozenFilter, HeadChange, Patch, Roster
-from repairkit.formats.patch_file import PatchFile, claim_digest, read_patch_file, write_patch_file
+from repairkit.formats.documents import write_text
+from repairkit.formats.patch_file import PatchFile, claim_digest, patch_file_text, read_patch_file
 from repairkit.graph.baking import bake, biased, held, refitted, representable
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import find_head
@@ -71,7 +72,7 @@ def write_patched(source: Path, patch: Patch, out: Path) -> PatchFile:
     )
     write_claims(baked.model, [*read_claims(read.model), sign_claim(draft.claim())])
     file = replace(draft, result_digest=write_model(baked.model, out))
-    write_patch_file(out.with_suffix(".patch.json"), file)
+    write_text(out.with_suffix(".patch.json"), patch_file_text(file))
     return file
 
 

@@ -17,7 +17,7 @@ from repairkit.core.process.trust import without
 from repairkit.core.scores import Budget, Progress
 from repairkit.formats.means_file import CommonMeans
 from repairkit.jobs.look import reporting
-from repairkit.jobs.output import destination, figures, signs_of_life
+from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.owners import measuring, merging
 from repairkit.jobs.runs import comparing
 from repairkit.jobs.score import elsewhere, score_settings, scored, scoring
@@ -51,7 +51,7 @@ class Unattended:
         listeners = [] if on_progress is None else [on_progress]
         if self.prometheus_port is not None or self.prometheus_file is not None:
             port, file = self.prometheus_port, self.prometheus_file
-            listeners.insert(0, figures.prometheus_figures(port=port, file=file))
+            listeners.insert(0, signs_of_life.prometheus_figures(port=port, file=file))
 
         def call_all(progress: Progress) -> None:
             for listener in listeners:

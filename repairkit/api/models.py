@@ -12,7 +12,7 @@ from repairkit.core.results import Attacked, Exported
 from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.attack import attacking
-from repairkit.jobs.export import adapters, exporting
+from repairkit.jobs.export import exporting
 from repairkit.jobs.look import inspection
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
 from repairkit.jobs.setup.unjudged import look_thoroughly
@@ -169,7 +169,7 @@ def export(
             trust=more.get("trust", False),
             opset=more.get("opset"),
         )
-        source = adapters.load_framework_model(name, given, framework=more.get("framework"))
+        source = exporting.load_framework_model(name, given, framework=more.get("framework"))
     return exporting.export(source, place, settings=job, source=name, on_progress=on_progress)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,11 @@ READING_LOG = "repairkit.reading"
 
 Tell = Callable[[int], None]
 """How many of a stage's images, filters or files are done."""
+
+
+def event(name: str, **facts: Any) -> dict[str, Any]:
+    """The fields of a log record beside its sentence; structured logs hold them."""
+    return {"event": {"event": name, **facts}}
 
 
 class Listener(Protocol):

@@ -263,7 +263,7 @@ def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple
         SettingsError: means are wanted and there is no data.
         RepairkitError: anything else that the user can mend.
     """
-    check_model_place(out, subject, settings.data)
+    check_model_place(out, subject.file.path, settings.data)
     surveyed = survey(
         subject.model, output=settings.output, at=settings.sites_at, include=settings.include
     )

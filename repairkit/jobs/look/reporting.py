@@ -15,8 +15,7 @@ from repairkit.formats.documents import outputs, read_json, to_json
 from repairkit.formats.means_file import read_means
 from repairkit.formats.run_file import RunDocument, RunFolder, ScoreRow
 from repairkit.jobs.look import interpreting
-from repairkit.jobs.output.destination import Companions, check_replaced
-from repairkit.jobs.output.places import Places
+from repairkit.jobs.output.destination import Companions, Places, check_replaced
 from repairkit.jobs.runs.run_document import measures_in, restored
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.settings import named_in

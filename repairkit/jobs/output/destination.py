@@ -1,4 +1,4 @@
-"""Where outputs go, and what must not be lost there.
+"""Where outputs go, what must not be lost there, and how they name the paths of a job.
 
 Nothing is replaced that repairkit did not write. What it wrote it knows by the content, not by the
 name: a JSON document by its `kind`, a page by its generator, a patched model by its claims, an
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -24,8 +26,7 @@ from repairkit.core.errors import RepairkitError, RunFolderError, SettingsError
 from repairkit.formats.documents import read_json
 from repairkit.graph.metadata import LAYERS_KEY as LAYERS
 from repairkit.graph.metadata import read_claims
-from repairkit.graph.stored.model_files import read_model
-from repairkit.jobs.setup.workbench import Settings, Subject
+from repairkit.graph.stored.model_files import ModelFile, read_model
 from repairkit.report.model_card import is_own_card
 
 INSTRUMENTED = "repairkit.instrumented"
@@ -35,6 +36,9 @@ _START = 2000  # bytes
 _MOST_TEXT = 1 << 20  # bytes
 _PAGE = b'content="repairkit"'
 _DEVICES = ("/dev", "/proc", "/sys")
+# What a path may stand between; a longer path may hold the same names.
+_BEFORE = r"(?<![^\s\"'`(\[{<=,:;])"
+_BEHIND = r"(?![^\s\"'`)\]}>,:;])"
 
 
 @dataclass(frozen=True)
@@ -73,38 +77,38 @@ class Companions:
             )
 
 
-def check_place(subject: Subject, settings: Settings, out: Path) -> None:
+def check_place(source: ModelFile, data: Path | None, out: Path) -> None:
     """Before anything is computed: a patched model and its companions replace only their like.
 
     Raises:
         SettingsError: `out` is the model or the data.
         RunFolderError: something else is there, or nothing can be written.
     """
-    _check_not_data(out, settings.data)
-    check_result(out, subject.file.path)
-    Companions.of(out).check(subject.file.digest)
+    _check_not_data(out, data)
+    check_result(out, source.path)
+    Companions.of(out).check(source.digest)
 
 
-def check_model_place(out: Path, subject: Subject, data: Path | None) -> None:
+def check_model_place(out: Path, source: Path, data: Path | None) -> None:
     """Before anything is computed: an instrumented model replaces only an instrumented one.
 
     Raises:
         SettingsError: `out` is the model or the data.
         RunFolderError: something else is there, or nothing can be written.
     """
-    _check_not_source(out, subject.file.path)
+    _check_not_source(out, source)
     _check_not_data(out, data)
     _check_model(out, is_instrumented, "model that repairkit instrumented")
 
 
-def check_export_place(out: Path, map_file: Path, settings: Settings, kind: str) -> None:
+def check_export_place(out: Path, map_file: Path, data: Path | None, kind: str) -> None:
     """Before anything is computed: an exported model and its map replace only their like.
 
     Raises:
         SettingsError: `out` is the data, or no name of an ONNX file.
         RunFolderError: something else is there, or nothing can be written.
     """
-    _check_not_data(out, settings.data)
+    _check_not_data(out, data)
     if out.suffix.lower() != ".onnx":
         raise SettingsError(f"{out}: must end in .onnx; choose another name with -o")
     check_replaced(map_file, _kind(kind), "map of layers")
@@ -289,3 +293,55 @@ def _result_digest(path: Path) -> object:
         return None
     result = document.get("result") if isinstance(document, dict) else None
     return result.get("digest") if isinstance(result, dict) else None
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folder in which a job runs, and the user's home; both absolute."""
+
+    folder: Path
+    home: Path
+
+    @classmethod
+    def here(cls) -> Places:
+        """Those of this process. All paths are relative to these."""
+        # Unlike Path.home(), this does not fail where the home is unknown.
+        return cls(Path.cwd(), Path(os.path.expanduser("~")))  # noqa: PTH111 - see above
+
+    def relative(self, path: Path) -> str:
+        """A path from the folder of the job; from `~` where that would lead through the home.
+
+        A relative path stays as it was given.
+        """
+        whole = Path(os.path.normpath(self.folder / path))
+        if not self._inside(self.folder, self.home) and self._inside(whole, self.home):
+            return f"~/{whole.relative_to(self.home).as_posix()}"
+        if not path.is_absolute():
+            return f"./{path}" if str(path).startswith(("~", "-")) else str(path)
+        try:
+            return os.path.relpath(whole, self.folder)
+        except ValueError:  # on another drive
+            return str(path)
+
+    def cleaned(self, document: Any) -> Any:
+        """A document of JSON without the folder of the job or the home in any of its texts."""
+        if isinstance(document, str):
+            return self._cleaned_text(document)
+        if isinstance(document, dict):
+            return {self.cleaned(name): self.cleaned(value) for name, value in document.items()}
+        if isinstance(document, list | tuple):
+            return [self.cleaned(value) for value in document]
+        return document
+
+    def _cleaned_text(self, text: str) -> str:
+        for place, inside, itself in ((self.folder, "", "."), (self.home, "~/", "~")):
+            # A root would stand in every text that holds a slash.
+            if place != Path(place.anchor):
+                start = f"{_BEFORE}{re.escape(str(place))}"
+                text = re.sub(f"{start}{re.escape(os.sep)}", inside, text)
+                text = re.sub(f"{start}{_BEHIND}", itself, text)
+        return text
+
+    @staticmethod
+    def _inside(path: Path, folder: Path) -> bool:
+        return folder != Path(folder.anchor) and path.is_relative_to(folder)

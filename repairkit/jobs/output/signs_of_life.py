@@ -1,4 +1,4 @@
-"""How far a scoring is: progress for the caller, a heartbeat in the run folder, SIGTERM heeded."""
+"""How far a scoring is, for the caller, the run folder and Prometheus; SIGTERM is heeded."""
 
 import logging
 import os
@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from repairkit.core import errors, scores
+from repairkit.core.process.stages import event
+from repairkit.core.process.writing import write_whole
 from repairkit.estimators.driving.driver import undecided
 from repairkit.formats.documents import write_json
 from repairkit.formats.run_file import RunDocument, RunFolder
+from repairkit.jobs.output.destination import check_replaced
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +29,16 @@ OnProgress = Callable[[scores.Progress], None] | None
 BEAT_SECONDS = 10.0
 _SECONDS = 0.3
 _LOG_SECONDS = 10.0
+_FILE_SECONDS = 2.0
+_FIGURES = {
+    "repairkit_filters": "Filters that are scored.",
+    "repairkit_undecided_filters": "Filters whose question is open; NaN where telling takes long.",
+    "repairkit_evaluations": "Coalitions tried so far, those of before a resumption included.",
+    "repairkit_image_passes": "Images that went through the model so far.",
+    "repairkit_rounds": "Rounds played so far.",
+    "repairkit_spent_seconds": "Seconds spent so far, those of before a resumption included.",
+    "repairkit_last_round_timestamp_seconds": "When the last round was told (Unix time).",
+}
 
 
 def reporter(
@@ -80,11 +94,6 @@ def heeding_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def event(name: str, **facts: Any) -> dict[str, Any]:
-    """The fields of a log record beside its sentence; structured logs hold them."""
-    return {"event": {"event": name, **facts}}
 
 
 class Watch:
@@ -181,3 +190,62 @@ def tell_unfinished(document: RunDocument, spent: scores.Spent, why: str) -> Non
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def prometheus_figures(
+    *, port: int | None = None, file: Path | None = None
+) -> Callable[[scores.Progress], None]:
+    """A function that takes progress and shows it to Prometheus.
+
+    Args:
+        port: where the figures are served, on all addresses of this machine.
+        file: where they are written, for the node exporter's textfile collector.
+
+    Raises:
+        SettingsError: the library is missing, or the port is taken.
+        RunFolderError: another file is in the place of ours.
+    """
+    try:
+        import prometheus_client as prometheus
+    except ImportError:
+        raise errors.SettingsError(
+            "figures for Prometheus need its library; pip install 'repairkit[prometheus]'"
+        ) from None
+    if file is not None:
+        check_replaced(file, b"# HELP repairkit_", "file of repairkit's figures")
+    registry = prometheus.CollectorRegistry()
+    gauges = [prometheus.Gauge(name, text, registry=registry) for name, text in _FIGURES.items()]
+    if port is not None:
+        try:
+            prometheus.start_http_server(port, registry=registry)
+        except (OSError, OverflowError) as error:
+            raise errors.SettingsError(
+                f"--prometheus-port {port} cannot be used ({error}); choose another"
+            ) from error
+    due = [0.0]
+
+    def tell(progress: scores.Progress) -> None:
+        for gauge, value in zip(gauges, _values(progress), strict=True):
+            gauge.set(value)
+        if file is not None and time.monotonic() >= due[0]:
+            due[0] = time.monotonic() + _FILE_SECONDS
+            try:
+                write_whole(file, prometheus.generate_latest(registry))
+            except OSError as error:  # the run continues without the file
+                logger.warning("%s: cannot be written (%s)", file, error.strerror or error)
+
+    return tell
+
+
+def _values(progress: scores.Progress) -> tuple[float, ...]:
+    """A value for each of `_FIGURES`."""
+    spent, n_undecided = progress.spent, progress.n_undecided
+    return (
+        progress.n_filters,
+        float("nan") if n_undecided is None else n_undecided,
+        spent.evaluations,
+        spent.image_passes,
+        spent.rounds,
+        spent.seconds,
+        time.time(),
+    )

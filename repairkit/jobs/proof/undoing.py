@@ -15,8 +15,13 @@ from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.model_files import ModelFile, digest_of, place_beside, write_model
 from repairkit.graph.stored.tensors import outside_digests
 from repairkit.jobs.output.destination import check_result
-from repairkit.jobs.proof.layout import add_files, digest_of_files, restored_files
-from repairkit.jobs.proof.verifying import prove_patch, sign_claim
+from repairkit.jobs.proof.verifying import (
+    add_files,
+    digest_of_files,
+    prove_patch,
+    restored_files,
+    sign_claim,
+)
 from repairkit.jobs.setup.subject import judging_the_model
 from repairkit.jobs.setup.workbench import Subject
 

@@ -1,9 +1,17 @@
-"""Prove that a patched model is the original with just the claimed changes."""
+"""Prove that a patched model is the original with just the claimed changes.
+
+Other programs write the same model in another order of fields, or keep its weights in files beside
+it. The patch file keeps how such files differ from the canonical bytes (their layout), so that
+undoing the patch gives back every byte of every file.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +20,11 @@ from onnx import ModelProto
 
 from repairkit.core import errors, filters, results, suite
 from repairkit.core.process.stages import stage
+from repairkit.core.process.writing import Drafts
 from repairkit.engine.proof import prove, prove_head
 from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.formats.patch_file import PatchFile, claim_digest, patch_of_claim
+from repairkit.formats.stored_files import StoredFile, describe, restore
 from repairkit.graph import baking
 from repairkit.graph.coalitions.masking import mask_name, mask_shape, with_gains
 from repairkit.graph.index import GraphIndex
@@ -22,21 +32,21 @@ from repairkit.graph.kinds.class_head import head_named
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import instrument, survey
 from repairkit.graph.metadata import read_claims, write_claims
-from repairkit.graph.stored.model_files import ModelFile, digest_of, first_difference, same_model
+from repairkit.graph.stored import model_files
 from repairkit.graph.stored.tensors import outside_digests
-from repairkit.jobs.proof.layout import digest_of_files, restored_files
 from repairkit.jobs.setup.subject import judging_the_model, noise_images
 from repairkit.jobs.setup.workbench import Subject
 
 # Relative: a filter that is frozen partly rounds in its layer, and later layers carry that on.
 _ROUNDED_ELSEWHERE = 1e-4
+_SLACK_BYTES = 64 << 20
 
 
 @stage("verifying")
 @judging_the_model
 def verify(
     subject: Subject,
-    patched: ModelFile,
+    patched: model_files.ModelFile,
     *,
     file: PatchFile | None = None,
     images: suite.Array | None = None,
@@ -73,10 +83,10 @@ def verify(
             "the old bytes that the patch file keeps are not those of the original; the patch "
             "could not be undone from it"
         )
-    if not same_model(steps[-1].baked.model, patched.model):
+    if not model_files.same_model(steps[-1].baked.model, patched.model):
         raise errors.VerificationError(
             f"{patched.path}: is not the original with just the claimed changes: "
-            + first_difference(steps[-1].baked.model, patched.model)
+            + model_files.first_difference(steps[-1].baked.model, patched.model)
         )
     if file is not None:
         _check_undoing(file, steps[-1])
@@ -123,17 +133,21 @@ def _joined(proofs: list[results.Verified]) -> results.Verified:
 
 
 def _verify_inferred(
-    subject: Subject, patched: ModelFile, *, images: suite.Array | None, feeds: Feeds | None
+    subject: Subject,
+    patched: model_files.ModelFile,
+    *,
+    images: suite.Array | None,
+    feeds: Feeds | None,
 ) -> results.Verified:
     """Prove a model that names no patch: what was frozen is read off the tensors."""
     surveyed, after = (survey(m, include=["dense"]) for m in (subject.model, patched.model))
     patch = baking.infer_patch(surveyed, after)
     baked = baking.bake(surveyed, patch)
-    if not same_model(baked.model, patched.model):
+    if not model_files.same_model(baked.model, patched.model):
         raise errors.VerificationError(
             f"{patched.path}: names no patch and differs from the original in more than the "
             f"{len(patch)} filters that are frozen in it: "
-            + first_difference(baked.model, patched.model)
+            + model_files.first_difference(baked.model, patched.model)
         )
     if not patch.frozen and patch.head is None:
         raise errors.VerificationError(
@@ -151,7 +165,7 @@ def _verify_inferred(
     return replace(verified, inferred=True)
 
 
-def _check_file(file: PatchFile, claim: dict[str, Any], patched: ModelFile) -> None:
+def _check_file(file: PatchFile, claim: dict[str, Any], patched: model_files.ModelFile) -> None:
     if claim["digest"] != file.digest:
         raise errors.VerificationError(
             f"{patched.path}: the patch file is for another patch than the one in the model"
@@ -194,10 +208,10 @@ def prove_patch(
     undone = baking.revert(baked.model, baked.edits)
     if claimed:
         write_claims(undone, read_claims(baked.model)[:-1])
-    if not same_model(undone, subject.model):
+    if not model_files.same_model(undone, subject.model):
         raise errors.VerificationError(
             "undoing the patch does not give the original back: "
-            + first_difference(undone, subject.model)
+            + model_files.first_difference(undone, subject.model)
         )
     given = images is not None
     proofs = []
@@ -289,7 +303,7 @@ class ClaimedPatch:
 
 def bake_claims(
     subject: Subject,
-    patched: ModelFile,
+    patched: model_files.ModelFile,
     known: list[dict[str, Any]],
     fresh: list[dict[str, Any]],
 ) -> list[ClaimedPatch]:
@@ -329,7 +343,7 @@ def bake_claims(
             ) from error
         write_claims(baked.model, [*known, *fresh[:count]])
         steps.append(ClaimedPatch(model, surveyed, patch, baked))
-        model, digest = baked.model, digest_of(baked.model)
+        model, digest = baked.model, model_files.digest_of(baked.model)
     return steps
 
 
@@ -364,10 +378,83 @@ def _check_constants(surveyed: Survey, patch: filters.Patch) -> None:
 
 
 def another_model(
-    patched: ModelFile, subject: Subject, claim: dict[str, Any]
+    patched: model_files.ModelFile, subject: Subject, claim: dict[str, Any]
 ) -> errors.VerificationError:
     """The error for a claim whose source is not the model at hand."""
     return errors.VerificationError(
         f"{patched.path}: was made from another model than {subject.file.path} (digest "
         f"{str(claim.get('source'))[:12]}, not {subject.file.digest[:12]})"
     )
+
+
+def layout_of(file: model_files.ModelFile) -> tuple[StoredFile, ...]:
+    """How the files of a model differ from its canonical bytes; nothing where they do not."""
+    content = file.path.read_bytes()
+    canonical = model_files.canonical_bytes(file.model)
+    if content == canonical:
+        return ()
+    names = model_files.external_locations(ModelProto.FromString(content))
+    kept = outside_digests(file.model)  # these are never written, so nothing need be told of them
+    read = [name for name in names if name not in kept]
+    contents = {"": content} | {n: model_files.safe_path(file.path, n).read_bytes() for n in read}
+    return tuple(
+        StoredFile(name, tuple(describe(data, canonical))) for name, data in contents.items()
+    )
+
+
+def restored_files(model: ModelProto, layout: Sequence[StoredFile]) -> dict[str, bytes]:
+    """The bytes of every file of a model, by name; "" is the model itself.
+
+    Raises:
+        VerificationError: the layout is not one of this model.
+    """
+    canonical = model_files.canonical_bytes(model)
+    if not layout:
+        return {"": canonical}
+    names = [stored.name for stored in layout]
+    most = 2 * len(canonical) + _SLACK_BYTES
+    if len(set(names)) != len(names) or "" not in names or sum(s.size for s in layout) > most:
+        raise errors.VerificationError(
+            "the patch file's layout of the original is not one of this model"
+        )
+    try:
+        return {stored.name: restore(stored.pieces, canonical) for stored in layout}
+    except ValueError as error:
+        raise errors.VerificationError(
+            f"the patch file's layout of the original does not fit the model ({error})"
+        ) from error
+
+
+def digest_of_files(contents: Mapping[str, bytes], outside: Mapping[str, str]) -> str:
+    """The digest that `read_model` gives to a model in these files.
+
+    Args:
+        contents: from `restored_files`.
+        outside: digests of the data files that were never read, by name.
+    """
+    hasher = hashlib.sha256(contents[""])
+    digests = {n: hashlib.sha256(data).hexdigest() for n, data in contents.items() if n}
+    for _, digest in sorted((digests | dict(outside)).items()):
+        hasher.update(bytes.fromhex(digest))
+    return hasher.hexdigest()
+
+
+def add_files(drafts: Drafts, contents: Mapping[str, bytes], out: Path) -> None:
+    """Add a model's files to those that appear together; those beside it first, itself last.
+
+    Raises:
+        RunFolderError: a file beside it holds other data.
+        ModelError: a file's name leads out of the folder.
+        OSError: a draft cannot be written.
+    """
+    beside = {model_files.safe_path(out, name): data for name, data in contents.items() if name}
+    for path, data in beside.items():
+        if path.exists() and (not path.is_file() or path.read_bytes() != data):
+            raise errors.RunFolderError(
+                f"{path}: is in the way of the model's weights and holds other data; choose "
+                "another folder with -o"
+            )
+    for path, data in beside.items():
+        if not path.exists():
+            drafts.write(path, data)
+    drafts.write(out, contents[""])

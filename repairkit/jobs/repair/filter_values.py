@@ -25,8 +25,14 @@ from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
 from repairkit.jobs.repair.repair_settings import GRADIENT
-from repairkit.jobs.runs.part_records import options_in_words, parts_in_words, same_parts
-from repairkit.jobs.runs.run_document import differing, settings_at, settings_in
+from repairkit.jobs.runs.run_document import (
+    differing,
+    options_in_words,
+    parts_in_words,
+    same_parts,
+    settings_at,
+    settings_in,
+)
 from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.score.scored import Scored
 from repairkit.jobs.setup.looking import tell_reading

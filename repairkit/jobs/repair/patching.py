@@ -25,11 +25,9 @@ from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.model_files import add_model, digest_of
 from repairkit.jobs.attack.attack_story import check_attacks, judge_attacks
 from repairkit.jobs.look.reporting import repair_report
-from repairkit.jobs.output.destination import Companions, check_place
-from repairkit.jobs.output.places import Places
+from repairkit.jobs.output.destination import Companions, Places, check_place
 from repairkit.jobs.output.signs_of_life import OnProgress
-from repairkit.jobs.proof.layout import layout_of
-from repairkit.jobs.proof.verifying import prove_patch, sign_claim
+from repairkit.jobs.proof.verifying import layout_of, prove_patch, sign_claim
 from repairkit.jobs.repair import confirming, filter_values, judging, patch_checks, telling
 from repairkit.jobs.repair.comparison.baselines import RANDOM_DRAWS, with_baselines
 from repairkit.jobs.repair.comparison.plain_recipe import choose_by_ranking
@@ -115,7 +113,7 @@ def patch(
     check_repair(asked)
     again = patch_checks.patch_again(subject.file.path, settings, asked)
     asked = replace(asked, score=asked.score.begun())
-    check_place(subject, settings, out)
+    check_place(subject.file, settings.data, out)
     settings = patch_checks.with_the_runs_code(asked, settings)
     objective = asked.objective_of(patch_checks.metric_at_hand(asked, settings))
     settings = patch_checks.settled(settings, asked, objective)
@@ -478,7 +476,9 @@ def _write(bench: Bench, file: PatchFile, model: ModelProto, out: Path) -> Compa
         "result": {"path": path_of(out), "digest": file.result_digest},
     }
     texts = repair_report(bench, report, file.patch, places)
-    check_place(subject, bench.settings, out)  # the user may have put something there meanwhile
+    check_place(
+        subject.file, bench.settings.data, out
+    )  # the user may have put something there meanwhile
     with outputs(out) as drafts:
         for path, text in {**texts, places.patch_file: patch_file_text(file)}.items():
             drafts.write(path, text.encode())

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from repairkit.core import errors, filters, framework
 from repairkit.core.process.stages import Deadline
 from repairkit.core.scores import Budget
-from repairkit.jobs.output.places import Places
+from repairkit.jobs.output.destination import Places
 from repairkit.jobs.repair.objective import (
     FAIRNESS_OBJECTIVE,
     PROMISES,
@@ -18,8 +18,7 @@ from repairkit.jobs.repair.objective import (
     Target,
 )
 from repairkit.jobs.score.score_settings import NORMS, ScoreSettings
-from repairkit.jobs.score.spending import seconds_per_pass
-from repairkit.jobs.setup.workbench import Bench
+from repairkit.jobs.setup.workbench import Bench, seconds_per_pass
 from repairkit.repairs.search import SearchSettings
 
 Recipe = Literal["joint", "plain"]
@@ -214,7 +213,7 @@ class PatchTime:
         deadline = score.deadline
         if deadline is None:
             return None
-        per_pass, parts = seconds_per_pass(bench.working, bench.parts.selection), bench.parts
+        per_pass, parts = seconds_per_pass(bench), bench.parts
         passes = 2 * len(parts.test) + 3 * len(parts.selection) + _PROOF_PASSES
         kept = min(passes * per_pass + _WRITING_SECONDS, _MOST_KEPT * deadline.left)
         per_set = 2 * len(parts.selection) * per_pass

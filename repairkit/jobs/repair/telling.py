@@ -8,10 +8,9 @@ from typing import Any
 from repairkit.core import errors, filters, metric, results
 from repairkit.core.process.text import counted
 from repairkit.engine.ort import versions
-from repairkit.jobs.output.places import Places
+from repairkit.jobs.output.destination import Places
 from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.runs.part_records import told_parts
-from repairkit.jobs.runs.run_document import less_is_better, plain, told_measures
+from repairkit.jobs.runs.run_document import less_is_better, plain, told_measures, told_parts
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.catalogue import measure_of
 from repairkit.repairs.cure import ChosenPatch, FinalFigures, Story

@@ -22,7 +22,7 @@ from repairkit.core.errors import RunFolderError
 from repairkit.core.process.text import printable
 from repairkit.core.process.writing import is_draft
 from repairkit.formats.run_file import LOCK, RunDocument, RunFolder
-from repairkit.jobs.runs.part_records import are_other_parts, options_in_words, parts_in_words
+from repairkit.jobs.runs.run_document import are_other_parts, options_in_words, parts_in_words
 
 logger = logging.getLogger(__name__)
 _MOST_BYTES = 1000

@@ -1,4 +1,4 @@
-"""`run.json`: what a result depends on, and the result; its settings compared and restored.
+"""`run.json`: what a result depends on, and the result; settings and parts compared and restored.
 
 Which settings are recorded follows from what each says that it affects, see `formats.effects`. A
 setting that an earlier version did not record had its usual value.
@@ -7,7 +7,7 @@ setting that an earlier version did not record had its usual value.
 import dataclasses
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,8 @@ import numpy as np
 
 from repairkit.core.metric import MeasureFacts
 from repairkit.core.scores import Budget, Scores
+from repairkit.data.dataset import Dataset
+from repairkit.data.parts import PART_NAMES, PartPlan, Parts
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.ort import choose_device, versions
 from repairkit.engine.working import stated_agreement
@@ -23,7 +25,6 @@ from repairkit.formats import run_file
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of
 from repairkit.formats.means_file import CommonMeans
 from repairkit.graph.structure import find_rounding
-from repairkit.jobs.runs.part_records import keyed_parts, recorded_plan, told_parts
 from repairkit.jobs.setup.workbench import Bench, Settings
 from repairkit.metrics.catalogue import measure_of
 
@@ -31,6 +32,8 @@ OWN_MEANS = "means of the calibration part"
 _SHARE = re.compile(r"[0-9]*\.?[0-9]+")
 _DIGITS = 12  # of a digest
 _BINS = 20
+# What runs of earlier versions, which record no digest of their parts, made of open parts.
+_EARLIER = {"calibration": 0.2, "selection": 0.4, "test": 0.4}
 
 
 def plain(value: Any) -> Any:
@@ -287,3 +290,74 @@ def told_on_request(estimation: Estimation, document: run_file.RunDocument) -> d
             if name in document["metrics"]
         }
     return details
+
+
+def told_parts(parts: Parts) -> run_file.RunParts:
+    """The entry `parts`: one sentence, which parts share images, and how many images each holds."""
+    return {
+        "how": parts.summary,
+        "overlaps": [list(pair) for pair in parts.overlaps],
+        "digest": parts.digest,
+        "calibration": len(parts.calibration),
+        "selection": len(parts.selection),
+        "test": len(parts.test),
+    }
+
+
+def keyed_parts(plan: PartPlan, parts: Parts, dataset: Dataset) -> dict[str, str | float | None]:
+    """The parts as the key of a run holds them.
+
+    Keys of earlier versions hold None for a part that was left open. So a run of an earlier version
+    resumes only if its shares are given explicitly.
+    """
+    splits = set() if dataset.split is None else set(dataset.split.tolist())
+    keyed: dict[str, str | float | None] = {}
+    for name, wish in asdict(plan).items():
+        if name in parts.left_open:
+            keyed[name] = "left open"
+        else:
+            earlier = name not in splits and str(wish).strip() == str(_EARLIER[name])
+            keyed[name] = None if earlier else wish
+    return keyed
+
+
+def recorded_plan(run: run_file.RunDocument) -> PartPlan:
+    """The plan that makes the parts of a run again, for a run of any version."""
+    known, recorded = run["settings"].get("parts") or {}, run["parts"]
+    plan = {name: known.get(name) for name in PART_NAMES}
+    if not recorded.get("digest"):
+        for name, share in _EARLIER.items():
+            if plan[name] is None and f"{name}: a share of {share:g}" in str(recorded.get("how")):
+                plan[name] = share
+    return PartPlan(**plan)
+
+
+def same_parts(run: run_file.RunDocument, plan: PartPlan, parts: Parts) -> bool:
+    """Whether a run on the same data had the same images in each part as a job of this plan has."""
+    theirs, ours = run["parts"], told_parts(parts)
+    if theirs.get("digest"):
+        return theirs["digest"] == ours["digest"]
+    if theirs.get("how"):
+        return theirs["how"] == ours["how"]
+    counts = [theirs.get(name) for name in PART_NAMES] == [ours.get(name) for name in PART_NAMES]
+    return counts and bool(run["settings"].get("parts") == asdict(plan))
+
+
+def are_other_parts(run: run_file.RunDocument, other: run_file.RunDocument) -> bool:
+    """Whether two runs on the same data record that their parts hold different images."""
+    same_data = run["data"]["digest"] == other["data"]["digest"]
+    same_seed = run["settings"].get("seed") == other["settings"].get("seed")
+    one, two = run["parts"].get("how"), other["parts"].get("how")
+    return bool(same_data and same_seed and one and two and one != two)
+
+
+def parts_in_words(run: run_file.RunDocument) -> str:
+    """How the parts of a run were made."""
+    return str(run["parts"].get("how") or run["settings"].get("parts")).rstrip(".")
+
+
+def options_in_words(run: run_file.RunDocument) -> str:
+    """`: OPTIONS are the run's`, the options that give its parts again."""
+    plan = asdict(recorded_plan(run))
+    given = " ".join(f"--{name} {wish}" for name, wish in plan.items() if wish is not None)
+    return f": {given} are the run's" if given else ": the run was made without options for parts"

@@ -13,7 +13,7 @@ import numpy as np
 from repairkit.core.errors import RunFolderError, Terminated
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
-from repairkit.core.process.stages import stage
+from repairkit.core.process.stages import event, stage
 from repairkit.core.scores import Progress, Run, Spent
 from repairkit.core.suite import Precision, Suite
 from repairkit.data.parts import CONFIRMATION_SHARE, split_selection
@@ -21,19 +21,19 @@ from repairkit.estimators.driving.checkpoint import CheckpointStore
 from repairkit.estimators.driving.driver import Estimation, estimate
 from repairkit.formats.effects import Affects, settings_of
 from repairkit.formats.run_file import Ends, ExcludedFilters, RunDocument, RunFolder
-from repairkit.jobs.output.places import Places
-from repairkit.jobs.output.signs_of_life import Watch, event, reporter, tell_unfinished
+from repairkit.jobs.output.destination import Places
+from repairkit.jobs.output.signs_of_life import Watch, reporter, tell_unfinished
 from repairkit.jobs.runs import claiming, run_document
 from repairkit.jobs.score import methods
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
+from repairkit.jobs.score.methods import Pace, Taken, thin, told_of_method
 from repairkit.jobs.score.score_settings import NORMS, Exclusion, ScoreSettings
 from repairkit.jobs.score.scored import Evidence, Scored, first_metrics
-from repairkit.jobs.score.spending import Pace, Taken, seconds_per_pass, thin, told_of_method
 from repairkit.jobs.setup.looking import looked_at, tell_reading, told_of_ends
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.settings import Again, said_again
 from repairkit.jobs.setup.subject import judging_the_model
-from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics
+from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics, seconds_per_pass
 from repairkit.metrics.definition import check_defined
 
 logger = logging.getLogger(__name__)
@@ -345,7 +345,7 @@ def _pace(scoring: ScoreSettings, bench: Bench) -> Pace | None:
     if deadline is None:
         return None
     with stage("timing a pass of an image"):
-        return Pace(deadline, seconds_per_pass(bench.working, bench.parts.selection))
+        return Pace(deadline, seconds_per_pass(bench))
 
 
 def _affordable(

@@ -9,12 +9,11 @@ import numpy as np
 
 from repairkit.core import attacked, errors, suite
 from repairkit.core.outputs import OutputForm
-from repairkit.core.process.stages import READING_LOG, Deadline, stage
+from repairkit.core.process.stages import READING_LOG, Deadline, event, stage
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, label_bins
 from repairkit.data.usual import class_orders, usual_ways
 from repairkit.formats.run_file import Ends
-from repairkit.jobs.output.signs_of_life import event
 from repairkit.jobs.setup.first_look import (
     MOST_IMAGES,
     TRIED_IMAGES,

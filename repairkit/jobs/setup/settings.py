@@ -20,7 +20,7 @@ from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import PROJECT_FILE, Project, find_project
 from repairkit.formats.effects import About, Affects, affecting, settings_of
-from repairkit.jobs.output.places import Places
+from repairkit.jobs.output.destination import Places
 from repairkit.jobs.setup.workbench import Settings
 from repairkit.metrics.catalogue import is_user_metric
 

@@ -3,6 +3,7 @@
 `preparing` makes a bench, `subject` opens a model, `settings` reads settings from options.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,7 @@ from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Working
 from repairkit.formats.effects import About, Affects
 from repairkit.formats.means_file import CommonMeans, read_means
+from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.fixing import with_constants
 from repairkit.graph.index import GraphIndex, dims_of
@@ -39,6 +41,7 @@ from repairkit.metrics.robustness import CLEAN_ACCURACY
 ABSENT = ("mean", "zero", "bias")
 PROOF_IMAGES = 8
 _MOST_TRIED = 64
+_PROBE_SECONDS, _MOST_TRIES = 0.5, 3  # of timing a pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,6 +354,19 @@ class Bench:
             return self.sample, places
         whole = Suite.whole("sample", self.dataset.images, self.dataset.annotations)
         return self.working.run_plain(whole.take(places)), places
+
+
+def seconds_per_pass(bench: Bench) -> float:
+    """Seconds that an image takes through the instrumented model; the least of a few tries."""
+    suite = bench.parts.selection
+    images = suite.batch(np.arange(min(PROOF_IMAGES, len(suite))))
+    masks = {mask_name(site): np.ones(mask_shape(site, 1), bool) for site in bench.roster.sites}
+    tries: list[float] = []
+    while len(tries) < 2 or (sum(tries) < _PROBE_SECONDS and len(tries) < _MOST_TRIES):
+        began = time.monotonic()
+        bench.working.judge.run(images, masks)
+        tries.append(time.monotonic() - began)
+    return max(min(tries) / len(images), 1e-7)
 
 
 def _of_every_kind(dataset: Dataset, n_first: int) -> NDArray[np.intp]:

@@ -23,9 +23,8 @@ from repairkit.graph.baking import bake, representable
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.model_files import read_model, write_model
-from repairkit.jobs.proof.layout import layout_of
 from repairkit.jobs.proof.undoing import revert_patch
-from repairkit.jobs.proof.verifying import sign_claim
+from repairkit.jobs.proof.verifying import layout_of, sign_claim
 from tests import models
 from tests.conftest import Answer, Project
 from tests.running import random_levels

@@ -25,8 +25,7 @@ from repairkit.graph.kinds.class_head import find_head
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.model_files import read_model, write_model
-from repairkit.jobs.proof.layout import layout_of
-from repairkit.jobs.proof.verifying import sign_claim
+from repairkit.jobs.proof.verifying import layout_of, sign_claim
 from tests import class_heads, models
 from tests.running import random_levels, run
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from repairkit.core.errors import DataError, SettingsError
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import PartPlan, Parts, split_parts
-from repairkit.jobs.runs.part_records import (
+from repairkit.jobs.runs.run_document import (
     keyed_parts,
     recorded_plan,
     same_parts,

@@ -18,7 +18,7 @@ from repairkit.core.filters import Filter
 from repairkit.core.framework import FreshAttacks
 from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
-from repairkit.jobs.output.places import Places
+from repairkit.jobs.output.destination import Places
 from repairkit.jobs.repair.objective import PROMISES, Target
 from repairkit.jobs.repair.patch_checks import patch_again
 from repairkit.jobs.repair.repair_settings import PatchSettings

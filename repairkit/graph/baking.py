@@ -163,10 +163,8 @@ def biased(index: GraphIndex, head: ClassHead, shift: Floats) -> filters.HeadCha
     """
     if head.fixed_bias:
         raise errors.ModelError(head.fixed_bias)
-    before = np.zeros(head.n_classes) if head.bias is None else head.bias
-    return held(
-        index, head, filters.HeadChange("bias", head.name, before + shift / head.bias_scale)
-    )
+    bias = head.biases + shift / head.bias_scale
+    return held(index, head, filters.HeadChange("bias", head.name, bias))
 
 
 def refitted(
@@ -185,10 +183,7 @@ def refitted(
     """
     if head.fixed_weight:
         raise errors.ModelError(head.fixed_weight)
-    bias = None
-    if head.place is not None:
-        before = np.zeros(head.n_classes) if head.bias is None else head.bias
-        bias = before + shift / head.bias_scale
+    bias = None if head.place is None else head.biases + shift / head.bias_scale
     changed = head.weight + weight / head.weight_scale[:, None]
     return held(index, head, filters.HeadChange("last-layer", head.name, bias, changed))
 
@@ -202,12 +197,18 @@ def held(index: GraphIndex, head: ClassHead, change: filters.HeadChange) -> filt
     constants, node = Constants(index), index.nodes[head.node]
     weight = None
     if change.weight is not None:
-        wanted = kernel_order(node, change.weight)
-        flat = constants.as_stored(head.kernel, wanted).astype(np.float64)
-        weight = _from_kernel(flat, head, node_order=kernel_order(node, _numbered(head)))
-    bias = None
-    if change.bias is not None:
-        bias = _bias_as_stored(constants, head, change.bias)
+        # Where each number of the weight lies in the kernel.
+        places = np.arange(head.weight.size, dtype=np.float64).reshape(head.weight.shape)
+        flat = np.empty(head.weight.size)
+        flat[kernel_order(node, places).astype(np.int64)] = constants.as_stored(
+            head.kernel, kernel_order(node, change.weight)
+        )
+        weight = flat.reshape(head.weight.shape)
+    bias = change.bias
+    if bias is not None:
+        stored = _class_biases(constants, head)
+        read = bias.astype(head.dtype) if stored is None else constants.as_stored(stored, bias)
+        bias = read.astype(np.float64)
     for numbers in (weight, bias):
         if numbers is not None and not np.isfinite(numbers).all():
             raise errors.ModelError(f"the last layer {head.name!r} cannot hold the new numbers")
@@ -231,10 +232,11 @@ def head_changes(
     if change.bias is None or head.place is None:
         return changes
     node, slot, name = head.place.node, head.place.slot, f"{head.name}/bias"
-    before = _stored_bias(constants, head)
-    if before is not None and before.size == head.n_classes:
+    stored = _class_biases(constants, head)
+    if stored is not None:
+        before = constants.array(stored).reshape(-1).astype(np.float64)
         changes += _differing(node, slot, change.bias, before, name)
-    elif np.any(change.bias != (0.0 if head.bias is None else head.bias)):
+    elif np.any(change.bias != head.biases):
         array = change.bias.astype(head.dtype)
         changes.append(filters.AddedTensor(node=node, slot=slot, array=array, name=name))
     return changes
@@ -256,8 +258,7 @@ def changes_head(head: ClassHead, change: filters.HeadChange) -> bool:
     """Whether baking a change would alter any number."""
     if change.weight is not None and not np.array_equal(change.weight, head.weight):
         return True
-    before = 0.0 if head.bias is None else head.bias
-    return change.bias is not None and bool(np.any(change.bias != before))
+    return change.bias is not None and bool(np.any(change.bias != head.biases))
 
 
 def _check(head: ClassHead, change: filters.HeadChange) -> None:
@@ -277,30 +278,9 @@ def _check(head: ClassHead, change: filters.HeadChange) -> None:
             )
 
 
-def _numbered(head: ClassHead) -> Floats:
-    return np.arange(head.weight.size, dtype=np.float64).reshape(head.weight.shape)
-
-
-def _from_kernel(flat: Floats, head: ClassHead, *, node_order: Floats) -> Floats:
-    """Numbers in the order of the kernel as (n_classes, n_features)."""
-    weight = np.empty(head.weight.size)
-    weight[node_order.astype(np.int64)] = flat
-    return weight.reshape(head.weight.shape)
-
-
-def _stored_bias(constants: ConstantArrays, head: ClassHead) -> Floats | None:
-    """What is stored in the bias's place, flat; None where there is nothing."""
+def _class_biases(constants: ConstantArrays, head: ClassHead) -> str | None:
+    """The tensor at the bias's place, if it holds a number for each class."""
     assert head.place is not None
     inputs = constants.index.nodes[head.place.node].input
-    if len(inputs) <= head.place.slot or not inputs[head.place.slot]:
-        return None
-    return constants.array(inputs[head.place.slot]).reshape(-1).astype(np.float64)
-
-
-def _bias_as_stored(constants: ConstantArrays, head: ClassHead, wanted: Floats) -> Floats:
-    assert head.place is not None
-    before = _stored_bias(constants, head)
-    if before is None or before.size != head.n_classes:
-        return wanted.astype(head.dtype).astype(np.float64)
-    name = constants.index.nodes[head.place.node].input[head.place.slot]
-    return constants.as_stored(name, wanted).astype(np.float64)
+    name = inputs[head.place.slot] if len(inputs) > head.place.slot else ""
+    return name if name and constants.array(name).size == head.n_classes else None

@@ -208,11 +208,15 @@ def all_nodes(graph: GraphProto) -> list[NodeProto]:
     return nodes
 
 
+def inner_nodes(node: NodeProto) -> list[NodeProto]:
+    """The nodes of the bodies inside a node, at any depth."""
+    return [inner for graph in subgraphs(node) for inner in all_nodes(graph)]
+
+
 def outer_names(node: NodeProto) -> set[str]:
     """Names that the bodies inside a node may take from outside."""
-    return {
-        name for graph in subgraphs(node) for inner in all_nodes(graph) for name in inner.input
-    } | {output.name for graph in subgraphs(node) for output in graph.output}
+    made = {output.name for graph in subgraphs(node) for output in graph.output}
+    return made | {name for inner in inner_nodes(node) for name in inner.input}
 
 
 def layer_names(index: GraphIndex) -> list[str]:
@@ -294,43 +298,42 @@ def node_name(node: NodeProto) -> str:
 # Which tensors a model has
 
 
+def graphs_of(model: ModelProto) -> list[GraphProto]:
+    """The main graph, and the graphs inside its nodes and inside those of functions."""
+    return [model.graph, *(body for node in _nodes_of(model) for body in subgraphs(node))]
+
+
+def _nodes_of(model: ModelProto) -> list[NodeProto]:
+    return [*all_nodes(model.graph), *(n for function in model.functions for n in function.node)]
+
+
+def plain_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor that is stored anywhere in a model, except sparse ones."""
+    for graph in graphs_of(model):
+        yield from graph.initializer
+    for node in _nodes_of(model):
+        for held in node.attribute:
+            if held.HasField("t"):
+                yield held.t
+            yield from held.tensors
+
+
+def sparse_tensors(model: ModelProto) -> Iterator[SparseTensorProto]:
+    """Every sparse tensor that is stored anywhere in a model."""
+    for graph in graphs_of(model):
+        yield from graph.sparse_initializer
+    for node in _nodes_of(model):
+        for held in node.attribute:
+            if held.HasField("sparse_tensor"):
+                yield held.sparse_tensor
+            yield from held.sparse_tensors
+
+
 def stored_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor that is stored anywhere in a model."""
-    nodes = [*all_nodes(model.graph), *nodes_of_functions(model)]
-    yield from _initializers(model.graph)
-    for node in nodes:
-        for held in node.attribute:
-            if held.HasField("t"):
-                yield held.t
-            yield from held.tensors
-            single = [held.sparse_tensor] if held.HasField("sparse_tensor") else []
-            for sparse in (*single, *held.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-        for graph in subgraphs(node):
-            yield from _initializers(graph)
-
-
-def _initializers(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
+    """Every tensor that is stored anywhere in a model, and both parts of every sparse one."""
+    yield from plain_tensors(model)
+    for sparse in sparse_tensors(model):
         yield from (sparse.values, sparse.indices)
-
-
-def plain_tensors(graph: GraphProto, functions: Iterable[NodeProto] = ()) -> Iterator[TensorProto]:
-    """The tensors of a graph, of its nodes and of the graphs inside it, except sparse ones."""
-    yield from graph.initializer
-    for node in (*all_nodes(graph), *functions):
-        for held in node.attribute:
-            if held.HasField("t"):
-                yield held.t
-            yield from held.tensors
-        for body in subgraphs(node):
-            yield from body.initializer
-
-
-def nodes_of_functions(model: ModelProto) -> list[NodeProto]:
-    """The nodes of a model's own functions, without those in their bodies."""
-    return [node for function in model.functions for node in function.node]
 
 
 def is_dequantised(index: GraphIndex, name: str) -> bool:

@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from repairkit.graph.index import (
     DEFAULTS_SINCE,
+    STANDARD,
     GraphIndex,
     attribute,
     copied,
@@ -80,7 +81,7 @@ class _Work:
 
     @property
     def opset(self) -> int:
-        return next(o.version for o in self.index.model.opset_import if o.domain in ("", "ai.onnx"))
+        return next(o.version for o in self.index.model.opset_import if o.domain in STANDARD)
 
     def constant(self, node: NodeProto, slot: int) -> NDArray[np.int64] | None:
         """The whole numbers that a node reads at `slot`; None where they are not constant."""

@@ -20,7 +20,13 @@ from onnx import ModelProto, NodeProto
 
 from repairkit.core import errors, filters, suite
 from repairkit.graph.coalitions.masking import mask_channels
-from repairkit.graph.index import ConstantArrays, GraphIndex, float_attribute, is_dequantised
+from repairkit.graph.index import (
+    STANDARD,
+    ConstantArrays,
+    GraphIndex,
+    float_attribute,
+    is_dequantised,
+)
 from repairkit.graph.kinds import layers
 from repairkit.graph.kinds.kind import Folded, Kind, SiteLayer, SiteSearch
 from repairkit.graph.stored.constants import with_dense_tensors
@@ -343,7 +349,7 @@ def _find(search: SiteSearch, position: int) -> ChannelLayer | str:
 def _why_not(search: SiteSearch, position: int) -> str:
     """Why a layer is no site, as far as its place in the graph tells; empty where it may be one."""
     node, index = search.index.nodes[position], search.index
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in STANDARD:
         return f"{node.domain}.{node.op_type} is not an operator of the ONNX standard"
     if not any(o in index.fed for o in node.output):
         return "it does not depend on the image"

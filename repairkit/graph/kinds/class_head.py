@@ -20,6 +20,7 @@ from onnx import NodeProto
 
 from repairkit.core import errors, suite
 from repairkit.graph.index import (
+    STANDARD,
     GraphIndex,
     attribute,
     float_attribute,
@@ -47,7 +48,6 @@ _ENDINGS: dict[str, Ending] = {
     "Sigmoid": "sigmoid",
 }
 _LAYERS = ("Conv", "Gemm", "MatMul")
-_STANDARD = ("", "ai.onnx")
 _GROUPED = "{} is a convolution of several groups, so its weights cannot be refitted"
 _BIAS = 2  # the input of Conv, Gemm and BatchNormalization that holds it
 
@@ -109,6 +109,11 @@ class ClassHead:
         return len(self.weight)
 
     @property
+    def biases(self) -> Floats:
+        """The numbers stored for class biases, (n_classes,); zeros where there are none."""
+        return np.zeros(self.n_classes) if self.bias is None else self.bias
+
+    @property
     def fixed_bias(self) -> str:
         """Why the class biases cannot be changed; empty where they can be."""
         if self.place is not None:
@@ -141,10 +146,7 @@ class ClassHead:
     def offset(self, bias: Floats | None) -> Floats:
         """The sum added to the product of features and weights, if `bias` is stored."""
         sums = self.tail_shift + self.tail_scale * self.own_bias
-        if bias is None:
-            return sums
-        before = 0.0 if self.bias is None else self.bias
-        return sums + self.bias_scale * (bias - before)
+        return sums if bias is None else sums + self.bias_scale * (bias - self.biases)
 
     def answers(self, scores: Floats) -> Floats:
         """The model's output for class scores."""
@@ -209,7 +211,7 @@ def find_head(index: GraphIndex, output: str) -> ClassHead:
         position = index.producers[name]
         node = index.nodes[position]
         kind = node.op_type
-        if node.domain not in _STANDARD or subgraphs(node):
+        if node.domain not in STANDARD or subgraphs(node):
             raise _between(node, output)
         if kind in _LAYERS:
             head = _read(index, constants, position)

@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import FunctionProto, ModelProto, NodeProto
+from onnx import ModelProto, NodeProto
 
 from repairkit.core.errors import ModelError
 from repairkit.graph.index import (
     GraphIndex,
-    all_nodes,
     attribute,
+    inner_nodes,
     int_attribute,
     ints_attribute,
     outer_names,
@@ -128,7 +128,7 @@ def _is_layer(
     call = (node.domain, node.op_type)
     if inside.get(call, is_product(node)):
         return True
-    inner = [n for body in subgraphs(node) for n in all_nodes(body)]
+    inner = inner_nodes(node)
     if any(inside.get((n.domain, n.op_type), is_product(n)) for n in inner):
         return True
     if inner and _is_written_out(inner):
@@ -289,7 +289,10 @@ def _is_one_number(name: str, constants: Constants) -> bool:
 
 def _functions_with_layers(model: ModelProto) -> dict[tuple[str, str], bool]:
     """Whether each function of the model holds a layer, or calls a function that does."""
-    functions = {(f.domain, f.name): list(_nodes_of(f)) for f in model.functions}
+    functions = {
+        (f.domain, f.name): [n for node in f.node for n in (node, *inner_nodes(node))]
+        for f in model.functions
+    }
     holds = {
         key: _is_written_out(nodes) and _hold_a_matrix(nodes) for key, nodes in functions.items()
     }
@@ -307,10 +310,3 @@ def _functions_with_layers(model: ModelProto) -> dict[tuple[str, str], bool]:
 def _hold_a_matrix(nodes: list[NodeProto]) -> bool:
     made = (attribute(node, "value") for node in nodes if node.op_type == "Constant")
     return any(_is_matrix(value.t.dims) for value in made if value is not None)
-
-
-def _nodes_of(function: FunctionProto) -> Iterable[NodeProto]:
-    for node in function.node:
-        yield node
-        for body in subgraphs(node):
-            yield from all_nodes(body)

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, shape_inference
 
 from repairkit.core import errors, filters
-from repairkit.graph.index import GraphIndex, all_nodes, layer_names, subgraphs, with_open_sizes
+from repairkit.graph.index import GraphIndex, inner_nodes, layer_names, with_open_sizes
 from repairkit.graph.kinds.channels import CHANNELS
 from repairkit.graph.kinds.heads import head_layers, is_product
 from repairkit.graph.kinds.kind import Kind, LeftOut, SiteLayer, SiteSearch, Survey
@@ -183,8 +183,7 @@ def _hidden_layers(index: GraphIndex) -> list[LeftOut]:
     hidden = [
         LeftOut(inner.name or inner.output[0], inner.op_type, f"it lies inside a {node.op_type}")
         for node in index.nodes
-        for body in subgraphs(node)
-        for inner in all_nodes(body)
+        for inner in inner_nodes(node)
         if inner.op_type in kinds
     ]
     hidden += [

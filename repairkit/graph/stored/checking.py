@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from onnx import FunctionProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import all_nodes, stored_tensors, subgraphs
+from repairkit.graph.index import all_nodes, inner_nodes, sparse_tensors, stored_tensors, subgraphs
 from repairkit.graph.stored.tensors import is_outside, tensor_bytes
 
 _MOST_ELEMENTS = 1 << 40
@@ -35,7 +35,7 @@ def check_model(path: Path, model: ModelProto) -> None:
         _check_opsets(model)
         for tensor in stored_tensors(model):
             _check_tensor(tensor)
-        for sparse in _sparse_tensors(model):
+        for sparse in sparse_tensors(model):
             _check_sparse(sparse)
         _check_functions(model)
         _check_nodes(model)
@@ -110,18 +110,6 @@ def _entries(tensor: TensorProto, n_bytes: int) -> int:
 def _shape(tensor: TensorProto) -> str:
     shown = " x ".join(str(size) for size in tensor.dims[:8])
     return shown + (" x ..." if len(tensor.dims) > 8 else "") or "a single number"
-
-
-def _sparse_tensors(model: ModelProto) -> Iterator[SparseTensorProto]:
-    nodes = [*all_nodes(model.graph), *(n for f in model.functions for n in f.node)]
-    graphs = [model.graph, *(g for node in nodes for g in subgraphs(node))]
-    for graph in graphs:
-        yield from graph.sparse_initializer
-    for node in nodes:
-        for held in node.attribute:
-            if held.HasField("sparse_tensor"):
-                yield held.sparse_tensor
-            yield from held.sparse_tensors
 
 
 def _check_sparse(sparse: SparseTensorProto) -> None:
@@ -217,7 +205,7 @@ def _measure(
         if key in sizes:
             open_calls.discard(waiting.pop())
             continue
-        inner = [n for node in functions[key].node for n in _with_bodies(node)]
+        inner = [n for node in functions[key].node for n in (node, *inner_nodes(node))]
         calls = [(n.domain, n.op_type) for n in inner]
         missing = [c for c in dict.fromkeys(calls) if c in functions and c not in sizes]
         if not missing:
@@ -227,7 +215,3 @@ def _measure(
         if open_calls.intersection(missing):
             raise ModelError(f"the function {key[1]!r} calls itself")
         waiting.extend(missing)
-
-
-def _with_bodies(node: NodeProto) -> list[NodeProto]:
-    return [node, *(inner for graph in subgraphs(node) for inner in all_nodes(graph))]

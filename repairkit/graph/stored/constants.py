@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core import errors, suite
 from repairkit.graph.index import (
+    STANDARD,
     GraphIndex,
-    all_nodes,
     attribute,
     copied,
+    graphs_of,
     int_attribute,
-    subgraphs,
+    sparse_tensors,
 )
 from repairkit.graph.stored import tensors
 
@@ -125,7 +126,7 @@ class Constants:
                 return None
             storage = Storage("constant", name, shared or tensors.is_outside(stored))
             return _write(storage, positions, values, stored.data_type)
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in STANDARD:
             return None
         inner = self._through(node, positions, values)
         write = None if inner is None else self.write(node.input[0], *inner)
@@ -235,10 +236,10 @@ def with_dense_tensors(model: ModelProto) -> ModelProto:
     Raises:
         ModelError: a position lies outside a tensor's shape.
     """
-    if not any(_has_sparse(graph) for graph in _graphs(model)):
+    if next(sparse_tensors(model), None) is None:
         return model
     result = copied(model)
-    for graph in _graphs(result):
+    for graph in graphs_of(result):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(
                 numpy_helper.from_array(tensors.dense_array(sparse), sparse.values.name)
@@ -250,12 +251,3 @@ def with_dense_tensors(model: ModelProto) -> ModelProto:
                     dense = numpy_helper.from_array(tensors.dense_array(held.sparse_tensor))
                     node.attribute[position].CopyFrom(helper.make_attribute("value", dense))
     return result
-
-
-def _has_sparse(graph: GraphProto) -> bool:
-    held = (a.name for n in graph.node if n.op_type == "Constant" for a in n.attribute)
-    return bool(graph.sparse_initializer) or "sparse_value" in held
-
-
-def _graphs(model: ModelProto) -> list[GraphProto]:
-    return [model.graph, *(g for node in all_nodes(model.graph) for g in subgraphs(node))]

@@ -258,9 +258,7 @@ def _checked_ranges(
 
 def _can_be_mapped(model: ModelProto, waiting: list[TensorProto]) -> bool:
     """Whether no tensor is part of a sparse one, or holds several numbers in a byte."""
-    plain = sum(
-        map(uses_external_data, index.plain_tensors(model.graph, index.nodes_of_functions(model)))
-    )
+    plain = sum(map(uses_external_data, index.plain_tensors(model)))
     return plain == len(waiting) and all(t.data_type not in tensors.PACKED_BITS for t in waiting)
 
 

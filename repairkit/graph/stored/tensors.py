@@ -29,7 +29,7 @@ from onnx import (
 from onnx.reference import ReferenceEvaluator
 
 from repairkit.core import errors, suite
-from repairkit.graph.index import copied, nodes_of_functions, plain_tensors
+from repairkit.graph.index import STANDARD, copied, plain_tensors
 
 FROZEN_TYPES = ("float16", "float32", "float64")
 """Types in which a layer of floats may hold a constant."""
@@ -281,7 +281,7 @@ def fold(
 
 
 def _check_sizes(model: ModelProto, node: NodeProto, feeds: Mapping[str, suite.Array]) -> None:
-    if node.op_type in _NEVER_GROWS and node.domain in ("", "ai.onnx"):
+    if node.op_type in _NEVER_GROWS and node.domain in STANDARD:
         return
     shaped = copied(model)
     del shaped.graph.input[:]
@@ -321,7 +321,7 @@ def _bytes(value: onnx.ValueInfoProto) -> int | None:
 
 def folder_of(model: ModelProto) -> Path | None:
     """The folder of the weights that are kept outside; None where none are."""
-    folders = (external_entry(t, FOLDER) for t in plain_tensors(model.graph) if is_outside(t))
+    folders = (external_entry(t, FOLDER) for t in plain_tensors(model) if is_outside(t))
     first = next(folders, None)
     return None if first is None else Path(first)
 
@@ -340,7 +340,7 @@ def _without(model: ModelProto, *keys: str) -> ModelProto:
     if folder_of(model) is None:
         return model
     result = copied(model)
-    for tensor in plain_tensors(result.graph, nodes_of_functions(result)):
+    for tensor in plain_tensors(result):
         forget_marks(tensor, *keys)
     return result
 
@@ -349,6 +349,6 @@ def outside_digests(model: ModelProto) -> dict[str, str]:
     """The SHA-256 of every data file that is kept outside, by its name in the model."""
     return {
         external_entry(t, "location"): external_entry(t, DIGEST)
-        for t in plain_tensors(model.graph, nodes_of_functions(model))
+        for t in plain_tensors(model)
         if is_outside(t)
     }

@@ -142,15 +142,12 @@ class ConstantArrays(Protocol):
 
     def array(self, name: str, /) -> NDArray[Any]:
         """The value of a tensor of `index.constant`, computed from the file."""
-        ...
 
     def numbers(self, node: NodeProto, slot: int, /) -> NDArray[Any] | None:
         """What a node reads at `slot`; None where that is nothing or is not constant."""
-        ...
 
     def as_stored(self, name: str, wanted: NDArray[np.float64], /) -> NDArray[Any]:
         """`wanted`, flat, one number per element, as `name` reads it back once it is stored."""
-        ...
 
 
 def attribute(node: NodeProto, name: str) -> AttributeProto | None:

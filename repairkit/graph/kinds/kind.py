@@ -59,11 +59,9 @@ class SiteLayer(Protocol):
     @property
     def tensors(self) -> set[str]:
         """The tensors that the layer's nodes read and that baking may replace."""
-        ...
 
     def bias_levels(self) -> suite.Array:
         """What the filters yield for a response of zero, in the site's `level_shape`."""
-        ...
 
     def nearest(self, levels: suite.Array) -> suite.Array:
         """The levels nearest to those wanted at which baking can freeze the filters exactly.
@@ -71,15 +69,12 @@ class SiteLayer(Protocol):
         Raises:
             ModelError: a level cannot be stored at all.
         """
-        ...
 
     def norms(self) -> NDArray[np.float64]:
         """The L2 norm of the numbers that each filter has in the file, (n_channels,)."""
-        ...
 
     def why_not_partly(self) -> str:
         """Why a filter can only be frozen wholly; empty where it can be frozen partly."""
-        ...
 
     def freeze(self, frozen: Sequence[filters.FrozenFilter]) -> list[filters.Change]:
         """The changes that let filters of the site hold their constants.
@@ -87,26 +82,21 @@ class SiteLayer(Protocol):
         Raises:
             ModelError: a constant cannot be stored.
         """
-        ...
 
     def holds(self, channel: int, constant: filters.Constant, /) -> bool | None:
         """Whether a filter holds a constant already; None where only baking tells."""
-        ...
 
     def frozen_since(self, before: SiteLayer) -> list[filters.FrozenFilter]:
         """The filters that hold a constant and did not hold it in the same layer before."""
-        ...
 
     def arithmetic(self) -> tuple[str, float] | None:
         """The tensor that the layer makes, and the multiplications for each number in it.
 
         None for a layer that does not multiply.
         """
-        ...
 
     def folded(self) -> Folded | None:
         """The layer as one convolution; None where it cannot be one."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,13 @@ from numpy.typing import DTypeLike, NDArray
 from onnx import NodeProto
 
 from repairkit.core.suite import Array
-from repairkit.graph.index import ConstantArrays, GraphIndex, attribute, int_attribute
+from repairkit.graph.index import (
+    ConstantArrays,
+    GraphIndex,
+    attribute,
+    float_attribute,
+    int_attribute,
+)
 from repairkit.graph.stored.tensors import FROZEN_TYPES
 
 ON_FLOATS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -216,7 +222,7 @@ def read_layer(
     kernel = constants.array(node.input[slot])
     if node.op_type in ON_FLOATS and kernel.dtype.name not in FROZEN_TYPES:
         return f"its weights are of type {kernel.dtype.name}, which cannot hold a constant"
-    layer = _OUTLINES[node.op_type](position, node, kernel, ranks)
+    layer = _outline(position, node, kernel, ranks)
     if not isinstance(layer, str):
         layer = _TAILS.get(node.op_type, _on_floats)(layer, constants)
     if isinstance(layer, str):
@@ -227,44 +233,32 @@ def read_layer(
     return fault or layer
 
 
-def _convolution(
-    position: int, node: NodeProto, kernel: Array, _ranks: Mapping[str, int]
+def _outline(
+    position: int, node: NodeProto, kernel: Array, ranks: Mapping[str, int]
 ) -> LayerNodes | str:
-    n_channels = kernel.shape[0]
-    if node.op_type == "ConvTranspose":
-        n_channels = kernel.shape[1] * int_attribute(node, "group", 1)
+    """The layer's own node."""
+    if node.op_type in DENSE:
+        if kernel.ndim != 2:
+            return f"its weight has {kernel.ndim} axes; 2 were expected"
+        rank = ranks.get(node.output[0]) if node.op_type == "MatMul" else 2
+        if rank is None:
+            return "the rank of its output is not known"
+        beta = float_attribute(node, "beta", 1.0)
+        if node.op_type == "Gemm" and beta != 1.0:
+            return f"its bias is scaled (beta = {beta:g})"
+        transposed = node.op_type == "Gemm" and int_attribute(node, "transB", 0)
+        n_channels, axis = kernel.shape[0 if transposed else 1], rank - 1
+    else:
+        n_channels, rank, axis = kernel.shape[0], kernel.ndim, 1
+        if node.op_type == "ConvTranspose":
+            n_channels = kernel.shape[1] * int_attribute(node, "group", 1)
     return LayerNodes(
         node=position,
         kind=node.op_type,
         kernel=node.input[slots_of(node).kernel],
         n_channels=n_channels,
-        rank=kernel.ndim,
-        channel_axis=1,
-        dtype=kernel.dtype.name,
-    )
-
-
-def _dense(
-    position: int, node: NodeProto, kernel: Array, ranks: Mapping[str, int]
-) -> LayerNodes | str:
-    if kernel.ndim != 2:
-        return f"its weight has {kernel.ndim} axes; 2 were expected"
-    rank: int | None = 2
-    transposed = node.op_type == "Gemm" and int_attribute(node, "transB", 0)
-    if node.op_type == "MatMul":
-        rank = ranks.get(node.output[0])
-    if rank is None:
-        return "the rank of its output is not known"
-    beta = attribute(node, "beta")
-    if node.op_type == "Gemm" and beta is not None and beta.f != 1.0:
-        return f"its bias is scaled (beta = {beta.f:g})"
-    return LayerNodes(
-        node=position,
-        kind=node.op_type,
-        kernel=node.input[1],
-        n_channels=kernel.shape[0] if transposed else kernel.shape[1],
         rank=rank,
-        channel_axis=rank - 1,
+        channel_axis=axis,
         dtype=kernel.dtype.name,
     )
 
@@ -342,14 +336,6 @@ def _integer_sums(layer: LayerNodes, constants: ConstantArrays) -> LayerNodes | 
     return replace(layer, add=position, dtype=bias.dtype.name)
 
 
-_OUTLINES: dict[str, Callable[[int, NodeProto, Array, Mapping[str, int]], LayerNodes | str]] = {
-    "Conv": _convolution,
-    "ConvInteger": _convolution,
-    "ConvTranspose": _convolution,
-    "Gemm": _dense,
-    "MatMul": _dense,
-    "QLinearConv": _convolution,
-}
 _TAILS: dict[str, Callable[[LayerNodes, ConstantArrays], LayerNodes | str]] = {
     "ConvInteger": _integer_sums,
     "QLinearConv": _requantised,

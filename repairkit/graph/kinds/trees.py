@@ -4,7 +4,7 @@ All leaves of a frozen tree hold its constant. Branches, lists and their lengths
 weights differ, and the old weights undo it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,13 +127,6 @@ class TreeLayer:
         """None: trees are no convolution."""
 
 
-def _mask(
-    model: ModelProto, sites: Sequence[filters.Site], means: filters.FilterMeans
-) -> ModelProto:
-    masks = {mask_name(site): site for site in sites}
-    return mask_trees(with_where(model, at_least=_EXPAND_SINCE), masks, means)
-
-
 def _find(search: SiteSearch, position: int) -> TreeLayer | str | None:
     index = search.index
     node = index.nodes[position]
@@ -167,13 +160,6 @@ def _find(search: SiteSearch, position: int) -> TreeLayer | str | None:
     return TreeLayer(site, trees, node)
 
 
-TREES = Kind(
-    operators=frozenset({*ensembles.ENSEMBLES, *ensembles.UNSUPPORTED}),
-    find=_find,
-    mask=_mask,
-)
-
-
 # Masks
 
 
@@ -189,32 +175,36 @@ _COMPARISONS = {
 _FLOAT_MAKERS = {"Scaler", "Imputer", "Normalizer", "FeatureVectorizer", "OneHotEncoder"}
 
 
-def mask_trees(
-    model: ModelProto, masks: Mapping[str, filters.Site], means: filters.FilterMeans
+def _mask(
+    model: ModelProto, sites: Sequence[filters.Site], means: filters.FilterMeans
 ) -> ModelProto:
-    """A copy with a mask input for each of some sites that are tree ensembles.
-
-    Args:
-        model: never modified.
-        masks: names for the mask inputs, and the sites of this model that they are for.
-        means: shape (n_trees, n_columns) for every site.
-    """
+    """See `Kind`. The means of a site have shape (n_trees, n_columns)."""
+    model = with_where(model, at_least=_EXPAND_SINCE)
     result = ensembles.with_standard_operators(model)
     index = GraphIndex(model)
     taken = set(index.names)
     # From the back, so that nodes put in front of one ensemble move no other.
-    for mask, site in sorted(masks.items(), key=lambda p: -index.producers[p[1].tensor]):
+    for site in sorted(sites, key=lambda site: -index.producers[site.tensor]):
         position = index.producers[site.tensor]
         node, ensemble = result.graph.node[position], _ensemble(position, index)
-        before = _with_masks(mask, site, node, element_type(model, node.input[0]), taken, result)
+        before = _with_masks(site, node, element_type(model, node.input[0]), taken, result)
         _plant(node, ensemble, means[site.name])
         moved = [*result.graph.node[:position], *before, *result.graph.node[position:]]
         refill(result.graph.node, moved)
-    for mask, site in masks.items():
-        result.graph.input.append(
-            helper.make_tensor_value_info(mask, TensorProto.BOOL, ["mask_rows", site.n_channels])
+    result.graph.input.extend(
+        helper.make_tensor_value_info(
+            mask_name(site), TensorProto.BOOL, ["mask_rows", site.n_channels]
         )
+        for site in sites
+    )
     return result
+
+
+TREES = Kind(
+    operators=frozenset({*ensembles.ENSEMBLES, *ensembles.UNSUPPORTED}),
+    find=_find,
+    mask=_mask,
+)
 
 
 def tap_trees(
@@ -281,7 +271,7 @@ def _numbered(node: NodeProto, ensemble: ensembles.Ensemble, source: str, output
 
 
 def _with_masks(
-    mask: str, site: filters.Site, node: NodeProto, dtype: int, taken: set[str], model: ModelProto
+    site: filters.Site, node: NodeProto, dtype: int, taken: set[str], model: ModelProto
 ) -> list[NodeProto]:
     """Nodes that put a row of masks in front of every row of an ensemble's input."""
     source = node.input[0]
@@ -297,7 +287,7 @@ def _with_masks(
         helper.make_node("Shape", [source], [shape]),
         helper.make_node("Gather", [shape, zero], [rows]),
         helper.make_node("Concat", [rows, one], [mask_shape], axis=0),
-        helper.make_node("Cast", [mask], [digits], to=dtype),
+        helper.make_node("Cast", [mask_name(site)], [digits], to=dtype),
         helper.make_node("Expand", [digits, mask_shape], [masks]),
         helper.make_node("Concat", [masks, source], [masked], axis=1),
     ]

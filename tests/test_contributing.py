@@ -21,8 +21,8 @@ from repairkit.graph.baking import bake, infer_patch, is_idle, representable, re
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.graph.kinds import sites
 from repairkit.graph.stored.model_files import same_model
-from repairkit.jobs.export import exporting
 from repairkit.jobs.repair import patching
+from repairkit.jobs.setup import subject
 from repairkit.metrics import catalogue
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project
@@ -127,8 +127,8 @@ def test_the_adapter_exports_proves_and_maps_its_model(
     repairkit: Command, example: Example, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = example("an adapter").ADAPTER
-    point = EntryPoint("pointwise", f"{adapter.__class__.__module__}:ADAPTER", exporting.GROUP)
-    monkeypatch.setattr(exporting, "entry_points", lambda **_: [point])
+    point = EntryPoint("pointwise", f"{adapter.__class__.__module__}:ADAPTER", subject.GROUP)
+    monkeypatch.setattr(subject, "entry_points", lambda **_: [point])
     weights = np.random.default_rng(1).normal(size=(4, 3))
     np.save("tiny.pointwise.npy", weights)
     answer = repairkit("export", "tiny.pointwise.npy", "-o", "tiny.onnx", "--json")

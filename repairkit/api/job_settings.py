@@ -6,9 +6,8 @@ from pathlib import Path
 
 from repairkit.core import errors, framework
 from repairkit.data.project import find_project
-from repairkit.jobs.export.exporting import load_framework_model
 from repairkit.jobs.setup.settings import read_columns, read_inputs, settle
-from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.subject import load_framework_model, read_subject
 from repairkit.jobs.setup.workbench import Settings, Subject
 
 

@@ -15,7 +15,7 @@ from repairkit.jobs.attack import attacking
 from repairkit.jobs.export import exporting
 from repairkit.jobs.look import inspection
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
-from repairkit.jobs.setup.unjudged import look_thoroughly
+from repairkit.jobs.setup.subject import load_framework_model
 from repairkit.jobs.setup.workbench import Settings
 
 
@@ -73,7 +73,7 @@ def inspect(
     """
     subject, job = open_job(model, data, settings)
     inspected = inspection.inspect(subject, job)
-    return Inspected(inspected, None if data is None else look_thoroughly(subject, job))
+    return Inspected(inspected, None if data is None else inspection.look_thoroughly(subject, job))
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def export(
             trust=more.get("trust", False),
             opset=more.get("opset"),
         )
-        source = exporting.load_framework_model(name, given, framework=more.get("framework"))
+        source = load_framework_model(name, given, framework=more.get("framework"))
     return exporting.export(source, place, settings=job, source=name, on_progress=on_progress)
 
 

@@ -28,7 +28,7 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.syspath_prepend(str(tmp_path))
     # Also where the installed distribution does not name its adapters yet.
     named = EntryPoint("pytorch", "repairkit_adapters.pytorch:ADAPTER", "repairkit.adapters")
-    monkeypatch.setattr("repairkit.jobs.export.exporting.entry_points", lambda group: [named])  # noqa: ARG005 - named by the caller
+    monkeypatch.setattr("repairkit.jobs.setup.subject.entry_points", lambda group: [named])  # noqa: ARG005 - named by the caller
     return "small_network:make"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from repairkit.core import errors, filters, suite
 from repairkit.core.process.stages import stage
+from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import describe_shape
 from repairkit.engine.runner import Runner
 from repairkit.graph.baking import representable
@@ -21,6 +22,8 @@ from repairkit.graph.kinds.sites import bias_levels, instrument, select_sites, s
 from repairkit.graph.mixing import find_mixers, find_random
 from repairkit.graph.stored.model_files import write_model
 from repairkit.jobs.output.destination import INSTRUMENTED, check_model_place, is_instrumented
+from repairkit.jobs.setup.first_look import ErrorLook, FirstLook
+from repairkit.jobs.setup.looking import looked_at
 from repairkit.jobs.setup.preparing import with_inputs
 from repairkit.jobs.setup.subject import USUAL_FIRST, judging_the_model, noise_images
 from repairkit.jobs.setup.unjudged import prepare_unjudged
@@ -249,6 +252,31 @@ def _fastest(runner: Runner, images: suite.Array, end: float) -> float:
         if started + 2 * lasted > end:
             break
     return min(seconds[1:] or seconds)
+
+
+def look_thoroughly(subject: Subject, settings: Settings) -> FirstLook | ErrorLook | str:
+    """All usual preprocessings and class orders beside one another, or why there is no such look.
+
+    Raises:
+        DataError: the data cannot be read.
+    """
+    try:
+        bench = prepare_unjudged(subject, settings)
+        if bench.unjudged and bench.dataset.annotations.labels.dtype.kind == "f":
+            settings = replace(settings, metrics=("mean_absolute_error",))
+            bench = prepare_unjudged(subject, settings)
+        split = bench.dataset.split
+        if bench.unjudged and split is not None:  # whose names may be those of no part
+            test = "test" if "test" in split else "none"
+            plan = PartPlan(calibration="all", selection="all", test=test)
+            bench = prepare_unjudged(subject, replace(settings, parts=plan))
+    except (errors.SettingsError, errors.ModelError) as error:
+        return str(error)
+    look = looked_at(bench, None, thorough="all", go_on=True).look
+    if look is None:
+        return bench.unjudged or "the model is judged by no metric that is built in"
+    assert isinstance(look, FirstLook | ErrorLook)
+    return look
 
 
 @stage("instrumenting")

@@ -1,4 +1,4 @@
-"""Whether a run folder is free for a run or holds it already, and a lock for one writer at a time.
+"""Whether a place is free for a run folder, and a lock for one writer at a time.
 
 The lock is the operating system's, on the file `lock` in the folder. It is free as soon as its
 process is gone, however that ended. The file says who holds it. Reading a folder takes no lock, for
@@ -10,19 +10,16 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any
 
 from repairkit.core.errors import RunFolderError
 from repairkit.core.process.text import printable
 from repairkit.core.process.writing import is_draft
-from repairkit.formats.run_file import LOCK, RunDocument, RunFolder
-from repairkit.jobs.runs.run_document import are_other_parts, options_in_words, parts_in_words
+from repairkit.formats.run_file import LOCK, RunFolder
 
 logger = logging.getLogger(__name__)
 _MOST_BYTES = 1000
@@ -31,44 +28,6 @@ _FAR = 1 << 20
 _OPEN = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 # A file system that knows no locks answers so.
 _UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-
-
-def claim(folder: RunFolder, run: RunDocument, *, resume: bool) -> None:
-    """Check that the folder is free for a run, or holds it already.
-
-    Args:
-        folder: where the run is to go.
-        run: its `run.json` as it stands before anything is estimated.
-        resume: whether an unfinished run may be there.
-
-    Raises:
-        RunFolderError: it holds another model's run, an unfinished run that was not asked to be
-            resumed, something else altogether, or nothing to resume.
-    """
-    check_free(folder, resume=resume)
-    known = read_earlier(folder)
-    if known is None:
-        return
-    if known["model"]["digest"] != run["model"]["digest"]:
-        raise RunFolderError(
-            f"{folder.path}: holds a run of another model ({known['model']['path']}); choose "
-            "another place with -o"
-        )
-    if known["key"] != run["key"] and are_other_parts(known, run):
-        raise RunFolderError(
-            f"{folder.path}: holds a run with other parts ({parts_in_words(known)}); repeat them"
-            f"{options_in_words(known)}; or choose another place with -o"
-        )
-    if known["key"] != run["key"]:
-        raise RunFolderError(
-            f"{folder.path}: holds a run with other settings or data; repeat its settings (see "
-            "run.json), or choose another place with -o"
-        )
-    if not resume and not known["finished"]:
-        raise RunFolderError(
-            f"{folder.path}: holds an unfinished run; go on with --resume, or choose another "
-            "place with -o"
-        )
 
 
 def check_free(folder: RunFolder, *, resume: bool) -> None:
@@ -89,65 +48,11 @@ def check_free(folder: RunFolder, *, resume: bool) -> None:
         )
 
 
-def check_writable(folder: RunFolder) -> None:
-    """Check before anything is computed that the result can be written.
-
-    Raises:
-        RunFolderError: the folder, or the one that it is to be made in, takes no file.
-    """
-    place = folder.path
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    try:
-        with TemporaryFile(dir=place) as file:
-            file.write(b"-")
-            file.flush()
-    except OSError as error:
-        raise RunFolderError(
-            f"{folder.path}: cannot be written ({error.strerror or error}); free space or choose "
-            "another place with -o"
-        ) from error
-
-
 def sweep(folder: RunFolder) -> None:
     """Remove drafts that a killed process left."""
     for path in filter(is_draft, folder.path.iterdir()):
         with suppress(OSError):
             path.unlink()
-
-
-def read_earlier(folder: RunFolder) -> RunDocument | None:
-    """The run in the folder, finished or not; None if there is none."""
-    return folder.read() if folder.run_file.is_file() else None
-
-
-def check_values(folder: RunFolder, ends: Mapping[str, Any]) -> None:
-    """Check that the run in the folder had the same V(all) and V(none).
-
-    Raises:
-        RunFolderError: the metric, the runtime or the device now gives other figures.
-    """
-    known = read_earlier(folder)
-    if known is not None and known["metrics"] != ends:
-        raise RunFolderError(
-            f"{folder.path}: holds a run in which V(all) and V(none) were {known['metrics']} and "
-            f"not {dict(ends)}: the metric, the runtime or the device has changed; choose another "
-            "place with -o"
-        )
-
-
-def starts_anew(folder: RunFolder, run: RunDocument) -> bool:
-    """Whether the run in the folder was finished by another method, or on fewer images.
-
-    This happens if its limits were different. It cannot be continued: its checkpoint is removed.
-    """
-    known = read_earlier(folder)
-    if known is None or not known["finished"] or "taken" not in known:
-        return False
-    if known["taken"] == run.get("taken") and known.get("scored_on") == run.get("scored_on"):
-        return False
-    folder.checkpoint.unlink(missing_ok=True)
-    return True
 
 
 try:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from repairkit.core import errors
 from repairkit.core.metric import MeasureFacts
 from repairkit.core.scores import Budget, Scores
 from repairkit.data.dataset import Dataset
@@ -25,6 +26,7 @@ from repairkit.formats import run_file
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of
 from repairkit.formats.means_file import CommonMeans
 from repairkit.graph.structure import find_rounding
+from repairkit.jobs.runs.claiming import check_free
 from repairkit.jobs.setup.workbench import Bench, Settings
 from repairkit.metrics.catalogue import measure_of
 
@@ -253,6 +255,78 @@ def counts(bench: Bench) -> run_file.RunCounts:
     sizes = [] if groups is None else np.bincount(groups, minlength=len(names)).tolist()
     by_group = {name: n for name, n in zip(names, sizes, strict=False) if n}
     return {"metrics": counted, "groups": by_group}
+
+
+def claim(folder: run_file.RunFolder, run: run_file.RunDocument, *, resume: bool) -> None:
+    """Check that the folder is free for a run, or holds it already.
+
+    Args:
+        folder: where the run is to go.
+        run: its `run.json` as it stands before anything is estimated.
+        resume: whether an unfinished run may be there.
+
+    Raises:
+        RunFolderError: it holds another model's run, an unfinished run that was not asked to be
+            resumed, something else altogether, or nothing to resume.
+    """
+    check_free(folder, resume=resume)
+    known = read_earlier(folder)
+    if known is None:
+        return
+    if known["model"]["digest"] != run["model"]["digest"]:
+        raise errors.RunFolderError(
+            f"{folder.path}: holds a run of another model ({known['model']['path']}); choose "
+            "another place with -o"
+        )
+    if known["key"] != run["key"] and are_other_parts(known, run):
+        raise errors.RunFolderError(
+            f"{folder.path}: holds a run with other parts ({parts_in_words(known)}); repeat them"
+            f"{options_in_words(known)}; or choose another place with -o"
+        )
+    if known["key"] != run["key"]:
+        raise errors.RunFolderError(
+            f"{folder.path}: holds a run with other settings or data; repeat its settings (see "
+            "run.json), or choose another place with -o"
+        )
+    if not resume and not known["finished"]:
+        raise errors.RunFolderError(
+            f"{folder.path}: holds an unfinished run; go on with --resume, or choose another "
+            "place with -o"
+        )
+
+
+def read_earlier(folder: run_file.RunFolder) -> run_file.RunDocument | None:
+    """The run in the folder, finished or not; None if there is none."""
+    return folder.read() if folder.run_file.is_file() else None
+
+
+def check_values(folder: run_file.RunFolder, ends: Mapping[str, Any]) -> None:
+    """Check that the run in the folder had the same V(all) and V(none).
+
+    Raises:
+        RunFolderError: the metric, the runtime or the device now gives other figures.
+    """
+    known = read_earlier(folder)
+    if known is not None and known["metrics"] != ends:
+        raise errors.RunFolderError(
+            f"{folder.path}: holds a run in which V(all) and V(none) were {known['metrics']} and "
+            f"not {dict(ends)}: the metric, the runtime or the device has changed; choose another "
+            "place with -o"
+        )
+
+
+def starts_anew(folder: run_file.RunFolder, run: run_file.RunDocument) -> bool:
+    """Whether the run in the folder was finished by another method, or on fewer images.
+
+    This happens if its limits were different. It cannot be continued: its checkpoint is removed.
+    """
+    known = read_earlier(folder)
+    if known is None or not known["finished"] or "taken" not in known:
+        return False
+    if known["taken"] == run.get("taken") and known.get("scored_on") == run.get("scored_on"):
+        return False
+    folder.checkpoint.unlink(missing_ok=True)
+    return True
 
 
 def conclude(document: run_file.RunDocument, estimation: Estimation, scores: Scores) -> None:

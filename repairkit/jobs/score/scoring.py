@@ -120,7 +120,7 @@ def score_bench(
         ).choosing
     options |= excluded.keyed
     methods.check_method(scoring)
-    earlier = claiming.read_earlier(folder) if folder is not None and resume else None
+    earlier = run_document.read_earlier(folder) if folder is not None and resume else None
     bench = looked_at(bench, scoring.deadline, go_on=earlier is not None)
     document = run_document.opening(
         bench, scoring.method, {**scoring.options, **options}, scoring.budget
@@ -133,8 +133,7 @@ def score_bench(
         document["again"] = again.to_json() | {"out": beside}
     document["notes"] += excluded.notes
     if folder is not None:
-        claiming.claim(folder, document, resume=resume)
-        claiming.check_writable(folder)
+        run_document.claim(folder, document, resume=resume)
         if resume:
             claiming.sweep(folder)
     tell_reading(document["read"])
@@ -321,8 +320,8 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
         if report is not None:
             report(run, spent)
 
-    if folder is not None and not claiming.starts_anew(folder, document):
-        claiming.check_values(folder, document["metrics"])
+    if folder is not None and not run_document.starts_anew(folder, document):
+        run_document.check_values(folder, document["metrics"])
     with stage("scoring"):
         estimation = estimate(
             game,

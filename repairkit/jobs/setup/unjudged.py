@@ -17,8 +17,6 @@ from repairkit.data.parts import PART_NAMES, PartPlan, Parts, split_parts
 from repairkit.data.preprocessing import ReadyImages
 from repairkit.engine.batching import as_declared
 from repairkit.graph.kinds.sites import select_sites
-from repairkit.jobs.setup.first_look import ErrorLook, FirstLook
-from repairkit.jobs.setup.looking import looked_at
 from repairkit.jobs.setup.preparing import make_working, prepare, read_any, survey_of, with_inputs
 from repairkit.jobs.setup.workbench import Bench, Settings, Subject
 
@@ -129,28 +127,3 @@ def _bench(
         unjudged=why,
         all_outputs=all_outputs,
     )
-
-
-def look_thoroughly(subject: Subject, settings: Settings) -> FirstLook | ErrorLook | str:
-    """All usual preprocessings and class orders beside one another, or why there is no such look.
-
-    Raises:
-        DataError: the data cannot be read.
-    """
-    try:
-        bench = prepare_unjudged(subject, settings)
-        if bench.unjudged and bench.dataset.annotations.labels.dtype.kind == "f":
-            settings = replace(settings, metrics=("mean_absolute_error",))
-            bench = prepare_unjudged(subject, settings)
-        split = bench.dataset.split
-        if bench.unjudged and split is not None:  # whose names may be those of no part
-            test = "test" if "test" in split else "none"
-            plan = PartPlan(calibration="all", selection="all", test=test)
-            bench = prepare_unjudged(subject, replace(settings, parts=plan))
-    except (errors.SettingsError, errors.ModelError) as error:
-        return str(error)
-    look = looked_at(bench, None, thorough="all", go_on=True).look
-    if look is None:
-        return bench.unjudged or "the model is judged by no metric that is built in"
-    assert isinstance(look, FirstLook | ErrorLook)
-    return look

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from repairkit.core.errors import AdapterError, SettingsError
-from repairkit.jobs.export.exporting import GROUP, choose_adapter, find_adapters
+from repairkit.jobs.setup.subject import GROUP, choose_adapter, find_adapters
 
 
 class Fake:

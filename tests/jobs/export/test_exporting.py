@@ -23,7 +23,8 @@ from repairkit.core.framework import LayerMap, LoadOptions  # noqa: E402
 from repairkit.core.results import Exported  # noqa: E402
 from repairkit.graph.kinds.sites import find_sites  # noqa: E402
 from repairkit.graph.metadata import LAYERS_KEY, read_layer_map  # noqa: E402
-from repairkit.jobs.export.exporting import GROUP, export  # noqa: E402
+from repairkit.jobs.export.exporting import export  # noqa: E402
+from repairkit.jobs.setup.subject import GROUP  # noqa: E402
 from repairkit.jobs.setup.workbench import Settings  # noqa: E402
 from repairkit_adapters.pytorch import ADAPTER, apply_patch, wrap  # noqa: E402
 from tests.adapters.networks import SIDE, trained  # noqa: E402

@@ -19,13 +19,13 @@ from repairkit.core.suite import Suite
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.working import Working
+from repairkit.jobs.look.inspection import look_thoroughly
 from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.score.scoring import score
 from repairkit.jobs.setup.first_look import FirstLook, first_look_lines
 from repairkit.jobs.setup.looking import looked_at
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
-from repairkit.jobs.setup.unjudged import look_thoroughly
 from repairkit.jobs.setup.workbench import Settings, Subject
 
 SIDE = 4

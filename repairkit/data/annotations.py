@@ -81,14 +81,13 @@ def read_classes(
     notes = _respelt(raw, texts)
     names = tuple(clean(name) for name in class_names)
     known, labels = set(names), set(texts)
-    whole = {text: tables.whole_number(text) for text in labels}
-    if known and labels <= known:
-        numbers = {name: number for number, name in enumerate(names)}
-        reading = "labels are names of the classes"
-        return Labels(_mapped(texts, numbers), names, notes, reading)
-    if all(number is not None for number in whole.values()):
+    unknown = [i for i, text in enumerate(texts) if text not in known]
+    if known and not unknown:
+        values = _mapped(texts, {name: number for number, name in enumerate(names)})
+        return Labels(values, names, notes, "labels are names of the classes")
+    if all(tables.whole_number(text) is not None for text in labels):
         if known & labels:
-            index = next(i for i, text in enumerate(texts) if text not in known)
+            index = unknown[0]
             raise errors.DataError(
                 f"{locate(index)}: label {texts[index]} is none of the classes "
                 f"({listing(names)}), and others are: numbers are names for every image or class "
@@ -98,7 +97,7 @@ def read_classes(
         values = _class_numbers(texts, limit, locate)
         return Labels(values, names, notes, HOW_NUMBERS)
     if known:
-        index = next(i for i, text in enumerate(texts) if text not in known)
+        index = unknown[0]
         raise errors.DataError(
             f"{locate(index)}: label {texts[index]!r} is none of the classes ({listing(names)})"
             f"{did_you_mean(texts[index], names)}; correct the label or classes"

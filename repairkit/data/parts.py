@@ -142,7 +142,6 @@ def _choice(name: str, wish: str | float | None, splits: list[str]) -> Choice | 
     return Choice(share=share)
 
 
-_Rows = NDArray[np.intp]
 _COUNTED = 12
 
 
@@ -192,20 +191,10 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
         for pair in combinations(PART_NAMES, 2)
         if pair not in by_design and np.isin(rows[pair[0]], rows[pair[1]]).any()
     )
-    suites = {
-        name: suite.Suite(
-            name=name,
-            images=dataset.images,
-            annotations=dataset.annotations.take(chosen),
-            indices=chosen,
-            further=dataset.further,
-        )
-        for name, chosen in rows.items()
-    }
-    unused = np.ones(len(dataset.annotations), bool)
-    for chosen in rows.values():
-        unused[chosen] = False
-    means = _told_means(dataset, rows) if by_design else ""
+    whole = suite.Suite.whole("all", dataset.images, dataset.annotations, dataset.further)
+    suites = {name: whole.take(chosen, name) for name, chosen in rows.items()}
+    unused = ~np.isin(whole.indices, np.concatenate(list(rows.values())))
+    means = _means_in_words(dataset, rows) if by_design else ""
     return Parts(
         **suites,
         overlaps=overlaps,
@@ -214,15 +203,13 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
         digest=_digest(rows),
         n_unused=int(unused.sum()),
         left_open=tuple(
-            name
-            for name, choice in choices.items()
-            if getattr(plan, name) is None and choice.split is None
+            name for name in rows if getattr(plan, name) is None and choices[name].split is None
         ),
         notes=(*_unused_notes(dataset, unused), *_lacking_notes(dataset, rows)),
     )
 
 
-def _digest(rows: Mapping[str, _Rows]) -> str:
+def _digest(rows: Mapping[str, suite.Indices]) -> str:
     digest = hashlib.sha256()
     for name in PART_NAMES:
         digest.update(f"\n{name}\n".encode())
@@ -239,7 +226,7 @@ def _unused_notes(dataset: Dataset, unused: NDArray[np.bool_]) -> Iterator[str]:
     yield f"{unused.sum()} of {len(unused)} images are in no part, for their split is {splits}"
 
 
-def _lacking_notes(dataset: Dataset, rows: Mapping[str, _Rows]) -> Iterator[str]:
+def _lacking_notes(dataset: Dataset, rows: Mapping[str, suite.Indices]) -> Iterator[str]:
     """Classes of the data that the images which choose or judge lack; means need no class."""
     labels = dataset.annotations.labels
     if not dataset.labelled or labels.dtype.kind not in "iu":
@@ -255,7 +242,7 @@ def _lacking_notes(dataset: Dataset, rows: Mapping[str, _Rows]) -> Iterator[str]
             )
 
 
-def _rows(dataset: Dataset, choices: Mapping[str, Choice], seed: int) -> dict[str, _Rows]:
+def _rows(dataset: Dataset, choices: Mapping[str, Choice], seed: int) -> dict[str, suite.Indices]:
     annotations = dataset.annotations
     rows = {name: np.arange(len(annotations)) for name in PART_NAMES}
     free = np.ones(len(annotations), dtype=bool)
@@ -274,31 +261,36 @@ def _rows(dataset: Dataset, choices: Mapping[str, Choice], seed: int) -> dict[st
         rows[name] = np.flatnonzero(free)[drawn == position]
     if choices["calibration"].beside_test:
         test = rows["test"]
-        if choices["test"].none and dataset.split is not None:  # kept for another day
+        if choices["test"].none and dataset.split is not None:  # kept for a later test
             test = np.flatnonzero(dataset.split == "test")
-        rows["calibration"] = _beside(annotations, test)
+        rows["calibration"] = _all_but_test(annotations, test)
     return rows
 
 
-def _beside(annotations: suite.Annotations, test: _Rows) -> _Rows:
+def _all_but_test(annotations: suite.Annotations, test: suite.Indices) -> suite.Indices:
     """All images that are not test; of an attack's data the clean ones alone.
 
-    What filters yield on calibration images must not be drawn by an attack. Where every image is
-    test, there is no other way than to use them all.
+    Adversarial images must not affect what filters yield on calibration images. Where every clean
+    image is test, all clean images are taken.
     """
-    clean = np.ones(len(annotations), bool)
+    unattacked = ~_attacked(annotations)
+    chosen = unattacked.copy()
+    chosen[test] = False
+    return np.flatnonzero(chosen if chosen.any() else unattacked)
+
+
+def _attacked(annotations: suite.Annotations) -> NDArray[np.bool_]:
+    """Which images an attack made, (n_images,): none where the data is no attack's."""
     if attacked.is_attacked(annotations):
-        clean = annotations.attributes[attacked.ADVERSARIAL] == 0
-    beside = clean.copy()
-    beside[test] = False
-    return np.flatnonzero(beside if beside.any() else clean)
+        return attacked.adversarial(annotations)
+    return np.zeros(len(annotations), bool)
 
 
-def _told_means(dataset: Dataset, rows: Mapping[str, _Rows]) -> str:
-    """Which images a calibration part holds that was left open, in words."""
+def _means_in_words(dataset: Dataset, rows: Mapping[str, suite.Indices]) -> str:
+    """Which images a calibration part that was left open holds, in words."""
     about, n_images = dataset.annotations, len(rows["calibration"])
     kind = "clean images" if attacked.is_attacked(about) else "images"
-    n_clean = len(_beside(about, np.zeros(0, np.intp)))
+    n_clean = int((~_attacked(about)).sum())
     return (
         f"all {n_clean:,} {kind}"
         if n_images == n_clean
@@ -306,7 +298,7 @@ def _told_means(dataset: Dataset, rows: Mapping[str, _Rows]) -> str:
     )
 
 
-def _check_part(dataset: Dataset, name: str, choice: Choice, rows: _Rows) -> None:
+def _check_part(dataset: Dataset, name: str, choice: Choice, rows: suite.Indices) -> None:
     if choice.none:
         return
     about = dataset.annotations
@@ -364,7 +356,6 @@ _SPLIT = 1  # a stream of the seed
 CONFIRMATION_SHARE = 1 / 3
 """Of the selection images, where a part of them confirms."""
 
-Counts = NDArray[np.intp]
 Quotas = NDArray[np.float64]
 
 
@@ -404,7 +395,7 @@ def label_bins(labels: suite.Array) -> NDArray[np.int64]:
     return np.searchsorted(edges, labels, side="right").astype(np.int64)
 
 
-def round_counts(size: int, quotas: Quotas, owed: Quotas) -> Counts:
+def round_counts(size: int, quotas: Quotas, owed: Quotas) -> NDArray[np.intp]:
     """Whole counts that add up to `size`, each less than 1 from `size * quotas`.
 
     The last quota is what stays unused. Parts that would go without any image come first, where
@@ -434,12 +425,9 @@ def _shuffled_strata(
 def strata_of(about: suite.Annotations) -> NDArray[np.int64]:
     """What folds hold their shares of: group, class and whether an attack made it, (n_images,)."""
     groups = np.zeros(len(about), np.int64) if about.groups is None else about.groups
-    made = (
-        attacked.adversarial(about) if attacked.is_attacked(about) else np.zeros(len(about), bool)
-    )
     labels = label_bins(about.labels)
     # Groups first: folds dealt out in this order hold their share of each group as a whole.
-    return np.asarray((groups * (labels.max() + 1) + labels) * 2 + made, np.int64)
+    return np.asarray((groups * (labels.max() + 1) + labels) * 2 + _attacked(about), np.int64)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Where the user's code calls `sys.exit`, that is an error of the code and does no
 import importlib
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -33,18 +33,12 @@ _MACHINERY = ("importlib", "_frozen_importlib", __name__)
 _SHOWN = 3
 
 
-def refusal(file: object, code: str | Iterable[str]) -> str:
-    """What is said of a file whose code was not run, in one line.
-
-    Args:
-        file: the file.
-        code: what would run.
-    """
-    names = [code] if isinstance(code, str) else list(code)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+def refusal(file: object, code: Sequence[str]) -> str:
+    """What is said of a file whose code was not run, in one line."""
+    more = f" and {len(code) - _SHOWN} more" if len(code) > _SHOWN else ""
     return (
-        f"{file}: names or holds code that would run: {', '.join(names[:_SHOWN])}{more}; none of "
-        "it was run: add --trust (in Python trust=True) if you trust whoever made the file"
+        f"{file}: names or holds code that would run: {', '.join(code[:_SHOWN])}{more}; none of "
+        "it was run: add --trust (in Python trust=True) if you trust the author of the file"
     )
 
 
@@ -59,7 +53,7 @@ def check_trusted(name: str, named_by: Mapping[str, str]) -> None:
         SettingsError: the code is among that.
     """
     if name in named_by:
-        raise SettingsError(refusal(named_by[name], name))
+        raise SettingsError(refusal(named_by[name], [name]))
 
 
 def without(named_by: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
@@ -137,16 +131,15 @@ class _Neighbours:
 
 
 def refuse_untrusted(
-    error: type[RepairkitError], file: object, code: str | Iterable[str], *, trust: bool
+    error: type[RepairkitError], file: object, code: Sequence[str], *, trust: bool
 ) -> None:
-    """Go on where the file is trusted or no code is in it.
+    """Refuse a file with code in it, unless the user trusts it.
 
     Raises:
-        RepairkitError: of the kind `error`, otherwise.
+        RepairkitError: of the kind `error`: there is such code.
     """
-    names = [code] if isinstance(code, str) else list(code)
-    if names and not trust:
-        raise error(refusal(file, names))
+    if code and not trust:
+        raise error(refusal(file, code))
 
 
 _LIBRARIES = tuple(

@@ -104,13 +104,11 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> su
             array: suite.Array = npy.read_array(file, allow_pickle=False)
             # Reading to the end makes zipfile compare the checksum.
             file.read(1)
-    if array.dtype.kind == "U" and (_codes(array) > _LAST_CHARACTER).any():
-        raise errors.DataError(f"{path}: {_name(path, member)}: holds text that no character has")
+    if array.dtype.kind == "U":
+        codes = np.dtype(np.uint32).newbyteorder(array.dtype.byteorder)
+        if (np.ascontiguousarray(array).view(codes) > _LAST_CHARACTER).any():
+            raise errors.DataError(f"{path}: {_name(path, member)}: holds codes of no character")
     return array
-
-
-def _codes(array: NDArray[np.str_]) -> NDArray[np.uint32]:
-    return np.ascontiguousarray(array).view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
 
 
 def _check_header(where: str, file: IO[bytes], declared_bytes: int) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,47 +42,35 @@ def read_folder(
     Raises:
         DataError: there is no class folder or no image, or a folder is none of `class_names`.
     """
+    skipped = _Skipped()
     if not with_labels:
-        return _unlabelled(folder, spec, preprocessing)
+        return _unlabelled(folder, list(_image_paths(folder, skipped)), spec, preprocessing)
     folders = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
-    if not folders:
-        raise DataError(
-            f"{folder}: holds no sub-folder; expected one sub-folder of images per class, "
-            "or give a .csv manifest"
-        )
-    _refuse_part_folders(folder, folders)
     numbered = all(whole_number(clean(name)) is not None for name in folders)
     numbered = numbered or all(clean(name).lower() in TRUTH for name in folders)
-    for name in folders:
-        if class_names and clean(name) not in class_names and not numbered:
-            raise DataError(
-                f"{folder / name}: {name!r} is none of the classes ({listing(class_names)})"
-                f"{did_you_mean(name, class_names)}; rename the folder or correct classes"
-            )
-    skipped = _Skipped()
+    _check_folders(folder, folders, () if numbered else class_names)
     members: dict[str, list[Path]] = {clean(name): [] for name in folders}
     for name in folders:
         members[clean(name)] += _image_paths(folder / name, skipped)
     classes = sorted(members)
     paths = [path for name in classes for path in members[name]]
-    if not paths:
-        raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}); add some")
-    files = [ImageFile(path, str(path)) for path in paths]
     named = bool(class_names) or numbered
-    return Records(
+    return replace(
+        _unlabelled(folder, paths, spec, preprocessing),
         labels=np.array([name for name in classes for _ in members[name]]),
-        locate=lambda index: files[index].place,
-        load=lambda: load_files(files, spec, preprocessing),
         class_names=tuple(class_names) or (() if numbered else tuple(classes)),
         notes=tuple(_notes(members, len(folders), named=named)),
         left_out=tuple(_left_out(folder, skipped)),
     )
 
 
-def _unlabelled(folder: Path, spec: InputSpec, preprocessing: Preprocessing) -> Records:
-    files = [ImageFile(path, str(path)) for path in _image_paths(folder, _Skipped())]
-    if not files:
+def _unlabelled(
+    folder: Path, paths: Sequence[Path], spec: InputSpec, preprocessing: Preprocessing
+) -> Records:
+    """The images of these files, of which nothing else is known."""
+    if not paths:
         raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}); add some")
+    files = [ImageFile(path, str(path)) for path in paths]
     return Records(
         labels=None,
         locate=lambda index: files[index].place,
@@ -125,14 +113,29 @@ def _image_paths(folder: Path, skipped: _Skipped) -> Iterator[Path]:
                 skipped.suffixes[Path(name).suffix.lower() or "no suffix"] += 1
 
 
-def _refuse_part_folders(folder: Path, classes: Sequence[str]) -> None:
-    if not {name.lower() for name in classes} <= _PART_FOLDERS:
-        return
-    if all(entry.is_dir() for name in classes for entry in _visible(folder / name)):
+def _check_folders(folder: Path, names: Sequence[str], class_names: Sequence[str]) -> None:
+    """Refuse a folder without class folders; where `class_names` are given, all must be of these.
+
+    Raises:
+        DataError: there is none, they are named like parts, or one is named by no class.
+    """
+    if not names:
         raise DataError(
-            f"{folder}: its sub-folders ({listing(classes)}) look like parts and not like classes; "
-            f"give one of them, as {folder / classes[-1]}"
+            f"{folder}: holds no sub-folder; expected one sub-folder of images per class, "
+            "or give a .csv manifest"
         )
+    like_parts = {name.lower() for name in names} <= _PART_FOLDERS
+    if like_parts and all(e.is_dir() for name in names for e in _visible(folder / name)):
+        raise DataError(
+            f"{folder}: its sub-folders ({listing(names)}) look like parts and not like classes; "
+            f"give one of them, as {folder / names[-1]}"
+        )
+    for name in names if class_names else ():
+        if clean(name) not in class_names:
+            raise DataError(
+                f"{folder / name}: {name!r} is none of the classes ({listing(class_names)})"
+                f"{did_you_mean(name, class_names)}; rename the folder or correct classes"
+            )
 
 
 def _left_out(folder: Path, skipped: _Skipped) -> Iterator[str]:

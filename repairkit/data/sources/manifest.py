@@ -161,13 +161,7 @@ def read_rows(
     columns = {
         name: tables.typed_column(c) if c.dtype.kind == "U" else c for name, c in texts.items()
     }
-    if with_labels and "label" not in columns:
-        raise errors.DataError(
-            f"{path}: has no column label; found {listing(list(columns))}"
-            f"{did_you_mean('label', list(columns))}; name the column that is to be predicted label"
-        )
-    if spec.dtype.kind not in "fiu":
-        raise errors.DataError(f"{path}: holds numbers and the model takes {spec.dtype}")
+    _check_columns(path, list(columns), spec, with_labels=with_labels)
     taken = {name: _numbers(column) for name, column in texts.items()}
     names = _feature_names(path, columns, taken, spec, features, groups)
 
@@ -186,6 +180,16 @@ def read_rows(
     )
 
 
+def _check_columns(path: Path, names: Sequence[str], spec: InputSpec, *, with_labels: bool) -> None:
+    if with_labels and "label" not in names:
+        raise errors.DataError(
+            f"{path}: has no column label; found {listing(names)}{did_you_mean('label', names)}; "
+            "name the column that is to be predicted label"
+        )
+    if spec.dtype.kind not in "fiu":
+        raise errors.DataError(f"{path}: holds numbers and the model takes {spec.dtype}")
+
+
 def _numbers(column: suite.Array) -> suite.Array:
     """A column of text as numbers however they are written, NaN where it is empty, else as it is.
 
@@ -193,14 +197,13 @@ def _numbers(column: suite.Array) -> suite.Array:
     """
     if column.dtype.kind != "U":
         return column
-    texts = column
-    given = texts != ""
-    numbers = tables.numeric_if_all_numbers(texts[given])
+    given = column != ""
+    numbers = tables.numeric_if_all_numbers(column[given])
     if numbers.dtype.kind == "U" and given.any():
         return column
     if given.all():
         return numbers
-    padded = np.full(len(texts), np.nan)
+    padded = np.full(len(column), np.nan)
     if given.any():
         padded[given] = numbers
     return padded

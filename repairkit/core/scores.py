@@ -32,7 +32,7 @@ class Scores:
     decided: NDArray[np.bool_]
     confidence: float
     interval: str
-    efficient: bool
+    efficient: bool = False
 
     @classmethod
     def plain(
@@ -62,7 +62,6 @@ class Scores:
             decided=np.zeros(len(values), bool),
             confidence=0.95,
             interval="normal, for one filter at one look",
-            efficient=False,
         )
 
     def ranking(self, metric: int = 0) -> NDArray[np.intp]:

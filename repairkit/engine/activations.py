@@ -3,7 +3,7 @@
 Sums are 64-bit, and all of it streams over the images, so that memory holds a few at a time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from repairkit.core.filters import Filter, FilterMeans, Site, Sums
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Array, Suite
-from repairkit.engine.runner import OpenModel
+from repairkit.core.suite import Array, Indices, Suite
+from repairkit.engine.runner import OpenModel, Runner
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.ensembles import Ensemble, read_ensemble
 from repairkit.graph.kinds.trees import tap_trees
@@ -26,15 +26,9 @@ _CHUNK_ROWS = 1024
 def measure_means(
     opened: OpenModel, sites: tuple[Site, ...], suite: Suite, *, magnitude: bool = False
 ) -> FilterMeans:
-    """The mean of every filter over the suite's images and all positions.
+    """The mean of every filter over the suite's images and all positions; see `measure_sums`.
 
-    Args: see `measure_sums`.
-
-    Returns:
-        For every site an array of its `level_shape`: float32, or float64 for trees.
-
-    Raises:
-        ModelError: ONNX Runtime fails on the model or the images.
+    For every site an array of its `level_shape`: float32, or float64 for trees.
     """
     sums = measure_sums(opened, sites, suite, magnitude=magnitude)
     return {site.name: sums[site.name].mean(site) for site in sites}
@@ -64,28 +58,39 @@ def measure_sums(
         sites = tuple(site for site in sites if site.in_tensor)
         return sums | measure_sums(opened, sites, suite, magnitude=magnitude) if sites else sums
     tensors = tuple(site.tensor for site in sites)
-    # A model that rounds to steps may take other steps where the runtime rewrites its graph.
+    # A model that rounds to steps may take other steps if the runtime rewrites its graph.
     optimise = find_rounding(GraphIndex(opened.model), tensors) is None
     runner = opened.tap(tensors, optimise=optimise)
     totals = {site.name: np.zeros(site.n_channels) for site in sites}
     counts = dict.fromkeys(totals, 0)
     measure: Callable[[Array], Array] = np.abs if magnitude else np.asarray
-    chunk, start = 1, 0
     with stage("measuring means", total=len(suite)) as tell:
-        while start < len(suite):
-            positions = np.arange(start, min(start + chunk, len(suite)))
-            answers = runner.run(suite.batch(positions), feeds=suite.feeds(positions))
+        for positions, answers in _in_chunks(runner, suite, tensors, _MEANS_BYTES):
             for site in sites:
                 tensor = site.numbers(answers[site.tensor])
                 axes = tuple(a for a in range(tensor.ndim) if a != site.channel_axis % tensor.ndim)
                 totals[site.name] += measure(tensor).sum(axis=axes, dtype=np.float64)
                 counts[site.name] += tensor.size // site.n_channels
-            if start == 0:
-                held = sum(answers[site.tensor].nbytes for site in sites)
-                chunk = int(np.clip(_MEANS_BYTES // max(held, 1), 1, 128))
-            start = int(positions[-1]) + 1
-            tell(start)
+            tell(int(positions[-1]) + 1)
     return {name: Sums(totals[name], counts[name]) for name in totals}
+
+
+def _in_chunks(
+    runner: Runner, suite: Suite, tensors: Sequence[str], n_bytes: int
+) -> Iterator[tuple[Indices, Mapping[str, Array]]]:
+    """Images in order, and their tensors, which take about `n_bytes` at a time.
+
+    The first chunk is one image, which shows how many have room; there are 128 at most.
+    """
+    chunk, start = 1, 0
+    while start < len(suite):
+        positions = np.arange(start, min(start + chunk, len(suite)))
+        answers = runner.run(suite.batch(positions), feeds=suite.feeds(positions))
+        yield positions, answers
+        if start == 0:
+            held = sum(answers[tensor].nbytes for tensor in tensors)
+            chunk = int(np.clip(n_bytes // max(held, 1), 1, 128))
+        start = int(positions[-1]) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,32 +129,24 @@ def measure_responses(
     by_name = {site.name: site for site in sites}
     parts: list[NDArray[np.float64]] = []
     maps = np.ones((len(filters), 2), np.int64)
-    chunk, start = 1, 0
-    while start < len(suite):
-        positions = np.arange(start, min(start + chunk, len(suite)))
-        answers = runner.run(suite.batch(positions), feeds=suite.feeds(positions))
+    for positions, answers in _in_chunks(runner, suite, tensors, _RESPONSES_BYTES):
         rows = np.empty((4, len(filters), len(positions)))
         for number, filter in enumerate(filters):
             site = by_name[filter.site]
-            channel = _channel(answers[site.tensor], site, filter.channel)
-            rows[:, number], maps[number] = _peaks(channel)
+            tensor = answers[site.tensor]
+            axis = site.channel_axis % tensor.ndim
+            channel = np.take(tensor, filter.channel, axis=axis).astype(np.float64)
+            rows[:, number], maps[number] = _peaks(site.numbers(channel))
         parts.append(rows)
-        if start == 0:
-            held = sum(answer.nbytes for answer in answers.values())
-            chunk = int(np.clip(_RESPONSES_BYTES // max(held, 1), 1, 128))
-        start = int(positions[-1]) + 1
     peaks, means, rows, columns = np.concatenate(parts, axis=2)
     return Responses(peaks=peaks, means=means, rows=rows, columns=columns, maps=maps)
 
 
-def _channel(tensor: Array, site: Site, channel: int) -> NDArray[np.float64]:
-    """One channel's responses, (n_images, positions...), codes turned into numbers."""
-    taken = np.take(tensor, channel, axis=site.channel_axis % tensor.ndim).astype(np.float64)
-    return site.numbers(taken)
-
-
 def _peaks(channel: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[int, int]]:
-    """Peak, mean, and the peak's place, (4, n_images); and the size of the map."""
+    """Of responses (n_images, positions...): peak, mean, and the peak's place, (4, n_images).
+
+    Also the size of the map.
+    """
     n_images = len(channel)
     height, width = channel.shape[1:] if channel.ndim == 3 else (1, 1)
     flat = channel.reshape(n_images, -1)

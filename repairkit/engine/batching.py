@@ -5,7 +5,7 @@ That is tried on real images and on noise; where it fails, the node that mixes i
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -41,7 +41,7 @@ class Batching:
     opened: OpenModel
     summary: str
     note: str = ""
-    answers: Mapping[str, suite.Array] | None = field(default=None, compare=False, repr=False)
+    answers: Outputs | None = field(default=None, compare=False, repr=False)
 
 
 @stage("checking batches")
@@ -66,42 +66,66 @@ def settle_batching(
     Raises:
         ModelError: ONNX Runtime fails on the images, or the model answers at random.
     """
-    model, fixed, n_real = declared.model, declared.step, len(images)
-    step = fixed or 1
-    images = with_noise(images)
-    fed = {name: rows[np.arange(len(images)) % n_real] for name, rows in (feeds or {}).items()}
+    noisy, step = with_noise(images), declared.step or 1
+    fed = {n: rows[np.arange(len(noisy)) % len(images)] for n, rows in (feeds or {}).items()}
     in_steps = replace(declared, step=step)
     single = in_steps.runner(outputs=outputs)
-    alone = single.run(images, feeds=fed)
-    _refuse_random(model, single, (images, fed), alone, outputs)
-    freed = model if fixed is None else rebatch(model, declared.image, step, further=tuple(fed))
+    alone = _Alone(noisy, len(images), fed, single.run(noisy, feeds=fed))
+    _refuse_random(declared.model, single, alone, outputs)
+    freed = declared.model if declared.step is None else _freed(declared, alone)
     mixers = find_mixers(freed, declared.image, outputs)
-    if mixers:
-        fault = str(mixers[0])
-    else:
-        if fixed is None:
-            free = replace(declared, step=None)
-            together = _try_together(free, images, outputs, fed, alone, n_real)
-            if not together.fault:
-                return Batching(opened=free, summary="any batch", answers=together.answers)
-            freed = rebatch(model, declared.image, step, further=tuple(fed))
-        free = replace(declared.variant(freed), step=None)
-        together = _try_together(free, images, outputs, fed, alone, n_real)
+    fault = str(mixers[0]) if mixers else ""
+    for free, summary in () if mixers else _ways(declared, freed, alone):
+        together = _try_together(free, alone, outputs)
         if not together.fault:
-            kind = "fixed" if fixed else "hard-wired"
-            sentence = f"any batch ({kind} at {step}; freed, checked on {n_real} images and noise)"
-            return Batching(opened=free, summary=sentence, answers=together.answers)
-        where = None if fed else first_mixing_node(free, images)
-        fault = f"{together.fault}; {where}" if where else together.fault
-    started = time.perf_counter()
-    single.run(images[:_TIMED], feeds={name: rows[:_TIMED] for name, rows in fed.items()})
-    cost = 1000 * (time.perf_counter() - started) / len(images[:_TIMED])
+            return Batching(opened=free, summary=summary, answers=together.answers)
+        fault = together.fault
+    where = "" if mixers or fed else first_mixing_node(free, noisy)
+    fault = f"{fault}; {where}" if where else fault
     return Batching(
         opened=in_steps,
         summary=f"{step} at a time: {fault}",
-        note=_cost_in_words(step, fault, len(mixers), cost),
-        answers={name: _of_first(each, len(images), n_real) for name, each in alone.items()},
+        note=_cost_in_words(step, fault, len(mixers), _milliseconds(single, alone)),
+        answers=alone.of_real(alone.answers),
     )
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """The `n_real` images and noise behind them, and the outputs for each of them by itself."""
+
+    images: suite.Array
+    n_real: int
+    feeds: Feeds
+    answers: Outputs
+
+    def of_real(self, outputs: Outputs) -> Outputs:
+        """The part of outputs for all images that belongs to the real ones."""
+        n_images = len(self.images)
+        return {name: _of_first(each, n_images, self.n_real) for name, each in outputs.items()}
+
+
+def _ways(declared: OpenModel, freed: ModelProto, alone: _Alone) -> Iterator[tuple[OpenModel, str]]:
+    """Ways to take any number of images: the graph as it is if it says so, then a freed one."""
+    step = declared.step
+    if step is None:
+        yield declared, "any batch"
+        freed = _freed(declared, alone)
+    kind = f"fixed at {step}" if step else "hard-wired at 1"
+    summary = f"any batch ({kind}; freed, checked on {alone.n_real} images and noise)"
+    yield replace(declared.variant(freed), step=None), summary
+
+
+def _freed(declared: OpenModel, alone: _Alone) -> ModelProto:
+    return rebatch(declared.model, declared.image, declared.step or 1, further=tuple(alone.feeds))
+
+
+def _milliseconds(single: Runner, alone: _Alone) -> float:
+    """What a pass costs for one image."""
+    images = alone.images[:_TIMED]
+    started = time.perf_counter()
+    single.run(images, feeds={name: rows[:_TIMED] for name, rows in alone.feeds.items()})
+    return 1000 * (time.perf_counter() - started) / len(images)
 
 
 def as_declared(declared: OpenModel) -> Batching:
@@ -118,33 +142,22 @@ class _Together:
     """
 
     fault: str
-    answers: Mapping[str, suite.Array] | None = None
+    answers: Outputs | None = None
 
 
-def _try_together(
-    free: OpenModel,
-    images: suite.Array,
-    outputs: tuple[str, ...],
-    feeds: Feeds,
-    alone: Mapping[str, suite.Array],
-    n_real: int,
-) -> _Together:
-    """Run all images at once, in reverse: each has another place there, and other neighbours.
-
-    The first `n_real` are no noise; `alone` has the outputs of each by itself.
-    """
+def _try_together(free: OpenModel, alone: _Alone, outputs: tuple[str, ...]) -> _Together:
+    """Run all images at once, in reverse: each has another place there, and other neighbours."""
     try:
-        turned_feeds = {name: rows[::-1].copy() for name, rows in feeds.items()}
-        runner = free.runner(outputs=outputs)
-        together = runner.run(images[::-1].copy(), feeds=turned_feeds)
+        feeds = {name: rows[::-1].copy() for name, rows in alone.feeds.items()}
+        together = free.runner(outputs=outputs).run(alone.images[::-1].copy(), feeds=feeds)
     except errors.ModelError as error:
         return _Together(str(error))
-    n_images = len(images)
+    n_images = len(alone.images)
     turned = {name: _turned(answers, n_images) for name, answers in together.items()}
-    name = differing_output(turned, alone, n_images)
+    name = differing_output(turned, alone.answers, n_images)
     if name is not None:
         return _Together(f"output {name!r} changes when images are batched")
-    return _Together("", {name: _of_first(each, n_images, n_real) for name, each in turned.items()})
+    return _Together("", alone.of_real(turned))
 
 
 def _cost_in_words(step: int, fault: str, n_mixers: int, cost: float) -> str:
@@ -163,36 +176,23 @@ def _cost_in_words(step: int, fault: str, n_mixers: int, cost: float) -> str:
 
 
 def _refuse_random(
-    model: ModelProto,
-    single: Runner,
-    fed: tuple[suite.Array, Feeds],
-    alone: Mapping[str, suite.Array],
-    outputs: tuple[str, ...],
+    model: ModelProto, single: Runner, alone: _Alone, outputs: tuple[str, ...]
 ) -> None:
-    """Refuse a model whose answers are drawn at random.
-
-    Raises:
-        ModelError: it has a random node, or two runs on the same images differ.
-    """
+    """Raise ModelError if the model has a random node, or two runs on the same images differ."""
     random_nodes = find_random(model, outputs)
     remedy = "export the model in evaluation mode, without random nodes"
     if random_nodes:
         raise errors.ModelError(f"the model answers at random: {random_nodes[0]}; {remedy}")
     n_images = single.step or 1
-    images, feeds = fed
-    first = {name: rows[:n_images] for name, rows in feeds.items()}
-    again = single.run(images[:n_images], feeds=first)
+    first = {name: rows[:n_images] for name, rows in alone.feeds.items()}
+    again = single.run(alone.images[:n_images], feeds=first)
     for name, answer in again.items():
-        before = alone[name][: len(answer)]
-        if not _equal_bits(answer, before):
+        before = alone.answers[name][: len(answer)]
+        if not np.array_equal(answer, before, equal_nan=answer.dtype.kind in "fc"):
             raise errors.ModelError(
                 f"the model answers at random: output {name!r} differs between two runs on the "
                 f"same image; {remedy}"
             )
-
-
-def _equal_bits(some: suite.Array, others: suite.Array) -> bool:
-    return np.array_equal(some, others, equal_nan=some.dtype.kind in "fc")
 
 
 def _turned(answers: suite.Array, n_images: int) -> suite.Array:
@@ -226,10 +226,8 @@ def with_noise(images: suite.Array) -> suite.Array:
 
 def differing_output(outputs: Outputs, expected: Outputs, n_images: int) -> str | None:
     """The first output that differs for some image, measured by its own size; None if none does."""
-    for name, theirs in expected.items():
-        if not _same(outputs[name], theirs, n_images):
-            return name
-    return None
+    differing = (n for n in expected if not _same(outputs[n], expected[n], n_images))
+    return next(differing, None)
 
 
 def _same(output: suite.Array, expected: suite.Array, n_images: int) -> bool:

@@ -10,6 +10,7 @@ depends on nothing that comes with it.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Callable
@@ -68,13 +69,9 @@ class MaskEvaluator:
 
     def with_runner(self, runner: Runner) -> MaskEvaluator:
         """The same by another runner of the instrumented model."""
-        return MaskEvaluator(
-            runner,
-            self.roster,
-            self.suite,
-            executor=self.executor,
-            batch_size=self.batch_size,
-        )
+        twin = copy.copy(self)
+        twin.runner = runner
+        return twin
 
     def answer(
         self, coalitions: game.Coalitions, images: NDArray[np.intp] | None, reduce: Reduce
@@ -143,15 +140,14 @@ class AffineMasks:
         feeds: dict[str, Array] = {}
         for site, levels in zip(self.masks.roster.sites, self._levels, strict=True):
             present = coalitions[:, self.masks.roster.slices[site.name]]
-            feeds[masking.affine_input(site, masking.SCALE)] = present.astype(np.float32).reshape(
-                -1
-            )
-            feeds[masking.affine_input(site, masking.OFFSET)] = np.where(
-                present, np.float32(0), levels
-            ).reshape(-1)
             zeros, ones = self._zeros_and_ones(present.size)
-            feeds[masking.affine_input(site, masking.ZEROS)] = zeros
-            feeds[masking.affine_input(site, masking.ONES)] = ones
+            numbers = {
+                masking.SCALE: present.astype(np.float32).reshape(-1),
+                masking.OFFSET: np.where(present, np.float32(0), levels).reshape(-1),
+                masking.ZEROS: zeros,
+                masking.ONES: ones,
+            }
+            feeds |= {masking.affine_input(site, part): x for part, x in numbers.items()}
         images = self.masks.suite.batch(positions)
         beside = self.masks.suite.feeds(positions)
         outputs = self.runner.run(images, feeds, beside)[self.runner.outputs[0]]
@@ -221,7 +217,7 @@ class ScatteredEvaluator:
 
 
 class LateScattered:
-    """Rows of few images are mixed from the first on that comes; until then nothing is prepared.
+    """Rows of few images share runs; nothing is prepared for that until the first of them comes.
 
     Args:
         others: answers rows of many images.
@@ -261,12 +257,12 @@ def with_scattered(
     proven: dict[str, str | None] | None = None,
     bits: bool = False,
 ) -> Evaluator:
-    """An evaluator that mixes coalitions in one run, where the model lets images be told apart.
+    """An evaluator that mixes coalitions in one run, if the model keeps its images apart.
 
     A model whose convolutions work on something else than one batch entry per image (tiles, frames)
     would take one image's mask for another's; its answers row by row show that. On the CPU a row
-    must also get the same bits at every place in a run, and beside any other rows; the kernels of a
-    card do not promise that.
+    must also get the same bits at every place in a run, and beside any other rows; GPU kernels do
+    not promise that.
 
     Args:
         others: answers rows of many images.

@@ -16,7 +16,8 @@ import logging
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +45,7 @@ _OUT_OF_MEMORY = ("out of memory", "failed to allocate", "cuda failure 2:", "bad
 # These would melt a constant behind a convolution into its weights, where no switch is found.
 _UNWANTED = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion"]
 Level = Literal["blocked", "fused", "portable"]
+_REFUSES = "refuses a graph"
 _DRIVER = "libcuda.so.1"
 _UNKNOWN_MEMORY = 2**30
 
@@ -58,6 +60,18 @@ def runtime_complaint(error: Exception) -> str | None:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+@contextmanager
+def as_model_errors(what: str) -> Iterator[None]:
+    """Turn the runtime's own exceptions into a ModelError: "ONNX Runtime `what`", and its words."""
+    try:
+        yield
+    except Exception as error:
+        complaint = runtime_complaint(error)
+        if complaint is None:
+            raise
+        raise errors.ModelError(f"ONNX Runtime {what} ({complaint})") from error
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether the runtime ran out of memory, its own or a device's.
 
@@ -70,11 +84,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def load_runtime() -> ModuleType:
-    """The onnxruntime module.
-
-    Raises:
-        DeviceError: no ONNX Runtime is installed, or it cannot be imported.
-    """
+    """The onnxruntime module; DeviceError if it is not installed or cannot be imported."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -143,25 +153,14 @@ def open_session(
     if choose_device(device) == "cuda":
         options.use_deterministic_compute = True
         try:
-            session = _start(runtime, model, options, [(CUDA, _cuda_options(tf32=tf32)), _CPU])
-        except Exception as error:
-            complaint = runtime_complaint(error)
-            if complaint is None:
-                raise
+            session = _start(model, options, [(CUDA, _cuda_options(tf32=tf32)), _CPU])
+        except errors.ModelError as error:
             if device == "cuda":
-                raise errors.ModelError(
-                    f"ONNX Runtime cannot load the model ({complaint})"
-                ) from error
-            logger.warning("CUDA is not used: %s", complaint)
+                raise
+            logger.warning("CUDA is not used: %s", error)
         else:
             return _checked(session, device)
-    try:
-        return _start(runtime, model, options, [_CPU])
-    except Exception as error:
-        complaint = runtime_complaint(error)
-        if complaint is None:
-            raise
-        raise errors.ModelError(f"ONNX Runtime cannot load the model ({complaint})") from error
+    return _start(model, options, [_CPU])
 
 
 def _cuda_options(*, tf32: bool) -> dict[str, str]:
@@ -187,7 +186,9 @@ def _checked(session: Any, device: str) -> Any:
     return session
 
 
-def _start(runtime: ModuleType, model: ModelProto, options: Any, providers: list[Any]) -> Any:
+@as_model_errors("cannot load the model")
+def _start(model: ModelProto, options: Any, providers: list[Any]) -> Any:
+    start = load_runtime().InferenceSession
     # Else the runtime tries the CPU by itself, prints so, and does the same in the midst of a run.
     extra = {"providers": providers, "enable_fallback": False}
     model = with_open_sizes(model)
@@ -199,13 +200,13 @@ def _start(runtime: ModuleType, model: ModelProto, options: Any, providers: list
         model = as_on_disk(model)
     content = serialised(model)
     if content is not None:
-        return runtime.InferenceSession(content, options, **extra)
+        return start(content, options, **extra)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         copy = ModelProto()
         copy.CopyFrom(model)
         onnx.save(copy, path, save_as_external_data=True, location="model.data")
-        return runtime.InferenceSession(str(path), options, **extra)
+        return start(str(path), options, **extra)
 
 
 def serialised(model: ModelProto) -> bytes | None:
@@ -294,11 +295,7 @@ def optimise(model: ModelProto, level: Level) -> ModelProto:
 
 
 def open_slice(model: ModelProto) -> Any:
-    """A session that runs an optimised graph, or part of one, as it is.
-
-    Raises:
-        ModelError: ONNX Runtime refuses the graph.
-    """
+    """A session that runs an optimised graph, or part of one, as it is; may raise ModelError."""
     options = _slice_options()
     options.graph_optimization_level = load_runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
     if _shared_pool():
@@ -323,21 +320,16 @@ class Call:
             self._binding.bind_ortvalue_input(name, value)
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """The outputs, by name, in memory of their own.
-
-        Raises:
-            ModelError: ONNX Runtime fails.
-        """
+        """The outputs, by name, in memory of their own; ModelError if ONNX Runtime fails."""
         binding = self._binding
         try:
-            for name, value in feeds.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in self._outputs:
-                binding.bind_output(name)
-            self._session.run_with_iobinding(binding)
-            values = owned_outputs(binding)
-        except Exception as error:
-            raise _as_model_error(error) from error
+            with as_model_errors(_REFUSES):
+                for name, value in feeds.items():
+                    binding.bind_ortvalue_input(name, value)
+                for name in self._outputs:
+                    binding.bind_output(name)
+                self._session.run_with_iobinding(binding)
+                values = owned_outputs(binding)
         finally:
             # What was bound would live as long as the binding does.
             binding.clear_binding_outputs()
@@ -365,26 +357,11 @@ def _slice_options() -> Any:
 
 
 def _start_slice(model: ModelProto, options: Any, **extra: Any) -> Any:
-    runtime = load_runtime()
     content = serialised(with_open_sizes(model))
     if content is None:
-        raise errors.ModelError("the model is too large to be optimised aside")
-    try:
-        return runtime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"], **extra
-        )
-    except Exception as error:
-        raise _as_model_error(error) from error
-
-
-def _as_model_error(error: Exception) -> Exception:
-    """What to raise in place of the runtime's own exceptions; others stay as they are."""
-    complaint = runtime_complaint(error)
-    return (
-        error
-        if complaint is None
-        else errors.ModelError(f"ONNX Runtime refuses a graph ({complaint})")
-    )
+        raise errors.ModelError("the model is too large to be optimised separately")
+    with as_model_errors(_REFUSES):
+        return load_runtime().InferenceSession(content, options, providers=[_CPU], **extra)
 
 
 @cache
@@ -421,10 +398,10 @@ def _trimmer() -> Callable[[int], int] | None:
 
 
 def quarter_of_card_memory(driver: Any | None = None) -> int:
-    """How much memory to use on an NVIDIA card, in bytes; 1 GiB where its driver does not say.
+    """How much memory to use on an NVIDIA card, in bytes; 1 GiB if its driver does not say.
 
-    Of all its memory and not of what is free: how many rows make a stack follows from it, and with
-    that the last bits, which should not depend on what else uses the card.
+    It is a quarter of the total and not of the free memory: the number of rows in a stack follows
+    from it and affects rounding, and results must not depend on what else uses the card.
 
     Args:
         driver: the CUDA driver's library; the system's if None.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors, filters, results, suite
-from repairkit.engine.runner import Feeds, Masks, OpenModel
+from repairkit.engine.runner import Feeds, Masks, OpenModel, Runner
 from repairkit.graph.fixing import seeded
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head
@@ -64,6 +64,10 @@ def with_seeds(opened: OpenModel) -> OpenModel:
     return opened if model is opened.model else opened.variant(model)
 
 
+def _runner(opened: OpenModel, outputs: tuple[str, ...] = (), *, optimise: bool) -> Runner:
+    return opened.runner(outputs=outputs) if optimise else opened.as_written(outputs=outputs)
+
+
 def in_batches_or_one_by_one(
     compare: Callable[[OpenModel, OpenModel], results.Proof], models: tuple[OpenModel, OpenModel]
 ) -> results.Proof:
@@ -88,13 +92,8 @@ def _prove(
     exact, relative, same, changed = True, 0.0, True, False
     everyone = {name: np.ones_like(mask) for name, mask in masks.items()}
     for optimise in (False, True):
-        ours = patched.runner() if optimise else patched.as_written()
-        wanted = ours.outputs
-        theirs = (
-            instrumented.runner(outputs=wanted)
-            if optimise
-            else instrumented.as_written(outputs=wanted)
-        )
+        ours = _runner(patched, optimise=optimise)
+        theirs = _runner(instrumented, ours.outputs, optimise=optimise)
         runs = zip(ours.raw(images, feeds=feeds), theirs.raw(images, masks, feeds), strict=True)
         for (_, patched_outputs), (_, expected) in runs:
             for a, b in zip(patched_outputs, expected, strict=True):
@@ -229,11 +228,7 @@ class HeadReader:
 
 
 def check_head(head: ClassHead, read: Tapped, output: str) -> None:
-    """The output is what the head makes of features and scores, as far as these images show.
-
-    Raises:
-        ModelError: it is not.
-    """
+    """Raise ModelError unless the output is what the head makes of these features and scores."""
     ways = [read.scores]
     if read.features is not None and not head.fixed_weight:
         ways.append(head.scores(read.features, head.weight, head.bias))
@@ -287,17 +282,10 @@ def _prove_head(
     for output, head in _made_by(index, change.layer).items():
         tolerance = _tolerance(head)
         for optimise in (False, True):
-            reader = HeadReader(
-                replace(before, output=output),
-                head,
-                optimise=optimise,
-                features=change.weight is not None,
-            )
+            judged, features = replace(before, output=output), change.weight is not None
+            reader = HeadReader(judged, head, optimise=optimise, features=features)
             read = reader.read(images, feeds)
-            wanted = (output,)
-            runner = (
-                patched.runner(outputs=wanted) if optimise else patched.as_written(outputs=wanted)
-            )
+            runner = _runner(patched, (output,), optimise=optimise)
             outputs = runner.run(images, feeds=feeds)[output]
             scores = changed_scores(head, change, read)
             rows = outputs.reshape(len(images), -1).astype(np.float64)

@@ -68,8 +68,9 @@ def _time_limit(seconds: float | None) -> Iterator[Any]:
 class Runner:
     """A session, its image input and the outputs that are wanted.
 
-    Dictionaries of scores (`ZipMap`) are read as the tensor that they were made from.
-    A model may hold a loop without end: a call that takes over `seconds` is broken off.
+    Dictionaries of scores (`ZipMap`) are read as the tensor that they were made from. A model may
+    hold an endless loop, so a call that takes over `seconds` is stopped. Calls raise ModelError if
+    ONNX Runtime fails on the images.
     """
 
     def __init__(
@@ -113,9 +114,6 @@ class Runner:
         """Outputs for images of shape (n, *input); masks are one row, or a row per image.
 
         `feeds` are what the model takes beside each image: a row per image, by names of inputs.
-
-        Raises:
-            ModelError: ONNX Runtime fails on the images.
         """
         if self.step is None:
             fed = {**(masks or {}), **(feeds or {})}
@@ -148,15 +146,9 @@ class Runner:
     def raw(
         self, images: Array, masks: Masks | None = None, feeds: Feeds | None = None
     ) -> Iterator[tuple[int, list[Any]]]:
-        """Outputs of whatever kind, run by run, each with its number of real images.
+        """Outputs of any kind, run by run, each with its number of real images.
 
-        Args:
-            images: shape (n, *input).
-            masks: one row each.
-            feeds: see `run`.
-
-        Raises:
-            ModelError: ONNX Runtime fails on the images.
+        Arguments are those of `run`, with masks of one row.
         """
         step = self.step or _RAW_IMAGES
         for start in range(0, len(images), step):
@@ -168,18 +160,11 @@ class Runner:
             yield real, self._call(images[rows], {**(masks or {}), **fed})
 
     def _call(self, images: Array, masks: Feeds) -> list[Any]:
-        try:
-            with _time_limit(self.seconds) as options:
-                answers: list[Any] = self.session.run(
-                    list(self.outputs), {self.input_name: images, **masks}, options
-                )
-        except Exception as error:
-            complaint = ort.runtime_complaint(error)
-            if complaint is None:
-                raise
-            raise ModelError(
-                f"ONNX Runtime cannot run the model on images of shape {images.shape} ({complaint})"
-            ) from error
+        what = f"cannot run the model on images of shape {images.shape}"
+        with ort.as_model_errors(what), _time_limit(self.seconds) as options:
+            answers: list[Any] = self.session.run(
+                list(self.outputs), {self.input_name: images, **masks}, options
+            )
         return answers
 
 
@@ -189,7 +174,8 @@ class OpenModel:
 
     The session of the model itself is opened when it is first needed, and kept as long as this
     object lives: every job hands one `OpenModel` on. Sessions that give inner tensors are not kept,
-    for they hold much memory.
+    since they hold much memory. Methods that open a session raise ModelError if ONNX Runtime
+    refuses the model.
 
     Attributes:
         model: never modified.
@@ -197,7 +183,7 @@ class OpenModel:
         output: the output that is judged.
         step: the number of images that one run must have; None where any number goes.
         device: where it runs.
-        seconds: after which a run is broken off; None for no limit.
+        seconds: after which a run is stopped; None for no limit.
     """
 
     model: ModelProto
@@ -209,12 +195,7 @@ class OpenModel:
     _plain: list[Runner] = field(default_factory=list)  # the kept one, once it is open
 
     def variant(self, model: ModelProto, *, device: str | None = None) -> OpenModel:
-        """Another model with the same inputs and outputs, and no session yet.
-
-        Args:
-            model: with the same inputs and outputs.
-            device: where it runs; as this model if None.
-        """
+        """Another model with the same inputs and outputs; on the same device if none is named."""
         return replace(self, model=model, device=device or self.device, _plain=[])
 
     def on_cpu(self) -> OpenModel:
@@ -223,45 +204,30 @@ class OpenModel:
         return self if runs_there else self.variant(self.model, device="cpu")
 
     def runner(self, *, outputs: tuple[str, ...] = ()) -> Runner:
-        """A runner of the model itself, for all its outputs unless some are named.
-
-        Raises:
-            ModelError: ONNX Runtime refuses the model.
-        """
+        """A runner of the model itself, for all its outputs unless some are named."""
         if not self._plain:
             self._plain.append(self._open((), optimise=True))
         return self._plain[0].sharing(step=self.step, outputs=outputs)
 
     def as_written(self, *, outputs: tuple[str, ...] = ()) -> Runner:
-        """A runner of the graph as it is written; its session is not kept.
-
-        Raises:
-            ModelError: ONNX Runtime refuses the model.
-        """
+        """A runner of the graph as it is written; its session is not kept."""
         return self._open((), optimise=False).sharing(step=self.step, outputs=outputs)
 
     def tap(self, tensors: Iterable[str], *, optimise: bool = True) -> Runner:
         """A runner that gives some of the model's tensors, by their names.
 
-        Its session is one of its own and lives as long as the runner: the runtime cannot fuse what
-        it must give, so that other numbers may round differently there.
+        It has a session of its own, which lives as long as the runner: the runtime cannot fuse what
+        it must give, so other numbers may round differently there.
 
         Args:
             tensors: names of outputs or of tensors inside the graph.
             optimise: let the runtime rewrite the graph.
-
-        Raises:
-            ModelError: ONNX Runtime refuses the model.
         """
         names = tuple(dict.fromkeys(tensors))
         return self._open(names, optimise=optimise).sharing(step=self.step, outputs=names)
 
     def run(self, images: Array, feeds: Feeds | None = None) -> Array:
-        """The judged output for images of shape (n, *input).
-
-        Raises:
-            ModelError: ONNX Runtime fails on the model or the images.
-        """
+        """The judged output for images of shape (n, *input)."""
         return self.runner(outputs=(self.output,)).run(images, feeds=feeds)[self.output]
 
     def run_suite(self, suite: Suite, batch_size: int) -> Array:

@@ -256,9 +256,8 @@ def open_evaluator(
 
     Args:
         candidates: of the model.
-        reference: the instrumented model in 32 bits, on the images of the game: the judge. On the
-            CPU it should run the graph as it is written, since a judge that was optimised too
-            cannot see what the runtime's optimisations change.
+        reference: the instrumented model in 32 bits, on the images of the game: the judge, see
+            `Working.judge`.
         cache_memory: bytes for what is kept between rows and rounds; a quarter of the free memory
             if None.
         quick: a lesser precision and the instrumented model in it, if that is to be used.
@@ -304,7 +303,7 @@ def _open_on_cpu(
         if name not in candidates.proven:
             with stage(f"proving {evaluator.path}"):
                 if agreement is None:
-                    macs = _cost(evaluator)
+                    macs = evaluator.macs if isinstance(evaluator, FastEvaluator) else np.inf
                     n_players, n_images = len(candidates.roster), len(reference.suite)
                     agreement = ExpectedAnswers.ask(judge, n_players, n_images, macs)
                 whole = agreement.whole.fault(evaluator, bits=bits)
@@ -319,11 +318,6 @@ def _open_on_cpu(
         if candidates.proven[name] is None:
             return evaluator
     return judge
-
-
-def _cost(evaluator: FastEvaluator | MaskEvaluator) -> float:
-    """Multiplications of a full pass of one image; endless where they are not known."""
-    return evaluator.macs if isinstance(evaluator, FastEvaluator) else np.inf
 
 
 def _all_evaluators(
@@ -355,17 +349,15 @@ def _fast_evaluators(
             name = way if overwriting else _NOTHING_OVERWRITTEN.format(way)
             if candidates.proven.get(name) is not None:
                 continue
-            yield (
-                name,
-                FastEvaluator(
-                    compiled,
-                    reference.suite,
-                    executor=reference.executor,
-                    batch_size=reference.batch_size,
-                    cache_memory=cache_memory,
-                    overwriting=overwriting,
-                ),
+            evaluator = FastEvaluator(
+                compiled,
+                reference.suite,
+                executor=reference.executor,
+                batch_size=reference.batch_size,
+                cache_memory=cache_memory,
+                overwriting=overwriting,
             )
+            yield name, evaluator
 
 
 def open_stacked(
@@ -393,9 +385,8 @@ def open_stacked(
     masks = judge if masks is None else masks
     suite, n_images = judge.suite, len(judge.suite)
     sample = suite.batch(np.arange(1))
-    compiled = None
-    if candidates.step is None:
-        compiled = candidates.compile("stacked masks", sample, half=precision == "float16")
+    half, free = precision == "float16", candidates.step is None
+    compiled = candidates.compile("stacked masks", sample, half=half) if free else None
     macs = 0.0 if compiled is None else sum(compiled.costs)
     agreement = ExpectedAnswers.ask(judge, len(candidates.roster), n_images, macs)
     if masks is not judge:
@@ -425,9 +416,9 @@ def open_stacked(
 
 
 def _open_trees(candidates: Candidates, reference: MaskEvaluator) -> Evaluator:
-    """Sums of leaves where they agree with the instrumented model, else that model itself.
+    """Sums of leaves if they agree with the instrumented model, else that model itself.
 
-    A model that has layers as well goes by its masks.
+    A model that has layers as well is evaluated by its masks.
     """
     roster, suite = candidates.roster, reference.suite
     layers = any(site.n_values is None for site in roster.sites)

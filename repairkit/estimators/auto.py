@@ -36,9 +36,7 @@ class Auto:
     """Which are the top k, and the values of all players.
 
     Attributes:
-        top_k: k; a tenth of the players, 1 to 100, if None.
-        side: whether the `highest`, the `lowest` or `both` top k are asked for.
-        epsilon: a difference in value that does not matter.
+        top_k, side, epsilon: see `Tmab`.
         marginal_cost: what an image costs in a star (one coalition, and many with one player
             changed), in plain passes of the model.
         scattered_cost: what it costs where each image has a coalition of its own.
@@ -81,11 +79,7 @@ class Auto:
         )
 
     def start(self, facts: game.GameFacts, rng: np.random.Generator) -> AutoRun:
-        """Begin.
-
-        Raises:
-            SettingsError: fewer players than `top_k`.
-        """
+        """Begin; SettingsError if the game has fewer players than `top_k`."""
         return AutoRun(facts, self, rng)
 
 
@@ -230,7 +224,6 @@ class AutoRun(questions.TopKRun):
             decided=~(self.still_open & still_open),
             confidence=CONFIDENCE,
             interval=_describe(whole_law=self.regression.whole_law),
-            efficient=False,
         )
 
 

@@ -20,11 +20,7 @@ class Exact:
     """Every coalition on every image: 2^n evaluations, up to 20 players."""
 
     def start(self, facts: game.GameFacts, rng: np.random.Generator) -> ExactRun:  # noqa: ARG002 (the protocol's)
-        """Begin.
-
-        Raises:
-            SettingsError: the game has too many players.
-        """
+        """Begin; SettingsError if the game has too many players."""
         if facts.n_players > MOST_PLAYERS:
             raise errors.SettingsError(
                 f"exact values take 2^n evaluations and the game has {facts.n_players} players; "

@@ -24,21 +24,13 @@ _MOST = 100
 
 
 def check_whole(name: str, value: int, *, least: int) -> None:
-    """Check that a value is a whole number of at least `least`.
-
-    Raises:
-        SettingsError: it is not.
-    """
+    """Raise SettingsError unless a value is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise errors.SettingsError(f"{name} is {value!r}; give a whole number of at least {least}")
 
 
 def check_real(name: str, value: float, *, least: float, below: float = math.inf) -> None:
-    """Check that a value is a number in [least, below).
-
-    Raises:
-        SettingsError: it is not.
-    """
+    """Raise SettingsError unless a value is a number in [least, below)."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not least <= value < below:
         limit = "" if below == math.inf else f" and below {below:g}"
@@ -48,26 +40,19 @@ def check_real(name: str, value: float, *, least: float, below: float = math.inf
 
 
 def check_positive(name: str, value: float, *, below: float = math.inf) -> None:
-    """Check that a value is a number in (0, below).
-
-    Raises:
-        SettingsError: it is not.
-    """
+    """Raise SettingsError unless a value is a number in (0, below)."""
     check_real(name, value, least=0.0, below=below)
     if value == 0:
         raise errors.SettingsError(f"{name} is {value!r}; give a number greater than 0")
 
 
 def check_bounded(facts: game.GameFacts, method: str, value_range: float | None) -> None:
-    """Check that the range of every metric is known, for intervals that follow from it.
+    """Raise SettingsError unless every metric has a known range, from which intervals follow.
 
     Args:
         facts: of the game.
         method: for the message.
         value_range: of one marginal of the first metric, where it was given.
-
-    Raises:
-        SettingsError: a range is not known.
     """
     for number, (name, width) in enumerate(zip(facts.metrics, facts.score_widths, strict=True)):
         if not math.isfinite(width) and not (number == 0 and value_range is not None):
@@ -89,11 +74,7 @@ def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> error
 
 
 def check_question(top_k: int | None, side: str) -> None:
-    """Check a question that has to make sense in any game.
-
-    Raises:
-        SettingsError: see the message.
-    """
+    """Raise SettingsError for a question that makes no sense in any game."""
     if top_k is not None:
         check_whole("top_k", top_k, least=1)
     if side not in SIDES:
@@ -135,7 +116,9 @@ class TopKRun:
 
     @property
     def conclusion(self) -> str:
-        return f"{describe(self.top_k, self.settings.side)} are decided"
+        top, lowest = f"the top {self.top_k}", f"the lowest {self.top_k}"
+        words = {"highest": top, "lowest": lowest, "both": f"{top} and {lowest}"}
+        return f"{words[self.settings.side]} are decided"
 
     @property
     def n_undecided(self) -> int:
@@ -155,7 +138,7 @@ def contested(
     """Players that prevent an answer (LUCB, Kalyanakrishnan et al. 2012).
 
     There is none once the lowest lower bound of the top k reaches the highest upper bound of the
-    rest less epsilon. A player is still open where its bounds alone prevent that.
+    rest less epsilon. A player is still open if its bounds alone prevent that.
     """
     still_open = ~np.isfinite(high - low)
     for lows, highs, ahead in _sides(low, high, values, side):
@@ -211,16 +194,6 @@ def nearest(values: Floats, players: Flags, *, top_k: int, side: Side, most: int
     kept = np.zeros(n, bool)
     kept[np.argsort(distances, kind="stable")[:most]] = True
     return players & kept
-
-
-def describe(top_k: int, side: Side) -> str:
-    """The question in words."""
-    words = {
-        "highest": f"the top {top_k}",
-        "lowest": f"the lowest {top_k}",
-        "both": f"the top {top_k} and the lowest {top_k}",
-    }
-    return words[side]
 
 
 def _sides(

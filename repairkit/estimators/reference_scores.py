@@ -122,7 +122,6 @@ class LeaveOneOutRun:
             decided=(low[:, 0] > 0) | (high[:, 0] < 0),
             confidence=CONFIDENCE,
             interval="Student's t over images; decided where it excludes zero",
-            efficient=False,
         )
 
 
@@ -221,5 +220,4 @@ class RandomRun:
             decided=np.ones(n, bool),
             confidence=1.0,
             interval="none: a random score is no estimate",
-            efficient=False,
         )

@@ -48,15 +48,7 @@ def make_estimator(name: str, **settings: Any) -> scores.Estimator:
         return _load(name, settings)
     if name not in ESTIMATORS:
         raise unknown("estimator", name, ESTIMATORS, " or module:object")
-    return _build(name, ESTIMATORS[name], settings)
-
-
-def _build(name: str, kind: type, settings: Mapping[str, Any]) -> scores.Estimator:
-    """The estimator `kind`, a dataclass, with these settings.
-
-    Raises:
-        SettingsError: it has no such setting, or a value makes no sense.
-    """
+    kind = ESTIMATORS[name]
     known = [f.name for f in dataclasses.fields(kind)]
     for setting in settings:
         if not known:
@@ -70,11 +62,7 @@ def _build(name: str, kind: type, settings: Mapping[str, Any]) -> scores.Estimat
 
 
 def _load(name: str, settings: Mapping[str, Any]) -> scores.Estimator:
-    """What `module:object` names: an object with `start`, or what gives one when called.
-
-    Raises:
-        SettingsError: there is no such thing, it is of another kind or takes other settings.
-    """
+    """What `module:object` names: an object with `start`, or what gives one when called."""
     module_name, _, path = name.partition(":")
     target = _import(name, module_name, path)
     if not hasattr(target, "start") or isinstance(target, type):

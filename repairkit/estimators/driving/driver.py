@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, Unpack
 
@@ -40,14 +40,11 @@ import numpy as np
 from repairkit.core.errors import BudgetError, SettingsError
 from repairkit.core.game import Game, GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Budget, Estimator, Run, Scores, Spent
-from repairkit.estimators.driving.checkpoint import (
-    CheckpointStore,
-    earlier_settings_key,
-    settings_key,
-)
+from repairkit.estimators.driving import checkpoint
 from repairkit.estimators.driving.playing import Flight, Timekeeper, as_played, seen_by_run
 
 _SAVING_SHARE = 0.05
+_KEYS = (checkpoint.settings_key, checkpoint.earlier_settings_key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +69,7 @@ class Options(TypedDict, total=False):
     """Optional arguments of `estimate`, described there."""
 
     on_round: Callable[[Run, Spent], None] | None
-    checkpoint: CheckpointStore | None
+    checkpoint: checkpoint.CheckpointStore | None
     clock: Callable[[], float]
     with_details: bool
     began: float | None
@@ -107,25 +104,23 @@ def estimate(
     """
     run = _start(game.facts, estimator, seed)
     store = options.get("checkpoint")
-    saved = None if store is None else _Saved.of(store, estimator, game.facts, seed)
-    job = _Driven(game, run, budget, saved, options)
+    keys = [] if store is None else [key(estimator, game.facts, seed) for key in _KEYS]
+    job = _Driven(game, run, budget, options, keys)
     job.refuse_hopeless()
     try:
-        finished, reason = job.play_all(options.get("on_round"), options.get("known"))
+        finished, reason = job.play_all()
     except KeyboardInterrupt:
         if job.consistent:
             job.save()
         raise
     job.save()
-    return job.conclude(
-        finished=finished, reason=reason, with_details=options.get("with_details", False)
-    )
+    return job.conclude(finished=finished, reason=reason)
 
 
 def undecided(run: Run) -> int | None:
     """For how many players a run's question is open; None where unknown.
 
-    For progress lines: it takes no time, where `Run.read` may take minutes.
+    For progress lines: it takes no time, while `Run.read` may take minutes.
     """
     if hasattr(run, "n_undecided"):
         count: int | None = run.n_undecided
@@ -138,11 +133,6 @@ def scores_on(run: Run, some: SomeImages) -> Scores | None:
     of_images: Callable[[SomeImages], Run | None] | None = getattr(run, "on_images", None)
     part = None if of_images is None else of_images(some)
     return None if part is None else part.read()
-
-
-def _statistics(run: Run) -> dict[str, float]:
-    statistics: Mapping[str, float] = getattr(run, "statistics", {})
-    return {name: float(value) for name, value in statistics.items() if np.isfinite(value)}
 
 
 def _start(facts: GameFacts, estimator: Estimator, seed: int) -> Run:
@@ -158,38 +148,22 @@ def _start(facts: GameFacts, estimator: Estimator, seed: int) -> Run:
     return run
 
 
-@dataclass(frozen=True)
-class _Saved:
-    """Where a run is saved, and under which key."""
-
-    store: CheckpointStore
-    key: str
-    earlier_key: str
-
-    @classmethod
-    def of(
-        cls, store: CheckpointStore, estimator: Estimator, facts: GameFacts, seed: int
-    ) -> _Saved:
-        key, earlier = (
-            make_key(estimator, facts, seed) for make_key in (settings_key, earlier_settings_key)
-        )
-        return cls(store, key, earlier)
-
-
 class _Driven:
     """A run and the budget that it spends.
 
+    `keys` are those under which it may have been saved, the one to save it under first.
     `consistent` is false while the run takes in outcomes. A run that is stopped then cannot be
     saved.
     """
 
     def __init__(
-        self, game: Game, run: Run, budget: Budget, saved: _Saved | None, options: Options
+        self, game: Game, run: Run, budget: Budget, options: Options, keys: Sequence[str]
     ) -> None:
         self.game, self.facts, self.run = game, game.facts, run
-        self.budget, self.saved = budget, saved
+        self.budget, self.options, self.keys = budget, options, keys
+        self.store = store = options.get("checkpoint")
         self.clock = clock = options.get("clock", time.monotonic)
-        before = None if saved is None else saved.store.load(run, saved.key, saved.earlier_key)
+        before = None if store is None else store.load(run, *keys)
         self.spent = before or Spent()
         self.consistent = True
         self._epoch = clock() - self.spent.seconds
@@ -198,7 +172,7 @@ class _Driven:
         seconds = budget.time_limit_seconds
         end = None if seconds is None else self._epoch + seconds - elapsed
         self.timekeeper = Timekeeper(clock, end, self.facts)
-        self._save_at = clock() + (0.0 if saved is None else saved.store.every_seconds)
+        self._save_at = clock() + (0.0 if store is None else store.every_seconds)
 
     def refuse_hopeless(self) -> None:
         """Raise BudgetError where the budget cannot give any score."""
@@ -209,13 +183,10 @@ class _Driven:
             )
         self._refuse_below("the first score", getattr(self.run, "least_evaluations", 0))
 
-    def play_all(
-        self,
-        on_round: Callable[[Run, Spent], None] | None,
-        known: tuple[Round, Outcomes] | None,
-    ) -> tuple[bool, str]:
+    def play_all(self) -> tuple[bool, str]:
         """Play round after round; whether the run reached its own end, and why it ended."""
-        flight = Flight(self.game, self.run, known)
+        flight = Flight(self.game, self.run, self.options.get("known"))
+        on_round = self.options.get("on_round")
         while True:
             round = flight.ask()
             ending = self._ending(round)
@@ -233,7 +204,7 @@ class _Driven:
             self._tell(outcomes, round)
             if on_round is not None:
                 on_round(self.run, self.spent)
-            if self.saved is not None and self.clock() >= self._save_at:
+            if self.store is not None and self.clock() >= self._save_at:
                 self.save()
 
     def _tell(self, outcomes: Outcomes, round: Round) -> None:
@@ -249,19 +220,20 @@ class _Driven:
         can_be_told: Callable[[int], bool] | None = getattr(self.run, "can_be_told", None)
         return n_rows > 0 and can_be_told is not None and can_be_told(n_rows)
 
-    def conclude(self, *, finished: bool, reason: str, with_details: bool) -> Estimation:
+    def conclude(self, *, finished: bool, reason: str) -> Estimation:
         """Read the run; BudgetError if it was stopped before it has any score."""
         scores = self.run.read()
         if self.spent.evaluations and not finished and not scores.samples.any():
             raise BudgetError(f"{reason}, and that is too early for any score; {self._remedy()}")
-        statistics = _statistics(self.run)
-        details: Mapping[str, Any] = getattr(self.run, "details", {}) if with_details else {}
+        statistics: Mapping[str, float] = getattr(self.run, "statistics", {})
+        wanted = self.options.get("with_details", False)
+        details: Mapping[str, Any] = getattr(self.run, "details", {}) if wanted else {}
         return Estimation(
             scores=scores,
             spent=self.spent,
             finished=finished,
             reason=reason,
-            statistics=statistics,
+            statistics={name: float(x) for name, x in statistics.items() if np.isfinite(x)},
             details=details,
             run=self.run,
             facts=self.facts,
@@ -269,13 +241,12 @@ class _Driven:
 
     def save(self) -> None:
         """Save the run if there is a store; the pauses limit saving to a twentieth of the time."""
-        if self.saved is None:
+        if self.store is None:
             return
-        store, began = self.saved.store, self.clock()
-        store.save(self.run, self.spent, self.saved.key)
+        began = self.clock()
+        self.store.save(self.run, self.spent, self.keys[0])
         ended = self.clock()
-        pause = max(store.every_seconds, (ended - began) / _SAVING_SHARE)
-        self._save_at = ended + pause
+        self._save_at = ended + max(self.store.every_seconds, (ended - began) / _SAVING_SHARE)
 
     def _ending(self, round: Round) -> tuple[bool, str] | None:
         if not len(round):
@@ -326,11 +297,7 @@ class _Driven:
 
 
 def _check_outcomes(outcomes: Outcomes, n_rows: int, facts: GameFacts) -> None:
-    """Check that all values are finite; others would spoil every sum.
-
-    Raises:
-        SettingsError: a value is not finite.
-    """
+    """Raise SettingsError unless all values are finite: others would spoil every sum."""
     assert outcomes.values.shape == (n_rows, facts.n_metrics)
     bad = ~np.isfinite(outcomes.values).all(axis=0)
     if bad.any():

@@ -23,7 +23,6 @@ AnyLaw = Law | Literal["semivalue"]
 LAWS: tuple[Law, ...] = get_args(Law)
 MEASURED = 12
 LEAST_ROUND = 256
-_GROWTH = 4
 _SURE = 3.0  # standard errors: a dozen sizes are looked at
 _LEAST_IMAGES, _MOST_IMAGES = 12, 128
 _SHARE_OF_TABLE, _MOST_OF_TABLE = 0.02, 0.15
@@ -61,11 +60,7 @@ class RegressionPlan:
 
 
 def check_errors_over(errors_over: str, images_per_coalition: int) -> None:
-    """Refuse settings that contradict one another.
-
-    Raises:
-        SettingsError: see the message.
-    """
+    """Raise SettingsError for settings that contradict one another."""
     if errors_over not in get_args(ErrorsOver):
         raise unknown("errors_over", str(errors_over), get_args(ErrorsOver))
     if errors_over == "images" and images_per_coalition != 1:
@@ -73,41 +68,6 @@ def check_errors_over(errors_over: str, images_per_coalition: int) -> None:
             f"errors over images need one image per coalition and {images_per_coalition} are "
             "asked for; set errors_over to rows"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """How the rounds of a run are drawn; see `RegressionRun` for what the attributes are."""
-
-    plan: RegressionPlan
-    n_players: int
-    pool: game.ImagePool
-    entropy: tuple[int, int]
-    law: AnyLaw
-    most: int
-    tilt: float
-    most_rows: int
-
-    def round(self, number: int, n_known: int) -> game.Round:
-        """Round `number`, asked when `n_known` rows are known; a pilot while `most` is 0."""
-        n, plan = self.n_players, self.plan
-        rng = np.random.default_rng([*self.entropy, number])
-        sizes = self._sizes(rng, n_known) if self.most else pilot_sizes(n, plan.pilot_rows)
-        coalitions = remove_at_random(rng, sizes, n)
-        per_row = plan.images_per_coalition
-        images = self.pool.draw(rng, len(sizes) * per_row)
-        return game.Round(coalitions, rng.permutation(images).reshape(len(sizes), per_row))
-
-    def _sizes(self, rng: np.random.Generator, n_known: int) -> Ints:
-        """Rounds grow with what is known, so that any budget is nearly used."""
-        n, least = self.n_players, self.plan.least
-        n_rows = min(self.plan.round_rows, max(LEAST_ROUND, n_known // _GROWTH))
-        if n_known < self.most_rows:
-            n_rows = min(n_rows, self.most_rows - n_known)
-        if self.law == "semivalue":
-            shares, _ = semivalue_sizes(least, self.most, n, self.tilt)
-            return draw_sizes(rng, shares, 0, n_rows)
-        return draw_sizes(rng, probabilities(self.law, least, self.most, n), least, n_rows)
 
 
 def read_pilot(

@@ -36,6 +36,7 @@ FEW_PLAYERS = 64
 CONFIDENCE = 0.95
 JUST_ABOVE_ONE = math.nextafter(1, 2)
 _FOR_TRACES = 2**62
+_GROWTH = 4
 _MOST_BEYOND = 1.3
 
 
@@ -84,11 +85,7 @@ class Regression:
         questions.check_question(self.top_k, self.side)
 
     def start(self, facts: GameFacts, rng: np.random.Generator) -> RegressionRun:
-        """Begin.
-
-        Raises:
-            SettingsError: fewer players than `top_k`.
-        """
+        """Begin; SettingsError if the game has fewer players than `top_k`."""
         n = facts.n_players
         most = max(n - 1, 1)
         law = self._law(n)
@@ -204,7 +201,7 @@ class RegressionRun:
             return Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))
         if n == 1:
             return Round.nothing(n)
-        return _drawing(self).round(self.n_told, len(self.rows))
+        return _drawn(self, self.n_told, len(self.rows))
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: rows count one by one, and the pilot's sizes take turns."""
@@ -215,7 +212,7 @@ class RegressionRun:
         if not len(self.ends) or not self.most or self.facts.n_players == 1:
             return None
         n_known = len(self.rows) + sum(map(len, pending))
-        return _drawing(self).round(self.n_told + len(pending), n_known)
+        return _drawn(self, self.n_told + len(pending), n_known)
 
     def tell(self, outcomes: Outcomes) -> None:
         if not len(self.ends):
@@ -297,17 +294,28 @@ def begin_regression(
 # What a run asks and takes in
 
 
-def _drawing(run: RegressionRun) -> drawing.Drawing:
-    return drawing.Drawing(
-        plan=run.plan,
-        n_players=run.facts.n_players,
-        pool=run.pool,
-        entropy=run.entropy,
-        law=run.law,
-        most=run.most,
-        tilt=run.tilt,
-        most_rows=run.most_rows,
-    )
+def _drawn(run: RegressionRun, number: int, n_known: int) -> Round:
+    """Round `number`, asked when `n_known` rows are known; a pilot while `most` is 0."""
+    n, plan = run.facts.n_players, run.plan
+    rng = np.random.default_rng([*run.entropy, number])
+    sizes = _sizes(run, rng, n_known) if run.most else drawing.pilot_sizes(n, plan.pilot_rows)
+    coalitions = drawing.remove_at_random(rng, sizes, n)
+    per_row = plan.images_per_coalition
+    images = run.pool.draw(rng, len(sizes) * per_row)
+    return Round(coalitions, rng.permutation(images).reshape(len(sizes), per_row))
+
+
+def _sizes(run: RegressionRun, rng: np.random.Generator, n_known: int) -> NDArray[np.int64]:
+    """Rounds grow with what is known, so that any budget is nearly used."""
+    n, least = run.facts.n_players, run.plan.least
+    n_rows = min(run.plan.round_rows, max(drawing.LEAST_ROUND, n_known // _GROWTH))
+    if n_known < run.most_rows:
+        n_rows = min(n_rows, run.most_rows - n_known)
+    if run.law == "semivalue":
+        shares, _ = drawing.semivalue_sizes(least, run.most, n, run.tilt)
+        return drawing.draw_sizes(rng, shares, 0, n_rows)
+    shares = drawing.probabilities(run.law, least, run.most, n)
+    return drawing.draw_sizes(rng, shares, least, n_rows)
 
 
 def _no_rows(facts: GameFacts, plan: drawing.RegressionPlan, tilt: float) -> RegressionRows:

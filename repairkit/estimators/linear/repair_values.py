@@ -89,11 +89,7 @@ class RepairRegression:
         questions.check_question(self.top_k, self.side)
 
     def start(self, facts: game.GameFacts, rng: np.random.Generator) -> RegressionRun | RepairRun:
-        """Begin.
-
-        Raises:
-            SettingsError: fewer players than `top_k`.
-        """
+        """Begin; SettingsError if the game has fewer players than `top_k`."""
         n = facts.n_players
         largest = max(n - 1, 1)
         least = min(max(math.floor(self.least_removed * n), 1), largest)
@@ -330,13 +326,10 @@ class RepairRun:
 
     def _decide(self, outcomes: game.Outcomes) -> None:
         """Read the pilot: how many images the table is to have."""
-        regression = self.regression
-        self.explained = _explained(
-            _pilot_rows(self), outcomes, self.table, regression.baseline, regression.ends[0]
-        )
+        self.explained = _explained(self, outcomes)
         self.n_images = self.split.images_of_table(self.explained)
         if self.n_images:
-            regression.draw_on(self.order[: self.n_images])
+            self.regression.draw_on(self.order[: self.n_images])
         self._settle()
 
     def _settle(self) -> None:
@@ -368,22 +361,10 @@ def _entries(
     return game.Round(rows, np.tile(images, (len(rows), 1)), schedule.per_row(len(images)))
 
 
-def _explained(
-    asked: game.Round,
-    outcomes: game.Outcomes,
-    table: control.ControlTable,
-    baseline: Floats,
-    full: Floats,
-) -> float:
-    """The share of the variance of the pilot's rows that the table explains, first metric.
-
-    Args:
-        asked: the pilot's rows.
-        outcomes: of these.
-        table: with the entries of their images.
-        baseline: outcomes of every image with all players, (n_images, n_metrics).
-        full: V(all), (n_metrics,).
-    """
+def _explained(run: RepairRun, outcomes: game.Outcomes) -> float:
+    """The share of the variance of the pilot's rows that the table explains, first metric."""
+    asked, table = _pilot_rows(run), run.table
+    baseline, full = run.regression.baseline, run.regression.ends[0]
     assert asked.images is not None
     images, n_images, first = asked.images[:, 0].astype(np.int64), len(baseline), slice(0, 1)
     place, losses = table.places(n_images)[images], table.losses[:, :, first]

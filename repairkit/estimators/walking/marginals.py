@@ -134,12 +134,7 @@ class Marginals:
     """Which are the top k, with probability at least 1 - delta and up to epsilon.
 
     Attributes:
-        top_k: k; a tenth of the players, 1 to 100, if None.
-        side: whether the `highest`, the `lowest` or `both` top k are asked for.
-        epsilon: a difference in value that does not matter.
-        delta: the probability of a wrong answer.
-        value_range: R, the width of what one marginal of the first metric can be; twice the width
-            of its values if None.
+        top_k, side, epsilon, delta, value_range: see `Tmab`.
         batch_size: images of a star. The range's part of an interval shrinks with the number of
             stars, so small batches decide sooner.
         reach: the share of the players whose removal V survives, if known. Four stars in five are
@@ -170,11 +165,7 @@ class Marginals:
             questions.check_positive("reach", self.reach, below=1.0)
 
     def start(self, facts: game.GameFacts, rng: np.random.Generator) -> MarginalsRun:
-        """Begin.
-
-        Raises:
-            SettingsError: fewer players than `top_k`, or a metric whose range is not known.
-        """
+        """Begin; SettingsError for fewer players than `top_k`, or a metric of unknown range."""
         questions.check_bounded(facts, "marginals", self.value_range)
         return MarginalsRun(facts, self, rng)
 
@@ -269,5 +260,4 @@ class MarginalsRun(questions.TopKRun):
             decided=~self.still_open,
             confidence=1 - self.settings.delta,
             interval=f"{samples.BERNSTEIN}, for all filters and looks together",
-            efficient=False,
         )

@@ -51,11 +51,7 @@ class Permutation:
         questions.check_question(self.top_k, self.side)
 
     def start(self, facts: game.GameFacts, rng: np.random.Generator) -> PermutationRun:
-        """Begin.
-
-        Raises:
-            SettingsError: fewer players than `top_k`.
-        """
+        """Begin; SettingsError if the game has fewer players than `top_k`."""
         return PermutationRun(facts, self, rng)
 
 

@@ -85,11 +85,7 @@ class Tmab:
         return cls(**(PAPER | settings))
 
     def start(self, facts: game.GameFacts, rng: np.random.Generator) -> TmabRun:
-        """Begin.
-
-        Raises:
-            SettingsError: fewer players than `top_k`, or a metric whose range is not known.
-        """
+        """Begin; SettingsError for fewer players than `top_k`, or a metric of unknown range."""
         questions.check_bounded(facts, "tmab", self.value_range)
         return TmabRun(facts, self, rng)
 
@@ -255,5 +251,4 @@ class TmabRun(questions.TopKRun):
             decided=~self.still_open,
             confidence=1 - self.settings.delta,
             interval=f"{samples.BERNSTEIN}, {scope}",
-            efficient=False,
         )

@@ -7,20 +7,19 @@ functional, sequential and subclassed models, and for models inside models.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 from repairkit.core.errors import AdapterError
 from repairkit.core.process.text import first_line
+from repairkit_adapters.foreign_code import silenced
 
 if TYPE_CHECKING:
     import keras
@@ -94,20 +93,9 @@ def _imported(name: str) -> ModuleType:
         raise AdapterError(f"{name} {fault}; {_INSTALL}") from error
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Hide warnings and log lines of the frameworks in the block, but not errors."""
-    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl", "tf2onnx", "h5py")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    return silenced("tensorflow", "absl", "tf2onnx", "h5py")
 
 
 @contextmanager
@@ -134,6 +122,13 @@ def short_message(error: BaseException) -> str:
     """The message of a framework's exception, in one line of at most 200 characters."""
     line = first_line(error).strip().rstrip(".")
     return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def misfit(input_shape: tuple[int, ...], error: Exception) -> AdapterError:
+    """The error to raise if a model cannot be run on images of a shape."""
+    return AdapterError(
+        f"the model cannot be run on images of shape {input_shape}: {short_message(error)}"
+    )
 
 
 Tap = Callable[[Tensor], Tensor]

@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 from repairkit.core import errors, framework
 from repairkit.core.process.trust import offer, refuse_untrusted
-from repairkit_adapters.factories import named_model
+from repairkit_adapters.foreign_code import named_model
+from repairkit_adapters.keras import keras_runtime
 from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, quiet, short_message
 
 APPLICATIONS = "keras.applications:"
@@ -223,9 +224,7 @@ def image_shape(
             try:
                 model(runtime.tensorflow.zeros((1, *asked)), training=False)
             except _MISFIT as error:
-                raise errors.AdapterError(
-                    f"the model cannot be run on images of shape {asked}: {short_message(error)}"
-                ) from error
+                raise keras_runtime.misfit(asked, error) from error
     inputs = getattr(model, "inputs", None)
     if inputs is not None and len(inputs) != 1:
         raise errors.AdapterError(

@@ -1,21 +1,23 @@
-"""A Keras model as a `FrameworkModel`: outputs, filters held at constants, gradients, ONNX."""
+"""A Keras model as a `FrameworkModel`; held layers and losses, which SavedModels share."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors, suite
 from repairkit.core.framework import Images, Layer, LayerMap
-from repairkit_adapters.keras import keras_runtime, network_parts
+from repairkit_adapters.keras import filter_stages, keras_runtime
 from repairkit_adapters.keras.conversion import write_onnx
-from repairkit_adapters.keras.filter_stages import Result, TappedModel, find_stages
-from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, Tensor, quiet, short_message
+from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, Tensor, quiet
 from repairkit_adapters.way_back import PatchSource, channels_by_layer, find_channels
+
+Held: TypeAlias = tuple[int, NDArray[np.intp], Images]
+"""The number of a layer, and each image's channel and level there."""
 
 
 class KerasNetwork:
@@ -55,13 +57,11 @@ class KerasNetwork:
         self._opset = opset
         try:
             with quiet():
-                self.stages = find_stages(runtime, model, input_shape)
+                self.stages = filter_stages.find_stages(runtime, model, input_shape)
         except (TypeError, ValueError, RuntimeError, runtime.tensorflow.errors.OpError) as error:
-            raise errors.AdapterError(
-                f"the model cannot be run on images of shape {input_shape}: {short_message(error)}"
-            ) from error
-        self._holder = network_parts.LayerHolder("the model", [s.layer for s in self.stages])
-        self._tapped = TappedModel(
+            raise keras_runtime.misfit(input_shape, error) from error
+        self._holder = LayerHolder("the model", [s.layer for s in self.stages])
+        self._tapped = filter_stages.TappedModel(
             runtime=runtime, model=model, stages=self.stages, frozen=dict(frozen or {})
         )
         self._compiled = _Compiled(self._tapped, input_shape)
@@ -101,14 +101,12 @@ class KerasNetwork:
         """
         tf = self._runtime.tensorflow
         if ("gradients", self._holder.held is not None) not in self._compiled:
-            network_parts.refuse_no_classifier(self.outputs(images[:1]).shape)
+            refuse_no_classifier(self.outputs(images[:1]).shape)
 
         def losses_and_gradients(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                losses = network_parts.cross_entropy(
-                    tf, *network_parts.logits_of(self._tapped.first_output(x)), y
-                )
+                losses = cross_entropy(tf, *logits_of(self._tapped.first_output(x)), y)
             return losses, tape.gradient(losses, x)
 
         losses, gradients = self._compiled.run(
@@ -120,7 +118,7 @@ class KerasNetwork:
         )
         return np.asarray(losses, np.float64), np.asarray(gradients, np.float32)
 
-    def patched(self, patch: PatchSource, layers: LayerMap) -> KerasNetwork:
+    def patched(self, patch: PatchSource, layers: LayerMap) -> "KerasNetwork":
         """The model with the filters of a patch frozen; it shares the unchanged weights.
 
         Args:
@@ -157,7 +155,7 @@ class KerasNetwork:
 class _Compiled:
     """Functions of a tapped model, each compiled once with and once without a held stage."""
 
-    def __init__(self, tapped: TappedModel, input_shape: tuple[int, ...]) -> None:
+    def __init__(self, tapped: filter_stages.TappedModel, input_shape: tuple[int, ...]) -> None:
         self._tapped, self._input_shape = tapped, input_shape
         self._functions: dict[tuple[str, bool], Callable[..., Tensor]] = {}
 
@@ -167,10 +165,10 @@ class _Compiled:
     def run(
         self,
         name: str,
-        function: Callable[..., Result],
-        held: network_parts.Held | None,
+        function: Callable[..., filter_stages.Result],
+        held: Held | None,
         *inputs: suite.Array,
-    ) -> Result:
+    ) -> filter_stages.Result:
         """Run a function on images.
 
         Args:
@@ -184,32 +182,18 @@ class _Compiled:
         """
         tf = self._tapped.runtime.tensorflow
         key = (name, held is not None)
-        more: list[suite.Array] = []
-        if held is not None:
-            number, channels, constants = held
-            more = [
-                np.asarray(number, np.int32),
-                np.asarray(channels, np.int32),
-                np.asarray(constants, np.float32),
-            ]
+        kinds = (np.int32, np.int32, np.float32)  # of the stage, the channels and the levels
+        more = [np.asarray(n, k) for n, k in zip(held, kinds, strict=True)] if held else []
         with quiet():
             if key not in self._functions:
                 free = [tf.TensorSpec((None, *self._input_shape), tf.float32)]
-                free += [tf.TensorSpec((None,), i.dtype) for i in inputs[1:]]
-                free += [tf.TensorSpec((None,) * np.ndim(m), m.dtype) for m in more]
-                whole = (
-                    self._tapped.frozen_only(function)
-                    if held is None
-                    else self._tapped.with_held_stage(function)
-                )
-                self._functions[key] = tf.function(whole, input_signature=free)
+                free += [tf.TensorSpec((None,) * i.ndim, i.dtype) for i in (*inputs[1:], *more)]
+                traced = self._tapped.with_held_stage if held else self._tapped.frozen_only
+                self._functions[key] = tf.function(traced(function), input_signature=free)
             try:
-                result: Result = self._functions[key](*inputs, *more)
+                result: filter_stages.Result = self._functions[key](*inputs, *more)
             except (TypeError, ValueError, tf.errors.OpError) as error:
-                raise errors.AdapterError(
-                    f"the model cannot be run on images of shape {inputs[0].shape[1:]}: "
-                    f"{short_message(error)}"
-                ) from error
+                raise keras_runtime.misfit(inputs[0].shape[1:], error) from error
         return result
 
 
@@ -217,3 +201,100 @@ def input_name(model: KerasModel) -> str:
     """The name of the model's input, or `images`."""
     inputs = getattr(model, "inputs", None) or []
     return str(getattr(inputs[0], "name", "") or "images") if inputs else "images"
+
+
+class LayerHolder:
+    """The layers of a model, and the one that is held at constants, if any.
+
+    Args:
+        kind: what messages call the model.
+        layers: in the order of computation.
+    """
+
+    def __init__(self, kind: str, layers: Sequence[Layer]) -> None:
+        self.layers = tuple(layers)
+        self.held: Held | None = None
+        self._kind = kind
+        self._numbers = {layer.name: number for number, layer in enumerate(self.layers)}
+
+    @contextmanager
+    def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
+        """See `FrameworkModel.freezing`.
+
+        Raises:
+            AdapterError: no such layer or channel.
+        """
+        number = self._numbers.get(layer)
+        if number is None:
+            raise errors.AdapterError(
+                f"{self._kind} has no layer {layer!r}; its layers are "
+                f"{', '.join(list(self._numbers)[:6])}"
+            )
+        n_channels = self.layers[number].n_channels
+        if np.size(channels) and not 0 <= np.min(channels) <= np.max(channels) < n_channels:
+            raise errors.AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
+        before = self.held
+        self.held = (number, channels, constants)
+        try:
+            yield
+        finally:
+            self.held = before
+
+
+# Operators between an activation and the output that keep the numbers.
+_PASSING = ("Identity", "Reshape", "Squeeze", "Cast")
+_ACTIVATIONS = ("Softmax", "Sigmoid")
+_ROUNDING = 1e-3
+_TINY = 1e-37
+
+
+def refuse_no_classifier(shape: Sequence[int | None]) -> None:
+    """Check the shape of a model's output.
+
+    Raises:
+        AdapterError: it is not one row of scores per image.
+    """
+    if len(shape) != 2:
+        raise errors.AdapterError(
+            "gradients need a classifier with one row of scores per image; the model's output has "
+            f"the shape {tuple(shape)}; give a classifier"
+        )
+
+
+def logits_of(outputs: Tensor) -> tuple[str, Tensor]:
+    """The last operation of a traced output, and its argument.
+
+    Returns:
+        `Softmax` or `Sigmoid` and its argument, if that is the operation; else an empty name and
+        the output itself, which counts as logits unless its rows look like probabilities.
+    """
+    tensor = outputs
+    while tensor.op.type in _PASSING:
+        tensor = tensor.op.inputs[0]
+    if tensor.op.type in _ACTIVATIONS and tensor.shape.rank == 2:
+        return str(tensor.op.type), tensor.op.inputs[0]
+    return "", outputs
+
+
+def cross_entropy(tf: ModuleType, kind: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """Each image's cross-entropy for its label, shape (n_images,).
+
+    It is computed from logits, which stay exact where probabilities round to 0 or 1. A single
+    column belongs to class 1; after a sigmoid, each column is a separate class.
+    """
+    if logits.shape[1] == 1:
+        wanted = tf.cast(labels, logits.dtype)[:, None]
+        return tf.nn.sigmoid_cross_entropy_with_logits(wanted, logits)[:, 0]
+    if kind == "Sigmoid":
+        return tf.nn.softplus(-tf.gather(logits, labels, axis=1, batch_dims=1))
+    if not kind:
+        logits = _as_logits(tf, logits)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def _as_logits(tf: ModuleType, scores: Tensor) -> Tensor:
+    """The logarithms of rows that are at least 0 and add up to 1; other rows unchanged."""
+    sums = tf.reduce_sum(scores, axis=1, keepdims=True)
+    shares = tf.reduce_all(scores >= 0, axis=1, keepdims=True) & (tf.abs(sums - 1) < _ROUNDING)
+    logarithms = tf.math.log(tf.maximum(scores, scores.dtype.as_numpy_dtype(_TINY)))
+    return tf.where(shares, logarithms, scores)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer, LoadOptions
 from repairkit.core.process.trust import refuse_untrusted
-from repairkit_adapters.keras import keras_runtime, network_parts
+from repairkit_adapters.keras import keras_runtime, network
 from repairkit_adapters.keras.conversion import write_onnx
 from repairkit_adapters.keras.keras_runtime import Graph, GraphFunction, Operation, Runtime, Tensor
 from repairkit_adapters.keras.keras_sources import fits
@@ -145,7 +145,7 @@ class SavedNetwork:
         self._outputs = [tensor.name for tensor in frozen.outputs]
         self._stages: tuple[GraphStage, ...] = find_graph_stages(frozen)
         layers = [stage.layer for stage in self._stages]
-        self._holder = network_parts.LayerHolder("the SavedModel", layers)
+        self._holder = network.LayerHolder("the SavedModel", layers)
         self._functions: dict[str, Callable[..., list[Tensor]]] = {}
 
     @property
@@ -193,14 +193,14 @@ class SavedNetwork:
             AdapterError: the model is not a classifier.
         """
         tf = self._runtime.tensorflow
-        network_parts.refuse_no_classifier(self._output.shape)
-        kind, logits = network_parts.logits_of(self._output)
+        network.refuse_no_classifier(self._output.shape)
+        kind, logits = network.logits_of(self._output)
         with keras_runtime.quiet():
             function = self._function("logits", self._graph.as_graph_def(), [], [logits.name])
             batch = tf.constant(images, tf.float32)
             with tf.GradientTape() as tape:
                 tape.watch(batch)
-                losses = network_parts.cross_entropy(
+                losses = network.cross_entropy(
                     tf, kind, function(batch)[0], tf.constant(labels, tf.int32)
                 )
             gradients = tape.gradient(losses, batch)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer, LayerMap
 from repairkit_adapters.pytorch import trace
-from repairkit_adapters.pytorch.modules import ImageModule, ready_module
-from repairkit_adapters.pytorch.onnx import write_onnx
+from repairkit_adapters.pytorch.modules import ImageModule, ready_module, write_onnx
 from repairkit_adapters.way_back import PatchSource, find_channels
 
 _STEPS = 20  # of the path that conductance is integrated on

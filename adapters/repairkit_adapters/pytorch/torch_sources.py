@@ -1,7 +1,6 @@
 """Load PyTorch models from factories with a state dict, exported programs and TorchScript."""
 
 import pickle
-import warnings
 import zipfile
 from pathlib import Path
 from typing import TypeAlias
@@ -11,8 +10,7 @@ import torch
 from repairkit.core import errors, framework
 from repairkit.core.process.text import first_line
 from repairkit.core.process.trust import offer, refuse_untrusted
-from repairkit_adapters.factories import named_model
-from repairkit_adapters.pickles import PickledNames, read_names
+from repairkit_adapters.foreign_code import PickledNames, named_model, read_names, silenced
 from repairkit_adapters.pytorch.modules import ImageModule, plain_names
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -94,8 +92,7 @@ def _read_state(path: Path, *, trust: bool) -> StateDict:
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced():
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         pickled = read_names(path)
@@ -126,8 +123,7 @@ def _unpickle(path: Path, pickled: PickledNames, *, trust: bool) -> object:
     for name in pickled.foreign:
         offer(name.partition(":")[0])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced():
             return torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:
         raise errors.AdapterError(
@@ -195,8 +191,7 @@ def _from_script(path: Path, options: framework.LoadOptions) -> ImageModule:
         trust=options.trust,
     )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced():
             module = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
         raise errors.AdapterError(
@@ -219,8 +214,7 @@ def _with_shape(
 def _from_program(path: Path, options: framework.LoadOptions) -> ImageModule:
     refuse_untrusted(errors.AdapterError, path, _code_of_program(path), trust=options.trust)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced():
             program = torch.export.load(str(path))
             module = program.module(check_guards=False)
     except Exception as error:

@@ -1,12 +1,20 @@
-"""Read the names that the pickles in a file would import, without running them."""
+"""Code of users and frameworks: load it by name, find it in pickles, keep it silent."""
 
+import inspect
 import io
+import logging
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+from repairkit.core.errors import AdapterError, RepairkitError
+from repairkit.core.process.text import first_line
+from repairkit.core.process.trust import import_named, no_exit
 
 _MOST_BYTES = 1 << 28
 _MOST_NESTED = 3
@@ -17,6 +25,84 @@ _STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
 # Parts of tensors and state dicts.
 _TENSORS = ("torch._utils", "torch.storage", "torch._tensor", "torch.nn.parameter")
 _PLAIN = {"collections:OrderedDict", "torch:Size", "torch:device", "torch:dtype"}
+
+
+@contextmanager
+def silenced(*loggers: str) -> Iterator[None]:
+    """Hide warnings, and log lines of these loggers, in the block; errors are still raised."""
+    known = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in known]
+    for logger in known:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        for logger, level in zip(known, levels, strict=True):
+            logger.setLevel(level)
+
+
+def named_model(
+    source: str, kind: type, kind_name: str, calling: AbstractContextManager[None] | None = None
+) -> object:
+    """The model that a source names, or that its function or class returns without arguments.
+
+    Args:
+        source: `module:factory`, where `factory` may be a path of attributes.
+        kind: the framework's class of models.
+        kind_name: name of that class in messages.
+        calling: open while the factory is called.
+
+    Raises:
+        AdapterError: the module cannot be imported, or returns no such model.
+    """
+    factory = _named(source)
+    model = factory
+    if not isinstance(factory, kind) and callable(factory):
+        try:
+            inspect.signature(factory).bind()
+        except (TypeError, ValueError) as error:
+            raise AdapterError(
+                f"{source}: cannot be called without arguments ({first_line(error)}); name a "
+                "function that needs none and gives the model"
+            ) from error
+        try:
+            with calling or nullcontext(), no_exit(source, AdapterError):
+                model = factory()
+        except RepairkitError:
+            raise
+        except Exception as error:  # the user's function may raise anything
+            raise AdapterError(
+                f"{source}: raised an error ({first_line(error)}); name a function that gives the "
+                "model without arguments"
+            ) from error
+    if not isinstance(model, kind):
+        raise AdapterError(
+            f"{source}: gives a {type(model).__name__}, and a {kind_name} was expected; name a "
+            "function or class that gives the model"
+        )
+    return model
+
+
+def _named(source: str) -> object:
+    module, _, path = source.partition(":")
+    try:
+        with no_exit(source, AdapterError):
+            named: object = import_named(module)
+    except RepairkitError:
+        raise
+    except Exception as error:  # the user's module may raise anything
+        raise AdapterError(
+            f"{source}: the module {module!r} cannot be imported ({first_line(error)}); run in "
+            "the folder where it is, or install it"
+        ) from error
+    for part in path.split("."):
+        if not hasattr(named, part):
+            raise AdapterError(
+                f"{source}: the module {module!r} has no {path!r}; check the name after the colon"
+            )
+        named = getattr(named, part)
+    return named
 
 
 @dataclass(frozen=True)

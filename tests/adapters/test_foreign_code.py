@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from repairkit_adapters.pickles import read_names
+from repairkit_adapters.foreign_code import read_names
 
 PRINT = b"\x80\x02cbuiltins\nprint\n."
 BROKEN = b"\x80\x02cbuiltins\nprint\n\xff."  # no opcode is 255

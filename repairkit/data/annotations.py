@@ -60,7 +60,7 @@ def read_targets(raw: suite.Array, locate: Locate) -> Labels:
             "every image"
         )
     values = numbers.astype(np.float64)
-    _refuse_not_finite(values, locate)
+    _check_finite(values, locate)
     return Labels(values, reading="labels are targets of a regressor")
 
 
@@ -87,15 +87,13 @@ def read_classes(
         return Labels(values, names, notes, "labels are names of the classes")
     if all(tables.whole_number(text) is not None for text in labels):
         if known & labels:
-            index = unknown[0]
             raise errors.DataError(
-                f"{locate(index)}: label {texts[index]} is none of the classes "
+                f"{locate(unknown[0])}: label {texts[unknown[0]]} is none of the classes "
                 f"({listing(names)}), and others are: numbers are names for every image or class "
                 "numbers for every image; correct the label or classes"
             )
         limit = n_classes if n_classes is not None else len(names) or None
-        values = _class_numbers(texts, limit, locate)
-        return Labels(values, names, notes, HOW_NUMBERS)
+        return Labels(_class_numbers(texts, limit, locate), names, notes, HOW_NUMBERS)
     if known:
         index = unknown[0]
         raise errors.DataError(
@@ -104,23 +102,22 @@ def read_classes(
         )
     if {text.lower() for text in labels} <= set(TRUTH):
         values = _mapped([text.lower() for text in texts], TRUTH)
-        return Labels(values, ("false", "true"), notes, HOW_TRUTH)
+        return Labels(values, tuple(TRUTH), notes, HOW_TRUTH)
     return _numbered_by_sorting(texts, n_classes, locate, notes)
 
 
 def _texts(raw: suite.Array, locate: Locate) -> list[str]:
     """Labels as text; refuses what is missing and numbers that are no class numbers."""
     if raw.dtype.kind == "f":
-        _refuse_not_finite(raw, locate)
-        _refuse_broken(raw, raw, locate)
+        _check_whole(raw, raw, locate)
     texts = tables.as_texts(raw)
     if "" in texts:
         raise errors.DataError(f"{locate(texts.index(''))}: the label is missing; give one")
     if raw.dtype.kind == "U":
-        numbers = tables.typed_column(np.array(texts, dtype=np.str_))
+        written = np.array(texts, dtype=np.str_)
+        numbers = tables.typed_column(written)
         if numbers.dtype.kind == "f":
-            _refuse_not_finite(numbers, locate)
-            _refuse_broken(numbers, np.array(texts), locate)
+            _check_whole(numbers, written, locate)
     return texts
 
 
@@ -189,7 +186,8 @@ def _class_numbers(texts: Sequence[str], limit: int | None, locate: Locate) -> N
     )
 
 
-def _refuse_broken(numbers: suite.Array, shown: suite.Array, locate: Locate) -> None:
+def _check_whole(numbers: suite.Array, shown: suite.Array, locate: Locate) -> None:
+    _check_finite(numbers, locate)
     broken = numbers != np.rint(numbers)
     if broken.any():
         index = int(broken.argmax())
@@ -199,7 +197,7 @@ def _refuse_broken(numbers: suite.Array, shown: suite.Array, locate: Locate) -> 
         )
 
 
-def _refuse_not_finite(values: suite.Array, locate: Locate) -> None:
+def _check_finite(values: suite.Array, locate: Locate) -> None:
     bad = ~np.isfinite(values)
     if bad.any():
         index = int(bad.argmax())

@@ -71,12 +71,16 @@ def whole_number(text: str) -> int | None:
 def typed_column(texts: suite.Array) -> suite.Array:
     """A cleaned column of text as int64 or float64 where it holds plain numbers, else as it is.
 
+    A column of another type stays as it is.
+
     An empty cell of a column of numbers is a missing value, NaN.
 
     A number is plain as a program writes it: no zero in front, no plus, an exponent only with its
     sign. Codes such as `007` or `12E3` stay text, and so does a column that writes one number in
     two ways (`1` and `1.0`): there the spelling tells values apart.
     """
+    if texts.dtype.kind != "U":
+        return texts
     values = texts.tolist()
     unique = set(values) - {""}
     if not unique or not all(_PLAIN_NUMBER.fullmatch(text) for text in unique):

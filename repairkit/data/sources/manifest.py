@@ -48,7 +48,7 @@ def read_manifest(
     split = table.columns.get("split")
     return Records(
         labels=labels,
-        locate=lambda index: f"{manifest}, row {table.row_numbers[index]}",
+        locate=_place_of_row(manifest, table),
         load=lambda: load_files(files, spec, preprocessing),
         split=None if split is None else tables.text_column(split),
         attributes=attributes,
@@ -63,6 +63,10 @@ def read_table(path: Path) -> tables.Table:
         if path.suffix.lower() in PARQUET_SUFFIXES
         else tables.read_csv(path)
     )
+
+
+def _place_of_row(path: Path, table: tables.Table) -> Callable[[int], str]:
+    return lambda index: f"{path}, row {table.row_numbers[index]}"
 
 
 def _path_column(manifest: Path, table: tables.Table, *, with_labels: bool) -> str:
@@ -81,18 +85,14 @@ def _path_column(manifest: Path, table: tables.Table, *, with_labels: bool) -> s
 
 
 def _image_files(manifest: Path, table: tables.Table, path_column: str) -> list[ImageFile]:
-    files = []
-    for name, number in zip(table.columns[path_column], table.row_numbers, strict=True):
+    files, place_of = [], _place_of_row(manifest, table)
+    for index, name in enumerate(table.columns[path_column]):
+        place = place_of(index)
         if not clean(str(name)):
-            raise errors.DataError(
-                f"{manifest}, row {number}: {path_column} is empty; name an image"
-            )
+            raise errors.DataError(f"{place}: {path_column} is empty; name an image")
         if "\0" in str(name):
-            raise errors.DataError(
-                f"{manifest}, row {number}: {path_column} holds a zero byte; remove it"
-            )
-        path = _existing(manifest.parent, str(name))
-        files.append(ImageFile(path, f"{manifest}, row {number}: {name}"))
+            raise errors.DataError(f"{place}: {path_column} holds a zero byte; remove it")
+        files.append(ImageFile(_existing(manifest.parent, str(name)), f"{place}: {name}"))
     return files
 
 
@@ -153,21 +153,15 @@ def read_rows(
         with_labels: false where no `label` column is needed.
 
     Raises:
-        DataError: a column is missing or of another kind, or they are not as many as the model
-            takes.
+        DataError: a column is missing or of another kind, or the model takes another number.
         SettingsError: `features` names a column that the table lacks, or one twice.
     """
     texts = {name: tables.clean_column(column) for name, column in table.columns.items()}
-    columns = {
-        name: tables.typed_column(c) if c.dtype.kind == "U" else c for name, c in texts.items()
-    }
+    columns = {name: tables.typed_column(column) for name, column in texts.items()}
     _check_columns(path, list(columns), spec, with_labels=with_labels)
     taken = {name: _numbers(column) for name, column in texts.items()}
     names = _feature_names(path, columns, taken, spec, features, groups)
-
-    def locate(index: int) -> str:
-        return f"{path}, row {table.row_numbers[index]}"
-
+    locate = _place_of_row(path, table)
     split = table.columns.get("split")
     note = f"the model's {len(names)} inputs are the columns {listing(names)}, in this order"
     return Records(

@@ -20,13 +20,12 @@ from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import stage
 from repairkit.data.sources.arrays import read_archive
 from repairkit.engine.runner import OpenModel
-from repairkit.formats.attack_file import RECORD, AttackRecord, attack_record
-from repairkit.formats.patch_file import PatchFile
+from repairkit.formats import attack_file, patch_file
 from repairkit.metrics.evaluation import wilson
 
 SAME = 1e-4
 """Outputs that differ by less, relative to the greatest, are those of the same model."""
-Freeze = Callable[[PatchFile, framework.LayerMap], framework.FrameworkModel]
+Freeze = Callable[[patch_file.PatchFile, framework.LayerMap], framework.FrameworkModel]
 """An adapter's model's `patched`."""
 # From an image in NCHW to one in NHWC, and back.
 _ORDERS = ((1, 2, 0), (2, 0, 1))
@@ -64,7 +63,7 @@ class GradientSource:
         back = _ORDERS[1 - _ORDERS.index(self.order)]
         return gradients.transpose(0, *(axis + 1 for axis in back))
 
-    def patched(self, file: PatchFile, layers: framework.LayerMap) -> GradientSource:
+    def patched(self, file: patch_file.PatchFile, layers: framework.LayerMap) -> GradientSource:
         """The source with the filters of a patch frozen in the framework.
 
         Args:
@@ -214,13 +213,13 @@ class Attack:
         return square(images, targets, scores, box=self.box, settings=self.method, rng=rng)
 
 
-def read_attack_settings(path: Path) -> AttackRecord:
+def read_attack_settings(path: Path) -> attack_file.AttackRecord:
     """How the images of an attack's file were made.
 
     Raises:
         DataError: the file is none, or was not written by `repairkit attack`.
     """
-    return attack_record(path, read_archive(path).get(RECORD))
+    return attack_file.attack_record(path, read_archive(path).get(attack_file.RECORD))
 
 
 def share(hits: NDArray[np.bool_]) -> results.Figure:

@@ -15,16 +15,12 @@ from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, split_parts
 from repairkit.data.preprocessing import InputSpec, PixelImages, Preprocessing, value_table
-from repairkit.engine.batching import settle_batching
-from repairkit.engine.ort import versions
-from repairkit.formats.attack_file import KIND, AttackedImages, attack_archive, check_columns
-from repairkit.formats.documents import write_bytes
+from repairkit.engine import batching, ort
+from repairkit.formats import attack_file, documents
 from repairkit.jobs.attack import adversary
 from repairkit.jobs.output.destination import check_attack_place
-from repairkit.jobs.setup.looking import Scene, look_or_stop
-from repairkit.jobs.setup.preparing import check_labels, read_dataset, settle_form, with_inputs
+from repairkit.jobs.setup import looking, preparing, workbench
 from repairkit.jobs.setup.subject import judging_the_model
-from repairkit.jobs.setup.workbench import Settings, Subject, doubts, first_images
 
 _BLOCK = 1024
 _PROOF_IMAGES = 64
@@ -54,8 +50,8 @@ class AttackSettings:
 
 @judging_the_model
 def attack(
-    subject: Subject,
-    settings: Settings,
+    subject: workbench.Subject,
+    settings: workbench.Settings,
     asked: AttackSettings,
     *,
     out: Path,
@@ -76,7 +72,7 @@ def attack(
     """
     check_attack_place(out, settings.data)
     dataset, judged = open_judged(subject, settings)
-    check_columns(dataset.annotations.attributes)
+    attack_file.check_columns(dataset.annotations.attributes)
     parts = split_parts(dataset, settings.parts, seed=settings.seed)
     for first, second in parts.overlaps:
         if second == "test":
@@ -85,7 +81,7 @@ def attack(
                 "in one part; name parts that are disjoint"
             )
     outputs = partial(judged.opened.run_suite, batch_size=judged.batch_size)
-    scene = Scene(
+    scene = looking.Scene(
         subject=subject,
         settings=settings,
         dataset=dataset,
@@ -94,11 +90,11 @@ def attack(
         n_classes=judged.n_classes,
         outputs=outputs,
     )
-    look = look_or_stop(scene)
+    look = looking.look_or_stop(scene)
     rng = np.random.default_rng(settings.seed)
     parts = _fewer(parts, asked.at_most, rng)
     box, origin = pixel_range(dataset, subject.spec, settings.preprocessing, asked.pixel_range)
-    few = first_images(dataset, _PROOF_IMAGES)
+    few = workbench.first_images(dataset, _PROOF_IMAGES)
     proof = few.batch(np.arange(len(few)))
     given = None if source is None else adversary.attach(*source, proof.shape[1:])
     knowledge = _knowledge(given, judged, proof)
@@ -106,8 +102,8 @@ def attack(
     images, figures = _make(making, dataset, parts, rng)
     document = {
         "schema": 1,
-        "kind": KIND,
-        "versions": versions(),
+        "kind": attack_file.KIND,
+        "versions": ort.versions(),
         "method": type(asked.method).__name__.lower(),
         "norm": "L-infinity",
         "targets": "random",
@@ -125,9 +121,9 @@ def attack(
         "seed": settings.seed,
         "first_look": None if look is None else look.to_json(),
         "figures": figures,
-        "notes": [*dataset.notes, *doubts(look)],
+        "notes": [*dataset.notes, *workbench.doubts(look)],
     }
-    write_bytes(out, attack_archive(images, document))
+    documents.write_bytes(out, attack_file.attack_archive(images, document))
     return results.Attacked(out, document)
 
 
@@ -162,7 +158,7 @@ def _make(
     dataset: Dataset,
     parts: Parts,
     rng: np.random.Generator,
-) -> tuple[AttackedImages, dict[str, Any]]:
+) -> tuple[attack_file.AttackedImages, dict[str, Any]]:
     """Clean images of all parts, then the adversarial ones of two; and how they fare."""
     attacked = [suite for suite in (parts.selection, parts.test) if len(suite)]
     rows = np.concatenate([suite.indices for suite in attacked])
@@ -177,7 +173,7 @@ def _make(
     still, kept = parts.calibration.batch(apart), parts.calibration.indices[apart]
     every = np.concatenate([kept, rows, rows])
     about = dataset.annotations
-    images = AttackedImages(
+    images = attack_file.AttackedImages(
         x=np.concatenate([still, clean, made]),
         y=about.labels[every].astype(np.int64),
         split=np.concatenate([np.repeat(["calibration"], len(kept)), names, names]),
@@ -268,7 +264,9 @@ def _ends(dataset: Dataset) -> tuple[float, float]:
     return min(float(b.min()) for b in blocks), max(float(b.max()) for b in blocks)
 
 
-def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, adversary.Judged]:
+def open_judged(
+    subject: workbench.Subject, settings: workbench.Settings
+) -> tuple[Dataset, adversary.Judged]:
     """The data, and the model that is judged on it.
 
     Raises:
@@ -280,19 +278,19 @@ def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, adversar
             f"{subject.file.path}: takes {subject.spec.dtype} of {len(subject.spec.shape)} axes an "
             "image, and attacks need images of three axes in floating point"
         )
-    dataset = read_dataset(subject, settings, regression=False)
-    subject = with_inputs(subject, settings, dataset)
+    dataset = preparing.read_dataset(subject, settings, regression=False)
+    subject = preparing.with_inputs(subject, settings, dataset)
     if dataset.further:
         raise errors.SettingsError(
             f"an attack changes images alone and the data feeds {', '.join(dataset.further)} with "
             "each of them; give constants with --input"
         )
-    few = first_images(dataset, 8)
+    few = workbench.first_images(dataset, 8)
     proof = few.batch(np.arange(len(few)))
     declared = subject.opened(device=settings.device)
-    opened = settle_batching(declared, proof, outputs=(subject.output,)).opened
+    opened = batching.settle_batching(declared, proof, outputs=(subject.output,)).opened
     everything = Suite.whole("all", dataset.images, dataset.annotations)
-    form, n_classes = settle_form(
+    form, n_classes = preparing.settle_form(
         opened.run(proof),
         settings,
         subject,
@@ -301,5 +299,5 @@ def open_judged(subject: Subject, settings: Settings) -> tuple[Dataset, adversar
     )
     if form is None or n_classes < 2:
         raise errors.SettingsError("an attack needs a model that tells classes apart")
-    check_labels(dataset, n_classes, regression=False)
+    preparing.check_labels(dataset, n_classes, regression=False)
     return dataset, adversary.Judged(opened, form, n_classes, settings.batch_size)

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from repairkit.core import errors, results
-from repairkit.core.framework import FrameworkModel
+from repairkit.core import errors, framework, results
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
 from repairkit.formats.documents import outputs, to_json
@@ -17,9 +16,8 @@ from repairkit.graph.metadata import write_layer_map
 from repairkit.graph.stored.model_files import add_model, read_model
 from repairkit.jobs.export.mapping import Pairing, prove_layers, sites_without_layer
 from repairkit.jobs.output.destination import check_export_place
-from repairkit.jobs.setup.preparing import read_images
+from repairkit.jobs.setup import preparing, workbench
 from repairkit.jobs.setup.subject import noise_images, read_subject
-from repairkit.jobs.setup.workbench import Settings, Subject
 
 _PROOF_IMAGES = 64
 _NOISE_IMAGES = 8
@@ -29,10 +27,10 @@ KIND = "repairkit layers"
 
 
 def export(
-    model: FrameworkModel,
+    model: framework.FrameworkModel,
     out: Path,
     *,
-    settings: Settings,
+    settings: workbench.Settings,
     source: str = "model",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> results.Exported:
@@ -108,16 +106,16 @@ def _cast_to(node: NodeProto) -> list[int]:
     return [a.i for a in node.attribute if a.name == "to" and node.op_type == "Cast"]
 
 
-def _images(subject: Subject, settings: Settings) -> Array:
+def _images(subject: workbench.Subject, settings: workbench.Settings) -> Array:
     if settings.data is None:
         return noise_images(subject, _NOISE_IMAGES)
-    suite = read_images(subject, settings)
+    suite = preparing.read_images(subject, settings)
     return suite.batch(np.arange(min(_PROOF_IMAGES, len(suite))))
 
 
 @stage("comparing outputs")
 def _compare(
-    model: FrameworkModel, subject: Subject, images: Array, source: str
+    model: framework.FrameworkModel, subject: workbench.Subject, images: Array, source: str
 ) -> tuple[float, float]:
     """The greatest relative difference of outputs, and the usual one.
 

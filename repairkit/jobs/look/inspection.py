@@ -11,23 +11,16 @@ import numpy as np
 
 from repairkit.core import errors, filters, suite
 from repairkit.core.process.stages import stage
-from repairkit.data.parts import PartPlan
-from repairkit.data.preprocessing import describe_shape
+from repairkit.data import parts, preprocessing
 from repairkit.engine.runner import Runner
-from repairkit.graph.baking import representable
+from repairkit.graph import baking, index, mixing
 from repairkit.graph.coalitions.rebatch import fixed_batch
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.kind import LeftOut, Survey
 from repairkit.graph.kinds.sites import bias_levels, instrument, select_sites, survey, zero_levels
-from repairkit.graph.mixing import find_mixers, find_random
 from repairkit.graph.stored.model_files import write_model
 from repairkit.jobs.output.destination import INSTRUMENTED, check_model_place, is_instrumented
-from repairkit.jobs.setup.first_look import ErrorLook, FirstLook
-from repairkit.jobs.setup.looking import looked_at
-from repairkit.jobs.setup.preparing import with_inputs
+from repairkit.jobs.setup import first_look, looking, preparing, unjudged, workbench
 from repairkit.jobs.setup.subject import USUAL_FIRST, judging_the_model, noise_images
-from repairkit.jobs.setup.unjudged import prepare_unjudged
-from repairkit.jobs.setup.workbench import Settings, Subject
 
 _RUN_SECONDS = 8.0
 PASSES_PER_FILTER = (10, 150, 500)
@@ -49,7 +42,7 @@ class SiteFacts:
 class Inspection:
     """What `repairkit inspect` shows."""
 
-    subject: Subject
+    subject: workbench.Subject
     sites: tuple[SiteFacts, ...]
     left_out: tuple[LeftOut, ...]
     batch: str
@@ -103,7 +96,7 @@ class Inspection:
 
 @stage("looking for filters")
 @judging_the_model
-def inspect(subject: Subject, settings: Settings) -> Inspection:
+def inspect(subject: workbench.Subject, settings: workbench.Settings) -> Inspection:
     """List sites and layers left out; a model without sites is no error here.
 
     Raises:
@@ -112,7 +105,7 @@ def inspect(subject: Subject, settings: Settings) -> Inspection:
     known = survey(
         subject.model, output=settings.output, at=settings.sites_at, include=settings.include
     )
-    fed = with_inputs(subject, settings, None)
+    fed = preparing.with_inputs(subject, settings, None)
     shares, note = _shares(fed, known)
     step = fixed_batch(subject.model, subject.input_name)
     return Inspection(
@@ -120,21 +113,21 @@ def inspect(subject: Subject, settings: Settings) -> Inspection:
         sites=tuple(SiteFacts(s, shares.get(s.name)) for s in known.sites),
         left_out=known.left_out,
         batch="any" if step is None else f"fixed at {step}",
-        outputs=GraphIndex(subject.model).outputs,
+        outputs=index.GraphIndex(subject.model).outputs,
         note="; ".join(part for part in (note, _company(subject)) if part),
         passes=time_passes(fed, sum(site.n_channels for site in known.sites)),
     )
 
 
-def _company(subject: Subject) -> str:
+def _company(subject: workbench.Subject) -> str:
     """What the structure tells of images that share a run, and of random answers."""
-    random = find_random(subject.model, (subject.output,))
+    random = mixing.find_random(subject.model, (subject.output,))
     if random:
         return f"the model answers at random, so that it cannot be scored: {random[0]}"
     step = fixed_batch(subject.model, subject.input_name)
     if step == 1:
         return ""
-    mixers = find_mixers(subject.model, subject.input_name, (subject.output,))
+    mixers = mixing.find_mixers(subject.model, subject.input_name, (subject.output,))
     if not mixers:
         return ""
     many = f" and {len(mixers) - 1} more" if len(mixers) > 1 else ""
@@ -145,7 +138,7 @@ def _company(subject: Subject) -> str:
 
 
 @stage("measuring shares of the arithmetic")
-def _shares(subject: Subject, surveyed: Survey) -> tuple[dict[str, float], str]:
+def _shares(subject: workbench.Subject, surveyed: Survey) -> tuple[dict[str, float], str]:
     """Each site's share of the multiplications, from the shapes that one noise image gives."""
     arithmetic = {site: layer.arithmetic() for site, layer in surveyed.layers.items()}
     counted = {site: known for site, known in arithmetic.items() if known is not None}
@@ -164,13 +157,13 @@ def _shares(subject: Subject, surveyed: Survey) -> tuple[dict[str, float], str]:
     return {name: amount / total for name, amount in work.items()}, _open_sizes(subject, images)
 
 
-def _open_sizes(subject: Subject, images: suite.Array) -> str:
+def _open_sizes(subject: workbench.Subject, images: suite.Array) -> str:
     """What was chosen for the sizes that the model leaves open."""
     if None not in subject.spec.shape:
         return ""
     return (
         "the model leaves the size of its images open; shares of the arithmetic are those of "
-        f"images of {describe_shape(images.shape[1:])}"
+        f"images of {preprocessing.describe_shape(images.shape[1:])}"
     )
 
 
@@ -208,7 +201,7 @@ class PassTime:
 
 
 @stage("timing a pass")
-def time_passes(subject: Subject, n_filters: int) -> PassTime:
+def time_passes(subject: workbench.Subject, n_filters: int) -> PassTime:
     """Run the model on noise for up to about two seconds, or once if one run takes longer.
 
     Seconds are those that a core computes, so that they hold on a busy machine too; of a few runs
@@ -226,7 +219,7 @@ def time_passes(subject: Subject, n_filters: int) -> PassTime:
         runner = subject.opened(seconds=_RUN_SECONDS).runner(outputs=(subject.output,))
         end = time.monotonic() + MEASURING_SECONDS
         each = _fastest(runner, images, end)
-        alone = step is not None or find_mixers(
+        alone = step is not None or mixing.find_mixers(
             subject.model, subject.input_name, (subject.output,)
         )
         if not alone and each < _QUICK_SECONDS:
@@ -254,34 +247,38 @@ def _fastest(runner: Runner, images: suite.Array, end: float) -> float:
     return min(seconds[1:] or seconds)
 
 
-def look_thoroughly(subject: Subject, settings: Settings) -> FirstLook | ErrorLook | str:
+def look_thoroughly(
+    subject: workbench.Subject, settings: workbench.Settings
+) -> first_look.FirstLook | first_look.ErrorLook | str:
     """All usual preprocessings and class orders beside one another, or why there is no such look.
 
     Raises:
         DataError: the data cannot be read.
     """
     try:
-        bench = prepare_unjudged(subject, settings)
+        bench = unjudged.prepare_unjudged(subject, settings)
         if bench.unjudged and bench.dataset.annotations.labels.dtype.kind == "f":
             settings = replace(settings, metrics=("mean_absolute_error",))
-            bench = prepare_unjudged(subject, settings)
+            bench = unjudged.prepare_unjudged(subject, settings)
         split = bench.dataset.split
         if bench.unjudged and split is not None:  # whose names may be those of no part
             test = "test" if "test" in split else "none"
-            plan = PartPlan(calibration="all", selection="all", test=test)
-            bench = prepare_unjudged(subject, replace(settings, parts=plan))
+            plan = parts.PartPlan(calibration="all", selection="all", test=test)
+            bench = unjudged.prepare_unjudged(subject, replace(settings, parts=plan))
     except (errors.SettingsError, errors.ModelError) as error:
         return str(error)
-    look = looked_at(bench, None, thorough="all", go_on=True).look
+    look = looking.looked_at(bench, None, thorough="all", go_on=True).look
     if look is None:
         return bench.unjudged or "the model is judged by no metric that is built in"
-    assert isinstance(look, FirstLook | ErrorLook)
+    assert isinstance(look, first_look.FirstLook | first_look.ErrorLook)
     return look
 
 
 @stage("instrumenting")
 @judging_the_model
-def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple[filters.Site, ...]:
+def write_instrumented(
+    subject: workbench.Subject, settings: workbench.Settings, out: Path
+) -> tuple[filters.Site, ...]:
     """Write the instrumented model; means are measured unless filters are absent otherwise.
 
     Returns:
@@ -297,11 +294,11 @@ def write_instrumented(subject: Subject, settings: Settings, out: Path) -> tuple
     )
     sites = select_sites(surveyed, settings.sites)
     if settings.absent == "mean":
-        bench = prepare_unjudged(subject, settings, sites=[site.name for site in sites])
+        bench = unjudged.prepare_unjudged(subject, settings, sites=[site.name for site in sites])
         levels = bench.working.levels
     else:
         wanted = zero_levels(sites) if settings.absent == "zero" else bias_levels(surveyed, sites)
-        levels = representable(surveyed, wanted)
+        levels = baking.representable(surveyed, wanted)
     result = instrument(subject.model, sites, levels)
     if not is_instrumented(result):
         result.metadata_props.add(key=INSTRUMENTED, value=subject.file.digest)

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from repairkit.core import errors, filters
 from repairkit.core.process.stages import stage
-from repairkit.formats.documents import outputs, read_json, to_json
-from repairkit.formats.means_file import read_means
-from repairkit.formats.run_file import RunDocument, RunFolder, ScoreRow
+from repairkit.formats import documents, means_file, run_file
 from repairkit.jobs.look import interpreting
 from repairkit.jobs.output.destination import Companions, Places, check_replaced
 from repairkit.jobs.runs.run_document import measures_in, restored
@@ -55,7 +53,7 @@ def repair_report(
         seen = interpreting.interpret(bench, patch.filters, value=report["objective"])
         document["interpretation"], pictures = seen.document, seen.pictures
     return {
-        places.report: to_json(document),
+        places.report: documents.to_json(document),
         places.card: marked_card(model_card(document)),
         places.page: render_patch(document, pictures),
     }
@@ -89,7 +87,7 @@ def report_run(
         RunFolderError: the folder is no finished run, or the page cannot be written.
         RepairkitError: model or data cannot be read, or are not those of the run.
     """
-    run_folder = RunFolder(folder)
+    run_folder = run_file.RunFolder(folder)
     run = run_folder.read_finished()
     page = folder / "report.html" if out is None else out
     report_file = page.with_suffix(".json")
@@ -126,13 +124,13 @@ def report_run(
     else:
         document["notes"] = ["model and data were not looked at, as was asked for"]
     document = Places.here().cleaned(document)
-    with outputs(page) as drafts:
-        drafts.write(report_file, to_json(document).encode())
+    with documents.outputs(page) as drafts:
+        drafts.write(report_file, documents.to_json(document).encode())
         drafts.write(page, render_run(document, shown).encode())
     return Reported(page, report_file, document)
 
 
-def told_run(run: RunDocument) -> dict[str, Any]:
+def told_run(run: run_file.RunDocument) -> dict[str, Any]:
     """A run with its paths as a report tells them, and with the facts of its metrics."""
     relative = Places.here().relative
     model, data = run["model"], run["data"]
@@ -194,7 +192,7 @@ def _look(
     return seen
 
 
-def _means_file(folder: Path, run: RunDocument, given: Path | None) -> Path | None:
+def _means_file(folder: Path, run: run_file.RunDocument, given: Path | None) -> Path | None:
     """The common means that a run was scored with; None if it measured its own.
 
     Raises:
@@ -215,7 +213,7 @@ def _means_file(folder: Path, run: RunDocument, given: Path | None) -> Path | No
         raise errors.RunFolderError(
             f"{folder}: was scored with common means (digest {digest[:12]}), and {place}; {advice}"
         )
-    other = read_means(path).digest
+    other = means_file.read_means(path).digest
     if other != digest:
         raise errors.RunFolderError(
             f"{path}: holds other means (digest {other[:12]}) than {folder} was scored with "
@@ -224,7 +222,7 @@ def _means_file(folder: Path, run: RunDocument, given: Path | None) -> Path | No
     return path
 
 
-def _recorded_means(run: RunDocument) -> Path | None:
+def _recorded_means(run: run_file.RunDocument) -> Path | None:
     """Where the common means lay, from the options that score again."""
     words = iter(run.get("again", {}).get("words", []))
     for word in words:
@@ -234,7 +232,7 @@ def _recorded_means(run: RunDocument) -> Path | None:
     return None
 
 
-def _read_rows(folder: RunFolder) -> list[dict[str, Any]]:
+def _read_rows(folder: run_file.RunFolder) -> list[dict[str, Any]]:
     """The rows of `scores.csv`; null for what is not finite."""
     rows = [_row(row) for row in folder.read_rows()]
     if not rows:
@@ -242,7 +240,7 @@ def _read_rows(folder: RunFolder) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(row: ScoreRow) -> dict[str, Any]:
+def _row(row: run_file.ScoreRow) -> dict[str, Any]:
     numbers = {n: row.number(n) for n in ("value", "std_error", "ci_low", "ci_high")}
     return {
         "filter": row.filter,
@@ -252,7 +250,7 @@ def _row(row: ScoreRow) -> dict[str, Any]:
     }
 
 
-def _first_lessened(run: RunDocument) -> bool:
+def _first_lessened(run: run_file.RunDocument) -> bool:
     """Whether less is better of the metric that was scored first."""
     names = [*run["metrics"], *run["settings"]["metrics"]]
     return names[0] in run.get("less_is_better", [])
@@ -291,10 +289,10 @@ def _values(rows: list[dict[str, Any]], roster: filters.Roster) -> NDArray[np.fl
     return values
 
 
-def _statistics(folder: RunFolder) -> dict[str, Any] | None:
+def _statistics(folder: run_file.RunFolder) -> dict[str, Any] | None:
     if not folder.statistics_file.is_file():
         return None
-    statistics = read_json(folder.statistics_file, "statistics")
+    statistics = documents.read_json(folder.statistics_file, "statistics")
     if not isinstance(statistics, dict):
         raise errors.RunFolderError(f"{folder.statistics_file}: holds no statistics; score again")
     return statistics

@@ -24,8 +24,7 @@ from onnx import ModelProto
 
 from repairkit.core.errors import RepairkitError, RunFolderError, SettingsError
 from repairkit.formats.documents import read_json
-from repairkit.graph.metadata import LAYERS_KEY as LAYERS
-from repairkit.graph.metadata import read_claims
+from repairkit.graph import metadata
 from repairkit.graph.stored.model_files import ModelFile, read_model
 from repairkit.report.model_card import is_own_card
 
@@ -222,12 +221,12 @@ def is_instrumented(model: ModelProto) -> bool:
 
 
 def _is_exported(model: ModelProto) -> bool:
-    exported = any(entry.key == LAYERS for entry in model.metadata_props)
-    return exported and not is_instrumented(model) and not read_claims(model)
+    exported = any(entry.key == metadata.LAYERS_KEY for entry in model.metadata_props)
+    return exported and not is_instrumented(model) and not metadata.read_claims(model)
 
 
 def _is_patched(model: ModelProto) -> bool:
-    return bool(read_claims(model)) and not is_instrumented(model)
+    return bool(metadata.read_claims(model)) and not is_instrumented(model)
 
 
 def _is_attack(path: Path) -> bool:

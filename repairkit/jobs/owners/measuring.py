@@ -11,9 +11,7 @@ from repairkit.core import errors, filters
 from repairkit.core.suite import Suite
 from repairkit.engine.activations import measure_sums
 from repairkit.engine.batching import as_declared, settle_batching
-from repairkit.formats.documents import write_json
-from repairkit.formats.means_file import KIND as MEANS
-from repairkit.formats.means_file import CommonMeans, read_means
+from repairkit.formats import documents, means_file
 from repairkit.graph.kinds.sites import select_sites, survey
 from repairkit.jobs.output.destination import check_replaced
 from repairkit.jobs.setup.preparing import read_any, with_inputs
@@ -24,7 +22,7 @@ _PROOF_IMAGES = 8
 
 
 @judging_the_model
-def compute_means(subject: Subject, settings: Settings) -> CommonMeans:
+def compute_means(subject: Subject, settings: Settings) -> means_file.CommonMeans:
     """Sum up what every filter yields over all images that the settings name.
 
     Raises:
@@ -44,7 +42,7 @@ def compute_means(subject: Subject, settings: Settings) -> CommonMeans:
     model = batching.opened.model
     surveyed = survey(model, output=subject.output, at=settings.sites_at, include=settings.include)
     sums = measure_sums(batching.opened, select_sites(surveyed, settings.sites), suite)
-    return CommonMeans(
+    return means_file.CommonMeans(
         model=subject.file.digest,
         sites_at=settings.sites_at,
         data=(dataset.digest,),
@@ -53,14 +51,14 @@ def compute_means(subject: Subject, settings: Settings) -> CommonMeans:
     )
 
 
-def merge_means(paths: Sequence[Path]) -> CommonMeans:
+def merge_means(paths: Sequence[Path]) -> means_file.CommonMeans:
     """Add up the sums of several owners; in whatever order, the result is the same.
 
     Raises:
         SettingsError: they are of different models or sites, or of the same images.
         RunFolderError: a file cannot be read.
     """
-    files = [read_means(path) for path in paths]
+    files = [means_file.read_means(path) for path in paths]
     if len(files) < 2:
         raise errors.SettingsError("one file of means is nothing to merge; name two or more")
     first = files[0]
@@ -81,7 +79,7 @@ def merge_means(paths: Sequence[Path]) -> CommonMeans:
         )
     sums = {name: _add([file.sums[name] for file in files]) for name in first.sums}
     n_images = sum(file.n_images for file in files)
-    return CommonMeans(
+    return means_file.CommonMeans(
         model=first.model,
         sites_at=first.sites_at,
         data=tuple(sorted(digests)),
@@ -96,20 +94,20 @@ def check_means_place(path: Path) -> None:
     Raises:
         RunFolderError: something else is there.
     """
-    check_replaced(path, f'"kind": "{MEANS}"'.encode(), "file of means")
+    check_replaced(path, f'"kind": "{means_file.KIND}"'.encode(), "file of means")
 
 
-def write_means(path: Path, means: CommonMeans) -> None:
+def write_means(path: Path, means: means_file.CommonMeans) -> None:
     """Write the file whole or not at all.
 
     Raises:
         RunFolderError: something else is there, or nothing can be written.
     """
     check_means_place(path)
-    write_json(path, means.to_json())
+    documents.write_json(path, means.to_json())
 
 
-def _shapes(means: CommonMeans) -> dict[str, tuple[int, ...]]:
+def _shapes(means: means_file.CommonMeans) -> dict[str, tuple[int, ...]]:
     return {name: sums.total.shape for name, sums in means.sums.items()}
 
 

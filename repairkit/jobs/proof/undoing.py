@@ -6,12 +6,10 @@ from typing import Any
 from repairkit.core import errors, results, suite
 from repairkit.core.process.stages import stage
 from repairkit.engine.runner import Feeds
-from repairkit.formats.documents import outputs
-from repairkit.formats.patch_file import PatchFile
-from repairkit.graph.baking import Baked, bake, revert
+from repairkit.formats import documents, patch_file
+from repairkit.graph import baking, metadata
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import survey
-from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.model_files import ModelFile, digest_of, place_beside, write_model
 from repairkit.graph.stored.tensors import outside_digests
 from repairkit.jobs.output.destination import check_result
@@ -30,7 +28,7 @@ from repairkit.jobs.setup.workbench import Subject
 @judging_the_model
 def apply_patch(
     subject: Subject,
-    file: PatchFile,
+    file: patch_file.PatchFile,
     *,
     out: Path,
     images: suite.Array | None = None,
@@ -60,7 +58,7 @@ def apply_patch(
             "changes in this model"
         )
     claim = sign_claim(file.claim())
-    write_claims(baked.model, [*read_claims(subject.model), claim])
+    metadata.write_claims(baked.model, [*metadata.read_claims(subject.model), claim])
     digest = digest_of(baked.model)
     if digest != file.result_digest:
         raise errors.VerificationError(
@@ -72,18 +70,18 @@ def apply_patch(
     return results.Applied(out, digest, verified)
 
 
-def _bake(subject: Subject, file: PatchFile) -> tuple[Survey, Baked]:
+def _bake(subject: Subject, file: patch_file.PatchFile) -> tuple[Survey, baking.Baked]:
     try:
         surveyed = survey(subject.model, output=file.output, at=file.sites_at, include=file.include)
-        return surveyed, bake(surveyed, file.patch)
+        return surveyed, baking.bake(surveyed, file.patch)
     except (errors.SettingsError, errors.ModelError) as error:
         raise errors.VerificationError(
             f"the patch file does not fit its model ({error})"
         ) from error
 
 
-def _wrong_model(model: ModelFile, file: PatchFile) -> errors.VerificationError:
-    if file.digest in [claim.get("digest") for claim in read_claims(model.model)]:
+def _wrong_model(model: ModelFile, file: patch_file.PatchFile) -> errors.VerificationError:
+    if file.digest in [claim.get("digest") for claim in metadata.read_claims(model.model)]:
         return errors.VerificationError(f"{model.path}: this patch is in the model already")
     return errors.VerificationError(
         f"{model.path}: the patch was made for another model (digest {file.source_digest[:12]}, "
@@ -92,7 +90,7 @@ def _wrong_model(model: ModelFile, file: PatchFile) -> errors.VerificationError:
 
 
 @stage("taking the patch off")
-def revert_patch(patched: ModelFile, file: PatchFile, *, out: Path) -> results.Reverted:
+def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -> results.Reverted:
     """Give back, byte for byte, the files that a patch was made to.
 
     Args:
@@ -106,11 +104,11 @@ def revert_patch(patched: ModelFile, file: PatchFile, *, out: Path) -> results.R
         RepairkitError: `out` cannot be written, or would replace something else.
     """
     check_result(out, patched.path)
-    claims = read_claims(patched.model)
+    claims = metadata.read_claims(patched.model)
     if patched.digest != file.result_digest or claims[-1:] != [sign_claim(file.claim())]:
         raise _not_the_last(patched, claims, file)
-    undone = revert(patched.model, file.edits)
-    write_claims(undone, claims[:-1])
+    undone = baking.revert(patched.model, file.edits)
+    metadata.write_claims(undone, claims[:-1])
     contents = restored_files(undone, file.layout)
     digest = digest_of_files(contents, outside_digests(undone))
     if digest != file.source_digest:
@@ -118,14 +116,14 @@ def revert_patch(patched: ModelFile, file: PatchFile, *, out: Path) -> results.R
             f"{patched.path}: undoing the patch does not give back the model that it was made for "
             f"(digest {digest[:12]}, not {file.source_digest[:12]}); the patch file was altered"
         )
-    with outputs(out) as drafts:
+    with documents.outputs(out) as drafts:
         place_beside(undone, out, drafts)
         add_files(drafts, contents, out)
     return results.Reverted(out, digest, file.patch, len(claims) - 1)
 
 
 def _not_the_last(
-    patched: ModelFile, claims: list[dict[str, Any]], file: PatchFile
+    patched: ModelFile, claims: list[dict[str, Any]], file: patch_file.PatchFile
 ) -> errors.VerificationError:
     digests = [claim.get("digest") for claim in claims]
     if file.digest in digests[:-1]:

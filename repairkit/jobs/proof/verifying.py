@@ -19,19 +19,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core import errors, filters, results, suite
-from repairkit.core.process.stages import stage
-from repairkit.core.process.writing import Drafts
+from repairkit.core.process import stages, writing
 from repairkit.engine.proof import prove, prove_head
 from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.formats.patch_file import PatchFile, claim_digest, patch_of_claim
 from repairkit.formats.stored_files import StoredFile, describe, restore
-from repairkit.graph import baking
+from repairkit.graph import baking, index, metadata
 from repairkit.graph.coalitions.masking import mask_name, mask_shape, with_gains
-from repairkit.graph.index import GraphIndex
-from repairkit.graph.kinds.class_head import head_named
-from repairkit.graph.kinds.kind import Survey
+from repairkit.graph.kinds import class_head, kind
 from repairkit.graph.kinds.sites import instrument, survey
-from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored import model_files
 from repairkit.graph.stored.tensors import outside_digests
 from repairkit.jobs.setup.subject import judging_the_model, noise_images
@@ -42,7 +38,7 @@ _ROUNDED_ELSEWHERE = 1e-4
 _SLACK_BYTES = 64 << 20
 
 
-@stage("verifying")
+@stages.stage("verifying")
 @judging_the_model
 def verify(
     subject: Subject,
@@ -65,7 +61,7 @@ def verify(
     Raises:
         VerificationError: anything is not as claimed.
     """
-    known, claims = (read_claims(m) for m in (subject.model, patched.model))
+    known, claims = (metadata.read_claims(m) for m in (subject.model, patched.model))
     if file is None and claims == known:
         return _verify_inferred(subject, patched, images=images, feeds=feeds)
     if claims == known:
@@ -177,10 +173,10 @@ def _check_file(file: PatchFile, claim: dict[str, Any], patched: model_files.Mod
         )
 
 
-@stage("proving the patch")
+@stages.stage("proving the patch")
 def prove_patch(
     subject: Subject,
-    surveyed: Survey,
+    surveyed: kind.Survey,
     patch: filters.Patch,
     baked: baking.Baked,
     *,
@@ -207,7 +203,7 @@ def prove_patch(
     _refuse_idle(surveyed, patch)
     undone = baking.revert(baked.model, baked.edits)
     if claimed:
-        write_claims(undone, read_claims(baked.model)[:-1])
+        metadata.write_claims(undone, metadata.read_claims(baked.model)[:-1])
     if not model_files.same_model(undone, subject.model):
         raise errors.VerificationError(
             "undoing the patch does not give the original back: "
@@ -251,7 +247,7 @@ def prove_patch(
 
 
 def _masked(
-    model: ModelProto, surveyed: Survey, patch: filters.Patch
+    model: ModelProto, surveyed: kind.Survey, patch: filters.Patch
 ) -> tuple[ModelProto, dict[str, NDArray[np.bool_]]]:
     """The instrumented model, with masks and levels under which it does what the patch does."""
     sites = tuple(s for s in surveyed.sites if s.name in {f.site for f in patch.filters})
@@ -270,10 +266,10 @@ def _masked(
     )
 
 
-def _refuse_idle(surveyed: Survey, patch: filters.Patch) -> None:
+def _refuse_idle(surveyed: kind.Survey, patch: filters.Patch) -> None:
     """Every change must change something, or the patch claims what it did not do."""
     if patch.head is not None and not baking.changes_head(
-        head_named(surveyed.index, patch.head.layer), patch.head
+        class_head.head_named(surveyed.index, patch.head.layer), patch.head
     ):
         raise errors.VerificationError(
             f"the new numbers of the last layer {patch.head.layer!r} are those that it has already"
@@ -296,7 +292,7 @@ class ClaimedPatch:
     """One patch of a stack: the model before, and after with its claim in it."""
 
     model: ModelProto
-    surveyed: Survey
+    surveyed: kind.Survey
     patch: filters.Patch
     baked: baking.Baked
 
@@ -321,7 +317,7 @@ def bake_claims(
 
     def weights_of(layer: str) -> NDArray[np.float64]:
         try:
-            return head_named(GraphIndex(patched.model), layer).weight
+            return class_head.head_named(index.GraphIndex(patched.model), layer).weight
         except errors.ModelError as error:
             raise errors.VerificationError(f"{patched.path}: {error}") from error
 
@@ -341,13 +337,13 @@ def bake_claims(
             raise errors.VerificationError(
                 f"{patched.path}: claims a patch that the original cannot take ({error})"
             ) from error
-        write_claims(baked.model, [*known, *fresh[:count]])
+        metadata.write_claims(baked.model, [*known, *fresh[:count]])
         steps.append(ClaimedPatch(model, surveyed, patch, baked))
         model, digest = baked.model, model_files.digest_of(baked.model)
     return steps
 
 
-def _check_constants(surveyed: Survey, patch: filters.Patch) -> None:
+def _check_constants(surveyed: kind.Survey, patch: filters.Patch) -> None:
     """Every number is one that the file holds; baking would round another one silently.
 
     Raises:
@@ -370,7 +366,7 @@ def _check_constants(surveyed: Survey, patch: filters.Patch) -> None:
             raise errors.ModelError(f"{f.filter.id} cannot hold {f.constant}")
     if patch.head is None:
         return
-    head = head_named(surveyed.index, patch.head.layer)
+    head = class_head.head_named(surveyed.index, patch.head.layer)
     if baking.held(surveyed.index, head, patch.head) != patch.head:
         raise errors.ModelError(
             f"the last layer {head.name!r} cannot hold the numbers that are claimed"
@@ -439,7 +435,7 @@ def digest_of_files(contents: Mapping[str, bytes], outside: Mapping[str, str]) -
     return hasher.hexdigest()
 
 
-def add_files(drafts: Drafts, contents: Mapping[str, bytes], out: Path) -> None:
+def add_files(drafts: writing.Drafts, contents: Mapping[str, bytes], out: Path) -> None:
     """Add a model's files to those that appear together; those beside it first, itself last.
 
     Raises:

@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from repairkit.core.errors import RunFolderError
-from repairkit.core.process.text import printable
-from repairkit.core.process.writing import is_draft
+from repairkit.core.process import text, writing
 from repairkit.formats.run_file import LOCK, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ def check_free(folder: RunFolder, *, resume: bool) -> None:
 
 def sweep(folder: RunFolder) -> None:
     """Remove drafts that a killed process left."""
-    for path in filter(is_draft, folder.path.iterdir()):
+    for path in filter(writing.is_draft, folder.path.iterdir()):
         with suppress(OSError):
             path.unlink()
 
@@ -143,7 +142,7 @@ class Holder:
     since: str
 
     def __str__(self) -> str:
-        return printable(f"process {self.process} on {self.host} (since {self.since})")
+        return text.printable(f"process {self.process} on {self.host} (since {self.since})")
 
 
 def _read(file: int, folder: Path) -> Holder | None:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from repairkit.core import errors
 from repairkit.estimators.samples import rank_correlation
-from repairkit.formats.effects import Affects
-from repairkit.formats.run_file import RunDocument, RunFolder
+from repairkit.formats import effects, run_file
 from repairkit.jobs.runs.run_document import differing, settings_in
 
 _FEWEST = 2
@@ -87,13 +86,13 @@ def compare(
 @dataclass(frozen=True)
 class _Run:
     path: Path
-    document: RunDocument
+    document: run_file.RunDocument
     metric: str
     values: Mapping[str, float]
 
 
 def _open(path: Path, metric: str | None) -> _Run:
-    folder = RunFolder(path)
+    folder = run_file.RunFolder(path)
     document, columns = folder.read_finished(), folder.read_metric_values()
     wanted = metric or document["settings"]["metrics"][0]
     names = list(columns)
@@ -150,7 +149,7 @@ def _notes(one: _Run, two: _Run, n_shared: int) -> tuple[str, ...]:
         for setting in differing(
             settings_in(one.document),
             settings_in(two.document),
-            *(Affects.FILTERS, Affects.FIGURE, Affects.IMAGES),
+            *(effects.Affects.FILTERS, effects.Affects.FIGURE, effects.Affects.IMAGES),
         )
     ]
     n_all = len(set(one.values) | set(two.values))

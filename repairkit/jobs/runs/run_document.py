@@ -22,9 +22,8 @@ from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.ort import choose_device, versions
 from repairkit.engine.working import stated_agreement
 from repairkit.estimators.driving.driver import Estimation
-from repairkit.formats import run_file
+from repairkit.formats import means_file, run_file
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of
-from repairkit.formats.means_file import CommonMeans
 from repairkit.graph.structure import find_rounding
 from repairkit.jobs.runs.claiming import check_free
 from repairkit.jobs.setup.workbench import Bench, Settings
@@ -76,7 +75,7 @@ def settings_in(run: run_file.RunDocument) -> dict[str, Any]:
     return {**known, "means": _told_means(run["settings"]["absent"], run.get("means"))}
 
 
-def settings_at(settings: Settings, common: CommonMeans | None) -> dict[str, Any]:
+def settings_at(settings: Settings, common: means_file.CommonMeans | None) -> dict[str, Any]:
     """The settings of a job that can be compared, with its common means, if any."""
     known: dict[str, Any] = dict.fromkeys(recorded(Settings))
     means = _told_means(settings.absent, None if common is None else common.digest)

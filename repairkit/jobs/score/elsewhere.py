@@ -20,8 +20,7 @@ from onnx import ModelProto
 from repairkit.core import errors, filters, metric
 from repairkit.core.game import Game
 from repairkit.core.suite import Precision, Suite
-from repairkit.engine.model_game import ModelGame
-from repairkit.engine.runner import OpenModel
+from repairkit.engine import model_game, runner
 from repairkit.engine.working import Effort, Working
 from repairkit.formats.effects import Affects, affecting, settings_of
 from repairkit.graph.kinds.sites import select_sites, survey
@@ -40,7 +39,7 @@ _LEFT_BEHIND: dict[str, Any] = dict.fromkeys(
 class OpenGame:
     """A game, and where and in which precision it is played."""
 
-    game: ModelGame
+    game: model_game.ModelGame
     device: str
     precision: Precision
 
@@ -120,7 +119,7 @@ class Recipe:
         model, settings = ModelProto.FromString(self.model.tobytes()), self.settings
         sites = survey(model, output=self.output, at=settings.sites_at, include=settings.include)
         working = Working(
-            opened=OpenModel(
+            opened=runner.OpenModel(
                 model=model,
                 image=self.image,
                 output=self.output,

@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core import errors
+from repairkit.core import errors, suite
 from repairkit.core.game import Game, GameFacts, Round
 from repairkit.core.process.stages import Deadline, stage
 from repairkit.core.scores import Budget, Estimator, Scores, Spent
-from repairkit.core.suite import Suite
 from repairkit.data.parts import draw_shares
 from repairkit.estimators.driving.driver import Estimation
-from repairkit.estimators.linear.regression import FEW_PLAYERS
-from repairkit.estimators.linear.ridge import LEAST_ROWS
+from repairkit.estimators.linear import regression, ridge
 from repairkit.estimators.registry import ESTIMATORS, make_estimator
 from repairkit.estimators.walking.tmab import PAPER
 from repairkit.formats.run_file import TakenMethod
@@ -126,12 +124,12 @@ def small_rounds(n_players: int, rows: int, *, pilot: bool) -> dict[str, int]:
         rows: evaluations allowed.
         pilot: whether there is one where players are many.
     """
-    pilot = pilot and n_players > FEW_PLAYERS
+    pilot = pilot and n_players > regression.FEW_PLAYERS
     usual = _USUAL_PILOT if pilot else 0
     if rows >= _ENDS + usual + _FIRST_ROUND:
         return {}
     n_pilot = min(max((rows - _ENDS) // 8, _LEAST_PILOT), _USUAL_PILOT) if pilot else 0
-    left = max(rows - _ENDS - n_pilot, LEAST_ROWS)
+    left = max(rows - _ENDS - n_pilot, ridge.LEAST_ROWS)
     return {"round_rows": min(left, _FIRST_ROUND)} | ({"pilot_rows": n_pilot} if pilot else {})
 
 
@@ -170,7 +168,7 @@ def _rows_in_time(n: int, allowed: Allowance) -> int | None:
 
 
 def _least_rows(n: int) -> int:
-    return _ENDS + LEAST_ROWS + (_LEAST_PILOT if n > FEW_PLAYERS else 0)
+    return _ENDS + ridge.LEAST_ROWS + (_LEAST_PILOT if n > regression.FEW_PLAYERS else 0)
 
 
 def _of_sets(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
@@ -249,7 +247,7 @@ class Pace:
         }
         whole = method in ("exact", "leave-one-out") or of_sets
         each = _FEWEST_IMAGES if whole else 1
-        return _ENDS * _FEWEST_IMAGES + each * rows.get(method, 2.0 * LEAST_ROWS)
+        return _ENDS * _FEWEST_IMAGES + each * rows.get(method, 2.0 * ridge.LEAST_ROWS)
 
     def in_words(self, n_filters: int, method: str) -> str:
         """What to say before anything is scored."""
@@ -283,12 +281,12 @@ class Pace:
         if rows is not None:
             most = min(most, int(self.passes(_SHARE_OF_WHOLE) / rows))
         elif of_sets:
-            fewest = LEAST_ROWS if method in ("regression", "repair") else 2 * (n_filters + 1)
+            fewest = ridge.LEAST_ROWS if method in ("regression", "repair") else 2 * (n_filters + 1)
             most = min(most, self.passes(_SHARE_OF_WHOLE) // fewest)
         return max(most, _FEWEST_IMAGES)
 
 
-def thin(images: Suite, most: int, seed: int) -> Suite:
+def thin(images: suite.Suite, most: int, seed: int) -> suite.Suite:
     """All images, or `most` of them drawn evenly over labels and groups."""
     if len(images) <= most:
         return images

@@ -17,23 +17,18 @@ from repairkit.core.process.stages import event, stage
 from repairkit.core.scores import Progress, Run, Spent
 from repairkit.core.suite import Precision, Suite
 from repairkit.data.parts import CONFIRMATION_SHARE, split_selection
-from repairkit.estimators.driving.checkpoint import CheckpointStore
-from repairkit.estimators.driving.driver import Estimation, estimate
-from repairkit.formats.effects import Affects, settings_of
-from repairkit.formats.run_file import Ends, ExcludedFilters, RunDocument, RunFolder
-from repairkit.jobs.output.destination import Places
-from repairkit.jobs.output.signs_of_life import Watch, reporter, tell_unfinished
+from repairkit.estimators.driving import checkpoint, driver
+from repairkit.formats import effects, run_file
+from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.runs import claiming, run_document
 from repairkit.jobs.score import methods
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
 from repairkit.jobs.score.methods import Pace, Taken, thin, told_of_method
 from repairkit.jobs.score.score_settings import NORMS, Exclusion, ScoreSettings
 from repairkit.jobs.score.scored import Evidence, Scored, first_metrics
-from repairkit.jobs.setup.looking import looked_at, tell_reading, told_of_ends
-from repairkit.jobs.setup.preparing import prepare
+from repairkit.jobs.setup import looking, preparing, workbench
 from repairkit.jobs.setup.settings import Again, said_again
 from repairkit.jobs.setup.subject import judging_the_model
-from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics, seconds_per_pass
 from repairkit.metrics.definition import check_defined
 
 logger = logging.getLogger(__name__)
@@ -42,8 +37,8 @@ _ENDS = 2  # rows: all filters, and none
 
 @judging_the_model
 def score(
-    subject: Subject,
-    settings: Settings,
+    subject: workbench.Subject,
+    settings: workbench.Settings,
     scoring: ScoreSettings,
     *,
     out: Path | None = None,
@@ -67,16 +62,16 @@ def score(
         KeyboardInterrupt: after the run was saved; `run.json` says that it is unfinished.
     """
     scoring = scoring.begun()
-    check_metrics(settings, settings.metrics)
+    workbench.check_metrics(settings, settings.metrics)
     if out is None:
         return score_bench(
-            prepare(subject, settings), scoring, on_progress=on_progress, cluster=cluster
+            preparing.prepare(subject, settings), scoring, on_progress=on_progress, cluster=cluster
         )
-    folder = RunFolder(out)
+    folder = run_file.RunFolder(out)
     claiming.check_free(folder, resume=resume)
     with claiming.locked(out):
         return score_bench(
-            prepare(subject, settings),
+            preparing.prepare(subject, settings),
             scoring,
             folder=folder,
             resume=resume,
@@ -85,7 +80,7 @@ def score(
         )
 
 
-def score_again(model: Path, settings: Settings, scoring: ScoreSettings) -> Again:
+def score_again(model: Path, settings: workbench.Settings, scoring: ScoreSettings) -> Again:
     """The command that does this scoring again."""
     return said_again(
         "score", model, settings, scoring, usual=ScoreSettings(), budget=scoring.budget
@@ -93,10 +88,10 @@ def score_again(model: Path, settings: Settings, scoring: ScoreSettings) -> Agai
 
 
 def score_bench(
-    bench: Bench,
+    bench: workbench.Bench,
     scoring: ScoreSettings,
     *,
-    folder: RunFolder | None = None,
+    folder: run_file.RunFolder | None = None,
     resume: bool = False,
     suite: Suite | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -111,7 +106,7 @@ def score_bench(
     excluded = NOTHING if scoring.exclude is None else find_excluded(scoring.exclude, bench)
     options: dict[str, Any] = {
         name: True
-        for name, about in settings_of(ScoreSettings).items()
+        for name, about in effects.settings_of(ScoreSettings).items()
         if about.where_given and getattr(scoring, name)
     }
     if scoring.for_patch and suite is None:
@@ -121,7 +116,7 @@ def score_bench(
     options |= excluded.keyed
     methods.check_method(scoring)
     earlier = run_document.read_earlier(folder) if folder is not None and resume else None
-    bench = looked_at(bench, scoring.deadline, go_on=earlier is not None)
+    bench = looking.looked_at(bench, scoring.deadline, go_on=earlier is not None)
     document = run_document.opening(
         bench, scoring.method, {**scoring.options, **options}, scoring.budget
     )
@@ -129,14 +124,14 @@ def score_bench(
         document["excluded"] = excluded.document
     if folder is not None:
         again = score_again(bench.subject.file.path, bench.settings, scoring)
-        beside = f"{Places.here().relative(folder.path)}.again"
+        beside = f"{destination.Places.here().relative(folder.path)}.again"
         document["again"] = again.to_json() | {"out": beside}
     document["notes"] += excluded.notes
     if folder is not None:
         run_document.claim(folder, document, resume=resume)
         if resume:
             claiming.sweep(folder)
-    tell_reading(document["read"])
+    looking.tell_reading(document["read"])
     evidence = None
     if scoring.method in NORMS:
         estimation = methods.score_norms(scoring.method, bench, metrics[0].name)
@@ -211,20 +206,20 @@ class _Job:
         on_progress: called every fraction of a second.
     """
 
-    bench: Bench
+    bench: workbench.Bench
     scoring: ScoreSettings
     images: Suite
     metrics: tuple[Metric, ...]
     guard: Metric | None
     pace: Pace | None
-    earlier: RunDocument | None
-    document: RunDocument
-    folder: RunFolder | None
+    earlier: run_file.RunDocument | None
+    document: run_file.RunDocument
+    folder: run_file.RunFolder | None
     cluster: Cluster | None
     on_progress: Callable[[Progress], None] | None
 
 
-def _evidence(estimation: Estimation, job: _Job, asked: Suite) -> Evidence | None:
+def _evidence(estimation: driver.Estimation, job: _Job, asked: Suite) -> Evidence | None:
     if estimation.run is None or estimation.facts is None:
         return None
     return Evidence(
@@ -237,10 +232,10 @@ def _evidence(estimation: Estimation, job: _Job, asked: Suite) -> Evidence | Non
     )
 
 
-def _watched(job: _Job) -> Estimation:
+def _watched(job: _Job) -> driver.Estimation:
     """Play the game and report progress; if it is stopped, the folder records that."""
     document, folder = job.document, job.folder
-    watch = Watch(folder, len(job.bench.roster))
+    watch = signs_of_life.Watch(folder, len(job.bench.roster))
     opened = event(
         "started", key=document["key"], method=job.scoring.method, model=document["model"]
     )
@@ -251,7 +246,7 @@ def _watched(job: _Job) -> Estimation:
     except KeyboardInterrupt as stop:
         why = "stopped by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
         watch.close("unfinished")
-        tell_unfinished(document, watch.spent, why)
+        signs_of_life.tell_unfinished(document, watch.spent, why)
         if folder is not None and folder.run_file.is_file():
             folder.write(document)
         logger.info("%s", document["reason"], extra=event("unfinished", **watch.facts(why)))
@@ -288,7 +283,7 @@ def _table(job: _Job) -> Iterator[_Table]:
         yield _Table(remote, remote.device, remote.precision)
 
 
-def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
+def _play(job: _Job, table: _Table, watch: signs_of_life.Watch) -> driver.Estimation:
     """Play the game; the folder is first written after the first round."""
     bench, scoring, document, folder, game = (
         job.bench,
@@ -299,7 +294,7 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
     )
     known = _play_ends(game)
     document["metrics"] = _ends(known[1], game, len(job.metrics))
-    document["notes"] += told_of_ends(document["metrics"])
+    document["notes"] += looking.told_of_ends(document["metrics"])
     plan = methods.settle_estimator(scoring, game, bench, pace=job.pace, again=_taken(job.earlier))
     estimator, budget = plan.estimator, plan.budget
     document["settings"]["estimator"] = run_document.plain(estimator)
@@ -310,7 +305,7 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
     document["device"], document["precision"] = table.device, table.precision
     if bench.settings.tf32 and table.precision != "tf32":
         document["notes"].append("TF32 was asked for, and no CUDA device found: 32 bits were used")
-    report = reporter(job.on_progress, budget, len(bench.roster))
+    report = signs_of_life.reporter(job.on_progress, budget, len(bench.roster))
     unwritten = [folder] if folder is not None else []
 
     def on_round(run: Run, spent: Spent) -> None:
@@ -323,13 +318,13 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
     if folder is not None and not run_document.starts_anew(folder, document):
         run_document.check_values(folder, document["metrics"])
     with stage("scoring"):
-        estimation = estimate(
+        estimation = driver.estimate(
             game,
             estimator,
             budget=budget,
             seed=bench.settings.seed,
             on_round=on_round,
-            checkpoint=None if folder is None else CheckpointStore(folder.checkpoint),
+            checkpoint=None if folder is None else checkpoint.CheckpointStore(folder.checkpoint),
             with_details=scoring.statistics,
             began=scoring.began,
             known=known,
@@ -338,13 +333,13 @@ def _play(job: _Job, table: _Table, watch: Watch) -> Estimation:
     return estimation
 
 
-def _pace(scoring: ScoreSettings, bench: Bench) -> Pace | None:
+def _pace(scoring: ScoreSettings, bench: workbench.Bench) -> Pace | None:
     """The passes that the time limit allows, if there is one."""
     deadline = scoring.deadline
     if deadline is None:
         return None
     with stage("timing a pass of an image"):
-        return Pace(deadline, seconds_per_pass(bench))
+        return Pace(deadline, workbench.seconds_per_pass(bench))
 
 
 def _affordable(
@@ -352,9 +347,9 @@ def _affordable(
     metrics: tuple[Metric, ...],
     scoring: ScoreSettings,
     *,
-    bench: Bench,
+    bench: workbench.Bench,
     pace: Pace | None,
-    earlier: RunDocument | None,
+    earlier: run_file.RunDocument | None,
 ) -> Suite:
     """The images on which a first answer fits the time limit, or those of the earlier run."""
     n, seed = len(bench.roster), bench.settings.seed
@@ -368,13 +363,13 @@ def _affordable(
     return thin(images, pace.most_images(n, scoring.method, of_sets=of_sets), seed)
 
 
-def _taken(earlier: RunDocument | None) -> Taken | None:
+def _taken(earlier: run_file.RunDocument | None) -> Taken | None:
     """The method that the resumed run had chosen."""
     known = None if earlier is None else earlier.get("taken")
     return None if known is None else Taken(known["method"], known["options"], known["why"])
 
 
-def _rows_of(scoring: ScoreSettings, bench: Bench) -> int | None:
+def _rows_of(scoring: ScoreSettings, bench: workbench.Bench) -> int | None:
     """The most coalitions of all images that a method asks for; None if it draws images."""
     n = len(bench.roster)
     wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(scoring.method)
@@ -384,7 +379,7 @@ def _rows_of(scoring: ScoreSettings, bench: Bench) -> int | None:
     return _ENDS + (wanted if most is None else min(wanted, most))
 
 
-def _guard(bench: Bench, metrics: tuple[Metric, ...]) -> Metric | None:
+def _guard(bench: workbench.Bench, metrics: tuple[Metric, ...]) -> Metric | None:
     """Accuracy, which truncates walks, if the model has classes and no accuracy is scored."""
     if metrics[0].name == bench.accuracy or bench.n_classes == 0:
         return None
@@ -399,7 +394,7 @@ def _play_ends(game: PlacedGame) -> tuple[Round, Outcomes]:
     return round, game.play(round)
 
 
-def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, Ends]:
+def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, run_file.Ends]:
     """V(all) and V(none) of every metric, on all images of the game."""
     values = outcomes.values
     return {
@@ -413,7 +408,7 @@ class Excluded:
     """The players left out, and what `run.json` says of it."""
 
     players: frozenset[int] = frozenset()
-    document: ExcludedFilters | None = None
+    document: run_file.ExcludedFilters | None = None
 
     @property
     def keyed(self) -> dict[str, Any]:
@@ -437,14 +432,14 @@ NOTHING = Excluded()
 """No filter is left out."""
 
 
-def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
+def find_excluded(exclusion: Exclusion, bench: workbench.Bench) -> Excluded:
     """The filters that a run ranks highest, by the metric that steered it.
 
     Raises:
         RunFolderError: the run is broken, unfinished, of another model, about filters read or
             silenced otherwise, or it leaves nothing to rank.
     """
-    folder = RunFolder(exclusion.run)
+    folder = run_file.RunFolder(exclusion.run)
     run = folder.read()
     if run["model"]["digest"] != bench.subject.file.digest:
         raise RunFolderError(
@@ -455,7 +450,7 @@ def find_excluded(exclusion: Exclusion, bench: Bench) -> Excluded:
     for setting in run_document.differing(
         run_document.settings_in(run),
         run_document.settings_at(bench.settings, bench.common),
-        Affects.FILTERS,
+        effects.Affects.FILTERS,
     ):
         raise RunFolderError(
             f"{exclusion.run}: was scored with {setting.name} {setting.first!r}, and this job has "

@@ -21,11 +21,9 @@ from repairkit.engine.batching import Batching, settle_batching
 from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Effort, Working
 from repairkit.formats.means_file import read_means
-from repairkit.graph.baking import bake
-from repairkit.graph.index import dims_of
+from repairkit.graph import baking, index, structure
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import bias_levels, select_sites, survey, zero_levels
-from repairkit.graph.structure import bytes_of_largest_node, ending_of
 from repairkit.jobs.setup.workbench import PROOF_IMAGES, Bench, Settings, Subject, first_images
 from repairkit.metrics.catalogue import definition_of, is_user_metric
 
@@ -205,13 +203,13 @@ def _batch_size(subject: Subject, settings: Settings, dataset: Dataset) -> int:
 def _fitting(subject: Subject, dataset: Dataset, n_bytes: int) -> int:
     """How many images a run may have so that its largest node fits into `n_bytes`."""
     first = first_images(dataset, 1).batch(np.arange(1))
-    each = bytes_of_largest_node(subject.model, subject.input_name, first.shape[1:])
+    each = structure.bytes_of_largest_node(subject.model, subject.input_name, first.shape[1:])
     return max(1, n_bytes // max(each, 1))
 
 
 def patched_outputs(bench: Bench, patch: filters.Patch, suite: Suite) -> Array:
     """The outputs of the model with a patch baked in."""
-    model = bake(bench.original, patch).model
+    model = baking.bake(bench.original, patch).model
     return outputs_of(bench, opened_beside(bench, model), suite)
 
 
@@ -286,7 +284,7 @@ def settle_form(
 
 
 def _evidence(settings: Settings, subject: Subject) -> outputs.OutputEvidence:
-    known = ending_of(subject.model, subject.output)
+    known = structure.ending_of(subject.model, subject.output)
     ending, operator = known or (None, "")
     return outputs.OutputEvidence(settings.outputs_are, ending, operator, ask=True)
 
@@ -396,7 +394,7 @@ def _with_defaults(subject: Subject, inputs: Mapping[str, str]) -> list[FurtherI
         if value.name in inputs and value.name in stored:
             dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
             with_defaults.append(
-                FurtherInput(value.name, tuple(dims_of(value) or ()), dtype, False)
+                FurtherInput(value.name, tuple(index.dims_of(value) or ()), dtype, False)
             )
     return with_defaults
 

@@ -34,9 +34,7 @@ from repairkit.graph.kinds.ensembles import class_labels, is_ensemble, zipped_ou
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.metadata import read_layer_map
 from repairkit.graph.stored.model_files import ModelFile
-from repairkit.metrics.catalogue import is_user_metric, make_metric, spell_out
-from repairkit.metrics.image_metrics import ACCURACY
-from repairkit.metrics.robustness import CLEAN_ACCURACY
+from repairkit.metrics import catalogue, image_metrics, robustness
 
 ABSENT = ("mean", "zero", "bias")
 PROOF_IMAGES = 8
@@ -309,9 +307,11 @@ class Bench:
             SettingsError: one is unknown, unfit, or code that only a file named.
         """
         check_metrics(self.settings, names)
-        sample, places = self.trial if any(map(is_user_metric, names)) else (self.sample, None)
+        sample, places = (
+            self.trial if any(map(catalogue.is_user_metric, names)) else (self.sample, None)
+        )
         return tuple(
-            make_metric(
+            catalogue.make_metric(
                 name,
                 form=self.form,
                 annotations=self.dataset.annotations,
@@ -326,13 +326,13 @@ class Bench:
     def metric_names(self) -> tuple[str, ...]:
         """The settings' metrics, `recall:*` spelt out for the classes of the selection part."""
         selection = self.parts.selection.annotations
-        return spell_out(self.settings.metrics, selection, self.n_classes)
+        return catalogue.spell_out(self.settings.metrics, selection, self.n_classes)
 
     @property
     def accuracy(self) -> str:
         """The metric that stands for accuracy: where images were attacked, that on clean ones."""
         attacked = is_attacked(self.dataset.annotations)
-        return (CLEAN_ACCURACY if attacked else ACCURACY).name
+        return (robustness.CLEAN_ACCURACY if attacked else image_metrics.ACCURACY).name
 
     @cached_property
     def sample(self) -> Array:

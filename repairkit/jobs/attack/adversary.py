@@ -1,26 +1,39 @@
-"""The model that is attacked, a method of attack, and the framework's model that gives gradients.
+"""The model that is attacked and the adversary: a method, and a framework's model for gradients.
 
-An adapter's model that can be repaired as its ONNX file was has a method `patched`: a patch file
-and the map of layers to a copy of the model with the filters frozen, or an `AdapterError` where the
-map does not tell of one.
+An adapter's model that can be repaired as its ONNX file was has a method `patched`. It takes a
+patch file and the map of layers, and gives a copy of the model with the filters frozen, or raises
+an `AdapterError` where the map lacks a filter.
+
+`judge_attacks` compares a patched model with the original on images that nothing was chosen on. How
+many of the adversarial images that the repair was made against still work? How many that are made
+anew, by an adversary who knows the patched model? How many that were made against other models
+(files of `repairkit attack --source OTHER`)? Freezing filters is a repair against the first, may
+help with the third, and is no defence against the second.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square, pgd, square
-from repairkit.core import errors, framework, results, suite
+from repairkit.core import attacked, errors, framework, results, suite
 from repairkit.core.outputs import OutputForm
 from repairkit.core.process.stages import stage
+from repairkit.data.parts import split_parts
 from repairkit.data.sources.arrays import read_archive
 from repairkit.engine.runner import OpenModel
 from repairkit.formats import attack_file, patch_file
+from repairkit.graph.metadata import read_layer_map
+from repairkit.jobs.export.mapping import Pairing, prove_layers
+from repairkit.jobs.setup.preparing import check_labels, read_dataset
+from repairkit.jobs.setup.workbench import Bench, first_images
 from repairkit.metrics.evaluation import wilson
 
 SAME = 1e-4
@@ -31,6 +44,7 @@ Freeze = Callable[[patch_file.PatchFile, framework.LayerMap], framework.Framewor
 _ORDERS = ((1, 2, 0), (2, 0, 1))
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
 _LEAST = 1e-45
+_PROOF_IMAGES, _MAPPED_ON = 64, 8
 
 
 @dataclass(frozen=True)
@@ -226,3 +240,237 @@ def share(hits: NDArray[np.bool_]) -> results.Figure:
     """A share of images with Wilson's 95 % interval."""
     value = float(hits.mean())
     return results.Figure(value, *wilson(float(hits.sum()), len(hits)))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The model before and after."""
+
+    before: Judged
+    after: Judged
+
+    def row(
+        self,
+        name: str,
+        knowledge: str,
+        images: tuple[suite.Array, suite.Array],
+        annotations: suite.Annotations,
+    ) -> dict[str, Any]:
+        """How many images each falls for; `images` are those made against the one and the other."""
+        targets, labels = annotations.attributes[attacked.TARGET], annotations.labels
+        row: dict[str, Any] = {"attack": name, "knowledge": knowledge, "n_images": len(labels)}
+        for key, judged, made in zip(
+            ("before", "after"), (self.before, self.after), images, strict=True
+        ):
+            said = judged.form.predictions(judged.outputs(made))
+            row[key] = {
+                "attack_success": asdict(share(said == targets)),
+                "fooled": asdict(share(said != labels)),
+            }
+        return row
+
+
+def check_attacks(bench: Bench, fresh: framework.FreshAttacks, *, baselines: bool = False) -> None:
+    """Find out before the work begins what would end it.
+
+    Args:
+        bench: the workbench of the repair.
+        fresh: what the patched model is to be attacked with.
+        baselines: whether the source has another use.
+
+    Raises:
+        SettingsError: attacks were asked for, and the data holds no adversarial images.
+        AdapterError: the source is another model than the one that is repaired.
+        DataError: see `judge_attacks`.
+    """
+    if not attacked.is_attacked(bench.dataset.annotations):
+        if fresh.transfers or (fresh.source and not baselines):
+            raise errors.SettingsError(
+                "--source and --transfer judge a repair under attack, and the data holds no "
+                "adversarial images; give --data what repairkit attack wrote, or leave them out"
+            )
+        return
+    if not len(bench.parts.test) and (fresh.transfers or (fresh.source and not baselines)):
+        raise errors.SettingsError(
+            "--source and --transfer attack test images, and --test none leaves none; give a test "
+            "part, such as --test 0.3, or leave them out"
+        )
+    for path in fresh.transfers:
+        read_attack_settings(path)
+    if fresh.source is not None:
+        images = first_images(bench.dataset, _PROOF_IMAGES)
+        few = images.batch(np.arange(len(images)))
+        given = attach(*fresh.source, few.shape[1:])
+        _prove(given, _original(bench), few, "the model that is repaired")
+
+
+@stage("attacking both models")
+def judge_attacks(
+    bench: Bench, patched: OpenModel, file: patch_file.PatchFile, fresh: framework.FreshAttacks
+) -> list[dict[str, Any]]:
+    """A row for each attack: its name, what it knows, and its success before and after.
+
+    A fresh attack that cannot be made is a row with a `note` and no figures.
+
+    Raises:
+        DataError: a file of transfers is no attack's, or holds images that filters were scored on.
+    """
+    before = _original(bench)
+    pair = _Pair(before, replace(before, opened=patched))
+    test = bench.parts.test
+    if not len(test):
+        row = {"attack": "the same images", "knowledge": "any", "n_images": 0}
+        return [{**row, "note": "left out: there is no test part that chose nothing"}]
+    made = np.flatnonzero(attacked.adversarial(test.annotations))
+    images = test.batch(made)
+    known = test.annotations.take(made)
+    record = read_attack_settings(_path(bench))
+    rows = [
+        pair.row("the same images", record["source"]["knowledge"], (images, images), known),
+        _fresh(bench, pair, file, fresh, record),
+    ]
+    used = _fingerprints(bench.parts.selection) | _fingerprints(bench.parts.calibration)
+    return rows + [_transfer(bench, pair, path, used) for path in fresh.transfers]
+
+
+def _original(bench: Bench) -> Judged:
+    """The model as it is."""
+    assert bench.form is not None
+    return Judged(
+        bench.working.opened, bench.form, bench.n_classes, bench.working.effort.batch_size
+    )
+
+
+def _path(bench: Bench) -> Path:
+    assert bench.settings.data is not None
+    return bench.settings.data
+
+
+def _fresh(
+    bench: Bench,
+    pair: _Pair,
+    file: patch_file.PatchFile,
+    fresh: framework.FreshAttacks,
+    record: attack_file.AttackRecord,
+) -> dict[str, Any]:
+    """The test images attacked anew: the model as it was, and the patched one."""
+    method = _method(record)
+    row: dict[str, Any] = {"attack": "a fresh attack", "knowledge": "white-box", "n_images": 0}
+    if isinstance(method, Square):
+        row["knowledge"] = "black-box"
+    elif fresh.source is None:
+        return {**row, "note": "left out: its gradients need the framework's model, --source"}
+    test = bench.parts.test
+    known = test.annotations.take(np.flatnonzero(attacked.adversarial(test.annotations)))
+    images = test.batch(_clean_twins(test.annotations))
+    sources: tuple[GradientSource | None, GradientSource | None] = (None, None)
+    if isinstance(method, Pgd):
+        assert fresh.source is not None
+        given = attach(*fresh.source, images.shape[1:])
+        try:
+            frozen = given.patched(file, _layers(bench, given, images))
+            _prove(frozen, pair.after, images, "the patched model")
+        except errors.AdapterError as error:
+            return {**row, "note": f"left out: {error}"}
+        sources = given, frozen
+    box = _box(record, images.dtype)
+    targets = known.attributes[attacked.TARGET].astype(np.intp)
+    made = [
+        Attack(method, box, judged, source)(
+            images, targets, np.random.default_rng([bench.settings.seed, 1])
+        )
+        for judged, source in zip((pair.before, pair.after), sources, strict=True)
+    ]
+    return pair.row("a fresh attack", row["knowledge"], (made[0], made[1]), known)
+
+
+def _layers(bench: Bench, source: GradientSource, images: suite.Array) -> framework.LayerMap:
+    """Which layers the filters are: as the ONNX file says, else found out and proven.
+
+    Raises:
+        AdapterError: the framework lays images out in another way, so it is not found out here.
+    """
+    known = read_layer_map(bench.subject.model)
+    if known is not None:
+        return known
+    if source.order is not None:
+        raise errors.AdapterError(
+            "the ONNX file does not say which layers its filters are; write it with repairkit "
+            "export"
+        )
+    return prove_layers(Pairing(source.model, bench.subject, images[:_MAPPED_ON], SAME))
+
+
+def _clean_twins(annotations: suite.Annotations) -> NDArray[np.intp]:
+    """The position of the clean image that each adversarial one was made of, in their order."""
+    made, numbers = attacked.adversarial(annotations), annotations.attributes.get(attacked.IMAGE)
+    if numbers is not None:
+        clean = {number: row for row, number in enumerate(numbers.tolist()) if not made[row]}
+        if set(numbers[made].tolist()) <= set(clean):
+            return np.array([clean[number] for number in numbers[made].tolist()], np.intp)
+    raise errors.DataError(
+        "the test part holds adversarial images without the clean ones that they were made of; "
+        "leave --selection and --test to the split of the attack's file"
+    )
+
+
+def _prove(source: GradientSource, judged: Judged, images: suite.Array, what: str) -> None:
+    """A white-box attack must follow the gradients of the very model that it is judged on."""
+    few = images[:_PROOF_IMAGES]
+    distance = parity(source.outputs(few, judged.batch_size), judged.outputs(few), judged.form)
+    if not distance <= SAME:
+        raise errors.AdapterError(
+            f"{source.name}: answers otherwise than {what} (greatest difference {distance:.1e}, "
+            f"at most {SAME:g} expected); give the --source that the ONNX file was "
+            "exported from"
+        )
+
+
+def _transfer(bench: Bench, pair: _Pair, path: Path, used: set[bytes]) -> dict[str, Any]:
+    """Images of another attack's test part, none of which was used to score or choose."""
+    record = read_attack_settings(path)
+    settings = replace(bench.settings, data=path)
+    dataset = read_dataset(bench.subject, settings, regression=False)
+    if not attacked.is_attacked(dataset.annotations):
+        raise errors.DataError(
+            f"{path}: holds no adversarial images; make it with repairkit attack"
+        )
+    check_labels(dataset, bench.n_classes, regression=False)
+    test = split_parts(dataset, settings.parts, seed=settings.seed).test
+    flags = attacked.adversarial(test.annotations)
+    if _fingerprints(test.take(np.flatnonzero(~flags))) & used:
+        raise errors.DataError(
+            f"{path}: its test part holds images that filters were scored or chosen on; attack the "
+            "same data with the same seed and parts"
+        )
+    made = np.flatnonzero(flags)
+    images = test.batch(made)
+    source = record["source"]
+    name = f"from {source['name'] or 'the ONNX model'}"
+    return pair.row(name, source["knowledge"], (images, images), test.annotations.take(made))
+
+
+def _fingerprints(images: suite.Suite) -> set[bytes]:
+    """Digests of images."""
+    digests = set()
+    for start in range(0, len(images), 256):
+        rows = np.arange(start, min(start + 256, len(images)))
+        digests |= {
+            hashlib.blake2b(i.tobytes(), digest_size=16).digest() for i in images.batch(rows)
+        }
+    return digests
+
+
+def _method(record: attack_file.AttackRecord) -> Pgd | Square:
+    if record["method"] == "pgd":
+        return Pgd(
+            record["epsilon"], record["n_steps"], record["step_size"], record["random_start"]
+        )
+    return Square(record["epsilon"], record["n_queries"], record["first_share"])
+
+
+def _box(record: attack_file.AttackRecord, dtype: np.dtype[Any]) -> PixelBox:
+    kept = record["pixel_range"]
+    shape = (-1, 1, 1) if kept["channel_axis"] == 0 else (1, 1, -1)
+    low, high = (np.array(ends, dtype).reshape(shape) for ends in (kept["low"], kept["high"]))
+    return PixelBox(low, high, kept["channel_axis"])

@@ -23,7 +23,7 @@ from repairkit.formats.patch_file import PatchFile, patch_file_text
 from repairkit.graph.baking import Baked, bake
 from repairkit.graph.metadata import read_claims, write_claims
 from repairkit.graph.stored.model_files import add_model, digest_of
-from repairkit.jobs.attack.attack_story import check_attacks, judge_attacks
+from repairkit.jobs.attack.adversary import check_attacks, judge_attacks
 from repairkit.jobs.look.reporting import repair_report
 from repairkit.jobs.output.destination import Companions, Places, check_place
 from repairkit.jobs.output.signs_of_life import OnProgress

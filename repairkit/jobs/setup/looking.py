@@ -14,18 +14,7 @@ from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, label_bins
 from repairkit.data.usual import class_orders, usual_ways
 from repairkit.formats.run_file import Ends
-from repairkit.jobs.setup.first_look import (
-    MOST_IMAGES,
-    TRIED_IMAGES,
-    AskedModel,
-    ErrorLook,
-    FirstLook,
-    Pains,
-    Thorough,
-    first_look_lines,
-    take_first_look,
-)
-from repairkit.jobs.setup.workbench import Bench, Settings, Subject
+from repairkit.jobs.setup import first_look, workbench
 from repairkit.metrics.catalogue import definition_of, is_user_metric
 
 logger = logging.getLogger(READING_LOG)
@@ -41,8 +30,8 @@ _SHOWN = 8
 class Scene:
     """A model whose outputs can be computed, and the data that it is judged on."""
 
-    subject: Subject
-    settings: Settings
+    subject: workbench.Subject
+    settings: workbench.Settings
     dataset: Dataset
     parts: Parts
     form: OutputForm
@@ -51,8 +40,12 @@ class Scene:
 
 
 def looked_at(
-    bench: Bench, deadline: Deadline | None, *, thorough: Thorough = "doubt", go_on: bool = False
-) -> Bench:
+    bench: workbench.Bench,
+    deadline: Deadline | None,
+    *,
+    thorough: first_look.Thorough = "doubt",
+    go_on: bool = False,
+) -> workbench.Bench:
     """The bench with a first look, if one can be taken.
 
     Args:
@@ -75,7 +68,7 @@ def looked_at(
         n_classes=bench.n_classes,
         outputs=bench.working.run_plain,
     )
-    look = first_look(scene, deadline, thorough=thorough)
+    look = _take_look(scene, deadline, thorough=thorough)
     if look is None:
         return bench
     accepted = go_on or bench.settings.accept_preprocessing
@@ -86,13 +79,13 @@ def looked_at(
     return bench
 
 
-def look_or_stop(scene: Scene) -> FirstLook | ErrorLook | None:
+def look_or_stop(scene: Scene) -> first_look.FirstLook | first_look.ErrorLook | None:
     """Take a first look and log it at once.
 
     Raises:
         PreprocessingError: there is a doubt and it was not accepted.
     """
-    look = first_look(scene, None, thorough="doubt")
+    look = _take_look(scene, None, thorough="doubt")
     if look is None:
         return None
     look = replace(look, accepted=scene.settings.accept_preprocessing)
@@ -102,9 +95,9 @@ def look_or_stop(scene: Scene) -> FirstLook | ErrorLook | None:
     return look
 
 
-def first_look(
-    scene: Scene, deadline: Deadline | None, *, thorough: Thorough
-) -> FirstLook | ErrorLook | None:
+def _take_look(
+    scene: Scene, deadline: Deadline | None, *, thorough: first_look.Thorough
+) -> first_look.FirstLook | first_look.ErrorLook | None:
     """A first look; None if the data has no labels or all metrics are user-defined."""
     settings, dataset = scene.settings, scene.dataset
     if not dataset.labelled or all(is_user_metric(name) for name in settings.metrics):
@@ -118,7 +111,9 @@ def first_look(
     if labels.dtype.kind not in "iu" or scene.n_classes < 2:
         return None
     spec = spec.with_layout(settings.preprocessing.layout)
-    ways = usual_ways(dataset.images, spec, settings.preprocessing, images.indices[:TRIED_IMAGES])
+    ways = usual_ways(
+        dataset.images, spec, settings.preprocessing, images.indices[: first_look.TRIED_IMAGES]
+    )
     names = dataset.annotations.class_names
     orders = class_orders(
         labels,
@@ -128,8 +123,8 @@ def first_look(
         from_folder=settings.data is not None and settings.data.is_dir(),
         first_column=0 if settings.columns is None else settings.columns[0],
     )
-    return take_first_look(
-        AskedModel(scene.outputs, scene.form, scene.n_classes, tuple(names)),
+    return first_look.take_first_look(
+        first_look.AskedModel(scene.outputs, scene.form, scene.n_classes, tuple(names)),
         images,
         ways,
         orders,
@@ -137,16 +132,18 @@ def first_look(
     )
 
 
-def _pains(deadline: Deadline | None, thorough: Thorough, seed: int) -> Pains:
+def _pains(deadline: Deadline | None, thorough: first_look.Thorough, seed: int) -> first_look.Pains:
     if thorough == "all":
-        return Pains(thorough, 4 * _PATIENCE, 4 * _PATIENCE, seed)
+        return first_look.Pains(thorough, 4 * _PATIENCE, 4 * _PATIENCE, seed)
     if deadline is None:
-        return Pains(thorough, _SECONDS, _PATIENCE, seed)
+        return first_look.Pains(thorough, _SECONDS, _PATIENCE, seed)
     seconds = max(0.0, min(_SECONDS, _SHARE_OF_LIMIT * deadline.seconds, deadline.left / 2))
-    return Pains(thorough, seconds, 0.0, seed)
+    return first_look.Pains(thorough, seconds, 0.0, seed)
 
 
-def _refusal(subject: Subject, look: FirstLook | ErrorLook) -> errors.PreprocessingError:
+def _refusal(
+    subject: workbench.Subject, look: first_look.FirstLook | first_look.ErrorLook
+) -> errors.PreprocessingError:
     return errors.PreprocessingError(
         f"{subject.file.path}: {look.doubt}; {look.remedy}; or go on as it is with "
         "--accept-preprocessing"
@@ -180,15 +177,15 @@ def _evenly(about: suite.Annotations, rng: np.random.Generator) -> suite.Indices
     for stratum in np.unique(strata):
         members = drawn[strata[drawn] == stratum]
         keys[members] = (np.arange(len(members)) + rng.random()) / len(members)
-    return np.argsort(keys, kind="stable")[:MOST_IMAGES]
+    return np.argsort(keys, kind="stable")[: first_look.MOST_IMAGES]
 
 
 @stage("comparing with the mean answer")
-def _look_at_errors(scene: Scene, images: suite.Suite) -> ErrorLook:
+def _look_at_errors(scene: Scene, images: suite.Suite) -> first_look.ErrorLook:
     """The error of a regressor beside that of the mean answer."""
     labels = images.annotations.labels.astype(np.float64)
     answers = scene.form.class_scores(scene.outputs(images))[:, 0]
-    return ErrorLook(
+    return first_look.ErrorLook(
         float(np.abs(answers - labels).mean()),
         float(np.abs(labels - labels.mean()).mean()),
         len(labels),
@@ -203,7 +200,9 @@ def tell_reading(read: Mapping[str, Any]) -> None:
 
 def tell_first_look(look: Mapping[str, Any]) -> None:
     """Log only a first look, for jobs that report nothing else of what they read."""
-    logger.info("%s", "\n".join(first_look_lines(look)), extra=event("first_look", look=look))
+    logger.info(
+        "%s", "\n".join(first_look.first_look_lines(look)), extra=event("first_look", look=look)
+    )
 
 
 def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
@@ -233,7 +232,7 @@ def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
         yield str(read["outputs"])
     yield from (f"left out: {sentence}" for sentence in read["left_out"])
     if "first_look" in read:
-        yield from first_look_lines(read["first_look"])
+        yield from first_look.first_look_lines(read["first_look"])
 
 
 def told_of_ends(ends: Mapping[str, Ends]) -> list[str]:

@@ -1,14 +1,13 @@
 """Inspect and instrument ONNX models; attack them, or export them from a framework."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 from repairkit.api.job_settings import check_keywords, find_settings, load_source, open_job
 from repairkit.attacks import Pgd, Square
-from repairkit.core.framework import FrameworkModel, LoadOptions, Source
-from repairkit.core.results import Attacked, Exported
+from repairkit.core import framework, results
 from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.attack import attacking
@@ -17,6 +16,9 @@ from repairkit.jobs.look import inspection
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
 from repairkit.jobs.setup.subject import load_framework_model
 from repairkit.jobs.setup.workbench import Settings
+
+METHODS: Mapping[str, Callable[..., Pgd | Square]] = {"pgd": Pgd, "square": Square}
+"""The settings of each attack, by its name on the command line."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +132,14 @@ class ExportKeywords(TypedDict, total=False):
 
 
 def export(
-    source: str | Path | FrameworkModel,
+    source: str | Path | framework.FrameworkModel,
     *,
     out: str | Path,
     data: str | Path | None = None,
     settings: Settings | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     **more: Unpack[ExportKeywords],
-) -> Exported:
+) -> results.Exported:
     """Write a PyTorch or Keras model as ONNX with a map of its layers, as `repairkit export` does.
 
     Args:
@@ -163,7 +165,7 @@ def export(
     if isinstance(source, str | Path):
         name = str(source)
         weights, shape = more.get("weights"), more.get("input_shape")
-        given = LoadOptions(
+        given = framework.LoadOptions(
             weights=None if weights is None else Path(weights),
             input_shape=None if shape is None else tuple(shape),
             trust=more.get("trust", False),
@@ -196,11 +198,11 @@ def attack(
     data: str | Path | None = None,
     *,
     out: str | Path,
-    source: FrameworkModel | Source | None = None,
+    source: framework.FrameworkModel | framework.Source | None = None,
     method: Pgd | Square | None = None,
     settings: Settings | None = None,
     **more: Unpack[AttackKeywords],
-) -> Attacked:
+) -> results.Attacked:
     """Make images that fool a model, as `repairkit attack` does.
 
     Args:

@@ -1,6 +1,6 @@
 """Repair models; verify, apply and revert patches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 
 from repairkit.api.job_settings import check_keywords, load_source, open_job
 from repairkit.core import errors, filters, framework, results, suite
-from repairkit.core.scores import Progress
+from repairkit.core.scores import Budget, Progress
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import claimed_patch, read_patch_file
 from repairkit.graph.stored.model_files import read_model
@@ -121,6 +121,19 @@ def patch(
         **choices,
     )
     return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
+
+
+def score_settings(
+    method: str,
+    options: Mapping[str, object],
+    *,
+    max_evaluations: int | None,
+    time_limit: float | None,
+    began: float,
+) -> ScoreSettings:
+    """How `patch` scores; `began` is the start of the time limit, by `time.monotonic`."""
+    budget = Budget(max_evaluations, time_limit)
+    return ScoreSettings(method, options=options, budget=budget, began=began)
 
 
 def patch_document(patched: results.Patched) -> dict[str, Any]:

@@ -9,16 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version as version_of
-from types import FrameType
 from typing import Any
 
 import typer
 
-from repairkit.cli import streams
+from repairkit.cli import options, stage_display, streams
 from repairkit.cli.commands import onnx_models, patches, runs
 from repairkit.cli.option_groups import Command, Panels, flag_positions, refuse_infinite, unfolded
-from repairkit.cli.options import process_began
-from repairkit.cli.stage_display import staged
 from repairkit.core.errors import RepairkitError
 from repairkit.core.process.text import printable
 from repairkit.core.process.trust import exit_words
@@ -47,7 +44,7 @@ _COMMANDS: dict[str, Command] = {
     "demo": patches.demo_command,
 }
 for _name, _run in _COMMANDS.items():
-    app.command(_name, cls=Panels)(staged(unfolded(_run)))
+    app.command(_name, cls=Panels)(stage_display.staged(unfolded(_run)))
 
 _INTERRUPTED = 130
 _TERMINATED = 143  # as in shells: 128 plus the number of the signal
@@ -89,7 +86,7 @@ def main() -> None:
     logging.basicConfig(level=handler.level, handlers=[handler])
     forget_working_folder()
     signal.signal(signal.SIGTERM, _stop)
-    sys.exit(run(arguments, debug=debug, began=process_began()))
+    sys.exit(run(arguments, debug=debug, began=options.process_began()))
 
 
 def forget_working_folder() -> None:
@@ -104,7 +101,7 @@ class _StoppedError(BaseException):
     """SIGTERM was received. Typer passes this on; it would turn KeyboardInterrupt into code 130."""
 
 
-def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the signal's)
+def _stop(number: int, frame: object) -> None:  # noqa: ARG001 (the signal's)
     raise _StoppedError
 
 

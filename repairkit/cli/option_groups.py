@@ -22,8 +22,6 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand
-from typer.models import ArgumentInfo, OptionInfo
 
 _INFO = "typer"
 Command = Callable[..., None]
@@ -84,7 +82,7 @@ class _Option:
     name: str
     type: object
     default: object
-    info: OptionInfo | ArgumentInfo
+    info: typer.models.OptionInfo | typer.models.ArgumentInfo
 
 
 def unfolded(command: Command) -> Command:
@@ -115,7 +113,7 @@ def unfolded(command: Command) -> Command:
     return run
 
 
-class Panels(TyperCommand):
+class Panels(typer.core.TyperCommand):
     """A command whose help shows each group under its title, in plain text."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -168,7 +166,7 @@ def _all_options(group: type) -> Iterator[_Option]:
 
 def _option(each: Field[Any], kind: object, title: str | None) -> _Option:
     info = copy(each.metadata[_INFO])
-    if isinstance(info, OptionInfo):
+    if isinstance(info, typer.models.OptionInfo):
         info.rich_help_panel = title
         if kind is bool and info.default is ...:  # typer would add a flag that turns it off
             info.default = f"--{each.name.replace('_', '-')}"

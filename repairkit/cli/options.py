@@ -1,7 +1,5 @@
 """Options that several commands share: the job, the search, a framework's model, the answer."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -327,7 +325,7 @@ class SourceOptions:
     framework: str | None = option("Framework of the source, if its name does not show it.")
     input_shape: str | None = option("Image shape of the source, if not that of the ONNX model.")
 
-    def named(self) -> Source | None:
+    def named(self) -> "Source | None":
         """The model that the options name; None if they name none.
 
         Raises:

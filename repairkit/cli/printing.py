@@ -1,7 +1,6 @@
-"""Lines, tables and figures on standard output, remarks on standard error."""
+"""Lines, tables and figures on standard output."""
 
 import math
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -28,11 +27,6 @@ def _shown(text: str) -> str:
 def say(text: str) -> None:
     """Print a line on standard output."""
     printer().print(_shown(text), soft_wrap=True)
-
-
-def remark(text: str) -> None:
-    """Print a line on standard error."""
-    sys.stderr.write(f"repairkit: {printable(text)}\n")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

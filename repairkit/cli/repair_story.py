@@ -8,7 +8,6 @@ from repairkit.core import filters, framework, metric, results
 from repairkit.core.process.text import counted
 from repairkit.core.suite import IN_WORDS
 from repairkit.report import story, wording
-from repairkit.report.wording import Document
 
 _MOST_METRICS = 3
 _SHOWN_NAMES = 30
@@ -16,7 +15,9 @@ _LONGEST_NAME = 40
 _COLUMNS = ["images", "before", "after", "change"]
 
 
-def print_patched(done: results.Patched, document: Document, *, details: bool = False) -> None:
+def print_patched(
+    done: results.Patched, document: wording.Document, *, details: bool = False
+) -> None:
     """Print the story of a patch: first the verdict, whose first sentence says who pays.
 
     Args:
@@ -63,7 +64,7 @@ def _print_changes(done: results.Patched) -> None:
         printing.say(f"frozen: {', '.join(names)}")
 
 
-def _print_search(document: Document) -> None:
+def _print_search(document: wording.Document) -> None:
     """Print how the repair was found, what it promises, and the candidates."""
     printing.say(printing.plainly(story.search_in_words(document["selection"])))
     for sentence in story.promise_in_words(document):
@@ -98,7 +99,7 @@ def _print_figures(done: results.Patched, *, details: bool) -> None:
 
 
 def _baseline_table(
-    rows: Sequence[Document],
+    rows: Sequence[wording.Document],
     measures: Mapping[str, metric.Measure],
     objective: str,
     n_images: int,
@@ -166,7 +167,7 @@ def _before_after(
     )
 
 
-def _attack_table(rows: Sequence[Document]) -> None:
+def _attack_table(rows: Sequence[wording.Document]) -> None:
     """Print how the model does under attack before and after, and what that shows."""
     shown, notes = [], []
     for row in rows:
@@ -194,7 +195,7 @@ def _attack_table(rows: Sequence[Document]) -> None:
 
 
 def _fairness_tables(
-    block: Document, measures: Mapping[str, metric.Measure], *, details: bool
+    block: wording.Document, measures: Mapping[str, metric.Measure], *, details: bool
 ) -> None:
     """Print groups by all columns together; with `details` also by each column, and rates."""
     *alone, crossed = block["columns"]
@@ -218,7 +219,7 @@ def _fairness_tables(
         )
 
 
-def _classes_table(rows: Sequence[Document], suite: str) -> None:
+def _classes_table(rows: Sequence[wording.Document], suite: str) -> None:
     """Print the accuracy of each class."""
     cells = [[row["name"], str(row["n"]), *_cells(metric.SHARE, row)] for row in rows]
     printing.table(
@@ -228,7 +229,7 @@ def _classes_table(rows: Sequence[Document], suite: str) -> None:
     )
 
 
-def _groups(view: Document) -> None:
+def _groups(view: wording.Document) -> None:
     rows = [
         [
             group["name"] + (" (small)" if group["small"] else ""),
@@ -240,7 +241,7 @@ def _groups(view: Document) -> None:
     printing.table(f"Groups by {view['name']}: accuracy", ["group", *_COLUMNS], rows)
 
 
-def _disparities(view: Document, measures: Mapping[str, metric.Measure]) -> None:
+def _disparities(view: wording.Document, measures: Mapping[str, metric.Measure]) -> None:
     rows = [
         [measures[name].words, *_cells(measures[name], figures)]
         for name, figures in view["disparities"].items()
@@ -250,7 +251,7 @@ def _disparities(view: Document, measures: Mapping[str, metric.Measure]) -> None
     printing.table(title, ["figure", *_COLUMNS[1:]], rows)
 
 
-def _rates(view: Document) -> None:
+def _rates(view: wording.Document) -> None:
     rows = [[group["name"], *map(_arrow, group["rates"].values())] for group in view["groups"]]
     names = [rate.replace("_", " ") for rate in view["groups"][0]["rates"]]
     title = f"Rates of class {view['rates_of']} by {view['name']}, in %"
@@ -259,7 +260,7 @@ def _rates(view: Document) -> None:
         printing.say(f"-: {sentence}")
 
 
-def _cells(measure: metric.Measure, figures: Document | None) -> list[str]:
+def _cells(measure: metric.Measure, figures: wording.Document | None) -> list[str]:
     if figures is None:
         return ["-", "-", "-"]
     before, after, change = (
@@ -272,7 +273,7 @@ def _cells(measure: metric.Measure, figures: Document | None) -> list[str]:
     ]
 
 
-def _arrow(figures: Document | None) -> str:
+def _arrow(figures: wording.Document | None) -> str:
     if figures is None:
         return "-"
     before, after = (metric.SHARE.number(figures[when]["value"]) for when in ("before", "after"))

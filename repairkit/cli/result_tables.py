@@ -6,8 +6,7 @@ from typing import Any
 
 from repairkit.cli import printing
 from repairkit.cli.stage_display import duration
-from repairkit.core import results, suite
-from repairkit.core.metric import SHARE, Measure
+from repairkit.core import metric, results, suite
 from repairkit.core.process.text import counted
 from repairkit.core.scores import Scores
 from repairkit.formats.means_file import CommonMeans
@@ -59,7 +58,7 @@ def print_scored(
         _print_statistics(details)
 
 
-def _print_origin(document: Document, measures: Mapping[str, Measure]) -> None:
+def _print_origin(document: Document, measures: Mapping[str, metric.Measure]) -> None:
     """Print what the values rest on: V(all) and V(none), the device, and the images."""
     metrics = list(document["metrics"].items())
     for name, ends in metrics[:_MOST_METRICS]:
@@ -89,21 +88,19 @@ def _both_ends(rows: Sequence[dict[str, Any]], *between: dict[str, Any]) -> list
 
 def _print_tops(
     scores: Scores,
-    measures: Mapping[str, Measure],
+    measures: Mapping[str, metric.Measure],
     ids: Sequence[str],
     excluded: Collection[int],
 ) -> None:
     """The filters worth most for each metric."""
     rows = []
-    for column, metric in enumerate(scores.metrics[:_MOST_METRICS]):
+    for column, name in enumerate(scores.metrics[:_MOST_METRICS]):
         ranked = scores.ranking(column).tolist()
-        if not measures[metric].greater_is_better:
+        if not measures[name].greater_is_better:
             ranked.reverse()
         best = [p for p in ranked if p not in excluded][:_PER_METRIC]
         values = scores.values[:, column]
-        rows.append(
-            [measures[metric].words, ", ".join(f"{ids[p]} ({values[p]:+.4f})" for p in best)]
-        )
+        rows.append([measures[name].words, ", ".join(f"{ids[p]} ({values[p]:+.4f})" for p in best)])
     printing.table(f"The {_PER_METRIC} filters worth most for each", ["metric", "filters"], rows)
 
 
@@ -113,7 +110,7 @@ def _interval(document: Document) -> str:
     return "" if confidence is None else f" (from, to: {100 * confidence:g} % intervals)"
 
 
-def _direction(measure: Measure) -> str:
+def _direction(measure: metric.Measure) -> str:
     return "" if measure.greater_is_better else " (less is better: a filter above 0 harms)"
 
 
@@ -150,11 +147,11 @@ def print_means(means: CommonMeans, place: Path) -> None:
 
 
 def print_merged(
-    rows: Sequence[dict[str, Any]], document: Document, metric: str, out: Path
+    rows: Sequence[dict[str, Any]], document: Document, measure: str, out: Path
 ) -> None:
     """Print the highest and lowest values over the images of all owners."""
     printing.table(
-        f"Value of {len(rows)} filters for {metric}, highest and lowest ({document['interval']})",
+        f"Value of {len(rows)} filters for {measure}, highest and lowest ({document['interval']})",
         ["filter", "value", "std error", "from", "to"],
         [
             [
@@ -318,7 +315,7 @@ def print_attacked(attacked: results.Attacked) -> None:
             [
                 part,
                 str(figures["n_images"]),
-                *(printing.figure(SHARE, results.Figure(**figures[n])) for n in shares),
+                *(printing.figure(metric.SHARE, results.Figure(**figures[n])) for n in shares),
             ]
         )
     printing.table(

@@ -4,8 +4,6 @@ In a log, a quick command prints nothing. From the fourth second on, each new st
 and a thread prints how far a long stage is at least every four seconds.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import sys
@@ -256,13 +254,13 @@ def show_facts(facts: str, done: int, total: int | None) -> None:
         display.show_facts(facts, done, total)
 
 
-def scoring_progress(progress: ScoringProgress) -> None:
+def scoring_progress(progress: "ScoringProgress") -> None:
     """Show undecided filters, evaluations per second and the time left."""
     done, left = progress.spent.evaluations, progress.evaluations_left
     show_facts(_facts(progress), done, None if left is None else done + left)
 
 
-def _facts(progress: ScoringProgress) -> str:
+def _facts(progress: "ScoringProgress") -> str:
     decided = "" if progress.n_undecided is None else f"{progress.n_undecided} undecided of "
     facts = (
         f"{decided}{progress.n_filters} filters, "

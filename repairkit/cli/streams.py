@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from repairkit.core.process.text import printable
 from repairkit.formats.documents import to_json
 
 
@@ -65,6 +66,11 @@ def write_document(stream: TextIO, document: object) -> None:
         text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
     stream.write(text)
     stream.flush()
+
+
+def remark(text: str) -> None:
+    """Print a line on standard error."""
+    sys.stderr.write(f"repairkit: {printable(text)}\n")
 
 
 def prepare_streams(*, one_document: bool) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from repairkit import api
 from repairkit.cli.option_groups import argument, flag, only, option
 from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SourceOptions, read_shape
 from repairkit.core.errors import SettingsError
@@ -37,10 +36,11 @@ def inspect_command(
     answer: AnswerOptions,
 ) -> None:
     """List inputs, outputs, sites and filters, and which layers are left out and why."""
+    from repairkit.api import job_settings, models
     from repairkit.cli.result_tables import print_inspected
 
-    model, settings = api.find_job(job.model, job.words())
-    inspected = api.inspect(model, job.data.data, settings=settings)
+    model, settings = job_settings.find_job(job.model, job.words())
+    inspected = models.inspect(model, job.data.data, settings=settings)
 
     def tell() -> None:
         print_inspected(
@@ -67,11 +67,12 @@ def instrument_command(
     answer: AnswerOptions,
 ) -> None:
     """Write the model with a run-time mask input per site."""
+    from repairkit.api import job_settings, models
     from repairkit.cli.result_tables import print_instrumented
 
-    model, settings = api.find_job(job.model, job.words())
+    model, settings = job_settings.find_job(job.model, job.words())
     out = place.out or Path(f"{model.stem}.instrumented.onnx")
-    instrumented = api.instrument(model, settings=settings, out=out)
+    instrumented = models.instrument(model, settings=settings, out=out)
     answer.give(instrumented.to_json, lambda: print_instrumented(instrumented.masks, out))
 
 
@@ -95,21 +96,20 @@ class AttackOptions:
     )
     images: int | None = option("Images of each part to attack; all.", min=1)
 
-    def chosen(self, *, by_gradients: bool) -> "api.Pgd | api.Square":
-        """The method with its settings; by default, pgd if a source gives gradients.
+    def chosen(self, *, by_gradients: bool) -> tuple[str, dict[str, float]]:
+        """The method and its settings; the default takes gradients where a source gives them.
 
         Raises:
             SettingsError: there is no such method, or a text is not a number.
         """
         method = self.method or ("pgd" if by_gradients else "square")
-        epsilon = _fraction("--epsilon", self.epsilon)
+        settings = {"epsilon": _fraction("--epsilon", self.epsilon)}
+        if method == "pgd":
+            settings["step_size"] = _fraction("--step-size", self.step_size)
+            return method, settings | {"n_steps": self.steps, "random_start": self.random_start}
         if method == "square":
-            return api.Square(epsilon, n_queries=self.queries)
-        if method != "pgd":
-            raise SettingsError(f"there is no attack {method!r}; choose pgd or square")
-        step_size = _fraction("--step-size", self.step_size)
-        start = self.random_start
-        return api.Pgd(epsilon, step_size=step_size, n_steps=self.steps, random_start=start)
+            return method, settings | {"n_queries": self.queries}
+        raise SettingsError(f"there is no attack {method!r}; choose pgd or square")
 
 
 def attack_command(
@@ -119,12 +119,13 @@ def attack_command(
     answer: AnswerOptions,
 ) -> None:
     """Make images that fool a model: change each a little, towards a random class."""
+    from repairkit.api import job_settings, models
     from repairkit.cli.result_tables import print_attacked
 
-    method = attack.chosen(by_gradients=source.source is not None)
-    pixel_range = _ends(attack.pixel_range)
-    model, settings = api.find_job(job.model, job.words())
-    attacked = api.attack(
+    name, choices = attack.chosen(by_gradients=source.source is not None)
+    method, pixel_range = models.METHODS[name](**choices), _ends(attack.pixel_range)
+    model, settings = job_settings.find_job(job.model, job.words())
+    attacked = models.attack(
         model,
         settings=settings,
         method=method,
@@ -182,13 +183,14 @@ def export_command(
     answer: AnswerOptions,
 ) -> None:
     """Write a PyTorch or Keras model as ONNX, with a proven map of its layers."""
+    from repairkit.api import job_settings, models
     from repairkit.cli.result_tables import print_exported
 
     out = exporting.out or Path(f"{_stem(exporting.source)}.onnx")
-    exported = api.export(
+    exported = models.export(
         exporting.source,
         out=out,
-        settings=api.find_settings(out, job.words()),
+        settings=job_settings.find_settings(out, job.words()),
         framework=exporting.framework,
         weights=exporting.weights,
         input_shape=read_shape(exporting.input_shape),

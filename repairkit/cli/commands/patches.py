@@ -6,7 +6,6 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from repairkit import api
 from repairkit.cli import options, stage_display
 from repairkit.cli.option_groups import argument, flag, only, option, without
 from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SearchOptions
@@ -85,18 +84,20 @@ def patch_command(
     answer: AnswerOptions,
 ) -> None:
     """Choose filters, freeze them, prove the result and write the patched model."""
+    from repairkit.api import job_settings, repairing
     from repairkit.cli.repair_story import print_patched
 
-    model, settings = api.find_job(job.model, job.words())
+    model, settings = job_settings.find_job(job.model, job.words())
     limits, choices, search = asdict(conditions), asdict(choice), values.search
-    done = api.patch(
+    done = repairing.patch(
         model,
         settings=settings,
         out=wish.out or Path(f"{model.stem}.patched.onnx"),
-        score=api.ScoreSettings(
+        score=repairing.score_settings(
             values.method,
-            options=search.of_method(),
-            budget=api.Budget(search.max_evaluations, search.time_limit),
+            search.of_method(),
+            max_evaluations=search.max_evaluations,
+            time_limit=search.time_limit,
             began=options.began(context),
         ),
         source=source.named(),
@@ -110,7 +111,7 @@ def patch_command(
         **limits,
         **choices,
     )
-    document = api.patch_document(done)
+    document = repairing.patch_document(done)
     answer.give(lambda: document, lambda: print_patched(done, document, details=wish.details))
 
 
@@ -128,10 +129,11 @@ class DemoOptions:
 
 def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
     """Repair the packaged sample: a model that reads dark digits on a light background badly."""
+    from repairkit.api import job_settings, repairing
     from repairkit.cli import printing, repair_story
 
-    model = api.copy_sample(place.out)
-    settings = api.find_settings(model)
+    model = repairing.copy_sample(place.out)
+    settings = job_settings.find_settings(model)
     if not (answer.as_json or answer.quiet):
         printing.say(
             f"A network that reads digits, and images in two groups, copied to {place.out}."
@@ -139,7 +141,7 @@ def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
         printing.say(
             "repairkit patch --fairness --level best: score filters, freeze what harms, prove."
         )
-    done = api.patch(
+    done = repairing.patch(
         model,
         settings=settings,
         fairness=True,
@@ -148,10 +150,10 @@ def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
         on_progress=stage_display.scoring_progress,
     )
     # On noise: real images were used while the result was still in memory.
-    verified = api.verify(
+    verified = repairing.verify(
         model, done.out, patch_file=done.patch_file, settings=replace(settings, data=None)
     )
-    document = api.patch_document(done)
+    document = repairing.patch_document(done)
 
     def tell() -> None:
         repair_story.print_patched(done, document)
@@ -195,10 +197,13 @@ def verify_command(
     answer: AnswerOptions,
 ) -> None:
     """Prove that PATCHED is ORIGINAL with exactly the claimed changes."""
+    from repairkit.api import job_settings, repairing
     from repairkit.cli.repair_story import print_verified
 
-    _, settings = api.find_job(pair.original, job.words())
-    verified = api.verify(pair.original, pair.patched, patch_file=pair.patch, settings=settings)
+    _, settings = job_settings.find_job(pair.original, job.words())
+    verified = repairing.verify(
+        pair.original, pair.patched, patch_file=pair.patch, settings=settings
+    )
     answer.give(
         verified.to_json,
         lambda: print_verified(verified, original=pair.original, patched=pair.patched),
@@ -211,18 +216,20 @@ def apply_command(
     answer: AnswerOptions,
 ) -> None:
     """Apply a patch file to the exact model it was made for, and prove the result."""
+    from repairkit.api import job_settings, repairing
     from repairkit.cli.repair_story import print_applied
 
-    _, settings = api.find_job(files.model, job.words())
+    _, settings = job_settings.find_job(files.model, job.words())
     out = files.out or Path(f"{files.model.stem}.patched.onnx")
-    applied = api.apply(files.model, files.patch, out=out, settings=settings)
+    applied = repairing.apply(files.model, files.patch, out=out, settings=settings)
     answer.give(applied.to_json, lambda: print_applied(applied))
 
 
 def revert_command(files: RevertOptions, answer: AnswerOptions) -> None:
     """Undo a patch: restore the original model byte for byte."""
+    from repairkit.api import repairing
     from repairkit.cli.repair_story import print_reverted
 
     out = files.out or Path(f"{files.model.stem}.reverted.onnx")
-    reverted = api.revert(files.model, files.patch, out=out)
+    reverted = repairing.revert(files.model, files.patch, out=out)
     answer.give(reverted.to_json, lambda: print_reverted(reverted))

@@ -7,8 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 import typer
 
-from repairkit import api
-from repairkit.cli import options, stage_display
+from repairkit.cli import options, stage_display, streams
 from repairkit.cli.option_groups import argument, flag, only, option
 from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SearchOptions
 from repairkit.core.errors import Interruption, SettingsError, Terminated
@@ -89,14 +88,15 @@ def score_command(
     answer: AnswerOptions,
 ) -> None:
     """Estimate the value of every filter with its uncertainty; write a run folder."""
+    from repairkit.api import estimating, job_settings
     from repairkit.cli import printing, result_tables
 
     method = "tmab" if scoring.paper and scoring.method == "auto" else scoring.method
     choices, of_method = scoring.estimate(), search.of_method()
-    model, settings = api.find_job(job.model, job.words())
+    model, settings = job_settings.find_job(job.model, job.words())
     folder = scoring.out or default_folder(model, settings.metrics[0], method)
     try:
-        scored = api.score(
+        scored = estimating.score(
             model,
             settings=settings,
             method=method,
@@ -108,7 +108,7 @@ def score_command(
             on_progress=stage_display.scoring_progress,
             ray=cluster.address(),
             ray_cores=cluster.ray_cores,
-            unattended=api.Unattended(**asdict(watch)),
+            unattended=estimating.Unattended(**asdict(watch)),
             **choices,
         )
     except KeyboardInterrupt as stop:
@@ -135,8 +135,6 @@ def _stopped(stop: KeyboardInterrupt, folder: Path, answer: AnswerOptions) -> No
     Raises:
         Interruption: it was Ctrl-C, or nothing is kept.
     """
-    from repairkit.cli import printing
-
     kept = (folder / "run.json").is_file()
     if not (kept and isinstance(stop, Terminated)):
         raise Interruption(
@@ -145,7 +143,7 @@ def _stopped(stop: KeyboardInterrupt, folder: Path, answer: AnswerOptions) -> No
             else "interrupted before there was anything to keep"
         ) from None
     if not answer.quiet:
-        printing.remark(f"stopped by SIGTERM; {folder} keeps what was done, go on with --resume")
+        streams.remark(f"stopped by SIGTERM; {folder} keeps what was done, go on with --resume")
     document = {"run": str(folder), "finished": False, "stopped_by": "SIGTERM"}
     answer.give(lambda: document, lambda: None)
 
@@ -173,9 +171,10 @@ class CompareOptions:
 
 def compare_command(comparing: CompareOptions, answer: AnswerOptions) -> None:
     """Show how far runs agree: rank correlation, R2 and overlap of the top filters."""
+    from repairkit.api import estimating
     from repairkit.cli.result_tables import print_agreements
 
-    agreements = api.compare(comparing.runs, metric=comparing.metric, top_k=comparing.top_k)
+    agreements = estimating.compare(comparing.runs, metric=comparing.metric, top_k=comparing.top_k)
     pairs = [agreement.to_json() for agreement in agreements]
     answer.give(
         lambda: {"comparisons": pairs}, lambda: print_agreements(pairs, len(comparing.runs))
@@ -201,9 +200,10 @@ class ReportOptions:
 
 def report_command(reporting: ReportOptions, answer: AnswerOptions) -> None:
     """Write one self-contained HTML page about a run, and its numbers as JSON."""
+    from repairkit.api import estimating
     from repairkit.cli import printing
 
-    reported = api.report(
+    reported = estimating.report(
         reporting.run,
         out=reporting.out,
         model=reporting.model,
@@ -242,17 +242,18 @@ def means_command(
     job: Annotated[JobOptions, only(*_OF_JOB)], choice: MeansOptions, answer: AnswerOptions
 ) -> None:
     """Compute the mean of every filter over all images, or add up the sums of several owners."""
+    from repairkit.api import estimating, job_settings
     from repairkit.cli.result_tables import print_means
 
     if choice.merge:
         if choice.out is None and job.model is None and job.data.data is None:
             raise SettingsError("--merge needs a file to write; name it with -o")
         place = choice.out or Path()
-        means = api.means(job.model, job.data.data, merge=choice.merge, out=place)
+        means = estimating.means(job.model, job.data.data, merge=choice.merge, out=place)
     else:
-        model, settings = api.find_job(job.model, job.words())
+        model, settings = job_settings.find_job(job.model, job.words())
         place = choice.out or model.with_suffix(".means.json")
-        means = api.means(model, settings=settings, out=place)
+        means = estimating.means(model, settings=settings, out=place)
     answer.give(
         lambda: {k: v for k, v in means.to_json().items() if k != "sites"},
         lambda: print_means(means, place),
@@ -261,9 +262,10 @@ def means_command(
 
 def merge_command(merging: MergeOptions, answer: AnswerOptions) -> None:
     """Add up values over data that may not leave its owners; needs only run folders."""
+    from repairkit.api import estimating
     from repairkit.cli.result_tables import print_merged
 
-    merged = api.merge(
+    merged = estimating.merge(
         merging.runs,
         out=merging.out,
         by=cast(Literal["images", "groups"], merging.by),  # `merge` refuses other words

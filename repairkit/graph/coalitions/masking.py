@@ -72,6 +72,11 @@ def mask_channels(
         inserted.append((positions[site.tensor] + 1, node))
     for position, node in sorted(inserted, key=lambda pair: pair[0], reverse=True):
         graph.nodes.insert(position, node)
+    return _exported(graph, model)
+
+
+def _exported(graph: gs.Graph, model: ModelProto) -> ModelProto:
+    """A masked graph as a model, with the types and inputs that graphsurgeon leaves out."""
     try:
         result: ModelProto = gs.export_onnx(graph, do_type_check=False)
     except (TypeError, ValueError) as error:  # of attributes that do not tell their type
@@ -79,9 +84,18 @@ def mask_channels(
             f"the graph cannot be written back ({error}); export it anew"
         ) from error
     result.ir_version = max(model.ir_version, DEFAULTS_SINCE)
-    _restore_types(result, model)
+    known = {v.name: v.type for v in (*model.graph.input, *model.graph.output)}
+    for value in (*result.graph.input, *result.graph.output):
+        # Types that are no tensors: sequences, maps.
+        if value.name in known and not known[value.name].HasField("tensor_type"):
+            value.type.CopyFrom(known[value.name])
     if model.ir_version >= DEFAULTS_SINCE:
-        _restore_inputs(result, model)
+        # The runtime does not treat a listed initializer as a constant: a matrix product then uses
+        # other kernels, which round differently.
+        stored = {tensor.name for tensor in result.graph.initializer}
+        listed = {value.name for value in result.graph.input}
+        fresh = stored - listed
+        result.graph.input.extend(v for v in model.graph.input if v.name in fresh)
     return result
 
 
@@ -123,27 +137,6 @@ def with_gains(
         result.graph.node.insert(position, helper.make_node("Mul", [off, gain], [scaled], scaled))
         result.graph.node.insert(position, helper.make_node("Sub", [raw, means], [off], off))
     return result
-
-
-def _restore_inputs(result: ModelProto, model: ModelProto) -> None:
-    """List initializers as inputs again where the model does.
-
-    From IR version 4 on the runtime does not treat these as constants: a matrix product then uses
-    other kernels, which round differently.
-    """
-    stored = {tensor.name for tensor in result.graph.initializer}
-    listed = {value.name for value in result.graph.input}
-    kept = [v for v in model.graph.input if v.name in stored and v.name not in listed]
-    if kept:
-        refill(result.graph.input, [*result.graph.input, *kept])
-
-
-def _restore_types(result: ModelProto, model: ModelProto) -> None:
-    """Restore the types of inputs and outputs that are no tensors (sequences, maps)."""
-    known = {v.name: v.type for v in (*model.graph.input, *model.graph.output)}
-    for value in (*result.graph.input, *result.graph.output):
-        if value.name in known and not known[value.name].HasField("tensor_type"):
-            value.type.CopyFrom(known[value.name])
 
 
 def with_where(model: ModelProto, *, at_least: int = _WHERE_SINCE) -> ModelProto:

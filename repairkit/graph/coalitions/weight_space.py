@@ -179,9 +179,9 @@ def find_switches(optimised: ModelProto, separated: Separated, roster: filters.R
             switches.append(_mask_switch(optimised, site))
             continue
         first = roster.slices[site.name].start + 1
-        node = by_code.get(first)
-        if node is None:
+        if first not in by_code:
             raise errors.ModelError(f"site {site.name!r} is not found in the optimised graph")
+        node = by_code[first]
         kernel, bias = separated.kernels[site.name], separated.biases[site.name]
         codes = numpy_helper.to_array(stored[node.input[1]])
         block = _block(node, codes, kernel.shape, site.name)

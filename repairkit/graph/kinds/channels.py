@@ -140,7 +140,14 @@ class ChannelLayer:
         return ""
 
     def freeze(self, frozen: Sequence[filters.FrozenFilter]) -> list[filters.Change]:
-        return _freeze(self, sorted(frozen, key=lambda f: f.filter.channel))
+        frozen = sorted(frozen, key=lambda f: f.filter.channel)
+        channels = np.array([f.filter.channel for f in frozen])
+        every = np.zeros(self.nodes.n_channels)
+        every[channels] = [f.constant for f in frozen]
+        levels = self.nodes.numbers.bias(every)[channels]
+        gains = np.array([f.gain for f in frozen])
+        moved = np.where(gains > 0, (1 - gains) * levels, levels)
+        return _Freezing(self, channels, gains, moved).changes()
 
     def holds(self, channel: int, _constant: filters.Constant, /) -> bool | None:
         kernel = self.kernel
@@ -154,88 +161,92 @@ class ChannelLayer:
         return str(self.node.output[0]), self.kernel.size / self.site.n_channels
 
     def folded(self) -> Folded | None:
-        return _fold(self) if _is_foldable(self) else None
+        nodes = self.nodes
+        plain = nodes.kind == "Conv" and nodes.dtype == "float32" and nodes.rank == 4
+        coded = any(is_dequantised(self.index, name) for name in self.node.input if name)
+        return _fold(self) if plain and not coded else None
 
 
 # Freezing
 
 
-def _freeze(layer: ChannelLayer, frozen: Sequence[filters.FrozenFilter]) -> list[filters.Change]:
-    """The changes for some filters, in the order of their channels."""
-    nodes, name = layer.nodes, layer.site.name
-    channels = np.array([f.filter.channel for f in frozen])
-    every = np.zeros(nodes.n_channels)
-    every[channels] = [f.constant for f in frozen]
-    levels = nodes.numbers.bias(every)[channels]
-    gains = np.array([f.gain for f in frozen])
-    moved = np.where(gains > 0, (1 - gains) * levels, levels)
+@dataclass(frozen=True)
+class _Freezing:
+    """Channels of a layer: the share of its numbers that each keeps, and what its bias gains."""
 
-    def left(node: int, slot: int) -> NDArray[np.float64]:
-        """What is left of the numbers of these channels at an input of a node."""
+    layer: ChannelLayer
+    channels: NDArray[np.intp]
+    gains: NDArray[np.float64]
+    moved: NDArray[np.float64]
+
+    def changes(self) -> list[filters.Change]:
+        nodes, own = self.layer.nodes, self.layer.bias_slot
+        if nodes.norm is not None:
+            places = [(nodes.norm, 1, "scale"), (nodes.norm, 2, "bias")]
+        elif nodes.add is not None:
+            places = [(nodes.add, self.layer.add_slot or 0, "bias")]
+            places += [] if own is None else [(nodes.node, own, "own_bias")]
+        elif own is not None:
+            places = [(nodes.node, own, "bias")]
+        else:
+            return [*self._kernel(), self._added_bias()]
+        return [*self._kernel(), *(self._kept(*place) for place in places)]
+
+    def _kernel(self) -> list[filters.TensorChange]:
+        """A normalisation scales its whole input, so that a channel kept in part keeps its kernel.
+
+        Otherwise the kernel is scaled.
+        """
+        layer, kernel = self.layer, self.layer.kernel
+        gone, kept = np.zeros(kernel.shape, bool), np.zeros(kernel.shape)
+        for channel, gain in zip(self.channels.tolist(), self.gains.tolist(), strict=True):
+            if gain and layer.nodes.norm is not None:
+                continue
+            mask = layers.kernel_mask(layer.node, kernel.shape, channel)
+            gone |= mask
+            kept[mask] = gain
+        if not gone.any():
+            return []
+        rest = layers.kernel_rest(layer.node, layer.constants)
+        values = np.broadcast_to(rest, kernel.shape)[gone]
+        scaled = kept[gone] > 0
+        if scaled.any():
+            values = np.where(scaled, kept[gone] * kernel[gone].astype(np.float64), values)
+        return [
+            filters.TensorChange(
+                node=layer.nodes.node,
+                slot=layers.slots_of(layer.node).kernel,
+                positions=np.flatnonzero(gone),
+                values=values,
+                clone=f"{layer.site.name}/kernel",
+            )
+        ]
+
+    def _kept(self, node: int, slot: int, what: str) -> filters.TensorChange:
+        """What is kept of the numbers of these channels at an input of a node.
+
+        A `bias` also gains its share of the constant.
+        """
+        layer = self.layer
         numbers = layer.constants.array(layer.index.nodes[node].input[slot])
-        flat = np.broadcast_to(numbers.reshape(-1), (nodes.n_channels,))
-        kept = gains > 0  # what is not kept may be infinite
-        rest = np.zeros(len(channels))
-        rest[kept] = gains[kept] * flat[channels][kept].astype(np.float64)
-        return rest
-
-    def change(
-        node: int, slot: int, values: NDArray[np.float64], what: str
-    ) -> filters.TensorChange:
+        flat = np.broadcast_to(numbers.reshape(-1), (layer.nodes.n_channels,))
+        some = self.gains > 0  # where nothing is kept, the number may be infinite
+        kept = np.zeros(len(self.channels))
+        kept[some] = self.gains[some] * flat[self.channels][some].astype(np.float64)
         return filters.TensorChange(
-            node=node, slot=slot, positions=channels, values=values, clone=f"{name}/{what}"
+            node=node,
+            slot=slot,
+            positions=self.channels,
+            values=self.moved + kept if what == "bias" else kept,
+            clone=f"{layer.site.name}/{what}",
         )
 
-    changes: list[filters.Change] = _kernel_changes(layer, channels, gains)
-    slot = layer.bias_slot
-    if nodes.norm is not None:
-        norm = nodes.norm
-        changes.append(change(norm, 1, left(norm, 1), "scale"))
-        changes.append(change(norm, 2, moved + left(norm, 2), "bias"))
-    elif nodes.add is not None:
-        add, add_slot = nodes.add, layer.add_slot or 0
-        changes.append(change(add, add_slot, moved + left(add, add_slot), "bias"))
-        if slot is not None:
-            changes.append(change(nodes.node, slot, left(nodes.node, slot), "own_bias"))
-    elif slot is not None:
-        changes.append(change(nodes.node, slot, moved + left(nodes.node, slot), "bias"))
-    else:
-        bias = np.zeros(nodes.n_channels, nodes.numbers.bias_type or layer.kernel.dtype)
-        bias[channels] = moved
-        added = layers.slots_of(layer.node).bias or 0
-        changes.append(
-            filters.AddedTensor(node=nodes.node, slot=added, array=bias, name=f"{name}/bias")
-        )
-    return changes
-
-
-def _kernel_changes(
-    layer: ChannelLayer, channels: suite.Array, gains: NDArray[np.float64]
-) -> list[filters.Change]:
-    """Leave of the kernel what is kept of each channel; a normalisation scales what it follows."""
-    kernel = layer.kernel
-    gone, kept = np.zeros(kernel.shape, bool), np.zeros(kernel.shape)
-    for channel, gain in zip(channels.tolist(), gains.tolist(), strict=True):
-        if gain and layer.nodes.norm is not None:
-            continue
-        mask = layers.kernel_mask(layer.node, kernel.shape, channel)
-        gone |= mask
-        kept[mask] = gain
-    if not gone.any():
-        return []
-    values = np.broadcast_to(layers.kernel_rest(layer.node, layer.constants), kernel.shape)[gone]
-    scaled = kept[gone] > 0
-    if scaled.any():
-        values = np.where(scaled, kept[gone] * kernel[gone].astype(np.float64), values)
-    return [
-        filters.TensorChange(
-            node=layer.nodes.node,
-            slot=layers.slots_of(layer.node).kernel,
-            positions=np.flatnonzero(gone),
-            values=values,
-            clone=f"{layer.site.name}/kernel",
-        )
-    ]
+    def _added_bias(self) -> filters.AddedTensor:
+        nodes = self.layer.nodes
+        bias = np.zeros(nodes.n_channels, nodes.numbers.bias_type or self.layer.kernel.dtype)
+        bias[self.channels] = self.moved
+        slot, name = layers.slots_of(self.layer.node).bias or 0, f"{self.layer.site.name}/bias"
+        return filters.AddedTensor(node=nodes.node, slot=slot, array=bias, name=name)
 
 
 # What was frozen
@@ -275,14 +286,6 @@ def _reading(layer: ChannelLayer) -> tuple[suite.Array, suite.Array | None, NDAr
 
 
 # Folding
-
-
-def _is_foldable(layer: ChannelLayer) -> bool:
-    """Whether a layer is a plain 32-bit convolution of floats."""
-    nodes = layer.nodes
-    if nodes.kind != "Conv" or nodes.dtype != "float32" or nodes.rank != 4:
-        return False
-    return not any(is_dequantised(layer.index, name) for name in layer.node.input if name)
 
 
 def _fold(layer: ChannelLayer) -> Folded:

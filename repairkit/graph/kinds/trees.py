@@ -329,9 +329,16 @@ def _plant(node: NodeProto, ensemble: ensembles.Ensemble, levels: NDArray[np.flo
             width = np.promote_types(kept.dtype, fresh.dtype)
             grown = np.insert(kept.astype(width), np.repeat(ensemble.starts, 2), fresh)
             ensembles.replace_numbers(node, f"nodes_{name}", grown)
+    _plant_weights(node, ensemble, trees[ensemble.starts], levels)
+
+
+def _plant_weights(
+    node: NodeProto, ensemble: ensembles.Ensemble, ids: suite.Array, levels: NDArray[np.float64]
+) -> None:
+    """Give the new leaf of every tree its levels; `ids` are those of the trees."""
     tree, column = np.nonzero(ensemble.holds)
     ends = {
-        "treeids": trees[ensemble.starts][tree],
+        "treeids": ids[tree],
         "nodeids": np.ones(len(tree), np.int64),
         "ids": np.array(ensemble.columns)[column],
         "weights": levels[tree, column],

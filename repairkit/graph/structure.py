@@ -72,7 +72,8 @@ def ending_of(model: ModelProto, output: str) -> tuple[Ending, str] | None:
             below = ending_of(model, node.input[0])
             return ("log-softmax", "Log of a Softmax") if below and below[0] == "softmax" else None
         if kind in _LINEAR:
-            return ("linear", kind) if _is_plain(node) else None
+            fused = attribute(node, "activation")  # then it does not end in its sums
+            return None if fused is not None and fused.s else ("linear", kind)
         transform = attribute(node, "post_transform")
         if transform is not None and transform.s in _BY_TRANSFORM and not arithmetic:
             return _BY_TRANSFORM[transform.s], f"{kind} with {transform.s.decode()}"
@@ -82,12 +83,6 @@ def ending_of(model: ModelProto, output: str) -> tuple[Ending, str] | None:
         arithmetic = arithmetic or kind in _AFTER_LINEAR
         name = following
     return None
-
-
-def _is_plain(node: NodeProto) -> bool:
-    """Whether a layer ends in its sums, without an activation fused to it."""
-    activation = attribute(node, "activation")
-    return activation is None or not activation.s
 
 
 def _before(node: NodeProto, index: GraphIndex) -> str | None:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
 from repairkit.graph.index import GraphIndex, copied, int_attribute, outer_names, refill
@@ -240,13 +240,15 @@ def extract(
     fed = [anatomy.names[t] for t in piece.fed] + [name for name in read if name in inputs]
     kept = [stored[name] for name in read if name in stored and name not in inputs]
     constant = _constant_nodes(anatomy, read)
+    beside = {name for p in constant for name in anatomy.reads[p]} - {t.name for t in kept}
+    kept += [stored[name] for name in sorted(beside) if name in stored]
     kinds = {name: _element_type(anatomy, name, shapes) for name in fed}
     graph = helper.make_graph(
         [*(anatomy.nodes[p] for p in constant), *nodes],
         "slice",
         [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
         [helper.make_empty_tensor_value_info(name) for name in piece.outputs],
-        [*kept, *_constants_of(anatomy, constant, kept)],
+        kept,
     )
     model = helper.make_model(graph, opset_imports=anatomy.model.opset_import)
     model.functions.extend(anatomy.model.functions)
@@ -264,15 +266,6 @@ def _constant_nodes(anatomy: Anatomy, read: Iterable[str]) -> list[int]:
             positions.append(position)
             needed |= anatomy.reads[position]
     return positions[::-1]
-
-
-def _constants_of(
-    anatomy: Anatomy, constant: list[int], kept: list[TensorProto]
-) -> list[TensorProto]:
-    known = {tensor.name for tensor in kept}
-    names = {name for position in constant for name in anatomy.reads[position]} - known
-    stored = anatomy.index.initializers
-    return [stored[name] for name in sorted(names) if name in stored]
 
 
 def _element_type(anatomy: Anatomy, name: str, shapes: Mapping[str, Shape]) -> int:

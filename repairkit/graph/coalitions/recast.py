@@ -58,8 +58,11 @@ class _Recasting:
 
     def result(self) -> ModelProto:
         for node in self._index.nodes:
-            moved = self._moved(node)
-            copy = self._rewritten(node) if moved is None else moved
+            copy = self._moved(node)
+            if copy is None:
+                copy = node
+                for name in (*node.input, *sorted(outer_names(node))):
+                    self._wide(name)
             self._there.update(copy.output)
             self._nodes.append(copy)
         for name in self._index.outputs:
@@ -105,12 +108,6 @@ class _Recasting:
             elif name:
                 self._narrow(name)
         return moved
-
-    def _rewritten(self, node: NodeProto) -> NodeProto:
-        """The node unchanged, after all that it reads exists in 32 bits."""
-        for name in (*node.input, *sorted(outer_names(node))):
-            self._wide(name)
-        return node
 
     def _twin_name(self, name: str) -> str:
         return name + self._suffix

@@ -9,6 +9,8 @@ channels separate, and those that only compare or scale them (pooling, activatio
 ArgMax), are no layers.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -66,6 +68,10 @@ class _State:
     weighed: frozenset[int] | None = frozenset()
     rank: int | None = None
     fresh: bool = False
+
+    def rearranged(self, rank: int | None) -> _State:
+        """Of that rank, behind an operator that may have moved numbers to other axes."""
+        return replace(self, weighed=None if self.weighed else self.weighed, rank=rank)
 
 
 def is_product(node: NodeProto) -> bool:
@@ -178,9 +184,7 @@ def _moved(node: NodeProto, state: _State, constants: Constants) -> _State:
         return _transposed(node, state)
     if kind in _RENUMBERING or kind in _SUMS:
         return _renumbered(node, state, constants)
-    return replace(
-        state, weighed=None if state.weighed else state.weighed, rank=_rank_of(node, constants)
-    )
+    return state.rearranged(_rank_of(node, constants))
 
 
 def _weighed(node: NodeProto, state: _State, constants: Constants) -> _State:
@@ -204,7 +208,7 @@ def _weighed(node: NodeProto, state: _State, constants: Constants) -> _State:
 def _transposed(node: NodeProto, state: _State) -> _State:
     order = ints_attribute(node, "perm")
     if order is None:
-        return replace(state, weighed=None if state.weighed else state.weighed)
+        return state.rearranged(state.rank)
     rank = len(order)
     if state.weighed is None or sorted(order) != list(range(rank)):
         return replace(state, rank=rank)
@@ -219,7 +223,7 @@ def _renumbered(node: NodeProto, state: _State, constants: Constants) -> _State:
     if keeps:
         return state
     if axes is None or state.rank is None:
-        return replace(state, weighed=None if state.weighed else state.weighed, rank=None)
+        return state.rearranged(None)
     adds = node.op_type == "Unsqueeze"
     rank = state.rank + len(axes) if adds else state.rank - len(axes)
     places = {a % max(rank if adds else state.rank, 1) for a in axes}
@@ -296,14 +300,12 @@ def _functions_with_layers(model: ModelProto) -> dict[tuple[str, str], bool]:
     holds = {
         key: _is_written_out(nodes) and _hold_a_matrix(nodes) for key, nodes in functions.items()
     }
-    changed = True
-    while changed:
-        changed = False
-        for key, nodes in functions.items():
-            if not holds[key] and any(
-                holds.get((n.domain, n.op_type), is_product(n)) for n in nodes
-            ):
-                holds[key] = changed = True
+    while calling := [
+        key
+        for key, nodes in functions.items()
+        if not holds[key] and any(holds.get((n.domain, n.op_type), is_product(n)) for n in nodes)
+    ]:
+        holds.update(dict.fromkeys(calling, True))
     return holds
 
 

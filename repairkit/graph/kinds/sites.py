@@ -13,7 +13,7 @@ from repairkit.core import errors, filters
 from repairkit.graph.index import GraphIndex, inner_nodes, layer_names, with_open_sizes
 from repairkit.graph.kinds.channels import CHANNELS
 from repairkit.graph.kinds.heads import head_layers, is_product
-from repairkit.graph.kinds.kind import Kind, LeftOut, SiteLayer, SiteSearch, Survey
+from repairkit.graph.kinds.kind import LeftOut, SiteLayer, SiteSearch, Survey
 from repairkit.graph.kinds.layers import DENSE_ON_CODES
 from repairkit.graph.kinds.trees import TREES
 from repairkit.graph.stored.constants import Constants
@@ -28,11 +28,6 @@ _UNSUPPORTED = {
     "NhwcConv": "a convolution fused by a runtime; use the model it was made from",
     **dict.fromkeys(DENSE_ON_CODES, "a dense layer on integer codes cannot be frozen"),
 }
-
-
-def kind_of(site: filters.Site) -> Kind:
-    """The kind of a site."""
-    return _KIND_OF[site.kind]
 
 
 # Masking
@@ -52,7 +47,7 @@ def instrument(
         ModelError: the model's opset cannot be converted, or the result would not be valid.
     """
     for kind in KINDS:
-        masked = tuple(site for site in sites if kind_of(site) is kind)
+        masked = tuple(site for site in sites if _KIND_OF[site.kind] is kind)
         if masked:
             model = kind.mask(model, masked, means)
     return model

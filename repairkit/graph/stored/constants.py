@@ -71,7 +71,8 @@ class Constants:
         if node.op_type == "DequantizeLinear":
             return self._dequantised(node, stored)
         feeds = {i: self.array(i, stored) for i in node.input if i}
-        return self._run(node, feeds)[list(node.output).index(name)]
+        made = tensors.fold(node, feeds, self.index.model.opset_import)
+        return made[list(node.output).index(name)]
 
     def numbers(self, node: NodeProto, slot: int) -> suite.Array | None:
         """What a node reads at `slot`; None where that is nothing or is not constant."""
@@ -101,9 +102,6 @@ class Constants:
         if write is None or write.storage.shared:
             return wanted.astype(self.array(name).dtype)
         return self.read_back(name, write)
-
-    def _run(self, node: NodeProto, feeds: dict[str, suite.Array]) -> list[suite.Array]:
-        return tensors.fold(node, feeds, self.index.model.opset_import)
 
     def write(
         self, name: str, positions: NDArray[np.int64], values: NDArray[np.float64]
@@ -142,7 +140,8 @@ class Constants:
             source = self.array(node.input[0])
             feeds = {i: self.array(i) for i in node.input[1:] if i}
             feeds[node.input[0]] = np.arange(source.size, dtype=np.int64).reshape(source.shape)
-            return self._run(node, feeds)[0].reshape(-1)[positions], values
+            made = tensors.fold(node, feeds, self.index.model.opset_import)
+            return made[0].reshape(-1)[positions], values
         if node.op_type == "Cast":
             return positions, values
         if node.op_type == "DequantizeLinear":

@@ -7,7 +7,8 @@ are stored: in an initializer, a `Constant` node, or a list attribute of a node.
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core import errors, filters, suite
 from repairkit.graph.index import DEFAULTS_SINCE, GraphIndex, attribute, copied, fresh_name
@@ -118,7 +119,7 @@ def undo(model: ModelProto, edit: filters.TensorEdit) -> None:
     if edit.kind == "added":
         _remove(model, edit)
     elif edit.kind == "attribute":
-        _restore_list(list(model.graph.node), edit)
+        _restore_list(model, edit)
     else:
         _restore(model, edit)
 
@@ -141,44 +142,45 @@ def _remove(model: ModelProto, edit: filters.TensorEdit) -> None:
 
 
 def _restore(model: ModelProto, edit: filters.TensorEdit) -> None:
+    tensor = _edited(model, edit)
+    array = array_of(tensor)
+    store(tensor, *_old_numbers(edit, array.size, array.dtype))
+
+
+def _edited(model: ModelProto, edit: filters.TensorEdit) -> TensorProto:
     tensor = stored_tensor(model, edit.kind, edit.tensor)
     if tensor is None:
-        raise _missing(edit)
-    array = array_of(tensor)
+        raise errors.VerificationError(f"the model has no stored tensor {edit.tensor!r}")
+    return tensor
+
+
+def _old_numbers(
+    edit: filters.TensorEdit, size: int, dtype: np.dtype[np.generic]
+) -> tuple[NDArray[np.int64], suite.Array]:
+    """Flat positions in a tensor or list of `size` numbers, and the numbers that stood there."""
     # Counted before anything is allocated: the patch file is not trusted.
     ends = [0, *(end for run in edit.runs for end in run)]
-    n_elements = sum(stop - start for start, stop in edit.runs)
-    fits = ends == sorted(ends) and 0 < n_elements <= array.size and ends[-1] <= array.size
-    if not fits or len(edit.old) != n_elements * array.dtype.itemsize:
+    n_numbers = sum(stop - start for start, stop in edit.runs)
+    fits = ends == sorted(ends) and 0 < n_numbers <= size and ends[-1] <= size
+    if not fits or len(edit.old) != n_numbers * dtype.itemsize:
+        what = "list" if edit.kind == "attribute" else "tensor"
         raise errors.VerificationError(
-            f"the old bytes kept for {edit.tensor!r} do not fit the tensor"
+            f"the old bytes kept for {edit.tensor!r} do not fit the {what}"
         )
-    positions = np.concatenate([np.arange(a, b) for a, b in edit.runs]).astype(np.int64)
-    store(tensor, positions, np.frombuffer(edit.old, array.dtype))
+    positions = np.concatenate([np.arange(start, stop) for start, stop in edit.runs])
+    return positions.astype(np.int64), np.frombuffer(edit.old, dtype)
 
 
-def _missing(edit: filters.TensorEdit) -> errors.VerificationError:
-    return errors.VerificationError(f"the model has no stored tensor {edit.tensor!r}")
-
-
-def _restore_list(nodes: list[NodeProto], edit: filters.TensorEdit) -> None:
-    makers = [node for node in nodes if edit.node in node.output]
-    held = attribute(makers[0], edit.tensor) if makers else None
+def _restore_list(model: ModelProto, edit: filters.TensorEdit) -> None:
+    maker = next((node for node in model.graph.node if edit.node in node.output), None)
+    held = None if maker is None else attribute(maker, edit.tensor)
     if held is None or held.type not in (AttributeProto.TENSOR, AttributeProto.FLOATS):
         raise errors.VerificationError(
             f"the model has no list {edit.tensor!r} in the node that makes {edit.node!r}"
         )
-    stored = held.type == AttributeProto.TENSOR
-    dtype = numpy_helper.to_array(held.t).dtype if stored else _FLOAT
-    size = int(np.prod(held.t.dims)) if stored else len(held.floats)
-    n_values = sum(max(stop - start, 0) for start, stop in edit.runs)
-    outside = any(start < 0 or stop > size for start, stop in edit.runs)
-    if not edit.runs or outside or len(edit.old) != n_values * dtype.itemsize:
-        raise errors.VerificationError(
-            f"the old bytes kept for {edit.tensor!r} do not fit the list"
-        )
-    positions = np.concatenate([np.arange(start, stop) for start, stop in edit.runs])
-    _put(held, positions, np.frombuffer(edit.old, dtype))
+    is_tensor = held.type == AttributeProto.TENSOR
+    old = numpy_helper.to_array(held.t) if is_tensor else np.array(held.floats, _FLOAT)
+    _put(held, *_old_numbers(edit, old.size, old.dtype))
 
 
 def changes_nothing(edit: filters.TensorEdit, model: ModelProto, patched: ModelProto) -> bool:
@@ -190,10 +192,7 @@ def changes_nothing(edit: filters.TensorEdit, model: ModelProto, patched: ModelP
         patched: the model after.
     """
     if edit.kind != "added":
-        tensor = stored_tensor(patched, edit.kind, edit.tensor)
-        if tensor is None:
-            raise _missing(edit)
-        new = array_of(tensor).reshape(-1)
+        new = array_of(_edited(patched, edit)).reshape(-1)
         return b"".join(new[start:stop].tobytes() for start, stop in edit.runs) == edit.old
     before, after = (Constants(GraphIndex(m)) for m in (model, patched))
     array = after.array(edit.tensor)

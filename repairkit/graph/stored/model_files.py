@@ -48,16 +48,13 @@ def read_model(path: Path) -> ModelFile:
     try:
         content = _content(path)
         model = ModelProto.FromString(content)
+        if not model.graph.node or not model.opset_import:
+            raise ValueError("no graph was found in it")
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(
             f"{path}: this is not an ONNX model ({first_line(error)}); export the network to "
             "ONNX first"
         ) from error
-    if not model.graph.node or not model.opset_import:
-        raise ModelError(
-            f"{path}: this is not an ONNX model (no graph was found in it); export the network to "
-            "ONNX first"
-        )
     external = {name: safe_path(path, name) for name in external_locations(model)}
     digest = _digest(content, external)
     del content
@@ -191,10 +188,15 @@ def safe_path(model_path: Path, location: str) -> Path:
 
 
 def _not_in_folder(model_path: Path, location: str) -> ModelError:
-    return ModelError(
-        f"{model_path}: its external data cannot be read: {location[:200]!r} is no file in the "
-        "model's own folder; put the data file there and let the model name it"
+    return _unreadable(
+        model_path,
+        f"{location[:200]!r} is no file in the model's own folder; put the data file there and let "
+        "the model name it",
     )
+
+
+def _unreadable(model_path: Path, reason: str) -> ModelError:
+    return ModelError(f"{model_path}: its external data cannot be read: {reason}")
 
 
 def load_external(model_path: Path, model: ModelProto) -> None:
@@ -240,18 +242,20 @@ def _checked_ranges(
         if location not in sizes:
             path = safe_path(model_path, location)
             if not path.is_file():
-                raise ModelError(
-                    f"{model_path}: its external data cannot be read: there is no file "
-                    f"{location!r} beside it; put the data file into the model's own folder"
+                raise _unreadable(
+                    model_path,
+                    f"there is no file {location!r} beside it; put the data file into the model's "
+                    "own folder",
                 )
             sizes[location] = path.stat().st_size
         offset, length = _range(model_path, tensor, sizes[location])
         ranges.setdefault(location, []).append((tensor, offset, length))
     asked = sum(length for held in ranges.values() for _, _, length in held)
     if asked > _MOST_TIMES * sum(sizes.values()) + _SLACK_BYTES:
-        raise ModelError(
-            f"{model_path}: its external data cannot be read: its tensors ask for {asked} bytes of "
-            f"files of {sum(sizes.values())} bytes; the same bytes are claimed too often"
+        raise _unreadable(
+            model_path,
+            f"its tensors ask for {asked} bytes of files of {sum(sizes.values())} bytes; the same "
+            "bytes are claimed too often",
         )
     return ranges
 
@@ -271,10 +275,10 @@ def _range(model_path: Path, tensor: TensorProto, size: int) -> tuple[int, int]:
     except ValueError:
         offset = length = -1
     if offset < 0 or length != needed or offset + length > size:
-        raise ModelError(
-            f"{model_path}: its external data cannot be read: the tensor {tensor.name!r} needs "
-            f"{needed} bytes and does not find them in its data file of {size} bytes; get both "
-            "files again from where they came from"
+        raise _unreadable(
+            model_path,
+            f"the tensor {tensor.name!r} needs {needed} bytes and does not find them in its data "
+            f"file of {size} bytes; get both files again from where they came from",
         )
     return offset, length
 

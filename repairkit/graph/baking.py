@@ -129,11 +129,7 @@ def _changed_head(before: GraphIndex, after: GraphIndex) -> filters.HeadChange |
 
 
 def revert(model: ModelProto, edits: Sequence[filters.TensorEdit]) -> ModelProto:
-    """The model as it was before `edits` were made, in the order given.
-
-    Args:
-        model: never modified.
-        edits: from `bake`.
+    """A copy of the model as it was before `bake` made these edits, in this order.
 
     Raises:
         VerificationError: the model does not hold what the edits name.
@@ -151,12 +147,7 @@ Floats = NDArray[np.float64]
 
 
 def biased(index: GraphIndex, head: ClassHead, shift: Floats) -> filters.HeadChange:
-    """The change that adds `shift` to the class scores, rounded to what the file can hold.
-
-    Args:
-        index: of the model.
-        head: its head.
-        shift: (n_classes,).
+    """The change that adds `shift` (n_classes,) to the scores, rounded to what the file can hold.
 
     Raises:
         ModelError: the head has no place for class biases, or it cannot hold these.
@@ -173,8 +164,8 @@ def refitted(
     """The change that adds `weight` and `shift` to what the head computes from its features.
 
     Args:
-        index: of the model.
-        head: its head.
+        index: of the head's model.
+        head: the layer that changes.
         weight: (n_classes, n_features), added to the weights, in units of the scores.
         shift: (n_classes,), added to the scores; 0 for a head that has no place for biases.
 

@@ -258,12 +258,8 @@ _WIDTH = 4  # bytes of a number; wider ones are rare
 def bytes_of_largest_node(model: ModelProto, input_name: str, shape: Sequence[int]) -> int:
     """The memory for one image of the node that reads and writes most, in bytes.
 
-    A run takes at least this for each of its images; 0 where no shape is known.
-
-    Args:
-        model: never modified; its weights are not read.
-        input_name: the image input.
-        shape: of an image.
+    A run takes at least this for each of its images, which have this shape at this input. 0 where
+    no shape is known. The model's weights are not read.
     """
     graph = model.graph
     kept = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _SMALL]
@@ -275,7 +271,13 @@ def bytes_of_largest_node(model: ModelProto, input_name: str, shape: Sequence[in
         if tensor.name not in small
     ]
     fed = [v for v in graph.input if v.name not in stored]
-    inputs = [_of_one(v, shape) if v.name == input_name else v for v in fed]
+    one = [1, *map(int, shape)]
+    inputs = [
+        helper.make_tensor_value_info(v.name, v.type.tensor_type.elem_type, one)
+        if v.name == input_name
+        else v
+        for v in fed
+    ]
     outputs = [helper.make_empty_tensor_value_info(o.name) for o in graph.output]
     light = helper.make_model(
         helper.make_graph(graph.node, "light", [*inputs, *weights], outputs, kept),
@@ -294,12 +296,6 @@ def bytes_of_largest_node(model: ModelProto, input_name: str, shape: Sequence[in
     }
     each = [sum(sizes.get(name, 0) for name in {*node.input, *node.output}) for node in graph.node]
     return _WIDTH * max(each, default=0)
-
-
-def _of_one(value: ValueInfoProto, shape: Sequence[int]) -> ValueInfoProto:
-    return helper.make_tensor_value_info(
-        value.name, value.type.tensor_type.elem_type, [1, *map(int, shape)]
-    )
 
 
 def _numbers(value: ValueInfoProto) -> int:

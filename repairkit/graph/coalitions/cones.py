@@ -228,10 +228,7 @@ def extract(
 ) -> tuple[ModelProto, tuple[str, ...]]:
     """A model of a slice, and the names of its inputs.
 
-    Args:
-        anatomy: of the whole graph.
-        piece: from `Anatomy.slice`.
-        shapes: at least of the fed tensors except the image; only the types are used.
+    `shapes` holds at least the fed tensors except the image; only their types are used.
     """
     stored = anatomy.index.initializers
     nodes = [anatomy.nodes[position] for position in piece.nodes]
@@ -285,7 +282,7 @@ def stack_inputs(
     """A copy that repeats some inputs along their first axis, as often as the input `COUNT` says.
 
     Args:
-        model: of a slice; never modified.
+        model: of a slice.
         names: inputs that hold one batch of images.
         shapes: of one image.
 

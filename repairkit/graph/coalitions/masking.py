@@ -174,13 +174,9 @@ def affine_input(site: filters.Site, what: str) -> str:
 
 
 def with_affine_masks(model: ModelProto, sites: tuple[filters.Site, ...]) -> ModelProto | None:
-    """A copy of the instrumented model with four inputs per site in place of its mask.
+    """A copy of a model with four inputs per site in place of the mask that `instrument` gave it.
 
     `ZEROS` and `ONES` are what the normalisation subtracts and divides by.
-
-    Args:
-        model: from `instrument`; never modified.
-        sites: those that were instrumented.
 
     Returns:
         None where a site is not masked by a `Where`, or is no tensor of 32-bit floats with its
@@ -211,18 +207,13 @@ def with_affine_masks(model: ModelProto, sites: tuple[filters.Site, ...]) -> Mod
 
 
 def _shapes(site: filters.Site) -> dict[str, list[int]]:
-    """Target shapes of `Reshape`, by name; 0 keeps an axis."""
-    rest = [0] * (site.rank - 2)
-    together, apart = _names(site)
-    return {together: [1, -1, *rest], apart: [-1, site.n_channels, *rest]}
-
-
-def _names(site: filters.Site) -> tuple[str, str]:
-    return f"{mask_name(site)}/together", f"{mask_name(site)}/apart"
+    """Target shapes of the two `Reshape`s, by name; 0 keeps an axis."""
+    name, rest = mask_name(site), [0] * (site.rank - 2)
+    return {f"{name}/together": [1, -1, *rest], f"{name}/apart": [-1, site.n_channels, *rest]}
 
 
 def _affine(node: NodeProto, site: filters.Site) -> list[NodeProto]:
-    together, apart = _names(site)
+    together, apart = _shapes(site)
     joined, masked = (f"{mask_name(site)}/{what}" for what in ("joined", "masked"))
     facts = [affine_input(site, what) for what in (SCALE, OFFSET, ZEROS, ONES)]
     return [

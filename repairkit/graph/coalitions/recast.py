@@ -28,10 +28,6 @@ def recast(model: ModelProto, width: Width) -> ModelProto:
 
     Constants beyond the range of 16 bits become the largest number of that range.
 
-    Args:
-        model: never modified.
-        width: of the numbers inside.
-
     Raises:
         ModelError: the standard's shape inference fails on the model.
     """

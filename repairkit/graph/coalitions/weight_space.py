@@ -70,7 +70,7 @@ def separate(
     """A working copy of a model for the coalitions of `sites`.
 
     Args:
-        survey: of the model, which is never modified.
+        survey: of the model.
         sites: the sites of the game, each with its filters in its tensor.
         means: levels of absent filters, for the sites that need a mask.
         output: the output that is judged.
@@ -162,10 +162,7 @@ def with_codes(separated: Separated, roster: filters.Roster) -> ModelProto:
 def find_switches(optimised: ModelProto, separated: Separated, roster: filters.Roster) -> Switched:
     """Find every site in an optimised model that was made from `with_codes`.
 
-    Args:
-        optimised: as the runtime wrote it; becomes part of the result.
-        separated: what `with_codes` was made from.
-        roster: the game's filters.
+    The model, as the runtime wrote it, becomes part of the result.
 
     Raises:
         ModelError: a site was not found, or the layout of its weights is not understood.

@@ -327,10 +327,7 @@ def _find(search: SiteSearch, position: int) -> ChannelLayer | str:
     if reason:
         return reason
     nodes = layers.read_layer(
-        position,
-        search.constants,
-        search.ranks,
-        behind_activation=search.behind_activation,
+        position, search.constants, search.ranks, behind_activation=search.behind_activation
     )
     if isinstance(nodes, str):
         return nodes

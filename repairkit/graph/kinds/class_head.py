@@ -214,7 +214,7 @@ def find_head(index: GraphIndex, output: str) -> ClassHead:
         if node.domain not in STANDARD or subgraphs(node):
             raise _between(node, output)
         if kind in _LAYERS:
-            head = _read(index, constants, position)
+            head = _read(constants, position)
             return _behind(head, index, steps, ending or "linear")
         if kind in _ENDINGS or kind == "Log":
             if ending is not None or pooled or steps:
@@ -283,40 +283,17 @@ def _flat(constants: Constants, name: str) -> Floats:
     return constants.array(name).reshape(-1).astype(np.float64)
 
 
-def _read(index: GraphIndex, constants: Constants, position: int) -> ClassHead:
+def _read(constants: Constants, position: int) -> ClassHead:
     """The layer itself, as if nothing followed it."""
+    index = constants.index
     node, name = index.nodes[position], layer_names(index)[position]
     kind, layer = node.op_type, f"the last layer {name!r}"
-    if node.input[0] in index.constant or node.input[1] not in index.constant:
-        raise errors.ModelError(
-            f"the weights of {layer} are not its second input, stored in the file"
-        )
-    if is_dequantised(index, node.input[1]) or is_dequantised(index, node.input[0]):
-        raise errors.ModelError(
-            f"{layer} computes on integer codes, where biases and weights cannot be set exactly; "
-            "use the model before it was quantised"
-        )
-    kernel = constants.array(node.input[1])
-    if kernel.dtype.name not in FROZEN_TYPES:
-        raise errors.ModelError(
-            f"the weights of {layer} are of type {kernel.dtype.name}, not of floats"
-        )
-    alpha = float_attribute(node, "alpha", 1.0) if kind == "Gemm" else 1.0
-    beta = float_attribute(node, "beta", 1.0) if kind == "Gemm" else 1.0
-    if kind != "Conv" and (kernel.ndim != 2 or int_attribute(node, "transA", 0)):
-        raise errors.ModelError(
-            f"{layer} is no product of a row of features and a matrix of weights"
-        )
+    kernel = _kernel(node, constants, layer)
     weight = _rows_of(node, kernel)
     n_classes = len(weight)
-    has_bias = kind != "MatMul" and len(node.input) > _BIAS and bool(node.input[_BIAS])
-    if has_bias and node.input[_BIAS] not in index.constant:
-        raise errors.ModelError(f"the bias of {layer} is computed at run time")
-    stored = _flat(constants, node.input[_BIAS]) if has_bias else None
-    if stored is not None and stored.size not in (1, n_classes):
-        raise errors.ModelError(
-            f"the bias of {layer} has {stored.size} values for {n_classes} classes"
-        )
+    stored = _own_bias(node, constants, layer, n_classes)
+    alpha = float_attribute(node, "alpha", 1.0) if kind == "Gemm" else 1.0
+    beta = float_attribute(node, "beta", 1.0) if kind == "Gemm" else 1.0
     one = np.ones(n_classes)
     grouped = kind == "Conv" and int_attribute(node, "group", 1) != 1
     return ClassHead(
@@ -339,6 +316,44 @@ def _read(index: GraphIndex, constants: Constants, position: int) -> ClassHead:
         fixed_weight=_GROUPED.format(layer) if grouped else "",
         dtype=kernel.dtype.name,
     )
+
+
+def _kernel(node: NodeProto, constants: Constants, layer: str) -> suite.Array:
+    """The weights of a last layer, if they are floats that can be set."""
+    index = constants.index
+    if node.input[0] in index.constant or node.input[1] not in index.constant:
+        raise errors.ModelError(
+            f"the weights of {layer} are not its second input, stored in the file"
+        )
+    if is_dequantised(index, node.input[1]) or is_dequantised(index, node.input[0]):
+        raise errors.ModelError(
+            f"{layer} computes on integer codes, where biases and weights cannot be set exactly; "
+            "use the model before it was quantised"
+        )
+    kernel = constants.array(node.input[1])
+    if kernel.dtype.name not in FROZEN_TYPES:
+        raise errors.ModelError(
+            f"the weights of {layer} are of type {kernel.dtype.name}, not of floats"
+        )
+    if node.op_type != "Conv" and (kernel.ndim != 2 or int_attribute(node, "transA", 0)):
+        raise errors.ModelError(
+            f"{layer} is no product of a row of features and a matrix of weights"
+        )
+    return kernel
+
+
+def _own_bias(node: NodeProto, constants: Constants, layer: str, n_classes: int) -> Floats | None:
+    """The bias that the layer itself stores: one number, or one for each class."""
+    if node.op_type == "MatMul" or len(node.input) <= _BIAS or not node.input[_BIAS]:
+        return None
+    if node.input[_BIAS] not in constants.index.constant:
+        raise errors.ModelError(f"the bias of {layer} is computed at run time")
+    stored = _flat(constants, node.input[_BIAS])
+    if stored.size not in (1, n_classes):
+        raise errors.ModelError(
+            f"the bias of {layer} has {stored.size} values for {n_classes} classes"
+        )
+    return stored
 
 
 def _behind(head: ClassHead, index: GraphIndex, steps: list[_Step], ending: Ending) -> ClassHead:

@@ -239,13 +239,7 @@ def spread_over_thresholds(
     """The rows, with every feature that trees compare drawn from around the trees' thresholds.
 
     Noise in another range would send all rows to the same leaves. Only ensembles that read the
-    input itself tell in which range it lies.
-
-    Args:
-        model: never modified.
-        input_name: its input.
-        rows: floats, shape (n, n_features).
-        rng: what is drawn from.
+    input itself tell in which range it lies. Rows are floats of shape (n, n_features).
     """
     result = rows.copy()
     asked: dict[int, list[float]] = {}
@@ -311,11 +305,6 @@ def _is_zipmap(node: NodeProto) -> bool:
 
 def tail_of(model: ModelProto, sites: Sequence[filters.Site], output: str) -> ModelProto | None:
     """A model from the scores of all ensembles to an output; None where the output is the scores.
-
-    Args:
-        model: never modified.
-        sites: its tree ensembles.
-        output: an output of the model.
 
     Raises:
         ModelError: the output also depends on the input in another way.

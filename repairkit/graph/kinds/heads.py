@@ -238,16 +238,11 @@ def _renumbered(node: NodeProto, state: _State, constants: Constants) -> _State:
 
 def _axes(node: NodeProto, constants: Constants) -> list[int] | None:
     """The axes that an operator names; None where it names none, or computes them."""
-    given = ints_attribute(node, "axes")
-    if given is not None:
-        return given
     try:
-        axes = constants.numbers(node, 1)
+        axes = constants.integers(node, "axes", 1)
     except ModelError:
         return None
-    if axes is None or axes.dtype.kind not in "iu":
-        return None
-    return [int(a) for a in axes.reshape(-1)]
+    return None if axes is None else axes.tolist()
 
 
 def _rank_of(node: NodeProto, constants: Constants) -> int | None:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import NodeProto
 
 from repairkit.core.errors import ModelError
@@ -135,8 +133,6 @@ def _behind(node: NodeProto, known: dict[str, _Axes], constants: Constants) -> _
         return None
     if node.op_type in _KEEPING:
         return axes
-    if node.op_type in _MOVES:
-        return _MOVES[node.op_type](node, axes)
     rule = _RULES.get(node.op_type)
     return None if rule is None else rule(node, axes, constants)
 
@@ -168,14 +164,14 @@ def _concat(node: NodeProto, known: dict[str, _Axes], constants: Constants) -> _
     return (*first[:axis], joined, *first[axis + 1 :])
 
 
-def _transposed(node: NodeProto, axes: _Axes) -> _Axes | None:
+def _transposed(node: NodeProto, axes: _Axes, _constants: Constants) -> _Axes | None:
     perm = ints_attribute(node, "perm")
     order = list(range(len(axes)))[::-1] if perm is None else perm
     return tuple(axes[a] for a in order) if sorted(order) == list(range(len(axes))) else None
 
 
 def _padded(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | None:
-    pads = _numbers(node, 1, "pads", constants)
+    pads = constants.integers(node, "pads", 1)
     if pads is None or pads.size != 2 * len(axes):
         return axes  # an image is padded along its sides
     added = pads.reshape(2, -1).sum(axis=0)
@@ -183,15 +179,15 @@ def _padded(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | None:
 
 
 def _sliced(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | None:
-    starts = _numbers(node, 1, "starts", constants)
-    cut = _numbers(node, 3, "axes", constants)
+    starts = constants.integers(node, "starts", 1)
+    cut = constants.integers(node, "axes", 3)
     if starts is None:
         return None
     which = range(starts.size) if cut is None else cut.tolist()
     return _parts(axes, [a % len(axes) for a in which])
 
 
-def _split(node: NodeProto, axes: _Axes) -> _Axes | None:
+def _split(node: NodeProto, axes: _Axes, _constants: Constants) -> _Axes | None:
     return _parts(axes, [int_attribute(node, "axis", 0) % len(axes)])
 
 
@@ -211,7 +207,7 @@ def _parts(axes: _Axes, taken: list[int]) -> _Axes:
 
 
 def _squeezed(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | None:
-    gone = _numbers(node, 1, "axes", constants)
+    gone = constants.integers(node, "axes", 1)
     if gone is None:
         return None
     dropped = {a % len(axes) for a in gone.tolist()}
@@ -219,7 +215,7 @@ def _squeezed(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | Non
 
 
 def _unsqueezed(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | None:
-    added = _numbers(node, 1, "axes", constants)
+    added = constants.integers(node, "axes", 1)
     if added is None:
         return None
     rank = len(axes) + added.size
@@ -228,7 +224,7 @@ def _unsqueezed(node: NodeProto, axes: _Axes, constants: Constants) -> _Axes | N
     return tuple(_UNKNOWN if a in fresh else next(old) for a in range(rank))
 
 
-def _deepened(node: NodeProto, axes: _Axes) -> _Axes | None:
+def _deepened(node: NodeProto, axes: _Axes, _constants: Constants) -> _Axes | None:
     factor = Fraction(int_attribute(node, "blocksize", 1) ** 2)
     if node.op_type == "DepthToSpace":
         factor = 1 / factor
@@ -238,29 +234,14 @@ def _deepened(node: NodeProto, axes: _Axes) -> _Axes | None:
     return (axes[0], replace(channels, times=channels.times * factor), *axes[2:])
 
 
-def _numbers(
-    node: NodeProto, slot: int, name: str, constants: Constants
-) -> NDArray[np.int64] | None:
-    """Whole numbers, from an attribute in older opsets and from an input in newer ones."""
-    given = ints_attribute(node, name)
-    if given is not None:
-        return np.array(given, np.int64)
-    numbers = constants.numbers(node, slot)
-    if numbers is None or numbers.dtype.kind not in "iu":
-        return None
-    return numbers.reshape(-1).astype(np.int64)
-
-
-_MOVES: dict[str, Callable[[NodeProto, _Axes], _Axes | None]] = {
-    "DepthToSpace": _deepened,
-    "SpaceToDepth": _deepened,
-    "Split": _split,
-    "Transpose": _transposed,
-}
 _RULES: dict[str, Callable[[NodeProto, _Axes, Constants], _Axes | None]] = {
+    "DepthToSpace": _deepened,
     "Gather": _gathered,
     "Pad": _padded,
     "Slice": _sliced,
+    "SpaceToDepth": _deepened,
+    "Split": _split,
     "Squeeze": _squeezed,
+    "Transpose": _transposed,
     "Unsqueeze": _unsqueezed,
 }

@@ -174,20 +174,19 @@ def _foreign(node: NodeProto, index: GraphIndex) -> str | None:
 
 def _hidden_layers(index: GraphIndex) -> list[LeftOut]:
     """Layers inside `If`, `Loop`, `Scan` and model functions: these stay as they are."""
-    kinds = {*_KIND_OF, *_UNSUPPORTED}
-    hidden = [
-        LeftOut(inner.name or inner.output[0], inner.op_type, f"it lies inside a {node.op_type}")
-        for node in index.nodes
-        for inner in inner_nodes(node)
-        if inner.op_type in kinds
+    inner = [
+        (n, f"it lies inside a {node.op_type}") for node in index.nodes for n in inner_nodes(node)
     ]
-    hidden += [
-        LeftOut(n.name or n.output[0], n.op_type, f"it lies inside the function {function.name}")
+    inner += [
+        (n, f"it lies inside the function {function.name}")
         for function in index.model.functions
         for n in function.node
-        if n.op_type in kinds
     ]
-    return hidden
+    return [
+        LeftOut(n.name or n.output[0], n.op_type, reason)
+        for n, reason in inner
+        if n.op_type in _KIND_OF or n.op_type in _UNSUPPORTED
+    ]
 
 
 def select_sites(survey: Survey, patterns: Sequence[str]) -> tuple[filters.Site, ...]:

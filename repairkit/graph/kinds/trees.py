@@ -201,9 +201,7 @@ def _mask(
 
 
 TREES = Kind(
-    operators=frozenset({*ensembles.ENSEMBLES, *ensembles.UNSUPPORTED}),
-    find=_find,
-    mask=_mask,
+    operators=frozenset({*ensembles.ENSEMBLES, *ensembles.UNSUPPORTED}), find=_find, mask=_mask
 )
 
 

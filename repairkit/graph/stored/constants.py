@@ -20,6 +20,7 @@ from repairkit.graph.index import (
     copied,
     graphs_of,
     int_attribute,
+    ints_attribute,
     sparse_tensors,
 )
 from repairkit.graph.stored import tensors
@@ -79,6 +80,19 @@ class Constants:
         if len(node.input) <= slot or node.input[slot] not in self.index.constant:
             return None
         return self.array(node.input[slot])
+
+    def integers(self, node: NodeProto, name: str, slot: int) -> NDArray[np.int64] | None:
+        """Whole numbers, flat, of the attribute `name`, or of the input `slot` in newer opsets.
+
+        None where there are none, or they are not constant.
+        """
+        given = ints_attribute(node, name)
+        if given is not None:
+            return np.array(given, np.int64)
+        numbers = self.numbers(node, slot)
+        if numbers is None or numbers.dtype.kind not in "iu":
+            return None
+        return numbers.reshape(-1).astype(np.int64)
 
     def _dequantised(self, node: NodeProto, stored: Mapping[str, suite.Array]) -> suite.Array:
         """As the runtime does it: in 32 bits, then rounded to the type of the result."""
@@ -178,13 +192,10 @@ class Constants:
 def _spread(
     values: suite.Array, shape: tuple[int, ...], axis: int, block: int
 ) -> NDArray[np.float64] | None:
-    """Scales or zero points, one for every element and flat; None where they do not fit.
+    """Scales or zero points, one for every element of codes and flat; None where they do not fit.
 
-    Args:
-        values: one, one for each index along `axis`, or one for each `block` of indices.
-        shape: of the codes.
-        axis: of the codes.
-        block: 0 where there are no blocks.
+    `values` holds one, one for each index along `axis`, or one for each `block` of indices. A block
+    of 0 is none.
     """
     numbers = values.astype(np.float64)
     if numbers.size == 1:

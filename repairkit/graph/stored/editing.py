@@ -184,13 +184,7 @@ def _restore_list(model: ModelProto, edit: filters.TensorEdit) -> None:
 
 
 def changes_nothing(edit: filters.TensorEdit, model: ModelProto, patched: ModelProto) -> bool:
-    """Whether an edit left every number as it was.
-
-    Args:
-        edit: one that was made in `patched`.
-        model: the model before.
-        patched: the model after.
-    """
+    """Whether an edit that made `patched` of `model` left every number as it was."""
     if edit.kind != "added":
         new = array_of(_edited(patched, edit)).reshape(-1)
         return b"".join(new[start:stop].tobytes() for start, stop in edit.runs) == edit.old

@@ -290,12 +290,7 @@ def digest_of_file(path: Path) -> str:
 
 
 def place_beside(model: ModelProto, out: Path, drafts: Drafts) -> None:
-    """Copy the data files that a model keeps outside, so that they lie beside `out` too.
-
-    Args:
-        model: its weights may lie anywhere.
-        out: the path to which the model will be written.
-        drafts: the files that appear together with the model; the copies are added to them.
+    """Add the data files that a model keeps outside, wherever they lie, to the files beside `out`.
 
     Raises:
         RunFolderError: another file is in the way, or nothing can be written.

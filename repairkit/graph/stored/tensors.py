@@ -250,16 +250,9 @@ _MOST_SHAPE_ELEMENTS = 64
 
 
 def fold(
-    node: NodeProto,
-    feeds: Mapping[str, suite.Array],
-    opsets: Iterable[onnx.OperatorSetIdProto],
+    node: NodeProto, feeds: Mapping[str, suite.Array], opsets: Iterable[onnx.OperatorSetIdProto]
 ) -> list[suite.Array]:
-    """The outputs of a node.
-
-    Args:
-        node: one whose inputs are all given; it has no body inside.
-        feeds: its inputs by name.
-        opsets: of the model.
+    """The outputs of a node without a body, from all its inputs by name.
 
     Raises:
         ModelError: it cannot be computed, or its result is larger than any weight.

@@ -16,6 +16,7 @@ import numpy as np
 from repairkit.core import attacked, errors, suite
 from repairkit.core.process.stages import stage
 from repairkit.data.parts import strata_of
+from repairkit.jobs.repair.cures.supplies import Offer
 from repairkit.jobs.repair.ladder import CureJudge, Verdict, not_sure
 from repairkit.repairs.crossfit import Folds, assign_folds
 from repairkit.repairs.cure import ChosenPatch, Cure, Cured, Nothing, Story
@@ -162,35 +163,27 @@ def confirm(fitted: CrossFitted, judge: CureJudge) -> Confirmed:
     return first
 
 
-def compare_cures(
-    cures: Mapping[str, Cure],
-    reasons: Mapping[str, str],
-    *,
-    judge: CureJudge,
-    folds: Folds,
-    plain: suite.Array,
-    lowest: str,
-) -> list[Story]:
+def compare_cures(judge: CureJudge, folds: Folds, offer: Offer) -> list[Story]:
     """All cures beside each other: the rows of the report's `selection.cures`.
 
     Args:
-        cures: by name.
-        reasons: why others cannot be had with this model, by name.
         judge: of the selection images.
         folds: of the selection images.
-        plain: the model's outputs for them as it is.
-        lowest: the lowest promise that will do.
+        offer: the cures that the model can take, and why it cannot take others.
     """
     rows = [
-        _row(name, cross_fit(cure, folds, plain), judge, lowest) for name, cure in cures.items()
+        _row(name, cross_fit(cure, folds, offer.plain), judge) for name, cure in offer.cures.items()
     ]
-    return [*rows, *(_without(name, reason) for name, reason in reasons.items())]
+    nothing: Story = {"promise": None, "n_frozen": 0, "changes": {}, "reached": {}}
+    for name, reason in offer.reasons.items():
+        rows.append({"cure": name, **nothing, "reason": f"not available here: {reason}"})
+    return rows
 
 
-def _row(name: str, fitted: CrossFitted, judge: CureJudge, lowest: str) -> Story:
+def _row(name: str, fitted: CrossFitted, judge: CureJudge) -> Story:
     confirmed, whole = confirm(fitted, judge), fitted.whole
     verdict = confirmed.verdict
-    rung = None if verdict.refusal is not None else verdict.best(lowest)
+    rung = None if verdict.refusal is not None else verdict.best(judge.wishes.promise)
     reason = whole.reason if isinstance(whole, Nothing) else ""
     if verdict.refusal is not None:
         reason = verdict.refusal.reason
@@ -204,41 +197,23 @@ def _row(name: str, fitted: CrossFitted, judge: CureJudge, lowest: str) -> Story
     }
 
 
-def _without(name: str, reason: str) -> Story:
-    return {
-        "cure": name,
-        "promise": None,
-        "n_frozen": 0,
-        "changes": {},
-        "reached": {},
-        "reason": f"not available here: {reason}",
-    }
-
-
 @stage("choosing")
-def confirm_by_all(
-    judge: CureJudge, folds: Folds, cure: Cure, plain: suite.Array, *, repair: str
-) -> ChosenPatch:
+def confirm_by_all(judge: CureJudge, folds: Folds, offer: Offer, *, repair: str) -> ChosenPatch:
     """Every image chooses and every image confirms; see `confirming`.
 
     Args:
         judge: of all selection images.
         folds: of the selection images.
-        cure: the way to change the model.
-        plain: the outputs for the selection images as the model is.
-        repair: what was asked for.
+        offer: the cures that the model can take.
+        repair: the name of the wanted one.
 
     Raises:
         TargetNotMetError: there is nothing to gain, or not surely enough.
     """
-    wishes, n_images = judge.wishes, len(judge.annotations)
-    fitted = cross_fit(cure, folds, plain)
-    story = {
-        **wishes.opening(n_images, n_images, judge.seed),
-        "repair": repair,
-        **fitted.whole.story,
-        "folds": fitted.fold_rows(wishes.search.at_most),
-    }
+    wishes, n_images, plain = judge.wishes, len(judge.annotations), offer.plain
+    fitted = cross_fit(offer.wanted(repair), folds, plain)
+    story = wishes.opening(n_images, n_images, judge.seed) | {"repair": repair}
+    story |= {**fitted.whole.story, "folds": fitted.fold_rows(wishes.search.at_most)}
     if isinstance(fitted.whole, Nothing):
         raise _declined(fitted.whole.reason, story, judge, plain)
     with stage("confirming"):
@@ -252,10 +227,10 @@ def confirm_by_all(
         "stability": fitted.stability(n_steps),
         "unstable": fitted.unstable(n_steps),
     }
-    if verdict.refusal is not None or verdict.best(wishes.promise) is None:
-        reason = verdict.why_not(wishes)
-        if verdict.refusal is not None:
-            reason = f"on images that did not choose, {verdict.refusal.reason}"
+    reason = "" if verdict.best(wishes.promise) else verdict.why_not(wishes)
+    if verdict.refusal is not None:
+        reason = f"on images that did not choose, {verdict.refusal.reason}"
+    if reason:
         reason = f"{shipped.words} is best on all selection images, but {reason}"
         raise _declined(reason, story, judge, plain)
     return ChosenPatch(
@@ -270,29 +245,22 @@ def confirm_by_all(
 
 @stage("choosing")
 def confirm_by_part(
-    judge: CureJudge,
-    positions: tuple[suite.Indices, suite.Indices],
-    cure: Cure,
-    plain: suite.Array,
-    *,
-    repair: str,
+    judge: CureJudge, positions: tuple[suite.Indices, suite.Indices], offer: Offer, *, repair: str
 ) -> ChosenPatch:
     """Some selection images choose, the others confirm and have no part in the choice.
 
     Args:
         judge: of the images that confirm.
         positions: of the images that choose, and of those that confirm.
-        cure: the way to change the model.
-        plain: the outputs for all selection images as the model is.
-        repair: what was asked for.
+        offer: the cures that the model can take.
+        repair: the name of the wanted one.
 
     Raises:
         TargetNotMetError: there is nothing to gain, or not surely enough.
     """
     wishes, (within, others) = judge.wishes, positions
-    before = plain[others]
-    story = {**wishes.opening(len(within), len(others), judge.seed), "repair": repair}
-    whole = cure.on(within)
+    before, whole = offer.plain[others], offer.wanted(repair).on(within)
+    story = wishes.opening(len(within), len(others), judge.seed) | {"repair": repair}
     story |= whole.story
     if isinstance(whole, Nothing):
         raise _declined(whole.reason, story, judge, before)
@@ -301,23 +269,23 @@ def confirm_by_part(
         cured = whole.first(n_steps)
         with stage("confirming"):
             verdict = judge.judge(before, cured.outputs[others])
-        if not first:
-            story |= verdict.rows(wishes, looks)
-        chance, refusal = not_sure(wishes.objective, verdict.changes), verdict.refusal
-        if not chance and refusal is None:
+        rows, promise = verdict.rows(wishes, looks), verdict.changes[wishes.objective.metric]
+        reason = chance = not_sure(wishes.objective, verdict.changes)
+        if verdict.refusal is not None:
+            reason = chance or verdict.refusal.reason
+        if not reason:
+            selection = {**story, **rows, "cure": cured.name}
             return ChosenPatch(
-                patch=cured.patch,
-                promise=verdict.changes[wishes.objective.metric],
-                selection={**story, **verdict.rows(wishes, looks), "cure": cured.name},
-                n_confirmations=looks,
+                patch=cured.patch, promise=promise, selection=selection, n_confirmations=looks
             )
-        reason = chance or ("" if refusal is None else refusal.reason)
-        first = first or (
-            f"{cured.words} was best on the {len(within)} images that chose, but on the "
-            f"{len(others)} that confirm {reason}; more selection images may tell"
-        )
+        if looks == 1:
+            story |= rows
+            first = (
+                f"{cured.words} was best on the {len(within)} images that chose, but on the "
+                f"{len(others)} that confirm {reason}; more selection images may tell"
+            )
         # A smaller change costs less and gains less: only a broken limit leads to one.
-        if chance or (refusal is not None and not refusal.costs_too_much):
+        if chance or (verdict.refusal is not None and not verdict.refusal.costs_too_much):
             break
     story["confirmation_looks"] = looks
     if looks > 1:

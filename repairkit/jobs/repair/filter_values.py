@@ -15,40 +15,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import AdapterError, RunFolderError, SettingsError
-from repairkit.core.framework import Attributing, Differentiating, FrameworkModel, LayerMap
+from repairkit.core import errors, framework
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.scores import Scores
 from repairkit.core.suite import Array, Indices, Suite
-from repairkit.formats.effects import Affects
-from repairkit.formats.run_file import RunDocument, RunFolder
-from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, Objective
+from repairkit.formats import effects, run_file
+from repairkit.jobs.repair.objective import Objective
 from repairkit.jobs.repair.repair_settings import GRADIENT
-from repairkit.jobs.runs.run_document import (
-    differing,
-    options_in_words,
-    parts_in_words,
-    same_parts,
-    settings_at,
-    settings_in,
-)
+from repairkit.jobs.runs import run_document
 from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.score.scored import Scored
 from repairkit.jobs.setup.looking import tell_reading
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.metrics.definition import Surprises
-from repairkit.metrics.image_metrics import LOSS_OF_GROUP
+from repairkit.metrics import definition, image_metrics
 from repairkit.metrics.resampling import SHARPNESS, FigureOfImages, figure_of
 
 MOST_CANDIDATES = 24
-Source = tuple[str, FrameworkModel]
+Source = tuple[str, framework.FrameworkModel]
 """The name of the framework's model that an ONNX file came from, and the model."""
 
 PlayerValues = NDArray[np.float64]
 """Shape (n_players,)."""
 
-_GROUP = f"{LOSS_OF_GROUP.name}:"
+_GROUP = f"{image_metrics.LOSS_OF_GROUP.name}:"
 _PASSES = 3  # that a backward pass takes, with its forward pass
 _PROOF_IMAGES = 8
 _MOST_IMAGES = 512  # of the selection part, by which conductance is measured
@@ -231,7 +221,7 @@ class Screening:
         if key not in self._known:
             chosen = np.flatnonzero(np.isin(self.scored, positions))
             harm = self.values.on(chosen) or self.values.harm
-            if self.objective.metric == FAIRNESS_OBJECTIVE:
+            if self.objective.is_worst_group:
                 harm = harm.towards_the_worst(self._losses(positions))
             self._known[key] = find_candidates(harm)
         return self._known[key]
@@ -251,15 +241,17 @@ class Screening:
 
 
 def _read_values(path: Path, bench: Bench, objective: Objective, suite: Suite) -> FilterValues:
-    folder = RunFolder(path)
+    folder = run_file.RunFolder(path)
     run = folder.read()
     if run["model"]["digest"] != bench.subject.file.digest:
-        raise RunFolderError(f"{path}: holds scores of another model ({run['model']['path']})")
+        raise errors.RunFolderError(
+            f"{path}: holds scores of another model ({run['model']['path']})"
+        )
     run = folder.read_finished()
     _check_run(path, run, bench, objective)
     seen = run.get("scored_on", {})
     if seen.get("part") == suite.name == "choosing" and seen["n_images"] != len(suite):
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{path}: was scored on {seen['n_images']} images and {len(suite)} are to choose; "
             "leave --confirm-share out"
         )
@@ -278,41 +270,42 @@ def _signs(bench: Bench, metrics: Sequence[str]) -> tuple[int, ...]:
     return tuple(metric.measure.sign for metric in bench.metrics(metrics))
 
 
-def _check_run(path: Path, run: RunDocument, bench: Bench, objective: Objective) -> None:
+def _check_run(path: Path, run: run_file.RunDocument, bench: Bench, objective: Objective) -> None:
     """Scores must be about the images, levels and metric that this job is about.
 
     Otherwise the test images might have had a say, or another metric's ranking be followed.
     """
     if run["data"]["digest"] != bench.dataset.digest:
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{path}: was scored on other data ({run['data']['path']}); score on the data that the "
             "patch is to be judged on"
         )
     settings, known = bench.settings, run["settings"]
     fitting = dict.fromkeys([objective.metric, *settings.metrics[:1], *objective.plain_values])
     if known["metrics"][0] not in fitting:
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{path}: was scored with the metric {known['metrics'][0]!r}, which does not tell who "
             f"harms {objective.metric}; score with --metric {' or '.join(fitting)}, or choose "
             f"with --objective {known['metrics'][0]}"
         )
-    for setting in differing(
-        settings_in(run),
-        settings_at(bench.settings, bench.common),
-        *(Affects.FILTERS, Affects.FIGURE, Affects.IMAGES),
+    for setting in run_document.differing(
+        run_document.settings_in(run),
+        run_document.settings_at(bench.settings, bench.common),
+        *(effects.Affects.FILTERS, effects.Affects.FIGURE, effects.Affects.IMAGES),
         without=("parts",),
     ):
         remedy = "give both the same"
         if setting.name == "means":
             remedy = "score without --means (or, from Python, give both the same Settings.means)"
-        raise RunFolderError(
+        raise errors.RunFolderError(
             f"{path}: was scored with {setting.name} {setting.first!r}, and this job has "
             f"{setting.second!r}; {remedy}"
         )
-    if not same_parts(run, settings.parts, bench.parts):
-        raise RunFolderError(
-            f"{path}: was scored with parts of other images ({parts_in_words(run)}) than this job "
-            f"has ({bench.parts.summary.rstrip('.')}); give both the same{options_in_words(run)}"
+    if not run_document.same_parts(run, settings.parts, bench.parts):
+        parts, options = run_document.parts_in_words(run), run_document.options_in_words(run)
+        raise errors.RunFolderError(
+            f"{path}: was scored with parts of other images ({parts}) than this job has "
+            f"({bench.parts.summary.rstrip('.')}); give both the same{options}"
         )
 
 
@@ -327,14 +320,14 @@ class FirstOrder:
     def on(self, positions: Indices) -> Scores:
         """The values that the images at `positions` of the suite tell."""
         about, changes = self.suite.annotations.take(positions), self.changes[positions]
-        values, errors = [], []
+        values, deviations = [], []
         for metric in self.metrics:
             weights = metric.weights(about)
             mean = weights @ changes
             values.append(mean)
-            errors.append(np.sqrt(weights**2 @ (changes - mean) ** 2))
+            deviations.append(np.sqrt(weights**2 @ (changes - mean) ** 2))
         names = tuple(metric.name for metric in self.metrics)
-        return Scores.plain(names, np.stack(values, axis=1), np.stack(errors, axis=1))
+        return Scores.plain(names, np.stack(values, axis=1), np.stack(deviations, axis=1))
 
 
 @stage("scoring by gradients")
@@ -351,11 +344,13 @@ def first_order(
         AdapterError: the source is another model, or gives no gradients.
     """
     if source is None:
-        raise SettingsError("--method gradient needs the framework's model; name it with --source")
+        raise errors.SettingsError(
+            "--method gradient needs the framework's model; name it with --source"
+        )
     metrics = bench.metrics(bench.metric_names)
     for metric in metrics:
-        if not isinstance(metric.scorer, Surprises):
-            raise SettingsError(
+        if not isinstance(metric.scorer, definition.Surprises):
+            raise errors.SettingsError(
                 f"--method gradient tells of losses, and {metric.name} is none; leave --method out"
             )
     changes = _changes(bench, source, suite)
@@ -374,10 +369,12 @@ def first_order(
 def _changes(bench: Bench, source: Source, suite: Suite) -> NDArray[np.float32]:
     name, model = source
     layers = layers_of(bench)
-    if not isinstance(model, Differentiating):
-        raise AdapterError(f"the adapter of {model.framework} gives no gradients at filters")
+    if not isinstance(model, framework.Differentiating):
+        raise errors.AdapterError(f"the adapter of {model.framework} gives no gradients at filters")
     if bench.settings.sites_at != "pre-activation":
-        raise SettingsError("--method gradient is for --sites-at pre-activation; leave that out")
+        raise errors.SettingsError(
+            "--method gradient is for --sites-at pre-activation; leave that out"
+        )
     check_same(bench, model, name)
     places: dict[str, list[tuple[int, int]]] = {}
     constants: dict[str, NDArray[np.float64]] = {}
@@ -416,8 +413,8 @@ def _conductance(bench: Bench, *, source: Source, weighed_as: str) -> PlayerValu
     """
     name, model = source
     layers = layers_of(bench)
-    if not isinstance(model, Attributing):
-        raise AdapterError(f"the adapter of {model.framework} cannot tell of conductance")
+    if not isinstance(model, framework.Attributing):
+        raise errors.AdapterError(f"the adapter of {model.framework} cannot tell of conductance")
     suite = bench.parts.selection
     rng = np.random.default_rng(bench.settings.seed)
     few = suite.take(rng.permutation(len(suite))[:_MOST_IMAGES])
@@ -428,7 +425,9 @@ def _conductance(bench: Bench, *, source: Source, weighed_as: str) -> PlayerValu
     return by_filter(bench, layers, {layer: weights @ each for layer, each in by_layer.items()})
 
 
-def by_filter(bench: Bench, layers: LayerMap, means: Mapping[str, PlayerValues]) -> PlayerValues:
+def by_filter(
+    bench: Bench, layers: framework.LayerMap, means: Mapping[str, PlayerValues]
+) -> PlayerValues:
     """Means by layer as values by player; NaN where a filter's layer has none, or is unproven."""
     values = np.full(len(bench.roster), np.nan)
     for player, filter in enumerate(bench.roster.filters):
@@ -438,7 +437,7 @@ def by_filter(bench: Bench, layers: LayerMap, means: Mapping[str, PlayerValues])
     return values
 
 
-def layers_of(bench: Bench) -> LayerMap:
+def layers_of(bench: Bench) -> framework.LayerMap:
     """Which layers of the framework the filters are.
 
     Raises:
@@ -446,13 +445,13 @@ def layers_of(bench: Bench) -> LayerMap:
     """
     layers = bench.subject.layer_map
     if layers is None:
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{bench.subject.file.path} has no map of layers; make it with repairkit export"
         )
     return layers
 
 
-def check_same(bench: Bench, model: FrameworkModel, source: str) -> None:
+def check_same(bench: Bench, model: framework.FrameworkModel, source: str) -> None:
     """Refuse a framework's model that does not compute what the bench's does.
 
     Raises:
@@ -463,7 +462,7 @@ def check_same(bench: Bench, model: FrameworkModel, source: str) -> None:
     theirs = model.outputs(images).reshape(ours.shape)
     scale = float(np.abs(ours).max()) or 1.0
     if not np.allclose(theirs, ours, rtol=_RELATIVE, atol=_RELATIVE * scale):
-        raise AdapterError(
+        raise errors.AdapterError(
             f"{source} does not compute what {bench.subject.file.path} does; name the source and "
             "the --weights that it was exported from"
         )

@@ -26,11 +26,8 @@ from repairkit.engine.runner import OpenModel
 from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
 from repairkit.jobs.setup.preparing import outputs_of
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.metrics.catalogue import METRICS, make_metric
+from repairkit.metrics import catalogue, group_metrics, image_metrics, robustness
 from repairkit.metrics.evaluation import difference, evaluate
-from repairkit.metrics.group_metrics import RATES, class_furthest_apart, group_rates, left_out
-from repairkit.metrics.image_metrics import ACCURACY
-from repairkit.metrics.robustness import ATTACK_SUCCESS
 from repairkit.repairs.crossfit import widen, widening
 from repairkit.repairs.cure import ChosenPatch, FinalFigures
 
@@ -42,8 +39,10 @@ SMALL = (
     f"a group is small where it has fewer than {FEWEST_IMAGES} images, or where the 95 % interval "
     f"of its accuracy is wider than {100 * WIDEST_INTERVAL:.0f} points before or after"
 )
-_ACCURACIES = (ACCURACY.name, FAIRNESS_OBJECTIVE, PLAIN_VALUE)
-_DISPARITIES = tuple(metric.name for metric in METRICS if metric.measure.even_at is not None)
+_ACCURACIES = (image_metrics.ACCURACY.name, FAIRNESS_OBJECTIVE, PLAIN_VALUE)
+_DISPARITIES = tuple(
+    metric.name for metric in catalogue.METRICS if metric.measure.even_at is not None
+)
 _MOST_CLASSES = 40
 _OTHER_CLASSES = ""  # no class has this name
 
@@ -109,7 +108,9 @@ def not_judged(bench: Bench) -> FinalFigures:
 def judged_names(bench: Bench, objective: str) -> list[str]:
     """The metrics that a repair is judged by: the objective, beside what it may have cost."""
     names = [bench.accuracy] if bench.n_classes else []
-    names += [ATTACK_SUCCESS.name] if attacked.is_attacked(bench.dataset.annotations) else []
+    names += (
+        [robustness.ATTACK_SUCCESS.name] if attacked.is_attacked(bench.dataset.annotations) else []
+    )
     names += [objective] if objective not in names else []
     if bench.settings.groups and bench.n_classes:
         names += [n for n in (FAIRNESS_OBJECTIVE, PLAIN_VALUE) if n not in names]
@@ -220,10 +221,11 @@ def _judge_by(
     annotations = _grouped(suite.annotations, columns)
     names = _ACCURACIES + (_DISPARITIES if len(annotations.group_names) > 1 else ())
     metrics: list[Metric] = [
-        make_metric(name, form=form, annotations=annotations, n_classes=n_classes) for name in names
+        catalogue.make_metric(name, form=form, annotations=annotations, n_classes=n_classes)
+        for name in names
     ]
-    judged = class_furthest_apart(outputs[0], annotations, form, n_classes)
-    rates = group_rates(form, judged, annotations)
+    judged = group_metrics.class_furthest_apart(outputs[0], annotations, form, n_classes)
+    rates = group_metrics.group_rates(form, judged, annotations)
     metrics += rates.values()
     before, after = (
         evaluate(o, annotations, metrics, form=form, suite=suite.name, seed=seed) for o in outputs
@@ -250,13 +252,13 @@ def _judge_by(
                 **_three(before.groups[group], after.groups[group], change[f"accuracy:{group}"]),
                 "rates": {
                     rate: moved(rates[rate, group].name) if (rate, group) in rates else None
-                    for rate in RATES
+                    for rate in group_metrics.RATES
                 },
             }
             for group in before.groups
         ],
         "disparities": {name: moved(name) for name in names},
-        "left_out": left_out(annotations, n_classes),
+        "left_out": group_metrics.left_out(annotations, n_classes),
     }
 
 

@@ -5,7 +5,7 @@ instead of right answers); the likelihood of the true class, balanced over group
 them, and the limit or target that is not kept.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,13 +17,7 @@ from repairkit.core import attacked, results
 from repairkit.core.metric import Metric
 from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations, Array
-from repairkit.jobs.repair.objective import (
-    FAIRNESS_OBJECTIVE,
-    PROMISES,
-    MetricsOf,
-    Objective,
-    Wishes,
-)
+from repairkit.jobs.repair.objective import PROMISES, MetricsOf, Objective, Wishes
 from repairkit.metrics.catalogue import measure_of
 from repairkit.metrics.chance import Discordant
 from repairkit.metrics.evaluation import difference, evaluate, falls_beyond, falls_in_words
@@ -126,18 +120,14 @@ class Ladder:
     """The promises that an objective has.
 
     Attributes:
-        objective: its name.
-        sign: 1 where more of it is better, else -1.
-        of_worst_group: whether it is the accuracy of the worst group.
+        objective: what is to be improved.
         metrics: from names to metrics.
         n_folds: of the cross-fitting; 0 where other images chose than judge.
         seed: of the resamples.
     """
 
-    objective: str
-    sign: int
-    of_worst_group: bool
-    metrics: Callable[[Sequence[str]], Sequence[Metric]]
+    objective: Objective
+    metrics: MetricsOf
     n_folds: int
     seed: int
 
@@ -149,7 +139,7 @@ class Ladder:
     @cached_property
     def metric(self) -> Metric:
         """The objective's."""
-        return self.metrics((self.objective,))[0]
+        return self.metrics((self.objective.metric,))[0]
 
     def rungs(self, answers: Answers, change: results.Figure) -> Iterator[Rung]:
         """What the answers say of each promise, the strongest first.
@@ -158,7 +148,7 @@ class Ladder:
             answers: of images that did not choose.
             change: of the objective, with its widened interval.
         """
-        if self.of_worst_group and answers.form is not None:
+        if self.objective.is_worst_group and answers.form is not None:
             yield self._worst_group(answers, change)
         else:
             yield self._objective(answers, change)
@@ -173,7 +163,7 @@ class Ladder:
             pairs = Discordant.of(before, after)
             return Rung(
                 name="objective",
-                words=self.objective,
+                words=self.objective.metric,
                 sure=pairs.p_gain <= LEVEL,
                 why=_in_words(pairs),
                 change=change,
@@ -182,14 +172,16 @@ class Ladder:
             )
         figure = figure_of(self.metric, answers.annotations)
         moved = paired_change(answers.before, answers.after, figure, seed=self.seed)
-        low = moved.bound(LEVEL, sign=self.sign, widening=self.widening)
+        low = moved.bound(LEVEL, sign=self.objective.sign, widening=self.widening)
         least = self.metric.measure.change(low).removeprefix("+")
         why = f"improves by at least {least} at {1 - LEVEL:.0%}"
-        return Rung(name="objective", words=self.objective, sure=low > 0, why=why, change=change)
+        return Rung(
+            name="objective", words=self.objective.metric, sure=low > 0, why=why, change=change
+        )
 
     def _right(self, answers: Answers, outputs: Array) -> NDArray[np.bool_] | None:
         """Whether each image that counts is right; None for a metric that is no such share."""
-        if not self.metric.per_image or self.sign < 0:
+        if not self.metric.per_image or self.objective.sign < 0:
             return None
         weights = self.metric.weights(answers.annotations)
         counted = weights > 0
@@ -232,10 +224,12 @@ class Ladder:
             return None
         if isinstance(plain, FigureOfImages) and plain.score == smooth.score:
             return None
-        words = f"the smooth twin of {self.objective}"
+        words = f"the smooth twin of {self.objective.metric}"
         if smooth.groups is not None:
             words = "likelihood of the worst group"
-        return self._by_figure(answers, smooth, name="smooth", words=words, sign=self.sign)
+        return self._by_figure(
+            answers, smooth, name="smooth", words=words, sign=self.objective.sign
+        )
 
     def _likelihood(self, answers: Answers, change: results.Figure) -> Rung | None:
         """The likelihood of the true class, balanced over groups, and no group surely worse."""
@@ -243,7 +237,7 @@ class Ladder:
         if answers.form is None or answers.form.kind == "values" or attacked.is_attacked(about):
             return None
         name = "loss" if about.groups is None else "group_loss"
-        if self.objective == name:
+        if self.objective.metric == name:
             return None
         figure = figure_of(self.metrics((name,))[0], about)
         assert isinstance(figure, FigureOfImages)
@@ -254,9 +248,9 @@ class Ladder:
         why = rung.why
         if worse:
             why += f"; but accuracy surely falls in {', '.join(worse)}"
-        if self.sign * change.value < 0:
-            why += f"; but {self.objective} gets worse"
-        sure = rung.sure and not worse and self.sign * change.value >= 0
+        if self.objective.sign * change.value < 0:
+            why += f"; but {self.objective.metric} gets worse"
+        sure = rung.sure and not worse and self.objective.sign * change.value >= 0
         return replace(rung, sure=sure, why=why)
 
     def _by_figure(
@@ -365,11 +359,8 @@ class CureJudge:
     @cached_property
     def ladder(self) -> Ladder:
         """The promises that the objective has."""
-        objective = self.wishes.objective
         return Ladder(
-            objective=objective.metric,
-            sign=objective.sign,
-            of_worst_group=objective.metric == FAIRNESS_OBJECTIVE,
+            objective=self.wishes.objective,
             metrics=self.metrics,
             n_folds=self.n_folds,
             seed=self.seed,

@@ -50,9 +50,14 @@ class Objective:
         return self.measure.sign
 
     @property
+    def is_worst_group(self) -> bool:
+        """Whether it is the accuracy of the worst group."""
+        return self.metric == FAIRNESS_OBJECTIVE
+
+    @property
     def plain_values(self) -> tuple[str, ...]:
         """What the plain recipe ranks by: shares of right answers."""
-        return (PLAIN_VALUE if self.metric == FAIRNESS_OBJECTIVE else self.metric,)
+        return (PLAIN_VALUE if self.is_worst_group else self.metric,)
 
     @classmethod
     def of(cls, metric: str) -> Objective:

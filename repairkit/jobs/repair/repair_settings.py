@@ -1,24 +1,25 @@
-"""What `patch` is asked to do, and how its time is shared out."""
+"""What `patch` is asked to do, the checks before anything is scored, and how time is shared."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from repairkit.core import errors, filters, framework
+import numpy as np
+
+from repairkit.core import errors, filters, framework, suite
 from repairkit.core.process.stages import Deadline
 from repairkit.core.scores import Budget
+from repairkit.formats.run_file import RunFolder
+from repairkit.graph.baking import is_idle
 from repairkit.jobs.output.destination import Places
-from repairkit.jobs.repair.objective import (
-    FAIRNESS_OBJECTIVE,
-    PROMISES,
-    ROBUSTNESS_OBJECTIVE,
-    Objective,
-    Target,
-)
+from repairkit.jobs.repair import objective as goals
 from repairkit.jobs.score.score_settings import NORMS, ScoreSettings
-from repairkit.jobs.setup.workbench import Bench, seconds_per_pass
+from repairkit.jobs.setup.workbench import Bench, Settings, check_metrics, seconds_per_pass
+from repairkit.metrics.definition import check_defined
+from repairkit.repairs.cure import ChosenPatch, make_patch
 from repairkit.repairs.search import SearchSettings
 
 Recipe = Literal["joint", "plain"]
@@ -31,6 +32,7 @@ FREEZE = "freeze"
 GRADIENT = "gradient"
 """The method that values filters by gradients of the framework's model."""
 
+# These methods give values of some of the images without asking the model again.
 _SOLVED_ANEW = (GRADIENT, "repair", "regression", "auto", "leave-one-out", "random", *NORMS)
 _SCORING_SHARE = 0.6
 _MOST_KEPT = 0.5
@@ -38,6 +40,8 @@ _PROOF_PASSES = 256
 _WRITING_SECONDS = 2.0
 _CHUNK_SECONDS = 1.0
 _MOST_ROWS = 32
+_CACHE_BYTES = 2**28  # searches ask for sets that share little; more does not make them faster
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,7 @@ class PatchSettings:
     max_drop: float = 0.01
     score: ScoreSettings = field(default_factory=lambda: ScoreSettings("repair"))
     objective: str | None = None
-    targets: tuple[Target, ...] = ()
+    targets: tuple[goals.Target, ...] = ()
     choose: str = "joint"
     beam: int = 1
     level: str | None = None
@@ -85,83 +89,98 @@ class PatchSettings:
     robustness: bool = False
     attacks: framework.FreshAttacks = field(default_factory=framework.FreshAttacks)
     max_group_drop: float = 0.05
-    promise: str = PROMISES[-1]
+    promise: str = goals.PROMISES[-1]
     repair: str = FREEZE
 
     def __post_init__(self) -> None:
+        for fault in self._faults():
+            raise errors.SettingsError(fault)
+        check_word("--choose", self.choose, RECIPES)
+        check_word("--promise", self.promise, goals.PROMISES)
+        if self.level is not None:
+            check_word("--level", self.level, LEVELS)
+        for target in self.targets:
+            target.check()
+
+    def _faults(self) -> Iterator[str]:
+        """What contradicts itself or lies out of range."""
         named = self.fairness or self.robustness or self.objective
         chosen = bool(self.scores or named or self.targets)
         if not (self.remove or chosen):
-            raise errors.SettingsError(
+            yield (
                 "nothing says what to freeze; use --fairness, --robustness, --objective METRIC, "
                 "--target METRIC>=NUMBER, --scores RUN or --remove ID,..."
             )
         if self.remove and (chosen or self.level == "best"):
-            raise errors.SettingsError(
-                "--remove names the filters itself; leave out the other choice"
-            )
+            yield "--remove names the filters itself; leave out the other choice"
         if self.fairness and self.robustness:
-            raise errors.SettingsError(
-                "--fairness and --robustness are two repairs; make one at a time"
-            )
-        if self.fairness and self.objective not in (None, FAIRNESS_OBJECTIVE):
-            raise errors.SettingsError(
-                f"--fairness is for {FAIRNESS_OBJECTIVE}; leave out --objective"
-            )
-        if self.robustness and self.objective not in (None, ROBUSTNESS_OBJECTIVE):
-            raise errors.SettingsError(
-                f"--robustness is for {ROBUSTNESS_OBJECTIVE}; leave out --objective"
-            )
+            yield "--fairness and --robustness are two repairs; make one at a time"
+        for option, metric in self._short_for.items():
+            if self.objective not in (None, metric):
+                yield f"{option} is for {metric}; leave out --objective"
         if self.at_most < 1 or not 0 <= self.max_drop <= 1:
-            raise errors.SettingsError("--at-most must be 1 or more and --max-drop lie in [0, 1]")
+            yield "--at-most must be 1 or more and --max-drop lie in [0, 1]"
         if not 0 <= self.max_group_drop <= 1:
-            raise errors.SettingsError("--max-group-drop must lie in [0, 1]")
+            yield "--max-group-drop must lie in [0, 1]"
         if self.confirm_share is not None and not 0 < self.confirm_share < 1:
-            raise errors.SettingsError(
-                f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
-            )
-        check_word("--choose", self.choose, RECIPES)
-        check_word("--promise", self.promise, PROMISES)
+            yield f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
         if self.repair != FREEZE and (self.remove or self.choose == "plain"):
-            raise errors.SettingsError(
+            yield (
                 f"--repair {self.repair} chooses what to change; leave out --remove and --choose "
                 "plain, which freeze filters"
             )
-        for target in self.targets:
-            target.check()
-        if self.level is not None:
-            check_word("--level", self.level, LEVELS)
         if self.choose == "plain" and (self.targets or self.beam != 1 or self.level == "best"):
-            raise errors.SettingsError(
+            yield (
                 "the plain recipe knows no --target, no --beam and no --level best; leave them "
                 "out, or choose jointly"
             )
+
+    @property
+    def _short_for(self) -> dict[str, str]:
+        """The options that were given as short for an objective."""
+        given = {} if not self.fairness else {"--fairness": goals.FAIRNESS_OBJECTIVE}
+        return given | ({"--robustness": goals.ROBUSTNESS_OBJECTIVE} if self.robustness else {})
 
     @property
     def search(self) -> SearchSettings:
         """How to search for filters that are frozen together."""
         return SearchSettings(at_most=self.at_most, beam=self.beam)
 
-    def objective_of(self, metric: str) -> Objective:
+    def objective_of(self, metric: str) -> goals.Objective:
         """What is to be improved; `metric` where nothing says it."""
-        named = FAIRNESS_OBJECTIVE if self.fairness else self.objective
-        named = ROBUSTNESS_OBJECTIVE if self.robustness else named
+        named = next(iter(self._short_for.values()), self.objective)
         if named is None and self.targets and self.scores is None:
             named = self.targets[0].metric
-        return Objective.of(named or metric)
+        return goals.Objective.of(named or metric)
+
+    def wishes(self, objective: goals.Objective, accuracy: str | None) -> goals.Wishes:
+        """All that is asked of a repair.
+
+        Args:
+            objective: what is to be improved.
+            accuracy: the name of the overall accuracy; None where there are no classes.
+        """
+        return goals.Wishes(
+            objective=objective,
+            limits=() if accuracy is None else (goals.Limit(accuracy, self.max_drop),),
+            targets=self.targets,
+            search=self.search,
+            share=self.confirm_share,
+            max_group_drop=self.max_group_drop,
+            promise=self.promise,
+        )
+
+    @property
+    def _way(self) -> str:
+        """How filters are singled out, as reports name it."""
+        ways = {"named": self.remove, "fairness": self.fairness, "robustness": self.robustness}
+        ways |= {"scores": self.scores, "objective": True}
+        return next(way for way, given in ways.items() if given)
 
     def to_json(self) -> dict[str, Any]:
         """The settings as reports tell them."""
         return {
-            "how": "named"
-            if self.remove
-            else "fairness"
-            if self.fairness
-            else "robustness"
-            if self.robustness
-            else "scores"
-            if self.scores
-            else "objective",
+            "how": self._way,
             "scores": None if self.scores is None else Places.here().relative(self.scores),
             "at_most": self.at_most,
             "max_drop": self.max_drop,
@@ -174,11 +193,6 @@ class PatchSettings:
             "promise": self.promise,
             "repair": self.repair,
         }
-
-
-def can_be_solved_anew(method: str) -> bool:
-    """Whether a method gives values of some of the images without asking the model again."""
-    return method in _SOLVED_ANEW
 
 
 def check_word(option: str, word: str, known: tuple[str, ...]) -> None:
@@ -233,3 +247,120 @@ class PatchTime:
         """Sets of filters that are looked at between two looks at the clock."""
         rows = int(_CHUNK_SECONDS / (self.per_pass * n_images))
         return min(max(rows, 1), _MOST_ROWS)
+
+
+# Checks before anything is scored
+
+
+def metric_at_hand(asked: PatchSettings, settings: Settings) -> str:
+    """The metric of the run that is there, else that of the settings."""
+    if asked.scores is not None:
+        return RunFolder(asked.scores).read_metrics()[0]
+    return settings.metrics[0]
+
+
+def settled(settings: Settings, asked: PatchSettings, objective: goals.Objective) -> Settings:
+    """The job's settings with those that follow from what was asked.
+
+    Raises:
+        SettingsError: a metric is code that only a file named, or needs groups.
+    """
+    check_metrics(settings, objective.values)
+    if not settings.groups and any(name.startswith("group_") for name in objective.values):
+        needing = "--fairness" if asked.fairness else objective.metric
+        raise errors.SettingsError(
+            f"{needing} needs groups; name the columns with --group, or in repairkit.toml"
+        )
+    if settings.cache_memory is None:
+        settings = replace(settings, cache_memory=_CACHE_BYTES)
+    if asked.level not in (None, "best"):
+        settings = replace(settings, absent=asked.level)
+    if asked.remove:
+        return settings
+    metrics = objective.plain_values if asked.choose == "plain" else objective.values
+    return replace(settings, metrics=metrics)
+
+
+def check_wishes(bench: Bench, asked: PatchSettings, objective: goals.Objective) -> goals.Objective:
+    """Check all that is asked for before anything is scored; the objective with its direction.
+
+    Raises:
+        SettingsError: a metric is unknown or does not fit the data, or a target says nothing.
+    """
+    known = bench.dataset.annotations.group_names
+    if asked.fairness and len(known) == 1:
+        raise errors.SettingsError(
+            f"--fairness compares groups and there is only {known[0]!r}; choose a column with two "
+            "or more values with --group"
+        )
+    if asked.baselines and bench.unjudged:
+        raise errors.SettingsError(
+            f"--baselines compares figures and no metric can be computed ({bench.unjudged})"
+        )
+    if asked.baselines and not len(bench.parts.test):
+        raise errors.SettingsError(
+            "--baselines judges every cure by test images, and --test none leaves none; give a "
+            "test part, such as --test 0.3, or leave --baselines out"
+        )
+    if asked.remove:
+        return objective
+    names = goals.metric_names(objective, (), asked.targets)
+    metrics = dict(zip(names, bench.metrics(names), strict=True))
+    for target in asked.targets:
+        target.check(metrics[target.metric])
+    for part in (bench.parts.selection, bench.parts.test):
+        for metric in metrics.values() if len(part) else ():
+            check_defined(metric, part.annotations, part.name)
+    return objective.fitted(metrics[objective.metric])
+
+
+def named_players(bench: Bench, wanted: Sequence[filters.Filter]) -> suite.Indices:
+    """The players of filters by their ids, each once.
+
+    Layers of the framework that the model came from may stand for sites: `LAYER:CHANNEL`.
+    """
+    layers = bench.subject.layer_map
+    if layers is not None:
+        sites = {site.name for site in bench.roster.sites}
+        wanted = [f if f.site in sites else layers.filter_named(f) for f in wanted]
+    return np.array([bench.roster.column(f) for f in dict.fromkeys(wanted)], np.intp)
+
+
+def patch_without_idle(bench: Bench, players: suite.Indices) -> ChosenPatch:
+    """A patch of these filters at the levels of absent ones.
+
+    Filters that hold their constant already are left out, each of them named in a note.
+
+    Raises:
+        SettingsError: no filter is left.
+    """
+    patch = make_patch(players, bench.roster, bench.working.levels)
+    idle = {f: filters.constant_text(f) for f in patch.frozen if is_idle(bench.original, f)}
+    left = tuple(f for f in patch.frozen if f not in idle)
+    if not left:
+        shown = ", ".join(f"{f.filter.id} at {text}" for f, text in [*idle.items()][:_MOST_NAMED])
+        more = f" and {len(idle) - _MOST_NAMED} more" if len(idle) > _MOST_NAMED else ""
+        holders = f"all {len(idle)} filters hold their" if len(idle) > 1 else "the filter holds its"
+        raise errors.SettingsError(
+            f"nothing to freeze: {holders} constant already ({shown}{more}); nothing was written"
+        )
+    notes = [
+        f"{f.filter.id} holds the constant {text} already; it was left as it is"
+        for f, text in idle.items()
+    ]
+    return ChosenPatch(patch=filters.Patch(left), notes=tuple(notes))
+
+
+def why_a_part_confirms(bench: Bench, asked: PatchSettings, *, needs_values: bool) -> str:
+    """Why not every image can choose and confirm; empty where it can."""
+    if asked.confirm_share is not None:
+        return ""
+    if asked.scores is not None:
+        return "the values come from a run folder"
+    if not needs_values:
+        return ""
+    if asked.score.method not in _SOLVED_ANEW:
+        return f"the values of {asked.score.method} cannot be solved anew for some of the images"
+    if any(not metric.per_image for metric in bench.metrics(bench.metric_names)):
+        return "its metric judges images together"
+    return ""

@@ -9,9 +9,10 @@ from repairkit.core import errors, filters, metric, results
 from repairkit.core.process.text import counted
 from repairkit.engine.ort import versions
 from repairkit.jobs.output.destination import Places
-from repairkit.jobs.repair.repair_settings import PatchSettings
-from repairkit.jobs.runs.run_document import less_is_better, plain, told_measures, told_parts
-from repairkit.jobs.setup.workbench import Bench
+from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings
+from repairkit.jobs.runs import run_document
+from repairkit.jobs.setup.settings import Again, said_again
+from repairkit.jobs.setup.workbench import Bench, Settings
 from repairkit.metrics.catalogue import measure_of
 from repairkit.repairs.cure import ChosenPatch, FinalFigures, Story
 from repairkit.report.story import find_payers
@@ -33,15 +34,9 @@ def patch_story(
 ) -> Story:
     """Versions, choice, data, selection, figures on the test part, proof.
 
-    Args:
-        bench: the workbench.
-        asked: the settings.
-        chosen: the patch.
-        objective: None where no metric could be computed; there are no figures then.
-        final: its figures.
-        verified: its proof.
+    `objective` is None where no metric could be computed; there are no figures then.
     """
-    path_of = Places.here().relative
+    path_of, data = Places.here().relative, bench.settings.data
     figures = {
         "evaluations": {
             "before": final.before.to_json(),
@@ -51,44 +46,27 @@ def patch_story(
         "fairness": final.fairness,
         "classes": final.classes,
     }
-    measures = told_measures(bench, final.before.metrics)
+    measures = run_document.told_measures(bench, final.before.metrics)
     # Levels that were chosen by themselves are no rounded ones.
-    rounded = [] if asked.level == "best" else rounding(bench, verified.patch)
+    rounded = [] if asked.level == "best" else _rounding(bench, verified.patch)
+    # In which coalitions were tried; the figures and the proof are in 32 bits.
+    tried = {"device": bench.working.device, "precision": bench.working.precision}
     return {
         "versions": versions(),
         "objective": objective,
-        "less_is_better": less_is_better(measures),
-        "measures": {**measures, **disparity_measures(final.fairness)},
-        "choice": {
-            **asked.to_json(),
-            "absent": bench.settings.absent,
-            "seed": bench.settings.seed,
-            "preprocessing": plain(bench.settings.preprocessing),
-            "class_names": list(bench.settings.class_names),
-            "image_input": bench.settings.image_input,
-            "inputs": dict(bench.settings.inputs),
-            "promised_on_selection": None if chosen.promise is None else chosen.promise.to_json(),
-        },
+        "less_is_better": run_document.less_is_better(measures),
+        "measures": {**measures, **_disparity_measures(final.fairness)},
+        "choice": _choice_story(bench.settings, asked, chosen.promise),
         "data": {
-            "path": None if bench.settings.data is None else path_of(bench.settings.data),
+            "path": None if data is None else path_of(data),
             "digest": bench.dataset.digest or None,
         },
-        "parts": told_parts(bench.parts),
+        "parts": run_document.told_parts(bench.parts),
         "read": bench.reading,
-        "notes": [
-            *bench.notes,
-            *chosen.notes,
-            *note_on_test(bench, chosen=chosen.selection is not None),
-            *_effect_note(verified),
-            *_rounding_note(rounded),
-            *_confirmation_notes(chosen),
-        ],
+        "notes": _notes(bench, chosen, verified, rounded),
         "rounding": rounded,
-        "layers": origins(bench, verified.patch),
-        # In which coalitions were tried; the figures and the proof below are in 32 bits.
-        "tried": None
-        if chosen.selection is None
-        else {"device": bench.working.device, "precision": bench.working.precision},
+        "layers": _origins(bench, verified.patch),
+        "tried": None if chosen.selection is None else tried,
         "selection": chosen.selection,
         **figures,
         "payers": find_payers(figures),
@@ -96,6 +74,37 @@ def patch_story(
         "verification": verified.to_json(),
         "scoring": None if chosen.scoring is None else _scoring_story(chosen.scoring, path_of),
     }
+
+
+def _choice_story(
+    settings: Settings, asked: PatchSettings, promise: results.Figure | None
+) -> Story:
+    """What was asked for, and what was promised."""
+    return {
+        **asked.to_json(),
+        "absent": settings.absent,
+        "seed": settings.seed,
+        "preprocessing": run_document.plain(settings.preprocessing),
+        "class_names": list(settings.class_names),
+        "image_input": settings.image_input,
+        "inputs": dict(settings.inputs),
+        "promised_on_selection": None if promise is None else promise.to_json(),
+    }
+
+
+def patch_again(model: Path, settings: Settings, asked: PatchSettings) -> Again:
+    """The command that makes the same repair."""
+    # Only with values by gradients does the source affect what is chosen.
+    lacks = ("--source",) if asked.score.method == GRADIENT else ()
+    return said_again(
+        "patch",
+        model,
+        settings,
+        asked,
+        usual=PatchSettings(fairness=True),
+        budget=asked.score.budget,
+        lacks=lacks,
+    )
 
 
 def _scoring_story(scoring: Mapping[str, Any], path_of: Callable[[Path], str]) -> Story:
@@ -107,17 +116,37 @@ def _scoring_story(scoring: Mapping[str, Any], path_of: Callable[[Path], str]) -
     }
 
 
-def _effect_note(verified: results.Verified) -> list[str]:
-    """A warning where no output changed on the images of the proof."""
-    if verified.proof.changed:
-        return []
-    return [
-        f"freezing changed no output on the {verified.proof.n_images} images of the proof: on "
-        "these the patched model cannot be told from the original"
-    ]
+def _notes(
+    bench: Bench, chosen: ChosenPatch, verified: results.Verified, rounded: Sequence[Story]
+) -> list[str]:
+    """What readers must know, a sentence each."""
+    notes = [*bench.notes, *chosen.notes, *_note_on_test(bench, chosen.selection is not None)]
+    if not verified.proof.changed:
+        notes.append(
+            f"freezing changed no output on the {verified.proof.n_images} images of the proof: on "
+            "these the patched model cannot be told from the original"
+        )
+    if rounded:
+        worst = max(rounded, key=lambda row: float(abs(row["constant"] - row["wanted"])))
+        step = "" if worst["step"] is None else f", a step being {worst['step']:.4g}"
+        notes.append(
+            f"{len(rounded)} constants are rounded to what the model's numbers can hold; at most "
+            f"{worst['filter']}, at {worst['constant']:.6g} for {worst['wanted']:.6g}{step}"
+        )
+    if chosen.saw_confirmation:
+        notes.append(
+            "the run's values come from all selection images, those that confirm among them; score "
+            "with --for-patch for a confirmation that is independent throughout"
+        )
+    if chosen.n_confirmations > 1:
+        notes.append(
+            f"{counted(chosen.n_confirmations - 1, 'larger change')} cost more than allowed on the "
+            f"images that confirm, so that these were asked {chosen.n_confirmations} times"
+        )
+    return notes
 
 
-def origins(bench: Bench, patch: filters.Patch) -> Story | None:
+def _origins(bench: Bench, patch: filters.Patch) -> Story | None:
     """Where the frozen filters come from, by their ids; None where the model does not say."""
     layers = bench.subject.layer_map
     if layers is None:
@@ -130,7 +159,7 @@ def origins(bench: Bench, patch: filters.Patch) -> Story | None:
     }
 
 
-def rounding(bench: Bench, patch: filters.Patch) -> list[Story]:
+def _rounding(bench: Bench, patch: filters.Patch) -> list[Story]:
     """The frozen filters whose constant is not just the level that was wanted, and how far off.
 
     `step` is the scale of a site of integer codes, None at the others.
@@ -154,33 +183,7 @@ def rounding(bench: Bench, patch: filters.Patch) -> list[Story]:
     return rows
 
 
-def _rounding_note(rounded: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not rounded:
-        return []
-    worst = max(rounded, key=lambda row: abs(row["constant"] - row["wanted"]))
-    step = "" if worst["step"] is None else f", a step being {worst['step']:.4g}"
-    return [
-        f"{len(rounded)} constants are rounded to what the model's numbers can hold; at most "
-        f"{worst['filter']}, at {worst['constant']:.6g} for {worst['wanted']:.6g}{step}"
-    ]
-
-
-def _confirmation_notes(chosen: ChosenPatch) -> list[str]:
-    notes = []
-    if chosen.saw_confirmation:
-        notes.append(
-            "the run's values come from all selection images, those that confirm among them; score "
-            "with --for-patch for a confirmation that is independent throughout"
-        )
-    if chosen.n_confirmations > 1:
-        notes.append(
-            f"{counted(chosen.n_confirmations - 1, 'larger change')} cost more than allowed on the "
-            f"images that confirm, so that these were asked {chosen.n_confirmations} times"
-        )
-    return notes
-
-
-def note_on_test(bench: Bench, *, chosen: bool) -> list[str]:
+def _note_on_test(bench: Bench, chosen: bool) -> list[str]:
     """What readers must know of figures without a test part; nothing where there is one."""
     if len(bench.parts.test) or bench.unjudged:
         return []
@@ -196,7 +199,7 @@ def note_on_test(bench: Bench, *, chosen: bool) -> list[str]:
     return [f"{note}; with {n_images:,} images a test part is advised (--test 0.3)"]
 
 
-def disparity_measures(block: Mapping[str, Any] | None) -> dict[str, metric.MeasureFacts]:
+def _disparity_measures(block: Mapping[str, Any] | None) -> dict[str, metric.MeasureFacts]:
     """How the figures of `disparities` are to be understood, by the metric's name."""
     columns = [] if block is None else block["columns"]
     return {

@@ -53,13 +53,13 @@ class Known:
 
 @dataclass(frozen=True)
 class KnownStrategy:
-    """See `patching.Strategy`."""
+    """See `supplies.Strategy`."""
 
     name: str = "known"
     needs_values: bool = False
 
     def cure(self, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> Cure:
-        """See `patching.Strategy`."""
+        """See `supplies.Strategy`."""
         assert len(supplies.strata) == len(bench.parts.selection)
         return Known(bench, criterion, self.name)
 

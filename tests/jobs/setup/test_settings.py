@@ -20,8 +20,8 @@ from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
 from repairkit.jobs.output.destination import Places
 from repairkit.jobs.repair.objective import PROMISES, Target
-from repairkit.jobs.repair.patch_checks import patch_again
 from repairkit.jobs.repair.repair_settings import PatchSettings
+from repairkit.jobs.repair.telling import patch_again
 from repairkit.jobs.score.score_settings import Exclusion, ScoreSettings
 from repairkit.jobs.score.scoring import score_again
 from repairkit.jobs.setup.settings import METHOD_OPTIONS, NOT_SAID, options_of

@@ -47,13 +47,13 @@ _LEVEL_STREAM = 6  # of the seed
 
 @dataclass(frozen=True)
 class FreezeFilters:
-    """See `patching.Strategy`: freezing filters, at the best of several levels where asked for."""
+    """See `supplies.Strategy`: freezing filters, at the best of several levels where asked for."""
 
     name: str = "freeze"
     needs_values: bool = True
 
     def cure(self, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> Cure:
-        """See `patching.Strategy`."""
+        """See `supplies.Strategy`."""
         assert supplies.filters is not None
         freezing = Freezing(
             bench=bench, criterion=criterion, supplies=supplies, filters=supplies.filters

@@ -39,25 +39,25 @@ _STREAM = 5  # of the seed
 
 @dataclass(frozen=True)
 class MoveBiases:
-    """See `patching.Strategy`."""
+    """See `supplies.Strategy`."""
 
     name: str = "bias"
     needs_values: bool = False
 
     def cure(self, bench: Bench, criterion: Criterion, supplies: Supplies) -> Cure:
-        """See `patching.Strategy`."""
+        """See `supplies.Strategy`."""
         return ClassBiases(HeadChoice.of(bench, criterion, supplies))
 
 
 @dataclass(frozen=True)
 class RefitLastLayer:
-    """See `patching.Strategy`."""
+    """See `supplies.Strategy`."""
 
     name: str = "last-layer"
     needs_values: bool = False
 
     def cure(self, bench: Bench, criterion: Criterion, supplies: Supplies) -> Cure:
-        """See `patching.Strategy`."""
+        """See `supplies.Strategy`."""
         return LastLayer(HeadChoice.of(bench, criterion, supplies))
 
 

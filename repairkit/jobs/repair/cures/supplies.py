@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors, suite
 from repairkit.engine.evaluator import Evaluator, keep_all
+from repairkit.jobs.repair.objective import ChoosingCriterion
+from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.crossfit import Folds
 from repairkit.repairs.cure import BEST, BestCure, Cure
 from repairkit.repairs.search import Frozen, Search
@@ -179,6 +181,28 @@ class Supplies:
         if isinstance(shared, errors.ModelError):
             raise shared
         return cast(Shared, shared)
+
+
+class Strategy(Protocol):
+    """A way to change models."""
+
+    @property
+    def name(self) -> str:
+        """As `--repair` names it."""
+        ...
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether it freezes filters that their values single out (`Supplies.filters`)."""
+        ...
+
+    def cure(self, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> Cure:
+        """The cure for a workbench's model.
+
+        Raises:
+            ModelError: why this model cannot be changed so, in one line.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

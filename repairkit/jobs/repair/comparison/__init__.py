@@ -1,1 +1,0 @@
-"""Simpler ways to choose filters, to compare a repair with."""

@@ -31,7 +31,7 @@ Labels = NDArray[np.intp]
 Images = NDArray[np.floating[Any]]
 """Shape (n_images, *one image), in the scale of the model's input."""
 
-# Of the pixel range: images may lie this much beyond it, by rounding.
+# The share of the pixel range by which rounding may put images beyond it.
 _SLACK = 1e-5
 Gradients = Callable[[Images, Labels], Images]
 """Images and a class for each to the gradient of the loss for that class, of the images' shape."""
@@ -62,8 +62,8 @@ class PixelBox:
     """What the darkest and the brightest pixel become in the model's input.
 
     Attributes:
-        low: of the darkest, broadcasts against one image.
-        high: of the brightest, alike.
+        low: of the darkest; broadcasts against one image.
+        high: of the brightest; likewise.
         channel_axis: of one image; 0 (NCHW) or 2 (NHWC).
 
     Raises:
@@ -249,14 +249,14 @@ def _spatial(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int]:
 def _stripes(
     shape: tuple[int, ...], channel_axis: int, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Where an image begins dark: the same all the way down, drawn for each column and channel."""
+    """Where an image begins dark: one draw for each column and channel, for its whole height."""
     height, _ = _spatial(shape, channel_axis)
     drawn = rng.random([1 if axis == height else size for axis, size in enumerate(shape)]) < 0.5
     return np.broadcast_to(drawn, shape)
 
 
 def _side(query: int, settings: Square, shape: tuple[int, ...], channel_axis: int) -> int:
-    """How long the squares of a query are, in pixels."""
+    """The side of the squares of a query, in pixels."""
     passed = 10_000 * query / settings.n_queries
     share = settings.first_share / 2 ** sum(passed > mark for mark in _HALVINGS)
     height, width = (shape[axis] for axis in _spatial(shape, channel_axis))

@@ -1,4 +1,4 @@
-"""Clean images and the adversarial ones made of them, told apart by columns of the data."""
+"""Clean images and the adversarial images made from them, told apart by columns of the data."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +8,9 @@ from repairkit.core import errors, suite
 ADVERSARIAL = "adversarial"
 """The column that is 1 for an image that an attack made, else 0."""
 TARGET = "target"
-"""The column with the class that the attack wants an image to be taken for."""
+"""The column with the class that the attack wants the model to predict."""
 IMAGE = "image"
-"""The column with a number for each clean image, which what was made of it bears too."""
+"""The column with a number for each clean image, shared by the images made from it."""
 
 
 def is_attacked(annotations: suite.Annotations) -> bool:
@@ -26,7 +26,7 @@ def adversarial(annotations: suite.Annotations) -> NDArray[np.bool_]:
     """Shape (n_images,): which images an attack made.
 
     Raises:
-        SettingsError: the data does not tell.
+        SettingsError: the data has no columns that say it.
     """
     if not is_attacked(annotations):
         raise errors.SettingsError(
@@ -39,10 +39,7 @@ def adversarial(annotations: suite.Annotations) -> NDArray[np.bool_]:
 
 
 def twins_of(annotations: suite.Annotations) -> NDArray[np.intp] | None:
-    """A number for each image, the same for a clean image and what an attack made of it.
-
-    None where there are no such pairs.
-    """
+    """A number for each image, shared by a clean image and those made from it; else None."""
     numbers = annotations.attributes.get(IMAGE)
     if not is_attacked(annotations) or numbers is None:
         return None
@@ -50,11 +47,11 @@ def twins_of(annotations: suite.Annotations) -> NDArray[np.intp] | None:
 
 
 def with_twins(annotations: suite.Annotations, halves: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The half of each image, an adversarial one's that of the clean image that it was made of.
+    """The half of each image; an adversarial image goes to the half of its clean image.
 
     Args:
         annotations: of the images.
-        halves: shape (n_images,), drawn for each by itself.
+        halves: shape (n_images,), drawn for each image independently.
     """
     numbers = annotations.attributes.get(IMAGE)
     if not is_attacked(annotations) or numbers is None:

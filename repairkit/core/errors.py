@@ -5,7 +5,7 @@ Exit codes stand in brackets:
     RepairkitError (1)            something the user can mend
     ├── ModelError                the model cannot be read, or is not what a command needs
     ├── DataError                 images, labels, groups or their files
-    │   └── PreprocessingError    images are hardly prepared as the model expects
+    │   └── PreprocessingError    images are probably not prepared as the model expects
     ├── SettingsError             an option, a name or a combination that makes no sense
     │   └── BudgetError           the budget is too small for the work asked
     ├── RunFolderError            a run folder or an output that cannot be used or written
@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 
 class RepairkitError(Exception):
-    """Base of all errors whose message tells the user what was found, expected and to do."""
+    """Base of all errors; the message says what was found, what was expected and what to do."""
 
     exit_code: ClassVar[int] = 1
 
@@ -36,7 +36,7 @@ class DataError(RepairkitError):
 
 
 class PreprocessingError(DataError):
-    """Images are hardly prepared as the model expects, or their classes hardly in its order."""
+    """Images are probably not prepared as the model expects, or classes not in its order."""
 
 
 class SettingsError(RepairkitError):
@@ -72,7 +72,7 @@ class VerificationError(RepairkitError):
 class TargetNotMetError(RepairkitError):
     """No repair met the target; nothing was written.
 
-    `found` tells the best that was found and how (a report's `selection`), where there is one.
+    `found` is the best that was found and how (a report's `selection`), where there is one.
     """
 
     exit_code = 4

@@ -1,4 +1,4 @@
-"""Sites, filters and their order as players; patches, which say at what filters are to be held."""
+"""Sites, filters and their order as players; patches: filters and the constants to hold them at."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ class Site:
 
 @dataclass(frozen=True)
 class Sums:
-    """What the filters of a site yielded in all, (level_shape), and over how many numbers each."""
+    """Sums of what the filters of a site yielded, (level_shape), each over `count` numbers."""
 
     total: NDArray[np.float64]
     count: int
 
     def mean(self, site: Site) -> suite.Array:
-        """As the levels of absent filters: float32, or float64 for trees."""
+        """The levels of absent filters: float32, or float64 for trees."""
         return (self.total / self.count).astype(np.float32 if site.in_tensor else np.float64)
 
 
@@ -167,7 +167,7 @@ Constant = float | tuple[float, ...]
 
 
 def constant_of(level: Any) -> Constant:
-    """A constant from a number, or from some in an array or a list; one alone is that number.
+    """A constant from a number, an array or a list; a list of one number is that number.
 
     Raises:
         TypeError, ValueError: `level` is neither.
@@ -183,7 +183,7 @@ class FrozenFilter:
     """A filter and the constant that it is to yield.
 
     `gain`, in [0, 1), is how much of the filter is left: it yields
-    `constant + gain * (own output - constant)`. 0 freezes it wholly.
+    `constant + gain * (own output - constant)`. With 0 it yields the constant alone.
     """
 
     filter: Filter
@@ -206,8 +206,8 @@ class HeadChange:
     Attributes:
         kind: `bias` where only the biases change; `last-layer` where the weights change too.
         layer: its name, as a site's: of its node, or of the node's first output.
-        bias: (n_classes,), the whole bias of every class; None where the layer has none and keeps
-            having none.
+        bias: (n_classes,), the whole bias of every class; None where the layer has none before
+            and after.
         weight: (n_classes, n_features), or None for kind `bias`.
     """
 

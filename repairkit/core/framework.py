@@ -1,7 +1,7 @@
 """What an adapter gives repairkit: a trained model in its framework, and the sites of its layers.
 
 Adapters are found by entry points of the group `repairkit.adapters`, each of which names an object
-that keeps `Adapter`. Listing them imports no framework; loading a model does.
+that implements `Adapter`. Listing them imports no framework; loading a model does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LoadOptions:
 
     Attributes:
         weights: a state dict to load, where the source is a factory.
-        input_shape: of one image, as the framework's model takes it; None where it tells itself.
+        input_shape: of one image, as the framework's model takes it; None if the model states it.
         trust: run code that the source names or holds: pickles, Lambda layers, TorchScript.
         opset: of the exported ONNX; the exporter's own choice if None.
     """
@@ -129,21 +129,21 @@ class FrameworkModel(Protocol):
 
 @runtime_checkable
 class Attributing(Protocol):
-    """A framework model that can tell how much of its answers flows through each channel."""
+    """A framework model that can compute how much of its answers flows through each channel."""
 
     def conductance(
         self, images: Images, labels: NDArray[np.intp]
     ) -> dict[str, NDArray[np.float64]]:
         """Neuron conductance for each image's label, (n_images, n_channels) by layer's name.
 
-        Layers that it cannot be told of are left out.
+        Layers for which it is not known are left out.
         """
         ...
 
 
 @runtime_checkable
 class Differentiating(Protocol):
-    """A framework model that can tell, by gradients, what a channel is worth to an image."""
+    """A framework model that can compute, by gradients, what a channel is worth to an image."""
 
     def first_order(
         self,
@@ -153,7 +153,7 @@ class Differentiating(Protocol):
     ) -> dict[str, NDArray[np.float32]]:
         """The change of each image's log-likelihood if one channel alone were held at a constant.
 
-        To first order, (n_images, n_channels) by layer's name. Layers that it cannot be told of are
+        To first order, (n_images, n_channels) by layer's name. Layers for which it is not known are
         left out.
 
         Args:
@@ -192,7 +192,7 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True)
 class FreshAttacks:
-    """What a patched model is attacked with beside the images that the repair was made against.
+    """What a patched model is attacked with, besides the images that the repair was made against.
 
     Attributes:
         source: name and framework's model that the ONNX model came from, whose gradients a fresh

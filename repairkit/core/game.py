@@ -56,11 +56,10 @@ class GameFacts:
     """All that an estimator may know of a game.
 
     `score_widths` (n_metrics,) are the widths of the range of one value of each metric, infinite
-    where it is not known;
-    `guard` is the column of the metric on which walks are truncated. `images_of` (n_metrics,) says
-    on which images of the pool a metric's scores can differ from zero; None, or no entry, where on
-    all. `of_sets` is true where some metric judges images together: it is no mean over images, so
-    that only all of them tell its value (see `estimators/driving/playing.py`).
+    where not known. `guard` is the column of the metric on which walks are truncated. `images_of`
+    (n_metrics,) says on which images of the pool a metric's scores can differ from zero; None, or
+    no entry, for all. `of_sets` is true where some metric judges images together: it is no mean
+    over images, so its value needs all of them (see `estimators/driving/playing.py`).
     """
 
     n_players: int
@@ -142,7 +141,7 @@ class Outcomes:
 
     The mean *is* V where a row holds every image. A metric that is no mean over images fills a
     row with the figure of the row's images together. `asked` is the round that they answer, where
-    it is at hand: drawing one again takes time.
+    it is available: drawing it again takes time.
     """
 
     scores: NDArray[np.float64]

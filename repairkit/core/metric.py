@@ -1,4 +1,4 @@
-"""What a metric is, and how its figures are to be understood and shown.
+"""What a metric is, and how its figures are read and shown.
 
 A metric turns model outputs and annotations into a figure in its natural direction: an error of 0.2
 is 0.2, and not -0.2. So the value of a filter says by how much the filter raises the figure. Where
@@ -23,7 +23,7 @@ ScoreImages = Callable[[Array, Annotations], NDArray[np.float64]]
 """Outputs and annotations to one number per image: (n_images,)."""
 
 UNKNOWN = "-"
-"""Shown in the place of a figure that is not defined."""
+"""Shown instead of a figure that is not defined."""
 _NEARLY_ZERO = 1e-12
 
 
@@ -41,11 +41,11 @@ class Measure:
     """What the figure of a metric is: its name in words, its direction, its unit and its range.
 
     Attributes:
-        words: how the metric is named to people.
+        words: the metric's name for people.
         greater_is_better: False where less of it is better.
         unit: `share` or `number`.
         ends: the least and the greatest figure that there can be; None where the data decides.
-        even_at: of a metric that compares groups, the figure where groups fare alike; else None.
+        even_at: of a metric that compares groups, its figure where groups are equal; else None.
     """
 
     words: str = ""
@@ -109,7 +109,7 @@ class Measure:
 
 NUMBER = Measure()
 SHARE = Measure(unit="share", ends=(0.0, 1.0))
-"""Of a share of images that no metric is named for, such as the accuracy of a group."""
+"""Of a share of images that is no named metric, such as the accuracy of a group."""
 
 
 class Metric(Protocol):

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from repairkit.core import errors, suite
 
 LOG_FLOOR = math.log(1e-7)
-"""The least log-probability that counts: one certain mistake must not outweigh all else."""
+"""The least log-probability: one certain mistake must not outweigh all other images."""
 
 # A softmax that was quantised to 8 bits adds up to 255 or 256, give or take what rounding loses.
 _UINT8_SUM, _UINT8_SLACK = 255.5, 13.0
-# Half precision rounds so far, whatever type its numbers are handed on in.
+# Half precision rounds this much, whatever type its numbers are converted to later.
 _SLACK, _SUM_SLACK = 1e-3, 1e-2
 _LEAST_SUM, _HALF = 1e-12, 0.5
 
@@ -35,7 +35,7 @@ class OutputEvidence:
         ending: `softmax`, `sigmoid`, `log-softmax` or `linear`, as the graph ends; None where it
             does not tell.
         operator: that says so, for messages.
-        ask: refuse numbers that could be either, rather than take the likelier.
+        ask: refuse ambiguous numbers instead of choosing the likelier reading.
     """
 
     said: str | None = None
@@ -55,11 +55,11 @@ class OutputForm:
     (one column per class), `binary-probability` or `binary-logit` (one column: class 1), or
     `values` (one column: a regressor's answer). Logarithms of probabilities are logits. Raw
     outputs have shape (n, K), (n,) or these with further axes of length one, as (n, K, 1, 1).
-    `columns` are the first of those K that counts and the one behind the last; all if None.
-    `threshold` is the number from which on a single column says class 1; 0.5 for a probability and
-    0 for a logit if None. `reading` says in words why they are read so.
+    `columns` are the first of those K that counts and the one after the last; all if None.
+    `threshold` is the least number of a single column that means class 1; if None, 0.5 for a
+    probability and 0 for a logit. `reading` says in words why they are read so.
 
-    Outputs that are not finite never raise: they are wrong predictions.
+    Outputs that are not finite raise no error: they are wrong predictions.
     """
 
     kind: str
@@ -229,7 +229,7 @@ _TOLD: dict[str, tuple[str, str, str]] = {
 
 
 def _said_kind(evidence: OutputEvidence, *, single: bool, part: bool) -> tuple[str, str]:
-    """What the user or the graph says, and how; empty where they say nothing."""
+    """The kind that the user or the graph states, and why; empty where they state none."""
     source = evidence.said or evidence.ending
     if source is None:
         return "", ""
@@ -244,7 +244,7 @@ def _said_kind(evidence: OutputEvidence, *, single: bool, part: bool) -> tuple[s
 
 
 def _doubt(said: str | None, table: suite.Array) -> str:
-    """What numbers show that are not what the user said; empty where they could be."""
+    """What shows that the numbers are not what the user said; empty where they could be."""
     numbers = table[np.isfinite(table)]
     if said is None or table.dtype.kind != "f" or not numbers.size:
         return ""
@@ -303,7 +303,7 @@ def _kind_of_rows(
 def shift_outputs(
     outputs: suite.Array, form: OutputForm, biases: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Outputs whose classes are the likelier by factors exp(bias), in the same form.
+    """Outputs in the same form, with the odds of each class multiplied by exp(bias).
 
     Args:
         outputs: as the model gives them, for n images.

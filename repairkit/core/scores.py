@@ -42,7 +42,7 @@ class Scores:
         std_errors: NDArray[np.float64] | None = None,
         samples: NDArray[np.int64] | None = None,
     ) -> Scores:
-        """Values that answer no question but their own: nobody is decided.
+        """Values of a run without a question about ranks: no player is decided.
 
         Args:
             metrics: of the game.
@@ -119,7 +119,7 @@ class Spent:
 class Progress:
     """How far a scoring is.
 
-    `seconds_left` and `evaluations_left` are None without a budget, `n_undecided` where telling
+    `seconds_left` and `evaluations_left` are None without a budget, `n_undecided` where counting
     would take long.
     """
 

@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
-"""An array of any element type; its shape is told where it is used."""
+"""An array of any element type; its shape is stated where it is used."""
 
 Precision = Literal["float32", "tf32", "float16"]
-"""In which numbers a model is evaluated."""
+"""The number format in which a model is evaluated."""
 
 IN_WORDS: Mapping[Precision, str] = {
     "float32": "32 bits",
     "tf32": "TF32",
     "float16": "half precision",
 }
-
 
 Indices = NDArray[np.intp]
 

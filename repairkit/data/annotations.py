@@ -36,7 +36,7 @@ HOW_NUMBERED = "labels are names, numbered in sorted order"
 class Labels:
     """Labels (n_images,): int64 class numbers or float64 targets; class names where known.
 
-    `reading` says in words how they were read.
+    `reading` says how they were read.
     """
 
     values: suite.Array
@@ -244,7 +244,7 @@ def columns_to_group(
 def empty_crosses(
     attributes: Mapping[str, suite.Array], columns: Sequence[str], names: Collection[str]
 ) -> tuple[str, ...]:
-    """A note where values that occur in several columns never occur together.
+    """A note on combinations of values that no image has.
 
     Args:
         attributes: of the images.

@@ -18,9 +18,9 @@ class Dataset:
     """Images, annotations and, where the data has one, the split each image belongs to.
 
     `split` is (n_images,). `digest` is the SHA-256, in hexadecimal, of all that was read, and does
-    not depend on where it lies. `notes` are sentences that a user should see. `reading` says how
-    labels were read, `left_out` which parts of the source were not read and why. Where `labelled`
-    is false, the data names no labels that the job could use, and those of `annotations` are all 0.
+    not depend on its place. `notes` are sentences that a user should see. `reading` says how labels
+    were read, `left_out` which parts of the source were not read and why. Where `labelled` is
+    false, no labels were read, and those of `annotations` are all 0.
     `further` and `constants` are for the model's other inputs, by name: a row per image, or one
     array for all.
     """
@@ -48,12 +48,12 @@ class LoadedImages:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """What a folder, manifest or archive tells of its images, before any image is decoded.
+    """What a folder, manifest or archive says of its images, before any image is decoded.
 
     `labels`, `split` and `attributes` are (n_images,), as they came; `labels` are None where none
     were asked for. `locate` names an image's place in the source for messages. `class_names` is
-    given where the source itself numbers its classes. `load` reads the images: labels are judged
-    first, for they cost nothing. `left_out` says what was not read and why.
+    given where the source itself numbers its classes. `load` reads the images: labels are checked
+    first, because that is quick. `left_out` says what was not read and why.
     """
 
     labels: Array | None
@@ -86,7 +86,7 @@ def digest_records(records: Records, images_digest: str) -> str:
 
 
 def copies_note(digests: Sequence[str]) -> tuple[str, ...]:
-    """What is to be said of images whose digests are alike."""
+    """A note on images whose digests are equal."""
     n_copies = len(digests) - len(set(digests))
     if not n_copies:
         return ()

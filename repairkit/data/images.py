@@ -32,7 +32,7 @@ _MAX_RESIZED_PIXELS = 1 << 28
 
 @dataclass(frozen=True)
 class Geometry:
-    """The steps that bring an image to size; `wanted` is what the model takes, None where open.
+    """The steps that resize and crop an image; `wanted` is what the model takes, None where open.
 
     All sizes are (height, width) in pixels; an integer `resize` is the length of the shorter side.
     """
@@ -144,7 +144,7 @@ def _crop(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-# Named, for Pillow would else run Ghostscript on whatever looks like PostScript.
+# Listed, because Pillow would otherwise run Ghostscript on files that look like PostScript.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
 _MOST_BYTES = 512 << 20
 _BITS_PER_SAMPLE = 258
@@ -177,7 +177,7 @@ def decode(file: ImageFile, color: str, geometry: Geometry) -> Decoded:
     """The image upright, in `color` and brought to size; of several frames the first.
 
     Raises:
-        DataError: the file is missing, truncated, no image, or too large to be one in good faith.
+        DataError: the file is missing, truncated, no image, or too large.
     """
     if not file.path.is_file():
         fault = "is no file" if file.path.exists() else "does not exist"
@@ -222,7 +222,7 @@ def _refusals_named(place: str) -> Iterator[None]:
         raise DataError(
             f"{place}: is no image that Pillow can read; expected one of {', '.join(_FORMATS)}"
         ) from error
-    except Exception as error:  # Pillow's decoders raise whatever broken bytes make them
+    except Exception as error:  # broken bytes can make Pillow raise any error
         raise DataError(
             f"{place}: the image is truncated or damaged ({first_line(error)}); "
             "replace or remove it"
@@ -258,7 +258,7 @@ def allocate_pixels(
 ) -> NDArray[np.uint8]:
     """Zeroed uint8 of `shape`, in memory up to `in_memory_bytes` and else in a temporary file.
 
-    The file has no name, or is deleted on close, so that not even a killed process leaves it.
+    The file has no name, or is deleted on close, so that a killed process leaves none either.
 
     Raises:
         DataError: neither memory nor the folder for temporary files has the room.

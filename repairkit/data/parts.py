@@ -34,9 +34,9 @@ class PartPlan:
 
     The test part may also be `none`. Shares are of the images that no named part holds. Text like
     `"0.3"` is a share, unless the split column has that value. A part left open (None) takes the
-    split that bears its name, where there is one. Else the test part is a share of `TEST_SHARE`,
-    the selection part what other shares leave, and the calibration part all images that are not
-    test.
+    split of its own name, where there is one. Otherwise the test part is a share of `TEST_SHARE`,
+    the selection part what other shares leave, and the calibration part all images but the test
+    part.
     """
 
     calibration: str | float | None = None
@@ -48,23 +48,23 @@ class PartPlan:
 class Choice:
     """The images of a part: a share, a value of the split column, none, or all.
 
-    `beside_test` says that all images are meant but those of the test part.
+    With `all_but_test` it takes all images but those of the test part.
     """
 
     share: float | None = None
     split: str | None = None
     none: bool = False
-    beside_test: bool = False
+    all_but_test: bool = False
 
     @property
     def drawn(self) -> bool:
-        """Whether it takes a part of the images by lot."""
+        """Whether its images are drawn at random."""
         return self.share is not None and self.share < 1
 
     def __str__(self) -> str:
         if self.none:
             return "none"
-        if self.beside_test:
+        if self.all_but_test:
             return "all images that are not test"
         if self.split is not None:
             return f"split {self.split!r}"
@@ -98,8 +98,8 @@ def choose_parts(plan: PartPlan, splits: list[str]) -> dict[str, Choice]:
     if choices["selection"] is None:
         rest = left if left > _ROUNDING else 1 - TEST_SHARE
         choices["selection"] = Choice(1.0 if rest > 1 - _ROUNDING else rest)
-    beside_test = Choice(beside_test=True)
-    chosen = {name: choice or beside_test for name, choice in choices.items()}
+    all_but_test = Choice(all_but_test=True)
+    chosen = {name: choice or all_but_test for name, choice in choices.items()}
     total = _total(chosen)
     if total > 1 + _ROUNDING:
         raise errors.SettingsError(
@@ -114,7 +114,7 @@ def _total(choices: Mapping[str, Choice | None]) -> float:
 
 
 def _choice(name: str, wish: str | float | None, splits: list[str]) -> Choice | None:
-    """What a part was asked to hold; None where it was left open and no split bears its name."""
+    """What a part was asked to hold; None where it was left open and no split has its name."""
     if wish is None:
         return Choice(split=name) if name in splits else None
     if isinstance(wish, str):
@@ -147,14 +147,14 @@ _COUNTED = 12
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts, the pairs of them that share images, and one sentence on how they came about.
+    """The parts, the pairs of them that share images, and one sentence on how they were chosen.
 
     A calibration part that was left open holds the selection images by design: that pair is not
     among `overlaps`. `means` says in words which images such a part holds; it is empty where the
     calibration part was named. The test part is empty where none was wanted. `digest` is the
     SHA-256, in hexadecimal, of the positions of all images by part. `n_unused` images are in no
-    part. `left_open` are the parts that were not asked for and that no split bears the name of.
-    `notes` tell of images that a split column leaves out, and name the classes that a part lacks.
+    part. `left_open` are the parts that were not asked for and have no split of their name.
+    `notes` are about images that a split column leaves out, and classes that a part lacks.
     """
 
     calibration: suite.Suite
@@ -185,7 +185,7 @@ def split_parts(dataset: Dataset, plan: PartPlan, *, seed: int) -> Parts:
     rows = _rows(dataset, choices, seed)
     for name, chosen in rows.items():
         _check_part(dataset, name, choices[name], chosen)
-    by_design = {("calibration", "selection")} if choices["calibration"].beside_test else set()
+    by_design = {("calibration", "selection")} if choices["calibration"].all_but_test else set()
     overlaps = tuple(
         pair
         for pair in combinations(PART_NAMES, 2)
@@ -227,7 +227,7 @@ def _unused_notes(dataset: Dataset, unused: NDArray[np.bool_]) -> Iterator[str]:
 
 
 def _lacking_notes(dataset: Dataset, rows: Mapping[str, suite.Indices]) -> Iterator[str]:
-    """Classes of the data that the images which choose or judge lack; means need no class."""
+    """Classes of the data that the selection or test part lacks; means need no class."""
     labels = dataset.annotations.labels
     if not dataset.labelled or labels.dtype.kind not in "iu":
         return
@@ -259,7 +259,7 @@ def _rows(dataset: Dataset, choices: Mapping[str, Choice], seed: int) -> dict[st
     drawn = draw_shares(pool.labels, pool.groups, list(shares.values()), rng)
     for position, name in enumerate(shares):
         rows[name] = np.flatnonzero(free)[drawn == position]
-    if choices["calibration"].beside_test:
+    if choices["calibration"].all_but_test:
         test = rows["test"]
         if choices["test"].none and dataset.split is not None:  # kept for a later test
             test = np.flatnonzero(dataset.split == "test")
@@ -308,7 +308,7 @@ def _check_part(dataset: Dataset, name: str, choice: Choice, rows: suite.Indices
             f"the {name} part, {choice}, would hold no image of {len(about)}; "
             f"change --{name}{without}, or give more images"
         )
-    if about.groups is None or choice.beside_test:
+    if about.groups is None or choice.all_but_test:
         return
     n_groups = len(about.group_names)
     lacking = np.flatnonzero(np.bincount(about.groups[rows], minlength=n_groups) == 0)
@@ -354,7 +354,7 @@ _TINY = 1e-9
 _SPLIT = 1  # a stream of the seed
 
 CONFIRMATION_SHARE = 1 / 3
-"""Of the selection images, where a part of them confirms."""
+"""The share of the selection images that confirm, where some do."""
 
 Quotas = NDArray[np.float64]
 
@@ -398,8 +398,8 @@ def label_bins(labels: suite.Array) -> NDArray[np.int64]:
 def round_counts(size: int, quotas: Quotas, owed: Quotas) -> NDArray[np.intp]:
     """Whole counts that add up to `size`, each less than 1 from `size * quotas`.
 
-    The last quota is what stays unused. Parts that would go without any image come first, where
-    there are enough images for all; then the largest remainder, counting what a part is `owed`.
+    The last quota is what stays unused. Parts that would get no image come first, where there are
+    enough images for all; then the largest remainder, counting what a part is `owed`.
     """
     exact = size * quotas
     counts = np.floor(exact + _TINY).astype(np.intp)
@@ -418,15 +418,15 @@ def _shuffled_strata(
     order = order[np.argsort(bins[order], kind="stable")]
     starts = np.flatnonzero(np.diff(bins[order])) + 1
     strata = np.split(members[order], starts)
-    # Strata of one image each would else fall into the same parts for every seed.
+    # Otherwise strata of one image each would fall into the same parts for every seed.
     return [strata[index] for index in rng.permutation(len(strata))]
 
 
 def strata_of(about: suite.Annotations) -> NDArray[np.int64]:
-    """What folds hold their shares of: group, class and whether an attack made it, (n_images,)."""
+    """The stratum of each image, (n_images,): its group, its class, whether an attack made it."""
     groups = np.zeros(len(about), np.int64) if about.groups is None else about.groups
     labels = label_bins(about.labels)
-    # Groups first: folds dealt out in this order hold their share of each group as a whole.
+    # Groups first: folds filled in this order hold their share of each group as a whole.
     return np.asarray((groups * (labels.max() + 1) + labels) * 2 + _attacked(about), np.int64)
 
 

@@ -22,8 +22,8 @@ _IMAGE_RANK = 3
 class InputSpec:
     """The model's image input, without its batch axis.
 
-    `layout` is `nchw`, `nhwc`, or `other` for an input whose rank is not 4: arrays are then only
-    passed through. `shape` holds None where the model leaves a size open, e.g. `(3, None, None)`.
+    `layout` is `nchw`, `nhwc`, or `other` for an input whose rank is not 4: its arrays are passed
+    on unchanged. `shape` holds None where the model leaves a size open, e.g. `(3, None, None)`.
     """
 
     layout: str
@@ -63,7 +63,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class FurtherInput:
-    """An input that the model takes beside its images.
+    """An input that the model takes besides its images.
 
     `shape` is as declared, None where a size is open. Where `per_image`, its first axis is the
     images'.
@@ -286,7 +286,7 @@ class PixelImages:
         for image, index in zip(planes, indices, strict=True):
             stored = np.asarray(self.pixels[index])
             for channel, plane in enumerate(image):
-                # "clip" is never needed: it spares numpy a buffered copy.
+                # No index is out of range; with "clip" numpy makes no buffered copy.
                 np.take(self.table[channel], stored[..., channel], out=plane, mode="clip")
         return planes if self.channels_first else np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 

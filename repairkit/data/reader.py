@@ -28,7 +28,7 @@ class DataRequest:
         features: the columns that a model of rows of numbers takes; see `read_rows`.
         n_classes: their number where it is known.
         regression: whether labels are targets, float64.
-        with_labels: if false, no labels are needed and none are read: any folder of images will do.
+        with_labels: if false, no labels are read, so any folder of images will do.
         inputs: the model's other inputs; arrays of an archive and columns of a manifest that bear
             their names are for them.
         image_name: the name of the images' array where there is no `x`.
@@ -104,7 +104,7 @@ def _grouped(
 
 
 def _cleaned(records: Records) -> tuple[Records, tuple[str, ...]]:
-    """Split and attributes without what does not show, and what is to be said of it."""
+    """Split and attributes as cleaned text, and notes on what that changed."""
     attributes = {name: clean_column(column) for name, column in records.attributes.items()}
     if records.split is None:
         return replace(records, attributes=attributes), ()
@@ -215,7 +215,7 @@ def _archive_records(path: Path, request: DataRequest) -> Records:
     columns = {
         clean(name): _column(path, name, array, len(images))
         for name, array in sorted(stored.items())
-        # One without an axis tells of the file, and of no image.
+        # An array without an axis is about the file, not about its images.
         if (array.ndim or name in ("y", "split"))
         and (with_labels or array.shape in ((len(images),), (len(images), 1)))
     }
@@ -255,7 +255,7 @@ def _column(path: Path, name: str, array: suite.Array, n_images: int) -> suite.A
 
 
 def _hint(name: str, array: suite.Array) -> str:
-    """What to do with labels that are rows of zeros and a one."""
+    """What to do with one-hot labels; empty for others."""
     if name != "y" or array.ndim != 2 or array.dtype.kind not in "fiub":
         return ""
     one_hot = bool(((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all())

@@ -90,7 +90,7 @@ def typed_column(texts: suite.Array) -> suite.Array:
         return texts
     if all(_PLAIN_INTEGER.fullmatch(text) for text in unique):
         if not all(len(text) <= _MOST_DIGITS for text in unique):
-            # Beyond 2**53 floats would make different codes one.
+            # Beyond 2**53, different codes would become the same float.
             return texts
         if "" not in values:
             return np.array([int(text) for text in values], dtype=np.int64)
@@ -102,7 +102,7 @@ def _key(number: float) -> str:
 
 
 def n_respelt(before: Iterable[str], after: Iterable[str]) -> int:
-    """How many texts were read otherwise than they are spelt."""
+    """How many texts were changed by reading."""
     return sum(one != other for one, other in zip(before, after, strict=True))
 
 
@@ -187,7 +187,7 @@ def _check_size(path: Path) -> None:
     try:
         size = path.stat().st_size
     except OSError:
-        return  # told when it is opened
+        return  # reported when the file is opened
     if size > _MOST_BYTES:
         raise errors.DataError(
             f"{path}: has {size >> 20} MiB and at most {_MOST_BYTES >> 20} are read; drop columns, "
@@ -196,7 +196,7 @@ def _check_size(path: Path) -> None:
 
 
 def _texts(path: Path, name: str, values: Sequence[str]) -> NDArray[np.str_]:
-    """Text of one width, which a single long value must not blow up."""
+    """Text of one width; a single long value must not make all values too wide."""
     longest = max(map(len, values), default=0)
     if 4 * longest * len(values) > _MOST_TEXT_BYTES:
         raise errors.DataError(
@@ -260,7 +260,7 @@ def read_parquet(path: Path) -> Table:
 
 
 def _bounded(path: Path, file: Any, pyarrow: Any) -> Any:
-    """The flat columns, read piece by piece: what a file declares of its size need not be so."""
+    """The flat columns, read piece by piece: the size that a file declares may be wrong."""
     schema = file.schema_arrow
     _check_header(path, [clean(name) for name in schema.names])
     flat = [f.name for f in schema if not pyarrow.types.is_nested(f.type)]

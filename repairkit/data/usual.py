@@ -1,4 +1,4 @@
-"""Other usual ways to prepare images and to number classes, than those in use.
+"""Usual ways to prepare images and to number classes, other than those in use.
 
 Size and crop stay as they are: what varies is the scale, the mean, the standard deviation, the
 order of the colours and, where a model leaves it open, the layout. Arrays that are ready for the
@@ -33,7 +33,7 @@ class Way:
         name: for people.
         images: all images of the data, prepared so.
         changes: the settings under `[preprocessing]` that must change for it, as text.
-        first: what must be done to the data before; empty where the settings are enough.
+        first: what must be done to the data before; empty where settings are enough.
     """
 
     name: str
@@ -145,7 +145,7 @@ def _ways_of_pixels(
 
 
 def _colors(in_order: str | None, sample: Array) -> tuple[str | None, ...]:
-    """The orders of colours to be tried: one, where no image has any colour."""
+    """The orders of colours to try: one, where all images are gray."""
     if in_order not in ("rgb", "bgr") or (sample == sample[..., :1]).all():
         return (in_order,)
     return (in_order, "bgr" if in_order == "rgb" else "rgb")
@@ -271,7 +271,7 @@ def _ways_of_arrays(
 
 
 def _range_of(sample: NDArray[np.float64]) -> _Range | None:
-    """What the values of images (n, height, width, channels) tell of their preparation, if that."""
+    """How images (n, height, width, channels) were probably prepared; None if not clear."""
     channels, low, high = sample.shape[-1], float(sample.min()), float(sample.max())
     one = np.ones(channels)
     if low >= -_SLACK and 1.0 + _SLACK < high <= 255.0 + _SLACK:

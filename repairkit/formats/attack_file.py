@@ -2,11 +2,12 @@
 
 It is data like any other: `x` in the model's own scale, `y` the true labels, `split` the part that
 an image belongs to, and columns with a number for each image: `adversarial` (0 or 1), `target` (the
-class that the attack wants; -1 for a calibration image, of which none was made) and `image` (its
-position in the data that was attacked, shared by a clean image and the one made of it). Calibration
-images are clean: an attack must not change what filters yield on them. A file has calibration
-images only where some were neither to choose nor to test; else means are of the clean images that
-are not test. The array `attack`, without an axis, holds the record of the attack as JSON.
+class that the attack wants; -1 for a calibration image, which is not attacked) and `image` (its
+position in the data that was attacked, shared by a clean image and the one made from it).
+Calibration images are clean: an attack must not change what filters yield on them. A file has
+calibration images only where some were in neither the selection nor the test part; otherwise means
+are over the clean images that are not test. The array `attack`, without an axis, holds the record
+of the attack as JSON.
 """
 
 import io
@@ -29,7 +30,7 @@ TAKEN = ("x", "y", "split", attacked.ADVERSARIAL, attacked.TARGET, attacked.IMAG
 
 
 class Adversary(TypedDict):
-    """The model that the attack follows, and what it knows of the one that is attacked."""
+    """The model that the attack follows, and how much it knows of the attacked model."""
 
     name: str | None
     knowledge: str
@@ -46,7 +47,7 @@ class PixelEnds(TypedDict):
 
 
 class AttackRecord(TypedDict):
-    """How the images of an attack were made; the settings of the method stand among the others."""
+    """How the images of an attack were made, with the settings of its method."""
 
     method: str
     epsilon: float
@@ -107,15 +108,11 @@ def attack_archive(images: AttackedImages, record: Mapping[str, Any]) -> bytes:
         attacked.TARGET: images.target,
         attacked.IMAGE: images.image,
         RECORD: np.array(json.dumps(record, ensure_ascii=True, allow_nan=False)),
-        **{name: _plain(column) for name, column in images.attributes.items()},
+        **{n: c.astype(str) if c.dtype == object else c for n, c in images.attributes.items()},
     }
     stored = io.BytesIO()
     np.savez(stored, **arrays)
     return stored.getvalue()
-
-
-def _plain(column: suite.Array) -> suite.Array:
-    return column.astype(str) if column.dtype == object else column
 
 
 def attack_record(path: Path, stored: suite.Array | None) -> AttackRecord:

@@ -2,9 +2,9 @@
 
     absent: Annotated[str, About(Affects.FILTERS)] = "mean"
 
-From these words follow the lists that would else be kept by hand: what `run.json` records and a
-run's key covers, in what two runs must agree for their values to be put together, what a report
-repeats, what is sent to workers, and which options a command says again.
+Lists that would otherwise be kept by hand are derived from it: what `run.json` records and a run's
+key covers, which settings of two runs must agree before their values are merged, what a report
+repeats, what is sent to workers, and which options a repeated command has.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import get_type_hints
 
 
 class Affects(Enum):
-    """What comes out otherwise where a setting has another value."""
+    """What changes in a result where a setting has another value."""
 
     FILTERS = "values: which filters there are, and what an absent one yields"
     FIGURE = "values: what the model is fed with, and what its outputs say"
@@ -41,10 +41,10 @@ class About:
     """What is known of a setting.
 
     Attributes:
-        affects: see there.
-        by_digest: it names a file, and what counts is the digest of what that holds.
-        where_given: it is recorded only where it is given, so that keys of earlier runs hold.
-        option: whether an option of a command says it; else Python alone does.
+        affects: what it changes.
+        by_digest: it names a file, and what counts is the digest of the file's content.
+        where_given: it is recorded only where it is given, so that keys of earlier runs stay valid.
+        option: whether a command has an option for it; if not, it is set in Python alone.
     """
 
     affects: Affects

@@ -22,7 +22,7 @@ _SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class CommonMeans:
-    """What filters yielded in all over `n_images`, by the names of the sites.
+    """Sums of what filters yielded over `n_images`, by the names of the sites.
 
     `data` are the digests of the images; `sites_at` says where the filters were read.
     """
@@ -35,7 +35,7 @@ class CommonMeans:
 
     @property
     def digest(self) -> str:
-        """SHA-256 in hexadecimal of the levels themselves, wherever they came from."""
+        """SHA-256 in hexadecimal of the levels, which do not depend on who summed them up."""
         digest = hashlib.sha256(f"{self.model} {self.sites_at}".encode())
         for name, sums in sorted(self.sums.items()):
             digest.update(json.dumps([name, (sums.total / sums.count).tolist()]).encode())

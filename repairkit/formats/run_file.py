@@ -45,7 +45,7 @@ class DataPlace(TypedDict):
 
 
 class RunSettings(TypedDict):
-    """What a run was asked for; each setting says of itself what it affects."""
+    """The settings of a run; what each of them affects is declared with the setting."""
 
     method: str
     estimator: dict[str, Any]
@@ -131,7 +131,7 @@ class OwnersShare(TypedDict):
 
 
 class RunDocument(TypedDict):
-    """All that a result depends on, and what came of it."""
+    """All that a result depends on, and the result."""
 
     schema: int
     kind: NotRequired[str]
@@ -183,7 +183,7 @@ class _PartsInTheEnd(TypedDict):
 
 
 class _InTheEnd(TypedDict):
-    """What a finished run has besides."""
+    """What only a finished run has."""
 
     parts: _PartsInTheEnd
     interval: str
@@ -200,17 +200,8 @@ class _InTheEnd(TypedDict):
 # The rows of `scores.csv`: a filter each, in rank order
 
 FURTHER = "value:"
-_COLUMNS = (
-    "filter",
-    "site",
-    "channel",
-    "value",
-    "std_error",
-    "ci_low",
-    "ci_high",
-    "samples",
-    "decided",
-)
+_NUMBERS = ("value", "std_error", "ci_low", "ci_high", "samples")
+_COLUMNS = ("filter", "site", "channel", *_NUMBERS, "decided")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +225,7 @@ class ScoreRow:
         """
         if column.startswith(FURTHER):
             return self.further[column.removeprefix(FURTHER)]
-        if column not in ("value", "std_error", "ci_low", "ci_high", "samples"):
+        if column not in _NUMBERS:
             raise KeyError(column)
         return float(getattr(self, column))
 
@@ -270,7 +261,7 @@ def _row(row: Mapping[str, str]) -> ScoreRow:
 
 
 def unreadable(path: Path, error: Exception) -> errors.RunFolderError:
-    """What is said where scores cannot be read."""
+    """The error for scores that cannot be read."""
     reason = error.strerror if isinstance(error, OSError) else error
     return errors.RunFolderError(
         f"{path}: cannot be read as scores ({reason}); score the model again"
@@ -318,7 +309,7 @@ def scores_csv(
     rows = scores_table(scores, filters, layers, without=without)
     names = ("filter", "site") if layers is None else ("filter", "site", "layer")
     extra = [*(f"{FURTHER}{metric}" for metric in scores.metrics[1:]), *names[2:]]
-    # The writer sees no line end in a carriage return; readers do.
+    # csv.writer does not quote a carriage return, and readers take it for a line end.
     broken = any("\r" in row[name] for row in rows for name in names)
     quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
     writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n", quoting=quoting)
@@ -464,7 +455,7 @@ class RunFolder:
         """
         run, rows = self.read(), self.read_rows()
         others = list(rows[0].further) if rows else []
-        # A pattern such as recall:* stands for the first of those that it was spelt out to.
+        # A pattern such as recall:* stands for the first metric that it matches.
         spelt = [*run["metrics"], *run["settings"]["metrics"]]
         steering = next((name for name in spelt if name not in others), None)
         if steering is None:

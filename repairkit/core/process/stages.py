@@ -71,7 +71,7 @@ def stage(name: str, *, total: int | None = None, unit: str = "images") -> Itera
         unit: of what.
 
     Yields:
-        What to tell how much is done.
+        A function to call with how much is done.
     """
     logger.info("stage: %s", name)
     hearer = listener()

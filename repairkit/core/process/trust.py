@@ -34,7 +34,7 @@ _SHOWN = 3
 
 
 def refusal(file: object, code: Sequence[str]) -> str:
-    """What is said of a file whose code was not run, in one line."""
+    """The message about a file whose code was not run, in one line."""
     more = f" and {len(code) - _SHOWN} more" if len(code) > _SHOWN else ""
     return (
         f"{file}: names or holds code that would run: {', '.join(code[:_SHOWN])}{more}; none of "
@@ -149,7 +149,7 @@ _LIBRARIES = tuple(
 
 @contextmanager
 def no_exit(what: str, error: type[RepairkitError]) -> Iterator[None]:
-    """Turn `sys.exit` within into an error that tells who called it.
+    """Turn a call of `sys.exit` in the block into an error that says which code called it.
 
     Args:
         what: whose code it is, such as `metric a:b`.
@@ -165,7 +165,7 @@ def no_exit(what: str, error: type[RepairkitError]) -> Iterator[None]:
 
 
 def exit_words(stop: SystemExit) -> str:
-    """Who called `sys.exit`, where, and with what."""
+    """Which code called `sys.exit`, where, and with what."""
     code = stop.code
     said = "no message" if code is None else f"{code!r}"
     if isinstance(code, str):

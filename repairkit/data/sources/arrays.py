@@ -26,7 +26,7 @@ from repairkit.data.dataset import LoadedImages, copies_note, digest_array
 from repairkit.data.images import Geometry, allocate_pixels, plan_geometry, resize_pixels
 
 MAX_BYTES = 64 << 30
-# Images hardly ever pack better than this; a bomb packs a thousand to one.
+# Images rarely compress better than this; a bomb is compressed a thousand to one.
 _MOST_TIMES = 20
 _SMALL_BYTES = 1 << 30
 _MOST_ARRAYS = 1000

@@ -20,7 +20,7 @@ from repairkit.data.tables import whole_number
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-# From so many on, sorted as text is another order than sorted as numbers.
+# From this many classes on, text order differs from the order of numbers.
 _FEWEST_ODD = 11
 _PART_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -67,7 +67,7 @@ def read_folder(
 def _unlabelled(
     folder: Path, paths: Sequence[Path], spec: InputSpec, preprocessing: Preprocessing
 ) -> Records:
-    """The images of these files, of which nothing else is known."""
+    """The images of these files, without labels."""
     if not paths:
         raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}); add some")
     files = [ImageFile(path, str(path)) for path in paths]
@@ -80,7 +80,7 @@ def _unlabelled(
 
 @dataclass
 class _Skipped:
-    """What was found beside the images: files by suffix, and what is hidden."""
+    """Counts of what is no image: files by suffix, and hidden entries."""
 
     suffixes: Counter[str] = field(default_factory=Counter)
     n_hidden: int = 0
@@ -96,7 +96,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _image_paths(folder: Path, skipped: _Skipped) -> Iterator[Path]:
-    # Links are followed as torchvision does, but never in a circle.
+    # Links are followed, as in torchvision, but no folder is read twice.
     seen = {folder.resolve()}
     for parent, folders, names in os.walk(folder, followlinks=True):
         here = Path(parent)
@@ -117,7 +117,7 @@ def _check_folders(folder: Path, names: Sequence[str], class_names: Sequence[str
     """Refuse a folder without class folders; where `class_names` are given, all must be of these.
 
     Raises:
-        DataError: there is none, they are named like parts, or one is named by no class.
+        DataError: there is none, they are named like parts, or one has the name of no class.
     """
     if not names:
         raise DataError(
@@ -142,7 +142,7 @@ def _left_out(folder: Path, skipped: _Skipped) -> Iterator[str]:
     """What lies in the folder and is not read, with counts."""
     try:
         entries = list(folder.iterdir())
-    except OSError:  # told before
+    except OSError:  # reported before
         entries = []
     n_hidden = skipped.n_hidden + sum(entry.name.startswith(".") for entry in entries)
     loose = [e for e in entries if not e.name.startswith(".") and not e.is_dir()]

@@ -97,13 +97,13 @@ def _image_files(manifest: Path, table: tables.Table, path_column: str) -> list[
 
 
 def _existing(folder: Path, name: str) -> Path:
-    """The file of that name; else one whose name is spelt as another system would."""
+    """The file of that name; else one whose name is the same in another system's spelling."""
     first = folder / name
     for spelt in _spellings(name):
         try:
             if (folder / spelt).exists():
                 return folder / spelt
-        except OSError:  # such as a name that is too long, which is told when it is opened
+        except OSError:  # such as a name that is too long, reported when it is opened
             break
     return first
 
@@ -118,7 +118,7 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 def _repeated(files: list[ImageFile], labels: list[str] | None) -> Iterator[str]:
-    """What is to be said of rows that name one file."""
+    """A note where several rows name one file."""
     seen: dict[Path, set[str]] = {}
     for file, label in zip(files, labels or [""] * len(files), strict=True):
         seen.setdefault(file.path, set()).add(label)

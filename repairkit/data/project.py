@@ -69,7 +69,7 @@ def read_project(path: Path) -> Project:
     Raises:
         SettingsError: it cannot be read, a key is unknown or a value makes no sense.
     """
-    settings = _Settings(path, _load(path))
+    settings = _ProjectFile(path, _load(path))
     check_keys(settings.values, _KEYS, str(path))
     folder = path.parent
     model, data = settings.text("model"), settings.text("data")
@@ -114,7 +114,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _ProjectFile:
     """What a file holds by its keys; a value of another kind than its key takes is refused."""
 
     path: Path

@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from repairkit.core.filters import FilterMeans, FrozenFilter, Patch, Roster
 from repairkit.core.suite import Annotations, Array, Suite
-from repairkit.engine.cones.compiled import Candidates
+from repairkit.engine.cones.candidates import Candidates
 from repairkit.engine.evaluator import Evaluator, make_executor
 from repairkit.engine.masks import AffineMasks, MaskEvaluator, with_scattered
 from repairkit.engine.ort import open_session
@@ -141,9 +141,7 @@ class Ways:
     def engine(self, n: int, cache_memory: int | None = None) -> Evaluator:
         """The engine as the product wires it."""
         if self.stacked:
-            opened = open_stacked(
-                self.candidates, self.masks(n), device=self.device, memory=cache_memory
-            )
+            opened = open_stacked(self.candidates, self.masks(n), memory=cache_memory)
         else:
             opened = open_evaluator(self.candidates, self.masks(n), cache_memory=cache_memory)
         return with_scattered(opened, self.masks(n), mixer=self._mixer(n))

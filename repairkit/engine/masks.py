@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from repairkit.core import errors, filters, game
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices, Precision, Suite
-from repairkit.engine.evaluator import Evaluator, Reduce, SerialExecutor, difference, keep_all
+from repairkit.engine.evaluator import (
+    Evaluator,
+    ExpectedAnswers,
+    Reduce,
+    SerialExecutor,
+    difference,
+    keep_all,
+)
 from repairkit.engine.ort import session_device
 from repairkit.engine.runner import Feeds, Masks, Runner
 from repairkit.graph.coalitions import masking
@@ -61,6 +68,11 @@ class MaskEvaluator:
         self.runner, self.roster, self.suite = runner, roster, suite
         self.executor: game.Executor = SerialExecutor() if executor is None else executor
         self.batch_size = batch_size
+
+    @property
+    def device(self) -> str:
+        """`cuda` or `cpu`."""
+        return session_device(self.runner.session)
 
     @property
     def path(self) -> str:
@@ -183,7 +195,7 @@ class ScatteredEvaluator:
         self.mixer: AffineMasks | MaskEvaluator = masks if mixer is None else mixer
         most = masks.batch_size  # which a card wants filled
         fitting = np.clip(_RUN_MACS / max(macs, 1.0), _LEAST_IMAGES, _RUN_IMAGES)
-        self.run_images = min(int(fitting), most) if _on_cpu(masks) else most
+        self.run_images = min(int(fitting), most) if masks.device == "cpu" else most
         mask = "a mask" if mixer is None else "an affine mask"
         self.path = f"{others.path}; {mask} per image where a row has few"
 
@@ -273,20 +285,16 @@ def with_scattered(
         proven: see `Candidates`; nothing is known before if None.
         bits: see `ExpectedAnswers.fault`.
     """
-    proven = {} if proven is None else proven
-    n_players = len(masks.roster)
-    rng = np.random.default_rng(0)
-    rows = np.stack([rng.random(n_players) < share for share in _SHARES_PRESENT])
-    positions = rng.integers(0, len(masks.suite), (len(rows), 1))
     if masks.runner.step is not None:
         return others
-    alone: Array | None = None
+    proven = {} if proven is None else proven
+    alone: ExpectedAnswers | None = None
     # A fused multiply and add may round otherwise, and a few rows cannot show that it never does.
     for way in (None,) if bits or mixer is None else (mixer, None):
         scattered = ScatteredEvaluator(others, masks, way, macs=macs)
         if scattered.path not in proven:
-            alone = masks.answer(rows, positions, keep_all) if alone is None else alone
-            fault = _fault(scattered, rows, positions, alone, precision, bits=bits)
+            alone = _rows_alone(masks) if alone is None else alone
+            fault = _fault(scattered, alone, precision, bits=bits)
             proven[scattered.path] = fault
             if fault is not None:
                 logger.info("coalitions do not share runs of %s: %s", scattered.path, fault)
@@ -295,25 +303,25 @@ def with_scattered(
     return others
 
 
+def _rows_alone(masks: MaskEvaluator) -> ExpectedAnswers:
+    """Rows with ever more filters absent, each on an image of its own and run by itself."""
+    rng, n_players = np.random.default_rng(0), len(masks.roster)
+    rows = np.stack([rng.random(n_players) < share for share in _SHARES_PRESENT])
+    positions = rng.integers(0, len(masks.suite), (len(rows), 1))
+    return ExpectedAnswers(rows, positions, masks.answer(rows, positions, keep_all))
+
+
 def _fault(
-    scattered: ScatteredEvaluator,
-    rows: game.Coalitions,
-    positions: NDArray[np.intp],
-    alone: Array,
-    precision: Precision,
-    *,
-    bits: bool,
+    scattered: ScatteredEvaluator, alone: ExpectedAnswers, precision: Precision, *, bits: bool
 ) -> str | None:
     """What is wrong with rows that share a run, given the answers of each alone."""
+    rows, positions = alone.coalitions, alone.images
     try:
         together = scattered.answer(rows, positions, keep_all)
         backwards = scattered.answer(rows[::-1], positions[::-1], keep_all)[::-1]
     except errors.ModelError as error:
         return str(error)
-    if _on_cpu(scattered.masks) and not np.array_equal(together, backwards, equal_nan=True):
+    on_cpu = scattered.masks.device == "cpu"
+    if on_cpu and not np.array_equal(together, backwards, equal_nan=True):
         return "an answer depends on its place in a run"
-    return difference(together[:, 0], alone[:, 0], precision=precision, bits=bits)
-
-
-def _on_cpu(masks: MaskEvaluator) -> bool:
-    return session_device(masks.runner.session) == "cpu"
+    return difference(together[:, 0], alone.expected[:, 0], precision=precision, bits=bits)

@@ -17,10 +17,9 @@ _BLOCK_BYTES = 128 * 2**20
 def draw_probabilities(
     metrics: Sequence[Metric], weights: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """How often to draw each image: half for the first metric's sake, half for the others'.
+    """How often to draw each image: half by the first metric's weights, half by the others'.
 
-    A metric that judges images together cannot be reweighted: where there is one, its own weights
-    are drawn by.
+    A metric that judges images together cannot be reweighted: if there is one, its weights decide.
     """
     together = [w for m, w in zip(metrics, weights, strict=True) if not m.per_image]
     if together or len(weights) == 1:
@@ -40,14 +39,8 @@ def some_images(
     """Some images of a game, weighted as if its suite had held no others.
 
     Labels and groups of the other images play no part. None where the game cannot be cut: a metric
-    judges images together, or an image counts here and did not count among all.
-
-    Args:
-        facts: of the whole game.
-        suite: of the whole game.
-        metrics: of the game.
-        positions: in the suite.
-        guard: see `ModelGame`.
+    judges images together, or an image counts here and did not count among all. Arguments are those
+    of the whole game, see `ModelGame`, and `positions` in its suite.
 
     Raises:
         DataError: a metric needs a class or group of which there is no image here.

@@ -19,7 +19,7 @@ from repairkit.core import errors, filters, metric
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import IN_WORDS, Array, Precision, Suite
 from repairkit.engine.activations import LeafReader, measure_means
-from repairkit.engine.cones.compiled import Candidates
+from repairkit.engine.cones.candidates import Candidates
 from repairkit.engine.cones.fast import FastEvaluator, cones_fault
 from repairkit.engine.cones.stacked import StackedEvaluator
 from repairkit.engine.evaluator import Evaluator, ExpectedAnswers, default_workers, make_executor
@@ -271,21 +271,13 @@ def open_evaluator(
         return reference
     if not all(site.in_tensor for site in candidates.roster.sites):
         return _open_trees(candidates, reference)
-    device = session_device(reference.runner.session)
     if quick is not None:
-        precision, rough = quick
-        return open_stacked(
-            candidates,
-            reference,
-            reference.with_runner(rough),
-            device=device,
-            precision=precision,
-            memory=cache_memory,
-        )
-    if device != "cpu":
+        precision, masks = quick[0], reference.with_runner(quick[1])
+        return open_stacked(candidates, reference, masks, precision=precision, memory=cache_memory)
+    if reference.device != "cpu":
         if candidates.step is not None or suite.further:
             return reference  # other paths feed images alone
-        return open_stacked(candidates, reference, device=device, memory=cache_memory)
+        return open_stacked(candidates, reference, memory=cache_memory)
     return _open_on_cpu(candidates, reference, optimised, cache_memory)
 
 
@@ -365,7 +357,6 @@ def open_stacked(
     judge: MaskEvaluator,
     masks: MaskEvaluator | None = None,
     *,
-    device: str,
     precision: Precision = "float32",
     memory: int | None = None,
 ) -> Evaluator:
@@ -374,8 +365,7 @@ def open_stacked(
     Args:
         candidates: of the model.
         judge: the instrumented model in 32 bits.
-        masks: the instrumented model in `precision`; the judge if None.
-        device: `cuda`, or `cpu` to take the same steps without a card.
+        masks: the instrumented model in `precision`, on the device to use; the judge if None.
         precision: of the answers.
         memory: see `StackedEvaluator`.
 
@@ -383,24 +373,23 @@ def open_stacked(
         DeviceError: in a lesser precision the model computes something else.
     """
     masks = judge if masks is None else masks
-    suite, n_images = judge.suite, len(judge.suite)
-    sample = suite.batch(np.arange(1))
-    half, free = precision == "float16", candidates.step is None
-    compiled = candidates.compile("stacked masks", sample, half=half) if free else None
+    compiled = None
+    if candidates.step is None:
+        sample, half = judge.suite.batch(np.arange(1)), precision == "float16"
+        compiled = candidates.compile("stacked masks", sample, half=half)
     macs = 0.0 if compiled is None else sum(compiled.costs)
-    agreement = ExpectedAnswers.ask(judge, len(candidates.roster), n_images, macs)
-    if masks is not judge:
-        fault = agreement.fault(masks, precision)
-        if fault is not None:
-            raise errors.DeviceError(
-                f"the model does not bear {IN_WORDS[precision]}: {fault}; leave the option out"
-            )
+    agreement = ExpectedAnswers.ask(judge, len(candidates.roster), len(judge.suite), macs)
+    fault = None if masks is judge else agreement.fault(masks, precision)
+    if fault is not None:
+        raise errors.DeviceError(
+            f"the model does not bear {IN_WORDS[precision]}: {fault}; leave the option out"
+        )
     if compiled is None:
         return masks
     evaluator = StackedEvaluator(
         compiled,
-        suite,
-        device=device,
+        judge.suite,
+        device=masks.device,
         batch_size=judge.batch_size,
         stack_memory=memory,
         tf32=precision == "tf32",

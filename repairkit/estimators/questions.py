@@ -96,7 +96,7 @@ def settle_top_k(top_k: int | None, n_players: int) -> int:
     return top_k
 
 
-class _Settings(Protocol):
+class _TopKSettings(Protocol):
     @property
     def side(self) -> Side: ...
 
@@ -110,7 +110,7 @@ class TopKRun:
     `still_open` (n_players,) are the players for which the question is open.
     """
 
-    settings: _Settings
+    settings: _TopKSettings
     top_k: int
     still_open: Flags
 

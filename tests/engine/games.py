@@ -12,7 +12,7 @@ from onnx import ModelProto, helper
 from repairkit.core.filters import FilterMeans, Roster
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.engine.batching import Batching, settle_batching
-from repairkit.engine.cones.compiled import Candidates
+from repairkit.engine.cones.candidates import Candidates
 from repairkit.engine.masks import MaskEvaluator
 from repairkit.engine.runner import Runner
 from repairkit.graph.baking import representable

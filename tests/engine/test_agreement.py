@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from repairkit.core.game import Coalitions
 from repairkit.core.suite import Array
-from repairkit.engine.cones.compiled import WAYS
+from repairkit.engine.cones.candidates import WAYS
 from repairkit.engine.cones.fast import FastEvaluator
 from repairkit.engine.cones.stacked import StackedEvaluator
 from repairkit.engine.evaluator import STEPS_OF_ONE, Evaluator, ThreadExecutor, difference, keep_all

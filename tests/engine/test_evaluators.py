@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repairkit.core.game import Coalitions
-from repairkit.engine.cones.compiled import WAYS
+from repairkit.engine.cones.candidates import WAYS
 from repairkit.engine.cones.fast import FastEvaluator
 from repairkit.engine.evaluator import ThreadExecutor, difference, keep_all
 from repairkit.engine.working import open_evaluator

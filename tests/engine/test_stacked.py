@@ -184,13 +184,8 @@ def test_one_row_without_room_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("device", "precision"), WAYS)
 def test_a_game_opens_stacked_where_that_is_proven(device: str, precision: Precision) -> None:
     setup = set_up(deep_model(), images(9))
-    evaluator = open_stacked(
-        setup.candidates,
-        setup.reference(),
-        rough(setup, device, precision),
-        device=device,
-        precision=precision,
-    )
+    masks = rough(setup, device, precision)
+    evaluator = open_stacked(setup.candidates, setup.reference(), masks, precision=precision)
     assert evaluator.path == f"stacked masks and cones on {device}"
 
 

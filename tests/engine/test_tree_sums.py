@@ -11,7 +11,7 @@ from repairkit.core.filters import Roster
 from repairkit.core.suite import Annotations, Suite
 from repairkit.data.preprocessing import ReadyImages
 from repairkit.engine.activations import measure_means
-from repairkit.engine.cones.compiled import Candidates
+from repairkit.engine.cones.candidates import Candidates
 from repairkit.engine.evaluator import Evaluator, ThreadExecutor, keep_all
 from repairkit.engine.masks import MaskEvaluator
 from repairkit.engine.runner import Runner

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+from repairkit.engine.cones import candidates as candidates_module
 from repairkit.engine.cones import compiled as compiled_module
 from repairkit.engine.cones.fast import FastEvaluator, cones_fault
 from repairkit.engine.evaluator import ExpectedAnswers, keep_all
@@ -48,7 +49,7 @@ def test_a_wrong_map_of_lanes_is_caught(
                 kernel[:] = kernel[..., ::-1]
         return found
 
-    monkeypatch.setattr(compiled_module, "find_switches", swapped)
+    monkeypatch.setattr(candidates_module, "find_switches", swapped)
     setup = set_up(deep_model(), models.images(9))
     evaluator = open_evaluator(setup.candidates, setup.reference())
     assert evaluator.path == "plain weights and cones"

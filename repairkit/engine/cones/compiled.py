@@ -1,7 +1,5 @@
 """A model made ready for coalitions: optimised once, its switches found, its slices at hand.
 
-`Candidates` are the ways to compile it, each tried once.
-
 All workers share a `Compiled` model. It is read only, but for the store of sessions, which is kept
 under a lock. A coalition is what a worker's `Workspace` holds: its copies of the weights and masks,
 edited in place. Absent filters can also be written into cached tensors, lane by lane, and taken
@@ -16,118 +14,25 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from repairkit.core import errors, filters, suite
-from repairkit.core.process.stages import stage
+from repairkit.core import filters, suite
 from repairkit.engine import ort
 from repairkit.engine.cones.routes import Overwrite, Routes, Row
 from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, Switch, Switched, extract
-from repairkit.graph.coalitions.recast import recast
-from repairkit.graph.coalitions.weight_space import find_switches, separate, with_codes
 from repairkit.graph.index import attribute
-from repairkit.graph.kinds.kind import Survey
-from repairkit.graph.structure import Rounding, find_rounding
 
 logger = logging.getLogger(__name__)
-
-_ON_CPU = ("blocked weights", "plain weights", "mask nodes")
-WAYS: dict[str, ort.Level] = {
-    "blocked weights": "blocked",
-    "plain weights": "fused",
-    "mask nodes": "fused",
-    "stacked masks": "portable",
-}
-"""Ways to compile a model for the CPU, the fastest first; and the one for other devices."""
 
 _MOST_SESSIONS = 512
 _ADDED_SLOT = 3  # of a convolution into which a residual sum was fused
 Channels = NDArray[np.intp]
 Undo = list[tuple[suite.Array, NDArray[np.intp], suite.Array]]
 """Lanes of a tensor, the channels that were written, and what was there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidates:
-    """Ways to compile a model, each tried once.
-
-    Attributes:
-        survey: of the working model.
-        roster: the game's filters.
-        levels: of absent filters.
-        image: the name of the image input.
-        output: the output that is judged.
-        step: the number of images that one run must have; None where any goes.
-        proven: what each way was found to do wrong, None where it agrees. A way is proven on the
-            images of the first game that it is tried for, and the verdict holds for all others.
-    """
-
-    survey: Survey
-    roster: filters.Roster
-    levels: filters.FilterMeans
-    image: str
-    output: str
-    step: int | None = None
-    proven: dict[str, str | None] = field(default_factory=dict)
-    _compiled: dict[tuple[str, bool], Compiled | None] = field(default_factory=dict)
-
-    @cached_property
-    def rounding(self) -> Rounding | None:
-        """Where the model rounds to steps: other ways to compute it must then give equal bits."""
-        return find_rounding(self.survey.index, (self.output,))
-
-    @property
-    def ways(self) -> tuple[str, ...]:
-        """Ways worth a try on the CPU.
-
-        Blocked convolutions add up in another order, and weights into which a normalisation is
-        folded round differently: both are left out where the model rounds to steps, and all are
-        where only rounded numbers can be compared.
-        """
-        if self.rounding is None:
-            return _ON_CPU
-        return () if self.rounding.at_the_end else _ON_CPU[-1:]
-
-    def compile(self, way: str, sample: suite.Array, *, half: bool = False) -> Compiled | None:
-        """The model compiled in one of `WAYS`, None where that cannot be done.
-
-        `sample` is one image, shape (1, *input); `half` asks for half precision, for masks alone.
-        """
-        key = way, half
-        if key not in self._compiled:
-            try:
-                with stage("compiling"):
-                    self._compiled[key] = self._compile(way, sample, half=half)
-            except errors.ModelError as error:
-                logger.info("%s: %s", way, error)
-                self._compiled[key] = None
-        return self._compiled[key]
-
-    def _compile(self, way: str, sample: suite.Array, *, half: bool) -> Compiled:
-        """See `compile`; raises ModelError where the optimised graph is not understood."""
-        in_weights = way.endswith("weights")
-        assert not (half and in_weights)
-        separated = separate(
-            self.survey, self.roster.sites, self.levels, output=self.output, weight_space=in_weights
-        )
-        optimised = ort.optimise(with_codes(separated, self.roster), WAYS[way])
-        # Not before: the runtime would write down the casts that its CPU kernels need.
-        optimised = recast(optimised, "float16") if half else optimised
-        switched = find_switches(optimised, separated, self.roster)
-        return Compiled(
-            switched,
-            self.roster,
-            self.levels,
-            image=self.image,
-            output=self.output,
-            sample=sample,
-        )
 
 
 class Compiled:

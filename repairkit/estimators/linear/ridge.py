@@ -125,11 +125,11 @@ def fit(
         rows: at least `LEAST_ROWS`.
         outcomes: of the rows, (n_rows, n_metrics).
         full: outcomes with all players.
-        errors_over: `rows` states the error as an estimate of V on these images; `images` also as
-            one of V on images like these (a sandwich whose clusters are images).
+        errors_over: `rows` states errors of V on these images; `images` also of V on images like
+            these (a sandwich whose clusters are images).
         rng: for the traces.
-        span: the least and the greatest size over which a mean drop is to be taken, evenly; if
-            None, as the players' shares weigh the sizes of the rows.
+        span: the least and the greatest size over which the mean drop is taken, evenly; if None,
+            sizes count as in the players' shares.
         added: the additive game that was added to the outcomes; its semivalues are added back.
     """
     residuals, drops, drop_errors = _partial_out(rows, outcomes, full, span)
@@ -312,15 +312,8 @@ def solve(
 ) -> Fit:
     """See `fit`; a metric about which too few rows say something gets zeros and infinite errors.
 
-    Args:
-        facts: of the game.
-        rows: at least `LEAST_ROWS`.
-        outcomes: of the rows.
-        full: outcomes with all players.
-        errors_over: see `fit`.
-        entropy: of the generator that estimates traces.
-        span: see `fit`.
-        control: predictions of the rows, if there are any.
+    Arguments are those of `fit`, for all metrics. `entropy` seeds the generator that estimates
+    traces; `control` has predictions of the rows, if there are any.
     """
     whole = _nothing_known((facts.n_players, facts.n_metrics))
     columns, joined = outcomes.columns(), None

@@ -182,7 +182,7 @@ def squares_by_image(
 ) -> tuple[Floats, Floats]:
     """Sum over images of (sum of x e over the image's rows)^2, (n_players, n_metrics).
 
-    Asks for one image per row.
+    Every row must have one image.
 
     Args:
         rows: whose design X has the rows x.

@@ -83,9 +83,9 @@ def is_idle(survey: Survey, frozen: filters.FrozenFilter) -> bool:
 def infer_patch(before: Survey, after: Survey) -> filters.Patch:
     """The filters that hold a constant after and did not, or held another one, before.
 
-    A filter that was frozen partly holds no constant and is not seen. New numbers of the last layer
-    are. Whether the models differ in anything else is not told: bake the result into the original
-    model and compare.
+    New numbers of the last layer are seen too. A filter that was frozen partly holds no constant
+    and is not seen, nor is anything else that differs: bake the result into the original model and
+    compare.
 
     Args:
         before: of the original model.

@@ -217,7 +217,7 @@ def outer_names(node: NodeProto) -> set[str]:
 
 
 def layer_names(index: GraphIndex) -> list[str]:
-    """The node's name, or its first output's name where that is empty or not unique."""
+    """The name of every node, or of its first output where that is empty or not unique."""
     counts = Counter(node.name for node in index.nodes)
     named = [bool(node.name) and counts[node.name] == 1 for node in index.nodes]
     while True:

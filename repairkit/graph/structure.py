@@ -261,6 +261,23 @@ def bytes_of_largest_node(model: ModelProto, input_name: str, shape: Sequence[in
     A run takes at least this for each of its images, which have this shape at this input. 0 where
     no shape is known. The model's weights are not read.
     """
+    light = _without_weights(model, input_name, shape)
+    try:
+        graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    except Exception:  # noqa: BLE001 (it has error types of its own; then nothing is known)
+        return 0
+    stored = {tensor.name for tensor in model.graph.initializer}
+    sizes = {
+        value.name: _numbers(value)
+        for value in (*graph.value_info, *graph.output, *graph.input)
+        if value.name not in stored
+    }
+    each = [sum(sizes.get(name, 0) for name in {*node.input, *node.output}) for node in graph.node]
+    return _WIDTH * max(each, default=0)
+
+
+def _without_weights(model: ModelProto, input_name: str, shape: Sequence[int]) -> ModelProto:
+    """The model for one image, with inputs in place of all but small constants."""
     graph = model.graph
     kept = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _SMALL]
     small = {tensor.name for tensor in kept}
@@ -285,17 +302,7 @@ def bytes_of_largest_node(model: ModelProto, input_name: str, shape: Sequence[in
     )
     light.ir_version = model.ir_version
     light.functions.extend(model.functions)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except Exception:  # noqa: BLE001 (it has error types of its own; then nothing is known)
-        return 0
-    sizes = {
-        value.name: _numbers(value)
-        for value in (*inferred.value_info, *inferred.output, *inputs)
-        if value.name not in stored
-    }
-    each = [sum(sizes.get(name, 0) for name in {*node.input, *node.output}) for node in graph.node]
-    return _WIDTH * max(each, default=0)
+    return light
 
 
 def _numbers(value: ValueInfoProto) -> int:

@@ -2,7 +2,7 @@
 
 Behind the tensor of every site stands `Where(mask, x, means)`. The mask is a run-time input, so
 that one session answers any coalition. `Where`, and not arithmetic, so that the infinities and NaNs
-of an absent filter vanish. Trees are masked inside their ensemble instead (see `tree_masks`).
+of an absent filter vanish. Trees are masked inside their ensemble instead (see `kinds.trees`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from repairkit.core import errors, filters
 from repairkit.graph.index import DEFAULTS_SINCE, copied, fresh_name, opset_of, refill
 
 _WHERE_SINCE = 9
-# Its notes would go to standard output, where only results belong.
+# graphsurgeon's notes would go to standard output, where only results belong.
 G_LOGGER.severity = Logger.CRITICAL
 
 

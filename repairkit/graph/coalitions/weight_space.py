@@ -3,7 +3,7 @@
 In weight space an absent filter is a kernel of zero and a bias at its level, as in baking, so that
 the graph stays as fast as the original. For that, the bias `Add` and the `BatchNormalization`
 behind a layer are folded into its convolution, under names that belong to one site alone. A site
-for which this is not understood keeps its layer and gets the `Where` of `masks`.
+for which this is not understood keeps its layer and gets the `Where` of `masking`.
 
 A runtime may rename, re-order and pad the weights of its convolutions. To learn how, it is given a
 model whose kernels and biases hold codes instead of weights: element i of a kernel is i + 1, and
@@ -83,8 +83,7 @@ def separate(
         raise errors.ModelError("the model's weights are too large to be folded and kept in memory")
     model = copied(with_dense_tensors(survey.model))
     wanted = {site.name for site in sites}
-    kernels: dict[str, Floats] = {}
-    biases: dict[str, Floats] = {}
+    kernels, biases = dict[str, Floats](), dict[str, Floats]()
     gone: set[int] = set()
     for name, layer in survey.layers.items():
         folded = layer.folded() if weight_space else None
@@ -92,8 +91,6 @@ def separate(
             continue
         _rewrite(model, survey.index, folded, name)
         gone.update(folded.tail)
-        stored = [(folded.kernel, kernel_name(name)), (folded.bias, bias_name(name))]
-        model.graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in stored)
         if name in wanted:
             kernels[name], biases[name] = folded.kernel, folded.bias
     _tidy(model, gone, output)
@@ -105,11 +102,13 @@ def separate(
 
 
 def _rewrite(model: ModelProto, index: GraphIndex, folded: Folded, site: str) -> None:
-    """Let the convolution itself make the site's tensor."""
+    """Let the convolution itself make the site's tensor, from weights of its own."""
     node = model.graph.node[folded.node]
     made = index.nodes[folded.tail[-1]].output[0] if folded.tail else node.output[0]
     refill(node.input, [node.input[0], kernel_name(site), bias_name(site)])
     node.output[0] = made
+    stored = [(folded.kernel, kernel_name(site)), (folded.bias, bias_name(site))]
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in stored)
 
 
 def _tidy(model: ModelProto, gone: set[int], output: str) -> None:
@@ -197,8 +196,7 @@ def find_switches(optimised: ModelProto, separated: Separated, roster: filters.R
             )
         )
         trained[node.input[1]] = _arranged(codes, kernel)
-        trained[node.input[2]] = np.zeros(biases.shape, np.float32)
-        trained[node.input[2]][: len(bias)] = bias
+        trained[node.input[2]] = np.pad(bias, (0, len(biases) - len(bias)))
     return Switched(optimised, tuple(switches), trained)
 
 

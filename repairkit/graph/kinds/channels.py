@@ -113,7 +113,7 @@ class ChannelLayer:
         return self.nodes.numbers.nearest(wanted, self._read_back)
 
     def _read_back(self, levels: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Levels as the place where they are stored reads them back."""
+        """The levels as they are read once they are stored."""
         node, slot = self.nodes.node, 2
         if self.nodes.norm is not None:
             node = self.nodes.norm

@@ -31,7 +31,7 @@ from repairkit.graph.index import (
 from repairkit.graph.kinds.ensembles import ENSEMBLES
 from repairkit.graph.stored.constants import Constants
 
-# Operators of every domain go by their names: runtimes add kinds of their own (FusedMatMul, QGemm).
+# In every domain, since runtimes add operators of their own (FusedMatMul, QGemm).
 _PRODUCTS = re.compile(
     r"Attention|Attn|CDist|Conv(?!ert)|Einsum|GRU|Gemm|LSTM|Linear(Class|Regress)|MatMul|MoE|RNN|SVM"
 )

@@ -363,7 +363,7 @@ def _is_plain_norm(node: NodeProto, index: GraphIndex) -> bool:
 
 
 def _contradiction(layer: LayerNodes, constants: ConstantArrays) -> str | None:
-    """What a layer claims and cannot be true; the shapes in a file may contradict each other."""
+    """What contradicts itself in the shapes of a layer; None where nothing does."""
     if not -layer.rank <= layer.channel_axis < layer.rank:
         return f"its output has {layer.rank} dimensions, too few for channels"
     node = constants.index.nodes[layer.node]

@@ -81,7 +81,7 @@ def survey(
     at: str = "pre-activation",
     include: Sequence[str] = (),
 ) -> Survey:
-    """Find sites, and say of every other layer why it is none.
+    """Find the sites, and the reason why each other layer is none.
 
     Args:
         model: never modified.

@@ -294,8 +294,11 @@ def _with_masks(
 def _plant(node: NodeProto, ensemble: ensembles.Ensemble, levels: NDArray[np.float64]) -> None:
     """Give every tree a root that tests its mask, and a leaf for when the mask is false."""
     n_trees = ensemble.n_trees
-    modes = ensembles.numbers(node, "nodes_modes")
-    ids, trees = ensembles.numbers(node, "nodes_nodeids"), ensembles.numbers(node, "nodes_treeids")
+
+    def held(name: str) -> suite.Array:
+        return ensembles.numbers(node, f"nodes_{name}")
+
+    modes, ids, trees = held("modes"), held("nodeids"), held("treeids")
     mode = next((m for m in modes.tolist() if m in _COMPARISONS), "BRANCH_LEQ")
     threshold, true_is_absent = _COMPARISONS[mode]
     roots = ids[ensemble.starts] + 2
@@ -305,21 +308,13 @@ def _plant(node: NodeProto, ensemble: ensembles.Ensemble, levels: NDArray[np.flo
     pairs = {
         "treeids": (trees, trees[ensemble.starts], trees[ensemble.starts]),
         "nodeids": (ids + 2, nothing, absent),
-        "featureids": (
-            ensembles.numbers(node, "nodes_featureids") + n_trees,
-            np.arange(n_trees),
-            nothing,
-        ),
-        "values": (ensembles.numbers(node, "nodes_values"), np.full(n_trees, threshold), nothing),
+        "featureids": (held("featureids") + n_trees, np.arange(n_trees), nothing),
+        "values": (held("values"), np.full(n_trees, threshold), nothing),
         "modes": (modes, np.full(n_trees, mode), np.full(n_trees, "LEAF")),
-        "truenodeids": (ensembles.numbers(node, "nodes_truenodeids") + 2, yes, nothing),
-        "falsenodeids": (ensembles.numbers(node, "nodes_falsenodeids") + 2, no, nothing),
-        "hitrates": (ensembles.numbers(node, "nodes_hitrates"), absent, absent),
-        "missing_value_tracks_true": (
-            ensembles.numbers(node, "nodes_missing_value_tracks_true"),
-            nothing,
-            nothing,
-        ),
+        "truenodeids": (held("truenodeids") + 2, yes, nothing),
+        "falsenodeids": (held("falsenodeids") + 2, no, nothing),
+        "hitrates": (held("hitrates"), absent, absent),
+        "missing_value_tracks_true": (held("missing_value_tracks_true"), nothing, nothing),
     }
     for name, (kept, root, leaf) in pairs.items():
         if len(kept):

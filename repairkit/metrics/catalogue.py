@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from repairkit.core import errors, metric, outputs, suite
 from repairkit.core.process.text import clean
 from repairkit.metrics import group_metrics, image_metrics, robustness
-from repairkit.metrics.definition import Case, Definition
+from repairkit.metrics.definition import Case, Definition, bare_class_name
 from repairkit.metrics.robustness import check_targets
 from repairkit.metrics.user import user_metric
 
@@ -99,9 +99,8 @@ def spell_out(
 
 
 def _classes_present(annotations: suite.Annotations, n_classes: int) -> list[str]:
-    known = annotations.class_names
     present = np.unique(annotations.labels).tolist()
-    return [known[c] if c < len(known) else str(c) for c in range(n_classes) if c in present]
+    return [bare_class_name(annotations, c) for c in range(n_classes) if c in present]
 
 
 def make_metric(

@@ -12,7 +12,7 @@ stacked, and outputs are not read again.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,26 +33,28 @@ def weigh_evenly(annotations: suite.Annotations) -> Weights:
 
 def weigh_class(class_number: int, annotations: suite.Annotations) -> Weights:
     """Images of one class share everything; DataError where there is none of them."""
-    members = annotations.labels == class_number
-    if not members.any():
-        raise errors.DataError(
-            f"none of the {_n_images(annotations)} images is of class "
-            f"{class_name(annotations, class_number)}; give this part of the data some, or ask "
-            f"for the recall of another class"
-        )
-    weights: Weights = members / members.sum()
-    return weights
+    return weigh_members(
+        annotations.labels == class_number,
+        f"of class {class_name(annotations, class_number)}; give this part of the data some, or "
+        "ask for the recall of another class",
+    )
 
 
 def weigh_group(group_number: int, annotations: suite.Annotations) -> Weights:
     """Images of one group share everything; DataError where there is none of them."""
-    members = groups_of(annotations) == group_number
+    return weigh_members(
+        groups_of(annotations) == group_number,
+        f"of group {annotations.group_names[group_number]!r}; give this part of the data some, or "
+        "ask for another group",
+    )
+
+
+def weigh_members(members: NDArray[np.bool_], missing: str) -> Weights:
+    """Some images share everything; DataError where there is none, `missing` says of what."""
+    if not len(members):
+        raise _no_images()
     if not members.any():
-        raise errors.DataError(
-            f"none of the {_n_images(annotations)} images is of group "
-            f"{annotations.group_names[group_number]!r}; give this part of the data some, or ask "
-            f"for another group"
-        )
+        raise errors.DataError(f"none of the {len(members)} images is {missing}")
     weights: Weights = members / members.sum()
     return weights
 
@@ -79,9 +81,16 @@ def groups_of(annotations: suite.Annotations) -> NDArray[np.int64]:
 
 
 def class_name(annotations: suite.Annotations, class_number: int) -> str:
-    """The name of a class as a message shows it."""
+    """The name of a class as a message shows it, in quotes."""
+    known = class_number < len(annotations.class_names)
+    name = bare_class_name(annotations, class_number)
+    return repr(name) if known else name
+
+
+def bare_class_name(annotations: suite.Annotations, class_number: int) -> str:
+    """The name of a class, or its number where it has none."""
     names = annotations.class_names
-    return repr(names[class_number]) if class_number < len(names) else str(class_number)
+    return names[class_number] if class_number < len(names) else str(class_number)
 
 
 def _groups_all_there(annotations: suite.Annotations) -> NDArray[np.int64]:
@@ -105,8 +114,12 @@ def _balanced(cells: suite.Array) -> Weights:
 
 def _n_images(annotations: suite.Annotations) -> int:
     if not len(annotations):
-        raise errors.DataError("this part of the data holds no images; give it at least one")
+        raise _no_images()
     return len(annotations)
+
+
+def _no_images() -> errors.DataError:
+    return errors.DataError("this part of the data holds no images; give it at least one")
 
 
 Need = Literal["classes", "numbers", "groups", "two groups", "attack"]
@@ -170,6 +183,26 @@ class ImageMetric:
     smooth: ScoreImages | None = None
     per_image: ClassVar[bool] = True
 
+    @classmethod
+    def of(
+        cls,
+        case: Case,
+        score_images: ScoreImages,
+        weigh: Weigh,
+        score_range: tuple[float, float],
+        *,
+        smooth: ScoreImages | None = None,
+    ) -> Self:
+        """The metric that was asked for."""
+        return cls(
+            name=case.name,
+            measure=case.measure,
+            score_range=score_range,
+            score_images=score_images,
+            weigh=weigh,
+            smooth=smooth,
+        )
+
     @property
     def scorer(self) -> object:
         return self.score_images
@@ -185,25 +218,14 @@ class ImageMetric:
 
 def share_of_hits(case: Case, weigh: Weigh) -> ImageMetric:
     """The share of images whose likeliest class is the true one; range [0, 1]."""
-    return ImageMetric(
-        name=case.name,
-        measure=case.measure,
-        score_range=(0.0, 1.0),
-        score_images=Hits(case.form),
-        weigh=weigh,
-        smooth=LogLikelihoods(case.form),
+    return ImageMetric.of(
+        case, Hits(case.form), weigh, (0.0, 1.0), smooth=LogLikelihoods(case.form)
     )
 
 
 def mean_surprise(case: Case, weigh: Weigh) -> ImageMetric:
     """The mean negative log-likelihood of the true class; range [0, -LOG_FLOOR]."""
-    return ImageMetric(
-        name=case.name,
-        measure=case.measure,
-        score_range=(0.0, -LOG_FLOOR),
-        score_images=Surprises(case.form),
-        weigh=weigh,
-    )
+    return ImageMetric.of(case, Surprises(case.form), weigh, (0.0, -LOG_FLOOR))
 
 
 @dataclass(frozen=True)

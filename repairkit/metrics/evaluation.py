@@ -26,7 +26,13 @@ from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.metrics.chance import binomial_tail
 from repairkit.metrics.definition import GroupMetric
-from repairkit.metrics.resampling import FigureTable, Means, figures_with_intervals, resampled_sets
+from repairkit.metrics.resampling import (
+    FigureTable,
+    Means,
+    figures_with_intervals,
+    resampled_sets,
+    strata_by_group,
+)
 
 FEWEST_FOR_BOOTSTRAP = 30
 """With fewer images, percentiles of a resampled share are too narrow."""
@@ -129,7 +135,9 @@ def difference(
     figures = _figures_by_name(change, set_figures, sets, annotations, resampling)
     for name, scores, weights in zip(change.names, change.scores.T, change.weights.T, strict=True):
         if _may_be_chance(scores[weights > 0], weights[weights > 0], 1 - confidence):
-            figures[name] = _with_zero(figures[name])
+            figure = figures[name]
+            ends = min(figure.ci_low, 0.0), max(figure.ci_high, 0.0)
+            figures[name] = results.Figure(figure.value, *ends)
     # Metrics first, in the caller's order, then the groups.
     return {metric.name: figures[metric.name] for metric in metrics} | figures
 
@@ -155,14 +163,9 @@ def _figures_by_name(
     resampling: _Resampling,
 ) -> dict[str, results.Figure]:
     """Figures by name: those of means, the groups' among them, then those of sets."""
-    strata = annotations.groups
-    if strata is None:
-        strata = np.zeros(len(annotations), np.int64)
-    if attacked.is_attacked(annotations):
-        strata = 2 * strata + attacked.adversarial(annotations)
     intervals = figures_with_intervals(
         lambda draws: np.hstack([means.resampled(draws), set_figures(draws)]),
-        strata,
+        strata_by_group(annotations),
         n_resamples=resampling.n_resamples,
         confidence=resampling.confidence,
         seed=resampling.seed,
@@ -232,10 +235,6 @@ def _may_be_chance(changes: FigureTable, weights: FigureTable, level: float) -> 
         return False
     gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
     return binomial_tail(max(gained, lost), gained + lost) > level
-
-
-def _with_zero(figure: results.Figure) -> results.Figure:
-    return results.Figure(figure.value, min(figure.ci_low, 0.0), max(figure.ci_high, 0.0))
 
 
 def _group_sizes(annotations: Annotations) -> dict[str, int]:

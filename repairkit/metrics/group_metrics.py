@@ -5,7 +5,7 @@ those that are of it, and of those that are not.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -128,21 +128,13 @@ def _rates(
 # Definitions; the functions that they are made of stand above.
 
 
-def _compared(
-    judge: Callable[[definition.Tally], definition.Figures],
-    know: Callable[[definition.Tally], NDArray[np.bool_]],
-    weigh: definition.Weigh,
-) -> Callable[[definition.Case], definition.GroupMetric]:
-    """How a metric that compares groups is made."""
-    return lambda case: _compare(case, judge, know, weigh)
-
-
 def _compare(
-    case: definition.Case,
     judge: Callable[[definition.Tally], definition.Figures],
-    know: Callable[[definition.Tally], NDArray[np.bool_]],
+    know: Callable[[definition.Tally], NDArray[np.bool_]] | None,
     weigh: definition.Weigh,
+    case: definition.Case,
 ) -> definition.GroupMetric:
+    """A metric that compares groups."""
     return definition.GroupMetric(
         name=case.name,
         measure=case.measure,
@@ -154,30 +146,21 @@ def _compare(
     )
 
 
-def _compared_odds(
-    judge: Callable[[definition.Tally], definition.Figures],
-) -> Callable[[definition.Case], definition.GroupMetric]:
+def _compare_odds(
+    judge: Callable[[definition.Tally], definition.Figures], case: definition.Case
+) -> definition.GroupMetric:
     """Images are best drawn evenly over labels too, but with two classes only.
 
     With more, the rest counts as one class, and must keep its mixture.
     """
-
-    def make(case: definition.Case) -> definition.GroupMetric:
-        by_label = case.n_classes == 2
-        weigh = definition.weigh_groups_and_labels if by_label else definition.weigh_groups
-        return _compare(case, judge, _odds_known, weigh)
-
-    return make
+    by_label = case.n_classes == 2
+    weigh = definition.weigh_groups_and_labels if by_label else definition.weigh_groups
+    return _compare(judge, _odds_known, weigh, case)
 
 
 def _worst_group(case: definition.Case) -> definition.GroupMetric:
-    return definition.GroupMetric(
-        name=case.name,
-        measure=case.measure,
-        form=case.form,
-        n_classes=case.n_classes,
-        judge=_least_accuracy,
-        weigh=definition.weigh_groups,
+    return replace(
+        _compare(_least_accuracy, None, definition.weigh_groups, case),
         n_behind=_worst_group_size,
         smooth=definition.LogLikelihoods(case.form),
     )
@@ -209,7 +192,7 @@ WORST_GROUP_ACCURACY = definition.Definition(
 EQUALIZED_ODDS_DIFFERENCE = definition.Definition(
     name="equalized_odds_difference",
     measure=_difference("equalized odds difference"),
-    make=_compared_odds(_odds_gap),
+    make=partial(_compare_odds, _odds_gap),
     needs=_TWO_GROUPS,
     searched_by=_OF_GROUPS,
 )
@@ -223,7 +206,7 @@ other) is left out of that rate.
 DEMOGRAPHIC_PARITY_DIFFERENCE = definition.Definition(
     name="demographic_parity_difference",
     measure=_difference("demographic parity difference"),
-    make=_compared(_parity_gap, _parity_known, definition.weigh_groups),
+    make=partial(_compare, _parity_gap, _parity_known, definition.weigh_groups),
     needs=_TWO_GROUPS,
     searched_by=_OF_GROUPS,
 )
@@ -237,7 +220,9 @@ shares.
 EQUAL_OPPORTUNITY_DIFFERENCE = definition.Definition(
     name="equal_opportunity_difference",
     measure=_difference("equal opportunity difference"),
-    make=_compared(_opportunity_gap, _opportunity_known, definition.weigh_groups_and_labels),
+    make=partial(
+        _compare, _opportunity_gap, _opportunity_known, definition.weigh_groups_and_labels
+    ),
     needs=_TWO_GROUPS,
     searched_by=_OF_GROUPS,
 )
@@ -250,7 +235,7 @@ class with the greatest difference. A group without images of a class is left ou
 EQUALIZED_ODDS_RATIO = definition.Definition(
     name="equalized_odds_ratio",
     measure=_ratio_measure("equalized odds ratio"),
-    make=_compared_odds(_odds_ratio),
+    make=partial(_compare_odds, _odds_ratio),
     needs=_TWO_GROUPS,
 )
 """The lesser of the ratios of true and of false positive rates.
@@ -262,7 +247,7 @@ that are all 0 is 1.
 DEMOGRAPHIC_PARITY_RATIO = definition.Definition(
     name="demographic_parity_ratio",
     measure=_ratio_measure("demographic parity ratio"),
-    make=_compared(_parity_ratio, _parity_known, definition.weigh_groups),
+    make=partial(_compare, _parity_ratio, _parity_known, definition.weigh_groups),
     needs=_TWO_GROUPS,
 )
 """The least share predicted to be of a class in any group, over the greatest.
@@ -274,7 +259,9 @@ shares are even: the ratio is 1.
 EQUAL_OPPORTUNITY_RATIO = definition.Definition(
     name="equal_opportunity_ratio",
     measure=_ratio_measure("equal opportunity ratio"),
-    make=_compared(_opportunity_ratio, _opportunity_known, definition.weigh_groups_and_labels),
+    make=partial(
+        _compare, _opportunity_ratio, _opportunity_known, definition.weigh_groups_and_labels
+    ),
     needs=_TWO_GROUPS,
 )
 """The least true positive rate of any group over the greatest.
@@ -347,8 +334,9 @@ def left_out(annotations: suite.Annotations, n_classes: int) -> list[str]:
     for rate, (has, n_counted) in counted.items():
         pairs = np.argwhere(n_counted == 0)
         if len(pairs):
+            class_name = partial(definition.bare_class_name, annotations)
             shown = [
-                f"{names[group]} has {has} of class {_name_of_class(annotations, first + number)}"
+                f"{names[group]} has {has} of class {class_name(first + number)}"
                 for group, number in pairs[:_SHOWN]
             ]
             more = f", and {len(pairs) - _SHOWN} more such pairs" if len(pairs) > _SHOWN else ""
@@ -356,11 +344,6 @@ def left_out(annotations: suite.Annotations, n_classes: int) -> list[str]:
                 f"the {rate} is not defined, and comparisons leave it out: {'; '.join(shown)}{more}"
             )
     return sentences
-
-
-def _name_of_class(annotations: suite.Annotations, class_number: int) -> str:
-    names = annotations.class_names
-    return names[class_number] if class_number < len(names) else str(class_number)
 
 
 def class_furthest_apart(

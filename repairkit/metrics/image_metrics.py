@@ -106,13 +106,8 @@ def _mean_absolute_error(case: definition.Case) -> definition.ImageMetric:
             f"every label is {labels[0]:g}, so errors have no scale; give images with different "
             f"targets, or a metric module:function"
         )
-    return definition.ImageMetric(
-        name=case.name,
-        measure=case.measure,
-        score_range=(0.0, width),
-        score_images=Distances(width, case.form),
-        weigh=definition.weigh_evenly,
-    )
+    distances = Distances(width, case.form)
+    return definition.ImageMetric.of(case, distances, definition.weigh_evenly, (0.0, width))
 
 
 MEAN_ABSOLUTE_ERROR = definition.Definition(

@@ -110,6 +110,16 @@ def figures_with_intervals(
     return intervals
 
 
+def strata_by_group(annotations: suite.Annotations) -> NDArray[np.int64]:
+    """The stratum of each image, (n_images,): its group, and whether an attack made it."""
+    strata = annotations.groups
+    if strata is None:
+        strata = np.zeros(len(annotations), np.int64)
+    if attacked.is_attacked(annotations):
+        strata = 2 * strata + attacked.adversarial(annotations)
+    return strata
+
+
 def stratified_draws(
     strata: NDArray[np.int64], n_resamples: int, rng: np.random.Generator
 ) -> Iterator[suite.Indices]:
@@ -249,9 +259,10 @@ def paired_change(
     unchanged, everyone = figure.columns(before), np.arange(len(before))
     changed = figure.columns(after)
     value = figure.figure(changed, everyone) - figure.figure(unchanged, everyone)
+    strata, rng = strata_by_group(figure.annotations), np.random.default_rng(seed)
     drawn = [
         _changes(figure, before, after, unchanged, changed, draws)
-        for draws in _draws(figure.annotations, n_resamples, seed)
+        for draws in stratified_draws(strata, n_resamples, rng)
     ]
     return Change(value, np.concatenate(drawn))
 
@@ -273,14 +284,3 @@ def _changes(
         means = Means(("",), (changed - unchanged)[:, None], figure.weights[:, None])
         return np.asarray(np.nan_to_num(means.resampled(draws))[:, 0])
     return np.array([figure.figure(changed, row) - figure.figure(unchanged, row) for row in draws])
-
-
-def _draws(
-    annotations: suite.Annotations, n_resamples: int, seed: int
-) -> Iterator[NDArray[np.intp]]:
-    strata = np.zeros(len(annotations), np.int64)
-    if annotations.groups is not None:
-        strata = annotations.groups
-    if attacked.is_attacked(annotations):
-        strata = 2 * strata + attacked.adversarial(annotations)
-    return stratified_draws(strata, n_resamples, np.random.default_rng(seed))

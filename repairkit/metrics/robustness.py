@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from repairkit.core import attacked, errors, metric, suite
 from repairkit.core.outputs import LOG_FLOOR, OutputForm
-from repairkit.metrics.definition import Case, Definition, ImageMetric, Need, Weights, share_of_hits
+from repairkit.metrics import definition
 
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
 _LEAST = 1e-45
-_ATTACKED: frozenset[Need] = frozenset({"classes", "attack"})
+_ATTACKED: frozenset[definition.Need] = frozenset({"classes", "attack"})
 
 
 def check_targets(annotations: suite.Annotations, n_classes: int) -> None:
@@ -89,58 +89,39 @@ class Persuasion:
         return np.where(np.isnan(logs), LOG_FLOOR, np.clip(logs, LOG_FLOOR, 0.0))
 
 
-def _both_kinds(annotations: suite.Annotations) -> Weights:
+def _both_kinds(annotations: suite.Annotations) -> definition.Weights:
     """Clean images share one half, adversarial ones the other; DataError where one is missing."""
     made = attacked.adversarial(annotations)
     halves = _one_kind(False, annotations), _one_kind(True, annotations)
     return np.where(made, halves[1], halves[0]) / 2
 
 
-def _one_kind(wanted: bool, annotations: suite.Annotations) -> Weights:
+def _one_kind(wanted: bool, annotations: suite.Annotations) -> definition.Weights:
     """Images of one kind share everything; DataError where there is none."""
-    members = attacked.adversarial(annotations) == wanted
-    if not members.any():
-        kind = "adversarial" if wanted else "clean"
-        raise errors.DataError(
-            f"none of the {len(members)} images is {kind}; give this part of the data clean and "
-            "adversarial images, as repairkit attack makes them"
-        )
-    weights: Weights = members / members.sum()
-    return weights
-
-
-def _robustness(case: Case) -> ImageMetric:
-    return ImageMetric(
-        name=case.name,
-        measure=case.measure,
-        score_range=(-1.0, 1.0),
-        score_images=SuccessLessAccuracy(case.form),
-        weigh=_both_kinds,
-        smooth=Persuasion(case.form),
+    kind = "adversarial" if wanted else "clean"
+    return definition.weigh_members(
+        attacked.adversarial(annotations) == wanted,
+        f"{kind}; give this part of the data clean and adversarial images, as repairkit attack "
+        "makes them",
     )
 
 
-def _robustness_loss(case: Case) -> ImageMetric:
-    return ImageMetric(
-        name=case.name,
-        measure=case.measure,
-        score_range=(0.0, -LOG_FLOOR),
-        score_images=Persuasion(case.form),
-        weigh=_both_kinds,
+def _robustness(case: definition.Case) -> definition.ImageMetric:
+    scores, smooth = SuccessLessAccuracy(case.form), Persuasion(case.form)
+    return definition.ImageMetric.of(case, scores, _both_kinds, (-1.0, 1.0), smooth=smooth)
+
+
+def _robustness_loss(case: definition.Case) -> definition.ImageMetric:
+    return definition.ImageMetric.of(case, Persuasion(case.form), _both_kinds, (0.0, -LOG_FLOOR))
+
+
+def _attack_success(case: definition.Case) -> definition.ImageMetric:
+    return definition.ImageMetric.of(
+        case, TargetHits(case.form), partial(_one_kind, True), (0.0, 1.0)
     )
 
 
-def _attack_success(case: Case) -> ImageMetric:
-    return ImageMetric(
-        name=case.name,
-        measure=case.measure,
-        score_range=(0.0, 1.0),
-        score_images=TargetHits(case.form),
-        weigh=partial(_one_kind, True),
-    )
-
-
-ROBUSTNESS = Definition(
+ROBUSTNESS = definition.Definition(
     name="robustness",
     measure=metric.Measure(
         words="adversary's success less clean accuracy",
@@ -159,7 +140,7 @@ filter, it moves by 2 at the most in either direction, so a marginal's range is 
 Zou, "Neuron Shapley", NeurIPS 2020, section 4.3).
 """
 
-ROBUSTNESS_LOSS = Definition(
+ROBUSTNESS_LOSS = definition.Definition(
     name="robustness_loss",
     measure=metric.Measure(words="loss of robustness", greater_is_better=False),
     make=_robustness_loss,
@@ -171,15 +152,15 @@ Less the mean of two log-likelihoods: that a clean image is of its class, and th
 one is not of the attack's target.
 """
 
-CLEAN_ACCURACY = Definition(
+CLEAN_ACCURACY = definition.Definition(
     name="clean_accuracy",
     measure=metric.Measure(words="clean accuracy", unit="share", ends=(0.0, 1.0)),
-    make=lambda case: share_of_hits(case, partial(_one_kind, False)),
+    make=lambda case: definition.share_of_hits(case, partial(_one_kind, False)),
     needs=_ATTACKED,
 )
 """The accuracy on the images that no attack made."""
 
-ATTACK_SUCCESS = Definition(
+ATTACK_SUCCESS = definition.Definition(
     name="attack_success",
     measure=metric.Measure(
         words="attack success", greater_is_better=False, unit="share", ends=(0.0, 1.0)

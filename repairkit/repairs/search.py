@@ -1,9 +1,9 @@
 """Joint forward selection: which filters, frozen together, a criterion gains from.
 
 Filters interact, so each is tried beside those that are frozen already, and those are tried again
-once another has joined. Sets of one are all looked at. Of larger sets only those are looked at that
-seem best when the changes of single filters are added up. A step is taken only where its
-cross-fitted gain is sure; the search ends at the first step that is not. Screening and ranking are
+once another has joined. Sets of one are all evaluated. Larger sets are evaluated only if they seem
+best when the changes of single filters are added up. A step is taken only where its cross-fitted
+gain is sure; the search ends at the first step that is not. Screening and ranking are
 repeated without the images of each fold, so that a fold's images have no say in what is judged on
 them.
 """
@@ -11,7 +11,7 @@ them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -27,7 +27,7 @@ Frozen = tuple[int, ...]
 Answer = Callable[[Sequence[Frozen]], Iterable[suite.Array]]
 """The outputs for all images with each set frozen, in order."""
 
-_MOST_LET_GO = 2  # sets with one filter less that are looked at after a step
+_MOST_UNFROZEN = 2  # sets with one filter less that are looked at after a step
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Screened:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchStep:
-    """One step of the search: a player frozen or let go, or why none was.
+    """One step of the search: a player frozen or unfrozen, or why none was.
 
     `figure` is the criterion's after the step, on the images that chose it; `gain` what choosing
-    like this is worth on others, None where one is let go.
+    like this is worth on others, None where a player is unfrozen.
     """
 
     frozen: Frozen
@@ -143,7 +143,8 @@ class Search:
         while len(taken[-1]) < self.settings.at_most:
             if len(taken) > self.most_steps:
                 break
-            shortlist = self._shortlist(_extensions(beam, screened.players), screened)
+            longer = [(*f, p) for f in beam for p in screened.players if p not in f]
+            shortlist = self._shortlist(longer, screened)
             ahead = self._look(shortlist)
             step = self._step(taken[-1], ahead, shortlist)
             self.steps.append(step)
@@ -170,7 +171,11 @@ class Search:
     def best_objected(self) -> tuple[Frozen, str] | None:
         """The best set that does not keep to the limits, and why, if it beats all that do."""
         figures = {key: self._known[key].figure for key in self._objections}
-        return _best_objected(figures, self._objections)
+        objected = [key for key, reason in self._objections.items() if reason]
+        best = max(objected, key=lambda key: figures[key], default=None)
+        if best is None or any(figures[k] >= figures[best] for k in figures.keys() - objected):
+            return None
+        return tuple(sorted(best)), self._objections[best]
 
     def _shortlist(
         self, sets: Iterable[Frozen], screened: Screened
@@ -186,7 +191,9 @@ class Search:
         singles = all(len(frozen) == 1 for frozen in allowed)
         if singles or len(allowed) <= most or not self.criterion.additive:
             return allowed
-        predicted = {f: self._predicted(f) for f in allowed if _parts(f) <= self._known.keys()}
+        # A set without its last player, and that player alone, must both be known.
+        known = [f for f in allowed if {frozenset(f[:-1]), frozenset(f[-1:])} <= self._known.keys()]
+        predicted = {f: self._predicted(f) for f in known}
         return _best_of_each_ranking(predicted, allowed, self.folds.n_folds, most)
 
     def _predicted(self, frozen: Frozen) -> crossfit.FoldFigures:
@@ -229,9 +236,8 @@ class Search:
         while len(frozen) > 1:
             sets = {frozen[:i] + frozen[i + 1 :]: frozen[i] for i in range(len(frozen) - 1)}
             if self.criterion.additive:
-                columns = _columns_without(self._known, frozen, sets)
-                figures = {f: self.criterion.figure(c, self.folds.everyone) for f, c in columns}
-                fewer = self._look(_largest(figures, _MOST_LET_GO))
+                figures = {f: self._figure_without(player, frozen) for f, player in sets.items()}
+                fewer = self._look(_largest(figures, _MOST_UNFROZEN))
             else:
                 fewer = self._look(sets)
             best = max(fewer, key=self.figure, default=None)
@@ -244,6 +250,12 @@ class Search:
             self.steps.append(step)
             frozen = best
         return frozen
+
+    def _figure_without(self, player: int, frozen: Frozen) -> float:
+        """What is predicted once a player of a set computes again."""
+        whole, plain = self._known[frozenset(frozen)].columns, self._known[frozenset()].columns
+        columns = whole - (self._known[frozenset([player])].columns - plain)
+        return self.criterion.figure(columns, self.folds.everyone)
 
     def _look(self, sets: Iterable[Frozen], *, object_to: bool = True) -> list[Frozen]:
         """Judge the sets that are new; those that keep to the limits come back."""
@@ -260,31 +272,9 @@ class Search:
         return [f for key, f in ordered.items() if self._objections.get(key) == ""]
 
 
-def _parts(frozen: Frozen) -> set[frozenset[int]]:
-    """A set without its last player, and that player alone."""
-    return {frozenset(frozen[:-1]), frozenset(frozen[-1:])}
-
-
-def _columns_without(
-    known: Mapping[frozenset[int], crossfit.FoldFigures], frozen: Frozen, sets: Mapping[Frozen, int]
-) -> Iterator[tuple[Frozen, crossfit.Columns]]:
-    """What is predicted once a player of a set computes again: smaller sets, and who does."""
-    whole, plain = known[frozenset(frozen)].columns, known[frozenset()].columns
-    for smaller, player in sets.items():
-        yield smaller, whole - (known[frozenset([player])].columns - plain)
-
-
 def _largest(figures: dict[Frozen, float], most: int) -> list[Frozen]:
     """The sets of the largest figures, the earlier of equals first."""
     return sorted(figures, key=lambda frozen: figures[frozen], reverse=True)[:most]
-
-
-def _extensions(beam: Sequence[Frozen], candidates: Sequence[int]) -> Iterator[Frozen]:
-    """Every set of the beam with one candidate more."""
-    for frozen in beam:
-        for candidate in candidates:
-            if candidate not in frozen:
-                yield (*frozen, candidate)
 
 
 def _best_of_each_ranking(
@@ -301,19 +291,6 @@ def _best_of_each_ranking(
         ranked.append(_largest(figures, most))
         best.update(ranked[-1][: max(1, most // n_folds)])
     return {f: np.array([f in sets for sets in ranked]) for f in predicted if f in best}
-
-
-def _best_objected(
-    figures: Mapping[frozenset[int], float], objections: Mapping[frozenset[int], str]
-) -> tuple[Frozen, str] | None:
-    objected = [key for key, reason in objections.items() if reason]
-    kept = [key for key, reason in objections.items() if not reason]
-    if not objected:
-        return None
-    best = max(objected, key=lambda key: figures[key])
-    if any(figures[key] >= figures[best] for key in kept):
-        return None
-    return tuple(sorted(best)), objections[best]
 
 
 def _gain_in_words(gain: crossfit.Bound, doubt: float, kept: bool) -> str:

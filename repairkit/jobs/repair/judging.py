@@ -27,6 +27,7 @@ from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
 from repairkit.jobs.setup.preparing import outputs_of
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics import catalogue, group_metrics, image_metrics, robustness
+from repairkit.metrics.definition import bare_class_name
 from repairkit.metrics.evaluation import difference, evaluate
 from repairkit.repairs.crossfit import widen, widening
 from repairkit.repairs.cure import ChosenPatch, FinalFigures
@@ -239,9 +240,7 @@ def _judge_by(
 
     return {
         "name": CROSS.join(columns),
-        "rates_of": annotations.class_names[judged]
-        if judged < len(annotations.class_names)
-        else str(judged),
+        "rates_of": bare_class_name(annotations, judged),
         "groups": [
             {
                 "name": group,

@@ -145,11 +145,11 @@ def pgd(
     settings: Pgd,
     rng: np.random.Generator,
 ) -> Images:
-    """Images close to those given that the model is to take for the targets.
+    """Images close to those given, changed so that the model predicts their targets.
 
     Args:
         images: within the box; never modified.
-        targets: the class that each is to be taken for.
+        targets: the class that the model is to predict for each.
         gradients: of the attacked model's loss; called once a step.
         box: the pixel range.
         settings: of the attack.
@@ -175,7 +175,7 @@ class Square:
 
     Attributes:
         epsilon: how far a pixel may move, as a share of the pixel range.
-        n_queries: times that an image is shown to the model at the most.
+        n_queries: how often an image is shown to the model at most.
         first_share: of the image that the first squares cover.
     """
 
@@ -201,11 +201,11 @@ def square(
     settings: Square,
     rng: np.random.Generator,
 ) -> Images:
-    """Images close to those given that the model is to take for the targets.
+    """Images close to those given, changed so that the model predicts their targets.
 
     Args:
         images: shape (n_images, three axes), within the box; never modified.
-        targets: the class that each is to be taken for.
+        targets: the class that the model is to predict for each.
         scores: of the attacked model; called once a query, on the images not yet taken for theirs.
         box: the pixel range.
         settings: of the attack.

@@ -114,7 +114,7 @@ class FrameworkModel(Protocol):
     ) -> tuple[NDArray[np.float64], Images]:
         """Each image's cross-entropy for a label, shape (n_images,), and its gradient.
 
-        The output may be logits or probabilities; the adapter tells which it is.
+        The output may be logits or probabilities; the adapter knows which.
         """
         ...
 

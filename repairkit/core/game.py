@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ImagePool:
-    """The images of a game, and how often each is to be drawn into a batch.
+    """The images of a game, and how often each is drawn into a batch.
 
     `probabilities` (n_images,) add up to one; images of one `stratum` are drawn in proportion,
     so that a batch holds its share of every group.

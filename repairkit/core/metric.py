@@ -127,7 +127,7 @@ class Metric(Protocol):
 
     @property
     def measure(self) -> Measure:
-        """How its figures are to be understood: words, direction, unit and range."""
+        """Words, direction, unit and range of its figures."""
         ...
 
     @property

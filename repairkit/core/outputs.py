@@ -28,13 +28,13 @@ _ASK = "say what the outputs are with --outputs-are logits or --outputs-are prob
 
 @dataclass(frozen=True)
 class OutputEvidence:
-    """What is known of a model's outputs beside their numbers.
+    """What is known of a model's outputs besides their numbers.
 
     Attributes:
         said: by the user, one of `FORMS`; None where nothing was said.
         ending: `softmax`, `sigmoid`, `log-softmax` or `linear`, as the graph ends; None where it
-            does not tell.
-        operator: that says so, for messages.
+            is not known.
+        operator: the one that shows it, for messages.
         ask: refuse ambiguous numbers instead of choosing the likelier reading.
     """
 
@@ -49,7 +49,7 @@ _NOTHING = OutputEvidence()
 
 @dataclass(frozen=True)
 class OutputForm:
-    """How raw outputs are to be read.
+    """How raw outputs are read.
 
     `kind` is `probabilities`, `separate-probabilities` (which need not add up to 1) or `logits`
     (one column per class), `binary-probability` or `binary-logit` (one column: class 1), or
@@ -120,7 +120,7 @@ class OutputForm:
         return int(_columns(outputs, self.columns).shape[1])
 
     def class_scores(self, outputs: suite.Array) -> NDArray[np.float64]:
-        """Shape (n, K): probabilities, or logits; greater means likelier, and (n, 1) for `values`.
+        """Shape (n, K): probabilities or logits, the greater the likelier; (n, 1) for `values`.
 
         The binary kinds are expanded to [1 - p, p] and [0, logit]; integer and separate
         probabilities are divided by their row's sum.

@@ -72,7 +72,7 @@ class Suite:
     """Images and annotations of one part of the data (`calibration`, `selection`, `test`).
 
     `indices` are the positions of the images in `images`, so that parts share one source.
-    `further` are what the model takes beside each image, by the names of its inputs.
+    `further` are what the model takes besides each image, by the names of its inputs.
     """
 
     name: str
@@ -121,6 +121,6 @@ class Suite:
         return self.images.batch(self.indices[positions])
 
     def feeds(self, positions: Indices) -> dict[str, Array]:
-        """What the model takes beside the images: a row per image, by the names of inputs."""
+        """What the model takes besides the images: a row per image, by the names of inputs."""
         rows = self.indices[positions]
         return {name: source.batch(rows) for name, source in self.further.items()}

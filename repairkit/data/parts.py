@@ -223,7 +223,7 @@ def _unused_notes(dataset: Dataset, unused: NDArray[np.bool_]) -> Iterator[str]:
     names, counts = np.unique(dataset.split[unused], return_counts=True)
     counted = zip(names.tolist(), counts.tolist(), strict=True)
     splits = listing([f"{name!r} ({n})" if name else f"none ({n})" for name, n in counted])
-    yield f"{unused.sum()} of {len(unused)} images are in no part, for their split is {splits}"
+    yield f"{unused.sum()} of {len(unused)} images are in no part, because their split is {splits}"
 
 
 def _lacking_notes(dataset: Dataset, rows: Mapping[str, suite.Indices]) -> Iterator[str]:

@@ -51,7 +51,7 @@ class Project:
 
 
 def find_project(model: Path | None, cwd: Path) -> Project | None:
-    """The project of the file beside the model, else of the one in `cwd`, else None.
+    """The project of the file next to the model, else of the one in `cwd`, else None.
 
     Raises:
         SettingsError: the file cannot be read or holds what makes no sense.

@@ -29,7 +29,7 @@ class DataRequest:
         n_classes: their number where it is known.
         regression: whether labels are targets, float64.
         with_labels: if false, no labels are read, so any folder of images will do.
-        inputs: the model's other inputs; arrays of an archive and columns of a manifest that bear
+        inputs: the model's other inputs; arrays of an archive and columns of a manifest with
             their names are for them.
         image_name: the name of the images' array where there is no `x`.
     """

@@ -20,7 +20,7 @@ from repairkit.data.annotations import HOW_NUMBERED, HOW_NUMBERS, HOW_TRUTH
 
 AS_TOLD = "as told"
 _CHANNEL_AXIS = {"nchw": 0, "nhwc": 2}
-_DARK = 128  # pixels that are all below it hardly go up to 255
+_DARK = 128  # where all pixels are below it, their range is probably not 0 to 255
 _SLACK = 1e-3
 _Numbers = tuple[float, ...]
 
@@ -43,7 +43,7 @@ class Way:
 
     @property
     def remedy(self) -> str:
-        """What the user has to do, with the very options and lines of `repairkit.toml`."""
+        """What the user has to do: options, and lines of `repairkit.toml`."""
         options = " ".join(f"--{key} {_option(value)}" for key, value in self.changes.items())
         lines = ", ".join(f"{key} = {_toml(value)}" for key, value in self.changes.items())
         given = f"give {options} (in repairkit.toml under [preprocessing]: {lines})"
@@ -93,7 +93,7 @@ def usual_ways(
         images: as they are prepared now.
         spec: the model's input, in its layout.
         preprocessing: what was asked for; of no effect on arrays that are ready.
-        few: positions of some images, whose values tell the range.
+        few: positions of some images, from which the range of values is read.
     """
     if isinstance(images, prep.PixelImages):
         return tuple(_ways_of_pixels(images, spec, preprocessing, few))
@@ -314,7 +314,7 @@ class Order:
     Attributes:
         name: for people.
         numbers: (n_classes,): the number that each class has in this order.
-        remedy: what the user has to do, with the very option.
+        remedy: what the user has to do, with the option.
     """
 
     name: str

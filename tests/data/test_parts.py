@@ -126,7 +126,7 @@ def test_without_a_test_part_images_that_a_split_calls_test_are_left_alone() -> 
     assert parts.summary == (
         "calibration: the 15 images that are not test, selection: split 'selection', test: none."
     )
-    assert parts.notes == ("5 of 20 images are in no part, for their split is 'test' (5)",)
+    assert parts.notes == ("5 of 20 images are in no part, because their split is 'test' (5)",)
     # Which images choose is not guessed: a model fits those that it was trained on.
     with pytest.raises(
         SettingsError, match="the split column has no selection; it has test, train"

@@ -58,7 +58,7 @@ class _Draft:
 
 
 class Drafts:
-    """Finished drafts, in the order in which they are to be renamed; see `together`."""
+    """Finished drafts, in the order in which they will be renamed; see `together`."""
 
     def __init__(self) -> None:
         self._drafts: list[_Draft] = []
@@ -163,7 +163,7 @@ def _kept(place: Path) -> Path | None:
 
 
 def _take_back(place: Path, before: Path | None) -> None:
-    with suppress(OSError):  # the first error is the one to tell
+    with suppress(OSError):  # the first error is the one to report
         if before is None:
             place.unlink()
         else:

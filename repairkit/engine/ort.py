@@ -31,7 +31,7 @@ from onnx import ModelProto
 
 from repairkit.core import errors, suite
 from repairkit.core.process.text import first_line
-from repairkit.graph.index import with_open_sizes
+from repairkit.graph.protos import with_open_sizes
 from repairkit.graph.stored.tensors import as_on_disk, folder_of
 
 logger = logging.getLogger(__name__)

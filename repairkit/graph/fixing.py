@@ -7,7 +7,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from repairkit.core.suite import Array
-from repairkit.graph import index
+from repairkit.graph import protos
+from repairkit.graph.index import GraphIndex
 
 _EXPAND_SINCE = 8
 _SLICE_READS_INPUTS_SINCE = 10
@@ -25,22 +26,22 @@ def with_constants(
         repeated: names of inputs whose first axis is the images: their one row is repeated for
             every image of a run.
     """
-    result = index.copied(model)
+    result = protos.copied(model)
     graph = result.graph
     kept = [value for value in graph.input if value.name not in constants]
-    if model.ir_version < index.DEFAULTS_SINCE:  # then initializers must stay constant
+    if model.ir_version < protos.DEFAULTS_SINCE:  # then initializers must stay constant
         names = {tensor.name for tensor in graph.initializer}
         kept = [value for value in kept if value.name not in names]
-    index.refill(graph.input, kept)
-    index.refill(graph.initializer, (t for t in graph.initializer if t.name not in constants))
-    version = index.opset_of(model, default=1)
-    taken = index.GraphIndex(model).names
+    protos.refill(graph.input, kept)
+    protos.refill(graph.initializer, (t for t in graph.initializer if t.name not in constants))
+    version = protos.opset_of(model, default=1)
+    taken = GraphIndex(model).names
     nodes = []
     for name, array in constants.items():
         if name not in repeated or version < _EXPAND_SINCE:
             graph.initializer.append(numpy_helper.from_array(array, name))
             continue
-        parts = {part: index.fresh_name(f"{name}/{part}", taken) for part in _PARTS}
+        parts = {part: protos.fresh_name(f"{name}/{part}", taken) for part in _PARTS}
         taken.update(parts.values())
         sizes = np.array(array.shape[1:], np.int64)
         ends = np.arange(2, dtype=np.int64)
@@ -48,8 +49,8 @@ def with_constants(
         for part, held in stored.items():
             graph.initializer.append(numpy_helper.from_array(held, parts[part]))
         nodes += _repeating(parts, name, image, version)
-    index.refill(graph.node, [*nodes, *graph.node])
-    result.ir_version = max(result.ir_version, index.DEFAULTS_SINCE)
+    protos.refill(graph.node, [*nodes, *graph.node])
+    result.ir_version = max(result.ir_version, protos.DEFAULTS_SINCE)
     return result
 
 
@@ -74,7 +75,7 @@ def _repeating(parts: Mapping[str, str], made: str, image: str, version: int) ->
 # Seeds
 
 
-_DRAWING = index.RANDOM | {"Dropout"}
+_DRAWING = protos.RANDOM | {"Dropout"}
 _DROPOUT_DRAWS_SINCE = 12
 
 
@@ -83,18 +84,18 @@ def seeded(model: ModelProto) -> ModelProto:
 
     Nodes that have a seed keep it. Nodes inside sub-graphs and functions stay as they are.
     """
-    version = index.opset_of(model, default=0)
+    version = protos.opset_of(model, default=0)
     drawing = [
         position
         for position, node in enumerate(model.graph.node)
         if node.op_type in _DRAWING
-        and node.domain in index.STANDARD
-        and index.attribute(node, "seed") is None
+        and node.domain in protos.STANDARD
+        and protos.attribute(node, "seed") is None
         and (node.op_type != "Dropout" or version >= _DROPOUT_DRAWS_SINCE)
     ]
     if not drawing:
         return model
-    copy = index.copied(model)
+    copy = protos.copied(model)
     for position in drawing:
         node = copy.graph.node[position]
         number = zlib.crc32(node.output[0].encode()) % 2**20

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
-from repairkit.graph import index
+from repairkit.graph import protos
+from repairkit.graph.index import ConstantArrays
 
 Shapes = dict[str, list[int | str | None]]
 """Sizes by tensor: numbers, names, or None where nothing is known."""
@@ -35,7 +36,7 @@ class Trace:
     `batch` is the name of the number of images in `shapes`.
     """
 
-    constants: index.ConstantArrays
+    constants: ConstantArrays
     shapes: Shapes
     batch: str
     axes: dict[str, int]
@@ -58,11 +59,11 @@ class Trace:
 
     def axis_given(self, node: NodeProto, default: int) -> int | None:
         """The attribute `axis`, counted from the front; None where the rank is not known."""
-        return self.from_front(index.int_attribute(node, "axis", default), node.input[0])
+        return self.from_front(protos.int_attribute(node, "axis", default), node.input[0])
 
     def axes_given(self, node: NodeProto) -> list[int] | None:
         """The attribute `axes`, or the second input in newer opsets; None where there is none."""
-        given = index.ints_attribute(node, "axes")
+        given = protos.ints_attribute(node, "axes")
         return self.numbers(node, 1) if given is None else given
 
     def from_front(self, axis: int, tensor: str) -> int | None:
@@ -86,7 +87,7 @@ class Trace:
 
     def mixes(self, node: NodeProto, why: str) -> None:
         """List a node among the mixers."""
-        self.mixers.append(Mixer(index.node_name(node), node.op_type, why))
+        self.mixers.append(Mixer(protos.node_name(node), node.op_type, why))
 
 
 _Axis = int | str | None
@@ -152,7 +153,7 @@ def _factor(trace: Trace, tensor: str, *, contracted: int) -> _Axis:
 
 
 def _gemm(trace: Trace, node: NodeProto) -> _Axis:
-    turned = index.int_attribute(node, "transA", 0), index.int_attribute(node, "transB", 0)
+    turned = protos.int_attribute(node, "transA", 0), protos.int_attribute(node, "transB", 0)
     first, second = (trace.axes.get(node.input[slot]) for slot in (0, 1))
     rows = None if first is None else first ^ turned[0]
     columns = None if second is None else second ^ turned[1]
@@ -164,7 +165,7 @@ def _gemm(trace: Trace, node: NodeProto) -> _Axis:
 
 
 def _einsum(trace: Trace, node: NodeProto) -> _Axis:
-    equation = index.attribute(node, "equation")
+    equation = protos.attribute(node, "equation")
     text = "" if equation is None else equation.s.decode().replace(" ", "")
     if "->" not in text or "." in text:
         return None
@@ -236,12 +237,12 @@ def _reduce(trace: Trace, node: NodeProto, batch_axis: int) -> _Axis:
     axes = trace.axes_given(node)
     if axes is None and len(node.input) > 1 and node.input[1]:
         return None
-    if not axes and index.int_attribute(node, "noop_with_empty_axes", 0):
+    if not axes and protos.int_attribute(node, "noop_with_empty_axes", 0):
         return batch_axis
     counted = [trace.from_front(axis, node.input[0]) for axis in axes or []]
     if not axes or batch_axis in counted:
         return "reduces over the images of a batch"
-    return _without(batch_axis, counted, kept=bool(index.int_attribute(node, "keepdims", 1)))
+    return _without(batch_axis, counted, kept=bool(protos.int_attribute(node, "keepdims", 1)))
 
 
 def _without(batch_axis: int, gone: list[int | None], *, kept: bool) -> int | None:
@@ -257,7 +258,7 @@ def _extreme(trace: Trace, node: NodeProto, batch_axis: int) -> _Axis:
     axis = trace.axis_given(node, 0)
     if axis == batch_axis:
         return "takes the largest or least over the images of a batch"
-    return _without(batch_axis, [axis], kept=bool(index.int_attribute(node, "keepdims", 1)))
+    return _without(batch_axis, [axis], kept=bool(protos.int_attribute(node, "keepdims", 1)))
 
 
 def _cumulated(trace: Trace, node: NodeProto, batch_axis: int) -> _Axis:
@@ -275,7 +276,7 @@ def _dynamic_quantisation(trace: Trace, node: NodeProto, batch_axis: int) -> Non
 
 def _batch_norm(trace: Trace, node: NodeProto, batch_axis: int) -> int:
     measured = sum(bool(name) for name in node.output) > 1  # before opset 14 that is training
-    if index.int_attribute(node, "training_mode", 0) or (trace.opset < 14 and measured):
+    if protos.int_attribute(node, "training_mode", 0) or (trace.opset < 14 and measured):
         trace.mixes(node, f"is in training mode and {_NORMALISED}")
     return batch_axis
 
@@ -286,7 +287,7 @@ def _layer_norm(trace: Trace, node: NodeProto, batch_axis: int) -> _Axis:
 
 
 def _mean_variance(trace: Trace, node: NodeProto, batch_axis: int) -> int:
-    given = index.ints_attribute(node, "axes")
+    given = protos.ints_attribute(node, "axes")
     axes = [0, 2, 3] if given is None else given
     if batch_axis in [trace.from_front(axis, node.input[0]) for axis in axes]:
         trace.mixes(node, _NORMALISED)
@@ -305,7 +306,7 @@ def _instances(trace: Trace, node: NodeProto, batch_axis: int) -> int:
 
 
 def _recurrent(trace: Trace, node: NodeProto, batch_axis: int) -> _Axis:
-    batch_first = index.int_attribute(node, "layout", 0) == 1
+    batch_first = protos.int_attribute(node, "layout", 0) == 1
     if batch_axis != (0 if batch_first else 1):
         return "takes the images of a batch for steps in time"
     if node.op_type.startswith("Dynamic"):
@@ -317,7 +318,7 @@ def _recurrent(trace: Trace, node: NodeProto, batch_axis: int) -> _Axis:
 
 
 def _slice(trace: Trace, node: NodeProto, batch_axis: int) -> _Axis:
-    parts = [index.ints_attribute(node, name) for name in ("starts", "ends", "axes")]
+    parts = [protos.ints_attribute(node, name) for name in ("starts", "ends", "axes")]
     steps = None
     if parts[0] is None:
         parts = [trace.numbers(node, slot) for slot in (1, 2, 3)]
@@ -350,7 +351,7 @@ def _unstack(trace: Trace, node: NodeProto, batch_axis: int) -> _Axis:
 
 
 def _transpose(trace: Trace, node: NodeProto, batch_axis: int) -> int | None:
-    order, rank = index.ints_attribute(node, "perm"), trace.rank(node.input[0])
+    order, rank = protos.ints_attribute(node, "perm"), trace.rank(node.input[0])
     if order is not None:
         return order.index(batch_axis)
     return None if rank is None else rank - 1 - batch_axis
@@ -364,7 +365,7 @@ def _flatten(trace: Trace, node: NodeProto, batch_axis: int) -> int | None:
 def _reshape(trace: Trace, node: NodeProto, batch_axis: int) -> int | None:
     """Images stay first where the first size is copied, or the only one that is free."""
     shape = trace.numbers(node, 1)
-    if batch_axis != 0 or not shape or index.int_attribute(node, "allowzero", 0):
+    if batch_axis != 0 or not shape or protos.int_attribute(node, "allowzero", 0):
         return None
     return 0 if shape[0] in (0, -1) else None
 

@@ -8,14 +8,8 @@ from typing import Literal
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from repairkit.graph.index import (
-    GraphIndex,
-    attribute,
-    int_attribute,
-    ints_attribute,
-    node_name,
-    subgraphs,
-)
+from repairkit.graph import protos
+from repairkit.graph.index import GraphIndex
 
 # How the output ends: probabilities, logarithms or raw scores
 
@@ -63,7 +57,7 @@ def ending_of(model: ModelProto, output: str) -> tuple[Ending, str] | None:
         if name not in index.producers:
             return None
         node = index.nodes[index.producers[name]]
-        if subgraphs(node):
+        if protos.subgraphs(node):
             return None
         kind = node.op_type
         if kind in _ENDINGS and not arithmetic:
@@ -72,9 +66,9 @@ def ending_of(model: ModelProto, output: str) -> tuple[Ending, str] | None:
             below = ending_of(model, node.input[0])
             return ("log-softmax", "Log of a Softmax") if below and below[0] == "softmax" else None
         if kind in _LINEAR:
-            fused = attribute(node, "activation")  # then it does not end in its sums
+            fused = protos.attribute(node, "activation")  # then it does not end in its sums
             return None if fused is not None and fused.s else ("linear", kind)
-        transform = attribute(node, "post_transform")
+        transform = protos.attribute(node, "post_transform")
         if transform is not None and transform.s in _BY_TRANSFORM and not arithmetic:
             return _BY_TRANSFORM[transform.s], f"{kind} with {transform.s.decode()}"
         following = _before(node, index)
@@ -154,7 +148,7 @@ def _window_before(node: NodeProto, size: Size, index: GraphIndex) -> Size | Non
 
 
 def _kernel(node: NodeProto, index: GraphIndex) -> list[int]:
-    given = ints_attribute(node, "kernel_shape")
+    given = protos.ints_attribute(node, "kernel_shape")
     if given is not None:
         return given
     slot = _KERNEL_SLOT.get(node.op_type, 0)
@@ -163,7 +157,7 @@ def _kernel(node: NodeProto, index: GraphIndex) -> list[int]:
 
 
 def _pair(node: NodeProto, name: str) -> list[int]:
-    given = ints_attribute(node, name)
+    given = protos.ints_attribute(node, name)
     return given if given is not None and len(given) == 2 else [1, 1]
 
 
@@ -218,13 +212,13 @@ def find_rounding(index: GraphIndex, outputs: tuple[str, ...]) -> Rounding | Non
     first = rounding[0]
     makes = {o for node in rounding for o in node.output if o}
     at_the_end = _met_before(index, outputs, makes, data)
-    return Rounding(f"node {node_name(first)!r} ({first.op_type})", at_the_end)
+    return Rounding(f"node {protos.node_name(first)!r} ({first.op_type})", at_the_end)
 
 
 def _rounds(node: NodeProto, half: set[str]) -> bool:
     if node.op_type in _STEPS or node.op_type.startswith(_PREFIXES):
         return True
-    if node.op_type == "Cast" and int_attribute(node, "to", TensorProto.FLOAT) not in _EXACT:
+    if node.op_type == "Cast" and protos.int_attribute(node, "to", TensorProto.FLOAT) not in _EXACT:
         return True
     return any(name in half for name in (*node.input, *node.output))
 

@@ -24,7 +24,7 @@ from repairkit.core import filters, suite
 from repairkit.engine import ort
 from repairkit.engine.cones.routes import Overwrite, Routes, Row
 from repairkit.graph.coalitions.cones import Anatomy, Shape, Slice, Switch, Switched, extract
-from repairkit.graph.index import attribute
+from repairkit.graph.protos import attribute
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, versi
 from onnx_graphsurgeon.logger.logger import G_LOGGER, Logger
 
 from repairkit.core import errors, filters
-from repairkit.graph.index import DEFAULTS_SINCE, copied, fresh_name, opset_of, refill
+from repairkit.graph import protos
 
 _WHERE_SINCE = 9
 # graphsurgeon's notes would go to standard output, where only results belong.
@@ -44,7 +44,7 @@ def mask_channels(
     sparse tensors.
     """
     # A copy: graphsurgeon writes into what it imports. It also loses sparse tensors.
-    graph = gs.import_onnx(copied(with_where(model)))
+    graph = gs.import_onnx(protos.copied(with_where(model)))
     positions = {o.name: i for i, node in enumerate(graph.nodes) for o in node.outputs}
     tensors = graph.tensors()
     inserted: list[tuple[int, gs.Node]] = []
@@ -52,7 +52,7 @@ def mask_channels(
         original = tensors[site.tensor]
         producer = original.inputs[0]
         raw = gs.Variable(
-            fresh_name(f"{site.name}/unmasked", tensors),
+            protos.fresh_name(f"{site.name}/unmasked", tensors),
             dtype=np.dtype(site.dtype),
             shape=original.shape,
         )
@@ -61,7 +61,7 @@ def mask_channels(
         mask_dims[0] = "mask_rows"
         mask = gs.Variable(mask_name(site), dtype=np.bool_, shape=mask_dims)
         level = site.stored(means[site.name]).reshape(mask_shape(site, 1))
-        frozen = gs.Constant(fresh_name(f"{site.name}/means", tensors), level)
+        frozen = gs.Constant(protos.fresh_name(f"{site.name}/means", tensors), level)
         node = gs.Node(
             "Where",
             name=f"{site.name}/mask_and_mean",
@@ -83,13 +83,13 @@ def _exported(graph: gs.Graph, model: ModelProto) -> ModelProto:
         raise errors.ModelError(
             f"the graph cannot be written back ({error}); export it anew"
         ) from error
-    result.ir_version = max(model.ir_version, DEFAULTS_SINCE)
+    result.ir_version = max(model.ir_version, protos.DEFAULTS_SINCE)
     known = {v.name: v.type for v in (*model.graph.input, *model.graph.output)}
     for value in (*result.graph.input, *result.graph.output):
         # Types that are no tensors: sequences, maps.
         if value.name in known and not known[value.name].HasField("tensor_type"):
             value.type.CopyFrom(known[value.name])
-    if model.ir_version >= DEFAULTS_SINCE:
+    if model.ir_version >= protos.DEFAULTS_SINCE:
         # The runtime does not treat a listed initializer as a constant: a matrix product then uses
         # other kernels, which round differently.
         stored = {tensor.name for tensor in result.graph.initializer}
@@ -101,7 +101,7 @@ def _exported(graph: gs.Graph, model: ModelProto) -> ModelProto:
 
 def tapped(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
     """A copy that gives some of its tensors as further outputs."""
-    result = copied(model)
+    result = protos.copied(model)
     known = {o.name for o in result.graph.output}
     for name in dict.fromkeys(tensors):
         if name not in known:
@@ -121,7 +121,7 @@ def with_gains(
         sites: the sites that were instrumented.
         gains: (n_channels,) of some sites, by name; of channels, not of trees.
     """
-    result = copied(instrumented)
+    result = protos.copied(instrumented)
     by_mask = {mask_name(site): site for site in sites if site.name in gains}
     for position in reversed(range(len(result.graph.node))):
         where = result.graph.node[position]
@@ -144,7 +144,7 @@ def with_where(model: ModelProto, *, at_least: int = _WHERE_SINCE) -> ModelProto
 
     A model of opset `at_least` or later stays as it is, and one that names no opset.
     """
-    version = opset_of(model, default=at_least)
+    version = protos.opset_of(model, default=at_least)
     if version >= at_least:
         return model
     try:
@@ -187,7 +187,7 @@ def with_affine_masks(model: ModelProto, sites: tuple[filters.Site, ...]) -> Mod
     plain = all(site.dtype == "float32" and site.channel_axis == 1 for site in sites)
     if not plain or not masked.keys() <= by_where:
         return None
-    result = copied(model)
+    result = protos.copied(model)
     graph = result.graph
     nodes: list[NodeProto] = []
     for node in model.graph.node:
@@ -200,8 +200,8 @@ def with_affine_masks(model: ModelProto, sites: tuple[filters.Site, ...]) -> Mod
             inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]))
         for shape, numbers in _shapes(site).items():
             graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), shape))
-    refill(graph.node, nodes)
-    refill(graph.input, inputs)
+    protos.refill(graph.node, nodes)
+    protos.refill(graph.input, inputs)
     del graph.value_info[:]
     return result
 

@@ -11,15 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from repairkit.graph.index import (
-    DEFAULTS_SINCE,
-    STANDARD,
-    GraphIndex,
-    attribute,
-    copied,
-    int_attribute,
-    refill,
-)
+from repairkit.graph import protos
+from repairkit.graph.index import GraphIndex
 from repairkit.graph.stored.constants import Constants
 
 BATCH = "batch"
@@ -42,7 +35,7 @@ def rebatch(
     `Reshape`, the sizes of `Resize`, the axis of `Flatten`, the axes of `Squeeze`, and constants
     that are joined to images (`Concat`).
     """
-    result = copied(model)
+    result = protos.copied(model)
     index = GraphIndex(model)
     work = _Work(result, index, Constants(index), step)
     for position, node in enumerate(index.nodes):
@@ -51,7 +44,9 @@ def rebatch(
             free(work, position, node)
     if work.before:
         pairs = enumerate(result.graph.node)
-        refill(result.graph.node, (n for p, node in pairs for n in (*work.before.get(p, []), node)))
+        protos.refill(
+            result.graph.node, (n for p, node in pairs for n in (*work.before.get(p, []), node))
+        )
     for value in (*result.graph.input, *result.graph.output):
         if value.name in (name, *further) or value.name in index.outputs:
             dims = value.type.tensor_type.shape.dim
@@ -59,7 +54,7 @@ def rebatch(
                 dims[0].dim_param = BATCH
             if value.name in index.outputs and work.rank_changed:
                 value.type.tensor_type.ClearField("shape")
-    result.ir_version = max(result.ir_version, DEFAULTS_SINCE)
+    result.ir_version = max(result.ir_version, protos.DEFAULTS_SINCE)
     # Recorded shapes would still claim the old batch.
     del result.graph.value_info[:]
     return result
@@ -81,7 +76,7 @@ class _Work:
 
     @property
     def opset(self) -> int:
-        return next(o.version for o in self.index.model.opset_import if o.domain in STANDARD)
+        return next(o.version for o in self.index.model.opset_import if o.domain in protos.STANDARD)
 
     def constant(self, node: NodeProto, slot: int) -> NDArray[np.int64] | None:
         """The whole numbers that a node reads at `slot`; None where they are not constant."""
@@ -109,7 +104,11 @@ class _Work:
 
 def _free_reshape(work: _Work, position: int, node: NodeProto) -> None:
     shape = work.constant(node, 1)
-    if node.input[0] not in work.index.fed or shape is None or int_attribute(node, "allowzero", 0):
+    if (
+        node.input[0] not in work.index.fed
+        or shape is None
+        or protos.int_attribute(node, "allowzero", 0)
+    ):
         return
     if shape.size == 0 or shape[0] <= 0:
         return
@@ -136,15 +135,15 @@ def _free_resize(work: _Work, position: int, node: NodeProto) -> None:
 
 
 def _free_flatten(work: _Work, position: int, node: NodeProto) -> None:
-    axis = attribute(node, "axis")
+    axis = protos.attribute(node, "axis")
     if axis is not None and axis.i == 0:
-        copied = work.result.graph.node[position]
-        next(a for a in copied.attribute if a.name == "axis").i = 1
+        flatten = work.result.graph.node[position]
+        next(a for a in flatten.attribute if a.name == "axis").i = 1
 
 
 def _free_squeeze(work: _Work, position: int, node: NodeProto) -> None:
     """Keep the batch axis; without axes, the recorded shape shows which are removed."""
-    given = attribute(node, "axes")
+    given = protos.attribute(node, "axes")
     axes = work.constant(node, 1) if given is None else np.array(given.ints, np.int64)
     if axes is None:
         recorded = {v.name: v for v in work.index.graph.value_info}.get(node.input[0])
@@ -156,20 +155,20 @@ def _free_squeeze(work: _Work, position: int, node: NodeProto) -> None:
     if kept.size == axes.size and given is not None:
         return
     work.rank_changed = True
-    copied = work.result.graph.node[position]
-    del copied.attribute[:]
-    del copied.input[1:]
+    squeeze = work.result.graph.node[position]
+    del squeeze.attribute[:]
+    del squeeze.input[1:]
     if not kept.size:
-        copied.op_type = "Identity"
+        squeeze.op_type = "Identity"
     elif work.opset >= _AXES_AS_INPUT:
-        copied.input.append(work.store(kept, f"{node.output[0]}/batched_axes"))
+        squeeze.input.append(work.store(kept, f"{node.output[0]}/batched_axes"))
     else:
-        copied.attribute.append(helper.make_attribute("axes", kept.tolist()))
+        squeeze.attribute.append(helper.make_attribute("axes", kept.tolist()))
 
 
 def _free_concat(work: _Work, position: int, node: NodeProto) -> None:
     """Repeat constants along the batch, such as the class token of a transformer."""
-    if int_attribute(node, "axis", 0) == 0:
+    if protos.int_attribute(node, "axis", 0) == 0:
         return
     fed = next(i for i in node.input if i in work.index.fed)
     for slot, name in enumerate(node.input):

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import DEFAULTS_SINCE, GraphIndex, copied, outer_names, refill, subgraphs
+from repairkit.graph import protos
+from repairkit.graph.index import GraphIndex
 
 Width = Literal["float16", "float64"]
 
@@ -57,27 +58,27 @@ class _Recasting:
             copy = self._moved(node)
             if copy is None:
                 copy = node
-                for name in (*node.input, *sorted(outer_names(node))):
+                for name in (*node.input, *sorted(protos.outer_names(node))):
                     self._wide(name)
             self._there.update(copy.output)
             self._nodes.append(copy)
         for name in self._index.outputs:
             self._wide(name)
-        result = copied(self._model)
+        result = protos.copied(self._model)
         graph = result.graph
         del graph.value_info[:]
-        refill(graph.node, self._nodes)
-        read = {name for node in self._nodes for name in (*node.input, *outer_names(node))}
+        protos.refill(graph.node, self._nodes)
+        read = {name for node in self._nodes for name in (*node.input, *protos.outer_names(node))}
         kept = [t for t in self._model.graph.initializer if t.name in read | {*self._index.outputs}]
         inputs = [i for i in self._model.graph.input if i.name not in self._index.initializers]
-        refill(graph.initializer, [*kept, *self._twins])
-        refill(graph.input, inputs)
-        result.ir_version = max(result.ir_version, DEFAULTS_SINCE)
+        protos.refill(graph.initializer, [*kept, *self._twins])
+        protos.refill(graph.input, inputs)
+        result.ir_version = max(result.ir_version, protos.DEFAULTS_SINCE)
         return result
 
     def _moved(self, node: NodeProto) -> NodeProto | None:
         """The node on twins; None where it must keep 32 bits."""
-        if subgraphs(node) or not any(name in self._live for name in node.output):
+        if protos.subgraphs(node) or not any(name in self._live for name in node.output):
             return None
         try:
             domain = _domain(node.domain)
@@ -152,7 +153,7 @@ def _live_tensors(index: GraphIndex) -> set[str]:
     """Tensors whose numbers, and not only their shapes, depend on an input."""
     live = set(index.inputs)
     for node in index.nodes:
-        reads = (*node.input, *outer_names(node))
+        reads = (*node.input, *protos.outer_names(node))
         if node.op_type not in _SHAPES_ONLY and any(name in live for name in reads):
             live.update(name for name in node.output if name)
     return live

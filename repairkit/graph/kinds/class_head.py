@@ -19,17 +19,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from repairkit.core import errors, suite
-from repairkit.graph.index import (
-    STANDARD,
-    GraphIndex,
-    attribute,
-    float_attribute,
-    int_attribute,
-    ints_attribute,
-    is_dequantised,
-    layer_names,
-    subgraphs,
-)
+from repairkit.graph import protos
+from repairkit.graph.index import GraphIndex, is_dequantised, layer_names
 from repairkit.graph.kinds.layers import DENSE_ON_CODES, ON_CODES
 from repairkit.graph.stored.constants import Constants
 from repairkit.graph.stored.tensors import FROZEN_TYPES
@@ -211,7 +202,7 @@ def find_head(index: GraphIndex, output: str) -> ClassHead:
         position = index.producers[name]
         node = index.nodes[position]
         kind = node.op_type
-        if node.domain not in STANDARD or subgraphs(node):
+        if node.domain not in protos.STANDARD or protos.subgraphs(node):
             raise _between(node, output)
         if kind in _LAYERS:
             head = _read(constants, position)
@@ -257,7 +248,7 @@ def _affine(
         if not all(name in index.constant for name in node.input[1:]) or any(node.output[1:]):
             raise _between(node, output)
         gamma, beta, mean, variance = (_flat(constants, name) for name in node.input[1:5])
-        scale = gamma / np.sqrt(variance + float_attribute(node, "epsilon", 1e-5))
+        scale = gamma / np.sqrt(variance + protos.float_attribute(node, "epsilon", 1e-5))
         shift = beta - mean * scale
         step = _Step(node=position, slot=_BIAS, scale=scale, shift=shift, stored=beta)
         return step, str(node.input[0])
@@ -292,10 +283,10 @@ def _read(constants: Constants, position: int) -> ClassHead:
     weight = _rows_of(node, kernel)
     n_classes = len(weight)
     stored = _own_bias(node, constants, layer, n_classes)
-    alpha = float_attribute(node, "alpha", 1.0) if kind == "Gemm" else 1.0
-    beta = float_attribute(node, "beta", 1.0) if kind == "Gemm" else 1.0
+    alpha = protos.float_attribute(node, "alpha", 1.0) if kind == "Gemm" else 1.0
+    beta = protos.float_attribute(node, "beta", 1.0) if kind == "Gemm" else 1.0
     one = np.ones(n_classes)
-    grouped = kind == "Conv" and int_attribute(node, "group", 1) != 1
+    grouped = kind == "Conv" and protos.int_attribute(node, "group", 1) != 1
     return ClassHead(
         name=name,
         node=position,
@@ -335,7 +326,7 @@ def _kernel(node: NodeProto, constants: Constants, layer: str) -> suite.Array:
         raise errors.ModelError(
             f"the weights of {layer} are of type {kernel.dtype.name}, not of floats"
         )
-    if node.op_type != "Conv" and (kernel.ndim != 2 or int_attribute(node, "transA", 0)):
+    if node.op_type != "Conv" and (kernel.ndim != 2 or protos.int_attribute(node, "transA", 0)):
         raise errors.ModelError(
             f"{layer} is no product of a row of features and a matrix of weights"
         )
@@ -392,13 +383,15 @@ def _rows_of(node: NodeProto, kernel: suite.Array) -> suite.Array:
     """A kernel as (n_classes, n_features)."""
     if node.op_type == "Conv":
         return kernel.reshape(len(kernel), -1)
-    transposed = node.op_type == "Gemm" and int_attribute(node, "transB", 0)
+    transposed = node.op_type == "Gemm" and protos.int_attribute(node, "transB", 0)
     return kernel if transposed else kernel.T
 
 
 def kernel_order(node: NodeProto, weight: Floats) -> Floats:
     """Weights (n_classes, n_features) flat, in the order of the layer's kernel."""
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and int_attribute(node, "transB", 0)):
+    if node.op_type == "Conv" or (
+        node.op_type == "Gemm" and protos.int_attribute(node, "transB", 0)
+    ):
         return weight.reshape(-1)
     return weight.T.reshape(-1)
 
@@ -456,12 +449,12 @@ def windows_of(node: NodeProto, size: tuple[int, ...]) -> Windows:
     """The windows of a `Conv` whose kernel has that spatial size."""
 
     def numbers(name: str, otherwise: int, n: int) -> tuple[int, ...]:
-        given = ints_attribute(node, name)
+        given = protos.ints_attribute(node, name)
         return (otherwise,) * n if given is None else tuple(given)
 
     ends = numbers("pads", 0, 2 * len(size))
     pads: Pads = tuple(zip(ends[: len(size)], ends[len(size) :], strict=True))
-    padding = attribute(node, "auto_pad")
+    padding = protos.attribute(node, "auto_pad")
     if padding is not None and padding.s.startswith(b"SAME"):
         pads = "upper" if padding.s == b"SAME_UPPER" else "lower"
     elif padding is not None and padding.s == b"VALID":

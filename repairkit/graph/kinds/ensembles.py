@@ -13,14 +13,8 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core import errors, filters, suite
-from repairkit.graph.index import (
-    DEFAULTS_SINCE,
-    STANDARD,
-    GraphIndex,
-    attribute,
-    copied,
-    outer_names,
-)
+from repairkit.graph import protos
+from repairkit.graph.index import GraphIndex
 
 DOMAIN = "ai.onnx.ml"
 ENSEMBLES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
@@ -191,7 +185,7 @@ def _lists(
 
 def numbers(node: NodeProto, name: str) -> suite.Array:
     """A list attribute, also where it is stored as a tensor; empty where the node has none."""
-    held = attribute(node, name) or attribute(node, f"{name}_as_tensor")
+    held = protos.attribute(node, name) or protos.attribute(node, f"{name}_as_tensor")
     if held is None:
         return np.zeros(0)
     if held.type == AttributeProto.TENSOR:
@@ -205,7 +199,7 @@ def numbers(node: NodeProto, name: str) -> suite.Array:
 
 def replace_numbers(node: NodeProto, name: str, values: suite.Array) -> None:
     """Replace the list in an attribute, in the form in which it is stored."""
-    held = attribute(node, name) or attribute(node, f"{name}_as_tensor")
+    held = protos.attribute(node, name) or protos.attribute(node, f"{name}_as_tensor")
     assert held is not None
     if held.type == AttributeProto.TENSOR:
         stored = numpy_helper.to_array(held.t)
@@ -260,11 +254,11 @@ def spread_over_thresholds(
 
 def with_standard_operators(model: ModelProto) -> ModelProto:
     """A copy that may also use operators of the ONNX standard."""
-    result = copied(model)
-    if not any(o.domain in STANDARD for o in result.opset_import):
+    result = protos.copied(model)
+    if not any(o.domain in protos.STANDARD for o in result.opset_import):
         result.opset_import.append(helper.make_opsetid("", _OPSET))
         result.ir_version = max(result.ir_version, _IR_VERSION)
-    result.ir_version = max(result.ir_version, DEFAULTS_SINCE)
+    result.ir_version = max(result.ir_version, protos.DEFAULTS_SINCE)
     return result
 
 
@@ -319,7 +313,7 @@ def tail_of(model: ModelProto, sites: Sequence[filters.Site], output: str) -> Mo
         node = index.nodes[position]
         if any(o in needed and o not in scores for o in node.output):
             members.append(node)
-            needed.update(name for name in (*node.input, *outer_names(node)) if name)
+            needed.update(name for name in (*node.input, *protos.outer_names(node)) if name)
     made = {o for node in members for o in node.output}
     beside = sorted(name for name in needed & index.fed if name not in made and name not in scores)
     if beside:
@@ -334,6 +328,6 @@ def tail_of(model: ModelProto, sites: Sequence[filters.Site], output: str) -> Mo
         [tensor for name, tensor in index.initializers.items() if name in needed],
     )
     tail = helper.make_model(graph, opset_imports=plain.opset_import)
-    tail.ir_version = max(plain.ir_version, DEFAULTS_SINCE)
+    tail.ir_version = max(plain.ir_version, protos.DEFAULTS_SINCE)
     tail.functions.extend(plain.functions)
     return tail

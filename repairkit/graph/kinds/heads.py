@@ -19,15 +19,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import (
-    GraphIndex,
-    attribute,
-    inner_nodes,
-    int_attribute,
-    ints_attribute,
-    outer_names,
-    subgraphs,
-)
+from repairkit.graph import protos
+from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.ensembles import ENSEMBLES
 from repairkit.graph.stored.constants import Constants
 
@@ -93,7 +86,7 @@ def head_layers(index: GraphIndex, outputs: tuple[str, ...]) -> set[int]:
     states: dict[str, _State] = {name: _State() for name in index.inputs}
     followed: set[int] = set()
     for position, node in enumerate(index.nodes):
-        fed = [states[n] for n in (*node.input, *sorted(outer_names(node))) if n in states]
+        fed = [states[n] for n in (*node.input, *sorted(protos.outer_names(node))) if n in states]
         if not fed:
             continue
         joined = _joined(fed)
@@ -134,12 +127,12 @@ def _is_layer(
     call = (node.domain, node.op_type)
     if inside.get(call, is_product(node)):
         return True
-    inner = inner_nodes(node)
+    inner = protos.inner_nodes(node)
     if any(inside.get((n.domain, n.op_type), is_product(n)) for n in inner):
         return True
     if inner and _is_written_out(inner):
-        held = [t for body in subgraphs(node) for t in body.initializer]
-        read = [_shape(name, constants) for name in sorted(outer_names(node))]
+        held = [t for body in protos.subgraphs(node) for t in body.initializer]
+        read = [_shape(name, constants) for name in sorted(protos.outer_names(node))]
         known = any(_is_matrix(shape) for shape in (*read, *(t.dims for t in held)))
         return known or _hold_a_matrix(inner)
     if node.op_type in _SUMS and node.domain in _STANDARD:
@@ -206,7 +199,7 @@ def _weighed(node: NodeProto, state: _State, constants: Constants) -> _State:
 
 
 def _transposed(node: NodeProto, state: _State) -> _State:
-    order = ints_attribute(node, "perm")
+    order = protos.ints_attribute(node, "perm")
     if order is None:
         return state.rearranged(state.rank)
     rank = len(order)
@@ -219,7 +212,7 @@ def _transposed(node: NodeProto, state: _State) -> _State:
 def _renumbered(node: NodeProto, state: _State, constants: Constants) -> _State:
     """Behind an operator that takes axes away or adds some."""
     axes = _axes(node, constants)
-    keeps = node.op_type in _SUMS and int_attribute(node, "keepdims", 1)
+    keeps = node.op_type in _SUMS and protos.int_attribute(node, "keepdims", 1)
     if keeps:
         return state
     if axes is None or state.rank is None:
@@ -289,7 +282,7 @@ def _is_one_number(name: str, constants: Constants) -> bool:
 def _functions_with_layers(model: ModelProto) -> dict[tuple[str, str], bool]:
     """Whether each function of the model holds a layer, or calls a function that does."""
     functions = {
-        (f.domain, f.name): [n for node in f.node for n in (node, *inner_nodes(node))]
+        (f.domain, f.name): [n for node in f.node for n in (node, *protos.inner_nodes(node))]
         for f in model.functions
     }
     holds = {
@@ -305,5 +298,5 @@ def _functions_with_layers(model: ModelProto) -> dict[tuple[str, str], bool]:
 
 
 def _hold_a_matrix(nodes: list[NodeProto]) -> bool:
-    made = (attribute(node, "value") for node in nodes if node.op_type == "Constant")
+    made = (protos.attribute(node, "value") for node in nodes if node.op_type == "Constant")
     return any(_is_matrix(value.t.dims) for value in made if value is not None)

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from onnx import FunctionProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import all_nodes, inner_nodes, sparse_tensors, stored_tensors, subgraphs
+from repairkit.graph import protos
 from repairkit.graph.stored.tensors import is_outside, tensor_bytes
 
 _MOST_ELEMENTS = 1 << 40
@@ -33,9 +33,9 @@ def check_model(path: Path, model: ModelProto) -> None:
     try:
         _check_texts(model)
         _check_opsets(model)
-        for tensor in stored_tensors(model):
+        for tensor in protos.stored_tensors(model):
             _check_tensor(tensor)
-        for sparse in sparse_tensors(model):
+        for sparse in protos.sparse_tensors(model):
             _check_sparse(sparse)
         _check_functions(model)
         _check_nodes(model)
@@ -123,8 +123,8 @@ def _check_sparse(sparse: SparseTensorProto) -> None:
 def _inner_values(model: ModelProto) -> Iterator[onnx.ValueInfoProto]:
     """The types given for tensors inside the graph, and inside the graphs in its nodes."""
     yield from model.graph.value_info
-    for node in all_nodes(model.graph):
-        for body in subgraphs(node):
+    for node in protos.all_nodes(model.graph):
+        for body in protos.subgraphs(node):
             yield from (*body.input, *body.output, *body.value_info)
 
 
@@ -147,7 +147,7 @@ def _check_value(value: onnx.ValueInfoProto) -> None:
 
 
 def _check_nodes(model: ModelProto) -> None:
-    _check_each(all_nodes(model.graph), model.opset_import, model.ir_version)
+    _check_each(protos.all_nodes(model.graph), model.opset_import, model.ir_version)
     for function in model.functions:
         _check_each(list(function.node), function.opset_import, model.ir_version, free=True)
 
@@ -167,7 +167,7 @@ def _check_each(
         if not node.output and not node.input:
             raise ModelError(f"the node {node.name!r} ({node.op_type}) has no inputs or outputs")
         references = free and any(a.ref_attr_name for a in node.attribute)
-        if references or subgraphs(node):
+        if references or protos.subgraphs(node):
             continue
         try:
             onnx.checker.check_node(node, context)
@@ -187,7 +187,7 @@ def _check_functions(model: ModelProto) -> None:
     sizes: dict[tuple[str, str], int] = {}
     for start in functions:
         _measure(start, functions, sizes)
-    nodes = all_nodes(model.graph)
+    nodes = protos.all_nodes(model.graph)
     total = sum(sizes.get((n.domain, n.op_type), 1) for n in nodes)
     if total > _MOST_NODES:
         raise ModelError(f"its functions grow to {total} nodes, over {_MOST_NODES}")
@@ -205,7 +205,7 @@ def _measure(
         if key in sizes:
             open_calls.discard(waiting.pop())
             continue
-        inner = [n for node in functions[key].node for n in (node, *inner_nodes(node))]
+        inner = [n for node in functions[key].node for n in (node, *protos.inner_nodes(node))]
         calls = [(n.domain, n.op_type) for n in inner]
         missing = [c for c in dict.fromkeys(calls) if c in functions and c not in sizes]
         if not missing:

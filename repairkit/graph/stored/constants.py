@@ -13,16 +13,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core import errors, suite
-from repairkit.graph.index import (
-    STANDARD,
-    GraphIndex,
-    attribute,
-    copied,
-    graphs_of,
-    int_attribute,
-    ints_attribute,
-    sparse_tensors,
-)
+from repairkit.graph import protos
+from repairkit.graph.index import GraphIndex
 from repairkit.graph.stored import tensors
 
 _NOTHING: Mapping[str, suite.Array] = {}
@@ -67,7 +59,10 @@ class Constants:
         node = self.index.nodes[self.index.producers[name]]
         if node.op_type == "Constant" and (tensor := tensors.constant_tensor(node)) is not None:
             return tensors.array_of(tensor)
-        if node.op_type == "Constant" and (held := attribute(node, "sparse_value")) is not None:
+        if (
+            node.op_type == "Constant"
+            and (held := protos.attribute(node, "sparse_value")) is not None
+        ):
             return tensors.dense_array(held.sparse_tensor)
         if node.op_type == "DequantizeLinear":
             return self._dequantised(node, stored)
@@ -86,7 +81,7 @@ class Constants:
 
         None where there are none, or they are not constant.
         """
-        given = ints_attribute(node, name)
+        given = protos.ints_attribute(node, name)
         if given is not None:
             return np.array(given, np.int64)
         numbers = self.numbers(node, slot)
@@ -98,7 +93,7 @@ class Constants:
         """As the runtime does it: in 32 bits, then rounded to the type of the result."""
         codes = self.array(node.input[0], stored)
         scale, zero = self._quantisation(node)
-        made = int_attribute(node, "output_dtype", 0)
+        made = protos.int_attribute(node, "output_dtype", 0)
         width = helper.tensor_dtype_to_np_dtype(made) if made else self.array(node.input[1]).dtype
         levels = (codes.reshape(-1).astype(np.float64) - zero).astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -138,7 +133,7 @@ class Constants:
                 return None
             storage = Storage("constant", name, shared or tensors.is_outside(stored))
             return _write(storage, positions, values, stored.data_type)
-        if node.domain not in STANDARD:
+        if node.domain not in protos.STANDARD:
             return None
         inner = self._through(node, positions, values)
         write = None if inner is None else self.write(node.input[0], *inner)
@@ -174,7 +169,10 @@ class Constants:
         """
         codes = self.array(node.input[0])
         tensors.code_limits(codes.dtype)
-        axis, block = int_attribute(node, "axis", 1), int_attribute(node, "block_size", 0)
+        axis, block = (
+            protos.int_attribute(node, "axis", 1),
+            protos.int_attribute(node, "block_size", 0),
+        )
         has_zero = len(node.input) > 2 and node.input[2]
         zeros = self.array(node.input[2]) if has_zero else np.zeros(1)
         spread = []
@@ -246,10 +244,10 @@ def with_dense_tensors(model: ModelProto) -> ModelProto:
     Raises:
         ModelError: a position lies outside a tensor's shape.
     """
-    if next(sparse_tensors(model), None) is None:
+    if next(protos.sparse_tensors(model), None) is None:
         return model
-    result = copied(model)
-    for graph in graphs_of(result):
+    result = protos.copied(model)
+    for graph in protos.graphs_of(result):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(
                 numpy_helper.from_array(tensors.dense_array(sparse), sparse.values.name)

@@ -19,7 +19,8 @@ from onnx.external_data_helper import uses_external_data
 from repairkit.core.errors import ModelError, RunFolderError
 from repairkit.core.process.text import first_line
 from repairkit.core.process.writing import Drafts, together
-from repairkit.graph import index
+from repairkit.graph import protos
+from repairkit.graph.index import GraphIndex
 from repairkit.graph.stored import tensors
 from repairkit.graph.stored.checking import check_model
 
@@ -135,7 +136,7 @@ def add_model(drafts: Drafts, model: ModelProto, path: Path) -> None:
         )
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        onnx.save(index.copied(model), draft, save_as_external_data=True, location=data.name)
+        onnx.save(protos.copied(model), draft, save_as_external_data=True, location=data.name)
         drafts.adopt(draft.with_name(data.name), data)
         drafts.adopt(draft, path)
 
@@ -161,7 +162,7 @@ _SLACK_BYTES = 64 << 20
 
 def external_locations(model: ModelProto) -> list[str]:
     """The files beside the model that its tensors name, sorted."""
-    external = (t for t in index.stored_tensors(model) if uses_external_data(t))
+    external = (t for t in protos.stored_tensors(model) if uses_external_data(t))
     return sorted({tensors.external_entry(t, "location") for t in external})
 
 
@@ -206,7 +207,7 @@ def load_external(model_path: Path, model: ModelProto) -> None:
         ModelError: a place leads out of the folder, a file is missing or too short, or many tensors
             claim the same bytes.
     """
-    waiting = [t for t in index.stored_tensors(model) if uses_external_data(t)]
+    waiting = [t for t in protos.stored_tensors(model) if uses_external_data(t)]
     for tensor in waiting:
         tensors.forget_marks(tensor)
     ranges = _checked_ranges(model_path, waiting)
@@ -262,7 +263,7 @@ def _checked_ranges(
 
 def _can_be_mapped(model: ModelProto, waiting: list[TensorProto]) -> bool:
     """Whether no tensor is part of a sparse one, or holds several numbers in a byte."""
-    plain = sum(map(uses_external_data, index.plain_tensors(model)))
+    plain = sum(map(uses_external_data, protos.plain_tensors(model)))
     return plain == len(waiting) and all(t.data_type not in tensors.PACKED_BITS for t in waiting)
 
 
@@ -336,7 +337,7 @@ def first_difference(one: ModelProto, other: ModelProto) -> str:
     ):
         if list(a) != list(b):
             return f"the {name} differ"
-    ours, theirs = index.GraphIndex(one), index.GraphIndex(other)
+    ours, theirs = GraphIndex(one), GraphIndex(other)
     for name in sorted(set(ours.initializers) | set(theirs.initializers)):
         if ours.initializers.get(name) != theirs.initializers.get(name):
             return f"the tensor {name!r} differs"

@@ -29,7 +29,7 @@ from onnx import (
 from onnx.reference import ReferenceEvaluator
 
 from repairkit.core import errors, suite
-from repairkit.graph.index import STANDARD, copied, plain_tensors
+from repairkit.graph.protos import STANDARD, copied, plain_tensors
 
 FROZEN_TYPES = ("float16", "float32", "float64")
 """Types in which a layer of floats may hold a constant."""

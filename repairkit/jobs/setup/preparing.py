@@ -21,7 +21,7 @@ from repairkit.engine.batching import Batching, settle_batching
 from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Effort, Working
 from repairkit.formats.means_file import read_means
-from repairkit.graph import baking, index, structure
+from repairkit.graph import baking, protos, structure
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import bias_levels, select_sites, survey, zero_levels
 from repairkit.jobs.setup.workbench import PROOF_IMAGES, Bench, Settings, Subject, first_images
@@ -394,7 +394,7 @@ def _with_defaults(subject: Subject, inputs: Mapping[str, str]) -> list[FurtherI
         if value.name in inputs and value.name in stored:
             dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
             with_defaults.append(
-                FurtherInput(value.name, tuple(index.dims_of(value) or ()), dtype, False)
+                FurtherInput(value.name, tuple(protos.dims_of(value) or ()), dtype, False)
             )
     return with_defaults
 

@@ -1,0 +1,188 @@
+"""The parts of an ONNX model: attributes, graphs inside, sizes and tensors; and copies to edit."""
+
+from collections.abc import Container, Iterable, Iterator, MutableSequence
+from typing import TypeVar
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+Part = TypeVar("Part")
+
+STANDARD = ("", "ai.onnx")
+"""The two names of the ONNX standard's domain."""
+
+RANDOM = {
+    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
+    "Bernoulli",
+}  # fmt: skip
+"""Operators that draw random numbers in every run."""
+
+DEFAULTS_SINCE = 4
+"""IR version since which an initializer need not be an input too; one that is, is a default."""
+
+
+# Nodes
+
+
+def attribute(node: NodeProto, name: str) -> AttributeProto | None:
+    """The attribute of that name, if the node has it."""
+    return next((a for a in node.attribute if a.name == name), None)
+
+
+def int_attribute(node: NodeProto, name: str, default: int) -> int:
+    """An integer attribute, or the standard's default where it is missing."""
+    held = attribute(node, name)
+    return default if held is None else int(held.i)
+
+
+def float_attribute(node: NodeProto, name: str, default: float) -> float:
+    """A number attribute, or the standard's default where it is missing."""
+    held = attribute(node, name)
+    return default if held is None else float(held.f)
+
+
+def ints_attribute(node: NodeProto, name: str) -> list[int] | None:
+    """A list of integers; None where the node does not have the attribute."""
+    held = attribute(node, name)
+    return None if held is None else list(held.ints)
+
+
+def node_name(node: NodeProto) -> str:
+    """The name of a node, or of what it makes."""
+    return node.name or next(o for o in node.output if o)
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """The bodies of an `If`, `Loop`, `Scan` or the like."""
+    bodies = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
+    return bodies + [g for a in node.attribute if a.type == AttributeProto.GRAPHS for g in a.graphs]
+
+
+def all_nodes(graph: GraphProto) -> list[NodeProto]:
+    """The nodes of a graph and of every graph inside it."""
+    nodes: list[NodeProto] = []
+    waiting = [graph]
+    while waiting:
+        current = waiting.pop()
+        for node in current.node:
+            nodes.append(node)
+            waiting.extend(subgraphs(node))
+    return nodes
+
+
+def inner_nodes(node: NodeProto) -> list[NodeProto]:
+    """The nodes of the bodies inside a node, at any depth."""
+    return [inner for graph in subgraphs(node) for inner in all_nodes(graph)]
+
+
+def outer_names(node: NodeProto) -> set[str]:
+    """Names that the bodies inside a node may take from outside."""
+    made = {output.name for graph in subgraphs(node) for output in graph.output}
+    return made | {name for inner in inner_nodes(node) for name in inner.input}
+
+
+# Models
+
+
+def opset_of(model: ModelProto, *, default: int) -> int:
+    """The version of the ONNX standard that a model uses; `default` where it names none."""
+    return max((o.version for o in model.opset_import if o.domain in STANDARD), default=default)
+
+
+def fresh_name(wanted: str, taken: Container[str]) -> str:
+    """The wanted name, or one with a number behind it, if it is taken."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
+
+
+def copied(model: ModelProto) -> ModelProto:
+    """A copy of a model, to be edited."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def refill(values: MutableSequence[Part], fresh: Iterable[Part]) -> None:
+    """Put other parts into a repeated field, in place; they may be its own, in another order."""
+    kept = list(fresh)
+    del values[:]
+    values.extend(kept)
+
+
+# Sizes that a model leaves open
+
+
+def dims_of(value: ValueInfoProto) -> tuple[int | None, ...] | None:
+    """The sizes of a tensor, None for each that is open; None where its shape is missing."""
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return tuple(int(d.dim_value) if d.dim_value > 0 else None for d in kind.shape.dim)
+
+
+def with_open_sizes(model: ModelProto) -> ModelProto:
+    """The model without the sizes below one that it names; itself where none is."""
+    # An initializer may be listed as an input too, and may be empty.
+    stored = {tensor.name for tensor in model.graph.initializer}
+
+    def named(graph: GraphProto) -> Iterator[ValueInfoProto]:
+        values = (*graph.input, *graph.output, *graph.value_info)
+        return (value for value in values if value.name not in stored)
+
+    if not any(_says_less_than_one(value) for value in named(model.graph)):
+        return model
+    result = copied(model)
+    for value in named(result.graph):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                dim.ClearField("dim_value")
+    return result
+
+
+def _says_less_than_one(value: ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return any(d.HasField("dim_value") and d.dim_value < 1 for d in dims)
+
+
+# Which tensors a model has
+
+
+def graphs_of(model: ModelProto) -> list[GraphProto]:
+    """The main graph, and the graphs inside its nodes and inside those of functions."""
+    return [model.graph, *(body for node in _nodes_of(model) for body in subgraphs(node))]
+
+
+def _nodes_of(model: ModelProto) -> list[NodeProto]:
+    return [*all_nodes(model.graph), *(n for function in model.functions for n in function.node)]
+
+
+def plain_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor that is stored anywhere in a model, except sparse ones."""
+    for graph in graphs_of(model):
+        yield from graph.initializer
+    for node in _nodes_of(model):
+        for held in node.attribute:
+            if held.HasField("t"):
+                yield held.t
+            yield from held.tensors
+
+
+def sparse_tensors(model: ModelProto) -> Iterator[onnx.SparseTensorProto]:
+    """Every sparse tensor that is stored anywhere in a model."""
+    for graph in graphs_of(model):
+        yield from graph.sparse_initializer
+    for node in _nodes_of(model):
+        for held in node.attribute:
+            if held.HasField("sparse_tensor"):
+                yield held.sparse_tensor
+            yield from held.sparse_tensors
+
+
+def stored_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor that is stored anywhere in a model, and both parts of every sparse one."""
+    yield from plain_tensors(model)
+    for sparse in sparse_tensors(model):
+        yield from (sparse.values, sparse.indices)

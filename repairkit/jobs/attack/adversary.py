@@ -63,11 +63,7 @@ class GradientSource:
 
     def outputs(self, images: suite.Array, batch_size: int = 128) -> suite.Array:
         """The first output for images as the ONNX model takes them."""
-        parts = [
-            self.model.outputs(self._there(images[i : i + batch_size]))
-            for i in range(0, len(images), batch_size)
-        ]
-        return np.concatenate(parts)
+        return _in_batches(lambda some: self.model.outputs(self._there(some)), images, batch_size)
 
     def gradients(self, images: suite.Array, labels: NDArray[np.intp]) -> suite.Array:
         """Of each image's loss for its label, shaped as the images."""
@@ -126,6 +122,12 @@ def attach(
     )
 
 
+def _in_batches(
+    compute: Callable[[suite.Array], suite.Array], images: suite.Array, size: int
+) -> suite.Array:
+    return np.concatenate([compute(images[i : i + size]) for i in range(0, len(images), size)])
+
+
 def parity(source: suite.Array, judged: suite.Array, form: OutputForm) -> float:
     """How far a source's outputs are from the ONNX model's: the greatest difference, relative.
 
@@ -165,11 +167,7 @@ class Judged:
 
     def outputs(self, images: suite.Array) -> suite.Array:
         """The judged output for images, in order."""
-        parts = [
-            self.opened.run(images[i : i + self.batch_size])
-            for i in range(0, len(images), self.batch_size)
-        ]
-        return np.concatenate(parts)
+        return _in_batches(self.opened.run, images, self.batch_size)
 
     def scores(self, images: suite.Array) -> NDArray[np.float64]:
         """A row per image: logits, or logarithms of probabilities."""
@@ -324,7 +322,8 @@ def judge_attacks(
     made = np.flatnonzero(attacked.adversarial(test.annotations))
     images = test.batch(made)
     known = test.annotations.take(made)
-    record = read_attack_settings(_path(bench))
+    assert bench.settings.data is not None
+    record = read_attack_settings(bench.settings.data)
     rows = [
         pair.row("the same images", record["source"]["knowledge"], (images, images), known),
         _fresh(bench, pair, file, fresh, record),
@@ -339,11 +338,6 @@ def _original(bench: Bench) -> Judged:
     return Judged(
         bench.working.opened, bench.form, bench.n_classes, bench.working.effort.batch_size
     )
-
-
-def _path(bench: Bench) -> Path:
-    assert bench.settings.data is not None
-    return bench.settings.data
 
 
 def _fresh(
@@ -373,7 +367,8 @@ def _fresh(
         except errors.AdapterError as error:
             return {**row, "note": f"left out: {error}"}
         sources = given, frozen
-    box = _box(record, images.dtype)
+    kept = record["pixel_range"]
+    box = pixel_box(kept["low"], kept["high"], kept["channel_axis"], images.dtype)
     targets = known.attributes[attacked.TARGET].astype(np.intp)
     made = [
         Attack(method, box, judged, source)(
@@ -469,8 +464,8 @@ def _method(record: attack_file.AttackRecord) -> Pgd | Square:
     return Square(record["epsilon"], record["n_queries"], record["first_share"])
 
 
-def _box(record: attack_file.AttackRecord, dtype: np.dtype[Any]) -> PixelBox:
-    kept = record["pixel_range"]
-    shape = (-1, 1, 1) if kept["channel_axis"] == 0 else (1, 1, -1)
-    low, high = (np.array(ends, dtype).reshape(shape) for ends in (kept["low"], kept["high"]))
-    return PixelBox(low, high, kept["channel_axis"])
+def pixel_box(low: Any, high: Any, channel_axis: int, dtype: np.dtype[Any]) -> PixelBox:
+    """The box of a range for each channel, or of one range for all."""
+    shape = (-1, 1, 1) if channel_axis == 0 else (1, 1, -1)
+    darkest, brightest = (np.array(end, dtype).reshape(shape) for end in (low, high))
+    return PixelBox(darkest, brightest, channel_axis)

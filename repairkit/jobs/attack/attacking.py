@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from repairkit.attacks import Pgd, PixelBox, Square, random_targets
 from repairkit.core import errors, framework, results
@@ -80,7 +79,6 @@ def attack(
                 f"the parts {first} and test share images, and an attack's file keeps each image "
                 "in one part; name parts that are disjoint"
             )
-    outputs = partial(judged.opened.run_suite, batch_size=judged.batch_size)
     scene = looking.Scene(
         subject=subject,
         settings=settings,
@@ -88,7 +86,7 @@ def attack(
         parts=parts,
         form=judged.form,
         n_classes=judged.n_classes,
-        outputs=outputs,
+        outputs=partial(judged.opened.run_suite, batch_size=judged.batch_size),
     )
     look = looking.look_or_stop(scene)
     rng = np.random.default_rng(settings.seed)
@@ -101,6 +99,25 @@ def attack(
     making = adversary.Attack(asked.method, box, judged, given)
     images, figures = _make(making, dataset, parts, rng)
     document = {
+        **_asked(replace(scene, parts=parts), asked, (box, origin), knowledge),
+        "first_look": None if look is None else look.to_json(),
+        "figures": figures,
+        "notes": [*dataset.notes, *workbench.doubts(look)],
+    }
+    documents.write_bytes(out, attack_file.attack_archive(images, document))
+    return results.Attacked(out, document)
+
+
+def _asked(
+    scene: looking.Scene,
+    asked: AttackSettings,
+    kept: tuple[PixelBox, str],
+    source: dict[str, Any],
+) -> dict[str, Any]:
+    """The entries of the record that say what was attacked, and how."""
+    (box, origin), file, parts = kept, scene.subject.file, scene.parts
+    suites = (parts.calibration, parts.selection, parts.test)
+    return {
         "schema": 1,
         "kind": attack_file.KIND,
         "versions": ort.versions(),
@@ -108,23 +125,18 @@ def attack(
         "norm": "L-infinity",
         "targets": "random",
         **asdict(asked.method),
-        "model": {"path": str(subject.file.path), "digest": subject.file.digest},
-        "source": knowledge,
+        "model": {"path": str(file.path), "digest": file.digest},
+        "source": source,
         "pixel_range": {
             "low": np.ravel(box.low).tolist(),
             "high": np.ravel(box.high).tolist(),
             "channel_axis": box.channel_axis,
             "from": origin,
         },
-        "data": {"path": str(settings.data), "digest": dataset.digest},
-        "parts": {"how": parts.summary, **{p.name: len(p) for p in _each(parts)}},
-        "seed": settings.seed,
-        "first_look": None if look is None else look.to_json(),
-        "figures": figures,
-        "notes": [*dataset.notes, *workbench.doubts(look)],
+        "data": {"path": str(scene.settings.data), "digest": scene.dataset.digest},
+        "parts": {"how": parts.summary, **{suite.name: len(suite) for suite in suites}},
+        "seed": scene.settings.seed,
     }
-    documents.write_bytes(out, attack_file.attack_archive(images, document))
-    return results.Attacked(out, document)
 
 
 def _knowledge(
@@ -154,10 +166,7 @@ def _knowledge(
 
 
 def _make(
-    making: adversary.Attack,
-    dataset: Dataset,
-    parts: Parts,
-    rng: np.random.Generator,
+    making: adversary.Attack, dataset: Dataset, parts: Parts, rng: np.random.Generator
 ) -> tuple[attack_file.AttackedImages, dict[str, Any]]:
     """Clean images of all parts, then the adversarial ones of two; and how they fare."""
     attacked = [suite for suite in (parts.selection, parts.test) if len(suite)]
@@ -208,10 +217,6 @@ def _fewer(parts: Parts, at_most: int | None, rng: np.random.Generator) -> Parts
     return replace(parts, selection=some(parts.selection), test=some(parts.test))
 
 
-def _each(parts: Parts) -> tuple[Suite, ...]:
-    return parts.calibration, parts.selection, parts.test
-
-
 def pixel_range(
     dataset: Dataset,
     spec: InputSpec,
@@ -227,13 +232,13 @@ def pixel_range(
     Raises:
         SettingsError: the range is empty, or the preprocessing does not fit the model.
     """
+    box = adversary.pixel_box
     axis = 2 if (preprocessing.layout or spec.layout) == "nhwc" else 0
     if given is not None:
-        low, high = np.array(given)[:, None]
-        return _box(low, high, axis, spec), f"given as {given[0]:g} to {given[1]:g}"
+        return box(*given, axis, spec.dtype), f"given as {given[0]:g} to {given[1]:g}"
     if isinstance(dataset.images, PixelImages):
         table = dataset.images.table
-        return _box(table[:, 0], table[:, -1], axis, spec), "8-bit pixels, preprocessed"
+        return box(table[:, 0], table[:, -1], axis, spec.dtype), "8-bit pixels, preprocessed"
     scaled = Preprocessing(
         scale=preprocessing.scale, mean=preprocessing.mean, std=preprocessing.std
     )
@@ -241,21 +246,13 @@ def pixel_range(
         channels = spec.channels or max(len(scaled.mean), len(scaled.std), 1)
         table = value_table(scaled, channels, spec.dtype)
         origin = "scale, mean and std of the preprocessing, taken to have made the ready images"
-        return _box(table[:, 0], table[:, -1], axis, spec), origin
+        return box(table[:, 0], table[:, -1], axis, spec.dtype), origin
     low, high = _ends(dataset)
     origin = (
         f"the least and the greatest value of the ready images, {low:g} and {high:g}; give "
         "--range LOW,HIGH if pixels may go further"
     )
-    return _box(np.array([low]), np.array([high]), axis, spec), origin
-
-
-def _box(
-    low: NDArray[np.generic], high: NDArray[np.generic], axis: int, spec: InputSpec
-) -> PixelBox:
-    shape = (-1, 1, 1) if axis == 0 else (1, 1, -1)
-    dtype = spec.dtype
-    return PixelBox(low.astype(dtype).reshape(shape), high.astype(dtype).reshape(shape), axis)
+    return box(low, high, axis, spec.dtype), origin
 
 
 def _ends(dataset: Dataset) -> tuple[float, float]:

@@ -15,8 +15,7 @@ from repairkit.core.game import Round
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Suite
 from repairkit.data.preprocessing import PixelImages
-from repairkit.engine.activations import Responses, measure_responses
-from repairkit.engine.model_game import ModelGame
+from repairkit.engine import activations, model_game
 from repairkit.graph.structure import receptive_field
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.report.charts import Picture, draw_picture
@@ -92,17 +91,19 @@ def _place(bench: Bench, wanted: Filter) -> dict[str, Any]:
     }
 
 
-def _responses(bench: Bench, filters: Sequence[Filter], suite: Suite) -> Responses | None:
+def _responses(
+    bench: Bench, filters: Sequence[Filter], suite: Suite
+) -> activations.Responses | None:
     """None for trees, which respond with one leaf or another and at no place."""
     sites = [s for s in bench.roster.sites if s.name in {f.site for f in filters}]
     if not filters or not all(site.in_tensor for site in sites):
         return None
     tapped = [site for site in bench.roster.sites if site.in_tensor]
-    return measure_responses(bench.working.opened, tapped, filters, suite)
+    return activations.measure_responses(bench.working.opened, tapped, filters, suite)
 
 
 def _seen(
-    bench: Bench, wanted: Filter, number: int, responses: Responses, suite: Suite
+    bench: Bench, wanted: Filter, number: int, responses: activations.Responses, suite: Suite
 ) -> dict[str, Any]:
     """The images that a filter responds to most and least, and its mean response per part."""
     order = np.argsort(-responses.peaks[number], kind="stable")
@@ -134,7 +135,7 @@ def _seen(
 
 
 def _image(
-    bench: Bench, suite: Suite, position: int, number: int, responses: Responses
+    bench: Bench, suite: Suite, position: int, number: int, responses: activations.Responses
 ) -> dict[str, Any]:
     labels, groups = suite.annotations.labels, suite.annotations.groups
     return {
@@ -183,7 +184,7 @@ def _effects(
 
 
 def _figures(
-    bench: Bench, game: ModelGame, suite: Suite, value: str, absent: Sequence[Filter]
+    bench: Bench, game: model_game.ModelGame, suite: Suite, value: str, absent: Sequence[Filter]
 ) -> dict[str, float]:
     coalition = np.ones(len(bench.roster), bool)
     coalition[[bench.roster.column(f) for f in absent]] = False

@@ -14,7 +14,7 @@ from repairkit.core.process.stages import stage
 from repairkit.formats import documents, means_file, run_file
 from repairkit.jobs.look import interpreting
 from repairkit.jobs.output.destination import Companions, Places, check_replaced
-from repairkit.jobs.runs.run_document import measures_in, restored
+from repairkit.jobs.runs.run_document import measures_in, restored, sample_histogram
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.settings import named_in
 from repairkit.jobs.setup.subject import judging_the_model, read_subject
@@ -26,7 +26,6 @@ SCHEMA = 1
 RUN_KIND = "repairkit run report"
 _ROWS_EACH = 15
 _FILTERS_EACH = 6
-_BINS = 20
 
 
 @dataclass(frozen=True)
@@ -264,7 +263,6 @@ def _scores(rows: list[dict[str, Any]], *, less_is_better: bool) -> dict[str, An
     above = sum(row["ci_low"] > 0 for row in known)
     n_each = min(_ROWS_EACH, max(len(rows) // 2, 1))
     counts = np.array([row["samples"] for row in rows])
-    edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))
     return {
         "n_filters": len(rows),
         "less_is_better": less_is_better,
@@ -272,12 +270,7 @@ def _scores(rows: list[dict[str, Any]], *, less_is_better: bool) -> dict[str, An
         "helpful": (below if less_is_better else above) if known else None,
         "highest": rows[:n_each],
         "lowest": rows[::-1][:n_each],
-        "samples": {
-            "edges": edges.tolist(),
-            "filters": np.histogram(counts, edges)[0].tolist(),
-        }
-        if counts.any()
-        else None,
+        "samples": sample_histogram(counts) if counts.any() else None,
     }
 
 

@@ -14,11 +14,10 @@ from types import FrameType
 from typing import Any
 
 from repairkit.core import errors, scores
-from repairkit.core.process.stages import event
-from repairkit.core.process.writing import write_whole
+from repairkit.core.process import stages, writing
 from repairkit.estimators.driving.driver import undecided
 from repairkit.formats.documents import write_json
-from repairkit.formats.run_file import RunDocument, RunFolder
+from repairkit.formats.run_file import RunFolder
 from repairkit.jobs.output.destination import check_replaced
 
 logger = logging.getLogger(__name__)
@@ -135,7 +134,9 @@ class Watch:
             self._log_at = now + _LOG_SECONDS
             facts = self.facts("running")
             del facts["time"]
-            logger.info("%s evaluations", spent.evaluations, extra=event("progress", **facts))
+            logger.info(
+                "%s evaluations", spent.evaluations, extra=stages.event("progress", **facts)
+            )
 
     def facts(self, state: str) -> dict[str, Any]:
         """What a beat says."""
@@ -176,16 +177,6 @@ class Watch:
             write_json(self.folder.heartbeat_file, dict(facts))
         except errors.RunFolderError as error:  # the run may yet end well
             logger.warning("%s", error)
-
-
-def tell_unfinished(document: RunDocument, spent: scores.Spent, why: str) -> None:
-    """Record in `run.json` that a run was stopped and saved."""
-    document["finished"] = False
-    document["reason"] = f"unfinished: {why}; go on with --resume"
-    document["evaluations"] = spent.evaluations
-    document["image_passes"] = spent.image_passes
-    document["rounds"] = spent.rounds
-    document["seconds"] = round(spent.seconds, 3)
 
 
 def _now() -> str:
@@ -230,7 +221,7 @@ def prometheus_figures(
         if file is not None and time.monotonic() >= due[0]:
             due[0] = time.monotonic() + _FILE_SECONDS
             try:
-                write_whole(file, prometheus.generate_latest(registry))
+                writing.write_whole(file, prometheus.generate_latest(registry))
             except OSError as error:  # the run continues without the file
                 logger.warning("%s: cannot be written (%s)", file, error.strerror or error)
 

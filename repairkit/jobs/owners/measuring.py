@@ -14,22 +14,23 @@ from repairkit.engine.batching import as_declared, settle_batching
 from repairkit.formats import documents, means_file
 from repairkit.graph.kinds.sites import select_sites, survey
 from repairkit.jobs.output.destination import check_replaced
-from repairkit.jobs.setup.preparing import read_any, with_inputs
+from repairkit.jobs.setup import preparing, workbench
 from repairkit.jobs.setup.subject import judging_the_model
-from repairkit.jobs.setup.workbench import Settings, Subject
 
 _PROOF_IMAGES = 8
 
 
 @judging_the_model
-def compute_means(subject: Subject, settings: Settings) -> means_file.CommonMeans:
+def compute_means(
+    subject: workbench.Subject, settings: workbench.Settings
+) -> means_file.CommonMeans:
     """Sum up what every filter yields over all images that the settings name.
 
     Raises:
         RepairkitError: anything about model, data or settings that the user can mend.
     """
-    dataset = read_any(subject, settings)
-    subject = with_inputs(subject, settings, dataset)
+    dataset = preparing.read_any(subject, settings)
+    subject = preparing.with_inputs(subject, settings, dataset)
     suite = Suite.whole("means", dataset.images, dataset.annotations, dataset.further)
     first = np.arange(min(_PROOF_IMAGES, len(suite)))
     declared = subject.opened(device=settings.device)

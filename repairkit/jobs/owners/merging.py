@@ -28,8 +28,7 @@ from repairkit.formats import run_file
 from repairkit.formats.documents import outputs, to_json
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import ScoreRow, finite_rows, scores_csv, scores_table
-from repairkit.jobs.runs.claiming import locked
-from repairkit.jobs.runs.run_document import differing, measures_in, settings_in
+from repairkit.jobs.runs import claiming, run_document
 
 By = Literal["images", "groups"]
 Floats = NDArray[np.float64]
@@ -93,7 +92,7 @@ def merge(
     document = _describe(runs, scores, shares, by if weights is None else "given weights")
     if out is not None:
         _check_place(out, runs)
-        with locked(out), outputs(out) as drafts:
+        with claiming.locked(out), outputs(out) as drafts:
             drafts.write(out / "scores.csv", scores_csv(scores, filters).encode())
             drafts.write(out / "run.json", to_json(document).encode())
     return Merged(filters, scores, document)
@@ -125,7 +124,9 @@ def _difference(first: OwnedRun, other: OwnedRun) -> str:
         return "they are of different models; score one and the same file"
     if first.metrics != other.metrics:
         return f"their metrics are {', '.join(first.metrics)} and {', '.join(other.metrics)}"
-    for setting in differing(settings_in(one), settings_in(two), *_COMMON, without=("means",)):
+    for setting in run_document.differing(
+        run_document.settings_in(one), run_document.settings_in(two), *_COMMON, without=("means",)
+    ):
         return f"they were scored with different {setting.name.replace('_', ' ')}"
     if one["settings"]["absent"] == "mean" and None in (one.get("means"), two.get("means")):
         return (
@@ -300,7 +301,7 @@ def _describe(
         "n_filters": len(scores.values),
         "n_sites": first["n_sites"],
         "notes": [],
-        "measures": measures_in(first),
+        "measures": run_document.measures_in(first),
         "metrics": {
             name: {
                 "all": _total(share, [d["metrics"][name]["all"] for d in documents]),
@@ -361,7 +362,7 @@ class OwnedRun:
     def metrics(self) -> tuple[str, ...]:
         return tuple(self.document["metrics"])
 
-    def column(self, name: str, filters: tuple[str, ...]) -> NDArray[np.float64]:
+    def column(self, name: str, filters: tuple[str, ...]) -> Floats:
         """A column of `scores.csv`, (n_filters,).
 
         Raises:
@@ -416,7 +417,7 @@ def share(run: Path, out: Path) -> None:
     for name in ("statistics", "again"):
         document.pop(name, None)
     check_share_place(out)
-    with locked(out), outputs(out) as drafts:
+    with claiming.locked(out), outputs(out) as drafts:
         drafts.write(out / "scores.csv", run_file.RunFolder(run).scores_file.read_bytes())
         drafts.write(out / "run.json", to_json(document).encode())
 

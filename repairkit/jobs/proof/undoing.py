@@ -8,18 +8,11 @@ from repairkit.core.process.stages import stage
 from repairkit.engine.runner import Feeds
 from repairkit.formats import documents, patch_file
 from repairkit.graph import baking, metadata
-from repairkit.graph.kinds.kind import Survey
-from repairkit.graph.kinds.sites import survey
+from repairkit.graph.kinds import kind, sites
 from repairkit.graph.stored.model_files import ModelFile, digest_of, place_beside, write_model
 from repairkit.graph.stored.tensors import outside_digests
 from repairkit.jobs.output.destination import check_result
-from repairkit.jobs.proof.verifying import (
-    add_files,
-    digest_of_files,
-    prove_patch,
-    restored_files,
-    sign_claim,
-)
+from repairkit.jobs.proof import verifying
 from repairkit.jobs.setup.subject import judging_the_model
 from repairkit.jobs.setup.workbench import Subject
 
@@ -57,7 +50,7 @@ def apply_patch(
             "the patch file was altered: the bytes that it keeps are not those that it "
             "changes in this model"
         )
-    claim = sign_claim(file.claim())
+    claim = verifying.sign_claim(file.claim())
     metadata.write_claims(baked.model, [*metadata.read_claims(subject.model), claim])
     digest = digest_of(baked.model)
     if digest != file.result_digest:
@@ -65,14 +58,18 @@ def apply_patch(
             f"the result is not the one that the patch file promises (digest {digest[:12]}, not "
             f"{file.result_digest[:12]}); it was altered, or made by another version of repairkit"
         )
-    verified = prove_patch(subject, surveyed, file.patch, baked, images=images, feeds=feeds)
+    verified = verifying.prove_patch(
+        subject, surveyed, file.patch, baked, images=images, feeds=feeds
+    )
     write_model(baked.model, out)
     return results.Applied(out, digest, verified)
 
 
-def _bake(subject: Subject, file: patch_file.PatchFile) -> tuple[Survey, baking.Baked]:
+def _bake(subject: Subject, file: patch_file.PatchFile) -> tuple[kind.Survey, baking.Baked]:
     try:
-        surveyed = survey(subject.model, output=file.output, at=file.sites_at, include=file.include)
+        surveyed = sites.survey(
+            subject.model, output=file.output, at=file.sites_at, include=file.include
+        )
         return surveyed, baking.bake(surveyed, file.patch)
     except (errors.SettingsError, errors.ModelError) as error:
         raise errors.VerificationError(
@@ -105,12 +102,12 @@ def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -
     """
     check_result(out, patched.path)
     claims = metadata.read_claims(patched.model)
-    if patched.digest != file.result_digest or claims[-1:] != [sign_claim(file.claim())]:
+    if patched.digest != file.result_digest or claims[-1:] != [verifying.sign_claim(file.claim())]:
         raise _not_the_last(patched, claims, file)
     undone = baking.revert(patched.model, file.edits)
     metadata.write_claims(undone, claims[:-1])
-    contents = restored_files(undone, file.layout)
-    digest = digest_of_files(contents, outside_digests(undone))
+    contents = verifying.restored_files(undone, file.layout)
+    digest = verifying.digest_of_files(contents, outside_digests(undone))
     if digest != file.source_digest:
         raise errors.VerificationError(
             f"{patched.path}: undoing the patch does not give back the model that it was made for "
@@ -118,7 +115,7 @@ def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -
         )
     with documents.outputs(out) as drafts:
         place_beside(undone, out, drafts)
-        add_files(drafts, contents, out)
+        verifying.add_files(drafts, contents, out)
     return results.Reverted(out, digest, file.patch, len(claims) - 1)
 
 

@@ -28,8 +28,7 @@ from repairkit.graph import baking, index, metadata
 from repairkit.graph.coalitions.masking import mask_name, mask_shape, with_gains
 from repairkit.graph.kinds import class_head, kind
 from repairkit.graph.kinds.sites import instrument, survey
-from repairkit.graph.stored import model_files
-from repairkit.graph.stored.tensors import outside_digests
+from repairkit.graph.stored import model_files, tensors
 from repairkit.jobs.setup.subject import judging_the_model, noise_images
 from repairkit.jobs.setup.workbench import Subject
 
@@ -93,7 +92,7 @@ def verify(
 def _check_undoing(file: PatchFile, step: ClaimedPatch) -> None:
     """The patch file gives back every byte of the model that the patch was made to."""
     contents = restored_files(step.model, file.layout)
-    if digest_of_files(contents, outside_digests(step.model)) != file.source_digest:
+    if digest_of_files(contents, tensors.outside_digests(step.model)) != file.source_digest:
         raise errors.VerificationError(
             "the patch file's layout of the original does not give back its files; the patch could "
             "not be undone from it"
@@ -104,14 +103,7 @@ def _prove_step(
     subject: Subject, step: ClaimedPatch, images: suite.Array | None, feeds: Feeds | None
 ) -> results.Verified:
     before = replace(subject, file=replace(subject.file, model=step.model))
-    return prove_patch(
-        before,
-        step.surveyed,
-        step.patch,
-        step.baked,
-        images=images,
-        feeds=feeds,
-    )
+    return prove_patch(before, step.surveyed, step.patch, step.baked, images=images, feeds=feeds)
 
 
 def _joined(proofs: list[results.Verified]) -> results.Verified:
@@ -150,13 +142,7 @@ def _verify_inferred(
             f"{patched.path}: is the original; it names no patch and nothing was changed in it"
         )
     verified = prove_patch(
-        subject,
-        surveyed,
-        patch,
-        baked,
-        images=images,
-        feeds=feeds,
-        claimed=False,
+        subject, surveyed, patch, baked, images=images, feeds=feeds, claimed=False
     )
     return replace(verified, inferred=True)
 
@@ -209,19 +195,42 @@ def prove_patch(
             "undoing the patch does not give the original back: "
             + model_files.first_difference(undone, subject.model)
         )
-    given = images is not None
-    proofs = []
-    rows = images if images is not None else noise_images(subject)
+    rows = noise_images(subject) if images is None else images
+    proofs = _proofs(subject, surveyed, patch, baked, opened=opened, images=rows, feeds=feeds)
+    for proof in proofs:
+        if not proof.holds:
+            raise errors.VerificationError(
+                f"the patched model's outputs differ from {proof.against} "
+                f"(relative difference {proof.relative:.3g} on {proof.n_images} images)"
+            )
+    return results.Verified(
+        patch=patch,
+        edits=baked.edits,
+        proof=reduce(results.Proof.joined, proofs),
+        images="generated noise" if images is None else "given images",
+    )
+
+
+def _proofs(
+    subject: Subject,
+    surveyed: kind.Survey,
+    patch: filters.Patch,
+    baked: baking.Baked,
+    *,
+    opened: OpenModel | None,
+    images: suite.Array,
+    feeds: Feeds | None,
+) -> list[results.Proof]:
+    """The outputs compared for the head, if it was changed, and for the frozen filters, if any."""
     original = subject.opened()
     whole = original.variant(subject.runnable(baked.model))
     if opened is not None:
         whole = replace(opened.on_cpu(), step=original.step)
-    if patch.head is None:
-        frozen = whole
-    else:
+    frozen, proofs = whole, []
+    if patch.head is not None:
         without_head = baking.bake(surveyed, filters.Patch(patch.frozen)).model
         frozen = original.variant(subject.runnable(without_head))
-        proofs.append(prove_head(whole, frozen, patch.head, rows, feeds=feeds))
+        proofs.append(prove_head(whole, frozen, patch.head, images, feeds=feeds))
     if patch.frozen:
         instrumented, masks = _masked(subject.model, surveyed, patch)
         tolerance = _ROUNDED_ELSEWHERE if any(f.gain for f in patch.frozen) else 0.0
@@ -230,20 +239,12 @@ def prove_patch(
                 frozen,
                 original.variant(subject.runnable(instrumented)),
                 masks,
-                rows,
+                images,
                 feeds=feeds,
                 tolerance=tolerance,
             )
         )
-    for proof in proofs:
-        if not proof.holds:
-            raise errors.VerificationError(
-                f"the patched model's outputs differ from {proof.against} "
-                f"(relative difference {proof.relative:.3g} on {proof.n_images} images)"
-            )
-    proof = reduce(results.Proof.joined, proofs)
-    compared_on = "given images" if given else "generated noise"
-    return results.Verified(patch=patch, edits=baked.edits, proof=proof, images=compared_on)
+    return proofs
 
 
 def _masked(
@@ -390,7 +391,7 @@ def layout_of(file: model_files.ModelFile) -> tuple[StoredFile, ...]:
     if content == canonical:
         return ()
     names = model_files.external_locations(ModelProto.FromString(content))
-    kept = outside_digests(file.model)  # these are never written, so nothing need be told of them
+    kept = tensors.outside_digests(file.model)  # files that are never written
     read = [name for name in names if name not in kept]
     contents = {"": content} | {n: model_files.safe_path(file.path, n).read_bytes() for n in read}
     return tuple(

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repairkit.core import errors
 from repairkit.core.metric import MeasureFacts
-from repairkit.core.scores import Budget, Scores
+from repairkit.core.scores import Budget, Scores, Spent
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import PART_NAMES, PartPlan, Parts
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.engine.ort import choose_device, versions
-from repairkit.engine.working import stated_agreement
+from repairkit.engine import ort, working
 from repairkit.estimators.driving.driver import Estimation
 from repairkit.formats import means_file, run_file
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of
@@ -179,7 +179,7 @@ def opening(
         {
             "schema": run_file.SCHEMA,
             "kind": run_file.KIND,
-            "versions": versions(),
+            "versions": ort.versions(),
             "key": key,
             "model": model,
             "data": data,
@@ -204,9 +204,11 @@ def opening(
 
 def _agreement(bench: Bench) -> str:
     """How closely answers agree with those of one image at a time; proven before they are used."""
-    if choose_device(bench.settings.device) != "cpu" or bench.settings.half:
+    if ort.choose_device(bench.settings.device) != "cpu" or bench.settings.half:
         return "within the tolerance of the device and the precision"
-    return stated_agreement(find_rounding(bench.working.survey.index, (bench.subject.output,)))
+    return working.stated_agreement(
+        find_rounding(bench.working.survey.index, (bench.subject.output,))
+    )
 
 
 def told_measures(bench: Bench, names: Iterable[str]) -> dict[str, MeasureFacts]:
@@ -339,20 +341,27 @@ def conclude(document: run_file.RunDocument, estimation: Estimation, scores: Sco
     document["interval"] = scores.interval
     document["adds_up"] = scores.efficient
     document["sum_of_values"] = float(scores.values[:, 0].sum())
+    _tell_spent(document, spent)
+    document["statistics"] = dict(estimation.statistics)
+
+
+def tell_unfinished(document: run_file.RunDocument, spent: Spent, why: str) -> None:
+    """Record that a run was stopped and saved."""
+    document["finished"] = False
+    document["reason"] = f"unfinished: {why}; go on with --resume"
+    _tell_spent(document, spent)
+
+
+def _tell_spent(document: run_file.RunDocument, spent: Spent) -> None:
     document["evaluations"] = spent.evaluations
     document["image_passes"] = spent.image_passes
     document["rounds"] = spent.rounds
     document["seconds"] = round(spent.seconds, 3)
-    document["statistics"] = dict(estimation.statistics)
 
 
 def told_on_request(estimation: Estimation, document: run_file.RunDocument) -> dict[str, Any]:
     """Details on request: those of the run, the samples per filter and the bias of truncation."""
-    counts = estimation.scores.samples
-    edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))
-    numbers, _ = np.histogram(counts, edges)
-    details = dict(estimation.details)
-    details["samples"] = {"edges": edges.tolist(), "filters": numbers.tolist()}
+    details = {**estimation.details, "samples": sample_histogram(estimation.scores.samples)}
     cuts = details.get("truncation", {})
     if cuts.get("truncated_walks"):
         share = cuts["truncated_walks"] / cuts["walks"]
@@ -434,3 +443,9 @@ def options_in_words(run: run_file.RunDocument) -> str:
     plan = asdict(recorded_plan(run))
     given = " ".join(f"--{name} {wish}" for name, wish in plan.items() if wish is not None)
     return f": {given} are the run's" if given else ": the run was made without options for parts"
+
+
+def sample_histogram(counts: NDArray[np.int64]) -> dict[str, list[int]]:
+    """How many filters were sampled how often; counts are (n_filters,)."""
+    edges = np.unique(np.linspace(counts.min(), counts.max() + 1, _BINS + 1).astype(int))
+    return {"edges": edges.tolist(), "filters": np.histogram(counts, edges)[0].tolist()}

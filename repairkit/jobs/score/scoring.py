@@ -23,7 +23,7 @@ from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.runs import claiming, run_document
 from repairkit.jobs.score import methods
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
-from repairkit.jobs.score.methods import Pace, Taken, thin, told_of_method
+from repairkit.jobs.score.methods import Pace, Taken, told_of_method
 from repairkit.jobs.score.score_settings import NORMS, Exclusion, ScoreSettings
 from repairkit.jobs.score.scored import Evidence, Scored, first_metrics
 from repairkit.jobs.setup import looking, preparing, workbench
@@ -33,6 +33,35 @@ from repairkit.metrics.definition import check_defined
 
 logger = logging.getLogger(__name__)
 _ENDS = 2  # rows: all filters, and none
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """The players left out, and what `run.json` says of it."""
+
+    players: frozenset[int] = frozenset()
+    document: run_file.ExcludedFilters | None = None
+
+    @property
+    def keyed(self) -> dict[str, Any]:
+        """The part of the run's key about excluded filters, without the other run's path."""
+        return {} if self.document is None else {"excluded": {**self.document, "run": None}}
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know."""
+        if self.document is None:
+            return []
+        run, metric = self.document["run"], self.document["metric"]
+        return [
+            f"{len(self.players)} filters are left out of the ranking: the top "
+            f"{self.document['share']:.0%} for {metric} of {run}; "
+            "they take part in the game, and 'decided' is about the ranking of all filters"
+        ]
+
+
+NOTHING = Excluded()
+"""No filter is left out."""
 
 
 @judging_the_model
@@ -65,7 +94,10 @@ def score(
     workbench.check_metrics(settings, settings.metrics)
     if out is None:
         return score_bench(
-            preparing.prepare(subject, settings), scoring, on_progress=on_progress, cluster=cluster
+            preparing.prepare(subject, settings),
+            scoring,
+            on_progress=on_progress,
+            cluster=cluster,
         )
     folder = run_file.RunFolder(out)
     claiming.check_free(folder, resume=resume)
@@ -104,29 +136,14 @@ def score_bench(
     scoring = scoring.begun()
     metrics = bench.metrics(bench.metric_names)
     excluded = NOTHING if scoring.exclude is None else find_excluded(scoring.exclude, bench)
-    options: dict[str, Any] = {
-        name: True
-        for name, about in effects.settings_of(ScoreSettings).items()
-        if about.where_given and getattr(scoring, name)
-    }
     if scoring.for_patch and suite is None:
         suite = split_selection(
             bench.parts.selection, CONFIRMATION_SHARE, bench.settings.seed
         ).choosing
-    options |= excluded.keyed
     methods.check_method(scoring)
     earlier = run_document.read_earlier(folder) if folder is not None and resume else None
     bench = looking.looked_at(bench, scoring.deadline, go_on=earlier is not None)
-    document = run_document.opening(
-        bench, scoring.method, {**scoring.options, **options}, scoring.budget
-    )
-    if excluded.document is not None:
-        document["excluded"] = excluded.document
-    if folder is not None:
-        again = score_again(bench.subject.file.path, bench.settings, scoring)
-        beside = f"{destination.Places.here().relative(folder.path)}.again"
-        document["again"] = again.to_json() | {"out": beside}
-    document["notes"] += excluded.notes
+    document = _opening(bench, scoring, excluded, folder)
     if folder is not None:
         run_document.claim(folder, document, resume=resume)
         if resume:
@@ -138,30 +155,20 @@ def score_bench(
         scores = estimation.scores
     else:
         asked = bench.parts.selection if suite is None else suite
-        pace = _pace(scoring, bench)
-        for metric in metrics:
-            check_defined(metric, asked.annotations, asked.name)
-        images = _affordable(asked, metrics, scoring, bench=bench, pace=pace, earlier=earlier)
-        document["scored_on"] = {"part": images.name, "n_images": len(images)}
-        if len(images) < len(asked):
-            document["notes"].append(
-                f"scored on {len(images)} of {len(asked)} selection images, drawn evenly over "
-                "labels and groups, because of the time limit"
-            )
         job = _Job(
             bench=bench,
             scoring=scoring,
-            images=images,
+            images=asked,
             metrics=metrics,
-            guard=_guard(bench, metrics),
-            pace=pace,
+            pace=_pace(scoring, bench),
             earlier=earlier,
             document=document,
             folder=folder,
             cluster=cluster,
             on_progress=on_progress,
         )
-        words = "" if pace is None else pace.in_words(len(bench.roster), scoring.method)
+        job = dataclasses.replace(job, images=_affordable(job), guard=_guard(bench, metrics))
+        words = "" if job.pace is None else job.pace.in_words(len(bench.roster), scoring.method)
         with stage(words) if words else nullcontext():
             estimation = _watched(job)
         scores = first_metrics(estimation.scores, len(metrics))
@@ -188,6 +195,30 @@ def score_bench(
     )
 
 
+def _opening(
+    bench: workbench.Bench,
+    scoring: ScoreSettings,
+    excluded: Excluded,
+    folder: run_file.RunFolder | None,
+) -> run_file.RunDocument:
+    """`run.json` before anything is scored."""
+    given = [
+        name
+        for name, about in effects.settings_of(ScoreSettings).items()
+        if about.where_given and getattr(scoring, name)
+    ]
+    options = {**scoring.options, **dict.fromkeys(given, True), **excluded.keyed}
+    document = run_document.opening(bench, scoring.method, options, scoring.budget)
+    if excluded.document is not None:
+        document["excluded"] = excluded.document
+    if folder is not None:
+        again = score_again(bench.subject.file.path, bench.settings, scoring)
+        beside = f"{destination.Places.here().relative(folder.path)}.again"
+        document["again"] = again.to_json() | {"out": beside}
+    document["notes"] += excluded.notes
+    return document
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     """A game to be played, and where its results go.
@@ -210,13 +241,13 @@ class _Job:
     scoring: ScoreSettings
     images: Suite
     metrics: tuple[Metric, ...]
-    guard: Metric | None
     pace: Pace | None
     earlier: run_file.RunDocument | None
     document: run_file.RunDocument
     folder: run_file.RunFolder | None
     cluster: Cluster | None
     on_progress: Callable[[Progress], None] | None
+    guard: Metric | None = None
 
 
 def _evidence(estimation: driver.Estimation, job: _Job, asked: Suite) -> Evidence | None:
@@ -246,7 +277,7 @@ def _watched(job: _Job) -> driver.Estimation:
     except KeyboardInterrupt as stop:
         why = "stopped by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
         watch.close("unfinished")
-        signs_of_life.tell_unfinished(document, watch.spent, why)
+        run_document.tell_unfinished(document, watch.spent, why)
         if folder is not None and folder.run_file.is_file():
             folder.write(document)
         logger.info("%s", document["reason"], extra=event("unfinished", **watch.facts(why)))
@@ -342,25 +373,32 @@ def _pace(scoring: ScoreSettings, bench: workbench.Bench) -> Pace | None:
         return Pace(deadline, workbench.seconds_per_pass(bench))
 
 
-def _affordable(
-    images: Suite,
-    metrics: tuple[Metric, ...],
-    scoring: ScoreSettings,
-    *,
-    bench: workbench.Bench,
-    pace: Pace | None,
-    earlier: run_file.RunDocument | None,
-) -> Suite:
-    """The images on which a first answer fits the time limit, or those of the earlier run."""
-    n, seed = len(bench.roster), bench.settings.seed
-    if earlier is not None:
-        scored_on = earlier.get("scored_on")
-        return images if scored_on is None else thin(images, scored_on["n_images"], seed)
-    if pace is None:
-        return images
-    of_sets = any(not metric.per_image for metric in metrics)
-    pace.refuse_hopeless(n, scoring.method, of_sets=of_sets)
-    return thin(images, pace.most_images(n, scoring.method, of_sets=of_sets), seed)
+def _affordable(job: _Job) -> Suite:
+    """The images on which a first answer fits the time limit, or those of the earlier run.
+
+    Raises:
+        DataError: a metric needs a class or group of which there is no image.
+        BudgetError: the time limit is too short for any score.
+    """
+    asked, method, pace = job.images, job.scoring.method, job.pace
+    for metric in job.metrics:
+        check_defined(metric, asked.annotations, asked.name)
+    n, most = len(job.bench.roster), len(asked)
+    if job.earlier is not None:
+        scored_on = job.earlier.get("scored_on")
+        most = most if scored_on is None else scored_on["n_images"]
+    elif pace is not None:
+        of_sets = any(not metric.per_image for metric in job.metrics)
+        pace.refuse_hopeless(n, method, of_sets=of_sets)
+        most = pace.most_images(n, method, of_sets=of_sets)
+    images = methods.thin(asked, most, job.bench.settings.seed)
+    job.document["scored_on"] = {"part": images.name, "n_images": len(images)}
+    if len(images) < len(asked):
+        job.document["notes"].append(
+            f"scored on {len(images)} of {len(asked)} selection images, drawn evenly over labels "
+            "and groups, because of the time limit"
+        )
+    return images
 
 
 def _taken(earlier: run_file.RunDocument | None) -> Taken | None:
@@ -401,35 +439,6 @@ def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, run
         name: {"all": float(values[0, i]), "none": float(values[1, i])}
         for i, name in enumerate(game.facts.metrics[:n_metrics])
     }
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """The players left out, and what `run.json` says of it."""
-
-    players: frozenset[int] = frozenset()
-    document: run_file.ExcludedFilters | None = None
-
-    @property
-    def keyed(self) -> dict[str, Any]:
-        """The part of the run's key about excluded filters, without the other run's path."""
-        return {} if self.document is None else {"excluded": {**self.document, "run": None}}
-
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know."""
-        if self.document is None:
-            return []
-        run, metric = self.document["run"], self.document["metric"]
-        return [
-            f"{len(self.players)} filters are left out of the ranking: the top "
-            f"{self.document['share']:.0%} for {metric} of {run}; "
-            "they take part in the game, and 'decided' is about the ranking of all filters"
-        ]
-
-
-NOTHING = Excluded()
-"""No filter is left out."""
 
 
 def find_excluded(exclusion: Exclusion, bench: workbench.Bench) -> Excluded:

@@ -136,15 +136,24 @@ def make_working(
         batching: of the model.
         sites: the survey of the model that is run.
         roster: the filters.
-        dataset: whose images tell how many of them fit into a run.
+        dataset: its images tell how many of them fit into memory in one run.
         calibration: the images over which levels are measured.
     """
+    batch_size = settings.batch_size
+    if len(dataset.images):
+        batch_size = min(batch_size, _fitting(subject, dataset, _RUN_BYTES))
     return Working(
         opened=batching.opened,
         survey=sites,
         roster=roster,
         settle_levels=partial(_levels, subject, settings, calibration),
-        effort=effort_of(settings, _batch_size(subject, settings, dataset)),
+        effort=Effort(
+            batch_size=batch_size,
+            workers=settings.workers,
+            cache_memory=settings.cache_memory,
+            half=settings.half,
+            tf32=settings.tf32,
+        ),
     )
 
 
@@ -166,17 +175,6 @@ def with_parts(bench: Bench, parts: Parts, settings: Settings) -> Bench:
     return replace(bench, settings=settings, parts=parts, working=working)
 
 
-def effort_of(settings: Settings, batch_size: int) -> Effort:
-    """Batch size, threads, memory and precision of evaluations, from the settings."""
-    return Effort(
-        batch_size=batch_size,
-        workers=settings.workers,
-        cache_memory=settings.cache_memory,
-        half=settings.half,
-        tf32=settings.tf32,
-    )
-
-
 def _levels(
     subject: Subject, settings: Settings, calibration: Suite, working: Working
 ) -> filters.FilterMeans:
@@ -191,13 +189,6 @@ def _levels(
         model, at = subject.file.digest, settings.sites_at
         return common.levels(sites, model=model, sites_at=at, where=where)
     return working.measure(calibration)
-
-
-def _batch_size(subject: Subject, settings: Settings, dataset: Dataset) -> int:
-    """The most images in one run: as the settings say, or as many as fit into memory."""
-    if not len(dataset.images):
-        return settings.batch_size
-    return min(settings.batch_size, _fitting(subject, dataset, _RUN_BYTES))
 
 
 def _fitting(subject: Subject, dataset: Dataset, n_bytes: int) -> int:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core import errors, filters, framework, metric, outputs
 from repairkit.core.attacked import is_attacked
 from repairkit.core.process.trust import check_trusted
-from repairkit.core.suite import Annotations, Array, Suite
+from repairkit.core.suite import Annotations, Array, Indices, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import PartPlan, Parts
 from repairkit.data.preprocessing import FurtherInput, InputSpec, Preprocessing
@@ -26,13 +25,12 @@ from repairkit.engine.runner import OpenModel
 from repairkit.engine.working import Working
 from repairkit.formats.effects import About, Affects
 from repairkit.formats.means_file import CommonMeans, read_means
+from repairkit.graph import fixing, metadata
 from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.coalitions.rebatch import fixed_batch
-from repairkit.graph.fixing import with_constants
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.ensembles import class_labels, is_ensemble, zipped_outputs
 from repairkit.graph.kinds.kind import Survey
-from repairkit.graph.metadata import read_layer_map
 from repairkit.graph.protos import dims_of
 from repairkit.graph.stored.model_files import ModelFile
 from repairkit.metrics import catalogue, image_metrics, robustness
@@ -195,7 +193,7 @@ class Subject:
     @cached_property
     def layer_map(self) -> framework.LayerMap | None:
         """Where the filters come from, if the model says so."""
-        return read_layer_map(self.model)
+        return metadata.read_layer_map(self.model)
 
     @property
     def model(self) -> ModelProto:
@@ -206,7 +204,9 @@ class Subject:
         if not self.constants:
             return model
         repeated = {wanted.name for wanted in self.further if wanted.per_image}
-        return with_constants(model, self.constants, image=self.input_name, repeated=repeated)
+        return fixing.with_constants(
+            model, self.constants, image=self.input_name, repeated=repeated
+        )
 
     @cached_property
     def working(self) -> ModelProto:
@@ -344,7 +344,7 @@ class Bench:
         return self.working.run_plain(first_images(self.dataset, PROOF_IMAGES))
 
     @cached_property
-    def trial(self) -> tuple[Array, NDArray[np.intp]]:
+    def trial(self) -> tuple[Array, Indices]:
         """The outputs of some images that a user metric is tried on, and the rows of these images.
 
         They are the first of the data and, so that a figure that compares classes or groups exists,
@@ -370,7 +370,7 @@ def seconds_per_pass(bench: Bench) -> float:
     return max(min(tries) / len(images), 1e-7)
 
 
-def _of_every_kind(dataset: Dataset, n_first: int) -> NDArray[np.intp]:
+def _of_every_kind(dataset: Dataset, n_first: int) -> Indices:
     """The first images, then two of every label and of every group; up to `_MOST_TRIED`."""
     about = dataset.annotations
     rows = list(range(n_first))

@@ -1,6 +1,6 @@
 """What filters yield on the images of a suite: means, responses to each image, leaves of trees.
 
-Sums are 64-bit, and all of it streams over the images, so that memory holds a few at a time.
+Sums are 64-bit. Images are streamed, so that memory holds a few at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -52,19 +52,17 @@ def settle_batching(
     outputs: tuple[str, ...] = (),
     feeds: Feeds | None = None,
 ) -> Batching:
-    """Re-batch a graph of fixed batch if that provably keeps each image's output.
+    """Free a graph of its fixed batch if that provably keeps each image's output.
 
     If the graph has a node that is known to mix the images of a batch, nothing else is tried. All
-    other graphs are run: each image must get the same answer among other images as alone.
+    other graphs are run: each image must get the same answer beside other images as alone. Raises
+    ModelError if ONNX Runtime fails on the images, or the model answers at random.
 
     Args:
         declared: the model, with the batch that its input declares.
         images: a few real images to prove it on, shape (n, *input).
         outputs: those that must be kept, and must not be random; all if empty.
         feeds: what the model takes beside each of the images; see `Runner.run`.
-
-    Raises:
-        ModelError: ONNX Runtime fails on the images, or the model answers at random.
     """
     noisy, step = with_noise(images), declared.step or 1
     fed = {n: rows[np.arange(len(noisy)) % len(images)] for n, rows in (feeds or {}).items()}

@@ -30,7 +30,7 @@ _RUN_IMAGES = 128  # as in engine.masks
 _FEW_IMAGES = 8
 _LEAST_ROWS = 8  # that share their images: the first costs as much as a few of the others
 _PARTS_PER_WORKER = 4
-_PATIENCE = 9  # with a part: a lost worker may not be its fault and takes 1, an error takes 3
+_PATIENCE = 9  # for a part: an error counts 3; a lost worker, perhaps not its fault, counts 1
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a worker: an answer, an error, or that it is ready or lost (`key` is None).
+    """What a worker reports: an answer, an error, or that it is ready or lost (`key` is None).
 
     `scores` (n_rows, n_images, n_metrics) are `Outcomes.scores` of the part. A lost worker says
     why in `error`; all that it had under way is lost with it.
@@ -94,7 +94,7 @@ class _Pending:
 
 @dataclass
 class _Errand:
-    """A part on its way: with whom, since when, and what went wrong so far."""
+    """A part that is handed out: to which workers, since when, and its failures so far."""
 
     part: Part
     holders: dict[int, float] = field(default_factory=dict)
@@ -260,7 +260,7 @@ class DispatchedGame:
         pending.n_missing -= 1
 
     def _try_again(self, errand: _Errand, error: Exception | None, *, cost: int) -> None:
-        """Hand a part out once more, before all others; not for ever."""
+        """Hand a part out again, before all others, unless it has failed too often."""
         if errand.failed(error, cost):
             self._queue.appendleft(errand.part.key)
 
@@ -284,7 +284,7 @@ def _late(errands: Mapping[Key, _Errand], deadline: float) -> list[Key]:
 
 
 def answer(game: Any, part: Part) -> NDArray[np.float64]:
-    """What a worker that has the game finds for a part."""
+    """The scores of a part, computed by a worker that has the game."""
     scores: NDArray[np.float64] = game.play(part.round(game.facts.n_players)).scores
     return scores
 

@@ -3,10 +3,10 @@
 Several keep the same promise in different ways. `masks.MaskEvaluator` asks the instrumented model,
 mask by mask: it is the judge, in the product as in tests. The others share work between rows.
 
-Coalitions are evaluated in 32 bits, or in fewer where a user asks for it. TF32 and half precision
-round to 11 significant bits, and errors of half a unit there add up through the depth of a network:
-a few hundred layers make of them a fiftieth of the largest output. A larger difference means that
-something has overflowed, or is broken in another way, and it is refused.
+Coalitions are evaluated in 32 bits, or in fewer if the user asks for it. TF32 and half precision
+round to 11 significant bits, and these errors add up from layer to layer: after a few hundred
+layers they reach a fiftieth of the largest output. A larger difference means that something has
+overflowed, or is broken in another way, and it is refused.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Reduce = Callable[[suite.Array, suite.Indices], suite.Array]
 
 T = TypeVar("T")
 R = TypeVar("R")
-# The runtime's sigmoid rounds as 1 does, however small its result: it lies within two and a half
-# such steps of the truth, on either side of the comparison
+# The runtime's sigmoid is as coarse for small results as for those near 1: each of the two outputs
+# compared lies within two and a half steps of 2**-24 of the truth
 # (docs/decisions/0005-engine-agreement.md).
 STEPS_OF_ONE = 4 * 2.0**-24
 _MOST_IMAGES = 16
@@ -152,7 +152,7 @@ class ExpectedAnswers:
         Args:
             evaluator: the one in question.
             precision: in which it computes.
-            bits: ask for the same bits, since the model turns other bits into other codes.
+            bits: demand equal bits, since the model turns other bits into other codes.
         """
         answers = evaluator.answer(self.coalitions, self.images, keep_all)
         for row, (ours, theirs) in enumerate(zip(answers, self.expected, strict=True)):
@@ -163,7 +163,7 @@ class ExpectedAnswers:
         return None if precision != "float32" or bits else self._hidden_effect(answers)
 
     def _hidden_effect(self, answers: suite.Array) -> str | None:
-        """Whether differences are small beside the outputs, and not beside what one filter does."""
+        """How answers differ, if by much of what one filter changes; None if they do not."""
         n_absent = (~self.coalitions).sum(axis=1)
         single = np.flatnonzero(n_absent == 1)
         if self.expected.dtype.kind != "f" or not len(single):

@@ -1,7 +1,7 @@
 """Answers by the instrumented model: coalition by coalition, or many coalitions in one run.
 
-In weight space every coalition is a run of its own, and with an image or two to a run, the fixed
-cost of a run is more than the run itself. The instrumented model answers 128 coalitions of one
+In weight space every coalition is a run of its own, and with one or two images the fixed cost of a
+run exceeds its arithmetic. The instrumented model answers 128 coalitions of one
 image in a few runs, with a mask row per image, at about two plain passes. The number of a row's
 images alone decides how it is answered. Every such run has the same number of images, the last one
 filled up, since a matrix product may round differently for another number. So a row's answer
@@ -37,8 +37,8 @@ _RUNS_PER_PIECE = 8
 logger = logging.getLogger(__name__)
 
 _FEW = 8  # images to a row, up to which masks are faster than weights
-_RUN_IMAGES = 128  # of a small model, at which what surrounds a run hardly counts
-_RUN_MACS = 4e9  # of a large one, where memory counts
+_RUN_IMAGES = 128  # for a small model: the fixed cost of a run is then negligible
+_RUN_MACS = 4e9  # for a large one: memory is the limit
 _LEAST_IMAGES = 8
 _SHARES_PRESENT = (1.0, 0.9, 0.5, 0.0)
 
@@ -163,7 +163,7 @@ class AffineMasks:
         images = self.masks.suite.batch(positions)
         beside = self.masks.suite.feeds(positions)
         outputs = self.runner.run(images, feeds, beside)[self.runner.outputs[0]]
-        if not np.isfinite(outputs).all():  # infinities outlive a mask, and no multiplication
+        if not np.isfinite(outputs).all():  # 0 * inf is not a number; masks do without products
             return self.masks.run(coalitions, positions)
         return outputs
 
@@ -193,7 +193,7 @@ class ScatteredEvaluator:
     ) -> None:
         self.others, self.masks = others, masks
         self.mixer: AffineMasks | MaskEvaluator = masks if mixer is None else mixer
-        most = masks.batch_size  # which a card wants filled
+        most = masks.batch_size  # a GPU is fastest on full batches
         fitting = np.clip(_RUN_MACS / max(macs, 1.0), _LEAST_IMAGES, _RUN_IMAGES)
         self.run_images = min(int(fitting), most) if masks.device == "cpu" else most
         mask = "a mask" if mixer is None else "an affine mask"
@@ -271,10 +271,9 @@ def with_scattered(
 ) -> Evaluator:
     """An evaluator that mixes coalitions in one run, if the model keeps its images apart.
 
-    A model whose convolutions work on something else than one batch entry per image (tiles, frames)
-    would take one image's mask for another's; its answers row by row show that. On the CPU a row
-    must also get the same bits at every place in a run, and beside any other rows; GPU kernels do
-    not promise that.
+    A model whose batch entries are no whole images (tiles, frames) would apply a mask to the wrong
+    image; its answers row by row show that. On the CPU a row must also get the same bits at every
+    place in a run, and beside any other rows; GPU kernels do not promise that.
 
     Args:
         others: answers rows of many images.
@@ -294,8 +293,7 @@ def with_scattered(
         scattered = ScatteredEvaluator(others, masks, way, macs=macs)
         if scattered.path not in proven:
             alone = _rows_alone(masks) if alone is None else alone
-            fault = _fault(scattered, alone, precision, bits=bits)
-            proven[scattered.path] = fault
+            proven[scattered.path] = fault = _fault(scattered, alone, precision, bits=bits)
             if fault is not None:
                 logger.info("coalitions do not share runs of %s: %s", scattered.path, fault)
         if proven[scattered.path] is None:

@@ -42,7 +42,7 @@ _CPU = "CPUExecutionProvider"
 _IN_MEMORY_LIMIT = 1_900_000_000
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate", "cuda failure 2:", "bad_alloc")
-# These would melt a constant behind a convolution into its weights, where no switch is found.
+# These would fold a constant behind a convolution into its weights, which would hide the switch.
 _UNWANTED = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion"]
 Level = Literal["blocked", "fused", "portable"]
 _REFUSES = "refuses a graph"
@@ -143,12 +143,8 @@ def open_session(
         ModelError: ONNX Runtime refuses the model.
         DeviceError: CUDA was asked for, and the session came out on the CPU.
     """
-    runtime = load_runtime()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # failures are raised as errors
-    levels = runtime.GraphOptimizationLevel
+    options = _session_options(threads)
+    levels = load_runtime().GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     if choose_device(device) == "cuda":
         options.use_deterministic_compute = True
@@ -167,9 +163,9 @@ def _cuda_options(*, tf32: bool) -> dict[str, str]:
     """Options of the CUDA provider, as its documentation names them."""
     return {
         "use_tf32": "1" if tf32 else "0",
-        # The default tries algorithms out, and which one wins changes the last bits.
+        # The default takes the fastest of a trial, and which one that is changes the last bits.
         "cudnn_conv_algo_search": "HEURISTIC",
-        # Every session has a pool of its own, which would else grow by doubling.
+        # Every session has its own memory pool, which by default grows by doubling.
         "arena_extend_strategy": "kSameAsRequested",
     }
 
@@ -189,7 +185,7 @@ def _checked(session: Any, device: str) -> Any:
 @as_model_errors("cannot load the model")
 def _start(model: ModelProto, options: Any, providers: list[Any]) -> Any:
     start = load_runtime().InferenceSession
-    # Else the runtime tries the CPU by itself, prints so, and does the same in the midst of a run.
+    # Without this the runtime itself falls back to the CPU, even during a run, and prints so.
     extra = {"providers": providers, "enable_fallback": False}
     model = with_open_sizes(model)
     folder_outside = folder_of(model)
@@ -346,12 +342,17 @@ def _nothing(kind: str) -> Any:
     return as_value(np.zeros(0, dtype))
 
 
-def _slice_options() -> Any:
+def _session_options(threads: int = 1) -> Any:
     options = load_runtime().SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # worked out anew for every session, and slower here
     options.log_severity_level = 4  # failures are raised as errors
+    return options
+
+
+def _slice_options() -> Any:
+    options = _session_options()
+    options.enable_mem_pattern = False  # worked out again for every session, and slower here
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

@@ -1,10 +1,10 @@
 """Answer coalitions of trees from the leaves that rows reach, without running the trees again.
 
-A row reaches the same leaves under every coalition, so that they are found once. What is left of a
-coalition is a sum over trees, each at its leaf or at its mean, in the operator's order and
-precision; then the operator's transform (`Finish`), and what the graph does with the scores. Only
-what the common converters write is known here. The rest, and where the runtime does otherwise
-after all, is left to the instrumented model.
+A row reaches the same leaves under every coalition, so they are found once. A coalition is then a
+sum over trees, each at its leaf or at its mean, in the operator's order and precision; then comes
+the operator's transform (`Finish`), and what the graph does with the scores. Only what the common
+converters write is known here. The instrumented model answers all else, also where the runtime
+turns out to compute otherwise.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The model that a job works on: it runs images, and plays the game of its filters.
 
-All that differs by how coalitions are evaluated is settled here: which model is instrumented, in
-which precision, and which evaluator is chosen. That is the fastest that is understood, and proven
-on the images of the game. Sessions are opened when they are first needed, and kept: jobs hand one
-`Working` on.
+How coalitions are evaluated is settled here: which model is instrumented, in which precision, and
+which evaluator is chosen. It is the fastest one that agrees with the instrumented model on the
+images of the game. Sessions are opened when they are first needed, and kept: jobs share one
+`Working`.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def _open_on_cpu(
                 if fault is None and isinstance(evaluator, FastEvaluator):
                     fault = cones_fault(evaluator, agreement.images[0])
             candidates.proven[name] = fault
-            if whole is not None:  # then it is no matter of what cones overwrite
+            if whole is not None:  # nothing is absent, so overwriting is not the cause
                 candidates.proven[_NOTHING_OVERWRITTEN.format(name)] = whole
             if fault is not None:
                 logger.warning("%s are not used: %s", evaluator.path, fault)
@@ -360,7 +360,7 @@ def open_stacked(
     precision: Precision = "float32",
     memory: int | None = None,
 ) -> Evaluator:
-    """Rows stacked along the batch where that agrees with the judge, else one by one by masks.
+    """Rows stacked along the batch if that agrees with the judge, else one by one by masks.
 
     Args:
         candidates: of the model.
@@ -379,11 +379,8 @@ def open_stacked(
         compiled = candidates.compile("stacked masks", sample, half=half)
     macs = 0.0 if compiled is None else sum(compiled.costs)
     agreement = ExpectedAnswers.ask(judge, len(candidates.roster), len(judge.suite), macs)
-    fault = None if masks is judge else agreement.fault(masks, precision)
-    if fault is not None:
-        raise errors.DeviceError(
-            f"the model does not bear {IN_WORDS[precision]}: {fault}; leave the option out"
-        )
+    if masks is not judge:
+        _check_precision(agreement.fault(masks, precision), precision)
     if compiled is None:
         return masks
     evaluator = StackedEvaluator(
@@ -402,6 +399,13 @@ def open_stacked(
         return evaluator
     logger.warning("stacked masks are not used: %s", fault)
     return masks
+
+
+def _check_precision(fault: str | None, precision: Precision) -> None:
+    if fault is not None:
+        raise errors.DeviceError(
+            f"the model does not work in {IN_WORDS[precision]}: {fault}; leave the option out"
+        )
 
 
 def _open_trees(candidates: Candidates, reference: MaskEvaluator) -> Evaluator:

@@ -1,8 +1,8 @@
-"""Auto: regression over everyone, then marginals for the players near the boundary.
+"""Auto: regression over all players, then marginals for those near the boundary.
 
-The regression looks at its rows whenever they have doubled. The players whose bounds prevent an
-answer are the contenders. A unit of precision for these has a price by either kind of work, and the
-cheaper one goes on: few contenders and cheap rows favour marginals.
+The regression is solved whenever its rows have doubled. The players whose bounds prevent an answer
+are the contenders. For these the cost of a unit of precision is estimated by rows of the regression
+and by marginals, and the cheaper kind goes on: few contenders favour marginals.
 """
 
 from __future__ import annotations

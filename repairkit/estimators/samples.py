@@ -1,6 +1,6 @@
-"""What samples of values say: moving means, how far they have come, and how far off they may be.
+"""Statistics of samples of values: running means, convergence, errors and intervals.
 
-Moving means and variances of many players (Welford 1962); the agreement of two halves of the
+Running means and variances of many players (Welford 1962); the agreement of two halves of the
 samples; intervals around a mean; and one value from two estimates.
 """
 

@@ -208,7 +208,7 @@ def test_a_model_that_overflows_in_half_precision_is_refused() -> None:
             array = numpy_helper.to_array(tensor) * np.float32(factor[tensor.name])
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     setup = set_up(model, images(9))
-    with pytest.raises(DeviceError, match="does not bear half precision"):
+    with pytest.raises(DeviceError, match="does not work in half precision"):
         open_evaluator(
             setup.candidates,
             setup.reference(),

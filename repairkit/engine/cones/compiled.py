@@ -1,8 +1,8 @@
 """A model made ready for coalitions: optimised once, its switches found, its slices at hand.
 
-All workers share a `Compiled` model. It is read only, but for the store of sessions, which is kept
-under a lock. A coalition is what a worker's `Workspace` holds: its copies of the weights and masks,
-edited in place. Absent filters can also be written into cached tensors, lane by lane, and taken
+All workers share a `Compiled` model. It is read only except for the store of sessions, which has a
+lock. Each worker has a `Workspace`: its own copies of the weights and masks, edited in place to
+hold a coalition. Absent filters can also be written into cached tensors, lane by lane, and taken
 back (`overwrite`, `put_back`).
 """
 

@@ -6,8 +6,8 @@ alone, since a matrix product may round differently for another number of images
 
 The tensors of one coalition on some images are a state. States are kept from round to round within
 a budget. A state belongs to one worker while it is in use, and that worker may change it. One that
-was put back stays until newer states need the room; a state that is gone is computed again, with
-the same result.
+was put back stays until newer states need the room. It is then computed again, with the same
+result.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from repairkit.engine.ort import as_value, quarter_of_free_memory
 from repairkit.graph.coalitions.cones import Tensors
 
 _LEAST_IMAGES = 8
-_LEAST_MACS = 1e9  # of a run, so that what surrounds it does not count
+_LEAST_MACS = 1e9  # of a run, so that its fixed cost is negligible
 _ROWS_PER_JOB = 64
 _ENOUGH_JOBS = 16
 _SHARE_PRESENT = 0.9  # of the filters, where cones are proven
-_CONE_IMAGES = 2  # bits are compared, which more images would not make more alike
+_CONE_IMAGES = 2  # enough to compare bits
 _CONE_IMAGE_MACS = 8e9  # of them together, beyond which one image must do
 _MOST_STEPS = 8
 _FEWEST_STEPS = 4
@@ -178,7 +178,10 @@ class _Desk:
 
 
 def cones_fault(evaluator: FastEvaluator, images: NDArray[np.intp]) -> str | None:
-    """Whether cones give other bits than full passes: one filter less each, then ever fewer."""
+    """Whether cones give other bits than full passes: None, or the fault in words.
+
+    Tried are a star, whose rows lack one more filter each, and a walk, which loses them in turn.
+    """
     n_players = len(evaluator.compiled.roster)
     cost = max(evaluator.routes.full.cost, 1.0)
     images = images[: int(np.clip(_CONE_IMAGE_MACS // cost, 1, _CONE_IMAGES))]

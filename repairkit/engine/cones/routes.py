@@ -1,8 +1,9 @@
 """From one coalition to another: which nodes must run again, what that costs, and in which order.
 
-A state holds tensors of one coalition. Another coalition that differs in the filters of some sites
-makes invalid what these sites reach; the rest stands. Where filters only leave a site, their lanes
-in the state's tensor are overwritten, and the site's convolution need not run either.
+A state holds tensors of one coalition. For another coalition, which differs in the filters of some
+sites, the tensors that these sites reach are invalid and the rest stays valid. Where filters only
+leave a site, their lanes in the state's tensor are overwritten, and the site's convolution need not
+run either.
 
 A plan turns rows on the same images into moves. Costs are estimated from arithmetic alone, so that
 a plan is the same on every machine; and every plan gives the same answers, bit for bit.
@@ -255,7 +256,7 @@ def make_plan(
     keep: Tensors,
     last: Row | None = None,
 ) -> RoutePlan:
-    """The cheapest plan among those that come to mind.
+    """The cheapest of three plans: no base, union base, majority base.
 
     Args:
         routes: of the model.
@@ -263,7 +264,7 @@ def make_plan(
         start: the state that is there, if any.
         keep: what a state that follows a row holds.
         last: the row that was answered last on the same images, if any. A single row is followed
-            where it would have helped to have followed that one.
+            if following that one would have made it cheaper.
     """
     if len(rows) == 1:
         now = _direct(routes, start, rows[0]).cost

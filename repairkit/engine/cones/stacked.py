@@ -1,7 +1,7 @@
-"""Rows stacked along the batch, for devices that want much work at once.
+"""Rows stacked along the batch, for devices that need much work at once.
 
-Weights on such a device cannot be edited lane by lane, so that filters are turned off by masks, a
-row of masks for every image. Rows on the same images share the tensors of one base coalition, which
+Weights on such a device cannot be edited lane by lane, so filters are turned off by masks, a row of
+masks for every image. Rows on the same images share the tensors of one base coalition, which
 stay on the device: rows whose filters lie in the same sites run one cone together, repeated along
 the batch. A stack has a fixed number of rows, the last one filled up, so that shapes are fixed; it
 is halved when the device runs out of memory. Runs of another size may round differently.

@@ -226,11 +226,9 @@ def additive_game(
     place = table.places(len(pool))
     folds = np.where(place >= 0, place % N_FOLDS, 0)
     coefficients, explained = fit_coefficients(rows, folds[rows.images])
-    rates = pool.probabilities.copy()
-    if images is not None:
-        others = np.ones(len(rates), bool)
-        others[images] = False
-        rates[others] = 0.0
+    counted = slice(None) if images is None else images
+    rates = np.zeros(len(pool))
+    rates[counted] = pool.probabilities[counted]
     kept = np.flatnonzero(rates[table.images] > 0)
     shown = table.images[kept]
     game = AdditiveGame(
@@ -247,9 +245,9 @@ def additive_game(
 def shrink(shares: Floats, variances: Floats) -> tuple[Floats, Floats]:
     """Corrections drawn towards zero as far as their errors say that they are noise.
 
-    An empirical Bayes estimate, (n_players, n_metrics): the table alone is nearly right, so that
-    few rows would spoil more than they mend. No value is moved by more than its standard error
-    (Efron & Morris 1971, limited translation), so that a player unlike the others stays so.
+    An empirical Bayes estimate, (n_players, n_metrics): the table alone is nearly right, and few
+    rows would add more noise than they remove error. No value is moved by more than its standard
+    error (Efron & Morris 1971, limited translation), so a player unlike the others stays so.
 
     Args:
         shares: what the rows say beyond the table, (n_players, n_metrics).

@@ -142,7 +142,7 @@ def remove_at_random(rng: np.random.Generator, sizes: Ints, n_players: int) -> g
     """Coalitions that lack as many players as `sizes` says, each set of that size as likely.
 
     Players are dealt from shuffled decks, so that all are removed about equally often. The rest of
-    a deck that is too small for the next row is laid aside; that depends on sizes alone, so each
+    a deck that is too small for the next row is not used. That depends on sizes alone, so each
     coalition by itself is as likely as any of its size.
     """
     coalitions = np.ones((len(sizes), n_players), bool)

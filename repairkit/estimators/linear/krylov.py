@@ -77,7 +77,7 @@ class Traces:
 
 @dataclass(frozen=True, kw_only=True)
 class PenaltyChoice:
-    """A penalty and what comes of it.
+    """A penalty and its effects.
 
     `degrees` of freedom; by how much to multiply the solution so that shrinkage is undone
     (`unshrunk`); the mean `variance` of its entries then; and the share of the variance that is

@@ -50,8 +50,8 @@ class Regression:
             sqrt(j) (n - j) rather than evenly; `shapley`, with Shapley's own weights up to all
             players: unbiased and, for many players, noisier; `even`. If None, `shapley` up to
             `FEW_PLAYERS` players, since too much of their values lies beyond the collapse, and
-            `falling` for more; but `shapley` there too where the pilot finds V below V(none): then
-            the sizes beyond the collapse cannot be left out.
+            `falling` for more. If the pilot finds V below V(none), it is `shapley` for these too,
+            since the sizes beyond the collapse then cannot be left out.
         lost: the share of V(all) - V(none), of the guard metric, that is lost at the largest size.
         most_removed: the largest size as a share of the players, in place of the pilot; with
             `shapley` all sizes are drawn and neither counts.
@@ -241,7 +241,7 @@ class RegressionRun:
         self.rows = _no_rows(self.facts, self.plan, self.tilt)
 
     def use(self, table: ControlTable) -> None:
-        """From now on with a control variate that covers all images that rows are drawn on."""
+        """Use a control variate from now on; it covers all images that rows are drawn on."""
         assert not len(self.rows), "rows without predictions"
         self.table = table
 

@@ -36,11 +36,11 @@ Floats = NDArray[np.float64]
 
 ENTRY_COST = 0.22
 """Of an image in a cone, in rows of one image: a third to six tenths of a pass, where rows take two
-(.17 and .28 of a row on two networks). Not measured on the spot: results would differ by machine.
+(.17 and .28 of a row on two networks). Not measured at run time: results would differ by machine.
 """
 _BLOCK_ENTRIES = 2**14
 _LEAST_BLOCK, _MOST_BLOCK = 8, 64
-_MOST_PLAYERS = 1023  # of a round, beside whom stands the full coalition
+_MOST_PLAYERS = 1023  # of a round, whose first row is the full coalition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class RepairRegression:
         least_removed: the smallest size as a share of the players.
         most_removed: the largest.
         images_per_coalition, errors_over, round_rows, top_k, side: see `Regression`; errors are
-            those for other images like these, since a repair is for images to come.
+            those for other images like these, since a repair is for future images.
         rows: the budget, in rows. Where it is known, a pilot finds how much of it is best spent on
             a table of what images lose with each player alone, see below.
         entry_cost: of an entry of that table, an image with one player removed, in rows.

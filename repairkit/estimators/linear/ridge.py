@@ -13,6 +13,7 @@ rows that say something about it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from repairkit.estimators.linear.control import (
     shrink,
 )
 from repairkit.estimators.linear.rows import (
+    MetricShare,
     OutcomeTable,
     RegressionRows,
     metric_shares,
@@ -128,8 +130,7 @@ def fit(
         errors_over: `rows` states errors of V on these images; `images` also of V on images like
             these (a sandwich whose clusters are images).
         rng: for the traces.
-        span: the least and the greatest size over which the mean drop is taken, evenly; if None,
-            sizes count as in the players' shares.
+        span: sizes, from - to, that the mean drop covers evenly; if None, as the shares do.
         added: the additive game that was added to the outcomes; its semivalues are added back.
     """
     residuals, drops, drop_errors = _partial_out(rows, outcomes, full, span)
@@ -137,12 +138,11 @@ def fit(
     residuals -= rows.times(solutions)
     shares = solutions * [choice.unshrunk for choice in choices]
     scatter = np.array([choice.variance for choice in choices])
-    if added is None:
-        errors = np.sqrt(_variances(rows, residuals, scatter, errors_over, None)[0])
-    else:
+    variances, *beside = _variances(rows, residuals, scatter, errors_over, added)
+    errors = np.sqrt(variances)
+    if added is not None:
         means = added.means()
-        together = _variances(rows, residuals, scatter, errors_over, added)
-        shares, errors = _with_means(shares, means, *together)
+        shares, errors = _with_means(shares, means, variances, *beside)
         drops = drops + means.mean(axis=0)
     return Fit(
         shares=shares,
@@ -316,16 +316,11 @@ def solve(
     traces; `control` has predictions of the rows, if there are any.
     """
     whole = _nothing_known((facts.n_players, facts.n_metrics))
-    columns, joined = outcomes.columns(), None
+    columns = outcomes.columns()
     predicted = None if control is None else control.predicted.columns()
     figures = np.zeros((2, facts.n_metrics))
-    for share in metric_shares(facts, rows):
-        metrics, part = share.metrics, rows
-        if share.rows is not None:
-            if len(share.rows) < LEAST_ROWS:
-                continue
-            joined = rows.joined() if joined is None else joined
-            part = joined.part(share.rows)
+    for share, part in _enough_rows(facts, rows):
+        metrics = share.metrics
         numbers = columns.of(metrics, share.rows) * share.weight
         some, game = full.of(metrics, share.weight), None
         if control is not None and predicted is not None:
@@ -345,6 +340,19 @@ def solve(
     if control is None:
         return whole
     return replace(whole, coefficients=figures[0], explained=figures[1])
+
+
+def _enough_rows(
+    facts: GameFacts, rows: RegressionRows
+) -> Iterator[tuple[MetricShare, RegressionRows]]:
+    """Metrics about which at least `LEAST_ROWS` rows say something, and these rows."""
+    joined = None
+    for share in metric_shares(facts, rows):
+        if share.rows is None:
+            yield share, rows
+        elif len(share.rows) >= LEAST_ROWS:
+            joined = rows.joined() if joined is None else joined
+            yield share, joined.part(share.rows)
 
 
 def _control_rows(

@@ -182,10 +182,8 @@ def squares_by_image(
 ) -> tuple[Floats, Floats]:
     """Sum over images of (sum of x e over the image's rows)^2, (n_players, n_metrics).
 
-    Every row must have one image.
-
     Args:
-        rows: whose design X has the rows x.
+        rows: of one image each, whose design X has the rows x.
         residuals: e, (n_rows, n_metrics).
         added: of some players, numbers that images have beside their rows, and which images:
             (n_images,), (n_images, n_players_asked, n_metrics).

@@ -1,6 +1,6 @@
-"""TMAB-Shapley: truncated walks that look ever closer at the players near the boundary.
+"""TMAB-Shapley: truncated walks that sample only the players still near the boundary.
 
-Ghorbani & Zou 2020, Algorithm 1, with its gaps closed. Each correction is a setting, on by default;
+Ghorbani & Zou 2020, Algorithm 1, corrected. Each correction is a setting, on by default;
 `Tmab.paper` is the algorithm exactly as published. The set U of players still open is fixed when a
 walk begins, and a walk counts once it and all walks before it are complete. So neither the choice
 of players in a walk nor the decision to count it depends on the values in that walk.

@@ -1,4 +1,4 @@
-"""Walks: the players leave one by one in random order, watched by one batch of images.
+"""Walks: the players leave one by one in random order, evaluated on one batch of images.
 
 A walk holds everything that it needs to go on, so that several can be under way at once and none
 depends on another. The images stay the same within a walk, so that the noise of neighbouring values

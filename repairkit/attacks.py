@@ -273,12 +273,10 @@ def _with_squares(
 ) -> Images:
     """Each image with one square of it at an end of its ball, drawn anew for each channel."""
     height, width = _spatial(images.shape, box.channel_axis)
-    shape = [1, 1, 1, 1]
     inside = np.ones((len(images), 1, 1, 1), bool)
     for axis in (height, width):
         start = rng.integers(0, images.shape[axis] - side + 1, (len(images), 1, 1, 1))
-        along = [*shape]
-        along[axis] = images.shape[axis]
+        along = [-1 if other == axis else 1 for other in range(4)]
         position = np.arange(images.shape[axis]).reshape(along)
         inside = inside & (position >= start) & (position < start + side)
     signs = [len(images), 1, 1, 1]

@@ -216,7 +216,7 @@ _WORDS = {
     "binary-probability": "the output is read as the probability of class 1",
     "binary-logit": "the output is read as the logit of class 1",
 }
-_TOLD: dict[str, tuple[str, str, str]] = {
+_KINDS: dict[str, tuple[str, str, str]] = {
     # Of rows, of some columns of rows, of a single column.
     "softmax": ("probabilities", "separate-probabilities", "binary-probability"),
     "sigmoid": ("separate-probabilities", "separate-probabilities", "binary-probability"),
@@ -233,7 +233,7 @@ def _said_kind(evidence: OutputEvidence, *, single: bool, part: bool) -> tuple[s
     source = evidence.said or evidence.ending
     if source is None:
         return "", ""
-    kind = _TOLD[source][2 if single else 1 if part else 0]
+    kind = _KINDS[source][2 if single else 1 if part else 0]
     if not kind and evidence.said:
         raise errors.SettingsError(
             "the model gives one number per image, which is no logarithm of a probability; say "

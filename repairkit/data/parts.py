@@ -455,9 +455,9 @@ def split_selection(selection: suite.Suite, share: float, seed: int) -> Halves:
     drawn = attacked.with_twins(
         about, draw_shares(about.labels, about.groups, [1 - share, share], rng)
     )
-    halves = [np.flatnonzero(drawn == half) for half in (0, 1)]
+    choosing, confirming = (np.flatnonzero(drawn == half) for half in (0, 1))
     groups = np.zeros(len(selection), np.int64) if about.groups is None else about.groups
-    for half in halves:
+    for half in (choosing, confirming):
         missing = set(groups.tolist()) - set(groups[half].tolist())
         if missing:
             of_group = (
@@ -467,7 +467,8 @@ def split_selection(selection: suite.Suite, share: float, seed: int) -> Halves:
                 f"no repair: too few of the {len(selection)} selection images{of_group} to choose "
                 "on some and confirm on others; give more of them; nothing was written"
             )
-    first, second = halves
     return Halves(
-        selection.take(first, "choosing"), selection.take(second, "confirmation"), (first, second)
+        choosing=selection.take(choosing, "choosing"),
+        confirmation=selection.take(confirming, "confirmation"),
+        positions=(choosing, confirming),
     )

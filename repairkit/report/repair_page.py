@@ -259,28 +259,12 @@ def group_tables(document: wording.Document) -> list[dict[str, Any]]:
         *alone, crossed = fairness["columns"]
         measures = wording.measures_of(document)
         return [_judged_by(column, measures) for column in (crossed, *alone)]
-    evaluations = document["evaluations"]
-    before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
     rows = [
-        moved_row(
-            name,
-            SHARE,
-            {
-                "before": accuracy,
-                "after": after["groups"][name],
-                "difference": change[f"accuracy:{name}"],
-            },
-            n=before["group_sizes"][name],
-            small=before["group_sizes"][name] < SMALL_GROUP,
-        )
-        for name, accuracy in before["groups"].items()
+        moved_row(name, SHARE, three, n=n, small=n < SMALL_GROUP)
+        for name, n, three in story.groups_moved(document)
     ]
-    return [_table(rows)] if rows else []
-
-
-def _table(rows: Sequence[Row]) -> dict[str, Any]:
-    shown = paying(with_marks(rows))
-    return {"name": "", "rows": shown, "apart": [], "rates": [], "left_out": []}
+    table = {"name": "", "apart": [], "rates": [], "left_out": []}
+    return [{**table, "rows": paying(with_marks(rows))}] if rows else []
 
 
 def class_rows(document: wording.Document) -> list[Row]:

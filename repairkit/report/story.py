@@ -39,35 +39,15 @@ def verdict(document: wording.Document) -> dict[str, str]:
     evaluations = document["evaluations"]
     if objective is None:
         return _without_figures(document)
-    n_images = evaluations["before"]["n_images"]
-    before, after = (evaluations[key]["metrics"][objective] for key in ("before", "after"))
     moved = evaluations["difference"][objective]
     if moved["value"] is None:
         return _undefined(document)
-    measure = wording.measures_of(document)[objective]
-    low, high = sorted(measure.sign * (moved[end] or 0.0) for end in ("ci_low", "ci_high"))
+    sign = wording.measures_of(document)[objective].sign
+    low, high = sorted(sign * (moved[end] or 0.0) for end in ("ci_low", "ci_high"))
     tone = "good" if low > 0 else "bad" if high < 0 else "open"
-    suite = evaluations["before"]["suite"]
-    where = f"on {wording.count(n_images, 'image')} {wording.of_part(suite)}"
-    crossed = wording.is_cross_fitted(suite)
-    done = act(document)
-    what = "Choosing like this" if crossed else done
+    crossed, done = wording.is_cross_fitted(evaluations["before"]["suite"]), act(document)
+    sentence = _what_moved(document, "Choosing like this" if crossed else done, sure=tone != "open")
     ships = f" What ships: {done[0].lower()}{done[1:]}." if crossed else ""
-    start, end = (wording.figure(known["value"], measure) for known in (before, after))
-    ends = f"from {start} to {end}"
-    numbers = (
-        f"{ends} {where}: "
-        f"{wording.change(moved['value'], measure)}, 95\N{NO-BREAK SPACE}% interval "
-        f"{wording.interval(moved, measure, signed=True)}"
-    )
-    name = measure.words
-    if tone != "open":
-        verb = "lifts" if moved["value"] > 0 else "lowers"
-        sentence = f"{what} {verb} the {name} {numbers}"
-    elif moved["value"] == moved["ci_low"] == moved["ci_high"] == 0:
-        sentence = f"{what} leaves the {name} as it was {where}"
-    else:
-        sentence = f"{what} moves the {name} {numbers}, which may be chance"
     pay = payers_in_words(document)
     if pay:
         sentence += f"; it {pay}" if tone == "bad" else f", but {pay}"
@@ -82,6 +62,29 @@ def verdict(document: wording.Document) -> dict[str, str]:
         + _price(objective, evaluations["difference"])
         + ships,
     }
+
+
+def _what_moved(document: wording.Document, subject: str, *, sure: bool) -> str:
+    """The first clause of the verdict: what became of the objective on the images that report."""
+    objective, evaluations = document["objective"], document["evaluations"]
+    measure, moved = wording.measures_of(document)[objective], evaluations["difference"][objective]
+    suite, n_images = (evaluations["before"][key] for key in ("suite", "n_images"))
+    where = f"on {wording.count(n_images, 'image')} {wording.of_part(suite)}"
+    if not sure and moved["value"] == moved["ci_low"] == moved["ci_high"] == 0:
+        return f"{subject} leaves the {measure.words} as it was {where}"
+    start, end = (
+        wording.figure(evaluations[key]["metrics"][objective]["value"], measure)
+        for key in ("before", "after")
+    )
+    numbers = (
+        f"from {start} to {end} {where}: "
+        f"{wording.change(moved['value'], measure)}, 95\N{NO-BREAK SPACE}% interval "
+        f"{wording.interval(moved, measure, signed=True)}"
+    )
+    if not sure:
+        return f"{subject} moves the {measure.words} {numbers}, which may be chance"
+    verb = "lifts" if moved["value"] > 0 else "lowers"
+    return f"{subject} {verb} the {measure.words} {numbers}"
 
 
 def _is_doubtful(document: wording.Document) -> bool:
@@ -244,6 +247,15 @@ def _everyone(document: wording.Document) -> Iterator[Payer]:
             for group in view["groups"]:
                 yield _loser(group["name"], view["name"], group["n"], group)
         return
+    groups = list(groups_moved(document))
+    for name, n, three in groups:
+        yield _loser(name, "", n, three)
+    for row in () if groups else document.get("classes") or ():
+        yield _loser(row["name"], None, row["n"], row)
+
+
+def groups_moved(document: wording.Document) -> Iterator[tuple[str, int, wording.Document]]:
+    """Of each group its name, its size and its figures `before`, `after` and `difference`."""
     evaluations = document["evaluations"]
     before, after, change = (evaluations[key] for key in ("before", "after", "difference"))
     for name, accuracy in before["groups"].items():
@@ -252,10 +264,7 @@ def _everyone(document: wording.Document) -> Iterator[Payer]:
             "after": after["groups"][name],
             "difference": change[f"accuracy:{name}"],
         }
-        yield _loser(name, "", before["group_sizes"][name], three)
-    if not before["groups"]:
-        for row in document.get("classes") or ():
-            yield _loser(row["name"], None, row["n"], row)
+        yield name, before["group_sizes"][name], three
 
 
 def _loser(name: str, column: str | None, n: int, three: wording.Document) -> Payer:

@@ -230,7 +230,7 @@ def test_a_run_for_patch_leaves_the_images_that_confirm_alone(
 def test_a_target_in_percent_is_told_to_be_none(repairkit: Command, harmed: Project) -> None:
     answer = repairkit("patch", harmed.model, "--target", "accuracy>=80", *FAST)
     assert answer.code == 1
-    assert "between 0 and 1 by nature" in answer.err
+    assert "always lies between 0 and 1" in answer.err
     assert "0.8 for 80 %" in answer.err
 
 

@@ -13,7 +13,7 @@ than it is.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from repairkit.core import errors, filters, results
 from repairkit.core.metric import SHARE, Metric
-from repairkit.core.outputs import OutputForm, shift_outputs
+from repairkit.core.outputs import shift_outputs
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
 from repairkit.jobs.repair.ladder import not_sure
@@ -88,45 +88,21 @@ def with_baselines(
     before, after = figures.outputs
     test = TestPart(bench, before, bench.metrics(tuple(figures.before.metrics)))
     rows = [test.row("chosen repair", n_frozen, "what this report is about", after)]
-    rankings = list(_rankings(asked, objective, score_filters))
-    if conductance is not None:
-        rankings.append(_conductance_ranking(conductance, objective))
-    for ranking in rankings:
-        ranked = bench
-        if ranking.metrics and ranking.metrics != bench.settings.metrics:
-            ranked = replace(bench, settings=replace(bench.settings, metrics=ranking.metrics))
-        try:
-            values = ranking.values(ranked)
-        except errors.RepairkitError as error:
-            rows.append(_failed(ranking.method, n_frozen, str(error)))
-            continue
-        players = np.argsort(np.where(np.isnan(values), np.inf, values), kind="stable")[:n_frozen]
-        patch = make_patch(players, bench.roster, bench.working.levels)
-        patched = patched_outputs(bench, patch, bench.parts.test)
-        rows.append(test.row(ranking.method, n_frozen, ranking.note, patched))
-    rows.append(_random_row(test, n_frozen))
-    control = fit_control(bench, objective, asked.max_drop)
-    if control is not None:
-        rows.append(test.row("no freezing", 0, control.note, control.outputs(before)))
+    rankings = _rankings(asked, objective, score_filters, conductance)
+    rows += [_ranked_row(test, ranking, n_frozen) for ranking in rankings]
+    rows += [_random_row(test, n_frozen), *_control_row(test, objective, asked.max_drop)]
     n_looks = sum(bool(row["figures"]) for row in rows)
     return rows, MULTIPLICITY.format(n=n_looks)
 
 
 def _rankings(
-    asked: PatchSettings, objective: Objective, score_filters: Callable[..., Scored]
+    asked: PatchSettings,
+    objective: Objective,
+    score_filters: Callable[..., Scored],
+    conductance: Callable[[Bench], PlayerValues] | None,
 ) -> Iterator[Ranking]:
-    budget, began = asked.score.budget, asked.score.began
-
     def scored_by(method: str) -> Callable[[Bench], PlayerValues]:
-        settings = ScoreSettings(method, budget=budget, began=began)
-
-        def values(bench: Bench) -> PlayerValues:
-            (metric,) = bench.metrics(bench.metric_names[:1])
-            scored = score_filters(bench, settings)
-            first = scored.scores.values[:, 0]
-            return np.asarray(first if method in NORMS else metric.measure.sign * first)
-
-        return values
+        return partial(_values_by, method, asked, score_filters)
 
     plain, smooth = objective.plain_values, objective.values[:1]
     yield Ranking(
@@ -147,18 +123,24 @@ def _rankings(
     yield Ranking(
         "activation norm", "freezes those that yield the least", scored_by("activation-norm")
     )
+    if conductance is not None:
+        # The mean for the true class, images weighted as the objective does.
+        yield Ranking(
+            "conductance",
+            "freezes those through which the least of the true class's score flows (Captum), by "
+            f"{plain[0]}'s weights of at most {MOST_IMAGES} selection images",
+            conductance,
+        )
 
 
-def _conductance_ranking(
-    conductance: Callable[[Bench], PlayerValues], objective: Objective
-) -> Ranking:
-    """By the mean conductance for the true class, images weighted as the objective does."""
-    return Ranking(
-        "conductance",
-        "freezes those through which the least of the true class's score flows (Captum), by "
-        f"{objective.plain_values[0]}'s weights of at most {MOST_IMAGES} selection images",
-        conductance,
-    )
+def _values_by(
+    method: str, asked: PatchSettings, score_filters: Callable[..., Scored], bench: Bench
+) -> PlayerValues:
+    """Values by a method of scoring, the more harmful the lower."""
+    (metric,) = bench.metrics(bench.metric_names[:1])
+    settings = ScoreSettings(method, budget=asked.score.budget, began=asked.score.began)
+    first = score_filters(bench, settings).scores.values[:, 0]
+    return np.asarray(first if method in NORMS else metric.measure.sign * first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +173,22 @@ class TestPart:
         return evaluate(
             outputs, suite.annotations, self.metrics, suite=suite.name, **self._common
         ).metrics
+
+
+def _ranked_row(test: TestPart, ranking: Ranking, n_frozen: int) -> Story:
+    """The row of a ranking; without figures, and with the reason, where it cannot be had here."""
+    bench = ranked = test.bench
+    if ranking.metrics and ranking.metrics != bench.settings.metrics:
+        ranked = replace(bench, settings=replace(bench.settings, metrics=ranking.metrics))
+    try:
+        values = ranking.values(ranked)
+    except errors.RepairkitError as error:
+        note = f"not available here: {error}"
+        return {"method": ranking.method, "n_frozen": n_frozen, "note": note, "figures": {}}
+    players = np.argsort(np.where(np.isnan(values), np.inf, values), kind="stable")[:n_frozen]
+    patch = make_patch(players, bench.roster, bench.working.levels)
+    patched = patched_outputs(bench, patch, bench.parts.test)
+    return test.row(ranking.method, n_frozen, ranking.note, patched)
 
 
 def _random_row(test: TestPart, n_frozen: int) -> Story:
@@ -234,33 +232,17 @@ def _figures(
     }
 
 
-def _failed(method: str, n_frozen: int, reason: str) -> Story:
-    """A method that cannot be had here, with the reason; it has no figures."""
-    note = f"not available here: {reason}"
-    return {"method": method, "n_frozen": n_frozen, "note": note, "figures": {}}
+def _control_row(test: TestPart, objective: Objective, max_drop: float) -> Iterator[Story]:
+    """The row of the best class biases on the selection part; none for a model without classes.
 
-
-@dataclass(frozen=True)
-class BiasControl:
-    """Class biases that act on the outputs, and what they are in words."""
-
-    form: OutputForm
-    biases: Biases
-    note: str
-
-    def outputs(self, outputs: Array) -> Array:
-        """What the model would answer."""
-        return shift_outputs(outputs, self.form, self.biases) if self.biases.any() else outputs
-
-
-def fit_control(bench: Bench, objective: Objective, max_drop: float) -> BiasControl | None:
-    """The best class biases on the selection part within the accuracy that may be lost.
-
-    None for a model without classes.
+    Args:
+        test: judges the row.
+        objective: what the biases are to improve.
+        max_drop: accuracy that may be lost.
     """
-    form, suite = bench.form, bench.parts.selection
+    bench, form, suite = test.bench, test.bench.form, test.bench.parts.selection
     if form is None or form.kind == "values" or not bench.n_classes:
-        return None
+        return
     outputs, about = bench.working.run_plain(suite), suite.annotations
     criterion = ChoosingCriterion(
         wishes=Wishes(objective=objective, limits=(Limit(bench.accuracy, max_drop),)),
@@ -270,19 +252,19 @@ def fit_control(bench: Bench, objective: Objective, max_drop: float) -> BiasCont
         plain=outputs,
     )
 
-    def shifted(biases: Biases) -> Array:
+    def shifted(outputs: Array, biases: Biases) -> Array:
         return shift_outputs(outputs, form, biases) if biases.any() else outputs
 
-    everyone = np.arange(len(suite))
     biases = fit_shift(
-        shifted,
+        partial(shifted, outputs),
         criterion,
-        everyone,
+        np.arange(len(suite)),
         form=form,
         n_classes=bench.n_classes,
         labels=about.labels,
     )
-    return BiasControl(form, biases, _shift_note(biases, bench.n_classes == 2))
+    note = _shift_note(biases, bench.n_classes == 2)
+    yield test.row("no freezing", 0, note, shifted(test.before, biases))
 
 
 def _shift_note(biases: Biases, binary: bool) -> str:
@@ -317,35 +299,31 @@ class Trial:
 
 def choose_by_ranking(
     bench: Bench,
-    values: NDArray[np.float64],
+    asked: PatchSettings,
     objective: Objective,
+    values: PlayerValues,
     *,
-    at_most: int,
-    max_drop: float,
-    max_group_drop: float,
     is_over: Callable[[], bool],
 ) -> ChosenPatch:
     """The patch of the lowest values that looks best on the selection images.
 
     Args:
         bench: the workbench.
+        asked: the settings; how many filters, and what accuracy may lose.
+        objective: what is to be improved.
         values: of the filters, (n_players,); NaN where a filter was not scored. Only filters of
             values below 0 are candidates.
-        objective: what is to be improved.
-        at_most: filters frozen together at the most.
-        max_drop: overall accuracy that may be lost, a share of all images, in [0, 1].
-        max_group_drop: what the accuracy of a group may lose.
         is_over: whether to try no further patch, by the clock.
 
     Raises:
         TargetNotMetError: no patch improves the objective by more than chance would.
     """
     suite, trials = bench.parts.selection, list[Trial]()
-    for trial in _trials(bench, values, objective.metric, at_most):
+    for trial in _trials(bench, values, objective.metric, asked.at_most):
         trials.append(trial)
         if is_over():
             break
-    plain, best = trials[0], _best(trials, max_drop=max_drop, sign=objective.sign)
+    plain, best = trials[0], _best(trials, max_drop=asked.max_drop, sign=objective.sign)
     if not len(best.patch):
         raise errors.TargetNotMetError(_refusal(trials, objective, len(suite)))
     changes = difference(
@@ -356,7 +334,7 @@ def choose_by_ranking(
         form=bench.form,
         seed=bench.settings.seed,
     )
-    reason = _why_not(changes, objective, max_group_drop)
+    reason = _why_not(changes, objective, asked.max_group_drop)
     if reason:
         raise errors.TargetNotMetError(
             f"no repair: freezing {len(best.patch)} filters looks best on the {len(suite)} "

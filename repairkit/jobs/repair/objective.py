@@ -167,8 +167,8 @@ def _check_bound(target: Target, measure: Measure, ends: tuple[float, float] | N
         )
         sign = ", without a turned sign" if bound < 0 <= low else ""
         raise errors.SettingsError(
-            f"target {target}: the metric lies between {low:g} and {high:g} by nature; give a "
-            f"number in there{hint}{sign}"
+            f"target {target}: the metric always lies between {low:g} and {high:g}; give a "
+            f"number in that range{hint}{sign}"
         )
     if bound == (low if measure.greater_is_better else high):
         raise errors.SettingsError(

@@ -47,8 +47,8 @@ _PROOF_IMAGES = 64
 
 CURES: tuple[Strategy, ...] = (
     freezing.FreezeFilters(),
-    last_layer.MoveBiases(),
-    last_layer.RefitLastLayer(),
+    last_layer.MOVE_BIASES,
+    last_layer.REFIT_LAST_LAYER,
 )
 """Every way to change a model; of equal gains the earlier is taken."""
 
@@ -254,15 +254,13 @@ def _choose_by_part(choice: _Choice, share: float, why_part: str) -> ChosenPatch
 
 
 def _choose_plainly(choice: _Choice) -> ChosenPatch:
-    asked, values = choice.asked, _values(choice, choice.bench.parts.selection)
+    values = _values(choice, choice.bench.parts.selection)
     assert values is not None
     chosen = baselines.choose_by_ranking(
         choice.bench,
-        values.harm.signs[0] * values.harm.values[:, 0],
+        choice.asked,
         choice.wishes.objective,
-        at_most=asked.at_most,
-        max_drop=asked.max_drop,
-        max_group_drop=asked.max_group_drop,
+        values.harm.signs[0] * values.harm.values[:, 0],
         is_over=choice.is_over,
     )
     return replace(chosen, scoring=values.run)

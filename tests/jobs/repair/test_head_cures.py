@@ -13,11 +13,11 @@ from repairkit.core.errors import ModelError
 from repairkit.core.suite import Indices
 from repairkit.graph.baking import bake
 from repairkit.jobs.repair.cures.last_layer import (
+    MOVE_BIASES,
+    REFIT_LAST_LAYER,
     ClassBiases,
     HeadChoice,
     LastLayer,
-    MoveBiases,
-    RefitLastLayer,
     find_class_head,
 )
 from repairkit.jobs.repair.cures.supplies import Supplies
@@ -63,7 +63,7 @@ def _reasons(bench: Bench, criterion: ChoosingCriterion) -> dict[str, str]:
     """Why a model cannot take the cures of the last layer, by their names."""
     supplies = Supplies(strata=np.zeros(len(bench.parts.selection), np.int64), twins=None)
     reasons = {}
-    for strategy in (MoveBiases(), RefitLastLayer()):
+    for strategy in (MOVE_BIASES, REFIT_LAST_LAYER):
         try:
             strategy.cure(bench, criterion, supplies)
         except ModelError as error:

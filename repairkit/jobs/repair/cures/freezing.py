@@ -325,7 +325,9 @@ class BestLevels:
         """Every filter in the way that is best beside the others as they are, within limits."""
         frozen = list(patch.frozen)
         for place, ways in tried.items():
-            figures = [self._figure(_with(patch, place, way), within) for way in ways]
+            before, after = patch.frozen[:place], patch.frozen[place + 1 :]
+            patches = [Patch((*before, way, *after), patch.head) for way in ways]
+            figures = [self._figure(changed, within) for changed in patches]
             frozen[place] = ways[int(np.argmax(figures))]
         return Patch(tuple(frozen), patch.head)
 
@@ -373,9 +375,3 @@ def _constants(options: list[FilterMeans], frozen: FrozenFilter) -> Iterator[Con
     place = frozen.filter
     constants = [constant_of(levels[place.site][place.channel]) for levels in options]
     yield from (c for c in dict.fromkeys(constants) if c != frozen.constant)
-
-
-def _with(patch: Patch, place: int, way: FrozenFilter) -> Patch:
-    frozen = list(patch.frozen)
-    frozen[place] = way
-    return Patch(tuple(frozen), patch.head)

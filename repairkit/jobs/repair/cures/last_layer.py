@@ -37,30 +37,6 @@ _DOUBT, _RESAMPLES = 0.3, 200
 _STREAM = 5  # of the seed
 
 
-@dataclass(frozen=True)
-class MoveBiases:
-    """See `supplies.Strategy`."""
-
-    name: str = "bias"
-    needs_values: bool = False
-
-    def cure(self, bench: Bench, criterion: Criterion, supplies: Supplies) -> Cure:
-        """See `supplies.Strategy`."""
-        return ClassBiases(HeadChoice.of(bench, criterion, supplies))
-
-
-@dataclass(frozen=True)
-class RefitLastLayer:
-    """See `supplies.Strategy`."""
-
-    name: str = "last-layer"
-    needs_values: bool = False
-
-    def cure(self, bench: Bench, criterion: Criterion, supplies: Supplies) -> Cure:
-        """See `supplies.Strategy`."""
-        return LastLayer(HeadChoice.of(bench, criterion, supplies))
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
     """The last layer of a workbench's model, and what passes it for the selection images.
@@ -393,3 +369,20 @@ class LastLayer:
         whole = np.zeros((self.choice.head.layer.n_classes, *part.shape[1:]))
         whole[self.choice.head.columns] = part
         return whole
+
+
+@dataclass(frozen=True)
+class ChangeLastLayer:
+    """See `supplies.Strategy`."""
+
+    name: str
+    cure_of: Callable[[HeadChoice], Cure]
+    needs_values: bool = False
+
+    def cure(self, bench: Bench, criterion: Criterion, supplies: Supplies) -> Cure:
+        """See `supplies.Strategy`."""
+        return self.cure_of(HeadChoice.of(bench, criterion, supplies))
+
+
+MOVE_BIASES = ChangeLastLayer("bias", ClassBiases)
+REFIT_LAST_LAYER = ChangeLastLayer("last-layer", LastLayer)

@@ -18,7 +18,7 @@ RANDOM = {
 """Operators that draw random numbers in every run."""
 
 DEFAULTS_SINCE = 4
-"""IR version since which an initializer need not be an input too; one that is, is a default."""
+"""The first IR version in which an initializer need not be an input; if it is, it is a default."""
 
 
 # Nodes

@@ -255,7 +255,7 @@ def extract(
 
 
 def _constant_nodes(anatomy: Anatomy, read: Iterable[str]) -> list[int]:
-    """The nodes behind what `read` takes from no image: few, after optimisation."""
+    """The nodes that compute constants among `read`: few, after optimisation."""
     needed, positions = set(read), []
     for position in range(len(anatomy.nodes) - 1, -1, -1):
         node = anatomy.nodes[position]

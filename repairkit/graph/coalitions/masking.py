@@ -1,4 +1,4 @@
-"""Masks: the definition of an absent filter that all else is proven against.
+"""Masks define what an absent filter is; every other way to remove filters is checked against them.
 
 Behind the tensor of every site stands `Where(mask, x, means)`. The mask is a run-time input, so
 that one session answers any coalition. `Where`, and not arithmetic, so that the infinities and NaNs

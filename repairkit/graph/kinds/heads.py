@@ -24,7 +24,7 @@ from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.ensembles import ENSEMBLES
 from repairkit.graph.stored.constants import Constants
 
-# In every domain, since runtimes add operators of their own (FusedMatMul, QGemm).
+# Names of operators in every domain: runtimes add their own (FusedMatMul, QGemm).
 _PRODUCTS = re.compile(
     r"Attention|Attn|CDist|Conv(?!ert)|Einsum|GRU|Gemm|LSTM|Linear(Class|Regress)|MatMul|MoE|RNN|SVM"
 )
@@ -63,7 +63,7 @@ class _State:
     fresh: bool = False
 
     def rearranged(self, rank: int | None) -> _State:
-        """Of that rank, behind an operator that may have moved numbers to other axes."""
+        """The state behind an operator that may have moved numbers to other axes."""
         return replace(self, weighed=None if self.weighed else self.weighed, rank=rank)
 
 

@@ -1,4 +1,4 @@
-"""The kinds of site that there are: find the sites of a model, and mask them.
+"""All kinds of site: find the sites of a model, and mask them.
 
 A site is a tensor whose channels are filters that can be frozen.
 """
@@ -58,12 +58,12 @@ def instrument(
 
 
 def zero_levels(sites: Sequence[filters.Site]) -> filters.FilterMeans:
-    """Absent filters yield zero."""
+    """Levels of zero."""
     return {site.name: np.zeros(site.level_shape, np.float32) for site in sites}
 
 
 def bias_levels(survey: Survey, sites: Sequence[filters.Site]) -> filters.FilterMeans:
-    """Absent filters yield what they do for a zero response: BatchNorm's beta, else the bias."""
+    """What filters yield for a response of zero: BatchNorm's beta, else the bias."""
     return {site.name: survey.layers[site.name].bias_levels() for site in sites}
 
 

@@ -31,7 +31,7 @@ class TreeLayer:
 
     @property
     def tensors(self) -> set[str]:
-        """None: an ensemble is edited in its own lists."""
+        """Empty: an ensemble is edited in its own lists."""
         return set()
 
     def constant_of(self, tree: int) -> filters.Constant | None:

@@ -48,7 +48,7 @@ def check_model(path: Path, model: ModelProto) -> None:
 
 
 def _check_texts(model: ModelProto) -> None:
-    """Protobuf takes any bytes as text, and then gives bytes to the reader."""
+    """Texts must be UTF-8. Protobuf takes any bytes as text, and then gives bytes to the reader."""
     waiting: list[Message] = [model]
     while waiting:
         for field, value in waiting.pop().ListFields():

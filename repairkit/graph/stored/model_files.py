@@ -71,7 +71,7 @@ def _content(path: Path) -> bytes:
 
 
 def _digest(content: bytes, external: Mapping[str, Path]) -> str:
-    """Over the model file and its data files, in the order of their names."""
+    """The SHA-256 of the model file, then of its data files in the order of their names."""
     hasher = hashlib.sha256(content)
     for _, data in sorted(external.items()):
         if data.is_file():

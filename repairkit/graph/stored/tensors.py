@@ -325,7 +325,7 @@ def as_on_disk(model: ModelProto) -> ModelProto:
 
 
 def wherever_it_lies(model: ModelProto) -> ModelProto:
-    """The model without the folder of its weights, to compare it; itself where none is outside."""
+    """The model without the folder of its weights, to compare it; itself where all are inside."""
     return _without(model, FOLDER)
 
 

@@ -362,15 +362,14 @@ def open_stacked(
 ) -> Evaluator:
     """Rows stacked along the batch if that agrees with the judge, else one by one by masks.
 
+    DeviceError if in a lesser precision the model computes something else.
+
     Args:
         candidates: of the model.
         judge: the instrumented model in 32 bits.
         masks: the instrumented model in `precision`, on the device to use; the judge if None.
         precision: of the answers.
         memory: see `StackedEvaluator`.
-
-    Raises:
-        DeviceError: in a lesser precision the model computes something else.
     """
     masks = judge if masks is None else masks
     compiled = None
@@ -391,14 +390,20 @@ def open_stacked(
         stack_memory=memory,
         tf32=precision == "tf32",
     )
-    try:
-        fault = agreement.fault(evaluator, precision)
-    except errors.ModelError as error:
-        fault = str(error)
+    fault = _fault_or_error(agreement, evaluator, precision)
     if fault is None:
         return evaluator
     logger.warning("stacked masks are not used: %s", fault)
     return masks
+
+
+def _fault_or_error(
+    agreement: ExpectedAnswers, evaluator: Evaluator, precision: Precision
+) -> str | None:
+    try:
+        return agreement.fault(evaluator, precision)
+    except errors.ModelError as error:
+        return str(error)
 
 
 def _check_precision(fault: str | None, precision: Precision) -> None:

@@ -337,9 +337,8 @@ def solve(
         rng = np.random.default_rng(entropy)
         fitted = fit(part, numbers, some, errors_over=errors_over, rng=rng, span=span, added=game)
         whole = _with_metrics(whole, metrics, fitted)
-    if control is None:
-        return whole
-    return replace(whole, coefficients=figures[0], explained=figures[1])
+    of_control = {} if control is None else {"coefficients": figures[0], "explained": figures[1]}
+    return replace(whole, **of_control)
 
 
 def _enough_rows(

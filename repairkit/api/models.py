@@ -161,18 +161,20 @@ def export(
     job = find_settings(place) if settings is None else settings
     if data is not None:
         job = replace(job, data=Path(data))
-    name = "model"
-    if isinstance(source, str | Path):
-        name = str(source)
-        weights, shape = more.get("weights"), more.get("input_shape")
-        given = framework.LoadOptions(
-            weights=None if weights is None else Path(weights),
-            input_shape=None if shape is None else tuple(shape),
-            trust=more.get("trust", False),
-            opset=more.get("opset"),
-        )
-        source = load_framework_model(name, given, framework=more.get("framework"))
-    return exporting.export(source, place, settings=job, source=name, on_progress=on_progress)
+    name = str(source) if isinstance(source, str | Path) else "model"
+    model = _load(name, more) if isinstance(source, str | Path) else source
+    return exporting.export(model, place, settings=job, source=name, on_progress=on_progress)
+
+
+def _load(source: str, given: ExportKeywords) -> framework.FrameworkModel:
+    weights, shape = given.get("weights"), given.get("input_shape")
+    options = framework.LoadOptions(
+        weights=None if weights is None else Path(weights),
+        input_shape=None if shape is None else tuple(shape),
+        trust=given.get("trust", False),
+        opset=given.get("opset"),
+    )
+    return load_framework_model(source, options, framework=given.get("framework"))
 
 
 class AttackKeywords(TypedDict, total=False):

@@ -128,11 +128,7 @@ class JobOptions:
         """The options by the names of `Settings`; None or empty where not given."""
         data, ports, filters = self.data, self.ports, self.filters
         device, parts = self.device, self.parts
-        shares = {
-            "calibration": parts.calibration,
-            "selection": parts.selection,
-            "test": parts.test,
-        }
+        shares = {name: getattr(parts, name) for name in ("calibration", "selection", "test")}
         return {
             "trust": self.trust,
             "data": data.data,
@@ -265,13 +261,8 @@ class SearchOptions:
         Raises:
             SettingsError: one of `--set` is not NAME=VALUE.
         """
-        named = {
-            "top_k": self.top_k,
-            "side": self.side,
-            "epsilon": self.epsilon,
-            "delta": self.delta,
-            "truncate_at": self.truncate_at,
-        }
+        names = ("top_k", "side", "epsilon", "delta", "truncate_at")
+        named = {name: getattr(self, name) for name in names}
         return {k: v for k, v in named.items() if v is not None} | _parse(self.setting or ())
 
 

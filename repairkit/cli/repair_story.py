@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repairkit.cli import printing
-from repairkit.core import filters, framework, metric, results
+from repairkit.core import filters, framework, metric, results, suite
 from repairkit.core.process.text import counted
-from repairkit.core.suite import IN_WORDS
 from repairkit.report import story, wording
 
 _MOST_METRICS = 3
@@ -32,7 +31,7 @@ def print_patched(
         _print_search(done.document)
     tried = done.document["tried"]
     if tried is not None and tried["precision"] != "float32":
-        precision = IN_WORDS[tried["precision"]]
+        precision = suite.IN_WORDS[tried["precision"]]
         printing.say(
             f"coalitions were evaluated on {tried['device']} in {precision}; "
             "the figures and the proof are in 32 bits"

@@ -4,8 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repairkit.cli import printing
-from repairkit.cli.stage_display import duration
+from repairkit.cli import printing, stage_display
 from repairkit.core import metric, results, suite
 from repairkit.core.process.text import counted
 from repairkit.core.scores import Scores
@@ -194,12 +193,6 @@ def print_inspected(
     outputs, judged = ", ".join(document["outputs"]), document["judged_output"]
     printing.say(f"outputs {outputs} (judged: {judged})")
     _print_sites(document, has_layers=has_layers)
-    if document["left_out"]:
-        printing.table(
-            f"{counted(len(document['left_out']), 'layer')} left out",
-            ["layer", "kind", "why"],
-            [[each["layer"], each["kind"], each["reason"]] for each in document["left_out"]],
-        )
     if document["note"]:
         printing.say(document["note"])
     _print_passes(document, seconds_of_all)
@@ -226,6 +219,12 @@ def _print_sites(document: Document, *, has_layers: bool) -> None:
         ["site", *(["layer"] if has_layers else []), "kind", "filters", "multiplications"],
         rows,
     )
+    if document["left_out"]:
+        printing.table(
+            f"{counted(len(document['left_out']), 'layer')} left out",
+            ["layer", "kind", "why"],
+            [[each["layer"], each["kind"], each["reason"]] for each in document["left_out"]],
+        )
 
 
 def _print_passes(document: Document, seconds_of_all: Iterable[tuple[int, float]]) -> None:
@@ -239,7 +238,7 @@ def _print_passes(document: Document, seconds_of_all: Iterable[tuple[int, float]
         f"{printing.short_duration(passes['seconds'])}"
     )
     if n_filters:
-        times = [f"{n} take {duration(s)}" for n, s in seconds_of_all]
+        times = [f"{n} take {stage_display.duration(s)}" for n, s in seconds_of_all]
         printing.say(f"passes for each of the {n_filters} filters, on one core: {', '.join(times)}")
 
 

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from repairkit.core.process.stages import READING_LOG, Listener, listener, listening
+from repairkit.core.process.stages import READING_LOG, listener, listening
 from repairkit.core.process.text import printable
 
 if TYPE_CHECKING:
@@ -47,14 +47,6 @@ class _Stage:
         if self.facts:
             return self.facts
         return f"{self.done} of {self.total} {self.unit}" if self.total else ""
-
-
-class Display(Listener, Protocol):
-    """A listener that also shows the progress of a scoring."""
-
-    def show_facts(self, facts: str, done: int, total: int | None) -> None:
-        """Show facts about the innermost stage in place of a count."""
-        ...
 
 
 class Lines:
@@ -97,7 +89,7 @@ class Lines:
             self._stages.pop()
 
     def show_facts(self, facts: str, done: int, total: int | None) -> None:
-        """See `Display`."""
+        """Show facts about the innermost stage in place of a count."""
         with self._lock:
             if self._stages:
                 stage = self._stages[-1]
@@ -156,7 +148,7 @@ class Bars:
             self._show(fresh=True)
 
     def show_facts(self, facts: str, done: int, total: int | None) -> None:
-        """See `Display`."""
+        """Show facts about the innermost stage in place of a count."""
         with self._lock:
             if self._stages:
                 stage = self._stages[-1]

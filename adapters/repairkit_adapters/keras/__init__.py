@@ -3,15 +3,13 @@
 Keras and TensorFlow are imported only when they are used.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import FrameworkModel, LoadOptions
-from repairkit_adapters.keras.keras_runtime import KerasModel, load_runtime, quiet
-from repairkit_adapters.keras.keras_sources import APPLICATIONS, FILES, image_shape, load_model
+from repairkit_adapters.keras import keras_runtime, keras_sources
+from repairkit_adapters.keras.keras_runtime import KerasModel
 from repairkit_adapters.way_back import MapSource, PatchSource, find_channels
 
 if TYPE_CHECKING:
@@ -30,11 +28,12 @@ class KerasAdapter:
 
     def takes(self, source: str) -> bool:
         """Whether a source looks like a Keras model; imports nothing and opens no file."""
-        if source.lower().endswith(FILES) or source.startswith(APPLICATIONS):
-            return True
-        if (Path(source) / "saved_model.pb").is_file():
-            return True
-        return ":" in source and source.split(":")[0].split(".")[0] in _OF_KERAS
+        return (
+            source.lower().endswith(keras_sources.FILES)
+            or source.startswith(keras_sources.APPLICATIONS)
+            or (Path(source) / "saved_model.pb").is_file()
+            or (":" in source and source.split(":")[0].split(".")[0] in _OF_KERAS)
+        )
 
     def load(self, source: str, options: LoadOptions) -> FrameworkModel:
         """Load a trained model.
@@ -49,12 +48,12 @@ class KerasAdapter:
         Raises:
             AdapterError: the source, its weights or Keras itself is missing or unsuitable.
         """
-        runtime = load_runtime()
+        runtime = keras_runtime.load_runtime()
         if Path(source).is_dir():
             from repairkit_adapters.keras.saved import load_saved_model
 
             return load_saved_model(runtime, Path(source), options)
-        model = load_model(runtime, source, options)
+        model = keras_sources.load_model(runtime, source, options)
         return wrap(model, options.input_shape, opset=options.opset)
 
 
@@ -63,7 +62,7 @@ ADAPTER = KerasAdapter()
 
 def wrap(
     model: KerasModel, input_shape: tuple[int, ...] | None = None, *, opset: int | None = None
-) -> KerasNetwork:
+) -> "KerasNetwork":
     """A `keras.Model` as a `FrameworkModel`; the model itself is not changed.
 
     Args:
@@ -74,11 +73,11 @@ def wrap(
     Raises:
         AdapterError: Keras is missing or on another backend, or the model cannot take such images.
     """
-    runtime = load_runtime()
+    runtime = keras_runtime.load_runtime()
     from repairkit_adapters.keras.network import KerasNetwork
 
     options = LoadOptions(input_shape=input_shape)
-    shape = image_shape(runtime, model, options)
+    shape = keras_sources.image_shape(runtime, model, options)
     return KerasNetwork(runtime, model, input_shape=shape, opset=opset)
 
 
@@ -107,7 +106,7 @@ def apply_patch(
             fit it; nothing was changed.
         RepairkitError: the patch cannot be read.
     """
-    runtime = load_runtime()
+    runtime = keras_runtime.load_runtime()
     if not isinstance(model, runtime.keras.Model):
         raise AdapterError(
             f"a keras.Model was expected and a {type(model).__name__} was given (of a SavedModel, "
@@ -116,7 +115,7 @@ def apply_patch(
     from repairkit_adapters.keras.filter_stages import find_stages, freeze_channels
 
     frozen = find_channels(patch, layers, framework="keras", unproven=unproven)
-    with quiet():
+    with keras_runtime.quiet():
         stages = find_stages(runtime, model, frozen.input_shape)
         freeze_channels(runtime, model, stages, frozen.channels)
     return model

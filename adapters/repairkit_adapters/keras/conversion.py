@@ -5,38 +5,35 @@ normalisation after a convolution as a product and a sum per channel. After fold
 output is one tensor of the graph, as it is one channel of the Keras layers.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from repairkit.core import errors, suite
 from repairkit.core.process.writing import write_whole
 from repairkit.graph.index import GraphIndex
 from repairkit.graph.protos import int_attribute
 from repairkit_adapters.keras import keras_runtime
-from repairkit_adapters.keras.keras_runtime import GraphFunction, Runtime, Tensor
+from repairkit_adapters.keras.keras_runtime import GraphFunction, OnnxGraph, OnnxNode, Runtime
 
-if TYPE_CHECKING:
-    from tf2onnx.graph import Graph as OnnxGraph
-    from tf2onnx.graph import Node as OnnxNode
-
+_FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 _AGAIN = re.compile(r"_\d+$")
 _NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 
 
 def write_onnx(
     runtime: Runtime,
-    function: Callable[[Tensor], Tensor | Sequence[Tensor]],
+    function: Callable[..., object],
     path: Path,
     *,
     input_name: str,
@@ -48,7 +45,7 @@ def write_onnx(
 
     Args:
         runtime: Keras and TensorFlow.
-        function: takes images, shape (n_images, *input_shape), float32.
+        function: takes images, shape (n_images, *input_shape), float32; returns tensors.
         path: of the ONNX file.
         input_name: of the images, if ONNX allows it.
         input_shape: of one image.
@@ -66,21 +63,12 @@ def write_onnx(
     traced = tf.function(function, input_signature=signature)
     with keras_runtime.quiet():
         try:
+            handlers = _operator_handlers(exporter)
             model, _ = exporter.convert.from_function(
-                traced, signature, opset=opset, custom_op_handlers=_operator_handlers(exporter)
+                traced, signature, opset=opset, custom_op_handlers=handlers
             )
             constants = _captured(tf, traced.get_concrete_function(*signature))
-        except (
-            ArithmeticError,
-            AssertionError,
-            AttributeError,
-            LookupError,
-            NotImplementedError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-            tf.errors.OpError,
-        ) as error:
+        except (*_FAULTS, tf.errors.OpError) as error:
             raise errors.ExportError(
                 f"tf2onnx could not convert the model: {keras_runtime.short_message(error)}; "
                 "replace the layer, or try another --opset"
@@ -102,11 +90,6 @@ def _operator_handlers(exporter: ModuleType) -> dict[str, tuple[Callable[..., No
         exporter: the module `tf2onnx`.
     """
 
-    def one_like(graph: OnnxGraph, node: OnnxNode) -> str:
-        kind = exporter.utils.map_onnx_to_numpy_type(graph.get_dtype(node.input[0]))
-        name = exporter.utils.make_name(f"{node.name}/one")
-        return str(graph.make_const(name, np.ones((), kind)).output[0])
-
     def applied(graph: OnnxGraph, node: OnnxNode, operator: str, inputs: list[str]) -> str:
         made = graph.make_node(
             operator,
@@ -124,17 +107,24 @@ def _operator_handlers(exporter: ModuleType) -> dict[str, tuple[Callable[..., No
     # tf2onnx also passes a name and arguments.
     def erfc(graph: OnnxGraph, node: OnnxNode, *_: object) -> None:
         error = applied(graph, node, "Erf", list(node.input))
-        become(graph, node, "Sub", [one_like(graph, node), error])
+        become(graph, node, "Sub", [_one_like(exporter, graph, node), error])
 
     def expm1(graph: OnnxGraph, node: OnnxNode, *_: object) -> None:
         power = applied(graph, node, "Exp", list(node.input))
-        become(graph, node, "Sub", [power, one_like(graph, node)])
+        become(graph, node, "Sub", [power, _one_like(exporter, graph, node)])
 
     def log1p(graph: OnnxGraph, node: OnnxNode, *_: object) -> None:
-        total = applied(graph, node, "Add", [node.input[0], one_like(graph, node)])
+        total = applied(graph, node, "Add", [node.input[0], _one_like(exporter, graph, node)])
         become(graph, node, "Log", [total])
 
     return {"Erfc": (erfc, []), "Expm1": (expm1, []), "Log1p": (log1p, [])}
+
+
+def _one_like(exporter: ModuleType, graph: OnnxGraph, node: OnnxNode) -> str:
+    """The name of a new constant, 1 in the type of a node's input."""
+    kind = exporter.utils.map_onnx_to_numpy_type(graph.get_dtype(node.input[0]))
+    name = exporter.utils.make_name(f"{node.name}/one")
+    return str(graph.make_const(name, np.ones((), kind)).output[0])
 
 
 def _captured(tf: ModuleType, function: GraphFunction) -> dict[str, suite.Array]:
@@ -292,11 +282,8 @@ def _renumber(model: ModelProto) -> None:
     """
     graph = model.graph
     graph.doc_string = ""
-    if any(
-        attribute.type == AttributeProto.GRAPH
-        for node in graph.node
-        for attribute in node.attribute
-    ):
+    attributes = (attribute for node in graph.node for attribute in node.attribute)
+    if any(attribute.type == AttributeProto.GRAPH for attribute in attributes):
         return
     kept = {one.name for one in (*graph.input, *graph.output)}
     stored = {tensor.name for tensor in graph.initializer}
@@ -312,13 +299,7 @@ def _renumber(model: ModelProto) -> None:
         number = numbers.setdefault(parts["number"], len(numbers) + 1)
         return f"{parts['before']}__{number}{parts['after']}"
 
-    order: dict[str, int] = {}
-    for name in (name for node in graph.node for name in node.input):
-        order.setdefault(name, len(order))
-    ordered = sorted(graph.initializer, key=lambda tensor: order.get(tensor.name, len(order)))
-    tensors = [TensorProto.FromString(tensor.SerializeToString()) for tensor in ordered]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
+    _sort_constants(graph)
     for node in graph.node:
         node.name = renamed(node.name)
         for names in (node.input, node.output):
@@ -331,3 +312,13 @@ def _renumber(model: ModelProto) -> None:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
                 size.dim_param = renamed(size.dim_param)
+
+
+def _sort_constants(graph: GraphProto) -> None:
+    order: dict[str, int] = {}
+    for name in (name for node in graph.node for name in node.input):
+        order.setdefault(name, len(order))
+    ordered = sorted(graph.initializer, key=lambda tensor: order.get(tensor.name, len(order)))
+    tensors = [TensorProto.FromString(tensor.SerializeToString()) for tensor in ordered]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)

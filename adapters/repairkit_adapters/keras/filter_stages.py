@@ -8,8 +8,6 @@ normalisation is the only reader, into its beta. Kernel and gamma are then both 
 gradient: further training can change only the constant.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,14 +19,7 @@ import numpy as np
 
 from repairkit.core import errors, framework, suite
 from repairkit_adapters.keras import keras_runtime
-from repairkit_adapters.keras.keras_runtime import (
-    KerasLayer,
-    KerasModel,
-    Runtime,
-    Tap,
-    Tensor,
-    Variable,
-)
+from repairkit_adapters.keras.keras_runtime import KerasLayer, KerasModel, Runtime, Tap, Tensor
 from repairkit_adapters.way_back import FrozenChannel, channels_by_layer
 
 Result = TypeVar("Result")  # of a traced function: a tensor, or several
@@ -59,7 +50,7 @@ class Stage:
     layer: framework.Layer
     convolution: KerasLayer
     part: str
-    norm: KerasLayer | None
+    norm: "KerasLayer | None"
     call: int
     n_calls: int
     channel_axis: int
@@ -426,7 +417,7 @@ def _freeze_norm(norm: KerasLayer, channel: int, constant: float) -> None:
     _assign(norm.moving_mean, channel, -constant * spread)
 
 
-def _kernel(stage: Stage) -> Variable:
+def _kernel(stage: Stage) -> keras_runtime.Variable:
     layer = stage.convolution
     if hasattr(layer, "pointwise_kernel"):
         return layer.depthwise_kernel if stage.part == "depthwise" else layer.pointwise_kernel
@@ -437,7 +428,7 @@ def _kernel(stage: Stage) -> Variable:
     return layer._kernel if hasattr(layer, "_kernel") else layer.kernel
 
 
-def _place(stage: Stage, kernel: Variable, channel: int) -> Place:
+def _place(stage: Stage, kernel: keras_runtime.Variable, channel: int) -> Place:
     """The index of one channel in the kernel."""
     if stage.part == "depthwise" or "Depthwise" in _family(stage.convolution):
         return (..., *divmod(channel, int(kernel.shape[-1])))
@@ -450,7 +441,7 @@ def _family(layer: KerasLayer) -> str:
     return " ".join(kind.__name__ for kind in type(layer).__mro__)
 
 
-def _bias(layer: KerasLayer, size: int) -> Variable:
+def _bias(layer: KerasLayer, size: int) -> keras_runtime.Variable:
     """A layer's bias; added as zeros if there is none."""
     if not layer.use_bias:
         layer._tracker.unlock()  # as Keras itself does to add weights to a built layer
@@ -462,12 +453,12 @@ def _bias(layer: KerasLayer, size: int) -> Variable:
     return layer.bias
 
 
-def _assign(variable: Variable, place: Place, value: float) -> None:
+def _assign(variable: keras_runtime.Variable, place: Place, value: float) -> None:
     numbers = _numbers(variable).copy()
     numbers[place] = value
     variable.assign(numbers)
 
 
-def _numbers(variable: Variable) -> suite.Array:
+def _numbers(variable: keras_runtime.Variable) -> suite.Array:
     numbers: suite.Array = variable.value.numpy()
     return numbers

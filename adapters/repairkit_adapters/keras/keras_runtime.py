@@ -4,8 +4,6 @@ A layer's `call`, `activation` or other attributes are replaced during one trace
 functional, sequential and subclassed models, and for models inside models.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys
@@ -24,14 +22,20 @@ from repairkit_adapters.foreign_code import silenced
 if TYPE_CHECKING:
     import keras
     import tensorflow
+    import tf2onnx
 
-# Both frameworks are optional and skipped by mypy, which sees `Any` for each of these.
+# The frameworks are optional and skipped by mypy, which sees `Any` for each of these.
 KerasLayer: TypeAlias = "keras.Layer"
 KerasModel: TypeAlias = "keras.Model"
 Variable: TypeAlias = "keras.Variable"
 Tensor: TypeAlias = "tensorflow.Tensor"
 Operation: TypeAlias = "tensorflow.Operation"
 Graph: TypeAlias = "tensorflow.Graph"
+GraphDef: TypeAlias = "tensorflow.compat.v1.GraphDef"
+NodeDef: TypeAlias = "tensorflow.compat.v1.NodeDef"
+TensorSpec: TypeAlias = "tensorflow.TensorSpec"
+OnnxGraph: TypeAlias = "tf2onnx.graph.Graph"
+OnnxNode: TypeAlias = "tf2onnx.graph.Node"
 GraphFunction: TypeAlias = "tensorflow.types.experimental.ConcreteFunction"
 
 _INSTALL = "install it with `pip install 'repairkit[keras]'`"

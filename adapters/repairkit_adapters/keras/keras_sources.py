@@ -6,14 +6,12 @@ import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TypeAlias
 
 from repairkit.core import errors, framework
 from repairkit.core.process.trust import offer, refuse_untrusted
 from repairkit_adapters.foreign_code import named_model
-from repairkit_adapters.keras import keras_runtime
-from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, quiet, short_message
+from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, misfit, quiet, short_message
 
 APPLICATIONS = "keras.applications:"
 FILES = (".keras", ".h5", ".hdf5")
@@ -103,7 +101,9 @@ def _config(path: Path) -> Config:
                     raise ValueError("its config.json is larger than any model needs")
                 content = archive.read("config.json")
         else:
-            with _h5py().File(path, "r") as file:
+            with quiet():
+                h5py = importlib.import_module("h5py")
+            with h5py.File(path, "r") as file:
                 content = file.attrs.get("model_config")
         if content is None:
             raise ValueError(
@@ -116,11 +116,6 @@ def _config(path: Path) -> Config:
         raise errors.AdapterError(
             f"{path}: cannot be read as a Keras model ({short_message(error)})"
         ) from error
-
-
-def _h5py() -> ModuleType:
-    with quiet():
-        return importlib.import_module("h5py")
 
 
 def _objects(config: Config) -> Iterator[dict[str, Config]]:
@@ -224,7 +219,7 @@ def image_shape(
             try:
                 model(runtime.tensorflow.zeros((1, *asked)), training=False)
             except _MISFIT as error:
-                raise keras_runtime.misfit(asked, error) from error
+                raise misfit(asked, error) from error
     inputs = getattr(model, "inputs", None)
     if inputs is not None and len(inputs) != 1:
         raise errors.AdapterError(

@@ -1,7 +1,7 @@
 """A Keras model as a `FrameworkModel`; held layers and losses, which SavedModels share."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
@@ -53,7 +53,7 @@ class KerasNetwork:
         """
         self.model = model
         self._runtime = runtime
-        self._input_shape = input_shape
+        self.input_shape = input_shape
         self._opset = opset
         try:
             with quiet():
@@ -61,18 +61,11 @@ class KerasNetwork:
         except (TypeError, ValueError, RuntimeError, runtime.tensorflow.errors.OpError) as error:
             raise keras_runtime.misfit(input_shape, error) from error
         self._holder = LayerHolder("the model", [s.layer for s in self.stages])
+        self.layers, self.freezing = self._holder.layers, self._holder.freezing
         self._tapped = filter_stages.TappedModel(
             runtime=runtime, model=model, stages=self.stages, frozen=dict(frozen or {})
         )
         self._compiled = _Compiled(self._tapped, input_shape)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self._input_shape
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        return self._holder.layers
 
     def outputs(self, images: Images) -> Images:
         """See `FrameworkModel.outputs`."""
@@ -80,16 +73,6 @@ class KerasNetwork:
             self._compiled.run("outputs", self._tapped.first_output, self._holder.held, images),
             np.float32,
         )
-
-    def freezing(
-        self, layer: str, channels: NDArray[np.intp], constants: Images
-    ) -> AbstractContextManager[None]:
-        """See `FrameworkModel.freezing`.
-
-        Raises:
-            AdapterError: no such layer or channel.
-        """
-        return self._holder.freezing(layer, channels, constants)
 
     def loss_gradients(
         self, images: Images, labels: NDArray[np.intp]
@@ -133,7 +116,7 @@ class KerasNetwork:
         return KerasNetwork(
             self._runtime,
             self.model,
-            input_shape=self._input_shape,
+            input_shape=self.input_shape,
             opset=self._opset,
             frozen=channels_by_layer(frozen.channels, self.layers),
         )
@@ -146,7 +129,7 @@ class KerasNetwork:
                 self._tapped.frozen_only(self._tapped.all_outputs),
                 path,
                 input_name=input_name(self.model),
-                input_shape=self._input_shape,
+                input_shape=self.input_shape,
                 opset=self._opset,
                 layers=[name for name, _ in keras_runtime.named_layers(self.model)],
             )

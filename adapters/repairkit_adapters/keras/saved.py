@@ -5,15 +5,11 @@ scopes of their layers. To hold a filter at a constant, the graph is rewritten w
 every convolution.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +19,8 @@ from repairkit.core.framework import Images, Layer, LoadOptions
 from repairkit.core.process.trust import refuse_untrusted
 from repairkit_adapters.keras import keras_runtime, network
 from repairkit_adapters.keras.conversion import write_onnx
-from repairkit_adapters.keras.keras_runtime import Graph, GraphFunction, Operation, Runtime, Tensor
+from repairkit_adapters.keras.keras_runtime import Graph, GraphFunction, Runtime, Tensor
 from repairkit_adapters.keras.keras_sources import fits
-
-if TYPE_CHECKING:
-    from tensorflow import TensorSpec
-    from tensorflow.compat.v1 import GraphDef, NodeDef
 
 # Operations that access files or code outside the graph when it runs.
 _REACHING = {
@@ -49,7 +41,7 @@ _REACHING = {
 }
 
 
-def load_saved_model(runtime: Runtime, folder: Path, options: LoadOptions) -> SavedNetwork:
+def load_saved_model(runtime: Runtime, folder: Path, options: LoadOptions) -> "SavedNetwork":
     """The `serving_default` signature of a SavedModel, or its only one.
 
     Raises:
@@ -78,7 +70,7 @@ def load_saved_model(runtime: Runtime, folder: Path, options: LoadOptions) -> Sa
     inputs = signature.structured_input_signature[1]
     if len(inputs) != 1:
         raise AdapterError(f"{folder}: takes {len(inputs)} inputs; one, of images, was expected")
-    shape = _image_shape(folder, next(iter(inputs.values())), options)
+    shape = _image_shape(folder, next(iter(inputs.values())), options.input_shape)
     with keras_runtime.quiet():
         freeze = importlib.import_module("tensorflow.python.framework.convert_to_constants")
         frozen = freeze.convert_variables_to_constants_v2(signature)
@@ -102,9 +94,10 @@ def _refuse_reaching(folder: Path, *, trust: bool) -> None:
         refuse_untrusted(AdapterError, folder, code, trust=trust)
 
 
-def _image_shape(folder: Path, spec: TensorSpec, options: LoadOptions) -> tuple[int, ...]:
+def _image_shape(
+    folder: Path, spec: keras_runtime.TensorSpec, asked: tuple[int, ...] | None
+) -> tuple[int, ...]:
     batch, *stated = spec.shape.as_list()
-    asked = options.input_shape
     if batch is not None:
         raise AdapterError(
             f"{folder}: takes batches of just {batch} images; save it with a free batch size"
@@ -138,7 +131,8 @@ class SavedNetwork:
         opset: int | None,
     ) -> None:
         self._runtime = runtime
-        self._input_name, self._input_shape, self._opset = input_name, input_shape, opset
+        self.input_shape = input_shape
+        self._input_name, self._opset = input_name, opset
         self._graph = frozen.graph
         self._image = frozen.inputs[0].name
         self._output = frozen.outputs[0]
@@ -146,15 +140,8 @@ class SavedNetwork:
         self._stages: tuple[GraphStage, ...] = find_graph_stages(frozen)
         layers = [stage.layer for stage in self._stages]
         self._holder = network.LayerHolder("the SavedModel", layers)
+        self.layers, self.freezing = self._holder.layers, self._holder.freezing
         self._functions: dict[str, Callable[..., list[Tensor]]] = {}
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self._input_shape
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        return self._holder.layers
 
     def outputs(self, images: Images) -> Images:
         """See `FrameworkModel.outputs`."""
@@ -173,16 +160,6 @@ class SavedNetwork:
                 )[0],
                 np.float32,
             )
-
-    def freezing(
-        self, layer: str, channels: NDArray[np.intp], constants: Images
-    ) -> AbstractContextManager[None]:
-        """See `FrameworkModel.freezing`.
-
-        Raises:
-            AdapterError: no such layer or channel.
-        """
-        return self._holder.freezing(layer, channels, constants)
 
     def loss_gradients(
         self, images: Images, labels: NDArray[np.intp]
@@ -213,7 +190,7 @@ class SavedNetwork:
             lambda images: self._plain()(images),
             path,
             input_name=self._input_name,
-            input_shape=self._input_shape,
+            input_shape=self.input_shape,
             opset=self._opset,
         )
 
@@ -227,7 +204,7 @@ class SavedNetwork:
         return self._function("choosing", definition, choices, self._outputs[:1])
 
     def _function(
-        self, name: str, definition: GraphDef, more: list[str], fetched: list[str]
+        self, name: str, definition: keras_runtime.GraphDef, more: list[str], fetched: list[str]
     ) -> Callable[..., list[Tensor]]:
         """A graph as a function from images and more inputs to some of its tensors."""
         if name not in self._functions:
@@ -313,12 +290,12 @@ def _behind(tensor: Tensor, n_channels: int, fed: set[str], outputs: set[str]) -
     return tensor
 
 
-def _sole_reader(tensor: Tensor, outputs: set[str]) -> Operation | None:
+def _sole_reader(tensor: Tensor, outputs: set[str]) -> "keras_runtime.Operation | None":
     readers = tensor.consumers()
     return readers[0] if len(readers) == 1 and tensor.name not in outputs else None
 
 
-def _is_per_channel(operation: Operation, n_channels: int, fed: set[str]) -> bool:
+def _is_per_channel(operation: keras_runtime.Operation, n_channels: int, fed: set[str]) -> bool:
     constants = [tensor for tensor in operation.inputs if tensor.op.name not in fed]
     return len(constants) == 1 and constants[0].shape.num_elements() == n_channels
 
@@ -339,7 +316,7 @@ def _layer_names(operations: Sequence[str]) -> list[str]:
 
 def with_choices(
     runtime: Runtime, graph: Graph, stages: Sequence[GraphStage]
-) -> tuple[GraphDef, list[str]]:
+) -> tuple[keras_runtime.GraphDef, list[str]]:
     """The graph with a choice after each stage, and the names of its three new inputs.
 
     The inputs are the number of the stage and, for each image, its channel and level there.
@@ -375,10 +352,10 @@ def with_choices(
     return definition, [f"repairkit/{name}:0" for name in _MORE_INPUTS]
 
 
-def _nodes(graph: Graph, left_out: dict[str, str]) -> Iterator[NodeDef]:
+def _nodes(graph: Graph, left_out: dict[str, str]) -> Iterator[keras_runtime.NodeDef]:
     return (node for node in graph.as_graph_def().node if node.name not in left_out)
 
 
-def _rewire(node: NodeDef, renamed: dict[str, str]) -> None:
+def _rewire(node: keras_runtime.NodeDef, renamed: dict[str, str]) -> None:
     for slot, name in enumerate(node.input):
         node.input[slot] = renamed.get(name.removesuffix(":0"), name)

@@ -3,8 +3,6 @@
 PyTorch is imported only when it is used.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING
 
@@ -37,7 +35,7 @@ class PyTorchAdapter:
         names = [*module.split("."), *factory.split(".")]
         return bool(colon) and all(n.isidentifier() for n in names) and names[0] not in _OF_OTHERS
 
-    def load(self, source: str, options: LoadOptions) -> PyTorchModel:
+    def load(self, source: str, options: LoadOptions) -> "PyTorchModel":
         """Load a trained model.
 
         Args:
@@ -50,11 +48,10 @@ class PyTorchAdapter:
             AdapterError: the source, its weights or PyTorch itself is missing or unsuitable.
         """
         _require_torch()
-        from repairkit_adapters.pytorch.model import PyTorchModel
-        from repairkit_adapters.pytorch.torch_sources import load_source
+        from repairkit_adapters.pytorch import model, torch_sources
 
-        loaded = load_source(source, options)
-        return PyTorchModel(
+        loaded = torch_sources.load_source(source, options)
+        return model.PyTorchModel(
             loaded.module,
             loaded.input_shape,
             opset=options.opset,
@@ -67,8 +64,12 @@ ADAPTER = PyTorchAdapter()
 
 
 def wrap(
-    module: Module, input_shape: tuple[int, ...], *, opset: int | None = None, source: str = "model"
-) -> PyTorchModel:
+    module: "Module",
+    input_shape: tuple[int, ...],
+    *,
+    opset: int | None = None,
+    source: str = "model",
+) -> "PyTorchModel":
     """A module as a `FrameworkModel`; the module itself is not changed.
 
     Args:
@@ -87,13 +88,13 @@ def wrap(
 
 
 def apply_patch(
-    model: Module,
+    model: "Module",
     patch: PatchSource,
     *,
     layers: MapSource | None = None,
     parametrize: bool = False,
     unproven: bool = False,
-) -> Module:
+) -> "Module":
     """Freeze in a module the filters that a patch freezes in its exported ONNX file.
 
     Args:

@@ -1,7 +1,5 @@
 """A PyTorch model as a `FrameworkModel`, with its gradients; the module is not changed."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -46,17 +44,9 @@ class PyTorchModel:
         source: str = "model",
     ) -> None:
         self.opset = opset
+        self.input_shape, self.step = input_shape, step
         self._ready = ready_module(module, input_shape, step=step, source=source)
         self._frozen: tuple[int, NDArray[np.intp], Images] | None = None
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self._ready.input_shape
-
-    @property
-    def step(self) -> int | None:
-        """The required number of images per call; None if any number works."""
-        return self._ready.step
 
     @cached_property
     def traced(self) -> tuple[trace.TracedLayer, ...]:
@@ -125,7 +115,7 @@ class PyTorchModel:
         modules = trace.modules_of_layers(self._ready.module, self.traced)
         return first_order_changes(self._ready, modules, images, labels, constants)
 
-    def patched(self, patch: PatchSource, layers: LayerMap) -> PyTorchModel:
+    def patched(self, patch: PatchSource, layers: LayerMap) -> "PyTorchModel":
         """A copy with the filters of a patch frozen; the module itself is not changed.
 
         Args:

@@ -17,8 +17,7 @@ from torch.nn.utils import parametrize as parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repairkit.core import errors, framework
-from repairkit_adapters.pytorch import modules as image_modules
-from repairkit_adapters.pytorch.modules import ImageModule, tensors_in
+from repairkit_adapters.pytorch.modules import ImageModule, known_name, tensors_in, watching_modules
 from repairkit_adapters.way_back import FrozenChannel, channels_by_layer
 
 _CONVOLUTIONS = {"aten::convolution", "aten::_convolution"}
@@ -178,7 +177,7 @@ def trace_layers(source: ImageModule) -> tuple[TracedLayer, ...]:
     record = _Record(running)
     with source.evaluation(), torch.no_grad(), ExitStack() as stack:
         images = source.example()
-        stack.enter_context(image_modules.watching_modules(module, running))
+        stack.enter_context(watching_modules(module, running))
         stack.enter_context(OperatorWatch(record.see))
         answer = module(images)
     outputs = {id(tensor) for tensor in tensors_in(answer)}
@@ -190,9 +189,7 @@ def trace_layers(source: ImageModule) -> tuple[TracedLayer, ...]:
         if call.is_norm:
             continue
         owner = holders.get(call.weight.data_ptr(), "") or _parametrized(modules, call.module)
-        name = _fresh(
-            image_modules.known_name(module, owner or call.module) or "convolution", names
-        )
+        name = _fresh(known_name(module, owner or call.module) or "convolution", names)
         norm = _norm_behind(call, record, outputs)
         kind = _kind(modules.get(owner or call.module), call)
         layers.append(

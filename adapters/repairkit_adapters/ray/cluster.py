@@ -4,8 +4,6 @@ Ray does not restart actors. A lost engine is opened again in a new actor, and i
 are handed out again (see `repairkit.engine.dispatch`).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import platform
@@ -40,42 +38,68 @@ _START_SECONDS = 600.0
 _PROBE_ROWS = 5
 
 
-class RayCluster:
-    """See `repairkit.jobs.score.elsewhere.Cluster`.
+@dataclass(frozen=True, kw_only=True)
+class WorkerFacts:
+    """How a worker describes itself, and the game that it plays.
 
-    Args:
-        options: `address` is `local` (start a cluster here and stop it at the end), `auto` (the one
-            that runs here or that Ray is configured for) or an address.
+    Attributes:
+        facts: of the game.
+        path: in words, how filters are turned off.
+        device: that it uses.
+        precision: that it uses.
+        versions: of packages that must be equal on all nodes.
+        place: in words, host and processor.
+        probe: the bytes of the scores of a few coalitions; empty if a metric needs all images.
+        process: its process id.
     """
 
-    def __init__(self, options: ClusterOptions) -> None:
-        self.options = options
-
-    @contextmanager
-    def open(self, recipe: Recipe, *, seed: int) -> Iterator[RayGame]:
-        """The game of a recipe, played by actors that are removed afterwards.
-
-        Raises:
-            SettingsError: Ray is missing.
-            DeviceError: there is no cluster, no room on it, or its workers are unsuitable.
-            RepairkitError: the game cannot be opened on them.
-        """
-        ray = _load_ray()
-        with _joined(ray, self.options):
-            crew = RayCrew(ray, recipe, self.options)
-            try:
-                yield RayGame(crew, crew.settle(), seed=seed)
-            finally:
-                crew.close()
+    facts: GameFacts
+    path: str
+    device: str
+    precision: suite.Precision
+    versions: dict[str, str]
+    place: str
+    probe: bytes
+    process: int
 
 
-class RayGame(DispatchedGame):
-    """A dispatched game that knows the device and the precision of its workers."""
+class Engine:
+    """An actor: it opens the game of a recipe, and plays parts of rounds."""
 
-    def __init__(self, crew: RayCrew, worker: WorkerFacts, *, seed: int) -> None:
-        super().__init__(crew, worker.facts, path=worker.path, seed=seed)
-        self.device = worker.device
-        self.precision = worker.precision
+    def __init__(self, recipe: Recipe, cores: int) -> None:
+        self.opened = recipe.open(cores)
+
+    def describe(self) -> WorkerFacts:
+        game = self.opened.game
+        n, pool = game.facts.n_players, game.facts.pool
+        rng = np.random.default_rng(0)
+        rows = rng.random((_PROBE_ROWS, n)) < np.linspace(1.0, 0.5, _PROBE_ROWS)[:, None]
+        images = pool.draw(rng, _PROBE_ROWS)[:, None]
+        probe = np.zeros(0)
+        with suppress(errors.SettingsError):  # some metrics can only be judged on all images
+            probe = game.play(Round(rows, images)).scores
+        return WorkerFacts(
+            facts=game.facts,
+            path=game.path,
+            device=self.opened.device,
+            precision=self.opened.precision,
+            versions=engine_versions(),
+            place=f"{socket.gethostname()} ({platform.processor() or platform.machine()})",
+            probe=probe.tobytes(),
+            process=os.getpid(),
+        )
+
+    def play(self, part: Part) -> NDArray[np.float64] | Exception:
+        """The scores of a part, or its error."""
+        try:
+            return answer(self.opened.game, part)
+        except Exception as error:  # noqa: BLE001 - the driver decides what to do about it
+            return error
+
+
+def engine_versions() -> dict[str, str]:
+    """Versions of packages that must be equal on all nodes."""
+    return {**versions(), "ray": _load_ray().__version__}
 
 
 class RayCrew:
@@ -222,6 +246,44 @@ class RayCrew:
         return [Report(worker, error=RuntimeError(line), lost=True)]
 
 
+class RayGame(DispatchedGame):
+    """A dispatched game that knows the device and the precision of its workers."""
+
+    def __init__(self, crew: RayCrew, worker: WorkerFacts, *, seed: int) -> None:
+        super().__init__(crew, worker.facts, path=worker.path, seed=seed)
+        self.device = worker.device
+        self.precision = worker.precision
+
+
+class RayCluster:
+    """See `repairkit.jobs.score.elsewhere.Cluster`.
+
+    Args:
+        options: `address` is `local` (start a cluster here and stop it at the end), `auto` (the one
+            that runs here or that Ray is configured for) or an address.
+    """
+
+    def __init__(self, options: ClusterOptions) -> None:
+        self.options = options
+
+    @contextmanager
+    def open(self, recipe: Recipe, *, seed: int) -> Iterator[RayGame]:
+        """The game of a recipe, played by actors that are removed afterwards.
+
+        Raises:
+            SettingsError: Ray is missing.
+            DeviceError: there is no cluster, no room on it, or its workers are unsuitable.
+            RepairkitError: the game cannot be opened on them.
+        """
+        ray = _load_ray()
+        with _joined(ray, self.options):
+            crew = RayCrew(ray, recipe, self.options)
+            try:
+                yield RayGame(crew, crew.settle(), seed=seed)
+            finally:
+                crew.close()
+
+
 def _check_versions(worker: WorkerFacts) -> None:
     ours = engine_versions()
     for name, version in worker.versions.items():
@@ -289,6 +351,15 @@ def _elsewhere() -> Iterator[None]:
             os.chdir(before)
 
 
+def _resources(options: ClusterOptions) -> dict[str, object]:
+    """Settings of a cluster that is started here; none for one that runs already."""
+    if options.address != "local":
+        return {}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    cores = {} if options.workers is None else {"num_cpus": options.workers * options.cores}
+    return {"include_dashboard": False, **cores}
+
+
 @contextmanager
 def _joined(ray: ModuleType, options: ClusterOptions) -> Iterator[None]:
     """Join the cluster as a driver in the block; a cluster started here is stopped at the end.
@@ -302,20 +373,13 @@ def _joined(ray: ModuleType, options: ClusterOptions) -> Iterator[None]:
     # Ray replaces the handler of SIGTERM.
     mine = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if mine else None
-    # Resources are set only for a cluster started here.
-    resources: dict[str, object] = {}
-    if options.address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        resources["include_dashboard"] = False
-        if options.workers is not None:
-            resources["num_cpus"] = options.workers * options.cores
     try:
         with _elsewhere():
             ray.init(
                 address=options.address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                **resources,
+                **_resources(options),
             )
     except Exception as error:  # Ray raises errors of many kinds
         raise errors.DeviceError(
@@ -331,69 +395,3 @@ def _joined(ray: ModuleType, options: ClusterOptions) -> Iterator[None]:
         ray.shutdown()
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerFacts:
-    """How a worker describes itself, and the game that it plays.
-
-    Attributes:
-        facts: of the game.
-        path: in words, how filters are turned off.
-        device: that it uses.
-        precision: that it uses.
-        versions: of packages that must be equal on all nodes.
-        place: in words, host and processor.
-        probe: the bytes of the scores of a few coalitions; empty if a metric needs all images.
-        process: its process id.
-    """
-
-    facts: GameFacts
-    path: str
-    device: str
-    precision: suite.Precision
-    versions: dict[str, str]
-    place: str
-    probe: bytes
-    process: int
-
-
-class Engine:
-    """An actor: it opens the game of a recipe, and plays parts of rounds."""
-
-    def __init__(self, recipe: Recipe, cores: int) -> None:
-        self.opened = recipe.open(cores)
-
-    def describe(self) -> WorkerFacts:
-        game = self.opened.game
-        n, pool = game.facts.n_players, game.facts.pool
-        rng = np.random.default_rng(0)
-        rows = rng.random((_PROBE_ROWS, n)) < np.linspace(1.0, 0.5, _PROBE_ROWS)[:, None]
-        images = pool.draw(rng, _PROBE_ROWS)[:, None]
-        probe = np.zeros(0)
-        with suppress(errors.SettingsError):  # some metrics can only be judged on all images
-            probe = game.play(Round(rows, images)).scores
-        return WorkerFacts(
-            facts=game.facts,
-            path=game.path,
-            device=self.opened.device,
-            precision=self.opened.precision,
-            versions=engine_versions(),
-            place=f"{socket.gethostname()} ({platform.processor() or platform.machine()})",
-            probe=probe.tobytes(),
-            process=os.getpid(),
-        )
-
-    def play(self, part: Part) -> NDArray[np.float64] | Exception:
-        """The scores of a part, or its error."""
-        try:
-            return answer(self.opened.game, part)
-        except Exception as error:  # noqa: BLE001 - the driver decides what to do about it
-            return error
-
-
-def engine_versions() -> dict[str, str]:
-    """Versions of packages that must be equal on all nodes."""
-    import ray
-
-    return {**versions(), "ray": ray.__version__}

@@ -18,6 +18,9 @@ from repairkit.core.process.trust import TRUST_HELP
 class ScoringOptions:
     """What to do with the values, and how to continue a run."""
 
+    of_estimate: ClassVar = (
+        "resume", "paper", "statistics", "exclude_top_of", "for_patch", "share_to",
+    )  # fmt: skip
     method: str = option(options.METHOD_HELP, default="auto")
     out: Path | None = option("Run folder; runs/MODEL-METRIC-METHOD.", "-o", "--out")
     share_to: Path | None = option(
@@ -39,15 +42,7 @@ class ScoringOptions:
         if self.exclude_share is not None and self.exclude_top_of is None:
             raise SettingsError("--exclude-share needs a run; name it with --exclude-top-of RUN")
         share = {} if self.exclude_share is None else {"exclude_share": self.exclude_share}
-        return {
-            "resume": self.resume,
-            "paper": self.paper,
-            "statistics": self.statistics,
-            "exclude_top_of": self.exclude_top_of,
-            "for_patch": self.for_patch,
-            "share_to": self.share_to,
-            **share,
-        }
+        return {name: getattr(self, name) for name in self.of_estimate} | share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,15 +198,7 @@ def report_command(reporting: ReportOptions, answer: AnswerOptions) -> None:
     from repairkit.api import estimating
     from repairkit.cli import printing
 
-    reported = estimating.report(
-        reporting.run,
-        out=reporting.out,
-        model=reporting.model,
-        data=reporting.data,
-        means=reporting.means,
-        pictures=reporting.pictures,
-        trust=reporting.trust,
-    )
+    reported = estimating.report(**asdict(reporting))
 
     def tell() -> None:
         printing.say(f"page     {reported.page}")

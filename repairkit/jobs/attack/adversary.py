@@ -54,7 +54,7 @@ class GradientSource:
     Attributes:
         name: as the user gave it.
         model: what an adapter loaded.
-        order: the axes of an image in the framework's order; None where both have the same.
+        order: the axes of an image in the framework's order; None if both orders are the same.
     """
 
     name: str
@@ -66,7 +66,7 @@ class GradientSource:
         return _in_batches(lambda some: self.model.outputs(self._there(some)), images, batch_size)
 
     def gradients(self, images: suite.Array, labels: NDArray[np.intp]) -> suite.Array:
-        """Of each image's loss for its label, shaped as the images."""
+        """The gradient of each image's loss for its label, shaped as the images."""
         gradients = self.model.loss_gradients(self._there(images), labels)[1]
         if self.order is None:
             return gradients
@@ -129,10 +129,10 @@ def _in_batches(
 
 
 def parity(source: suite.Array, judged: suite.Array, form: OutputForm) -> float:
-    """How far a source's outputs are from the ONNX model's: the greatest difference, relative.
+    """The greatest relative difference between a source's outputs and the ONNX model's.
 
-    Logits on one side and their softmax on the other are compared as probabilities. Infinite where
-    the outputs cannot be compared.
+    Logits on one side and their softmax on the other are compared as probabilities. Infinite if the
+    outputs cannot be compared.
     """
     source = source.reshape(len(source), -1)
     rows = judged.reshape(len(judged), -1)
@@ -216,7 +216,7 @@ class Attack:
     def _attack(
         self, images: suite.Array, targets: NDArray[np.intp], rng: np.random.Generator
     ) -> suite.Array:
-        """Some images at once."""
+        """One batch."""
         if isinstance(self.method, Pgd):
             assert self.source is not None
             gradients = self.source.gradients
@@ -229,7 +229,7 @@ def read_attack_settings(path: Path) -> attack_file.AttackRecord:
     """How the images of an attack's file were made.
 
     Raises:
-        DataError: the file is none, or was not written by `repairkit attack`.
+        DataError: the file cannot be read, or `repairkit attack` did not write it.
     """
     return attack_file.attack_record(path, read_archive(path).get(attack_file.RECORD))
 
@@ -254,7 +254,7 @@ class _Pair:
         images: tuple[suite.Array, suite.Array],
         annotations: suite.Annotations,
     ) -> dict[str, Any]:
-        """How many images each falls for; `images` are those made against the one and the other."""
+        """How many images fool each model; `images` were made against the first and the second."""
         targets, labels = annotations.attributes[attacked.TARGET], annotations.labels
         row: dict[str, Any] = {"attack": name, "knowledge": knowledge, "n_images": len(labels)}
         for key, judged, made in zip(
@@ -269,7 +269,7 @@ class _Pair:
 
 
 def check_attacks(bench: Bench, fresh: framework.FreshAttacks, *, baselines: bool = False) -> None:
-    """Find out before the work begins what would end it.
+    """Check before any work whether the attacks can be judged.
 
     Args:
         bench: the workbench of the repair.
@@ -347,7 +347,7 @@ def _fresh(
     fresh: framework.FreshAttacks,
     record: attack_file.AttackRecord,
 ) -> dict[str, Any]:
-    """The test images attacked anew: the model as it was, and the patched one."""
+    """The test images attacked again, for the original and for the patched model."""
     method = _method(record)
     row: dict[str, Any] = {"attack": "a fresh attack", "knowledge": "white-box", "n_images": 0}
     if isinstance(method, Square):
@@ -380,10 +380,10 @@ def _fresh(
 
 
 def _layers(bench: Bench, source: GradientSource, images: suite.Array) -> framework.LayerMap:
-    """Which layers the filters are: as the ONNX file says, else found out and proven.
+    """The layer of each filter: as the ONNX file says, else found and proven.
 
     Raises:
-        AdapterError: the framework lays images out in another way, so it is not found out here.
+        AdapterError: the file does not say it, and the framework has images in another layout.
     """
     known = read_layer_map(bench.subject.model)
     if known is not None:
@@ -397,7 +397,7 @@ def _layers(bench: Bench, source: GradientSource, images: suite.Array) -> framew
 
 
 def _clean_twins(annotations: suite.Annotations) -> NDArray[np.intp]:
-    """The position of the clean image that each adversarial one was made of, in their order."""
+    """The position of the clean image of each adversarial image, in their order."""
     made, numbers = attacked.adversarial(annotations), annotations.attributes.get(attacked.IMAGE)
     if numbers is not None:
         clean = {number: row for row, number in enumerate(numbers.tolist()) if not made[row]}
@@ -410,12 +410,12 @@ def _clean_twins(annotations: suite.Annotations) -> NDArray[np.intp]:
 
 
 def _prove(source: GradientSource, judged: Judged, images: suite.Array, what: str) -> None:
-    """A white-box attack must follow the gradients of the very model that it is judged on."""
+    """Check that the source is the judged model, as a white-box attack requires."""
     few = images[:_PROOF_IMAGES]
     distance = parity(source.outputs(few, judged.batch_size), judged.outputs(few), judged.form)
     if not distance <= SAME:
         raise errors.AdapterError(
-            f"{source.name}: answers otherwise than {what} (greatest difference {distance:.1e}, "
+            f"{source.name}: gives other answers than {what} (greatest difference {distance:.1e}, "
             f"at most {SAME:g} expected); give the --source that the ONNX file was "
             "exported from"
         )

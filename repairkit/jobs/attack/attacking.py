@@ -1,4 +1,4 @@
-"""Make adversarial images of a data set, and tell how often a model falls for them."""
+"""Make adversarial images of a data set, and measure how often they fool a model."""
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -31,8 +31,8 @@ class AttackSettings:
 
     Attributes:
         method: `Pgd` needs a source of gradients, `Square` asks the ONNX model alone.
-        pixel_range: what the darkest and the brightest pixel are in the model's input, where the
-            data does not tell.
+        pixel_range: the darkest and the brightest pixel in the model's input; from the data if
+            None.
         at_most: images attacked of each part; all if None.
     """
 
@@ -63,8 +63,8 @@ def attack(
         settings: images, parts, seed.
         asked: method and strength.
         out: the `.npz`; see `formats.attack_file`.
-        source: name and model that gradients come from; the attack is white-box where it answers
-            as the subject does, and a transfer attack else.
+        source: name and model that gradients come from. If it gives the subject's answers, the
+            attack is white-box, else it is a transfer attack.
 
     Raises:
         RepairkitError: anything that the user can mend.
@@ -142,7 +142,7 @@ def _asked(
 def _knowledge(
     source: adversary.GradientSource | None, judged: adversary.Judged, proof: Array
 ) -> dict[str, Any]:
-    """What the adversary knows: the model itself, another one, or answers alone."""
+    """What the adversary knows: the model, another model, or only answers."""
     if source is None:
         return {"name": None, "knowledge": "black-box", "parity": None}
     if judged.form.columns is not None:
@@ -168,7 +168,7 @@ def _knowledge(
 def _make(
     making: adversary.Attack, dataset: Dataset, parts: Parts, rng: np.random.Generator
 ) -> tuple[attack_file.AttackedImages, dict[str, Any]]:
-    """Clean images of all parts, then the adversarial ones of two; and how they fare."""
+    """Clean images of all parts, then adversarial ones of two parts; and how often they succeed."""
     attacked = [suite for suite in (parts.selection, parts.test) if len(suite)]
     rows = np.concatenate([suite.indices for suite in attacked])
     clean = np.concatenate([suite.batch(np.arange(len(suite))) for suite in attacked])
@@ -177,7 +177,7 @@ def _make(
     targets = random_targets(labels, making.judged.n_classes, rng)
     made = making(clean, targets, rng)
     names = np.repeat([suite.name for suite in attacked], [len(suite) for suite in attacked])
-    # A job on this file takes its means from all clean images that are not test, these included.
+    # A job on this file measures means on all clean images outside the test part, these included.
     apart = np.flatnonzero(~np.isin(parts.calibration.indices, rows))
     still, kept = parts.calibration.batch(apart), parts.calibration.indices[apart]
     every = np.concatenate([kept, rows, rows])
@@ -207,7 +207,7 @@ def _make(
 
 
 def _fewer(parts: Parts, at_most: int | None, rng: np.random.Generator) -> Parts:
-    """The parts with at most so many images to attack, drawn."""
+    """The parts with at most `at_most` images to attack each, drawn at random."""
 
     def some(suite: Suite) -> Suite:
         if at_most is None or len(suite) <= at_most:
@@ -225,9 +225,9 @@ def pixel_range(
 ) -> tuple[PixelBox, str]:
     """The pixel range, and a sentence on where it comes from.
 
-    What was given comes first. Images that were read as 8-bit pixels have theirs from the
-    preprocessing, and so do arrays that are ready for the model where scale, mean or std are set.
-    Other arrays are taken to span the range from their least value to their greatest.
+    A given range comes first. For images that were read as 8-bit pixels the range follows from the
+    preprocessing, and also for ready arrays if scale, mean or std are set. For other arrays it
+    reaches from their least value to their greatest.
 
     Raises:
         SettingsError: the range is empty, or the preprocessing does not fit the model.

@@ -34,14 +34,14 @@ def export(
     source: str = "model",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> results.Exported:
-    """Write a model with its map of layers; nothing is kept of one that computes something else.
+    """Write a model with its map of layers; nothing is kept if the file computes something else.
 
     Args:
         model: from an adapter.
         out: the ONNX file; the map goes beside it as `NAME.layers.json`.
-        settings: where they name data, outputs are compared on its first images, else on noise.
+        settings: outputs are compared on the first images of their data, or on noise without data.
         source: what messages call the model.
-        on_progress: told how many filters are mapped, and of how many.
+        on_progress: called with the number of mapped filters and of all filters.
 
     Raises:
         ExportError: a layer cannot be exported, or the ONNX file computes something else.
@@ -82,7 +82,7 @@ def export(
 
 
 def layers_file(out: Path) -> Path:
-    """Where the map of an exported model lies."""
+    """The path of the map of an exported model."""
     return out.with_name(f"{out.stem}.layers.json")
 
 
@@ -96,7 +96,7 @@ def _refuse_bfloat16(model: ModelProto, source: str) -> None:
 
 
 def _allowed(model: ModelProto) -> float:
-    """How far outputs may differ: two runtimes round differently, more so in 16 bits."""
+    """How much outputs may differ: two runtimes round differently, more so in 16 bits."""
     stored = {tensor.data_type for tensor in model.graph.initializer}
     made = {kind for node in model.graph.node for kind in _cast_to(node)}
     return _RELATIVE_IN_16_BITS if TensorProto.FLOAT16 in stored | made else _RELATIVE
@@ -117,7 +117,7 @@ def _images(subject: workbench.Subject, settings: workbench.Settings) -> Array:
 def _compare(
     model: framework.FrameworkModel, subject: workbench.Subject, images: Array, source: str
 ) -> tuple[float, float]:
-    """The greatest relative difference of outputs, and the usual one.
+    """The greatest relative difference of outputs, and the median one.
 
     Raises:
         ExportError: it is too great.

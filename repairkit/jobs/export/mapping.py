@@ -1,9 +1,9 @@
 """Prove which filter of an exported model is which channel of which layer.
 
 One channel of one image is frozen in the framework and one filter in ONNX Runtime, at the same
-constant outside the channel's usual range. That both outputs are equal, unlike the unfrozen one and
-unlike what freezing any other filter gives, proves the pair. Where saturation hides a difference,
-other constants and images are tried.
+constant outside the channel's usual range. The pair is proven if both outputs are equal, and differ
+from the unfrozen output and from the outputs with any other filter frozen. Where saturation hides a
+difference, other constants and images are tried.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +20,9 @@ from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.kinds.sites import find_sites, instrument
 from repairkit.jobs.setup.workbench import Subject
 
-# How far from its mean a channel is frozen, in its own spread, and on which image.
+# Distance of the constant from the channel's mean, in standard deviations, and the image.
 _TRIES = ((4.0, 0), (1.5, 1), (0.5, 0), (12.0, 1), (40.0, 2), (-4.0, 0))
-# Moderate, so that no output saturates: what saturates looks alike wherever it was frozen.
+# Moderate: saturated outputs are equal, whichever channel is frozen.
 _PROBE = (1.5, 0)
 _MOST_IMAGES = 8
 _MOST_TRIED = 5  # sites of a layer
@@ -37,7 +37,7 @@ _MOST_COLUMNS = 64
 
 @dataclass(frozen=True)
 class Pairing:
-    """The two models, and a few images that they are compared on."""
+    """The two models, and a few images on which they are compared."""
 
     framework: FrameworkModel
     subject: Subject
@@ -50,21 +50,21 @@ class Pairing:
 
     @property
     def rows(self) -> int:
-        """How many images go at once."""
+        """How many images are run at once."""
         return int(np.clip(_MOST_NUMBERS // max(1, self.images[0].size * 16), 4, 64))
 
     @property
     def tolerance(self) -> float:
-        """By which equal outputs may differ, relative to the greatest."""
+        """The relative difference up to which outputs count as equal."""
         return 20 * float(np.clip(self.noise, _LEAST_NOISE, _MOST_NOISE))
 
 
 def prove_layers(pair: Pairing, *, on_progress: Done | None = None) -> LayerMap:
-    """The site of every layer, and of which channels that is proven.
+    """The site of every layer, and the channels for which that is proven.
 
     Args:
         pair: the models, whose outputs were found equal.
-        on_progress: told how many filters are done, and of how many.
+        on_progress: called with the number of mapped filters and of all filters.
     """
     with stage("finding the layers' sites"):
         usual = _usual(pair)
@@ -107,14 +107,14 @@ def _usual(pair: Pairing) -> dict[str, tuple[Images, Images]]:
         values = np.moveaxis(answers[site.tensor], site.channel_axis, 0).reshape(
             site.n_channels, -1
         )
-        # A channel that hardly moves must be moved as far as its neighbours to be seen.
+        # A channel that hardly varies must be moved as far as the others to have an effect.
         spread = np.maximum(values.std(1), values.std() / 2 + 1e-6)
         usual[site.name] = (values.mean(1), spread.astype(np.float32))
     return usual
 
 
 class _Trial:
-    """All that is frozen at one distance from the usual, on one image."""
+    """One attempt: every filter has a constant at one distance from its mean, on one image."""
 
     def __init__(
         self, pair: Pairing, usual: dict[str, tuple[Images, Images]], spread: float, image: int
@@ -124,7 +124,7 @@ class _Trial:
         rng = np.random.default_rng(abs(int(spread * 10)) + image)
         self.constants: filters.FilterMeans = {}
         for name, (mean, width) in usual.items():
-            # No two alike: what is frozen elsewhere must not give the same by accident.
+            # All different: freezing another channel must not give the same output by chance.
             factors = rng.uniform(0.8, 1.25, len(mean)) * spread
             self.constants[name] = (mean + factors * width).astype(np.float32)
         masked = instrument(pair.subject.model, pair.sites, self.constants)
@@ -137,7 +137,7 @@ class _Trial:
     def prove(
         self, wanted: dict[str, NDArray[np.intp]], homes: dict[str, filters.Site]
     ) -> Iterator[tuple[str, NDArray[np.intp]]]:
-        """The channels of each layer that are proven: asked of those in `wanted`."""
+        """The channels in `wanted` that are proven, layer by layer."""
         crowd = Crowd(self.base)
         ours: dict[str, Images] = {}
         for name, channels in wanted.items():
@@ -151,7 +151,7 @@ class _Trial:
             limits = self.pair.tolerance * np.maximum(self.scale, np.abs(mine).max(1))
             with np.errstate(invalid="ignore"):
                 seen = np.abs(mine - self.base).max(1) > 3 * limits
-            if not seen.any():  # nothing would be apart from the rest, so the framework is spared
+            if not seen.any():  # no output changed, so the framework need not run
                 yield name, channels[seen]
                 continue
             channels, mine, limits = channels[seen], mine[seen], limits[seen]
@@ -172,7 +172,7 @@ class _Trial:
         return np.concatenate(parts)
 
     def frozen_there(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Images:
-        """The same, in the framework."""
+        """The same in the framework, shape (n, n_compared)."""
         parts = []
         positions = np.arange(len(channels))
         for chosen in _chunks(positions, self.pair.rows):
@@ -183,7 +183,7 @@ class _Trial:
         return np.concatenate(parts)
 
     def _some_of(self, answer: Images) -> Images:
-        """Each image's output as a row, of which a few thousand numbers are compared at most."""
+        """A row for each image, with at most `_MOST_COMPARED` numbers of its output."""
         rows = answer.reshape(len(answer), -1)
         if self._compared is None:
             n_compared = min(_MOST_COMPARED, rows.shape[1])
@@ -201,12 +201,11 @@ class _Trial:
 
 
 def _find_homes(trial: _Trial) -> dict[str, filters.Site]:
-    """The site of each layer: the one where a few frozen channels do the same.
+    """The site of each layer: the one where freezing a few channels has the same effect.
 
-    Layers and sites mostly come in the same order, so those at about the same place in it are tried
-    first, and only a few: where freezing hardly changes an answer, as in a network that was never
-    trained, all would be tried in vain. Where none does the same, the first left over with as many
-    channels is taken, unproven.
+    Layers and sites mostly come in the same order, so sites at a similar place are tried first.
+    Only a few are tried: freezing may change no answer at all, as in an untrained network. If none
+    has the same effect, the first free site with as many channels is taken, unproven.
     """
     pair = trial.pair
     free = list(pair.sites)
@@ -229,7 +228,7 @@ def _find_homes(trial: _Trial) -> dict[str, filters.Site]:
 
 
 def _nearest(pair: Pairing, layer: Layer, free: Sequence[filters.Site]) -> list[filters.Site]:
-    """A few free sites of as many channels, by how near their place among their like is."""
+    """A few free sites with as many channels as the layer, the nearest in order first."""
     like = [site for site in pair.sites if site.n_channels == layer.n_channels]
     layers = [one for one in pair.framework.layers if one.n_channels == layer.n_channels]
     place = layers.index(layer)
@@ -239,7 +238,7 @@ def _nearest(pair: Pairing, layer: Layer, free: Sequence[filters.Site]) -> list[
 
 
 def _does_the_same(trial: _Trial, layer: Layer, site: filters.Site) -> bool:
-    """Whether most of a few channels, frozen in both models, change the outputs alike."""
+    """Whether freezing a few channels changes the outputs of both models equally."""
     n_probes = min(_PROBES, layer.n_channels)
     channels = np.unique(np.linspace(0, layer.n_channels - 1, n_probes).astype(np.intp))
     ours = trial.frozen_here(site, channels)
@@ -252,9 +251,9 @@ def _does_the_same(trial: _Trial, layer: Layer, site: filters.Site) -> bool:
 
 
 def _with_others(channels: NDArray[np.intp], n_channels: int) -> NDArray[np.intp]:
-    """The channels that are asked for, and some of their layer that they must differ from.
+    """The channels that are asked for, with others of their layer from which they must differ.
 
-    All of it at first, when all are asked for; a few dozen for the stragglers of later tries.
+    These are all others while many are asked for, and a few dozen in later tries.
     """
     n_others = n_channels if 4 * len(channels) >= n_channels else min(_OTHERS, n_channels)
     others = np.linspace(0, n_channels - 1, n_others).astype(np.intp)
@@ -267,16 +266,16 @@ def _chunks(values: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
 
 
 def sites_without_layer(layers: LayerMap, sites: Sequence[filters.Site]) -> tuple[str, ...]:
-    """Sites that no layer of the framework became."""
+    """The names of sites that belong to no layer of the framework."""
     return tuple(site.name for site in sites if not layers.layer_at(site.name))
 
 
 @dataclass
 class Crowd:
-    """What freezing each of many filters gives, and what freezing none gives.
+    """The outputs with each of many filters frozen, and with none.
 
-    Outputs are compared in the numbers that vary most, up to 64 of them: two that differ
-    there differ. Add all, then `settle`, then ask.
+    Only the 64 numbers that vary most are compared: outputs that differ there differ. Call `add`
+    for every layer, then `settle`, then `is_apart`.
     """
 
     base: Images
@@ -289,7 +288,7 @@ class Crowd:
         self._channels[layer] = channels
 
     def settle(self) -> None:
-        """Choose the numbers to compare, and put all outputs in the order of the first."""
+        """Choose the numbers to compare, and sort all outputs by the first of them."""
         everything = list(self._parts.values())
         variances = np.mean([_variances(part) for part in everything], axis=0)
         self._columns = np.argsort(-variances, kind="stable")[:_MOST_COLUMNS]
@@ -304,7 +303,7 @@ class Crowd:
     def is_apart(
         self, layer: str, channels: NDArray[np.intp], outputs: Images, limits: Images
     ) -> NDArray[np.bool_]:
-        """Whether each output is farther than its limit from all but its own filter's.
+        """Whether each output differs by more than its limit from those of all other filters.
 
         Args:
             layer: of the filters.

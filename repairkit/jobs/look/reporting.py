@@ -1,8 +1,7 @@
 """Write reports: JSON, page and model card beside a patched model, JSON and page of a run."""
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ def report_run(
             data=Path(run["data"]["path"]) if data is None else data,
             means=_means_file(folder, run, means),
         )
-        settings = dataclasses.replace(settings, named_by=named_by, trust=trust)
+        settings = replace(settings, named_by=named_by, trust=trust)
         check_metrics(settings, settings.metrics)
         path = Path(run["model"]["path"]) if model is None else model
         shown = _look_again(path, settings, document, rows, folder).pictures

@@ -4,10 +4,9 @@ Which settings are recorded follows from what each says that it affects, see `fo
 setting that an earlier version did not record had its usual value.
 """
 
-import dataclasses
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,8 +38,8 @@ _EARLIER = {"calibration": 0.2, "selection": 0.4, "test": 0.4}
 
 def plain(value: Any) -> Any:
     """A setting as JSON holds it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
@@ -139,7 +138,7 @@ def restored(run: run_file.RunDocument, *, data: Path, means: Path | None) -> Se
 
 
 def _preprocessing(known: Mapping[str, Any]) -> Preprocessing:
-    names = {field.name for field in dataclasses.fields(Preprocessing)}
+    names = {field.name for field in fields(Preprocessing)}
     values: dict[str, Any] = {name: v for name, v in known.items() if name in names}
     values |= {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
     return Preprocessing(**values)
@@ -154,7 +153,7 @@ def opening(
     asked = {
         "method": method,
         "estimator": dict(options),
-        "budget": dataclasses.asdict(budget),
+        "budget": asdict(budget),
         **values,
     }
     model: run_file.ModelPlace = {

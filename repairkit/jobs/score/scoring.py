@@ -1,10 +1,9 @@
 """Score a model's filters into a run folder."""
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.runs import claiming, run_document
 from repairkit.jobs.score import methods
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
-from repairkit.jobs.score.methods import Pace, Taken, told_of_method
 from repairkit.jobs.score.score_settings import NORMS, Exclusion, ScoreSettings
 from repairkit.jobs.score.scored import Evidence, Scored, first_metrics
 from repairkit.jobs.setup import looking, preparing, workbench
@@ -167,7 +165,7 @@ def score_bench(
             cluster=cluster,
             on_progress=on_progress,
         )
-        job = dataclasses.replace(job, images=_affordable(job), guard=_guard(bench, metrics))
+        job = replace(job, images=_affordable(job), guard=_guard(bench, metrics))
         words = "" if job.pace is None else job.pace.in_words(len(bench.roster), scoring.method)
         with stage(words) if words else nullcontext():
             estimation = _watched(job)
@@ -241,7 +239,7 @@ class _Job:
     scoring: ScoreSettings
     images: Suite
     metrics: tuple[Metric, ...]
-    pace: Pace | None
+    pace: methods.Pace | None
     earlier: run_file.RunDocument | None
     document: run_file.RunDocument
     folder: run_file.RunFolder | None
@@ -329,9 +327,9 @@ def _play(job: _Job, table: _Table, watch: signs_of_life.Watch) -> driver.Estima
     plan = methods.settle_estimator(scoring, game, bench, pace=job.pace, again=_taken(job.earlier))
     estimator, budget = plan.estimator, plan.budget
     document["settings"]["estimator"] = run_document.plain(estimator)
-    document["settings"]["budget"] = dataclasses.asdict(budget)
+    document["settings"]["budget"] = asdict(budget)
     document["taken"] = plan.taken.to_json()
-    document["notes"] += told_of_method(scoring.method, plan.taken, game.facts)
+    document["notes"] += methods.told_of_method(scoring.method, plan.taken, game.facts)
     document["engine"] = game.path
     document["device"], document["precision"] = table.device, table.precision
     if bench.settings.tf32 and table.precision != "tf32":
@@ -364,13 +362,13 @@ def _play(job: _Job, table: _Table, watch: signs_of_life.Watch) -> driver.Estima
     return estimation
 
 
-def _pace(scoring: ScoreSettings, bench: workbench.Bench) -> Pace | None:
+def _pace(scoring: ScoreSettings, bench: workbench.Bench) -> methods.Pace | None:
     """The passes that the time limit allows, if there is one."""
     deadline = scoring.deadline
     if deadline is None:
         return None
     with stage("timing a pass of an image"):
-        return Pace(deadline, workbench.seconds_per_pass(bench))
+        return methods.Pace(deadline, workbench.seconds_per_pass(bench))
 
 
 def _affordable(job: _Job) -> Suite:
@@ -401,10 +399,10 @@ def _affordable(job: _Job) -> Suite:
     return images
 
 
-def _taken(earlier: run_file.RunDocument | None) -> Taken | None:
+def _taken(earlier: run_file.RunDocument | None) -> methods.Taken | None:
     """The method that the resumed run had chosen."""
     known = None if earlier is None else earlier.get("taken")
-    return None if known is None else Taken(known["method"], known["options"], known["why"])
+    return None if known is None else methods.Taken(known["method"], known["options"], known["why"])
 
 
 def _rows_of(scoring: ScoreSettings, bench: workbench.Bench) -> int | None:

@@ -7,11 +7,10 @@ command line.
 """
 
 import csv
-import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +245,7 @@ def options_of(command: str, settings: Any, places: Places) -> tuple[Said, list[
     said: Said = {}
     lacks: list[str] = []
     known = settings_of(settings.__class__)
-    for each in dataclasses.fields(settings):
+    for each in fields(settings):
         name, value = each.name, getattr(settings, each.name)
         flag = option_of(name)
         if flag in NOT_SAID or not known.get(name, _SAID).option:
@@ -257,7 +256,7 @@ def options_of(command: str, settings: Any, places: Places) -> tuple[Said, list[
             options, lacking = _method_options(command, value)
             said |= options
             lacks += lacking
-        elif dataclasses.is_dataclass(value):
+        elif is_dataclass(value):
             options, lacking = options_of(command, value, places)
             said |= options
             lacks += lacking

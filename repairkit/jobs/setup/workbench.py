@@ -13,8 +13,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from onnx import ModelProto
 
-from repairkit.core import errors, filters, framework, metric, outputs
-from repairkit.core.attacked import is_attacked
+from repairkit.core import attacked, errors, filters, framework, metric, outputs
 from repairkit.core.process.trust import check_trusted
 from repairkit.core.suite import Annotations, Array, Indices, Suite
 from repairkit.data.dataset import Dataset
@@ -331,9 +330,9 @@ class Bench:
 
     @property
     def accuracy(self) -> str:
-        """The metric that stands for accuracy: where images were attacked, that on clean ones."""
-        attacked = is_attacked(self.dataset.annotations)
-        return (robustness.CLEAN_ACCURACY if attacked else image_metrics.ACCURACY).name
+        """The name of accuracy; if images were attacked, of accuracy on the clean images."""
+        with_attacks = attacked.is_attacked(self.dataset.annotations)
+        return (robustness.CLEAN_ACCURACY if with_attacks else image_metrics.ACCURACY).name
 
     @cached_property
     def sample(self) -> Array:
@@ -404,8 +403,8 @@ def told_reading(
 ) -> dict[str, Any]:
     """The entry `read` of `run.json` and of reports.
 
-    Counts are by part in the order calibration, selection, test. A class or group that no part
-    holds is left out of them. `means` says which images a calibration part holds that was left
+    Counts are by part in the order calibration, selection, test. A class or group without images
+    in any part is left out. `means` says which images a calibration part holds that was left
     open: it holds the selection images, and that is by design.
     """
     suites = (parts.calibration, parts.selection, parts.test)

@@ -292,7 +292,7 @@ def test_a_source_of_another_model_is_refused_in_a_repair(place: Place, made: Pa
     how = PatchSettings(
         remove=(Filter("/0/Conv", 0),), attacks=FreshAttacks(("other", place.other))
     )
-    with pytest.raises(AdapterError, match="answers otherwise than the model that is repaired"):
+    with pytest.raises(AdapterError, match="gives other answers than the model that is repaired"):
         patch(place.subject, Settings(data=made), how, out=place.folder / "no.onnx")
 
 

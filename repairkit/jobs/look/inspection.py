@@ -120,7 +120,7 @@ def inspect(subject: workbench.Subject, settings: workbench.Settings) -> Inspect
 
 
 def _company(subject: workbench.Subject) -> str:
-    """What the structure tells of images that share a run, and of random answers."""
+    """A note if images that share a run affect one another, or if answers are random."""
     random = mixing.find_random(subject.model, (subject.output,))
     if random:
         return f"the model answers at random, so that it cannot be scored: {random[0]}"
@@ -158,7 +158,7 @@ def _shares(subject: workbench.Subject, surveyed: Survey) -> tuple[dict[str, flo
 
 
 def _open_sizes(subject: workbench.Subject, images: suite.Array) -> str:
-    """What was chosen for the sizes that the model leaves open."""
+    """A note on the sizes that were chosen where the model leaves them open."""
     if None not in subject.spec.shape:
         return ""
     return (
@@ -172,7 +172,7 @@ class PassTime:
     """One image through the model as it is, on one core.
 
     Attributes:
-        seconds: of an image; None where the model could not be run.
+        seconds: of an image; None if the model could not be run.
         batch: the images of one run.
         shape: of an image.
         n_filters: of the model.
@@ -186,7 +186,7 @@ class PassTime:
     reason: str = ""
 
     def seconds_of(self, passes_per_filter: int) -> float | None:
-        """What so many passes for each filter take."""
+        """The seconds that so many passes for each filter take; None if not known."""
         return None if self.seconds is None else passes_per_filter * self.n_filters * self.seconds
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What filters look at and what they are good for: images, groups, classes and layers.
+"""What filters respond to and what they do: images, groups, classes and layers.
 
 Everything is measured on selection images, so that the test part stays untouched.
 """
@@ -47,7 +47,7 @@ def interpret(bench: Bench, filters: Sequence[Filter], *, value: str | None) -> 
     Args:
         bench: with the model and the images.
         filters: at most `MOST_FILTERS` of them are looked at, the first ones.
-        value: the metric that the effect of freezing a filter alone is told in; no effects if None.
+        value: the metric of the effect of freezing each filter alone; no effects if None.
 
     Raises:
         ModelError: ONNX Runtime fails on the model or the images.
@@ -94,7 +94,7 @@ def _place(bench: Bench, wanted: Filter) -> dict[str, Any]:
 def _responses(
     bench: Bench, filters: Sequence[Filter], suite: Suite
 ) -> activations.Responses | None:
-    """None for trees, which respond with one leaf or another and at no place."""
+    """The responses; None for trees, which respond at no place in an image."""
     sites = [s for s in bench.roster.sites if s.name in {f.site for f in filters}]
     if not filters or not all(site.in_tensor for site in sites):
         return None
@@ -203,7 +203,7 @@ def _figures(
 
 
 def _pictures(bench: Bench, suite: Suite, rows: Sequence[int]) -> dict[int, Picture]:
-    """Thumbnails, until they are as many bytes as a page should carry."""
+    """Thumbnails, up to `_BYTES_OF_PICTURES` in all."""
     images = {row: _pixels(bench, suite, row) for row in dict.fromkeys(rows)}
     pictures: dict[int, Picture] = {}
     spent = 0
@@ -217,7 +217,7 @@ def _pictures(bench: Bench, suite: Suite, rows: Sequence[int]) -> dict[int, Pict
 
 
 def _brightened(images: dict[int, Array]) -> dict[int, Array]:
-    """Bytes that use a small part of their range, such as 0 to 16, as if they used all of it."""
+    """The images, stretched to the whole range if their bytes use little of it, such as 0 to 16."""
     stored = [image for image in images.values() if image.dtype == np.uint8]
     greatest = max((int(image.max(initial=0)) for image in stored), default=0)
     if not 0 < greatest < _DARK:

@@ -40,7 +40,7 @@ class Reported:
 def repair_report(
     bench: Bench, report: Mapping[str, Any], patch: filters.Patch, places: Companions
 ) -> dict[Path, str]:
-    """Look at the frozen filters, and tell of them in a report, a page and a model card.
+    """Look at the frozen filters, and make a report, a page and a model card.
 
     Raises:
         ModelError: ONNX Runtime fails on the model or the images.
@@ -129,7 +129,7 @@ def report_run(
 
 
 def told_run(run: run_file.RunDocument) -> dict[str, Any]:
-    """A run with its paths as a report tells them, and with the facts of its metrics."""
+    """A run with paths as reports show them, and with the facts of its metrics."""
     relative = Places.here().relative
     model, data = run["model"], run["data"]
     return {
@@ -172,7 +172,7 @@ def _look_again(
 def _look(
     subject: Subject, settings: Settings, document: dict[str, Any], rows: list[dict[str, Any]]
 ) -> interpreting.Interpretation:
-    """Add to the document what model and data tell of the extreme filters."""
+    """Look at the extreme filters with model and data, and add the result to the document."""
     bench = prepare(subject, settings)
     if bench.dataset.digest != document["run"]["data"]["digest"]:
         raise errors.RunFolderError(f"{settings.data}: are not the data that were scored on")
@@ -221,7 +221,7 @@ def _means_file(folder: Path, run: run_file.RunDocument, given: Path | None) -> 
 
 
 def _recorded_means(run: run_file.RunDocument) -> Path | None:
-    """Where the common means lay, from the options that score again."""
+    """The path of the common means, from the command that scores again."""
     words = iter(run.get("again", {}).get("words", []))
     for word in words:
         name, _, value = word.partition("=")

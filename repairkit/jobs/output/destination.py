@@ -1,9 +1,9 @@
 """Where outputs go, what must not be lost there, and how they name the paths of a job.
 
-Nothing is replaced that repairkit did not write. What it wrote it knows by the content, not by the
-name: a JSON document by its `kind`, a page by its generator, a patched model by its claims, an
-exported one by its map of layers, a model card by a digest of its text (one that was edited is the
-user's). All of this is checked before anything is computed, and once more before writing.
+Only files that repairkit wrote are replaced. It knows them by their content, not by their name: a
+JSON document by its `kind`, a page by its generator, a patched model by its claims, an exported one
+by its map of layers, a model card by a digest of its text (one that was edited is the user's). All
+of this is checked before anything is computed, and once more before writing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BEHIND = r"(?![^\s\"'`)\]}>,:;])"
 
 @dataclass(frozen=True)
 class Companions:
-    """What is written beside a patched model, with it or not at all."""
+    """The files beside a patched model; all are written, or none."""
 
     patch_file: Path
     report: Path
@@ -163,7 +163,7 @@ def check_replaced(path: Path, mark: bytes, what: str) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file at the place of an output; one that is there may be written.
+    """Whether a file is at the place of an output; if so, it may be written.
 
     Raises:
         RunFolderError: something is there that no file should replace.
@@ -198,7 +198,7 @@ def is_file(path: Path) -> bool:
 
 
 def probe(out: Path) -> None:
-    """Find out whether a file can be written there; its folder is made where it is missing.
+    """Check that a file can be written there; a missing folder is made.
 
     Raises:
         RunFolderError: it cannot.
@@ -276,7 +276,7 @@ def _kind(name: str) -> bytes:
 
 
 def _text(path: Path) -> str:
-    """What a card holds; nothing of a file that is no card."""
+    """The text of a card; a question mark if the file cannot be a card."""
     try:
         if path.stat().st_size > _MOST_TEXT or not os.access(path, os.R_OK):
             return "?"
@@ -308,7 +308,7 @@ class Places:
         return cls(Path.cwd(), Path(os.path.expanduser("~")))  # noqa: PTH111 - see above
 
     def relative(self, path: Path) -> str:
-        """A path from the folder of the job; from `~` where that would lead through the home.
+        """A path from the folder of the job; from `~` if it is in the home and the folder is not.
 
         A relative path stays as it was given.
         """

@@ -53,7 +53,7 @@ def compute_means(
 
 
 def merge_means(paths: Sequence[Path]) -> means_file.CommonMeans:
-    """Add up the sums of several owners; in whatever order, the result is the same.
+    """Add up the sums of several owners; their order does not change the result.
 
     Raises:
         SettingsError: they are of different models or sites, or of the same images.
@@ -113,7 +113,7 @@ def _shapes(means: means_file.CommonMeans) -> dict[str, tuple[int, ...]]:
 
 
 def _add(sums: Sequence[filters.Sums]) -> filters.Sums:
-    """Rounded once, so that the order of the owners does not matter."""
+    """The sum, rounded once, so that the order of the owners does not matter."""
     totals = np.stack([s.total.reshape(-1) for s in sums], axis=1)
     exact: NDArray[np.float64] = np.array([math.fsum(row) for row in totals.tolist()])
     return filters.Sums(exact.reshape(sums[0].total.shape), sum(s.count for s in sums))

@@ -380,7 +380,7 @@ def read_owned(path: Path) -> OwnedRun:
     """Read a run folder, shared or not.
 
     Raises:
-        RunFolderError: it is unfinished, broken, or of a version that told too little.
+        RunFolderError: it is unfinished, broken, or of a version that recorded too little.
     """
     folder = run_file.RunFolder(path)
     document = folder.read()
@@ -423,7 +423,7 @@ def share(run: Path, out: Path) -> None:
 
 
 def check_share_place(out: Path) -> None:
-    """Before anything is computed: what is shared may replace what was shared before alone.
+    """Check before any work: a shared folder may only replace an earlier shared folder.
 
     Raises:
         RunFolderError: something else is there.
@@ -433,7 +433,7 @@ def check_share_place(out: Path) -> None:
 
 
 def check_shareable(document: run_file.RunDocument) -> None:
-    """Refuse values that would tell of single images.
+    """Refuse values that would reveal single images.
 
     Raises:
         SettingsError: a metric counts fewer than `FEWEST`.

@@ -1,4 +1,4 @@
-"""Take a patch file to the model that it was made for, and take it off again."""
+"""Apply a patch file to the model that it was made for, and revert it."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def apply_patch(
     images: suite.Array | None = None,
     feeds: Feeds | None = None,
 ) -> results.Applied:
-    """Change what a patch file names in the very model that it was made for, and prove it.
+    """Apply a patch file to the model that it was made for, and prove the result.
 
     Args:
         subject: the model.
@@ -88,7 +88,7 @@ def _wrong_model(model: ModelFile, file: patch_file.PatchFile) -> errors.Verific
 
 @stage("taking the patch off")
 def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -> results.Reverted:
-    """Give back, byte for byte, the files that a patch was made to.
+    """Restore, byte for byte, the files of the model before a patch.
 
     Args:
         patched: what the patch made; of several patches the last comes off first.

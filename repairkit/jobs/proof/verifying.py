@@ -32,7 +32,7 @@ from repairkit.graph.stored import model_files, tensors
 from repairkit.jobs.setup.subject import judging_the_model, noise_images
 from repairkit.jobs.setup.workbench import Subject
 
-# Relative: a filter that is frozen partly rounds in its layer, and later layers carry that on.
+# Relative: a partly frozen filter is rounded in its layer, and later layers propagate that.
 _ROUNDED_ELSEWHERE = 1e-4
 _SLACK_BYTES = 64 << 20
 
@@ -47,7 +47,7 @@ def verify(
     images: suite.Array | None = None,
     feeds: Feeds | None = None,
 ) -> results.Verified:
-    """Bake the claimed patch anew, compare to the byte, undo it to the byte, compare outputs.
+    """Bake the claimed patch again, compare bytes, undo it, compare bytes, compare outputs.
 
     Args:
         subject: the original.
@@ -90,7 +90,7 @@ def verify(
 
 
 def _check_undoing(file: PatchFile, step: ClaimedPatch) -> None:
-    """The patch file gives back every byte of the model that the patch was made to."""
+    """Check that the patch file restores every byte of the model before the patch."""
     contents = restored_files(step.model, file.layout)
     if digest_of_files(contents, tensors.outside_digests(step.model)) != file.source_digest:
         raise errors.VerificationError(
@@ -107,7 +107,7 @@ def _prove_step(
 
 
 def _joined(proofs: list[results.Verified]) -> results.Verified:
-    """What is proven of a stack: the constants that stand last, and the worst of the figures."""
+    """The proof of several patches: the last constant of each filter, and the worst figures."""
     last = {f.filter: f for verified in proofs for f in verified.patch.frozen}
     heads = [v.patch.head for v in proofs if v.patch.head is not None]
     proof = reduce(results.Proof.joined, (verified.proof for verified in proofs))
@@ -127,7 +127,7 @@ def _verify_inferred(
     images: suite.Array | None,
     feeds: Feeds | None,
 ) -> results.Verified:
-    """Prove a model that names no patch: what was frozen is read off the tensors."""
+    """Prove a model that names no patch: the tensors show what was frozen."""
     surveyed, after = (survey(m, include=["dense"]) for m in (subject.model, patched.model))
     patch = baking.infer_patch(surveyed, after)
     baked = baking.bake(surveyed, patch)
@@ -268,7 +268,7 @@ def _masked(
 
 
 def _refuse_idle(surveyed: kind.Survey, patch: filters.Patch) -> None:
-    """Every change must change something, or the patch claims what it did not do."""
+    """Refuse a patch with a change that changes nothing."""
     if patch.head is not None and not baking.changes_head(
         class_head.head_named(surveyed.index, patch.head.layer), patch.head
     ):
@@ -345,7 +345,7 @@ def bake_claims(
 
 
 def _check_constants(surveyed: kind.Survey, patch: filters.Patch) -> None:
-    """Every number is one that the file holds; baking would round another one silently.
+    """Check that the file can hold every number exactly; baking would round others silently.
 
     Raises:
         ModelError: one is not.

@@ -1,7 +1,7 @@
 """Whether a place is free for a run folder, and a lock for one writer at a time.
 
-The lock is the operating system's, on the file `lock` in the folder. It is free as soon as its
-process is gone, however that ended. The file says who holds it. Reading a folder takes no lock, for
+The operating system locks the file `lock` in the folder, and frees it as soon as its process ends,
+for whatever reason. The file says who holds it. Reading a folder takes no lock, for
 every file in it appears whole.
 """
 
@@ -166,7 +166,7 @@ def _read(file: int, folder: Path) -> Holder | None:
 
 
 def _may_live(holder: Holder | None) -> bool:
-    """Whether the holder may still run, if locks are unknown; on another host it always may."""
+    """Whether the holder may still run, on a file system without locks; always on other hosts."""
     if holder is None or holder.host != platform.node() or os.name != "posix":
         return holder is not None
     try:

@@ -1,8 +1,8 @@
-"""Games that are played elsewhere: the recipe that a worker gets, and clusters of workers.
+"""Games that clusters of workers play, and the recipe that each worker gets.
 
 A recipe is all that a worker needs to play the game of a bench: no paths, and only the images of
-the game. Levels of absent filters are measured once, before a recipe is handed out: they
-define the game. Clusters are found by the entry points `repairkit.clusters`.
+the game. Levels of absent filters define the game, so they are measured once, before. Clusters are
+found by the entry points `repairkit.clusters`.
 """
 
 from __future__ import annotations

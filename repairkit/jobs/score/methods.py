@@ -57,7 +57,7 @@ _THIN = 9  # a stream of the seed
 
 @dataclass(frozen=True)
 class Taken:
-    """A method, settings for it, and in words why it was taken and what its values are."""
+    """A method, its settings, and a sentence on why it was taken and what its values are."""
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def take_method(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
         allowed: the limits that were given.
 
     Raises:
-        BudgetError: too little for any score; the least is named.
+        BudgetError: the limits are too low for any score; the message names the least.
     """
     if _enumerable(facts, n_images, allowed):
         n_coalitions = 2**facts.n_players
@@ -105,7 +105,7 @@ def take_method(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
 
 
 def told_of_method(asked: str, taken: Taken, facts: GameFacts) -> list[str]:
-    """What to say of the method, beside its name."""
+    """Notes on the method, beside its name."""
     name = "regression" if taken.method == "auto" else taken.method
     notes = [f"method {asked}: {name} was taken; {taken.why}"] if taken.why else []
     if facts.of_sets:
@@ -117,12 +117,12 @@ def told_of_method(asked: str, taken: Taken, facts: GameFacts) -> list[str]:
 
 
 def small_rounds(n_players: int, rows: int, *, pilot: bool) -> dict[str, int]:
-    """Pilot and rounds of a regression that has so few rows; empty where the usual ones fit.
+    """Smaller pilot and rounds for a regression with few rows; empty if the usual ones fit.
 
     Args:
         n_players: of the game.
         rows: evaluations allowed.
-        pilot: whether there is one where players are many.
+        pilot: whether the method has a pilot for many players.
     """
     pilot = pilot and n_players > regression.FEW_PLAYERS
     usual = _USUAL_PILOT if pilot else 0
@@ -134,7 +134,7 @@ def small_rounds(n_players: int, rows: int, *, pilot: bool) -> dict[str, int]:
 
 
 def default_evaluations(facts: GameFacts, n_images: int, per_filter: int) -> int:
-    """Where a method stops to which no limit was given."""
+    """The limit of evaluations if none was given."""
     n = facts.n_players
     if facts.of_sets:
         # As many passes as walks with batches of 128 take, at a few evaluations per filter.
@@ -161,7 +161,7 @@ def _in_time(passes: int, allowed: Allowance) -> bool:
 
 
 def _rows_in_time(n: int, allowed: Allowance) -> int | None:
-    """Rows of a regression that leave time for more; that a first answer fits is known."""
+    """Rows of a regression that leave time for more rows. A first answer is known to fit."""
     if allowed.passes is None:
         return None
     return max(allowed.passes // _PASSES_PER_ROW, _least_rows(n))
@@ -172,7 +172,7 @@ def _least_rows(n: int) -> int:
 
 
 def _of_sets(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
-    """Every coalition is tried on all images, which walks use best."""
+    """The method if every coalition is tried on all images: walks need the fewest."""
     n = facts.n_players
     whole = None if allowed.passes is None else max(allowed.passes // n_images, _least_rows(n))
     rows = _least_of(allowed.evaluations, whole)
@@ -232,12 +232,12 @@ class Pace:
         return max(int(share * self.deadline.left / self.per_pass), 0)
 
     def least_seconds(self, passes: float) -> int:
-        """The time limit with which so many passes would fit, with something to spare."""
+        """A time limit that is long enough for so many passes, with a margin."""
         parts = 1.0 if self.deadline.whole is None else _PARTS
         return math.ceil(1.25 * (self.deadline.elapsed + parts * passes * self.per_pass) + 1)
 
     def first_answer(self, n_filters: int, method: str, *, of_sets: bool) -> float:
-        """Passes that a first answer takes at the least, on the fewest images."""
+        """The fewest passes that a first answer takes, on the fewest images."""
         rows = {
             "exact": 2.0 ** min(n_filters, _MOST_BITS),
             "leave-one-out": n_filters + 1.0,
@@ -250,7 +250,7 @@ class Pace:
         return _ENDS * _FEWEST_IMAGES + each * rows.get(method, 2.0 * ridge.LEAST_ROWS)
 
     def in_words(self, n_filters: int, method: str) -> str:
-        """What to say before anything is scored."""
+        """A sentence for the user before anything is scored."""
         needed = self.first_answer(n_filters, method, of_sets=False) * self.per_pass
         return (
             f"{max(self.deadline.left, 0):.0f} of {self.deadline.seconds:g} s are left: a pass of "
@@ -258,10 +258,10 @@ class Pace:
         )
 
     def refuse_hopeless(self, n_filters: int, method: str, *, of_sets: bool) -> None:
-        """Say at once that no score can come of it.
+        """Refuse a time limit that is too short for any score.
 
         Raises:
-            BudgetError: the least time limit is named.
+            BudgetError: it is too short; the message names the least.
         """
         needed = self.first_answer(n_filters, method, of_sets=of_sets)
         if needed * self.per_pass > self.deadline.left:
@@ -273,7 +273,7 @@ class Pace:
             )
 
     def most_images(self, n_filters: int, method: str, *, of_sets: bool) -> int:
-        """Images on which a first answer fits."""
+        """The most images on which a first answer fits the time limit."""
         rows = {"exact": 2.0 ** min(n_filters, _MOST_BITS), "leave-one-out": n_filters + 1.0}.get(
             method
         )
@@ -329,10 +329,10 @@ def settle_estimator(
 
     Args:
         scoring: what was asked for.
-        game: to be played.
-        bench: that the game is of.
-        pace: what the time limit allows; None without one.
-        again: what a run that is resumed had taken.
+        game: the game.
+        bench: the bench of the game.
+        pace: what the time limit allows; None without a limit.
+        again: the method of the run that is resumed, if any.
 
     Raises:
         SettingsError: the method or a setting is unknown, or a value makes no sense.
@@ -356,7 +356,7 @@ def settle_estimator(
 
 
 def _handed_on(options: Mapping[str, Any], asked: Estimator, method: str) -> dict[str, Any]:
-    """What was asked of one method, as far as the one that is taken in its place knows it."""
+    """The options of the method asked for that the method taken in its place knows."""
     known = {f.name for f in fields(ESTIMATORS[method])}
     fitting = {name: value for name, value in options.items() if name in known}
     side = getattr(asked, "side", None)

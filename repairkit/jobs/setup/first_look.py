@@ -1,7 +1,7 @@
-"""A first look at a model on its data, before anything is spent: are the images what it expects?
+"""A first look at a model on its data, before any long work: are the images what it expects?
 
-The model answers a few hundred images as they are prepared. Where that leaves room for doubt, it
-answers 64 of them prepared in the other usual ways, and classes are counted in other usual orders.
+The model answers a few hundred images as they are prepared. If that leaves a doubt, it answers 64
+of them prepared in other usual ways, and answers are compared with other usual orders of classes.
 The rule and its error rates: docs/decisions/0018-preprocessing-check.md.
 """
 

@@ -1,4 +1,4 @@
-"""Take a first look at model and data, tell what was read, and stop where there is a doubt."""
+"""Take a first look at model and data, report what was read, and stop if there is a doubt."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -199,7 +199,7 @@ def tell_reading(read: Mapping[str, Any]) -> None:
 
 
 def tell_first_look(look: Mapping[str, Any]) -> None:
-    """Log only a first look, for jobs that report nothing else of what they read."""
+    """Log only a first look, for jobs that report nothing else about their data."""
     logger.info(
         "%s", "\n".join(first_look.first_look_lines(look)), extra=event("first_look", look=look)
     )

@@ -192,7 +192,7 @@ def _levels(
 
 
 def _fitting(subject: Subject, dataset: Dataset, n_bytes: int) -> int:
-    """How many images a run may have so that its largest node fits into `n_bytes`."""
+    """The most images in one run for which the largest node fits into `n_bytes`."""
     first = first_images(dataset, 1).batch(np.arange(1))
     each = structure.bytes_of_largest_node(subject.model, subject.input_name, first.shape[1:])
     return max(1, n_bytes // max(each, 1))
@@ -236,7 +236,7 @@ def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> D
 
 
 def _promised(subject: Subject, settings: Settings) -> int | None:
-    """How many classes the data may have, as far as known before the model has run."""
+    """How many classes the data may have, as far as known before the model runs."""
     if settings.columns is None:
         return subject.n_classes
     return max(2, settings.columns[1] - settings.columns[0])
@@ -283,7 +283,7 @@ def _evidence(settings: Settings, subject: Subject) -> outputs.OutputEvidence:
 def _telling(
     sample: Array, settings: Settings, subject: Subject, more: Callable[[], Array]
 ) -> Array:
-    """The outputs that tell the form: nothing may depend on the order of the images."""
+    """The outputs from which the form is detected; independent of the order of the images."""
     evidence = _evidence(settings, subject)
     return sample if evidence.said or evidence.ending else more()
 

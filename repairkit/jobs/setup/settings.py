@@ -1,9 +1,8 @@
 """Settings from options and a project file, and the options of a command that does a job again.
 
-Every field of the settings is said by the option that bears its name, unless a table below says
-otherwise, so that a new setting is said as soon as it is there. What no option says (it came from
-Python) and what does not affect the result is listed too; a test holds these lists against the
-command line.
+Every field of the settings is written as the option of the same name, unless a table below says
+otherwise. So a new setting needs no code here. What no option can say (it came from Python) and
+what does not affect the result is listed too. A test compares these lists with the command line.
 """
 
 import csv
@@ -165,7 +164,7 @@ class Again:
         command: `patch` or `score`.
         words: the model and the options; every path is relative to the folder of the job.
         lacks: settings from Python that no option holds.
-        timed: a time limit was given, and another computer does not come as far within it.
+        timed: whether a time limit was given; another computer may do less or more within it.
     """
 
     command: str
@@ -192,7 +191,7 @@ def said_again(
     budget: scores.Budget,
     lacks: Sequence[str] = (),
 ) -> Again:
-    """How to do a job again.
+    """The command that does a job again.
 
     Args:
         command: `patch` or `score`.
@@ -241,7 +240,7 @@ def _words(said: Said, usual: Sequence[Said]) -> Iterator[str]:
 
 
 def options_of(command: str, settings: Any, places: Places) -> tuple[Said, list[str]]:
-    """All options of a dataclass of settings, and what they cannot say."""
+    """All options for a dataclass of settings, and the settings that no option can say."""
     said: Said = {}
     lacks: list[str] = []
     known = settings_of(settings.__class__)

@@ -37,7 +37,7 @@ _IMAGE_TYPES = (
     TensorProto.INT8,
 )
 _SCORES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
-# Those of known models, then any: a model with a dense layer behind its features takes one alone.
+# Sides of known models, then any: a model with a dense layer after its features takes only one.
 _KNOWN = (64, 224, 128, 256, 320, 299, 384, 416, 512, 640, 32, 28, 96, 48, 112, 160, 192, 227, 240)
 SMALL_FIRST = (*_KNOWN, *(side for side in range(8, 385) if side not in _KNOWN))
 """Sides tried in turn where a model leaves its sizes open: cheap ones first."""
@@ -97,7 +97,7 @@ def _first_judged(index: GraphIndex) -> str:
 
 
 def _image_input(path: Path, index: GraphIndex, wanted: str | None) -> ValueInfoProto:
-    """The input that is fed with images: the one named, the only one, or the likeliest."""
+    """The input that takes images: the named one, the only one, or the likeliest."""
     values = [i for i in index.graph.input if i.name in index.inputs]
     named = ", ".join(v.name for v in values) or "none"
     if not values:
@@ -157,7 +157,7 @@ def _further(index: GraphIndex, image: ValueInfoProto) -> tuple[FurtherInput, ..
 
 
 def _per_image(value: ValueInfoProto, image: ValueInfoProto) -> bool:
-    """Whether the first axis of an input is the images', as far as its declaration tells."""
+    """Whether the first axis of an input counts images, as far as its declaration says."""
     dims, images = value.type.tensor_type.shape.dim, image.type.tensor_type.shape.dim
     if not dims or not images:
         return False
@@ -169,7 +169,7 @@ def _per_image(value: ValueInfoProto, image: ValueInfoProto) -> bool:
 
 
 def _spec(value: ValueInfoProto, index: GraphIndex, layout: str | None) -> InputSpec:
-    """The input as declared; what it leaves open is filled in where the graph tells it."""
+    """The input as declared; open sizes are filled in if the graph fixes them."""
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
     declared = dims_of(value)
     rank = None if declared is None else len(declared)
@@ -190,7 +190,7 @@ def _spec(value: ValueInfoProto, index: GraphIndex, layout: str | None) -> Input
 
 
 def _layout(name: str, dims: tuple[int | None, ...], index: GraphIndex) -> str:
-    """Where the channels stand: told by their number, else by a Transpose behind the input."""
+    """The layout: from the number of channels, else from a Transpose after the input."""
     first, last = dims[0] in _CHANNELS, dims[2] in _CHANNELS
     if first != last:
         return "nchw" if first else "nhwc"
@@ -206,7 +206,7 @@ def _layout(name: str, dims: tuple[int | None, ...], index: GraphIndex) -> str:
 def noise_images(
     subject: Subject, n_images: int = 8, *, sides: Sequence[int] = SMALL_FIRST
 ) -> suite.Array:
-    """Noise of the model's input shape, for a proof that has no real images.
+    """Noise of the model's input shape, for proofs without real images.
 
     Args:
         subject: the model.
@@ -217,7 +217,7 @@ def noise_images(
         ModelError: the input takes no numbers, or more than an image holds, or the model runs on
             none of the sides.
     """
-    # Also no numbers of 8 bits or fewer with a point, which NumPy does not know.
+    # This also refuses floats of 8 bits or fewer, which NumPy does not know.
     if not issubclass(subject.spec.dtype.type, np.floating | np.integer):
         raise errors.ModelError(
             f"the input {subject.input_name!r} takes {subject.spec.dtype}, and images are numbers "
@@ -325,7 +325,7 @@ def load_framework_model(
 
     Raises:
         SettingsError: there is no adapter of that name.
-        AdapterError: none takes the source, or the one that does cannot load it.
+        AdapterError: no adapter takes the source, or the adapter cannot load it.
     """
     return choose_adapter(source, framework, adapters).load(source, options or LoadOptions())
 
@@ -359,7 +359,7 @@ def choose_adapter(
 def find_adapters(points: Iterable[EntryPoint] | None = None) -> tuple[Adapter, ...]:
     """Every installed adapter, in the order of names; no framework is imported.
 
-    One that cannot be imported is left out with a warning: the others go on.
+    An adapter that cannot be imported is left out with a warning.
     """
     adapters_by_name: dict[str, Adapter] = {}
     given = entry_points(group=GROUP) if points is None else points

@@ -90,7 +90,7 @@ class Constants:
         return numbers.reshape(-1).astype(np.int64)
 
     def _dequantised(self, node: NodeProto, stored: Mapping[str, suite.Array]) -> suite.Array:
-        """Real numbers as the runtime makes them: in 32 bits, then rounded to the type of the result."""
+        """Real numbers as the runtime makes them: in 32 bits, then rounded to the result's type."""
         codes = self.array(node.input[0], stored)
         scale, zero = self._quantisation(node)
         made = protos.int_attribute(node, "output_dtype", 0)

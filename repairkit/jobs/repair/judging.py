@@ -57,13 +57,12 @@ def final_figures(
     """The figures to report: of the test part, else of images that did not choose their cure."""
     if bench.unjudged:
         return not_judged(bench)
-    if has_test(bench):
+    if len(bench.parts.test):
         return judge_on_test(bench, patched, objective)
-    if chosen.selection is None:  # filters that were named
+    if chosen.selection is None:  # filters that were named: no image chose them
         suite = bench.parts.selection
-        return judge_on_selection(
-            bench, (bench.working.run_plain(suite), outputs_of(bench, patched, suite)), objective
-        )
+        outputs = bench.working.run_plain(suite), outputs_of(bench, patched, suite)
+        return judge_outputs(bench, outputs, _selection(bench, "selection"), objective)
     assert chosen.outputs is not None
     return judge_cross_fitted(bench, chosen.outputs, objective, n_folds=chosen.n_folds)
 
@@ -118,11 +117,6 @@ def judged_names(bench: Bench, objective: str) -> list[str]:
     return names
 
 
-def has_test(bench: Bench) -> bool:
-    """Whether some images only report."""
-    return len(bench.parts.test) > 0
-
-
 def require_test(bench: Bench, why: str) -> None:
     """Refuse a job without images to report on.
 
@@ -133,7 +127,7 @@ def require_test(bench: Bench, why: str) -> None:
     Raises:
         SettingsError: there is neither a test part nor a cross-fitted figure.
     """
-    if why and not has_test(bench):
+    if why and not len(bench.parts.test):
         raise errors.SettingsError(
             f"without a test part cross-fitted figures are reported, and here are none: {why}; "
             "give a test part, such as --test 0.3"
@@ -156,11 +150,6 @@ def judge_cross_fitted(
         fairness=_with_widened(figures.fairness, factor),
         classes=_with_widened(figures.classes, factor),
     )
-
-
-def judge_on_selection(bench: Bench, outputs: Outputs, objective: str) -> FinalFigures:
-    """Figures of the selection images, for filters that no image chose."""
-    return judge_outputs(bench, outputs, _selection(bench, "selection"), objective)
 
 
 def _selection(bench: Bench, name: str) -> Suite:

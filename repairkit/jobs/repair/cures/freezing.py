@@ -355,19 +355,15 @@ def _options(bench: Bench) -> list[FilterMeans]:
         for magnitude in (False, True)
     )
     # A tree has a number per class, and one size for all of them.
-    sizes = {name: spread[name].reshape(len(spread[name]), -1) for name in spread}
-    sizes = {name: sizes[name].max(axis=1) for name in sizes}
-    shifted = [
-        {name: mean[name] + _apart(factor * sizes[name], mean[name]) for name in mean}
-        for factor in _SPREADS
-    ]
+    sizes = {
+        name: by_filter.reshape(len(by_filter), -1)
+        .max(axis=1)
+        .reshape(-1, *[1] * (mean[name].ndim - 1))
+        for name, by_filter in spread.items()
+    }
+    shifted = [{name: mean[name] + factor * sizes[name] for name in mean} for factor in _SPREADS]
     wanted = [mean, zero_levels(sites), bias_levels(bench.working.survey, sites), *shifted]
     return [representable(bench.working.survey, levels) for levels in wanted]
-
-
-def _apart(shift: Array, like: Array) -> Array:
-    """A number per filter, so shaped that it adds to each of the filter's numbers."""
-    return shift.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _constants(options: list[FilterMeans], frozen: FrozenFilter) -> Iterator[Constant]:

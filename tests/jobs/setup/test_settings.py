@@ -26,7 +26,7 @@ from repairkit.jobs.score.score_settings import Exclusion, ScoreSettings
 from repairkit.jobs.score.scoring import score_again
 from repairkit.jobs.setup.settings import METHOD_OPTIONS, NOT_SAID, options_of
 from repairkit.jobs.setup.workbench import Settings
-from tests.report.test_commands import WAYS
+from tests.report.test_wording import WAYS
 from tests.unfair import write_unfair
 
 TEXT = st.text(st.sampled_from("ab ,\"'$`\\-=;é\u00d7"), min_size=1, max_size=6)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repairkit.core.errors import DataError, SettingsError
@@ -36,6 +36,7 @@ def of_cells(cells: list[tuple[int, int]]) -> tuple[Any, list[tuple[int, int]]]:
     return dataset([cell[0] for cell in cells], [cell[1] for cell in cells]), cells
 
 
+@settings(deadline=None)
 @given(cells=CELLS, seed=st.integers(0, 2**32))
 def test_seven_tenths_choose_three_test_and_means_see_all_that_is_not_test(
     cells: list[tuple[int, int]], seed: int
@@ -61,6 +62,7 @@ WISHES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     selection=WISHES,
     test=st.one_of(WISHES, st.just("none")),
@@ -87,6 +89,7 @@ def test_a_calibration_part_left_open_is_all_that_is_not_test(
     assert (("selection", "test") in shared) == bool(chosen["selection"] & chosen["test"])
 
 
+@settings(deadline=None)
 @given(test=st.floats(0.01, 0.99), seed=st.integers(0, 99))
 def test_a_selection_part_left_open_takes_what_other_shares_leave(test: float, seed: int) -> None:
     data = dataset([0, 1] * 100)
@@ -105,6 +108,7 @@ def test_a_test_part_left_open_takes_at_most_what_is_left() -> None:
         split_parts(data, PartPlan(selection=1), seed=0)
 
 
+@settings(deadline=None)
 @given(cells=CELLS, seed=st.integers(0, 2**32))
 def test_without_a_test_part_all_images_choose(cells: list[tuple[int, int]], seed: int) -> None:
     data, cells = of_cells(cells)

@@ -161,10 +161,10 @@ class ModelGame:
         """Some rows whose outputs are judged together, once all are known."""
         images = None if round.images is None else round.images[rows]
         outputs = self.evaluator.answer(round.coalitions[rows], images, keep_all)
-        everyone = np.arange(len(self.suite))
+        all_images = np.arange(len(self.suite))
         judged = []
         for number, row in enumerate(outputs):
-            drawn = everyone if images is None else images[number]
+            drawn = all_images if images is None else images[number]
             factors = self._weights * len(self.suite) if images is None else self._ratios[drawn]
             together = [not metric.per_image for metric in self._metrics]
             factors = np.where(together, 1.0, factors)

@@ -1,9 +1,9 @@
 """ONNX Runtime: sessions, values, and the memory that they take.
 
 Two kinds of session. `open_session` gives the provider that was asked for, or an error that says
-what is missing. `open_slice` runs part of a graph just as it is written: many such sessions share
-the work of one model, so that each must be light. It has no threads of its own that spin, no
-optimisation (which has been done), and no pool of memory that only it can use.
+what is missing. `open_slice` runs part of a graph exactly as written. Many such sessions share the
+work of one model, so each must be light: it has no spinning threads, does not optimise (the graph
+is optimised already), and shares a memory pool with the others.
 
 A value made from an array shares the array's memory, and only the value's Python object keeps the
 array alive. Before ONNX Runtime 1.30 a binding keeps neither the value nor the array: the caller

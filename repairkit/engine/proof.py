@@ -90,7 +90,7 @@ def _prove(
     tolerance: float,
 ) -> results.Proof:
     exact, relative, same, changed = True, 0.0, True, False
-    everyone = {name: np.ones_like(mask) for name, mask in masks.items()}
+    all_present = {name: np.ones_like(mask) for name, mask in masks.items()}
     for optimise in (False, True):
         ours = _runner(patched, optimise=optimise)
         theirs = _runner(instrumented, ours.outputs, optimise=optimise)
@@ -104,7 +104,7 @@ def _prove(
                     exact = exact and equal_outputs(a, b)
         if not optimise:
             whole = zip(
-                ours.raw(images, feeds=feeds), theirs.raw(images, everyone, feeds), strict=True
+                ours.raw(images, feeds=feeds), theirs.raw(images, all_present, feeds), strict=True
             )
             changed = not all(
                 equal_outputs(a, b)

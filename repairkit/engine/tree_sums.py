@@ -95,8 +95,8 @@ class TreeEvaluator:
             finished = self.finishes[site.name](sums.reshape(n_rows * n_images, -1))
             scores[site.tensor] = finished
         outputs = scores[self.judged] if self.tail is None else self._through_tail(scores)
-        everyone = np.broadcast_to(positions, (n_rows, n_images)).reshape(-1)
-        kept = reduce(outputs, everyone)
+        flat = np.broadcast_to(positions, (n_rows, n_images)).reshape(-1)
+        kept = reduce(outputs, flat)
         return kept.reshape(n_rows, n_images, *kept.shape[1:])
 
     def _sums(

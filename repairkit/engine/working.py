@@ -318,7 +318,7 @@ def _all_evaluators(
     optimised: Callable[[], Runner] | None,
     cache_memory: int | None,
 ) -> Iterator[tuple[str, FastEvaluator | MaskEvaluator]]:
-    """Every way but the judge itself, the fastest first, each with a name of its own."""
+    """Every way except the judge itself, the fastest first, each with its name."""
     if candidates.step is None and not reference.suite.further:  # they feed images alone
         yield from _fast_evaluators(candidates, reference, cache_memory)
     at_the_end = candidates.rounding is not None and candidates.rounding.at_the_end
@@ -332,7 +332,7 @@ def _all_evaluators(
 def _fast_evaluators(
     candidates: Candidates, reference: MaskEvaluator, cache_memory: int | None
 ) -> Iterator[tuple[str, FastEvaluator]]:
-    """All that can be compiled, the fastest first, each with a name of its own."""
+    """All that can be compiled, the fastest first, each with its name."""
     for way in candidates.ways:
         compiled = candidates.compile(way, reference.suite.batch(np.arange(1)))
         if compiled is None:

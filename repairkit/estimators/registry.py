@@ -39,7 +39,7 @@ ESTIMATORS: Mapping[str, type] = MappingProxyType(
 
 
 def make_estimator(name: str, **settings: Any) -> scores.Estimator:
-    """The estimator called `name`, with settings of its own.
+    """The estimator called `name`, with these settings.
 
     Raises:
         SettingsError: the name or a setting is unknown, or a value makes no sense.

@@ -107,11 +107,11 @@ class FastEvaluator:
     def _jobs(self, n_rows: int, images: NDArray[np.intp] | None) -> list[Job]:
         """Rows on the same images together, and these images in pieces."""
         if images is None:
-            everyone = np.arange(len(self.suite))
-            enough = self._n_pieces(len(everyone)) >= _ENOUGH_JOBS
+            all_images = np.arange(len(self.suite))
+            enough = self._n_pieces(len(all_images)) >= _ENOUGH_JOBS
             step = n_rows if enough else _ROWS_PER_JOB
             parts = [np.arange(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
-            return [job for rows in parts for job in self._pieces(rows, everyone)]
+            return [job for rows in parts for job in self._pieces(rows, all_images)]
         groups: dict[bytes, list[int]] = defaultdict(list)
         for number, row in enumerate(images):
             groups[row.tobytes()].append(number)

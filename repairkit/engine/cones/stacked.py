@@ -169,13 +169,13 @@ class StackedEvaluator:
         Raises:
             DeviceError: not even one row has room on the device.
         """
-        everyone = np.arange(len(self.suite))
+        all_images = np.arange(len(self.suite))
         groups: dict[bytes, list[int]] = defaultdict(list)
         for number in range(len(coalitions)):
             groups[b"" if images is None else images[number].tobytes()].append(number)
         answers: list[Array | None] = [None] * len(coalitions)
         for numbers in groups.values():
-            positions = everyone if images is None else images[numbers[0]]
+            positions = all_images if images is None else images[numbers[0]]
             parts = [
                 self._on_images(coalitions[numbers], piece, reduce)
                 for piece in self._pieces(positions)

@@ -223,8 +223,8 @@ class MarginalsRun(questions.TopKRun):
             self._begin()
 
     def _begin(self) -> None:
-        everyone = np.ones(self.facts.n_players, bool)
-        players = self.still_open if self.settings.contenders_only else everyone
+        all_players = np.ones(self.facts.n_players, bool)
+        players = self.still_open if self.settings.contenders_only else all_players
         self.star = begin_star(
             self.facts,
             self.entropy,

@@ -120,8 +120,7 @@ class PermutationRun:
         self.walk = self._walk(self.n_walks)
 
     def _walk(self, number: int) -> walks.PlayerWalk:
-        everyone = np.arange(self.facts.n_players)
-        size = self.settings.batch_size
+        everyone, size = np.arange(self.facts.n_players), self.settings.batch_size
         return walks.begin_walk(self.facts, self.entropy, number, players=everyone, batch_size=size)
 
     def _cautious_errors(self) -> NDArray[np.float64]:

@@ -202,14 +202,20 @@ def first_order_changes(
             called = list(outputs)
             gradients = torch.autograd.grad(loss, [outputs[n] for n in called], allow_unused=True)
         for name, gradient in zip(called, gradients, strict=True):
-            out = outputs[name].detach()
-            if gradient is None:
-                gradient = torch.zeros_like(out)
-            level = torch.from_numpy(np.asarray(constants[name])).to(out)
-            moved = level.reshape(1, -1, *(1,) * (out.dim() - 2)) - out
-            change = -(moved * gradient).flatten(2).sum(2)[:n_real]
+            change = _first_order(outputs[name].detach(), gradient, constants[name])[:n_real]
             changes[name].append(change.float().cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in changes.items() if parts}
+
+
+def _first_order(
+    out: torch.Tensor, gradient: torch.Tensor | None, constants: NDArray[np.float64]
+) -> torch.Tensor:
+    """The first-order change of the log-likelihood, (n_images, n_channels), for one layer."""
+    if gradient is None:
+        gradient = torch.zeros_like(out)
+    level = torch.from_numpy(np.asarray(constants)).to(out)
+    moved = level.reshape(1, -1, *(1,) * (out.dim() - 2)) - out
+    return -(moved * gradient).flatten(2).sum(2)
 
 
 def layer_conductance(

@@ -13,9 +13,9 @@ from repairkit.core.filters import Filter, FilterMeans, Site, Sums
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices, Suite
 from repairkit.engine.runner import OpenModel, Runner
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.ensembles import Ensemble, read_ensemble
 from repairkit.graph.kinds.trees import tap_trees
+from repairkit.graph.protos import GraphIndex
 from repairkit.graph.structure import find_rounding
 
 _MEANS_BYTES = 256 * 2**20

@@ -15,8 +15,8 @@ from repairkit.core import errors, suite
 from repairkit.core.process.stages import stage
 from repairkit.engine.runner import Feeds, OpenModel, Runner
 from repairkit.graph.coalitions.rebatch import rebatch
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.mixing import find_mixers, find_random
+from repairkit.graph.protos import GraphIndex
 
 Outputs = Mapping[str, suite.Array]
 

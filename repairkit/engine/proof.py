@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from repairkit.core import errors, filters, results, suite
 from repairkit.engine.runner import Feeds, Masks, OpenModel, Runner
 from repairkit.graph.fixing import seeded
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head
+from repairkit.graph.protos import GraphIndex
 
 Floats = NDArray[np.float64]
 TOLERANCE = 1e-5

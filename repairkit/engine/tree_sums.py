@@ -19,10 +19,9 @@ from onnx import ModelProto, NodeProto, TensorProto
 from repairkit.core import errors, filters, game, suite
 from repairkit.engine.evaluator import Reduce
 from repairkit.engine.runner import OpenModel
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.ensembles import Ensemble, numbers, tail_of
 from repairkit.graph.kinds.trees import element_type
-from repairkit.graph.protos import attribute, int_attribute
+from repairkit.graph.protos import GraphIndex, attribute, int_attribute
 
 _BLOCK_NUMBERS = 2**20  # that are added to at a time; more would not stay in the cache
 

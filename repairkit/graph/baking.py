@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core import errors, filters
-from repairkit.graph.index import ConstantArrays, GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head, head_named, kernel_order
 from repairkit.graph.kinds.kind import Survey
-from repairkit.graph.protos import copied
+from repairkit.graph.protos import ConstantArrays, GraphIndex, copied
 from repairkit.graph.stored.constants import Constants
 from repairkit.graph.stored.editing import Editor, changes_nothing, undo
 

@@ -8,7 +8,6 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from repairkit.core.suite import Array
 from repairkit.graph import protos
-from repairkit.graph.index import GraphIndex
 
 _EXPAND_SINCE = 8
 _SLICE_READS_INPUTS_SINCE = 10
@@ -35,7 +34,7 @@ def with_constants(
     protos.refill(graph.input, kept)
     protos.refill(graph.initializer, (t for t in graph.initializer if t.name not in constants))
     version = protos.opset_of(model, default=1)
-    taken = GraphIndex(model).names
+    taken = protos.GraphIndex(model).names
     nodes = []
     for name, array in constants.items():
         if name not in repeated or version < _EXPAND_SINCE:

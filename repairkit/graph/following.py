@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from onnx import NodeProto
 
 from repairkit.graph import protos
-from repairkit.graph.index import ConstantArrays
 
 Shapes = dict[str, list[int | str | None]]
 """Sizes by tensor: numbers, names, or None where nothing is known."""
@@ -36,7 +35,7 @@ class Trace:
     `batch` is the name of the number of images in `shapes`.
     """
 
-    constants: ConstantArrays
+    constants: protos.ConstantArrays
     shapes: Shapes
     batch: str
     axes: dict[str, int]

@@ -9,8 +9,7 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from repairkit.graph.following import Mixer, Shapes, Trace
-from repairkit.graph.index import GraphIndex
-from repairkit.graph.protos import RANDOM, node_name, with_open_sizes
+from repairkit.graph.protos import RANDOM, GraphIndex, node_name, with_open_sizes
 from repairkit.graph.stored.constants import Constants
 
 _BATCH = "repairkit_images"

@@ -9,7 +9,6 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from repairkit.graph import protos
-from repairkit.graph.index import GraphIndex
 
 # How the output ends: probabilities, logarithms or raw scores
 
@@ -51,7 +50,7 @@ def ending_of(model: ModelProto, output: str) -> tuple[Ending, str] | None:
     Layers that only reshape, cast or quantise are skipped. So are sums and factors that are stored
     in the model, behind a dense or convolutional layer.
     """
-    index = GraphIndex(model)
+    index = protos.GraphIndex(model)
     name, arithmetic = output, False
     for _ in range(len(index.nodes)):
         if name not in index.producers:
@@ -79,7 +78,7 @@ def ending_of(model: ModelProto, output: str) -> tuple[Ending, str] | None:
     return None
 
 
-def _before(node: NodeProto, index: GraphIndex) -> str | None:
+def _before(node: NodeProto, index: protos.GraphIndex) -> str | None:
     """The one tensor that a node passes on; None where it does more."""
     if node.op_type in _PASSING or node.op_type == "ZipMap":
         return str(node.input[0])
@@ -105,7 +104,7 @@ _POINTWISE = {
 Size = tuple[int, int]
 
 
-def receptive_field(index: GraphIndex, tensor: str, image: str) -> Size | None:
+def receptive_field(index: protos.GraphIndex, tensor: str, image: str) -> Size | None:
     """The height and width of the part of `image` that one position of `tensor` depends on.
 
     The greatest over all paths, by kernels, strides and dilations (Araujo, Norris & Sim 2019,
@@ -130,7 +129,7 @@ def receptive_field(index: GraphIndex, tensor: str, image: str) -> Size | None:
     return sizes.get(image)
 
 
-def _window_before(node: NodeProto, size: Size, index: GraphIndex) -> Size | None:
+def _window_before(node: NodeProto, size: Size, index: protos.GraphIndex) -> Size | None:
     """The size on a node's input of a window of `size` on its output."""
     if node.op_type in _POINTWISE:
         return size
@@ -147,7 +146,7 @@ def _window_before(node: NodeProto, size: Size, index: GraphIndex) -> Size | Non
     return height, width
 
 
-def _kernel(node: NodeProto, index: GraphIndex) -> list[int]:
+def _kernel(node: NodeProto, index: protos.GraphIndex) -> list[int]:
     given = protos.ints_attribute(node, "kernel_shape")
     if given is not None:
         return given
@@ -191,7 +190,7 @@ class Rounding:
     at_the_end: bool
 
 
-def find_rounding(index: GraphIndex, outputs: tuple[str, ...]) -> Rounding | None:
+def find_rounding(index: protos.GraphIndex, outputs: tuple[str, ...]) -> Rounding | None:
     """Where numbers that lead to some tensors are rounded to steps; None where they never are."""
     needed = index.leading_to(outputs)
     half = {t.name for t in index.graph.initializer if t.data_type in _COARSE}
@@ -224,7 +223,7 @@ def _rounds(node: NodeProto, half: set[str]) -> bool:
 
 
 def _met_before(
-    index: GraphIndex, outputs: tuple[str, ...], makes: set[str], data: set[str]
+    index: protos.GraphIndex, outputs: tuple[str, ...], makes: set[str], data: set[str]
 ) -> bool:
     """Whether a rounded tensor lies between an output and the layers with weights before it."""
     waiting, seen = list(outputs), set()

@@ -108,60 +108,45 @@ class SearchStep:
 
 
 @dataclass(kw_only=True)
-class Search:
-    """A search under way: what was looked at is never looked at twice.
+class SetsSeen:
+    """Sets that were looked at, each once: their figures, and what speaks against them.
 
-    It ends after `most_steps` steps, and at the first look before which `is_over` is true.
+    No set is looked at once `is_over` is true, but for the one that freezes nothing.
     """
 
     answer: Answer
     criterion: crossfit.Criterion
     folds: crossfit.Folds
-    settings: SearchSettings
-    rng: np.random.Generator
-    is_over: Callable[[], bool] = lambda: False
-    most_steps: float = math.inf
-    steps: list[SearchStep] = field(default_factory=list)
+    is_over: Callable[[], bool]
     _known: dict[frozenset[int], crossfit.FoldFigures] = field(default_factory=dict)
     _objections: dict[frozenset[int], str] = field(default_factory=dict)
 
-    @property
-    def n_taken(self) -> int:
-        """Steps that were taken, each of which froze a player."""
-        return sum(step.kept and step.dropped is None for step in self.steps)
-
-    @property
-    def n_looks(self) -> int:
-        """Sets that were looked at, the empty one among them."""
+    def __len__(self) -> int:
         return len(self._known)
 
-    def run(self, screened: Screened) -> tuple[Frozen, ...]:
-        """The sets that were taken, one after the other; the first freezes nothing."""
-        taken: list[Frozen] = [()]
-        self._look([()], object_to=False)
-        beam: list[Frozen] = [()]
-        while len(taken[-1]) < self.settings.at_most:
-            if len(taken) > self.most_steps:
+    def __contains__(self, frozen: Frozen) -> bool:
+        return frozenset(frozen) in self._known
+
+    def __getitem__(self, frozen: Frozen) -> crossfit.FoldFigures:
+        return self._known[frozenset(frozen)]
+
+    def look(self, sets: Iterable[Frozen], *, object_to: bool = True) -> list[Frozen]:
+        """Judge the sets that are new; those that keep to the limits come back."""
+        ordered = {frozenset(frozen): frozen for frozen in sets}
+        fresh = [key for key in ordered if key not in self._known]
+        answers = iter(self.answer([ordered[key] for key in fresh])) if fresh else iter(())
+        for key in fresh:
+            if object_to and self.is_over():  # what nothing was frozen in is always looked at
                 break
-            longer = [(*f, p) for f in beam for p in screened.players if p not in f]
-            shortlist = self._shortlist(longer, screened)
-            ahead = self._look(shortlist)
-            step = self._step(taken[-1], ahead, shortlist)
-            self.steps.append(step)
-            if not step.kept:
-                break
-            ahead.sort(key=self.figure, reverse=True)
-            taken.append(self._revisit(step.frozen))
-            beam = [taken[-1], *ahead[1 : self.settings.beam]]
-        else:
-            reason = f"{self.settings.at_most} are frozen, as many as allowed"
-            figure = self.figure(taken[-1])
-            self.steps.append(SearchStep(frozen=taken[-1], figure=figure, reason=reason))
-        return tuple(taken)
+            outputs = next(answers)
+            everyone = self.folds.everyone
+            self._known[key] = crossfit.look(self.criterion, outputs, self.folds)
+            self._objections[key] = self.criterion.objection(outputs, everyone) if object_to else ""
+        return [f for key, f in ordered.items() if self._objections.get(key) == ""]
 
     def figure(self, frozen: Frozen) -> float:
         """The criterion on the images that choose, of a set that was looked at."""
-        return self._known[frozenset(frozen)].figure
+        return self[frozen].figure
 
     def objection(self, frozen: Frozen) -> str:
         """What speaks against a set that was looked at; empty where nothing does."""
@@ -176,6 +161,79 @@ class Search:
         if best is None or any(figures[k] >= figures[best] for k in figures.keys() - objected):
             return None
         return tuple(sorted(best)), self._objections[best]
+
+    def predicted(self, frozen: Frozen) -> crossfit.FoldFigures:
+        """The set, if the last player changed the outputs as it does alone."""
+        plain = self[()].columns
+        before = self[frozen[:-1]].columns
+        alone = self[frozen[-1:]].columns
+        return crossfit.look_at_columns(self.criterion, before + (alone - plain), self.folds)
+
+    def figure_without(self, player: int, frozen: Frozen) -> float:
+        """What is predicted once a player of a set computes again."""
+        whole, plain = self[frozen].columns, self[()].columns
+        columns = whole - (self[(player,)].columns - plain)
+        return self.criterion.figure(columns, self.folds.everyone)
+
+
+@dataclass(kw_only=True)
+class Search:
+    """A search under way: what was looked at is never looked at twice.
+
+    It ends after `most_steps` steps, and at the first look before which `is_over` is true.
+    """
+
+    answer: Answer
+    criterion: crossfit.Criterion
+    folds: crossfit.Folds
+    settings: SearchSettings
+    rng: np.random.Generator
+    is_over: Callable[[], bool] = lambda: False
+    most_steps: float = math.inf
+    steps: list[SearchStep] = field(default_factory=list)
+    seen: SetsSeen = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = SetsSeen(
+            answer=self.answer,
+            criterion=self.criterion,
+            folds=self.folds,
+            is_over=self.is_over,
+        )
+
+    @property
+    def n_taken(self) -> int:
+        """Steps that were taken, each of which froze a player."""
+        return sum(step.kept and step.dropped is None for step in self.steps)
+
+    @property
+    def n_looks(self) -> int:
+        """Sets that were looked at, the empty one among them."""
+        return len(self.seen)
+
+    def run(self, screened: Screened) -> tuple[Frozen, ...]:
+        """The sets that were taken, one after the other; the first freezes nothing."""
+        taken: list[Frozen] = [()]
+        self.seen.look([()], object_to=False)
+        beam: list[Frozen] = [()]
+        while len(taken[-1]) < self.settings.at_most:
+            if len(taken) > self.most_steps:
+                break
+            longer = [(*f, p) for f in beam for p in screened.players if p not in f]
+            shortlist = self._shortlist(longer, screened)
+            ahead = self.seen.look(shortlist)
+            step = self._step(taken[-1], ahead, shortlist)
+            self.steps.append(step)
+            if not step.kept:
+                break
+            ahead.sort(key=self.seen.figure, reverse=True)
+            taken.append(self._revisit(step.frozen))
+            beam = [taken[-1], *ahead[1 : self.settings.beam]]
+        else:
+            reason = f"{self.settings.at_most} are frozen, as many as allowed"
+            figure = self.seen.figure(taken[-1])
+            self.steps.append(SearchStep(frozen=taken[-1], figure=figure, reason=reason))
+        return tuple(taken)
 
     def _shortlist(
         self, sets: Iterable[Frozen], screened: Screened
@@ -192,22 +250,15 @@ class Search:
         if singles or len(allowed) <= most or not self.criterion.additive:
             return allowed
         # A set without its last player, and that player alone, must both be known.
-        known = [f for f in allowed if {frozenset(f[:-1]), frozenset(f[-1:])} <= self._known.keys()]
-        predicted = {f: self._predicted(f) for f in known}
+        known = [f for f in allowed if f[:-1] in self.seen and f[-1:] in self.seen]
+        predicted = {f: self.seen.predicted(f) for f in known}
         return _best_of_each_ranking(predicted, allowed, self.folds.n_folds, most)
-
-    def _predicted(self, frozen: Frozen) -> crossfit.FoldFigures:
-        """The set, if the last player changed the outputs as it does alone."""
-        plain = self._known[frozenset()].columns
-        before = self._known[frozenset(frozen[:-1])].columns
-        alone = self._known[frozenset(frozen[-1:])].columns
-        return crossfit.look_at_columns(self.criterion, before + (alone - plain), self.folds)
 
     def _step(
         self, champion: Frozen, ahead: Sequence[Frozen], shortlist: dict[Frozen, NDArray[np.bool_]]
     ) -> SearchStep:
         """The best set ahead, and whether to go there."""
-        current = self._known[frozenset(champion)]
+        current = self.seen[champion]
         if not ahead:
             reason = "no candidate is left that keeps to the limits"
             if self.is_over():
@@ -216,15 +267,15 @@ class Search:
         gain = crossfit.gain_of_choice(
             self.criterion,
             current,
-            [self._known[frozenset(frozen)] for frozen in ahead],
+            [self.seen[frozen] for frozen in ahead],
             self.folds,
             doubt=self.settings.doubt,
             n_resamples=self.settings.n_resamples,
             rng=self.rng,
             allowed=np.stack([shortlist[frozen] for frozen in ahead]),
         )
-        best = max(ahead, key=self.figure)
-        figure = self.figure(best)
+        best = max(ahead, key=self.seen.figure)
+        figure = self.seen.figure(best)
         kept = gain.low > 0 and figure > current.figure
         reason = _gain_in_words(gain, self.settings.doubt, kept)
         return SearchStep(
@@ -236,40 +287,22 @@ class Search:
         while len(frozen) > 1:
             sets = {frozen[:i] + frozen[i + 1 :]: frozen[i] for i in range(len(frozen) - 1)}
             if self.criterion.additive:
-                figures = {f: self._figure_without(player, frozen) for f, player in sets.items()}
-                fewer = self._look(_largest(figures, _MOST_UNFROZEN))
+                figures = {
+                    f: self.seen.figure_without(player, frozen) for f, player in sets.items()
+                }
+                fewer = self.seen.look(_largest(figures, _MOST_UNFROZEN))
             else:
-                fewer = self._look(sets)
-            best = max(fewer, key=self.figure, default=None)
-            if best is None or self.figure(best) < self.figure(frozen):
+                fewer = self.seen.look(sets)
+            best = max(fewer, key=self.seen.figure, default=None)
+            if best is None or self.seen.figure(best) < self.seen.figure(frozen):
                 break
             (out,) = set(frozen) - set(best)
             reason = "the others do as well without it"
-            figure = self.figure(best)
+            figure = self.seen.figure(best)
             step = SearchStep(frozen=best, dropped=out, figure=figure, kept=True, reason=reason)
             self.steps.append(step)
             frozen = best
         return frozen
-
-    def _figure_without(self, player: int, frozen: Frozen) -> float:
-        """What is predicted once a player of a set computes again."""
-        whole, plain = self._known[frozenset(frozen)].columns, self._known[frozenset()].columns
-        columns = whole - (self._known[frozenset([player])].columns - plain)
-        return self.criterion.figure(columns, self.folds.everyone)
-
-    def _look(self, sets: Iterable[Frozen], *, object_to: bool = True) -> list[Frozen]:
-        """Judge the sets that are new; those that keep to the limits come back."""
-        ordered = {frozenset(frozen): frozen for frozen in sets}
-        fresh = [key for key in ordered if key not in self._known]
-        answers = iter(self.answer([ordered[key] for key in fresh])) if fresh else iter(())
-        for key in fresh:
-            if object_to and self.is_over():  # what nothing was frozen in is always looked at
-                break
-            outputs = next(answers)
-            everyone = self.folds.everyone
-            self._known[key] = crossfit.look(self.criterion, outputs, self.folds)
-            self._objections[key] = self.criterion.objection(outputs, everyone) if object_to else ""
-        return [f for key, f in ordered.items() if self._objections.get(key) == ""]
 
 
 def _largest(figures: dict[Frozen, float], most: int) -> list[Frozen]:

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.suite import Array
 from repairkit.engine.runner import Runner
-from repairkit.graph.index import GraphIndex
+from repairkit.graph.protos import GraphIndex
 from repairkit.graph.structure import bytes_of_largest_node, ending_of, receptive_field
 from repairkit.jobs.setup import preparing as bench_module
 from repairkit.jobs.setup.preparing import prepare

@@ -145,7 +145,7 @@ def test_figures_rise_along_the_path() -> None:
     worths = np.random.default_rng(5).normal(0, 0.2, 20)
     made_up = MadeUp(lambda frozen: sum(worths[p] for p in frozen), noise=0.5)
     path, found = search(made_up, 20)
-    figures = [found.figure(frozen) for frozen in path]
+    figures = [found.seen.figure(frozen) for frozen in path]
     assert figures == sorted(figures)
     assert len(set(figures)) == len(figures)
 

@@ -18,8 +18,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from repairkit.core import errors, suite
 from repairkit.core.process.writing import write_whole
-from repairkit.graph.index import GraphIndex
-from repairkit.graph.protos import int_attribute
+from repairkit.graph.protos import GraphIndex, int_attribute
 from repairkit_adapters.keras import keras_runtime
 from repairkit_adapters.keras.keras_runtime import GraphFunction, OnnxGraph, OnnxNode, Runtime
 

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import GraphIndex
-from repairkit.graph.protos import copied, int_attribute, outer_names, refill
+from repairkit.graph.protos import GraphIndex, copied, int_attribute, outer_names, refill
 
 Tensors = int
 """A set of tensors; bit t is set where tensor t belongs to it."""

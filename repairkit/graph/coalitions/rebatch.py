@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from repairkit.graph import protos
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.stored.constants import Constants
 
 BATCH = "batch"
@@ -36,7 +35,7 @@ def rebatch(
     that are joined to images (`Concat`).
     """
     result = protos.copied(model)
-    index = GraphIndex(model)
+    index = protos.GraphIndex(model)
     work = _Work(result, index, Constants(index), step)
     for position, node in enumerate(index.nodes):
         free = _FREE.get(node.op_type)
@@ -68,7 +67,7 @@ class _Work:
     """
 
     result: ModelProto
-    index: GraphIndex
+    index: protos.GraphIndex
     constants: Constants
     step: int
     before: dict[int, list[NodeProto]] = field(default_factory=dict)

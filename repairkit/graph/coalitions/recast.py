@@ -15,7 +15,6 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.errors import ModelError
 from repairkit.graph import protos
-from repairkit.graph.index import GraphIndex
 
 Width = Literal["float16", "float64"]
 
@@ -40,7 +39,7 @@ class _Recasting:
 
     def __init__(self, model: ModelProto, width: Width) -> None:
         self._model, self._width = model, width
-        self._index = GraphIndex(model)
+        self._index = protos.GraphIndex(model)
         self._floats = _float_tensors(model)
         self._live = _live_tensors(self._index)
         self._versions = {_domain(o.domain): o.version for o in model.opset_import}
@@ -149,7 +148,7 @@ def _float_tensors(model: ModelProto) -> set[str]:
     return floats | {t.name for t in graph.initializer if t.data_type == _FLOAT}
 
 
-def _live_tensors(index: GraphIndex) -> set[str]:
+def _live_tensors(index: protos.GraphIndex) -> set[str]:
     """Tensors whose numbers, and not only their shapes, depend on an input."""
     live = set(index.inputs)
     for node in index.nodes:

@@ -21,9 +21,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from repairkit.core import errors, filters
 from repairkit.graph.coalitions.cones import Switch, Switched
 from repairkit.graph.coalitions.masking import mask_channels, mask_name, mask_shape
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.kind import Folded, Survey
-from repairkit.graph.protos import DEFAULTS_SINCE, copied, refill
+from repairkit.graph.protos import DEFAULTS_SINCE, GraphIndex, copied, refill
 from repairkit.graph.stored.constants import with_dense_tensors
 from repairkit.graph.stored.tensors import folder_of
 

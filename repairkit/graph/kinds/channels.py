@@ -20,10 +20,15 @@ from onnx import ModelProto, NodeProto
 
 from repairkit.core import errors, filters, suite
 from repairkit.graph.coalitions.masking import mask_channels
-from repairkit.graph.index import ConstantArrays, GraphIndex, is_dequantised
 from repairkit.graph.kinds import layers
 from repairkit.graph.kinds.kind import Folded, Kind, SiteLayer, SiteSearch
-from repairkit.graph.protos import STANDARD, float_attribute
+from repairkit.graph.protos import (
+    STANDARD,
+    ConstantArrays,
+    GraphIndex,
+    float_attribute,
+    is_dequantised,
+)
 from repairkit.graph.stored.constants import with_dense_tensors
 
 

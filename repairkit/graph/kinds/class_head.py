@@ -20,7 +20,6 @@ from onnx import NodeProto
 
 from repairkit.core import errors, suite
 from repairkit.graph import protos
-from repairkit.graph.index import GraphIndex, is_dequantised, layer_names
 from repairkit.graph.kinds.layers import DENSE_ON_CODES, ON_CODES
 from repairkit.graph.stored.constants import Constants
 from repairkit.graph.stored.tensors import FROZEN_TYPES
@@ -166,7 +165,7 @@ class _Step:
     stored: Floats | None = None
 
 
-def head_named(index: GraphIndex, layer: str) -> ClassHead:
+def head_named(index: protos.GraphIndex, layer: str) -> ClassHead:
     """The head of that name, for any of the outputs.
 
     Raises:
@@ -187,7 +186,7 @@ def head_named(index: GraphIndex, layer: str) -> ClassHead:
     )
 
 
-def find_head(index: GraphIndex, output: str) -> ClassHead:
+def find_head(index: protos.GraphIndex, output: str) -> ClassHead:
     """The layer that computes the class scores of an output.
 
     Raises:
@@ -240,7 +239,7 @@ def _between(node: NodeProto, output: str) -> errors.ModelError:
 
 
 def _affine(
-    node: NodeProto, position: int, index: GraphIndex, constants: Constants, output: str
+    node: NodeProto, position: int, index: protos.GraphIndex, constants: Constants, output: str
 ) -> tuple[_Step, str]:
     """Sums and factors stored for each class, and the tensor to which they are applied."""
     kind = node.op_type
@@ -256,7 +255,7 @@ def _affine(
     if kind not in ("Add", "Sub", "Mul", "Div") or len(node.input) != 2 or len(fixed) != 1:
         raise _between(node, output)
     slot = fixed[0]
-    if is_dequantised(index, node.input[slot]):
+    if protos.is_dequantised(index, node.input[slot]):
         raise _between(index.nodes[index.producers[node.input[slot]]], output)
     numbers, other = _flat(constants, node.input[slot]), str(node.input[1 - slot])
     if kind == "Add":
@@ -277,7 +276,7 @@ def _flat(constants: Constants, name: str) -> Floats:
 def _read(constants: Constants, position: int) -> ClassHead:
     """The layer itself, as if nothing followed it."""
     index = constants.index
-    node, name = index.nodes[position], layer_names(index)[position]
+    node, name = index.nodes[position], protos.layer_names(index)[position]
     kind, layer = node.op_type, f"the last layer {name!r}"
     kernel = _kernel(node, constants, layer)
     weight = _rows_of(node, kernel)
@@ -316,7 +315,7 @@ def _kernel(node: NodeProto, constants: Constants, layer: str) -> suite.Array:
         raise errors.ModelError(
             f"the weights of {layer} are not its second input, stored in the file"
         )
-    if is_dequantised(index, node.input[1]) or is_dequantised(index, node.input[0]):
+    if protos.is_dequantised(index, node.input[1]) or protos.is_dequantised(index, node.input[0]):
         raise errors.ModelError(
             f"{layer} computes on integer codes, where biases and weights cannot be set exactly; "
             "use the model before it was quantised"
@@ -347,7 +346,9 @@ def _own_bias(node: NodeProto, constants: Constants, layer: str, n_classes: int)
     return stored
 
 
-def _behind(head: ClassHead, index: GraphIndex, steps: list[_Step], ending: Ending) -> ClassHead:
+def _behind(
+    head: ClassHead, index: protos.GraphIndex, steps: list[_Step], ending: Ending
+) -> ClassHead:
     """The head with what follows its layer; `steps` go from the output upwards."""
     n = head.n_classes
     scale, shift = np.ones(n), np.zeros(n)

@@ -14,7 +14,6 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 
 from repairkit.core import errors, filters, suite
 from repairkit.graph import protos
-from repairkit.graph.index import GraphIndex
 
 DOMAIN = "ai.onnx.ml"
 ENSEMBLES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
@@ -118,7 +117,7 @@ def scores_of(node: NodeProto) -> str:
     return str(node.output[last]) if len(node.output) > last else ""
 
 
-def read_ensemble(position: int, index: GraphIndex) -> Ensemble | str:
+def read_ensemble(position: int, index: protos.GraphIndex) -> Ensemble | str:
     """The ensemble at a node of one of `ENSEMBLES`, or why its lists cannot be edited."""
     node = index.nodes[position]
     prefix = _PREFIX[node.op_type]
@@ -286,7 +285,7 @@ def without_zipmaps(model: ModelProto) -> ModelProto:
     return result
 
 
-def zipped_outputs(index: GraphIndex) -> set[str]:
+def zipped_outputs(index: protos.GraphIndex) -> set[str]:
     """Outputs of the model that are made by a `ZipMap`."""
     return {
         o for node in index.nodes if _is_zipmap(node) for o in node.output if o in index.outputs
@@ -306,7 +305,7 @@ def tail_of(model: ModelProto, sites: Sequence[filters.Site], output: str) -> Mo
     if [site.tensor for site in sites] == [output]:
         return None
     plain = without_zipmaps(model)
-    index = GraphIndex(plain)
+    index = protos.GraphIndex(plain)
     scores = [site.tensor for site in sites]
     needed, members = {output}, []
     for position in range(len(index.nodes) - 1, -1, -1):

@@ -20,7 +20,6 @@ from onnx import ModelProto, NodeProto
 
 from repairkit.core.errors import ModelError
 from repairkit.graph import protos
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.ensembles import ENSEMBLES
 from repairkit.graph.stored.constants import Constants
 
@@ -74,7 +73,7 @@ def is_product(node: NodeProto) -> bool:
     return bool(_PRODUCTS.search(node.op_type)) or node.op_type in ENSEMBLES
 
 
-def head_layers(index: GraphIndex, outputs: tuple[str, ...]) -> set[int]:
+def head_layers(index: protos.GraphIndex, outputs: tuple[str, ...]) -> set[int]:
     """Positions of the layers that make the outputs and that no other layer follows.
 
     A layer that makes one output, and is followed by another layer on the way to a second output,

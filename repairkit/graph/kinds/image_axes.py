@@ -12,9 +12,8 @@ from fractions import Fraction
 from onnx import NodeProto
 
 from repairkit.core.errors import ModelError
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.layers import slots_of
-from repairkit.graph.protos import int_attribute, ints_attribute
+from repairkit.graph.protos import GraphIndex, int_attribute, ints_attribute
 from repairkit.graph.stored.constants import Constants
 
 _LIKELY_RANKS = (4, 5, 3)  # of an input whose shape is missing

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from repairkit.core import filters, suite
-from repairkit.graph.index import ConstantArrays, GraphIndex
+from repairkit.graph.protos import ConstantArrays, GraphIndex
 
 # What a search finds
 

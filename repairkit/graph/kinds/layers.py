@@ -17,8 +17,13 @@ from numpy.typing import DTypeLike, NDArray
 from onnx import NodeProto
 
 from repairkit.core.suite import Array
-from repairkit.graph.index import ConstantArrays, GraphIndex
-from repairkit.graph.protos import attribute, float_attribute, int_attribute
+from repairkit.graph.protos import (
+    ConstantArrays,
+    GraphIndex,
+    attribute,
+    float_attribute,
+    int_attribute,
+)
 from repairkit.graph.stored.tensors import FROZEN_TYPES
 
 ON_FLOATS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

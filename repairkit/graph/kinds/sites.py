@@ -10,13 +10,12 @@ import numpy as np
 from onnx import ModelProto, NodeProto, shape_inference
 
 from repairkit.core import errors, filters
-from repairkit.graph.index import GraphIndex, layer_names
 from repairkit.graph.kinds.channels import CHANNELS
 from repairkit.graph.kinds.heads import head_layers, is_product
 from repairkit.graph.kinds.kind import LeftOut, SiteLayer, SiteSearch, Survey
 from repairkit.graph.kinds.layers import DENSE_ON_CODES
 from repairkit.graph.kinds.trees import TREES
-from repairkit.graph.protos import inner_nodes, with_open_sizes
+from repairkit.graph.protos import GraphIndex, inner_nodes, layer_names, with_open_sizes
 from repairkit.graph.stored.constants import Constants
 
 KINDS = (TREES, CHANNELS)

@@ -13,10 +13,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape
 
 from repairkit.core import errors, filters, suite
 from repairkit.graph.coalitions.masking import mask_name, with_where
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds import ensembles
 from repairkit.graph.kinds.kind import Kind, SiteLayer, SiteSearch
-from repairkit.graph.protos import attribute, fresh_name, int_attribute, refill
+from repairkit.graph.protos import GraphIndex, attribute, fresh_name, int_attribute, refill
 
 _EXPAND_SINCE = 8  # the opset since which there is `Expand`, which masks of trees need
 

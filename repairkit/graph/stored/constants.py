@@ -14,7 +14,6 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from repairkit.core import errors, suite
 from repairkit.graph import protos
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.stored import tensors
 
 _NOTHING: Mapping[str, suite.Array] = {}
@@ -42,7 +41,7 @@ class Write:
 class Constants:
     """Values and storages of a graph's constant tensors."""
 
-    def __init__(self, index: GraphIndex) -> None:
+    def __init__(self, index: protos.GraphIndex) -> None:
         self.index = index
 
     def array(self, name: str, stored: Mapping[str, suite.Array] = _NOTHING) -> suite.Array:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core import errors, filters, suite
-from repairkit.graph.index import GraphIndex
-from repairkit.graph.protos import DEFAULTS_SINCE, attribute, copied, fresh_name
+from repairkit.graph.protos import DEFAULTS_SINCE, GraphIndex, attribute, copied, fresh_name
 from repairkit.graph.stored.constants import Constants, stored_tensor
 from repairkit.graph.stored.tensors import array_of, runs_of, store
 

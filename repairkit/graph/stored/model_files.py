@@ -20,7 +20,6 @@ from repairkit.core.errors import ModelError, RunFolderError
 from repairkit.core.process.text import first_line
 from repairkit.core.process.writing import Drafts, together
 from repairkit.graph import protos
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.stored import tensors
 from repairkit.graph.stored.checking import check_model
 
@@ -337,7 +336,7 @@ def first_difference(one: ModelProto, other: ModelProto) -> str:
     ):
         if list(a) != list(b):
             return f"the {name} differ"
-    ours, theirs = GraphIndex(one), GraphIndex(other)
+    ours, theirs = protos.GraphIndex(one), protos.GraphIndex(other)
     for name in sorted(set(ours.initializers) | set(theirs.initializers)):
         if ours.initializers.get(name) != theirs.initializers.get(name):
             return f"the tensor {name!r} differs"

@@ -13,7 +13,7 @@ from repairkit.core import errors, filters, suite
 from repairkit.core.process.stages import stage
 from repairkit.data import parts, preprocessing
 from repairkit.engine.runner import Runner
-from repairkit.graph import baking, index, mixing
+from repairkit.graph import baking, mixing, protos
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.kinds.kind import LeftOut, Survey
 from repairkit.graph.kinds.sites import bias_levels, instrument, select_sites, survey, zero_levels
@@ -113,7 +113,7 @@ def inspect(subject: workbench.Subject, settings: workbench.Settings) -> Inspect
         sites=tuple(SiteFacts(s, shares.get(s.name)) for s in known.sites),
         left_out=known.left_out,
         batch="any" if step is None else f"fixed at {step}",
-        outputs=index.GraphIndex(subject.model).outputs,
+        outputs=protos.GraphIndex(subject.model).outputs,
         note="; ".join(part for part in (note, _company(subject)) if part),
         passes=time_passes(fed, sum(site.n_channels for site in known.sites)),
     )

@@ -24,7 +24,7 @@ from repairkit.engine.proof import prove, prove_head
 from repairkit.engine.runner import Feeds, OpenModel
 from repairkit.formats.patch_file import PatchFile, claim_digest, patch_of_claim
 from repairkit.formats.stored_files import StoredFile, describe, restore
-from repairkit.graph import baking, index, metadata
+from repairkit.graph import baking, metadata, protos
 from repairkit.graph.coalitions.masking import mask_name, mask_shape, with_gains
 from repairkit.graph.kinds import class_head, kind
 from repairkit.graph.kinds.sites import instrument, survey
@@ -318,7 +318,7 @@ def bake_claims(
 
     def weights_of(layer: str) -> NDArray[np.float64]:
         try:
-            return class_head.head_named(index.GraphIndex(patched.model), layer).weight
+            return class_head.head_named(protos.GraphIndex(patched.model), layer).weight
         except errors.ModelError as error:
             raise errors.VerificationError(f"{patched.path}: {error}") from error
 

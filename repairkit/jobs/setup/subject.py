@@ -20,10 +20,9 @@ from repairkit.core import errors, suite
 from repairkit.core.framework import Adapter, FrameworkModel, LoadOptions
 from repairkit.core.process.stages import stage
 from repairkit.data.preprocessing import FurtherInput, InputSpec, is_tabular
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.ensembles import is_ensemble, spread_over_thresholds, zipped_outputs
 from repairkit.graph.kinds.image_axes import image_axes
-from repairkit.graph.protos import dims_of, with_open_sizes
+from repairkit.graph.protos import GraphIndex, dims_of, with_open_sizes
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.setup.workbench import Subject
 

@@ -27,10 +27,9 @@ from repairkit.formats.means_file import CommonMeans, read_means
 from repairkit.graph import fixing, metadata
 from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.coalitions.rebatch import fixed_batch
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.ensembles import class_labels, is_ensemble, zipped_outputs
 from repairkit.graph.kinds.kind import Survey
-from repairkit.graph.protos import dims_of
+from repairkit.graph.protos import GraphIndex, dims_of
 from repairkit.graph.stored.model_files import ModelFile
 from repairkit.metrics import catalogue, image_metrics, robustness
 

@@ -12,9 +12,9 @@ from onnx import ModelProto, helper
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import HeadChange, Patch
 from repairkit.graph.baking import bake, biased, changes_head, refitted, revert
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head, head_named
 from repairkit.graph.kinds.sites import survey
+from repairkit.graph.protos import GraphIndex
 from repairkit.graph.stored.model_files import first_difference, same_model
 from tests import class_heads, models
 from tests.class_heads import HEADS

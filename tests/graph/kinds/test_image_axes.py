@@ -12,9 +12,9 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from repairkit.core.errors import ModelError
 from repairkit.core.filters import Filter, FrozenFilter, Patch
 from repairkit.graph.baking import bake
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.image_axes import ImageAxes, image_axes
 from repairkit.graph.kinds.sites import survey
+from repairkit.graph.protos import GraphIndex
 from repairkit.jobs.look.inspection import inspect
 from repairkit.jobs.setup.subject import judging_the_model, read_subject
 from repairkit.jobs.setup.workbench import Settings, Subject

@@ -20,10 +20,10 @@ from repairkit.core.filters import FrozenFilter, HeadChange, Patch, Roster
 from repairkit.formats.documents import write_text
 from repairkit.formats.patch_file import PatchFile, claim_digest, patch_file_text, read_patch_file
 from repairkit.graph.baking import bake, biased, held, refitted, representable
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import find_head
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.metadata import read_claims, write_claims
+from repairkit.graph.protos import GraphIndex
 from repairkit.graph.stored.model_files import read_model, write_model
 from repairkit.jobs.proof.verifying import layout_of, sign_claim
 from tests import class_heads, models

@@ -193,9 +193,9 @@ class Freezing:
 
     def _forbidden(self, search: Search) -> str:
         """What would do better, but for a limit; empty where nothing would."""
-        if search.best_objected is None:
+        if search.seen.best_objected is None:
             return ""
-        frozen, objection = search.best_objected
+        frozen, objection = search.seen.best_objected
         names = " and ".join(self.bench.roster.filters[player].id for player in frozen)
         return f"; freezing {names} would do better, but {objection}"
 

@@ -20,8 +20,8 @@ from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices
 from repairkit.engine.proof import HeadReader, Tapped, changed_scores, check_head
 from repairkit.graph.baking import biased, changes_head, refitted
-from repairkit.graph.index import GraphIndex
 from repairkit.graph.kinds.class_head import ClassHead, find_head
+from repairkit.graph.protos import GraphIndex
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.biases import fit_shift

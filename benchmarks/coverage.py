@@ -41,13 +41,13 @@ SIMULATED: dict[str, tuple[Estimator, int]] = {
     "regression": (Regression(), 60_000),
     "regression (shapley)": (Regression(sizes="shapley"), 60_000),
     "auto": (Auto(top_k=20), 60_000),
-    "permutation": (Permutation(batch_size=16), 6_000),
+    "permutation": (Permutation(batch_size=16, stop="never"), 6_000),
     "tmab": (Tmab(top_k=20, batch_size=16), 6_000),
     "marginals": (Marginals(top_k=20), 12_000),
 }
 TABLES: dict[str, tuple[Estimator, int]] = {
     "regression (shapley)": (Regression(sizes="shapley"), 4_000),
-    "permutation": (Permutation(batch_size=4, chunk=9), 2_000),
+    "permutation": (Permutation(batch_size=4, chunk=9, stop="never"), 2_000),
     "tmab": (Tmab(top_k=2, batch_size=4), 2_000),
     "marginals": (Marginals(top_k=2, batch_size=4), 2_000),
 }

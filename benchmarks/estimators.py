@@ -118,7 +118,7 @@ def methods(cut: float) -> dict[str, Estimator]:
     return {
         "tmab": Tmab(top_k=TOP, side="both", truncate_at=cut),
         "tmab-16": Tmab(top_k=TOP, side="both", truncate_at=cut, batch_size=16),
-        "permutation": Permutation(),
+        "permutation": Permutation(stop="never"),
         "leave-one-out": LeaveOneOut(),
         "marginals": Marginals(top_k=TOP, side="both"),
         "regression": Regression(top_k=TOP, side="both"),

@@ -143,8 +143,8 @@ def bandit(effort: Effort) -> Table:
     top_k = min(_TOP, found.n_filters // 10)
     budget = effort.evaluations
     tried = {
-        "Monte Carlo, untruncated": (Permutation(), budget),
-        "Monte Carlo, truncated": (Permutation(truncate_at=bound), budget),
+        "Monte Carlo, untruncated": (Permutation(stop="never"), budget),
+        "Monte Carlo, truncated": (Permutation(truncate_at=bound, stop="never"), budget),
         "TMAB, the paper's letter": (Tmab.paper(truncate_at=bound, top_k=top_k), budget),
         "TMAB, corrected": (Tmab(truncate_at=bound, top_k=top_k), budget),
         "auto": (make_estimator("auto"), budget),

@@ -129,7 +129,9 @@ class Study:
 
         def find() -> list[list[float]]:
             budget = Budget(max_evaluations=self.effort.walks * (self.n_filters + 1))
-            found = estimate(self.accuracy, Permutation(), budget=budget, seed=0, with_details=True)
+            found = estimate(
+                self.accuracy, Permutation(stop="never"), budget=budget, seed=0, with_details=True
+            )
             points: list[list[float]] = found.details["curve"]
             return points
 

@@ -20,7 +20,9 @@ class Scores:
     `values`, `std_errors`, `ci_low` and `ci_high` have shape (n_players, n_metrics);
     `samples` (n_players,) counts the marginal contributions behind each value; `decided`
     (n_players,) is true where the run's question is answered for the player at `confidence`.
-    `efficient` says whether values add up to V(all) - V(none) but for sampling noise.
+    `efficient` says whether values add up to V(all) - V(none) but for sampling noise. `joint`
+    (n_players, 2) bounds the values of the first metric for all players together, at every look
+    that may end the run, at `confidence`; None where no such bounds are known.
     """
 
     metrics: tuple[str, ...]
@@ -33,6 +35,7 @@ class Scores:
     confidence: float
     interval: str
     efficient: bool = False
+    joint: NDArray[np.float64] | None = None
 
     @classmethod
     def plain(

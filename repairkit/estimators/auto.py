@@ -224,6 +224,7 @@ class AutoRun(questions.TopKRun):
             decided=~(self.still_open & still_open),
             confidence=CONFIDENCE,
             interval=_describe(whole_law=self.regression.whole_law),
+            joint=np.stack(samples.around(values[:, 0], quantile * errors[:, 0]), axis=1),
         )
 
 
@@ -265,9 +266,9 @@ def _star_price(run: AutoRun, known: NDArray[np.bool_]) -> float:
 
 
 def _joint_quantile(look: int, n_players: int) -> float:
-    """For all players and looks together: 6 / (pi look)^2 of the error goes to each look."""
-    share = (1 - CONFIDENCE) * 6 / (np.pi * look) ** 2
-    return NormalDist().inv_cdf(1 - share / (2 * n_players))
+    """Of the bounds that hold for all players and looks together."""
+    confidence = samples.confidence_at_look(CONFIDENCE, look, n_players)
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def _describe(*, whole_law: bool) -> str:

@@ -80,6 +80,7 @@ class ExactRun:
             confidence=1.0,
             interval="exact: every coalition on every image",
             efficient=True,
+            joint=np.stack([values[:, 0] - spread[:, 0], values[:, 0] + spread[:, 0]], axis=1),
         )
 
 

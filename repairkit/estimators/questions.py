@@ -165,17 +165,6 @@ def contested_in_paper(
     return still_open
 
 
-def astride(low: Floats, high: Floats, values: Floats, *, top_k: int, side: Side) -> Flags:
-    """Players whose bounds hold the point midway between the k-th and the next value."""
-    still_open = ~np.isfinite(high - low)
-    for lows, highs, ahead in _sides(low, high, values, side):
-        if top_k < len(ahead):
-            ranked = np.sort(ahead)
-            middle = (ranked[-top_k] + ranked[-top_k - 1]) / 2
-            still_open |= (lows <= middle) & (middle <= highs)
-    return still_open
-
-
 def selected(values: Floats, *, top_k: int, side: Side) -> NDArray[np.int64]:
     """The top k, in rising order."""
     chosen = np.zeros(len(values), bool)

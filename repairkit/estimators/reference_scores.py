@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, Outcomes, Round, SomeImages
 from repairkit.core.scores import Scores
-from repairkit.estimators.samples import around, student_quantile
+from repairkit.estimators.samples import around, joint_bounds, student_quantile
 
 CONFIDENCE = 0.95
 _ROWS = 256
@@ -110,18 +110,22 @@ class LeaveOneOutRun:
     def read(self) -> Scores:
         """Values of the players left out so far; the others are zero with an infinite error."""
         errors = np.where(self.varies, self.std_errors, np.inf)
-        quantile = student_quantile(CONFIDENCE, max(len(self.base) - 1, 1))
-        low, high = around(self.values, quantile * errors)
+        degrees, n = max(len(self.base) - 1, 1), self.facts.n_players
+        low, high = around(self.values, student_quantile(CONFIDENCE, degrees) * errors)
+        joint = joint_bounds(self.values, errors, 1 - (1 - CONFIDENCE) / n, degrees)
         return Scores(
             metrics=self.facts.metrics,
             values=self.values.copy(),
             std_errors=errors,
             ci_low=low,
             ci_high=high,
-            samples=(np.arange(self.facts.n_players) < self.n_known).astype(np.int64),
-            decided=(low[:, 0] > 0) | (high[:, 0] < 0),
+            samples=(np.arange(n) < self.n_known).astype(np.int64),
+            decided=(joint[:, 0] > 0) | (joint[:, 1] < 0),
             confidence=CONFIDENCE,
-            interval="Student's t over images; decided where it excludes zero",
+            interval=(
+                "Student's t over images; decided where it excludes zero for all filters together"
+            ),
+            joint=joint,
         )
 
 

@@ -175,12 +175,13 @@ def log_term(
 ) -> Floats:
     """L of the empirical Bernstein radius, shape (n_players,).
 
-    log(3 / delta) serves both sides of one player's interval at one look: a third each for the
-    lower tail, the upper tail and the variance. The union bound spreads delta over all players and
-    looks t = 1, 2, ..., since 6 / (pi t)^2 adds up to one: log(3 n pi^2 t^2 / (6 delta)).
+    log(2 / delta) is the paper's: Maurer & Pontil's bound of one side, for one player at one look.
+    log(3 / delta) serves both sides: a third each for the lower tail, the upper tail and the
+    variance. The union bound spreads delta over all players and looks t = 1, 2, ..., since
+    6 / (pi t)^2 adds up to one: log(3 n pi^2 t^2 / (6 delta)).
     """
     if not union_bound:
-        return np.full(len(counts), math.log(3 / delta))
+        return np.full(len(counts), math.log(2 / delta))
     looks = np.maximum(counts, 1).astype(np.float64)
     spread: Floats = np.log(3 * n_players * (math.pi * looks) ** 2 / (6 * delta))
     return spread
@@ -233,6 +234,33 @@ def moments_radius(moments: Moments, ranges: Floats, *, delta: float, union_boun
 def around(values: Floats, radius: Floats) -> tuple[Floats, Floats]:
     """The lower and the upper bound."""
     return values - radius, values + radius
+
+
+def joint_bounds(
+    values: Floats, errors: Floats, confidence: float, degrees: int | None = None
+) -> Floats:
+    """Bounds of the first metric, (n_players, 2): normal, or Student's t of these degrees.
+
+    Args:
+        values: shape (n_players, n_metrics).
+        errors: standard errors, of the same shape.
+        confidence: of each player's bounds; 1 - 0.05 / n_players serves all together at one look.
+        degrees: of freedom.
+    """
+    quantile = (
+        NormalDist().inv_cdf(0.5 + confidence / 2)
+        if degrees is None
+        else student_quantile(confidence, degrees)
+    )
+    return np.stack(around(values[:, 0], quantile * errors[:, 0]), axis=1)
+
+
+def confidence_at_look(confidence: float, look: int, n_players: int) -> float:
+    """Of each player's bounds at a look, so that all players and looks together have `confidence`.
+
+    Look 1, 2, ... takes 6 / (pi look)^2 of the error (the sum is one), each player the same part.
+    """
+    return 1 - (1 - confidence) * 6 / (math.pi * look) ** 2 / n_players
 
 
 def within_range(low: Floats, high: Floats, ranges: Floats) -> tuple[Floats, Floats]:

@@ -177,7 +177,7 @@ def test_a_round_beyond_the_budget_is_refused() -> None:
 
 def test_an_endless_run_needs_a_budget() -> None:
     with pytest.raises(BudgetError, match="never ends by itself"):
-        estimate(table(), WALKS, budget=Budget(), seed=0)
+        estimate(table(), Permutation(stop="never"), budget=Budget(), seed=0)
 
 
 def test_values_that_are_not_finite_are_refused() -> None:

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from repairkit.core.errors import SettingsError
 from repairkit.estimators.questions import (
-    astride,
     check_question,
     contested,
     contested_in_paper,
@@ -62,13 +61,6 @@ def test_unbounded_players_are_open_whatever_the_question() -> None:
     low, high, values = bounds([3.0], [np.inf])
     for rule in (contested, contested_in_paper):
         assert rule(low, high, values, top_k=1, side="both", epsilon=0.0).all()
-    assert astride(low, high, values, top_k=1, side="both").all()
-
-
-def test_astride_are_those_whose_interval_holds_the_middle() -> None:
-    low, high, values = bounds([3.0, 2.0, 1.0, 0.0], [2.0, 0.4, 0.6, 0.1])
-    still_open = astride(low, high, values, top_k=2, side="highest")
-    assert still_open.tolist() == [True, False, True, False]
 
 
 @pytest.mark.parametrize(("n_players", "top_k"), [(1, 1), (10, 1), (11, 2), (5_000, 100)])

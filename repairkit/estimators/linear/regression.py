@@ -28,7 +28,7 @@ from repairkit.estimators import questions
 from repairkit.estimators.linear import drawing, ridge
 from repairkit.estimators.linear.control import ControlTable
 from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows
-from repairkit.estimators.samples import ErrorsOver, around, draw_entropy
+from repairkit.estimators.samples import ErrorsOver, around, draw_entropy, joint_bounds
 
 Floats = NDArray[np.float64]
 
@@ -455,9 +455,9 @@ def _scores(run: RegressionRun) -> Scores:
     normal = NormalDist()
     low, high = around(values, normal.inv_cdf(0.5 + CONFIDENCE / 2) * errors)
     # For all players together (Bonferroni).
-    joint = around(values[:, 0], normal.inv_cdf(1 - (1 - CONFIDENCE) / (2 * n)) * errors[:, 0])
+    joint = joint_bounds(values, errors, 1 - (1 - CONFIDENCE) / n)
     still_open = questions.contested(
-        *joint, values[:, 0], top_k=plan.top_k, side=plan.side, epsilon=0.0
+        joint[:, 0], joint[:, 1], values[:, 0], top_k=plan.top_k, side=plan.side, epsilon=0.0
     )
     samples = run.rows.counts.copy() if len(run.rows) else np.ones(n, np.int64)
     known = bool(np.isfinite(errors).any())
@@ -472,4 +472,5 @@ def _scores(run: RegressionRun) -> Scores:
         confidence=CONFIDENCE,
         interval=_describe(run),
         efficient=run.whole_law,
+        joint=joint,
     )

@@ -260,4 +260,5 @@ class MarginalsRun(questions.TopKRun):
             decided=~self.still_open,
             confidence=1 - self.settings.delta,
             interval=f"{samples.BERNSTEIN}, for all filters and looks together",
+            joint=np.stack([low[:, 0], high[:, 0]], axis=1),
         )

@@ -251,4 +251,7 @@ class TmabRun(questions.TopKRun):
             decided=~self.still_open,
             confidence=1 - self.settings.delta,
             interval=f"{samples.BERNSTEIN}, {scope}",
+            joint=(
+                np.stack([low[:, 0], high[:, 0]], axis=1) if self.settings.union_bound else None
+            ),
         )

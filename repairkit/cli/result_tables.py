@@ -9,7 +9,7 @@ from repairkit.core import metric, results, suite
 from repairkit.core.process.text import counted
 from repairkit.core.scores import Scores
 from repairkit.formats.means_file import CommonMeans
-from repairkit.report.wording import Document, measures_of
+from repairkit.report.wording import Document, known_sentences, measures_of
 
 _SHOWN_FILTERS = 10
 _MOST_METRICS = 10
@@ -50,9 +50,11 @@ def print_scored(
     _print_origin(document, measures)
     for note in document["notes"]:
         printing.say(f"note: {note}")
+    for sentence in known_sentences(document):
+        printing.say(sentence)
     if document["n_undecided"]:
         limit = "--time-limit" if "time limit" in document["reason"] else "--max-evaluations"
-        printing.say(f"undecided: {document['n_undecided']} filters; raise {limit} to tell more")
+        printing.say(f"raise {limit} to tell more")
     if details:
         _print_statistics(details)
 

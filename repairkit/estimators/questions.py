@@ -104,6 +104,13 @@ class _TopKSettings(Protocol):
     def epsilon(self) -> float: ...
 
 
+def conclusion(top_k: int, side: Side) -> str:
+    """What a run has found out that ends by itself."""
+    top, lowest = f"the top {top_k}", f"the lowest {top_k}"
+    words = {"highest": top, "lowest": lowest, "both": f"{top} and {lowest}"}
+    return f"{words[side]} are decided"
+
+
 class TopKRun:
     """A run that ends once the top k are separated from the rest.
 
@@ -116,9 +123,7 @@ class TopKRun:
 
     @property
     def conclusion(self) -> str:
-        top, lowest = f"the top {self.top_k}", f"the lowest {self.top_k}"
-        words = {"highest": top, "lowest": lowest, "both": f"{top} and {lowest}"}
-        return f"{words[self.settings.side]} are decided"
+        return conclusion(self.top_k, self.settings.side)
 
     @property
     def n_undecided(self) -> int:

@@ -112,6 +112,25 @@ class TakenMethod(TypedDict):
     why: str
 
 
+class KnownFacts(TypedDict):
+    """What holds for all filters together, with one confidence, and what another seed repeats.
+
+    `settled_highest` and `settled_lowest` are each k up to 100 for which the k filters of highest,
+    or lowest, value are surely those. `expected_overlap` is how many of the `top_k` highest
+    another run of the same cost would have among its own. `times_the_budget` would settle them;
+    null where that cannot be told.
+    """
+
+    confidence: float
+    above: int
+    below: int
+    settled_highest: list[int]
+    settled_lowest: list[int]
+    top_k: int
+    expected_overlap: float
+    times_the_budget: float | None
+
+
 class ExcludedFilters(TypedDict):
     """Filters that `scores.csv` leaves out, and the run of which they are the top."""
 
@@ -164,6 +183,7 @@ class RunDocument(TypedDict):
     finished: bool
     decided: NotRequired[bool]
     n_undecided: NotRequired[int]
+    known: NotRequired[KnownFacts]
     reason: NotRequired[str]
     confidence: NotRequired[float]
     interval: NotRequired[str]

@@ -108,6 +108,7 @@ def run_facts(document: Document) -> dict[str, Any]:
         "truncation": _truncation(document.get("statistics"), measure),
         "samples": _samples(scores.get("samples")),
         "interpretation": document.get("interpretation"),
+        "known": wording.known_sentences(run),
         "commands": {"score": command_again(again, (again or {}).get("out", ""))},
     }
 

@@ -1,5 +1,6 @@
 """Figures, counts, lists and shell commands in the words of a page."""
 
+import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from repairkit.core.process.text import printable
 
 _MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
+_MOST_TIMES = 1000  # the budget; more is as good as never
 
 Document = Mapping[str, Any]
 """A finished document, or a block of one, as JSON has it; each part says which keys it reads."""
@@ -101,6 +103,41 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 128 else f"\\U{code:08x}"
+
+
+def known_sentences(run: Document) -> list[str]:
+    """What a run says surely, and what is noise at its budget; nothing without joint bounds.
+
+    Args:
+        run: `run.json` of a finished run; `known`, `n_filters` and `n_undecided` are read.
+    """
+    known = run.get("known")
+    if known is None:
+        return []
+    above, below, n = known["above"], known["below"], run["n_filters"]
+    share = f"{100 * known['confidence']:g}{_SPACE}%"
+    signs = [
+        f"{count(above, 'filter')} {'is' if above == 1 else 'are'} surely above zero",
+        f"{below:,} surely below",
+        f"the sign of {n - above - below:,} is open",
+    ]
+    sentences = [f"{', '.join(signs)} ({share} for all together)."]
+    settled = {end: max(known[f"settled_{end}"], default=0) for end in ("highest", "lowest")}
+    sure = [f"the {k:,} {end}" for end, k in settled.items() if k]
+    if sure:
+        verb = "are" if len(sure) == 2 or max(settled.values()) > 1 else "is"
+        rest = "" if max(settled.values()) >= min(n - 1, 100) else "; the order behind is open"
+        sentences.append(f"{' and '.join(sure)} {verb} sure{rest}.".capitalize())
+    else:
+        sentences.append("No top of the ranking is sure: its order is noise at this budget.")
+    k, times = known["top_k"], known["times_the_budget"]
+    if k < n:
+        common = known["expected_overlap"]
+        sentences.append(f"Another seed would share about {common:.0f} of the top {k}.")
+        if times is not None and 1 < times < _MOST_TIMES:
+            more = math.ceil(times) if times < 10 else round(times, -1)
+            sentences.append(f"About {more:.0f} times this budget would settle the top {k}.")
+    return sentences
 
 
 def command_again(again: Mapping[str, Any] | None, out: str) -> str:

@@ -87,7 +87,7 @@ class PermutationRun:
 
     @property
     def conclusion(self) -> str:
-        return f"{questions.describe(self.top_k, self.settings.side)} are decided"
+        return questions.conclusion(self.top_k, self.settings.side)
 
     @property
     def n_undecided(self) -> int:

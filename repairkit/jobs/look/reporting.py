@@ -100,7 +100,7 @@ def report_run(
         "schema": SCHEMA,
         "kind": RUN_KIND,
         "run": told_run(run),
-        "scores": _scores(rows, less_is_better=_first_lessened(run)),
+        "scores": _scores(rows, run.get("known"), less_is_better=_first_lessened(run)),
         "statistics": _statistics(run_folder),
         "spread": None,
         "removal": None,
@@ -254,12 +254,17 @@ def _first_lessened(run: run_file.RunDocument) -> bool:
     return names[0] in run.get("less_is_better", [])
 
 
-def _scores(rows: list[dict[str, Any]], *, less_is_better: bool) -> dict[str, Any]:
+def _scores(
+    rows: list[dict[str, Any]], surely: run_file.KnownFacts | None, *, less_is_better: bool
+) -> dict[str, Any]:
     """The extremes, how many are surely harmful or helpful, and how often filters were sampled."""
     with_error = [row for row in rows if row["std_error"]]
     known = [row for row in with_error if None not in (row["ci_low"], row["ci_high"])]
-    below = sum(row["ci_high"] < 0 for row in known)
-    above = sum(row["ci_low"] > 0 for row in known)
+    if surely is not None:
+        below, above = surely["below"], surely["above"]
+    else:
+        below = sum(row["ci_high"] < 0 for row in known)
+        above = sum(row["ci_low"] > 0 for row in known)
     n_each = min(_ROWS_EACH, max(len(rows) // 2, 1))
     counts = np.array([row["samples"] for row in rows])
     return {

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -229,10 +230,12 @@ def _add(runs: Sequence[OwnedRun], ids: tuple[str, ...], shares: Mapping[str, Fl
         return np.stack([first, *(np.full(len(ids), rest) for _ in others)], axis=1)
 
     ends = value - low, value + high
+    joint = _joint(value, low, high, kinds, confidence)
     estimator = runs[0].document["settings"]["estimator"]
     side: Side = estimator.get("side") or "both"
     top_k = settle_top_k(estimator.get("top_k"), len(ids))
-    still_open = contested(*ends, value, top_k=top_k, side=side, epsilon=0.0)
+    floor, ceiling = ends if joint is None else (joint[:, 0], joint[:, 1])
+    still_open = contested(floor, ceiling, value, top_k=top_k, side=side, epsilon=0.0)
     return Scores(
         metrics=tuple(runs[0].metrics),
         values=values,
@@ -244,7 +247,29 @@ def _add(runs: Sequence[OwnedRun], ids: tuple[str, ...], shares: Mapping[str, Fl
         confidence=confidence,
         interval=f"merged, {rule}, of: {'; '.join(kinds)}",
         efficient=all(run.document["adds_up"] for run in runs),
+        joint=joint,
     )
+
+
+def _joint(
+    value: Floats, low: Floats, high: Floats, kinds: Sequence[str], confidence: float
+) -> Floats | None:
+    """Bounds for all filters together, (n_filters, 2); None where the owners' are for each alone.
+
+    Args:
+        value: of the filters, (n_filters,).
+        low: how far the merged interval reaches down.
+        high: how far it reaches up.
+        kinds: of the owners' intervals, in words.
+        confidence: of the merged interval.
+    """
+    wider = 1.0
+    if any(kind.endswith("for each") for kind in kinds):
+        return None
+    if any("normal" in kind or "Student" in kind for kind in kinds):
+        normal, error = NormalDist(), 1 - confidence
+        wider = normal.inv_cdf(1 - error / 2 / len(value)) / normal.inv_cdf(1 - error / 2)
+    return np.stack([value - wider * low, value + wider * high], axis=1)
 
 
 def _check_place(out: Path, runs: Sequence[OwnedRun]) -> None:
@@ -274,6 +299,7 @@ def _describe(
         for i, (run, document) in enumerate(zip(runs, documents, strict=True))
     ]
     first = documents[0]
+    known = run_document.known_facts(scores, first["settings"]["seed"])
     document = {
         "schema": first["schema"],
         "kind": first["kind"],
@@ -312,6 +338,7 @@ def _describe(
         "finished": True,
         "decided": bool(scores.decided.all()),
         "n_undecided": int((~scores.decided).sum()),
+        **({} if known is None else {"known": known}),
         "reason": f"merged from {len(runs)} runs",
         "confidence": scores.confidence,
         "interval": scores.interval,

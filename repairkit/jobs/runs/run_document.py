@@ -21,6 +21,7 @@ from repairkit.data.parts import PART_NAMES, PartPlan, Parts
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine import ort, working
 from repairkit.estimators.driving.driver import Estimation
+from repairkit.estimators.known import expected_overlap, times_the_budget, what_is_known
 from repairkit.formats import means_file, run_file
 from repairkit.formats.effects import Affects, affecting, recorded, settings_of
 from repairkit.graph.structure import find_rounding
@@ -32,6 +33,9 @@ OWN_MEANS = "means of the calibration part"
 _SHARE = re.compile(r"[0-9]*\.?[0-9]+")
 _DIGITS = 12  # of a digest
 _BINS = 20
+_LISTED = 10  # filters at the top, of which another seed's are predicted
+_MOST_SETTLED = 100
+_OVERLAP = 83  # keeps these draws apart from others of the seed
 # What runs of earlier versions, which record no digest of their parts, made of open parts.
 _EARLIER = {"calibration": 0.2, "selection": 0.4, "test": 0.4}
 
@@ -329,9 +333,33 @@ def starts_anew(folder: run_file.RunFolder, run: run_file.RunDocument) -> bool:
     return True
 
 
+def known_facts(scores: Scores, seed: int) -> run_file.KnownFacts | None:
+    """What the scores say for all filters together; None where they hold for each alone."""
+    known = what_is_known(scores)
+    if known is None:
+        return None
+    top_k = min(_LISTED, len(scores.values))
+    rng = np.random.default_rng([seed, _OVERLAP])
+    return {
+        "confidence": scores.confidence,
+        "above": known.above,
+        "below": known.below,
+        "settled_highest": [k for k in known.settled_highest if k <= _MOST_SETTLED],
+        "settled_lowest": [k for k in known.settled_lowest if k <= _MOST_SETTLED],
+        "top_k": top_k,
+        "expected_overlap": round(
+            expected_overlap(scores.values[:, 0], scores.std_errors[:, 0], top_k, rng), 2
+        ),
+        "times_the_budget": times_the_budget(scores, top_k),
+    }
+
+
 def conclude(document: run_file.RunDocument, estimation: Estimation, scores: Scores) -> None:
     """Add the results of the estimation to the opening."""
     spent = estimation.spent
+    known = known_facts(scores, document["settings"]["seed"])
+    if known is not None:
+        document["known"] = known
     document["finished"] = True
     document["decided"] = bool(scores.decided.all())
     document["n_undecided"] = int((~scores.decided).sum())

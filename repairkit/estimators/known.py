@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 _N_SCALES = 24
 _N_STEPS = 200
 _N_DRAWS = 256
+_LEAST_WEIGHT = 1e-12  # of a part of the prior: a value that no other part explains needs it
 _LEAST_CHANGE = 1e-6  # of a weight of the prior, below which the fit has ended
 
 
@@ -100,6 +101,7 @@ def expected_overlap(
     if not (errors > 0).any():
         return float(top_k)
     scales = _scales(values, errors)
+    errors = np.maximum(errors, scales[1] / 1e3)  # no error at all is as good as a tiny one
     weights, given = _fit(values, errors, scales)
     shares = weights * given
     shares /= shares.sum(axis=1, keepdims=True)
@@ -125,14 +127,14 @@ def _scales(values: Floats, errors: Floats) -> Floats:
 
 def _fit(values: Floats, errors: Floats, scales: Floats) -> tuple[Floats, Floats]:
     """Weights of the prior's parts by expectation and maximisation, and each part's likelihoods."""
-    variances = scales**2 + np.maximum(errors[:, None], np.finfo(float).tiny ** 0.5) ** 2
+    variances = scales**2 + errors[:, None] ** 2
     logs = -0.5 * (values[:, None] ** 2 / variances + np.log(variances))
     given = np.exp(logs - logs.max(axis=1, keepdims=True))
     weights = np.full(len(scales), 1 / len(scales))
     for _ in range(_N_STEPS):
         shares = weights * given
         shares /= shares.sum(axis=1, keepdims=True)
-        better = shares.mean(axis=0)
+        better = np.maximum(shares.mean(axis=0), _LEAST_WEIGHT)
         done = np.abs(better - weights).max() < _LEAST_CHANGE
         weights = better
         if done:

@@ -128,6 +128,25 @@ def test_the_expected_overlap_is_that_of_two_runs(noise: float) -> None:
     assert abs(np.mean(expected) - np.mean(seen)) < 0.75
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 1e-9, 0.3, 1.0, -40.0]), st.sampled_from([0.0, 1e-6, 0.5])),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(1, 8),
+)
+def test_an_overlap_is_a_number_from_none_to_all(
+    players: list[tuple[float, float]], top_k: int
+) -> None:
+    values, errors = (np.array(column) for column in zip(*players, strict=True))
+    top_k = min(top_k, len(values))
+    overlap = expected_overlap(values, errors, top_k, np.random.default_rng(0))
+    assert 0 <= overlap <= top_k
+    if top_k == len(values):
+        assert overlap == top_k
+
+
 def test_without_errors_another_run_repeats_the_top() -> None:
     values = np.arange(20.0)
     assert expected_overlap(values, np.zeros(20), 5, np.random.default_rng(0)) == 5

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from repairkit.core.process.lazy import loader
 
 if TYPE_CHECKING:
-    from repairkit.api.estimating import Unattended, compare, means, merge, report, score
+    from repairkit.api.estimating import Unattended, ask, compare, means, merge, report, score
     from repairkit.api.job_settings import find_job, find_settings
     from repairkit.api.models import Inspected, Instrumented, attack, export, inspect, instrument
     from repairkit.api.repairing import apply, copy_sample, patch, patch_document, revert, verify
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from repairkit.core.scores import Budget, Progress
     from repairkit.core.suite import IN_WORDS
     from repairkit.formats.means_file import CommonMeans
+    from repairkit.jobs.ask.asking import Asked
     from repairkit.jobs.owners.merging import By, Merged
     from repairkit.jobs.runs.comparing import Agreement
     from repairkit.jobs.score.score_settings import ScoreSettings
@@ -30,6 +31,7 @@ __all__ = [
     "IN_WORDS",
     "Agreement",
     "Applied",
+    "Asked",
     "Attacked",
     "Budget",
     "By",
@@ -52,6 +54,7 @@ __all__ = [
     "Unattended",
     "Verified",
     "apply",
+    "ask",
     "attack",
     "compare",
     "copy_sample",
@@ -71,7 +74,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "repairkit.api.estimating": "Unattended compare means merge report score",
+    "repairkit.api.estimating": "Unattended ask compare means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.models": "Inspected Instrumented attack export inspect instrument",
     "repairkit.api.repairing": "apply copy_sample patch patch_document revert verify",
@@ -82,6 +85,7 @@ _HOMES = {
     "repairkit.core.scores": "Budget Progress",
     "repairkit.core.suite": "IN_WORDS",
     "repairkit.formats.means_file": "CommonMeans",
+    "repairkit.jobs.ask.asking": "Asked",
     "repairkit.jobs.owners.merging": "By Merged",
     "repairkit.jobs.runs.comparing": "Agreement",
     "repairkit.jobs.score.score_settings": "ScoreSettings",

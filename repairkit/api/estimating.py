@@ -1,4 +1,4 @@
-"""Estimate values of filters, compare and report runs, and add up data of several owners."""
+"""Estimate values of filters, ask, compare and report runs, and add up data of several owners."""
 
 import json
 import logging
@@ -13,9 +13,12 @@ from typing import TypedDict, Unpack
 
 from repairkit.api.job_settings import check_keywords, open_job
 from repairkit.core import errors
+from repairkit.core.process.text import clean
 from repairkit.core.process.trust import without
 from repairkit.core.scores import Budget, Progress
 from repairkit.formats.means_file import CommonMeans
+from repairkit.jobs.ask import asking
+from repairkit.jobs.ask.choosing import ImageChoice
 from repairkit.jobs.look import reporting
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.owners import measuring, merging
@@ -72,7 +75,9 @@ class ScoreKeywords(TypedDict, total=False):
         resume: continue the unfinished run in `out`.
         paper: follow the paper's Algorithm 1 to the letter, with the method `tmab`.
         statistics: add statistics of convergence (`Scored.details`).
-        exclude_top_of: leave the top filters of this finished run of the model out of the ranking.
+        exclude_top_of: leave the top filters of this finished run of the model out of the ranking,
+            or those of a metric of this run.
+        keep_rows: leave coalitions and the model's outputs for them in `out`, for `ask`.
         exclude_share: share of filters that counts as top, in (0, 1); 0.2 if left out.
         for_patch: leave out the selection images that `patch` uses to confirm.
         share_to: also write a run folder here that may leave the owner of the data.
@@ -91,6 +96,7 @@ class ScoreKeywords(TypedDict, total=False):
     resume: bool
     paper: bool
     statistics: bool
+    keep_rows: bool
     exclude_top_of: str | Path | None
     exclude_share: float
     for_patch: bool
@@ -165,6 +171,7 @@ def _plan(method: str, given: ScoreKeywords) -> score_settings.ScoreSettings:
         budget=Budget(given.get("max_evaluations"), given.get("time_limit")),
         paper=given.get("paper", False),
         statistics=given.get("statistics", False),
+        keep_rows=given.get("keep_rows", False),
         exclude=None if run is None else score_settings.Exclusion(Path(run), share),
         for_patch=given.get("for_patch", False),
         began=given.get("began", time.monotonic()),
@@ -230,6 +237,64 @@ def merge(
     """
     place = None if out is None else Path(out)
     return merging.merge([Path(run) for run in runs], out=place, by=by, weights=weights)
+
+
+class AskKeywords(TypedDict, total=False):
+    """Further arguments of `ask`.
+
+    Attributes:
+        groups: columns that are crossed into groups; those of the run if left out.
+        where: a condition on columns of the data, such as `group == 'a' and age >= 30`.
+        class_name: only images of this class, by name or number.
+        images: only these images, counted from 0 in the order of the data: numbers, a text such as
+            `3,17,40-60`, or a file of numbers.
+        exclude_top_of: leave the top filters by this metric of the same rows out of the ranking.
+        exclude_share: share of filters that counts as top, in (0, 1); 0.2 if left out.
+        trust: run code that the run names; code named in this call always runs.
+    """
+
+    groups: str | Sequence[str]
+    where: str
+    class_name: str | int | None
+    images: str | Path | Sequence[int] | None
+    exclude_top_of: str | None
+    exclude_share: float
+    trust: bool
+
+
+def ask(
+    run: str | Path,
+    *,
+    metric: str | Sequence[str] | None = None,
+    out: str | Path | None = None,
+    **more: Unpack[AskKeywords],
+) -> asking.Asked:
+    """Value the filters by another metric or on other images, as `repairkit ask` does.
+
+    Args:
+        run: a finished run folder whose rows were kept (`keep_rows` of `score`).
+        metric: one or several, the first one ranks; those of the run if None.
+        out: a run folder for the answer; nothing is written if None.
+        more: see `AskKeywords`.
+
+    Raises:
+        RepairkitError: the run kept no rows, or they cannot answer this.
+    """
+    check_keywords("ask", more, AskKeywords)
+    groups, class_name = more.get("groups", ()), more.get("class_name")
+    question = asking.Question(
+        metrics=(metric,) if isinstance(metric, str) else tuple(metric or ()),
+        groups=tuple(map(clean, (groups,) if isinstance(groups, str) else groups)),
+        choice=ImageChoice(
+            where=more.get("where", ""),
+            class_name=None if class_name is None else str(class_name),
+            images=more.get("images"),
+        ),
+        exclude_top_of=more.get("exclude_top_of"),
+        exclude_share=more.get("exclude_share", 0.2),
+        trust=more.get("trust", False),
+    )
+    return asking.ask(Path(run), question, out=None if out is None else Path(out))
 
 
 def compare(

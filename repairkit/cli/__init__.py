@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from repairkit.cli import options, stage_display, streams
-from repairkit.cli.commands import onnx_models, patches, runs
+from repairkit.cli.commands import ask, onnx_models, patches, runs
 from repairkit.cli.option_groups import Command, Panels, flag_positions, refuse_infinite, unfolded
 from repairkit.core.errors import RepairkitError
 from repairkit.core.process.text import printable
@@ -30,6 +30,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Command] = {
     "inspect": onnx_models.inspect_command,
     "score": runs.score_command,
+    "ask": ask.ask_command,
     "patch": patches.patch_command,
     "verify": patches.verify_command,
     "apply": patches.apply_command,

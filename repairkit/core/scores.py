@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -70,6 +70,18 @@ class Scores:
     def ranking(self, metric: int = 0) -> NDArray[np.intp]:
         """Players from the most positive to the most negative; ties by column."""
         return np.argsort(-self.values[:, metric], kind="stable")
+
+
+def first_metrics(scores: Scores, n_metrics: int) -> Scores:
+    """Without further ones, such as a guard that the user did not ask for."""
+    return replace(
+        scores,
+        metrics=scores.metrics[:n_metrics],
+        values=scores.values[:, :n_metrics],
+        std_errors=scores.std_errors[:, :n_metrics],
+        ci_low=scores.ci_low[:, :n_metrics],
+        ci_high=scores.ci_high[:, :n_metrics],
+    )
 
 
 class Run(Protocol):

@@ -62,6 +62,22 @@ def keep_all(outputs: suite.Array, positions: suite.Indices) -> suite.Array:  # 
     return outputs
 
 
+def reduced(outputs: suite.Array, images: NDArray[np.intp] | None, reduce: Reduce) -> suite.Array:
+    """What `reduce` keeps of the outputs of rows, (n_rows, n_images, ...).
+
+    Args:
+        outputs: of the rows, (n_rows, n_images, ...).
+        images: positions in the suite, (n_rows, n_images); the whole suite, in order, if None.
+        reduce: see `Evaluator`.
+    """
+    if reduce is keep_all:
+        return outputs
+    n_rows, n_images = outputs.shape[:2]
+    positions = np.tile(np.arange(n_images), n_rows) if images is None else images.reshape(-1)
+    flat = reduce(outputs.reshape(-1, *outputs.shape[2:]), positions)
+    return flat.reshape(n_rows, n_images, *flat.shape[1:])
+
+
 class SerialExecutor:
     """Maps in the calling thread. ONNX Runtime releases the GIL, so that threads help."""
 

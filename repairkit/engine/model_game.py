@@ -75,6 +75,7 @@ class ModelGame:
         metrics: the first steers the search.
         guard: the metric on which walks are truncated, judged on images as they are drawn; the
             first metric if None.
+        drawn: how often each image is drawn, (n_images,); as suits the metrics if None.
     """
 
     def __init__(
@@ -85,10 +86,11 @@ class ModelGame:
         metrics: Sequence[Metric],
         *,
         guard: Metric | None = None,
+        drawn: NDArray[np.float64] | None = None,
     ) -> None:
         self.evaluator, self.roster, self.suite = evaluator, roster, suite
         weights = _weights(metrics, suite)
-        drawn = draw_probabilities(metrics, weights)
+        drawn = draw_probabilities(metrics, weights) if drawn is None else drawn
         self._clash = _clash(metrics, weights, drawn)
         self._metrics = list(metrics) if guard is None else [*metrics, guard]
         self._weights = _with_guard(weights, guard, drawn, suite)

@@ -238,9 +238,14 @@ def _next_star(run: AutoRun) -> marginals.Star | None:
         run.entropy,
         run.n_stars,
         players=np.flatnonzero(run.contenders),
-        sizes=marginals.Sizes(n, min(most, n - 1), _WITHIN),
+        sizes=star_sizes(n, most),
         batch_size=run.settings.batch_size,
     )
+
+
+def star_sizes(n_players: int, most: int) -> marginals.Sizes:
+    """The law of the sizes of stars where V survives `most` removals."""
+    return marginals.Sizes(n_players, min(most, n_players - 1), _WITHIN)
 
 
 def _star_is_due(run: AutoRun, spent: float) -> bool:

@@ -22,6 +22,7 @@ from repairkit.core.metric import MeasureFacts
 from repairkit.core.process.text import from_cell, plain_cell
 from repairkit.core.process.writing import is_draft
 from repairkit.core.scores import Scores
+from repairkit.formats import rows_file
 from repairkit.formats.documents import fault_of, outputs, read_json, to_json, write_json
 
 SCHEMA = 1
@@ -180,6 +181,8 @@ class RunDocument(TypedDict):
     scored_on: NotRequired[ScoredOn]
     taken: NotRequired[TakenMethod]
     again: NotRequired[dict[str, Any]]
+    rows: NotRequired[rows_file.KeptCounts]
+    asked: NotRequired[rows_file.AskedOf]
     finished: bool
     decided: NotRequired[bool]
     n_undecided: NotRequired[int]

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from repairkit import ScoreSettings, Settings, api
-from repairkit.api.estimating import ScoreKeywords, Unattended
+from repairkit.api.estimating import AskKeywords, ScoreKeywords, Unattended
 from repairkit.api.models import AttackKeywords, ExportKeywords
 from repairkit.api.repairing import PatchKeywords
 from repairkit.attacks import Pgd, Square
@@ -28,8 +28,9 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 PRINTED = {"json", "quiet", "details", "help"}
 # Options that Python says in the plural, or with the noun that its settings have for it.
 OTHER_WORDS = {
-    "group": "groups", "classes": "class_names", "batch": "batch_size", "metric": "metrics",
-    "input": "inputs", "target": "targets", "transfer": "transfers", "share": "share_to",
+    "group": "groups", "class": "class_name", "classes": "class_names", "batch": "batch_size",
+    "metric": "metrics", "input": "inputs", "target": "targets", "transfer": "transfers",
+    "share": "share_to",
     "set": "options", "patch": "patch_file", "range": "pixel_range", "images": "at_most",
     "steps": "n_steps", "queries": "n_queries", "time_limit": "time_limit_seconds",
 }  # fmt: skip
@@ -39,6 +40,7 @@ SETTINGS = (Settings, PartPlan, Preprocessing)
 # What each function takes besides its own parameters.
 TAKES: dict[str, tuple[Any, ...]] = {
     "score": (*SETTINGS, ScoreKeywords, Unattended),
+    "ask": (AskKeywords,),
     "patch": (*SETTINGS, PatchKeywords, ScoreSettings, Budget, Source),
     "attack": (*SETTINGS, AttackKeywords, Source, Pgd, Square),
     "export": (*SETTINGS, ExportKeywords),

@@ -11,6 +11,7 @@ COMMANDS = [
     "",
     "inspect",
     "score",
+    "ask",
     "patch",
     "verify",
     "apply",

@@ -19,7 +19,7 @@ class ScoringOptions:
     """What to do with the values, and how to continue a run."""
 
     of_estimate: ClassVar = (
-        "resume", "paper", "statistics", "exclude_top_of", "for_patch", "share_to",
+        "resume", "paper", "statistics", "keep_rows", "exclude_top_of", "for_patch", "share_to",
     )  # fmt: skip
     method: str = option(options.METHOD_HELP, default="auto")
     out: Path | None = option("Run folder; runs/MODEL-METRIC-METHOD.", "-o", "--out")
@@ -29,7 +29,10 @@ class ScoringOptions:
     resume: bool = flag("Continue an unfinished run.")
     paper: bool = flag("Follow the paper's Algorithm 1 to the letter (tmab).")
     statistics: bool = flag("Write statistics of convergence: statistics.json.")
-    exclude_top_of: Path | None = option("Leave the top filters of this run out of the ranking.")
+    keep_rows: bool = flag("Keep coalitions and outputs in the run folder, for ask.")
+    exclude_top_of: Path | None = option(
+        "Leave the top filters of this run, or of this metric, out of the ranking."
+    )
     exclude_share: float | None = option("Share of its filters that counts as top; 0.2.")
     for_patch: bool = flag("Leave out the images that patch uses to confirm.")
 

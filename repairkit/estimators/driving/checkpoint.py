@@ -95,14 +95,23 @@ class CheckpointStore:
                 "choose another place"
             ) from error
 
+    def rounds_saved(self) -> int:
+        """How many rounds the saved run was told; 0 without a checkpoint that can be read."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return int(_read(archive)[0]["spent"]["rounds"])
+        except Exception:  # noqa: BLE001 - `load` tells what is wrong with a damaged file
+            return 0
+
     def load(
-        self, run: scores.Run, key: str, earlier_key: str | None = None
+        self, run: scores.Run, key: str | None, earlier_key: str | None = None
     ) -> scores.Spent | None:
         """Restore a freshly started run from the checkpoint; None without a checkpoint.
 
         Args:
             run: just started.
-            key: of `settings_key`.
+            key: of `settings_key`; None to restore a run of any game, by which only its rows are
+                read again.
             earlier_key: of `earlier_settings_key`, under which older checkpoints were written.
 
         Raises:
@@ -111,7 +120,8 @@ class CheckpointStore:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 document, blobs = _read(archive)
-            if document["format"] == _FORMAT and document["key"] not in (key, earlier_key):
+            foreign = key is not None and document["key"] not in (key, earlier_key)
+            if document["format"] == _FORMAT and foreign:
                 raise errors.RunFolderError(
                     f"{self.path}: belongs to a run with other settings, another seed or another "
                     "game; repeat those, or delete it to start again"

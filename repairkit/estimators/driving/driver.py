@@ -128,10 +128,15 @@ def undecided(run: Run) -> int | None:
     return int((~run.read().decided).sum())
 
 
+def run_on(run: Run, some: SomeImages) -> Run | None:
+    """A run as if the game had held only these images; None where that is unknown."""
+    of_images: Callable[[SomeImages], Run | None] | None = getattr(run, "on_images", None)
+    return None if of_images is None else of_images(some)
+
+
 def scores_on(run: Run, some: SomeImages) -> Scores | None:
     """A run's scores if the game had held only these images; None where they are unknown."""
-    of_images: Callable[[SomeImages], Run | None] | None = getattr(run, "on_images", None)
-    part = None if of_images is None else of_images(some)
+    part = run_on(run, some)
     return None if part is None else part.read()
 
 

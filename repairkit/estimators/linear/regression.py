@@ -363,7 +363,13 @@ def _on_images(run: RegressionRun, some: SomeImages) -> RegressionRun | None:
 # What a run says
 
 
-def _solved(run: RegressionRun) -> ridge.Fit:
+def value_one_by_one(run: RegressionRun) -> None:
+    """Let a run say what each player does by itself: for rows that are too few for ridge."""
+    if len(run.rows) >= ridge.LEAST_ROWS:
+        run.fit, run.n_fitted = _solved(run, few=True), len(run.rows)
+
+
+def _solved(run: RegressionRun, *, few: bool = False) -> ridge.Fit:
     table = run.table
     return ridge.solve(
         replace(run.facts, pool=run.pool),
@@ -371,7 +377,7 @@ def _solved(run: RegressionRun) -> ridge.Fit:
         run.outcomes,
         full=run.full,
         errors_over=run.plan.errors_over,
-        entropy=(*run.entropy, _FOR_TRACES),
+        entropy=None if few else (*run.entropy, _FOR_TRACES),
         span=(run.plan.least, run.most) if run.law == "semivalue" else None,
         control=None if table is None else ridge.ControlVariate(table, run.predicted, run.pool),
     )

@@ -263,7 +263,7 @@ class RepairRun:
 
     def ask_ahead(self, pending: Sequence[game.Round]) -> game.Round | None:
         """See `driving.playing`: only what follows the pilot is not known yet."""
-        number, schedule = self.n_told + len(pending), self._schedule
+        number, schedule = self.n_told + len(pending), self.schedule
         if not len(self.regression.ends) or (self.n_images < 0 and number > schedule.n_pilot):
             return None
         if self.n_images < 0 or number < schedule.first_rows:
@@ -272,7 +272,7 @@ class RepairRun:
 
     def can_be_told(self, n_rows: int) -> bool:
         """See `driving.driver`: rows count one by one; entries of the table only whole."""
-        schedule = self._schedule
+        schedule = self.schedule
         if not len(self.regression.ends) or self.n_told == schedule.n_pilot:
             return False
         return not schedule.has_entries(self.n_told) and self.regression.can_be_told(n_rows)
@@ -281,7 +281,7 @@ class RepairRun:
         if not len(self.regression.ends):
             self.regression.tell(outcomes)
             return
-        schedule = self._schedule
+        schedule = self.schedule
         if schedule.has_entries(self.n_told):
             self._learn_entries(outcomes)
         elif self.n_told == schedule.n_pilot:
@@ -302,11 +302,12 @@ class RepairRun:
         return _on_images(self, some)
 
     @property
-    def _schedule(self) -> _Schedule:
+    def schedule(self) -> _Schedule:
+        """Which round is what."""
         return _Schedule(self.split, self.n_images)
 
     def _round(self, number: int) -> game.Round:
-        schedule = self._schedule
+        schedule = self.schedule
         if number == schedule.n_pilot:
             return _pilot_rows(self)
         if not schedule.has_entries(number):
@@ -315,10 +316,9 @@ class RepairRun:
         return _entries(self.order[images], players, self.facts.n_players, schedule)
 
     def _learn_entries(self, outcomes: game.Outcomes) -> None:
-        schedule = self._schedule
+        schedule = self.schedule
         images = self.order[schedule.place(self.n_told)[0]]
-        losses = (outcomes.scores[0] - outcomes.scores[1:]).astype(np.float32)
-        self.parts.append(np.ascontiguousarray(losses.transpose(1, 0, 2)))
+        self.parts.append(entries_of(outcomes))
         if len(self.parts) == schedule.n_chunks:
             self.table.add(images.astype(np.int64), np.concatenate(self.parts, axis=1))
             self.parts = []
@@ -338,7 +338,7 @@ class RepairRun:
             self.regression.use(self.table)
             self.table = control.ControlTable.none()
         if self.n_images >= 0:
-            self.regression.most_rows = max(self.split.rows - self._schedule.spent_before_rows, 0)
+            self.regression.most_rows = max(self.split.rows - self.schedule.spent_before_rows, 0)
 
 
 def _pilot_rows(run: RepairRun) -> game.Round:
@@ -359,6 +359,12 @@ def _entries(
     rows = np.ones((1 + n_changed, n_players), bool)
     rows[1 + np.arange(n_changed), players.start + np.arange(n_changed)] = False
     return game.Round(rows, np.tile(images, (len(rows), 1)), schedule.per_row(len(images)))
+
+
+def entries_of(outcomes: game.Outcomes) -> NDArray[np.float32]:
+    """What images lose with each player of a round of entries, (n_images, n_players, n_metrics)."""
+    losses = (outcomes.scores[0] - outcomes.scores[1:]).astype(np.float32)
+    return np.ascontiguousarray(losses.transpose(1, 0, 2))
 
 
 def _explained(run: RepairRun, outcomes: game.Outcomes) -> float:

@@ -35,11 +35,12 @@ from repairkit.estimators.linear.rows import (
     metric_shares,
     squares_by_image,
 )
-from repairkit.estimators.samples import ErrorsOver, rank_correlation
+from repairkit.estimators.samples import ErrorsOver, rank_correlation, student_quantile
 
 Floats = NDArray[np.float64]
 
 LEAST_ROWS = 32
+_COVARIATES = 9
 _GROUP = 8
 _LEAST_ROWS_PER_IMAGE = 4
 _LEAST_IMAGES = 8
@@ -117,7 +118,7 @@ def fit(
     full: FullOutcomes,
     *,
     errors_over: ErrorsOver,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
     span: tuple[int, int] | None = None,
     added: AdditiveGame | None = None,
 ) -> Fit:
@@ -129,13 +130,16 @@ def fit(
         full: outcomes with all players.
         errors_over: `rows` states errors of V on these images; `images` also of V on images like
             these (a sandwich whose clusters are images).
-        rng: for the traces.
+        rng: for the traces; None to value each player by itself, where rows are few.
         span: sizes, from - to, that the mean drop covers evenly; if None, as the shares do.
         added: the additive game that was added to the outcomes; its semivalues are added back.
     """
     residuals, drops, drop_errors = _partial_out(rows, outcomes, full, span)
-    solutions, choices = _penalised(rows, residuals, rng)
-    residuals -= rows.times(solutions)
+    if rng is None:
+        solutions, choices = _one_by_one(rows, residuals)
+    else:
+        solutions, choices = _penalised(rows, residuals, rng)
+        residuals -= rows.times(solutions)
     shares = solutions * [choice.unshrunk for choice in choices]
     scatter = np.array([choice.variance for choice in choices])
     variances, *beside = _variances(rows, residuals, scatter, errors_over, added)
@@ -173,6 +177,31 @@ def _penalised(
     ]
     columns = [spectra[i // _GROUP].solve(i % _GROUP, c.penalty) for i, c in enumerate(choices)]
     return np.stack(columns, axis=1), choices
+
+
+def _one_by_one(
+    rows: RegressionRows, residuals: Floats
+) -> tuple[Floats, list[krylov.PenaltyChoice]]:
+    """The limit of an endless penalty: each player's share alone, whatever the others do.
+
+    With few rows cross-validation sees structure in noise, and errors come out too small. Here all
+    that the other players do counts as noise, and errors follow Student's law.
+    """
+    n_rows, weights, spread = len(residuals), rows.all_weights(), rows.spread()
+    pulls = residuals if weights is None else residuals * weights[:, None]
+    free = max(n_rows - _COVARIATES, 1)
+    wider = student_quantile(0.95, free) / student_quantile(0.95, 10**6)
+    choices = [
+        krylov.PenaltyChoice(
+            penalty=np.inf,
+            degrees=0.0,
+            unshrunk=1.0,
+            variance=float(total) / free / spread * wider**2,
+            r2=0.0,
+        )
+        for total in (pulls * residuals).sum(axis=0)
+    ]
+    return rows.transposed_times(pulls) / spread, choices
 
 
 def _partial_out(
@@ -306,14 +335,14 @@ def solve(
     *,
     full: FullOutcomes,
     errors_over: ErrorsOver,
-    entropy: tuple[int, ...],
+    entropy: tuple[int, ...] | None,
     span: tuple[int, int] | None = None,
     control: ControlVariate | None = None,
 ) -> Fit:
     """See `fit`; a metric about which too few rows say something gets zeros and infinite errors.
 
     Arguments are those of `fit`, for all metrics. `entropy` seeds the generator that estimates
-    traces; `control` has predictions of the rows, if there are any.
+    traces, None where there is none; `control` has predictions of the rows, if there are any.
     """
     whole = _nothing_known((facts.n_players, facts.n_metrics))
     columns = outcomes.columns()
@@ -334,7 +363,7 @@ def solve(
                 weight=share.weight,
             )
             numbers += added
-        rng = np.random.default_rng(entropy)
+        rng = None if entropy is None else np.random.default_rng(entropy)
         fitted = fit(part, numbers, some, errors_over=errors_over, rng=rng, span=span, added=game)
         whole = _with_metrics(whole, metrics, fitted)
     of_control = {} if control is None else {"coefficients": figures[0], "explained": figures[1]}

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors
-from repairkit.core.metric import MeasureFacts
+from repairkit.core.metric import MeasureFacts, Metric
 from repairkit.core.scores import Budget, Scores, Spent
+from repairkit.core.suite import Annotations
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import PART_NAMES, PartPlan, Parts
 from repairkit.data.preprocessing import Preprocessing
@@ -240,13 +241,17 @@ def less_is_better(measures: Mapping[str, MeasureFacts]) -> list[str]:
 
 
 def counts(bench: Bench) -> run_file.RunCounts:
+    """See `counts_of`, of the selection part."""
+    return counts_of(bench.metrics(bench.metric_names), bench.parts.selection.annotations)
+
+
+def counts_of(metrics: Iterable[Metric], annotations: Annotations) -> run_file.RunCounts:
     """How many images the values of each metric are computed on, so that they can be merged.
 
     None for a metric that is not a mean over these images, each counting the same.
     """
-    annotations = bench.parts.selection.annotations
     counted: dict[str, int | None] = {}
-    for metric in bench.metrics(bench.metric_names):
+    for metric in metrics:
         weights = metric.weights(annotations)
         counting = weights[weights > 0]
         even = (

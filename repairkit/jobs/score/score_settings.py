@@ -28,6 +28,7 @@ class ScoreSettings:
         paper: the letter of the paper's Algorithm 1 (`tmab`), but for `options`.
         statistics: tell in detail how far the estimate has come.
         exclude: filters to leave out of the ranking; none if None.
+        keep_rows: leave coalitions and the model's outputs for them in the run folder.
         for_patch: leave out the selection images on which `patch` confirms.
         budget: where to stop at the latest; `EVALUATIONS_PER_FILTER` where neither limit is given.
         per_filter: evaluations per filter where neither limit is given; of
@@ -42,6 +43,7 @@ class ScoreSettings:
     budget: Annotated[scores.Budget, About(Affects.LIMITS)] = field(default_factory=scores.Budget)
     paper: Annotated[bool, About(Affects.SEARCH, where_given=True)] = False
     statistics: Annotated[bool, About(Affects.PLACE)] = False
+    keep_rows: Annotated[bool, About(Affects.PLACE)] = False
     exclude: Annotated[Exclusion | None, About(Affects.ROSTER, by_digest=True)] = None
     for_patch: Annotated[bool, About(Affects.IMAGES, where_given=True)] = False
     began: Annotated[float | None, About(Affects.LIMITS, option=False)] = None

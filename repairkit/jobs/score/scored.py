@@ -1,14 +1,14 @@
 """A finished scoring, and what it says of some of its images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from repairkit.core import game, metric, suite
-from repairkit.core.scores import Run, Scores
+from repairkit.core.scores import Run, Scores, first_metrics
 from repairkit.engine.model_game import some_images
 from repairkit.estimators.driving.driver import scores_on
 from repairkit.formats.run_file import RunDocument, finite_rows, scores_table
@@ -88,15 +88,3 @@ class Scored:
     def to_json(self) -> dict[str, Any]:
         details = {"details": dict(self.details)} if self.details else {}
         return {**self.document, **details, "scores": finite_rows(self.table())}
-
-
-def first_metrics(scores: Scores, n_metrics: int) -> Scores:
-    """Without the guard, which the user did not ask for."""
-    return replace(
-        scores,
-        metrics=scores.metrics[:n_metrics],
-        values=scores.values[:, :n_metrics],
-        std_errors=scores.std_errors[:, :n_metrics],
-        ci_low=scores.ci_low[:, :n_metrics],
-        ci_high=scores.ci_high[:, :n_metrics],
-    )

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,17 +12,18 @@ from repairkit.core.errors import RunFolderError, Terminated
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import event, stage
-from repairkit.core.scores import Progress, Run, Spent
+from repairkit.core.scores import Progress, Run, Spent, first_metrics
 from repairkit.core.suite import Precision, Suite
 from repairkit.data.parts import CONFIRMATION_SHARE, split_selection
 from repairkit.estimators.driving import checkpoint, driver
 from repairkit.formats import effects, run_file
+from repairkit.jobs.ask import keeping
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.runs import claiming, run_document
-from repairkit.jobs.score import methods
+from repairkit.jobs.score import excluding, methods
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
 from repairkit.jobs.score.score_settings import NORMS, Exclusion, ScoreSettings
-from repairkit.jobs.score.scored import Evidence, Scored, first_metrics
+from repairkit.jobs.score.scored import Evidence, Scored
 from repairkit.jobs.setup import looking, preparing, workbench
 from repairkit.jobs.setup.settings import Again, said_again
 from repairkit.jobs.setup.subject import judging_the_model
@@ -31,35 +31,6 @@ from repairkit.metrics.definition import check_defined
 
 logger = logging.getLogger(__name__)
 _ENDS = 2  # rows: all filters, and none
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """The players left out, and what `run.json` says of it."""
-
-    players: frozenset[int] = frozenset()
-    document: run_file.ExcludedFilters | None = None
-
-    @property
-    def keyed(self) -> dict[str, Any]:
-        """The part of the run's key about excluded filters, without the other run's path."""
-        return {} if self.document is None else {"excluded": {**self.document, "run": None}}
-
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know."""
-        if self.document is None:
-            return []
-        run, metric = self.document["run"], self.document["metric"]
-        return [
-            f"{len(self.players)} filters are left out of the ranking: the top "
-            f"{self.document['share']:.0%} for {metric} of {run}; "
-            "they take part in the game, and 'decided' is about the ranking of all filters"
-        ]
-
-
-NOTHING = Excluded()
-"""No filter is left out."""
 
 
 @judging_the_model
@@ -133,12 +104,14 @@ def score_bench(
     """
     scoring = scoring.begun()
     metrics = bench.metrics(bench.metric_names)
-    excluded = NOTHING if scoring.exclude is None else find_excluded(scoring.exclude, bench)
+    excluded = find_excluded(scoring.exclude, bench)
     if scoring.for_patch and suite is None:
         suite = split_selection(
             bench.parts.selection, CONFIRMATION_SHARE, bench.settings.seed
         ).choosing
     methods.check_method(scoring)
+    if scoring.keep_rows:
+        keeping.check_keeping(scoring.method, folder=folder is not None, here=cluster is None)
     earlier = run_document.read_earlier(folder) if folder is not None and resume else None
     bench = looking.looked_at(bench, scoring.deadline, go_on=earlier is not None)
     document = _opening(bench, scoring, excluded, folder)
@@ -171,6 +144,7 @@ def score_bench(
             estimation = _watched(job)
         scores = first_metrics(estimation.scores, len(metrics))
         evidence = _evidence(estimation, job, asked)
+    excluded = excluded.known_by(scores, bench.roster, document)
     run_document.conclude(document, estimation, scores)
     details = run_document.told_on_request(estimation, document) if scoring.statistics else {}
     if folder is not None:
@@ -196,7 +170,7 @@ def score_bench(
 def _opening(
     bench: workbench.Bench,
     scoring: ScoreSettings,
-    excluded: Excluded,
+    excluded: excluding.Excluded,
     folder: run_file.RunFolder | None,
 ) -> run_file.RunDocument:
     """`run.json` before anything is scored."""
@@ -321,6 +295,7 @@ def _play(job: _Job, table: _Table, watch: signs_of_life.Watch) -> driver.Estima
         job.folder,
         table.game,
     )
+    keeper = keeping.Keeper(game) if _keeps_rows(job) else None
     known = _play_ends(game)
     document["metrics"] = _ends(known[1], game, len(job.metrics))
     document["notes"] += looking.told_of_ends(document["metrics"])
@@ -340,24 +315,39 @@ def _play(job: _Job, table: _Table, watch: signs_of_life.Watch) -> driver.Estima
     def on_round(run: Run, spent: Spent) -> None:
         while unwritten:
             unwritten.pop().write(document)
+        if keeper is not None:
+            keeper.told(spent.rounds)
         watch.on_round(run, spent)
         if report is not None:
             report(run, spent)
 
     if folder is not None and not run_document.starts_anew(folder, document):
         run_document.check_values(folder, document["metrics"])
-    with stage("scoring"):
+    store = None if folder is None else checkpoint.CheckpointStore(folder.checkpoint)
+    if keeper is not None and store is not None:
+        keeper.open(
+            bench,
+            job.images,
+            method=plan.taken.method,
+            per_row=getattr(estimator, "images_per_coalition", 1),
+            most_rows=budget.max_evaluations,
+            store=store,
+            document=document,
+        )
+    with stage("scoring"), keeper or nullcontext():
         estimation = driver.estimate(
             game,
             estimator,
             budget=budget,
             seed=bench.settings.seed,
             on_round=on_round,
-            checkpoint=None if folder is None else checkpoint.CheckpointStore(folder.checkpoint),
+            checkpoint=store,
             with_details=scoring.statistics,
             began=scoring.began,
             known=known,
         )
+    if keeper is not None:
+        document["rows"] = keeper.kept
     document["engine"] = game.path  # which now tells of rows that were mixed
     return estimation
 
@@ -405,6 +395,11 @@ def _taken(earlier: run_file.RunDocument | None) -> methods.Taken | None:
     return None if known is None else methods.Taken(known["method"], known["options"], known["why"])
 
 
+def _keeps_rows(job: _Job) -> bool:
+    """Whether rows are kept: where that was asked, now or when the resumed run began."""
+    return job.scoring.keep_rows or (job.earlier is not None and "rows" in job.earlier)
+
+
 def _rows_of(scoring: ScoreSettings, bench: workbench.Bench) -> int | None:
     """The most coalitions of all images that a method asks for; None if it draws images."""
     n = len(bench.roster)
@@ -439,13 +434,19 @@ def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, run
     }
 
 
-def find_excluded(exclusion: Exclusion, bench: workbench.Bench) -> Excluded:
+def find_excluded(exclusion: Exclusion | None, bench: workbench.Bench) -> excluding.Excluded:
     """The filters that a run ranks highest, by the metric that steered it.
+
+    Where no such folder is there and a metric of this run has the name, its top is meant.
 
     Raises:
         RunFolderError: the run is broken, unfinished, of another model, about filters read or
             silenced otherwise, or it leaves nothing to rank.
     """
+    if exclusion is None:
+        return excluding.NOTHING
+    if not exclusion.run.is_dir() and str(exclusion.run) in bench.metric_names:
+        return excluding.Excluded(later=exclusion)
     folder = run_file.RunFolder(exclusion.run)
     run = folder.read()
     if run["model"]["digest"] != bench.subject.file.digest:
@@ -477,7 +478,7 @@ def find_excluded(exclusion: Exclusion, bench: workbench.Bench) -> Excluded:
             f"{exclusion.run}: its top {n_top} filters are all that this job scores; lower "
             "--exclude-share, or score more sites"
         )
-    return Excluded(
+    return excluding.Excluded(
         players,
         {
             "run": str(exclusion.run),

@@ -41,7 +41,7 @@ _ALWAYS = ("--seed",)
 # What has no usual value: it is said wherever it is there.
 _CHOICES = ("--fairness", "--robustness", "--objective", "--target", "--scores", "--remove")
 _SCORE_ONLY = ("--paper", "--statistics", "--for-patch", "--exclude-top-of", "--exclude-share",
-    "--means")  # fmt: skip
+    "--keep-rows", "--means")  # fmt: skip
 
 
 def settle(options: Mapping[str, Any], project: Project | None) -> Settings:

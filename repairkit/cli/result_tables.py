@@ -51,7 +51,7 @@ def print_scored(
     for note in document["notes"]:
         printing.say(f"note: {note}")
     for sentence in known_sentences(document):
-        printing.say(sentence)
+        printing.say(printing.plainly(sentence))
     if document["n_undecided"]:
         limit = "--time-limit" if "time limit" in document["reason"] else "--max-evaluations"
         printing.say(f"raise {limit} to tell more")

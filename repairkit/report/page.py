@@ -118,14 +118,17 @@ def _sentence(scores: Document, name: str, run: Document) -> str:
     if scores.get("harmful") is None:
         return f"Of {n}, each is ranked for {name} by {run['settings']['method']}; no intervals."
     harmful, helpful = scores["harmful"], scores["helpful"]
-    if not harmful + helpful:
-        return f"Of {n}, none can be told from zero for {name} yet: every interval holds zero."
     rest = scores["n_filters"] - harmful - helpful
-    side = "above" if scores.get("less_is_better") else "below"
-    return (
-        f"Of {n}, {harmful:,} harm the {name}: their intervals lie {side} zero. {helpful:,} help, "
-        f"and {rest:,} cannot be told from zero."
+    known = wording.known_sentences(run)
+    surely = "surely " if known else ""
+    signs = (
+        f"Of {n}, {harmful:,} {surely}{'harms' if harmful == 1 else 'harm'} the {name}, "
+        f"{helpful:,} {surely}{'helps' if helpful == 1 else 'help'} it, and {rest:,} cannot be "
+        "told from zero."
+        if harmful + helpful
+        else f"Of {n}, none can be told from zero for {name} yet: every interval holds zero."
     )
+    return " ".join([signs, *known[1:]])
 
 
 def _marked(rows: Sequence[Document], scores: Document, measure: Measure) -> list[Any]:

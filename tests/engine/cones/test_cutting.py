@@ -1,4 +1,4 @@
-"""The answer to a row hangs on nothing that comes with it: a round may be cut anywhere."""
+"""The answer to a row does not depend on other rows: a round may be cut anywhere."""
 
 from typing import Any
 

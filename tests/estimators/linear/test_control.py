@@ -11,7 +11,7 @@ from repairkit.estimators.driving.driver import Estimation, estimate, scores_on
 from repairkit.estimators.linear.control import N_FOLDS, ControlRows, fit_coefficients, shrink
 from repairkit.estimators.linear.drawing import Split
 from repairkit.estimators.linear.repair_values import RepairRegression, RepairRun
-from tests.estimators.test_regression import semivalue
+from tests.estimators.linear.test_regression import semivalue
 from tests.games import Floats, TableGame, WatchedGame, members
 
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 from repairkit.core.process.lazy import loader
 
 if TYPE_CHECKING:
-    from repairkit.api.estimating import Unattended, ask, compare, means, merge, report, score
+    from repairkit.api.estimating import (
+        Curves,
+        Unattended,
+        ask,
+        compare,
+        curve,
+        means,
+        merge,
+        report,
+        score,
+    )
     from repairkit.api.job_settings import find_job, find_settings
     from repairkit.api.models import Inspected, Instrumented, attack, export, inspect, instrument
     from repairkit.api.repairing import apply, copy_sample, patch, patch_document, revert, verify
@@ -36,6 +46,7 @@ __all__ = [
     "Budget",
     "By",
     "CommonMeans",
+    "Curves",
     "Exported",
     "FirstLook",
     "Inspected",
@@ -58,6 +69,7 @@ __all__ = [
     "attack",
     "compare",
     "copy_sample",
+    "curve",
     "export",
     "find_job",
     "find_settings",
@@ -74,7 +86,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "repairkit.api.estimating": "Unattended ask compare means merge report score",
+    "repairkit.api.estimating": "Curves Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.models": "Inspected Instrumented attack export inspect instrument",
     "repairkit.api.repairing": "apply copy_sample patch patch_document revert verify",

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from repairkit.api.job_settings import check_keywords, open_job
 from repairkit.core import errors
@@ -19,6 +19,7 @@ from repairkit.core.scores import Budget, Progress
 from repairkit.formats.means_file import CommonMeans
 from repairkit.jobs.ask import asking
 from repairkit.jobs.ask.choosing import ImageChoice
+from repairkit.jobs.curve import overlaying, reopening, scored_curve
 from repairkit.jobs.look import reporting
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.owners import measuring, merging
@@ -80,6 +81,7 @@ class ScoreKeywords(TypedDict, total=False):
         keep_rows: leave coalitions and the model's outputs for them in `out`, for `ask`.
         exclude_share: share of filters that counts as top, in (0, 1); 0.2 if left out.
         for_patch: leave out the selection images that `patch` uses to confirm.
+        curve: draw the removal curve once the filters are scored; True if left out.
         share_to: also write a run folder here that may leave the owner of the data.
         ray: evaluate on this Ray cluster: `local`, `auto` or an address.
         ray_cores: cores of each Ray worker; 1 if left out.
@@ -100,6 +102,7 @@ class ScoreKeywords(TypedDict, total=False):
     exclude_top_of: str | Path | None
     exclude_share: float
     for_patch: bool
+    curve: bool
     share_to: str | Path | None
     ray: str | None
     ray_cores: int
@@ -157,6 +160,7 @@ def score(
             resume=more.get("resume", False),
             on_progress=tell,
             cluster=_cluster(more, job),
+            finish=scored_curve.with_curve if plan.curve else None,
         )
     if shared is not None and place is not None:
         merging.share(place, shared)
@@ -174,6 +178,7 @@ def _plan(method: str, given: ScoreKeywords) -> score_settings.ScoreSettings:
         keep_rows=given.get("keep_rows", False),
         exclude=None if run is None else score_settings.Exclusion(Path(run), share),
         for_patch=given.get("for_patch", False),
+        curve=given.get("curve", True),
         began=given.get("began", time.monotonic()),
     )
 
@@ -311,6 +316,58 @@ def compare(
         RepairkitError: a run cannot be read, or the runs share no filters.
     """
     return comparing.compare([Path(run) for run in runs], metric=metric, top_k=top_k)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The removal curves of runs of one model: where they were drawn, and what they say."""
+
+    out: Path | None
+    document: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return self.document
+
+
+def curve(
+    runs: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    metric: str | None = None,
+    side: str | None = None,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    means: str | Path | None = None,
+    trust: bool = False,
+) -> Curves:
+    """The removal curves of runs of one model in one picture, as `repairkit curve` draws them.
+
+    Args:
+        runs: one or more run folders.
+        out: a file that ends in `.svg`, `.csv` or `.html`; nothing is written if None.
+        metric: the figure to show; the first that all curves hold if None.
+        side: freeze the `highest` values first, the `lowest`, or `both`; if None, what the first
+            run looks at first.
+        model: the path of the model, if it was moved.
+        data: the path of the data, if they were moved.
+        means: the path of the common means, if they were moved.
+        trust: run code that a run names, such as a metric of the user's.
+
+    Raises:
+        RepairkitError: a run is not finished, or is of another model or judged by other images.
+    """
+    folders = [runs] if isinstance(runs, str | Path) else runs
+    at_model, at_data, at_means, target = (
+        None if place is None else Path(place) for place in (model, data, means, out)
+    )
+    document = overlaying.write_overlay(
+        [Path(run) for run in folders],
+        target,
+        metric=metric,
+        side=side,
+        places=reopening.Whereabouts(model=at_model, data=at_data, means=at_means, trust=trust),
+    )
+    return Curves(target, document)
 
 
 def report(

@@ -36,6 +36,7 @@ class PatchKeywords(TypedDict, total=False):
         fairness: freeze what harms the worst group (needs `settings.groups`).
         robustness: freeze what helps an adversary; `data` is what `attack` wrote.
         remove: ids of filters to freeze, whatever their values.
+        remove_top: how many filters of highest value of the run in `scores` to freeze.
         scores: a run folder whose values rank the candidates.
         at_most: largest number of frozen filters; 8 if left out.
         max_drop: overall accuracy that may be lost, in [0, 1]; 0.01 if left out.
@@ -61,6 +62,7 @@ class PatchKeywords(TypedDict, total=False):
     fairness: bool
     robustness: bool
     remove: Sequence[str]
+    remove_top: int | None
     scores: str | Path | None
     at_most: int
     max_drop: float

@@ -39,6 +39,7 @@ _COMMANDS: dict[str, Command] = {
     "compare": runs.compare_command,
     "attack": onnx_models.attack_command,
     "export": onnx_models.export_command,
+    "curve": runs.curve_command,
     "report": runs.report_command,
     "means": runs.means_command,
     "merge": runs.merge_command,

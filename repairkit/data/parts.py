@@ -352,6 +352,7 @@ _MAX_BINS = 10
 _IMAGES_PER_BIN = 10
 _TINY = 1e-9
 _SPLIT = 1  # a stream of the seed
+_THIN = 9  # another
 
 CONFIRMATION_SHARE = 1 / 3
 """The share of the selection images that confirm, where some do."""
@@ -420,6 +421,16 @@ def _shuffled_strata(
     strata = np.split(members[order], starts)
     # Otherwise strata of one image each would fall into the same parts for every seed.
     return [strata[index] for index in rng.permutation(len(strata))]
+
+
+def thin(images: suite.Suite, most: int, seed: int) -> suite.Suite:
+    """All images, or `most` of them drawn evenly over labels and groups."""
+    if len(images) <= most:
+        return images
+    about = images.annotations
+    rng = np.random.default_rng([seed, _THIN])
+    drawn = draw_shares(about.labels, about.groups, [most / len(images)], rng)
+    return images.take(np.flatnonzero(drawn == 0))
 
 
 def strata_of(about: suite.Annotations) -> NDArray[np.int64]:

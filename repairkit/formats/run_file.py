@@ -23,6 +23,7 @@ from repairkit.core.process.text import from_cell, plain_cell
 from repairkit.core.process.writing import is_draft
 from repairkit.core.scores import Scores
 from repairkit.formats import rows_file
+from repairkit.formats.curve_file import CURVE_FILE, Collapse, CurveDocument
 from repairkit.formats.documents import fault_of, outputs, read_json, to_json, write_json
 
 SCHEMA = 1
@@ -197,6 +198,8 @@ class RunDocument(TypedDict):
     rounds: NotRequired[int]
     seconds: NotRequired[float]
     statistics: NotRequired[dict[str, Any]]
+    rewards_collapse: NotRequired[Collapse]
+    curve: NotRequired[CurveDocument]
 
 
 class _PartsInTheEnd(TypedDict):
@@ -433,7 +436,8 @@ class RunFolder:
         without: Collection[int] = (),
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write what a finished run leaves, together; `run.json` comes last."""
+        """Write what a finished run leaves, together, and remove the table of an earlier curve."""
+        (self.path / CURVE_FILE).unlink(missing_ok=True)
         table = scores_csv(scores, roster.filters, layers, without=without)
         with outputs(self.path) as drafts:
             drafts.write(self.scores_file, table.encode())

@@ -22,6 +22,7 @@ METRICS: tuple[Definition, ...] = (
     image_metrics.LOSS,
     robustness.ROBUSTNESS,
     robustness.ROBUSTNESS_LOSS,
+    robustness.ROBUSTNESS_ABOVE,
     robustness.CLEAN_ACCURACY,
     robustness.ATTACK_SUCCESS,
     image_metrics.RECALL,
@@ -42,14 +43,15 @@ METRICS: tuple[Definition, ...] = (
 
 def _spellings(definition: Definition) -> tuple[str, ...]:
     name, takes = definition.name, definition.takes
-    return (f"{name}:{takes}", f"{name}:*") if takes else (name,)
+    every = () if takes == "FLOOR" else (f"{name}:*",)
+    return (f"{name}:{takes}", *every) if takes else (name,)
 
 
 METRIC_NAMES: tuple[str, ...] = (
     *(spelling for definition in METRICS for spelling in _spellings(definition)),
     "module:function",
 )
-"""Every name of a metric; CLASS, GROUP and the last are to be filled in, `*` means every one."""
+"""Every name of a metric; CLASS, GROUP, FLOOR and the last are to be filled in, `*` means all."""
 
 
 def definition_of(name: str) -> Definition | None:
@@ -246,6 +248,8 @@ def _known(annotations: suite.Annotations) -> str:
 
 def _unknown(name: str, annotations: suite.Annotations) -> str:
     takes = {definition.name: definition.takes for definition in METRICS}.get(name)
+    if takes == "FLOOR":
+        return f"{name} above which accuracy? Write {name}:FLOOR, such as {name}:0.7"
     if takes:
         known = _known(annotations) if takes == "CLASS" else ""
         return f"{name} of which {takes.lower()}? Write {name}:{takes}{known}"

@@ -157,7 +157,7 @@ class Definition:
         measure: words, direction, unit and range; `{}` in the words is the class or group.
         make: the metric for a model and data that meet its needs.
         needs: what model and data must have.
-        takes: whether the name is followed by `:` and a class or a group.
+        takes: whether the name is followed by `:` and a class, a group or a floor.
         searched_by: the metrics whose values tell best which filters harm it; itself if empty.
         shows_skill: whether a working model is surely better by it than one without filters.
     """
@@ -166,7 +166,7 @@ class Definition:
     measure: Measure
     make: Callable[[Case], Metric]
     needs: frozenset[Need] = frozenset({"classes"})
-    takes: Literal["", "CLASS", "GROUP"] = ""
+    takes: Literal["", "CLASS", "GROUP", "FLOOR"] = ""
     searched_by: tuple[str, ...] = ()
     shows_skill: bool = False
 

@@ -5,8 +5,10 @@ to be taken for. Scores are shifted so that clean and adversarial images have th
 shifts cancel, for either kind weighs one half.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +91,61 @@ class Persuasion:
         return np.where(np.isnan(logs), LOG_FLOOR, np.clip(logs, LOG_FLOOR, 0.0))
 
 
+@dataclass(frozen=True, kw_only=True)
+class SuccessAboveFloor:
+    """The attack's success while clean accuracy keeps a floor; range [0, 2].
+
+    V = A where C >= f, else 2 - C / f. A is the success on adversarial images, C the accuracy on
+    clean ones, f the floor. So below the floor V is above 1, worse than an attack that always
+    succeeds, and the worse, the less of the model is left. It is no mean over images: what an image
+    adds depends on all others.
+    """
+
+    name: str
+    measure: metric.Measure
+    form: OutputForm
+    floor: float
+    smooth: metric.ScoreImages | None = None
+    per_image: ClassVar[bool] = False
+    score_range: ClassVar[tuple[float, float]] = (0.0, 2.0)
+
+    @property
+    def scorer(self) -> object:
+        return self
+
+    def weights(self, annotations: suite.Annotations) -> definition.Weights:
+        """Shape (n_images,); DataError where no image is clean, or none adversarial."""
+        return _both_kinds(annotations)
+
+    def score(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
+        """Shape ()."""
+        made = attacked.adversarial(annotations)
+        predictions = self.form.predictions(outputs)
+        hits_target = predictions[made] == annotations.attributes[attacked.TARGET][made]
+        clean = float((predictions == annotations.labels)[~made].mean())
+        above = clean >= self.floor
+        return np.asarray(hits_target.mean() if above else 2.0 - clean / self.floor)
+
+
+def read_floor(name: str) -> float:
+    """The floor that the name of a metric ends with, such as `robustness_above:0.7`.
+
+    Raises:
+        SettingsError: it is no number above 0 and at most 1.
+    """
+    text = name.partition(":")[2]
+    try:
+        floor = float(text)
+    except ValueError:
+        floor = math.nan
+    if not 0 < floor <= 1:
+        raise errors.SettingsError(
+            f"{name}: the floor of clean accuracy is {text!r}; give a number above 0 and at most "
+            f"1, such as {ROBUSTNESS_ABOVE.name}:0.7"
+        )
+    return floor
+
+
 def _both_kinds(annotations: suite.Annotations) -> definition.Weights:
     """Clean images share one half, adversarial ones the other; DataError where one is missing."""
     made = attacked.adversarial(annotations)
@@ -150,6 +207,26 @@ ROBUSTNESS_LOSS = definition.Definition(
 
 Less the mean of two log-likelihoods: that a clean image is of its class, and that an adversarial
 one is not of the attack's target.
+"""
+
+ROBUSTNESS_ABOVE = definition.Definition(
+    name="robustness_above",
+    measure=metric.Measure(
+        words="attack success, with a floor of {} on clean accuracy",
+        greater_is_better=False,
+        ends=(0.0, 2.0),
+    ),
+    make=lambda case: SuccessAboveFloor(
+        name=case.name, measure=case.measure, form=case.form, floor=read_floor(case.name)
+    ),
+    needs=_ATTACKED,
+    takes="FLOOR",
+    searched_by=(ROBUSTNESS_LOSS.name,),
+)
+"""The attack's success while clean accuracy keeps a floor; see `SuccessAboveFloor`.
+
+The more, the worse. A model that answers nothing right has V = 2, so that breaking it gains
+nothing, and accuracy beyond the floor earns nothing.
 """
 
 CLEAN_ACCURACY = definition.Definition(

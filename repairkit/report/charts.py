@@ -27,7 +27,8 @@ _NOTHING = 1e-200
 class Series:
     """Points (x, y) joined by a line; `style` is a class of the page's style sheet.
 
-    `labels` stand beside the points they belong to; empty ones are left out.
+    `labels` stand beside the points they belong to; empty ones are left out. `reach` holds the ends
+    of an interval for each point, which are drawn as a band.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Series:
     labels: Sequence[str] = ()
     joined: bool = True
     marked: bool = True
+    reach: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,10 @@ def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup
     finite = [
         replace(one, points=[p for p in one.points if math.isfinite(p[0] + p[1])]) for one in series
     ]
-    across, up = _scales([point for one in finite for point in one.points])
-    marks = [*(_draw(one, across, up) for one in finite), _labels(finite, across, up)]
+    ends = [(one.points[0][0], end) for one in series if one.points for r in one.reach for end in r]
+    across, up = _scales([*(point for one in finite for point in one.points), *ends])
+    marks = [*(_band(one, across, up) for one in series if one.reach)]
+    marks += [*(_draw(one, across, up) for one in finite), _labels(finite, across, up)]
     return _frame(title, x, y, across, up, Markup("").join(marks))
 
 
@@ -169,6 +173,18 @@ def _scales(points: Sequence[tuple[float, float]]) -> tuple[_Scale, _Scale]:
     across = _Scale(*spread([p[0] for p in points]), _LEFT, WIDTH - _RIGHT)
     up = _Scale(*spread([p[1] for p in points]), HEIGHT - _BOTTOM, _TOP)
     return across, up
+
+
+def _band(one: Series, across: _Scale, up: _Scale) -> Markup:
+    """The intervals of the points that have one, as an area."""
+    known = [
+        (across(x), up(low), up(high))
+        for (x, _), (low, high) in zip(one.points, one.reach, strict=True)
+        if math.isfinite(low + high)
+    ]
+    outline = [(x, low) for x, low, _ in known] + [(x, high) for x, _, high in known[::-1]]
+    path = "M" + "L".join(f"{x} {y}" for x, y in outline) + "Z"
+    return tag("path", d=path, class_=f"band {one.style}") if len(known) > 1 else Markup("")
 
 
 def _draw(one: Series, across: _Scale, up: _Scale) -> Markup:

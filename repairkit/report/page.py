@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from repairkit.core.metric import SHARE, Measure
-from repairkit.report import charts, wording
+from repairkit.report import charts, curves, wording
 from repairkit.report.repair_page import repair_facts
 from repairkit.report.story import overlap_warnings
 from repairkit.report.wording import Document, command_again, count, interval, measures_of, number
@@ -28,6 +28,11 @@ def render_patch(document: Mapping[str, Any], pictures: Pictures | None = None) 
 def render_run(document: Mapping[str, Any], pictures: Pictures | None = None) -> str:
     """The page of a scoring, from what `report.json` says of it; see `render_patch`."""
     return _render("run.html.j2", run_facts(document), pictures)
+
+
+def render_overlay(document: Mapping[str, Any]) -> str:
+    """The page of several runs' removal curves, from what `repairkit curve --json` says."""
+    return _render("curves.html.j2", curves.overlay_facts(document), None)
 
 
 def _render(template: str, facts: Mapping[str, Any], pictures: Pictures | None) -> str:
@@ -99,11 +104,12 @@ def run_facts(document: Document) -> dict[str, Any]:
             "word": "Scored",
             "sentence": _sentence(scores, measure.words, run),
         },
-        "warnings": overlap_warnings(run["parts"]),
+        "warnings": [*overlap_warnings(run["parts"]), *_collapse(run, measure)],
         "less_is_better": bool(scores.get("less_is_better")),
         "highest": _marked(scores["highest"], scores, measure),
         "lowest": _marked(scores["lowest"], scores, measure),
         "layers": _layers(document.get("spread")),
+        "curve": curves.curve_facts(run.get("curve")),
         "removal": _removal(document.get("removal"), measures),
         "truncation": _truncation(document.get("statistics"), measure),
         "samples": _samples(scores.get("samples")),
@@ -129,6 +135,19 @@ def _sentence(scores: Document, name: str, run: Document) -> str:
         else f"Of {n}, none can be told from zero for {name} yet: every interval holds zero."
     )
     return " ".join([signs, *known[1:]])
+
+
+def _collapse(run: Document, measure: Measure) -> list[str]:
+    """A warning where V calls harmful what accuracy lives on."""
+    collapse = run.get("rewards_collapse")
+    if collapse is None:
+        return []
+    return [
+        f"Freezing what {measure.words} calls harmful may leave nothing of the model: of the "
+        f"{collapse['k']} filters that it calls most harmful, {collapse['overlap']} are among the "
+        f"{collapse['k']} on which {collapse['accuracy']} lives most, where chance gives "
+        f"{collapse['expected']:.1f}. A note below says what to do."
+    ]
 
 
 def _marked(rows: Sequence[Document], scores: Document, measure: Measure) -> list[Any]:

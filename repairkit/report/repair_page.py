@@ -31,6 +31,7 @@ def repair_facts(document: wording.Document) -> dict[str, Any]:
             document["evaluations"], document["objective"], wording.measures_of(document)
         ),
         "trade_off": trade_off(document),
+        "attacked": attack_trade_off(document),
         "groups": shown[:1],
         "columns_alone": shown[1:],
         "classes": _shortened({"name": "", "rows": classes}) if classes else None,
@@ -123,6 +124,49 @@ def _chart(measure: Measure, series: list[Series], *, against: bool) -> Markup:
         "the table below"
     )
     return line_chart(title, across, up, series)
+
+
+def attack_trade_off(document: wording.Document) -> dict[str, Any] | None:
+    """Attack success against clean accuracy over the steps of a search; None without both.
+
+    Each point is a set of filters that the search kept, on the selection images; the ends are the
+    model before and after on the images that report.
+    """
+    selection = document.get("selection") or {}
+    kept = [p for p in selection.get("trade_off") or [] if p.get("kept", True)]
+    points = [point for point in map(_halves, kept) if point is not None]
+    evaluations = document["evaluations"]
+    ends = [evaluations[key]["metrics"] for key in ("before", "after")]
+    if len(points) < 2 or any(name not in end for end in ends for name in _ATTACKED):
+        return None
+    suite = evaluations["before"]["suite"].rpartition(", ")[2]
+    way = [(p["clean_accuracy"], p["attack_success"]) for p in points]
+    tested = [(end["clean_accuracy"]["value"], end["attack_success"]["value"]) for end in ends]
+    chart = line_chart(
+        "attack success against clean accuracy as more filters are frozen; the same numbers stand "
+        "in the table below",
+        Axis("clean accuracy, %", 100.0),
+        Axis("attack success, %", 100.0),
+        [
+            Series("tried", way, "tried", [str(p["n_frozen"]) for p in points]),
+            Series("test", tested, "tested", [f"{suite}, before", f"{suite}, after"]),
+        ],
+    )
+    return {"chart": chart, "points": points, "suite": suite}
+
+
+_ATTACKED = ("clean_accuracy", "attack_success")
+
+
+def _halves(point: wording.Document) -> dict[str, Any] | None:
+    """The two halves of robustness of a set that was tried; None where they are not known."""
+    clean = point.get("clean_accuracy", point.get("accuracy"))
+    success = point.get("attack_success")
+    if success is None and clean is not None and point.get("robustness") is not None:
+        success = point["robustness"] + clean  # which is its difference from this
+    if success is None or clean is None:
+        return None
+    return {"n_frozen": point["n_frozen"], "clean_accuracy": clean, "attack_success": success}
 
 
 def baselines(document: wording.Document) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ COMMANDS = [
     "attack",
     "export",
     "compare",
+    "curve",
     "report",
     "means",
     "merge",

@@ -53,6 +53,35 @@ def test_robustness_is_success_less_clean_accuracy(
     assert found["robustness"] == pytest.approx(success - accuracy)
 
 
+@given(clean=IMAGES, fooling=IMAGES, floor=st.floats(0.01, 1))
+def test_a_floor_makes_every_broken_model_worse_than_any_that_keeps_it(
+    clean: list[tuple[int, int, int]], fooling: list[tuple[int, int, int]], floor: float
+) -> None:
+    rows = [(*row, 0) for row in clean] + [(*row, 1) for row in fooling]
+    labels, targets, said, made = (list(column) for column in zip(*rows, strict=True))
+    annotations = attacked(labels, targets, made)
+    name = f"robustness_above:{floor}"
+    metric = make_metric(name, form=FORM, annotations=annotations, n_classes=3)
+    assert not metric.per_image
+    assert not metric.measure.greater_is_better
+    found = float(metric.score(one_hot(np.array(said), 3), annotations))
+    halves = {half: value(half, said, annotations) for half in NAMES}
+    if halves["clean_accuracy"] >= floor + 1e-9:
+        assert found == pytest.approx(halves["attack_success"])
+    elif halves["clean_accuracy"] < floor - 1e-9:
+        assert found == pytest.approx(2 - halves["clean_accuracy"] / floor)
+        assert 1 < found <= 2
+
+
+@pytest.mark.parametrize("floor", ["0", "1.5", "-1", "nan", "high", "*", ""])
+def test_a_floor_that_is_none_is_refused(floor: str) -> None:
+    annotations = attacked([0, 0], [1, 1], [0, 1])
+    with pytest.raises(SettingsError, match="above 0 and at most 1"):
+        make_metric(f"robustness_above:{floor}", form=FORM, annotations=annotations, n_classes=3)
+    with pytest.raises(SettingsError, match=r"such as robustness_above:0\.7"):
+        make_metric("robustness_above", form=FORM, annotations=annotations, n_classes=3)
+
+
 def test_the_marginal_of_one_image_lies_in_a_range_of_four() -> None:
     """What bandits' bounds rest on: twice the width of the score's range."""
     annotations = attacked([0, 0], [1, 1], [0, 1])

@@ -19,6 +19,9 @@ class WishOptions:
     robustness: bool = flag("Freeze what helps an adversary; --data is what attack wrote.")
     scores: Path | None = option("A run folder whose values rank candidates.")
     remove: str | None = option("Freeze exactly these filters: ID,ID,...")
+    remove_top: int | None = option(
+        "Freeze so many filters of highest value of the run that --scores names.", min=1
+    )
     out: Path | None = option("The patched model; MODEL.patched.onnx.", "-o", "--out")
     details: bool = flag("Also print groups by each single column, their rates, and classes.")
 
@@ -105,6 +108,7 @@ def patch_command(
         fairness=wish.fairness,
         robustness=wish.robustness,
         remove=options.split_names(wish.remove) or (),
+        remove_top=wish.remove_top,
         scores=wish.scores,
         targets=limits.pop("target") or (),
         transfers=choices.pop("transfer") or (),

@@ -1,4 +1,4 @@
-"""`score`, `compare` and `report` for runs; `means` and `merge` for data of several owners."""
+"""`score`, `compare`, `curve`, `report` for runs; `means`, `merge` for data of several owners."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -19,7 +19,8 @@ class ScoringOptions:
     """What to do with the values, and how to continue a run."""
 
     of_estimate: ClassVar = (
-        "resume", "paper", "statistics", "keep_rows", "exclude_top_of", "for_patch", "share_to",
+        "resume", "paper", "statistics", "keep_rows", "exclude_top_of", "for_patch", "curve",
+        "share_to",
     )  # fmt: skip
     method: str = option(options.METHOD_HELP, default="auto")
     out: Path | None = option("Run folder; runs/MODEL-METRIC-METHOD.", "-o", "--out")
@@ -35,6 +36,11 @@ class ScoringOptions:
     )
     exclude_share: float | None = option("Share of its filters that counts as top; 0.2.")
     for_patch: bool = flag("Leave out the images that patch uses to confirm.")
+    curve: bool = flag(
+        "Judge the model on test images as filters are frozen in turn.",
+        "--curve/--no-curve",
+        default=True,
+    )
 
     def estimate(self) -> dict[str, Any]:
         """The options that `api.score` takes under the same names.
@@ -87,7 +93,7 @@ def score_command(
 ) -> None:
     """Estimate the value of every filter with its uncertainty; write a run folder."""
     from repairkit.api import estimating, job_settings
-    from repairkit.cli import printing, result_tables
+    from repairkit.cli import curve_tables, printing, result_tables
 
     method = "tmab" if scoring.paper and scoring.method == "auto" else scoring.method
     choices, of_method = scoring.estimate(), search.of_method()
@@ -122,6 +128,8 @@ def score_command(
             ids=[each.id for each in scored.bench.roster],
             excluded=scored.excluded,
         )
+        if "curve" in scored.document:
+            curve_tables.print_curve(scored.document["curve"])
         printing.say(f"written to {scored.folder}")
 
     answer.give(scored.to_json, tell)
@@ -177,6 +185,39 @@ def compare_command(comparing: CompareOptions, answer: AnswerOptions) -> None:
     answer.give(
         lambda: {"comparisons": pairs}, lambda: print_agreements(pairs, len(comparing.runs))
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveOptions:
+    """Runs, what to show of them, and where to draw it."""
+
+    runs: list[Path] = argument("Run folders of one model.", "RUN...", default=...)
+    out: Path | None = option("Draw into this file: .svg, .csv or .html.", "-o", "--out")
+    metric: str | None = option("The figure to show; the first that all curves hold if left out.")
+    side: str | None = option(
+        "Freeze the highest values first, the lowest, or both; if left out, what the first run "
+        "looks at first.",
+        metavar="highest|lowest|both",
+    )
+    model: Path | None = option("The model, if it was moved.")
+    data: Path | None = option("The data, if they were moved.")
+    means: Path | None = option("The common means, if they were moved.")
+    trust: bool = flag(TRUST_HELP)
+
+
+def curve_command(drawing: CurveOptions, answer: AnswerOptions) -> None:
+    """Show how the model fails as the first filters of each run are frozen in turn."""
+    from repairkit.api import estimating
+    from repairkit.cli import curve_tables, printing
+
+    curves = estimating.curve(**asdict(drawing))
+
+    def tell() -> None:
+        curve_tables.print_overlay(curves.document)
+        if curves.out is not None:
+            printing.say(f"drawn in {curves.out}")
+
+    answer.give(curves.to_json, tell)
 
 
 @dataclass(frozen=True, kw_only=True)

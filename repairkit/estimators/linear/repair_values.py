@@ -255,6 +255,12 @@ class RepairRun:
         return known
 
     @property
+    def alone(self) -> Floats | None:
+        """What is lost with each player alone, (n_players, n_metrics); None without a table."""
+        table = self.table if self.regression.table is None else self.regression.table
+        return _scores_of_entries(self.facts, table).values if len(table) else None
+
+    @property
     def details(self) -> dict[str, object]:
         return self.regression.details
 

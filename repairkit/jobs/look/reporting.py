@@ -179,7 +179,8 @@ def _look(
     metric = bench.metric_names[0]
     values = _values(rows, bench.roster)
     document["spread"] = interpreting.spread_over_layers(bench, values)
-    document["removal"] = interpreting.removal_curves(bench, values, metric)
+    if "curve" not in document["run"]:
+        document["removal"] = interpreting.removal_curves(bench, values, metric)
     names = [row["filter"] for row in (*rows[:_FILTERS_EACH], *rows[::-1][:_FILTERS_EACH])]
     chosen = [filters.Filter.parse(name) for name in dict.fromkeys(names)]
     seen = interpreting.interpret(bench, chosen, value=metric)

@@ -32,6 +32,7 @@ from repairkit.jobs.repair.filter_values import FilterValues, Screening, conduct
 from repairkit.jobs.repair.ladder import CureJudge
 from repairkit.jobs.repair.objective import ChoosingCriterion, Objective, Wishes
 from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings, PatchTime, check_word
+from repairkit.jobs.repair.top_of_run import check_run_of_top, filters_said
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.looking import looked_at, tell_reading
 from repairkit.jobs.setup.preparing import opened_beside, prepare
@@ -93,8 +94,9 @@ def patch(
     settings = _with_the_runs_code(asked, settings)
     objective = asked.objective_of(repair_settings.metric_at_hand(asked, settings))
     settings = repair_settings.settled(settings, asked, objective)
-    if asked.remove:
-        bench = prepare_unjudged(subject, settings, sites={f.site for f in asked.remove})
+    named = filters_said(asked, subject.file.digest)
+    if named:
+        bench = prepare_unjudged(subject, settings, sites={f.site for f in named})
     else:
         bench = prepare(subject, settings)
     objective = repair_settings.check_wishes(bench, asked, objective)
@@ -103,11 +105,12 @@ def patch(
     bench = looked_at(
         bench,
         asked.score.deadline,
-        thorough="told" if asked.remove else "doubt",
-        go_on=bool(asked.remove),
+        thorough="told" if named else "doubt",
+        go_on=bool(named),
     )
-    if asked.remove:
-        players = repair_settings.named_players(bench, asked.remove)
+    if named:
+        check_run_of_top(bench, asked)
+        players = repair_settings.named_players(bench, named)
         tell_reading(bench.reading)
         chosen = repair_settings.patch_without_idle(bench, players)
     else:

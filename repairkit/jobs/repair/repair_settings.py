@@ -50,6 +50,7 @@ class PatchSettings:
 
     Attributes:
         remove: filters to freeze whatever they are worth; nothing is chosen.
+        remove_top: freeze so many filters of highest value of the run in `scores`.
         scores: a run folder whose values tell the candidates.
         fairness: short for the objective `worst_group_accuracy`.
         at_most: filters frozen together at the most.
@@ -74,6 +75,7 @@ class PatchSettings:
     """
 
     remove: tuple[filters.Filter, ...] = ()
+    remove_top: int | None = None
     scores: Path | None = None
     fairness: bool = False
     at_most: int = 8
@@ -105,6 +107,7 @@ class PatchSettings:
     def _faults(self) -> Iterator[str]:
         """What contradicts itself or lies out of range."""
         named = self.fairness or self.robustness or self.objective
+        yield from _faults_of_top(self)
         chosen = bool(self.scores or named or self.targets)
         if not (self.remove or chosen):
             yield (
@@ -141,11 +144,6 @@ class PatchSettings:
         given = {} if not self.fairness else {"--fairness": goals.FAIRNESS_OBJECTIVE}
         return given | ({"--robustness": goals.ROBUSTNESS_OBJECTIVE} if self.robustness else {})
 
-    @property
-    def search(self) -> SearchSettings:
-        """How to search for filters that are frozen together."""
-        return SearchSettings(at_most=self.at_most, beam=self.beam)
-
     def objective_of(self, metric: str) -> goals.Objective:
         """What is to be improved; `metric` where nothing says it."""
         named = next(iter(self._short_for.values()), self.objective)
@@ -164,7 +162,7 @@ class PatchSettings:
             objective=objective,
             limits=() if accuracy is None else (goals.Limit(accuracy, self.max_drop),),
             targets=self.targets,
-            search=self.search,
+            search=SearchSettings(at_most=self.at_most, beam=self.beam),
             share=self.confirm_share,
             max_group_drop=self.max_group_drop,
             promise=self.promise,
@@ -174,7 +172,7 @@ class PatchSettings:
     def _way(self) -> str:
         """How filters are singled out, as reports name it."""
         ways = {"named": self.remove, "fairness": self.fairness, "robustness": self.robustness}
-        ways |= {"scores": self.scores, "objective": True}
+        ways |= {"top": self.remove_top, "scores": self.scores, "objective": True}
         return next(way for way, given in ways.items() if given)
 
     def to_json(self) -> dict[str, Any]:
@@ -186,13 +184,34 @@ class PatchSettings:
             "max_drop": self.max_drop,
             "max_group_drop": self.max_group_drop,
             "targets": [str(target) for target in self.targets],
-            "choose": None if self.remove else self.choose,
+            **({} if self.remove_top is None else {"remove_top": self.remove_top}),
+            "choose": None if self.remove or self.remove_top else self.choose,
             "beam": self.beam,
             "level": self.level,
             "confirm_share": self.confirm_share,
             "promise": self.promise,
             "repair": self.repair,
         }
+
+
+def _faults_of_top(asked: PatchSettings) -> Iterator[str]:
+    """What stands against `remove_top`: no run, or another option that says what to freeze."""
+    if asked.remove_top is None:
+        return
+    if asked.remove_top < 1:
+        yield f"--remove-top is {asked.remove_top}; expected 1 or more"
+    if asked.scores is None:
+        yield (
+            "--remove-top takes the filters of highest value of a run; name it with --scores RUN"
+        )
+    named = asked.remove or asked.fairness or asked.robustness or asked.objective or asked.targets
+    searched = (asked.repair, asked.choose, asked.beam) != (FREEZE, RECIPES[0], 1)
+    if named or searched or asked.level == "best":
+        yield (
+            "--remove-top with --scores says which filters to freeze; leave out what chooses them "
+            "otherwise (--remove, --fairness, --robustness, --objective, --target, --choose, "
+            "--beam, --repair, --level best)"
+        )
 
 
 def check_word(option: str, word: str, known: tuple[str, ...]) -> None:
@@ -254,9 +273,12 @@ class PatchTime:
 
 def metric_at_hand(asked: PatchSettings, settings: Settings) -> str:
     """The metric of the run that is there, else that of the settings."""
-    if asked.scores is not None:
-        return RunFolder(asked.scores).read_metrics()[0]
-    return settings.metrics[0]
+    if asked.scores is None:
+        return settings.metrics[0]
+    run = RunFolder(asked.scores).read()
+    # A pattern such as recall:* stands for the first of those that it was spelt out to.
+    names = [*run["metrics"], *run["settings"]["metrics"]]
+    return names[0] if asked.remove_top is not None else run["settings"]["metrics"][0]
 
 
 def settled(settings: Settings, asked: PatchSettings, objective: goals.Objective) -> Settings:
@@ -275,6 +297,8 @@ def settled(settings: Settings, asked: PatchSettings, objective: goals.Objective
         settings = replace(settings, cache_memory=_CACHE_BYTES)
     if asked.level not in (None, "best"):
         settings = replace(settings, absent=asked.level)
+    if asked.remove_top is not None:
+        return replace(settings, metrics=(objective.metric,))
     if asked.remove:
         return settings
     metrics = objective.plain_values if asked.choose == "plain" else objective.values
@@ -302,7 +326,7 @@ def check_wishes(bench: Bench, asked: PatchSettings, objective: goals.Objective)
             "--baselines judges every cure by test images, and --test none leaves none; give a "
             "test part, such as --test 0.3, or leave --baselines out"
         )
-    if asked.remove:
+    if asked.remove or asked.remove_top:
         return objective
     names = goals.metric_names(objective, (), asked.targets)
     metrics = dict(zip(names, bench.metrics(names), strict=True))

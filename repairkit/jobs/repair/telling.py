@@ -63,7 +63,7 @@ def patch_story(
         },
         "parts": run_document.told_parts(bench.parts),
         "read": bench.reading,
-        "notes": _notes(bench, chosen, verified, rounded),
+        "notes": _notes(bench, asked, chosen, verified, rounded),
         "rounding": rounded,
         "layers": _origins(bench, verified.patch),
         "tried": None if chosen.selection is None else tried,
@@ -116,11 +116,32 @@ def _scoring_story(scoring: Mapping[str, Any], path_of: Callable[[Path], str]) -
     }
 
 
+def _notes_on_top(bench: Bench, asked: PatchSettings) -> list[str]:
+    """What readers must know of filters that are the top of a run."""
+    if asked.remove_top is None or asked.scores is None:
+        return []
+    run = Places.here().relative(asked.scores)
+    notes = [
+        f"the filters are the {asked.remove_top} of highest value in {run}: nothing was chosen"
+    ]
+    if not len(bench.parts.test) and not bench.unjudged:
+        notes.append(
+            "there is no test part: the images that report are those that scored the filters, so "
+            "that the figures flatter the ranking"
+        )
+    return notes
+
+
 def _notes(
-    bench: Bench, chosen: ChosenPatch, verified: results.Verified, rounded: Sequence[Story]
+    bench: Bench,
+    asked: PatchSettings,
+    chosen: ChosenPatch,
+    verified: results.Verified,
+    rounded: Sequence[Story],
 ) -> list[str]:
     """What readers must know, a sentence each."""
-    notes = [*bench.notes, *chosen.notes, *_note_on_test(bench, chosen.selection is not None)]
+    on_test = _notes_on_top(bench, asked) or _note_on_test(bench, chosen.selection is not None)
+    notes = [*bench.notes, *chosen.notes, *on_test]
     if not verified.proof.changed:
         notes.append(
             f"freezing changed no output on the {verified.proof.n_images} images of the proof: on "

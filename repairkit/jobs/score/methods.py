@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from repairkit.core import errors, suite
+from repairkit.core import errors
 from repairkit.core.game import Game, GameFacts, Round
 from repairkit.core.process.stages import Deadline, stage
 from repairkit.core.scores import Budget, Estimator, Scores, Spent
-from repairkit.data.parts import draw_shares
 from repairkit.estimators.driving.driver import Estimation
 from repairkit.estimators.linear import regression, ridge
 from repairkit.estimators.registry import ESTIMATORS, make_estimator
@@ -52,7 +51,6 @@ _SHARE_OF_ENDS = 0.1
 _SHARE_OF_WHOLE = 0.5
 _MOST_BITS = 60
 _PARTS = 4  # how many times as long the whole job takes, where scoring is a part of it
-_THIN = 9  # a stream of the seed
 
 
 @dataclass(frozen=True)
@@ -284,16 +282,6 @@ class Pace:
             fewest = ridge.LEAST_ROWS if method in ("regression", "repair") else 2 * (n_filters + 1)
             most = min(most, self.passes(_SHARE_OF_WHOLE) // fewest)
         return max(most, _FEWEST_IMAGES)
-
-
-def thin(images: suite.Suite, most: int, seed: int) -> suite.Suite:
-    """All images, or `most` of them drawn evenly over labels and groups."""
-    if len(images) <= most:
-        return images
-    about = images.annotations
-    rng = np.random.default_rng([seed, _THIN])
-    drawn = draw_shares(about.labels, about.groups, [most / len(images)], rng)
-    return images.take(np.flatnonzero(drawn == 0))
 
 
 @dataclass(frozen=True)

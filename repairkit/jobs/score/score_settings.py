@@ -36,6 +36,7 @@ class ScoreSettings:
         began: the moment of `time.monotonic` from which a time limit counts; when the job begins if
             None.
         whole_limit: the time limit that was asked for, where scoring has a share of it.
+        curve: draw the removal curve once the filters are scored (`score` alone).
     """
 
     method: Annotated[str, About(Affects.SEARCH)] = "auto"
@@ -49,6 +50,7 @@ class ScoreSettings:
     began: Annotated[float | None, About(Affects.LIMITS, option=False)] = None
     whole_limit: Annotated[float | None, About(Affects.LIMITS, option=False)] = None
     per_filter: Annotated[int | None, About(Affects.LIMITS, option=False)] = None
+    curve: Annotated[bool, About(Affects.PLACE, option=False)] = False
 
     @property
     def deadline(self) -> Deadline | None:

@@ -11,16 +11,17 @@ import numpy as np
 from repairkit.core.errors import RunFolderError, Terminated
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
-from repairkit.core.process.stages import event, stage
+from repairkit.core.process.stages import Deadline, event, stage
 from repairkit.core.scores import Progress, Run, Spent, first_metrics
 from repairkit.core.suite import Precision, Suite
-from repairkit.data.parts import CONFIRMATION_SHARE, split_selection
+from repairkit.data.parts import CONFIRMATION_SHARE, split_selection, thin
 from repairkit.estimators.driving import checkpoint, driver
 from repairkit.formats import effects, run_file
 from repairkit.jobs.ask import keeping
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.runs import claiming, run_document
 from repairkit.jobs.score import excluding, methods
+from repairkit.jobs.score.collapse import warn_of_collapse
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
 from repairkit.jobs.score.score_settings import NORMS, Exclusion, ScoreSettings
 from repairkit.jobs.score.scored import Evidence, Scored
@@ -31,6 +32,7 @@ from repairkit.metrics.definition import check_defined
 
 logger = logging.getLogger(__name__)
 _ENDS = 2  # rows: all filters, and none
+_SHARE_OF_CURVE = 0.05  # of a time limit, which is kept for the curve
 
 
 @judging_the_model
@@ -43,6 +45,7 @@ def score(
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     cluster: Cluster | None = None,
+    finish: Callable[[Scored, Deadline | None], Scored] | None = None,
 ) -> Scored:
     """Estimate the value of every filter.
 
@@ -54,6 +57,8 @@ def score(
         resume: go on with the unfinished run in `out`.
         on_progress: called every fraction of a second.
         cluster: where coalitions are evaluated; here if None. Never changes a result.
+        finish: what is done with the scoring while its folder is still locked; it is given the
+            deadline of the command.
 
     Raises:
         RepairkitError: anything that the user can mend.
@@ -61,17 +66,11 @@ def score(
     """
     scoring = scoring.begun()
     workbench.check_metrics(settings, settings.metrics)
-    if out is None:
-        return score_bench(
-            preparing.prepare(subject, settings),
-            scoring,
-            on_progress=on_progress,
-            cluster=cluster,
-        )
-    folder = run_file.RunFolder(out)
-    claiming.check_free(folder, resume=resume)
-    with claiming.locked(out):
-        return score_bench(
+    folder = None if out is None else run_file.RunFolder(out)
+    if folder is not None:
+        claiming.check_free(folder, resume=resume)
+    with nullcontext() if folder is None else claiming.locked(folder.path):
+        scored = score_bench(
             preparing.prepare(subject, settings),
             scoring,
             folder=folder,
@@ -79,13 +78,15 @@ def score(
             on_progress=on_progress,
             cluster=cluster,
         )
+        return scored if finish is None else finish(scored, scoring.deadline)
 
 
 def score_again(model: Path, settings: workbench.Settings, scoring: ScoreSettings) -> Again:
     """The command that does this scoring again."""
-    return said_again(
+    again = said_again(
         "score", model, settings, scoring, usual=ScoreSettings(), budget=scoring.budget
     )
+    return again if scoring.curve else replace(again, words=(*again.words, "--no-curve"))
 
 
 def score_bench(
@@ -143,6 +144,7 @@ def score_bench(
         with stage(words) if words else nullcontext():
             estimation = _watched(job)
         scores = first_metrics(estimation.scores, len(metrics))
+        warn_of_collapse(document, estimation.scores, bench, without=excluded.players)
         evidence = _evidence(estimation, job, asked)
     excluded = excluded.known_by(scores, bench.roster, document)
     run_document.conclude(document, estimation, scores)
@@ -343,13 +345,21 @@ def _play(job: _Job, table: _Table, watch: signs_of_life.Watch) -> driver.Estima
             on_round=on_round,
             checkpoint=store,
             with_details=scoring.statistics,
-            began=scoring.began,
+            began=_began(job),
             known=known,
         )
     if keeper is not None:
         document["rows"] = keeper.kept
     document["engine"] = game.path  # which now tells of rows that were mixed
     return estimation
+
+
+def _began(job: _Job) -> float | None:
+    """The moment from which the time of scoring counts: earlier by what the curve is to take."""
+    scoring = job.scoring
+    if job.pace is None or scoring.began is None or not scoring.curve:
+        return scoring.began
+    return scoring.began - _SHARE_OF_CURVE * job.pace.deadline.seconds
 
 
 def _pace(scoring: ScoreSettings, bench: workbench.Bench) -> methods.Pace | None:
@@ -379,7 +389,7 @@ def _affordable(job: _Job) -> Suite:
         of_sets = any(not metric.per_image for metric in job.metrics)
         pace.refuse_hopeless(n, method, of_sets=of_sets)
         most = pace.most_images(n, method, of_sets=of_sets)
-    images = methods.thin(asked, most, job.bench.settings.seed)
+    images = thin(asked, most, job.bench.settings.seed)
     job.document["scored_on"] = {"part": images.name, "n_images": len(images)}
     if len(images) < len(asked):
         job.document["notes"].append(

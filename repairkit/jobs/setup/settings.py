@@ -146,6 +146,7 @@ NOT_SAID: Mapping[str, str] = {
     "--details": "how the result is printed",
     "--out": "the result has another name, so that nothing is replaced",
     "--share": "a second folder with the same values",
+    "--curve": "drawn as a rule; a run that has no curve says --no-curve",
     "--resume": "a run that was resumed has the values of one that was not interrupted",
     "--source": "its name does not reach the settings; told as lacking where it has a say",
     "--weights": "of --source",

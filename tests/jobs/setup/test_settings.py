@@ -92,6 +92,7 @@ REMOVALS = st.builds(
     PatchSettings,
     remove=st.lists(WORD.map(lambda site: Filter(site, 3)), min_size=1, max_size=3).map(tuple),
 )
+TOPS = st.builds(PatchSettings, remove_top=st.integers(1, 99), scores=TEXT.map(Path))
 SCORINGS = st.builds(
     ScoreSettings,
     st.sampled_from(["auto", "tmab"]),
@@ -102,6 +103,7 @@ SCORINGS = st.builds(
     statistics=st.booleans(),
     exclude=st.none() | st.builds(Exclusion, TEXT.map(Path), SHARE),
     for_patch=st.booleans(),
+    curve=st.booleans(),
 )
 SLOW = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 
@@ -131,6 +133,7 @@ def test_every_option_is_said_again_or_its_absence_has_a_reason(command: str) ->
 def test_every_setting_is_tried_below() -> None:
     """What is not drawn for the laws has a test of its own, or never affects a result."""
     elsewhere = {"workers", "cache_memory", "named_by", "means", "remove", "fairness", "robustness"}
+    elsewhere |= {"remove_top"}
     known = {each.name for kind in (Settings, PatchSettings) for each in dataclasses.fields(kind)}
     assert known - set(OF_SETTINGS) - set(OF_REPAIRS) == elsewhere | {"choose"}
 
@@ -200,7 +203,7 @@ def settled(job: Settings) -> Settings:
     )
 
 
-@given(job=SETTINGS.map(settled), how=REPAIRS | REMOVALS)
+@given(job=SETTINGS.map(settled), how=REPAIRS | REMOVALS | TOPS)
 @SLOW
 def test_a_repair_is_said_again(model: Path, job: Settings, how: PatchSettings) -> None:
     again = patch_again(model, job, how)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repairkit.core.attacked import is_attacked
 from repairkit.core.filters import Constant, FilterMeans, FrozenFilter, Patch, Roster, constant_of
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices
@@ -28,6 +29,7 @@ from repairkit.jobs.repair.cures.supplies import FilterSupplies, Supplies
 from repairkit.jobs.repair.objective import ChoosingCriterion, figures_of
 from repairkit.jobs.setup.preparing import patched_outputs
 from repairkit.jobs.setup.workbench import Bench
+from repairkit.metrics.robustness import ATTACK_SUCCESS
 from repairkit.repairs.crossfit import Bound, Criterion, Folds, assign_folds
 from repairkit.repairs.cure import Cure, Cured, Nothing, Story, make_patch
 from repairkit.repairs.search import Frozen, Screened, Search, SearchStep
@@ -156,7 +158,9 @@ class Freezing:
         sets = sorted(dict.fromkeys([*path, *tried]), key=len)
         about = self.criterion.annotations
         accuracy = self.bench.accuracy if self.bench.n_classes else None
-        metrics = self.bench.metrics(self.criterion.wishes.told_names(accuracy))
+        told = self.criterion.wishes.told_names(accuracy)
+        both = (ATTACK_SUCCESS.name,) if accuracy and is_attacked(about) else ()
+        metrics = self.bench.metrics(tuple(dict.fromkeys((*told, *both))))
         on_all, on_choosing = {}, {}
         for frozen in sets:
             outputs = self.filters.looks.of(frozen)

@@ -59,24 +59,35 @@ def _head(n_in: int, n_classes: int = 1000) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n_in, n_classes)]
 
 
+def _fire(n_in: int, squeeze: int, expand: int) -> nn.Module:
+    ways = (
+        nn.Sequential(nn.Conv2d(squeeze, expand, 1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(squeeze, expand, 3, padding=1), nn.ReLU()),
+    )
+    return nn.Sequential(nn.Conv2d(n_in, squeeze, 1), nn.ReLU(), Branches(*ways))
+
+
+def _shrink() -> nn.Module:
+    return nn.MaxPool2d(3, 2, ceil_mode=True)
+
+
 def squeezenet() -> nn.Module:
     """SqueezeNet 1.1: 2,944 filters in 25 convolutions."""
-
-    def fire(n_in: int, squeeze: int, expand: int) -> nn.Module:
-        ways = (
-            nn.Sequential(nn.Conv2d(squeeze, expand, 1), nn.ReLU()),
-            nn.Sequential(nn.Conv2d(squeeze, expand, 3, padding=1), nn.ReLU()),
-        )
-        return nn.Sequential(nn.Conv2d(n_in, squeeze, 1), nn.ReLU(), Branches(*ways))
-
-    def pool() -> nn.Module:
-        return nn.MaxPool2d(3, 2, ceil_mode=True)
-
     return nn.Sequential(
-        nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool(), fire(64, 16, 64), fire(128, 16, 64), pool(),
-        fire(128, 32, 128), fire(256, 32, 128), pool(), fire(256, 48, 192), fire(384, 48, 192),
-        fire(384, 64, 256), fire(512, 64, 256), nn.Conv2d(512, 1000, 1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 64, 3, 2), nn.ReLU(), _shrink(), _fire(64, 16, 64), _fire(128, 16, 64),
+        _shrink(), _fire(128, 32, 128), _fire(256, 32, 128), _shrink(), _fire(256, 48, 192),
+        _fire(384, 48, 192), _fire(384, 64, 256), _fire(512, 64, 256), nn.Conv2d(512, 1000, 1),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+def squeezenet1_0() -> nn.Module:
+    """SqueezeNet 1.0: 2,976 filters in 25 convolutions, for images of 227 x 227."""
+    return nn.Sequential(
+        nn.Conv2d(3, 96, 7, 2), nn.ReLU(), _shrink(), _fire(96, 16, 64), _fire(128, 16, 64),
+        _fire(128, 32, 128), _shrink(), _fire(256, 32, 128), _fire(256, 48, 192),
+        _fire(384, 48, 192), _fire(384, 64, 256), _shrink(), _fire(512, 64, 256),
+        nn.Conv2d(512, 1000, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip
 
 
@@ -192,8 +203,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
 
 def build(name: str) -> nn.Module:
     """A network in inference mode, with the same weights every time."""
+    return with_weights(NETWORKS[name][0])
+
+
+def with_weights(make: Callable[[], nn.Module]) -> nn.Module:
+    """A network in inference mode, with the same random weights every time."""
     torch.manual_seed(0)
-    network = NETWORKS[name][0]().eval()
+    network = make().eval()
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d):  # keeps the size of activations through the depth

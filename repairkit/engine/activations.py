@@ -18,7 +18,7 @@ from repairkit.graph.kinds.trees import tap_trees
 from repairkit.graph.protos import GraphIndex
 from repairkit.graph.structure import find_rounding
 
-_MEANS_BYTES = 256 * 2**20
+_MEANS_BYTES = 96 * 2**20
 _RESPONSES_BYTES = 128 * 2**20
 _CHUNK_ROWS = 1024
 

@@ -40,6 +40,7 @@ DEVICES = ("auto", "cpu", "cuda")
 CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _IN_MEMORY_LIMIT = 1_900_000_000
+_POOL = "session.use_env_allocators"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate", "cuda failure 2:", "bad_alloc")
 # These would fold a constant behind a convolution into its weights, which would hide the switch.
@@ -156,6 +157,8 @@ def open_session(
             logger.warning("CUDA is not used: %s", error)
         else:
             return _checked(session, device)
+    if _shared_pool():
+        options.add_session_config_entry(_POOL, "1")
     return _start(model, options, [_CPU])
 
 
@@ -295,7 +298,7 @@ def open_slice(model: ModelProto) -> Any:
     options = _slice_options()
     options.graph_optimization_level = load_runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
     if _shared_pool():
-        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry(_POOL, "1")
     return _start_slice(model, options)
 
 

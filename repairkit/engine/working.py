@@ -48,8 +48,8 @@ class Effort:
     Attributes:
         batch_size: images in one run at the most.
         workers: threads; the number of cores if None.
-        cache_memory: bytes for what is kept between coalitions; a quarter of the free memory if
-            None.
+        cache_memory: bytes for what is kept between coalitions; if None, what the model can use,
+            at most 2 GiB and a quarter of the free memory.
         half: evaluate coalitions in half precision.
         tf32: let a CUDA device round the factors of products to 10 bits.
     """
@@ -258,8 +258,8 @@ def open_evaluator(
         candidates: of the model.
         reference: the instrumented model in 32 bits, on the images of the game: the judge, see
             `Working.judge`.
-        cache_memory: bytes for what is kept between rows and rounds; a quarter of the free memory
-            if None.
+        cache_memory: bytes for what is kept between rows and rounds; see `fast.usual_cache` if
+            None.
         quick: a lesser precision and the instrumented model in it, if that is to be used.
         optimised: opens a runner of the optimised instrumented model, tried before the judge.
 

@@ -30,6 +30,8 @@ from repairkit.engine.evaluator import Reduce, SerialExecutor, default_workers, 
 from repairkit.engine.ort import as_value, quarter_of_free_memory
 from repairkit.graph.coalitions.cones import Tensors
 
+MOST_CACHE_BYTES = 2**31
+"""Of the usual cache; 2 GiB."""
 _LEAST_IMAGES = 8
 _LEAST_MACS = 1e9  # of a run, so that its fixed cost is negligible
 _ROWS_PER_JOB = 64
@@ -60,7 +62,7 @@ class FastEvaluator:
         suite: the images.
         executor: maps over the jobs of a round.
         batch_size: images in one run at the most.
-        cache_memory: bytes for states; a quarter of the free memory if None.
+        cache_memory: bytes for states; see `usual_cache` if None.
         overwriting: write absent filters into cached tensors where that can be done.
     """
 
@@ -77,10 +79,10 @@ class FastEvaluator:
         self.compiled, self.suite = compiled, suite
         self.routes = compiled.routes(overwriting=overwriting)
         self.executor: Executor = SerialExecutor() if executor is None else executor
-        self.states = States(quarter_of_free_memory() if cache_memory is None else cache_memory)
         self.path = f"{compiled.path} and cones"
         fitting = max(_LEAST_IMAGES, round(_LEAST_MACS / max(self.routes.full.cost, 1.0)))
         self.grain = min(batch_size, fitting)
+        self.states = States(usual_cache(self) if cache_memory is None else cache_memory)
 
     @property
     def macs(self) -> float:
@@ -132,9 +134,25 @@ class FastEvaluator:
 
     def _affordable(self, jobs: list[Job]) -> Tensors:
         """What each state may hold, so that those in use, and those of a few walks, fit."""
-        n_states = min(max(len(jobs), 1), 4 * default_workers())
+        n_states = min(max(len(jobs), 1), _states_at_once())
         n_images = max(len(job.positions) for job in jobs)
         return self.routes.affordable(self.states.budget_bytes / n_states / n_images)
+
+
+def _states_at_once() -> int:
+    """States in use, and those of a few walks."""
+    return 4 * default_workers()
+
+
+def usual_cache(evaluator: FastEvaluator) -> int:
+    """Bytes for states where no limit was given: what they can hold, within two bounds.
+
+    The bounds are 2 GiB and a quarter of the free memory. States beyond those at once are seldom
+    found again before they are the oldest, and to compute one anew takes one pass of many.
+    """
+    routes = evaluator.routes
+    useful = _states_at_once() * evaluator.grain * routes.bytes_of(routes.worth_keeping)
+    return min(useful, MOST_CACHE_BYTES, quarter_of_free_memory())
 
 
 class _Desk:

@@ -29,7 +29,7 @@ from repairkit.metrics.catalogue import definition_of, is_user_metric
 
 _LEAST_PROOF_IMAGES = 2
 _PROOF_BYTES = 2**29
-_RUN_BYTES = 3 * 2**28  # of the largest node; a run takes a little more
+_RUN_BYTES = 3 * 2**26  # of the largest node; a run takes a little more
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -83,7 +83,9 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
         sample,
         settings,
         subject,
-        lambda: batching.opened.run_suite(parts.calibration, settings.batch_size),
+        lambda: batching.opened.run_suite(
+            parts.calibration, _images_in_a_run(subject, settings, dataset)
+        ),
         regression=regression,
     )
     if form is not None and len(sample) != len(few):
@@ -139,16 +141,13 @@ def make_working(
         dataset: its images tell how many of them fit into memory in one run.
         calibration: the images over which levels are measured.
     """
-    batch_size = settings.batch_size
-    if len(dataset.images):
-        batch_size = min(batch_size, _fitting(subject, dataset, _RUN_BYTES))
     return Working(
         opened=batching.opened,
         survey=sites,
         roster=roster,
         settle_levels=partial(_levels, subject, settings, calibration),
         effort=Effort(
-            batch_size=batch_size,
+            batch_size=_images_in_a_run(subject, settings, dataset),
             workers=settings.workers,
             cache_memory=settings.cache_memory,
             half=settings.half,
@@ -189,6 +188,13 @@ def _levels(
         model, at = subject.file.digest, settings.sites_at
         return common.levels(sites, model=model, sites_at=at, where=where)
     return working.measure(calibration)
+
+
+def _images_in_a_run(subject: Subject, settings: Settings, dataset: Dataset) -> int:
+    """The batch size, or fewer images of a model whose runs would take much memory."""
+    if not len(dataset.images):
+        return settings.batch_size
+    return min(settings.batch_size, _fitting(subject, dataset, _RUN_BYTES))
 
 
 def _fitting(subject: Subject, dataset: Dataset, n_bytes: int) -> int:

@@ -67,8 +67,8 @@ class Settings:
         batch_size: images in one run, and in one drawn batch.
         seed: of the parts, the search and the intervals.
         features: columns of a table that the model takes, in its order; patterns are allowed.
-        cache_memory: bytes for what is kept between coalitions; a quarter of the free memory if
-            None. Never changes a result.
+        cache_memory: bytes for what is kept between coalitions; if None, what the model can use,
+            at most 2 GiB and a quarter of the free memory. Never changes a result.
         means: a file of common means, in place of those over the calibration part.
         named_by: metrics of the form `module:function` that only a file named, with that file.
         trust: import those too; see `repairkit.core.process.trust`.

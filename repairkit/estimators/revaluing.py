@@ -19,7 +19,7 @@ from repairkit.estimators import samples
 from repairkit.estimators.auto import AutoRun, star_sizes
 from repairkit.estimators.driving.driver import run_on
 from repairkit.estimators.linear import control
-from repairkit.estimators.linear.regression import RegressionRun, value_one_by_one
+from repairkit.estimators.linear.regression import RegressionRun, widen_errors
 from repairkit.estimators.linear.repair_values import RepairRun, entries_of
 from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows
 from repairkit.estimators.walking import marginals
@@ -80,13 +80,13 @@ def _regression_of(run: Run) -> RegressionRun:
 def cut(run: Run, some: SomeImages) -> Run | None:
     """The run as if the game had held only these images; None where rows share images.
 
-    Where it has few rows of them, players are valued one by one, so that intervals stay honest.
+    Where it has few rows of them, intervals are widened so that they hold.
     """
     part = run_on(run, some) or run_on(_regression_of(run), some)
     if part is not None:
         regression = _regression_of(part)
         if len(regression.rows) < FEW_ROWS * regression.facts.n_players:
-            value_one_by_one(regression)
+            widen_errors(regression)
     return part
 
 

@@ -363,10 +363,20 @@ def _on_images(run: RegressionRun, some: SomeImages) -> RegressionRun | None:
 # What a run says
 
 
-def value_one_by_one(run: RegressionRun) -> None:
-    """Let a run say what each player does by itself: for rows that are too few for ridge."""
-    if len(run.rows) >= ridge.LEAST_ROWS:
-        run.fit, run.n_fitted = _solved(run, few=True), len(run.rows)
+def widen_errors(run: RegressionRun) -> None:
+    """Let a run of few rows state errors that hold: those of players valued one by one, at least.
+
+    With few rows, ridge takes noise for structure. Its values are still the better ones, but its
+    errors are too small.
+    """
+    fitted = run.fit_rows()
+    if fitted is not None:
+        alone = _solved(run, few=True)
+        run.fit = replace(
+            fitted,
+            errors=np.maximum(fitted.errors, alone.errors),
+            drop_errors=np.maximum(fitted.drop_errors, alone.drop_errors),
+        )
 
 
 def _solved(run: RegressionRun, *, few: bool = False) -> ridge.Fit:

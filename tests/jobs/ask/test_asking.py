@@ -10,8 +10,10 @@ import pytest
 
 import repairkit
 from repairkit.core.errors import DataError, RunFolderError, SettingsError
+from repairkit.core.game import Outcomes, Round
 from repairkit.core.scores import Scores
 from repairkit.data.parts import PartPlan
+from repairkit.engine.model_game import ModelGame
 from repairkit.formats.rows_file import read_rows
 from repairkit.jobs.score.scored import Scored
 from tests.conftest import Project, write_project
@@ -295,3 +297,69 @@ def test_a_share_of_the_disk_is_not_overrun(
     monkeypatch.setattr(keeping.shutil, "disk_usage", lambda _: free)
     with pytest.raises(RunFolderError, match="1,500 rows would take about 25 kB and 10 kB are"):
         scored(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", ["regression", "repair"])
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_a_run_that_was_interrupted_keeps_its_rows(
+    whole: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, stop: int
+) -> None:
+    expected = scored(whole, None, method=method)
+    play, n_played = ModelGame.play, 0
+
+    def play_until(self: ModelGame, round: Round) -> Outcomes:
+        nonlocal n_played
+        n_played += 1
+        if n_played > stop + 1:  # the ends come first
+            raise KeyboardInterrupt
+        return play(self, round)
+
+    monkeypatch.setattr(ModelGame, "play", play_until)
+    with pytest.raises(KeyboardInterrupt):
+        scored(whole, tmp_path / "run", method=method)
+    monkeypatch.setattr(ModelGame, "play", play)
+    with pytest.raises(RunFolderError, match="is not finished"):
+        repairkit.ask(tmp_path / "run")
+    resumed = repairkit.score(
+        whole.model,
+        metric="accuracy",
+        method=method,
+        settings=settings_of(whole),
+        max_evaluations=N_ROWS,
+        out=tmp_path / "run",
+        resume=True,
+    )
+    assert_same(resumed.scores, expected.scores)
+    assert_same(repairkit.ask(tmp_path / "run").scores, expected.scores)
+    assert resumed.document["rows"]["rows"] == len(read_rows(tmp_path / "run").coalitions)
+
+
+def test_a_finished_run_that_goes_on_keeps_all_its_rows(whole: Project, tmp_path: Path) -> None:
+    scored(whole, tmp_path / "run", rows=600)
+    longer = repairkit.score(
+        whole.model,
+        metric="accuracy",
+        method="regression",
+        settings=settings_of(whole),
+        max_evaluations=N_ROWS,
+        out=tmp_path / "run",
+        resume=True,
+    )
+    assert_same(repairkit.ask(tmp_path / "run").scores, longer.scores)
+    assert longer.document["rows"]["rows"] > 600
+
+
+def test_a_run_that_kept_no_rows_cannot_begin_to(whole: Project, tmp_path: Path) -> None:
+    for keep in (False, True):
+        if keep:
+            with pytest.raises(RunFolderError, match="kept from the start on"):
+                scored(whole, tmp_path / "run", rows=600)
+            continue
+        repairkit.score(
+            whole.model,
+            metric="accuracy",
+            method="regression",
+            settings=settings_of(whole),
+            max_evaluations=600,
+            out=tmp_path / "run",
+        )

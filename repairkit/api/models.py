@@ -114,7 +114,7 @@ def instrument(
 
 
 class ExportKeywords(TypedDict, total=False):
-    """Further arguments of `export`: how to load the source.
+    """Further arguments of `export`: how to load the source and how to prove the map.
 
     Attributes:
         framework: an adapter's name; if None, the adapter that takes the source.
@@ -122,6 +122,8 @@ class ExportKeywords(TypedDict, total=False):
         input_shape: of one image as the model takes it, if the model does not say.
         trust: run code that the source names or holds: pickles, Lambda layers, TorchScript.
         opset: of the ONNX file; the exporter's default if None.
+        one_by_one: prove every filter by freezing it alone, also in a large model, where most are
+            otherwise frozen in groups (docs/guide/frameworks.md).
     """
 
     framework: str | None
@@ -129,6 +131,7 @@ class ExportKeywords(TypedDict, total=False):
     input_shape: Sequence[int] | None
     trust: bool
     opset: int | None
+    one_by_one: bool
 
 
 def export(
@@ -163,7 +166,14 @@ def export(
         job = replace(job, data=Path(data))
     name = str(source) if isinstance(source, str | Path) else "model"
     model = _load(name, more) if isinstance(source, str | Path) else source
-    return exporting.export(model, place, settings=job, source=name, on_progress=on_progress)
+    return exporting.export(
+        model,
+        place,
+        settings=job,
+        source=name,
+        one_by_one=more.get("one_by_one", False),
+        on_progress=on_progress,
+    )
 
 
 def _load(source: str, given: ExportKeywords) -> framework.FrameworkModel:

@@ -380,6 +380,18 @@ def print_exported(exported: results.Exported) -> None:
         f"{exported.n_mapped} of {exported.n_filters} filters have a layer and channel, "
         f"{exported.n_proven} of them proven by freezing them in both"
     )
+    if layers.groups is not None:
+        groups = layers.groups
+        printing.say(
+            f"{layers.n_one_by_one} of these were frozen one by one, the others in groups (every "
+            f"filter is in 2 of {groups.n_groups}), after the numbers of each were found in "
+            f"{layers.framework} and in no other filter, on {groups.n_images} images"
+        )
+        printing.say(
+            f"of {groups.n_swaps} pairs of filters that were swapped on purpose, the groups showed "
+            f"{groups.n_seen}: with 95% confidence they show at least {groups.share_seen:.1%} of "
+            "all swaps (--one-by-one proves every filter alone)"
+        )
     if not exported.n_filters:
         printing.say(
             "note: the model has no filters that can be frozen; repairkit inspect tells why"

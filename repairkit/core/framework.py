@@ -164,6 +164,30 @@ class Differentiating(Protocol):
         ...
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """A framework model whose channels can be read, and frozen many at once."""
+
+    def channel_values(self, images: Images) -> dict[str, Images]:
+        """What the channels of each layer hold: (n_images, n_channels, ...) by layer's name.
+
+        They are read where `FrameworkModel.freezing` sets them.
+        """
+        ...
+
+    def freezing_many(
+        self, layer: str, frozen: NDArray[np.bool_], constants: Images
+    ) -> AbstractContextManager[None]:
+        """While open, some channels of each image are at their constants.
+
+        Args:
+            layer: a name of `FrameworkModel.layers`.
+            frozen: whether a channel of an image is, (n_images, n_channels).
+            constants: (n_channels,).
+        """
+        ...
+
+
 class Adapter(Protocol):
     """A framework that models come from."""
 
@@ -207,6 +231,8 @@ class FreshAttacks:
 # Layers and the sites that they became
 
 LAYER_MAP_SCHEMA = 1
+CONFIDENCE = 0.95
+"""Of the share of swaps that would be seen; see `GroupProof`."""
 
 
 @dataclass(frozen=True)
@@ -218,12 +244,15 @@ class MappedLayer:
         site: None where none was found, which `note` explains.
         unproven: channels of which it could not be proven that they are this site's filters.
         note: for people; empty where there is nothing to say.
+        one_by_one: the channels that were proven by freezing each of them alone, if the others
+            were proven in groups; None if no channel was frozen in a group.
     """
 
     layer: Layer
     site: str | None
     unproven: tuple[int, ...] = ()
     note: str = ""
+    one_by_one: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -239,6 +268,66 @@ class Origin:
         return f"{self.layer}:{self.channel}" + ("" if self.proven else " (unproven)")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroupProof:
+    """How the map of a large model was proven, where not every filter was frozen alone.
+
+    Every proven filter holds the same numbers in both models, and no other filter does. Filters
+    were frozen in groups, with equal outputs. Then pairs of filters were swapped on purpose, in
+    one model alone, to measure how many swaps the outputs show.
+
+    Attributes:
+        n_groups: groups of filters that were frozen in both models.
+        n_swaps: swaps that were made on purpose, of random proven filters.
+        n_seen: those that changed the outputs.
+        share_seen: with 95% confidence, at least this share of all swaps would.
+        n_images: images on which the filters were read.
+        seed: of the groups, the swaps and the filters that were frozen alone.
+    """
+
+    n_groups: int
+    n_swaps: int
+    n_seen: int
+    share_seen: float
+    n_images: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "groups": self.n_groups,
+            "images": self.n_images,
+            "swaps": self.n_swaps,
+            "swaps_seen": self.n_seen,
+            "confidence": CONFIDENCE,
+            "share_seen_at_least": self.share_seen,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> GroupProof:
+        """What `to_json` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if not isinstance(document, Mapping):
+            raise ValueError("the proof in groups is no object")
+        groups, images, swaps, seen, seed = (
+            _count(document.get(key)) for key in ("groups", "images", "swaps", "swaps_seen", "seed")
+        )
+        share = document.get("share_seen_at_least")
+        if type(share) is not float or not 0 <= share <= 1 or seen > swaps:
+            raise ValueError("the swaps of the proof in groups are not as repairkit writes them")
+        return cls(
+            n_groups=groups,
+            n_swaps=swaps,
+            n_seen=seen,
+            share_seen=share,
+            n_images=images,
+            seed=seed,
+        )
+
+
 @dataclass(frozen=True)
 class LayerMap:
     """The layers of a model, in the order of computation, and the sites that they became.
@@ -247,11 +336,24 @@ class LayerMap:
         framework: as the adapter calls it.
         input_shape: of one image, in the framework's layout.
         layers: each with its site.
+        groups: the proof in groups; None if every proven filter was frozen alone.
     """
 
     framework: str
     input_shape: tuple[int, ...]
     layers: tuple[MappedLayer, ...]
+    groups: GroupProof | None = None
+
+    @property
+    def n_proven(self) -> int:
+        return sum(m.layer.n_channels - len(m.unproven) for m in self.layers if m.site is not None)
+
+    @property
+    def n_one_by_one(self) -> int:
+        """How many of the proven filters were frozen alone."""
+        if self.groups is None:
+            return self.n_proven
+        return sum(len(m.one_by_one or ()) for m in self.layers)
 
     @cached_property
     def _by_site(self) -> dict[str, MappedLayer]:
@@ -289,13 +391,16 @@ class LayerMap:
                 "site": m.site,
                 **({"unproven": list(m.unproven)} if m.unproven else {}),
                 **({"note": m.note} if m.note else {}),
+                **({} if m.one_by_one is None else {"one_by_one": list(m.one_by_one)}),
             }
             for m in self.layers
         ]
+        groups = {} if self.groups is None else {"proof_in_groups": self.groups.to_json()}
         return {
             "schema": LAYER_MAP_SCHEMA,
             "framework": self.framework,
             "input_shape": list(self.input_shape),
+            **groups,
             "layers": layers,
         }
 
@@ -314,7 +419,9 @@ class LayerMap:
         names = [m.layer.name for m in layers]
         if len(set(sites)) != len(sites) or len(set(names)) != len(names):
             raise ValueError("it names a layer or a site twice")
-        return cls(_text(document.get("framework")), shape, layers)
+        groups = document.get("proof_in_groups")
+        proof = None if groups is None else GroupProof.from_json(groups)
+        return cls(_text(document.get("framework")), shape, layers, proof)
 
 
 def _mapped(entry: Any) -> MappedLayer:
@@ -323,9 +430,11 @@ def _mapped(entry: Any) -> MappedLayer:
     layer = Layer(_text(entry.get("layer")), _text(entry.get("kind")), _count(entry.get("filters")))
     site = None if entry.get("site") is None else _text(entry.get("site"))
     unproven = tuple(_count(channel) for channel in _list(entry.get("unproven", [])))
-    if any(channel >= layer.n_channels for channel in unproven):
+    listed = entry.get("one_by_one")
+    alone = None if listed is None else tuple(_count(channel) for channel in _list(listed))
+    if any(channel >= layer.n_channels for channel in (*unproven, *(alone or ()))):
         raise ValueError(f"layer {layer.name!r} has no such channel")
-    return MappedLayer(layer, site, unproven, _text(entry.get("note", "")))
+    return MappedLayer(layer, site, unproven, _text(entry.get("note", "")), alone)
 
 
 def _list(value: Any) -> list[Any]:

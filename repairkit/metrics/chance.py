@@ -24,6 +24,7 @@ FEWEST = 20
 _HARDLY_BY_CHANCE = 0.01
 _PERMUTATIONS = 2000
 _MOST_TIMES_MORE = 100
+_HALVINGS = 50
 
 Predictions = NDArray[np.int64]
 
@@ -133,6 +134,18 @@ def _at_least(count: int, n: int, p: float) -> float:
         for k in range(count, n + 1)
     ]
     return min(1.0, math.fsum(map(math.exp, logs)))
+
+
+def least_share(successes: int, trials: int, confidence: float) -> float:
+    """The one-sided lower bound of a share (Clopper & Pearson 1934), by bisection; 0 at worst."""
+    low, high = 0.0, successes / max(trials, 1)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if _at_least(successes, trials, middle) <= 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 # Changes of answers

@@ -128,19 +128,36 @@ class TappedModel:
     def first_output(self, images: Tensor) -> Tensor:
         return self.all_outputs(images)[0]
 
+    def stage_outputs(self, images: Tensor) -> list[Tensor]:
+        """What every stage holds, in order; to be traced by `frozen_only`."""
+        kept: dict[int, Tensor] = {}
+
+        def tap_of(number: int) -> Tap:
+            def tap(tensor: Tensor) -> Tensor:
+                kept[number] = tensor
+                return tensor
+
+            return tap
+
+        with ExitStack() as stack:
+            for number, stage in enumerate(self.stages):
+                stack.enter_context(tapped_stage(self.runtime, stage, tap_of(number)))
+            self.all_outputs(images)
+        return [kept[number] for number in range(len(self.stages))]
+
     def frozen_only(self, function: Callable[..., Result]) -> Callable[..., Result]:
         """The function, traced with the frozen channels at their constants."""
         return self._traced(function, [[] for _ in self.stages])
 
     def with_held_stage(self, function: Callable[..., Result]) -> Callable[..., Result]:
-        """The function with three more inputs: number of a stage, channels and levels of images.
+        """The function with three more inputs: number of a stage, which channels are held, levels.
 
         Taps that freeze come first.
         """
 
         def run(*inputs: Tensor) -> Result:
-            *given, chosen, channels, levels = inputs
-            held = _held_taps(self.runtime, self.stages, chosen, channels, levels)
+            *given, chosen, held_channels, levels = inputs
+            held = _held_taps(self.runtime, self.stages, chosen, held_channels, levels)
             return self._traced(function, [[tap] for tap in held])(*given)
 
         return run
@@ -179,28 +196,25 @@ def _in_turn(taps: Sequence[Tap]) -> Tap:
 def _held_taps(
     runtime: Runtime, stages: Sequence[Stage], chosen: Tensor, channels: Tensor, levels: Tensor
 ) -> list[Tap]:
-    """Taps that hold one channel of each image at a level, at a stage chosen at run time.
+    """Taps that hold channels of each image at levels, at a stage chosen at run time.
 
     Args:
         runtime: Keras and TensorFlow.
         stages: of the model.
         chosen: the number of a stage.
-        channels: of each image, at that stage.
-        levels: of each image's channel.
+        channels: which of them are held at that stage, (n_images, n_channels).
+        levels: of the channels, (n_images, n_channels).
     """
     tf = runtime.tensorflow
 
     def tap_at(number: int, axis: int) -> Tap:
         def tap(tensor: Tensor) -> Tensor:
-            shape = [1] * len(tensor.shape)
-            shape[0] = -1
-            wide = list(shape)
-            wide[axis] = int(tensor.shape[axis])
+            wide = [1] * len(tensor.shape)
+            wide[0], wide[axis] = -1, int(tensor.shape[axis])
 
             def held() -> Tensor:
-                here = tf.one_hot(channels, wide[axis], True, False, dtype=tf.bool)
-                level = tf.cast(tf.reshape(levels, shape), tensor.dtype)
-                return tf.where(tf.reshape(here, wide), level, tensor)
+                level = tf.cast(tf.reshape(levels, wide), tensor.dtype)
+                return tf.where(tf.reshape(channels, wide), level, tensor)
 
             return tf.cond(tf.equal(chosen, number), held, lambda: tensor)
 

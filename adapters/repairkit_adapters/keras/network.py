@@ -1,7 +1,7 @@
 """A Keras model as a `FrameworkModel`; held layers and losses, which SavedModels share."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
@@ -16,8 +16,11 @@ from repairkit_adapters.keras.conversion import write_onnx
 from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, Tensor, quiet
 from repairkit_adapters.way_back import PatchSource, channels_by_layer, find_channels
 
-Held: TypeAlias = tuple[int, NDArray[np.intp], Images]
-"""The number of a layer, and each image's channel and level there."""
+Held: TypeAlias = tuple[int, NDArray[np.bool_], Images]
+"""The number of a layer, and which channels of each image are held there, at which levels.
+
+Both have the shape (n_images, n_channels).
+"""
 
 
 class KerasNetwork:
@@ -62,6 +65,7 @@ class KerasNetwork:
             raise keras_runtime.misfit(input_shape, error) from error
         self._holder = LayerHolder("the model", [s.layer for s in self.stages])
         self.layers, self.freezing = self._holder.layers, self._holder.freezing
+        self.freezing_many = self._holder.freezing_many
         self._tapped = filter_stages.TappedModel(
             runtime=runtime, model=model, stages=self.stages, frozen=dict(frozen or {})
         )
@@ -73,6 +77,16 @@ class KerasNetwork:
             self._compiled.run("outputs", self._tapped.first_output, self._holder.held, images),
             np.float32,
         )
+
+    def channel_values(self, images: Images) -> dict[str, Images]:
+        """See `Readable.channel_values`."""
+        function = self._tapped.stage_outputs
+        values = self._compiled.run("channels", function, None, images)
+        return {
+            stage.layer.name: channels_second(tensor.numpy(), stage.channel_axis)
+            for stage, tensor in zip(self.stages, values, strict=True)
+            if len(tensor) == len(images)
+        }
 
     def loss_gradients(
         self, images: Images, labels: NDArray[np.intp]
@@ -165,8 +179,10 @@ class _Compiled:
         """
         tf = self._tapped.runtime.tensorflow
         key = (name, held is not None)
-        kinds = (np.int32, np.int32, np.float32)  # of the stage, the channels and the levels
-        more = [np.asarray(n, k) for n, k in zip(held, kinds, strict=True)] if held else []
+        kinds = (np.int32, np.bool_, np.float32)  # of the stage, what is held, and the levels
+        more: list[suite.Array] = (
+            [np.asarray(n, k) for n, k in zip(held, kinds, strict=True)] if held else []
+        )
         with quiet():
             if key not in self._functions:
                 free = [tf.TensorSpec((None, *self._input_shape), tf.float32)]
@@ -200,28 +216,47 @@ class LayerHolder:
         self._kind = kind
         self._numbers = {layer.name: number for number, layer in enumerate(self.layers)}
 
-    @contextmanager
-    def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
+    def freezing(
+        self, layer: str, channels: NDArray[np.intp], constants: Images
+    ) -> AbstractContextManager[None]:
         """See `FrameworkModel.freezing`.
 
         Raises:
             AdapterError: no such layer or channel.
         """
-        number = self._numbers.get(layer)
-        if number is None:
-            raise errors.AdapterError(
-                f"{self._kind} has no layer {layer!r}; its layers are "
-                f"{', '.join(list(self._numbers)[:6])}"
-            )
-        n_channels = self.layers[number].n_channels
+        n_channels = self.layers[self._number(layer)].n_channels
         if np.size(channels) and not 0 <= np.min(channels) <= np.max(channels) < n_channels:
             raise errors.AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
+        frozen = np.asarray(channels)[:, None] == np.arange(n_channels)
+        return self._holding(layer, frozen, np.asarray(constants, np.float32)[:, None])
+
+    def freezing_many(
+        self, layer: str, frozen: NDArray[np.bool_], constants: Images
+    ) -> AbstractContextManager[None]:
+        """See `Readable.freezing_many`; raises AdapterError where there is no such layer."""
+        return self._holding(layer, frozen, np.asarray(constants, np.float32)[None])
+
+    @contextmanager
+    def _holding(self, layer: str, frozen: NDArray[np.bool_], constants: Images) -> Iterator[None]:
         before = self.held
-        self.held = (number, channels, constants)
+        self.held = self._number(layer), frozen, np.broadcast_to(constants, frozen.shape)
         try:
             yield
         finally:
             self.held = before
+
+    def _number(self, layer: str) -> int:
+        if layer not in self._numbers:
+            raise errors.AdapterError(
+                f"{self._kind} has no layer {layer!r}; its layers are "
+                f"{', '.join(list(self._numbers)[:6])}"
+            )
+        return self._numbers[layer]
+
+
+def channels_second(values: Images, channel_axis: int) -> Images:
+    """An array with its channels along the second axis, as 32-bit floats."""
+    return np.moveaxis(np.asarray(values, np.float32), channel_axis, 1)
 
 
 # Operators between an activation and the output that keep the numbers.

@@ -141,6 +141,7 @@ class SavedNetwork:
         layers = [stage.layer for stage in self._stages]
         self._holder = network.LayerHolder("the SavedModel", layers)
         self.layers, self.freezing = self._holder.layers, self._holder.freezing
+        self.freezing_many = self._holder.freezing_many
         self._functions: dict[str, Callable[..., list[Tensor]]] = {}
 
     def outputs(self, images: Images) -> Images:
@@ -150,16 +151,34 @@ class SavedNetwork:
             batch = tf.constant(images, tf.float32)
             if self._holder.held is None:
                 return np.asarray(self._plain()(batch)[0], np.float32)
-            number, channels, constants = self._holder.held
+            number, held, levels = self._holder.held
+            # The graph has one input for the channels of all stages.
+            missing = ((0, 0), (0, self._widest - held.shape[1]))
             return np.asarray(
                 self._choosing()(
                     batch,
                     tf.constant(number, tf.int32),
-                    tf.constant(channels, tf.int32),
-                    tf.constant(constants, tf.float32),
+                    tf.constant(np.pad(held, missing), tf.bool),
+                    tf.constant(np.pad(levels, missing), tf.float32),
                 )[0],
                 np.float32,
             )
+
+    @property
+    def _widest(self) -> int:
+        return max(layer.n_channels for layer in self.layers)
+
+    def channel_values(self, images: Images) -> dict[str, Images]:
+        """See `Readable.channel_values`."""
+        names = [stage.tensor.name for stage in self._stages]
+        with keras_runtime.quiet():
+            read = self._function("channels", self._graph.as_graph_def(), [], names)
+            values = read(self._runtime.tensorflow.constant(images, np.float32))
+        return {
+            stage.layer.name: network.channels_second(tensor.numpy(), stage.channel_axis)
+            for stage, tensor in zip(self._stages, values, strict=True)
+            if len(tensor) == len(images)
+        }
 
     def loss_gradients(
         self, images: Images, labels: NDArray[np.intp]
@@ -228,7 +247,7 @@ _KINDS = {
 }
 _SUMS = ("BiasAdd", "Add", "AddV2")
 _AGAIN = "_1"
-_MORE_INPUTS = ("chosen", "channels", "levels")
+_MORE_INPUTS = ("chosen", "held", "levels")
 
 
 @dataclass(frozen=True)
@@ -319,27 +338,27 @@ def with_choices(
 ) -> tuple[keras_runtime.GraphDef, list[str]]:
     """The graph with a choice after each stage, and the names of its three new inputs.
 
-    The inputs are the number of the stage and, for each image, its channel and level there.
+    The inputs are the number of the stage and, for each image, which channels are held there and at
+    which levels: (n_images, n_channels of the widest stage).
     """
     tf = runtime.tensorflow
     choices = tf.Graph()
     with choices.as_default():
-        chosen, channels, levels = (
+        kinds = ((tf.int32, ()), (tf.bool, (None, None)), (tf.float32, (None, None)))
+        chosen, held, levels = (
             tf.compat.v1.placeholder(dtype, shape, f"repairkit/{name}")
-            for name, dtype, shape in zip(
-                _MORE_INPUTS, (tf.int32, tf.int32, tf.float32), ((), (None,), (None,)), strict=True
-            )
+            for name, (dtype, shape) in zip(_MORE_INPUTS, kinds, strict=True)
         )
         for number, stage in enumerate(stages):
             given = tf.compat.v1.placeholder(
                 stage.tensor.dtype, stage.tensor.shape, f"repairkit/{number}/given"
             )
-            shape = [-1] + [1] * (len(given.shape) - 1)
-            wide = list(shape)
-            wide[stage.channel_axis] = stage.layer.n_channels
-            hot = tf.one_hot(channels, stage.layer.n_channels, True, False, dtype=tf.bool)
-            here = tf.logical_and(tf.reshape(hot, wide), tf.equal(chosen, number))
-            level = tf.cast(tf.reshape(levels, shape), given.dtype)
+            n_channels = stage.layer.n_channels
+            wide = [-1] + [1] * (len(given.shape) - 1)
+            wide[stage.channel_axis] = n_channels
+            here = tf.reshape(held[:, :n_channels], wide)
+            here = tf.logical_and(here, tf.equal(chosen, number))
+            level = tf.cast(tf.reshape(levels[:, :n_channels], wide), given.dtype)
             tf.identity(tf.where(here, level, given), name=f"repairkit/{number}/taken")
     definition = graph.as_graph_def()
     before = {stage.tensor.name.removesuffix(":0"): i for i, stage in enumerate(stages)}

@@ -1,8 +1,8 @@
 """A PyTorch model as a `FrameworkModel`, with its gradients; the module is not changed."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class PyTorchModel:
         self.opset = opset
         self.input_shape, self.step = input_shape, step
         self._ready = ready_module(module, input_shape, step=step, source=source)
-        self._frozen: tuple[int, NDArray[np.intp], Images] | None = None
+        self._frozen: tuple[int, NDArray[np.bool_], Images] | None = None
 
     @cached_property
     def traced(self) -> tuple[trace.TracedLayer, ...]:
@@ -68,29 +68,45 @@ class PyTorchModel:
         for rows, n_real in self._ready.batches(len(images)):
             changed = nullcontext()
             if self._frozen is not None:
-                call, channels, constants = self._frozen
-                changed = trace.overwriting(call, channels[rows], constants[rows])
+                call, frozen, constants = self._frozen
+                changed = trace.overwriting(call, frozen[rows], constants[rows])
             with self._ready.evaluation(), torch.no_grad(), changed:
                 answer = self._ready(self._ready.tensor(images[rows]))
             parts.append(answer[:n_real].float().cpu().numpy())
         return np.concatenate(parts)
 
-    @contextmanager
-    def freezing(self, layer: str, channels: NDArray[np.intp], constants: Images) -> Iterator[None]:
+    def channel_values(self, images: Images) -> dict[str, Images]:
+        """See `channel_values`."""
+        return channel_values(self._ready, self.traced, images)
+
+    def freezing(
+        self, layer: str, channels: NDArray[np.intp], constants: Images
+    ) -> AbstractContextManager[None]:
         """While open, image i of a batch has channel `channels[i]` of a layer at `constants[i]`."""
-        traced = next((each for each in self.traced if each.layer.name == layer), None)
-        if traced is None:
-            raise AdapterError(f"{self._ready.source}: there is no layer {layer!r} of filters")
+        frozen = np.asarray(channels)[:, None] == np.arange(self._traced(layer).layer.n_channels)
+        return self._holding(layer, frozen, np.asarray(constants, np.float32)[:, None])
+
+    def freezing_many(
+        self, layer: str, frozen: NDArray[np.bool_], constants: Images
+    ) -> AbstractContextManager[None]:
+        """While open, some channels of each image are at their constants; see `Readable`."""
+        return self._holding(layer, frozen, np.asarray(constants, np.float32)[None])
+
+    @contextmanager
+    def _holding(self, layer: str, frozen: NDArray[np.bool_], constants: Images) -> Iterator[None]:
         before = self._frozen
-        self._frozen = (
-            traced.read_call,
-            np.asarray(channels),
-            np.asarray(constants, np.float32),
-        )
+        call = self._traced(layer).read_call
+        self._frozen = (call, frozen, np.broadcast_to(constants, frozen.shape))
         try:
             yield
         finally:
             self._frozen = before
+
+    def _traced(self, layer: str) -> trace.TracedLayer:
+        traced = next((each for each in self.traced if each.layer.name == layer), None)
+        if traced is None:
+            raise AdapterError(f"{self._ready.source}: there is no layer {layer!r} of filters")
+        return traced
 
     def loss_gradients(
         self, images: Images, labels: NDArray[np.intp]
@@ -145,6 +161,30 @@ class PyTorchModel:
         """
         with self._ready.evaluation():
             write_onnx(self._ready, path, opset=self.opset)
+
+
+def channel_values(
+    model: ImageModule, layers: Sequence[trace.TracedLayer], images: Images
+) -> dict[str, Images]:
+    """What the channels of each layer hold, (n_images, n_channels, ...) by layer's name.
+
+    Without layers that see several parts of each image.
+    """
+    names = {each.read_call: each.layer.name for each in layers}
+    values: dict[str, list[Images]] = {}
+    for rows, n_real in model.batches(len(images)):
+        kept: dict[int, Images] = {}
+
+        def keep(call: int, out: torch.Tensor, kept: dict[int, Images] = kept) -> None:
+            if call in names:
+                kept[call] = out.float().cpu().numpy().copy()  # it may be overwritten later
+
+        with model.evaluation(), torch.no_grad(), trace.at_layers(keep):
+            model(model.tensor(images[rows]))
+        for call, numbers in kept.items():
+            if len(numbers) == len(rows):
+                values.setdefault(names[call], []).append(numbers[:n_real])
+    return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
 def loss_gradients(

@@ -132,42 +132,46 @@ class _Record:
             self.kept.append(out)
 
 
-def overwriting(
-    call: int, channels: NDArray[np.intp], constants: framework.Images
-) -> OperatorWatch:
-    """Set one channel of each image to a constant, at one convolution or normalisation.
+def overwriting(call: int, frozen: NDArray[np.bool_], constants: framework.Images) -> OperatorWatch:
+    """Set some channels of each image to constants, at one convolution or normalisation.
 
     Args:
         call: its number, in the order of calls.
-        channels: of each image.
-        constants: of each image's channel.
+        frozen: whether a channel of an image is set, (n_images, n_channels).
+        constants: of each image's channels, (n_images, n_channels).
+    """
+
+    def overwrite(number: int, out: torch.Tensor) -> None:
+        if number != call:
+            return
+        # A layer may see several parts of each image, one after the other along the batch.
+        repeats = len(out) // len(frozen)
+        rows, channels = np.nonzero(np.repeat(frozen, repeats, axis=0))
+        numbers = torch.from_numpy(np.repeat(constants, repeats, axis=0)[rows, channels]).to(out)
+        places = [torch.from_numpy(index).to(out.device) for index in (rows, channels)]
+        out[places[0], places[1]] = numbers.reshape(-1, *(1,) * (out.dim() - 2))
+
+    return at_layers(overwrite)
+
+
+def at_layers(see: Callable[[int, torch.Tensor], None]) -> OperatorWatch:
+    """Call a function after each convolution and normalisation.
+
+    Args:
+        see: takes the number of the call and its result, which it may change in place.
     """
     n_calls = 0
 
-    def see(
+    def count(
         name: str, args: tuple[object, ...], named: Mapping[str, object], result: object
     ) -> None:
         nonlocal n_calls
         del args, named
-        if name not in _CONVOLUTIONS and name not in _NORMS:
-            return
-        if n_calls == call:
-            _overwrite(
-                result[0] if isinstance(result, tuple | list) else result, channels, constants
-            )
-        n_calls += 1
+        if name in _CONVOLUTIONS or name in _NORMS:
+            see(n_calls, result[0] if isinstance(result, tuple | list) else result)
+            n_calls += 1
 
-    return OperatorWatch(see)
-
-
-def _overwrite(out: torch.Tensor, channels: NDArray[np.intp], constants: framework.Images) -> None:
-    # A layer may see several parts of each image, one after the other along the batch.
-    repeats = len(out) // len(channels)
-    rows = np.arange(len(channels) * repeats)
-    repeated = torch.from_numpy(np.repeat(channels, repeats)).to(out.device)
-    numbers = torch.from_numpy(np.repeat(constants, repeats)).to(out)
-    ones = (1,) * (out.dim() - 2)
-    out[torch.from_numpy(rows).to(out.device), repeated] = numbers.reshape(-1, *ones)
+    return OperatorWatch(count)
 
 
 def trace_layers(source: ImageModule) -> tuple[TracedLayer, ...]:

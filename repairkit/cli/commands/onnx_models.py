@@ -175,6 +175,7 @@ class ExportOptions:
     weights: Path | None = option("State dict for a factory (safetensors or torch.save).")
     input_shape: str | None = option("Shape of one image as the model takes it, such as 3,224,224.")
     opset: int | None = option("Opset of the ONNX file.", min=7)
+    one_by_one: bool = option("Prove every filter alone, also in a large model; may take hours.")
 
 
 def export_command(
@@ -196,6 +197,7 @@ def export_command(
         input_shape=read_shape(exporting.input_shape),
         trust=job.trust,
         opset=exporting.opset,
+        one_by_one=exporting.one_by_one,
     )
     answer.give(exported.to_json, lambda: print_exported(exported))
 

@@ -1,7 +1,6 @@
 """Write a framework's model as ONNX, prove that it computes the same, and map its layers."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from repairkit.formats.documents import outputs, to_json
 from repairkit.graph.kinds.sites import find_sites
 from repairkit.graph.metadata import write_layer_map
 from repairkit.graph.stored.model_files import add_model, read_model
-from repairkit.jobs.export.mapping import Pairing, prove_layers, sites_without_layer
+from repairkit.jobs.export import group_proof
+from repairkit.jobs.export.mapping import Done, Pairing, prove_layers, sites_without_layer
 from repairkit.jobs.output.destination import check_export_place
 from repairkit.jobs.setup import preparing, workbench
 from repairkit.jobs.setup.subject import noise_images, read_subject
@@ -32,7 +32,8 @@ def export(
     *,
     settings: workbench.Settings,
     source: str = "model",
-    on_progress: Callable[[int, int], None] | None = None,
+    one_by_one: bool = False,
+    on_progress: Done | None = None,
 ) -> results.Exported:
     """Write a model with its map of layers; nothing is kept if the file computes something else.
 
@@ -41,6 +42,7 @@ def export(
         out: the ONNX file; the map goes beside it as `NAME.layers.json`.
         settings: outputs are compared on the first images of their data, or on noise without data.
         source: what messages call the model.
+        one_by_one: prove every filter by freezing it alone, also in a large model.
         on_progress: called with the number of mapped filters and of all filters.
 
     Raises:
@@ -58,7 +60,8 @@ def export(
         given = settings.data is not None
         images = _images(subject, settings)
         relative, noise = _compare(model, subject, images, source)
-        layers = prove_layers(Pairing(model, subject, images, noise), on_progress=on_progress)
+        pair = Pairing(model, subject, images, noise)
+        layers = _map_layers(pair, one_by_one=one_by_one, on_progress=on_progress)
         written = ModelProto()
         written.CopyFrom(subject.model)
         write_layer_map(written, layers)
@@ -79,6 +82,17 @@ def export(
         images="given images" if given else "generated noise",
         digest=read_model(out).digest,
     )
+
+
+def _map_layers(pair: Pairing, *, one_by_one: bool, on_progress: Done | None) -> framework.LayerMap:
+    """The map of layers: every filter frozen alone, or in groups where that takes too long."""
+    if not one_by_one and isinstance(pair.framework, framework.Readable):
+        n_alone, n_filters = group_proof.passes_that_fit(pair)
+        if n_alone < n_filters:
+            return group_proof.prove_in_groups(
+                pair, pair.framework, n_alone=n_alone, on_progress=on_progress
+            )
+    return prove_layers(pair, on_progress=on_progress)
 
 
 def layers_file(out: Path) -> Path:

@@ -7,7 +7,7 @@ difference, other constants and images are tried.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from repairkit.core import filters, suite
 from repairkit.core.framework import FrameworkModel, Images, Layer, LayerMap, MappedLayer
-from repairkit.core.process.stages import stage
+from repairkit.core.process.stages import Tell, stage
 from repairkit.graph.coalitions.masking import mask_name, mask_shape
 from repairkit.graph.kinds.sites import find_sites, instrument
+from repairkit.jobs.export.crowd import Crowd
 from repairkit.jobs.setup.workbench import Subject
 
 # Distance of the constant from the channel's mean, in standard deviations, and the image.
-_TRIES = ((4.0, 0), (1.5, 1), (0.5, 0), (12.0, 1), (40.0, 2), (-4.0, 0))
+TRIES = ((4.0, 0), (1.5, 1), (0.5, 0), (12.0, 1), (40.0, 2), (-4.0, 0))
 # Moderate: saturated outputs are equal, whichever channel is frozen.
-_PROBE = (1.5, 0)
+PROBE = (1.5, 0)
 _MOST_IMAGES = 8
 _MOST_TRIED = 5  # sites of a layer
 _MOST_COMPARED = 4096
@@ -32,7 +33,8 @@ _LEAST_NOISE, _MOST_NOISE = 1e-7, 1e-5
 _PROBES = 4
 _OTHERS = 32
 Done = Callable[[int, int], None]
-_MOST_COLUMNS = 64
+UsualValues = dict[str, tuple[Images, Images]]
+"""The mean and the spread of every filter: site to two arrays (n_channels,)."""
 
 
 @dataclass(frozen=True)
@@ -67,36 +69,68 @@ def prove_layers(pair: Pairing, *, on_progress: Done | None = None) -> LayerMap:
         on_progress: called with the number of mapped filters and of all filters.
     """
     with stage("finding the layers' sites"):
-        usual = _usual(pair)
-        homes = _find_homes(_Trial(pair, usual, *_PROBE))
-    open_channels = {
+        usual = usual_values(pair)
+        homes = find_homes(FreezingTrial(pair, usual, *PROBE), pair.framework.layers, pair.sites)
+    every = {
         layer.name: np.arange(layer.n_channels)
         for layer in pair.framework.layers
         if layer.name in homes
     }
-    n_all, n_done = sum(len(c) for c in open_channels.values()), 0
+    n_all = sum(len(c) for c in every.values())
     with stage("mapping", total=n_all, unit="filters") as tell:
-        for spread, image in _TRIES:
-            left = {name: channels for name, channels in open_channels.items() if len(channels)}
-            if not left:
-                break
-            trial = _Trial(pair, usual, spread, image)
-            for name, proven in trial.prove(left, homes):
-                n_done += len(proven)
-                open_channels[name] = np.setdiff1d(open_channels[name], proven)
-                tell(n_done)
-                if on_progress is not None:
-                    on_progress(n_done, n_all)
+
+        def told(n_done: int) -> None:
+            tell(n_done)
+            if on_progress is not None:
+                on_progress(n_done, n_all)
+
+        left = prove_one_by_one(pair, usual, homes, every, told)
+    return layer_map(pair, homes, left)
+
+
+def prove_one_by_one(
+    pair: Pairing,
+    usual: UsualValues,
+    homes: dict[str, filters.Site],
+    channels: dict[str, NDArray[np.intp]],
+    tell: Tell,
+) -> dict[str, NDArray[np.intp]]:
+    """The channels that could not be proven by freezing each of them alone.
+
+    Args:
+        pair: the models.
+        usual: see `usual_values`.
+        homes: the site of each layer.
+        channels: to prove, by layer.
+        tell: called with the number of proven channels.
+    """
+    left, n_done = dict(channels), 0
+    for spread, image in TRIES:
+        wanted = {name: channels for name, channels in left.items() if len(channels)}
+        if not wanted:
+            break
+        trial = FreezingTrial(pair, usual, spread, image)
+        for name, proven in trial.prove(wanted, homes):
+            n_done += len(proven)
+            left[name] = np.setdiff1d(left[name], proven)
+            tell(n_done)
+    return left
+
+
+def layer_map(
+    pair: Pairing, homes: dict[str, filters.Site], unproven: dict[str, NDArray[np.intp]]
+) -> LayerMap:
+    """The map of all layers, from their sites and the channels that are not proven."""
     mapped = [
         MappedLayer(layer, None, (), "no layer of the ONNX file answers to it")
         if layer.name not in homes
-        else MappedLayer(layer, homes[layer.name].name, tuple(open_channels[layer.name].tolist()))
+        else MappedLayer(layer, homes[layer.name].name, tuple(unproven[layer.name].tolist()))
         for layer in pair.framework.layers
     ]
     return LayerMap(pair.framework.framework, tuple(pair.framework.input_shape), tuple(mapped))
 
 
-def _usual(pair: Pairing) -> dict[str, tuple[Images, Images]]:
+def usual_values(pair: Pairing) -> UsualValues:
     """The mean and the spread of every filter over a few images: site to two (n_channels,)."""
     if not pair.sites:
         return {}
@@ -113,12 +147,10 @@ def _usual(pair: Pairing) -> dict[str, tuple[Images, Images]]:
     return usual
 
 
-class _Trial:
+class FreezingTrial:
     """One attempt: every filter has a constant at one distance from its mean, on one image."""
 
-    def __init__(
-        self, pair: Pairing, usual: dict[str, tuple[Images, Images]], spread: float, image: int
-    ) -> None:
+    def __init__(self, pair: Pairing, usual: UsualValues, spread: float, image: int) -> None:
         self.pair = pair
         self.image = pair.images[image % len(pair.images)][None]
         rng = np.random.default_rng(abs(int(spread * 10)) + image)
@@ -130,7 +162,6 @@ class _Trial:
         masked = instrument(pair.subject.model, pair.sites, self.constants)
         opened = pair.subject.opened().variant(masked)
         self.runner = opened.runner(outputs=(opened.output,))
-        self._compared: NDArray[np.intp] | None = None
         self.base = self._run_masks(self._masks({}))[0]
         self.scale = float(np.abs(self.base).max()) or 1.0
 
@@ -179,17 +210,8 @@ class _Trial:
             images = np.repeat(self.image, len(chosen), axis=0)
             with self.pair.framework.freezing(layer, channels[chosen], constants[chosen]):
                 answer = self.pair.framework.outputs(images)
-            parts.append(self._some_of(answer))
+            parts.append(compared_numbers(answer))
         return np.concatenate(parts)
-
-    def _some_of(self, answer: Images) -> Images:
-        """A row for each image, with at most `_MOST_COMPARED` numbers of its output."""
-        rows = answer.reshape(len(answer), -1)
-        if self._compared is None:
-            n_compared = min(_MOST_COMPARED, rows.shape[1])
-            chosen = np.random.default_rng(0).choice(rows.shape[1], n_compared, replace=False)
-            self._compared = np.sort(chosen)
-        return rows[:, self._compared]
 
     def _masks(self, given: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
         every = {mask_name(s): np.ones(mask_shape(s, 1), bool) for s in self.pair.sites}
@@ -197,10 +219,12 @@ class _Trial:
 
     def _run_masks(self, masks: dict[str, NDArray[np.bool_]], n_images: int = 1) -> Images:
         images = np.repeat(self.image, n_images, axis=0)
-        return self._some_of(self.runner.run(images, masks)[self.pair.subject.output])
+        return compared_numbers(self.runner.run(images, masks)[self.pair.subject.output])
 
 
-def _find_homes(trial: _Trial) -> dict[str, filters.Site]:
+def find_homes(
+    trial: FreezingTrial, layers: Sequence[Layer], sites: Sequence[filters.Site]
+) -> dict[str, filters.Site]:
     """The site of each layer: the one where freezing a few channels has the same effect.
 
     Layers and sites mostly come in the same order, so sites at a similar place are tried first.
@@ -208,10 +232,10 @@ def _find_homes(trial: _Trial) -> dict[str, filters.Site]:
     has the same effect, the first free site with as many channels is taken, unproven.
     """
     pair = trial.pair
-    free = list(pair.sites)
+    free = list(sites)
     homes: dict[str, filters.Site] = {}
     lost: list[Layer] = []
-    for layer in pair.framework.layers:
+    for layer in layers:
         fitting = _nearest(pair, layer, free)
         home = next((site for site in fitting if _does_the_same(trial, layer, site)), None)
         if home is None:
@@ -237,7 +261,7 @@ def _nearest(pair: Pairing, layer: Layer, free: Sequence[filters.Site]) -> list[
     return [site for _, site in ranked if site.name in there][:_MOST_TRIED]
 
 
-def _does_the_same(trial: _Trial, layer: Layer, site: filters.Site) -> bool:
+def _does_the_same(trial: FreezingTrial, layer: Layer, site: filters.Site) -> bool:
     """Whether freezing a few channels changes the outputs of both models equally."""
     n_probes = min(_PROBES, layer.n_channels)
     channels = np.unique(np.linspace(0, layer.n_channels - 1, n_probes).astype(np.intp))
@@ -248,6 +272,14 @@ def _does_the_same(trial: _Trial, layer: Layer, site: filters.Site) -> bool:
     constants = trial.constants[site.name][channels]
     theirs = trial.frozen_there(layer.name, channels, constants)
     return bool((np.abs(theirs - ours).max(1) <= limit).all())
+
+
+def compared_numbers(answer: Images) -> Images:
+    """A row for each image, with at most `_MOST_COMPARED` numbers of its output."""
+    rows = answer.reshape(len(answer), -1)
+    n_compared = min(_MOST_COMPARED, rows.shape[1])
+    chosen = np.random.default_rng(0).choice(rows.shape[1], n_compared, replace=False)
+    return rows[:, np.sort(chosen)]
 
 
 def _with_others(channels: NDArray[np.intp], n_channels: int) -> NDArray[np.intp]:
@@ -268,74 +300,3 @@ def _chunks(values: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
 def sites_without_layer(layers: LayerMap, sites: Sequence[filters.Site]) -> tuple[str, ...]:
     """The names of sites that belong to no layer of the framework."""
     return tuple(site.name for site in sites if not layers.layer_at(site.name))
-
-
-@dataclass
-class Crowd:
-    """The outputs with each of many filters frozen, and with none.
-
-    Only the 64 numbers that vary most are compared: outputs that differ there differ. Call `add`
-    for every layer, then `settle`, then `is_apart`.
-    """
-
-    base: Images
-    _parts: dict[str, Images] = field(default_factory=dict)
-    _channels: dict[str, NDArray[np.intp]] = field(default_factory=dict)
-
-    def add(self, layer: str, channels: NDArray[np.intp], outputs: Images) -> None:
-        """The outputs for some channels of a layer, ascending, shape (n_channels, n_numbers)."""
-        self._parts[layer] = outputs
-        self._channels[layer] = channels
-
-    def settle(self) -> None:
-        """Choose the numbers to compare, and sort all outputs by the first of them."""
-        everything = list(self._parts.values())
-        variances = np.mean([_variances(part) for part in everything], axis=0)
-        self._columns = np.argsort(-variances, kind="stable")[:_MOST_COLUMNS]
-        starts = np.cumsum([0, *map(len, everything)])
-        self._starts = dict(zip(self._parts, starts[:-1].tolist(), strict=True))
-        rows = np.concatenate([part[:, self._columns] for part in everything])
-        rows = np.concatenate([rows, self.base[None, self._columns]])
-        self._order = np.argsort(rows[:, 0], kind="stable")
-        self._rows = rows[self._order]
-        self._parts = {}
-
-    def is_apart(
-        self, layer: str, channels: NDArray[np.intp], outputs: Images, limits: Images
-    ) -> NDArray[np.bool_]:
-        """Whether each output differs by more than its limit from those of all other filters.
-
-        Args:
-            layer: of the filters.
-            channels: shape (n,), among those that were added.
-            outputs: shape (n, n_numbers).
-            limits: shape (n,).
-        """
-        projected = outputs[:, self._columns]
-        low = np.searchsorted(self._rows[:, 0], projected[:, 0] - limits, "left")
-        high = np.searchsorted(self._rows[:, 0], projected[:, 0] + limits, "right")
-        places = self._starts[layer] + np.searchsorted(self._channels[layer], channels)
-        return np.array(
-            [
-                self._is_alone(
-                    projected[i], int(low[i]), int(high[i]), int(places[i]), float(limits[i])
-                )
-                for i in range(len(projected))
-            ],
-            bool,
-        )
-
-    def _is_alone(self, output: Images, low: int, high: int, place: int, limit: float) -> bool:
-        near: suite.Array = np.arange(low, high)
-        near = near[self._order[near] != place]
-        for column in range(1, self._rows.shape[1]):
-            if not len(near):
-                return True
-            near = near[np.abs(self._rows[near, column] - output[column]) <= limit]
-        return not len(near)
-
-
-def _variances(part: Images) -> NDArray[np.float64]:
-    finite = np.nan_to_num(part.astype(np.float64), posinf=0.0, neginf=0.0)
-    spread: NDArray[np.float64] = finite.var(0)
-    return spread

@@ -27,6 +27,7 @@ FIRST_SECONDS = 3.0
 BETWEEN_SECONDS = 1.0
 SILENT_SECONDS = 4.0
 _LOOK_SECONDS = 0.25
+_FORECAST_SECONDS = 5.0
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,9 +45,14 @@ class _Stage:
 
     def state(self) -> str:
         """How far it is."""
-        if self.facts:
+        if self.facts or not self.total:
             return self.facts
-        return f"{self.done} of {self.total} {self.unit}" if self.total else ""
+        count = f"{self.done} of {self.total} {self.unit}"
+        seconds = time.monotonic() - self.begun
+        if seconds < _FORECAST_SECONDS or not 0 < self.done < self.total:
+            return count
+        left = seconds * (self.total - self.done) / self.done
+        return f"{count} ({self.done / self.total:.0%}), about {duration(max(left, 1.0))} left"
 
 
 class Lines:

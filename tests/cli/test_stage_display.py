@@ -74,6 +74,17 @@ def test_a_slow_stage_is_told_again_and_again(monkeypatch: pytest.MonkeyPatch) -
     assert max(gaps) < SILENT + MARGIN
 
 
+def test_a_long_stage_shows_its_share_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = impatient(monkeypatch)
+    monkeypatch.setattr(stage_display, "_FORECAST_SECONDS", 0.05)
+    with stage_display.shown(quiet=False), stage("looking hard", total=8, unit="stones") as tell:
+        time.sleep(0.1)
+        tell(2)
+        time.sleep(0.6)
+    assert "looking hard: 2 of 8 stones (25%), about " in log.getvalue()
+    assert " left, " in log.getvalue()
+
+
 def test_what_belongs_to_no_stage_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
     log = impatient(monkeypatch)
     with stage_display.shown(quiet=False):

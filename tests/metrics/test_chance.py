@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repairkit.metrics.chance import Guessing, better_by_chance, look_for_guessing
+from repairkit.metrics.chance import Guessing, better_by_chance, least_share, look_for_guessing
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -39,6 +41,28 @@ def test_the_paired_test_is_the_exact_one(gained: int, lost: int, same: int) -> 
     n = gained + lost
     wanted = stats.binomtest(gained, n, alternative="greater").pvalue if n else 1.0
     assert better_by_chance(before, after) == pytest.approx(wanted, rel=1e-9)
+
+
+@given(trials=st.integers(1, 60), data=st.data())
+def test_the_least_share_is_where_so_many_successes_become_unlikely(
+    trials: int, data: st.DataObject
+) -> None:
+    successes = data.draw(st.integers(0, trials))
+    share = least_share(successes, trials, 0.95)
+    if successes == 0:
+        assert share == 0
+        return
+
+    def so_many(p: float) -> float:
+        terms = range(successes, trials + 1)
+        return sum(math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in terms)
+
+    assert so_many(share) == pytest.approx(0.05, abs=1e-9)
+    assert least_share(trials, trials, 0.95) == pytest.approx(0.05 ** (1 / trials))
+
+
+def test_no_trials_bound_nothing() -> None:
+    assert least_share(0, 0, 0.95) == 0
 
 
 def test_the_value_by_chance_and_its_test_are_those_of_permutations() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from repairkit.core import errors, framework
 from repairkit.core.filters import Filter
+from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.process.text import clean
 from repairkit.core.process.trust import check_trusted
@@ -31,12 +32,14 @@ from repairkit.formats.run_file import (
     scores_table,
 )
 from repairkit.jobs.ask.choosing import ImageChoice, choose_images
-from repairkit.jobs.ask.replay import Replay, Replayed, metrics_of
+from repairkit.jobs.ask.replay import Replay, Replayed, accuracy_of, metrics_of
 from repairkit.jobs.output.destination import Places
 from repairkit.jobs.runs import claiming, run_document
+from repairkit.jobs.score.collapse import collapse_in_words, find_collapse, floor_note
 from repairkit.jobs.score.excluding import NOTHING, Excluded, top_players
+from repairkit.jobs.setup.looking import told_of_ends
 from repairkit.jobs.setup.settings import Again, named_in
-from repairkit.metrics.catalogue import spell_out
+from repairkit.metrics.catalogue import measure_of, spell_out
 
 _UNSURE = 0.3  # of the reliability
 
@@ -246,13 +249,46 @@ def _document(
             name: {"all": float(found.ends[0, i]), "none": float(found.ends[1, i])}
             for i, name in enumerate(names)
         },
-        "notes": list(run.get("notes", [])),
+        "notes": [*_notes_of_data(run)],
         "asked": asked,
     }  # fmt: skip
-    return cast(RunDocument, {**kept, **changed})
+    document = cast(RunDocument, {**kept, **changed})
+    document["notes"] += told_of_ends(document["metrics"])
+    _warn_of_collapse(document, found, metrics[0], replay)
+    return document
 
 
-_OF_THE_RUN = ("statistics", "again", "excluded", "rows", "notes")
+_OF_THE_RUN = (
+    "statistics", "again", "excluded", "rows", "notes", "curve", "rewards_collapse", "known",
+)  # fmt: skip
+
+
+def _notes_of_data(run: RunDocument) -> list[str]:
+    """The notes of a run without those about its own ranking."""
+    first, ends = next(iter(run["metrics"])), run["metrics"]
+    stale = {*told_of_ends(ends), floor_note(first, ends[first])}
+    if "rewards_collapse" in run:
+        measure = measure_of(first)
+        stale.add(collapse_in_words(run["rewards_collapse"], measure, ends[first]))
+    if "excluded" in run:
+        players = frozenset(range(len(run["excluded"].get("filters", []))))
+        stale |= {*Excluded(players, run["excluded"]).notes}
+    return [note for note in run.get("notes", []) if note not in stale]
+
+
+def _warn_of_collapse(
+    document: RunDocument, found: Replayed, metric: Metric, replay: Replay
+) -> None:
+    """Note that the metric may reward a broken model, as `score` does."""
+    ends = document["metrics"][metric.name]
+    floor = floor_note(metric.name, ends)
+    document["notes"] += [floor] if floor else []
+    accuracy = accuracy_of(replay.rows.scored.annotations)
+    filters = replay.roster.filters
+    collapse = find_collapse(found.run.read(), metric.measure, accuracy, filters)
+    if collapse is not None:
+        document["rewards_collapse"] = collapse
+        document["notes"].append(collapse_in_words(collapse, metric.measure, ends))
 
 
 def _doubts(found: Replayed, n_filters: int, statistics: Mapping[str, float]) -> list[str]:
@@ -269,11 +305,9 @@ def _doubts(found: Replayed, n_filters: int, statistics: Mapping[str, float]) ->
             f"at all: no interval is bounded; {remedy}"
         )
     elif found.n_rows < FEW_ROWS * n_filters or statistics.get("reliability", 1.0) < _UNSURE:
-        known = statistics.get("reliability", 0.0)
         notes.append(
             f"{found.n_rows:,} rows saw these images, which is little for {n_filters} filters: "
-            "intervals are wide, and two such askings of other rows would correlate by about "
-            f"{known:.2f}; {remedy}"
+            f"intervals are wide, and the ranking is hardly known; {remedy}"
         )
     if found.n_rows >= LEAST_ROWS and not found.scores.std_errors[:, 0].any():
         notes.append(

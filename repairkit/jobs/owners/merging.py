@@ -441,7 +441,7 @@ def share(run: Path, out: Path) -> None:
         "notes": [],
         "shared": HOLDS,
     }
-    for name in ("statistics", "again", "curve", "rewards_collapse"):
+    for name in ("statistics", "again", "curve", "rewards_collapse", "rows", "asked"):
         document.pop(name, None)
     check_share_place(out)
     with claiming.locked(out), outputs(out) as drafts:

@@ -19,11 +19,11 @@ from repairkit.core.scores import Budget, Progress
 from repairkit.formats.means_file import CommonMeans
 from repairkit.jobs.ask import asking
 from repairkit.jobs.ask.choosing import ImageChoice
-from repairkit.jobs.curve import overlaying, reopening, scored_curve
+from repairkit.jobs.curve import overlaying, scored_curve
 from repairkit.jobs.look import reporting
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.owners import measuring, merging
-from repairkit.jobs.runs import comparing
+from repairkit.jobs.runs import comparing, reopening
 from repairkit.jobs.score import elsewhere, score_settings, scored, scoring
 from repairkit.jobs.setup.workbench import Settings
 

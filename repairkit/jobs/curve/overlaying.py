@@ -18,9 +18,9 @@ from repairkit.formats import curve_file
 from repairkit.formats.documents import write_text
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import RunDocument, RunFolder
-from repairkit.jobs.curve.reopening import Whereabouts, looked_at_again
 from repairkit.jobs.curve.scored_curve import curve_of_run
 from repairkit.jobs.output.destination import Places, check_replaced
+from repairkit.jobs.runs.reopening import Whereabouts, looked_at_again
 from repairkit.jobs.runs.run_document import differing, settings_in
 from repairkit.report.curves import SVG_MARK, overlay_svg
 from repairkit.report.page import render_overlay

@@ -1,24 +1,29 @@
-"""What filters respond to and what they do: images, groups, classes and layers.
+"""What filters respond to and what they do: images, groups, classes and layers; a repair's page.
 
 Everything is measured on selection images, so that the test part stays untouched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.filters import Filter
+from repairkit.core.filters import Filter, Patch
 from repairkit.core.game import Round
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Suite
 from repairkit.data.preprocessing import PixelImages
 from repairkit.engine import activations, model_game
+from repairkit.formats.documents import to_json
 from repairkit.graph.structure import receptive_field
+from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.report.charts import Picture, draw_picture
+from repairkit.report.model_card import marked_card, model_card
+from repairkit.report.page import render_patch
 
 MOST_FILTERS = 24
 _IMAGES_SHOWN = 4
@@ -75,6 +80,27 @@ def interpret(bench: Bench, filters: Sequence[Filter], *, value: str | None) -> 
     }
     shown = [image["row"] for e in entries for end in ("most", "least") for image in e.get(end, [])]
     return Interpretation(document, _pictures(bench, suite, shown))
+
+
+@stage("writing the page")
+def repair_report(
+    bench: Bench, report: Mapping[str, Any], patch: Patch, places: Companions
+) -> dict[Path, str]:
+    """Look at the frozen filters, and make a report, a page and a model card.
+
+    Raises:
+        ModelError: ONNX Runtime fails on the model or the images.
+    """
+    document = {**report, "interpretation": None}
+    pictures: Mapping[int, Any] = {}
+    if len(bench.parts.selection):
+        seen = interpret(bench, patch.filters, value=report["objective"])
+        document["interpretation"], pictures = seen.document, seen.pictures
+    return {
+        places.report: to_json(document),
+        places.card: marked_card(model_card(document)),
+        places.page: render_patch(document, pictures),
+    }
 
 
 def _place(bench: Bench, wanted: Filter) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Write reports: JSON, page and model card beside a patched model, JSON and page of a run."""
+"""Write the report of a run: its page, and its numbers as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,13 @@ from numpy.typing import NDArray
 
 from repairkit.core import errors, filters
 from repairkit.core.process.stages import stage
-from repairkit.formats import documents, means_file, run_file
+from repairkit.formats import documents, run_file
 from repairkit.jobs.look import interpreting
-from repairkit.jobs.output.destination import Companions, Places, check_replaced
-from repairkit.jobs.runs.run_document import measures_in, restored, sample_histogram
-from repairkit.jobs.setup.preparing import prepare
-from repairkit.jobs.setup.settings import named_in
-from repairkit.jobs.setup.subject import judging_the_model, read_subject
-from repairkit.jobs.setup.workbench import Bench, Settings, Subject, check_metrics
-from repairkit.report.model_card import marked_card, model_card
-from repairkit.report.page import render_patch, render_run
+from repairkit.jobs.output.destination import Places, check_replaced
+from repairkit.jobs.runs.reopening import Whereabouts, looked_at_again
+from repairkit.jobs.runs.run_document import measures_in, sample_histogram
+from repairkit.jobs.setup.workbench import Bench
+from repairkit.report.page import render_run
 
 SCHEMA = 1
 RUN_KIND = "repairkit run report"
@@ -34,27 +32,6 @@ class Reported:
     page: Path
     report_file: Path
     document: dict[str, Any]
-
-
-@stage("writing the page")
-def repair_report(
-    bench: Bench, report: Mapping[str, Any], patch: filters.Patch, places: Companions
-) -> dict[Path, str]:
-    """Look at the frozen filters, and make a report, a page and a model card.
-
-    Raises:
-        ModelError: ONNX Runtime fails on the model or the images.
-    """
-    document = {**report, "interpretation": None}
-    pictures: Mapping[int, Any] = {}
-    if len(bench.parts.selection):
-        seen = interpreting.interpret(bench, patch.filters, value=report["objective"])
-        document["interpretation"], pictures = seen.document, seen.pictures
-    return {
-        places.report: documents.to_json(document),
-        places.card: marked_card(model_card(document)),
-        places.page: render_patch(document, pictures),
-    }
 
 
 @stage("writing the page")
@@ -109,16 +86,11 @@ def report_run(
     }
     shown: Mapping[int, Any] = {}
     if pictures:
-        named_by = named_in(run_folder.run_file, run["settings"]["metrics"])
-        settings = restored(
-            run,
-            data=Path(run["data"]["path"]) if data is None else data,
-            means=_means_file(folder, run, means),
+        places = Whereabouts(
+            model=model, data=data, means=means, trust=trust, without="use --no-pictures"
         )
-        settings = replace(settings, named_by=named_by, trust=trust)
-        check_metrics(settings, settings.metrics)
-        path = Path(run["model"]["path"]) if model is None else model
-        shown = _look_again(path, settings, document, rows, folder).pictures
+        look = partial(_look, document=document, rows=rows)
+        shown = looked_at_again(run_folder, run, places, look).pictures
     else:
         document["notes"] = ["model and data were not looked at, as was asked for"]
     document = Places.here().cleaned(document)
@@ -140,42 +112,10 @@ def told_run(run: run_file.RunDocument) -> dict[str, Any]:
     }
 
 
-def _look_again(
-    path: Path,
-    settings: Settings,
-    document: dict[str, Any],
-    rows: list[dict[str, Any]],
-    folder: Path,
-) -> interpreting.Interpretation:
-    """See `_look`.
-
-    Raises:
-        RunFolderError: the model or the data have changed, or do not exist.
-    """
-    run = document["run"]
-    advice = "name where they lie with --model and --data, or use --no-pictures"
-    try:
-        subject = read_subject(
-            path,
-            output=settings.output,
-            layout=settings.preprocessing.layout,
-            image_input=settings.image_input,
-        )
-        if subject.file.digest != run["model"]["digest"]:
-            raise errors.RunFolderError(f"{path}: is not the model that {folder} scored")
-        return _look(subject, settings, document, rows)
-    except (OSError, errors.RepairkitError) as error:
-        raise errors.RunFolderError(f"{folder}: its model or data: {error}; {advice}") from error
-
-
-@judging_the_model
 def _look(
-    subject: Subject, settings: Settings, document: dict[str, Any], rows: list[dict[str, Any]]
+    bench: Bench, *, document: dict[str, Any], rows: list[dict[str, Any]]
 ) -> interpreting.Interpretation:
     """Look at the extreme filters with model and data, and add the result to the document."""
-    bench = prepare(subject, settings)
-    if bench.dataset.digest != document["run"]["data"]["digest"]:
-        raise errors.RunFolderError(f"{settings.data}: are not the data that were scored on")
     metric = bench.metric_names[0]
     values = _values(rows, bench.roster)
     document["spread"] = interpreting.spread_over_layers(bench, values)
@@ -189,46 +129,6 @@ def _look(
         entry["value"] = by_filter[entry["filter"]]
     document["interpretation"] = seen.document
     return seen
-
-
-def _means_file(folder: Path, run: run_file.RunDocument, given: Path | None) -> Path | None:
-    """The common means that a run was scored with; None if it measured its own.
-
-    Raises:
-        SettingsError: means are given, but the run measured its own.
-        RunFolderError: the recorded file does not exist, or now holds other means.
-    """
-    digest = run.get("means")
-    if digest is None:
-        if given is not None:
-            raise errors.SettingsError(
-                f"{folder}: was scored with the means of its calibration part; leave --means out"
-            )
-        return None
-    path = _recorded_means(run) if given is None else given
-    advice = "name the file with --means, or use --no-pictures"
-    if path is None or not path.is_file():
-        place = "the run does not say where they lie" if path is None else f"{path} is no file"
-        raise errors.RunFolderError(
-            f"{folder}: was scored with common means (digest {digest[:12]}), and {place}; {advice}"
-        )
-    other = means_file.read_means(path).digest
-    if other != digest:
-        raise errors.RunFolderError(
-            f"{path}: holds other means (digest {other[:12]}) than {folder} was scored with "
-            f"({digest[:12]}); {advice}"
-        )
-    return path
-
-
-def _recorded_means(run: run_file.RunDocument) -> Path | None:
-    """The path of the common means, from the command that scores again."""
-    words = iter(run.get("again", {}).get("words", []))
-    for word in words:
-        name, _, value = word.partition("=")
-        if name == "--means":
-            return Path(value or next(words, "")).expanduser()
-    return None
 
 
 def _read_rows(folder: run_file.RunFolder) -> list[dict[str, Any]]:

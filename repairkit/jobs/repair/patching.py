@@ -22,7 +22,7 @@ from repairkit.formats import documents, patch_file, run_file
 from repairkit.graph import baking, metadata
 from repairkit.graph.stored.model_files import add_model, digest_of
 from repairkit.jobs.attack.adversary import check_attacks, judge_attacks
-from repairkit.jobs.look.reporting import repair_report
+from repairkit.jobs.look.interpreting import repair_report
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.proof import verifying
 from repairkit.jobs.repair import baselines, confirming, judging, repair_settings, telling

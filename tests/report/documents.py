@@ -221,3 +221,71 @@ def scoring(n_filters: int = 40, *, site: str = "conv", metric: str = "accuracy"
         "interpretation": interpretation([f"{site}:{n}" for n in range(12)], (), ("cat", "dog")),
         "notes": [],
     }
+
+
+def curve_line(name: str, words: str, values: Sequence[float]) -> dict[str, Any]:
+    figures = [{"value": v, "low": v - 0.05, "high": v + 0.05} for v in values]
+    return {
+        "name": name,
+        "words": words,
+        "filters": ["c:0", "c:1"],
+        "figures": {"accuracy": figures},
+    }
+
+
+def curve() -> dict[str, Any]:
+    """A removal curve of two filters, as `run.json` has it."""
+    lines = [
+        curve_line("highest", "highest values first", [0.9, 0.5, 0.2]),
+        curve_line("lowest", "lowest values first", [0.9, 0.9, 0.91]),
+        curve_line("weight-norm", "greatest kernel norms first", [0.9, 0.8, 0.6]),
+        {**curve_line("random", "random filters (mean of 5 draws)", [0.9, 0.89, 0.8]), "draws": 5},
+    ]
+    return {
+        "metric": "accuracy",
+        "measures": {"accuracy": MEASURES["accuracy"]},
+        "part": "test",
+        "images": "e" * 64,
+        "n_images": 200,
+        "n_part": 200,
+        "judged": "200 images of the test part, which scored nothing",
+        "sizes": [0, 1, 2],
+        "lead": "highest",
+        "seed": 0,
+        "lines": lines,
+        "evaluations": 19,
+        "image_passes": 3800,
+        "seconds": 1.5,
+    }
+
+
+def overlay(label: str = "auto") -> dict[str, Any]:
+    """The curves of one run, as `repairkit curve --json` prints them."""
+    one = curve()
+    lines = [
+        {
+            "label": f"{label}, {line['words']}",
+            "run": label,
+            "name": line["name"],
+            "filters": line["filters"],
+            "figures": line["figures"]["accuracy"],
+        }
+        for line in one["lines"]
+    ]
+    run = {"path": label, "label": label, "key": "k", "method": label, "metric": "accuracy"}
+    return {
+        "schema": 1,
+        "kind": "repairkit removal curves",
+        "versions": {"repairkit": "0.1.0", "onnxruntime": "1.31.1"},
+        "model": {"path": label, "digest": "b" * 64},
+        "images": one["images"],
+        "n_images": one["n_images"],
+        "judged": one["judged"],
+        "metric": "accuracy",
+        "measure": MEASURES["accuracy"],
+        "side": "highest",
+        "sizes": one["sizes"],
+        "runs": [{**run, "stored": True, "evaluations": 5000, "image_passes": 64000}],
+        "lines": lines,
+        "notes": [label],
+    }

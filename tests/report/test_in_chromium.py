@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from repairkit.report.page import render_patch, render_run
-from tests.report.documents import HOSTILE, PICTURES, repair, scoring
+from repairkit.report.page import render_overlay, render_patch, render_run
+from tests.report.documents import HOSTILE, PICTURES, overlay, repair, scoring
 from tests.report.test_page import ODD
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -28,6 +28,8 @@ _LOOKS = [
     pytest.param("run", "light", {}, marks=pytest.mark.slow),
     ("evil", "dark", _CONTRAST),
     pytest.param("run", "dark", _CONTRAST, marks=pytest.mark.slow),
+    pytest.param("curves", "light", {}, marks=pytest.mark.slow),
+    pytest.param("curves", "dark", _CONTRAST, marks=pytest.mark.slow),
 ]
 _MEASURE_CHARTS = """
 [...document.querySelectorAll('svg.chart')].map(chart => {
@@ -57,6 +59,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "evil": render_patch(evil, PICTURES),
         "joint": render_patch(ODD["chosen jointly"], PICTURES),
         "run": render_run(scoring(site=HOSTILE[0]), PICTURES),
+        "curves": render_overlay(overlay(label=HOSTILE[0])),
     }
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
@@ -97,7 +100,7 @@ def test_contrast_names_and_landmarks_pass_axe(
         assert "color-contrast" in {rule["id"] for rule in found["passes"]}
 
 
-@pytest.mark.parametrize("name", ["evil", "joint", "run"])
+@pytest.mark.parametrize("name", ["evil", "joint", "run", "curves"])
 def test_a_page_says_nothing_asks_for_nothing_and_draws_its_charts(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:

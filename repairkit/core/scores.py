@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from repairkit.core.game import GameFacts, Outcomes, Round
 
 _NORMAL_95 = 1.959963984540054
+ErrorsOver = Literal["rows", "images"]
+"""What errors are stated over: what a run draws on its images, or images like these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,10 @@ class Scores:
     (n_players,) is true where the run's question is answered for the player at `confidence`.
     `efficient` says whether values add up to V(all) - V(none) but for sampling noise. `joint`
     (n_players, 2) bounds the values of the first metric for all players together, at every look
-    that may end the run, at `confidence`; None where no such bounds are known.
+    that may end the run, at `confidence`; None where no such bounds are known. `errors_over` is
+    `images` where the same images would give the same values, or errors hold for others like
+    them. `noise` (n_players,) is the part of the first metric's standard errors that another run
+    draws anew; all of them if None.
     """
 
     metrics: tuple[str, ...]
@@ -36,6 +41,8 @@ class Scores:
     interval: str
     efficient: bool = False
     joint: NDArray[np.float64] | None = None
+    errors_over: ErrorsOver = "rows"
+    noise: NDArray[np.float64] | None = None
 
     @classmethod
     def plain(

@@ -189,7 +189,7 @@ class AutoRun(questions.TopKRun):
         """Solve, and find the players that still prevent an answer."""
         self.n_looks += 1
         self.look_at = 2 * len(self.regression.rows)
-        values, errors = self._estimates()
+        values, errors, _ = self._estimates()
         quantile = _joint_quantile(self.n_looks, self.facts.n_players)
         self.still_open = self._contested(values, quantile * errors)
         self.contenders = questions.nearest(
@@ -202,12 +202,12 @@ class AutoRun(questions.TopKRun):
         errors = self.regression.estimates()[1][self.contenders, 0]
         self.regression_price = float(self.costs[0] * (errors**2).mean()) if len(errors) else 0.0
 
-    def _estimates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _estimates(self) -> tuple[samples.Floats, samples.Floats, samples.Floats]:
         left_out = 0.0 if self.regression.whole_law else samples.LEFT_OUT
         return samples.combine(*self.regression.estimates(), self.moments, left_out=left_out)
 
     def read(self) -> scores.Scores:
-        values, errors = self._estimates()
+        values, errors, noise = self._estimates()
         low, high = samples.around(values, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * errors)
         # A read at any moment counts as one more look.
         quantile = _joint_quantile(self.n_looks + 1, self.facts.n_players)
@@ -225,6 +225,7 @@ class AutoRun(questions.TopKRun):
             confidence=CONFIDENCE,
             interval=_describe(whole_law=self.regression.whole_law),
             joint=np.stack(samples.around(values[:, 0], quantile * errors[:, 0]), axis=1),
+            noise=noise[:, 0],
         )
 
 

@@ -16,6 +16,7 @@ _N_SCALES = 24
 _N_STEPS = 200
 _N_DRAWS = 256
 _LEAST_WEIGHT = 1e-12  # of a part of the prior: a value that no other part explains needs it
+_ROUNDING = 1e-9  # of the largest value, within which two are the same
 _LEAST_CHANGE = 1e-6  # of a weight of the prior, below which the fit has ended
 
 
@@ -82,8 +83,11 @@ def expected_overlap(
     """How many of the top k another run of the same cost would have among its own, on average.
 
     The true values are drawn from what the estimates leave open, under a prior that is fitted to
-    all estimates: a mixture of normal laws around zero (Stephens 2017, "False discovery rates: a
-    new deal", Biostatistics 18, section 2). Each draw gets the errors of another run.
+    all estimates (Stephens 2017, "False discovery rates: a new deal", Biostatistics 18): a mixture
+    of normal laws around zero, of the values or of their ratios to the errors, whichever is
+    likelier. Rare events give ratios: who is seldom decisive has a small value and a small error.
+    Each draw gets the errors of another run. Where values count images, so do the draws: then ties
+    are many, and all runs break them alike, by column. A player without an error keeps its value.
 
     Args:
         values: estimates, (n_players,).
@@ -98,38 +102,65 @@ def expected_overlap(
     if known.sum() < top_k:
         return top_k**2 / len(values)
     values, errors = values[known], std_errors[known]
-    if not (errors > 0).any():
+    moving = errors > 0
+    if not moving.any():
         return float(top_k)
-    scales = _scales(values, errors)
-    errors = np.maximum(errors, scales[1] / 1e3)  # no error at all is as good as a tiny one
-    weights, given = _fit(values, errors, scales)
-    shares = weights * given
-    shares /= shares.sum(axis=1, keepdims=True)
+    scales, shares = _posterior(values[moving], errors[moving])
+    errors, step = errors[moving], _step(values)
     shrink = scales**2 / (scales**2 + errors[:, None] ** 2)
     ours = np.zeros(len(values), bool)
     ours[np.argsort(-values, kind="stable")[:top_k]] = True
-    cumulated, common = shares.cumsum(axis=1), 0
+    cumulated, common, again = shares.cumsum(axis=1), 0, values.copy()
     for _ in range(_N_DRAWS):
-        picks = (rng.random((len(values), 1)) > cumulated).sum(axis=1).clip(max=len(scales) - 1)
-        factor = shrink[np.arange(len(values)), picks]
-        truth = factor * values + np.sqrt(factor) * errors * rng.standard_normal(len(values))
-        again = truth + errors * rng.standard_normal(len(values))
-        common += int(ours[np.argsort(-again, kind="stable")[:top_k]].sum())
+        picks = (rng.random((len(errors), 1)) > cumulated).sum(axis=1).clip(max=shares.shape[1] - 1)
+        factor = shrink[np.arange(len(errors)), picks]
+        spread = errors * np.sqrt(1 + factor)  # of the truth, and of another estimate of it
+        again[moving] = factor * values[moving] + spread * rng.standard_normal(len(errors))
+        drawn = np.round(again / step) if step else again
+        common += int(ours[np.argsort(-drawn, kind="stable")[:top_k]].sum())
     return common / _N_DRAWS
+
+
+def _step(values: Floats) -> float:
+    """The step of values that are whole multiples of one, with ties; 0 for others."""
+    distinct = np.unique(np.append(values, 0.0))
+    gaps = np.diff(distinct)
+    gaps = gaps[gaps > _ROUNDING * np.abs(distinct).max()]
+    if not len(gaps) or len(distinct) > len(values):
+        return 0.0
+    multiples = values / gaps.min()
+    return float(gaps.min()) if np.allclose(multiples, np.round(multiples), atol=0.01) else 0.0
+
+
+def _posterior(values: Floats, errors: Floats) -> tuple[Floats, Floats]:
+    """Each player's scales of the prior and their probabilities, both (n_players, n_scales)."""
+    ones, fits = np.ones_like(errors), []
+    for unit in (ones, errors):
+        scales = _scales(values / unit, errors / unit)
+        shares, likelihood = _fit(values / unit, errors / unit, scales)
+        fits.append((likelihood - float(np.log(unit).sum()), scales * unit[:, None], shares))
+    _, scales, shares = max(fits, key=lambda fit: fit[0])
+    return scales, shares
 
 
 def _scales(values: Floats, errors: Floats) -> Floats:
     """Standard deviations of the prior's parts: zero, and a grid up to twice the largest value."""
-    least = errors[errors > 0].min() / 10
+    least = float(np.median(errors)) / 10
     most = max(2 * float(np.sqrt(np.maximum(values**2 - errors**2, 0).max())), 8 * least)
     return np.concatenate([[0.0], np.geomspace(least, most, _N_SCALES)])
 
 
-def _fit(values: Floats, errors: Floats, scales: Floats) -> tuple[Floats, Floats]:
-    """Weights of the prior's parts by expectation and maximisation, and each part's likelihoods."""
+def _fit(values: Floats, errors: Floats, scales: Floats) -> tuple[Floats, float]:
+    """Fit the weights of the prior's parts by expectation and maximisation.
+
+    Returns:
+        Each player's probabilities of the parts, (n_players, n_scales), and the log likelihood of
+        the values but for a constant.
+    """
     variances = scales**2 + errors[:, None] ** 2
     logs = -0.5 * (values[:, None] ** 2 / variances + np.log(variances))
-    given = np.exp(logs - logs.max(axis=1, keepdims=True))
+    highest = logs.max(axis=1, keepdims=True)
+    given = np.exp(logs - highest)
     weights = np.full(len(scales), 1 / len(scales))
     for _ in range(_N_STEPS):
         shares = weights * given
@@ -139,4 +170,6 @@ def _fit(values: Floats, errors: Floats, scales: Floats) -> tuple[Floats, Floats
         weights = better
         if done:
             break
-    return weights, given
+    shares = weights * given
+    total = shares.sum(axis=1, keepdims=True)
+    return shares / total, float((np.log(total) + highest).sum())

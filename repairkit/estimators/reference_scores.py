@@ -126,6 +126,7 @@ class LeaveOneOutRun:
                 "Student's t over images; decided where it excludes zero for all filters together"
             ),
             joint=joint,
+            errors_over="images",
         )
 
 

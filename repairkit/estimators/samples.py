@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 from repairkit.core.game import GameFacts
 
 Floats = NDArray[np.float64]
-ErrorsOver = Literal["rows", "images"]
-"""What a regression's errors are stated over: its rows, or images like these."""
-
 BERNSTEIN = "empirical Bernstein (Maurer & Pontil 2009)"
 """How reports name intervals of `bernstein_radius`."""
 
@@ -147,11 +144,12 @@ def pooled_variances(moments: Moments) -> Floats:
 
 def combine(
     values: Floats, errors: Floats, moments: Moments, *, left_out: float = LEFT_OUT
-) -> tuple[Floats, Floats]:
-    """Weigh both by their precision; (values, standard errors), (n_players, n_metrics).
+) -> tuple[Floats, Floats, Floats]:
+    """Weigh both by their precision; (values, standard errors, noise), (n_players, n_metrics).
 
-    A share of the regression's value counts as an additional error where the regression leaves out
-    sizes behind the collapse; marginals are unbiased.
+    The noise is the part of the errors that another run would draw anew. A share of the
+    regression's value counts as an additional error where the regression leaves out sizes behind
+    the collapse; marginals are unbiased.
 
     Args:
         values: of the regression.
@@ -167,7 +165,8 @@ def combine(
     together = (1 - weight) * values + weight * moments.means
     # Of independent estimates weighed by precision.
     spread = of_regression * np.sqrt(1 - weight)
-    return together, spread
+    drawn = np.where(weight > 0, weight * np.sqrt(variances), 0.0)
+    return together, spread, np.hypot((1 - weight) * errors, drawn)
 
 
 def log_term(

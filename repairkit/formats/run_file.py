@@ -21,7 +21,7 @@ from repairkit.core.filters import Filter, Roster
 from repairkit.core.metric import MeasureFacts
 from repairkit.core.process.text import from_cell, plain_cell
 from repairkit.core.process.writing import is_draft
-from repairkit.core.scores import Scores
+from repairkit.core.scores import ErrorsOver, Scores
 from repairkit.formats import rows_file
 from repairkit.formats.curve_file import CURVE_FILE, Collapse, CurveDocument
 from repairkit.formats.documents import fault_of, outputs, read_json, to_json, write_json
@@ -115,12 +115,13 @@ class TakenMethod(TypedDict):
 
 
 class KnownFacts(TypedDict):
-    """What holds for all filters together, with one confidence, and what another seed repeats.
+    """What holds for all filters together, with one confidence, and what another run repeats.
 
     `settled_highest` and `settled_lowest` are each k up to 100 for which the k filters of highest,
     or lowest, value are surely those. `expected_overlap` is how many of the `top_k` highest
-    another run of the same cost would have among its own. `times_the_budget` would settle them;
-    null where that cannot be told.
+    another run of the same cost would have among its own: with another seed on the same images,
+    or, where `errors_over` is `images`, on as many others. `times_the_budget`, or as many times the
+    images, would settle them; null where that cannot be told.
     """
 
     confidence: float
@@ -131,6 +132,7 @@ class KnownFacts(TypedDict):
     top_k: int
     expected_overlap: float
     times_the_budget: float | None
+    errors_over: NotRequired[ErrorsOver]
 
 
 class ExcludedFilters(TypedDict):

@@ -133,10 +133,13 @@ def known_sentences(run: Document) -> list[str]:
     k, times = known["top_k"], known["times_the_budget"]
     if k < n:
         common = known["expected_overlap"]
-        sentences.append(f"Another seed would share about {common:.0f} of the top {k}.")
+        of_images = known.get("errors_over") == "images"
+        another = "As many other images" if of_images else "Another seed"
+        sentences.append(f"{another} would share about {common:.0f} of the top {k}.")
         if times is not None and 1 < times < _MOST_TIMES:
             more = math.ceil(times) if times < 10 else round(times, -1)
-            sentences.append(f"About {more:.0f} times this budget would settle the top {k}.")
+            what = "as many images" if of_images else "this budget"
+            sentences.append(f"About {more:.0f} times {what} would settle the top {k}.")
     return sentences
 
 

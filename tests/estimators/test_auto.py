@@ -5,7 +5,7 @@ from repairkit.core.errors import SettingsError
 from repairkit.core.scores import Budget
 from repairkit.estimators.auto import Auto
 from repairkit.estimators.driving.driver import estimate
-from repairkit.estimators.samples import Moments, combine, pooled_variances
+from repairkit.estimators.samples import LEFT_OUT, Moments, combine, pooled_variances
 from tests.games import SoftGame, TableGame, WatchedGame, additive, noisy, quiet
 
 QUICK = Auto(top_k=3, round_rows=256, batch_size=8)
@@ -60,11 +60,19 @@ def test_what_is_known_better_counts_for_more() -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):
         moments.add(np.array([0]), 1 + 0.1 * rng.standard_normal((1, 1)))
-    values, errors = combine(np.zeros((2, 1)), np.full((2, 1), 0.5), moments)
+    values, errors, noise = combine(np.zeros((2, 1)), np.full((2, 1), 0.5), moments)
     assert values[0, 0] == pytest.approx(1.0, abs=0.05)
     assert values[1, 0] == 0.0
     assert errors[0, 0] < 0.02
     assert errors[1, 0] == 0.5
+    assert noise == pytest.approx(errors)
+
+
+def test_the_share_left_out_is_an_error_and_no_noise() -> None:
+    values, errors, noise = combine(np.ones((2, 1)), np.full((2, 1), 0.5), Moments.empty(2, 1))
+    assert values.tolist() == [[1.0], [1.0]]
+    assert errors == pytest.approx(np.hypot(0.5, LEFT_OUT))
+    assert noise == pytest.approx(0.5)
 
 
 def test_a_few_zeros_are_no_certainty() -> None:

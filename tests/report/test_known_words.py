@@ -52,3 +52,10 @@ def test_what_cannot_be_told_is_left_out() -> None:
     assert len(words(times_the_budget=None)) == 3
     assert len(words(times_the_budget=1e6)) == 3
     assert len(words(n_filters=12, top_k=12)) == 2
+
+
+def test_errors_over_images_speak_of_other_images() -> None:
+    assert words(errors_over="images")[2:] == [
+        "As many other images would share about 8 of the top 10.",
+        "About 7 times as many images would settle the top 10.",
+    ]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors, game
+from repairkit.core.scores import ErrorsOver
 from repairkit.estimators.questions import Side, unknown
-from repairkit.estimators.samples import ErrorsOver
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
-from repairkit.core.scores import Scores
+from repairkit.core.scores import ErrorsOver, Scores
 from repairkit.estimators import questions
 from repairkit.estimators.linear import drawing, ridge
 from repairkit.estimators.linear.control import ControlTable
 from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows
-from repairkit.estimators.samples import ErrorsOver, around, draw_entropy, joint_bounds
+from repairkit.estimators.samples import around, draw_entropy, joint_bounds
 
 Floats = NDArray[np.float64]
 
@@ -489,4 +489,5 @@ def _scores(run: RegressionRun) -> Scores:
         interval=_describe(run),
         efficient=run.whole_law,
         joint=joint,
+        errors_over=plan.errors_over,
     )

@@ -30,7 +30,7 @@ from repairkit.estimators.linear.regression import (
     begin_regression,
 )
 from repairkit.estimators.linear.ridge import LEAST_ROWS, Fit
-from repairkit.estimators.samples import ErrorsOver, draw_entropy
+from repairkit.estimators.samples import draw_entropy
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ class RepairRegression:
     least_removed: float = 0.01
     most_removed: float = 0.05
     images_per_coalition: int = 1
-    errors_over: ErrorsOver = "images"
+    errors_over: scores.ErrorsOver = "images"
     round_rows: int = 4096
     top_k: int | None = None
     side: questions.Side = "lowest"

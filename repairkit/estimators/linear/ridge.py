@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts, ImagePool
+from repairkit.core.scores import ErrorsOver
 from repairkit.estimators.linear import krylov
 from repairkit.estimators.linear.control import (
     AdditiveGame,
@@ -35,7 +36,7 @@ from repairkit.estimators.linear.rows import (
     metric_shares,
     squares_by_image,
 )
-from repairkit.estimators.samples import ErrorsOver, rank_correlation, student_quantile
+from repairkit.estimators.samples import rank_correlation, student_quantile
 
 Floats = NDArray[np.float64]
 

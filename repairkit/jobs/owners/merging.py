@@ -248,6 +248,7 @@ def _add(runs: Sequence[OwnedRun], ids: tuple[str, ...], shares: Mapping[str, Fl
         interval=f"merged, {rule}, of: {'; '.join(kinds)}",
         efficient=all(run.document["adds_up"] for run in runs),
         joint=joint,
+        errors_over="images" if all(run.over_images for run in runs) else "rows",
     )
 
 
@@ -388,6 +389,12 @@ class OwnedRun:
     @property
     def metrics(self) -> tuple[str, ...]:
         return tuple(self.document["metrics"])
+
+    @property
+    def over_images(self) -> bool:
+        """Whether its errors hold for other images like these."""
+        known = self.document.get("known")
+        return known is not None and known.get("errors_over") == "images"
 
     def column(self, name: str, filters: tuple[str, ...]) -> Floats:
         """A column of `scores.csv`, (n_filters,).

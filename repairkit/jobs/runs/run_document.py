@@ -345,6 +345,7 @@ def known_facts(scores: Scores, seed: int) -> run_file.KnownFacts | None:
         return None
     top_k = min(_LISTED, len(scores.values))
     rng = np.random.default_rng([seed, _OVERLAP])
+    noise = scores.std_errors[:, 0] if scores.noise is None else scores.noise
     return {
         "confidence": scores.confidence,
         "above": known.above,
@@ -352,10 +353,9 @@ def known_facts(scores: Scores, seed: int) -> run_file.KnownFacts | None:
         "settled_highest": [k for k in known.settled_highest if k <= _MOST_SETTLED],
         "settled_lowest": [k for k in known.settled_lowest if k <= _MOST_SETTLED],
         "top_k": top_k,
-        "expected_overlap": round(
-            expected_overlap(scores.values[:, 0], scores.std_errors[:, 0], top_k, rng), 2
-        ),
+        "expected_overlap": round(expected_overlap(scores.values[:, 0], noise, top_k, rng), 2),
         "times_the_budget": times_the_budget(scores, top_k),
+        "errors_over": scores.errors_over,
     }
 
 

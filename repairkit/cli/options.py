@@ -233,8 +233,8 @@ def _bytes(text: str | None) -> int | None:
 
 # Written out because importing the estimators would load numpy.
 METHODS = (
-    "auto", "exact", "permutation", "tmab", "regression", "repair", "marginals", "leave-one-out",
-    "random", "weight-norm", "activation-norm",
+    "auto", "exact", "permutation", "tmab", "regression", "repair", "marginals", "stars",
+    "leave-one-out", "random", "weight-norm", "activation-norm",
 )  # fmt: skip
 METHOD_HELP = f"{', '.join(METHODS)}, or module:object."
 

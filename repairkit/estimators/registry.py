@@ -20,6 +20,7 @@ from repairkit.estimators.questions import unknown
 from repairkit.estimators.reference_scores import LeaveOneOut, RandomScores
 from repairkit.estimators.walking.marginals import Marginals
 from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.stars import Stars
 from repairkit.estimators.walking.tmab import Tmab
 
 ESTIMATORS: Mapping[str, type] = MappingProxyType(
@@ -31,6 +32,7 @@ ESTIMATORS: Mapping[str, type] = MappingProxyType(
         "regression": Regression,
         "repair": RepairRegression,
         "marginals": Marginals,
+        "stars": Stars,
         "leave-one-out": LeaveOneOut,
         "random": RandomScores,
     }

@@ -17,6 +17,7 @@ from repairkit.estimators.linear.repair_values import RepairRegression
 from repairkit.estimators.reference_scores import LeaveOneOut, RandomScores
 from repairkit.estimators.walking.marginals import Marginals
 from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.stars import Stars
 from repairkit.estimators.walking.tmab import Tmab
 from tests.games import TableGame, WatchedGame, alike, any_values, noisy, quiet, with_twins, without
 
@@ -59,6 +60,12 @@ CASES = (
         linear=False,
     ),
     Case(
+        "regression-balanced",
+        Regression(sizes="balanced", round_rows=64, pilot_rows=32, top_k=1, side="both"),
+        shapley=False,
+        linear=False,
+    ),
+    Case(
         "regression-shapley",
         Regression(sizes="shapley", round_rows=64, images_per_coalition=2),
         adds_up=True,
@@ -79,6 +86,8 @@ CASES = (
         shapley=False,
         linear=False,
     ),
+    Case("stars", Stars(share=0.5, batch_size=4)),
+    Case("stars-of-the-full", Stars(most_removed=0.0, share=0.5, batch_size=4), shapley=False),
     Case("leave-one-out", LeaveOneOut(), shapley=False),
     Case("random", RandomScores(), plays=False, shapley=False),
 )

@@ -17,8 +17,11 @@ from repairkit.estimators.questions import Side, unknown
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Law = Literal["falling", "shapley", "even"]
+Law = Literal["balanced", "falling", "shapley", "even"]
 AnyLaw = Law | Literal["semivalue"]
+
+BALANCED: tuple[AnyLaw, ...] = ("balanced", "semivalue")
+"""Laws whose rows get weights, so that every size counts the same."""
 
 LAWS: tuple[Law, ...] = get_args(Law)
 MEASURED = 12
@@ -81,7 +84,7 @@ def read_pilot(
     return plan.law, most
 
 
-def probabilities(law: Law, least: int, most: int, n_players: int) -> Floats:
+def probabilities(law: AnyLaw, least: int, most: int, n_players: int) -> Floats:
     """Of removing j = least ... most players.
 
     `falling` is 1/sqrt(j); `even` the same for all; `shapley` 1/(j (n - j)), the weights of the

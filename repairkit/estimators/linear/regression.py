@@ -45,13 +45,14 @@ class Regression:
     """Ridge regression over coalitions of up to as many removals as V survives.
 
     Attributes:
-        sizes: how often to remove j players. `falling`, with probability 1/sqrt(j): values are
-            those of Shapley without the sizes beyond the collapse, with sizes weighted by
-            sqrt(j) (n - j) rather than evenly; `shapley`, with Shapley's own weights up to all
-            players: unbiased and, for many players, noisier; `even`. If None, `shapley` up to
-            `FEW_PLAYERS` players, since too much of their values lies beyond the collapse, and
-            `falling` for more. If the pilot finds V below V(none), it is `shapley` for these too,
-            since the sizes beyond the collapse then cannot be left out.
+        sizes: how often to remove j players. `balanced`, all sizes up to the collapse as often, and
+            rows weighted back so that each size counts the same: values are those of Shapley
+            without the sizes beyond the collapse; `falling`, with probability 1/sqrt(j), and
+            `even`, both without weights, so that sizes count by j (n - j) too; `shapley`, with
+            Shapley's own weights up to all players: unbiased and, for many players, noisier. If
+            None, `shapley` up to `FEW_PLAYERS` players, since too much of their values lies beyond
+            the collapse, and `balanced` for more. If the pilot finds V below V(none), it is
+            `shapley` for these too, since the sizes beyond the collapse then cannot be left out.
         lost: the share of V(all) - V(none), of the guard metric, that is lost at the largest size.
         most_removed: the largest size as a share of the players, in place of the pilot; with
             `shapley` all sizes are drawn and neither counts.
@@ -115,7 +116,7 @@ class Regression:
         if self.sizes is not None:
             return self.sizes
         few = n_players <= FEW_PLAYERS and self.most_removed is None
-        return "shapley" if few else "falling"
+        return "shapley" if few else "balanced"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -224,6 +225,7 @@ class RegressionRun:
             self.law, self.most = drawing.read_pilot(
                 self.plan, outcomes.values[:, guard], full=full, empty=empty, n_players=n
             )
+            self.rows = _no_rows(self)
         else:
             asked = self.ask() if outcomes.asked is None else outcomes.asked
             self.rows.add(asked)
@@ -238,7 +240,7 @@ class RegressionRun:
         self.pool = self.facts.pool.restricted_to(images)
         # Of single removals nothing is left, and the rest grows with the square of their number.
         self.tilt = 0.5
-        self.rows = _no_rows(self.facts, self.plan, self.tilt)
+        self.rows = _no_rows(self)
 
     def use(self, table: ControlTable) -> None:
         """Use a control variate from now on; it covers all images that rows are drawn on."""
@@ -275,7 +277,7 @@ def begin_regression(
 ) -> RegressionRun:
     """A run that knows nothing yet."""
     nothing = np.zeros((0, facts.n_metrics))
-    return RegressionRun(
+    run = RegressionRun(
         facts=facts,
         plan=plan,
         entropy=draw_entropy(rng),
@@ -284,11 +286,13 @@ def begin_regression(
         ends=nothing,
         baseline=nothing,
         empty=nothing,
-        rows=_no_rows(facts, plan, 0.0),
+        rows=RegressionRows.none(facts.n_players),
         outcomes=OutcomeTable(facts.n_metrics),
         pool=facts.pool,
         predicted=OutcomeTable(facts.n_metrics),
     )
+    run.rows = _no_rows(run)
+    return run
 
 
 # What a run asks and takes in
@@ -311,18 +315,18 @@ def _sizes(run: RegressionRun, rng: np.random.Generator, n_known: int) -> NDArra
     n_rows = min(run.plan.round_rows, max(drawing.LEAST_ROUND, n_known // _GROWTH))
     if n_known < run.most_rows:
         n_rows = min(n_rows, run.most_rows - n_known)
-    if run.law == "semivalue":
+    if run.law in drawing.BALANCED:
         shares, _ = drawing.semivalue_sizes(least, run.most, n, run.tilt)
         return drawing.draw_sizes(rng, shares, 0, n_rows)
     shares = drawing.probabilities(run.law, least, run.most, n)
     return drawing.draw_sizes(rng, shares, least, n_rows)
 
 
-def _no_rows(facts: GameFacts, plan: drawing.RegressionPlan, tilt: float) -> RegressionRows:
-    n = facts.n_players
-    if plan.law != "semivalue" or n == 1:
+def _no_rows(run: RegressionRun) -> RegressionRows:
+    n = run.facts.n_players
+    if run.law not in drawing.BALANCED or n == 1 or not run.most:
         return RegressionRows.none(n)
-    weights = drawing.semivalue_sizes(plan.least, plan.most, n, tilt)[1]
+    weights = drawing.semivalue_sizes(run.plan.least, run.most, n, run.tilt)[1]
     return RegressionRows.none(n, weights)
 
 
@@ -388,7 +392,7 @@ def _solved(run: RegressionRun, *, few: bool = False) -> ridge.Fit:
         full=run.full,
         errors_over=run.plan.errors_over,
         entropy=None if few else (*run.entropy, _FOR_TRACES),
-        span=(run.plan.least, run.most) if run.law == "semivalue" else None,
+        span=(run.plan.least, run.most) if run.law in drawing.BALANCED else None,
         control=None if table is None else ridge.ControlVariate(table, run.predicted, run.pool),
     )
 

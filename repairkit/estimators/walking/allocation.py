@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-_HALVINGS = 200
+_HALVINGS = 100
+_LEAST_WANTED = 1e-9  # of the greatest, below which a player counts as one that never varied
 
 
 def sampling_rates(spreads: Floats, costs: Floats, *, cost: float, least: float) -> Floats:
@@ -26,6 +27,8 @@ def sampling_rates(spreads: Floats, costs: Floats, *, cost: float, least: float)
     wanted = spreads / np.sqrt(costs)
     if not wanted.any():
         wanted = 1 / np.sqrt(costs)
+    wanted = wanted / wanted.max()
+    wanted[wanted < _LEAST_WANTED] = 0.0
     low, high = 0.0, 1.0 / wanted[wanted > 0].min()
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -34,11 +34,12 @@ _CYCLE = 8
 _LEAST_STARS = 4
 _FEWEST = 32
 _MOST_TURNS_OF = 256  # stars, where coalitions differ and images are few
+_PRIOR = 8.0  # stars that a player's variance by image counts as, where coalitions differ
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stars:
-    """Marginals at random coalitions, or of the full one, with images shared out by spread and cost.
+    """Marginals at random coalitions, or of the full one; images go by spread and cost.
 
     A value is the mean of V(S + i) - V(S - i) over coalitions S that lack `least_removed` to
     `most_removed` of the players, all sizes equally likely. With 0 and 1, the default, it is
@@ -63,7 +64,7 @@ class Stars:
     share: float = 0.25
     turns: int | None = None
     batch_size: int = 16
-    pilot: int = _CYCLE
+    pilot: int = 4
     even: bool = False
     costs: tuple[tuple[int, float], ...] | None = None
 
@@ -166,30 +167,29 @@ class StarsRun:
     """`star` is under way, `n_stars` are complete.
 
     `of_pilot` and `of_others` are the moments of the two strata, a sample being the mean over a
-    star's images. `rates` (n_players,) say in which share of the other stars a player takes part,
-    zero until the pilot is complete; `starts` (n_players,) where its turn begins. `passes` and
-    `sampled` are the plain passes that were spent and the marginals that these gave, by image;
-    `passes_of_marginals` those spent beside the coalitions themselves.
+    star's images; `within` (n_players, n_metrics) the squared deviations of the images of a star
+    from that mean, added up, and `degrees` (n_players,) their degrees of freedom. `base`
+    (n_images, n_metrics) are the scores of the coalition of `star`. `rates` (n_players,) say in
+    which share of the other stars a player takes part, zero until the pilot is complete; `starts`
+    (n_players,) where its turn begins. `passes` are the plain passes that were spent,
+    `passes_of_marginals` those of them beside the coalitions themselves, and `n_sampled` the
+    marginals that these gave, image by image.
     """
 
-    def __init__(
-        self, facts: game.GameFacts, settings: Stars, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, facts: game.GameFacts, settings: Stars, rng: np.random.Generator) -> None:
         self.facts, self.settings = facts, settings
         self.costs = _costs(settings, facts.n_players)
-        self.entropy = samples.draw_entropy(rng)
+        self.plan = StarPlan.of(facts, settings, samples.draw_entropy(rng))
         self.of_pilot = samples.Moments.empty(facts.n_players, facts.n_metrics)
         self.of_others = samples.Moments.empty(facts.n_players, facts.n_metrics)
+        self.within = np.zeros((facts.n_players, facts.n_metrics))
+        self.degrees = np.zeros(facts.n_players)
+        self.base = np.zeros((0, facts.n_metrics))
         self.rates = np.zeros(facts.n_players)
-        starts = np.random.default_rng([*self.entropy, 3]).random(facts.n_players)
-        self.starts: Floats = starts
+        self.starts = np.random.default_rng([*self.plan.entropy, 3]).random(facts.n_players)
         self.n_stars, self.n_sampled = 0, 0
         self.passes, self.passes_of_marginals = 0.0, 0.0
         self.star = self._begin()
-
-    @property
-    def plan(self) -> StarPlan:
-        return StarPlan.of(self.facts, self.settings, self.entropy)
 
     @property
     def least_evaluations(self) -> int:
@@ -238,13 +238,18 @@ class StarsRun:
     def tell(self, outcomes: game.Outcomes) -> None:
         plan, star = self.plan, self.star
         counts = plan.counts[plan.places(self.n_stars)]
-        values = (outcomes.scores * counts[:, None]).mean(axis=1)
+        by_image = outcomes.scores * counts[:, None]
         begins = not star.n_known
-        marginals.learn_star(star, values)
-        n_rows, n_images = len(values) - begins, len(counts)
-        of_rows = self.costs[star.players[star.n_known - 1 - n_rows : star.n_known - 1]].sum()
-        self.passes_of_marginals += float(of_rows) * n_images
-        self.passes += (float(of_rows) + begins) * n_images
+        marginals.learn_star(star, by_image.mean(axis=1))
+        if begins:
+            self.base, by_image = by_image[0].copy(), by_image[1:]
+        n_rows, n_images = len(by_image), len(counts)
+        players = star.players[star.n_known - 1 - n_rows : star.n_known - 1]
+        self.within[players] += ((by_image - self.base).var(axis=1)) * n_images
+        self.degrees[players] += n_images - 1
+        of_rows = float(self.costs[players].sum())
+        self.passes_of_marginals += of_rows * n_images
+        self.passes += (of_rows + begins) * n_images
         self.n_sampled += n_rows * n_images
         if star.done:
             self._learn(plan, star)
@@ -267,7 +272,7 @@ class StarsRun:
         if self.settings.even:
             rate = float(np.clip(cost / self.costs.sum(), least, 1.0))
             return np.full(len(self.costs), rate)
-        spreads = np.sqrt(samples.pooled_variances(self.of_pilot)[:, 0])
+        spreads = np.sqrt(self._variances()[:, 0])
         return allocation.sampling_rates(spreads, self.costs, cost=cost, least=least)
 
     def _begin(self) -> marginals.Star:
@@ -286,8 +291,30 @@ class StarsRun:
         )
 
     def _variances(self) -> Floats:
-        """Of one sample, (n_players, n_metrics), of both strata together."""
-        return samples.pooled_variances(samples.merge(self.of_pilot, self.of_others))
+        """Of one sample, (n_players, n_metrics).
+
+        In the full coalition stars differ by their images alone, so that the variance between
+        images tells it. Where coalitions differ too, the variance between the images of a star,
+        times a factor common to all players, is what the few stars of a player are drawn towards.
+        """
+        both = samples.merge(self.of_pilot, self.of_others)
+        per_star = len(self.plan.images) / self.plan.n_blocks
+        pooled = self.within.sum(axis=0) / max(float(self.degrees.sum()), 1.0)
+        # One degree of freedom of the mean player's: some effects are too rare to be seen.
+        alone = (self.within + pooled) / (self.degrees + 1)[:, None] / per_star
+        stars = np.maximum(both.counts - 1, 0)[:, None]
+        between = both.squares.sum(axis=0) / max(float(stars.sum()), 1.0)
+        if per_star <= 1 or not alone.any():
+            return samples.pooled_variances(both)
+        if self.plan.most == 0:
+            squares = self.within + pooled + per_star * both.squares
+            of_images: Floats = squares / (self.degrees[:, None] + 1 + stars) / per_star
+            return of_images
+        weights = stars / max(float(stars.sum()), 1.0)
+        expected = (weights * alone).sum(axis=0)
+        factor = np.divide(between, expected, out=np.ones_like(between), where=expected > 0)
+        variances: Floats = (both.squares + _PRIOR * factor * alone) / (stars + _PRIOR)
+        return variances
 
     def _weights(self) -> tuple[Floats, Floats]:
         """Of the strata, (n_players, 1) each; the pilot has all where there is nothing else."""
@@ -306,6 +333,12 @@ class StarsRun:
         spread: Floats = np.sqrt(self._variances() * (shares[0] + shares[1]))
         return np.where(self._counts()[:, None] > 1, spread, np.inf)
 
+    def _quantiles(self, confidence: float) -> Floats:
+        """Student's, by the degrees of freedom of each player, (n_players,)."""
+        degrees = self._counts() - 1 + (self.degrees if self.plan.most == 0 else _PRIOR / 2)
+        whole = np.maximum(degrees, 1).astype(np.int64).tolist()
+        return np.array([samples.student_quantile(confidence, d) for d in whole])
+
     def _counts(self) -> NDArray[np.int64]:
         return self.of_pilot.counts + self.of_others.counts
 
@@ -313,9 +346,9 @@ class StarsRun:
         counts, std_errors = self._counts(), self._std_errors()
         of_pilot, of_others = self._weights()
         values = of_pilot * self.of_pilot.means + of_others * self.of_others.means
-        degrees = np.maximum(counts - 1, 1)
-        quantiles = np.array([samples.student_quantile(CONFIDENCE, int(d)) for d in degrees])
-        low, high = samples.around(values, quantiles[:, None] * std_errors)
+        low, high = samples.around(values, self._quantiles(CONFIDENCE)[:, None] * std_errors)
+        together = self._quantiles(1 - (1 - CONFIDENCE) / len(counts))
+        joint = np.stack(samples.around(values[:, 0], together * std_errors[:, 0]), axis=1)
         return scores.Scores(
             metrics=self.facts.metrics,
             values=values,
@@ -323,9 +356,10 @@ class StarsRun:
             ci_low=low,
             ci_high=high,
             samples=counts,
-            decided=(low[:, 0] > 0) | (high[:, 0] < 0),
+            decided=(joint[:, 0] > 0) | (joint[:, 1] < 0),
             confidence=CONFIDENCE,
             interval=_describe(self.plan),
+            joint=joint,
         )
 
 
@@ -343,7 +377,10 @@ def _costs(settings: Stars, n_players: int) -> Floats:
 
 
 def _describe(plan: StarPlan) -> str:
-    words = "Student's t over stars, for other images like these; decided where it excludes zero"
+    words = (
+        "Student's t over stars, for other images like these; decided where it excludes zero for "
+        "all filters together"
+    )
     if plan.most == 0:
         return f"{words}; what the full network loses with each filter alone"
     if (plan.least, plan.most) == (0, plan.n_players):

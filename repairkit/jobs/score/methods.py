@@ -11,6 +11,7 @@ from repairkit.core import errors
 from repairkit.core.game import Game, GameFacts, Round
 from repairkit.core.process.stages import Deadline, stage
 from repairkit.core.scores import Budget, Estimator, Scores, Spent
+from repairkit.engine.cones.cone_costs import cone_shares
 from repairkit.estimators.driving.driver import Estimation
 from repairkit.estimators.linear import regression, ridge
 from repairkit.estimators.registry import ESTIMATORS, make_estimator
@@ -242,6 +243,7 @@ class Pace:
             "permutation": n_filters + 1.0,
             "tmab": 2.0 * (n_filters + 1),
             "marginals": n_filters + 1.0,
+            "stars": n_filters + 1.0,
         }
         whole = method in ("exact", "leave-one-out") or of_sets
         each = _FEWEST_IMAGES if whole else 1
@@ -391,6 +393,11 @@ def _fitting(
         fitting["truncate_at"] = default_truncation(game, bench.n_classes, whole=pace is not None)
     if game.facts.of_sets and method in _IN_BATCHES:
         fitting["batch_size"] = 1  # which stands for all images
+    if method == "stars" and "costs" not in fitting:
+        shares = cone_shares(bench.working, bench.parts.selection)
+        if shares is not None:
+            sites = bench.roster.sites
+            fitting["costs"] = tuple((site.n_channels, shares[site.name]) for site in sites)
     return fitting
 
 

@@ -392,6 +392,9 @@ def print_exported(exported: results.Exported) -> None:
             f"{groups.n_seen}: with 95% confidence they show at least {groups.share_seen:.1%} of "
             "all swaps (--one-by-one proves every filter alone)"
         )
+    for mapped in layers.layers:
+        if mapped.site is not None and mapped.note:
+            printing.say(f"note: {mapped.layer.name}: {len(mapped.unproven)} filters {mapped.note}")
     if not exported.n_filters:
         printing.say(
             "note: the model has no filters that can be frozen; repairkit inspect tells why"

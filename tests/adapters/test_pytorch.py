@@ -59,6 +59,39 @@ def test_freezing_sets_one_channel_behind_the_normalisation() -> None:
         assert np.abs(found - model.outputs(images())).max(1).min() > 0
 
 
+def test_channels_are_read_where_they_are_frozen() -> None:
+    network = trained("resnet")
+    model = wrap(network, SHAPE)
+    values = model.channel_values(images())
+    assert list(values) == [layer.name for layer in model.layers]
+    read: dict[str, Any] = {}
+    for layer, norm in (("stem.0", "stem.1"), ("layer1.conv2", "layer1.bn2")):
+        handle = network.get_submodule(norm).register_forward_hook(
+            lambda _, __, out, layer=layer: read.update({layer: out.detach().clone()})
+        )
+        model.outputs(images())
+        handle.remove()
+        np.testing.assert_array_equal(values[layer], read[layer])
+
+
+def test_many_channels_are_frozen_at_once() -> None:
+    network = trained("resnet")
+    model = wrap(network, SHAPE)
+    rng = np.random.default_rng(4)
+    frozen, constants = rng.random((4, 8)) < 0.5, rng.standard_normal(8).astype(np.float32)
+
+    def freeze(_: Any, __: Any, out: Any) -> Any:
+        mask, levels = (torch.from_numpy(a)[..., None, None] for a in (frozen, constants))
+        return torch.where(mask, levels, out)
+
+    with model.freezing_many("stem.0", frozen, constants):
+        found = model.outputs(images())
+    handle = network.get_submodule("stem.1").register_forward_hook(freeze)
+    np.testing.assert_array_equal(found, model.outputs(images()))
+    handle.remove()
+    assert np.abs(found - model.outputs(images())).max(1).min() > 0
+
+
 def test_a_model_is_left_as_it_was(tmp_path: Path) -> None:
     network = trained("resnet").train()
     network.layer1.eval()

@@ -36,13 +36,14 @@ from repairkit.metrics.chance import least_share
 
 MOST_WORK = 5e11
 """Multiplications in each model that freezing filters alone may take."""
-_GROUPS = 4  # of a layer, twice
+_ATTEMPTS = ((1.5, 4), (0.5, 16), (4.0, 32))
+"""Distances of the constants from the means, in standard deviations, and the number of groups."""
 _PARTITIONS = 2
 _FEWEST_ALONE = 2  # of a layer
 _SWAPS = 300
-_SPREADS = (1.5, 0.5, 4.0)
 _FEWEST_LEFT = 64
 SEED = 0
+_UNPROVEN = "unproven in groups; --one-by-one tries each filter alone, at more constants"
 
 
 def passes_that_fit(pair: mapping.Pairing) -> tuple[int, int]:
@@ -247,28 +248,42 @@ class _Frozen:
 
 
 def _prove_layer(bench: _Bench, each: _Layer, usual: tuple[Images, Images], rng: Generator) -> None:
-    """Freeze all channels of a layer in groups, at up to three distances from their means."""
-    for spread in _SPREADS:
+    """Freeze all channels of a layer in groups; those of failed groups again, in smaller ones."""
+    for spread, most_groups in _ATTEMPTS:
         if not (each.told_apart & ~each.proven).any():
             return
         mean, width = usual
         # All different: freezing another channel must not give the same output by chance.
         factors = rng.uniform(0.8, 1.25, len(mean)) * spread
         constants = (mean + factors * width).astype(np.float32)
-        frozen = [_freeze(bench, each, image, constants, rng) for image in range(_PARTITIONS)]
+        frozen = [
+            _freeze(bench, each, image, constants, _partition(each, most_groups, rng))
+            for image in range(_PARTITIONS)
+        ]
         each.n_groups += sum(part.n_groups for part in frozen)
         fresh = _proven(each, frozen)
         each.proven |= fresh
         _swap(bench, each, frozen, constants, fresh)
 
 
-def _freeze(bench: _Bench, each: _Layer, image: int, constants: Images, rng: Generator) -> _Frozen:
-    """Freeze a random partition of a layer in both models; on the first image, also single ones."""
+def _partition(each: _Layer, most_groups: int, rng: Generator) -> list[NDArray[np.intp]]:
+    """The channels that are told apart and not proven, in random groups."""
+    channels = rng.permutation(np.flatnonzero(each.told_apart & ~each.proven))
+    return np.array_split(channels, min(most_groups, len(channels)))
+
+
+def _freeze(
+    bench: _Bench,
+    each: _Layer,
+    image: int,
+    constants: Images,
+    groups: Sequence[NDArray[np.intp]],
+) -> _Frozen:
+    """Freeze groups of a layer's channels in both models; on the first image, also single ones."""
     n_channels = each.layer.n_channels
-    parts = np.array_split(rng.permutation(n_channels), min(_GROUPS, n_channels))
     alone = each.alone[~each.proven[each.alone]] if image == 0 else each.alone[:0]
-    rows = np.zeros((len(parts) + len(alone), n_channels), bool)
-    for row, channels in zip(rows, [*parts, *alone], strict=True):
+    rows = np.zeros((len(groups) + len(alone), n_channels), bool)
+    for row, channels in zip(rows, [*groups, *alone], strict=True):
         row[channels] = True
     # The last row is the unfrozen image. The runtimes run side by side, each on one core.
     answers = bench.pool.submit(
@@ -279,7 +294,7 @@ def _freeze(bench: _Bench, each: _Layer, image: int, constants: Images, rng: Gen
     return _Frozen(
         image=image,
         rows=rows,
-        n_groups=len(parts),
+        n_groups=len(groups),
         ours=np.stack(ours),
         theirs=theirs,
         base=base,
@@ -383,7 +398,9 @@ def _with_proof(found: LayerMap, layers: Sequence[_Layer], n_images: int) -> Lay
             alone = tuple(sorted(by_name[one.layer.name].one_by_one))
         else:  # no channel was in a group
             alone = tuple(c for c in range(one.layer.n_channels) if c not in set(one.unproven))
-        mapped.append(one if one.site is None else replace(one, one_by_one=alone))
+        note = one.note if one.site is None or not one.unproven else _UNPROVEN
+        alone_here = None if one.site is None else alone
+        mapped.append(replace(one, one_by_one=alone_here, note=note))
     swaps = [seen for each in layers for seen in each.swaps.values()]
     proof = GroupProof(
         n_groups=sum(each.n_groups for each in layers),

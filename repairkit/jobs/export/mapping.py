@@ -171,11 +171,19 @@ class FreezingTrial:
         """The channels in `wanted` that are proven, layer by layer."""
         crowd = Crowd(self.base)
         ours: dict[str, Images] = {}
-        for name, channels in wanted.items():
-            asked = _with_others(channels, homes[name].n_channels)
-            answers = self.frozen_here(homes[name], asked)
-            ours[name] = answers[np.searchsorted(asked, channels)]
-            crowd.add(name, asked, answers)
+        asked = {
+            name: _with_others(channels, homes[name].n_channels)
+            for name, channels in wanted.items()
+        }
+        n_asked = sum(map(len, asked.values()))
+        with stage("freezing filters in ONNX Runtime", total=n_asked, unit="filters") as tell:
+            n_done = 0
+            for name, channels in wanted.items():
+                answers = self.frozen_here(homes[name], asked[name])
+                ours[name] = answers[np.searchsorted(asked[name], channels)]
+                crowd.add(name, asked[name], answers)
+                n_done += len(asked[name])
+                tell(n_done)
         crowd.settle()
         for name, channels in wanted.items():
             site, mine = homes[name], ours[name]

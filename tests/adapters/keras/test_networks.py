@@ -62,6 +62,25 @@ def test_a_frozen_channel_is_at_its_constant_and_the_others_are_as_they_were(mod
     assert not any("call" in vars(layer) for layer in model._flatten_layers())
 
 
+def test_channels_are_read_and_frozen_many_at_once(model: Any) -> None:
+    network = wrap(model)
+    images = architectures.images(network.input_shape, 2)
+    plain = network.outputs(images)
+    values = network.channel_values(images)
+    assert list(values) == [layer.name for layer in network.layers]
+    for layer in network.layers:
+        read = values[layer.name]
+        assert read.shape[:2] == (2, layer.n_channels)
+        means = read.mean((0, *range(2, read.ndim)))
+        one = np.eye(layer.n_channels, dtype=bool)[[1, 0]]
+        with network.freezing_many(layer.name, one, means):
+            many = network.outputs(images)
+        with network.freezing(layer.name, np.array([1, 0]), means[[1, 0]]):
+            np.testing.assert_array_equal(many, network.outputs(images))
+        with network.freezing_many(layer.name, np.zeros_like(one), means):
+            np.testing.assert_allclose(network.outputs(images), plain, rtol=1e-5, atol=1e-7)
+
+
 def test_an_unknown_layer_or_channel_is_told() -> None:
     network = wrap(architectures.nested())
     one = np.zeros(1, np.float32)

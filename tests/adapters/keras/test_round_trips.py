@@ -16,6 +16,7 @@ from repairkit.core.framework import LayerMap, LoadOptions
 from repairkit.core.results import Exported
 from repairkit.graph.baking import bake
 from repairkit.graph.kinds.sites import find_sites, survey
+from repairkit.jobs.export import group_proof
 from repairkit.jobs.export.exporting import export
 from repairkit.jobs.setup.settings import settle
 from repairkit_adapters.keras.keras_runtime import quiet
@@ -158,3 +159,12 @@ def test_a_saved_model_comes_round(tmp_path: Path) -> None:
     done = export(network, tmp_path / "model.onnx", settings=settle({}, None))
     assert done.n_mapped == done.n_filters == 108
     assert done.n_proven >= 107
+
+
+def test_the_map_of_a_large_model_is_proven_in_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_proof, "MOST_WORK", 0.0)
+    done = _comes_round(architectures.settled(architectures.nested()), tmp_path)
+    assert done.layers.groups is not None
+    assert done.layers.n_one_by_one < done.n_proven

@@ -72,6 +72,17 @@ def test_a_saved_model_shows_its_convolutions(small: Any, tmp_path: Path) -> Non
             found = network.outputs(images)
         with twin.freezing(there.name, channels, constants):
             np.testing.assert_allclose(found, twin.outputs(images), rtol=1e-5, atol=1e-7)
+    ours, theirs = network.channel_values(images), twin.channel_values(images)
+    assert ours.keys() == theirs.keys() == {"conv", "up", "depth"}
+    frozen = np.array([[True, False, True], [False, True, True]])
+    levels = np.array([0.7, -0.4, 0.2], np.float32)
+    for name, values in ours.items():
+        np.testing.assert_allclose(values, theirs[name], rtol=1e-5, atol=1e-6)
+        if values.shape[1] == 3:
+            with network.freezing_many(name, frozen, levels):
+                found = network.outputs(images)
+            with twin.freezing_many(name, frozen, levels):
+                np.testing.assert_allclose(found, twin.outputs(images), rtol=1e-5, atol=1e-7)
     labels = np.array([1, 2])
     for found, wanted in zip(
         network.loss_gradients(images, labels), twin.loss_gradients(images, labels), strict=True

@@ -189,6 +189,18 @@ def test_two_swapped_channels_are_refused_and_the_others_proven(
 
 
 @pytest.mark.usefixtures("large")
+def test_smaller_groups_find_the_swapped_channels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_proof, "_FEWEST_LEFT", 0)  # no filter may be tried alone afterwards
+    model = scripted(small(), tmp_path)
+    done = exported(Lying(model, order((3, 11)), reads=False), tmp_path)
+    assert unproven(done) == {"first": (), "second": (3, 11), "third": ()}
+    second = next(m for m in done.layers.layers if m.layer.name == "second")
+    assert "--one-by-one tries each filter alone" in second.note
+
+
+@pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("reads", [True, False])
 def test_no_channel_of_a_permuted_layer_is_proven(reads: bool, tmp_path: Path) -> None:
     model = Lying(scripted(small(), tmp_path), np.roll(range(16), 1), reads=reads)

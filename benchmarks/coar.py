@@ -14,7 +14,7 @@ the same passes on coalitions that all images share. Its linear model is fitted 
 it is defined, and beside that by ridge with cross-validation, which is not COAR's but shows what
 comes of the solver. Intervals are over images (bootstrap).
 
-    python benchmarks/coar.py [network-130 network-1000 resnet8] [--images 40]
+    python benchmarks/coar.py [network-130 network-1000 resnet8] [--images 20] [--per-filter 1 2]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ def shown(found: Floats) -> str:
     return f"{found.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
-def study(task: Task, folder: Path) -> None:
+def study(task: Task, folder: Path, budgets: Sequence[float]) -> None:
     """Print a row of the table for each budget and way."""
     played = open_game(task)
     n, n_images = played.facts.n_players, len(task.numbers)
@@ -196,7 +196,7 @@ def study(task: Task, folder: Path) -> None:
     print(f"\n{task.name}: {n} filters, {n_images} images, sets of {(~held_out[0]).sum()}\n")
     print("| rows | passes per image and filter | ask | COAR | its rows, ridge | an asking |")
     print("|---|---|---|---|---|---|", flush=True)
-    for per_filter in PER_FILTER:
+    for per_filter in budgets:
         for way in WAYS:
             values, passes, seconds = ours(task, way, int(per_filter * n * n_images), folder)
             coalitions = random_sets(max(passes // n_images, 1), n, seed=2)
@@ -211,7 +211,8 @@ def main() -> None:
     """Study the networks that are named."""
     parser = argparse.ArgumentParser(description="See the head of this file.")
     parser.add_argument("names", nargs="*", default=[*RECIPES, "resnet8"])
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--per-filter", type=float, nargs="+", default=PER_FILTER)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
@@ -221,7 +222,7 @@ def main() -> None:
             except FileNotFoundError as error:
                 print(f"\n{name}: {error}")
                 continue
-            study(task, Path(folder))
+            study(task, Path(folder), asked.per_filter)
 
 
 if __name__ == "__main__":

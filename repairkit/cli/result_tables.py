@@ -54,7 +54,8 @@ def print_scored(
         printing.say(printing.plainly(sentence))
     if document["n_undecided"]:
         limit = "--time-limit" if "time limit" in document["reason"] else "--max-evaluations"
-        printing.say(f"raise {limit} to tell more")
+        more = "score again with a larger" if "asked" in document else "raise"
+        printing.say(f"{more} {limit} to tell more")
     if details:
         _print_statistics(details)
 

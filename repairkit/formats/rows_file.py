@@ -33,6 +33,7 @@ SCHEMA = 1
 KIND = "repairkit rows"
 FOLDER, DRAFT = "rows", "rows.part"
 _HEADER_BYTES = 256
+_MOST_FILTERS = 10**6
 _ATTRIBUTE = "attribute:"
 
 
@@ -384,6 +385,8 @@ def read_rows(folder: Path) -> KeptRows:
     fault = fault_of(document, RowsDocument)
     if not fault and (document["schema"], document["kind"]) != (SCHEMA, KIND):
         fault = f"schema {SCHEMA} of {KIND} was expected"
+    if not fault and not all(0 < site["channels"] <= _MOST_FILTERS for site in document["sites"]):
+        fault = "a site has no filters, or too many"
     if fault:
         raise _broken(place, fault)
     known = cast(RowsDocument, {"layers": None, "form": None} | document)
@@ -437,8 +440,16 @@ def _read_scored(place: Path, document: RowsDocument) -> ScoredImages:
     except (OSError, ValueError, EOFError, KeyError, SyntaxError, TypeError) as error:
         raise _broken(path, error) from error
     lengths = {array.shape for array in columns.values()}
-    if lengths != {(len(about.labels),)}:
+    if lengths != {(len(about.labels),)} or not len(about.labels):
         raise _broken(path, "its columns have different lengths")
+    within = [(scored.numbers, document["n_data"])]
+    if about.groups is not None:
+        within.append((about.groups, len(about.group_names)))
+    if any(n.dtype.kind != "i" or n.min() < 0 or n.max() >= most for n, most in within):
+        raise _broken(path, "a number of an image or a group is out of range")
+    shares = pool.probabilities
+    if shares.dtype.kind != "f" or not (shares >= 0).all() or not 0.99 < shares.sum() < 1.01:
+        raise _broken(path, "its probabilities do not add up to one")
     return scored
 
 

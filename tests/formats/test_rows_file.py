@@ -184,3 +184,35 @@ def test_a_document_that_lacks_an_entry_is_refused(tmp_path: Path, entry: str) -
     path.write_text(json.dumps(document))
     with pytest.raises(RunFolderError, match="cannot be read as kept rows"):
         read_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("groups", np.array([0, 1, 2, 0, 1])),
+        ("numbers", np.array([1, 2, 4, 6, 9])),
+        ("numbers", np.array([-1, 2, 4, 6, 8])),
+        ("probabilities", np.full(5, np.nan)),
+        ("probabilities", np.full(5, 0.9)),
+        ("labels", np.array([0, 1])),
+    ],
+)
+def test_images_that_cannot_be_are_refused(tmp_path: Path, name: str, value: np.ndarray) -> None:
+    write(tmp_path).finish()
+    path = tmp_path / FOLDER / "scored.npz"
+    with np.load(path) as stored:
+        columns = dict(stored)
+    np.savez(path, **{**columns, name: value})
+    with pytest.raises(RunFolderError, match="cannot be read as kept rows"):
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [0, -1, 10**12])
+def test_sites_of_no_filters_or_endless_ones_are_refused(tmp_path: Path, channels: int) -> None:
+    write(tmp_path).finish()
+    path = tmp_path / FOLDER / "rows.json"
+    document = json.loads(path.read_text())
+    document["sites"][0]["channels"] = channels
+    path.write_text(json.dumps(document))
+    with pytest.raises(RunFolderError, match="no filters, or too many"):
+        read_rows(tmp_path)

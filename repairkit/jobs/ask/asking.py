@@ -119,6 +119,9 @@ def ask(folder: Path, question: Question, *, out: Path | None = None) -> Asked:
     names = _names(replay, question, positions)
     same = positions is None and not question.groups and names[:1] == tuple(run["metrics"])[:1]
     found = replay.answer(names, positions, same=same)
+    if found.widened:
+        words = f"{found.scores.interval}; widened, since rows are few"
+        found = replace(found, scores=replace(found.scores, interval=words))
     excluded = _excluded(replay, question)
     document = _document(replay, question, found, names=names, positions=positions)
     document["notes"] += excluded.notes
@@ -253,6 +256,11 @@ def _document(
         "asked": asked,
     }  # fmt: skip
     document = cast(RunDocument, {**kept, **changed})
+    if positions is not None:
+        document["notes"].append(
+            f"values are about {len(part):,} of the {len(replay.suite):,} scored images: "
+            f"{question.choice.words}"
+        )
     document["notes"] += told_of_ends(document["metrics"])
     _warn_of_collapse(document, found, metrics[0], replay)
     return document

@@ -19,8 +19,9 @@ from repairkit.engine.evaluator import Reduce, reduced
 from repairkit.engine.model_game import ModelGame, some_images
 from repairkit.estimators.driving.checkpoint import CheckpointStore
 from repairkit.estimators.driving.playing import as_told, seen_by_run
+from repairkit.estimators.linear.ridge import LEAST_ROWS
 from repairkit.estimators.registry import make_estimator
-from repairkit.estimators.revaluing import Told, cut, revalued, rows_of
+from repairkit.estimators.revaluing import FEW_ROWS, Told, cut, revalued, rows_of
 from repairkit.formats.rows_file import KeptRows
 from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.metrics.catalogue import make_metric
@@ -90,6 +91,7 @@ class Replayed:
         ends: V(all) and V(none) on these images, (2, n_metrics).
         n_rows: rows that saw one of these images, of `n_all`.
         n_unseen: images that no row saw.
+        widened: whether errors were widened, since rows are few.
     """
 
     scores: Scores
@@ -98,6 +100,7 @@ class Replayed:
     n_rows: int
     n_all: int
     n_unseen: int
+    widened: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,7 +185,9 @@ class Replay:
                 f"{self.folder}: its rows hold several images each, so that nothing can be said of "
                 "some of them; score with --set images_per_coalition=1 --keep-rows"
             )
-        return self._read(part_of, metrics, ends, positions, drawn)
+        found = self._read(part_of, metrics, ends, positions, drawn)
+        few = LEAST_ROWS <= found.n_rows < FEW_ROWS * self.rows.n_filters
+        return replace(found, widened=few)
 
     def _together(
         self, metrics: tuple[Metric, ...], part: Suite, positions: Indices | None, *, same: bool

@@ -24,7 +24,7 @@ from repairkit.jobs.look import reporting
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.owners import measuring, merging
 from repairkit.jobs.runs import comparing, reopening
-from repairkit.jobs.score import elsewhere, score_settings, scored, scoring
+from repairkit.jobs.score import elsewhere, score_settings, scored, scoring, small_first
 from repairkit.jobs.setup.workbench import Settings
 
 OnProgress = Callable[[Progress], None]
@@ -81,6 +81,8 @@ class ScoreKeywords(TypedDict, total=False):
         keep_rows: leave coalitions and the model's outputs for them in `out`, for `ask`.
         exclude_share: share of filters that counts as top, in (0, 1); 0.2 if left out.
         for_patch: leave out the selection images that `patch` uses to confirm.
+        score_size: rank on images of this size, one side or (height, width) in pixels, and measure
+            the ends of the ranking at the model's own size with part of the budget.
         curve: draw the removal curve once the filters are scored; True if left out.
         share_to: also write a run folder here that may leave the owner of the data.
         ray: evaluate on this Ray cluster: `local`, `auto` or an address.
@@ -102,6 +104,7 @@ class ScoreKeywords(TypedDict, total=False):
     exclude_top_of: str | Path | None
     exclude_share: float
     for_patch: bool
+    score_size: int | tuple[int, int] | None
     curve: bool
     share_to: str | Path | None
     ray: str | None
@@ -160,7 +163,7 @@ def score(
             resume=more.get("resume", False),
             on_progress=tell,
             cluster=_cluster(more, job),
-            finish=scored_curve.with_curve if plan.curve else None,
+            finish=_finish(plan),
         )
     if shared is not None and place is not None:
         merging.share(place, shared)
@@ -169,6 +172,7 @@ def score(
 
 def _plan(method: str, given: ScoreKeywords) -> score_settings.ScoreSettings:
     run, share = given.get("exclude_top_of"), given.get("exclude_share", 0.2)
+    size = given.get("score_size")
     return score_settings.ScoreSettings(
         method,
         options=dict(given.get("options") or {}),
@@ -178,9 +182,16 @@ def _plan(method: str, given: ScoreKeywords) -> score_settings.ScoreSettings:
         keep_rows=given.get("keep_rows", False),
         exclude=None if run is None else score_settings.Exclusion(Path(run), share),
         for_patch=given.get("for_patch", False),
+        score_size=(size, size) if isinstance(size, int) else size,
         curve=given.get("curve", True),
         began=given.get("began", time.monotonic()),
     )
+
+
+def _finish(plan: score_settings.ScoreSettings) -> small_first.Finish | None:
+    """What is done with a scoring: its ends measured at full size, then its curve drawn."""
+    curve = scored_curve.with_curve if plan.curve else None
+    return curve if plan.score_size is None else small_first.confirming(plan, curve)
 
 
 def _cluster(given: ScoreKeywords, job: Settings) -> elsewhere.Cluster | None:

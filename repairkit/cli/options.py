@@ -219,6 +219,23 @@ def _sizes(text: str | None, option: str) -> int | list[int] | None:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def read_score_size(text: str | None) -> dict[str, tuple[int, int]]:
+    """`128` or `96x128` as the argument of `api.score`; nothing where it was not given.
+
+    Raises:
+        SettingsError: the text is neither.
+    """
+    if text is None:
+        return {}
+    sides = text.lower().split("x")
+    if len(sides) not in (1, 2) or not all(s.isdecimal() and int(s) > 0 for s in sides):
+        raise SettingsError(
+            f"--score-size {text!r} is not a size; give one side in pixels, such as 128, or "
+            "HEIGHTxWIDTH, such as 96x128"
+        )
+    return {"score_size": (int(sides[0]), int(sides[-1]))}
+
+
 def _bytes(text: str | None) -> int | None:
     if text is None:
         return None

@@ -5,6 +5,7 @@ entry of a later version) is kept, and the same document gives the same bytes.
 """
 
 import json
+import math
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,3 +163,11 @@ def _no(place: str, *kinds: Any) -> str:
     bare = (typing.get_origin(kind) or kind for kind in kinds)
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in bare)
     return f"{place or 'it'} is missing or no {names}"
+
+
+def finite_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows for JSON, which has no infinity: an unbounded interval becomes null."""
+    return [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in rows
+    ]

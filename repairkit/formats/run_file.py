@@ -25,6 +25,7 @@ from repairkit.core.scores import ErrorsOver, Scores
 from repairkit.formats import rows_file
 from repairkit.formats.curve_file import CURVE_FILE, Collapse, CurveDocument
 from repairkit.formats.documents import fault_of, outputs, read_json, to_json, write_json
+from repairkit.formats.score_size import Ends, ScoreSize, with_sizes
 
 SCHEMA = 1
 KIND = "repairkit run"
@@ -90,13 +91,6 @@ class RunCounts(TypedDict):
 
     metrics: dict[str, int | None]
     groups: dict[str, int]
-
-
-class Ends(TypedDict):
-    """V(all) and V(none) of a metric."""
-
-    all: float
-    none: float
 
 
 class ScoredOn(TypedDict):
@@ -182,6 +176,7 @@ class RunDocument(TypedDict):
     metrics: dict[str, Ends]
     excluded: NotRequired[ExcludedFilters]
     scored_on: NotRequired[ScoredOn]
+    score_size: NotRequired[ScoreSize]
     taken: NotRequired[TakenMethod]
     again: NotRequired[dict[str, Any]]
     rows: NotRequired[rows_file.KeptCounts]
@@ -331,12 +326,14 @@ def scores_csv(
     layers: framework.LayerMap | None = None,
     *,
     without: Collection[int] = (),
+    told: ScoreSize | None = None,
 ) -> str:
     """The table as text: numbers in their shortest exact form, names never a formula."""
     text = io.StringIO()
-    rows = scores_table(scores, filters, layers, without=without)
+    rows = with_sizes(scores_table(scores, filters, layers, without=without), told)
     names = ("filter", "site") if layers is None else ("filter", "site", "layer")
     extra = [*(f"{FURTHER}{metric}" for metric in scores.metrics[1:]), *names[2:]]
+    extra += [] if told is None else ["size"]
     # csv.writer does not quote a carriage return, and readers take it for a line end.
     broken = any("\r" in row[name] for row in rows for name in names)
     quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
@@ -346,14 +343,6 @@ def scores_csv(
         plain = {name: plain_cell(row[name]) for name in names}
         writer.writerow({**row, **plain, "decided": "true" if row["decided"] else "false"})
     return text.getvalue()
-
-
-def finite_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows for JSON, which has no infinity: an unbounded interval becomes null."""
-    return [
-        {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
-        for row in rows
-    ]
 
 
 @dataclass(frozen=True)
@@ -440,7 +429,8 @@ class RunFolder:
     ) -> None:
         """Write what a finished run leaves, together, and remove the table of an earlier curve."""
         (self.path / CURVE_FILE).unlink(missing_ok=True)
-        table = scores_csv(scores, roster.filters, layers, without=without)
+        told = document.get("score_size")
+        table = scores_csv(scores, roster.filters, layers, without=without, told=told)
         with outputs(self.path) as drafts:
             drafts.write(self.scores_file, table.encode())
             if details:

@@ -36,6 +36,9 @@ class ScoringOptions:
     )
     exclude_share: float | None = option("Share of its filters that counts as top; 0.2.")
     for_patch: bool = flag("Leave out the images that patch uses to confirm.")
+    score_size: str | None = option(
+        "Rank on images of this size, measure the ends at full size.", metavar="SIDE|HxW"
+    )
     curve: bool = flag(
         "Judge the model on test images as filters are frozen in turn.",
         "--curve/--no-curve",
@@ -51,7 +54,8 @@ class ScoringOptions:
         if self.exclude_share is not None and self.exclude_top_of is None:
             raise SettingsError("--exclude-share needs a run; name it with --exclude-top-of RUN")
         share = {} if self.exclude_share is None else {"exclude_share": self.exclude_share}
-        return {name: getattr(self, name) for name in self.of_estimate} | share
+        size = options.read_score_size(self.score_size)
+        return {name: getattr(self, name) for name in self.of_estimate} | share | size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,11 @@ from repairkit.engine.ort import versions
 from repairkit.estimators.driving.driver import Estimation
 from repairkit.estimators.linear.ridge import LEAST_ROWS
 from repairkit.estimators.revaluing import FEW_ROWS
+from repairkit.formats.documents import finite_rows
 from repairkit.formats.rows_file import AskedOf, read_rows
 from repairkit.formats.run_file import (
     RunDocument,
     RunFolder,
-    finite_rows,
     key_of,
     scores_table,
 )

@@ -26,9 +26,9 @@ from repairkit.core.scores import Scores
 from repairkit.engine.ort import versions
 from repairkit.estimators.questions import Side, contested, settle_top_k
 from repairkit.formats import run_file
-from repairkit.formats.documents import outputs, to_json
+from repairkit.formats.documents import finite_rows, outputs, to_json
 from repairkit.formats.effects import Affects
-from repairkit.formats.run_file import ScoreRow, finite_rows, scores_csv, scores_table
+from repairkit.formats.run_file import ScoreRow, scores_csv, scores_table
 from repairkit.jobs.runs import claiming, run_document
 
 By = Literal["images", "groups"]

@@ -17,7 +17,8 @@ from repairkit.core.filters import Filter
 from repairkit.core.metric import Measure
 from repairkit.core.scores import Scores
 from repairkit.formats.curve_file import Collapse, CurveDocument, line_named
-from repairkit.formats.run_file import Ends, RunDocument
+from repairkit.formats.run_file import RunDocument
+from repairkit.formats.score_size import Ends
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.image_metrics import ACCURACY
 from repairkit.metrics.robustness import CLEAN_ACCURACY, ROBUSTNESS_ABOVE

@@ -336,7 +336,7 @@ def settle_estimator(
     options = _fitting(taken.method, {**taken.options, **options}, game, bench, pace)
     estimator = make_estimator(taken.method, **options)
     budget, per_filter = (
-        scoring.budget,
+        scoring.of_ranking,
         scoring.per_filter or EVALUATIONS_PER_FILTER.get(taken.method),
     )
     if scoring.takes_usual and per_filter is not None:
@@ -358,13 +358,13 @@ def _take(scoring: ScoreSettings, facts: GameFacts, pace: Pace | None, batch_siz
     if pace is not None:
         pace.refuse_hopeless(n, scoring.method, of_sets=facts.of_sets)
     passes = None if pace is None else pace.passes(_SHARE_OF_TIME)
-    allowed = Allowance(scoring.budget.max_evaluations, passes)
+    allowed = Allowance(scoring.of_ranking.max_evaluations, passes)
     if scoring.method == "auto":
         return take_method(facts, n_images, allowed)
     options: dict[str, Any] = {}
     if scoring.method in ("regression", "repair"):
         each = n_images if facts.of_sets else _PASSES_OF_A_ROW
-        rows = [scoring.budget.max_evaluations, None if passes is None else int(passes / each)]
+        rows = [scoring.of_ranking.max_evaluations, None if passes is None else int(passes / each)]
         if scoring.takes_usual:
             per_filter = scoring.per_filter or EVALUATIONS_PER_FILTER[scoring.method]
             rows.append(default_evaluations(facts, n_images, per_filter))

@@ -16,6 +16,10 @@ from repairkit.formats.effects import About, Affects
 NORMS = ("weight-norm", "activation-norm")
 """Baselines that play no game: the size of a filter's kernel or of its activations."""
 METHODS = (*ESTIMATORS, *NORMS)
+SHARE_OF_CURVE = 0.05
+"""Of a time limit: what the removal curve may take."""
+SHARE_OF_CONFIRMING = 0.25
+"""Of the budget: what measures the ends of a small ranking at full size."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class ScoreSettings:
         began: the moment of `time.monotonic` from which a time limit counts; when the job begins if
             None.
         whole_limit: the time limit that was asked for, where scoring has a share of it.
+        score_size: rank on images of this size, (height, width), and measure the ends of the
+            ranking at the model's own size; see `small_first`.
         curve: draw the removal curve once the filters are scored (`score` alone).
     """
 
@@ -47,6 +53,7 @@ class ScoreSettings:
     keep_rows: Annotated[bool, About(Affects.PLACE)] = False
     exclude: Annotated[Exclusion | None, About(Affects.ROSTER, by_digest=True)] = None
     for_patch: Annotated[bool, About(Affects.IMAGES, where_given=True)] = False
+    score_size: Annotated[tuple[int, int] | None, About(Affects.FIGURE, where_given=True)] = None
     began: Annotated[float | None, About(Affects.LIMITS, option=False)] = None
     whole_limit: Annotated[float | None, About(Affects.LIMITS, option=False)] = None
     per_filter: Annotated[int | None, About(Affects.LIMITS, option=False)] = None
@@ -59,6 +66,17 @@ class ScoreSettings:
         if seconds is None or self.began is None:
             return None
         return Deadline(self.began, seconds, self.whole_limit)
+
+    @property
+    def of_ranking(self) -> scores.Budget:
+        """What may be spent on ranking: all, or what a confirmation at full size leaves."""
+        if self.score_size is None:
+            return self.budget
+        most, seconds = self.budget.max_evaluations, self.budget.time_limit_seconds
+        return scores.Budget(
+            None if most is None else most - int(SHARE_OF_CONFIRMING * most),
+            None if seconds is None else (1 - SHARE_OF_CONFIRMING) * seconds,
+        )
 
     @property
     def takes_usual(self) -> bool:

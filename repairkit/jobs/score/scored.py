@@ -11,7 +11,9 @@ from repairkit.core import game, metric, suite
 from repairkit.core.scores import Run, Scores, first_metrics
 from repairkit.engine.model_game import some_images
 from repairkit.estimators.driving.driver import scores_on
-from repairkit.formats.run_file import RunDocument, finite_rows, scores_table
+from repairkit.formats.documents import finite_rows
+from repairkit.formats.run_file import RunDocument, scores_table
+from repairkit.formats.score_size import with_sizes
 from repairkit.jobs.setup.workbench import Bench
 
 
@@ -83,7 +85,9 @@ class Scored:
 
     def table(self) -> list[dict[str, Any]]:
         layers = self.bench.subject.layer_map
-        return scores_table(self.scores, self.bench.roster.filters, layers, without=self.excluded)
+        filters = self.bench.roster.filters
+        rows = scores_table(self.scores, filters, layers, without=self.excluded)
+        return with_sizes(rows, self.document.get("score_size"))
 
     def to_json(self) -> dict[str, Any]:
         details = {"details": dict(self.details)} if self.details else {}

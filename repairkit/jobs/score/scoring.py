@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from repairkit.core.errors import RunFolderError, Terminated
+from repairkit.core.errors import Terminated
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import Deadline, event, stage
@@ -17,13 +17,14 @@ from repairkit.core.suite import Precision, Suite
 from repairkit.data.parts import CONFIRMATION_SHARE, split_selection, thin
 from repairkit.estimators.driving import checkpoint, driver
 from repairkit.formats import effects, run_file
+from repairkit.formats.score_size import Ends
 from repairkit.jobs.ask import keeping
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.runs import claiming, run_document
-from repairkit.jobs.score import excluding, methods
+from repairkit.jobs.score import excluding, methods, small_first
 from repairkit.jobs.score.collapse import warn_of_collapse
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
-from repairkit.jobs.score.score_settings import NORMS, Exclusion, ScoreSettings
+from repairkit.jobs.score.score_settings import NORMS, SHARE_OF_CURVE, ScoreSettings
 from repairkit.jobs.score.scored import Evidence, Scored
 from repairkit.jobs.setup import looking, preparing, workbench
 from repairkit.jobs.setup.settings import Again, said_again
@@ -32,7 +33,6 @@ from repairkit.metrics.definition import check_defined
 
 logger = logging.getLogger(__name__)
 _ENDS = 2  # rows: all filters, and none
-_SHARE_OF_CURVE = 0.05  # of a time limit, which is kept for the curve
 
 
 @judging_the_model
@@ -70,8 +70,12 @@ def score(
     if folder is not None:
         claiming.check_free(folder, resume=resume)
     with nullcontext() if folder is None else claiming.locked(folder.path):
+        bench = preparing.prepare(subject, settings)
+        if scoring.score_size is not None:
+            here = cluster is None
+            bench = small_first.small_bench(bench, scoring, here=here, go_on=resume)
         scored = score_bench(
-            preparing.prepare(subject, settings),
+            bench,
             scoring,
             folder=folder,
             resume=resume,
@@ -105,8 +109,8 @@ def score_bench(
     """
     scoring = scoring.begun()
     metrics = bench.metrics(bench.metric_names)
-    excluded = find_excluded(scoring.exclude, bench)
-    if scoring.for_patch and suite is None:
+    excluded = excluding.find_excluded(scoring.exclude, bench)
+    if scoring.for_patch and suite is None and bench.full_size is None:
         suite = split_selection(
             bench.parts.selection, CONFIRMATION_SHARE, bench.settings.seed
         ).choosing
@@ -181,10 +185,14 @@ def _opening(
         for name, about in effects.settings_of(ScoreSettings).items()
         if about.where_given and getattr(scoring, name)
     ]
-    options = {**scoring.options, **dict.fromkeys(given, True), **excluded.keyed}
+    named = {name: run_document.plain(getattr(scoring, name)) for name in given}
+    options = {**scoring.options, **named, **excluded.keyed}
     document = run_document.opening(bench, scoring.method, options, scoring.budget)
     if excluded.document is not None:
         document["excluded"] = excluded.document
+    told = small_first.opened(bench)
+    if told is not None:
+        document["score_size"] = told
     if folder is not None:
         again = score_again(bench.subject.file.path, bench.settings, scoring)
         beside = f"{destination.Places.here().relative(folder.path)}.again"
@@ -359,7 +367,7 @@ def _began(job: _Job) -> float | None:
     scoring = job.scoring
     if job.pace is None or scoring.began is None or not scoring.curve:
         return scoring.began
-    return scoring.began - _SHARE_OF_CURVE * job.pace.deadline.seconds
+    return scoring.began - SHARE_OF_CURVE * job.pace.deadline.seconds
 
 
 def _pace(scoring: ScoreSettings, bench: workbench.Bench) -> methods.Pace | None:
@@ -367,6 +375,7 @@ def _pace(scoring: ScoreSettings, bench: workbench.Bench) -> methods.Pace | None
     deadline = scoring.deadline
     if deadline is None:
         return None
+    deadline = replace(deadline, seconds=scoring.of_ranking.time_limit_seconds or deadline.seconds)
     with stage("timing a pass of an image"):
         return methods.Pace(deadline, workbench.seconds_per_pass(bench))
 
@@ -416,7 +425,7 @@ def _rows_of(scoring: ScoreSettings, bench: workbench.Bench) -> int | None:
     wanted: int | None = {"leave-one-out": n + 1, "exact": 1 << min(n, 30)}.get(scoring.method)
     if wanted is None:
         return None
-    most = scoring.budget.max_evaluations
+    most = scoring.of_ranking.max_evaluations
     return _ENDS + (wanted if most is None else min(wanted, most))
 
 
@@ -435,66 +444,10 @@ def _play_ends(game: PlacedGame) -> tuple[Round, Outcomes]:
     return round, game.play(round)
 
 
-def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, run_file.Ends]:
+def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, Ends]:
     """V(all) and V(none) of every metric, on all images of the game."""
     values = outcomes.values
     return {
         name: {"all": float(values[0, i]), "none": float(values[1, i])}
         for i, name in enumerate(game.facts.metrics[:n_metrics])
     }
-
-
-def find_excluded(exclusion: Exclusion | None, bench: workbench.Bench) -> excluding.Excluded:
-    """The filters that a run ranks highest, by the metric that steered it.
-
-    Where no such folder is there and a metric of this run has the name, its top is meant.
-
-    Raises:
-        RunFolderError: the run is broken, unfinished, of another model, about filters read or
-            silenced otherwise, or it leaves nothing to rank.
-    """
-    if exclusion is None:
-        return excluding.NOTHING
-    if not exclusion.run.is_dir() and str(exclusion.run) in bench.metric_names:
-        return excluding.Excluded(later=exclusion)
-    folder = run_file.RunFolder(exclusion.run)
-    run = folder.read()
-    if run["model"]["digest"] != bench.subject.file.digest:
-        raise RunFolderError(
-            f"{exclusion.run}: holds scores of another model ({run['model']['path']}), which say "
-            f"nothing of {bench.subject.file.path}; score it first, then name that run"
-        )
-    run = folder.read_finished()
-    for setting in run_document.differing(
-        run_document.settings_in(run),
-        run_document.settings_at(bench.settings, bench.common),
-        effects.Affects.FILTERS,
-    ):
-        raise RunFolderError(
-            f"{exclusion.run}: was scored with {setting.name} {setting.first!r}, and this job has "
-            f"{setting.second!r}; give both the same"
-        )
-    columns = folder.read_metric_values()
-    metric = next(iter(columns))
-    values = columns[metric]
-    n_top = max(1, round(exclusion.share * len(values)))
-    # Where less is better, the filters that help the model most have the lowest values.
-    turn = 1 if metric in run.get("less_is_better", []) else -1
-    top = sorted(values, key=lambda name: turn * values[name])[:n_top]
-    known = {f.id: player for player, f in enumerate(bench.roster.filters)}
-    players = frozenset(known[name] for name in top if name in known)
-    if len(players) == len(bench.roster):
-        raise RunFolderError(
-            f"{exclusion.run}: its top {n_top} filters are all that this job scores; lower "
-            "--exclude-share, or score more sites"
-        )
-    return excluding.Excluded(
-        players,
-        {
-            "run": str(exclusion.run),
-            "key": run["key"],
-            "metric": metric,
-            "share": exclusion.share,
-            "filters": [bench.roster.filters[player].id for player in sorted(players)],
-        },
-    )

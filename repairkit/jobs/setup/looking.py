@@ -13,7 +13,7 @@ from repairkit.core.process.stages import READING_LOG, Deadline, event, stage
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, label_bins
 from repairkit.data.usual import class_orders, usual_ways
-from repairkit.formats.run_file import Ends
+from repairkit.formats.score_size import Ends
 from repairkit.jobs.setup import first_look, workbench
 from repairkit.metrics.catalogue import definition_of, is_user_metric
 

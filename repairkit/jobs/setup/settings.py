@@ -18,6 +18,7 @@ from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import PROJECT_FILE, Project, find_project
 from repairkit.formats.effects import About, Affects, affecting, settings_of
+from repairkit.formats.score_size import in_words
 from repairkit.jobs.output.destination import Places
 from repairkit.jobs.setup.workbench import Settings
 from repairkit.metrics.catalogue import is_user_metric
@@ -40,8 +41,8 @@ METHOD_OPTIONS = ("top_k", "side", "epsilon", "delta", "truncate_at")
 _ALWAYS = ("--seed",)
 # What has no usual value: it is said wherever it is there.
 _CHOICES = ("--fairness", "--robustness", "--objective", "--target", "--scores", "--remove")
-_SCORE_ONLY = ("--paper", "--statistics", "--for-patch", "--exclude-top-of", "--exclude-share",
-    "--keep-rows", "--means")  # fmt: skip
+_SCORE_ONLY = ("--paper", "--statistics", "--for-patch", "--score-size", "--exclude-top-of",
+    "--exclude-share", "--keep-rows", "--means")  # fmt: skip
 
 
 def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
@@ -320,11 +321,16 @@ def _columns(value: Any, _: Places) -> Said:
     return {"--columns": [] if value is None else [f"{value[0]}:{value[1]}"]}
 
 
+def _score_size(value: Any, _: Places) -> Said:
+    return {} if value is None else {"--score-size": [in_words(value)]}
+
+
 _WRITERS: Mapping[str, Callable[[Any, Places], Said]] = {
     "columns": _columns,
     "exclude": _excluded,
     "inputs": lambda value, _: {"--input": [f"{name}={text}" for name, text in value.items()]},
     "remove": lambda value, _: {"--remove": [_listed([f.id for f in value])] if value else []},
+    "score_size": _score_size,
     "targets": lambda value, _: {"--target": [f"{t.metric}{t.relation}{t.bound!r}" for t in value]},
 }
 """How fields are said that are neither text, number nor path, nor a list of these."""

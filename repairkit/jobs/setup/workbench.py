@@ -259,6 +259,7 @@ class Bench:
     and `batching` says how it takes several images. `unjudged` says why no metric can be computed;
     it is empty where one can. With `all_outputs` the sites lead to any output of the model, else to
     the judged one. `look` is the first look at model and data, where one was taken (see `looking`).
+    `full_size` is the bench at the model's own size, where this one is of smaller images.
     """
 
     subject: Subject
@@ -273,6 +274,7 @@ class Bench:
     unjudged: str = ""
     all_outputs: bool = False
     look: Look | None = None
+    full_size: "Bench | None" = None
 
     @property
     def roster(self) -> filters.Roster:

@@ -163,7 +163,7 @@ def score(
             resume=more.get("resume", False),
             on_progress=tell,
             cluster=_cluster(more, job),
-            finish=_finish(plan),
+            around=_around(plan, more),
         )
     if shared is not None and place is not None:
         merging.share(place, shared)
@@ -188,10 +188,13 @@ def _plan(method: str, given: ScoreKeywords) -> score_settings.ScoreSettings:
     )
 
 
-def _finish(plan: score_settings.ScoreSettings) -> small_first.Finish | None:
+def _around(plan: score_settings.ScoreSettings, given: ScoreKeywords) -> scored.Around:
     """What is done with a scoring: its ends measured at full size, then its curve drawn."""
     curve = scored_curve.with_curve if plan.curve else None
-    return curve if plan.score_size is None else small_first.confirming(plan, curve)
+    if plan.score_size is not None:
+        here, resume = given.get("ray") is None, given.get("resume", False)
+        return small_first.small_first(plan, here=here, resume=resume, then=curve)
+    return scored.Around() if curve is None else scored.Around(finish=curve)
 
 
 def _cluster(given: ScoreKeywords, job: Settings) -> elsewhere.Cluster | None:

@@ -1,5 +1,9 @@
-"""Make a model depend on its images alone: fix its other inputs, and seed its random numbers."""
+"""Make a model depend on its images alone: fix its other inputs, and seed its random numbers.
 
+Also the size of its images, where its nodes do not depend on that.
+"""
+
+import re
 import zlib
 from collections.abc import Mapping
 
@@ -11,6 +15,8 @@ from repairkit.graph import protos
 
 _EXPAND_SINCE = 8
 _SLICE_READS_INPUTS_SINCE = 10
+_RUNNING = re.compile(r"running (\w+) node\. Name:'([^']*)'")
+_LOADING = re.compile(r"Node \(([^)]*)\) Op \((\w+)\)")
 
 
 def with_constants(
@@ -101,3 +107,36 @@ def seeded(model: ModelProto) -> ModelProto:
         seed = number if node.op_type == "Dropout" else float(number)
         node.attribute.append(helper.make_attribute("seed", seed))
     return copy
+
+
+def with_image_size(
+    model: ModelProto, image: str, axes: tuple[int, int], size: tuple[int, int]
+) -> ModelProto:
+    """The model with an input of another size; sizes of tensors inside are no longer declared.
+
+    Args:
+        model: never modified.
+        image: the name of the image input.
+        axes: of its height and its width, batch axis included.
+        size: (height, width) in pixels. Whether nodes depend on it is for the runtime to say, on an
+            image; see `node_in`.
+    """
+    result = protos.copied(model)
+    del result.graph.value_info[:]
+    for value in result.graph.input:
+        if value.name == image:
+            for axis, pixels in zip(axes, size, strict=True):
+                value.type.tensor_type.shape.dim[axis].dim_value = pixels
+    return result
+
+
+def node_in(complaint: str) -> str:
+    """The node that the runtime names in a complaint, in words; empty if it names none."""
+    running, loading = _RUNNING.search(complaint), _LOADING.search(complaint)
+    if running:
+        operator, name = running.groups()
+    elif loading:
+        name, operator = loading.groups()
+    else:
+        return ""
+    return f"node {name!r} ({operator})" if name else f"a {operator} node"

@@ -32,6 +32,7 @@ from repairkit.graph.coalitions.cones import Tensors
 
 MOST_CACHE_BYTES = 2**31
 """Of the usual cache; 2 GiB."""
+_SMALL_CACHE_BYTES = 2**29
 _LEAST_IMAGES = 8
 _LEAST_MACS = 1e9  # of a run, so that its fixed cost is negligible
 _ROWS_PER_JOB = 64
@@ -134,14 +135,16 @@ class FastEvaluator:
 
     def _affordable(self, jobs: list[Job]) -> Tensors:
         """What each state may hold, so that those in use, and those of a few walks, fit."""
-        n_states = min(max(len(jobs), 1), _states_at_once())
+        n_states = min(max(len(jobs), 1), _states_at_once(self))
         n_images = max(len(job.positions) for job in jobs)
         return self.routes.affordable(self.states.budget_bytes / n_states / n_images)
 
 
-def _states_at_once() -> int:
-    """States in use, and those of a few walks."""
-    return 4 * default_workers()
+def _states_at_once(evaluator: FastEvaluator) -> int:
+    """States in use, and as many that wait; more where they are small, for a few walks."""
+    routes, workers = evaluator.routes, default_workers()
+    each = evaluator.grain * routes.bytes_of(routes.worth_keeping)
+    return (4 if 4 * workers * each <= _SMALL_CACHE_BYTES else 2) * workers
 
 
 def usual_cache(evaluator: FastEvaluator) -> int:
@@ -151,8 +154,8 @@ def usual_cache(evaluator: FastEvaluator) -> int:
     found again before they are the oldest, and to compute one anew takes one pass of many.
     """
     routes = evaluator.routes
-    useful = _states_at_once() * evaluator.grain * routes.bytes_of(routes.worth_keeping)
-    return min(useful, MOST_CACHE_BYTES, quarter_of_free_memory())
+    each = evaluator.grain * routes.bytes_of(routes.worth_keeping)
+    return min(_states_at_once(evaluator) * each, MOST_CACHE_BYTES, quarter_of_free_memory())
 
 
 class _Desk:

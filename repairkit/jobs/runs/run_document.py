@@ -199,11 +199,20 @@ def opening(
             "less_is_better": less_is_better(measures),
             "measures": measures,
             "read": bench.reading,
+            **_told_size(bench),
             "notes": list(bench.notes),
             "metrics": {},
             "finished": False,
         },
     )
+
+
+def _told_size(bench: Bench) -> dict[str, Any]:
+    """The entry `score_size`, before anything is measured at full size; empty for one size."""
+    if bench.full_size is None:
+        return {}
+    size, full = bench.image_size, bench.full_size.image_size
+    return {"score_size": {"size": list(size or ()), "full": list(full or ()), "filters": []}}
 
 
 def _agreement(bench: Bench) -> str:

@@ -6,14 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core.errors import RunFolderError, SettingsError
+from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Roster
 from repairkit.core.scores import Scores
-from repairkit.formats import effects
-from repairkit.formats.run_file import ExcludedFilters, RunDocument, RunFolder
-from repairkit.jobs.runs import run_document
+from repairkit.formats.run_file import ExcludedFilters, RunDocument
 from repairkit.jobs.score.score_settings import Exclusion
-from repairkit.jobs.setup.workbench import Bench
 
 
 @dataclass(frozen=True)
@@ -95,59 +92,3 @@ def top_players(values: NDArray[np.float64], share: float, *, more: bool) -> tup
         )
     top = np.argsort(-values if more else values, kind="stable")[:n_top]
     return tuple(sorted(top.tolist()))
-
-
-def find_excluded(exclusion: Exclusion | None, bench: Bench) -> Excluded:
-    """The filters that a run ranks highest, by the metric that steered it.
-
-    Where no such folder is there and a metric of this run has the name, its top is meant.
-
-    Raises:
-        RunFolderError: the run is broken, unfinished, of another model, about filters read or
-            silenced otherwise, or it leaves nothing to rank.
-    """
-    if exclusion is None:
-        return NOTHING
-    if not exclusion.run.is_dir() and str(exclusion.run) in bench.metric_names:
-        return Excluded(later=exclusion)
-    folder = RunFolder(exclusion.run)
-    run = folder.read()
-    if run["model"]["digest"] != bench.subject.file.digest:
-        raise RunFolderError(
-            f"{exclusion.run}: holds scores of another model ({run['model']['path']}), which say "
-            f"nothing of {bench.subject.file.path}; score it first, then name that run"
-        )
-    run = folder.read_finished()
-    for setting in run_document.differing(
-        run_document.settings_in(run),
-        run_document.settings_at(bench.settings, bench.common),
-        effects.Affects.FILTERS,
-    ):
-        raise RunFolderError(
-            f"{exclusion.run}: was scored with {setting.name} {setting.first!r}, and this job has "
-            f"{setting.second!r}; give both the same"
-        )
-    columns = folder.read_metric_values()
-    metric = next(iter(columns))
-    values = columns[metric]
-    n_top = max(1, round(exclusion.share * len(values)))
-    # Where less is better, the filters that help the model most have the lowest values.
-    turn = 1 if metric in run.get("less_is_better", []) else -1
-    top = sorted(values, key=lambda name: turn * values[name])[:n_top]
-    known = {f.id: player for player, f in enumerate(bench.roster.filters)}
-    players = frozenset(known[name] for name in top if name in known)
-    if len(players) == len(bench.roster):
-        raise RunFolderError(
-            f"{exclusion.run}: its top {n_top} filters are all that this job scores; lower "
-            "--exclude-share, or score more sites"
-        )
-    return Excluded(
-        players,
-        {
-            "run": str(exclusion.run),
-            "key": run["key"],
-            "metric": metric,
-            "share": exclusion.share,
-            "filters": [bench.roster.filters[player].id for player in sorted(players)],
-        },
-    )

@@ -1,6 +1,6 @@
 """A finished scoring, and what it says of some of its images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from repairkit.core import game, metric, suite
+from repairkit.core.process.stages import Deadline
 from repairkit.core.scores import Run, Scores, first_metrics
 from repairkit.engine.model_game import some_images
 from repairkit.estimators.driving.driver import scores_on
@@ -92,3 +93,16 @@ class Scored:
     def to_json(self) -> dict[str, Any]:
         details = {"details": dict(self.details)} if self.details else {}
         return {**self.document, **details, "scores": finite_rows(self.table())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What is done before and after a scoring, while its folder is locked.
+
+    Attributes:
+        prepare: the bench that is scored, from that of the model and the images.
+        finish: what is made of the scoring; it is given the deadline of the command.
+    """
+
+    prepare: Callable[[Bench], Bench] = lambda bench: bench
+    finish: Callable[[Scored, Deadline | None], Scored] = lambda scored, _: scored

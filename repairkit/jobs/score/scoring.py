@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from repairkit.core.errors import Terminated
+from repairkit.core.errors import RunFolderError, Terminated
 from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
-from repairkit.core.process.stages import Deadline, event, stage
+from repairkit.core.process.stages import event, stage
 from repairkit.core.scores import Progress, Run, Spent, first_metrics
 from repairkit.core.suite import Precision, Suite
 from repairkit.data.parts import CONFIRMATION_SHARE, split_selection, thin
@@ -21,11 +21,11 @@ from repairkit.formats.score_size import Ends
 from repairkit.jobs.ask import keeping
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.runs import claiming, run_document
-from repairkit.jobs.score import excluding, methods, small_first
+from repairkit.jobs.score import excluding, methods
 from repairkit.jobs.score.collapse import warn_of_collapse
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
-from repairkit.jobs.score.score_settings import NORMS, SHARE_OF_CURVE, ScoreSettings
-from repairkit.jobs.score.scored import Evidence, Scored
+from repairkit.jobs.score.score_settings import NORMS, SHARE_OF_CURVE, Exclusion, ScoreSettings
+from repairkit.jobs.score.scored import Around, Evidence, Scored
 from repairkit.jobs.setup import looking, preparing, workbench
 from repairkit.jobs.setup.settings import Again, said_again
 from repairkit.jobs.setup.subject import judging_the_model
@@ -45,7 +45,7 @@ def score(
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     cluster: Cluster | None = None,
-    finish: Callable[[Scored, Deadline | None], Scored] | None = None,
+    around: Around | None = None,
 ) -> Scored:
     """Estimate the value of every filter.
 
@@ -57,8 +57,7 @@ def score(
         resume: go on with the unfinished run in `out`.
         on_progress: called every fraction of a second.
         cluster: where coalitions are evaluated; here if None. Never changes a result.
-        finish: what is done with the scoring while its folder is still locked; it is given the
-            deadline of the command.
+        around: what is done before and after.
 
     Raises:
         RepairkitError: anything that the user can mend.
@@ -71,18 +70,15 @@ def score(
         claiming.check_free(folder, resume=resume)
     with nullcontext() if folder is None else claiming.locked(folder.path):
         bench = preparing.prepare(subject, settings)
-        if scoring.score_size is not None:
-            here = cluster is None
-            bench = small_first.small_bench(bench, scoring, here=here, go_on=resume)
         scored = score_bench(
-            bench,
+            bench if around is None else around.prepare(bench),
             scoring,
             folder=folder,
             resume=resume,
             on_progress=on_progress,
             cluster=cluster,
         )
-        return scored if finish is None else finish(scored, scoring.deadline)
+        return scored if around is None else around.finish(scored, scoring.deadline)
 
 
 def score_again(model: Path, settings: workbench.Settings, scoring: ScoreSettings) -> Again:
@@ -109,7 +105,7 @@ def score_bench(
     """
     scoring = scoring.begun()
     metrics = bench.metrics(bench.metric_names)
-    excluded = excluding.find_excluded(scoring.exclude, bench)
+    excluded = find_excluded(scoring.exclude, bench)
     if scoring.for_patch and suite is None and bench.full_size is None:
         suite = split_selection(
             bench.parts.selection, CONFIRMATION_SHARE, bench.settings.seed
@@ -190,9 +186,6 @@ def _opening(
     document = run_document.opening(bench, scoring.method, options, scoring.budget)
     if excluded.document is not None:
         document["excluded"] = excluded.document
-    told = small_first.opened(bench)
-    if told is not None:
-        document["score_size"] = told
     if folder is not None:
         again = score_again(bench.subject.file.path, bench.settings, scoring)
         beside = f"{destination.Places.here().relative(folder.path)}.again"
@@ -298,13 +291,8 @@ def _table(job: _Job) -> Iterator[_Table]:
 
 def _play(job: _Job, table: _Table, watch: signs_of_life.Watch) -> driver.Estimation:
     """Play the game; the folder is first written after the first round."""
-    bench, scoring, document, folder, game = (
-        job.bench,
-        job.scoring,
-        job.document,
-        job.folder,
-        table.game,
-    )
+    bench, scoring, document, folder = job.bench, job.scoring, job.document, job.folder
+    game = table.game
     keeper = keeping.Keeper(game) if _keeps_rows(job) else None
     known = _play_ends(game)
     document["metrics"] = _ends(known[1], game, len(job.metrics))
@@ -451,3 +439,59 @@ def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, End
         name: {"all": float(values[0, i]), "none": float(values[1, i])}
         for i, name in enumerate(game.facts.metrics[:n_metrics])
     }
+
+
+def find_excluded(exclusion: Exclusion | None, bench: workbench.Bench) -> excluding.Excluded:
+    """The filters that a run ranks highest, by the metric that steered it.
+
+    Where no such folder is there and a metric of this run has the name, its top is meant.
+
+    Raises:
+        RunFolderError: the run is broken, unfinished, of another model, about filters read or
+            silenced otherwise, or it leaves nothing to rank.
+    """
+    if exclusion is None:
+        return excluding.NOTHING
+    if not exclusion.run.is_dir() and str(exclusion.run) in bench.metric_names:
+        return excluding.Excluded(later=exclusion)
+    folder = run_file.RunFolder(exclusion.run)
+    run = folder.read()
+    if run["model"]["digest"] != bench.subject.file.digest:
+        raise RunFolderError(
+            f"{exclusion.run}: holds scores of another model ({run['model']['path']}), which say "
+            f"nothing of {bench.subject.file.path}; score it first, then name that run"
+        )
+    run = folder.read_finished()
+    for setting in run_document.differing(
+        run_document.settings_in(run),
+        run_document.settings_at(bench.settings, bench.common),
+        effects.Affects.FILTERS,
+    ):
+        raise RunFolderError(
+            f"{exclusion.run}: was scored with {setting.name} {setting.first!r}, and this job has "
+            f"{setting.second!r}; give both the same"
+        )
+    columns = folder.read_metric_values()
+    metric = next(iter(columns))
+    values = columns[metric]
+    n_top = max(1, round(exclusion.share * len(values)))
+    # Where less is better, the filters that help the model most have the lowest values.
+    turn = 1 if metric in run.get("less_is_better", []) else -1
+    top = sorted(values, key=lambda name: turn * values[name])[:n_top]
+    known = {f.id: player for player, f in enumerate(bench.roster.filters)}
+    players = frozenset(known[name] for name in top if name in known)
+    if len(players) == len(bench.roster):
+        raise RunFolderError(
+            f"{exclusion.run}: its top {n_top} filters are all that this job scores; lower "
+            "--exclude-share, or score more sites"
+        )
+    return excluding.Excluded(
+        players,
+        {
+            "run": str(exclusion.run),
+            "key": run["key"],
+            "metric": metric,
+            "share": exclusion.share,
+            "filters": [bench.roster.filters[player].id for player in sorted(players)],
+        },
+    )

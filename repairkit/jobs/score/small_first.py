@@ -25,7 +25,7 @@ from repairkit.estimators.samples import rank_correlation
 from repairkit.estimators.walking import confirming_stars
 from repairkit.formats import run_file
 from repairkit.formats.score_size import ScoreSize, in_words
-from repairkit.graph.resizing import node_in, with_image_size
+from repairkit.graph.fixing import node_in, with_image_size
 from repairkit.jobs.runs import run_document
 from repairkit.jobs.score.score_settings import (
     NORMS,
@@ -33,10 +33,9 @@ from repairkit.jobs.score.score_settings import (
     SHARE_OF_CURVE,
     ScoreSettings,
 )
-from repairkit.jobs.score.scored import Scored
+from repairkit.jobs.score.scored import Around, Scored
 from repairkit.jobs.setup import looking, preparing, workbench
 
-_AXES = {"nchw": (2, 3), "nhwc": (1, 2)}
 _SPLIT_AGAIN = 0x51CE  # so that the images that `patch` confirms on are split off by another draw
 _USUAL_STARS = 128
 _FEWEST = 4  # filters at full size
@@ -63,7 +62,7 @@ def small_bench(
     bench = looking.looked_at(bench, scoring.deadline, go_on=go_on)
     subject, layout = bench.subject, bench.subject.spec.layout
     words = in_words(size)
-    resized = with_image_size(subject.model, subject.input_name, _AXES[layout], size)
+    resized = with_image_size(subject.model, subject.input_name, workbench.IMAGE_AXES[layout], size)
     channels = subject.spec.channels
     shape = (channels, *size) if layout == "nchw" else (*size, channels)
     small = replace(
@@ -91,7 +90,7 @@ def _checked_size(bench: workbench.Bench, scoring: ScoreSettings, *, here: bool)
     """The size in pixels, where it makes sense."""
     size = scoring.score_size
     assert size is not None
-    full, layout = image_size(bench), bench.subject.spec.layout
+    full, layout = bench.image_size, bench.subject.spec.layout
     clashes = {
         "--ray": not here,
         "--means": bench.settings.means is not None,
@@ -103,7 +102,7 @@ def _checked_size(bench: workbench.Bench, scoring: ScoreSettings, *, here: bool)
             raise errors.SettingsError(
                 f"--score-size ranks by small images and {option} knows no size; leave one out"
             )
-    if layout not in _AXES or full is None:
+    if layout not in workbench.IMAGE_AXES or full is None:
         raise errors.SettingsError(
             f"--score-size is about images and the input {bench.subject.input_name!r} takes none; "
             "leave it out"
@@ -121,16 +120,6 @@ def _checked_size(bench: workbench.Bench, scoring: ScoreSettings, *, here: bool)
             f"--max-evaluations to at least {int(least)}, or leave --score-size out"
         )
     return size
-
-
-def image_size(bench: workbench.Bench) -> tuple[int, int] | None:
-    """Height and width of the images that a bench works on; None where they have none."""
-    layout = bench.subject.spec.layout
-    if layout not in _AXES:
-        return None
-    shape = bench.dataset.images.batch(np.arange(1)).shape
-    height, width = (int(shape[axis]) for axis in _AXES[layout])
-    return height, width
 
 
 def _try_one(bench: workbench.Bench, small: workbench.Subject, image: Any, words: str) -> None:
@@ -174,17 +163,25 @@ def _halves(bench: workbench.Bench, scoring: ScoreSettings) -> tuple[Suite, Suit
 
 
 Finish = Callable[[Scored, Deadline | None], Scored]
-"""What is done with a scoring; it is given the deadline of the command."""
 
 
-def confirming(scoring: ScoreSettings, then: Finish | None) -> Finish:
-    """What measures the top of a small ranking at full size, and then goes on with `then`."""
+def small_first(scoring: ScoreSettings, *, here: bool, resume: bool, then: Finish | None) -> Around:
+    """What ranks by small images, and measures the ends of the ranking at full size.
+
+    Args:
+        scoring: how.
+        here: whether coalitions are evaluated on this machine.
+        resume: whether an unfinished run goes on.
+        then: what is done afterwards.
+    """
 
     def finish(scored: Scored, deadline: Deadline | None) -> Scored:
         confirmed = confirm(scored, scoring)
         return confirmed if then is None else then(confirmed, deadline)
 
-    return finish
+    return Around(
+        prepare=lambda bench: small_bench(bench, scoring, here=here, go_on=resume), finish=finish
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,13 +361,3 @@ def _sentence(told: ScoreSize, metric: str) -> str:
         f"images that did not rank (V(all) is {at_full:.4g} there); of these {n}, {stays} stay, "
         f"with {rank}; values of all other filters are of {small}"
     )
-
-
-def opened(bench: workbench.Bench) -> ScoreSize | None:
-    """The entry `score_size` of `run.json` before anything is measured; None for one size."""
-    if bench.full_size is None:
-        return None
-    size, full = image_size(bench), image_size(bench.full_size)
-    assert size is not None
-    assert full is not None
-    return {"size": list(size), "full": list(full), "filters": []}

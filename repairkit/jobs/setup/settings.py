@@ -322,7 +322,7 @@ def _columns(value: Any, _: Places) -> Said:
 
 
 def _score_size(value: Any, _: Places) -> Said:
-    return {} if value is None else {"--score-size": [in_words(value)]}
+    return {"--score-size": [] if value is None else [in_words(value)]}
 
 
 _WRITERS: Mapping[str, Callable[[Any, Places], Said]] = {

@@ -35,6 +35,8 @@ from repairkit.metrics import catalogue, image_metrics, robustness
 
 ABSENT = ("mean", "zero", "bias")
 PROOF_IMAGES = 8
+IMAGE_AXES = {"nchw": (2, 3), "nhwc": (1, 2)}
+"""Of height and width, by the layout of the input."""
 _MOST_TRIED = 64
 _PROBE_SECONDS, _MOST_TRIES = 0.5, 3  # of timing a pass
 
@@ -280,6 +282,16 @@ class Bench:
     def roster(self) -> filters.Roster:
         """The filters of the game."""
         return self.working.roster
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images; None where they have none."""
+        layout = self.subject.spec.layout
+        if layout not in IMAGE_AXES:
+            return None
+        shape = self.dataset.images.batch(np.arange(1)).shape
+        height, width = (int(shape[axis]) for axis in IMAGE_AXES[layout])
+        return height, width
 
     @property
     def notes(self) -> tuple[str, ...]:

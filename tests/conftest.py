@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from repairkit.cli import stage_display
 from tests import models
 from tests.running import run
 
@@ -33,6 +35,13 @@ def _modules_of_one_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     for name in set(sys.modules) - modules:
         if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(folder):
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _no_lines_of_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine prints lines about stages after some seconds: tests of messages are spared."""
+    monkeypatch.setattr(stage_display, "FIRST_SECONDS", math.inf)
+    monkeypatch.setattr(stage_display, "SILENT_SECONDS", math.inf)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import onnx
 import pytest
 
 from tests import models
+from tests.cli.test_endings import NO_LINES
 from tests.conftest import Answer, Project, write_project
 from tests.running import run
 
@@ -351,8 +352,7 @@ def test_without_a_command_the_help_is_shown(repairkit: Command) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_failure(project: Project, tmp_path: Path) -> None:
-    code = "from repairkit.cli import main; main()"
-    command = f'"{sys.executable}" -c "{code}" inspect --quiet "{project.model}" | head -1'
+    command = f'"{sys.executable}" -c "{NO_LINES}" inspect "{project.model}" | head -1'
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=tmp_path,

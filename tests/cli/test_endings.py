@@ -26,6 +26,11 @@ NUMBERS = [
     *(("score", f"--{name}") for name in ("threshold", "exclude-share")),
     *(("patch", f"--{name}") for name in ("max-drop", "confirm-share", "threshold")),
 ]
+# A busy machine would print lines about stages after some seconds.
+NO_LINES = (
+    "import math; from repairkit.cli import main, stage_display; "
+    "stage_display.FIRST_SECONDS = math.inf; main()"
+)
 CLI = [sys.executable, "-c", "from repairkit.cli import main; main()"]
 
 
@@ -291,7 +296,7 @@ start.main()
 def test_output_that_cannot_be_written_ends_in_one_line(model: Path, more: tuple[str, ...]) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*CLI, "inspect", str(model), *more],
+            [sys.executable, "-c", NO_LINES, "inspect", str(model), *more],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

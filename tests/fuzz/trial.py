@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import random
 import resource
@@ -11,9 +12,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import typer
 
+from repairkit.cli import stage_display
 from tests.fuzz.targets import TARGETS
 
 MEMORY_BYTES = 2 << 30
@@ -47,7 +50,7 @@ def attempt_drawn(target: str, rng: random.Random) -> str | None:
         folder = Path(name)
         arguments = TARGETS[target](folder, rng)
         out, err = io.StringIO(), io.StringIO()
-        with _errors_of_libraries() as noise, _inside(folder):
+        with _errors_of_libraries() as noise, _inside(folder), _without_progress():
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 code = _command()(arguments)
             said = noise()
@@ -65,6 +68,16 @@ def _fault(code: int, out: str, err: str, noise: str) -> str | None:
         odd = sorted({c for c in err + out if not c.isprintable() and c != "\n"})
         return f"unprintable characters shown: {odd!r}"
     return f"a library wrote: {noise!r}" if noise else None
+
+
+@contextlib.contextmanager
+def _without_progress() -> Iterator[None]:
+    """Lines about stages, which a busy machine prints after some seconds, are no fault."""
+    with (
+        patch.object(stage_display, "FIRST_SECONDS", math.inf),
+        patch.object(stage_display, "SILENT_SECONDS", math.inf),
+    ):
+        yield
 
 
 @contextlib.contextmanager

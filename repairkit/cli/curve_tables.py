@@ -81,6 +81,8 @@ def print_overlay(overlay: Document) -> None:
 
 
 def _title(measure: Measure) -> str:
+    if ":" in measure.words:  # a function of the user's
+        return measure.words
     return f"{measure.words[:1].upper()}{measure.words[1:]}"
 
 

@@ -3,8 +3,9 @@ import numpy as np
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round
 from repairkit.core.scores import Budget
 from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.linear.repair_values import RepairRegression, RepairRun
 from repairkit.estimators.reference_scores import LeaveOneOut
-from tests.games import TableGame, WatchedGame, additive, any_values, noisy, quiet
+from tests.games import SoftGame, TableGame, WatchedGame, additive, any_values, noisy, quiet
 
 
 def test_each_value_is_what_the_full_coalition_loses_without_the_player() -> None:
@@ -57,3 +58,20 @@ def test_no_error_is_told_from_one_figure_of_all_images() -> None:
     np.testing.assert_allclose(scores.values[:, 0], [1.0, 2.0])
     assert np.isinf(scores.std_errors).all()
     assert not scores.decided.any()
+
+
+def test_a_table_of_all_images_holds_the_values_of_leave_one_out() -> None:
+    game = SoftGame(40, n_images=24, uneven=True)
+    repair = estimate(
+        game,
+        RepairRegression(rows=4_000, entry_cost=0.01),
+        budget=Budget(max_evaluations=4_000),
+        seed=0,
+    )
+    assert repair.statistics["table_images"] == 24
+    alone = estimate(game, LeaveOneOut(), budget=Budget(), seed=0).scores.values
+    assert isinstance(repair.run, RepairRun)
+    np.testing.assert_allclose(repair.run.alone, alone, rtol=1e-4, atol=1e-6)
+    without = RepairRegression(rows=4_000).start(game.facts, np.random.default_rng(0))
+    assert isinstance(without, RepairRun)
+    assert without.alone is None

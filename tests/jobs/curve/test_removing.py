@@ -206,3 +206,14 @@ def test_where_a_curve_cannot_be_drawn_the_scores_stand(
     (note,) = (n for n in document["notes"] if n.startswith("no removal curve was drawn"))
     assert "repairkit curve run draws it" in note
     assert Path("run/scores.csv").is_file()
+
+
+def test_a_finished_run_gets_its_curve_when_it_is_resumed(
+    repairkit: Command, project: Project
+) -> None:
+    without = scored(repairkit, project, "--no-curve")
+    resumed = scored(repairkit, project, "--resume")
+    whole = scored(repairkit, project, out="whole")
+    assert "curve" not in without
+    assert {**resumed["curve"], "seconds": 0} == {**whole["curve"], "seconds": 0}
+    assert Path("run/scores.csv").read_bytes() == Path("whole/scores.csv").read_bytes()

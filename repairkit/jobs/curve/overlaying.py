@@ -293,7 +293,8 @@ def _notes(opened: Sequence[_OpenedRun], labels: Sequence[str]) -> list[str]:
     for run, label in zip(opened[1:], labels[1:], strict=True):
         if run.curve["metric"] != first.curve["metric"]:
             notes.append(
-                f"{label} ranks by {run.curve['metric']}, {labels[0]} by {first.curve['metric']}"
+                f"{label} ranks by {run.curve['metric']}, {labels[0]} by {first.curve['metric']}; "
+                "of a figure of which less is better, filters of high value harm"
             )
         others = differing(settings_in(first.document), settings_in(run.document), Affects.FILTERS)
         notes += [

@@ -186,3 +186,38 @@ def test_a_time_limit_ends_with_a_ranking(repairkit: Command, tmp_path: Path, me
     document = json.loads(answer.out)
     assert document["seconds"] <= 13
     assert len(scores_of(tmp_path / "run")) == 100
+
+
+@pytest.mark.parametrize(
+    ("method", "allowed", "words"),
+    [
+        (
+            "tmab",
+            100,
+            "from 604 on every filter is in 2 whole walks, each on a batch of 128 ",
+        ),
+        ("permutation", 400, "from 604 on every filter is in 2 whole walks"),
+        (
+            "marginals",
+            400,
+            "from 604 on every filter is in two stars, each on a batch of 16 ",
+        ),
+        ("regression", 400, "from 770 on there is room for the usual pilot and first round"),
+    ],
+)
+def test_few_evaluations_for_a_method_that_was_named_are_told_with_the_number_that_would_do(
+    tmp_path: Path, repairkit: Command, method: str, allowed: int, words: str
+) -> None:
+    model = wide_model(tmp_path, 300)
+    where = (model, "--data", tmp_path / "wide.npz", "--no-curve", "--method", method)
+    few = repairkit("score", *where, "--max-evaluations", allowed, "-o", "few")
+    notes = " ".join((few.out + few.err).split())
+    if few.code == 0:
+        assert f"{allowed} evaluations are few for 300 filters; {words}" in notes
+    else:  # truncated walks may need fewer than whole ones, or not
+        assert few.code == 1
+        assert "which always do" in notes
+    number = words.split()[1]
+    enough = repairkit("score", *where, "--max-evaluations", number, "-o", "enough")
+    assert enough.code == 0
+    assert "evaluations are few" not in enough.out + enough.err

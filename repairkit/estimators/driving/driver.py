@@ -10,6 +10,7 @@ that was never killed, bit for bit.
 A run may have more than `core.scores.Run` demands, as attributes or properties:
 
 - `least_evaluations` (int): fewer evaluations give no score at all;
+- `enough_evaluations` (int): from so many on there always is a score;
 - `endless` (bool): the run only ends by its budget;
 - `conclusion` (str): the answer, once the run has nothing more to ask;
 - `statistics` (dict of floats by name): figures that belong beside the scores;
@@ -274,7 +275,8 @@ class _Driven:
         seconds, needed = self.budget.time_limit_seconds, getattr(self.run, "least_evaluations", 0)
         missing = needed - self.spent.evaluations
         if seconds is None or not self.timekeeper.over or missing <= 0:
-            return "raise it"
+            enough = getattr(self.run, "enough_evaluations", None)
+            return "raise it" if enough is None else f"raise it to {enough}, which always do"
         per_row = (self.clock() - self._epoch) / max(self.spent.evaluations, 1)
         return f"raise it to about {math.ceil(seconds + 1.2 * missing * per_row):,} s"
 

@@ -98,6 +98,11 @@ class PermutationRun:
         return self.curve.as_details(self.facts) | {"convergence": self.halves.as_details()}
 
     @property
+    def enough_evaluations(self) -> int:
+        """Of a walk that is not truncated, beside all players and none."""
+        return 2 + self.facts.n_players + 1
+
+    @property
     def least_evaluations(self) -> int:
         """A walk; a truncated walk may need any number below that."""
         return self.facts.n_players + 1 if self.settings.truncate_at is None else 1

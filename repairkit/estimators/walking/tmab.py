@@ -122,7 +122,7 @@ class TmabRun(questions.TopKRun):
         self.moments = samples.Moments.empty(facts.n_players, facts.n_metrics)
         self.still_open = np.ones(facts.n_players, bool)
         self.entropy = samples.draw_entropy(rng)
-        self.n_begun, self.n_walks, self.n_evaluations = 0, 0, 0
+        self.n_begun = self.n_walks = self.n_evaluations = 0
         self.halves = samples.HalvedSamples.empty(facts.n_players)
         self.curve = walks.Curve.empty(facts.n_players, facts.n_metrics)
         self.fresh = samples.Moments.empty(facts.n_players, facts.n_metrics)
@@ -132,16 +132,19 @@ class TmabRun(questions.TopKRun):
         self._fill_lanes()
 
     @property
+    def enough_evaluations(self) -> int:
+        return 2 + self.settings.lanes * (self.facts.n_players + 1)
+
+    @property
     def least_evaluations(self) -> int:
         """The first walk of every lane; a truncated walk may need any number below that."""
-        n_rows = self.settings.lanes * (self.facts.n_players + 1)
-        return n_rows if self.settings.truncate_at is None else 1
+        return self.enough_evaluations - 2 if self.settings.truncate_at is None else 1
 
     @property
     def conclusion(self) -> str:
         decided = super().conclusion
-        again = f"{decided}, and estimated again by {self.n_fresh} fresh walks"
-        return again if self.n_fresh else decided
+        again = f", and estimated again by {self.n_fresh} fresh walks"
+        return decided + again if self.n_fresh else decided
 
     @property
     def details(self) -> dict[str, Any]:
@@ -151,12 +154,10 @@ class TmabRun(questions.TopKRun):
     def statistics(self) -> dict[str, float]:
         """Of the walks that count; the values at the cut are the first metric's."""
         curve = self.curve
-        known = {"walks": float(self.n_walks), "truncated_walks": float(curve.n_cut)}
-        known["fresh_walks"] = float(self.n_fresh)
-        if not curve.n_cut:
-            return known
-        at_cut = float(curve.mean_value_at_cut[0])
-        return known | {"mean_cut": curve.mean_cut, "mean_value_at_cut": at_cut}
+        known = {"walks": self.n_walks, "truncated_walks": curve.n_cut, "fresh_walks": self.n_fresh}
+        counts = {name: float(count) for name, count in known.items()}
+        cut = {"mean_cut": curve.mean_cut, "mean_value_at_cut": float(curve.mean_value_at_cut[0])}
+        return counts | cut if curve.n_cut else counts
 
     @property
     def _over(self) -> bool:

@@ -414,7 +414,8 @@ def read_owned(path: Path) -> OwnedRun:
     """Read a run folder, shared or not.
 
     Raises:
-        RunFolderError: it is unfinished, broken, or of a version that recorded too little.
+        RunFolderError: it is unfinished, broken, of two image sizes, or of a version that recorded
+            too little.
     """
     folder = run_file.RunFolder(path)
     document = folder.read()
@@ -424,6 +425,11 @@ def read_owned(path: Path) -> OwnedRun:
         raise RunFolderError(
             f"{path}: does not say how many images its values are about; score the model again "
             "with this version"
+        )
+    if "score_size" in document:
+        raise RunFolderError(
+            f"{path}: holds values of two image sizes, which cannot be added up; score without "
+            "--score-size"
         )
     return OwnedRun(path, document, {row.filter: row for row in folder.read_rows()})
 

@@ -1,5 +1,6 @@
 """Which estimator scores a model, with which budget, and what fits a time limit."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,10 +16,14 @@ from repairkit.engine.cones.cone_costs import cone_shares
 from repairkit.estimators.driving.driver import Estimation
 from repairkit.estimators.linear import regression, ridge
 from repairkit.estimators.registry import ESTIMATORS, make_estimator
-from repairkit.estimators.walking.tmab import PAPER
+from repairkit.estimators.walking.marginals import Marginals
+from repairkit.estimators.walking.permutation import Permutation
+from repairkit.estimators.walking.tmab import PAPER, Tmab
 from repairkit.formats.run_file import TakenMethod
 from repairkit.jobs.score.score_settings import NORMS, ScoreSettings
 from repairkit.jobs.setup.workbench import Bench
+
+logger = logging.getLogger(__name__)
 
 # Where no limit is given. Regressions try each coalition on one image, the others on a batch.
 EVALUATIONS_PER_FILTER = {
@@ -113,6 +118,48 @@ def told_of_method(asked: str, taken: Taken, facts: GameFacts) -> list[str]:
             "since on fewer it would be another figure; values and intervals are about these images"
         )
     return notes
+
+
+def told_of_few(asked: str, plan: "SettledMethod", facts: GameFacts) -> list[str]:
+    """A warning where a method that was named has too few evaluations, with the number for it.
+
+    `auto` switches to another method instead, and methods that need a fixed number refuse fewer.
+    """
+    allowed, enough = plan.budget.max_evaluations, enough_evaluations(plan.estimator, facts)
+    if asked == "auto" or allowed is None or enough is None or allowed >= enough.evaluations:
+        return []
+    note = (
+        f"method {asked}: {allowed:,} evaluations are few for {facts.n_players} filters; from "
+        f"{enough.evaluations:,} on {enough.words} (--method auto takes what fits)"
+    )
+    logger.warning("%s", note)
+    return [note]
+
+
+@dataclass(frozen=True)
+class Enough:
+    """From how many evaluations on a method does what `words` say."""
+
+    evaluations: int
+    words: str
+
+
+def enough_evaluations(estimator: Estimator, facts: GameFacts) -> Enough | None:
+    """The fewest evaluations that suit a method; None for those that refuse fewer themselves."""
+    n = facts.n_players
+    images = "all images" if facts.of_sets else f"{getattr(estimator, 'batch_size', 1)} images"
+    if isinstance(estimator, Tmab | Permutation):
+        walks = max(getattr(estimator, "lanes", 1), 2)
+        words = f"every filter is in {walks} whole walks, each on a batch of {images}"
+        return Enough(_ENDS + walks * (n + 1), words)
+    if isinstance(estimator, Marginals):
+        words = f"every filter is in two stars, each on a batch of {images}"
+        return Enough(_ENDS + 2 * (n + 1), words)
+    if isinstance(estimator, regression.Regression):
+        pilot = _USUAL_PILOT if n > regression.FEW_PLAYERS else 0
+        parts = "the usual pilot and first round" if pilot else "the usual first round"
+        return Enough(_ENDS + pilot + _FIRST_ROUND, f"there is room for {parts}")
+    return None
 
 
 def small_rounds(n_players: int, rows: int, *, pilot: bool) -> dict[str, int]:

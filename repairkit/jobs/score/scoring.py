@@ -303,6 +303,7 @@ def _play(job: _Job, table: _Table, watch: signs_of_life.Watch) -> driver.Estima
     document["settings"]["budget"] = asdict(budget)
     document["taken"] = plan.taken.to_json()
     document["notes"] += methods.told_of_method(scoring.method, plan.taken, game.facts)
+    document["notes"] += methods.told_of_few(scoring.method, plan, game.facts)
     document["engine"] = game.path
     document["device"], document["precision"] = table.device, table.precision
     if bench.settings.tf32 and table.precision != "tf32":

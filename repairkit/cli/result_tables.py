@@ -384,9 +384,9 @@ def print_exported(exported: results.Exported) -> None:
     if layers.groups is not None:
         groups = layers.groups
         printing.say(
-            f"{layers.n_one_by_one} of these were frozen one by one, the others in groups (every "
-            f"filter is in 2 of {groups.n_groups}), after the numbers of each were found in "
-            f"{layers.framework} and in no other filter, on {groups.n_images} images"
+            f"{layers.n_one_by_one} of these were frozen one by one, the others twice in groups "
+            f"({groups.n_groups} groups in all); on {groups.n_images} images, each of the others "
+            f"holds the numbers of its channel in {layers.framework}, and no other filter does"
         )
         printing.say(
             f"of {groups.n_swaps} pairs of filters that were swapped on purpose, the groups showed "

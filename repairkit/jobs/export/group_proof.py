@@ -46,6 +46,7 @@ SEED = 0
 _UNPROVEN = "unproven in groups; --one-by-one tries each filter alone, at more constants"
 
 
+@stage("counting the work")
 def passes_that_fit(pair: mapping.Pairing) -> tuple[int, int]:
     """How many filters may be frozen alone, and how many there are to freeze."""
     n_filters = sum(site.n_channels for site in pair.sites)
@@ -108,7 +109,8 @@ def prove_in_groups(
         images=pair.images,
         tolerance=pair.tolerance,
     )
-    usual = mapping.usual_values(pair)
+    with stage("finding the filters' ranges"):
+        usual = mapping.usual_values(pair)
     rng = np.random.default_rng(SEED)
     layers = _drawn(pair.framework.layers, reading, n_alone, rng)
     images = pair.images[:_PARTITIONS] if len(pair.images) > 1 else np.repeat(pair.images, 2, 0)

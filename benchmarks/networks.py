@@ -193,6 +193,7 @@ def inception_v3() -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    "squeezenet1.0": (squeezenet1_0, 64, 128),
     "squeezenet1.1": (squeezenet, 64, 128),
     "resnet18": (resnet18, 160, 32),
     "mobilenet_v2": (mobilenet_v2, 128, 64),

@@ -108,7 +108,7 @@ def test_score_writes_a_run_folder_in_rank_order(
     assert kept["evaluations"] == 16
 
 
-@pytest.mark.parametrize("method", ["auto", "tmab"])
+@pytest.mark.parametrize("method", ["auto", "tmab", "stars"])
 def test_scores_are_the_same_bytes_for_any_number_of_workers(
     repairkit: Command, project: Project, tmp_path: Path, method: str
 ) -> None:
@@ -166,6 +166,7 @@ def test_scores_are_the_same_bytes_for_any_cache_memory(
         "auto",
         "regression",
         "marginals",
+        "stars",
         "tmab",
         "permutation",
         "leave-one-out",

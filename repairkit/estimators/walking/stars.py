@@ -25,16 +25,16 @@ from numpy.typing import NDArray
 from repairkit.core import errors, game, scores
 from repairkit.estimators import questions, samples
 from repairkit.estimators.walking import allocation, marginals
+from repairkit.estimators.walking.strata import Strata
 
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 _CHUNK = 1024
 _CYCLE = 8
-_LEAST_STARS = 4
-_FEWEST = 32
+_LEAST_STARS = 1  # beside the pilot, without which a stratum would be unknown
+_FEWEST = 8  # stars of a run; rows of eight images or fewer are dear, so that blocks stay large
 _MOST_TURNS_OF = 256  # stars, where coalitions differ and images are few
-_PRIOR = 8.0  # stars that a player's variance by image counts as, where coalitions differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class StarPlan:
             most=most,
             n_blocks=n_blocks,
             n_turns=turns,
-            n_pilot=min(settings.pilot, n_blocks * turns),
+            n_pilot=min(settings.pilot, -(-n_blocks * turns // 2)),
             entropy=entropy,
         )
 
@@ -166,10 +166,8 @@ class StarPlan:
 class StarsRun:
     """`star` is under way, `n_stars` are complete.
 
-    `of_pilot` and `of_others` are the moments of the two strata, a sample being the mean over a
-    star's images; `within` (n_players, n_metrics) the squared deviations of the images of a star
-    from that mean, added up, and `degrees` (n_players,) their degrees of freedom. `base`
-    (n_images, n_metrics) are the scores of the coalition of `star`. `rates` (n_players,) say in
+    `strata` hold what the stars say, and `base` (n_images, n_metrics) the scores of the coalition
+    of `star`. `rates` (n_players,) say in
     which share of the other stars a player takes part, zero until the pilot is complete; `starts`
     (n_players,) where its turn begins. `passes` are the plain passes that were spent,
     `passes_of_marginals` those of them beside the coalitions themselves, and `n_sampled` the
@@ -180,10 +178,12 @@ class StarsRun:
         self.facts, self.settings = facts, settings
         self.costs = _costs(settings, facts.n_players)
         self.plan = StarPlan.of(facts, settings, samples.draw_entropy(rng))
-        self.of_pilot = samples.Moments.empty(facts.n_players, facts.n_metrics)
-        self.of_others = samples.Moments.empty(facts.n_players, facts.n_metrics)
-        self.within = np.zeros((facts.n_players, facts.n_metrics))
-        self.degrees = np.zeros(facts.n_players)
+        self.strata = Strata.empty(
+            (facts.n_players, facts.n_metrics),
+            share=self.plan.n_pilot / self.plan.n_stars,
+            per_star=len(self.plan.images) / self.plan.n_blocks,
+            alike=self.plan.most == 0,
+        )
         self.base = np.zeros((0, facts.n_metrics))
         self.rates = np.zeros(facts.n_players)
         self.starts = np.random.default_rng([*self.plan.entropy, 3]).random(facts.n_players)
@@ -213,10 +213,10 @@ class StarsRun:
             "passes_per_marginal": self.passes_of_marginals / max(self.n_sampled, 1),
             "passes_per_marginal_if_even": float(self.costs.mean()),
         }
-        errors = self._std_errors()[:, 0]
+        errors = self.strata.errors()[:, 0]
         known["squared_error_times_passes"] = float((errors**2).mean()) * self.passes
         if self.rates.any():
-            spreads = np.sqrt(self._variances()[:, 0])
+            spreads = np.sqrt(self.strata.variances()[:, 0])
             gain = allocation.gain_over_even(spreads, self.costs, self.rates)
             known["gain_over_even_images"] = gain
         return known
@@ -245,8 +245,7 @@ class StarsRun:
             self.base, by_image = by_image[0].copy(), by_image[1:]
         n_rows, n_images = len(by_image), len(counts)
         players = star.players[star.n_known - 1 - n_rows : star.n_known - 1]
-        self.within[players] += ((by_image - self.base).var(axis=1)) * n_images
-        self.degrees[players] += n_images - 1
+        self.strata.add_images(players, by_image - self.base)
         of_rows = float(self.costs[players].sum())
         self.passes_of_marginals += of_rows * n_images
         self.passes += (of_rows + begins) * n_images
@@ -255,7 +254,8 @@ class StarsRun:
             self._learn(plan, star)
 
     def _learn(self, plan: StarPlan, star: marginals.Star) -> None:
-        stratum = self.of_pilot if self.n_stars < plan.n_pilot else self.of_others
+        strata = self.strata
+        stratum = strata.of_pilot if self.n_stars < plan.n_pilot else strata.of_others
         stratum.add(star.players, plan.scale(self.n_stars) * marginals.star_marginals(star))
         self.n_stars += 1
         if self.n_stars == plan.n_pilot and plan.n_others:
@@ -272,7 +272,7 @@ class StarsRun:
         if self.settings.even:
             rate = float(np.clip(cost / self.costs.sum(), least, 1.0))
             return np.full(len(self.costs), rate)
-        spreads = np.sqrt(self._variances()[:, 0])
+        spreads = np.sqrt(self.strata.variances()[:, 0])
         return allocation.sampling_rates(spreads, self.costs, cost=cost, least=least)
 
     def _begin(self) -> marginals.Star:
@@ -290,64 +290,11 @@ class StarsRun:
             values=np.zeros((1 + len(players), self.facts.n_metrics)),
         )
 
-    def _variances(self) -> Floats:
-        """Of one sample, (n_players, n_metrics).
-
-        In the full coalition stars differ by their images alone, so that the variance between
-        images tells it. Where coalitions differ too, the variance between the images of a star,
-        times a factor common to all players, is what the few stars of a player are drawn towards.
-        """
-        both = samples.merge(self.of_pilot, self.of_others)
-        per_star = len(self.plan.images) / self.plan.n_blocks
-        pooled = self.within.sum(axis=0) / max(float(self.degrees.sum()), 1.0)
-        # One degree of freedom of the mean player's: some effects are too rare to be seen.
-        alone = (self.within + pooled) / (self.degrees + 1)[:, None] / per_star
-        stars = np.maximum(both.counts - 1, 0)[:, None]
-        between = both.squares.sum(axis=0) / max(float(stars.sum()), 1.0)
-        if per_star <= 1 or not alone.any():
-            return samples.pooled_variances(both)
-        if self.plan.most == 0:
-            squares = self.within + pooled + per_star * both.squares
-            of_images: Floats = squares / (self.degrees[:, None] + 1 + stars) / per_star
-            return of_images
-        weights = stars / max(float(stars.sum()), 1.0)
-        expected = (weights * alone).sum(axis=0)
-        factor = np.divide(between, expected, out=np.ones_like(between), where=expected > 0)
-        variances: Floats = (both.squares + _PRIOR * factor * alone) / (stars + _PRIOR)
-        return variances
-
-    def _weights(self) -> tuple[Floats, Floats]:
-        """Of the strata, (n_players, 1) each; the pilot has all where there is nothing else."""
-        share = self.plan.n_pilot / self.plan.n_stars
-        of_pilot = np.where(self.of_others.counts > 0, share, 1.0)[:, None]
-        return of_pilot, 1 - of_pilot
-
-    def _std_errors(self) -> Floats:
-        """Infinite below two stars."""
-        shares = [
-            weight**2 / np.maximum(moments.counts, 1)[:, None]
-            for weight, moments in zip(
-                self._weights(), (self.of_pilot, self.of_others), strict=True
-            )
-        ]
-        spread: Floats = np.sqrt(self._variances() * (shares[0] + shares[1]))
-        return np.where(self._counts()[:, None] > 1, spread, np.inf)
-
-    def _quantiles(self, confidence: float) -> Floats:
-        """Student's, by the degrees of freedom of each player, (n_players,)."""
-        degrees = self._counts() - 1 + (self.degrees if self.plan.most == 0 else _PRIOR / 2)
-        whole = np.maximum(degrees, 1).astype(np.int64).tolist()
-        return np.array([samples.student_quantile(confidence, d) for d in whole])
-
-    def _counts(self) -> NDArray[np.int64]:
-        return self.of_pilot.counts + self.of_others.counts
-
     def read(self) -> scores.Scores:
-        counts, std_errors = self._counts(), self._std_errors()
-        of_pilot, of_others = self._weights()
-        values = of_pilot * self.of_pilot.means + of_others * self.of_others.means
-        low, high = samples.around(values, self._quantiles(CONFIDENCE)[:, None] * std_errors)
-        together = self._quantiles(1 - (1 - CONFIDENCE) / len(counts))
+        counts, values, std_errors = self.strata.counts, self.strata.means(), self.strata.errors()
+        alone = self.strata.quantiles(CONFIDENCE)
+        low, high = samples.around(values, alone[:, None] * std_errors)
+        together = self.strata.quantiles(1 - (1 - CONFIDENCE) / len(counts))
         joint = np.stack(samples.around(values[:, 0], together * std_errors[:, 0]), axis=1)
         return scores.Scores(
             metrics=self.facts.metrics,

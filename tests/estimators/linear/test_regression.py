@@ -223,6 +223,35 @@ def test_every_size_of_a_repair_counts_the_same(n: int, least: int, most: int) -
     assert abs(off).max() > 4.5
 
 
+def test_balanced_sizes_count_the_same_up_to_the_collapse() -> None:
+    n, most = 12, 5
+    own = np.random.default_rng(3).normal(0.3, 1.0, n)
+    present = members(n)
+    lacking = n - present.sum(axis=1)
+    values = ((present @ own) * (1 + lacking**2 / 30.0))[:, None]
+    even = semivalue(values, ((np.arange(n + 1) >= 1) & (np.arange(n + 1) <= most)).astype(float))
+    paid = values[-1, 0] - values[lacking == most, 0].mean()
+    scale = most / n * float(np.clip((values[-1, 0] - values[0, 0]) / paid, 1.0, 1.3))
+    found, by_rows = (
+        estimate(
+            TableGame(quiet(values)),
+            Regression(sizes=law, most_removed=most / n, top_k=1),
+            budget=Budget(40_000),
+            seed=1,
+        ).scores
+        for law in ("balanced", "even")
+    )
+    assert (abs(found.values[:, 0] - scale * even) <= 4.5 * found.std_errors[:, 0]).all()
+    assert (abs(by_rows.values[:, 0] - scale * even) > 4.5 * by_rows.std_errors[:, 0]).any()
+
+
+def test_many_players_are_valued_with_balanced_sizes() -> None:
+    few, many = (
+        Regression().start(SoftGame(n).facts, np.random.default_rng(0)).law for n in (64, 65)
+    )
+    assert (few, many) == ("shapley", "balanced")
+
+
 def test_errors_over_images_are_no_smaller_than_over_rows() -> None:
     game = SoftGame(40, seed=1)
     rows, images = (

@@ -66,11 +66,12 @@ def test_images_drawn_unevenly_bias_nothing() -> None:
 
 
 def test_images_go_to_those_that_vary_and_are_cheap() -> None:
-    settings = Stars(**ALONE, share=0.6, costs=((6, 0.5),))
+    settings = Stars(**ALONE, share=0.6, batch_size=7, costs=((6, 0.5),))
     end = play(Uneven(), settings)
     counts = end.scores.samples
     assert counts[0] > counts[1] > 2 * counts[2:].max()
-    cheap = play(Uneven(), Stars(**ALONE, share=0.6, costs=((1, 0.5), (1, 0.05), (4, 0.5))))
+    cheaper = {"costs": ((1, 0.5), (1, 0.05), (4, 0.5))}
+    cheap = play(Uneven(), Stars(**{**vars(settings), **cheaper}))
     assert cheap.scores.samples[1] > counts[1]
     even = play(Uneven(), Stars(**{**vars(settings), "even": True}))
     assert np.ptp(even.scores.samples) <= 1

@@ -381,3 +381,21 @@ def test_a_column_of_zeros_is_solved_by_zeros() -> None:
     spectrum = lanczos(lambda v: design.T @ design @ v, columns, 9)
     assert not spectrum.solve(1, 1.0).any()
     assert spectrum.solve(0, 1.0).any()
+
+
+def test_filters_of_narrow_layers_are_absent_as_often_as_others() -> None:
+    """By counting, in the first round on a SqueezeNet: decks deal every player before any again.
+
+    Independent draws would leave out 15 % of the players, and squeeze layers be 20 % off.
+    """
+    squeezes = [16, 16, 32, 32, 48, 48, 64, 64]
+    widths = [64, *(width for squeeze in squeezes for width in (squeeze, 4 * squeeze, 4 * squeeze))]
+    n, ends = sum(widths), np.cumsum(widths)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        sizes = draw_sizes(rng, probabilities("falling", 1, 60, n), 1, 256)
+        absent = (~remove_at_random(rng, sizes, n)).sum(axis=0)
+        assert (absent == 0).mean() < 0.01
+        for end, width in zip(ends, widths, strict=True):
+            if width <= 64:
+                assert absent[end - width : end].mean() == pytest.approx(absent.mean(), rel=0.1)

@@ -144,18 +144,17 @@ def describe(name: str, done: Exported, timings: Timings, bar: int | None) -> No
         )
     for stage, (wall, processors) in timings.seconds.items():
         print(f"  {stage:<28}{wall:9.1f} s {processors:9.1f} s of processors")
-    proving = [
+    wall, processors = (
         sum(each[i] for stage, each in timings.seconds.items() if stage not in PREPARING)
         for i in range(2)
-    ]
-    print(
-        f"  {'proof and mapping':<28}{proving[0]:9.1f} s {proving[1]:9.1f} s of processors", end=""
     )
-    if bar is None:
-        print()
-    else:
-        # Two cores that do nothing else need half of the processors' seconds at best.
-        print(f"; bar {bar} s: {'kept' if proving[0] < bar else 'NOT kept'}")
+    verdict = ""
+    if bar is not None:
+        # A process that waits for others takes no seconds of processors meanwhile.
+        busy = "kept by the seconds of processors; the machine was busy"
+        verdict = "kept" if wall < bar else busy if processors < bar else "NOT kept"
+        verdict = f"; bar {bar} s: {verdict}"
+    print(f"  {'proof and mapping':<28}{wall:9.1f} s {processors:9.1f} s of processors{verdict}")
     if timings.first_told is not None:
         print(f"  first filters told after {timings.first_told:.1f} s of mapping")
 

@@ -52,7 +52,7 @@ def print_scored(
         printing.say(f"note: {note}")
     for sentence in known_sentences(document):
         printing.say(printing.plainly(sentence))
-    if document["n_undecided"]:
+    if document["n_undecided"] and "score_size" not in document:
         limit = "--time-limit" if "time limit" in document["reason"] else "--max-evaluations"
         more = "score again with a larger" if "asked" in document else "raise"
         printing.say(f"{more} {limit} to tell more")

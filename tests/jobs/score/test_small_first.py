@@ -263,6 +263,10 @@ def test_the_command_takes_a_side_or_both(place: Path, repairkit: Callable[..., 
     assert "ranked at 10x10" in answer.out
     words = json.loads((place / "run" / "run.json").read_text())["again"]["words"]
     assert words[words.index("--score-size") + 1] == "10x10"
+    assert repairkit("report", "run").code == 0
+    page = (place / "run" / "report.html").read_text(encoding="utf-8")
+    assert "ranked at 10x10" in page
+    assert repairkit("compare", "run", "run").code == 0
     wrong = repairkit("score", *where, "--score-size", "12 by 12")
     assert wrong.code == 1
     assert "such as 128" in wrong.err

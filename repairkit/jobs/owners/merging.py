@@ -236,6 +236,8 @@ def _add(runs: Sequence[OwnedRun], ids: tuple[str, ...], shares: Mapping[str, Fl
     top_k = settle_top_k(estimator.get("top_k"), len(ids))
     floor, ceiling = ends if joint is None else (joint[:, 0], joint[:, 1])
     still_open = contested(floor, ceiling, value, top_k=top_k, side=side, epsilon=0.0)
+    if all(kind.startswith("exact") for kind in kinds):
+        still_open[:] = False  # exact values of all owners' images are exact values of these
     return Scores(
         metrics=tuple(runs[0].metrics),
         values=values,

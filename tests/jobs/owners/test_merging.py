@@ -58,9 +58,14 @@ def test_exact_values_of_two_owners_are_those_of_all_images(
     whole, merged = rows_of(tmp_path / "whole"), rows_of(tmp_path / "merged")
     assert whole.keys() == merged.keys()
     for name, row in whole.items():
-        for column in ("value", "ci_low", "ci_high", "value:loss", "value:recall:1"):
+        for column in ("value", "value:loss", "value:recall:1"):
             assert float(merged[name][column]) == pytest.approx(float(row[column]), abs=1e-12)
-        assert float(merged[name]["std_error"]) == 0.0
+        assert merged[name]["decided"] == "true"
+        # Errors over images: each owner's spread is around its own mean, so they agree about.
+        arm = float(row["ci_high"]) - float(row["value"])
+        for column in ("ci_low", "ci_high"):
+            assert float(merged[name][column]) == pytest.approx(float(row[column]), abs=0.1 * arm)
+        assert float(merged[name]["std_error"]) == pytest.approx(float(row["std_error"]), rel=0.1)
     document = json.loads((tmp_path / "merged" / "run.json").read_text())
     jsonschema.validate(
         document, json.loads((files("repairkit.formats") / "run.schema.json").read_text())

@@ -1,6 +1,7 @@
 """Stacked rows, as on a GPU; through the CPU provider where there is none."""
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from onnx import numpy_helper
 
 from repairkit.core.errors import DeviceError
 from repairkit.core.suite import Precision
+from repairkit.engine import masks as masks_module
 from repairkit.engine.cones import stacked as stacked_module
 from repairkit.engine.cones.stacked import StackedEvaluator
 from repairkit.engine.evaluator import difference, keep_all
-from repairkit.engine.masks import MaskEvaluator
+from repairkit.engine.masks import MaskEvaluator, ScatteredEvaluator, with_scattered
 from repairkit.engine.runner import Runner
 from repairkit.engine.working import open_evaluator, open_stacked
 from repairkit.graph.coalitions.recast import recast
@@ -246,3 +248,40 @@ def test_a_stacked_run_keeps_everything_it_is_fed(monkeypatch: pytest.MonkeyPatc
     evaluator.answer(rows, None, keep_all)
     assert gone
     assert not any(gone)
+
+
+def on_a_card(monkeypatch: pytest.MonkeyPatch, setup: Setup, batch_size: int) -> MaskEvaluator:
+    """The judge as it says that it is on a card, run by the CPU provider."""
+    monkeypatch.setattr(masks_module, "session_device", lambda _: "cuda")
+    judge = setup.reference(batch_size=batch_size)
+    assert judge.device == "cuda"
+    return judge
+
+
+def test_rows_of_few_images_share_full_batches_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = set_up(deep_model(), images(9))
+    rng = np.random.default_rng(0)
+    rows, drawn = rng.random((37, len(setup.roster))) < 0.7, rng.integers(0, 9, (37, 2))
+    expected = setup.reference().answer(rows, drawn, keep_all)
+    judge = on_a_card(monkeypatch, setup, batch_size=20)
+    sizes: list[int] = []
+    run = judge.run
+
+    def watched(coalitions: np.ndarray, positions: np.ndarray) -> Any:
+        sizes.append(len(positions))
+        return run(coalitions, positions)
+
+    scattered = with_scattered(stacked(setup, "cpu"), judge, macs=1e12)
+    assert isinstance(scattered, ScatteredEvaluator)
+    monkeypatch.setattr(judge, "run", watched)
+    assert_agree(scattered.answer(rows, drawn, keep_all), expected)
+    assert sizes == [20, 20, 20, 20]
+
+
+def test_images_that_go_one_by_one_are_not_stacked_on_a_card(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = set_up(deep_model(), images(9))
+    judge = on_a_card(monkeypatch, setup, batch_size=4)
+    alone = replace(setup.candidates, step=1)
+    assert open_evaluator(alone, judge) is judge

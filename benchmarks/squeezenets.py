@@ -63,7 +63,7 @@ PLAIN, DROPOUT, FULL = "plain", "dropout", "full"
 RECIPES = {
     PLAIN: Recipe(),
     DROPOUT: Recipe(dropout=0.2),
-    FULL: Recipe(digits=True, width=1.0, epochs=7, rate=6e-3, normalised=True, channels_last=True),
+    FULL: Recipe(digits=True, width=1.0, epochs=3, rate=6e-3, normalised=True, channels_last=True),
 }
 KINDS = (PLAIN, DROPOUT)
 """Those of half the width, which are compared."""

@@ -102,7 +102,7 @@ def run_facts(document: Document) -> dict[str, Any]:
         "verdict": {
             "tone": "plain",
             "word": "Scored",
-            "sentence": _sentence(scores, measure.words, run),
+            "sentence": _sentence(scores, measure.words, run) + _of_sizes(run),
         },
         "warnings": [*overlap_warnings(run["parts"]), *_collapse(run, measure)],
         "less_is_better": bool(scores.get("less_is_better")),
@@ -117,6 +117,19 @@ def run_facts(document: Document) -> dict[str, Any]:
         "known": wording.known_sentences(run),
         "commands": {"score": command_again(again, (again or {}).get("out", ""))},
     }
+
+
+def _of_sizes(run: Document) -> str:
+    """Of which image size the values are, where they are of two."""
+    told = run.get("score_size")
+    if told is None:
+        return ""
+    small, full = (f"{height}x{width}" for height, width in (told["size"], told["full"]))
+    return (
+        f" Only {count(len(told['filters']), 'value')} at the ends of the ranking "
+        f"{'is' if len(told['filters']) == 1 else 'are'} of images of {full}; all others are of "
+        f"{small} and say nothing of {full}."
+    )
 
 
 def _sentence(scores: Document, name: str, run: Document) -> str:

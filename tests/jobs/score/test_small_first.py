@@ -266,6 +266,7 @@ def test_the_command_takes_a_side_or_both(place: Path, repairkit: Callable[..., 
     assert repairkit("report", "run").code == 0
     page = (place / "run" / "report.html").read_text(encoding="utf-8")
     assert "ranked at 10x10" in page
+    assert "all others are of 10x10 and say nothing of 20x20" in page
     assert repairkit("compare", "run", "run").code == 0
     wrong = repairkit("score", *where, "--score-size", "12 by 12")
     assert wrong.code == 1

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
+
+from repairkit.cli import app
+from tests.lowest import smoke
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 COMMANDS = [
@@ -45,3 +49,8 @@ def test_help_is_as_reviewed(
     if request.config.getoption("--golden"):
         path.write_text(text)
     assert text == path.read_text()
+
+
+def test_the_trial_of_the_lowest_versions_runs_every_command() -> None:
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert set(smoke.COMMANDS) == commands == set(COMMANDS) - {""}

@@ -37,14 +37,14 @@ def in_words(size: tuple[int, int] | list[int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def with_sizes(rows: list[dict[str, Any]], told: ScoreSize | None) -> list[dict[str, Any]]:
+def with_sizes(rows: list[dict[str, Any]], facts: ScoreSize | None) -> list[dict[str, Any]]:
     """Rows of `scores.csv` with the size that each value is of; as they are for one size.
 
     Args:
         rows: each with the id of its `filter`.
-        told: what the run says.
+        facts: what the run says.
     """
-    if told is None:
+    if facts is None:
         return rows
-    measured, small, full = set(told["filters"]), in_words(told["size"]), in_words(told["full"])
+    measured, small, full = set(facts["filters"]), in_words(facts["size"]), in_words(facts["full"])
     return [{**row, "size": full if row["filter"] in measured else small} for row in rows]

@@ -118,12 +118,12 @@ def ask(folder: Path, question: Question, *, out: Path | None = None) -> Asked:
     positions = choose_images(question.choice, replay.rows, replay.rows.document["part"])
     names = _names(replay, question, positions)
     same = positions is None and not question.groups and names[:1] == tuple(run["metrics"])[:1]
-    found = replay.answer(names, positions, same=same)
-    if found.widened:
-        words = f"{found.scores.interval}; widened, since rows are few"
-        found = replace(found, scores=replace(found.scores, interval=words))
+    replayed = replay.answer(names, positions, same=same)
+    if replayed.widened:
+        words = f"{replayed.scores.interval}; widened, since rows are few"
+        replayed = replace(replayed, scores=replace(replayed.scores, interval=words))
     excluded = _excluded(replay, question)
-    document = _document(replay, question, found, names=names, positions=positions)
+    document = _document(replay, question, replayed, names=names, positions=positions)
     document["notes"] += excluded.notes
     if excluded.document is not None:
         document["excluded"] = excluded.document
@@ -131,21 +131,21 @@ def ask(folder: Path, question: Question, *, out: Path | None = None) -> Asked:
         run.get("rounds", 0), run["evaluations"], run["image_passes"], time.monotonic() - began
     )
     reason = (
-        f"asked of {folder} without a forward pass: {found.n_rows:,} of its {found.n_all:,} rows "
-        "saw these images"
+        f"asked of {folder} without a forward pass: {replayed.n_rows:,} of its {replayed.n_all:,} "
+        "rows saw these images"
     )
     estimation = Estimation(
-        scores=found.scores,
+        scores=replayed.scores,
         spent=spent,
         finished=True,
         reason=reason,
-        statistics=_statistics(found),
+        statistics=_statistics(replayed),
     )
-    run_document.conclude(document, estimation, found.scores)
-    document["notes"] += _doubts(found, len(replay.roster), document["statistics"])
+    run_document.conclude(document, estimation, replayed.scores)
+    document["notes"] += _doubts(replayed, len(replay.roster), document["statistics"])
     layers = replay.rows.document["layers"]
     asked = Asked(
-        scores=found.scores,
+        scores=replayed.scores,
         filters=replay.roster.filters,
         document=document,
         folder=out,
@@ -191,8 +191,8 @@ def _names(replay: Replay, question: Question, positions: Indices | None) -> tup
     return spell_out(question.metrics, about, replay.rows.document["n_classes"])
 
 
-def _statistics(found: Replayed) -> dict[str, float]:
-    known: Mapping[str, float] = getattr(found.run, "statistics", {})
+def _statistics(replayed: Replayed) -> dict[str, float]:
+    known: Mapping[str, float] = getattr(replayed.run, "statistics", {})
     return {name: float(value) for name, value in known.items() if np.isfinite(value)}
 
 
@@ -201,9 +201,9 @@ def _excluded(replay: Replay, question: Question) -> Excluded:
     wanted = question.exclude_top_of
     if wanted is None:
         return NOTHING
-    found = replay.answer((wanted,), None, same=False)
+    replayed = replay.answer((wanted,), None, same=False)
     more = metrics_of(replay, (wanted,))[0].measure.greater_is_better
-    players = top_players(found.scores.values[:, 0], question.exclude_share, more=more)
+    players = top_players(replayed.scores.values[:, 0], question.exclude_share, more=more)
     filters = replay.roster.filters
     return Excluded(
         frozenset(players),
@@ -220,7 +220,7 @@ def _excluded(replay: Replay, question: Question) -> Excluded:
 def _document(
     replay: Replay,
     question: Question,
-    found: Replayed,
+    replayed: Replayed,
     *,
     names: tuple[str, ...],
     positions: Indices | None,
@@ -236,7 +236,7 @@ def _document(
         "key": run["key"],
         "where": question.choice.words,
         "n_images": len(part),
-        "n_rows": found.n_rows,
+        "n_rows": replayed.n_rows,
     }
     images = "" if positions is None else hashlib.sha256(part.indices.tobytes()).hexdigest()
     kept = {name: value for name, value in run.items() if name not in _OF_THE_RUN}
@@ -249,7 +249,7 @@ def _document(
         "less_is_better": run_document.less_is_better(measures),
         "measures": measures,
         "metrics": {
-            name: {"all": float(found.ends[0, i]), "none": float(found.ends[1, i])}
+            name: {"all": float(replayed.ends[0, i]), "none": float(replayed.ends[1, i])}
             for i, name in enumerate(names)
         },
         "notes": [*_notes_of_data(run)],
@@ -262,7 +262,7 @@ def _document(
             f"{question.choice.words}"
         )
     document["notes"] += told_of_ends(document["metrics"])
-    _warn_of_collapse(document, found, metrics[0], replay)
+    _warn_of_collapse(document, replayed, metrics[0], replay)
     return document
 
 
@@ -285,7 +285,7 @@ def _notes_of_data(run: RunDocument) -> list[str]:
 
 
 def _warn_of_collapse(
-    document: RunDocument, found: Replayed, metric: Metric, replay: Replay
+    document: RunDocument, replayed: Replayed, metric: Metric, replay: Replay
 ) -> None:
     """Note that the metric may reward a broken model, as `score` does."""
     ends = document["metrics"][metric.name]
@@ -293,34 +293,35 @@ def _warn_of_collapse(
     document["notes"] += [floor] if floor else []
     accuracy = accuracy_of(replay.rows.scored.annotations)
     filters = replay.roster.filters
-    collapse = find_collapse(found.run.read(), metric.measure, accuracy, filters)
+    collapse = find_collapse(replayed.run.read(), metric.measure, accuracy, filters)
     if collapse is not None:
         document["rewards_collapse"] = collapse
         document["notes"].append(collapse_in_words(collapse, metric.measure, ends))
 
 
-def _doubts(found: Replayed, n_filters: int, statistics: Mapping[str, float]) -> list[str]:
+def _doubts(replayed: Replayed, n_filters: int, statistics: Mapping[str, float]) -> list[str]:
     """What keeps the answer from being sure."""
     notes = []
-    if found.n_unseen:
+    if replayed.n_unseen:
         notes.append(
-            f"{found.n_unseen:,} of these images were seen by no row: values are about the others"
+            f"{replayed.n_unseen:,} of these images were seen by no row: values are about the "
+            "others"
         )
     remedy = "ask of more images, or score with a larger --max-evaluations and --keep-rows"
-    if found.n_rows < LEAST_ROWS:
+    if replayed.n_rows < LEAST_ROWS:
         notes.append(
-            f"only {found.n_rows} rows saw these images, and {LEAST_ROWS} are needed for any value "
-            f"at all: no interval is bounded; {remedy}"
+            f"only {replayed.n_rows} rows saw these images, and {LEAST_ROWS} are needed for any "
+            f"value at all: no interval is bounded; {remedy}"
         )
-    elif found.n_rows < FEW_ROWS * n_filters or statistics.get("reliability", 1.0) < _UNSURE:
+    elif replayed.n_rows < FEW_ROWS * n_filters or statistics.get("reliability", 1.0) < _UNSURE:
         notes.append(
-            f"{found.n_rows:,} rows saw these images, which is little for {n_filters} filters: "
+            f"{replayed.n_rows:,} rows saw these images, which is little for {n_filters} filters: "
             f"intervals are wide, and the ranking is hardly known; {remedy}"
         )
-    if found.n_rows >= LEAST_ROWS and not found.scores.std_errors[:, 0].any():
+    if replayed.n_rows >= LEAST_ROWS and not replayed.scores.std_errors[:, 0].any():
         notes.append(
-            f"none of the {found.n_rows:,} rows changed the outcome of these images: a value of 0 "
-            "says that no effect was seen, not that there is none"
+            f"none of the {replayed.n_rows:,} rows changed the outcome of these images: a value of "
+            "0 says that no effect was seen, not that there is none"
         )
     return notes
 

@@ -113,16 +113,16 @@ def overlap_by_chance(overlap: int, k: int, n: int) -> float:
     return ways / math.comb(n, k)
 
 
-def collapse_in_words(found: Collapse, measure: Measure, ends: Ends | None) -> str:
+def collapse_in_words(collapse: Collapse, measure: Measure, ends: Ends | None) -> str:
     """What a reader must know before freezing the filters that V calls harmful.
 
     Args:
-        found: the overlap.
+        collapse: the overlap.
         measure: of V.
         ends: V with all filters and with none, if they are known.
     """
     remedy = "let patch choose, which holds accuracy by --max-drop"
-    if found["accuracy"] == CLEAN_ACCURACY.name:
+    if collapse["accuracy"] == CLEAN_ACCURACY.name:
         remedy = (
             f"score with --metric {ROBUSTNESS_ABOVE.name}:0.7, which keeps a floor on clean "
             f"accuracy, or {remedy}"
@@ -134,10 +134,10 @@ def collapse_in_words(found: Collapse, measure: Measure, ends: Ends | None) -> s
             f"{measure.figure(ends['all'])} with all"
         )
     return (
-        f"V may reward a model that answers nothing right: of the {found['k']} filters that "
-        f"{measure.words} calls most harmful, {found['overlap']} are among the {found['k']} on "
-        f"which {found['accuracy']} lives most (chance gives {found['expected']:.1f}; p = "
-        f"{found['chance']:.1g}){better}; freezing them may leave nothing of the model: look at "
+        f"V may reward a model that answers nothing right: of the {collapse['k']} filters that "
+        f"{measure.words} calls most harmful, {collapse['overlap']} are among the {collapse['k']} "
+        f"on which {collapse['accuracy']} lives most (chance gives {collapse['expected']:.1f}; p = "
+        f"{collapse['chance']:.1g}){better}; freezing them may leave nothing of the model: look at "
         f"the removal curve of accuracy, and {remedy}"
     )
 
@@ -158,8 +158,8 @@ def collapse_on_curve(curve: CurveDocument) -> str | None:
         return None
     figures = [line["figures"][name] for name in (metric, accuracy)]
     starts = [along[0]["value"] for along in figures]
-    for size, *found in zip(curve["sizes"], *figures, strict=True):
-        known = [n for n in (*starts, *(figure["value"] for figure in found)) if n is not None]
+    for size, *drawn in zip(curve["sizes"], *figures, strict=True):
+        known = [n for n in (*starts, *(figure["value"] for figure in drawn)) if n is not None]
         if len(known) < 2 * len(figures):
             continue
         before, whole, now, left = known

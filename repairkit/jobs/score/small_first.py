@@ -233,19 +233,19 @@ def confirm(scored: Scored, scoring: ScoreSettings) -> Scored:
             )
         except errors.BudgetError:  # the time ended before eight stars
             estimation = None
-    told = document["score_size"]
-    told["top_k"], told["images"] = plan.top_k, len(images)
-    told["metrics"] = {
+    facts = document["score_size"]
+    facts["top_k"], facts["images"] = plan.top_k, len(images)
+    facts["metrics"] = {
         metric.name: {"all": float(ends[0, column]), "none": float(ends[1, column])}
         for column, metric in enumerate(metrics)
     }
     scores = replace(scored.scores, decided=np.zeros(len(everyone), bool), efficient=False)
     scores = replace(scores, joint=None)
     if estimation is not None:
-        scores = _measured(scores, estimation.scores, plan, full, told)
-        _add_spent(document, told, estimation.spent)
+        scores = _measured(scores, estimation.scores, plan, full, facts)
+        _add_spent(document, facts, estimation.spent)
     _conclude(document, scores, full)
-    document["notes"].append(_sentence(told, scores.metrics[0]))
+    document["notes"].append(_sentence(facts, scores.metrics[0]))
     if scored.folder is not None:
         run_file.RunFolder(scored.folder).write_result(
             document,
@@ -285,23 +285,23 @@ def _measured(
     large: Scores,
     plan: _Plan,
     full: workbench.Bench,
-    told: ScoreSize,
+    facts: ScoreSize,
 ) -> Scores:
     """The scores with values of full size where they were measured; tells how the ranking held."""
     measured = np.flatnonzero(large.samples > 0)
-    told["filters"] = [full.roster.filters[player].id for player in measured.tolist()]
+    facts["filters"] = [full.roster.filters[player].id for player in measured.tolist()]
     ranked, values = small.values[measured, 0], large.values[measured, 0]
     error = large.std_errors[measured, 0]
     rng = np.random.default_rng([full.settings.seed, _DRAWS])
     top_k = min(plan.top_k, len(measured))
-    told["stays"] = {}
+    facts["stays"] = {}
     for side in plan.sides:
         sign = 1 if side == "highest" else -1
         held = confirming_stars.top_held(sign * ranked, sign * values, error, top_k, rng)
-        told["stays"][side] = [held.share, held.low, held.high]
+        facts["stays"][side] = [held.share, held.low, held.high]
     correlation = rank_correlation(ranked, values)
-    told["rank_correlation"] = correlation if np.isfinite(correlation) else None
-    told["rank_interval"] = list(confirming_stars.rank_bounds(correlation, len(measured)))
+    facts["rank_correlation"] = correlation if np.isfinite(correlation) else None
+    facts["rank_interval"] = list(confirming_stars.rank_bounds(correlation, len(measured)))
     columns: dict[str, Any] = {}
     for name in ("values", "std_errors", "ci_low", "ci_high", "samples"):
         column = getattr(small, name).copy()
@@ -312,14 +312,14 @@ def _measured(
         **columns,
         confidence=min(small.confidence, large.confidence),
         interval=(
-            f"at {in_words(told['full'])} {large.interval}; "
-            f"at {in_words(told['size'])} {small.interval}"
+            f"at {in_words(facts['full'])} {large.interval}; "
+            f"at {in_words(facts['size'])} {small.interval}"
         ),
     )
 
 
-def _add_spent(document: run_file.RunDocument, told: ScoreSize, spent: Spent) -> None:
-    told["evaluations"] = spent.evaluations
+def _add_spent(document: run_file.RunDocument, facts: ScoreSize, spent: Spent) -> None:
+    facts["evaluations"] = spent.evaluations
     document["evaluations"] = document.get("evaluations", 0) + spent.evaluations
     document["image_passes"] = document.get("image_passes", 0) + spent.image_passes
     document["seconds"] = round(max(document.get("seconds", 0.0), 0.0) + spent.seconds, 3)
@@ -335,29 +335,29 @@ def _conclude(document: run_file.RunDocument, scores: Scores, full: workbench.Be
         document.pop(name, None)  # type: ignore[misc]  # an optional key, by name
 
 
-def _sentence(told: ScoreSize, metric: str) -> str:
+def _sentence(facts: ScoreSize, metric: str) -> str:
     """How well the small ranking held, as a note."""
-    small, full = in_words(told["size"]), in_words(told["full"])
-    if "stays" not in told:
+    small, full = in_words(facts["size"]), in_words(facts["full"])
+    if "stays" not in facts:
         return (
             f"all values are of {small}: the time limit ended before any filter was measured at "
             f"{full}, and nothing is known of that size"
         )
-    k = told["top_k"]
+    k = facts["top_k"]
     stays = " and ".join(
         f"{100 * share:.0f} % of the {k} {side} ({100 * low:.0f} to {100 * high:.0f} %)"
-        for side, (share, low, high) in told["stays"].items()
+        for side, (share, low, high) in facts["stays"].items()
     )
-    low, high = told["rank_interval"]
-    correlation = told["rank_correlation"]
+    low, high = facts["rank_interval"]
+    correlation = facts["rank_correlation"]
     rank = (
         "no rank correlation, since values are equal"
         if correlation is None
         else f"a rank correlation of {correlation:.2f} ({low:.2f} to {high:.2f})"
     )
-    at_full, n = told["metrics"][metric]["all"], len(told["filters"])
+    at_full, n = facts["metrics"][metric]["all"], len(facts["filters"])
     return (
-        f"ranked at {small}, and {n} filters at its ends measured at {full} on {told['images']} "
+        f"ranked at {small}, and {n} filters at its ends measured at {full} on {facts['images']} "
         f"images that did not rank (V(all) is {at_full:.4g} there); of these {n}, {stays} stay, "
         f"with {rank}; values of all other filters are of {small}"
     )

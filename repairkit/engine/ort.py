@@ -250,21 +250,14 @@ def owned_outputs(binding: Any) -> list[Any]:
 
 
 def memory_of(value: Any) -> suite.Array:
-    """The memory of a value on the CPU as an array that can be written to."""
+    """The memory of a value on the CPU as an array that can be written to, and that keeps it."""
     array: suite.Array = value.numpy()
-    if _numpy_shares() or not array.size:
+    if not array.size:
         return array
-    # Before 1.19 `numpy` copies.
+    # `numpy` copies before 1.19, and since then forgets the array that a value was made from.
     buffer = (ctypes.c_char * array.nbytes).from_address(value.data_ptr())
     buffer.owner = value  # type: ignore[attr-defined]  # the value lives as long as the array
     return np.frombuffer(memoryview(buffer), array.dtype).reshape(array.shape)
-
-
-@cache
-def _numpy_shares() -> bool:
-    """Whether `OrtValue.numpy` shows the value's own memory in this release."""
-    value = as_value(np.zeros(1, np.float32))
-    return bool(value.numpy().ctypes.data == value.data_ptr())
 
 
 def optimise(model: ModelProto, level: Level) -> ModelProto:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         score,
     )
     from repairkit.api.job_settings import find_job, find_settings
+    from repairkit.api.listings import Listing, listing
     from repairkit.api.models import Inspected, Instrumented, attack, export, inspect, instrument
     from repairkit.api.repairing import apply, copy_sample, patch, patch_document, revert, verify
     from repairkit.attacks import Pgd, Square
@@ -51,6 +52,7 @@ __all__ = [
     "FirstLook",
     "Inspected",
     "Instrumented",
+    "Listing",
     "Merged",
     "Patched",
     "Pgd",
@@ -75,6 +77,7 @@ __all__ = [
     "find_settings",
     "inspect",
     "instrument",
+    "listing",
     "means",
     "merge",
     "patch",
@@ -88,6 +91,7 @@ __all__ = [
 _HOMES = {
     "repairkit.api.estimating": "Curves Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
+    "repairkit.api.listings": "Listing listing",
     "repairkit.api.models": "Inspected Instrumented attack export inspect instrument",
     "repairkit.api.repairing": "apply copy_sample patch patch_document revert verify",
     "repairkit.attacks": "Pgd Square",

@@ -14,20 +14,34 @@ from typing import Any
 import typer
 
 from repairkit.cli import options, stage_display, streams
-from repairkit.cli.commands import ask, onnx_models, patches, runs
-from repairkit.cli.option_groups import Command, Panels, flag_positions, refuse_infinite, unfolded
+from repairkit.cli.commands import ask, list_command, onnx_models, patches, runs
+from repairkit.cli.option_groups import (
+    Command,
+    Panels,
+    WholeSentences,
+    flag_positions,
+    refuse_infinite,
+    unfolded,
+)
 from repairkit.core.errors import RepairkitError
 from repairkit.core.process.text import printable
 from repairkit.core.process.trust import exit_words
 
+_HELP_FLAGS = ("-h", "--help")
+_VERSION_FLAGS = ("-V", "--version")
+_HELP_BY = {"help_option_names": list(_HELP_FLAGS)}
+
 app = typer.Typer(
     name="repairkit",
+    cls=WholeSentences,
     help="Find the few filters that make a trained image model fail, and freeze them.",
+    epilog="Begin with `repairkit demo`. `repairkit COMMAND -h` shows the options of a command.",
+    context_settings=_HELP_BY,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 _COMMANDS: dict[str, Command] = {
+    "list": list_command.list_command,
     "inspect": onnx_models.inspect_command,
     "score": runs.score_command,
     "ask": ask.ask_command,
@@ -46,7 +60,7 @@ _COMMANDS: dict[str, Command] = {
     "demo": patches.demo_command,
 }
 for _name, _run in _COMMANDS.items():
-    app.command(_name, cls=Panels)(stage_display.staged(unfolded(_run)))
+    app.command(_name, cls=Panels, context_settings=_HELP_BY)(stage_display.staged(unfolded(_run)))
 
 _INTERRUPTED = 130
 _TERMINATED = 143  # as in shells: 128 plus the number of the signal
@@ -59,7 +73,8 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 @app.callback(invoke_without_command=True)
 def _version(
     context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+    version: bool = typer.Option(False, *_VERSION_FLAGS, help="Print the version and stop."),
+    debug: bool = typer.Option(False, "--debug", help=options.DEBUG_HELP),  # noqa: ARG001 (`run` reads it)
 ) -> None:
     if version:
         typer.echo(version_of("repairkit"))
@@ -78,9 +93,7 @@ class _PrintableFormatter(logging.Formatter):
 def main() -> None:
     """Run the command line; an error becomes one line and an exit code."""
     command, arguments = _command(), sys.argv[1:]
-    for position in reversed(flag_positions(command, arguments, "--debug")):
-        del arguments[position]
-    debug = len(arguments) < len(sys.argv) - 1
+    debug = _has_flag(command, arguments, "--debug")
     streams.prepare_streams(one_document=_wants_document(command, arguments))
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter("%(message)s"))
@@ -88,7 +101,7 @@ def main() -> None:
     logging.basicConfig(level=handler.level, handlers=[handler])
     forget_working_folder()
     signal.signal(signal.SIGTERM, _stop)
-    sys.exit(run(arguments, debug=debug, began=options.process_began()))
+    sys.exit(run(arguments, began=options.process_began()))
 
 
 def forget_working_folder() -> None:
@@ -107,12 +120,13 @@ def _stop(number: int, frame: object) -> None:  # noqa: ARG001 (the signal's)
     raise _StoppedError
 
 
-def run(arguments: list[str], *, debug: bool = False, began: float | None = None) -> int:
+def run(arguments: list[str], *, began: float | None = None) -> int:
     """Run one command and return its exit code; `began` is by `time.monotonic`, now if None.
 
     With `--json` among the arguments, standard output gets exactly one document, also on errors.
     """
     command = _command()
+    debug = _has_flag(command, arguments, "--debug")
     if not _wants_document(command, arguments):
         return _shown(_ending(command, arguments, debug=debug, began=began)).code
     with streams.reserved() as (kept, output):
@@ -148,8 +162,13 @@ def _command() -> Any:
 
 
 def _wants_document(command: Any, arguments: list[str]) -> bool:
-    helps = any(flag_positions(command, arguments, flag) for flag in ("--help", "--version"))
-    return not helps and bool(flag_positions(command, arguments, "--json"))
+    return not _has_flag(command, arguments, *_HELP_FLAGS, *_VERSION_FLAGS) and _has_flag(
+        command, arguments, "--json"
+    )
+
+
+def _has_flag(command: Any, arguments: list[str], *flags: str) -> bool:
+    return any(flag_positions(command, arguments, flag) for flag in flags)
 
 
 def _ending(command: Any, arguments: list[str], *, debug: bool, began: float | None) -> _Ending:
@@ -157,6 +176,8 @@ def _ending(command: Any, arguments: list[str], *, debug: bool, began: float | N
         code = command(arguments, prog_name="repairkit", standalone_mode=False, obj=began)
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - every error becomes one line and a code
+        if isinstance(error, SystemExit) and not error.code and _exiter(error) in _PARSERS:
+            return _Ending(0)  # the completion of a shell was asked for
         ending = _failed(_unwrapped(error))
         if debug and ending.error is not None:
             traceback.print_exc()

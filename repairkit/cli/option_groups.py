@@ -19,11 +19,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import Field, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 _INFO = "typer"
+_METAVARS: Mapping[object, str] = {
+    str: "TEXT", str | None: "TEXT", list[str] | None: "TEXT",
+    int: "NUMBER", int | None: "NUMBER", float: "NUMBER", float | None: "NUMBER",
+    Path: "PATH", Path | None: "PATH", list[Path] | None: "PATH",
+}  # fmt: skip
+"""What stands for an option's value in the help, by the option's type."""
+_WHOLE = 1000  # characters, more than any sentence has
 Command = Callable[..., None]
 
 
@@ -44,9 +52,10 @@ def flag(help: str, *names: str, default: bool = False) -> Any:
     return option(help, *names, default=default)
 
 
-def argument(help: str, metavar: str, *, default: object = None) -> Any:
-    """A positional argument as a field of a group."""
-    return field(default=default, metadata={_INFO: typer.Argument(help=help, metavar=metavar)})
+def argument(help: str, metavar: str, *, default: object = None, **more: Any) -> Any:
+    """A positional argument as a field of a group; `more` is as `typer.Argument` takes it."""
+    info = typer.Argument(help=help, metavar=metavar, **more)
+    return field(default=default, metadata={_INFO: info})
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,21 @@ class Panels(typer.core.TyperCommand):
                     formatter.write_dl(records)
 
 
+class WholeSentences(typer.core.TyperGroup):
+    """A group of commands whose help shows what each does in a whole sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """See `click.Group.format_commands`, which cuts what is longer than a line."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        records = [
+            (name, command.get_short_help_str(limit=_WHOLE))
+            for name, command in commands
+            if command is not None and not command.hidden
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(records)
+
+
 def _group(hint: object) -> type | None:
     """The dataclass that an annotation names, if any."""
     kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
@@ -168,6 +192,8 @@ def _option(each: Field[Any], kind: object, title: str | None) -> _Option:
     info = copy(each.metadata[_INFO])
     if isinstance(info, typer.models.OptionInfo):
         info.rich_help_panel = title
+        if info.metavar is None:
+            info.metavar = _METAVARS.get(kind)
         if kind is bool and info.default is ...:  # typer would add a flag that turns it off
             info.default = f"--{each.name.replace('_', '-')}"
     return _Option(each.name, kind, each.default, info)

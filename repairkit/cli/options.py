@@ -20,7 +20,37 @@ from repairkit.core.process.trust import TRUST_HELP
 if TYPE_CHECKING:
     from repairkit.core.framework import Source
 
+DEBUG_HELP = "Log what is done, and show where an error arose."
 PREPARATION = ("resize", "crop", "color", "scale", "mean", "std", "layout")
+
+
+Offer = tuple[str, str]
+"""A value, and what it means."""
+Complete = Callable[[str], list[Offer]]
+
+
+def one_of(*words: str) -> Complete:
+    """Offer those of some words that begin as what is typed."""
+
+    def complete(incomplete: str) -> list[Offer]:
+        return [(word, "") for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
+def offer_metrics(incomplete: str) -> list[Offer]:
+    """Offer the metrics with their meaning; a class, a group or a number is typed after a colon."""
+    from repairkit.api.listings import list_metrics
+
+    names = {m.name.partition(":")[0] + ":" * (":" in m.name): m.meaning for m in list_metrics()}
+    return [(name, meaning) for name, meaning in names.items() if name.startswith(incomplete)]
+
+
+def offer_methods(incomplete: str) -> list[Offer]:
+    """Offer the methods with what they estimate."""
+    from repairkit.api.listings import list_methods
+
+    return [(m.name, m.estimates) for m in list_methods() if m.name.startswith(incomplete)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +59,10 @@ class DataOptions:
 
     title: ClassVar = "Data"
     data: Path | None = option("Folder of class folders, CSV or Parquet manifest, or .npz.")
+    label: str | None = option("Column that holds the labels, if not label (in an .npz: y).")
     metric: list[str] | None = option(
-        "Metric that values filters; may repeat, the first one steers."
+        "Metric that values filters; may repeat, the first one steers.",
+        autocompletion=offer_metrics,
     )
     group: str | None = option("Columns that define groups, comma-separated; label is one of them.")
     classes: str | None = option("Class names in the order of the outputs.")
@@ -55,11 +87,13 @@ class PreparationOptions:
     title: ClassVar = "Preprocessing"
     resize: str | None = option("Resize to HEIGHT,WIDTH, or the shorter side to SIZE.")
     crop: str | None = option("Centre crop to HEIGHT,WIDTH.")
-    color: str | None = option("rgb, bgr or gray.")
+    color: str | None = option("rgb, bgr or gray.", autocompletion=one_of("rgb", "bgr", "gray"))
     scale: str | None = option("Factor for pixels, such as 1/255.")
     mean: str | None = option("Mean to subtract after scaling, one per channel.")
     std: str | None = option("Standard deviation to divide by, one per channel.")
-    layout: str | None = option("Input layout: nchw or nhwc.")
+    layout: str | None = option(
+        "Input layout: nchw or nhwc.", autocompletion=one_of("nchw", "nhwc")
+    )
     accept_preprocessing: bool = flag(
         "Continue although images or classes look unlike what the model expects."
     )
@@ -77,7 +111,10 @@ class PortOptions:
     output: str | None = option("The output that is judged.")
     columns: str | None = option("Columns of the output that are judged, such as 0:2 or 3.")
     threshold: float | None = option("From this number on, a single column means class 1.")
-    outputs_are: str | None = option("logits, probabilities or log-probabilities; else detected.")
+    outputs_are: str | None = option(
+        "logits, probabilities or log-probabilities; else detected.",
+        autocompletion=one_of("logits", "probabilities", "log-probabilities"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +124,18 @@ class FilterOptions:
     title: ClassVar = "Filters"
     sites: list[str] | None = option("Only these sites (patterns; may repeat).")
     sites_at: str = option(
-        "Read filters at pre-activation or activation.", default="pre-activation"
+        "Read filters at pre-activation or activation.",
+        default="pre-activation",
+        autocompletion=one_of("pre-activation", "activation"),
     )
-    include: list[str] | None = option("Also these kinds of sites: dense.")
-    absent: str = option("What an absent filter yields: mean, zero or bias.", default="mean")
+    include: list[str] | None = option(
+        "Also these kinds of sites: dense.", autocompletion=one_of("dense")
+    )
+    absent: str = option(
+        "What an absent filter yields: mean, zero or bias.",
+        default="mean",
+        autocompletion=one_of("mean", "zero", "bias"),
+    )
     means: Path | None = option("File of common means for absent filters.")
 
 
@@ -99,7 +144,11 @@ class DeviceOptions:
     """Where coalitions are evaluated."""
 
     title: ClassVar = "Device"
-    device: str = option("auto, cpu or cuda.", default="auto")
+    device: str = option(
+        "auto, cpu or cuda.",
+        default="auto",
+        autocompletion=one_of("auto", "cpu", "cuda"),
+    )
     batch: int = option("Images in one batch.", default=128, min=1)
     tf32: bool = flag("Let a GPU evaluate coalitions in TF32.", "--tf32/--no-tf32")
     half: bool = flag("Evaluate coalitions in half precision.")
@@ -132,6 +181,7 @@ class JobOptions:
         return {
             "trust": self.trust,
             "data": data.data,
+            "label": data.label,
             "metrics": tuple(data.metric or ()),
             "groups": split_names(data.group),
             "class_names": split_names(data.classes),
@@ -262,7 +312,9 @@ class SearchOptions:
 
     title: ClassVar = "Search"
     top_k: int | None = option("How many top filters to separate from the rest.", min=1)
-    side: str | None = option("highest, lowest or both.")
+    side: str | None = option(
+        "highest, lowest or both.", autocompletion=one_of("highest", "lowest", "both")
+    )
     epsilon: float | None = option("Tolerance of the top set.")
     delta: float | None = option("Allowed probability of a wrong top set.")
     truncate_at: float | None = option("Accuracy below which a walk is cut (v_T).")
@@ -378,6 +430,7 @@ class AnswerOptions:
     title: ClassVar = "Output"
     as_json: bool = flag("Print one JSON document and nothing else.", "--json")
     quiet: bool = flag("Print no progress and no table.")
+    debug: bool = flag(DEBUG_HELP)
 
     def give(self, document: Callable[[], object], tell: Callable[[], None]) -> None:
         """Print the JSON document, or call `tell` to print tables, or print nothing."""

@@ -16,7 +16,7 @@ PROJECT_FILE = "repairkit.toml"
 _MOST_BYTES = 256 << 10
 _MOST_DOTS = 500
 _KEYS = (
-    "model", "data", "groups", "classes", "metrics", "output", "columns", "threshold",
+    "model", "data", "label", "groups", "classes", "metrics", "output", "columns", "threshold",
     "outputs_are", "seed", "preprocessing", "parts", "features", "image_input", "inputs",
     "accept_preprocessing",
 )  # fmt: skip
@@ -34,6 +34,7 @@ class Project:
     folder: Path
     model: Path | None = None
     data: Path | None = None
+    label: str | None = None
     groups: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +80,7 @@ def read_project(path: Path) -> Project:
         folder=folder,
         model=None if model is None else folder / model,
         data=None if data is None else folder / data,
+        label=settings.text("label"),
         groups=settings.texts("groups", separator=","),
         class_names=settings.texts("classes"),
         preprocessing=preprocessing,

@@ -28,6 +28,8 @@ class DataRequest:
         features: the columns that a model of rows of numbers takes; see `read_rows`.
         n_classes: their number where it is known.
         regression: whether labels are targets, float64.
+        label: the column of a manifest, or the array of an archive, that holds the labels; the
+            usual one if None.
         with_labels: if false, no labels are read, so any folder of images will do.
         inputs: the model's other inputs; arrays of an archive and columns of a manifest with
             their names are for them.
@@ -41,6 +43,7 @@ class DataRequest:
     features: Sequence[str] = ()
     n_classes: int | None = None
     regression: bool = False
+    label: str | None = None
     with_labels: bool = True
     inputs: Sequence[prep.FurtherInput] = ()
     image_name: str = "x"
@@ -145,24 +148,33 @@ def _read_records(path: Path, request: DataRequest) -> Records:
                 "the model takes rows of numbers, which are passed on as they are; leave out what "
                 "prepares images (resize, crop, color, scale, mean, std, layout)"
             )
-        return manifest.read_rows(
+        table, notes = manifest.with_label(path, manifest.read_table(path), request.label)
+        records = manifest.read_rows(
             path,
-            manifest.read_table(path),
+            table,
             spec,
             features=request.features,
             groups=request.groups,
+            no_features=() if request.label is None else (request.label,),
             with_labels=with_labels,
         )
+        return replace(records, left_out=notes)
     if not path.exists():
         raise errors.DataError(f"{path}: does not exist; check --data")
     if path.is_dir():
+        if request.label is not None:
+            raise errors.SettingsError(
+                f"{path}: is a folder, whose sub-folders are the labels, and --label names the "
+                f"column {request.label!r}; leave --label out"
+            )
         return folder.read_folder(
             path, spec, preprocessing, request.class_names, with_labels=with_labels
         )
     if is_table:
-        records = manifest.read_manifest(path, spec, preprocessing, with_labels=with_labels)
+        table, notes = manifest.with_label(path, manifest.read_table(path), request.label)
+        records = manifest.read_manifest(path, table, spec, preprocessing, with_labels=with_labels)
         further = arrays.take_columns(records.attributes, request.inputs, str(path))
-        return replace(records, further=further)
+        return replace(records, further=further, left_out=notes)
     if suffix == ".npz":
         return _archive_records(path, request)
     raise errors.DataError(
@@ -198,6 +210,7 @@ def _read_labels(path: Path, records: Records, request: DataRequest) -> annotati
 def _archive_records(path: Path, request: DataRequest) -> Records:
     image_name, with_labels = request.image_name, request.with_labels
     stored = arrays.read_archive(path)
+    stored, notes = manifest.named_label(path, stored, request.label, usual="y")
     if "x" not in stored and image_name in stored:
         stored["x"] = stored.pop(image_name)
     for name in ("x", "y") if with_labels else ("x",):
@@ -230,6 +243,7 @@ def _archive_records(path: Path, request: DataRequest) -> Records:
         load=lambda: arrays.load_array(images, request.spec, request.preprocessing, f"{path}: x"),
         split=None if split is None else text_column(split),
         attributes=columns,
+        left_out=notes,
         further=further,
         constants=constants,
     )

@@ -72,6 +72,7 @@ class RunSettings(TypedDict):
     half: NotRequired[bool]
     seed: int
     image_input: NotRequired[str]
+    label: NotRequired[str]
     inputs: NotRequired[dict[str, str]]
 
 

@@ -25,7 +25,7 @@ from repairkit.jobs.repair.repair_settings import PatchSettings
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 # Options that are about the terminal alone.
-PRINTED = {"json", "quiet", "details", "help"}
+PRINTED = {"json", "quiet", "debug", "details", "help"}
 # Options that Python says in the plural, or with the noun that its settings have for it.
 OTHER_WORDS = {
     "group": "groups", "class": "class_name", "classes": "class_names", "batch": "batch_size",
@@ -34,6 +34,8 @@ OTHER_WORDS = {
     "set": "options", "patch": "patch_file", "range": "pixel_range", "images": "at_most",
     "steps": "n_steps", "queries": "n_queries", "time_limit": "time_limit_seconds",
 }  # fmt: skip
+# Functions whose command has the name of something else in Python.
+OTHER_NAMES = {"list": "listing"}
 # Settings of estimators: `score` takes them in `options`, by the same names.
 OF_ESTIMATORS = {"top_k", "side", "epsilon", "delta", "truncate_at"}
 SETTINGS = (Settings, PartPlan, Preprocessing)
@@ -44,7 +46,7 @@ TAKES: dict[str, tuple[Any, ...]] = {
     "patch": (*SETTINGS, PatchKeywords, ScoreSettings, Budget, Source),
     "attack": (*SETTINGS, AttackKeywords, Source, Pgd, Square),
     "export": (*SETTINGS, ExportKeywords),
-    **dict.fromkeys(("inspect", "instrument", "means", "verify", "apply"), SETTINGS),
+    **dict.fromkeys(("inspect", "list", "instrument", "means", "verify", "apply"), SETTINGS),
 }
 
 
@@ -57,7 +59,7 @@ def options_of(command: str) -> dict[str, Any]:
 
 
 def words_of(command: str) -> set[str]:
-    words = set(inspect.signature(getattr(api, command)).parameters)
+    words = set(inspect.signature(getattr(api, OTHER_NAMES.get(command, command))).parameters)
     for kind in TAKES.get(command, ()):
         words |= (
             set(inspect.get_annotations(kind))

@@ -28,6 +28,7 @@ QUICK = ["--data", DATA, "--metric", "accuracy", "--method"]
 # The demo comes first: the others use what it writes.
 COMMANDS: dict[str, list[list[str]]] = {
     "demo": [["-o", "demo"]],
+    "list": [["metrics"], ["methods"], ["columns", "--data", DATA], ["sites", MODEL]],
     "inspect": [[MODEL]],
     "score": [
         [MODEL, *QUICK, "leave-one-out", "-o", "one", "--prometheus-file", "figures.prom"],

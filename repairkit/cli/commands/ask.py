@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from repairkit.cli.option_groups import argument, flag, option
-from repairkit.cli.options import AnswerOptions, split_names
+from repairkit.cli.options import AnswerOptions, offer_metrics, split_names
 from repairkit.core.errors import SettingsError
 from repairkit.core.process.trust import TRUST_HELP
 
@@ -16,7 +16,8 @@ class QuestionOptions:
 
     run: Path = argument("Run folder of score --keep-rows.", "RUN", default=...)
     metric: list[str] | None = option(
-        "Metric that values filters; may repeat, the first one ranks. That of the run."
+        "Metric that values filters; may repeat, the first one ranks. That of the run.",
+        autocompletion=offer_metrics,
     )
     group: str | None = option("Columns that define groups, comma-separated. Those of the run.")
     out: Path | None = option("Run folder for the answer.", "-o", "--out")

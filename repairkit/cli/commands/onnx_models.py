@@ -6,21 +6,28 @@ from pathlib import Path
 from typing import Annotated
 
 from repairkit.cli.option_groups import argument, flag, only, option
-from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SourceOptions, read_shape
+from repairkit.cli.options import (
+    PREPARATION,
+    AnswerOptions,
+    JobOptions,
+    SourceOptions,
+    one_of,
+    read_shape,
+)
 from repairkit.core.errors import SettingsError
 
 _OF_INSPECT = (
-    "model", "group", "classes", "features", "output", "columns", "threshold", "outputs_are",
-    "image_input", "inputs", "sites_at", "include", "seed", *PREPARATION,
+    "model", "label", "group", "classes", "features", "output", "columns", "threshold",
+    "outputs_are", "image_input", "inputs", "sites_at", "include", "seed", *PREPARATION,
 )  # fmt: skip
 _OF_INSTRUMENT = (
-    "model", "data", "features", "image_input", "inputs", "output", "sites", "sites_at", "include",
-    "absent", "seed", "calibration", *PREPARATION,
+    "model", "data", "label", "features", "image_input", "inputs", "output", "sites", "sites_at",
+    "include", "absent", "seed", "calibration", *PREPARATION,
 )  # fmt: skip
 _OF_ATTACK = (
-    "model", "trust", "data", "group", "classes", "output", "image_input", "inputs", "columns",
-    "threshold", "outputs_are", "batch", "device", "seed", "calibration", "selection", "test",
-    "accept_preprocessing", *PREPARATION,
+    "model", "trust", "data", "label", "group", "classes", "output", "image_input", "inputs",
+    "columns", "threshold", "outputs_are", "batch", "device", "seed", "calibration", "selection",
+    "test", "accept_preprocessing", *PREPARATION,
 )  # fmt: skip
 
 
@@ -81,7 +88,10 @@ class AttackOptions:
     """Method, strength, and where to write the images."""
 
     out: Path | None = option("The images, .npz; MODEL.attacked.npz.", "-o", "--out")
-    method: str | None = option("pgd (needs --source) or square (needs only the ONNX file).")
+    method: str | None = option(
+        "pgd (needs --source) or square (needs only the ONNX file).",
+        autocompletion=one_of("pgd", "square"),
+    )
     epsilon: str = option("Largest change of a pixel, of a range of 0 to 1.", default="16/255")
     steps: int = option("Number of gradient steps (pgd).", default=30, min=1)
     step_size: str = option("Change of a pixel in one step (pgd).", default="0.8/255")
@@ -180,7 +190,7 @@ class ExportOptions:
 
 def export_command(
     exporting: ExportOptions,
-    job: Annotated[JobOptions, only("trust", "data", "output", *PREPARATION)],
+    job: Annotated[JobOptions, only("trust", "data", "label", "features", "output", *PREPARATION)],
     answer: AnswerOptions,
 ) -> None:
     """Write a PyTorch or Keras model as ONNX, with a proven map of its layers."""

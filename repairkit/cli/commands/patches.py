@@ -31,7 +31,7 @@ class ConditionOptions:
     """What a repair must reach, and what it may cost."""
 
     title: ClassVar = "Goal and limits"
-    objective: str | None = option("The metric to improve.")
+    objective: str | None = option("The metric to improve.", autocompletion=options.offer_metrics)
     target: list[str] | None = option(
         "A figure that the repair must reach (or <=); may repeat.", metavar="METRIC>=NUMBER"
     )
@@ -41,7 +41,9 @@ class ConditionOptions:
         "Accuracy that any group may lose.", default=0.05, min=0.0, max=1.0
     )
     promise: str = option(
-        "Weakest promise to accept: objective, smooth or likelihood.", default="likelihood"
+        "Weakest promise to accept: objective, smooth or likelihood.",
+        default="likelihood",
+        autocompletion=options.one_of("objective", "smooth", "likelihood"),
     )
 
 
@@ -51,12 +53,19 @@ class ChoiceOptions:
 
     title: ClassVar = "Choice"
     choose: str = option(
-        "joint, or plain: as many of the lowest-ranked as look best.", default="joint"
+        "joint, or plain: as many of the lowest-ranked as look best.",
+        default="joint",
+        autocompletion=options.one_of("joint", "plain"),
     )
     beam: int = option("Beam width: sets of each size kept for the next step.", default=1, min=1)
-    level: str | None = option("Freeze at mean, zero, bias, or best on selection images.")
+    level: str | None = option(
+        "Freeze at mean, zero, bias, or best on selection images.",
+        autocompletion=options.one_of("mean", "zero", "bias", "best"),
+    )
     repair: str = option(
-        "freeze (filters), bias, last-layer, or the best of these; see the guide.", default="freeze"
+        "freeze (filters), bias, last-layer, or the best of these; see the guide.",
+        default="freeze",
+        autocompletion=options.one_of("freeze", "bias", "last-layer", "best"),
     )
     confirm_share: float | None = option(
         "Share of the selection images used only to confirm; else all choose and confirm."
@@ -72,7 +81,9 @@ class ValueOptions:
     """How filters are scored where no run is given."""
 
     title: ClassVar = "Search"
-    method: str = option(options.METHOD_HELP, default="repair")
+    method: str = option(
+        options.METHOD_HELP, default="repair", autocompletion=options.offer_methods
+    )
     search: Annotated[SearchOptions, without("side", "setting")]
 
 
@@ -197,7 +208,9 @@ class RevertOptions:
 
 def verify_command(
     pair: PairOptions,
-    job: Annotated[JobOptions, only("data", "features", "image_input", "inputs", *PREPARATION)],
+    job: Annotated[
+        JobOptions, only("data", "label", "features", "image_input", "inputs", *PREPARATION)
+    ],
     answer: AnswerOptions,
 ) -> None:
     """Prove that PATCHED is ORIGINAL with exactly the claimed changes."""
@@ -216,7 +229,9 @@ def verify_command(
 
 def apply_command(
     files: ApplyOptions,
-    job: Annotated[JobOptions, only("data", "image_input", "inputs", *PREPARATION)],
+    job: Annotated[
+        JobOptions, only("data", "label", "features", "image_input", "inputs", *PREPARATION)
+    ],
     answer: AnswerOptions,
 ) -> None:
     """Apply a patch file to the exact model it was made for, and prove the result."""

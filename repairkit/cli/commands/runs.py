@@ -22,7 +22,7 @@ class ScoringOptions:
         "resume", "paper", "statistics", "keep_rows", "exclude_top_of", "for_patch", "curve",
         "share_to",
     )  # fmt: skip
-    method: str = option(options.METHOD_HELP, default="auto")
+    method: str = option(options.METHOD_HELP, default="auto", autocompletion=options.offer_methods)
     out: Path | None = option("Run folder; runs/MODEL-METRIC-METHOD.", "-o", "--out")
     share_to: Path | None = option(
         "Also write a run folder that may leave the data's owner.", "--share"
@@ -165,8 +165,8 @@ def default_folder(model: Path, metric: str, method: str) -> Path:
 
 
 _OF_JOB = (
-    "model", "data", "features", "image_input", "inputs", "output", "sites", "sites_at", "include",
-    "device", *PREPARATION,
+    "model", "data", "label", "features", "image_input", "inputs", "output", "sites", "sites_at",
+    "include", "device", *PREPARATION,
 )  # fmt: skip
 
 

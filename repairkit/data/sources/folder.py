@@ -64,6 +64,17 @@ def read_folder(
     )
 
 
+def class_of_each_image(folder: Path) -> list[str]:
+    """The class folder of every image, as text; no image is read.
+
+    Raises:
+        DataError: there is no class folder.
+    """
+    folders = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
+    _check_folders(folder, folders, ())
+    return [clean(name) for name in folders for _ in _image_paths(folder / name, _Skipped())]
+
+
 def _unlabelled(
     folder: Path, paths: Sequence[Path], spec: InputSpec, preprocessing: Preprocessing
 ) -> Records:

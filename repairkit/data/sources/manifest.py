@@ -7,6 +7,7 @@ attributes too, so that a feature such as age can make the groups.
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -24,8 +25,50 @@ CSV_SUFFIXES = (".csv", ".tsv")
 _PATH_COLUMNS = ("path", "file_name")
 
 
+def with_label(
+    path: Path, table: tables.Table, label: str | None
+) -> tuple[tables.Table, tuple[str, ...]]:
+    """The table with the column `label` as its labels; see `named_label`."""
+    columns, notes = named_label(path, table.columns, label, usual="label")
+    return replace(table, columns=columns), notes
+
+
+def named_label(
+    path: Path, columns: Mapping[str, suite.Array], label: str | None, *, usual: str
+) -> tuple[dict[str, suite.Array], tuple[str, ...]]:
+    """The columns with another one as labels, and a note where that takes the place of one.
+
+    The column that is named stays under its own name too, as an attribute.
+
+    Args:
+        path: of the data, for messages.
+        columns: all, by name.
+        label: the column that holds the labels; the usual one if None.
+        usual: the name of the labels' column where no other is named.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if label in (None, usual):
+        return dict(columns), ()
+    name, known = clean(label), {clean(name): name for name in columns}
+    if name not in known:
+        raise errors.DataError(
+            f"{path}: has no column {name!r}{did_you_mean(name, list(known))}; found "
+            f"{listing(list(known))}; correct --label (label in repairkit.toml)"
+        )
+    note = f"the column {usual!r}, as the labels are those of the column {name!r}"
+    notes = (note,) if usual in columns else ()
+    return {**columns, usual: columns[known[name]]}, notes
+
+
 def read_manifest(
-    manifest: Path, spec: InputSpec, preprocessing: Preprocessing, *, with_labels: bool = True
+    manifest: Path,
+    table: tables.Table,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    *,
+    with_labels: bool = True,
 ) -> Records:
     """Images named by `path` (or `file_name`), relative to the manifest's folder, and `label`.
 
@@ -36,7 +79,6 @@ def read_manifest(
         DataError: the file cannot be read, or a column or a path is missing.
     """
     is_parquet = manifest.suffix.lower() in PARQUET_SUFFIXES
-    table = read_table(manifest)
     path_column = _path_column(manifest, table, with_labels=with_labels)
     files = _image_files(manifest, table, path_column)
     attributes = {
@@ -79,7 +121,7 @@ def _path_column(manifest: Path, table: tables.Table, *, with_labels: bool) -> s
         raise errors.DataError(
             f"{manifest}: has no column {' and no column '.join(missing)}; found "
             f"{listing(names)}{did_you_mean(wanted, names)}; name the columns in the first row, "
-            "separated by commas"
+            "separated by commas, or the column of the labels with --label"
         )
     return path_column
 
@@ -139,6 +181,7 @@ def read_rows(
     *,
     features: Sequence[str] = (),
     groups: Sequence[str] = (),
+    no_features: Sequence[str] = (),
     with_labels: bool = True,
 ) -> Records:
     """Rows whose `label` and `split` columns mean what they do in a manifest.
@@ -150,6 +193,7 @@ def read_rows(
         features: names or patterns of the columns that the model takes, in its order; if empty,
             all columns of numbers, without those of `groups` where that gives the model's number.
         groups: the columns by which rows are grouped.
+        no_features: columns that the model does not take, unless `features` names them.
         with_labels: false where no `label` column is needed.
 
     Raises:
@@ -160,7 +204,8 @@ def read_rows(
     columns = {name: tables.typed_column(column) for name, column in texts.items()}
     _check_columns(path, list(columns), spec, with_labels=with_labels)
     taken = {name: _numbers(column) for name, column in texts.items()}
-    names = _feature_names(path, columns, taken, spec, features, groups)
+    no_input = (*_KEPT, *map(clean, no_features))
+    names = _feature_names(path, columns, taken, spec, features, groups, no_input)
     locate = _place_of_row(path, table)
     split = table.columns.get("split")
     note = f"the model's {len(names)} inputs are the columns {listing(names)}, in this order"
@@ -210,6 +255,7 @@ def _feature_names(
     spec: InputSpec,
     features: Sequence[str],
     groups: Sequence[str],
+    no_input: Sequence[str],
 ) -> list[str]:
     """The columns that the model takes: those of plain numbers, else all that could be numbers.
 
@@ -220,12 +266,12 @@ def _feature_names(
         names = _named(path, list(columns), features)
         offered = f"--features names {len(names)} columns"
     else:
-        names = [n for n, c in columns.items() if n not in _KEPT and c.dtype.kind in "fiub"]
+        names = [n for n, c in columns.items() if n not in no_input and c.dtype.kind in "fiub"]
         offered = f"{len(names)} columns hold numbers"
         others = [name for name in names if name not in groups]
         if len(names) != wanted and (wanted is None or len(others) == wanted):
             names = others
-        lenient = [n for n, c in taken.items() if n not in _KEPT and c.dtype.kind in "fiub"]
+        lenient = [n for n, c in taken.items() if n not in no_input and c.dtype.kind in "fiub"]
         filled = [n for n in lenient if columns[n].dtype.kind != "U" or (columns[n] != "").any()]
         for other in (filled, lenient):
             if len(names) != wanted == len(other):

@@ -61,6 +61,7 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
         parts = {**project.parts, **part_options}
         from_file = {
             "data": project.data,
+            "label": project.label,
             "metrics": project.metrics,
             "groups": project.groups,
             "class_names": project.class_names,
@@ -144,6 +145,7 @@ NOT_SAID: Mapping[str, str] = {
     "--prometheus-file": "tells of the job while it runs",
     "--json": "how the result is printed",
     "--quiet": "how the result is printed",
+    "--debug": "how errors are printed",
     "--details": "how the result is printed",
     "--out": "the result has another name, so that nothing is replaced",
     "--share": "a second folder with the same values",
@@ -154,6 +156,7 @@ NOT_SAID: Mapping[str, str] = {
     "--framework": "of --source",
     "--input-shape": "of --source",
     "--help": "does nothing",
+    "-h": "does nothing",
 }
 """Options that no command says again, and why."""
 

@@ -76,6 +76,8 @@ class Settings:
         trust: import those too; see `repairkit.core.process.trust`.
         image_input: the input that takes the images; the likeliest if None.
         inputs: constants for the model's other inputs, as text, by name.
+        label: the column of the data that holds the labels; `label` of a manifest and `y` of an
+            `.npz` if None.
         accept_preprocessing: continue if the images are probably not prepared as the model expects.
     """
 
@@ -112,6 +114,7 @@ class Settings:
     inputs: Annotated[Mapping[str, str], About(Affects.FIGURE, where_given=True)] = field(
         default_factory=dict
     )
+    label: Annotated[str | None, About(Affects.IMAGES, where_given=True)] = None
     accept_preprocessing: Annotated[bool, About(Affects.PLACE)] = False
 
     def __post_init__(self) -> None:

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from repairkit.core.errors import DataError, SettingsError
-from repairkit.data.dataset import Dataset
+from repairkit.data.dataset import Dataset, Records
 from repairkit.data.preprocessing import InputSpec, Preprocessing
 from repairkit.data.reader import DataRequest, read_data
-from repairkit.data.sources.manifest import read_manifest
+from repairkit.data.sources.manifest import read_manifest, read_table
 from tests.data.builders import PLAIN, noise, save_manifest, save_png, spec
+
+
+def from_manifest(path: Path) -> Records:
+    return read_manifest(path, read_table(path), spec(), PLAIN)
 
 
 def test_paths_are_relative_to_the_manifest_or_absolute(tmp_path: Path) -> None:
@@ -20,14 +24,14 @@ def test_paths_are_relative_to_the_manifest_or_absolute(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     text = f"path,label\na.png,1\n{elsewhere},0\n"
     manifest = save_manifest(tmp_path / "data" / "m.csv", text, images=["a.png"])
-    batch = read_manifest(manifest, spec(), PLAIN).load().images.batch(np.array([0, 1]))
+    batch = from_manifest(manifest).load().images.batch(np.array([0, 1]))
     for image, seed in zip(batch, (0, 1), strict=True):
         assert np.array_equal(image, noise(8, 8, 3, seed=seed).transpose(2, 0, 1))
 
 
 def test_further_columns_are_attributes_and_split_is_the_split(tmp_path: Path) -> None:
     text = "file_name,label,split,age,sex\na.png,cat,train,30,f\nb.png,dog,2,41.5,m\n"
-    records = read_manifest(save_manifest(tmp_path / "m.csv", text), spec(), PLAIN)
+    records = from_manifest(save_manifest(tmp_path / "m.csv", text))
     assert records.labels.tolist() == ["cat", "dog"]
     assert records.split is not None
     assert records.split.tolist() == ["train", "2"]
@@ -45,7 +49,7 @@ def test_a_parquet_manifest_is_read_alike(tmp_path: Path) -> None:
     save_manifest(tmp_path / "m.csv", "")
     columns = {"path": ["a.png", "b.png"], "label": [1, 0], "zip": ["01", "02"], "split": [1, 2]}
     parquet.write_table(pyarrow.table(columns), tmp_path / "m.parquet")
-    records = read_manifest(tmp_path / "m.parquet", spec(), PLAIN)
+    records = from_manifest(tmp_path / "m.parquet")
     assert records.labels.tolist() == [1, 0]
     assert records.attributes["zip"].tolist() == ["01", "02"]
     assert records.split is not None
@@ -65,12 +69,12 @@ def test_a_parquet_manifest_is_read_alike(tmp_path: Path) -> None:
 )
 def test_missing_columns_and_paths_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_manifest(save_manifest(tmp_path / "m.csv", text), spec(), PLAIN)
+        from_manifest(save_manifest(tmp_path / "m.csv", text))
 
 
 def test_a_bad_image_is_named_with_its_row(tmp_path: Path) -> None:
     text = "path,label\na.png,1\nc.png,1\n"
-    records = read_manifest(save_manifest(tmp_path / "m.csv", text), spec(), PLAIN)
+    records = from_manifest(save_manifest(tmp_path / "m.csv", text))
     with pytest.raises(DataError, match=r"m\.csv, row 3: c\.png: the image does not exist"):
         records.load()
 

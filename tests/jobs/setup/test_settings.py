@@ -62,6 +62,7 @@ OF_SETTINGS: dict[str, Any] = {
     "trust": st.booleans(),
     "accept_preprocessing": st.booleans(),
     "image_input": st.sampled_from([None, "image"]),
+    "label": st.sampled_from([None, "kind"]),
     "inputs": st.dictionaries(WORD, TEXT, max_size=2),
 }
 SETTINGS = st.builds(Settings, **OF_SETTINGS)

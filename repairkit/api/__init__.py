@@ -9,7 +9,6 @@ from repairkit.core.process.lazy import loader
 
 if TYPE_CHECKING:
     from repairkit.api.estimating import (
-        Curves,
         Unattended,
         ask,
         compare,
@@ -26,13 +25,15 @@ if TYPE_CHECKING:
     from repairkit.attacks import Pgd, Square
     from repairkit.core.errors import Terminated
     from repairkit.core.framework import Source
-    from repairkit.core.results import Applied, Attacked, Exported, Patched, Reverted, Verified
+    from repairkit.core.results import Applied, Attacked, Exported, Reverted, Verified
     from repairkit.core.scores import Budget, Progress
     from repairkit.core.suite import IN_WORDS
     from repairkit.formats.means_file import CommonMeans
     from repairkit.jobs.ask.asking import Asked
+    from repairkit.jobs.curve.overlaying import Curves
     from repairkit.jobs.owners.merging import By, Merged
-    from repairkit.jobs.runs.comparing import Agreement
+    from repairkit.jobs.repair.patched import Patched
+    from repairkit.jobs.runs.comparing import Agreement, Agreements
     from repairkit.jobs.score.score_settings import ScoreSettings
     from repairkit.jobs.score.scored import Scored
     from repairkit.jobs.setup.first_look import FirstLook
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IN_WORDS",
     "Agreement",
+    "Agreements",
     "Applied",
     "Asked",
     "Attacked",
@@ -89,7 +91,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "repairkit.api.estimating": "Curves Unattended ask compare curve means merge report score",
+    "repairkit.api.estimating": "Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.listings": "Listing listing",
     "repairkit.api.models": "Inspected Instrumented attack export inspect instrument",
@@ -97,13 +99,15 @@ _HOMES = {
     "repairkit.attacks": "Pgd Square",
     "repairkit.core.errors": "Terminated",
     "repairkit.core.framework": "Source",
-    "repairkit.core.results": "Applied Attacked Exported Patched Reverted Verified",
+    "repairkit.core.results": "Applied Attacked Exported Reverted Verified",
     "repairkit.core.scores": "Budget Progress",
     "repairkit.core.suite": "IN_WORDS",
     "repairkit.formats.means_file": "CommonMeans",
     "repairkit.jobs.ask.asking": "Asked",
+    "repairkit.jobs.curve.overlaying": "Curves",
     "repairkit.jobs.owners.merging": "By Merged",
-    "repairkit.jobs.runs.comparing": "Agreement",
+    "repairkit.jobs.repair.patched": "Patched",
+    "repairkit.jobs.runs.comparing": "Agreement Agreements",
     "repairkit.jobs.score.score_settings": "ScoreSettings",
     "repairkit.jobs.score.scored": "Scored",
     "repairkit.jobs.setup.first_look": "FirstLook",

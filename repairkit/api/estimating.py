@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from repairkit.api.job_settings import check_keywords, open_job
 from repairkit.core import errors
@@ -318,7 +318,7 @@ def ask(
 
 def compare(
     runs: Sequence[str | Path], *, metric: str | None = None, top_k: int = 20
-) -> tuple[comparing.Agreement, ...]:
+) -> comparing.Agreements:
     """How far runs of one model agree, as `repairkit compare` shows.
 
     Args:
@@ -332,17 +332,6 @@ def compare(
     return comparing.compare([Path(run) for run in runs], metric=metric, top_k=top_k)
 
 
-@dataclass(frozen=True)
-class Curves:
-    """The removal curves of runs of one model: where they were drawn, and what they say."""
-
-    out: Path | None
-    document: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        return self.document
-
-
 def curve(
     runs: str | Path | Sequence[str | Path],
     *,
@@ -353,7 +342,7 @@ def curve(
     data: str | Path | None = None,
     means: str | Path | None = None,
     trust: bool = False,
-) -> Curves:
+) -> overlaying.Curves:
     """The removal curves of runs of one model in one picture, as `repairkit curve` draws them.
 
     Args:
@@ -381,7 +370,7 @@ def curve(
         side=side,
         places=reopening.Whereabouts(model=at_model, data=at_data, means=at_means, trust=trust),
     )
-    return Curves(target, document)
+    return overlaying.Curves(target, document)
 
 
 def report(

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from repairkit.api.job_settings import check_keywords, find_settings, load_source, open_job
 from repairkit.attacks import Pgd, Square
 from repairkit.core import framework, results
+from repairkit.core.process.text import counted
 from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.attack import attacking
@@ -16,6 +17,10 @@ from repairkit.jobs.look import inspection
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
 from repairkit.jobs.setup.subject import load_framework_model
 from repairkit.jobs.setup.workbench import Settings
+from repairkit.notebook import cells, frames, lines
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 METHODS: Mapping[str, Callable[..., Pgd | Square]] = {"pgd": Pgd, "square": Square}
 """The settings of each attack, by its name on the command line."""
@@ -38,6 +43,30 @@ class Inspected:
         if isinstance(self.look, str):
             return {**document, "first_look": None, "first_look_note": self.look}
         return {**document, "first_look": self.look.to_json()}
+
+    def __repr__(self) -> str:
+        name = lines.short(self.model.subject.file.path.name)
+        n_filters = sum(each.site.n_channels for each in self.model.sites)
+        sizes = f"{counted(len(self.model.sites), 'site')}, {counted(n_filters, 'filter')}"
+        left_out = counted(len(self.model.left_out), "layer")
+        return f"Inspected: {name}, {sizes}, {left_out} left out"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the sites, what is left out, and the first look."""
+        document = self.model.to_json()
+        parts = [cells.sentence(repr(self).partition(": ")[2], "Inspected")]
+        for title, key in (("Sites", "sites"), ("Left out", "left_out")):
+            if document[key]:
+                parts.append(cells.table_of(title, document[key]))
+        return cells.cell(*parts, *(cells.sentence(line) for line in self.look_in_words()))
+
+    def to_pandas(self) -> "DataFrame":
+        """A row for each site: its kind, filters, tensor, and share of the multiplications.
+
+        Raises:
+            SettingsError: pandas is not installed; it comes with `repairkit[pandas]`.
+        """
+        return frames.frame(self.model.to_json()["sites"])
 
     def look_in_words(self) -> Iterator[str]:
         """Lines about the first look, without the table of attempts."""
@@ -88,6 +117,10 @@ class Instrumented:
     def to_json(self) -> dict[str, object]:
         masks = [{"input": name, "filters": n} for name, n in self.masks.items()]
         return {"instrumented_model": str(self.out), "masks": masks}
+
+    def __repr__(self) -> str:
+        sizes = f"{counted(len(self.masks), 'mask')} of {sum(self.masks.values()):,} filters"
+        return f"Instrumented: {lines.short(self.out)}, {sizes}"
 
 
 def instrument(

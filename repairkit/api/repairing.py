@@ -12,15 +12,15 @@ from repairkit.api.job_settings import check_keywords, load_source, open_job
 from repairkit.core import errors, filters, framework, results, suite
 from repairkit.core.scores import Budget, Progress
 from repairkit.formats.documents import write_bytes
-from repairkit.formats.patch_file import claimed_patch, read_patch_file
+from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.proof import undoing, verifying
 from repairkit.jobs.repair import objective, patching, repair_settings
+from repairkit.jobs.repair.patched import Patched
 from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.setup.preparing import read_any, with_inputs
 from repairkit.jobs.setup.workbench import Settings, Subject
-from repairkit.report.story import verdict
 
 _PROOF_IMAGES = 64
 _SAMPLE = "repairkit_samples.digits"
@@ -91,7 +91,7 @@ def patch(
     settings: Settings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **more: Unpack[PatchKeywords],
-) -> results.Patched:
+) -> Patched:
     """Choose filters, freeze them, prove the result and write it, as `repairkit patch` does.
 
     Args:
@@ -138,7 +138,7 @@ def score_settings(
     return ScoreSettings(method, options=options, budget=budget, began=began)
 
 
-def patch_document(patched: results.Patched) -> dict[str, Any]:
+def patch_document(patched: Patched) -> dict[str, Any]:
     """What `repairkit patch --json` prints."""
     places = Companions.of(patched.out)
     return {
@@ -147,7 +147,7 @@ def patch_document(patched: results.Patched) -> dict[str, Any]:
         "report": str(patched.report_file),
         "page": str(places.page),
         "model_card": str(places.card),
-        "verdict": verdict({**patched.document, "patch": claimed_patch(patched.patch)}),
+        "verdict": patched.verdict,
         "frozen": [results.frozen_entry(frozen) for frozen in patched.patch.frozen],
         **patched.document,
     }

@@ -15,7 +15,7 @@ _COLUMNS = ["images", "before", "after", "change"]
 
 
 def print_patched(
-    done: results.Patched, document: wording.Document, *, details: bool = False
+    done: results.Repair, document: wording.Document, *, details: bool = False
 ) -> None:
     """Print the story of a patch: first the verdict, whose first sentence says who pays.
 
@@ -50,7 +50,7 @@ def print_patched(
         printing.say(f"{title:<13}  {document[title.replace(' ', '_')]}")
 
 
-def _print_changes(done: results.Patched) -> None:
+def _print_changes(done: results.Repair) -> None:
     """Print the changes of the model: filters by their ids, and by their layers if known."""
     layers = (done.document["layers"] or {}).get("frozen", {})
     if done.patch.head is not None:
@@ -80,7 +80,7 @@ def _print_search(document: wording.Document) -> None:
             printing.say(printing.plainly(f"{row['cure']}: {row['note']}"))
 
 
-def _print_figures(done: results.Patched, *, details: bool) -> None:
+def _print_figures(done: results.Repair, *, details: bool) -> None:
     """Print figures before and after: of all images, groups and classes, and under attack."""
     document, measures = done.document, wording.measures_of(done.document)
     if done.before.metrics:

@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from repairkit.core import filters, framework
+from repairkit.core.process.text import counted
+
+_LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Proof:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Verified:
     """What was proven about a patched model.
 
@@ -115,6 +118,13 @@ class Verified:
     unproven: tuple[str, ...] = ()
     layers: framework.LayerMap | None = None
 
+    def __repr__(self) -> str:
+        equal = "exactly" if self.proof.exact else f"but for {self.proof.relative:.2g}"
+        return (
+            f"Verified: {_changes(self.patch)}, and nothing else; outputs agree {equal} on "
+            f"{counted(self.proof.n_images, 'image')} ({self.images})"
+        )
+
     def to_json(self) -> dict[str, Any]:
         head = self.patch.head
         return {
@@ -132,30 +142,59 @@ class Verified:
         }
 
 
+def _changes(patch: filters.Patch) -> str:
+    frozen = f"{counted(len(patch.frozen), 'filter')} frozen"
+    if patch.head is None:
+        return frozen
+    return f"{patch.head.layer[:_LONGEST]} changed" + (f", {frozen}" if patch.frozen else "")
+
+
 def frozen_entry(frozen: filters.FrozenFilter) -> dict[str, Any]:
     """A frozen filter as JSON."""
     gain = {"gain": frozen.gain} if frozen.gain else {}
     return {"filter": frozen.filter.id, "constant": frozen.constant, **gain}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patched:
-    """A patch that was made, proven and written."""
+class Repair(Protocol):
+    """A repair that was made and proven, with figures on the images that report."""
 
-    out: Path
-    patch_file: Path
-    report_file: Path
-    patch: filters.Patch
-    verified: Verified
-    promise: Figure | None
-    objective: str | None
-    before: Evaluation
-    after: Evaluation
-    change: dict[str, Figure]
-    document: dict[str, Any]
+    @property
+    def objective(self) -> str | None:
+        """The metric that was to improve; None where no metric was computed."""
+        ...
+
+    @property
+    def patch(self) -> filters.Patch:
+        """What was changed."""
+        ...
+
+    @property
+    def verified(self) -> Verified:
+        """The proof."""
+        ...
+
+    @property
+    def before(self) -> Evaluation:
+        """Of the model as it was."""
+        ...
+
+    @property
+    def after(self) -> Evaluation:
+        """Of the patched model."""
+        ...
+
+    @property
+    def change(self) -> dict[str, Figure]:
+        """The differences of the figures."""
+        ...
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What the report says."""
+        ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Applied:
     """A patch that was applied, and what was proven about the result."""
 
@@ -166,8 +205,11 @@ class Applied:
     def to_json(self) -> dict[str, Any]:
         return {"model": str(self.out), "digest": self.digest, **self.verified.to_json()}
 
+    def __repr__(self) -> str:
+        return f"Applied: {self.out.name[:_LONGEST]}, {_changes(self.verified.patch)}"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Reverted:
     """A patch that was reverted. `digest` is the original's; `left` counts remaining patches."""
 
@@ -185,8 +227,13 @@ class Reverted:
             "patches_left": self.left,
         }
 
+    def __repr__(self) -> str:
+        left = counted(self.left, "patch") if self.left < 2 else f"{self.left:,} patches"
+        off = f"patch of {counted(len(self.patch.frozen), 'filter')} taken off"
+        return f"Reverted: {self.out.name[:_LONGEST]}, {off}, {left} left"
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Exported:
     """A model that was written, and what was proven about it.
 
@@ -237,10 +284,22 @@ class Exported:
             **self.layers.to_json(),
         }
 
+    def __repr__(self) -> str:
+        sizes = f"{counted(self.n_filters, 'filter')}, {self.n_mapped:,} from layers"
+        parity = f"outputs agree but for {self.relative:.2g}"
+        return (
+            f"Exported: {self.out.name[:_LONGEST]}, {sizes}; {parity} on {self.images[:_LONGEST]}"
+        )
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Attacked:
     """A data set that was attacked, and the file of its images."""
 
     out: Path
     document: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return (
+            f"Attacked: {self.out.name[:_LONGEST]}, {counted(self.document['n_images'], 'image')}"
+        )

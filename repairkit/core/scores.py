@@ -15,7 +15,7 @@ ErrorsOver = Literal["rows", "images"]
 """What errors are stated over: what a run draws on its images, or images like these."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Scores:
     """Values of all players.
 
@@ -73,6 +73,11 @@ class Scores:
             confidence=0.95,
             interval="normal, for one filter at one look",
         )
+
+    def __repr__(self) -> str:
+        names = f"{', '.join(self.metrics[:3])}{', ...' if len(self.metrics) > 3 else ''}"
+        decided = f"{int(self.decided.sum()):,} decided"
+        return f"Scores: {len(self.values):,} players, {decided}, for {names[:200]!r}"
 
     def ranking(self, metric: int = 0) -> NDArray[np.intp]:
         """Players from the most positive to the most negative; ties by column."""

@@ -27,6 +27,7 @@ _NOTHING = 1e-200
 class Series:
     """Points (x, y) joined by a line; `style` is a class of the page's style sheet.
 
+    `name` says in words what the points are; the page has that in a legend of its own.
     `labels` stand beside the points they belong to; empty ones are left out. `reach` holds the ends
     of an interval for each point, which are drawn as a band.
     """
@@ -47,6 +48,20 @@ class Axis:
     title: str
     factor: float = 1.0
     whole: bool = False
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """What a chart of lines shows; `title` says it to those who do not see it."""
+
+    title: str
+    x: Axis
+    y: Axis
+    series: Sequence[Series]
+
+    def drawn(self) -> Markup:
+        """The chart as inline SVG."""
+        return line_chart(self.title, self.x, self.y, self.series)
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
-    """Lines and points over two axes."""
+    """LineChart and points over two axes."""
     finite = [
         replace(one, points=[p for p in one.points if math.isfinite(p[0] + p[1])]) for one in series
     ]

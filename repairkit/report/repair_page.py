@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from markupsafe import Markup
-
 from repairkit.core.metric import SHARE, Measure
 from repairkit.report import story, wording
-from repairkit.report.charts import Axis, Series, figure_axis, interval_mark, line_chart
+from repairkit.report.charts import Axis, LineChart, Series, figure_axis, interval_mark
 
 _GROUPS_SHOWN = 24
 
@@ -100,15 +98,25 @@ def trade_off(document: wording.Document) -> dict[str, Any] | None:
     labels = [str(p["n_frozen"]) if p in (way[0], way[-1]) else "" for p in way]
     aside = [p for p in points if not p.get("kept", True)]
     series = [
-        Series("tried", [place(p["n_frozen"], p) for p in way], "tried", labels),
-        Series("aside", [place(p["n_frozen"], p) for p in aside], "aside", joined=False),
-        Series("test", tested, "tested", [f"{suite}, before", f"{suite}, after"]),
+        Series(_TRIED, [place(p["n_frozen"], p) for p in way], "tried", labels),
+        Series(
+            "tried and given up", [place(p["n_frozen"], p) for p in aside], "aside", joined=False
+        ),
+        Series(
+            f"{suite} images, before and after",
+            tested,
+            "tested",
+            [f"{suite}, before", f"{suite}, after"],
+        ),
     ]
     if chosen:
         last = place(n_frozen, chosen[-1])
-        series.insert(0, Series("chosen", [last], "chosen", [str(n_frozen)], joined=False))
+        words = "the set that was chosen"
+        series.insert(0, Series(words, [last], "chosen", [str(n_frozen)], joined=False))
+    lines = _lines(wording.measures_of(document)[objective], series, against=against)
     return {
-        "chart": _chart(wording.measures_of(document)[objective], series, against=against),
+        "lines": lines,
+        "chart": lines.drawn(),
         "against": against,
         "points": points,
         "objective": objective,
@@ -116,14 +124,17 @@ def trade_off(document: wording.Document) -> dict[str, Any] | None:
     }
 
 
-def _chart(measure: Measure, series: list[Series], *, against: bool) -> Markup:
+_TRIED = "sets tried on the selection images"
+
+
+def _lines(measure: Measure, series: list[Series], *, against: bool) -> LineChart:
     up = figure_axis(measure)
     across = Axis("overall accuracy, %", 100.0) if against else Axis("filters frozen", whole=True)
     title = (
         f"{up.title} against {across.title} as more filters are frozen; the same numbers stand in "
         "the table below"
     )
-    return line_chart(title, across, up, series)
+    return LineChart(title, across, up, series)
 
 
 def attack_trade_off(document: wording.Document) -> dict[str, Any] | None:
@@ -142,17 +153,22 @@ def attack_trade_off(document: wording.Document) -> dict[str, Any] | None:
     suite = evaluations["before"]["suite"].rpartition(", ")[2]
     way = [(p["clean_accuracy"], p["attack_success"]) for p in points]
     tested = [(end["clean_accuracy"]["value"], end["attack_success"]["value"]) for end in ends]
-    chart = line_chart(
+    lines = LineChart(
         "attack success against clean accuracy as more filters are frozen; the same numbers stand "
         "in the table below",
         Axis("clean accuracy, %", 100.0),
         Axis("attack success, %", 100.0),
         [
-            Series("tried", way, "tried", [str(p["n_frozen"]) for p in points]),
-            Series("test", tested, "tested", [f"{suite}, before", f"{suite}, after"]),
+            Series(_TRIED, way, "tried", [str(p["n_frozen"]) for p in points]),
+            Series(
+                f"{suite} images, before and after",
+                tested,
+                "tested",
+                [f"{suite}, before", f"{suite}, after"],
+            ),
         ],
     )
-    return {"chart": chart, "points": points, "suite": suite}
+    return {"lines": lines, "chart": lines.drawn(), "points": points, "suite": suite}
 
 
 _ATTACKED = ("clean_accuracy", "attack_success")

@@ -40,6 +40,7 @@ from repairkit.jobs.score.excluding import NOTHING, Excluded, top_players
 from repairkit.jobs.setup.looking import told_of_ends
 from repairkit.jobs.setup.settings import Again, named_in
 from repairkit.metrics.catalogue import measure_of, spell_out
+from repairkit.notebook.values import ValueTable
 
 _UNSURE = 0.3  # of the reliability
 
@@ -73,8 +74,8 @@ class Question:
             )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Asked(ValueTable):
     """The answer to a question: values of all filters, as a scoring has them.
 
     Attributes:

@@ -9,10 +9,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repairkit.core import errors
-from repairkit.core.process.text import plain_cell
+from repairkit.core.process.text import counted, plain_cell
 from repairkit.engine.ort import versions
 from repairkit.formats import curve_file
 from repairkit.formats.documents import write_text
@@ -22,8 +22,13 @@ from repairkit.jobs.curve.scored_curve import curve_of_run
 from repairkit.jobs.output.destination import Places, check_replaced
 from repairkit.jobs.runs.reopening import Whereabouts, looked_at_again
 from repairkit.jobs.runs.run_document import differing, settings_in
-from repairkit.report.curves import SVG_MARK, overlay_svg
+from repairkit.notebook import cells, frames, lines, plots
+from repairkit.report.curves import SVG_MARK, overlay_facts, overlay_lines, overlay_svg
 from repairkit.report.page import render_overlay
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 SCHEMA = 1
 KIND = "repairkit removal curves"
@@ -33,6 +38,49 @@ SIDES = (curve_file.HIGHEST, curve_file.LOWEST, "both")
 FORMATS = (".svg", ".csv", ".html")
 """How a file of several runs' curves may end."""
 _CSV_HEAD = "label,frozen,added,metric,value,low,high,interval"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The removal curves of runs of one model: where they were drawn, and what they say."""
+
+    out: Path | None
+    document: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return self.document
+
+    def __repr__(self) -> str:
+        sizes, metric = self.document["sizes"], lines.short(self.document["metric"])
+        n_lines, n_runs = (len(self.document[key]) for key in ("lines", "runs"))
+        drawn = f"{counted(n_lines, 'line')} of {counted(n_runs, 'run')} for {metric}"
+        text = f"Curves: {drawn}, {sizes[0]} to {sizes[-1]} filters frozen"
+        return text if self.out is None else f"{text}\ndrawn in {lines.short(self.out)}"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the picture of the curves."""
+        facts = overlay_facts(self.document)["verdict"]
+        picture = cells.chart(overlay_lines(self.document))
+        return cells.cell(cells.sentence(facts["sentence"], facts["word"]), picture)
+
+    def to_pandas(self) -> "DataFrame":
+        """A row for each line and number of frozen filters.
+
+        Raises:
+            SettingsError: pandas is not installed; it comes with `repairkit[pandas]`.
+        """
+        return frames.overlay_frame(self.document)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the curves, with bands for the intervals of the first lines.
+
+        Args:
+            ax: axes of matplotlib; those of a new figure if None.
+
+        Raises:
+            SettingsError: matplotlib is not installed; it comes with `repairkit[plot]`.
+        """
+        return plots.plot_lines(overlay_lines(self.document), ax)
 
 
 def write_overlay(

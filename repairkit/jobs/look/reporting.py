@@ -1,7 +1,7 @@
 """Write the report of a run: its page, and its numbers as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Reported:
 
     page: Path
     report_file: Path
-    document: dict[str, Any]
+    document: dict[str, Any] = field(repr=False)
 
 
 @stage("writing the page")

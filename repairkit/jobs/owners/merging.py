@@ -30,6 +30,7 @@ from repairkit.formats.documents import finite_rows, outputs, to_json
 from repairkit.formats.effects import Affects
 from repairkit.formats.run_file import ScoreRow, scores_csv, scores_table
 from repairkit.jobs.runs import claiming, run_document
+from repairkit.notebook.values import ValueTable
 
 By = Literal["images", "groups"]
 Floats = NDArray[np.float64]
@@ -46,8 +47,8 @@ HOLDS = (
 _SETTINGS = frozenset(run_file.RunSettings.__annotations__)
 
 
-@dataclass(frozen=True)
-class Merged:
+@dataclass(frozen=True, repr=False)
+class Merged(ValueTable):
     """Values over the images of all owners, and what `run.json` says of them."""
 
     filters: tuple[Filter, ...]

@@ -31,6 +31,7 @@ from repairkit.jobs.repair.cures.supplies import FilterSupplies, Looks, Offer, S
 from repairkit.jobs.repair.filter_values import FilterValues, Screening, conductance_by, find_values
 from repairkit.jobs.repair.ladder import CureJudge
 from repairkit.jobs.repair.objective import ChoosingCriterion, Objective, Wishes
+from repairkit.jobs.repair.patched import Patched
 from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings, PatchTime, check_word
 from repairkit.jobs.repair.top_of_run import check_run_of_top, filters_said
 from repairkit.jobs.score.scoring import score_bench
@@ -79,7 +80,7 @@ def patch(
     *,
     out: Path,
     on_progress: signs_of_life.OnProgress = None,
-) -> results.Patched:
+) -> Patched:
     """Repair a model, or say why not and write nothing.
 
     Raises:
@@ -374,7 +375,7 @@ def _finish(
     out: Path,
     on_progress: signs_of_life.OnProgress,
     again: Again,
-) -> results.Patched:
+) -> Patched:
     """Bake, prove, judge once on the test part, and write."""
     draft, model = _bake(bench, chosen.patch)
     patched = opened_beside(bench, model)
@@ -390,7 +391,7 @@ def _finish(
         story["attacks"] = judge_attacks(bench, patched, draft, asked.attacks)
     story = destination.Places.here().cleaned(story | {"again": again.to_json()})
     beside = _write(bench, replace(draft, result_digest=digest_of(model), story=story), model, out)
-    return results.Patched(
+    return Patched(
         out=out,
         patch_file=beside.patch_file,
         report_file=beside.report,

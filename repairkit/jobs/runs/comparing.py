@@ -1,18 +1,23 @@
 """How far finished runs agree on the values of the same filters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors
+from repairkit.core.process.text import counted
 from repairkit.estimators.samples import rank_correlation
 from repairkit.formats import effects, run_file
 from repairkit.jobs.runs.run_document import differing, settings_in
+from repairkit.notebook import cells, frames
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _FEWEST = 2
 
@@ -50,9 +55,34 @@ class Agreement:
         return {**asdict(self), "notes": list(self.notes)}
 
 
-def compare(
-    runs: Sequence[Path], *, metric: str | None = None, top_k: int = 20
-) -> tuple[Agreement, ...]:
+class Agreements(tuple[Agreement, ...]):
+    """The agreement of every pair of runs."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        correlations = [a.rank_correlation for a in self if a.rank_correlation is not None]
+        ends = f", rank correlation {min(correlations):.3f}" if correlations else ""
+        more = f" to {max(correlations):.3f}" if len(correlations) > 1 else ""
+        return f"Agreements: {counted(len(self), 'pair')} of runs{ends}{more}"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: a row for every pair."""
+        names = [each.name for each in fields(Agreement) if each.name != "notes"]
+        rows = [[getattr(each, name) for name in names] for each in self]
+        titles = [name.replace("_", " ") for name in names]
+        return cells.cell(cells.table("How far runs agree", titles, rows))
+
+    def to_pandas(self) -> "DataFrame":
+        """A row for every pair of runs.
+
+        Raises:
+            SettingsError: pandas is not installed; it comes with `repairkit[pandas]`.
+        """
+        return frames.frame(each.to_json() for each in self)
+
+
+def compare(runs: Sequence[Path], *, metric: str | None = None, top_k: int = 20) -> Agreements:
     """The agreement of every pair of runs, the first of each pair being named earlier.
 
     Args:
@@ -80,7 +110,7 @@ def compare(
                 f"of {first.document['model']['path']}, which is another model; values are "
                 "comparable for one model alone"
             )
-    return tuple(_agreement(one, two, top_k) for one, two in combinations(opened, 2))
+    return Agreements(_agreement(one, two, top_k) for one, two in combinations(opened, 2))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from repairkit.formats.documents import finite_rows
 from repairkit.formats.run_file import RunDocument, scores_table
 from repairkit.formats.score_size import with_sizes
 from repairkit.jobs.setup.workbench import Bench
+from repairkit.notebook.values import ValueTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ class Evidence:
         return None if scores is None else first_metrics(scores, len(self.metrics))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Scored(ValueTable):
     """A finished (or interrupted and saved) scoring.
 
     `evidence` is None where no game was played (norms), or the scoring was read from a folder.

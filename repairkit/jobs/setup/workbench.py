@@ -14,6 +14,7 @@ import numpy as np
 from onnx import ModelProto
 
 from repairkit.core import attacked, errors, filters, framework, metric, outputs
+from repairkit.core.process.text import counted
 from repairkit.core.process.trust import check_trusted
 from repairkit.core.suite import Annotations, Array, Indices, Suite
 from repairkit.data.dataset import Dataset
@@ -156,7 +157,7 @@ def check_metrics(settings: Settings, metrics: Sequence[str]) -> None:
             check_trusted(name, settings.named_by)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Subject:
     """A model file, the name and shape of its image input, and the output that is judged.
 
@@ -170,6 +171,9 @@ class Subject:
     output: str
     further: tuple[FurtherInput, ...] = ()
     constants: Mapping[str, Array] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Subject: {self.file.path.name}, input {self.input_name}, output {self.output}"
 
     @property
     def n_classes(self) -> int | None:
@@ -256,7 +260,7 @@ class Look(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Bench:
     """A subject with everything that is needed to evaluate coalitions of its filters.
 
@@ -280,6 +284,10 @@ class Bench:
     all_outputs: bool = False
     look: Look | None = None
     full_size: "Bench | None" = None
+
+    def __repr__(self) -> str:
+        n_images = counted(len(self.dataset.images), "image")
+        return f"Bench: {self.subject.file.path.name}, {len(self.roster):,} filters, {n_images}"
 
     @property
     def roster(self) -> filters.Roster:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test test-all check lowest fix golden bench compatibility fuzz fuzz-guided clean
+.PHONY: setup demo test test-all check lowest fix golden docs bench compatibility fuzz fuzz-guided clean
 
 setup: $(INSTALLED)
 
@@ -47,6 +47,11 @@ fix: setup
 golden: setup
 	$(BIN)/python -m pytest tests -q --golden
 
+# The site of the documentation, in site/; needs no network.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/engine.py --quick
@@ -69,4 +74,4 @@ fuzz-guided: setup
 	$(BIN)/python -m tests.fuzz.guided $(TARGET) -runs=$(INPUTS) -rss_limit_mb=2048 -timeout=10
 
 clean:
-	rm -rf .venv .lowest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .lowest build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,17 @@ import pytest
 from typer.main import get_command
 
 from repairkit.cli import app
+from repairkit.metrics.catalogue import definition_of, is_user_metric
 from tests.conftest import Answer, Project
 
 ROOT = Path(__file__).parents[1]
-GUIDE = ROOT / "docs" / "guide"
+DOCS = ROOT / "docs"
+GUIDE = DOCS / "guide"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+# Options of other programs, which the pages show too.
+FOREIGN = {"--head"}
+# Pages that are made when the site is built; `tests/site` follows links to them.
+MADE = "reference/"
 
 
 def code_of(page: Path) -> str:
@@ -43,13 +50,21 @@ def test_the_estimator_of_the_guide_plugs_in(
     assert np.isfinite(list(values.values())).all()
 
 
+def code_lines(text: str) -> Iterator[str]:
+    """The lines of code of a page, indented or between fences; a line that goes on is one line."""
+    fenced = False
+    for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines():
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif fenced or line.startswith("    "):
+            yield line.strip()
+
+
 def commands_told() -> list[list[str]]:
-    """Every `repairkit COMMAND ...` that stands as a line of code in README and guide."""
-    pages = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
-    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
-    told = [line.strip() for line in lines if line.startswith(("    ", "repairkit "))]
-    return [shlex.split(line, comments=True)[1:] for line in told if line.startswith("repairkit ")]
+    """Every `repairkit COMMAND ...` that stands as a line of code in a page."""
+    lines = [line for page in PAGES for line in code_lines(page.read_text(encoding="utf-8"))]
+    told = [line for line in lines if re.match(r"repairkit [a-z]+\b(?!.* repairkit )", line)]
+    return [shlex.split(line, comments=True)[1:] for line in told]
 
 
 @pytest.mark.parametrize("words", commands_told(), ids=" ".join)
@@ -59,7 +74,11 @@ def test_every_command_of_the_docs_is_one(words: list[str]) -> None:
     context.close()
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))])
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_options_and_pages_that_the_docs_name_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     group = get_command(app)
@@ -69,8 +88,8 @@ def test_options_and_pages_that_the_docs_name_exist(page: Path) -> None:
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     } | {"--debug", "--help", "--version"}
-    foreign = {"--head"}  # Ray's own
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= known | foreign
+    named_options = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
+    assert named_options <= known | FOREIGN | options_of_scripts(text)
     for named in re.findall(r"`((?:docs|samples|benchmarks)/[\w./-]+)`", text):
         assert (ROOT / named).exists(), named
 
@@ -89,5 +108,27 @@ def test_every_decision_has_a_number_of_its_own_and_stands_in_the_index() -> Non
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-        if "://" not in link:
+        if "://" not in link and not link.startswith(MADE):
             assert (page.parent / link).exists(), link
+
+
+def options_of_scripts(text: str) -> set[str]:
+    """The options of the scripts that a page names."""
+    scripts = [ROOT / name for name in re.findall(r"\b(?:benchmarks|samples)/\w+\.py", text)]
+    sources = [script.read_text(encoding="utf-8") for script in scripts if script.exists()]
+    return set(re.findall(r"\"(--[a-z][a-z0-9-]*)\"", "\n".join(sources)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_metrics_that_the_docs_name_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    options = r"--(?:metric|objective)[ =]['\"]?([\w:*]+)"
+    targets = r"--target[ =]['\"]([\w:]+)[<>]="
+    for name in {*re.findall(options, text), *re.findall(targets, text)} - {"METRIC", "NAME"}:
+        assert definition_of(name) is not None or is_user_metric(name), name
+
+
+def test_pages_are_linked_and_not_only_named() -> None:
+    for page in sorted(DOCS.rglob("*.md")):
+        named = re.findall(r"`(docs/[\w./-]+\.md)`", page.read_text(encoding="utf-8"))
+        assert not named, f"{name_of(page)} names {named} and could link"

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test test-all check lowest fix golden docs bench compatibility fuzz fuzz-guided clean
+.PHONY: setup demo test test-all check lowest fix golden docs notebooks bench compatibility fuzz fuzz-guided clean
 
 setup: $(INSTALLED)
 
@@ -51,6 +51,10 @@ golden: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "open site/index.html"
+
+# Write the notebooks of docs/jobs from their pages, without outputs.
+notebooks: setup
+	$(BIN)/python -m tests.worked_jobs.pairs
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     )
     from repairkit.api.job_settings import find_job, find_settings
     from repairkit.api.listings import Listing, listing
-    from repairkit.api.models import Inspected, Instrumented, attack, export, inspect, instrument
+    from repairkit.api.models import (
+        Inspected,
+        Instrumented,
+        attack,
+        diff,
+        export,
+        inspect,
+        instrument,
+    )
     from repairkit.api.repairing import apply, copy_sample, patch, patch_document, revert, verify
     from repairkit.attacks import Pgd, Square
     from repairkit.core.errors import Terminated
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
     from repairkit.formats.means_file import CommonMeans
     from repairkit.jobs.ask.asking import Asked
     from repairkit.jobs.curve.overlaying import Curves
+    from repairkit.jobs.diff.differing import Diff
     from repairkit.jobs.owners.merging import By, Merged
     from repairkit.jobs.repair.patched import Patched
     from repairkit.jobs.runs.comparing import Agreement, Agreements
@@ -50,6 +59,7 @@ __all__ = [
     "By",
     "CommonMeans",
     "Curves",
+    "Diff",
     "Exported",
     "FirstLook",
     "Inspected",
@@ -74,6 +84,7 @@ __all__ = [
     "compare",
     "copy_sample",
     "curve",
+    "diff",
     "export",
     "find_job",
     "find_settings",
@@ -94,7 +105,7 @@ _HOMES = {
     "repairkit.api.estimating": "Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.listings": "Listing listing",
-    "repairkit.api.models": "Inspected Instrumented attack export inspect instrument",
+    "repairkit.api.models": "Inspected Instrumented attack diff export inspect instrument",
     "repairkit.api.repairing": "apply copy_sample patch patch_document revert verify",
     "repairkit.attacks": "Pgd Square",
     "repairkit.core.errors": "Terminated",
@@ -105,6 +116,7 @@ _HOMES = {
     "repairkit.formats.means_file": "CommonMeans",
     "repairkit.jobs.ask.asking": "Asked",
     "repairkit.jobs.curve.overlaying": "Curves",
+    "repairkit.jobs.diff.differing": "Diff",
     "repairkit.jobs.owners.merging": "By Merged",
     "repairkit.jobs.repair.patched": "Patched",
     "repairkit.jobs.runs.comparing": "Agreement Agreements",

@@ -1,4 +1,4 @@
-"""Inspect and instrument ONNX models; attack them, or export them from a framework."""
+"""Inspect, compare and instrument ONNX models; attack them, or export them from a framework."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from repairkit.core.process.text import counted
 from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.attack import attacking
+from repairkit.jobs.diff import differing
 from repairkit.jobs.export import exporting
 from repairkit.jobs.look import inspection
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
@@ -105,6 +106,42 @@ def inspect(
     subject, job = open_job(model, data, settings)
     inspected = inspection.inspect(subject, job)
     return Inspected(inspected, None if data is None else inspection.look_thoroughly(subject, job))
+
+
+def diff(
+    a: str | Path,
+    b: str | Path,
+    data: str | Path | None = None,
+    *,
+    patch_file: str | Path | None = None,
+    html: str | Path | None = None,
+    settings: Settings | None = None,
+) -> differing.Diff:
+    """Tell what differs between two models, as `repairkit diff` does.
+
+    Args:
+        a: an ONNX file.
+        b: another.
+        data: images on which outputs are compared; labels are not needed. Noise if there are none.
+        patch_file: say whether the difference is exactly this patch; if None, the one beside the
+            patched model, if it made that model.
+        html: a page to write; none if None.
+        settings: preprocessing, groups, inputs and outputs; see `score`.
+
+    Raises:
+        RepairkitError: anything that the user can correct.
+    """
+    path = Path(a)
+    job = find_settings(path) if settings is None else settings
+    if data is not None:
+        job = replace(job, data=Path(data))
+    return differing.diff(
+        path,
+        Path(b),
+        job,
+        patch=None if patch_file is None else Path(patch_file),
+        page=None if html is None else Path(html),
+    )
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Command] = {
     "list": list_command.list_command,
     "inspect": onnx_models.inspect_command,
+    "diff": onnx_models.diff_command,
     "score": runs.score_command,
     "ask": ask.ask_command,
     "patch": patches.patch_command,

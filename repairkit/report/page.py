@@ -22,20 +22,21 @@ def render_patch(document: Mapping[str, Any], pictures: Pictures | None = None) 
 
     Blocks that the document lacks are left out of the page.
     """
-    return _render("repair.html.j2", repair_facts(document), pictures)
+    return render("repair.html.j2", repair_facts(document), pictures)
 
 
 def render_run(document: Mapping[str, Any], pictures: Pictures | None = None) -> str:
     """The page of a scoring, from what `report.json` says of it; see `render_patch`."""
-    return _render("run.html.j2", run_facts(document), pictures)
+    return render("run.html.j2", run_facts(document), pictures)
 
 
 def render_overlay(document: Mapping[str, Any]) -> str:
     """The page of several runs' removal curves, from what `repairkit curve --json` says."""
-    return _render("curves.html.j2", curves.overlay_facts(document), None)
+    return render("curves.html.j2", curves.overlay_facts(document), None)
 
 
-def _render(template: str, facts: Mapping[str, Any], pictures: Pictures | None) -> str:
+def render(template: str, facts: Mapping[str, Any], pictures: Pictures | None = None) -> str:
+    """The page that a template makes of these variables."""
     page: str = _environment().get_template(template).render(facts, pictures=pictures or {})
     return page
 

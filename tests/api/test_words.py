@@ -25,7 +25,7 @@ from repairkit.jobs.repair.repair_settings import PatchSettings
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 # Options that are about the terminal alone.
-PRINTED = {"json", "quiet", "debug", "details", "help"}
+PRINTED = {"json", "quiet", "debug", "details", "help", "exit_code"}
 # Options that Python says in the plural, or with the noun that its settings have for it.
 OTHER_WORDS = {
     "group": "groups", "class": "class_name", "classes": "class_names", "batch": "batch_size",
@@ -46,7 +46,9 @@ TAKES: dict[str, tuple[Any, ...]] = {
     "patch": (*SETTINGS, PatchKeywords, ScoreSettings, Budget, Source),
     "attack": (*SETTINGS, AttackKeywords, Source, Pgd, Square),
     "export": (*SETTINGS, ExportKeywords),
-    **dict.fromkeys(("inspect", "list", "instrument", "means", "verify", "apply"), SETTINGS),
+    **dict.fromkeys(
+        ("inspect", "list", "diff", "instrument", "means", "verify", "apply"), SETTINGS
+    ),
 }
 
 

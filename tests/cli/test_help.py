@@ -21,6 +21,7 @@ COMMANDS = [
     "",
     "list",
     "inspect",
+    "diff",
     "score",
     "ask",
     "patch",

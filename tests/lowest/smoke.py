@@ -30,6 +30,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "demo": [["-o", "demo"]],
     "list": [["metrics"], ["methods"], ["columns", "--data", DATA], ["sites", MODEL]],
     "inspect": [[MODEL]],
+    "diff": [[MODEL, PATCHED, "--data", DATA, "--html", "diff.html"]],
     "score": [
         [MODEL, *QUICK, "leave-one-out", "-o", "one", "--prometheus-file", "figures.prom"],
         [MODEL, *QUICK, "permutation", "--max-evaluations", "1500", "-o", "two"],

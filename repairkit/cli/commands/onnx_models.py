@@ -1,9 +1,11 @@
-"""`repairkit inspect`, `repairkit instrument`, `repairkit attack` and `repairkit export`."""
+"""`repairkit inspect`, `diff`, `instrument`, `attack` and `export`."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+
+import typer
 
 from repairkit.cli.option_groups import argument, flag, only, option
 from repairkit.cli.options import (
@@ -20,6 +22,10 @@ _OF_INSPECT = (
     "model", "label", "group", "classes", "features", "output", "columns", "threshold",
     "outputs_are", "image_input", "inputs", "sites_at", "include", "seed", *PREPARATION,
 )  # fmt: skip
+_OF_DIFF = (
+    "data", "group", "classes", "features", "image_input", "inputs", "output", "columns",
+    "threshold", "outputs_are", "batch", *PREPARATION,
+)  # fmt: skip
 _OF_INSTRUMENT = (
     "model", "data", "label", "features", "image_input", "inputs", "output", "sites", "sites_at",
     "include", "absent", "seed", "calibration", *PREPARATION,
@@ -29,6 +35,50 @@ _OF_ATTACK = (
     "columns", "threshold", "outputs_are", "batch", "device", "seed", "calibration", "selection",
     "test", "accept_preprocessing", *PREPARATION,
 )  # fmt: skip
+_DIFFERS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffOptions:
+    """Two models, the patch that may lie between them, and what to show."""
+
+    a: Path = argument("The one model.", "A", default=...)
+    b: Path = argument("The other model.", "B", default=...)
+    patch: Path | None = option(
+        "Say whether the difference is exactly this patch file; the one beside the patched model "
+        "if left out."
+    )
+    html: Path | None = option("Also write one self-contained page.")
+    details: bool = flag("Show every row.")
+    exit_code: bool = flag("Exit with 3 if anything differs.")
+
+
+def diff_command(
+    comparing: DiffOptions,
+    job: Annotated[JobOptions, only(*_OF_DIFF)],
+    answer: AnswerOptions,
+) -> None:
+    """Show what differs between two models: nodes, tensors, frozen filters, answers."""
+    from repairkit.api import job_settings, models
+    from repairkit.cli import diff_tables, printing
+
+    _, settings = job_settings.find_job(comparing.a, job.words())
+    made = models.diff(
+        comparing.a,
+        comparing.b,
+        patch_file=comparing.patch,
+        html=comparing.html,
+        settings=settings,
+    )
+
+    def tell() -> None:
+        diff_tables.print_diff(made.document, details=comparing.details)
+        if made.page is not None:
+            printing.say(f"page  {made.page}")
+
+    answer.give(made.to_json, tell)
+    if comparing.exit_code and made.differs:
+        raise typer.Exit(_DIFFERS)
 
 
 def inspect_command(

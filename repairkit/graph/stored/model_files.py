@@ -7,6 +7,7 @@ checked against the folder and the files before anything is read. Large weights 
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -163,6 +164,18 @@ def external_locations(model: ModelProto) -> list[str]:
     """The files beside the model that its tensors name, sorted."""
     external = (t for t in protos.stored_tensors(model) if uses_external_data(t))
     return sorted({tensors.external_entry(t, "location") for t in external})
+
+
+def tensors_outside(path: Path) -> dict[str, int]:
+    """How many tensors a model file keeps in each file beside it, by the name of that file.
+
+    Args:
+        path: of a model that `read_model` could read, which moves small ones into the model.
+    """
+    external = filter(
+        uses_external_data, protos.stored_tensors(ModelProto.FromString(_content(path)))
+    )
+    return dict(Counter(tensors.external_entry(tensor, "location") for tensor in external))
 
 
 def safe_path(model_path: Path, location: str) -> Path:

@@ -84,7 +84,7 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
         settings,
         subject,
         lambda: batching.opened.run_suite(
-            parts.calibration, _images_in_a_run(subject, settings, dataset)
+            parts.calibration, images_in_a_run(subject, settings, dataset)
         ),
         regression=regression,
     )
@@ -147,7 +147,7 @@ def make_working(
         roster=roster,
         settle_levels=partial(_levels, subject, settings, calibration),
         effort=Effort(
-            batch_size=_images_in_a_run(subject, settings, dataset),
+            batch_size=images_in_a_run(subject, settings, dataset),
             workers=settings.workers,
             cache_memory=settings.cache_memory,
             half=settings.half,
@@ -190,7 +190,7 @@ def _levels(
     return working.measure(calibration)
 
 
-def _images_in_a_run(subject: Subject, settings: Settings, dataset: Dataset) -> int:
+def images_in_a_run(subject: Subject, settings: Settings, dataset: Dataset) -> int:
     """The batch size, or fewer images of a model whose runs would take much memory."""
     if not len(dataset.images):
         return settings.batch_size

@@ -23,7 +23,7 @@ from repairkit.data.preprocessing import FurtherInput, InputSpec, is_tabular
 from repairkit.graph.kinds.ensembles import is_ensemble, spread_over_thresholds, zipped_outputs
 from repairkit.graph.kinds.image_axes import image_axes
 from repairkit.graph.protos import GraphIndex, dims_of, with_open_sizes
-from repairkit.graph.stored.model_files import read_model
+from repairkit.graph.stored.model_files import ModelFile, read_model
 from repairkit.jobs.setup.workbench import Subject
 
 _CHANNELS = (1, 3, 4)
@@ -67,8 +67,18 @@ def read_subject(
         ModelError: the file cannot be read, or the model takes no images.
         SettingsError: the model has no such output or input.
     """
-    file = read_model(path)
-    index = GraphIndex(file.model)
+    return subject_of(read_model(path), output=output, layout=layout, image_input=image_input)
+
+
+def subject_of(
+    file: ModelFile,
+    *,
+    output: str | None = None,
+    layout: str | None = None,
+    image_input: str | None = None,
+) -> Subject:
+    """Find the image input of a model that was read; see `read_subject`."""
+    path, index = file.path, GraphIndex(file.model)
     if output is not None and output not in index.outputs:
         raise errors.SettingsError(
             f"{path}: there is no output {output!r}; the outputs are {', '.join(index.outputs)}"

@@ -1,0 +1,1 @@
+"""Compare two ONNX files: graphs, tensors, frozen filters, and answers on images."""

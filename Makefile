@@ -12,7 +12,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(INSTALLED)
 
-demo: setup
+# The demonstration needs no tools: repairkit and a runtime are enough.
+$(BIN)/repairkit: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu]'
+	touch $@
+
+demo: $(BIN)/repairkit
 	$(BIN)/repairkit demo
 
 test: setup

@@ -1,5 +1,8 @@
 """Lines and tables about repairs: what was changed, what was proven, who gains and who pays."""
 
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -370,3 +373,47 @@ def _constant(constant: filters.Constant) -> str:
     """What a frozen filter yields, in as many digits as 32-bit floats have."""
     numbers = constant if isinstance(constant, tuple) else (constant,)
     return ", ".join(f"{n:.9g}" for n in numbers)
+
+
+def print_demo_end(done: results.Patched, *, model: Path, page: Path) -> None:
+    """Print what to open after the demonstration, and commands to try from the working folder.
+
+    Args:
+        done: the repair of the sample.
+        model: the sample.
+        page: the page of the repair.
+    """
+    place = model.parent
+    printing.say("verification of the written file passed")
+    printing.say(f"\nOpen the page in a browser: {page}")
+    printing.say("Then try:")
+    commands: list[tuple[str, list[str | Path]]] = [
+        (
+            "which filters does the network live on?",
+            ["score", model, "-o", place / "run"],
+        ),
+        (
+            "let simpler cures compete with freezing",
+            ["patch", model, "--fairness", "--repair", "best", "-o", place / "best.onnx"],
+        ),
+        (
+            "the original back, byte for byte",
+            ["revert", done.out, "-o", place / "original.onnx"],
+        ),
+    ]
+    program = _program()
+    for purpose, words in commands:
+        printing.say(f"  {shlex.join([*program, *map(str, words)])}  # {purpose}")
+    printing.say("Your own model: patch MODEL --data DATA --group COLUMN --fairness")
+
+
+def _program() -> list[str]:
+    """How this program is called from the working folder: by its name if the shell finds it so."""
+    called = Path(sys.argv[0])
+    known = shutil.which(called.name)
+    if called.stem != "repairkit":
+        return [sys.executable, "-m", "repairkit"]
+    if known is not None and Path(known).resolve() == called.resolve():
+        return [called.name]
+    called, here = called.absolute(), Path.cwd()
+    return [str(called.relative_to(here) if called.is_relative_to(here) else called)]

@@ -172,7 +172,7 @@ def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
 
     def tell() -> None:
         repair_story.print_patched(done, document)
-        printing.say("verification of the written file passed")
+        repair_story.print_demo_end(done, model=model, page=Path(document["page"]))
 
     answer.give(lambda: {**document, "verified_from_disk": verified.to_json()}, tell)
 

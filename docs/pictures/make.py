@@ -1,0 +1,84 @@
+"""Make the pictures of the README anew from the packaged sample, through Chromium.
+
+    .venv/bin/python docs/pictures/make.py [REPORT.html]
+
+Without a page, the sample is repaired first. Look at the pictures before they are committed.
+`REPAIRKIT_CHROMIUM` names another browser than `chromium`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import FloatRect, Page, sync_playwright
+
+FOLDER = Path(__file__).parent
+CULPRIT = 4  # of the frozen filters on the page
+WIDTH, HEIGHT = 960, 820  # of the window, in points of the page
+PADDING = 16
+COLOURS = 64
+
+
+def repair(folder: Path) -> Path:
+    """The page of the repaired sample."""
+    code = "from repairkit.cli import main; main()"
+    command = [sys.executable, "-c", code, "demo", "-o", "digits", "--quiet"]
+    subprocess.run(command, cwd=folder, check=True)
+    return folder / "digits" / "model.patched.report.html"
+
+
+def save(picture: bytes, name: str) -> None:
+    """Write a picture with few colours, which keeps the repository small."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    few = image.quantize(COLOURS, dither=Image.Dither.NONE)
+    few.save(FOLDER / name, optimize=True)
+
+
+def box_of(page: Page, place: str) -> FloatRect:
+    """Where an element stands on the page."""
+    box = page.locator(place).bounding_box()
+    assert box is not None, place
+    return box
+
+
+def shoot(page: Page) -> None:
+    """The top of the page down to its chart, and the block of one frozen filter."""
+    chart = box_of(page, "section:has(#trade-off)")
+    height = chart["y"] + chart["height"]
+    top = FloatRect(x=0, y=0, width=WIDTH, height=height)
+    save(page.screenshot(clip=top, full_page=True), "page.png")
+    title, after = (box_of(page, f"#filter-{number}") for number in (CULPRIT, CULPRIT + 1))
+    block = FloatRect(
+        x=title["x"] - PADDING,
+        y=title["y"] - PADDING,
+        width=title["width"] + 2 * PADDING,
+        height=after["y"] - title["y"] - PADDING,
+    )
+    save(page.screenshot(clip=block, full_page=True), "filter.png")
+
+
+def main() -> None:
+    """Repair the sample, open its page, and write both pictures."""
+    browser = os.environ.get("REPAIRKIT_CHROMIUM") or shutil.which("chromium")
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = opened.new_page(
+            viewport={"width": WIDTH, "height": HEIGHT},
+            device_scale_factor=2,
+            color_scheme="light",
+        )
+        report = Path(sys.argv[1]) if sys.argv[1:] else repair(Path(place))
+        page.goto(report.resolve().as_uri())
+        shoot(page)
+        opened.close()
+
+
+if __name__ == "__main__":
+    main()

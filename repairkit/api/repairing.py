@@ -185,6 +185,7 @@ def verify(
     *,
     patch_file: str | Path | None = None,
     settings: Settings | None = None,
+    noise: bool = False,
 ) -> results.Verified:
     """Prove that `patched` is `original` with exactly the claimed changes.
 
@@ -195,13 +196,14 @@ def verify(
             the frozen filters that its tensors show.
         settings: outputs are compared on the first images of their data, or on noise without data;
             see `score`.
+        noise: compare on noise alone, whatever data the settings or `repairkit.toml` name.
 
     Raises:
         VerificationError: anything is not as claimed.
         RepairkitError: a file cannot be read.
     """
     subject, job = open_job(original, None, settings)
-    subject, images, feeds = _for_proof(subject, job)
+    subject, images, feeds = _for_proof(subject, replace(job, data=None) if noise else job)
     file = None if patch_file is None else read_patch_file(Path(patch_file))
     verified = verifying.verify(
         subject, read_model(Path(patched)), file=file, images=images, feeds=feeds

@@ -375,17 +375,16 @@ def _constant(constant: filters.Constant) -> str:
     return ", ".join(f"{n:.9g}" for n in numbers)
 
 
-def print_demo_end(done: results.Patched, *, model: Path, page: Path) -> None:
+def print_demo_end(document: wording.Document, *, model: Path) -> None:
     """Print what to open after the demonstration, and commands to try from the working folder.
 
     Args:
-        done: the repair of the sample.
+        document: what `--json` prints of the repair.
         model: the sample.
-        page: the page of the repair.
     """
     place = model.parent
     printing.say("verification of the written file passed")
-    printing.say(f"\nOpen the page in a browser: {page}")
+    printing.say(f"\nOpen the page in a browser: {document['page']}")
     printing.say("Then try:")
     commands: list[tuple[str, list[str | Path]]] = [
         (
@@ -398,7 +397,7 @@ def print_demo_end(done: results.Patched, *, model: Path, page: Path) -> None:
         ),
         (
             "the original back, byte for byte",
-            ["revert", done.out, "-o", place / "original.onnx"],
+            ["revert", document["patched_model"], "-o", place / "original.onnx"],
         ),
     ]
     program = _program()

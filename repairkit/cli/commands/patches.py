@@ -9,6 +9,7 @@ import typer
 from repairkit.cli import options, stage_display
 from repairkit.cli.option_groups import argument, flag, only, option, without
 from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SearchOptions
+from repairkit.core.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
 
     def tell() -> None:
         repair_story.print_patched(done, document)
-        repair_story.print_demo_end(done, model=model, page=Path(document["page"]))
+        repair_story.print_demo_end(document, model=model)
 
     answer.give(lambda: {**document, "verified_from_disk": verified.to_json()}, tell)
 
@@ -184,6 +185,7 @@ class PairOptions:
     original: Path = argument("The model before.", "ORIGINAL", default=...)
     patched: Path = argument("The model after.", "PATCHED", default=...)
     patch: Path | None = option("The patch file; if left out, what PATCHED says or shows.")
+    noise: bool = flag("Compare outputs on noise alone, whatever images repairkit.toml names.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,8 +220,10 @@ def verify_command(
     from repairkit.cli.repair_story import print_verified
 
     _, settings = job_settings.find_job(pair.original, job.words())
+    if pair.noise and job.data.data is not None:
+        raise SettingsError("--noise takes no images and --data names some; give one of the two")
     verified = repairing.verify(
-        pair.original, pair.patched, patch_file=pair.patch, settings=settings
+        pair.original, pair.patched, patch_file=pair.patch, settings=settings, noise=pair.noise
     )
     answer.give(
         verified.to_json,

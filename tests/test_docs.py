@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from repairkit.cli import app
 from repairkit.metrics.catalogue import definition_of, is_user_metric
+from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project
 
 ROOT = Path(__file__).parents[1]

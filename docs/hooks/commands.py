@@ -41,7 +41,7 @@ def overview() -> str:
     codes = [f"| {code} | {words} |" for code, words in sorted(exit_codes().items())]
     return "\n".join(
         [
-            "# Commands",
+            "# All commands",
             "",
             "This page and the page of each command are made from the program itself.",
             "",

@@ -24,6 +24,8 @@ _LINK = re.compile(r"\]\(([^)#\s]+)((?:#[^)]*)?)\)")
 _CELL = re.compile(r"^```\{code-cell\}.*$", re.MULTILINE)
 _CELL_SETTINGS = re.compile(r"^(```python\n)(?::[\w-]+:.*\n)+\n?", re.MULTILINE)
 
+_SEARCH = 'data-md-component="search" role="dialog" aria-label="Search"'
+
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages from the root of the repository; list the pages of folders in the navigation.
@@ -45,6 +47,11 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     for place, name in OF_ROOT.items():
         markdown = markdown.replace(f"](../{up}{name}", f"]({up}{place}")
     return _CELL_SETTINGS.sub(r"\1", _CELL.sub("```python", markdown))
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Give the theme's dialog of the search a name, which screen readers say."""
+    return output.replace('data-md-component="search" role="dialog"', _SEARCH)
 
 
 def _in_docs(link: re.Match[str]) -> str:

@@ -92,7 +92,7 @@ def public_names() -> tuple[list[str], list[str]]:
 
 
 def _overview(functions: list[str], others: list[str]) -> str:
-    lines = ["# Python", "", "These pages are made from the docstrings.", ""]
+    lines = ["# All names", "", "These pages are made from the docstrings.", ""]
     for title, page, names in (
         ("Functions", "functions", functions),
         ("Settings and results", "results", others),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,8 @@ from typing import Any
 import pytest
 
 from repairkit.report.page import render_overlay, render_patch, render_run
+from tests import chromium
+from tests.chromium import CHROMIUM, CONTRAST, MISSING, Watched, violations
 from tests.report.documents import HOSTILE, PICTURES, overlay, repair, scoring
 from tests.report.test_page import ODD
 
@@ -18,18 +18,15 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 axe = pytest.importorskip(
     "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
 )
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = os.environ.get("REPAIRKIT_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), "")
 
 # What the colours have no part in is looked at once.
-_CONTRAST = {"runOnly": ["color-contrast"]}
 _LOOKS = [
     ("evil", "light", {}),
     pytest.param("run", "light", {}, marks=pytest.mark.slow),
-    ("evil", "dark", _CONTRAST),
-    pytest.param("run", "dark", _CONTRAST, marks=pytest.mark.slow),
+    ("evil", "dark", CONTRAST),
+    pytest.param("run", "dark", CONTRAST, marks=pytest.mark.slow),
     pytest.param("curves", "light", {}, marks=pytest.mark.slow),
-    pytest.param("curves", "dark", _CONTRAST, marks=pytest.mark.slow),
+    pytest.param("curves", "dark", CONTRAST, marks=pytest.mark.slow),
 ]
 _MEASURE_CHARTS = """
 [...document.querySelectorAll('svg.chart')].map(chart => {
@@ -38,17 +35,13 @@ _MEASURE_CHARTS = """
 })
 """
 
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM, reason="no Chromium (apt-get install chromium, or set REPAIRKIT_CHROMIUM)"
-)
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason=MISSING)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
+    with chromium.started(playwright) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -66,38 +59,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / f"{name}.html" for name in texts}
 
 
-class Watched:
-    """A page, with all that it said and asked for."""
-
-    def __init__(self, browser: Any, path: Path, scheme: str = "light", width: int = 1100) -> None:
-        self.context = browser.new_context(
-            color_scheme=scheme, viewport={"width": width, "height": 800}
-        )
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(path.as_uri())
-
-    def __enter__(self) -> Watched:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
-
-
 @pytest.mark.parametrize(("name", "scheme", "rules"), _LOOKS)
 def test_contrast_names_and_landmarks_pass_axe(
     browser: Any, pages: dict[str, Path], name: str, scheme: str, rules: dict[str, Any]
 ) -> None:
     with Watched(browser, pages[name], scheme) as watched:
         watched.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        found = axe.Axe().run(watched.page, options=rules).response
-        assert not [(v["id"], v["nodes"][0]["html"]) for v in found["violations"]]
-        assert "color-contrast" in {rule["id"] for rule in found["passes"]}
+        assert violations(axe, watched, rules) == []
 
 
 @pytest.mark.parametrize("name", ["evil", "joint", "run", "curves"])
@@ -106,8 +74,7 @@ def test_a_page_says_nothing_asks_for_nothing_and_draws_its_charts(
 ) -> None:
     with Watched(browser, pages[name]) as watched:
         assert watched.said == []
-        outside = [url for url in watched.asked if not url.startswith(("file:", "data:"))]
-        assert not outside
+        assert watched.outside == []
         assert watched.asked[0] == pages[name].as_uri()
         drawn = watched.page.evaluate(_MEASURE_CHARTS)
         assert drawn
@@ -157,7 +124,7 @@ def test_a_phone_needs_no_scrolling_sideways(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:
     with Watched(browser, pages[name], width=390) as watched:
-        assert watched.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert watched.overhang <= 0
 
 
 def test_a_printed_page_has_no_links_to_nowhere_and_dark_ink(

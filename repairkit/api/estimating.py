@@ -26,6 +26,7 @@ from repairkit.jobs.owners import measuring, merging
 from repairkit.jobs.runs import comparing, reopening
 from repairkit.jobs.score import elsewhere, score_settings, scored, scoring, small_first
 from repairkit.jobs.setup.workbench import Settings
+from repairkit.notebook.progress import shown_in_cell
 
 OnProgress = Callable[[Progress], None]
 
@@ -91,6 +92,7 @@ class ScoreKeywords(TypedDict, total=False):
         trust: run code that `repairkit.toml` names; code named in this call always runs.
         accept_preprocessing: continue although images or classes look unlike what the model expects
             (docs/guide/data.md).
+        progress: in a notebook, show a bar while the job runs; True if left out.
     """
 
     options: Mapping[str, object] | None
@@ -110,10 +112,12 @@ class ScoreKeywords(TypedDict, total=False):
     ray: str | None
     ray_cores: int
     unattended: Unattended | None
+    progress: bool
     trust: bool
     accept_preprocessing: bool
 
 
+@shown_in_cell
 def score(
     model: str | Path,
     data: str | Path | None = None,
@@ -270,6 +274,7 @@ class AskKeywords(TypedDict, total=False):
         exclude_top_of: leave the top filters by this metric of the same rows out of the ranking.
         exclude_share: share of filters that counts as top, in (0, 1); 0.2 if left out.
         trust: run code that the run names; code named in this call always runs.
+        progress: in a notebook, show a bar while the job runs; True if left out.
     """
 
     groups: str | Sequence[str]
@@ -278,9 +283,11 @@ class AskKeywords(TypedDict, total=False):
     images: str | Path | Sequence[int] | None
     exclude_top_of: str | None
     exclude_share: float
+    progress: bool
     trust: bool
 
 
+@shown_in_cell
 def ask(
     run: str | Path,
     *,

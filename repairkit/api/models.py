@@ -19,6 +19,7 @@ from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lin
 from repairkit.jobs.setup.subject import load_framework_model
 from repairkit.jobs.setup.workbench import Settings
 from repairkit.notebook import cells, frames, lines
+from repairkit.notebook.progress import shown_in_cell
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -194,16 +195,19 @@ class ExportKeywords(TypedDict, total=False):
         opset: of the ONNX file; the exporter's default if None.
         one_by_one: prove every filter by freezing it alone, also in a large model, where most are
             otherwise frozen in groups (docs/guide/frameworks.md).
+        progress: in a notebook, show a bar while the job runs; True if left out.
     """
 
     framework: str | None
     weights: str | Path | None
     input_shape: Sequence[int] | None
+    progress: bool
     trust: bool
     opset: int | None
     one_by_one: bool
 
 
+@shown_in_cell
 def export(
     source: str | Path | framework.FrameworkModel,
     *,
@@ -267,14 +271,17 @@ class AttackKeywords(TypedDict, total=False):
         trust: run code that `repairkit.toml` names or a named source holds.
         accept_preprocessing: continue although images or classes look unlike what the model expects
             (docs/guide/data.md).
+        progress: in a notebook, show a bar while the job runs; True if left out.
     """
 
     pixel_range: tuple[float, float] | None
     at_most: int | None
+    progress: bool
     trust: bool
     accept_preprocessing: bool
 
 
+@shown_in_cell
 def attack(
     model: str | Path,
     data: str | Path | None = None,

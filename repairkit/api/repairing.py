@@ -21,12 +21,21 @@ from repairkit.jobs.repair.patched import Patched
 from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.setup.preparing import read_any, with_inputs
 from repairkit.jobs.setup.workbench import Settings, Subject
+from repairkit.notebook.progress import shown_in_cell
 
 _PROOF_IMAGES = 64
 _SAMPLE = "repairkit_samples.digits"
 _SAMPLE_FILES = ("model.onnx", "digits.npz", "repairkit.toml")
 # Keywords that `PatchSettings` does not take as they are.
-_CONVERTED = {"remove", "scores", "targets", "transfers", "trust", "accept_preprocessing"}
+_CONVERTED = {
+    "remove",
+    "scores",
+    "targets",
+    "transfers",
+    "trust",
+    "accept_preprocessing",
+    "progress",
+}
 
 
 class PatchKeywords(TypedDict, total=False):
@@ -57,6 +66,7 @@ class PatchKeywords(TypedDict, total=False):
             always runs.
         accept_preprocessing: continue although images or classes look unlike what the model expects
             (docs/guide/data.md).
+        progress: in a notebook, show a bar while the job runs; True if left out.
     """
 
     fairness: bool
@@ -77,10 +87,12 @@ class PatchKeywords(TypedDict, total=False):
     promise: str
     repair: str
     transfers: Sequence[str | Path]
+    progress: bool
     trust: bool
     accept_preprocessing: bool
 
 
+@shown_in_cell
 def patch(
     model: str | Path,
     data: str | Path | None = None,

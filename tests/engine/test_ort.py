@@ -152,7 +152,10 @@ def test_a_driver_that_fails_gives_the_default(failing: str) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (ModuleNotFoundError("no", name="onnxruntime"), "is not installed"),
+        (
+            ModuleNotFoundError("no", name="onnxruntime"),
+            r"is not installed.*repairkit\[cpu\].*repairkit\[cuda\]",
+        ),
         (ImportError("libfoo.so: cannot open"), r"cannot be imported \(libfoo.so: cannot open\)"),
         (ModuleNotFoundError("No module named 'flatbuffers'", name="flatbuffers"), "flatbuffers"),
     ],

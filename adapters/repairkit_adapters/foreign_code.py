@@ -42,6 +42,15 @@ def silenced(*loggers: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
+def with_batch(shape: tuple[int, ...]) -> str:
+    """What to say of an input shape that has the batch in front of the shape of one image."""
+    given, one = (",".join(map(str, sizes)) for sizes in (shape, shape[1:]))
+    return (
+        f"--input-shape {given} is not of one image: {len(shape)} numbers were given, with the "
+        f"batch first, and {len(shape) - 1} were expected; write --input-shape {one}"
+    )
+
+
 def named_model(
     source: str, kind: type, kind_name: str, calling: AbstractContextManager[None] | None = None
 ) -> object:

@@ -278,8 +278,6 @@ def revert(
             written.
         RepairkitError: anything else that the user can correct.
     """
-    path = Path(model)
-    file = read_patch_file(
-        Companions.of(path).patch_file if patch_file is None else Path(patch_file)
-    )
-    return undoing.revert_patch(read_model(path), file, out=Path(out))
+    patched = read_model(Path(model))
+    place = undoing.patch_file_beside(patched) if patch_file is None else Path(patch_file)
+    return undoing.revert_patch(patched, read_patch_file(place), out=Path(out))

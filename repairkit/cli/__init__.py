@@ -24,6 +24,7 @@ from repairkit.cli.option_groups import (
     unfolded,
 )
 from repairkit.core.errors import RepairkitError
+from repairkit.core.process import origins
 from repairkit.core.process.text import printable
 from repairkit.core.process.trust import exit_words
 
@@ -65,6 +66,7 @@ for _name, _run in _COMMANDS.items():
 
 _INTERRUPTED = 130
 _TERMINATED = 143  # as in shells: 128 plus the number of the signal
+_MENDABLE = (1, 2)  # codes of errors that may be about settings
 _LONGEST_LINE = 2000
 _PARSERS = ("click", "typer")
 # Newer versions of typer contain their own copy of click; this is the base of its usage errors.
@@ -173,6 +175,14 @@ def _has_flag(command: Any, arguments: list[str], *flags: str) -> bool:
 
 
 def _ending(command: Any, arguments: list[str], *, debug: bool, began: float | None) -> _Ending:
+    with origins.gathering() as from_files:
+        ending = _ended(command, arguments, debug=debug, began=began)
+        if ending.error is None or ending.code not in _MENDABLE:
+            return ending
+        return _Ending(ending.code, origins.with_origins(ending.error, from_files))
+
+
+def _ended(command: Any, arguments: list[str], *, debug: bool, began: float | None) -> _Ending:
     try:
         code = command(arguments, prog_name="repairkit", standalone_mode=False, obj=began)
         sys.stdout.flush()

@@ -128,11 +128,14 @@ def _choice(name: str, wish: str | float | None, splits: list[str]) -> Choice | 
     try:
         share = float("nan") if isinstance(wish, bool) else float(wish)
     except ValueError:
-        words = "all, none, a share" if name == "test" else "all, a share"
-        known = f"a split ({listing(splits)})" if splits else "the data has no split column"
+        words = "all, none" if name == "test" else "all"
+        expected = (
+            f"{words}, a share like 0.4, or a split ({listing(splits)})"
+            if splits
+            else f"{words} or a share like 0.4, and no split, for the data has no split column"
+        )
         raise errors.SettingsError(
-            f"--{name} is {wish!r}; expected {words} like 0.4, or "
-            f"{known}{did_you_mean(str(wish), splits)}"
+            f"--{name} is {wish!r}; expected {expected}{did_you_mean(str(wish), splits)}"
         ) from None
     if not 0 < share <= 1:
         instead = ", or none for no test part" if name == "test" else ""

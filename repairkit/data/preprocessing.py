@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors, suite
-from repairkit.core.process.text import check_keys, did_you_mean
+from repairkit.core.process.text import check_keys, counted, did_you_mean
 
 # Position of (channels, height, width) in a shape without its batch axis.
 _AXES = {"nchw": (0, 1, 2), "nhwc": (2, 0, 1)}
@@ -186,8 +186,8 @@ def value_table(
 def _per_channel(key: str, values: tuple[float, ...], channels: int) -> NDArray[np.float64]:
     if len(values) not in (1, channels):
         raise errors.SettingsError(
-            f"{key} has {len(values)} values and the model takes {channels} channel(s); "
-            f"give 1 or {channels}"
+            f"{key} has {len(values)} values and the model takes {counted(channels, 'channel')}; "
+            f"give {'1' if channels == 1 else f'1 or {channels}'}"
         )
     return np.broadcast_to(np.array(values, dtype=np.float64), (channels,))
 

@@ -131,7 +131,8 @@ def short_message(error: BaseException) -> str:
 def misfit(input_shape: tuple[int, ...], error: Exception) -> AdapterError:
     """The error to raise if a model cannot be run on images of a shape."""
     return AdapterError(
-        f"the model cannot be run on images of shape {input_shape}: {short_message(error)}"
+        f"the model cannot be run on images of shape {input_shape} ({short_message(error)}); give "
+        "the right --input-shape, of one image without the batch"
     )
 
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from repairkit.core import errors, framework
 from repairkit.core.process.trust import offer, refuse_untrusted
-from repairkit_adapters.foreign_code import named_model
+from repairkit_adapters.foreign_code import named_model, with_batch
 from repairkit_adapters.keras.keras_runtime import KerasModel, Runtime, misfit, quiet, short_message
 
 APPLICATIONS = "keras.applications:"
@@ -21,6 +21,7 @@ _PARTS = {
     "layers", "losses", "metrics", "models", "ops", "optimizers", "quantizers", "random",
     "regularizers",
 }  # fmt: skip
+_SIZES_OF_AN_IMAGE = 3  # height, width, channels
 _MOST_CONFIG = 256 << 20  # bytes
 
 Config: TypeAlias = "dict[str, Config] | list[Config] | str | float | bool | None"
@@ -177,7 +178,10 @@ def _application(runtime: Runtime, name: str, options: framework.LoadOptions) ->
             f"keras.applications has no model {name!r}; it has {', '.join(sorted(known)[:6])} and "
             "others, written as here"
         )
-    settings = {} if options.input_shape is None else {"input_shape": options.input_shape}
+    shape = options.input_shape
+    if shape is not None and len(shape) == _SIZES_OF_AN_IMAGE + 1:
+        raise errors.AdapterError(f"{APPLICATIONS}{name}: {with_batch(shape)}")
+    settings = {} if shape is None else {"input_shape": shape}
     try:
         with quiet():
             return factory(weights=None, **settings)
@@ -235,6 +239,8 @@ def image_shape(
             )
         return tuple(int(size) for size in stated)
     if stated is not None and not fits(asked, stated):
+        if fits(asked[1:], stated):
+            raise errors.AdapterError(with_batch(asked))
         raise errors.AdapterError(
             f"the model takes images of shape {stated}, not {asked}; leave --input-shape out"
         )

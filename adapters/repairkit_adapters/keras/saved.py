@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import AdapterError
 from repairkit.core.framework import Images, Layer, LoadOptions
 from repairkit.core.process.trust import refuse_untrusted
+from repairkit_adapters.foreign_code import with_batch
 from repairkit_adapters.keras import keras_runtime, network
 from repairkit_adapters.keras.conversion import write_onnx
 from repairkit_adapters.keras.keras_runtime import Graph, GraphFunction, Runtime, Tensor
@@ -110,6 +111,8 @@ def _image_shape(
             )
         return tuple(stated)
     if not fits(asked, stated):
+        if fits(asked[1:], stated):
+            raise AdapterError(f"{folder}: {with_batch(asked)}")
         raise AdapterError(
             f"{folder}: takes images of shape {tuple(stated)}, not {asked}; leave --input-shape out"
         )

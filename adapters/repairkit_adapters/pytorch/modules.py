@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from repairkit.core import errors, framework
 from repairkit.core.process.text import first_line
-from repairkit_adapters.foreign_code import silenced
+from repairkit_adapters.foreign_code import silenced, with_batch
 
 _COMPILED = "_orig_mod"
 _WRAPPED = "module"
 _INPUT, _OUTPUT = "images", "output"
 _LARGE = 1_500_000_000
 _LONGEST = 200
+_MISFIT = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
 _OPERATOR = re.compile(r"target=torch\.ops\.([\w.]+)")
 
 
@@ -99,11 +100,15 @@ class ImageModule:
         """
         try:
             answer = self.module(tensor)
-        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
-            raise errors.AdapterError(
-                f"{self.source}: cannot take images of shape {self.input_shape} "
-                f"({first_line(error)}); give the right --input-shape, without the batch"
-            ) from error
+        except _MISFIT as error:
+            if self._takes(tensor[:, 0]):
+                fault = with_batch(self.input_shape)
+            else:
+                fault = (
+                    f"cannot take images of shape {self.input_shape} ({first_line(error)}); give "
+                    "the right --input-shape, of one image without the batch"
+                )
+            raise errors.AdapterError(f"{self.source}: {fault}") from error
         outputs = tensors_in(answer)
         if not outputs or outputs[0].dim() == 0 or len(outputs[0]) != len(tensor):
             raise errors.AdapterError(
@@ -111,6 +116,16 @@ class ImageModule:
                 "wrap the module so that it gives one"
             )
         return outputs[0]
+
+    def _takes(self, tensor: torch.Tensor) -> bool:
+        """Whether the module runs on a batch and gives a row for each image."""
+        if tensor.dim() < 2:
+            return False
+        try:
+            outputs = tensors_in(self.module(tensor))
+        except _MISFIT:
+            return False
+        return bool(outputs) and outputs[0].dim() > 0 and len(outputs[0]) == len(tensor)
 
 
 def ready_module(
@@ -292,6 +307,8 @@ def write_onnx(model: ImageModule, path: Path, *, opset: int | None) -> None:
             "'repairkit[pytorch]'`"
         ) from error
     module, images = model.module, model.example()
+    with torch.no_grad():
+        model(images)  # where it cannot take them, the exporter's message would be about a layer
     write = _from_script if isinstance(module, torch.jit.ScriptModule) else _from_program
     try:
         with _quiet(), torch.no_grad():

@@ -10,7 +10,13 @@ import torch
 from repairkit.core import errors, framework
 from repairkit.core.process.text import first_line
 from repairkit.core.process.trust import offer, refuse_untrusted
-from repairkit_adapters.foreign_code import PickledNames, named_model, read_names, silenced
+from repairkit_adapters.foreign_code import (
+    PickledNames,
+    named_model,
+    read_names,
+    silenced,
+    with_batch,
+)
 from repairkit_adapters.pytorch.modules import ImageModule, plain_names
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -224,6 +230,8 @@ def _from_program(path: Path, options: framework.LoadOptions) -> ImageModule:
         ) from error
     shape, step = _input_of(program, path)
     if options.input_shape not in (None, shape):
+        if options.input_shape[1:] == shape:
+            raise errors.AdapterError(f"{path}: {with_batch(options.input_shape)}")
         raise errors.AdapterError(
             f"{path}: takes images of shape {shape}, not {options.input_shape}; leave "
             "--input-shape out"

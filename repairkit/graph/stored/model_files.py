@@ -23,6 +23,7 @@ from repairkit.core.process.writing import Drafts, together
 from repairkit.graph import protos
 from repairkit.graph.stored import tensors
 from repairkit.graph.stored.checking import check_model
+from repairkit.graph.stored.other_formats import missing_file, name_format
 
 _SINGLE_FILE_LIMIT = 2_000_000_000
 _LARGEST_MESSAGE = 2**31 - 1
@@ -44,18 +45,20 @@ def read_model(path: Path) -> ModelFile:
         ModelError: the file is missing, is not ONNX, is empty or contradicts itself, or its
             external data is missing or lies outside the model's folder.
     """
+    if path.is_dir():
+        raise ModelError(f"{path}: {name_format(path)}")
     if not path.is_file():
-        raise ModelError(f"{path}: there is no such file; give the path of an ONNX model")
+        raise ModelError(f"{path}: there is no such file; {missing_file(path)}")
     try:
         content = _content(path)
         model = ModelProto.FromString(content)
         if not model.graph.node or not model.opset_import:
             raise ValueError("no graph was found in it")
     except (DecodeError, ValueError, OSError) as error:
-        raise ModelError(
-            f"{path}: this is not an ONNX model ({first_line(error)}); export the network to "
-            "ONNX first"
-        ) from error
+        fault = name_format(path) or (
+            f"this is not an ONNX model ({first_line(error)}); export the network to ONNX first"
+        )
+        raise ModelError(f"{path}: {fault}") from error
     external = {name: safe_path(path, name) for name in external_locations(model)}
     digest = _digest(content, external)
     del content

@@ -1,5 +1,6 @@
 """Apply a patch file to the model that it was made for, and revert it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from repairkit.graph import baking, metadata
 from repairkit.graph.kinds import kind, sites
 from repairkit.graph.stored.model_files import ModelFile, digest_of, place_beside, write_model
 from repairkit.graph.stored.tensors import outside_digests
-from repairkit.jobs.output.destination import check_result
+from repairkit.jobs.output.destination import Companions, check_result
 from repairkit.jobs.proof import verifying
 from repairkit.jobs.setup.subject import judging_the_model
 from repairkit.jobs.setup.workbench import Subject
@@ -86,6 +87,52 @@ def _wrong_model(model: ModelFile, file: patch_file.PatchFile) -> errors.Verific
     )
 
 
+_NEAR = "*.patch.json"
+_NEAR_SHOWN = 4
+
+
+def patch_file_beside(model: ModelFile) -> Path:
+    """The patch file of a patched model, where none is named: the one beside the model.
+
+    Raises:
+        ModelError: the model was never patched; the message names the patch files in its folder.
+        RunFolderError: the model was patched, and its patch file is not beside it.
+        VerificationError: the metadata about patches are broken.
+    """
+    beside = Companions.of(model.path).patch_file
+    claims = metadata.read_claims(model.model)
+    near = sorted(model.path.parent.glob(_NEAR))
+    if not claims:
+        raise errors.ModelError(f"{model.path}: {_never_patched(near)}")
+    if beside.is_file():
+        return beside
+    last = claims[-1].get("digest")
+    fitting = [str(path) for path in near if _digest_in(path) == last]
+    advice = f"it is {fitting[0]}: name it" if fitting else "find it, and name it"
+    raise errors.RunFolderError(
+        f"{model.path}: was patched, and its patch file {beside.name} is not beside it; {advice} "
+        "as repairkit revert MODEL PATCH"
+    )
+
+
+def _never_patched(near: Sequence[Path]) -> str:
+    """What to say of a model without patches, and which patch files are near."""
+    text = "was never patched, so that there is nothing to take off"
+    if not near:
+        return f"{text}; no patch file is in its folder either; give the model that patch wrote"
+    names = [path.name.removesuffix(".patch.json") + ".onnx" for path in near[:_NEAR_SHOWN]]
+    more = f" and {len(near) - _NEAR_SHOWN} more" if len(near) > _NEAR_SHOWN else ""
+    return f"{text}; patch files in its folder are of {', '.join(names)}{more}: give such a model"
+
+
+def _digest_in(path: Path) -> str | None:
+    """The digest of a patch file; None where the file cannot be read as one."""
+    try:
+        return patch_file.read_patch_file(path).digest
+    except errors.RepairkitError:
+        return None
+
+
 @stage("taking the patch off")
 def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -> results.Reverted:
     """Restore, byte for byte, the files of the model before a patch.
@@ -123,6 +170,11 @@ def _not_the_last(
     patched: ModelFile, claims: list[dict[str, Any]], file: patch_file.PatchFile
 ) -> errors.VerificationError:
     digests = [claim.get("digest") for claim in claims]
+    if not claims:
+        return errors.VerificationError(
+            f"{patched.path}: was never patched, so it was not made by this patch; give the model "
+            f"that the patch made (digest {file.result_digest[:12]})"
+        )
     if file.digest in digests[:-1]:
         upon = [str(d)[:12] for d in reversed(digests[digests.index(file.digest) + 1 :])]
         return errors.VerificationError(

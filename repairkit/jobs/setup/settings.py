@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.core import errors, scores
+from repairkit.core.process.origins import FileSetting, give
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import PROJECT_FILE, Project, find_project
@@ -57,6 +58,7 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
     if project is None:
         preprocessing, parts = dict(image_options), dict(part_options)
     else:
+        give(tuple(_file_settings(project, options)))
         preprocessing = {**project.preprocessing, **image_options}
         parts = {**project.parts, **part_options}
         from_file = {
@@ -68,7 +70,7 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
             "features": project.features,
             "image_input": project.image_input,
             "output": project.output,
-            "columns": read_columns(project.columns),
+            "columns": None if options.get("columns") else read_columns(project.columns),
             "threshold": project.threshold,
             "outputs_are": project.outputs_are,
             "seed": project.seed,
@@ -85,6 +87,45 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
         preprocessing=Preprocessing.from_mapping(preprocessing, where),
         parts=PartPlan(**parts),
     )
+
+
+_KEYS = {"class_names": "classes"}
+"""Keys of a project file that have another name than the setting."""
+
+
+def _file_settings(project: Project, options: Mapping[str, Any]) -> Iterator[FileSetting]:
+    """What a project file says and no option does, for messages about these settings."""
+    file = _shown_path(project.folder / PROJECT_FILE)
+    names = ("data", "metrics", "groups", *_KEYS, "features", "image_input", "output", "columns",
+        "threshold", "outputs_are", "seed")  # fmt: skip
+    known = {name: getattr(project, name) for name in names if not options.get(name)}
+    for section in ("preprocessing", "parts"):
+        by_options = options.get(section) or {}
+        known |= {n: v for n, v in getattr(project, section).items() if n not in by_options}
+    for name, value in known.items():
+        if value in (None, ()):
+            continue
+        texts = tuple(map(str, value)) if isinstance(value, tuple | list) else (str(value),)
+        plain = str(value) if isinstance(value, Path) else value
+        yield FileSetting(
+            key=_KEYS.get(name, name),
+            option=option_of(name),
+            text=json.dumps(plain, ensure_ascii=False),
+            values=texts if name in _NAMES_IN_DATA else (),
+            file=file,
+        )
+
+
+_NAMES_IN_DATA = ("groups", "class_names", "metrics", "features", "image_input", "output")
+"""Settings that are names: a message about one may show the name alone."""
+
+
+def _shown_path(path: Path) -> str:
+    """A path relative to the working folder where it lies in it, else whole."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd().resolve()))
+    except ValueError:
+        return str(path)
 
 
 def named_in(file: Path, metrics: Sequence[str]) -> dict[str, str]:
@@ -127,7 +168,7 @@ def read_columns(text: str | None) -> tuple[int, int] | None:
         if columns[0] < columns[1]:
             return columns
     raise errors.SettingsError(
-        f"columns {text!r} are none; give FIRST:BEHIND such as 0:2, or one number"
+        f"columns {text!r} is no range of columns; give FIRST:BEHIND such as 0:2, or one number"
     )
 
 

@@ -24,6 +24,7 @@ from repairkit.graph.kinds.ensembles import is_ensemble, spread_over_thresholds,
 from repairkit.graph.kinds.image_axes import image_axes
 from repairkit.graph.protos import GraphIndex, dims_of, with_open_sizes
 from repairkit.graph.stored.model_files import ModelFile, read_model
+from repairkit.graph.stored.other_formats import name_format
 from repairkit.jobs.setup.workbench import Subject
 
 _CHANNELS = (1, 3, 4)
@@ -358,6 +359,13 @@ def choose_adapter(
         raise errors.SettingsError(
             f"{source}: both {several} may take it; say which with --framework"
         )
+    if source.lower().endswith(".onnx") and Path(source).is_file():
+        raise errors.AdapterError(
+            f"{source}: is an ONNX file already and needs no export; give it to the other commands"
+        )
+    fault = name_format(Path(source), expected="a model that PyTorch or Keras loads whole")
+    if fault:
+        raise errors.AdapterError(f"{source}: {fault}")
     missing = "" if ":" in source or Path(source).exists() else ", and there is no such file"
     raise errors.AdapterError(
         f"{source}: no adapter takes it{missing}; give module:factory or a saved model, or say "

@@ -356,3 +356,33 @@ def test_inference_reads_off_just_what_was_frozen(name: str, data: st.DataObject
     expected: dict[Filter, float] = {f.filter: f.constant for f in patch.frozen}
     assert {f.filter: f.constant for f in inferred.frozen} == expected
     assert same_model(bake(survey(model), inferred).model, baked)
+
+
+def test_a_model_that_was_never_patched_is_told_so(
+    repairkit: Command, project: Project, stacked: Path
+) -> None:
+    answer = repairkit("revert", project.model, "-o", "out.onnx")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert "was never patched" in answer.err
+    assert "no patch file is in its folder" in answer.err
+    lone = stacked / "plain.onnx"
+    lone.write_bytes(project.model.read_bytes())
+    answer = repairkit("revert", lone, "-o", "out.onnx")
+    assert answer.code == 1
+    assert "was never patched" in answer.err
+    assert "one.onnx, two.onnx" in answer.err
+    assert not (stacked / "out.onnx").exists()
+
+
+def test_a_patched_model_without_its_patch_file_names_the_one_that_fits(
+    repairkit: Command, stacked: Path
+) -> None:
+    (stacked / "one.onnx").rename(stacked / "moved.onnx")
+    answer = repairkit("revert", stacked / "moved.onnx", "-o", "out.onnx")
+    assert answer.code == 1
+    assert "moved.patch.json is not beside it" in answer.err
+    assert str(stacked / "one.patch.json") in answer.err
+    (stacked / "one.patch.json").unlink()
+    answer = repairkit("revert", stacked / "moved.onnx", "-o", "out.onnx")
+    assert answer.code == 1
+    assert "find it" in answer.err

@@ -1,13 +1,11 @@
-"""Code of users and frameworks: load it by name, find it in pickles, keep it silent."""
+"""Code of users and frameworks: load it by name, find it in pickles, and name what is wrong."""
 
 import inspect
 import io
-import logging
 import pickletools
-import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -25,21 +23,6 @@ _STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
 # Parts of tensors and state dicts.
 _TENSORS = ("torch._utils", "torch.storage", "torch._tensor", "torch.nn.parameter")
 _PLAIN = {"collections:OrderedDict", "torch:Size", "torch:device", "torch:dtype"}
-
-
-@contextmanager
-def silenced(*loggers: str) -> Iterator[None]:
-    """Hide warnings, and log lines of these loggers, in the block; errors are still raised."""
-    known = [logging.getLogger(name) for name in loggers]
-    levels = [logger.level for logger in known]
-    for logger in known:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        for logger, level in zip(known, levels, strict=True):
-            logger.setLevel(level)
 
 
 def with_batch(shape: tuple[int, ...]) -> str:

@@ -134,7 +134,8 @@ def patch(
         ),
         **choices,
     )
-    return patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
+    done = patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
+    return replace(done, verified=replace(done.verified, layers=subject.layer_map))
 
 
 def score_settings(
@@ -160,7 +161,9 @@ def patch_document(patched: Patched) -> dict[str, Any]:
         "page": str(places.page),
         "model_card": str(places.card),
         "verdict": patched.verdict,
-        "frozen": [results.frozen_entry(frozen) for frozen in patched.patch.frozen],
+        "frozen": [
+            results.frozen_entry(frozen, patched.verified.layers) for frozen in patched.patch.frozen
+        ],
         **patched.document,
     }
 

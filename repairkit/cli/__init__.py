@@ -2,13 +2,15 @@
 
 import errno
 import logging
+import re
 import signal
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -23,8 +25,8 @@ from repairkit.cli.option_groups import (
     refuse_infinite,
     unfolded,
 )
-from repairkit.core.errors import RepairkitError
-from repairkit.core.process import origins
+from repairkit.core.errors import ExportError, RepairkitError
+from repairkit.core.process import noise, nouns, origins
 from repairkit.core.process.text import printable
 from repairkit.core.process.trust import exit_words
 
@@ -97,14 +99,19 @@ def main() -> None:
     """Run the command line; an error becomes one line and an exit code."""
     command, arguments = _command(), sys.argv[1:]
     debug = _has_flag(command, arguments, "--debug")
+    kept_back = streams.KeptBack()
     streams.prepare_streams(one_document=_wants_document(command, arguments))
+    if not debug:
+        kept_back.divert()
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     handler.setLevel(logging.DEBUG if debug else logging.WARNING)
     logging.basicConfig(level=handler.level, handlers=[handler])
     forget_working_folder()
     signal.signal(signal.SIGTERM, _stop)
-    sys.exit(run(arguments, began=options.process_began()))
+    with noise.keeping(kept_back.last_lines):
+        code = run(arguments, began=options.process_began())
+    sys.exit(code)
 
 
 def forget_working_folder() -> None:
@@ -155,6 +162,7 @@ class _Ending:
 
     code: int
     error: str | None = None
+    with_noise: bool = False  # show the last lines that were kept back
 
 
 @cache
@@ -175,11 +183,13 @@ def _has_flag(command: Any, arguments: list[str], *flags: str) -> bool:
 
 
 def _ending(command: Any, arguments: list[str], *, debug: bool, began: float | None) -> _Ending:
-    with origins.gathering() as from_files:
+    with origins.gathering() as from_files, nouns.naming():
         ending = _ended(command, arguments, debug=debug, began=began)
-        if ending.error is None or ending.code not in _MENDABLE:
+        if ending.error is None:
             return ending
-        return _Ending(ending.code, origins.with_origins(ending.error, from_files))
+        known = from_files if ending.code in _MENDABLE else ()
+        error = nouns.worded(origins.with_origins(ending.error, known))
+        return replace(ending, error=error)
 
 
 def _ended(command: Any, arguments: list[str], *, debug: bool, began: float | None) -> _Ending:
@@ -202,13 +212,14 @@ def _failed(error: BaseException) -> _Ending:
     """What an exception means to the user."""
     if isinstance(error, _UsageError):
         text = error.format_message() if hasattr(error, "format_message") else str(error)
+        text += _order_of_arguments(text)
         return _Ending(2, f"{text} (repairkit COMMAND --help lists the options)")
     if isinstance(error, _StoppedError):
         return _Ending(_TERMINATED, "stopped by SIGTERM; nothing was written")
     if isinstance(error, (typer.Abort, KeyboardInterrupt)):
         return _Ending(_INTERRUPTED, "interrupted; nothing was written")
     if isinstance(error, RepairkitError):
-        return _Ending(error.exit_code, str(error))
+        return _Ending(error.exit_code, str(error), isinstance(error, ExportError))
     if _reader_left(error):
         streams.forget_output()
         return _Ending(0)
@@ -221,8 +232,21 @@ def _failed(error: BaseException) -> _Ending:
             streams.forget_output()
         return _Ending(1, f"{error.filename or 'output'}: {error.strerror or error}")
     text = (str(error).splitlines() or [""])[0]
-    return _Ending(
-        1, f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)"
+    message = f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)"
+    return _Ending(1, message, with_noise=True)
+
+
+def _order_of_arguments(text: str) -> str:
+    """Advice for an argument too many: the model comes first, and data behind --data."""
+    extra = re.match(r"Got unexpected extra arguments? ?(?:\(s\) )?\((.*?)\)", text)
+    if extra is None:
+        return ""
+    if extra[1].endswith(".onnx"):
+        return "; the model comes first, and images or tables behind --data"
+    return (
+        f"; images and tables go behind --data: --data {extra[1]}"
+        if Path(extra[1]).exists()
+        else ""
     )
 
 
@@ -253,6 +277,10 @@ def _shown(ending: _Ending) -> _Ending:
     if ending.error is None:
         return ending
     line = printable(" ".join(ending.error.split()))[:_LONGEST_LINE]
+    lines = noise.last_lines() if ending.with_noise else []
     with suppress(BrokenPipeError):
+        if lines:
+            sys.stderr.write("the last lines of what libraries wrote (--debug shows all):\n")
+        sys.stderr.writelines(f"  {printable(each)[:_LONGEST_LINE]}\n" for each in lines)
         sys.stderr.write(f"repairkit: {line}\n")
     return _Ending(ending.code, line)

@@ -7,6 +7,7 @@ from typing import Any
 
 from repairkit.cli import printing
 from repairkit.core.metric import Measure
+from repairkit.core.process.nouns import worded
 from repairkit.core.process.text import counted
 from repairkit.report import wording
 from repairkit.report.wording import Document, measures_of
@@ -118,7 +119,7 @@ def _rows(lines: Sequence[tuple[str, Sequence[Any]]], measure: Measure) -> list[
         last = next((figure for figure in reversed(figures) if figure is not None), None)
         rows.append(
             [
-                words,
+                worded(words),
                 measure.figure(values[0]),
                 sparkline(values, low, high, blocks=blocks),
                 measure.figure(None if last is None else last["value"]),

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from repairkit.core import metric, results
+from repairkit.core.process.nouns import worded
 from repairkit.core.process.text import printable
 
 _PLAIN = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{MINUS SIGN}"): "-"}
@@ -24,17 +25,19 @@ def _shown(text: str) -> str:
     return escape(printable(text))
 
 
-def say(text: str) -> None:
-    """Print a line on standard output."""
-    printer().print(_shown(text), soft_wrap=True)
+def say(text: str, *, as_is: bool = False) -> None:
+    """Print a line on standard output, in the words that fit the model unless it is `as_is`."""
+    printer().print(_shown(text if as_is else worded(text)), soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; a column after the first is numeric if no cell starts with a letter."""
-    shown = Table(title=_shown(title), title_justify="left", title_style="bold")
+    shown = Table(title=_shown(worded(title)), title_justify="left", title_style="bold")
     for position, column in enumerate(columns):
         numbers = position > 0 and all(_is_number(row[position]) for row in rows)
-        shown.add_column(_shown(column), justify="right" if numbers else "left", overflow="fold")
+        shown.add_column(
+            _shown(worded(column)), justify="right" if numbers else "left", overflow="fold"
+        )
     for row in rows:
         shown.add_row(*(_shown(cell) for cell in row))
     printer().print(shown)

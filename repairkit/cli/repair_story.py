@@ -8,6 +8,7 @@ from pathlib import Path
 
 from repairkit.cli import printing
 from repairkit.core import filters, framework, metric, results, suite
+from repairkit.core.process.nouns import worded
 from repairkit.core.process.text import counted
 from repairkit.report import story, wording
 
@@ -60,10 +61,10 @@ def _print_changes(done: results.Repair) -> None:
         printing.say(f"changed: {_changes(done.patch)}")
     if done.patch.frozen:
         names = [
-            f"{each.id} ({framework.Origin(**layers[each.id])})" if each.id in layers else each.id
+            f"{framework.Origin(**layers[each.id])} ({each.id})" if each.id in layers else each.id
             for each in done.patch.filters
         ]
-        printing.say(f"frozen: {', '.join(names)}")
+        printing.say(f"frozen: {', '.join(names)}", as_is=True)
 
 
 def _print_search(document: wording.Document) -> None:
@@ -76,7 +77,7 @@ def _print_search(document: wording.Document) -> None:
         return
     measures = wording.measures_of(document)
     columns = ["cure", *(measures[name].words for name in story.cure_metrics(document)), "promise"]
-    cells = [[printing.plainly(cell) for cell in row] for row in story.shown_cures(rows)]
+    cells = [[worded(printing.plainly(cell)) for cell in row] for row in story.shown_cures(rows)]
     printing.table(printing.plainly(story.cures_caption(document["selection"])), columns, cells)
     for row in rows:
         if row["note"]:
@@ -364,9 +365,9 @@ def _frozen_table(title: str, patch: filters.Patch, layers: framework.LayerMap |
     for f in patch.frozen:
         origin = [] if layers is None else [str(layers.origin(f.filter) or "")]
         gain = [f"{100 * f.gain:g} %"] if partly else []
-        rows.append([f.filter.id, *origin, _constant(f.constant), *gain])
+        rows.append([*origin, f.filter.id, _constant(f.constant), *gain])
     origins, left = [] if layers is None else ["layer"], ["left"] if partly else []
-    printing.table(title, ["filter", *origins, "constant", *left], rows)
+    printing.table(title, [*origins, "filter", "constant", *left], rows)
 
 
 def _constant(constant: filters.Constant) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from repairkit.cli import printing, stage_display
 from repairkit.core import metric, results, suite
+from repairkit.core.process.nouns import worded
 from repairkit.core.process.text import counted
 from repairkit.core.scores import Scores
 from repairkit.formats.means_file import CommonMeans
@@ -42,7 +43,7 @@ def print_scored(
     printing.table(
         f"Value of {len(rows)} filters for {measure.words}{_direction(measure)}, highest and lowest"
         f"{_interval(document)}",
-        ["filter", *layer, "value", "std error", "from", "to", "samples", "decided"],
+        [*layer, "filter", "value", "std error", "from", "to", "samples", "decided"],
         [_row(row, layer) for row in shown],
     )
     if len(scores.metrics) > 1:
@@ -102,7 +103,9 @@ def _print_tops(
             ranked.reverse()
         best = [p for p in ranked if p not in excluded][:_PER_METRIC]
         values = scores.values[:, column]
-        rows.append([measures[name].words, ", ".join(f"{ids[p]} ({values[p]:+.4f})" for p in best)])
+        rows.append(
+            [measures[name].words, ", ".join(f"{worded(ids[p])} ({values[p]:+.4f})" for p in best)]
+        )
     printing.table(f"The {_PER_METRIC} filters worth most for each", ["metric", "filters"], rows)
 
 
@@ -130,8 +133,8 @@ def _row(row: dict[str, Any], layer: list[str]) -> list[str]:
     if not row:
         return ["...", *([""] * (6 + len(layer)))]
     return [
-        row["filter"],
         *(row[name] for name in layer),
+        row["filter"],
         f"{row['value']:+.5f}",
         f"{row['std_error']:.5f}",
         f"{row['ci_low']:+.5f}",
@@ -157,7 +160,7 @@ def print_merged(
         ["filter", "value", "std error", "from", "to"],
         [
             [
-                row["filter"],
+                worded(row["filter"]),
                 *(f"{row[n]:+.5f}" for n in ("value", "std_error", "ci_low", "ci_high")),
             ]
             for row in _both_ends(rows)
@@ -209,8 +212,8 @@ def print_inspected(
 def _print_sites(document: Document, *, has_layers: bool) -> None:
     rows = [
         [
-            site["site"],
             *([site["layer"]] if has_layers else []),
+            site["site"],
             site["kind"],
             str(site["filters"]),
             "" if site["share"] is None else f"{100 * site['share']:.1f} %",
@@ -219,7 +222,7 @@ def _print_sites(document: Document, *, has_layers: bool) -> None:
     ]
     printing.table(
         f"{counted(len(rows), 'site')} with {counted(document['n_filters'], 'filter')}",
-        ["site", *(["layer"] if has_layers else []), "kind", "filters", "multiplications"],
+        [*(["layer"] if has_layers else []), "site", "kind", "filters", "multiplications"],
         rows,
     )
     if document["left_out"]:

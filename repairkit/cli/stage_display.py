@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from repairkit.core.process.nouns import worded
 from repairkit.core.process.stages import READING_LOG, listener, listening
 from repairkit.core.process.text import printable
 
@@ -114,7 +115,7 @@ class Lines:
     def _write(self, text: str) -> None:
         self._last = time.monotonic()
         try:
-            sys.stderr.write(f"{printable(text)}\n")
+            sys.stderr.write(f"{printable(worded(text))}\n")
             sys.stderr.flush()
         except (OSError, ValueError):  # the reader has closed the stream; the job continues
             self._over.set()
@@ -183,11 +184,15 @@ class Bars:
         if fresh:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            name = printable(stage.name)
-            self._bar.add_task(name, total=stage.total, completed=stage.done, state=stage.state())
+            name = printable(worded(stage.name))
+            self._bar.add_task(
+                name, total=stage.total, completed=stage.done, state=worded(stage.state())
+            )
             return
         known = self._bar.task_ids[0]
-        self._bar.update(known, total=stage.total, completed=stage.done, state=stage.state())
+        self._bar.update(
+            known, total=stage.total, completed=stage.done, state=worded(stage.state())
+        )
 
 
 class _Reading(logging.Handler):
@@ -202,7 +207,7 @@ class _Reading(logging.Handler):
         if message != self._last:
             self._last = message
             for line in message.splitlines():
-                sys.stderr.write(f"repairkit: {printable(line)}\n")
+                sys.stderr.write(f"repairkit: {printable(worded(line))}\n")
 
 
 @contextmanager

@@ -4,14 +4,16 @@ With `--json`, standard output holds one document only. What a user's module, a 
 library prints goes to standard error.
 """
 
+import faulthandler
 import json
 import os
 import select
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from repairkit.core.process.text import printable
 from repairkit.formats.documents import to_json
@@ -104,6 +106,41 @@ def _divert_descriptor() -> None:
     except OSError:  # one of them is not a file: nothing to redirect
         return
     sys.stdout = os.fdopen(true, "w", encoding=sys.stdout.encoding, errors="backslashreplace")
+
+
+class KeptBack:
+    """A file that takes what libraries write to file descriptor 2; what Python writes is shown."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+
+    def divert(self) -> None:
+        """Give `sys.stderr` a descriptor of its own, and point 2 at the file.
+
+        A crash of native code writes its last words to 2; Python's trace of it is shown.
+        """
+        try:
+            if sys.stderr.fileno() != 2:
+                return
+            true = os.dup(2)
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open until the process ends
+            os.dup2(self._file.fileno(), 2)
+        except OSError:  # one of them is not a file: nothing to redirect
+            return
+        encoding = sys.stderr.encoding
+        sys.stderr = os.fdopen(true, "w", 1, encoding=encoding, errors="backslashreplace")
+        faulthandler.enable(sys.stderr)
+
+    def last_lines(self) -> str:
+        """The end of what was kept back."""
+        if self._file is None:
+            return ""
+        size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(max(0, size - _LAST_BYTES))
+        return self._file.read().decode(errors="replace")
+
+
+_LAST_BYTES = 2000
 
 
 def reader_is_gone() -> bool:

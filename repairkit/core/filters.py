@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors, suite
+from repairkit.core.process.nouns import TREE
 
 FilterMeans = dict[str, suite.Array]
 """What each filter yields when absent: site name to an array of the site's `level_shape`."""
@@ -128,6 +129,11 @@ class Roster:
             site.name: slice(end - site.n_channels, end)
             for site, end in zip(self.sites, ends, strict=True)
         }
+
+    @property
+    def unit(self) -> dict[str, str]:
+        """The `unit` of documents: tree where filters are trees, else nothing."""
+        return {} if all(site.in_tensor for site in self.sites) else {"unit": TREE}
 
     def __len__(self) -> int:
         return sum(site.n_channels for site in self.sites)

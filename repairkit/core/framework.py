@@ -370,6 +370,11 @@ class LayerMap:
             return None
         return Origin(mapped.layer.name, wanted.channel, wanted.channel not in mapped.unproven)
 
+    @property
+    def by_site(self) -> dict[str, str]:
+        """The name of the layer that became each site."""
+        return {site: mapped.layer.name for site, mapped in self._by_site.items()}
+
     def layer_at(self, site: str) -> str:
         """The name of the layer that became a site; empty where it is not known."""
         mapped = self._by_site.get(site)

@@ -130,7 +130,7 @@ class Verified:
         return {
             "verified": True,
             "inferred": self.inferred,
-            "frozen": [frozen_entry(f) for f in self.patch.frozen],
+            "frozen": [frozen_entry(f, self.layers) for f in self.patch.frozen],
             **({} if head is None else {"head": {"kind": head.kind, "layer": head.layer}}),
             "tensors": [e.tensor for e in self.edits],
             "n_images": self.proof.n_images,
@@ -149,10 +149,17 @@ def _changes(patch: filters.Patch) -> str:
     return f"{patch.head.layer[:_LONGEST]} changed" + (f", {frozen}" if patch.frozen else "")
 
 
-def frozen_entry(frozen: filters.FrozenFilter) -> dict[str, Any]:
-    """A frozen filter as JSON."""
-    gain = {"gain": frozen.gain} if frozen.gain else {}
-    return {"filter": frozen.filter.id, "constant": frozen.constant, **gain}
+def frozen_entry(
+    frozen: filters.FrozenFilter, layers: framework.LayerMap | None = None
+) -> dict[str, Any]:
+    """A frozen filter as JSON, with the layer that it comes from where that is known."""
+    origin = None if layers is None else layers.origin(frozen.filter)
+    return {
+        "filter": frozen.filter.id,
+        **({} if origin is None else {"layer": str(origin)}),
+        "constant": frozen.constant,
+        **({"gain": frozen.gain} if frozen.gain else {}),
+    }
 
 
 class Repair(Protocol):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from repairkit.core import errors, framework
 from repairkit.core.filters import Filter, Roster
 from repairkit.core.metric import MeasureFacts
+from repairkit.core.process.nouns import TREE, layers_of, learn
 from repairkit.core.process.text import from_cell, plain_cell
 from repairkit.core.process.writing import is_draft
 from repairkit.core.scores import ErrorsOver, Scores
@@ -170,6 +171,8 @@ class RunDocument(TypedDict):
     precision: NotRequired[Literal["float32", "tf32", "float16"]]
     n_filters: int
     n_sites: NotRequired[int]
+    unit: NotRequired[str]
+    layers: NotRequired[dict[str, Any]]
     less_is_better: NotRequired[list[str]]
     measures: NotRequired[dict[str, MeasureFacts]]
     read: NotRequired[dict[str, Any]]
@@ -398,6 +401,7 @@ class RunFolder:
             raise errors.RunFolderError(
                 f"{self.run_file}: cannot be read as a run ({fault}); score the model again"
             )
+        learn(of_trees=document.get("unit") == TREE, layers=layers_of(document))
         return cast(RunDocument, document)
 
     def read_finished(self) -> RunDocument:

@@ -6,6 +6,7 @@ import re
 from pathlib import PurePath
 
 from repairkit.core.metric import SHARE, Measure
+from repairkit.core.process.nouns import TREE, by_layers, in_trees, layers_of
 from repairkit.report.repair_page import Row, class_rows, commands, group_tables
 from repairkit.report.story import head_in_words, overlap_warnings, promise_in_words, verdict
 from repairkit.report.wording import Document, change, figure, interval, measures_of, visible
@@ -48,7 +49,8 @@ def model_card(document: Document) -> str:
     if len(rows) > _GROUPS_SHOWN:
         lines += ["", f"{len(rows) - _GROUPS_SHOWN} more groups: see the report."]
     lines += ["", *_limits(document, grouped=bool(tables)), ""]
-    return "\n".join(lines)
+    card = "\n".join(lines)
+    return in_trees(card) if document.get("unit") == TREE else card
 
 
 def marked_card(card: str) -> str:
@@ -85,7 +87,7 @@ def _row(name: str, n: int, measure: Measure, three: tuple[Document, Document, D
 
 def _limits(document: Document, *, grouped: bool) -> list[str]:
     frozen = [name for name, _ in document["patch"]["frozen"]]
-    shown = ", ".join(safe(name) for name in frozen[:_FILTERS_SHOWN])
+    shown = ", ".join(_both_names(name, document) for name in frozen[:_FILTERS_SHOWN])
     more = f" and {len(frozen) - _FILTERS_SHOWN} more" if len(frozen) > _FILTERS_SHOWN else ""
     parts = document["parts"]
     counts = (
@@ -99,8 +101,8 @@ def _limits(document: Document, *, grouped: bool) -> list[str]:
         f"- Data: {safe(parts['how'])}{'' if document['objective'] is None else counts}",
     ]
     lines += [f"- {safe(text)}" for text in overlap_warnings(parts)]
-    lines += [f"- {safe(text)}" for text in document.get("notes", [])]
-    lines += [f"- {safe(text)}" for text in promise_in_words(document)]
+    told = [*document.get("notes", []), *promise_in_words(document)]
+    lines += [f"- {safe(by_layers(text, layers_of(document)))}" for text in told]
     if grouped:
         lines.append(
             "- Groups were looked at to choose and to judge. The repaired model takes the images "
@@ -108,6 +110,12 @@ def _limits(document: Document, *, grouped: bool) -> list[str]:
         )
     lines.append(f"- Undo: {code(commands(document)['revert'])}")
     return lines
+
+
+def _both_names(name: str, document: Document) -> str:
+    """A filter by its layer where that is known, then by its ONNX name."""
+    layer = by_layers(name, layers_of(document))
+    return safe(name) if layer == name else f"{safe(layer)} ({safe(name)} in ONNX)"
 
 
 def safe(text: str) -> str:

@@ -1,13 +1,17 @@
 """Documents to self-contained pages: one file, no script, no network, every string escaped."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import PurePath
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.ext import Extension
+from jinja2.runtime import Context
 
 from repairkit.core.metric import SHARE, Measure
+from repairkit.core.process.nouns import TREE, by_layers, in_trees, layers_of
 from repairkit.report import charts, curves, wording
 from repairkit.report.repair_page import repair_facts
 from repairkit.report.story import overlap_warnings
@@ -37,13 +41,54 @@ def render_overlay(document: Mapping[str, Any]) -> str:
 
 def render(template: str, facts: Mapping[str, Any], pictures: Pictures | None = None) -> str:
     """The page that a template makes of these variables."""
-    page: str = _environment().get_template(template).render(facts, pictures=pictures or {})
+    document = facts.get("run") or facts.get("document") or {}
+    environment = _environment(of_trees=document.get("unit") == TREE)
+    page: str = environment.get_template(template).render(
+        facts, pictures=pictures or {}, layer_names=layers_of(document)
+    )
     return page
 
 
+class _InTrees(Extension):
+    """Templates with the word tree in place of filter, in their own sentences and in facts."""
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        """A template's source; names of filters, groups and classes are shown as they are."""
+        del name, filename
+        return "".join(map(_part_in_trees, _CODE.split(source)))
+
+
+_CODE = re.compile(r"(\{\{.*?\}\}|\{%.*?%\})", re.DOTALL)
+_TEXT = re.compile(r'"[^"]*"')
+_NAMED = "{{ text|shown }}"  # in the macro of names
+
+
+def _part_in_trees(part: str) -> str:
+    if not part.startswith("{"):
+        # On a narrow screen, the attribute heads a cell.
+        return in_trees(part.replace('data-name="Filters"', 'data-name="Trees"'))
+    texts = _TEXT.sub(lambda text: f'"{in_trees(text[0][1:-1])}"', part)
+    return texts if part == _NAMED else _SHOWN.sub(r"\1|in_trees", texts)
+
+
+_SHOWN = re.compile(r"(\|shown\b|\bchart(?= \}\}))")
+
+
+@pass_context
+def _shown(context: Context, text: object) -> str:
+    """Text in which every character shows, with layers of the framework in place of sites."""
+    return wording.visible(by_layers(str(text), context.get("layer_names") or {}))
+
+
+def _charts_in_trees(text: object) -> str:
+    """Text or markup in which filters are called trees."""
+    return type(text)(in_trees(text)) if isinstance(text, str) else str(text)
+
+
 @cache
-def _environment() -> Environment:
+def _environment(*, of_trees: bool) -> Environment:
     environment = Environment(
+        extensions=[_InTrees] if of_trees else [],
         loader=PackageLoader("repairkit.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -51,7 +96,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "shown": wording.visible,
+        "shown": _shown,
+        "visible": wording.visible,
+        "in_trees": _charts_in_trees,
         "number": wording.number,
         "figure": wording.figure,
         "change": wording.change,

@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 from repairkit.core.errors import AdapterError
+from repairkit.core.process.noise import is_shown, silenced
 from repairkit.core.process.text import first_line
-from repairkit_adapters.foreign_code import silenced
 
 if TYPE_CHECKING:
     import keras
@@ -61,7 +61,8 @@ def load_runtime() -> Runtime:
         if sys.modules.get("tensorflow") is not None:
             tensorflow = sys.modules["tensorflow"]
         else:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            if not is_shown():
+                os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             with _without_stderr():
                 tensorflow = _imported("tensorflow")
                 tensorflow.zeros(1)  # looks for devices, and warns about missing ones
@@ -98,13 +99,16 @@ def _imported(name: str) -> ModuleType:
 
 
 def quiet() -> AbstractContextManager[None]:
-    """Hide warnings and log lines of the frameworks in the block, but not errors."""
+    """Keep back warnings and log lines of the frameworks in the block; errors are raised."""
     return silenced("tensorflow", "absl", "tf2onnx", "h5py")
 
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
     """Hide what native code writes to stderr in the block; show it if an error follows."""
+    if is_shown():
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as written:

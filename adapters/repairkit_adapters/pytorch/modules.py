@@ -8,10 +8,9 @@ supports. What the exporter prints is hidden, and its errors become one line.
 import copy
 import importlib
 import inspect
-import io
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from repairkit.core import errors, framework
+from repairkit.core.process.noise import silenced
 from repairkit.core.process.text import first_line
-from repairkit_adapters.foreign_code import silenced, with_batch
+from repairkit_adapters.foreign_code import with_batch
 
 _COMPILED = "_orig_mod"
 _WRAPPED = "module"
@@ -404,8 +404,6 @@ def _layer_at_fault(module: torch.nn.Module, images: torch.Tensor, text: str) ->
     return ""
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide prints, logs and warnings of the exporter in the block; errors are still raised."""
-    with silenced("torch.onnx", "onnxscript", "onnx_ir"), redirect_stdout(io.StringIO()):
-        yield
+def _quiet() -> AbstractContextManager[None]:
+    """Keep back prints, logs and warnings of the exporter; errors are still raised."""
+    return silenced("torch", "onnxscript", "onnx_ir", prints=True)

@@ -8,13 +8,13 @@ from typing import TypeAlias
 import torch
 
 from repairkit.core import errors, framework
+from repairkit.core.process.noise import silenced
 from repairkit.core.process.text import first_line
 from repairkit.core.process.trust import offer, refuse_untrusted
 from repairkit_adapters.foreign_code import (
     PickledNames,
     named_model,
     read_names,
-    silenced,
     with_batch,
 )
 from repairkit_adapters.pytorch.modules import ImageModule, plain_names

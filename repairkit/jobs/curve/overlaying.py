@@ -198,6 +198,7 @@ def overlay(
         "measure": first.curve["measures"][shown],
         "side": wanted,
         "sizes": sizes,
+        **({"unit": first.document["unit"]} if "unit" in first.document else {}),
         "runs": [_told(run, label) for run, label in zip(opened, paths, strict=True)],
         "lines": lines,
         "notes": _notes(opened, paths),

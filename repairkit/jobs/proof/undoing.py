@@ -14,7 +14,7 @@ from repairkit.graph.stored.model_files import ModelFile, digest_of, place_besid
 from repairkit.graph.stored.tensors import outside_digests
 from repairkit.jobs.output.destination import Companions, check_result
 from repairkit.jobs.proof import verifying
-from repairkit.jobs.setup.subject import judging_the_model
+from repairkit.jobs.setup.subject import judging_the_model, learn_words
 from repairkit.jobs.setup.workbench import Subject
 
 
@@ -148,6 +148,7 @@ def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -
         RepairkitError: `out` cannot be written, or would replace something else.
     """
     check_result(out, patched.path)
+    learn_words(patched.model, metadata.read_layer_map(patched.model))
     claims = metadata.read_claims(patched.model)
     if patched.digest != file.result_digest or claims[-1:] != [verifying.sign_claim(file.claim())]:
         raise _not_the_last(patched, claims, file)

@@ -31,6 +31,7 @@ from repairkit.jobs.repair.cures.supplies import FilterSupplies, Looks, Offer, S
 from repairkit.jobs.repair.filter_values import FilterValues, Screening, conductance_by, find_values
 from repairkit.jobs.repair.ladder import CureJudge
 from repairkit.jobs.repair.objective import ChoosingCriterion, Objective, Wishes
+from repairkit.jobs.repair.outlook import advice_before_scoring
 from repairkit.jobs.repair.patched import Patched
 from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings, PatchTime, check_word
 from repairkit.jobs.repair.top_of_run import check_run_of_top, filters_said
@@ -115,10 +116,11 @@ def patch(
         tell_reading(bench.reading)
         chosen = repair_settings.patch_without_idle(bench, players)
     else:
+        advice = advice_before_scoring(bench, asked, objective)
         try:
             chosen = choose_patch(bench, asked, objective, on_progress)
         except errors.TargetNotMetError as error:
-            raise telling.with_hint(bench, asked, error) from None
+            raise telling.with_hint(bench, asked, error, advice) from None
     return _finish(bench, chosen, asked, objective, out=out, on_progress=on_progress, again=again)
 
 

@@ -65,6 +65,7 @@ def patch_story(
         "read": bench.reading,
         "notes": _notes(bench, asked, chosen, verified, rounded),
         "rounding": rounded,
+        **bench.roster.unit,
         "layers": _origins(bench, verified.patch),
         "tried": None if chosen.selection is None else tried,
         "selection": chosen.selection,
@@ -176,6 +177,7 @@ def _origins(bench: Bench, patch: filters.Patch) -> Story | None:
     return {
         "framework": layers.framework,
         "input_shape": list(layers.input_shape),
+        "sites": layers.by_site,
         "frozen": {name: asdict(origin) for name, origin in frozen.items() if origin is not None},
     }
 
@@ -229,9 +231,18 @@ def _disparity_measures(block: Mapping[str, Any] | None) -> dict[str, metric.Mea
 
 
 def with_hint(
-    bench: Bench, asked: PatchSettings, error: errors.TargetNotMetError
+    bench: Bench, asked: PatchSettings, error: errors.TargetNotMetError, advice: str = ""
 ) -> errors.TargetNotMetError:
-    """The error, with how many images `--test none` would add where they may be what is missing."""
+    """The error with advice, or with what `--test none` would add where that may be missing.
+
+    Args:
+        bench: the workbench.
+        asked: the settings.
+        error: says why nothing is promised.
+        advice: from before the search; it takes the place of other hints.
+    """
+    if advice:
+        return _hinted(error, f"; {advice}")
     if asked.choose == "plain" or asked.confirm_share is not None or asked.scores is not None:
         return error  # these need a test part
     parts = bench.parts
@@ -241,7 +252,10 @@ def with_hint(
     promise = error.found.get("promise")
     if promise is not None and promise["reached"] is not None:  # a limit or a target stands against
         return error
-    hint = f"; --test none would add {len(parts.test):,} images to choose on"
+    return _hinted(error, f"; --test none would add {len(parts.test):,} images to choose on")
+
+
+def _hinted(error: errors.TargetNotMetError, hint: str) -> errors.TargetNotMetError:
     reason = str(error).removesuffix(_ENDING)
     story = dict(error.found)
     if story.get("declined"):

@@ -195,6 +195,8 @@ def opening(
             "agreement": _agreement(bench),
             "engine": "none",
             "n_filters": len(bench.roster),
+            **bench.roster.unit,
+            **bench.subject.told_layers,
             "n_sites": len(bench.roster.sites),
             "less_is_better": less_is_better(measures),
             "measures": measures,

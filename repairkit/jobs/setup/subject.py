@@ -17,7 +17,8 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from repairkit.core import errors, suite
-from repairkit.core.framework import Adapter, FrameworkModel, LoadOptions
+from repairkit.core.framework import Adapter, FrameworkModel, LayerMap, LoadOptions
+from repairkit.core.process.nouns import learn
 from repairkit.core.process.stages import stage
 from repairkit.data.preprocessing import FurtherInput, InputSpec, is_tabular
 from repairkit.graph.kinds.ensembles import is_ensemble, spread_over_thresholds, zipped_outputs
@@ -85,12 +86,22 @@ def subject_of(
             f"{path}: there is no output {output!r}; the outputs are {', '.join(index.outputs)}"
         )
     value = _image_input(path, index, image_input)
-    return Subject(
+    subject = Subject(
         file,
         value.name,
         _spec(value, index, layout),
         output or _first_judged(index),
         _further(index, value),
+    )
+    learn_words(subject.model, subject.layer_map)
+    return subject
+
+
+def learn_words(model: ModelProto, layers: LayerMap | None) -> None:
+    """Let sentences call the model's filters what people call them: trees, or layers' channels."""
+    learn(
+        of_trees=any(is_ensemble(node) for node in model.graph.node),
+        layers=None if layers is None else layers.by_site,
     )
 
 

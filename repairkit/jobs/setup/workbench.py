@@ -203,6 +203,14 @@ class Subject:
         return metadata.read_layer_map(self.model)
 
     @property
+    def told_layers(self) -> dict[str, Any]:
+        """The `layers` of documents: of which layer each site is; nothing where it is not known."""
+        known = self.layer_map
+        if known is None:
+            return {}
+        return {"layers": {"framework": known.framework, "sites": known.by_site}}
+
+    @property
     def model(self) -> ModelProto:
         return self.file.model
 

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -199,7 +200,7 @@ def _ended(command: Any, arguments: list[str], *, debug: bool, began: float | No
     except BaseException as error:  # noqa: BLE001 - every error becomes one line and a code
         if isinstance(error, SystemExit) and not error.code and _exiter(error) in _PARSERS:
             return _Ending(0)  # the completion of a shell was asked for
-        ending = _failed(_unwrapped(error))
+        ending = _failed(_unwrapped(error), arguments)
         if debug and ending.error is not None:
             traceback.print_exc()
         return ending
@@ -208,11 +209,11 @@ def _ended(command: Any, arguments: list[str], *, debug: bool, began: float | No
     return _Ending(code if isinstance(code, int) else 0)
 
 
-def _failed(error: BaseException) -> _Ending:
+def _failed(error: BaseException, arguments: Sequence[str] = ()) -> _Ending:
     """What an exception means to the user."""
     if isinstance(error, _UsageError):
         text = error.format_message() if hasattr(error, "format_message") else str(error)
-        text += _order_of_arguments(text)
+        text += _order_of_arguments(text) + _given_value(text, arguments)
         return _Ending(2, f"{text} (repairkit COMMAND --help lists the options)")
     if isinstance(error, _StoppedError):
         return _Ending(_TERMINATED, "stopped by SIGTERM; nothing was written")
@@ -248,6 +249,18 @@ def _order_of_arguments(text: str) -> str:
         if Path(extra[1]).exists()
         else ""
     )
+
+
+def _given_value(text: str, arguments: Sequence[str]) -> str:
+    """The value that is not as it should be, where the message names the option alone."""
+    named = re.match(r"Invalid value for '(-[\w-]+)'", text)
+    if named is None:
+        return ""
+    for place, word in enumerate(arguments[:-1]):
+        if word == named[1]:
+            value = arguments[place + 1]
+            return "" if repr(value) in text else f"; {value!r} was given"
+    return ""
 
 
 def _unwrapped(error: BaseException) -> BaseException:

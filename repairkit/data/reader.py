@@ -16,6 +16,9 @@ from repairkit.data.sources import arrays, folder, manifest
 from repairkit.data.tables import as_texts, clean_column, text_column
 
 
+_ADDRESSES = ("http:", "https:", "s3:", "gs:")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
     """What a job asks of its data, and what it knows of the model that takes it.
@@ -160,6 +163,10 @@ def _read_records(path: Path, request: DataRequest) -> Records:
         )
         return replace(records, left_out=notes)
     if not path.exists():
+        if str(path).startswith(_ADDRESSES):
+            raise errors.DataError(
+                f"{path}: is an address, and --data takes files and folders; download it first"
+            )
         raise errors.DataError(f"{path}: does not exist; check --data")
     if path.is_dir():
         if request.label is not None:

@@ -87,6 +87,10 @@ def read_json(path: Path, what: str, *, limit: int = 128 * 2**20) -> Any:
         return json.loads(
             decoded(content), object_pairs_hook=_object, parse_constant=_refuse_constant
         )
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunFolderError(
+            f"{path}: cannot be read as {what} (there is no such file); check the path"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: cannot be read as {what} ({_reason(error)})") from error
 

@@ -387,6 +387,11 @@ class RunFolder:
         Raises:
             RunFolderError: it is missing or not what this version writes.
         """
+        if self.path.exists() and not self.run_file.is_file():
+            raise errors.RunFolderError(
+                f"{self.path}: is no run folder, for it holds no {self.run_file.name}; give a "
+                "folder that score wrote"
+            )
         document = read_json(self.run_file, "a run")
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise errors.RunFolderError(

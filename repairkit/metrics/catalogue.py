@@ -253,6 +253,7 @@ def _unknown(name: str, annotations: suite.Annotations) -> str:
     if takes:
         known = _known(annotations) if takes == "CLASS" else ""
         return f"{name} of which {takes.lower()}? Write {name}:{takes}{known}"
-    close = difflib.get_close_matches(name, METRIC_NAMES, 1)
+    close = difflib.get_close_matches(name.lower(), METRIC_NAMES, 1)
+    close += [known for known in METRIC_NAMES if len(name) > 1 and known.startswith(name.lower())]
     hint = f"did you mean {close[0]}? " if close else ""
     return f"there is no metric {name!r}; {hint}use one of: {', '.join(METRIC_NAMES)}"

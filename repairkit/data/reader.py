@@ -15,7 +15,6 @@ from repairkit.data.dataset import Dataset, Records, digest_records
 from repairkit.data.sources import arrays, folder, manifest
 from repairkit.data.tables import as_texts, clean_column, text_column
 
-
 _ADDRESSES = ("http:", "https:", "s3:", "gs:")
 
 

@@ -173,7 +173,7 @@ def test_names_of_layers_go_from_export_to_patch_and_home(
 
     patched = repairkit("patch", "m.onnx", *data, "--remove", "3:7,0:2", "-o", "p.onnx")
     assert patched.code == 0, patched.err
-    assert "(3:7)" in patched.out
+    assert "frozen: 3:7 (" in patched.out
     assert read_layer_map(onnx.load(tmp_path / "p.onnx")) == LayerMap.from_json(on_disk)
     assert "3:7" in repairkit("verify", "m.onnx", "p.onnx").out
     apply_patch(network, tmp_path / "p.patch.json")

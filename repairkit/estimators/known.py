@@ -4,7 +4,11 @@ Bounds that hold for all players together carry every statement at once: which v
 below zero, and for which k the top k are apart from the rest.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +16,12 @@ from numpy.typing import NDArray
 from repairkit.core import scores as core
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 _N_SCALES = 24
 _N_STEPS = 200
 _N_DRAWS = 256
+_FEWEST_IMAGES = 8
+_N_SIDES = 13
 _LEAST_WEIGHT = 1e-12  # of a part of the prior: a value that no other part explains needs it
 _ROUNDING = 1e-9  # of the largest value, within which two are the same
 _LEAST_CHANGE = 1e-6  # of a weight of the prior, below which the fit has ended
@@ -86,8 +93,12 @@ def expected_overlap(
     all estimates (Stephens 2017, "False discovery rates: a new deal", Biostatistics 18): a mixture
     of normal laws around zero, of the values or of their ratios to the errors, whichever is
     likelier. Rare events give ratios: who is seldom decisive has a small value and a small error.
-    Each draw gets the errors of another run. Where values count images, so do the draws: then ties
-    are many, and all runs break them alike, by column. A player without an error keeps its value.
+    Each draw gets the errors of another run. A player without an error keeps its value.
+
+    Where values count images, as those of leave-one-out do, few images are lost or won, and a
+    normal law would be wrong. Values and errors then tell both counts of every player, and the
+    counts of another run are drawn from binomial laws (see `CountedImages`). Ties are many, and
+    all runs break them alike, by column.
 
     Args:
         values: estimates, (n_players,).
@@ -102,23 +113,87 @@ def expected_overlap(
     if known.sum() < top_k:
         return top_k**2 / len(values)
     values, errors = values[known], std_errors[known]
+    counted = CountedImages.of(values, errors)
+    if counted is not None:
+        return _common(values, counted.of_other_images(rng), top_k)
     moving = errors > 0
     if not moving.any():
         return float(top_k)
     scales, shares = _posterior(values[moving], errors[moving])
     errors, step = errors[moving], _step(values)
     shrink = scales**2 / (scales**2 + errors[:, None] ** 2)
-    ours = np.zeros(len(values), bool)
+    cumulated, last = shares.cumsum(axis=1), shares.shape[1] - 1
+
+    def draws() -> Iterator[Floats]:
+        again = values.copy()
+        for _ in range(_N_DRAWS):
+            picks = (rng.random((len(errors), 1)) > cumulated).sum(axis=1).clip(max=last)
+            factor = shrink[np.arange(len(errors)), picks]
+            spread = errors * np.sqrt(1 + factor)  # of the truth, and of another estimate of it
+            again[moving] = factor * values[moving] + spread * rng.standard_normal(len(errors))
+            yield np.round(again / step) if step else again
+
+    return _common(values, draws(), top_k)
+
+
+def _common(values: Floats, draws: Iterator[Floats], top_k: int) -> float:
+    """How many of the top k are among the top k of a draw, on average."""
+    ours, common = np.zeros(len(values), bool), 0
     ours[np.argsort(-values, kind="stable")[:top_k]] = True
-    cumulated, common, again = shares.cumsum(axis=1), 0, values.copy()
-    for _ in range(_N_DRAWS):
-        picks = (rng.random((len(errors), 1)) > cumulated).sum(axis=1).clip(max=shares.shape[1] - 1)
-        factor = shrink[np.arange(len(errors)), picks]
-        spread = errors * np.sqrt(1 + factor)  # of the truth, and of another estimate of it
-        again[moving] = factor * values[moving] + spread * rng.standard_normal(len(errors))
-        drawn = np.round(again / step) if step else again
+    for drawn in draws:
         common += int(ours[np.argsort(-drawn, kind="stable")[:top_k]].sum())
     return common / _N_DRAWS
+
+
+@dataclass(frozen=True)
+class CountedImages:
+    """Of `n_images` each player's removal loses `lost` (n_players,) and wins `won` (n_players,)."""
+
+    n_images: int
+    lost: Ints
+    won: Ints
+
+    @classmethod
+    def of(cls, values: Floats, errors: Floats) -> CountedImages | None:
+        """From means of -1, 0 and 1 over images, and their standard errors; None for others."""
+        step = _step(values)
+        n = round(1 / step) if step else 0
+        if n < _FEWEST_IMAGES:
+            return None
+        net = values * n
+        # The variance of an image, divided by the number of images, is the squared error.
+        changed = errors**2 * n * (n - 1) + net**2 / n
+        lost, won = (changed + net) / 2, (changed - net) / 2
+        both = np.round(np.stack([lost, won]))
+        if not np.allclose(both, [lost, won], atol=0.01) or (both < 0).any():
+            return None
+        if (both.sum(axis=0) > n).any():
+            return None
+        return cls(n, *both.astype(np.int64))
+
+    def of_other_images(self, rng: np.random.Generator) -> Iterator[Floats]:
+        """What each player's removal would lose, less what it would win, of as many other images.
+
+        The chance that an image changes and the chance that a changed one is lost have a prior: a
+        mixture over a grid of both, which is fitted to all players.
+        """
+        counts = np.stack([self.lost + self.won, self.lost])
+        pairs, numbers = np.unique(counts, axis=1, return_inverse=True)
+        players, (changed, lost) = numbers.ravel(), pairs[:, :, None]
+        most = (changed.max() + 1) / (self.n_images + 2)
+        rates = np.geomspace(0.1 / self.n_images, most, _N_SCALES).repeat(_N_SIDES)
+        sides = np.tile((np.arange(_N_SIDES) + 0.5) / _N_SIDES, _N_SCALES)
+        logs = changed * np.log(rates) + (self.n_images - changed) * np.log1p(-rates)
+        logs += lost * np.log(sides) + (changed - lost) * np.log1p(-sides)
+        shares, _ = _mixture(logs, np.bincount(players))
+        parts = np.empty((_N_DRAWS, len(players)), np.intp)
+        for pair, chances in enumerate(shares):
+            alike = np.flatnonzero(players == pair)
+            parts[:, alike] = rng.choice(len(rates), (_N_DRAWS, len(alike)), p=chances)
+        for part in parts:
+            again = rng.binomial(self.n_images, rates[part])
+            net = 2 * rng.binomial(again, sides[part]) - again
+            yield net.astype(np.float64)
 
 
 def _step(values: Floats) -> float:
@@ -159,17 +234,30 @@ def _fit(values: Floats, errors: Floats, scales: Floats) -> tuple[Floats, float]
     """
     variances = scales**2 + errors[:, None] ** 2
     logs = -0.5 * (values[:, None] ** 2 / variances + np.log(variances))
+    return _mixture(logs, np.ones(len(values)))
+
+
+def _mixture(logs: Floats, times: NDArray[Any]) -> tuple[Floats, float]:
+    """Fit the weights of a mixture's parts to players that occur so many times.
+
+    Args:
+        logs: log likelihoods of the players' values, (n_players, n_parts).
+        times: (n_players,).
+
+    Returns:
+        As `_fit`.
+    """
     highest = logs.max(axis=1, keepdims=True)
     given = np.exp(logs - highest)
-    weights = np.full(len(scales), 1 / len(scales))
+    weights = np.full(logs.shape[1], 1 / logs.shape[1])
     for _ in range(_N_STEPS):
         shares = weights * given
         shares /= shares.sum(axis=1, keepdims=True)
-        better = np.maximum(shares.mean(axis=0), _LEAST_WEIGHT)
+        better = np.maximum(times @ shares / times.sum(), _LEAST_WEIGHT)
         done = np.abs(better - weights).max() < _LEAST_CHANGE
         weights = better
         if done:
             break
     shares = weights * given
     total = shares.sum(axis=1, keepdims=True)
-    return shares / total, float((np.log(total) + highest).sum())
+    return shares / total, float(times @ (np.log(total) + highest)[:, 0])

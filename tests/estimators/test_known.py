@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from repairkit.core.scores import Budget, Estimator, Scores
 from repairkit.estimators.driving.driver import estimate
 from repairkit.estimators.exact import Exact
-from repairkit.estimators.known import expected_overlap, times_the_budget, what_is_known
+from repairkit.estimators.known import (
+    CountedImages,
+    expected_overlap,
+    times_the_budget,
+    what_is_known,
+)
 from repairkit.estimators.linear.regression import Regression
 from repairkit.estimators.reference_scores import LeaveOneOut
 from repairkit.estimators.walking.marginals import Marginals
@@ -146,18 +151,53 @@ def test_the_expected_overlap_holds_where_small_errors_go_with_small_values() ->
     assert abs(np.mean(expected) - np.mean(seen)) < 0.75
 
 
-def test_the_expected_overlap_counts_ties_as_another_run_breaks_them() -> None:
+@pytest.mark.parametrize("wins", [0.0, 0.5])
+def test_the_expected_overlap_counts_ties_as_another_run_breaks_them(wins: float) -> None:
     """Without one filter few images are lost, so values are small counts, and most of them tie."""
     rng = np.random.default_rng(7)
-    chances = rng.permutation(np.concatenate([np.geomspace(0.1, 0.005, 20), np.full(180, 0.002)]))
+    losing = rng.permutation(np.concatenate([np.geomspace(0.1, 0.005, 20), np.full(180, 0.002)]))
+    winning = wins * losing * rng.uniform(0, 1, 200)
     expected, seen = [], []
     for _ in range(20):
-        losses = [rng.random((200, 500)) < chances[:, None] for _ in range(2)]
-        first, second = (loss.mean(axis=1) for loss in losses)
-        errors = losses[0].std(axis=1, ddof=1) / np.sqrt(500)
+        chances = rng.random((2, 200, 225))
+        lost, won = chances < losing[:, None], chances > 1 - winning[:, None]
+        changes = lost.astype(float) - won
+        first, second = changes.mean(axis=2)
+        errors = changes[0].std(axis=1, ddof=1) / np.sqrt(225)
         expected.append(expected_overlap(first, errors, 10, rng))
         seen.append(overlap(first, second))
-    assert abs(np.mean(expected) - np.mean(seen)) < 2
+    assert abs(np.mean(expected) - np.mean(seen)) < 0.75
+
+
+@given(
+    st.integers(8, 200).flatmap(
+        lambda n: st.tuples(
+            st.just(n),
+            st.lists(
+                st.tuples(st.integers(0, n // 2), st.integers(0, n // 2)), min_size=2, max_size=9
+            ),
+        )
+    )
+)
+def test_values_and_errors_tell_the_images_lost_and_won(
+    drawn: tuple[int, list[tuple[int, int]]],
+) -> None:
+    n, players = drawn
+    players = [(1, 0), (0, 0), *players]  # one image apart, so that the step is known
+    changes = np.array([[1.0] * a + [-1.0] * b + [0.0] * (n - a - b) for a, b in players])
+    values, errors = changes.mean(axis=1), changes.std(axis=1, ddof=1) / np.sqrt(n)
+    counted = CountedImages.of(values, errors)
+    if counted is None:  # values of so few players show no ties
+        assert len(np.unique(values)) >= len(values)
+    else:
+        assert counted.n_images == n
+        assert list(zip(counted.lost, counted.won, strict=True)) == players
+
+
+def test_values_that_are_no_counts_are_not_taken_for_counts() -> None:
+    values = np.array([0.25, 0.125, 0.125, 0.0, -0.125])
+    assert CountedImages.of(values, np.full(5, 0.1)) is None
+    assert CountedImages.of(values + 0.01, np.full(5, 0.1)) is None
 
 
 @given(

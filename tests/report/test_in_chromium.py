@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from repairkit.report.diff_page import render_diff
 from repairkit.report.page import render_overlay, render_patch, render_run
 from tests import chromium
 from tests.chromium import CHROMIUM, CONTRAST, MISSING, Watched, violations
+from tests.jobs.diff.disguises import hostile_document
 from tests.report.documents import HOSTILE, PICTURES, overlay, repair, scoring
 from tests.report.test_page import ODD
 
@@ -26,6 +28,8 @@ _LOOKS = [
     ("evil", "dark", CONTRAST),
     pytest.param("run", "dark", CONTRAST, marks=pytest.mark.slow),
     pytest.param("curves", "light", {}, marks=pytest.mark.slow),
+    ("diff", "light", {}),
+    pytest.param("diff", "dark", CONTRAST, marks=pytest.mark.slow),
     pytest.param("curves", "dark", CONTRAST, marks=pytest.mark.slow),
 ]
 _MEASURE_CHARTS = """
@@ -53,6 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "joint": render_patch(ODD["chosen jointly"], PICTURES),
         "run": render_run(scoring(site=HOSTILE[0]), PICTURES),
         "curves": render_overlay(overlay(label=HOSTILE[0])),
+        "diff": render_diff(hostile_document(folder)),
     }
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
@@ -68,7 +73,7 @@ def test_contrast_names_and_landmarks_pass_axe(
         assert violations(axe, watched, rules) == []
 
 
-@pytest.mark.parametrize("name", ["evil", "joint", "run", "curves"])
+@pytest.mark.parametrize("name", ["evil", "joint", "run", "curves", "diff"])
 def test_a_page_says_nothing_asks_for_nothing_and_draws_its_charts(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:
@@ -77,7 +82,7 @@ def test_a_page_says_nothing_asks_for_nothing_and_draws_its_charts(
         assert watched.outside == []
         assert watched.asked[0] == pages[name].as_uri()
         drawn = watched.page.evaluate(_MEASURE_CHARTS)
-        assert drawn
+        assert drawn or name == "diff"  # which has tables alone
         assert all(width > 200 and height > 100 and marks > 0 for width, height, marks in drawn)
 
 
@@ -93,8 +98,11 @@ def test_hostile_names_are_seen_as_they_are_written(browser: Any, pages: dict[st
         )
 
 
-def test_everything_can_be_reached_by_keyboard(browser: Any, pages: dict[str, Path]) -> None:
-    with Watched(browser, pages["evil"]) as watched:
+@pytest.mark.parametrize("name", ["evil", "diff"])
+def test_everything_can_be_reached_by_keyboard(
+    browser: Any, pages: dict[str, Path], name: str
+) -> None:
+    with Watched(browser, pages[name]) as watched:
         page = watched.page
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip"
@@ -119,7 +127,7 @@ def test_everything_can_be_reached_by_keyboard(browser: Any, pages: dict[str, Pa
         assert page.evaluate("document.querySelector('main details').open")
 
 
-@pytest.mark.parametrize("name", ["evil", "run"])
+@pytest.mark.parametrize("name", ["evil", "run", "diff"])
 def test_a_phone_needs_no_scrolling_sideways(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
+import repairkit as rk
+from repairkit.jobs.setup.workbench import Settings
 from tests import ensembles, models, wild_models
+from tests.report.documents import HOSTILE
 
 KINDS: dict[str, Callable[[], ModelProto]] = {
     **models.LAYERS,
@@ -51,7 +56,7 @@ def branching(seed: int, n_blocks: int) -> ModelProto:
 
 def with_choice(then: float = 1.0, *, scale: float = 2.0) -> ModelProto:
     """A network with an `If` whose bodies hold tensors and read a value from outside."""
-    weights: models.Weights = {"w": models.own_bias().graph.initializer and _kernel()}
+    weights: models.Weights = {"w": _kernel()}
 
     def body(number: float, operator: str) -> GraphProto:
         tensor = numpy_helper.from_array(np.full((4, 1, 1), number, np.float32), "inner")
@@ -78,6 +83,28 @@ def with_choice(then: float = 1.0, *, scale: float = 2.0) -> ModelProto:
 
 def _kernel() -> np.ndarray:
     return np.random.default_rng(5).standard_normal((4, 2, 3, 3)).astype(np.float32)
+
+
+def written(folder: Path, **contents: ModelProto) -> list[Path]:
+    for name, model in contents.items():
+        onnx.save(model, folder / f"{name}.onnx")
+    return [folder / f"{name}.onnx" for name in contents]
+
+
+def hostile_document(folder: Path) -> dict[str, Any]:
+    """A comparison in which every name is hostile."""
+    a, b = models.own_bias(), models.own_bias()
+    for number in range(20):
+        a.metadata_props.add(key=f"note {number}", value=HOSTILE[0])
+    for number, text in enumerate(HOSTILE):
+        a.metadata_props.add(key=text, value=text)
+        b.graph.node[number % len(b.graph.node)].name = text
+    b.graph.node[1].op_type = "Tanh"
+    b = renamed(b, HOSTILE[0])
+    paths = written(folder, a=a, b=b)
+    document = rk.diff(*paths, settings=Settings()).document
+    document["a"]["path"] = HOSTILE[0]
+    return document
 
 
 # Other words

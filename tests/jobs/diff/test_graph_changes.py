@@ -41,7 +41,7 @@ def found(changes: GraphChanges) -> dict[str, list[dict[str, Any]]]:
 
 
 @given(MODELS)
-@settings(max_examples=40)
+@settings(max_examples=25, deadline=None)
 def test_a_model_differs_from_itself_in_nothing(model: ModelProto) -> None:
     changes = compared(model, model)
     assert changes.same_computation
@@ -51,7 +51,7 @@ def test_a_model_differs_from_itself_in_nothing(model: ModelProto) -> None:
 
 
 @given(MODELS, st.integers(0, 99))
-@settings(max_examples=60)
+@settings(max_examples=25, deadline=None)
 def test_other_names_in_another_order_compute_the_same(model: ModelProto, seed: int) -> None:
     other = disguises.reordered(disguises.renamed(model), seed)
     changes = compared(model, other)
@@ -63,7 +63,7 @@ def test_other_names_in_another_order_compute_the_same(model: ModelProto, seed: 
 
 
 @given(NETWORKS)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_another_exporters_way_of_writing_computes_the_same(model: ModelProto) -> None:
     changes = compared(model, disguises.rewritten(model))
     assert changes.same_computation
@@ -74,7 +74,7 @@ def test_another_exporters_way_of_writing_computes_the_same(model: ModelProto) -
 
 
 @given(NETWORKS, NETWORKS, st.integers(0, 9))
-@settings(max_examples=40)
+@settings(max_examples=25, deadline=None)
 def test_both_directions_tell_the_same(one: ModelProto, other: ModelProto, seed: int) -> None:
     other = disguises.reordered(disguises.renamed(other), seed)
     forth, back = compared(one, other), compared(other, one)
@@ -108,7 +108,7 @@ def _flat(row: dict[str, Any]) -> str:
 
 
 @given(MODELS, st.data())
-@settings(max_examples=60)
+@settings(max_examples=25, deadline=None)
 def test_one_changed_byte_is_one_tensor_and_one_channel(
     model: ModelProto, data: st.DataObject
 ) -> None:
@@ -142,7 +142,7 @@ def test_channels_are_those_of_the_layer() -> None:
 
 
 @given(NETWORKS, st.data())
-@settings(max_examples=40)
+@settings(max_examples=25, deadline=None)
 def test_a_node_that_is_gone_is_that_node_alone(model: ModelProto, data: st.DataObject) -> None:
     plain = [n for n, node in enumerate(model.graph.node) if node.op_type in ("Relu", "Tanh")]
     position = data.draw(st.sampled_from(plain))
@@ -216,7 +216,7 @@ def test_a_function_is_compared_by_what_it_computes() -> None:
 
 @pytest.mark.parametrize("kind", ["TreeEnsembleRegressor", "TreeEnsembleClassifier"])
 @given(tree=st.integers(0, 4), seed=st.integers(0, 30))
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 def test_the_trees_that_differ_are_named(kind: str, tree: int, seed: int) -> None:
     a = ensembles.forest(seed, kind=kind).model
     b = ModelProto()
@@ -234,7 +234,7 @@ def test_the_trees_that_differ_are_named(kind: str, tree: int, seed: int) -> Non
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=25, deadline=None)
 def test_numbers_are_compared_as_numpy_compares_them(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(["float32", "float64", "float16", "int8", "int64", "bool"]))
     shape = tuple(data.draw(st.lists(st.integers(1, 4), max_size=3)))

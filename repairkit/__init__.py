@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from repairkit.core.process.lazy import loader
@@ -57,6 +59,31 @@ __all__ = [
 ]
 
 _load = loader(__name__, {"repairkit.api": [name for name in __all__ if name != "__version__"]})
+
+
+class _Package(ModuleType):
+    """This package, in which `report` is the function, whatever was imported.
+
+    Python would put the folder `repairkit.report` in its place once that is imported. It is
+    imported with `from repairkit.report import ...`.
+    """
+
+    @property
+    def report(self) -> object:
+        """See `repairkit.api.report`."""
+        return _load("report")
+
+    @report.setter
+    def report(self, folder: ModuleType) -> None:
+        """The import of the folder changes nothing here; `sys.modules` has it."""
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    """The public names, for `dir` and completion."""
+    return __all__
 
 
 def __getattr__(name: str) -> object:

@@ -125,4 +125,11 @@ _HOMES = {
     "repairkit.jobs.setup.first_look": "FirstLook",
     "repairkit.jobs.setup.workbench": "Settings",
 }
+
+
+def __dir__() -> list[str]:
+    """The public names, for `dir` and completion."""
+    return __all__
+
+
 __getattr__ = loader(__name__, {module: names.split() for module, names in _HOMES.items()})

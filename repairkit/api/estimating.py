@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from repairkit.api.job_settings import check_keywords, open_job
+from repairkit.api.job_settings import Metric, Metrics, check_keywords, metric_names, open_job
 from repairkit.core import errors
 from repairkit.core.process.text import clean
-from repairkit.core.process.trust import without
-from repairkit.core.scores import Budget, Progress
+from repairkit.core.process.trust import GivenName, without
+from repairkit.core.scores import Budget, Estimator, Progress
+from repairkit.data.given import GivenAs, as_data
 from repairkit.formats.means_file import CommonMeans
 from repairkit.jobs.ask import asking
 from repairkit.jobs.ask.choosing import ImageChoice
@@ -120,10 +121,10 @@ class ScoreKeywords(TypedDict, total=False):
 @shown_in_cell
 def score(
     model: str | Path,
-    data: str | Path | None = None,
+    data: GivenAs | None = None,
     *,
-    metric: str | Sequence[str] | None = None,
-    method: str = "auto",
+    metric: Metrics | None = None,
+    method: str | Estimator | type = "auto",
     settings: Settings | None = None,
     out: str | Path | None = None,
     on_progress: OnProgress | None = None,
@@ -133,9 +134,12 @@ def score(
 
     Args:
         model: an ONNX file.
-        data: a folder of class folders, a manifest or an `.npz`; that of the settings if None.
-        metric: one or several, the first one steers; those of the settings if None.
-        method: an estimator's name, a norm's, or `module:object`.
+        data: a folder of class folders, a manifest or an `.npz`; or in memory: arrays (x, y) or
+            (x, y, groups), with groups a mapping of names to columns; arrays by the names that an
+            `.npz` has; or a DataFrame with a row per image. That of the settings if None.
+        metric: names or functions of (outputs, labels, attributes), one or several; the first one
+            steers. Those of the settings if None.
+        method: an estimator's name, a norm's, or `module:object`; or an estimator, or its class.
         settings: everything else: groups, preprocessing, parts, sites, device, seed. If None, read
             from `repairkit.toml` beside the model or in the working folder.
         out: a run folder; nothing is written if None.
@@ -147,8 +151,8 @@ def score(
         KeyboardInterrupt: after the run was saved, if `out` is given.
     """
     check_keywords("score", more, ScoreKeywords)
-    plan = _plan(method, more)
-    names = (metric,) if isinstance(metric, str) else tuple(metric or ())
+    plan = _plan(method if isinstance(method, str) else GivenName.of(method), more)
+    names = metric_names(metric)
     subject, job = open_job(model, data, settings, more)
     job = replace(job, metrics=names or job.metrics, named_by=without(job.named_by, names))
     place, shared = (None if path is None else Path(path) for path in (out, more.get("share_to")))
@@ -211,7 +215,7 @@ def _cluster(given: ScoreKeywords, job: Settings) -> elsewhere.Cluster | None:
 
 def means(
     model: str | Path | None = None,
-    data: str | Path | None = None,
+    data: GivenAs | None = None,
     *,
     out: str | Path,
     merge: Sequence[str | Path] = (),
@@ -291,7 +295,7 @@ class AskKeywords(TypedDict, total=False):
 def ask(
     run: str | Path,
     *,
-    metric: str | Sequence[str] | None = None,
+    metric: Metrics | None = None,
     out: str | Path | None = None,
     **more: Unpack[AskKeywords],
 ) -> asking.Asked:
@@ -299,7 +303,7 @@ def ask(
 
     Args:
         run: a finished run folder whose rows were kept (`keep_rows` of `score`).
-        metric: one or several, the first one ranks; those of the run if None.
+        metric: names or functions, one or several; the first one ranks. Those of the run if None.
         out: a run folder for the answer; nothing is written if None.
         more: see `AskKeywords`.
 
@@ -309,7 +313,7 @@ def ask(
     check_keywords("ask", more, AskKeywords)
     groups, class_name = more.get("groups", ()), more.get("class_name")
     question = asking.Question(
-        metrics=(metric,) if isinstance(metric, str) else tuple(metric or ()),
+        metrics=metric_names(metric),
         groups=tuple(map(clean, (groups,) if isinstance(groups, str) else groups)),
         choice=ImageChoice(
             where=more.get("where", ""),
@@ -343,10 +347,10 @@ def curve(
     runs: str | Path | Sequence[str | Path],
     *,
     out: str | Path | None = None,
-    metric: str | None = None,
+    metric: Metric | None = None,
     side: str | None = None,
     model: str | Path | None = None,
-    data: str | Path | None = None,
+    data: GivenAs | None = None,
     means: str | Path | None = None,
     trust: bool = False,
 ) -> overlaying.Curves:
@@ -355,7 +359,8 @@ def curve(
     Args:
         runs: one or more run folders.
         out: a file that ends in `.svg`, `.csv` or `.html`; nothing is written if None.
-        metric: the figure to show; the first that all curves hold if None.
+        metric: the figure to show; the first that all curves hold if None. The function itself,
+            where the runs were scored by one that was given.
         side: freeze the `highest` values first, the `lowest`, or `both`; if None, what the first
             run looks at first.
         model: the path of the model, if it was moved.
@@ -367,15 +372,14 @@ def curve(
         RepairkitError: a run is not finished, or is of another model or judged by other images.
     """
     folders = [runs] if isinstance(runs, str | Path) else runs
-    at_model, at_data, at_means, target = (
-        None if place is None else Path(place) for place in (model, data, means, out)
-    )
+    target = None if out is None else Path(out)
+    names = metric_names(metric)
     document = overlaying.write_overlay(
         [Path(run) for run in folders],
         target,
-        metric=metric,
+        metric=next(iter(names), None),
         side=side,
-        places=reopening.Whereabouts(model=at_model, data=at_data, means=at_means, trust=trust),
+        places=_places(model, data, means, trust=trust, metrics=names),
     )
     return overlaying.Curves(target, document)
 
@@ -385,19 +389,50 @@ def report(
     *,
     out: str | Path | None = None,
     model: str | Path | None = None,
-    data: str | Path | None = None,
+    data: GivenAs | None = None,
     means: str | Path | None = None,
     pictures: bool = True,
     trust: bool = False,
+    metric: Metrics | None = None,
 ) -> reporting.Reported:
-    """Write the page of a run folder, and its numbers as JSON; see `jobs.look.reporting`.
+    """Write the page of a run folder, and its numbers as JSON, as `repairkit report` does.
+
+    Args:
+        run: what `score` wrote.
+        out: the page; `report.html` in the folder if None.
+        model: the path of the model, if it was moved.
+        data: the data, if they were moved or given in memory.
+        means: the path of the common means, if they were moved.
+        pictures: look at the extreme filters, which takes the model and the data.
+        trust: run code that the run names, such as a metric of the user's.
+        metric: the functions that the run was scored by, where they were given.
 
     Raises:
         RepairkitError: the run is not finished, or the model or data are not those of the run.
     """
-    places = {"out": out, "model": model, "data": data, "means": means}
-    given = {name: Path(place) for name, place in places.items() if place is not None}
-    return reporting.report_run(Path(run), pictures=pictures, trust=trust, **given)
+    return reporting.report_run(
+        Path(run),
+        out=None if out is None else Path(out),
+        places=_places(model, data, means, trust=trust, metrics=metric_names(metric)),
+        pictures=pictures,
+    )
+
+
+def _places(
+    model: str | Path | None,
+    data: GivenAs | None,
+    means: str | Path | None,
+    *,
+    trust: bool,
+    metrics: tuple[str, ...],
+) -> reopening.Whereabouts:
+    return reopening.Whereabouts(
+        model=None if model is None else Path(model),
+        data=None if data is None else as_data(data),
+        means=None if means is None else Path(means),
+        trust=trust,
+        metrics=metrics,
+    )
 
 
 class JsonLines(logging.FileHandler):

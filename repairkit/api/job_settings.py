@@ -1,10 +1,13 @@
 """What all functions share: the model, its settings, a framework's model, keyword checks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from repairkit.core import errors, framework
+from repairkit.core.process.trust import GivenName
+from repairkit.data.given import GivenAs, GivenData, as_data
 from repairkit.data.project import find_project
 from repairkit.jobs.setup.settings import read_columns, read_inputs, settle
 from repairkit.jobs.setup.subject import load_framework_model, read_subject
@@ -60,7 +63,7 @@ def _parsed(given: Mapping[str, object]) -> dict[str, object]:
 
 def open_job(
     model: str | Path,
-    data: str | Path | None,
+    data: GivenAs | None,
     settings: Settings | None,
     more: Mapping[str, object] | None = None,
 ) -> tuple[Subject, Settings]:
@@ -68,14 +71,14 @@ def open_job(
 
     Args:
         model: an ONNX file.
-        data: replaces that of the settings, unless None.
+        data: replaces that of the settings, unless None; see `data.given.as_data`.
         settings: read from `repairkit.toml` if None.
         more: keywords of the calling function; only `trust` and `accept_preprocessing` are read.
     """
     path = Path(model)
     job = find_settings(path) if settings is None else settings
     if data is not None:
-        job = replace(job, data=Path(data))
+        job = with_data(job, data)
     if more is not None and more.get("trust"):
         job = replace(job, trust=True)
     if more is not None and more.get("accept_preprocessing"):
@@ -87,6 +90,40 @@ def open_job(
         image_input=job.image_input,
     )
     return subject, job
+
+
+Metric = str | Callable[..., Any]
+Metrics = Metric | Sequence[Metric]
+"""Names of metrics, and functions of (outputs, labels, attributes)."""
+
+
+def metric_names(metrics: Metrics | None) -> tuple[str, ...]:
+    """The names of metrics; that of a function comes with it.
+
+    Raises:
+        SettingsError: two functions have one name.
+    """
+    if metrics is None:
+        return ()
+    several = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
+    names = tuple(each if isinstance(each, str) else GivenName.of(each) for each in several)
+    twice = [name for name in names if isinstance(name, GivenName) and names.count(name) > 1]
+    if twice:
+        raise errors.SettingsError(
+            f"two metrics have the name {twice[0]}; give one function another name (__qualname__)"
+        )
+    return names
+
+
+def with_data(job: Settings, data: GivenAs) -> Settings:
+    """The settings with other data; what was given as groups makes groups where none are named.
+
+    Raises:
+        DataError: it is nothing that can be data.
+    """
+    known = as_data(data)
+    groups = known.groups if isinstance(known, GivenData) else ()
+    return replace(job, data=known, groups=job.groups or groups)
 
 
 def check_keywords(function: str, given: Mapping[str, object], known: type) -> None:

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from repairkit.api.job_settings import find_settings, open_job
+from repairkit.api.job_settings import find_settings, open_job, with_data
 from repairkit.core.errors import SettingsError
 from repairkit.core.process.text import did_you_mean
+from repairkit.data.given import GivenAs
 from repairkit.jobs.look import lists
 from repairkit.jobs.look.lists import list_methods, list_metrics
 from repairkit.jobs.setup.preparing import require_data
@@ -37,7 +38,7 @@ class Listing:
 def listing(
     what: str,
     model: str | Path | None = None,
-    data: str | Path | None = None,
+    data: GivenAs | None = None,
     *,
     settings: Settings | None = None,
 ) -> Listing:
@@ -70,5 +71,5 @@ def listing(
         subject, job = open_job(model, data, settings)
         return Listing(kind, lists.list_sites(subject, job))
     job = find_settings(Path("repairkit.toml")) if settings is None else settings
-    path = require_data(job) if data is None else Path(data)
+    path = require_data(job if data is None else with_data(job, data))
     return Listing(kind, lists.list_columns(path, label=job.label))

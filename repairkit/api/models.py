@@ -1,14 +1,21 @@
 """Inspect, compare and instrument ONNX models; attack them, or export them from a framework."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from repairkit.api.job_settings import check_keywords, find_settings, load_source, open_job
+from repairkit.api.job_settings import (
+    check_keywords,
+    find_settings,
+    load_source,
+    open_job,
+    with_data,
+)
 from repairkit.attacks import Pgd, Square
 from repairkit.core import framework, results
 from repairkit.core.process.text import counted
+from repairkit.data.given import GivenAs
 from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.attack import attacking
@@ -92,7 +99,7 @@ class Inspected:
 
 
 def inspect(
-    model: str | Path, data: str | Path | None = None, *, settings: Settings | None = None
+    model: str | Path, data: GivenAs | None = None, *, settings: Settings | None = None
 ) -> Inspected:
     """List inputs, outputs, sites and filters, as `repairkit inspect` does.
 
@@ -163,7 +170,7 @@ class Instrumented:
 
 def instrument(
     model: str | Path,
-    data: str | Path | None = None,
+    data: GivenAs | None = None,
     *,
     out: str | Path,
     settings: Settings | None = None,
@@ -212,7 +219,7 @@ def export(
     source: str | Path | framework.FrameworkModel,
     *,
     out: str | Path,
-    data: str | Path | None = None,
+    data: GivenAs | None = None,
     settings: Settings | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     **more: Unpack[ExportKeywords],
@@ -237,7 +244,7 @@ def export(
     place = Path(out)
     job = find_settings(place) if settings is None else settings
     if data is not None:
-        job = replace(job, data=Path(data))
+        job = with_data(job, data)
     name = str(source) if isinstance(source, str | Path) else "model"
     model = _load(name, more) if isinstance(source, str | Path) else source
     return exporting.export(
@@ -284,7 +291,7 @@ class AttackKeywords(TypedDict, total=False):
 @shown_in_cell
 def attack(
     model: str | Path,
-    data: str | Path | None = None,
+    data: GivenAs | None = None,
     *,
     out: str | Path,
     source: framework.FrameworkModel | framework.Source | None = None,

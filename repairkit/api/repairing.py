@@ -8,9 +8,10 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from repairkit.api.job_settings import check_keywords, load_source, open_job
+from repairkit.api.job_settings import Metric, check_keywords, load_source, metric_names, open_job
 from repairkit.core import errors, filters, framework, results, suite
 from repairkit.core.scores import Budget, Progress
+from repairkit.data.given import GivenAs
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.model_files import read_model
@@ -50,7 +51,7 @@ class PatchKeywords(TypedDict, total=False):
         at_most: largest number of frozen filters; 8 if left out.
         max_drop: overall accuracy that may be lost, in [0, 1]; 0.01 if left out.
         max_group_drop: accuracy that a group may lose, in [0, 1]; 0.05 if left out.
-        objective: the metric to improve, in place of `fairness`.
+        objective: the metric to improve, in place of `fairness`: a name or a function.
         targets: figures to reach, such as "worst_group_accuracy>=0.8".
         choose: `joint`, or `plain`: as many of the lowest-ranked filters as look best.
         beam: beam width: sets of each size kept for the next step; 1 if left out.
@@ -77,7 +78,7 @@ class PatchKeywords(TypedDict, total=False):
     at_most: int
     max_drop: float
     max_group_drop: float
-    objective: str | None
+    objective: Metric | None
     targets: Sequence[str]
     choose: str
     beam: int
@@ -95,7 +96,7 @@ class PatchKeywords(TypedDict, total=False):
 @shown_in_cell
 def patch(
     model: str | Path,
-    data: str | Path | None = None,
+    data: GivenAs | None = None,
     *,
     out: str | Path,
     score: ScoreSettings | None = None,
@@ -123,6 +124,7 @@ def patch(
     check_keywords("patch", more, PatchKeywords)
     subject, job = open_job(model, data, settings, more)
     choices: dict[str, Any] = {k: v for k, v in more.items() if k not in _CONVERTED}
+    choices["objective"] = next(iter(metric_names(more.get("objective"))), None)
     scores, transfers = more.get("scores"), more.get("transfers", ())
     plan = repair_settings.PatchSettings(
         remove=tuple(filters.Filter.parse(name) for name in more.get("remove", ())),

@@ -1,6 +1,6 @@
-"""Reads the data of a command: a folder of class folders, a manifest, or an archive of arrays."""
+"""Reads the data of a command: class folders, a manifest, an archive, or what lies in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from repairkit.core.process.text import clean, listing
 from repairkit.data import annotations
 from repairkit.data import preprocessing as prep
 from repairkit.data.dataset import Dataset, Records, digest_records
+from repairkit.data.given import Data, GivenData
 from repairkit.data.sources import arrays, folder, manifest
-from repairkit.data.tables import as_texts, clean_column, text_column
+from repairkit.data.tables import Table, as_texts, clean_column, text_column
 
 _ADDRESSES = ("http:", "https:", "s3:", "gs:")
 
@@ -51,20 +52,19 @@ class DataRequest:
     image_name: str = "x"
 
 
-def read_data(path: Path, request: DataRequest) -> Dataset:
+def read_data(data: Data, request: DataRequest) -> Dataset:
     """Images that are ready for the model, and what is known of each.
 
     Raises:
         DataError: the data cannot be read, or contradicts the model or itself.
         SettingsError: preprocessing or class names do not fit the model.
     """
-    path = Path(path)
     class_names = tuple(clean(name) for name in request.class_names)
     _check_class_names(class_names, request.n_classes)
     spec = request.spec.with_layout(request.preprocessing.layout)
     request = replace(request, class_names=class_names, spec=spec)
-    records, split_notes = _cleaned(_read_records(path, request))
-    labels = _read_labels(path, records, request)
+    records, split_notes = _cleaned(_read_records(data, request))
+    labels = _read_labels(str(data), records, request)
     numbers, names, empty = _grouped(records, labels, request.groups)
     loaded = records.load()
     more_notes = (*empty, *loaded.notes)
@@ -140,56 +140,73 @@ def _check_class_names(class_names: Sequence[str], n_classes: int | None) -> Non
         )
 
 
-def _read_records(path: Path, request: DataRequest) -> Records:
-    suffix, spec, preprocessing = path.suffix.lower(), request.spec, request.preprocessing
+def _read_records(data: Data, request: DataRequest) -> Records:
+    if isinstance(data, GivenData):
+        if data.table is not None:
+            return _table_records(Path(str(data)), data.table, request)
+        return _archive_records(str(data), dict(data.arrays or {}), request)
+    suffix = data.suffix.lower()
     is_table = suffix in (*manifest.CSV_SUFFIXES, *manifest.PARQUET_SUFFIXES)
-    with_labels = request.with_labels
-    if is_table and prep.is_tabular(spec):
-        if preprocessing != prep.Preprocessing():
-            raise errors.SettingsError(
-                "the model takes rows of numbers, which are passed on as they are; leave out what "
-                "prepares images (resize, crop, color, scale, mean, std, layout)"
-            )
-        table, notes = manifest.with_label(path, manifest.read_table(path), request.label)
-        records = manifest.read_rows(
-            path,
-            table,
-            spec,
-            features=request.features,
-            groups=request.groups,
-            no_features=() if request.label is None else (request.label,),
-            with_labels=with_labels,
-        )
-        return replace(records, left_out=notes)
-    if not path.exists():
-        if str(path).startswith(_ADDRESSES):
+    if is_table and prep.is_tabular(request.spec):
+        return _table_records(data, manifest.read_table(data), request)
+    if not data.exists():
+        if str(data).startswith(_ADDRESSES):
             raise errors.DataError(
-                f"{path}: is an address, and --data takes files and folders; download it first"
+                f"{data}: is an address, and --data takes files and folders; download it first"
             )
-        raise errors.DataError(f"{path}: does not exist; check --data")
-    if path.is_dir():
+        raise errors.DataError(f"{data}: does not exist; check --data")
+    if data.is_dir():
         if request.label is not None:
             raise errors.SettingsError(
-                f"{path}: is a folder, whose sub-folders are the labels, and --label names the "
+                f"{data}: is a folder, whose sub-folders are the labels, and --label names the "
                 f"column {request.label!r}; leave --label out"
             )
         return folder.read_folder(
-            path, spec, preprocessing, request.class_names, with_labels=with_labels
+            data,
+            request.spec,
+            request.preprocessing,
+            request.class_names,
+            with_labels=request.with_labels,
         )
     if is_table:
-        table, notes = manifest.with_label(path, manifest.read_table(path), request.label)
-        records = manifest.read_manifest(path, table, spec, preprocessing, with_labels=with_labels)
-        further = arrays.take_columns(records.attributes, request.inputs, str(path))
-        return replace(records, further=further, left_out=notes)
+        return _table_records(data, manifest.read_table(data), request)
     if suffix == ".npz":
-        return _archive_records(path, request)
+        return _archive_records(str(data), arrays.read_archive(data), request)
     raise errors.DataError(
-        f"{path}: is of no kind that is read as data; expected a folder with one sub-folder per "
+        f"{data}: is of no kind that is read as data; expected a folder with one sub-folder per "
         "class, a .csv or .parquet manifest, or a .npz"
     )
 
 
-def _read_labels(path: Path, records: Records, request: DataRequest) -> annotations.Labels | None:
+def _table_records(path: Path, whole: Table, request: DataRequest) -> Records:
+    """Of a manifest of images, or of rows of numbers where the model takes those."""
+    spec, preprocessing = request.spec, request.preprocessing
+    is_tabular = prep.is_tabular(spec)
+    if is_tabular and preprocessing != prep.Preprocessing():
+        raise errors.SettingsError(
+            "the model takes rows of numbers, which are passed on as they are; leave out what "
+            "prepares images (resize, crop, color, scale, mean, std, layout)"
+        )
+    table, notes = manifest.with_label(path, whole, request.label)
+    if not is_tabular:
+        records = manifest.read_manifest(
+            path, table, spec, preprocessing, with_labels=request.with_labels
+        )
+        further = arrays.take_columns(records.attributes, request.inputs, str(path))
+        return replace(records, further=further, left_out=notes)
+    records = manifest.read_rows(
+        path,
+        table,
+        spec,
+        features=request.features,
+        groups=request.groups,
+        no_features=() if request.label is None else (request.label,),
+        with_labels=request.with_labels,
+    )
+    return replace(records, left_out=notes)
+
+
+def _read_labels(path: str, records: Records, request: DataRequest) -> annotations.Labels | None:
     class_names, n_classes = tuple(request.class_names), request.n_classes
     if records.labels is None:
         return None
@@ -213,10 +230,9 @@ def _read_labels(path: Path, records: Records, request: DataRequest) -> annotati
     return replace(labels, notes=(*labels.notes, note))
 
 
-def _archive_records(path: Path, request: DataRequest) -> Records:
+def _archive_records(path: str, every: Mapping[str, suite.Array], request: DataRequest) -> Records:
     image_name, with_labels = request.image_name, request.with_labels
-    stored = arrays.read_archive(path)
-    stored, notes = manifest.named_label(path, stored, request.label, usual="y")
+    stored, notes = manifest.named_label(path, every, request.label, usual="y")
     if "x" not in stored and image_name in stored:
         stored["x"] = stored.pop(image_name)
     for name in ("x", "y") if with_labels else ("x",):
@@ -229,7 +245,7 @@ def _archive_records(path: Path, request: DataRequest) -> Records:
     if images.ndim == 0 or not len(images):
         raise errors.DataError(f"{path}: x holds no image; give at least one")
     further, constants = arrays.take_arrays(
-        stored, request.inputs, len(images), request.preprocessing, str(path)
+        stored, request.inputs, len(images), request.preprocessing, path
     )
     columns = {
         clean(name): _column(path, name, array, len(images))
@@ -255,7 +271,7 @@ def _archive_records(path: Path, request: DataRequest) -> Records:
     )
 
 
-def _column(path: Path, name: str, array: suite.Array, n_images: int) -> suite.Array:
+def _column(path: str, name: str, array: suite.Array, n_images: int) -> suite.Array:
     if array.shape == (n_images, 1):
         array = array[:, 0]
     if array.shape != (n_images,):

@@ -120,11 +120,13 @@ class Table:
     """Columns of equal length, and for each row the number under which a user finds it.
 
     Columns are text (n_rows,), or for Parquet whatever type the file gives. Rows of a CSV are
-    numbered by line, the header being 1; rows of a Parquet file from 1.
+    numbered by line, the header being 1; rows of a Parquet file from 1. `typed` says that columns
+    have the types of their source, so that text is text even where it looks like a number.
     """
 
     columns: Mapping[str, suite.Array]
     row_numbers: Sequence[int]
+    typed: bool = False
 
 
 def read_csv(path: Path) -> Table:
@@ -195,7 +197,7 @@ def _check_size(path: Path) -> None:
         )
 
 
-def _texts(path: Path, name: str, values: Sequence[str]) -> NDArray[np.str_]:
+def _texts(path: Path | str, name: str, values: Sequence[str]) -> NDArray[np.str_]:
     """Text of one width; a single long value must not make all values too wide."""
     longest = max(map(len, values), default=0)
     if 4 * longest * len(values) > _MOST_TEXT_BYTES:
@@ -254,9 +256,9 @@ def read_parquet(path: Path) -> Table:
     columns = {
         clean(name): column
         for name in table.column_names
-        if (column := _plain_column(path, name, table.column(name).to_pylist())) is not None
+        if (column := plain_column(path, name, table.column(name).to_pylist())) is not None
     }
-    return Table(columns, range(1, table.num_rows + 1))
+    return Table(columns, range(1, table.num_rows + 1), typed=True)
 
 
 def _bounded(path: Path, file: Any, pyarrow: Any) -> Any:
@@ -284,7 +286,8 @@ def _text_bytes(column: Any, pyarrow: Any) -> int:
     return longest * len(column)
 
 
-def _plain_column(path: Path, name: str, values: list[Any]) -> suite.Array | None:
+def plain_column(path: Path | str, name: str, values: list[Any]) -> suite.Array | None:
+    """Values of one type as an array; nulls become NaN or empty text. None for bytes."""
     kinds = {type(value) for value in values if value is not None}
     missing = any(value is None for value in values)
     if bytes in kinds:

@@ -11,7 +11,7 @@ from typing import Any
 
 from repairkit.core import errors, scores
 from repairkit.core.process.text import first_line
-from repairkit.core.process.trust import import_named, no_exit
+from repairkit.core.process.trust import GivenName, import_named, needed_again, no_exit
 from repairkit.estimators.auto import Auto
 from repairkit.estimators.exact import Exact
 from repairkit.estimators.linear.regression import Regression
@@ -66,7 +66,7 @@ def make_estimator(name: str, **settings: Any) -> scores.Estimator:
 def _load(name: str, settings: Mapping[str, Any]) -> scores.Estimator:
     """What `module:object` names: an object with `start`, or what gives one when called."""
     module_name, _, path = name.partition(":")
-    target = _import(name, module_name, path)
+    target = name.target if isinstance(name, GivenName) else _import(name, module_name, path)
     if not hasattr(target, "start") or isinstance(target, type):
         target = _call(name, target, settings)
     elif settings:
@@ -91,6 +91,8 @@ def _import(name: str, module_name: str, path: str) -> Any:
     except errors.RepairkitError:
         raise
     except Exception as error:
+        if needed_again(name):
+            raise errors.SettingsError(needed_again(name)) from error
         raise errors.SettingsError(
             f"module {module_name!r} of estimator {name} cannot be imported "
             f"({type(error).__name__}: {first_line(error)}); run where it lies, or install it"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from repairkit.core import errors, suite
 from repairkit.core.metric import NUMBER, Measure, ScoreImages
-from repairkit.core.process.trust import import_named, no_exit
+from repairkit.core.process.trust import GivenName, import_named, needed_again, no_exit
 from repairkit.metrics.definition import Weights, weigh_evenly
 
 # Rounding may carry a sum of scores this share of the range past its ends.
@@ -50,6 +50,8 @@ class UserMetric:
     def __reduce__(self) -> tuple[object, ...]:
         """A worker on another machine, or in another folder, imports the function anew."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "function"}
+        if needed_again(self.name):  # nothing to import
+            return _made_of, (type(self), self.function, values)
         return _again, (type(self), Path.cwd(), values)
 
     @property
@@ -123,7 +125,8 @@ def user_metric(
     Raises:
         SettingsError: There is no such function, or what it gives cannot be used.
     """
-    function = _load(name)
+    function = _given(name) if isinstance(name, GivenName) else _load(name)
+    name = str(name)
     score_range = _score_range(name, function)
     if sample is None or not len(sample):
         raise errors.SettingsError(
@@ -174,8 +177,22 @@ def call(
         ) from error
 
 
+def _made_of(kind: type[UserMetric], function: UserFunction, values: dict[str, Any]) -> UserMetric:
+    return kind(function=function, **values)
+
+
 def _again(kind: type[UserMetric], folder: Path, values: dict[str, Any]) -> UserMetric:
     return kind(function=_load(values["name"], folder), **values)
+
+
+def _given(name: GivenName) -> UserFunction:
+    if not callable(name.target):
+        raise errors.SettingsError(
+            f"metric {name} is a {type(name.target).__name__}; give a function of (outputs, "
+            "labels, attributes)"
+        )
+    function: UserFunction = name.target
+    return function
 
 
 def _load(name: str, folder: Path | None = None) -> UserFunction:
@@ -188,6 +205,8 @@ def _load(name: str, folder: Path | None = None) -> UserFunction:
     except errors.RepairkitError:
         raise
     except Exception as error:
+        if needed_again(name):
+            raise errors.SettingsError(needed_again(name)) from error
         raise errors.SettingsError(
             f"module {module_name!r} of metric {name} cannot be imported ({type(error).__name__}: "
             f"{error}); run where {module_name.partition('.')[0]}.py lies, or install it"

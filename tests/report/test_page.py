@@ -7,7 +7,7 @@ import json
 import math
 import re
 from html.parser import HTMLParser
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import jsonschema
@@ -16,14 +16,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import repairkit.report
 from repairkit.report.charts import draw_picture, interval_mark, spread, ticks
 from repairkit.report.model_card import model_card
 from repairkit.report.page import render_patch, render_run
 from repairkit.report.story import verdict
 from tests.report.documents import HOSTILE, PICTURES, figure, repair, scoring
 
-SCHEMA = json.loads((Path(repairkit.report.__file__).parent / "report.schema.json").read_text())
+SCHEMA = json.loads((files("repairkit.report") / "report.schema.json").read_text())
 _MOST_BYTES = 5_000_000
 _VOID = {"meta", "br", "link", "img", "input", "hr"}
 

@@ -29,6 +29,56 @@ TRUST_HELP = "Run code that files name or hold (settings, runs, saved models)."
 NOTHING: Mapping[str, str] = MappingProxyType({})
 """No code was named by a file."""
 
+_GIVEN = "given"
+
+
+class GivenName(str):
+    """The name of code, with the code itself where it was given in Python.
+
+    Attributes:
+        target: the function, class or object.
+    """
+
+    __slots__ = ("target",)
+    target: object
+
+    @classmethod
+    def of(cls, target: object) -> "GivenName":
+        """Named `module:function` where that can be imported anew, else `given:function`."""
+        module, name = (str(getattr(target, key, "")) for key in ("__module__", "__qualname__"))
+        known = module != "__main__" and getattr(sys.modules.get(module), name, None) is target
+        if not known:
+            module, name = _GIVEN, name.rpartition(".")[2] or type(target).__name__
+        named = cls(f"{module}:{name}")
+        named.target = target
+        return named
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """With the code, so that a worker has it; what cannot travel is an error of pickle."""
+        return _named_again, (str(self), self.target)
+
+    @property
+    def only_given(self) -> bool:
+        """Whether no module has the code, so that it must be given again."""
+        return self.startswith(f"{_GIVEN}:")
+
+
+def _named_again(name: str, target: object) -> GivenName:
+    named = GivenName(name)
+    named.target = target
+    return named
+
+
+def needed_again(name: str) -> str:
+    """The message about code that was given in Python, and now is named alone; empty for other."""
+    if not name.startswith(f"{_GIVEN}:"):
+        return ""
+    return (
+        f"{name} was given in Python and lies in no file; give the function or object itself "
+        "again, or put it into a module and name it module:name"
+    )
+
+
 _MACHINERY = ("importlib", "_frozen_importlib", __name__)
 _SHOWN = 3
 
@@ -53,6 +103,8 @@ def check_trusted(name: str, named_by: Mapping[str, str]) -> None:
         SettingsError: the code is among that.
     """
     if name in named_by:
+        if needed_again(name):
+            raise SettingsError(needed_again(name))
         raise SettingsError(refusal(named_by[name], [name]))
 
 

@@ -26,7 +26,7 @@ _PATH_COLUMNS = ("path", "file_name")
 
 
 def with_label(
-    path: Path, table: tables.Table, label: str | None
+    path: Path | str, table: tables.Table, label: str | None
 ) -> tuple[tables.Table, tuple[str, ...]]:
     """The table with the column `label` as its labels; see `named_label`."""
     columns, notes = named_label(path, table.columns, label, usual="label")
@@ -34,7 +34,7 @@ def with_label(
 
 
 def named_label(
-    path: Path, columns: Mapping[str, suite.Array], label: str | None, *, usual: str
+    path: Path | str, columns: Mapping[str, suite.Array], label: str | None, *, usual: str
 ) -> tuple[dict[str, suite.Array], tuple[str, ...]]:
     """The columns with another one as labels, and a note where that takes the place of one.
 
@@ -78,11 +78,10 @@ def read_manifest(
     Raises:
         DataError: the file cannot be read, or a column or a path is missing.
     """
-    is_parquet = manifest.suffix.lower() in PARQUET_SUFFIXES
     path_column = _path_column(manifest, table, with_labels=with_labels)
     files = _image_files(manifest, table, path_column)
     attributes = {
-        name: column if is_parquet else tables.typed_column(tables.clean_column(column))
+        name: column if table.typed else tables.typed_column(tables.clean_column(column))
         for name, column in table.columns.items()
         if name not in (path_column, "label", "split")
     }

@@ -33,7 +33,7 @@ from repairkit.formats import attack_file, patch_file
 from repairkit.graph.metadata import read_layer_map
 from repairkit.jobs.export.mapping import Pairing, prove_layers
 from repairkit.jobs.setup.preparing import check_labels, read_dataset
-from repairkit.jobs.setup.workbench import Bench, first_images
+from repairkit.jobs.setup.workbench import Bench, Settings, first_images
 from repairkit.metrics.evaluation import wilson
 
 SAME = 1e-4
@@ -288,6 +288,7 @@ def check_attacks(bench: Bench, fresh: framework.FreshAttacks, *, baselines: boo
                 "adversarial images; give --data what repairkit attack wrote, or leave them out"
             )
         return
+    _attack_file(bench.settings)
     if not len(bench.parts.test) and (fresh.transfers or (fresh.source and not baselines)):
         raise errors.SettingsError(
             "--source and --transfer attack test images, and --test none leaves none; give a test "
@@ -300,6 +301,16 @@ def check_attacks(bench: Bench, fresh: framework.FreshAttacks, *, baselines: boo
         few = images.batch(np.arange(len(images)))
         given = attach(*fresh.source, few.shape[1:])
         _prove(given, _original(bench), few, "the model that is repaired")
+
+
+def _attack_file(settings: Settings) -> Path:
+    """The file that the attack wrote; its arrays alone do not say how it was made."""
+    if settings.data_file is None:
+        raise errors.SettingsError(
+            "a repair under attack needs the file that repairkit attack wrote, and arrays were "
+            "given; name the file as data"
+        )
+    return settings.data_file
 
 
 @stage("attacking both models")
@@ -322,8 +333,7 @@ def judge_attacks(
     made = np.flatnonzero(attacked.adversarial(test.annotations))
     images = test.batch(made)
     known = test.annotations.take(made)
-    assert bench.settings.data is not None
-    record = read_attack_settings(bench.settings.data)
+    record = read_attack_settings(_attack_file(bench.settings))
     rows = [
         pair.row("the same images", record["source"]["knowledge"], (images, images), known),
         _fresh(bench, pair, file, fresh, record),

@@ -69,7 +69,7 @@ def attack(
     Raises:
         RepairkitError: anything that the user can mend.
     """
-    check_attack_place(out, settings.data)
+    check_attack_place(out, settings.data_file)
     dataset, judged = open_judged(subject, settings)
     attack_file.check_columns(dataset.annotations.attributes)
     parts = split_parts(dataset, settings.parts, seed=settings.seed)

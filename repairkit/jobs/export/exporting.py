@@ -50,7 +50,7 @@ def export(
         RepairkitError: anything else that the user can mend.
     """
     map_file = layers_file(out)
-    check_export_place(out, map_file, settings.data, KIND)
+    check_export_place(out, map_file, settings.data_file, KIND)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         draft = Path(folder) / out.name
         with stage("exporting"):
@@ -66,7 +66,7 @@ def export(
         written.CopyFrom(subject.model)
         write_layer_map(written, layers)
         sites = find_sites(subject.model)
-        check_export_place(out, map_file, settings.data, KIND)
+        check_export_place(out, map_file, settings.data_file, KIND)
         with outputs(out) as drafts:
             document = {"kind": KIND, **layers.to_json()}
             drafts.write(map_file, to_json(document).encode())

@@ -288,7 +288,7 @@ def write_instrumented(
         SettingsError: means are wanted and there is no data.
         RepairkitError: anything else that the user can mend.
     """
-    check_model_place(out, subject.file.path, settings.data)
+    check_model_place(out, subject.file.path, settings.data_file)
     surveyed = survey(
         subject.model, output=settings.output, at=settings.sites_at, include=settings.include
     )

@@ -11,6 +11,7 @@ import numpy as np
 from repairkit.core import errors, suite
 from repairkit.data import tables
 from repairkit.data.annotations import LABEL
+from repairkit.data.given import Data, GivenData
 from repairkit.data.sources import arrays, folder, manifest
 from repairkit.graph.kinds.sites import survey
 from repairkit.jobs.score.score_settings import METHODS
@@ -152,21 +153,25 @@ class ListedColumn:
         return {**asdict(self), "values": dict(self.values)}
 
 
-def list_columns(path: Path, *, label: str | None = None) -> tuple[ListedColumn, ...]:
+def list_columns(data: Data, *, label: str | None = None) -> tuple[ListedColumn, ...]:
     """The columns of data with their commonest values; no image is read.
 
     Args:
-        path: a folder of class folders, a manifest, or an `.npz`.
+        data: a folder of class folders, a manifest, an `.npz`, or what lies in memory.
         label: the column that holds the labels, if it has another name than the usual.
 
     Raises:
         DataError: the data cannot be read.
     """
-    if not path.exists():
-        raise errors.DataError(f"{path}: does not exist; check --data")
-    columns = dict(_columns(path))
-    usual = "y" if path.suffix.lower() == ".npz" else LABEL
-    manifest.named_label(path, columns, label, usual=usual)  # refuses a name that is not there
+    if isinstance(data, GivenData):
+        columns = dict(data.columns)
+        usual = "y" if data.table is None else LABEL
+    else:
+        if not data.exists():
+            raise errors.DataError(f"{data}: does not exist; check --data")
+        columns = dict(_columns(data))
+        usual = "y" if data.suffix.lower() == ".npz" else LABEL
+    manifest.named_label(str(data), columns, label, usual=usual)  # refuses a name that is not there
     uses = {"path": "image file", "file_name": "image file", "split": "part"}
     uses[usual if label is None else label] = "label"
     return tuple(_column(name, values, uses.get(name, "")) for name, values in columns.items())

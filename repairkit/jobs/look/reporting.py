@@ -1,7 +1,7 @@
 """Write the report of a run: its page, and its numbers as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,23 +39,17 @@ def report_run(
     folder: Path,
     *,
     out: Path | None = None,
-    model: Path | None = None,
-    data: Path | None = None,
-    means: Path | None = None,
+    places: Whereabouts | None = None,
     pictures: bool = True,
-    trust: bool = False,
 ) -> Reported:
     """Write the page of a run folder, and its JSON beside the page.
 
     Args:
         folder: what `score` wrote.
         out: the page; `report.html` in the folder if None.
-        model: the path of the model; the one that the run recorded if None.
-        data: the path of the data; the one that the run recorded if None.
-        means: the path of the common means, if the run used some; the recorded one if None.
+        places: of model, data and means, and the code that may run; what the run recorded if None.
         pictures: look at the extreme filters and play the removal curves, which takes the model and
             the data; without, the page shows what the folder holds.
-        trust: run code that the run names, such as a metric of the user's; else it is refused.
 
     Raises:
         SettingsError: the run names code that is not trusted, and `pictures` need it.
@@ -86,9 +80,7 @@ def report_run(
     }
     shown: Mapping[int, Any] = {}
     if pictures:
-        places = Whereabouts(
-            model=model, data=data, means=means, trust=trust, without="use --no-pictures"
-        )
+        places = replace(places or Whereabouts(), without="use --no-pictures")
         look = partial(_look, document=document, rows=rows)
         shown = looked_at_again(run_folder, run, places, look).pictures
     else:

@@ -92,7 +92,7 @@ def patch(
     check_repair(asked)
     again = telling.patch_again(subject.file.path, settings, asked)
     asked = replace(asked, score=asked.score.begun())
-    destination.check_place(subject.file, settings.data, out)
+    destination.check_place(subject.file, settings.data_file, out)
     settings = _with_the_runs_code(asked, settings)
     objective = asked.objective_of(repair_settings.metric_at_hand(asked, settings))
     settings = repair_settings.settled(settings, asked, objective)
@@ -490,7 +490,7 @@ def _write(
     }
     texts = repair_report(bench, report, file.patch, beside)
     # The user may have put something there meanwhile.
-    destination.check_place(subject.file, bench.settings.data, out)
+    destination.check_place(subject.file, bench.settings.data_file, out)
     with documents.outputs(out) as drafts:
         for path, text in {**texts, beside.patch_file: patch_file.patch_file_text(file)}.items():
             drafts.write(path, text.encode())

@@ -58,7 +58,7 @@ def patch_story(
         "measures": {**measures, **_disparity_measures(final.fairness)},
         "choice": _choice_story(bench.settings, asked, chosen.promise),
         "data": {
-            "path": None if data is None else path_of(data),
+            "path": path_of(data) if isinstance(data, Path) else data and str(data),
             "digest": bench.dataset.digest or None,
         },
         "parts": run_document.told_parts(bench.parts),

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from repairkit.core import errors
+from repairkit.core.process.trust import without
+from repairkit.data.given import NAMES, Data
 from repairkit.formats.means_file import read_means
 from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.jobs.runs.run_document import restored
@@ -22,14 +24,16 @@ class Whereabouts:
     """Where the model, the data and the common means of a run are; where it says so if None.
 
     `trust` lets code run that the run names, such as a metric of the user's. `without` is what to
-    do where they cannot be found, for messages.
+    do where they cannot be found, for messages. `metrics` come with their functions, for runs whose
+    metrics were given in Python.
     """
 
     model: Path | None = None
-    data: Path | None = None
+    data: Data | None = None
     means: Path | None = None
     trust: bool = False
     without: str = ""
+    metrics: tuple[str, ...] = ()
 
 
 def looked_at_again(
@@ -75,10 +79,17 @@ def _look(subject: Subject, settings: Settings, run: RunDocument, look: Callable
 
 
 def _settings(folder: RunFolder, run: RunDocument, places: Whereabouts) -> Settings:
+    if places.data is None and run["data"]["path"] in NAMES:
+        raise errors.RunFolderError(
+            f"{folder.path}: was scored on {run['data']['path']}, which no file holds; give the "
+            f"same data again, with data= in Python{_or(places)}"
+        )
     data = Path(run["data"]["path"]) if places.data is None else places.data
     settings = restored(run, data=data, means=_means_file(folder.path, run, places))
-    named_by = named_in(folder.run_file, run["settings"]["metrics"])
-    settings = replace(settings, named_by=named_by, trust=places.trust)
+    named_by = without(named_in(folder.run_file, settings.metrics), places.metrics)
+    given = {name: name for name in places.metrics}
+    metrics = tuple(given.get(name, name) for name in settings.metrics)
+    settings = replace(settings, metrics=metrics, named_by=named_by, trust=places.trust)
     check_metrics(settings, settings.metrics)
     return settings
 

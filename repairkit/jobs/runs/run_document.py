@@ -18,6 +18,7 @@ from repairkit.core.metric import MeasureFacts, Metric
 from repairkit.core.scores import Budget, Scores, Spent
 from repairkit.core.suite import Annotations
 from repairkit.data.dataset import Dataset
+from repairkit.data.given import Data
 from repairkit.data.parts import PART_NAMES, PartPlan, Parts
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine import ort, working
@@ -124,12 +125,12 @@ def _comparable(value: Any) -> Any:
     return value
 
 
-def restored(run: run_file.RunDocument, *, data: Path, means: Path | None) -> Settings:
+def restored(run: run_file.RunDocument, *, data: Data, means: Path | None) -> Settings:
     """The settings that a run was scored with, except the precision of its coalitions.
 
     Args:
         run: what `run.json` says.
-        data: the path of the data.
+        data: the path of the data, or what lies in memory.
         means: the path of the common means; None if the run had none.
     """
     wanted = set(recorded(Settings)) - set(affecting(Settings, Affects.ROUNDING))

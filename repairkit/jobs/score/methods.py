@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -377,6 +377,8 @@ def settle_estimator(
     """
     facts, n_images = game.facts, len(game.facts.pool)
     options = {**PAPER, **scoring.options} if scoring.paper else dict(scoring.options)
+    if again is not None and again.method == scoring.method:
+        again = replace(again, method=scoring.method)  # which may come with its code
     taken = again or _take(scoring, facts, pace, bench.settings.batch_size)
     if taken.method != scoring.method:
         options = _handed_on(options, make_estimator(scoring.method, **options), taken.method)

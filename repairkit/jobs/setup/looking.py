@@ -120,7 +120,7 @@ def _take_look(
         names,
         dataset.reading,
         scene.n_classes,
-        from_folder=settings.data is not None and settings.data.is_dir(),
+        from_folder=settings.data_file is not None and settings.data_file.is_dir(),
         first_column=0 if settings.columns is None else settings.columns[0],
     )
     return first_look.take_first_look(

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from repairkit.core import errors, filters, outputs
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
+from repairkit.data.given import Data
 from repairkit.data.parts import Parts, split_parts
 from repairkit.data.preprocessing import FurtherInput, describe_shape
 from repairkit.data.reader import DataRequest, read_data
@@ -33,8 +33,8 @@ _RUN_BYTES = 3 * 2**26  # of the largest node; a run takes a little more
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
 
-def require_data(settings: Settings) -> Path:
-    """The path of the data.
+def require_data(settings: Settings) -> Data:
+    """The data: a path, or what lies in memory.
 
     Raises:
         SettingsError: there is none.

@@ -15,6 +15,8 @@ from typing import Any
 
 from repairkit.core import errors, scores
 from repairkit.core.process.origins import FileSetting, give
+from repairkit.core.process.trust import GivenName
+from repairkit.data.given import GivenData
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import PROJECT_FILE, Project, find_project
@@ -295,7 +297,9 @@ def options_of(command: str, settings: Any, places: Places) -> tuple[Said, list[
         flag = option_of(name)
         if flag in NOT_SAID or not known.get(name, _SAID).option:
             continue
-        if name in _WRITERS:
+        if isinstance(value, GivenData):
+            lacks.append(name)
+        elif name in _WRITERS:
             said |= _WRITERS[name](value, places)
         elif name == "options":
             options, lacking = _method_options(command, value)
@@ -310,6 +314,7 @@ def options_of(command: str, settings: Any, places: Places) -> tuple[Said, list[
         elif name in _LISTS:
             said[flag] = [_listed(value)] if value else []
         elif isinstance(value, tuple) and not isinstance(settings, Preprocessing):
+            lacks += [one for one in value if isinstance(one, GivenName) and one.only_given]
             said[flag] = [_text(one, places) for one in value]
         else:
             said[flag] = [] if value in (None, ()) else [_text(value, places)]

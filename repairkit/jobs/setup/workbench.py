@@ -15,9 +15,10 @@ from onnx import ModelProto
 
 from repairkit.core import attacked, errors, filters, framework, metric, outputs
 from repairkit.core.process.text import counted
-from repairkit.core.process.trust import check_trusted
+from repairkit.core.process.trust import GivenName, check_trusted
 from repairkit.core.suite import Annotations, Array, Indices, Suite
 from repairkit.data.dataset import Dataset
+from repairkit.data.given import Data
 from repairkit.data.parts import PartPlan, Parts
 from repairkit.data.preprocessing import FurtherInput, InputSpec, Preprocessing
 from repairkit.engine.batching import Batching
@@ -47,7 +48,7 @@ class Settings:
     """Everything but the model that a job on images needs; each field says what it affects.
 
     Attributes:
-        data: a folder, a manifest or an `.npz`.
+        data: a folder, a manifest or an `.npz`; or what lies in memory, see `data.given`.
         metrics: the first steers the search.
         groups: columns that are crossed into groups.
         class_names: in the order of the model's outputs.
@@ -82,7 +83,7 @@ class Settings:
         accept_preprocessing: continue if the images are probably not prepared as the model expects.
     """
 
-    data: Annotated[Path | None, About(Affects.IMAGES, by_digest=True)] = None
+    data: Annotated[Data | None, About(Affects.IMAGES, by_digest=True)] = None
     metrics: Annotated[tuple[str, ...], About(Affects.METRICS)] = ("accuracy",)
     groups: Annotated[tuple[str, ...], About(Affects.IMAGES)] = ()
     class_names: Annotated[tuple[str, ...], About(Affects.FIGURE)] = ()
@@ -144,6 +145,11 @@ class Settings:
                 "TF32 is a mode of NVIDIA cards and the device is cpu; leave --tf32 out, or use "
                 "--device cuda"
             )
+
+    @property
+    def data_file(self) -> Path | None:
+        """The path of the data; None without data, and for those that lie in memory."""
+        return self.data if isinstance(self.data, Path) else None
 
 
 def check_metrics(settings: Settings, metrics: Sequence[str]) -> None:
@@ -319,7 +325,13 @@ class Bench:
         unjudged = [f"no metric was computed: {self.unjudged}"] if self.unjudged else []
         fed = ", ".join(self.dataset.further)
         slow = [f"{fed}: fed with each image, so that nothing is shared between coalitions"]
-        read = (*self.dataset.notes, *self.parts.notes)
+        given = [
+            f"the metric {name} is a function that was given in Python; whoever resumes, asks or "
+            "reports this needs to give it again"
+            for name in self.settings.metrics
+            if isinstance(name, GivenName) and name.only_given
+        ]
+        read = (*self.dataset.notes, *self.parts.notes, *given)
         return (*read, *batching, *unjudged, *(slow if fed else []), *doubts(self.look))
 
     @property
@@ -338,6 +350,8 @@ class Bench:
         Raises:
             SettingsError: one is unknown, unfit, or code that only a file named.
         """
+        given = {name: name for name in self.settings.metrics}  # names that come with their code
+        names = [given.get(name, name) for name in names]
         check_metrics(self.settings, names)
         sample, places = (
             self.trial if any(map(catalogue.is_user_metric, names)) else (self.sample, None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 
-import repairkit.report
 from repairkit.engine.activations import measure_responses
 from repairkit.jobs.look.interpreting import interpret
 from repairkit.jobs.setup.preparing import prepare
@@ -19,7 +19,7 @@ from repairkit.jobs.setup.workbench import Settings
 from tests.conftest import Answer, Project
 
 Command = Callable[..., Answer]
-SCHEMA = json.loads((Path(repairkit.report.__file__).parent / "report.schema.json").read_text())
+SCHEMA = json.loads((files("repairkit.report") / "report.schema.json").read_text())
 
 
 def read(path: Path) -> dict:

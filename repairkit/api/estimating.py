@@ -11,7 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from repairkit.api.job_settings import Metric, Metrics, check_keywords, metric_names, open_job
+from repairkit.api.job_settings import (
+    JobKeywords,
+    Metric,
+    Metrics,
+    check_keywords,
+    metric_names,
+    open_job,
+)
 from repairkit.core import errors
 from repairkit.core.process.text import clean
 from repairkit.core.process.trust import GivenName, without
@@ -67,8 +74,8 @@ class Unattended:
             yield call_all if listeners else None
 
 
-class ScoreKeywords(TypedDict, total=False):
-    """Further arguments of `score`.
+class ScoreKeywords(JobKeywords, total=False):
+    """Further arguments of `score`, beside those of any job (`JobKeywords`).
 
     Attributes:
         options: settings of the estimator, such as `{"top_k": 20, "side": "lowest"}`.

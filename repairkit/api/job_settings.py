@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from repairkit.core import errors, framework
 from repairkit.core.process.trust import GivenName
 from repairkit.data.given import GivenAs, GivenData, as_data
+from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import find_project
 from repairkit.jobs.setup.settings import read_columns, read_inputs, settle
 from repairkit.jobs.setup.subject import load_framework_model, read_subject
@@ -61,6 +62,94 @@ def _parsed(given: Mapping[str, object]) -> dict[str, object]:
     return settings
 
 
+class JobKeywords(TypedDict, total=False):
+    """Words of the command line that any job on images takes; they come before `settings`.
+
+    Attributes:
+        groups: columns that are crossed into groups: one name, or several.
+        class_names: the classes in the order of the model's outputs.
+        label: the column of the data that holds the labels.
+        calibration: images for means: all, a name or a share.
+        selection: images to score and choose on.
+        test: images used only to report.
+        seed: of parts, search and intervals.
+        scale: factor for pixels, such as `1/255`.
+        mean: to subtract after scaling, one per channel.
+        std: to divide by, one per channel.
+        resize: height and width in pixels, or the shorter side.
+        crop: height and width of a centre crop.
+        color: `rgb`, `bgr` or `gray`.
+        layout: `nchw` or `nhwc`.
+        output: the output that is judged.
+        sites: patterns of sites; all if left out.
+        include: further kinds of sites.
+        absent: what an absent filter yields: `mean`, `zero` or `bias`.
+        device: `auto`, `cpu` or `cuda`.
+        workers: threads; all cores if left out.
+    """
+
+    groups: str | Sequence[str]
+    class_names: Sequence[str]
+    label: str
+    calibration: str | float
+    selection: str | float
+    test: str | float
+    seed: int
+    scale: str | float
+    mean: Sequence[float]
+    std: Sequence[float]
+    resize: int | Sequence[int]
+    crop: int | Sequence[int]
+    color: str
+    layout: str
+    output: str
+    sites: Sequence[str]
+    include: Sequence[str]
+    absent: str
+    device: str
+    workers: int
+
+
+_PARTS = ("calibration", "selection", "test")
+_PREPARATION = ("scale", "mean", "std", "resize", "crop", "color", "layout")
+
+
+def _of_words(words: Mapping[str, object]) -> dict[str, Any]:
+    """Keywords by the names of `Settings`, as options have them."""
+    said: dict[str, Any] = {}
+    parts: dict[str, object] = {}
+    preparation: dict[str, object] = {}
+    for name in JobKeywords.__annotations__.keys() & words.keys():
+        value = words[name]
+        if isinstance(value, str) and name in ("groups", "sites", "include", "class_names"):
+            value = (value,)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = list(value) if name in _PREPARATION else tuple(map(str, value))
+        if name in _PARTS:
+            parts[name] = str(value)
+        elif name in _PREPARATION:
+            preparation[name] = value
+        else:
+            said[name] = value
+    return (
+        said
+        | ({"parts": parts} if parts else {})
+        | ({"preprocessing": preparation} if preparation else {})
+    )
+
+
+def _with_words(settings: Settings, said: Mapping[str, Any]) -> Settings:
+    """The settings, with what keywords say in place of theirs."""
+    given = dict(said)
+    if "parts" in given:
+        given["parts"] = replace(settings.parts, **given["parts"])
+    if "preprocessing" in given:
+        known = Preprocessing.from_mapping(given["preprocessing"], "the keywords")
+        changed = {name: getattr(known, name) for name in given["preprocessing"]}
+        given["preprocessing"] = replace(settings.preprocessing, **changed)
+    return replace(settings, **given)
+
+
 def open_job(
     model: str | Path,
     data: GivenAs | None,
@@ -73,10 +162,14 @@ def open_job(
         model: an ONNX file.
         data: replaces that of the settings, unless None; see `data.given.as_data`.
         settings: read from `repairkit.toml` if None.
-        more: keywords of the calling function; only `trust` and `accept_preprocessing` are read.
+        more: keywords of the calling function; those of `JobKeywords`, `trust` and
+            `accept_preprocessing` are read.
+
+    Raises:
+        SettingsError: a value makes no sense.
     """
-    path = Path(model)
-    job = find_settings(path) if settings is None else settings
+    path, said = Path(model), _of_words(more or {})
+    job = find_settings(path, said) if settings is None else _with_words(settings, said)
     if data is not None:
         job = with_data(job, data)
     if more is not None and more.get("trust"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from repairkit.api.job_settings import (
+    JobKeywords,
     check_keywords,
     find_settings,
     load_source,
@@ -99,7 +100,11 @@ class Inspected:
 
 
 def inspect(
-    model: str | Path, data: GivenAs | None = None, *, settings: Settings | None = None
+    model: str | Path,
+    data: GivenAs | None = None,
+    *,
+    settings: Settings | None = None,
+    **words: Unpack[JobKeywords],
 ) -> Inspected:
     """List inputs, outputs, sites and filters, as `repairkit inspect` does.
 
@@ -107,11 +112,13 @@ def inspect(
         model: an ONNX file.
         data: labelled images to try the usual preprocessings on; not tried if None.
         settings: preprocessing, sites, inputs and outputs; see `score`.
+        words: see `JobKeywords`.
 
     Raises:
         RepairkitError: anything that the user can correct.
     """
-    subject, job = open_job(model, data, settings)
+    check_keywords("inspect", words, JobKeywords)
+    subject, job = open_job(model, data, settings, words)
     inspected = inspection.inspect(subject, job)
     return Inspected(inspected, None if data is None else inspection.look_thoroughly(subject, job))
 
@@ -119,7 +126,7 @@ def inspect(
 def diff(
     a: str | Path,
     b: str | Path,
-    data: str | Path | None = None,
+    data: GivenAs | None = None,
     *,
     patch_file: str | Path | None = None,
     html: str | Path | None = None,
@@ -142,7 +149,7 @@ def diff(
     path = Path(a)
     job = find_settings(path) if settings is None else settings
     if data is not None:
-        job = replace(job, data=Path(data))
+        job = with_data(job, data)
     return differing.diff(
         path,
         Path(b),
@@ -268,7 +275,7 @@ def _load(source: str, given: ExportKeywords) -> framework.FrameworkModel:
     return load_framework_model(source, options, framework=given.get("framework"))
 
 
-class AttackKeywords(TypedDict, total=False):
+class AttackKeywords(JobKeywords, total=False):
     """Further arguments of `attack`.
 
     Attributes:

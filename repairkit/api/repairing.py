@@ -4,11 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
-from repairkit.api.job_settings import Metric, check_keywords, load_source, metric_names, open_job
+from repairkit.api.job_settings import (
+    JobKeywords,
+    Metric,
+    check_keywords,
+    load_source,
+    metric_names,
+    open_job,
+)
 from repairkit.core import errors, filters, framework, results, suite
 from repairkit.core.scores import Budget, Progress
 from repairkit.data.given import GivenAs
@@ -39,11 +46,11 @@ _CONVERTED = {
 }
 
 
-class PatchKeywords(TypedDict, total=False):
-    """Further arguments of `patch`: what to freeze, and under which conditions.
+class PatchKeywords(JobKeywords, total=False):
+    """Further arguments of `patch`, beside those of any job: what to freeze, and what it may cost.
 
     Attributes:
-        fairness: freeze what harms the worst group (needs `settings.groups`).
+        fairness: freeze what harms the worst group (needs groups).
         robustness: freeze what helps an adversary; `data` is what `attack` wrote.
         remove: ids of filters to freeze, whatever their values.
         remove_top: how many filters of highest value of the run in `scores` to freeze.
@@ -123,7 +130,9 @@ def patch(
     """
     check_keywords("patch", more, PatchKeywords)
     subject, job = open_job(model, data, settings, more)
-    choices: dict[str, Any] = {k: v for k, v in more.items() if k not in _CONVERTED}
+    choices: dict[str, Any] = {
+        k: v for k, v in more.items() if k not in _CONVERTED | JobKeywords.__annotations__.keys()
+    }
     choices["objective"] = next(iter(metric_names(more.get("objective"))), None)
     scores, transfers = more.get("scores"), more.get("transfers", ())
     plan = repair_settings.PatchSettings(

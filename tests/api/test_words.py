@@ -21,6 +21,7 @@ from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.estimators.walking.tmab import Tmab
 from repairkit.jobs.repair.repair_settings import PatchSettings
+from tests.conftest import Project
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -103,3 +104,24 @@ def test_an_unknown_keyword_is_refused_as_by_any_function() -> None:
     for function in (api.score, api.patch, api.attack, api.export):
         with pytest.raises(TypeError, match=r"got an unexpected keyword argument 'colour'"):
             function("model.onnx", out="out", colour="red")
+
+
+def test_words_of_any_job_are_said_in_the_call_as_in_settings(project: Project) -> None:
+    said = api.score(
+        project.model, project.data, method="exact", groups="group", seed=3, test=0.4, workers=1
+    )
+    settings = Settings(
+        groups=("group",), seed=3, parts=PartPlan(test="0.4"), preprocessing=Preprocessing()
+    )
+    meant = api.score(project.model, project.data, method="exact", settings=settings)
+    assert said.document["key"] == meant.document["key"]
+    assert said.table() == meant.table()
+    # They come before those of the settings, and leave the others as they are.
+    changed = api.score(
+        project.model, project.data, method="exact", settings=settings, seed=4, scale="1/2"
+    )
+    assert changed.document["settings"]["seed"] == 4
+    assert changed.document["settings"]["groups"] == ["group"]
+    assert changed.document["settings"]["preprocessing"]["scale"] == 0.5
+    with pytest.raises(TypeError, match=r"score\(\) got an unexpected keyword argument 'grups'"):
+        api.score(project.model, project.data, grups="group")  # type: ignore[call-arg]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         inspect,
         instrument,
     )
+    from repairkit.api.projects import Begun, init
     from repairkit.api.repairing import apply, copy_sample, patch, patch_document, revert, verify
     from repairkit.attacks import Pgd, Square
     from repairkit.core.errors import Terminated
@@ -55,6 +56,7 @@ __all__ = [
     "Applied",
     "Asked",
     "Attacked",
+    "Begun",
     "Budget",
     "By",
     "CommonMeans",
@@ -88,6 +90,7 @@ __all__ = [
     "export",
     "find_job",
     "find_settings",
+    "init",
     "inspect",
     "instrument",
     "listing",
@@ -107,6 +110,7 @@ _HOMES = {
     "repairkit.api.listings": "Listing listing",
     "repairkit.api.models": "Inspected Instrumented attack diff export inspect instrument",
     "repairkit.api.repairing": "apply copy_sample patch patch_document revert verify",
+    "repairkit.api.projects": "Begun init",
     "repairkit.attacks": "Pgd Square",
     "repairkit.core.errors": "Terminated",
     "repairkit.core.framework": "Source",

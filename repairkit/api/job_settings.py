@@ -52,6 +52,15 @@ def find_settings(place: str | Path, given: Mapping[str, object] | None = None) 
     return settle(_parsed(given or {}), find_project(Path(place), Path.cwd()))
 
 
+def plain_settings(given: Mapping[str, object]) -> Settings:
+    """Settings from values alone, whatever `repairkit.toml` says; see `find_settings`.
+
+    Raises:
+        SettingsError: a value is invalid.
+    """
+    return settle(_parsed(given), None)
+
+
 def _parsed(given: Mapping[str, object]) -> dict[str, object]:
     settings = dict(given)
     if isinstance(given.get("columns"), str):

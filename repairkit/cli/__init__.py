@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from repairkit.cli import options, stage_display, streams
-from repairkit.cli.commands import ask, list_command, onnx_models, patches, runs
+from repairkit.cli.commands import ask, init, list_command, onnx_models, patches, runs
 from repairkit.cli.option_groups import (
     Command,
     Panels,
@@ -45,6 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _COMMANDS: dict[str, Command] = {
+    "init": init.init_command,
     "list": list_command.list_command,
     "inspect": onnx_models.inspect_command,
     "diff": onnx_models.diff_command,

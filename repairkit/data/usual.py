@@ -315,11 +315,15 @@ class Order:
         name: for people.
         numbers: (n_classes,): the number that each class has in this order.
         remedy: what the user has to do, with the option.
+        classes: the class names in this order, where a setting of them is the remedy.
+        columns: the columns of the output, where a setting of them is the remedy.
     """
 
     name: str
     numbers: NDArray[np.intp]
     remedy: str
+    classes: tuple[str, ...] = ()
+    columns: tuple[int, int] | None = None
 
 
 def class_orders(
@@ -352,12 +356,14 @@ def class_orders(
         numbers = np.array([place[known] for known in names], np.intp)
         if tuple(numbers.tolist()) not in seen:
             seen.add(tuple(numbers.tolist()))
-            orders.append(Order(name, numbers, _remedy(name, order, reading)))
+            classes = () if reading == HOW_TRUTH else tuple(order)
+            orders.append(Order(name, numbers, _remedy(name, order, reading), classes))
     if n_classes > 2 and int(labels.max(initial=0)) < n_classes - 1:
         further = np.minimum(np.arange(n_classes) + 1, n_classes - 1)
         first, last = first_column + 1, first_column + n_classes
         columns = f'give --columns {first}:{last} (in repairkit.toml: columns = "{first}:{last}")'
-        orders.append(Order("every class one further, as behind a background", further, columns))
+        name, behind = "every class one further, as behind a background", (first, last)
+        orders.append(Order(name, further, columns, columns=behind))
     return tuple(orders)
 
 

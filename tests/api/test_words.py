@@ -26,7 +26,7 @@ from tests.conftest import Project
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 # Options that are about the terminal alone.
-PRINTED = {"json", "quiet", "debug", "details", "help", "exit_code"}
+PRINTED = {"json", "quiet", "debug", "details", "yes", "help", "exit_code"}
 # Options that Python says in the plural, or with the noun that its settings have for it.
 OTHER_WORDS = {
     "group": "groups", "class": "class_name", "classes": "class_names", "batch": "batch_size",
@@ -48,7 +48,7 @@ TAKES: dict[str, tuple[Any, ...]] = {
     "attack": (*SETTINGS, AttackKeywords, Source, Pgd, Square),
     "export": (*SETTINGS, ExportKeywords),
     **dict.fromkeys(
-        ("inspect", "list", "diff", "instrument", "means", "verify", "apply"), SETTINGS
+        ("init", "inspect", "list", "diff", "instrument", "means", "verify", "apply"), SETTINGS
     ),
 }
 

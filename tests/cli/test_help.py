@@ -19,6 +19,7 @@ from tests.lowest import smoke
 GOLDEN = Path(__file__).parents[1] / "golden"
 COMMANDS = [
     "",
+    "init",
     "list",
     "inspect",
     "diff",

@@ -28,6 +28,7 @@ QUICK = ["--data", DATA, "--metric", "accuracy", "--method"]
 # The demo comes first: the others use what it writes.
 COMMANDS: dict[str, list[list[str]]] = {
     "demo": [["-o", "demo"]],
+    "init": [[MODEL, "--data", DATA, "--yes", "--force"]],
     "list": [["metrics"], ["methods"], ["columns", "--data", DATA], ["sites", MODEL]],
     "inspect": [[MODEL]],
     "diff": [[MODEL, PATCHED, "--data", DATA, "--html", "diff.html"]],

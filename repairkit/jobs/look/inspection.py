@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from repairkit.core import errors, filters, suite
 from repairkit.core.process.stages import stage
-from repairkit.data import parts, preprocessing
+from repairkit.data import preprocessing
 from repairkit.engine.runner import Runner
 from repairkit.graph import baking, mixing, protos
 from repairkit.graph.coalitions.rebatch import fixed_batch
@@ -19,7 +19,7 @@ from repairkit.graph.kinds.kind import LeftOut, Survey
 from repairkit.graph.kinds.sites import bias_levels, instrument, select_sites, survey, zero_levels
 from repairkit.graph.stored.model_files import write_model
 from repairkit.jobs.output.destination import INSTRUMENTED, check_model_place, is_instrumented
-from repairkit.jobs.setup import first_look, looking, preparing, unjudged, workbench
+from repairkit.jobs.setup import first_look, preparing, unjudged, workbench
 from repairkit.jobs.setup.subject import USUAL_FIRST, judging_the_model, noise_images
 
 _RUN_SECONDS = 8.0
@@ -255,23 +255,13 @@ def look_thoroughly(
     Raises:
         DataError: the data cannot be read.
     """
-    try:
-        bench = unjudged.prepare_unjudged(subject, settings)
-        if bench.unjudged and bench.dataset.annotations.labels.dtype.kind == "f":
-            settings = replace(settings, metrics=("mean_absolute_error",))
-            bench = unjudged.prepare_unjudged(subject, settings)
-        split = bench.dataset.split
-        if bench.unjudged and split is not None:  # whose names may be those of no part
-            test = "test" if "test" in split else "none"
-            plan = parts.PartPlan(calibration="all", selection="all", test=test)
-            bench = unjudged.prepare_unjudged(subject, replace(settings, parts=plan))
-    except (errors.SettingsError, errors.ModelError) as error:
-        return str(error)
-    look = looking.looked_at(bench, None, thorough="all", go_on=True).look
-    if look is None:
+    bench = unjudged.bench_with_look(subject, settings)
+    if isinstance(bench, str):
+        return bench
+    if bench.look is None:
         return bench.unjudged or "the model is judged by no metric that is built in"
-    assert isinstance(look, first_look.FirstLook | first_look.ErrorLook)
-    return look
+    assert isinstance(bench.look, first_look.FirstLook | first_look.ErrorLook)
+    return bench.look
 
 
 @stage("instrumenting")

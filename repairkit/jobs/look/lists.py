@@ -174,7 +174,9 @@ def list_columns(data: Data, *, label: str | None = None) -> tuple[ListedColumn,
     manifest.named_label(str(data), columns, label, usual=usual)  # refuses a name that is not there
     uses = {"path": "image file", "file_name": "image file", "split": "part"}
     uses[usual if label is None else label] = "label"
-    return tuple(_column(name, values, uses.get(name, "")) for name, values in columns.items())
+    return tuple(
+        listed_column(name, values, uses.get(name, "")) for name, values in columns.items()
+    )
 
 
 def _columns(path: Path) -> Iterator[tuple[str, suite.Array]]:
@@ -197,14 +199,17 @@ def _columns(path: Path) -> Iterator[tuple[str, suite.Array]]:
         )
 
 
-def _column(name: str, values: suite.Array, use: str) -> ListedColumn:
+def listed_column(
+    name: str, values: suite.Array, use: str, *, at_most: int = SHOWN
+) -> ListedColumn:
+    """A column of values (n_images,) with at most so many of its values."""
     kind = {"b": "truth value", "f": "number", "i": "number", "u": "number"}
     counts = Counter(tables.as_texts(values))
     return ListedColumn(
         name,
         kind.get(values.dtype.kind, "text"),
         len(counts),
-        tuple(sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:SHOWN]),
+        tuple(sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:at_most]),
         use,
     )
 

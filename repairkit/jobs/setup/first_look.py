@@ -39,7 +39,7 @@ class Tried:
     """What a way or an order gives on the images on which it was tried.
 
     `right` is (n_images,); `likelihood` is the mean probability of the right class; `n_changes` is
-    how many settings differ from those in use.
+    how many settings differ from those in use. `ways` are the way and the order that were tried.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Tried:
     likelihood: float
     remedy: str = ""
     n_changes: int = 0
+    ways: tuple[Way | Order, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -332,6 +333,7 @@ class _Answers:
             likelihood=float(chances.mean()),
             remedy=way.remedy if order is None else order.remedy,
             n_changes=len(way.changes) if order is None else 1,
+            ways=(way,) if order is None else (way, order),
         )
 
     def try_all(self, ways: Sequence[Way], limit: float) -> tuple[Sequence[Way], str]:

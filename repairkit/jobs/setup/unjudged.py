@@ -17,6 +17,7 @@ from repairkit.data.parts import PART_NAMES, PartPlan, Parts, split_parts
 from repairkit.data.preprocessing import ReadyImages
 from repairkit.engine.batching import as_declared
 from repairkit.graph.kinds.sites import select_sites
+from repairkit.jobs.setup import looking
 from repairkit.jobs.setup.preparing import make_working, prepare, read_any, survey_of, with_inputs
 from repairkit.jobs.setup.workbench import Bench, Settings, Subject
 
@@ -127,3 +128,27 @@ def _bench(
         unjudged=why,
         all_outputs=all_outputs,
     )
+
+
+def bench_with_look(subject: Subject, settings: Settings) -> Bench | str:
+    """The bench of a model and its data, with a thorough look at both where one can be taken.
+
+    Returns:
+        The bench, or why there is none.
+
+    Raises:
+        DataError: the data cannot be read.
+    """
+    try:
+        bench = prepare_unjudged(subject, settings)
+        if bench.unjudged and bench.dataset.annotations.labels.dtype.kind == "f":
+            settings = replace(settings, metrics=("mean_absolute_error",))
+            bench = prepare_unjudged(subject, settings)
+        split = bench.dataset.split
+        if bench.unjudged and split is not None:  # whose names may be those of no part
+            test = "test" if "test" in split else "none"
+            plan = PartPlan(calibration="all", selection="all", test=test)
+            bench = prepare_unjudged(subject, replace(settings, parts=plan))
+    except (errors.SettingsError, errors.ModelError) as error:
+        return str(error)
+    return looking.looked_at(bench, None, thorough="all", go_on=True)

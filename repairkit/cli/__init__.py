@@ -66,7 +66,9 @@ _COMMANDS: dict[str, Command] = {
     "demo": patches.demo_command,
 }
 for _name, _run in _COMMANDS.items():
-    app.command(_name, cls=Panels, context_settings=_HELP_BY)(stage_display.staged(unfolded(_run)))
+    app.command(_name, cls=Panels, context_settings=_HELP_BY)(
+        stage_display.staged(unfolded(_run), _name)
+    )
 
 _INTERRUPTED = 130
 _TERMINATED = 143  # as in shells: 128 plus the number of the signal

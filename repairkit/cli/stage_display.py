@@ -1,7 +1,8 @@
 """The stages of a job on standard error: a bar on a terminal, lines in a log.
 
-In a log, a quick command prints nothing. From the fourth second on, each new stage prints a line,
-and a thread prints how far a long stage is at least every four seconds.
+In a log, a quick command prints nothing. From the fourth second on, each new step of a command (or
+stage, where it has no steps) prints a line. A thread prints how far a long stage is: every four
+seconds at first, then each time that it has lasted a twentieth longer, and at least once a minute.
 """
 
 import functools
@@ -9,7 +10,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from repairkit.cli.progress import Forecast, Plan
 from repairkit.core.process.nouns import worded
 from repairkit.core.process.stages import READING_LOG, listener, listening
 from repairkit.core.process.text import printable
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 FIRST_SECONDS = 3.0
 BETWEEN_SECONDS = 1.0
 SILENT_SECONDS = 4.0
+_LONGEST_SILENCE = 60.0
+_SHARE_OF_SILENCE = 0.05
 _LOOK_SECONDS = 0.25
 _FORECAST_SECONDS = 5.0
 
@@ -35,7 +39,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass
 class _Stage:
-    """A stage in progress; `facts` are shown in place of the count where they are given."""
+    """A stage in progress; `facts` are shown in place of the count where they are given.
+
+    `limit` is the moment at which the stage ends at the latest, where there is one.
+    """
 
     name: str
     total: int | None
@@ -43,23 +50,55 @@ class _Stage:
     begun: float = field(default_factory=time.monotonic)
     done: int = 0
     facts: str = ""
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        self._forecast = Forecast(self.begun)
+
+    def advance(self, done: int) -> None:
+        """So much of it is done."""
+        self.done = done
+        if self.total:
+            self._forecast.update(done, self.total, time.monotonic())
+
+    def tell(self, facts: str, done: int, total: int | None, seconds_left: float | None) -> None:
+        """Show facts in place of a count."""
+        self.facts, self.total = facts, total
+        self.limit = None if seconds_left is None else time.monotonic() + seconds_left
+        self.advance(done)
 
     def state(self) -> str:
         """How far it is."""
-        if self.facts or not self.total:
-            return self.facts
+        share = self.done / self.total if self.total else None
+        if self.facts:
+            left = self._left()
+            shown = ["" if share is None else f"{100 * share:.0f} %", self.facts]
+            shown.append("" if left is None else f"at most {duration(max(left, 1.0))} left")
+            return ", ".join(filter(None, shown))
+        if share is None:
+            return ""
         count = f"{self.done} of {self.total} {self.unit}"
-        seconds = time.monotonic() - self.begun
-        if seconds < _FORECAST_SECONDS or not 0 < self.done < self.total:
+        left = self._left()
+        if time.monotonic() - self.begun < _FORECAST_SECONDS or left is None or share >= 1:
             return count
-        left = seconds * (self.total - self.done) / self.done
-        return f"{count} ({self.done / self.total:.0%}), about {duration(max(left, 1.0))} left"
+        return f"{count} ({share:.0%}), about {duration(max(left, 1.0))} left"
+
+    def _left(self) -> float | None:
+        now = time.monotonic()
+        limits = [self._forecast.left(now), None if self.limit is None else self.limit - now]
+        return min((each for each in limits if each is not None), default=None)
+
+
+def _shown(stages: Sequence[_Stage]) -> _Stage:
+    """The outermost stage that knows how far it is, else the innermost."""
+    return next((stage for stage in stages if stage.total or stage.facts), stages[-1])
 
 
 class Lines:
     """Stages as lines of a log; a thread writes them when too long nothing was written."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan | None = None) -> None:
+        self._plan = plan or Plan()
         self._stages: list[_Stage] = []
         self._whole = _Stage("working", None, "")
         self._begun = ""  # the last stage whose beginning was shown
@@ -79,38 +118,44 @@ class Lines:
         """See `Listener`."""
         with self._lock:
             self._stages.append(_Stage(name, total, unit))
+            self._plan.begin(name)
+            text = self._plan.step or name
             now = time.monotonic()
             due = now >= max(self._quiet_until, self._last + BETWEEN_SECONDS)
-            if due and name != self._begun:
-                self._begun = name
-                self._write(name)
+            if due and text != self._begun:
+                self._begun = text
+                self._write(text)
 
     def advance(self, done: int) -> None:
         """See `Listener`."""
         with self._lock:
-            self._stages[-1].done = done
+            self._stages[-1].advance(done)
 
     def end(self) -> None:
         """See `Listener`."""
         with self._lock:
             self._stages.pop()
 
-    def show_facts(self, facts: str, done: int, total: int | None) -> None:
+    def show_facts(
+        self, facts: str, done: int, total: int | None, seconds_left: float | None = None
+    ) -> None:
         """Show facts about the innermost stage in place of a count."""
         with self._lock:
             if self._stages:
-                stage = self._stages[-1]
-                stage.facts, stage.done, stage.total = facts, done, total
+                self._stages[-1].tell(facts, done, total, seconds_left)
 
     def _watch(self) -> None:
         while not self._over.wait(_LOOK_SECONDS):
             with self._lock:
                 now = time.monotonic()
-                if now - self._last >= SILENT_SECONDS - 2 * _LOOK_SECONDS:
-                    stage = self._stages[-1] if self._stages else self._whole
-                    state = [stage.state()] if stage.state() else []
-                    lasted = f"{now - stage.begun:.0f} s"
-                    self._write(f"{stage.name}: {', '.join([*state, lasted])}")
+                stage = _shown(self._stages) if self._stages else self._whole
+                lasted = now - stage.begun
+                silence = max(SILENT_SECONDS, min(_SHARE_OF_SILENCE * lasted, _LONGEST_SILENCE))
+                if now - self._last >= silence - 2 * _LOOK_SECONDS:
+                    title = self._plan.title(stage.name)
+                    sign = ", " if self._plan.step else ": "
+                    state = ", ".join(filter(None, (stage.state(), f"{lasted:.0f} s")))
+                    self._write(f"{title}{sign}{state}")
 
     def _write(self, text: str) -> None:
         self._last = time.monotonic()
@@ -122,10 +167,12 @@ class Lines:
 
 
 class Bars:
-    """The innermost stage as a bar on a terminal; it disappears after the last stage."""
+    """The stage that runs as a bar on a terminal; it disappears after the last stage."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, plan: Plan | None = None) -> None:
         self._console = console
+        self._plan = plan or Plan()
+        self._drawn: _Stage | None = None
         self._stages: list[_Stage] = []
         self._bar: Progress | None = None
         self._lock = threading.Lock()
@@ -140,36 +187,40 @@ class Bars:
         """See `Listener`."""
         with self._lock:
             self._stages.append(_Stage(name, total, unit))
-            self._show(fresh=True)
+            self._plan.begin(name)
+            self._show()
 
     def advance(self, done: int) -> None:
         """See `Listener`."""
         with self._lock:
-            self._stages[-1].done = done
+            self._stages[-1].advance(done)
             self._show()
 
     def end(self) -> None:
         """See `Listener`."""
         with self._lock:
             self._stages.pop()
-            self._show(fresh=True)
+            self._show()
 
-    def show_facts(self, facts: str, done: int, total: int | None) -> None:
+    def show_facts(
+        self, facts: str, done: int, total: int | None, seconds_left: float | None = None
+    ) -> None:
         """Show facts about the innermost stage in place of a count."""
         with self._lock:
             if self._stages:
-                stage = self._stages[-1]
-                stage.facts, stage.done, stage.total = facts, done, total
+                self._stages[-1].tell(facts, done, total, seconds_left)
                 self._show()
 
-    def _show(self, *, fresh: bool = False) -> None:
+    def _show(self) -> None:
         if not self._stages:
             if self._bar is not None:
                 self._bar.stop()
                 self._bar = None
             return
-        stage = self._stages[-1]
+        stage = _shown(self._stages)
+        title, state = printable(worded(self._plan.title(stage.name))), worded(stage.state())
         if self._bar is None:
+            self._drawn = None
             # Commands print to standard output, past the bar.
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
@@ -181,17 +232,15 @@ class Bars:
                 redirect_stdout=False,
             )
             self._bar.start()
-        if fresh:
+        if stage is not self._drawn:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            name = printable(worded(stage.name))
-            self._bar.add_task(
-                name, total=stage.total, completed=stage.done, state=worded(stage.state())
-            )
+            self._drawn = stage
+            self._bar.add_task(title, total=stage.total, completed=stage.done, state=state)
             return
         known = self._bar.task_ids[0]
         self._bar.update(
-            known, total=stage.total, completed=stage.done, state=worded(stage.state())
+            known, description=title, total=stage.total, completed=stage.done, state=state
         )
 
 
@@ -225,13 +274,13 @@ def reading_shown() -> Iterator[None]:
 
 
 @contextmanager
-def shown(*, quiet: bool) -> Iterator[None]:
-    """Show the stages of all jobs until the block ends."""
+def shown(*, quiet: bool, plan: Plan | None = None) -> Iterator[None]:
+    """Show the stages of all jobs until the block ends, as steps of a plan if there is one."""
     if quiet or listener() is not None:
         yield
         return
     console = Console(stderr=True, highlight=False)
-    display = Bars(console) if console.is_terminal else Lines()
+    display = Bars(console, plan) if console.is_terminal else Lines(plan)
     try:
         with listening(display), reading_shown():
             yield
@@ -239,39 +288,49 @@ def shown(*, quiet: bool) -> Iterator[None]:
         display.close()
 
 
-def staged(command: Command) -> Command:
-    """A command whose stages are shown, unless it is called with `quiet`."""
+def staged(command: Command, name: str = "") -> Command:
+    """A command whose stages are shown, unless it is called with `quiet`.
+
+    Args:
+        command: with options as keywords.
+        name: as users type it; by it the steps are known.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> Any:
-        with shown(quiet=bool(options.get("quiet"))):
+        with shown(quiet=bool(options.get("quiet")), plan=Plan.of(name, options)):
             return command(*args, **options)
 
     return run  # type: ignore[return-value]  # it has the command's signature
 
 
-def show_facts(facts: str, done: int, total: int | None) -> None:
-    """Show facts about the innermost stage, if stages are shown."""
+def show_facts(facts: str, done: int, total: int | None, seconds_left: float | None = None) -> None:
+    """Show facts about the innermost stage, if stages are shown.
+
+    Args:
+        facts: in words.
+        done: how much is done.
+        total: of how much; None where that is not known.
+        seconds_left: after which it ends at the latest; None without a limit.
+    """
     display = listener()
     if isinstance(display, Bars | Lines):
-        display.show_facts(facts, done, total)
+        display.show_facts(facts, done, total, seconds_left)
 
 
 def scoring_progress(progress: "ScoringProgress") -> None:
-    """Show undecided filters, evaluations per second and the time left."""
+    """Show the share of the budget, undecided filters, evaluations per second and the time left."""
     done, left = progress.spent.evaluations, progress.evaluations_left
-    show_facts(_facts(progress), done, None if left is None else done + left)
+    limit = progress.seconds_left
+    show_facts(_facts(progress), done, None if left is None else done + left, limit)
 
 
 def _facts(progress: "ScoringProgress") -> str:
     decided = "" if progress.n_undecided is None else f"{progress.n_undecided} undecided of "
-    facts = (
+    return (
         f"{decided}{progress.n_filters} filters, "
         f"{progress.spent.evaluations} evaluations, {progress.evaluations_per_second:.0f}/s"
     )
-    if progress.seconds_left is not None:
-        facts += f", at most {duration(max(progress.seconds_left, 1.0))} left"
-    return facts
 
 
 def duration(seconds: float) -> str:

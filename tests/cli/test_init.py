@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 import repairkit as kit
 from repairkit.cli.commands import init
+from repairkit.core.errors import SettingsError
+from repairkit.data.given import as_data
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import read_project
 from repairkit.jobs.look.starting import Proposal, preprocessing_words, toml_value
@@ -130,6 +132,17 @@ def test_answers_at_a_terminal_are_taken_and_wrong_ones_asked_again(
     assert "group: 2 values (a 80, b 40)" in answer.err
     assert read_project(project.folder / "repairkit.toml").groups == ()
     assert f"next: cd {project.folder} && repairkit score" in answer.out
+
+
+def test_data_in_memory_have_no_path_to_write(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(digits)
+    data = (np.zeros((4, 8, 8), np.uint8), np.zeros(4, int))
+    settings = kit.Settings(data=as_data(data))
+    with pytest.raises(SettingsError, match="save them"):
+        kit.init("model.onnx", settings=settings)
+    assert not (digits / "repairkit.toml").exists()
 
 
 NAME = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)

@@ -55,7 +55,7 @@ class Proposal:
         here = folder.resolve() == Path.cwd()
         enter = "" if here else f"cd {shlex.quote(str(folder))} && "
         if self.doubt:
-            data = os.path.relpath(require_data(self.settings), folder)
+            data = os.path.relpath(data_file(self.settings), folder)
             return (f"{enter}repairkit inspect --data {shlex.quote(data)}",)
         repair = ["repairkit patch --fairness"] if self.settings.groups else []
         return tuple(f"{enter}{command}" for command in ("repairkit score", *repair))
@@ -73,7 +73,7 @@ class Proposal:
     def _entries(self, folder: Path) -> Iterator[tuple[str, Any]]:
         settings, usual = self.settings, Settings()
         yield "model", _from(folder, self.model)
-        yield "data", _from(folder, require_data(settings))
+        yield "data", _from(folder, data_file(settings))
         names = {"class_names": "classes"}
         for name in (
             "label", "groups", "class_names", "metrics", "output", "columns", "threshold",
@@ -100,6 +100,21 @@ class Proposal:
             "found": list(self.found),
             "doubt": self.doubt,
         }
+
+
+def data_file(settings: Settings) -> Path:
+    """The path of the data.
+
+    Raises:
+        SettingsError: there are none, or they lie in memory alone.
+    """
+    data = require_data(settings)
+    if isinstance(data, Path):
+        return data
+    raise errors.SettingsError(
+        f"a project file names data by their path, and {data} were given; save them, such as with "
+        "numpy.savez, and name the file"
+    )
 
 
 def project_file(folder: Path, *, force: bool) -> Path:
@@ -140,7 +155,7 @@ def propose(subject: Subject, settings: Settings) -> Proposal:
         DataError: the data cannot be read.
         SettingsError: there is no data, or a setting makes no sense.
     """
-    require_data(settings)
+    data_file(settings)
     bench, found = bench_with_look(subject, settings), []
     for _ in range(_MOST_LOOKS - 1):
         better = None if isinstance(bench, str) else _better(bench, settings)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from repairkit.cli.progress import Forecast, Plan
+from repairkit.cli.steps import Forecast, Plan
 from repairkit.core.process.nouns import worded
 from repairkit.core.process.stages import READING_LOG, listener, listening
 from repairkit.core.process.text import printable

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from repairkit.cli import app, stage_display
-from repairkit.cli.progress import STEPS, Forecast, Plan, Step
+from repairkit.cli.steps import STEPS, Forecast, Plan, Step
 from repairkit.core.process.stages import listening, stage
 from tests.conftest import Answer, Project
 

@@ -22,6 +22,9 @@ PAGES = (
     "concepts",
     "formats",
     "guide/estimators",
+    "guide/diff",
+    "guide/python",
+    "jobs/shortcut",
     "reference/commands/index",
     "reference/commands/score",
     "reference/python/functions",
@@ -48,9 +51,9 @@ def browser() -> Iterator[Any]:
 @pytest.mark.parametrize("page", PAGES)
 def test_contrast_names_and_landmarks_pass_axe(browser: Any, site: Path, page: str) -> None:
     with Watched(browser, site / f"{page}.html") as watched:
-        assert violations(axe, watched, {}) == []
-        assert watched.said == []
+        assert watched.said == []  # before axe asks for the style sheets, which a browser refuses
         assert watched.outside == []
+        assert violations(axe, watched, {}) == []
     with Watched(browser, site / f"{page}.html", "dark") as watched:
         assert violations(axe, watched, CONTRAST) == []
 

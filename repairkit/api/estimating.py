@@ -227,6 +227,7 @@ def means(
     out: str | Path,
     merge: Sequence[str | Path] = (),
     settings: Settings | None = None,
+    **words: Unpack[JobKeywords],
 ) -> CommonMeans:
     """Compute the mean of every filter over all images, as `repairkit means` does.
 
@@ -236,10 +237,12 @@ def means(
         out: a file that `Settings.means` can name.
         merge: files of several owners to add up, in place of model and data.
         settings: preprocessing, sites, device; see `score`.
+        words: see `JobKeywords`.
 
     Raises:
         RepairkitError: anything that the user can correct.
     """
+    check_keywords("means", words, JobKeywords)
     place = Path(out)
     if merge:
         if model is not None or data is not None:
@@ -250,7 +253,7 @@ def means(
             raise errors.SettingsError(
                 "means are of a model, and none was given; name an ONNX file"
             )
-        subject, job = open_job(model, data, settings)
+        subject, job = open_job(model, data, settings, words)
         measuring.check_means_place(place)
         common = measuring.compute_means(subject, job)
     measuring.write_means(place, common)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from repairkit.core import errors, framework
 from repairkit.core.process.trust import GivenName
@@ -90,11 +90,23 @@ class JobKeywords(TypedDict, total=False):
         color: `rgb`, `bgr` or `gray`.
         layout: `nchw` or `nhwc`.
         output: the output that is judged.
+        columns: a range of its columns, as (first, behind) or as text such as `0:2`.
+        threshold: from which a single output means the second class.
+        outputs_are: `scores`, `probabilities`, `numbers` and so on.
+        features: columns of a table that the model takes, in their order.
+        image_input: the input that takes the images.
+        inputs: what further inputs are fed with, by their names.
         sites: patterns of sites; all if left out.
+        sites_at: `pre-activation` or `post-activation`.
         include: further kinds of sites.
         absent: what an absent filter yields: `mean`, `zero` or `bias`.
         device: `auto`, `cpu` or `cuda`.
+        tf32: evaluate coalitions in fewer bits on a GPU.
+        half: evaluate coalitions in half precision on a GPU.
         workers: threads; all cores if left out.
+        batch_size: images of a coalition.
+        cache_memory: bytes for what passes share.
+        means: a file of means, as `repairkit.means` writes it.
     """
 
     groups: str | Sequence[str]
@@ -112,15 +124,28 @@ class JobKeywords(TypedDict, total=False):
     color: str
     layout: str
     output: str
+    columns: str | tuple[int, int]
+    threshold: float
+    outputs_are: str
+    features: Sequence[str]
+    image_input: str
+    inputs: Mapping[str, str]
     sites: Sequence[str]
+    sites_at: str
     include: Sequence[str]
     absent: str
     device: str
+    tf32: bool
+    half: bool
     workers: int
+    batch_size: int
+    cache_memory: int
+    means: str | Path
 
 
 _PARTS = ("calibration", "selection", "test")
 _PREPARATION = ("scale", "mean", "std", "resize", "crop", "color", "layout")
+_NAMES = ("groups", "class_names", "features", "sites", "include")
 
 
 def _of_words(words: Mapping[str, object]) -> dict[str, Any]:
@@ -130,10 +155,17 @@ def _of_words(words: Mapping[str, object]) -> dict[str, Any]:
     preparation: dict[str, object] = {}
     for name in JobKeywords.__annotations__.keys() & words.keys():
         value = words[name]
-        if isinstance(value, str) and name in ("groups", "sites", "include", "class_names"):
-            value = (value,)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = list(value) if name in _PREPARATION else tuple(map(str, value))
+        if name in _NAMES:
+            several = (value,) if isinstance(value, str) else cast("Sequence[object]", value)
+            value = tuple(map(str, several))
+        elif name == "columns":
+            value = (
+                read_columns(value) if isinstance(value, str) else cast("tuple[int, int]", value)
+            )
+        elif name == "means":
+            value = Path(cast("str | Path", value))
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            value = list(value)
         if name in _PARTS:
             parts[name] = str(value)
         elif name in _PREPARATION:
@@ -159,6 +191,36 @@ def _with_words(settings: Settings, said: Mapping[str, Any]) -> Settings:
     return replace(settings, **given)
 
 
+def job_settings(
+    place: Path,
+    data: GivenAs | None,
+    settings: Settings | None,
+    more: Mapping[str, object] | None = None,
+) -> Settings:
+    """The settings of a job, from arguments and `repairkit.toml`.
+
+    Args:
+        place: the model, or a file beside which `repairkit.toml` would stand.
+        data: replaces that of the settings, unless None; see `data.given.as_data`.
+        settings: read from `repairkit.toml` if None.
+        more: keywords of the calling function; those of `JobKeywords`, `trust` and
+            `accept_preprocessing` are read.
+
+    Raises:
+        SettingsError: a value makes no sense.
+    """
+    given = more or {}
+    said = _of_words(given)
+    job = find_settings(place, said) if settings is None else _with_words(settings, said)
+    if data is not None:
+        job = with_data(job, data)
+    if given.get("trust"):
+        job = replace(job, trust=True)
+    if given.get("accept_preprocessing"):
+        job = replace(job, accept_preprocessing=True)
+    return job
+
+
 def open_job(
     model: str | Path,
     data: GivenAs | None,
@@ -169,22 +231,15 @@ def open_job(
 
     Args:
         model: an ONNX file.
-        data: replaces that of the settings, unless None; see `data.given.as_data`.
-        settings: read from `repairkit.toml` if None.
-        more: keywords of the calling function; those of `JobKeywords`, `trust` and
-            `accept_preprocessing` are read.
+        data: see `job_settings`.
+        settings: see `job_settings`.
+        more: see `job_settings`.
 
     Raises:
         SettingsError: a value makes no sense.
     """
-    path, said = Path(model), _of_words(more or {})
-    job = find_settings(path, said) if settings is None else _with_words(settings, said)
-    if data is not None:
-        job = with_data(job, data)
-    if more is not None and more.get("trust"):
-        job = replace(job, trust=True)
-    if more is not None and more.get("accept_preprocessing"):
-        job = replace(job, accept_preprocessing=True)
+    path = Path(model)
+    job = job_settings(path, data, settings, more)
     subject = read_subject(
         path,
         output=job.output,

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Unpack, cast, get_args
 
-from repairkit.api.job_settings import find_settings, open_job, with_data
+from repairkit.api.job_settings import JobKeywords, check_keywords, job_settings, open_job
 from repairkit.core.errors import SettingsError
 from repairkit.core.process.text import did_you_mean
 from repairkit.data.given import GivenAs
@@ -41,6 +41,7 @@ def listing(
     data: GivenAs | None = None,
     *,
     settings: Settings | None = None,
+    **words: Unpack[JobKeywords],
 ) -> Listing:
     """List what there is to choose from, as `repairkit list` does.
 
@@ -50,11 +51,13 @@ def listing(
         data: images or a table; for `columns`. Those of the settings if None.
         settings: the label's column, the judged output and the kinds of sites; read from
             `repairkit.toml` if None.
+        words: see `JobKeywords`.
 
     Raises:
         SettingsError: there is no such list, or it needs a model or data and none was given.
         RepairkitError: the model or the data cannot be read.
     """
+    check_keywords("listing", words, JobKeywords)
     if what not in get_args(What):
         known = get_args(What)
         raise SettingsError(
@@ -68,8 +71,8 @@ def listing(
     if kind == "sites":
         if model is None:
             raise SettingsError("sites are those of a model, and none was given; name an ONNX file")
-        subject, job = open_job(model, data, settings)
+        subject, job = open_job(model, data, settings, words)
         return Listing(kind, lists.list_sites(subject, job))
-    job = find_settings(Path("repairkit.toml")) if settings is None else settings
-    path = require_data(job if data is None else with_data(job, data))
+    job = job_settings(Path("repairkit.toml"), data, settings, words)
+    path = require_data(job)
     return Listing(kind, lists.list_columns(path, label=job.label))

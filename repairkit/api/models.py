@@ -1,17 +1,18 @@
 """Inspect, compare and instrument ONNX models; attack them, or export them from a framework."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from repairkit.api.job_settings import (
     JobKeywords,
+    Metrics,
     check_keywords,
-    find_settings,
+    job_settings,
     load_source,
+    metric_names,
     open_job,
-    with_data,
 )
 from repairkit.attacks import Pgd, Square
 from repairkit.core import framework, results
@@ -103,6 +104,7 @@ def inspect(
     model: str | Path,
     data: GivenAs | None = None,
     *,
+    metric: Metrics | None = None,
     settings: Settings | None = None,
     **words: Unpack[JobKeywords],
 ) -> Inspected:
@@ -111,6 +113,7 @@ def inspect(
     Args:
         model: an ONNX file.
         data: labelled images to try the usual preprocessings on; not tried if None.
+        metric: one or several; outputs are read as it needs. Those of the settings if None.
         settings: preprocessing, sites, inputs and outputs; see `score`.
         words: see `JobKeywords`.
 
@@ -119,6 +122,8 @@ def inspect(
     """
     check_keywords("inspect", words, JobKeywords)
     subject, job = open_job(model, data, settings, words)
+    if metric is not None:
+        job = replace(job, metrics=metric_names(metric))
     inspected = inspection.inspect(subject, job)
     return Inspected(inspected, None if data is None else inspection.look_thoroughly(subject, job))
 
@@ -131,6 +136,7 @@ def diff(
     patch_file: str | Path | None = None,
     html: str | Path | None = None,
     settings: Settings | None = None,
+    **words: Unpack[JobKeywords],
 ) -> differing.Diff:
     """Tell what differs between two models, as `repairkit diff` does.
 
@@ -142,14 +148,14 @@ def diff(
             patched model, if it made that model.
         html: a page to write; none if None.
         settings: preprocessing, groups, inputs and outputs; see `score`.
+        words: see `JobKeywords`.
 
     Raises:
         RepairkitError: anything that the user can correct.
     """
+    check_keywords("diff", words, JobKeywords)
     path = Path(a)
-    job = find_settings(path) if settings is None else settings
-    if data is not None:
-        job = with_data(job, data)
+    job = job_settings(path, data, settings, words)
     return differing.diff(
         path,
         Path(b),
@@ -181,6 +187,7 @@ def instrument(
     *,
     out: str | Path,
     settings: Settings | None = None,
+    **words: Unpack[JobKeywords],
 ) -> Instrumented:
     """Write a model with a run-time mask input per site, as `repairkit instrument` does.
 
@@ -189,16 +196,18 @@ def instrument(
         data: images for the means of absent filters; see `score`.
         out: the file for the model with masks.
         settings: preprocessing, sites, level of absent filters; see `score`.
+        words: see `JobKeywords`.
 
     Raises:
         RepairkitError: anything that the user can correct.
     """
-    subject, job = open_job(model, data, settings)
+    check_keywords("instrument", words, JobKeywords)
+    subject, job = open_job(model, data, settings, words)
     sites = inspection.write_instrumented(subject, job, Path(out))
     return Instrumented(Path(out), {mask_name(site): site.n_channels for site in sites})
 
 
-class ExportKeywords(TypedDict, total=False):
+class ExportKeywords(JobKeywords, total=False):
     """Further arguments of `export`: how to load the source and how to prove the map.
 
     Attributes:
@@ -249,9 +258,7 @@ def export(
     """
     check_keywords("export", more, ExportKeywords)
     place = Path(out)
-    job = find_settings(place) if settings is None else settings
-    if data is not None:
-        job = with_data(job, data)
+    job = job_settings(place, data, settings, more)
     name = str(source) if isinstance(source, str | Path) else "model"
     model = _load(name, more) if isinstance(source, str | Path) else source
     return exporting.export(

@@ -3,9 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from repairkit.api.job_settings import open_job, plain_settings
+from repairkit.api.job_settings import (
+    JobKeywords,
+    Metrics,
+    check_keywords,
+    job_settings,
+    metric_names,
+    open_job,
+    plain_settings,
+)
 from repairkit.jobs.look import starting
 from repairkit.jobs.setup.workbench import Settings
 
@@ -79,8 +87,10 @@ def init(
     data: str | Path | None = None,
     *,
     out: str | Path = ".",
+    metric: Metrics | None = None,
     settings: Settings | None = None,
     force: bool = False,
+    **words: Unpack[JobKeywords],
 ) -> Begun:
     """Begin a project, as `repairkit init --yes` does: look at both and write `repairkit.toml`.
 
@@ -88,14 +98,18 @@ def init(
         model: an ONNX file.
         data: labelled images or a table; those of the settings if None.
         out: the folder for `repairkit.toml`.
+        metric: one or several, by name; those of the settings if None.
         settings: what is known already: groups, classes, preprocessing and more.
         force: replace a `repairkit.toml` that is there.
+        words: see `JobKeywords`.
 
     Raises:
         RunFolderError: there is one already.
         RepairkitError: anything else that the user can correct.
     """
-    known = settings or Settings()
-    if data is not None:
-        known = replace(known, data=Path(data))
+    check_keywords("init", words, JobKeywords)
+    place = None if data is None else Path(data)
+    known = job_settings(Path(model), place, settings or Settings(), words)
+    if metric is not None:
+        known = replace(known, metrics=metric_names(metric))
     return write(propose(model, known, out=out, force=force), out=out, force=force)

@@ -11,6 +11,7 @@ import numpy as np
 from repairkit.api.job_settings import (
     JobKeywords,
     Metric,
+    Metrics,
     check_keywords,
     load_source,
     metric_names,
@@ -43,6 +44,7 @@ _CONVERTED = {
     "trust",
     "accept_preprocessing",
     "progress",
+    "metric",
 }
 
 
@@ -50,6 +52,7 @@ class PatchKeywords(JobKeywords, total=False):
     """Further arguments of `patch`, beside those of any job: what to freeze, and what it may cost.
 
     Attributes:
+        metric: one or several, names or functions, that value filters; the first one steers.
         fairness: freeze what harms the worst group (needs groups).
         robustness: freeze what helps an adversary; `data` is what `attack` wrote.
         remove: ids of filters to freeze, whatever their values.
@@ -77,6 +80,7 @@ class PatchKeywords(JobKeywords, total=False):
         progress: in a notebook, show a bar while the job runs; True if left out.
     """
 
+    metric: Metrics | None
     fairness: bool
     robustness: bool
     remove: Sequence[str]
@@ -130,6 +134,8 @@ def patch(
     """
     check_keywords("patch", more, PatchKeywords)
     subject, job = open_job(model, data, settings, more)
+    if more.get("metric") is not None:
+        job = replace(job, metrics=metric_names(more["metric"]))
     choices: dict[str, Any] = {
         k: v for k, v in more.items() if k not in _CONVERTED | JobKeywords.__annotations__.keys()
     }
@@ -208,10 +214,12 @@ def copy_sample(folder: str | Path) -> Path:
 def verify(
     original: str | Path,
     patched: str | Path,
+    data: GivenAs | None = None,
     *,
     patch_file: str | Path | None = None,
     settings: Settings | None = None,
     noise: bool = False,
+    **words: Unpack[JobKeywords],
 ) -> results.Verified:
     """Prove that `patched` is `original` with exactly the claimed changes.
 
@@ -220,15 +228,18 @@ def verify(
         patched: the model after.
         patch_file: its patch file; if None, proves the claims inside `patched` or, without any,
             the frozen filters that its tensors show.
-        settings: outputs are compared on the first images of their data, or on noise without data;
-            see `score`.
+        data: outputs are compared on the first of these images; those of the settings if None, or
+            noise without any.
+        settings: preprocessing, inputs and outputs; see `score`.
         noise: compare on noise alone, whatever data the settings or `repairkit.toml` name.
+        words: see `JobKeywords`.
 
     Raises:
         VerificationError: anything is not as claimed.
         RepairkitError: a file cannot be read.
     """
-    subject, job = open_job(original, None, settings)
+    check_keywords("verify", words, JobKeywords)
+    subject, job = open_job(original, data, settings, words)
     subject, images, feeds = _for_proof(subject, replace(job, data=None) if noise else job)
     file = None if patch_file is None else read_patch_file(Path(patch_file))
     verified = verifying.verify(
@@ -252,26 +263,31 @@ def _for_proof(
 def apply(
     model: str | Path,
     patch_file: str | Path,
+    data: GivenAs | None = None,
     *,
     out: str | Path,
     settings: Settings | None = None,
+    **words: Unpack[JobKeywords],
 ) -> results.Applied:
     """Apply a patch file to the exact model it was made for, as `repairkit apply` does.
 
     Args:
         model: an ONNX file.
         patch_file: what `patch` wrote.
+        data: the result is proven on the first of these images; those of the settings if None, or
+            noise without any.
         out: the patched model.
-        settings: the result is proven on the first images of their data, or on noise without data;
-            see `score`.
+        settings: preprocessing, inputs and outputs; see `score`.
+        words: see `JobKeywords`.
 
     Raises:
         VerificationError: the patch is for another model, was altered, changes nothing, or gives
             another result than it promises; nothing is written.
         RepairkitError: anything else that the user can correct.
     """
+    check_keywords("apply", words, JobKeywords)
     file = read_patch_file(Path(patch_file))
-    subject, job = open_job(model, None, settings)
+    subject, job = open_job(model, data, settings, words)
     subject, images, feeds = _for_proof(subject, job)
     applied = undoing.apply_patch(subject, file, out=Path(out), images=images, feeds=feeds)
     return replace(applied, verified=replace(applied.verified, layers=subject.layer_map))

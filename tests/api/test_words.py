@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from repairkit import ScoreSettings, Settings, api
 from repairkit.api.estimating import AskKeywords, ScoreKeywords, Unattended
+from repairkit.api.job_settings import JobKeywords, job_settings
 from repairkit.api.models import AttackKeywords, ExportKeywords
 from repairkit.api.repairing import PatchKeywords
 from repairkit.attacks import Pgd, Square
 from repairkit.cli import app
+from repairkit.core.errors import SettingsError
 from repairkit.core.framework import Source
 from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
@@ -40,15 +45,17 @@ OTHER_NAMES = {"list": "listing"}
 # Settings of estimators: `score` takes them in `options`, by the same names.
 OF_ESTIMATORS = {"top_k", "side", "epsilon", "delta", "truncate_at"}
 SETTINGS = (Settings, PartPlan, Preprocessing)
-# What each function takes besides its own parameters.
+# What each function takes besides its own parameters: keywords, and records of settings that it
+# has a parameter for.
 TAKES: dict[str, tuple[Any, ...]] = {
-    "score": (*SETTINGS, ScoreKeywords, Unattended),
+    "score": (ScoreKeywords, Unattended),
     "ask": (AskKeywords,),
-    "patch": (*SETTINGS, PatchKeywords, ScoreSettings, Budget, Source),
-    "attack": (*SETTINGS, AttackKeywords, Source, Pgd, Square),
-    "export": (*SETTINGS, ExportKeywords),
+    "patch": (PatchKeywords, ScoreSettings, Budget, Source),
+    "attack": (AttackKeywords, Source, Pgd, Square),
+    "export": (ExportKeywords,),
     **dict.fromkeys(
-        ("init", "inspect", "list", "diff", "instrument", "means", "verify", "apply"), SETTINGS
+        ("init", "inspect", "list", "diff", "instrument", "means", "verify", "apply"),
+        (JobKeywords,),
     ),
 }
 
@@ -73,7 +80,7 @@ def words_of(command: str) -> set[str]:
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"demo"}))
-def test_every_option_is_an_argument_of_the_function_or_of_its_settings(command: str) -> None:
+def test_every_option_is_an_argument_of_the_function(command: str) -> None:
     words = words_of(command)
     missing = {
         option
@@ -125,3 +132,66 @@ def test_words_of_any_job_are_said_in_the_call_as_in_settings(project: Project) 
     assert changed.document["settings"]["preprocessing"]["scale"] == 0.5
     with pytest.raises(TypeError, match=r"score\(\) got an unexpected keyword argument 'grups'"):
         api.score(project.model, project.data, grups="group")  # type: ignore[call-arg]
+
+
+def test_every_setting_of_a_job_is_a_word_that_functions_take() -> None:
+    elsewhere = {
+        "data": "a parameter of each function",
+        "metrics": "`metric`, which also takes functions",
+        "preprocessing": "its parts are words: scale, mean and so on",
+        "parts": "its parts are words: calibration, selection, test",
+        "named_by": "no option: repairkit says there who named what",
+        "trust": "only functions that may run code have it",
+        "accept_preprocessing": "only functions that check it have it",
+    }
+    settings = {each.name for each in dataclasses.fields(Settings)}
+    parts = {each.name for kind in SETTINGS[1:] for each in dataclasses.fields(kind)}
+    words = set(JobKeywords.__annotations__)
+    assert settings - words == set(elsewhere)
+    assert words - settings <= parts
+
+
+@given(
+    scale=st.sampled_from([None, 0.5, "1/255"]),
+    groups=st.sampled_from([None, "group", ["group", "label"]]),
+    columns=st.sampled_from([None, (0, 2), "0:2", "1"]),
+    seed=st.one_of(st.none(), st.integers(0, 99)),
+    test=st.sampled_from([None, 0.25, "all"]),
+    features=st.sampled_from([None, ["a", "b"], "a"]),
+)
+def test_words_make_the_settings_that_they_name(**given: Any) -> None:
+    words = {name: value for name, value in given.items() if value is not None}
+    said = job_settings(Path("model.onnx"), None, Settings(), words)
+    meant = Settings()
+    if "scale" in words:
+        factor = 1 / 255 if words["scale"] == "1/255" else 0.5
+        meant = dataclasses.replace(meant, preprocessing=Preprocessing(scale=factor))
+    if "test" in words:
+        meant = dataclasses.replace(meant, parts=PartPlan(test=str(words["test"])))
+    if "seed" in words:
+        meant = dataclasses.replace(meant, seed=words["seed"])
+    if "columns" in words:
+        meant = dataclasses.replace(meant, columns=(1, 2) if words["columns"] == "1" else (0, 2))
+    for name in ("groups", "features"):
+        if name in words:
+            value = words[name]
+            several = (value,) if isinstance(value, str) else tuple(value)
+            meant = dataclasses.replace(meant, **{name: several})
+    assert said == meant
+
+
+def test_verify_diff_and_means_take_the_words_and_the_data(project: Project) -> None:
+    out = project.model.with_name("repaired.onnx")
+    api.patch(project.model, project.data, out=out, remove=["conv:1"])
+    noise = api.verify(project.model, out, noise=True)
+    assert api.verify(project.model, out, project.data, scale=0.5).images != noise.images
+    with pytest.raises(SettingsError, match="scale"):
+        api.verify(project.model, out, project.data, scale="half")
+    difference = api.diff(project.model, out, project.data, groups="group")
+    assert [each["filter"] for each in difference.document["filters"]["frozen_in_b"]] == ["conv:1"]
+    assert len(difference.document["images"]["answers"]["groups"]) == 2
+    file = api.means(project.model, project.data, out=out.with_name("m.json"), test="none", seed=1)
+    assert file.to_json() == api.means(
+        project.model, out=out.with_name("n.json"),
+        settings=Settings(data=project.data, parts=PartPlan(test="none"), seed=1),
+    ).to_json()  # fmt: skip
